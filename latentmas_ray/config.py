@@ -1,0 +1,79 @@
+"""The run, as one frozen validated model. Imports neither torch nor ray.
+
+Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; the defaults here are the only ones.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.units import parse_bytes
+
+Method = Literal["single", "text", "latent"]
+RuntimeName = Literal["ray", "local"]
+DTypeName = Literal["auto", "float32", "bfloat16"]
+TransportName = Literal["auto", "object_store", "loopback"]
+
+# What may differ between a run and its resumption: where and how it runs, never what it computes.
+_FREE_ON_RESUME = frozenset({"output", "resume", "runtime", "address", "replicas", "transport", "memory_in_flight"})
+
+
+class RunConfig(BaseModel):
+    """What is run, on which model, and where. Derived values are properties."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    task: str = Field("sample", min_length=1, description="built-in task, or a FILE.jsonl[.gz] of questions")
+    method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
+    topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
+    model: str = Field("tiny", min_length=1, description="tiny, a model folder, or a hub id")
+    latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
+    realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
+    batch_size: int = Field(8, ge=1, le=4096, description="questions in one batch")
+    dtype: DTypeName = Field("auto", description="auto: the model's own on a GPU, float32 where it is a float32 model")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    temperature: float = Field(0.6, ge=0.0, le=10.0, description="0 decodes greedily")
+    top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the sampled distribution")
+    max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="bound on decoded tokens per agent and question")
+    seed: int = Field(42, ge=0, lt=2**63, description="seed of every question's own random stream")
+    limit: int | None = Field(None, ge=1, description="only the first N questions")
+    replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
+    transport: TransportName = Field("auto", description="what moves memory between actors")
+    runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
+    address: str | None = Field(None, description="address of a running Ray cluster; without it one is started")
+    memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
+    output: str | None = Field(None, description="folder for config.yaml, results.jsonl and summary.json")
+    resume: bool = Field(False, description="go on from the results already in the output folder")
+
+    @field_validator("memory_in_flight")
+    @classmethod
+    def _check_size(cls, text: str) -> str:
+        if text != "auto" and parse_bytes(text) < 1:
+            raise ValueError("it must be auto or a positive size such as 4GB")
+        return text
+
+    @property
+    def memory_in_flight_bytes(self) -> int | None:
+        """The bound in bytes; None lets the runtime choose."""
+        return None if self.memory_in_flight == "auto" else parse_bytes(self.memory_in_flight)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what is computed; a resumed run must agree in all of them."""
+        return {name: value for name, value in self.model_dump().items() if name not in _FREE_ON_RESUME}
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validate `values`. Raises ConfigError with the field, the value and what would be right."""
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(field, first["input"], f"known fields are {', '.join(RunConfig.model_fields)}") from None
+        raise ConfigError(field, first["input"], first["msg"].removeprefix("Value error, ")) from None
+    if config.resume and config.output is None:
+        raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
+    return config

@@ -1,0 +1,58 @@
+"""What the driver knows of whoever carries out turns. The local runtime and the Ray actors both speak this.
+
+The driver holds `Ticket`s: names for results that may not exist yet. It never holds a tensor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """One submitted turn: where its segment will be (None for a text agent), and where its report will be.
+
+    Both are opaque to the driver. The segment lives as long as a ticket that names it: dropping the last
+    reference releases the memory.
+    """
+
+    agent: str
+    segment: Any
+    report: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeInfo:
+    """What a started runtime tells about itself."""
+
+    bytes_per_token: int  # of KV, in this model
+    memory_limit_bytes: int  # what may be in flight at once when the user does not say
+    description: str  # one line for the log: actors, devices, threads
+
+
+class Runtime(Protocol):
+    """Carries out turns, one actor (or more) per agent, in the order of submission per agent."""
+
+    def start(self) -> RuntimeInfo:
+        """Bring up everything turns need (loads the models). Raises ClusterError, ActorError or ModelError."""
+
+    def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
+        """Queue a turn and return at once (a local runtime may carry it out first).
+
+        `segments` holds `Ticket.segment` of each agent in `work.segment_order()`; they need not exist yet.
+        """
+
+    def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
+        """Those of `tickets` that have finished, well or badly; at least one, unless the time is up."""
+
+    def report(self, ticket: Ticket) -> TurnReport:
+        """The report of a finished turn. Raises TurnError (from the original error) if it failed, ActorError if
+        its actor died."""
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Give up on turns that are queued; those that run may go on to their end. Never raises."""
+
+    def close(self) -> None:
+        """Release actors and whatever `start` brought up. Safe to call twice, and after a failed start."""

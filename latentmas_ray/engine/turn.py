@@ -1,0 +1,90 @@
+"""What one agent does with one batch of questions, and what it reports. Plain data: no torch, no Ray.
+
+A *turn* is: absorb the memory that is read, prefill the prompt, then think latently (and hand over a segment) or
+decode text. `TurnWork` goes to the actor, `TurnReport` comes back; tensors travel beside them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One question's prompt for one agent, before the tokenizer's chat template."""
+
+    messages: tuple[Mapping[str, str], ...]  # {"role": …, "content": …}
+    template: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the chat template
+    suffix: str = ""  # text after the generation prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How text is decoded. Temperature 0 is greedy; every question has its own random stream."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnWork:
+    """One agent's turn over one batch."""
+
+    agent: str
+    batch: int
+    question_ids: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    thinks: Thinks
+    sampling: Sampling
+    latent_steps: int = 0
+    hands_over: HandsOver = "all"
+    close_turn: bool = False
+    reads: tuple[AgentMemory, ...] = ()
+
+    def segment_order(self) -> tuple[str, ...]:
+        """The agents whose segments the turn needs, each once, in the order in which they are passed."""
+        return tuple(dict.fromkeys(name for memory in self.reads for name in memory.agents()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Wall-clock seconds of the parts of a turn, for the whole batch."""
+
+    absorb: float = 0.0
+    prefill: float = 0.0
+    think: float = 0.0
+    decode: float = 0.0
+    emit: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.absorb + self.prefill + self.think + self.decode + self.emit
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRead:
+    """One transfer: a segment that this turn read."""
+
+    source: str  # the agent that wrote it
+    num_bytes: int
+    transport: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnReport:
+    """What a turn did. Everything per question is in the order of `TurnWork.question_ids`."""
+
+    agent: str
+    prompt_tokens: tuple[int, ...]
+    latent_steps: int = 0
+    output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
+    texts: tuple[str, ...] = ()
+    phases: Phases = field(default_factory=Phases)
+    segment_bytes: tuple[int, ...] = ()  # bytes of KV handed over, per question; empty for a text agent
+    memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
+    reads: tuple[SegmentRead, ...] = ()

@@ -1,0 +1,77 @@
+"""The one exception tree. Every class survives pickling, because Ray ships exceptions between processes.
+
+`InputError` and its children mean that something the user gave is wrong: one line, exit code 2.
+`RunError` and its children mean that a run went wrong although its input was right: exit code 1.
+`SegmentError` and its children mean that a piece of working memory is damaged or does not belong here.
+"""
+
+MAX_VALUE_CHARS = 120
+
+
+class LatentMASError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class InputError(LatentMASError, ValueError):
+    """A user's mistake: names the field, the value that was given and what would be right.
+
+    `str(error)` is one line without a line break, whatever the value was.
+    """
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        self.field = field
+        self.value = value if isinstance(value, str) else repr(value)
+        self.expected = expected
+        super().__init__(field, self.value, expected)
+
+    def __str__(self) -> str:
+        value = self.value if len(self.value) <= MAX_VALUE_CHARS else self.value[:MAX_VALUE_CHARS] + "…"
+        return " ".join(f"{self.field}: got {value!r}; {self.expected}".split())
+
+
+class ConfigError(InputError):
+    """A flag or a field of the run's configuration."""
+
+
+class TopologyError(InputError):
+    """A topology file; `field` reads `FILE:LINE: agents.NAME.KEY`."""
+
+
+class TaskError(InputError):
+    """A task name or a question file; `field` reads `FILE:LINE: KEY` for a bad record."""
+
+
+class ModelError(InputError):
+    """A model that cannot be found, loaded, or used for latent collaboration."""
+
+
+class JournalError(InputError):
+    """An output folder that does not fit the run."""
+
+
+class SegmentError(LatentMASError, ValueError):
+    """A segment of working memory that cannot be used."""
+
+
+class WireError(SegmentError):
+    """A payload that is truncated, altered, of another version, or not a segment at all."""
+
+
+class IncompatibleMemoryError(SegmentError):
+    """Memory of one model given to another."""
+
+
+class RunError(LatentMASError, RuntimeError):
+    """A run that failed although its input was right."""
+
+
+class ClusterError(RunError):
+    """The Ray cluster cannot be reached, or lacks what the run needs."""
+
+
+class ActorError(RunError):
+    """An actor died or could not start."""
+
+
+class TurnError(RunError):
+    """One agent's turn over one batch failed."""
