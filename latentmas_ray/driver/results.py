@@ -1,0 +1,174 @@
+"""What comes out of a run: one `Answer` a question (a line of results.jsonl), `Failure`s, progress and the summary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentUse:
+    """What one agent spent on one question. Seconds are those of the whole batch the question was in."""
+
+    prompt_tokens: int
+    latent_steps: int
+    output_tokens: int
+    memory_bytes: int  # KV that the agent handed over for this question
+    seconds: Mapping[str, float]  # absorb, prefill, think, decode, emit
+    text: str | None = None  # what a text agent wrote (the answering agent's text is the answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """One segment read by one agent; bytes are this question's share, seconds those of the whole batch."""
+
+    source: str
+    reader: str
+    num_bytes: int
+    transport: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One finished question."""
+
+    id: str
+    question: str
+    gold: str | None
+    answer: str
+    answer_token_ids: tuple[int, ...]
+    prediction: str | None
+    correct: bool | None
+    seconds: float  # wall clock from the admission of the question's batch to its answer
+    agents: Mapping[str, AgentUse] = field(default_factory=dict)
+    transfers: tuple[Transfer, ...] = ()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(use.prompt_tokens for use in self.agents.values())
+
+    @property
+    def latent_tokens(self) -> int:
+        return sum(use.latent_steps for use in self.agents.values())
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(use.output_tokens for use in self.agents.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """KV handed over for this question, by all agents together."""
+        return sum(use.memory_bytes for use in self.agents.values())
+
+    def to_row(self) -> dict[str, Any]:
+        """The object of one line of results.jsonl."""
+        return {
+            "id": self.id,
+            "question": self.question,
+            "gold": self.gold,
+            "answer": self.answer,
+            "answer_token_ids": list(self.answer_token_ids),
+            "prediction": self.prediction,
+            "correct": self.correct,
+            "tokens": {
+                "prompt": self.prompt_tokens,
+                "latent": self.latent_tokens,
+                "output": self.output_tokens,
+                "agents": {
+                    name: {"prompt": use.prompt_tokens, "latent": use.latent_steps, "output": use.output_tokens}
+                    for name, use in self.agents.items()
+                },
+            },
+            "seconds": self.seconds,
+            "agent_seconds": {name: dict(use.seconds) for name, use in self.agents.items()},
+            "memory_bytes": self.memory_bytes,
+            "agent_memory_bytes": {name: use.memory_bytes for name, use in self.agents.items()},
+            "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
+            "transfers": [asdict(transfer) for transfer in self.transfers],
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Answer":
+        """The inverse of `to_row`. Raises KeyError or TypeError for a row of another form."""
+        agents = {
+            name: AgentUse(
+                prompt_tokens=tokens["prompt"],
+                latent_steps=tokens["latent"],
+                output_tokens=tokens["output"],
+                memory_bytes=row["agent_memory_bytes"][name],
+                seconds=row["agent_seconds"][name],
+                text=row["texts"].get(name),
+            )
+            for name, tokens in row["tokens"]["agents"].items()
+        }
+        plain = {key: row[key] for key in ("id", "question", "gold", "answer", "prediction", "correct", "seconds")}
+        return cls(
+            **plain,
+            answer_token_ids=tuple(row["answer_token_ids"]),
+            agents=agents,
+            transfers=tuple(Transfer(**transfer) for transfer in row["transfers"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A question that could not be answered. It is not in results.jsonl, so a resumed run tries it again."""
+
+    id: str
+    agent: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A snapshot of a running run."""
+
+    num_questions: int
+    num_done: int
+    num_failed: int
+    batches_in_flight: int
+    memory_in_flight_bytes: int
+    tokens: int  # prompt, latent and output tokens processed so far in this run
+    seconds: float  # since the first batch was admitted
+
+
+class Observer(Protocol):
+    """Whoever wants to watch a run: a progress bar, log lines, metrics."""
+
+    def on_started(self, description: str, num_questions: int, num_done: int) -> None: ...
+
+    def on_progress(self, progress: Progress) -> None: ...
+
+    def on_answer(self, answer: Answer) -> None: ...
+
+    def on_failure(self, failure: Failure) -> None: ...
+
+    def on_finished(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The figures of a whole run; `summary.json` is its `to_json`."""
+
+    method: str
+    topology: str
+    model: str
+    num_questions: int
+    num_failed: int
+    accuracy: float | None  # fraction of the graded questions; None where nothing could be graded
+    prompt_tokens_per_question: float
+    latent_steps_per_question: float
+    output_tokens_per_question: float
+    memory_bytes_per_question: float
+    moved_bytes: int  # by all transfers together
+    seconds: float  # wall clock of answering; loading the models is not in it
+    questions_per_second: float
+    agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def mean_or_zero(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
