@@ -1,0 +1,79 @@
+"""Where each segment of a memory stands: chains continue positions, parallel branches are lined up one after another.
+
+A branch is moved as a block: its segments keep their distances, and the block begins where the branches before it
+end. A segment that two branches share (an agent that both had read) stands once, where the first branch has it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory.segment import Segment
+from latentmas_ray.topology.spec import AgentMemory
+
+
+@dataclass(frozen=True)
+class PlacedSegment:
+    """A segment and how far each question's tokens are moved from the position at which they were computed."""
+
+    agent: str
+    segment: Segment
+    shifts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One consistent sequence per question: segments in order, and the position at which a reader goes on."""
+
+    segments: tuple[PlacedSegment, ...]
+    next_positions: tuple[int, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens per question that the reader will have in its cache."""
+        columns = [placed.segment.lengths for placed in self.segments]
+        return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
+
+
+def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_questions: int) -> Placement:
+    """Line up the memories `reads` for one reader. Moves no bytes.
+
+    Raises SegmentError if a segment is missing or is of other questions, IncompatibleMemoryError if two segments
+    come from different models.
+    """
+    for name in dict.fromkeys(name for memory in reads for name in memory.agents()):
+        if name not in segments:
+            raise SegmentError(f"the memory of agent {name!r} is read but was not given")
+        if segments[name].num_questions != num_questions:
+            raise SegmentError(f"agent {name!r} wrote for {segments[name].num_questions} questions, not {num_questions}")
+    shifts, ends = _line_up(reads, segments, num_questions)
+    placed = tuple(PlacedSegment(name, segments[name], tuple(moved)) for name, moved in shifts.items())
+    for item in placed[1:]:
+        placed[0].segment.spec.check_same(item.segment.spec)
+    return Placement(placed, tuple(ends))
+
+
+def _line_up(
+    reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_questions: int
+) -> tuple[dict[str, list[int]], list[int]]:
+    """Shifts per agent and question, and the end position per question, of the merge of `reads`."""
+    shifts: dict[str, list[int]] = {}
+    ends = [0] * num_questions
+    for memory in reads:
+        branch, _ = _line_up(memory.reads, segments, num_questions)
+        branch[memory.agent] = [0] * num_questions  # an agent's own turn stands where it was computed
+        new = [name for name in branch if name not in shifts]
+        for question in range(num_questions):
+            spans = [
+                (
+                    segments[name].turn_starts[question] + branch[name][question],
+                    segments[name].turn_ends[question] + branch[name][question],
+                )
+                for name in new
+            ]
+            move = ends[question] - min(first for first, _ in spans) if shifts and new else 0
+            for name in new:
+                branch[name][question] += move
+            ends[question] = max([ends[question], *(stop + move for _, stop in spans)])
+        shifts.update({name: branch[name] for name in new})
+    return shifts, ends

@@ -1,0 +1,98 @@
+"""What must agree before one engine may read another's KV cache.
+
+Dimensions: L layers, H KV heads, D head dim, E hidden size, R rotary dim (R ≤ D).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from latentmas_ray.errors import IncompatibleMemoryError, WireError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Scaled kinds whose frequencies do not depend on how long the sequence is, so that a rotation can be continued.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding: component pair i turns by `inv_freq[i]` radians a position.
+
+    The pairs are (i, i + R/2) of the first R dimensions of a head. `inv_freq` already contains the scaling of
+    `kind`; a factor that yarn multiplies keys with is part of the cached keys and plays no role in a rotation.
+    """
+
+    kind: str
+    inv_freq: tuple[float, ...]  # [R/2]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise IncompatibleMemoryError(f"RoPE kind {self.kind!r} is not one of {', '.join(ROPE_KINDS)}")
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inv_freq)
+
+
+@dataclass(frozen=True)
+class KVCacheSpec:
+    """The shape and the meaning of KV bytes. Two segments fit together if their specs are equal."""
+
+    architecture: str
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    dtype: str
+    rope: RopeSpec
+    weights_revision: str  # names the weights: two models of one shape do not understand each other's memory
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise IncompatibleMemoryError(f"KV dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        counts = (self.num_layers, self.num_kv_heads, self.head_dim, self.hidden_size)
+        if min(counts) < 1 or self.rope.rotary_dim > self.head_dim:
+            raise IncompatibleMemoryError(f"impossible KV shape: {self}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token takes in all layers: 2·L·H·D·itemsize."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.torch_dtype.itemsize
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that are equal exactly for equal specs."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def check_same(self, other: "KVCacheSpec") -> None:
+        """Raises IncompatibleMemoryError that names the first field in which `other`'s memory differs."""
+        if other == self:
+            return
+        mine, theirs = asdict(self), asdict(other)
+        name = next(name for name in mine if mine[name] != theirs[name])
+        raise IncompatibleMemoryError(f"memory does not fit this model: {name} is {theirs[name]!r}, not {mine[name]!r}")
+
+    def to_header(self) -> dict[str, Any]:
+        """A plain dict for the wire."""
+        return {**asdict(self), "rope": {"kind": self.rope.kind, "inv_freq": list(self.rope.inv_freq)}}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any]) -> "KVCacheSpec":
+        """The inverse of `to_header`. Raises WireError for anything else."""
+        try:
+            rope = RopeSpec(str(header["rope"]["kind"]), tuple(float(f) for f in header["rope"]["inv_freq"]))
+            numbers = {name: int(header[name]) for name in ("num_layers", "num_kv_heads", "head_dim", "hidden_size")}
+            texts = {name: str(header[name]) for name in ("architecture", "dtype", "weights_revision")}
+            return cls(**numbers, **texts, rope=rope)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WireError(f"the segment's spec cannot be read: {error}") from error
