@@ -6,10 +6,14 @@ A bad value raises `ConfigError` and names the variable: it is never swallowed.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from latentmas_ray.errors import ConfigError
 
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+Hardware = Literal["gpu", "multinode"]
+
+_HARDWARE: dict[str, Hardware] = {name: name for name in get_args(Hardware)}
+_MAX_TORCH_THREADS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,31 +23,45 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are kept
     ray_address: str | None  # RAY_ADDRESS: the cluster a run joins when --address is not given
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor instead of the computed number
-    require_hardware: bool  # LATENTMAS_REQUIRE_HARDWARE: tests that lack their hardware fail instead of skipping
+    require: frozenset[Hardware]  # LATENTMAS_REQUIRE: tests that lack this hardware fail instead of skipping
 
 
 def read_environment() -> Environment:
     """Read and check every variable. Raises ConfigError naming the variable that is wrong."""
-    default_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentmas_ray"
     return Environment(
-        cache_dir=Path(os.environ.get("LATENTMAS_CACHE_DIR") or default_cache),
+        cache_dir=_cache_dir(),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
-        torch_threads=_positive_int("LATENTMAS_TORCH_THREADS"),
-        require_hardware=_flag("LATENTMAS_REQUIRE_HARDWARE"),
+        torch_threads=_torch_threads(),
+        require=_require(),
     )
 
 
-def _positive_int(name: str) -> int | None:
+def _cache_dir() -> Path:
+    try:
+        if given := os.environ.get("LATENTMAS_CACHE_DIR"):
+            return Path(given).expanduser()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        # The base directory specification: a relative path counts as unset.
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "latentmas_ray"
+    except RuntimeError:
+        given = os.environ.get("LATENTMAS_CACHE_DIR", "")
+        raise ConfigError("LATENTMAS_CACHE_DIR", given, "it must be a folder: this user has no home folder") from None
+
+
+def _torch_threads() -> int | None:
+    name = "LATENTMAS_TORCH_THREADS"
     text = os.environ.get(name, "")
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ConfigError(name, text, "it must be a whole number of at least 1")
+    # The length is looked at first: int() refuses very long numbers with an error of its own.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= _MAX_TORCH_THREADS):
+        raise ConfigError(name, text, f"it must be a whole number from 1 to {_MAX_TORCH_THREADS}")
     return int(text)
 
 
-def _flag(name: str) -> bool:
-    text = os.environ.get(name, "").lower()
-    if text not in _TRUE | _FALSE:
-        raise ConfigError(name, text, "it must be 1 or 0")
-    return text in _TRUE
+def _require() -> frozenset[Hardware]:
+    text = os.environ.get("LATENTMAS_REQUIRE", "")
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if any(name not in _HARDWARE for name in names):
+        raise ConfigError("LATENTMAS_REQUIRE", text, f"it must be a comma-separated list of {', '.join(_HARDWARE)}")
+    return frozenset(_HARDWARE[name] for name in names)

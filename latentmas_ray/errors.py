@@ -26,7 +26,9 @@ class InputError(LatentMASError, ValueError):
 
     def __str__(self) -> str:
         value = self.value if len(self.value) <= MAX_VALUE_CHARS else self.value[:MAX_VALUE_CHARS] + "…"
-        return " ".join(f"{self.field}: got {value!r}; {self.expected}".split())
+        line = " ".join(f"{self.field}: got {value!r}; {self.expected}".split())
+        # File names may hold control characters or bytes that no terminal can show.
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 class ConfigError(InputError):

@@ -1,17 +1,21 @@
-"""Human-readable sizes, their parser, and the names of batches."""
+"""Sizes and durations as people write them."""
 
 import re
+from fractions import Fraction
 
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]I?)?B?\s*", re.IGNORECASE | re.ASCII)
 
 
 def format_bytes(num_bytes: float) -> str:
     """Three significant figures and a decimal unit: `138 MB`, `1.62 GB`, `0 B`."""
-    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}" if num_bytes < 999.5 * factor else f"{num_bytes / factor:.0f} {unit}"
-    return f"{num_bytes:.0f} B"
+    scaled = float(num_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        # Not 1000: what rounds to 1000 of one unit is shown as 1 of the next.
+        if scaled < 999.5:
+            return f"{scaled:.0f} B" if unit == "B" else f"{scaled:.3g} {unit}"
+        scaled /= 1000
+    return f"{scaled:.3g} TB" if scaled < 999.5 else f"{scaled:.0f} TB"
 
 
 def parse_bytes(text: str) -> int:
@@ -19,15 +23,18 @@ def parse_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 512MB, 4GB or 2GiB")
-    return int(float(match[1]) * _FACTORS[(match[2] or "").upper()])
+    return int(Fraction(match[1]) * _FACTORS[(match[2] or "").upper()])
 
 
 def format_seconds(seconds: float) -> str:
     """`85 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`."""
-    if seconds < 1:
+    # Each bound lies where the smaller unit would round up to a whole larger one.
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    if seconds < 3599.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,109 @@
+"""Rules for all tests: what their folder means, the order they run in, and what happens where hardware is missing."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from latentmas_ray.env import Hardware, read_environment
+from latentmas_ray.errors import ConfigError
+
+TESTS = Path(__file__).parent
+FOLDERS_BY_COST = ("architecture", "unit", "numerics", "ray", "multinode", "gpu")
+MARKED_FOLDERS = frozenset({"ray", "multinode", "gpu"})
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# A developer's own settings must not send the tests to another cluster or change what they compute.
+UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
+
+CACHE_DIR = pytest.StashKey[str]()
+REQUIRED = pytest.StashKey[frozenset[Hardware]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        config.stash[REQUIRED] = read_environment().require
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[CACHE_DIR] = tempfile.mkdtemp(prefix="latentmas-tests-")
+    for name in UNSET:
+        os.environ.pop(name, None)
+    os.environ.update(QUIET, LATENTMAS_CACHE_DIR=config.stash[CACHE_DIR])
+    # Read by torch when it is first imported, here and in every process that a test starts.
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if CACHE_DIR in config.stash:
+        shutil.rmtree(config.stash[CACHE_DIR], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (folder := _folder(item)) in MARKED_FOLDERS:
+            item.add_marker(folder)
+    items.sort(key=_cost)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+
+
+def _cost(item: pytest.Item) -> tuple[int, bool]:
+    folder = _folder(item)
+    place = FOLDERS_BY_COST.index(folder) if folder in FOLDERS_BY_COST else len(FOLDERS_BY_COST)
+    return place, item.get_closest_marker("slow") is not None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name, find_obstacle in OBSTACLES.items():
+        if item.get_closest_marker(name) is None or (obstacle := find_obstacle()) is None:
+            continue
+        if name in item.config.stash[REQUIRED]:
+            pytest.fail(f"{obstacle}, and LATENTMAS_REQUIRE asks for {name}", pytrace=False)
+        pytest.skip(obstacle)
+
+
+@cache
+def _gpu_obstacle() -> str | None:
+    # Not at the top: most tests need no torch, and it takes seconds to import.
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device is here"
+
+
+@cache
+def _multinode_obstacle() -> str | None:
+    """Try what a test with several nodes does first: a network namespace with a pair of virtual links in it."""
+    if shutil.which("ip") is None:
+        return "the `ip` command (iproute2) is missing"
+    namespace = f"latentmas-probe-{os.getpid()}"
+    made = _ip("netns", "add", namespace)
+    try:
+        obstacle = made or _ip("-n", namespace, "link", "add", "a", "type", "veth", "peer", "name", "b")
+    finally:
+        if made is None:
+            _ip("netns", "delete", namespace)
+    return obstacle
+
+
+def _ip(*arguments: str) -> str | None:
+    """Run `ip`; None, or why it failed."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"no network namespace can be made: {done.stderr.strip()}"
+
+
+OBSTACLES: dict[Hardware, Callable[[], str | None]] = {"gpu": _gpu_obstacle, "multinode": _multinode_obstacle}
