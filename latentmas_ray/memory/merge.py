@@ -45,7 +45,9 @@ def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_que
         if name not in segments:
             raise SegmentError(f"the memory of agent {name!r} is read but was not given")
         if segments[name].num_questions != num_questions:
-            raise SegmentError(f"agent {name!r} wrote for {segments[name].num_questions} questions, not {num_questions}")
+            raise SegmentError(
+                f"agent {name!r} wrote for {segments[name].num_questions} questions, not {num_questions}"
+            )
     shifts, ends = _line_up(reads, segments, num_questions)
     placed = tuple(PlacedSegment(name, segments[name], tuple(moved)) for name, moved in shifts.items())
     for item in placed[1:]:

@@ -6,7 +6,6 @@ N latent thoughts of all questions one after another, E hidden size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -80,7 +79,9 @@ class Segment:
             raise SegmentError("KV of a segment must be one contiguous buffer")
         per_question = (self.turn_starts, self.offsets, self.recipe.lengths)
         if any(len(values) != len(self.lengths) for values in per_question):
-            raise SegmentError(f"{len(self.lengths)} lengths, but {[len(values) for values in per_question]} of the rest")
+            raise SegmentError(
+                f"{len(self.lengths)} lengths, but {[len(values) for values in per_question]} of the rest"
+            )
         for length, start, offset, turn in zip(self.lengths, *per_question, strict=True):
             if min(length, start, offset) < 0 or offset + length > turn:
                 raise SegmentError(f"tokens {offset}..{offset + length} of a turn of {turn} at position {start}")
@@ -125,7 +126,9 @@ class Segment:
         return Segment(
             self.spec,
             torch.cat(kv, dim=3) if kv else self.kv_LCHTD[:, :, :, :0].contiguous(),
-            *(tuple(values[q] for q in questions) for values in (self.lengths, self.turn_starts, self.offsets)),
+            tuple(self.lengths[q] for q in questions),
+            tuple(self.turn_starts[q] for q in questions),
+            tuple(self.offsets[q] for q in questions),
             self.recipe.take(questions),
         )
 
@@ -175,8 +178,3 @@ def concatenate(segments: Sequence[Segment]) -> Segment:
             tuple(length for recipe in recipes for length in recipe.lengths),
         ),
     )
-
-
-def token_offsets(lengths: Sequence[int]) -> list[int]:
-    """Where each question's tokens begin in the T dimension of a segment."""
-    return list(accumulate(lengths, initial=0))[:-1]

@@ -91,8 +91,15 @@ class KVCacheSpec:
         """The inverse of `to_header`. Raises WireError for anything else."""
         try:
             rope = RopeSpec(str(header["rope"]["kind"]), tuple(float(f) for f in header["rope"]["inv_freq"]))
-            numbers = {name: int(header[name]) for name in ("num_layers", "num_kv_heads", "head_dim", "hidden_size")}
-            texts = {name: str(header[name]) for name in ("architecture", "dtype", "weights_revision")}
-            return cls(**numbers, **texts, rope=rope)
+            return cls(
+                architecture=str(header["architecture"]),
+                num_layers=int(header["num_layers"]),
+                num_kv_heads=int(header["num_kv_heads"]),
+                head_dim=int(header["head_dim"]),
+                hidden_size=int(header["hidden_size"]),
+                dtype=str(header["dtype"]),
+                rope=rope,
+                weights_revision=str(header["weights_revision"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise WireError(f"the segment's spec cannot be read: {error}") from error
