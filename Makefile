@@ -1,0 +1,41 @@
+# Everything here needs only make and Python 3.11 or later; `make` alone lists what there is.
+.POSIX:
+.SUFFIXES:
+
+PYTHON ?= python3
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help demo test check clean system-packages
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## set up, then run the sample questions with one agent, with text and in latent space
+	@$(BIN)/latentmas demo
+
+test: $(READY) system-packages check ## set up, then all checks and tests (PYTEST_ARGS="-k merge" and the like pass through)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## lint, format, types and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/architecture
+
+clean: ## remove the set-up and everything that can be made again (not runs/)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt set_up.sh
+	@PYTHON='$(PYTHON)' sh ./set_up.sh
+	@touch $(READY)
+
+# Only the tests with several nodes need it; they say so themselves where it is missing.
+system-packages:
+	@command -v ip >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo 'Installing iproute2 for the tests with several nodes'; \
+	  apt-get -qq update && apt-get -qq install -y --no-install-recommends iproute2 >/dev/null; \
+	fi; \
+	command -v ip >/dev/null || echo 'iproute2 (the ip command) is missing: install it to run the tests with several nodes'
