@@ -26,7 +26,7 @@ sys.exit(not (new_enough and torch.cuda.is_available() and sys.prefix == sys.bas
 fi
 
 pip() {
-  .venv/bin/python -m pip --quiet --disable-pip-version-check install "$@"
+  .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check install "$@"
 }
 
 if [ $own_torch = yes ]; then

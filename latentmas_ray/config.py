@@ -3,8 +3,9 @@
 Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; the defaults here are the only ones.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -18,6 +19,10 @@ TransportName = Literal["auto", "object_store", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
 _FREE_ON_RESUME = frozenset({"output", "resume", "runtime", "address", "replicas", "transport", "memory_in_flight"})
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
+
+# How pydantic begins its messages, where ours begin "it must".
+_SHOULD = re.compile(r"^(Input|String) should ")
 
 
 class RunConfig(BaseModel):
@@ -32,8 +37,8 @@ class RunConfig(BaseModel):
     latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
     realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     batch_size: int = Field(8, ge=1, le=4096, description="questions in one batch")
-    dtype: DTypeName = Field("auto", description="auto: the model's own on a GPU, float32 where it is a float32 model")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: DTypeName = Field("auto", description="auto: the one that the model's weights are stored in")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     temperature: float = Field(0.6, ge=0.0, le=10.0, description="0 decodes greedily")
     top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the sampled distribution")
     max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="bound on decoded tokens per agent and question")
@@ -42,16 +47,29 @@ class RunConfig(BaseModel):
     replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
     transport: TransportName = Field("auto", description="what moves memory between actors")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
-    address: str | None = Field(None, description="address of a running Ray cluster; without it one is started")
+    address: str | None = Field(
+        None, min_length=1, description="address of a running Ray cluster; without it one is started"
+    )
     memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
-    output: str | None = Field(None, description="folder for config.yaml, results.jsonl and summary.json")
+    output: str | None = Field(None, min_length=1, description="folder for config.yaml, results.jsonl and summary.json")
     resume: bool = Field(False, description="go on from the results already in the output folder")
 
     @field_validator("memory_in_flight")
     @classmethod
     def _check_size(cls, text: str) -> str:
-        if text != "auto" and parse_bytes(text) < 1:
-            raise ValueError("it must be auto or a positive size such as 4GB")
+        try:
+            good = text == "auto" or parse_bytes(text) >= 1
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("it must be auto or a size of at least one byte, such as 512MB, 4GB or 2GiB")
+        return text
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, text: str) -> str:
+        if _DEVICE.fullmatch(text) is None:
+            raise ValueError("it must be auto, cpu, cuda or cuda:N with the number of a GPU")
         return text
 
     @property
@@ -67,13 +85,14 @@ class RunConfig(BaseModel):
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Validate `values`. Raises ConfigError with the field, the value and what would be right."""
     try:
-        config = RunConfig(**values)
+        config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(field, first["input"], f"known fields are {', '.join(RunConfig.model_fields)}") from None
-        raise ConfigError(field, first["input"], first["msg"].removeprefix("Value error, ")) from None
+        expected = _SHOULD.sub("it must ", first["msg"].removeprefix("Value error, "))
+        raise ConfigError(field, first["input"], expected) from None
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
     return config

@@ -1,0 +1,92 @@
+"""The run's configuration: frozen, derived values, and messages that name the field, the value and what is right."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.errors import ConfigError
+
+
+def test_defaults_are_valid_and_every_field_is_described() -> None:
+    assert make_config({}) == RunConfig()
+    assert [name for name, field in RunConfig.model_fields.items() if not field.description] == []
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(ValidationError):
+        RunConfig().seed = 7  # type: ignore[misc]
+
+
+def test_it_survives_a_round_trip_through_plain_data() -> None:
+    config = make_config({"method": "text", "limit": 3, "device": "cuda:1", "memory_in_flight": "2GiB"})
+    assert make_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(("text", "num_bytes"), [("auto", None), ("4GB", 4 * 10**9), ("1 KiB", 1024)])
+def test_memory_in_flight(text: str, num_bytes: int | None) -> None:
+    assert make_config({"memory_in_flight": text}).memory_in_flight_bytes == num_bytes
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
+def test_devices(device: str) -> None:
+    assert make_config({"device": device}).device == device
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("task", "", "at least 1 character"),
+        ("model", "   ", "at least 1 character"),
+        ("method", "latnet", "'single', 'text' or 'latent'"),
+        ("latent_steps", -1, "greater than or equal to 0"),
+        ("latent_steps", 1.5, "valid integer"),
+        ("latent_steps", "many", "valid integer"),
+        ("latent_steps", "9" * 5000, "integer"),
+        ("realign", "maybe", "valid boolean"),
+        ("batch_size", 0, "greater than or equal to 1"),
+        ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
+        ("device", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("device", "cuda:", "auto, cpu, cuda or cuda:N"),
+        ("device", "cuda:٣", "auto, cpu, cuda or cuda:N"),
+        ("temperature", float("nan"), "it must be"),
+        ("temperature", float("inf"), "it must be"),
+        ("top_p", 0, "greater than 0"),
+        ("top_p", float("nan"), "it must be"),
+        ("max_new_tokens", 0, "greater than or equal to 1"),
+        ("seed", 2**63, "less than"),
+        ("limit", 0, "greater than or equal to 1"),
+        ("transport", "pigeon", "'auto'"),
+        ("runtime", "spark", "'ray' or 'local'"),
+        ("address", "", "at least 1 character"),
+        ("memory_in_flight", "0", "512MB, 4GB or 2GiB"),
+        ("memory_in_flight", "9" * 400, "512MB, 4GB or 2GiB"),
+        ("output", "", "at least 1 character"),
+        ("resume", True, "output folder"),
+        ("latent-steps", 3, "latent_steps"),
+    ],
+)
+def test_bad_values_are_told_in_one_line(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({field: value})
+    message = str(caught.value)
+    assert caught.value.field == field
+    assert message.startswith(f"{field}: got ")
+    assert expected in message
+    assert "\n" not in message
+    assert "pydantic" not in message
+    assert len(message) < 600
+
+
+def test_a_key_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        make_config({1: "sample"})  # type: ignore[dict-item]
+
+
+def test_identity_holds_what_is_computed_and_not_where() -> None:
+    first = make_config({"runtime": "ray", "replicas": 2, "output": "runs/a"})
+    moved = make_config({"runtime": "local", "output": "runs/b", "resume": True})
+    assert first.identity() == moved.identity()
+    assert first.identity() != make_config({"seed": 7}).identity()
+    assert first.identity() != make_config({"latent_steps": 0}).identity()

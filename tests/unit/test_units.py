@@ -1,0 +1,94 @@
+"""Sizes and durations: what is shown stays readable at every edge, what is parsed is exact."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmas_ray.units import format_bytes, format_seconds, parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("0", 0),
+        ("1000", 1000),
+        ("1B", 1),
+        ("4GB", 4 * 10**9),
+        ("4 gb", 4 * 10**9),
+        (" 512MiB ", 512 * 2**20),
+        ("1.5KiB", 1536),
+        ("2Ti", 2 * 2**40),
+        ("0.1GB", 100_000_000),
+        ("9007199254740993", 2**53 + 1),
+    ],
+)
+def test_sizes_are_parsed_exactly(text: str, num_bytes: int) -> None:
+    assert parse_bytes(text) == num_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1GB", "4 apples", "1e9", "1,000", "1.GB", ".5GB", "4GBB", "٤GB", "9" * 400]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size such as"):
+        parse_bytes(text)
+
+
+@given(st.text(max_size=12))
+def test_parsing_ends_in_a_number_or_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        assert parse_bytes(text) >= 0
+
+
+@given(st.integers(min_value=0, max_value=2**60))
+def test_a_plain_number_is_itself(num_bytes: int) -> None:
+    assert parse_bytes(str(num_bytes)) == num_bytes
+
+
+@given(st.integers(min_value=0, max_value=999 * 10**12))
+def test_what_is_shown_can_be_read_back_to_three_figures(num_bytes: int) -> None:
+    shown = format_bytes(num_bytes)
+    assert parse_bytes(shown) == pytest.approx(num_bytes, rel=0.005)
+    assert len(shown.split()[0].replace(".", "")) <= 3 or shown.startswith("0.")
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 KB"),
+        (138_412_032, "138 MB"),
+        (999_499, "999 KB"),
+        (999_500, "1 MB"),
+        (999_999_999, "1 GB"),
+        (1_620_000_000, "1.62 GB"),
+        (4_200 * 10**12, "4200 TB"),
+    ],
+)
+def test_sizes_are_shown_with_three_figures(num_bytes: int, shown: str) -> None:
+    assert format_bytes(num_bytes) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 ms"),
+        (0.085, "85 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (12.34, "12.3 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (245, "4 min 05 s"),
+        (119.6, "2 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (7380, "2 h 03 min"),
+        (100 * 3600, "100 h 00 min"),
+    ],
+)
+def test_durations_never_show_a_full_smaller_unit(seconds: float, shown: str) -> None:
+    assert format_seconds(seconds) == shown
