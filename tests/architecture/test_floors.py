@@ -23,6 +23,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # (importer, imported) on one floor, and why that is no tangle.
 SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
+    ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("bench", "system"): "a benchmark measures a whole run",

@@ -1,0 +1,33 @@
+"""The command line as scripts know it. A flag that goes or is renamed breaks them, so each one stands here."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from latentmas_ray.cli.main import app
+
+WHAT_ONE_QUESTION_NEEDS = """
+    --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
+    --max-new-tokens --seed --transport --runtime --address
+"""
+COMMANDS = {
+    "": "--version",
+    "ask": f"question --trace --json {WHAT_ONE_QUESTION_NEEDS}",
+    "eval": f"{WHAT_ONE_QUESTION_NEEDS} --task --batch-size --limit --replicas --memory-in-flight --output --resume --json",
+    "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
+    "doctor": "--address",
+}
+
+
+def commands_of(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+    """(name, flags and arguments) of a command and of every command below it."""
+    yield name, {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    for child, below in getattr(command, "commands", {}).items():
+        yield from commands_of(below, f"{name} {child}".strip())
+
+
+def test_commands_and_flags_are_the_promised_ones() -> None:
+    assert dict(commands_of(typer.main.get_command(app))) == {
+        name: set(text.split()) for name, text in COMMANDS.items()
+    }
