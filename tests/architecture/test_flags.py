@@ -7,14 +7,14 @@ import typer
 
 from latentmas_ray.cli.main import app
 
-WHAT_ONE_QUESTION_NEEDS = """
+FOR_ONE_QUESTION = """
     --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --transport --runtime --address
+    --max-new-tokens --seed --transport --runtime --address --json
 """
 COMMANDS = {
     "": "--version",
-    "ask": f"question --trace --json {WHAT_ONE_QUESTION_NEEDS}",
-    "eval": f"{WHAT_ONE_QUESTION_NEEDS} --task --batch-size --limit --replicas --memory-in-flight --output --resume --json",
+    "ask": f"question --trace {FOR_ONE_QUESTION}",
+    "eval": f"--task --limit --batch-size --replicas --memory-in-flight --output --resume {FOR_ONE_QUESTION}",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
 }
