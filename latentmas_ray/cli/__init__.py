@@ -1,0 +1,1 @@
+"""The command line: few flags -> config -> system. A thin skin over the Python API."""

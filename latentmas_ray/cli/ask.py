@@ -1,0 +1,51 @@
+"""`latentmas ask`: one question, one answer."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.cli.launch import open_system
+from latentmas_ray.cli.options import run_options
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError
+
+
+@run_options(
+    "model",
+    "topology",
+    "method",
+    "latent_steps",
+    "realign",
+    "dtype",
+    "device",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "seed",
+    "transport",
+    "runtime",
+    "address",
+)
+def ask(
+    config: RunConfig,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="what the agents are asked")],
+    trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
+) -> None:
+    """Ask one question and print the answer."""
+    from latentmas_ray.cli.progress import watch
+    from latentmas_ray.cli.tables import print_answer, results_console, trace_tree
+
+    if not question.strip():
+        raise ConfigError("QUESTION", question, "it must not be empty")
+    console = results_console()
+    with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
+        answers = list(system.run([question]))
+    for answer in answers:
+        if as_json:
+            typer.echo(json.dumps(answer.to_row(), ensure_ascii=False))
+            continue
+        if trace:
+            console.print(trace_tree(answer))
+        print_answer(console, answer)

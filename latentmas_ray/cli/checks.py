@@ -1,0 +1,195 @@
+"""What `latentmas doctor` looks at: one `Check` a fact, each with what it means for a run."""
+
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+
+from latentmas_ray.env import Environment
+from latentmas_ray.units import format_bytes
+
+DISTRIBUTION = "latentmas-ray"
+NAMED_PACKAGES = ("torch", "transformers", "ray")
+CONNECT_SECONDS = 3.0
+STATUS_SECONDS = 30.0
+_SMALL_SHM_BYTES = 2 * 10**9
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9.]+)$")
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^:/\s]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
+
+
+class Mark(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    mark: Mark
+    subject: str
+    finding: str
+
+
+def software_checks() -> Iterator[Check]:
+    """Python, this package, and every package it requires, against the versions that its metadata asks for."""
+    python, wanted = platform.python_version(), metadata(DISTRIBUTION)["Requires-Python"].removeprefix(">=")
+    yield _version_check("python", python, wanted)
+    yield Check(Mark.OK, DISTRIBUTION, version(DISTRIBUTION))
+    others, num_good = [], 0
+    for name, least in _required_packages():
+        check = _package_check(name, least)
+        if name in NAMED_PACKAGES or check.mark is not Mark.OK:
+            yield check
+        else:
+            others.append(name)
+            num_good += 1
+    yield Check(Mark.OK, "other packages", f"{num_good} present: {', '.join(others)}")
+
+
+def machine_checks(environment: Environment) -> Iterator[Check]:
+    """Cores, memory, accelerators, shared memory and the cache folder."""
+    yield Check(Mark.OK, "CPU", f"{num_cores()} cores, {format_bytes(memory_bytes())} of memory")
+    yield from _device_checks()
+    yield shared_memory_check(Path("/dev/shm"))
+    yield _cache_check(environment.cache_dir)
+
+
+def cluster_check(address: str | None) -> Check:
+    """Whether a Ray cluster answers at `address`."""
+    if address is None or address == "local":
+        return Check(Mark.OK, "ray cluster", "no address given: a run starts its own Ray on this machine")
+    if address != "auto":
+        problem = _connection_problem(address)
+        if problem is not None:
+            return Check(Mark.FAIL, "ray cluster", f"{address}: {problem}")
+        if address.startswith("ray://"):
+            return Check(Mark.OK, "ray cluster", f"{address}: the port answers")
+    return _status_check(address)
+
+
+def outlook(checks: list[Check]) -> Iterator[Check]:
+    """What will work and what will not, from everything found so far."""
+    failed = {check.subject for check in checks if check.mark is Mark.FAIL}
+    engine = failed - {"ray", "ray cluster"}
+    yield _capability("--runtime local", "one process, no Ray", engine)
+    yield _capability("--runtime ray", "one actor per agent", failed)
+    if not any(check.subject.startswith("GPU") and check.mark is Mark.OK for check in checks):
+        yield Check(Mark.WARN, "large models", "no GPU: fine for tiny and small models, slow from about 1B parameters")
+
+
+def shared_memory_check(folder: Path) -> Check:
+    """Ray keeps its object store in `folder`; where that is too small it falls back to a slow disk."""
+    if not folder.is_dir():
+        return Check(Mark.WARN, str(folder), "not there: Ray keeps memory on disk, which is slow")
+    size = shutil.disk_usage(folder).total
+    if size < _SMALL_SHM_BYTES:
+        advice = f"below {format_bytes(_SMALL_SHM_BYTES)} Ray may use a slow disk; in Docker: --shm-size=8g"
+        return Check(Mark.WARN, str(folder), f"{format_bytes(size)}: {advice}")
+    return Check(Mark.OK, str(folder), format_bytes(size))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of the container where that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def _required_packages() -> Iterator[tuple[str, str]]:
+    for requirement in requires(DISTRIBUTION) or ():
+        match = _REQUIREMENT.match(requirement)  # the extras carry a marker behind and do not match
+        if match is not None:
+            yield match[1], match[2]
+
+
+def _package_check(name: str, least: str) -> Check:
+    try:
+        return _version_check(name, version(name), least)
+    except PackageNotFoundError:
+        return Check(Mark.FAIL, name, f"not installed; {least} or newer is needed")
+
+
+def _version_check(name: str, found: str, least: str) -> Check:
+    if _numbers(found) < _numbers(least):
+        return Check(Mark.FAIL, name, f"{found}; {least} or newer is needed")
+    return Check(Mark.OK, name, found)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match is not None else ()
+
+
+def _device_checks() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch does not load
+        yield Check(Mark.FAIL, "torch", f"installed, but does not load: {error}")
+        return
+    if not torch.cuda.is_available():
+        yield Check(Mark.WARN, "GPU", f"none that torch {torch.__version__} can use; models run on the CPU")
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        yield Check(Mark.OK, f"GPU {index}", f"{device.name}, {format_bytes(device.total_memory)}")
+
+
+def _cache_check(folder: Path) -> Check:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
+        return Check(Mark.OK, "cache folder", str(folder))
+    return Check(Mark.WARN, "cache folder", f"{folder} cannot be written: realignment is computed anew in every run")
+
+
+def _connection_problem(address: str) -> str | None:
+    match = _HOST_AND_PORT.fullmatch(address)
+    if match is None:
+        return "not an address; HOST:PORT, ray://HOST:PORT, auto or local would be right"
+    try:
+        socket.create_connection((match["host"].strip("[]"), int(match["port"])), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
+        return f"nothing answers ({error})"
+    return None
+
+
+def _status_check(address: str) -> Check:
+    """Ask Ray's own command: an open port alone may be anything."""
+    command = Path(sys.executable).with_name("ray")
+    arguments = [str(command), "status"] if address == "auto" else [str(command), "status", "--address", address]
+    try:
+        status = subprocess.run(arguments, capture_output=True, text=True, timeout=STATUS_SECONDS, check=False)
+    except FileNotFoundError:
+        return Check(
+            Mark.WARN, "ray cluster", f"{address}: the port answers; the ray command is missing to look closer"
+        )
+    except subprocess.TimeoutExpired:
+        return Check(Mark.FAIL, "ray cluster", f"{address}: no status within {STATUS_SECONDS:.0f} s")
+    if status.returncode != 0:
+        lines = (status.stderr.strip() or status.stdout.strip() or "no message").splitlines()
+        return Check(Mark.FAIL, "ray cluster", f"{address}: ray status failed: {lines[-1].strip()}")
+    resources = re.findall(r"[\d.]+/([\d.]+) (CPU|GPU)\b", status.stdout)
+    return Check(Mark.OK, "ray cluster", f"{address}: " + (", ".join(f"{n} {kind}" for n, kind in resources) or "up"))
+
+
+def _capability(subject: str, what: str, missing: set[str]) -> Check:
+    if missing:
+        return Check(Mark.FAIL, subject, f"will not work: see {', '.join(sorted(missing))}")
+    return Check(Mark.OK, subject, f"works ({what})")

@@ -1,0 +1,88 @@
+"""Where exceptions become one line on stderr and an exit code.
+
+0 done; 1 a run that failed; 2 bad input; 130 interrupted. An exception that is none of these is a bug of ours and
+keeps its traceback.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from latentmas_ray.cli.options import flag_of
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import InputError, LatentMASError
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+MAX_ERROR_LINES = 6
+
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class CommandInterruptError(Exception):
+    """Ctrl-C in a command. typer turns a KeyboardInterrupt into a bare exit code; this one reaches us whole."""
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands; hands an interrupt on as `CommandInterruptError`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise CommandInterruptError from error
+
+
+def exit_code_of(body: Callable[[], object]) -> int:
+    """Run `body` and return the exit code, after one line (or few) on stderr where it went wrong."""
+    try:
+        code = body()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else EXIT_DONE
+    except typer.TyperException as error:
+        return _complain(error.exit_code, " ".join(error.format_message().split()))
+    except InputError as error:
+        return _complain(EXIT_BAD_INPUT, str(_named_as_flag(error)))
+    except LatentMASError as error:
+        return _complain(EXIT_FAILED, str(error) or type(error).__name__, error)
+    except CommandInterruptError as error:
+        return _complain(EXIT_INTERRUPTED, "interrupted", error.__cause__)
+    except BrokenPipeError:
+        # Whoever read our output went away, as in `latentmas … | head`. Python flushes stdout once more when it
+        # exits; nothing must be left to complain about then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            return _complain(EXIT_FAILED, _describe(error), error)
+        if error.errno in _NOT_ALLOWED and error.filename is not None:
+            return _complain(EXIT_BAD_INPUT, _describe(error))
+        raise
+
+
+def _complain(code: int, message: str, error: BaseException | None = None) -> int:
+    """Print `message`, bounded, and what the command added to `error` on its way (its notes)."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    if len(lines) > MAX_ERROR_LINES:
+        lines = [*lines[:MAX_ERROR_LINES], "…"]
+    lines += getattr(error, "__notes__", [])
+    typer.echo("\n".join(["error: " + lines[0], *("  " + line for line in lines[1:])]), err=True)
+    return code
+
+
+def _named_as_flag(error: InputError) -> InputError:
+    """The same complaint under the name that a user of the command line typed."""
+    if error.field in RunConfig.model_fields:
+        return InputError(flag_of(error.field), error.value, error.expected)
+    return error
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{os.strerror(error.errno or 0)}"

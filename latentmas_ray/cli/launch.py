@@ -1,0 +1,29 @@
+"""From a validated configuration to a running system, and what to say when a run stops half way."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.env import read_environment
+from latentmas_ray.errors import RunError
+
+if TYPE_CHECKING:
+    from latentmas_ray.driver.results import Observer
+    from latentmas_ray.system import LatentMAS
+
+
+@contextmanager
+def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"]:
+    """The system of `config`, closed at the end. An error that stops the run leaves with a note on how to go on."""
+    read_environment()
+    from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are known good
+
+    try:
+        with LatentMAS(config, observer=observer) as system:
+            yield system
+    except (RunError, KeyboardInterrupt) as error:
+        if config.output is not None and (Path(config.output) / "results.jsonl").exists():
+            error.add_note(f"what finished is in {config.output}; the same command with --resume goes on from there")
+        raise

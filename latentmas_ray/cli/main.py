@@ -1,0 +1,60 @@
+"""The console script `latentmas`.
+
+Nothing heavy is imported here: `latentmas --help` must come at once. The commands import what they need.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.cli.ask import ask
+from latentmas_ray.cli.demo import demo
+from latentmas_ray.cli.doctor import doctor
+from latentmas_ray.cli.errors import CommandGroup, exit_code_of
+from latentmas_ray.cli.evaluate import evaluate
+
+app = typer.Typer(
+    name="latentmas",
+    cls=CommandGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command("ask")(ask)
+app.command("eval")(evaluate)
+app.command("demo")(demo)
+app.command("doctor")(doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"latentmas {version('latentmas-ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _latentmas(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """LLM agents that collaborate in latent space on a Ray cluster.
+
+    Agents think in hidden states and hand over working memory instead of text; the last one answers.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line `args` (the process's own when None) and return the exit code."""
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    command = typer.main.get_command(app)
+    return exit_code_of(lambda: command.main(arguments, prog_name="latentmas", standalone_mode=False))
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

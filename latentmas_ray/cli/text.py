@@ -1,0 +1,37 @@
+"""How numbers and model output are written for people."""
+
+from latentmas_ray.units import format_bytes, format_seconds
+
+_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what a model wrote must not drive the reader's terminal."""
+    return text.translate(_CONTROL)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """`text` on one line, cut to `max_chars`."""
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= max_chars else flat[: max_chars - 1] + "…"
+
+
+def format_number(value: float) -> str:
+    """`40`, `212.4`, `12,345`; no more decimals than a reader can use."""
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 0.05 else f"{value:.2g}"
+
+
+def format_accuracy(accuracy: float | None) -> str:
+    """`52.5 %`, or a word where nothing could be graded."""
+    return "not graded" if accuracy is None else f"{100 * accuracy:.1f} %"
+
+
+def format_figure(name: str, value: float) -> str:
+    """`value` in the unit that the field's name tells (`x_bytes`, `x_seconds`, a count)."""
+    if name.endswith("bytes"):
+        return format_bytes(value)
+    if name.endswith("seconds"):
+        return format_seconds(value)
+    return format_number(value)

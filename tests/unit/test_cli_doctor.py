@@ -1,0 +1,115 @@
+"""The doctor's checks, and the exit code that follows from them."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from latentmas_ray.cli import checks
+from latentmas_ray.cli.checks import Check, Mark, cluster_check, outlook, shared_memory_check, software_checks
+from latentmas_ray.cli.main import main
+from latentmas_ray.env import Environment
+
+GPU = Check(Mark.OK, "GPU 0", "A100")
+
+
+@pytest.fixture
+def quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the import of torch."""
+
+    def machine_checks(_: Environment) -> Iterator[Check]:
+        yield GPU
+
+    monkeypatch.setattr(checks, "machine_checks", machine_checks)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_a_good_machine_is_exit_code_0(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capfd.readouterr().out
+    for words in ("python", "torch", "transformers", "ray", "A100", "--runtime local", "--runtime ray"):
+        assert words in out
+    assert "fail" not in out
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_an_unreachable_cluster_is_exit_code_1(closed_port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--address", f"127.0.0.1:{closed_port}"]) == 1
+    out = capfd.readouterr().out
+    assert "nothing answers" in out
+    assert "will not work: see ray cluster" in out
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_the_cluster_of_the_environment_is_looked_for(
+    closed_port: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    assert main(["doctor"]) == 1
+    assert str(closed_port) in capfd.readouterr().out
+
+
+def test_packages_are_held_against_what_this_one_requires(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        checks, "requires", lambda _: ["torch>=999.1", "nowhere-to-be-found>=1.2", "rich>=1.0", 'x>=1; extra == "dev"']
+    )
+    found = {check.subject: check for check in software_checks()}
+    assert found["torch"].mark is Mark.FAIL
+    assert "999.1 or newer" in found["torch"].finding
+    assert found["nowhere-to-be-found"] == Check(
+        Mark.FAIL, "nowhere-to-be-found", "not installed; 1.2 or newer is needed"
+    )
+    assert found["other packages"].finding == "1 present: rich"
+    assert "x" not in found
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port", "host:99999", "http://a/b:1"])
+def test_what_is_not_an_address_fails(address: str) -> None:
+    check = cluster_check(address)
+    assert check.mark is Mark.FAIL
+    assert address in check.finding
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_without_an_address_a_run_starts_its_own(address: str | None) -> None:
+    assert cluster_check(address).mark is Mark.OK
+
+
+@pytest.mark.parametrize(
+    ("returncode", "stdout", "stderr", "expected"),
+    [
+        (0, "Usage:\n 0.0/8.0 CPU\n 0.0/2.0 GPU\n 0B/1GiB memory\n", "", (Mark.OK, "8.0 CPU, 2.0 GPU")),
+        (0, "", "", (Mark.OK, "up")),
+        (1, "", "Traceback\nConnectionError: no GCS\n", (Mark.FAIL, "ConnectionError: no GCS")),
+    ],
+)
+def test_the_status_of_a_cluster(
+    returncode: int, stdout: str, stderr: str, expected: tuple[Mark, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = subprocess.CompletedProcess([], returncode, stdout, stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: status)
+    check = cluster_check("auto")
+    assert check.mark is expected[0]
+    assert check.finding.endswith(expected[1])
+
+
+def test_outlook_names_what_is_in_the_way() -> None:
+    no_ray = [Check(Mark.FAIL, "ray", "not installed"), GPU]
+    marks = {check.subject: check.mark for check in outlook(no_ray)}
+    assert marks == {"--runtime local": Mark.OK, "--runtime ray": Mark.FAIL}
+    no_torch = {check.subject: check.mark for check in outlook([Check(Mark.FAIL, "torch", "not installed")])}
+    assert no_torch == {"--runtime local": Mark.FAIL, "--runtime ray": Mark.FAIL, "large models": Mark.WARN}
+
+
+def test_missing_shared_memory_is_a_warning(tmp_path: Path) -> None:
+    assert shared_memory_check(tmp_path / "shm").mark is Mark.WARN
