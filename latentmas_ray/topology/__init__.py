@@ -1,0 +1,27 @@
+"""Topologies: the agents of a run, what each is told, and the DAG of who reads whose working memory.
+
+`spec` holds the data, `load` reads and writes YAML (`nodes` knows lines, `graph` the rules of the DAG), `prompts` fills
+in templates (`templates` is the sandbox), `method` turns a topology into the one that a method runs. Pure Python.
+"""
+
+from latentmas_ray.topology.load import BUILTIN, dump_topology, load_topology, parse_topology
+from latentmas_ray.topology.method import apply_method
+from latentmas_ray.topology.prompts import check_prompts, format_context, render_messages, render_suffix
+from latentmas_ray.topology.spec import AgentMemory, AgentSpec, HandsOver, Thinks, Topology
+
+__all__ = [
+    "BUILTIN",
+    "AgentMemory",
+    "AgentSpec",
+    "HandsOver",
+    "Thinks",
+    "Topology",
+    "apply_method",
+    "check_prompts",
+    "dump_topology",
+    "format_context",
+    "load_topology",
+    "parse_topology",
+    "render_messages",
+    "render_suffix",
+]

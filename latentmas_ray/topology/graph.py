@@ -1,0 +1,110 @@
+"""The DAG between agents: what may read what, who answers, and in which order agents stand."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, Protocol
+
+from latentmas_ray.topology.spec import AgentSpec
+
+MAX_AGENTS = 1000
+# Working memory travels as a tree of names that several parts walk recursively; these bounds keep every walk short.
+MAX_LATENT_CHAIN = 100
+MAX_MEMORY_NODES = 10_000
+
+
+class Refuse(Protocol):
+    """Raises the error for one key of one agent, at the right line."""
+
+    def __call__(self, agent: str, key: str, value: str, expected: str) -> NoReturn: ...
+
+
+def arrange(agents: Sequence[AgentSpec], refuse: Refuse) -> tuple[AgentSpec, ...]:
+    """The agents in topological order; those that could stand in any order keep the one they have.
+
+    Calls `refuse`, which raises, for reads of nobody, of itself or twice, cycles, a latent agent that reads a
+    text agent, not exactly one answering agent, and memory that is too deep.
+    """
+    by_name = {agent.name: agent for agent in agents}
+    for agent in agents:
+        _check_reads(agent, by_name, refuse)
+    ordered = _sort(agents, by_name, refuse)
+    _check_answering(agents, refuse)
+    _check_memory(ordered, by_name, refuse)
+    return ordered
+
+
+def _check_reads(agent: AgentSpec, by_name: Mapping[str, AgentSpec], refuse: Refuse) -> None:
+    seen: set[str] = set()
+    for name in agent.reads:
+        if name not in by_name:
+            others = ", ".join(other for other in by_name if other != agent.name) or "none"
+            refuse(agent.name, "reads", name, f"there is no agent of that name; the other agents are {others}")
+        if name == agent.name:
+            refuse(agent.name, "reads", name, "an agent cannot read itself")
+        if name in seen:
+            refuse(agent.name, "reads", name, "it is named twice; an agent's memory is read once")
+        if agent.thinks == "latent" and by_name[name].thinks == "text":
+            expected = (
+                "a text agent hands over text, not memory: let the reader think in text, or the one it reads latently"
+            )
+            refuse(agent.name, "reads", name, expected)
+        seen.add(name)
+
+
+def _sort(agents: Sequence[AgentSpec], by_name: Mapping[str, AgentSpec], refuse: Refuse) -> tuple[AgentSpec, ...]:
+    readers: dict[str, list[int]] = {agent.name: [] for agent in agents}
+    for position, agent in enumerate(agents):
+        for name in agent.reads:
+            readers[name].append(position)
+    missing = [len(agent.reads) for agent in agents]
+    ready = [position for position, count in enumerate(missing) if count == 0]
+    ordered: list[AgentSpec] = []
+    while ready:
+        agent = agents[heapq.heappop(ready)]
+        ordered.append(agent)
+        for position in readers[agent.name]:
+            missing[position] -= 1
+            if missing[position] == 0:
+                heapq.heappush(ready, position)
+    if len(ordered) < len(agents):
+        stuck = {agent.name for agent, count in zip(agents, missing, strict=True) if count}
+        cycle = _find_cycle(next(agent.name for agent in agents if agent.name in stuck), stuck, by_name)
+        refuse(cycle[0], "reads", " reads ".join(cycle), "agents must not read each other in a circle")
+    return tuple(ordered)
+
+
+def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, AgentSpec]) -> list[str]:
+    """A cycle among `stuck` agents, each of which reads another one; its first name stands again at the end."""
+    path: list[str] = []
+    name = start
+    while name not in path:
+        path.append(name)
+        name = next(read for read in by_name[name].reads if read in stuck)
+    return [*path[path.index(name) :], name]
+
+
+def _check_answering(agents: Sequence[AgentSpec], refuse: Refuse) -> None:
+    read = {name for agent in agents for name in agent.reads}
+    candidates = [agent for agent in agents if agent.name not in read]
+    if len(candidates) > 1:
+        names = ", ".join(agent.name for agent in candidates)
+        expected = "nobody reads these agents, but exactly one agent answers: let it read the others, or remove them"
+        refuse(candidates[1].name, "", names, expected)
+    if candidates[0].thinks != "text":
+        expected = "nobody reads this agent, so it answers and must have `thinks: text`"
+        refuse(candidates[0].name, "thinks", candidates[0].thinks, expected)
+
+
+def _check_memory(ordered: Sequence[AgentSpec], by_name: Mapping[str, AgentSpec], refuse: Refuse) -> None:
+    depth: dict[str, int] = {}
+    num_nodes: dict[str, int] = {}
+    for agent in ordered:
+        latent = [name for name in agent.reads if by_name[name].thinks == "latent"]
+        depth[agent.name] = max((depth[name] + 1 for name in latent), default=0)
+        num_nodes[agent.name] = sum(num_nodes[name] for name in latent) + 1
+        if depth[agent.name] > MAX_LATENT_CHAIN:
+            expected = f"at most {MAX_LATENT_CHAIN} latent agents may stand behind one another"
+            refuse(agent.name, "reads", ", ".join(agent.reads), expected)
+        if num_nodes[agent.name] > MAX_MEMORY_NODES:
+            expected = f"its memory would reach earlier agents on more than {MAX_MEMORY_NODES} ways; let it read fewer"
+            refuse(agent.name, "reads", ", ".join(agent.reads), expected)

@@ -1,0 +1,29 @@
+"""What a method makes of a topology: one agent alone, agents that talk in text, or in latent space."""
+
+from dataclasses import replace
+from typing import Literal
+
+from latentmas_ray.errors import TopologyError
+from latentmas_ray.topology.load import load_topology
+from latentmas_ray.topology.spec import Topology
+
+
+def apply_method(topology: Topology, method: Literal["single", "text", "latent"]) -> Topology:
+    """The topology that is run.
+
+    single: one agent alone: the given topology if it has one agent, else the built-in `single`. text: the same
+    agents and prompts, all decoding text. latent: the topology as it stands. Raises TopologyError where the method
+    is latent and no agent is.
+    """
+    if method == "single":
+        return topology if len(topology.agents) == 1 else load_topology("single")
+    if method == "text":
+        agents = tuple(
+            replace(agent, thinks="text", latent_steps=None, hands_over="all", close_turn=False)
+            for agent in topology.agents
+        )
+        return replace(topology, agents=agents)
+    if all(agent.thinks == "text" for agent in topology.agents):
+        expected = "no agent of it thinks latently; use method single or text, or another topology"
+        raise TopologyError(f"{topology.source}: agents", topology.name, expected)
+    return topology

@@ -1,0 +1,101 @@
+"""An agent's messages for one question: the templates of its topology, filled in.
+
+A template sees every field of the question's record except `gold`, and over them `question`, `record` (all those
+fields), `context` (what the text agents it reads wrote; empty where memory is handed over instead) and `answer_form`
+(one sentence on how to give the final answer). A field of the record that has one of these names is `record.NAME`.
+A line that holds only a `{% … %}` leaves no line behind.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jinja2
+
+from latentmas_ray.errors import TopologyError
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.templates import find_problem, render, variables_of
+
+_MAX_FIELDS_NAMED = 20
+
+
+def render_messages(
+    agent: AgentSpec, question: Question, *, context: str, answer_form: str
+) -> tuple[dict[str, str], ...]:
+    """The system message, if the agent has one, and the user message, as `{"role": …, "content": …}`.
+
+    A `context` that none of the agent's templates mentions goes before the prompt, so that every topology can
+    collaborate in text. Raises TopologyError if a template cannot be rendered for this question.
+    """
+    return _messages(agent, question, context, answer_form, "")
+
+
+def render_suffix(agent: AgentSpec, question: Question, *, context: str, answer_form: str) -> str:
+    """The text after the generation prompt. Raises TopologyError if it cannot be rendered for this question."""
+    return _render(agent, "suffix", question, _variables(question, context, answer_form), "")
+
+
+def format_context(pairs: Sequence[tuple[str, str]]) -> str:
+    """What several agents wrote, as one text: (agent's name, its text), in that order. Empty for no agents."""
+    return "\n\n".join(f"{name} wrote:\n{text.strip() or '(nothing)'}" for name, text in pairs)
+
+
+def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
+    """Renders every template for every question, so that a run does not fail on the way.
+
+    Raises TopologyError with the agent, the id of the question and what is missing or wrong.
+    """
+    source = f"{topology.source}: "
+    for agent in topology.agents:
+        for key, template in (("system", agent.system or ""), ("prompt", agent.prompt), ("suffix", agent.suffix)):
+            problem = find_problem(template)
+            if problem is not None:
+                raise TopologyError(f"{source}agents.{agent.name}.{key}", template, problem[1])
+    for question in questions:
+        for agent in topology.agents:
+            # The second time as a reader of text, for branches that only then are taken.
+            for context in ("", format_context([("agent", "text")])) if _mentions_context(agent) else ("",):
+                _messages(agent, question, context, "answer form", source)
+                _render(agent, "suffix", question, _variables(question, context, "answer form"), source)
+
+
+def _messages(
+    agent: AgentSpec, question: Question, context: str, answer_form: str, source: str
+) -> tuple[dict[str, str], ...]:
+    variables = _variables(question, context, answer_form)
+    system = _render(agent, "system", question, variables, source)
+    content = _render(agent, "prompt", question, variables, source)
+    if context and not _mentions_context(agent):
+        content = f"The other agents' work so far:\n\n{context}\n\n{content}"
+    messages = [{"role": "system", "content": system}] if system else []
+    return (*messages, {"role": "user", "content": content})
+
+
+def _variables(question: Question, context: str, answer_form: str) -> dict[str, Any]:
+    record = {key: value for key, value in question.record.items() if key != "gold"}
+    return record | {
+        "question": question.question,
+        "record": record,
+        "context": context,
+        "answer_form": answer_form,
+    }
+
+
+def _mentions_context(agent: AgentSpec) -> bool:
+    return any("context" in variables_of(text) for text in (agent.system or "", agent.prompt, agent.suffix))
+
+
+def _render(agent: AgentSpec, key: str, question: Question, variables: dict[str, Any], source: str) -> str:
+    template = {"system": agent.system or "", "prompt": agent.prompt, "suffix": agent.suffix}[key]
+    try:
+        return render(template, variables, keep_trailing_newline=key == "suffix")
+    except Exception as error:  # a template is a program: it can raise anything
+        field = f"{source}agents.{agent.name}.{key}"
+        if not isinstance(error, jinja2.UndefinedError):
+            reason = str(error) or type(error).__name__
+            raise TopologyError(field, f"question {question.id}", f"it cannot be rendered: {reason}") from error
+        fields = list(variables)
+        named = ", ".join(fields[:_MAX_FIELDS_NAMED]) + (", …" if len(fields) > _MAX_FIELDS_NAMED else "")
+        expected = f"question {question.id} does not have it; a prompt can use {named}"
+        missing = [name for name in variables_of(template) if error.message == f"{name!r} is undefined"]
+        raise TopologyError(field, missing[0] if missing else str(error), expected) from error
