@@ -75,5 +75,9 @@ class ActorError(RunError):
     """An actor died or could not start."""
 
 
+class ContextLengthError(RunError):
+    """Memory, prompt and thoughts do not fit into the positions that the model has."""
+
+
 class TurnError(RunError):
     """One agent's turn over one batch failed."""

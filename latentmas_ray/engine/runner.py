@@ -1,0 +1,83 @@
+"""Carries out a `TurnWork` on an engine and reports what it did. Local runtime and Ray actors both call this."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
+from latentmas_ray.memory import Segment, place
+
+
+class _Stopwatch:
+    """Seconds per phase, with the device's queue drained at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._drain()
+        begin = time.perf_counter()
+        yield
+        self._drain()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def _drain(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class TurnRunner:
+    """An engine that understands `TurnWork`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def run(self, work: TurnWork, segments: Mapping[str, Segment]) -> tuple[Segment | None, TurnReport]:
+        """One turn: absorb `segments`, prefill, think and emit, or decode.
+
+        Returns the segment (None for a text agent) and the report. Raises SegmentError, ContextLengthError, ModelError.
+        """
+        lm = self.engine.lm
+        watch = _Stopwatch(lm.device)
+        with watch.phase("prefill"):
+            prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
+        placement = place(work.reads, segments, len(work.question_ids))
+        closing = lm.chat.turn_terminator if work.close_turn else []
+        new_tokens = work.latent_steps + len(closing) if work.thinks == "latent" else work.sampling.max_new_tokens
+        num_slots = max(placement.lengths, default=0) + max(map(len, prompts)) + new_tokens
+        with watch.phase("absorb"):
+            session = self.engine.open(work.question_ids, num_slots=num_slots)
+            session.absorb(placement)
+        with watch.phase("prefill"):
+            session.prefill(prompts)
+        segment, outputs = None, []
+        if work.thinks == "latent":
+            with watch.phase("think"):
+                session.think(work.latent_steps)
+                if closing:
+                    session.feed([closing] * len(prompts))
+            with watch.phase("emit"):
+                segment = session.emit(work.hands_over)
+            memory_tokens = tuple(session.cache.lengths)
+        else:
+            with watch.phase("decode"):
+                outputs = session.decode(work.sampling, work.agent)
+            memory_tokens = tuple(
+                read + len(prompt) + len(output)
+                for read, prompt, output in zip(placement.lengths, prompts, outputs, strict=True)
+            )
+        return segment, TurnReport(
+            agent=work.agent,
+            prompt_tokens=tuple(map(len, prompts)),
+            latent_steps=work.latent_steps if segment else 0,
+            output_token_ids=tuple(map(tuple, outputs)),
+            texts=tuple(lm.chat.decode(output) for output in outputs),
+            phases=Phases(**watch.seconds),
+            segment_bytes=segment.bytes_per_question if segment else (),
+            memory_tokens=memory_tokens,
+        )

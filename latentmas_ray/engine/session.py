@@ -1,0 +1,179 @@
+"""One agent's turn over one batch of questions, inside one engine.
+
+Dimensions: B rows (questions), T tokens, E hidden size, L layers, C 2, H KV heads, D head dim, N latent thoughts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import ContextLengthError
+from latentmas_ray.memory import LATENT, Placement, Recipe, Segment
+from latentmas_ray.models import LanguageModel
+from latentmas_ray.models.cache import BatchCache
+from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.sampling import greedy, sample, uniform
+from latentmas_ray.topology.spec import HandsOver
+
+PREFILL_CHUNK = 1024  # prompt tokens per forward: bounds the mask and the activations of long prompts
+
+
+class Session:
+    """Made by `Engine.open`; calls go in this order: `absorb` (at most once), `prefill`, then `think`, `feed` and
+    `emit`, or `decode`. A session is valid until its engine opens the next one."""
+
+    def __init__(self, lm: LanguageModel, cache: BatchCache, realign: Realignment, question_ids: Sequence[str]) -> None:
+        self.lm, self.cache, self.realign = lm, cache, realign
+        self.question_ids = list(question_ids)
+        self.positions = [0] * len(question_ids)  # of the next input, per row
+        self.last_hidden_BE = torch.empty(0)
+        self._memory_lengths = [0] * len(question_ids)
+        self._turn_starts = [0] * len(question_ids)
+        self._prompt_lengths = [0] * len(question_ids)
+        self._inputs: list[list[int]] = [[] for _ in question_ids]  # token ids of this turn, LATENT for a thought
+        self._thoughts: list[Tensor] = []  # [B, E] each
+
+    @torch.inference_mode()
+    def absorb(self, placement: Placement) -> None:
+        """Take over the predecessors' memory, every key at its position in the merged sequence.
+
+        Raises IncompatibleMemoryError for memory of another model.
+        """
+        for placed in placement.segments:
+            self.lm.spec.check_same(placed.segment.spec)
+            for row, shift in enumerate(placed.shifts):
+                self.cache.write(row, placed.segment.kv_of(row), shift, self.lm.spec.rope)
+        self._memory_lengths = list(self.cache.lengths)
+        self.positions = list(placement.next_positions)
+        self._turn_starts = list(placement.next_positions)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read one prompt (token ids, at least one) per question. Raises ContextLengthError if one is too long."""
+        self.feed(prompts)
+        self._prompt_lengths = [len(prompt) for prompt in prompts]
+
+    @torch.inference_mode()
+    def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
+        """Feed known tokens to every row, ragged. Rows are padded inside a forward only, and nothing of it stays."""
+        width = max(len(ids) for ids in token_ids)
+        padded = [[*ids, *[0] * (width - len(ids))] for ids in token_ids]
+        ids_BT = torch.tensor(padded, device=self.lm.device)
+        last = list(self.last_hidden_BE) or [torch.empty(0)] * len(token_ids)
+        for first in range(0, width, PREFILL_CHUNK):
+            chunk_BT = ids_BT[:, first : first + PREFILL_CHUNK]
+            counts = [min(max(len(ids) - first, 0), chunk_BT.shape[1]) for ids in token_ids]
+            hidden_BTE = self._forward(self.lm.embed(chunk_BT), counts)
+            last = [hidden_BTE[row, count - 1] if count else last[row] for row, count in enumerate(counts)]
+        self.last_hidden_BE = torch.stack(last)
+        for inputs, ids in zip(self._inputs, token_ids, strict=True):
+            inputs.extend(ids)
+
+    @torch.inference_mode()
+    def think(self, num_steps: int) -> None:
+        """`num_steps` latent steps: the realigned last hidden state is the next input embedding."""
+        dtype = self.lm.spec.torch_dtype
+        ones = [1] * len(self._inputs)
+        for _ in range(num_steps):
+            thought_BE = self.realign(self.last_hidden_BE).to(dtype)
+            self.last_hidden_BE = self._forward(thought_BE[:, None], ones)[:, 0]
+            self._thoughts.append(thought_BE)
+            for inputs in self._inputs:
+                inputs.append(LATENT)
+
+    @torch.inference_mode()
+    def decode(self, sampling: Sampling, agent: str) -> list[list[int]]:
+        """Sample tokens until each question's end token or the bound; returns token ids without the end token.
+
+        A question that has finished leaves the batch, so the others get faster. Ends the session.
+        """
+        outputs: list[list[int]] = [[] for _ in self.question_ids]
+        active = list(range(len(outputs)))  # the question in each row
+        for step in range(sampling.max_new_tokens):
+            ids = self._sample(active, sampling, agent, step)
+            for row in reversed(range(len(active))):
+                if ids[row] in self.lm.chat.stop_ids:
+                    self._drop_row(row, active, ids)
+                else:
+                    outputs[active[row]].append(ids[row])
+            if not active or step + 1 == sampling.max_new_tokens:
+                break
+            embeds = self.lm.embed(torch.tensor(ids)[:, None])
+            self.last_hidden_BE = self._forward(embeds, [1] * len(active))[:, 0]
+        return outputs
+
+    @torch.inference_mode()
+    def emit(self, hands_over: HandsOver = "all") -> Segment:
+        """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
+        spec = self.lm.spec
+        turns = [len(inputs) for inputs in self._inputs]
+        windows = [
+            (prompt if hands_over == "latents" else 0, prompt if hands_over == "prompt" else turn)
+            for prompt, turn in zip(self._prompt_lengths, turns, strict=True)
+        ]
+        lengths = [stop - first for first, stop in windows]
+        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
+        kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=self.lm.device)
+        pieces = kv_LCHTD.split(lengths, dim=3)
+        for row, ((first, stop), piece) in enumerate(zip(windows, pieces, strict=True)):
+            begin = self._memory_lengths[row]
+            self.cache.read(row, begin + first, begin + stop, piece)
+        return Segment(
+            spec,
+            kv_LCHTD,
+            tuple(lengths),
+            tuple(self._turn_starts),
+            tuple(first for first, _ in windows),
+            self._recipe(),
+        )
+
+    def _recipe(self) -> Recipe:
+        size = self.lm.spec.hidden_size
+        if self._thoughts:
+            thoughts_NE = torch.stack(self._thoughts, dim=1).reshape(-1, size).cpu()
+        else:
+            thoughts_NE = torch.empty(0, size, dtype=self.lm.spec.torch_dtype)
+        ids = [token for inputs in self._inputs for token in inputs]
+        return Recipe(torch.tensor(ids, dtype=torch.int64), thoughts_NE, tuple(len(inputs) for inputs in self._inputs))
+
+    def _forward(self, embeds_BTE: Tensor, counts: Sequence[int]) -> Tensor:
+        """One forward; row b's first `counts[b]` inputs are real. Returns last hidden states [B, T, E]."""
+        width = embeds_BTE.shape[1]
+        self._check_positions(counts)
+        positions_BT = torch.tensor(self.positions, device=self.lm.device)[:, None] + torch.arange(
+            width, device=self.lm.device
+        )
+        self.cache.begin_step(counts, width)
+        mask = self.cache.visibility(width, self.lm.device)
+        hidden_BTE = self.lm.hidden_states(embeds_BTE, positions_BT, mask, self.cache)
+        self.cache.end_step()
+        self.positions = [position + count for position, count in zip(self.positions, counts, strict=True)]
+        return hidden_BTE.to(self.lm.device)
+
+    def _check_positions(self, counts: Sequence[int]) -> None:
+        limit = self.lm.max_positions
+        needed = max(position + count for position, count in zip(self.positions, counts, strict=True))
+        if limit is not None and needed > limit:
+            raise ContextLengthError(
+                f"memory, prompt and thoughts need {needed} positions, model {self.lm.name} has {limit}: "
+                "use fewer latent steps, a shorter prompt or a smaller max_new_tokens"
+            )
+
+    def _sample(self, active: Sequence[int], sampling: Sampling, agent: str, step: int) -> list[int]:
+        logits_BV = self.lm.logits(self.last_hidden_BE)
+        if sampling.temperature == 0:
+            drawn = greedy(logits_BV)
+        else:
+            numbers = [uniform(sampling.seed, self.question_ids[question], agent, step) for question in active]
+            uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits_BV.device)
+            drawn = sample(logits_BV, uniforms, sampling.temperature, sampling.top_p)
+        return [int(token) for token in drawn.tolist()]
+
+    def _drop_row(self, row: int, *row_lists: list[int]) -> None:
+        """The last row takes the place of one that has finished, in the cache and in every list given."""
+        self.cache.drop_row(row)
+        for values in (self.positions, *row_lists):
+            values[row] = values[-1]
+            values.pop()

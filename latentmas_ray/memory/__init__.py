@@ -1,0 +1,25 @@
+"""Working memory as data: segments and their recipes, RoPE re-rotation and merge, wire format and files.
+
+Needs torch, and neither transformers nor Ray.
+"""
+
+from latentmas_ray.memory.files import load_segment, save_segment
+from latentmas_ray.memory.merge import PlacedSegment, Placement, place
+from latentmas_ray.memory.rope import rotate_keys
+from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
+from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec
+
+__all__ = [
+    "LATENT",
+    "KVCacheSpec",
+    "PlacedSegment",
+    "Placement",
+    "Recipe",
+    "RopeSpec",
+    "Segment",
+    "concatenate",
+    "load_segment",
+    "place",
+    "rotate_keys",
+    "save_segment",
+]

@@ -1,0 +1,9 @@
+"""The border to transformers: load a model, its chat template, cache, realignment and sampling.
+
+Nothing outside this folder imports transformers.
+"""
+
+from latentmas_ray.models.language_model import LanguageModel, wrap
+from latentmas_ray.models.load import check_name, load_model
+
+__all__ = ["LanguageModel", "check_name", "load_model", "wrap"]

@@ -1,0 +1,59 @@
+"""Prompts to token ids by the tokenizer's own chat template, and token ids back to text."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from latentmas_ray.errors import ModelError
+
+# For base models, which have no chat template: the messages as paragraphs.
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
+
+
+class ChatTokenizer:
+    """The tokenizer of one model, used the one way this package uses it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, extra_stop_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        eos = tokenizer.eos_token_id
+        self.stop_ids = frozenset(extra_stop_ids) | (frozenset() if eos is None else {eos})
+
+    def encode(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any], suffix: str) -> list[int]:
+        """The prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`; nothing added.
+
+        Raises ModelError if the template refuses the messages or the result is empty.
+        """
+        own = {} if self.tokenizer.chat_template else {"chat_template": PLAIN_TEMPLATE}
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **own, **template
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise ModelError("model", self.name, f"its chat template must accept the prompt: {error}") from error
+        ids = self.tokenizer(text + suffix, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ModelError("model", self.name, "its chat template must make at least one token of the prompt")
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of decoded ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @cached_property
+    def turn_terminator(self) -> list[int]:
+        """What the chat template writes after an assistant's message: found by rendering one.
+
+        Falls back to the end-of-sequence token where the template cannot show it.
+        """
+        marker = "\u2603marker\u2603"
+        eos = [] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
+        if not self.tokenizer.chat_template:
+            return eos
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
+        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        _, found, tail = text.rpartition(marker)
+        return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if found and tail else eos

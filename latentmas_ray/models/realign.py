@@ -1,0 +1,83 @@
+"""Realignment: from the last hidden state to the space of input embeddings (LatentMAS, arXiv 2511.20639, §3.1).
+
+Dimensions: B rows, E hidden size, V vocabulary.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+RIDGE = 1e-5
+_CHUNK = 16_384  # vocabulary rows at a time: bounds the fp32 copies of two embedding matrices
+_MIN_NORM = 1e-6
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Realignment:
+    """h → h W_a, rescaled to the mean norm of the input embeddings. `matrix_EE` None stands for W_a = I."""
+
+    matrix_EE: Tensor | None
+    target_norm: float
+
+    def __call__(self, hidden_BE: Tensor) -> Tensor:
+        """The latent thoughts of hidden states, in fp32, [B, E]."""
+        embeds_BE = hidden_BE.float()
+        if self.matrix_EE is not None:
+            embeds_BE = embeds_BE @ self.matrix_EE
+        norm_B1: Tensor = embeds_BE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+        return embeds_BE * (self.target_norm / norm_B1)
+
+
+def mean_norm(embeddings_VE: Tensor) -> float:
+    """mean_v ‖E[v]‖ in fp32."""
+    norms = [chunk.float().norm(dim=-1) for chunk in embeddings_VE.split(_CHUNK)]
+    return float(torch.cat(norms).mean())
+
+
+def solve(output_VE: Tensor, input_VE: Tensor) -> Tensor:
+    """W_a = (E_outᵀ E_out + λI)⁻¹ E_outᵀ E_in, λ = 1e-5; fp32 [E, E], products and solution in fp64."""
+    size = output_VE.shape[1]
+    gram = torch.zeros(size, size, dtype=torch.float64, device=output_VE.device)
+    cross = torch.zeros_like(gram)
+    for out_chunk, in_chunk in zip(output_VE.split(_CHUNK), input_VE.split(_CHUNK), strict=True):
+        rows = out_chunk.double()
+        gram += rows.T @ rows
+        cross += rows.T @ in_chunk.to(rows.device).double()
+    gram.diagonal().add_(RIDGE)
+    matrix_EE: Tensor = torch.linalg.solve(gram, cross)
+    return matrix_EE.float()
+
+
+def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: str) -> Tensor:
+    """`solve`, kept in `folder` under the weights' revision. A file that cannot be read is made again."""
+    path = folder / f"realign-{revision}.safetensors"
+    try:
+        matrix: Tensor = load_file(path)["matrix"]
+        if matrix.shape == (output_VE.shape[1],) * 2 and bool(matrix.isfinite().all()):
+            return matrix.to(output_VE.device)
+        _log.warning("realignment matrix %s has the wrong shape or values: computing it again", path)
+    except FileNotFoundError:
+        pass
+    except (OSError, KeyError, SafetensorError) as error:
+        _log.warning("realignment matrix %s cannot be read (%s): computing it again", path, error)
+    matrix = solve(output_VE, input_VE)
+    _keep(matrix, path)
+    return matrix
+
+
+def _keep(matrix: Tensor, path: Path) -> None:
+    # Several actors may compute the same matrix at once: each writes a file of its own and renames it.
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_suffix(f".{uuid4().hex}.tmp")
+        save_file({"matrix": matrix.cpu().contiguous()}, own)
+        own.replace(path)
+    except OSError as error:
+        _log.warning("realignment matrix cannot be kept in %s: %s", path.parent, error)
