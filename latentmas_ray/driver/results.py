@@ -128,13 +128,30 @@ class Progress:
     num_done: int
     num_failed: int
     batches_in_flight: int
-    memory_in_flight_bytes: int
+    memory_in_flight_bytes: int  # of segments that exist
     tokens: int  # prompt, latent and output tokens processed so far in this run
     seconds: float  # since the first batch was admitted
 
 
 class Observer(Protocol):
-    """Whoever wants to watch a run: a progress bar, log lines, metrics."""
+    """Whoever wants to watch a run: a progress bar, log lines, metrics.
+
+    `on_finished` comes last and always, whatever ended the run.
+    """
+
+    def on_started(self, description: str, num_questions: int, num_done: int) -> None: ...
+
+    def on_progress(self, progress: Progress) -> None: ...
+
+    def on_answer(self, answer: Answer) -> None: ...
+
+    def on_failure(self, failure: Failure) -> None: ...
+
+    def on_finished(self) -> None: ...
+
+
+class SilentObserver:
+    """Watches nothing."""
 
     def on_started(self, description: str, num_questions: int, num_done: int) -> None: ...
 
@@ -162,8 +179,8 @@ class Summary:
     output_tokens_per_question: float
     memory_bytes_per_question: float
     moved_bytes: int  # by all transfers together
-    seconds: float  # wall clock of answering; loading the models is not in it
-    questions_per_second: float
+    seconds: float  # wall clock of answering since the last start or resumption; loading the models is not in it
+    questions_per_second: float  # of the questions answered in these seconds
     agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""Runs a topology over questions: batches, pipelining, the bound on memory, retries, and the journal of a run.
+
+The driver knows actors only by the `Runtime` protocol. It holds references and numbers, never a tensor.
+
+One run is: `Journal.open` → `plan_batches` → `Driver.run`, each result into the journal → `summarise` →
+`Journal.finish`.
+"""
+
+from latentmas_ray.driver.batch import Batch, plan_batches
+from latentmas_ray.driver.journal import Journal
+from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
+from latentmas_ray.driver.results import (
+    AgentUse,
+    Answer,
+    Failure,
+    Observer,
+    Progress,
+    SilentObserver,
+    Summary,
+    Transfer,
+)
+from latentmas_ray.driver.scheduler import Driver
+from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.driver.summary import summarise
+
+__all__ = [
+    "AgentUse",
+    "Answer",
+    "Batch",
+    "Driver",
+    "DriverSettings",
+    "Failure",
+    "Journal",
+    "Observer",
+    "Progress",
+    "Runtime",
+    "RuntimeInfo",
+    "SilentObserver",
+    "Summary",
+    "Ticket",
+    "Transfer",
+    "plan_batches",
+    "summarise",
+]

@@ -1,0 +1,89 @@
+"""From the reports of all turns over a batch to one answer for each question."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate, pairwise
+
+from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.results import AgentUse, Answer, Transfer
+from latentmas_ray.engine.turn import SegmentRead, TurnReport
+from latentmas_ray.tasks.grade import grade
+from latentmas_ray.topology.spec import Topology
+
+
+def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float) -> list[Answer]:
+    """The graded answers of a batch whose agents have all reported, in the order of its questions.
+
+    `seconds` is the wall clock from the batch's admission to now.
+    """
+    answering = topology.answering_agent.name
+    final = reports[answering]
+    transfers = _transfers(topology, reports, len(batch.questions))
+    answers = []
+    for index, question in enumerate(batch.questions):
+        graded = grade(question, final.texts[index])
+        answers.append(
+            Answer(
+                id=question.id,
+                question=question.question,
+                gold=question.gold,
+                answer=final.texts[index],
+                answer_token_ids=tuple(final.output_token_ids[index]),
+                prediction=graded.prediction,
+                correct=graded.correct,
+                seconds=seconds,
+                agents={
+                    agent.name: _use(reports[agent.name], index, is_answering=agent.name == answering)
+                    for agent in topology.agents
+                },
+                transfers=transfers[index],
+            )
+        )
+    return answers
+
+
+def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
+    """Share out `num_bytes` in proportion to `weights`; the shares are whole and their sum is exact."""
+    if not sum(weights):
+        weights = (1,) * len(weights)
+    total = sum(weights)
+    edges = [num_bytes * edge // total for edge in accumulate(weights, initial=0)]
+    return tuple(end - start for start, end in pairwise(edges))
+
+
+def _use(report: TurnReport, index: int, *, is_answering: bool) -> AgentUse:
+    return AgentUse(
+        prompt_tokens=report.prompt_tokens[index],
+        latent_steps=report.latent_steps,
+        output_tokens=len(report.output_token_ids[index]) if report.output_token_ids else 0,
+        memory_bytes=report.segment_bytes[index] if report.segment_bytes else 0,
+        seconds=asdict(report.phases),
+        text=report.texts[index] if report.texts and not is_answering else None,
+    )
+
+
+def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questions: int) -> list[tuple[Transfer, ...]]:
+    """The transfers of each question."""
+    shared = [
+        (agent.name, read, _shares(read, reports[read.source], num_questions))
+        for agent in topology.agents
+        for read in reports[agent.name].reads
+    ]
+    return [
+        tuple(
+            Transfer(
+                source=read.source,
+                reader=reader,
+                num_bytes=shares[index],
+                transport=read.transport,
+                seconds=read.seconds,
+            )
+            for reader, read, shares in shared
+        )
+        for index in range(num_questions)
+    ]
+
+
+def _shares(read: SegmentRead, source: TurnReport, num_questions: int) -> tuple[int, ...]:
+    # What travels may be more than the KV (a header) or less (a recipe): only the proportions are the segment's.
+    return split_bytes(read.num_bytes, source.segment_bytes or (0,) * num_questions)

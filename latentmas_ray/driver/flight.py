@@ -1,0 +1,125 @@
+"""One batch on its way through the topology."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.protocol import Ticket
+from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.driver.work import make_work, segment_bounds
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.topology.spec import AgentMemory, Topology
+
+
+@dataclass(frozen=True)
+class Route:
+    """Of every agent of a topology, in topological order: what its turn waits for and who reads its segment."""
+
+    topology: Topology
+    sources: Mapping[str, tuple[str, ...]]  # latent agents whose segments it reads, near and far
+    texts: Mapping[str, tuple[str, ...]]  # text agents whose texts stand in its prompt
+    readers: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, topology: Topology) -> "Route":
+        """The route through `topology`."""
+        names = [agent.name for agent in topology.agents]
+        sources = {name: agents_of(topology.memory_read_by(name)) for name in names}
+        return cls(
+            topology=topology,
+            sources=sources,
+            texts={name: tuple(agent.name for agent in topology.text_ancestors(name)) for name in names},
+            readers={name: frozenset(reader for reader in names if name in sources[reader]) for name in names},
+        )
+
+
+def agents_of(memories: Iterable[AgentMemory]) -> tuple[str, ...]:
+    """All agents whose segments these memories hold, each once."""
+    return tuple(dict.fromkeys(name for memory in memories for name in memory.agents()))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A batch in the queue: how often its questions have been tried with this one, and since when."""
+
+    batch: Batch
+    number: int = 1
+    admitted_at: float | None = None  # on the driver's clock, of the first attempt
+
+
+class Flight:
+    """The state of one batch: which turns are submitted, which have reported, which tickets are still needed.
+
+    A turn can be submitted when the turns whose segments it reads are *submitted* (the references are chained, so
+    nobody waits for them here) and the turns whose texts stand in its prompt have *reported*.
+    A ticket is held until its turn has reported and so have all that read its segment.
+    """
+
+    def __init__(self, attempt: Attempt, route: Route, settings: DriverSettings) -> None:
+        """Renders what can be rendered by now. Raises TopologyError for a prompt that cannot be."""
+        self.batch = batch = attempt.batch
+        self.attempt = attempt.number
+        self.admitted_at = attempt.admitted_at
+        self.tickets: dict[str, Ticket] = {}
+        self.reports: dict[str, TurnReport] = {}
+        self._route = route
+        self._settings = settings
+        self._submitted: set[str] = set()
+        works = {agent.name: make_work(route.topology, agent, batch, settings, {}) for agent in route.topology.agents}
+        self.bounds = {
+            name: segment_bounds(work, len(route.texts[name]) * settings.sampling.max_new_tokens)
+            for name, work in works.items()
+            if work.thinks == "latent"
+        }
+        self._works = {name: work for name, work in works.items() if not route.texts[name]}
+
+    @property
+    def is_complete(self) -> bool:
+        """All agents have reported, the answering one among them."""
+        return len(self.reports) == len(self._route.topology.agents)
+
+    def next_work(self) -> TurnWork | None:
+        """The next turn that can be submitted now, in topological order."""
+        for agent in self._route.topology.agents:
+            if agent.name in self._submitted or not self._is_ready(agent.name):
+                continue
+            if (work := self._works.pop(agent.name, None)) is not None:
+                return work
+            texts = {name: self.reports[name].texts for name in self._route.texts[agent.name]}
+            return make_work(self._route.topology, agent, self.batch, self._settings, texts)
+        return None
+
+    def segments_for(self, work: TurnWork) -> dict[str, Any]:
+        """The (future) segments that `work` reads, in the order in which it expects them."""
+        return {name: self.tickets[name].segment for name in work.segment_order()}
+
+    def submitted(self, ticket: Ticket) -> None:
+        """A turn is on its way."""
+        self.tickets[ticket.agent] = ticket
+        self._submitted.add(ticket.agent)
+
+    def finished(self, report: TurnReport) -> list[str]:
+        """A turn has reported. Returns the agents whose tickets were dropped because of it."""
+        self.reports[report.agent] = report
+        needless = [
+            name for name in self.tickets if name in self.reports and self._route.readers[name] <= self.reports.keys()
+        ]
+        for name in needless:
+            del self.tickets[name]
+        return needless
+
+    def unfinished_sources(self, agent: str) -> list[Ticket]:
+        """Turns whose segments `agent` reads and that have not reported, the first one first."""
+        return [self.tickets[name] for name in self._route.sources[agent] if name not in self.reports]
+
+    def abandon(self) -> list[Ticket]:
+        """Drop all tickets. Returns those of turns that have not reported."""
+        pending = [ticket for name, ticket in self.tickets.items() if name not in self.reports]
+        self.tickets.clear()
+        return pending
+
+    def _is_ready(self, agent: str) -> bool:
+        return self._submitted.issuperset(self._route.sources[agent]) and all(
+            name in self.reports for name in self._route.texts[agent]
+        )

@@ -1,0 +1,83 @@
+"""The output folder on disk: made, locked, and written so that a crash never leaves half a file."""
+
+import contextlib
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import IO
+
+from latentmas_ray.errors import JournalError
+
+_LOG = logging.getLogger(__name__)
+LOCK_NAME = ".lock"
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` if it is not there. Raises JournalError if it is a file or cannot be made."""
+    if folder.exists() and not folder.is_dir():
+        raise JournalError("output", str(folder), "it is a file; give a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError("output", str(folder), f"the folder cannot be made: {error.strerror}") from error
+
+
+def lock_folder(folder: Path) -> IO[bytes]:
+    """Take the folder for this process, until the returned file is closed or the process dies.
+
+    Raises JournalError if another run has it, or if nothing can be written there.
+    """
+    try:
+        lock = (folder / LOCK_NAME).open("ab")
+    except OSError as error:
+        raise JournalError("output", str(folder), f"the folder cannot be written to: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise JournalError(
+            "output", str(folder), "another run is writing into this folder; wait for its end or choose another"
+        ) from None
+    except OSError as error:
+        # Some cluster file systems have no locks. Refusing to run there would help nobody.
+        _LOG.warning("%s cannot be locked (%s): see to it that only one run writes there", folder, error.strerror)
+    return lock
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: after a crash it holds either the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def append_durably(path: Path, content: bytes) -> None:
+    """Append `content` and wait until it is on disk. If that fails, the file is as it was before."""
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+    if end == 0:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make new names in `folder` survive a power failure, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

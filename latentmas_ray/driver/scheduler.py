@@ -1,0 +1,200 @@
+"""The event loop: admits batches, submits turns as soon as they can run, collects reports, retries what failed."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from latentmas_ray.driver.admission import MemoryLedger
+from latentmas_ray.driver.answers import make_answers
+from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.flight import Attempt, Flight, Route
+from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
+from latentmas_ray.driver.results import Answer, Failure, Observer
+from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.driver.tally import Tally
+from latentmas_ray.driver.work import segment_bounds
+from latentmas_ray.errors import RunError, TurnError
+from latentmas_ray.topology.spec import Topology
+
+POLL_SECONDS = 0.2  # how long a wait lasts at most, so that Ctrl-C works and progress is told
+MAX_ERROR_CHARS = 500
+
+
+class Driver:
+    """Runs a topology over batches of questions on a started runtime. Several runs may follow one another."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        topology: Topology,
+        settings: DriverSettings,
+        observer: Observer,
+        *,
+        info: RuntimeInfo,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`info` is what `runtime.start()` returned; `clock` tells seconds."""
+        self._runtime = runtime
+        self._topology = topology
+        self._route = Route.of(topology)
+        self._settings = settings
+        self._observer = observer
+        self._info = info
+        self._clock = clock
+        self._limit_bytes = settings.memory_limit_bytes or info.memory_limit_bytes
+        self._max_flights = settings.batches_in_flight(len(topology.agents))
+        self._reset([], 0)
+
+    def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Iterator[Answer | Failure]:
+        """Yield an Answer or a Failure for every open question of `batches`, in the order in which they finish.
+
+        `num_done` questions had an answer before; they only count for the progress. A turn that fails takes its
+        batch with it: the questions are tried again one by one, and the one that fails again becomes a Failure.
+
+        Whatever ends the run early, Ctrl-C and closing this generator included, cancels what is in flight and drops
+        its memory; use `contextlib.closing` where the loop over the results may be left.
+        Raises ActorError and ClusterError, which are no single question's fault, and TopologyError for a prompt that
+        cannot be rendered.
+        """
+        self._reset(batches, num_done)
+        self._observer.on_started(self._info.description, self._tally.num_questions, num_done)
+        error: RunError | None = None
+        try:
+            while error is None and (self._queue or self._flights):
+                try:
+                    self._step()
+                except RunError as caught:
+                    error = caught  # raised only after what finished before it has been given out
+                while self._results:
+                    yield self._results.popleft()
+            if error is not None:
+                raise error
+        finally:
+            error = None  # its traceback knows this frame: the cycle would keep tickets alive
+            self._abandon_everything()
+            self._observer.on_finished()
+
+    def _reset(self, batches: Sequence[Batch], num_done: int) -> None:
+        self._queue = deque(Attempt(batch) for batch in batches)
+        self._next: Flight | None = None  # the head of the queue, once it is rendered
+        self._flights: set[Flight] = set()
+        self._waiting: dict[Ticket, Flight] = {}
+        self._results: deque[Answer | Failure] = deque()
+        self._ledger = MemoryLedger(self._limit_bytes, self._info.bytes_per_token)
+        num_open = sum(len(batch.open_questions) for batch in batches)
+        self._tally = Tally(self._observer, self._clock, num_done + num_open, num_done)
+
+    def _step(self) -> None:
+        # What has finished comes first, then a new batch, and only then patience: so a runtime that carries out
+        # turns at once is not flooded, and finished answers never wait for an admission.
+        if not (self._collect(0.0) or self._admit()):
+            assert self._waiting, "batches are in flight but none of their turns is"
+            self._collect(POLL_SECONDS)
+
+    def _admit(self) -> bool:
+        """Start the next batch if there is room for it."""
+        if not self._queue or len(self._flights) >= self._max_flights:
+            return False
+        if self._next is None:
+            self._next = Flight(self._queue[0], self._route, self._settings)
+        flight = self._next
+        if not self._ledger.fits(flight.bounds):
+            return False
+        self._queue.popleft()
+        self._next = None
+        if flight.admitted_at is None:
+            flight.admitted_at = self._clock()
+        self._flights.add(flight)
+        self._ledger.reserve(flight, flight.bounds)
+        self._submit_ready(flight)
+        return True
+
+    def _submit_ready(self, flight: Flight) -> None:
+        while (work := flight.next_work()) is not None:
+            ticket = self._runtime.submit(work, flight.segments_for(work))
+            flight.submitted(ticket)
+            self._waiting[ticket] = flight
+            if work.thinks == "latent":
+                self._ledger.reserve(flight, {work.agent: segment_bounds(work)})  # now with the texts it was given
+
+    def _collect(self, timeout_seconds: float) -> bool:
+        """Take in what has finished. Returns whether anything had."""
+        finished = self._runtime.wait(list(self._waiting), timeout_seconds) if self._waiting else []
+        for ticket in finished:
+            # A turn that failed may have taken this one with it.
+            if (flight := self._waiting.get(ticket)) is not None:
+                self._take_in(flight, ticket)
+        if finished or timeout_seconds:
+            self._tally.tell(len(self._flights), self._ledger.held_bytes)
+        return bool(finished)
+
+    def _take_in(self, flight: Flight, ticket: Ticket) -> None:
+        try:
+            report = self._runtime.report(ticket)
+        except TurnError as error:
+            agent, reason = self._find_cause(flight, ticket, error)
+            self._give_up(flight, agent, reason)
+            return
+        del self._waiting[ticket]
+        self._tally.count_turn(report)
+        if report.agent in flight.bounds:
+            self._ledger.settle(flight, report.agent, report.segment_bytes)
+        for name in flight.finished(report):
+            self._ledger.release(flight, name)
+        if flight.is_complete:
+            self._flights.remove(flight)
+            self._answer(flight)
+        else:
+            self._submit_ready(flight)
+
+    def _answer(self, flight: Flight) -> None:
+        assert flight.admitted_at is not None
+        seconds = self._clock() - flight.admitted_at
+        for answer in make_answers(flight.batch, self._topology, flight.reports, seconds):
+            if answer.id not in flight.batch.done:
+                self._results.append(answer)
+                self._tally.count_answer(answer)
+
+    def _find_cause(self, flight: Flight, ticket: Ticket, error: TurnError) -> tuple[str, str]:
+        """The agent whose turn failed first, and why: turns that read a failed turn's segment fail with it."""
+        for source in flight.unfinished_sources(ticket.agent):
+            if self._runtime.wait([source], 0.0):
+                try:
+                    self._runtime.report(source)
+                except TurnError as earlier:
+                    return source.agent, _one_line(earlier)
+        return ticket.agent, _one_line(error)
+
+    def _give_up(self, flight: Flight, agent: str, reason: str) -> None:
+        """Cancel a batch. Its questions are tried again alone; one that was alone and has had its chances fails."""
+        pending = flight.abandon()
+        for ticket in pending:
+            self._waiting.pop(ticket, None)
+        self._runtime.cancel(pending)
+        for name in flight.bounds:
+            self._ledger.release(flight, name)
+        self._flights.remove(flight)
+        batch = flight.batch
+        if len(batch.questions) == 1 and flight.attempt >= self._settings.max_attempts:
+            failure = Failure(id=batch.questions[0].id, agent=agent, error=reason)
+            self._results.append(failure)
+            self._tally.count_failure(failure)
+            return
+        self._next = None  # the retries go before it
+        retries = [Attempt(single, flight.attempt + 1, flight.admitted_at) for single in batch.split()]
+        self._queue.extendleft(reversed(retries))
+
+    def _abandon_everything(self) -> None:
+        pending = [ticket for flight in self._flights for ticket in flight.abandon()]
+        self._flights.clear()
+        self._waiting.clear()
+        self._queue.clear()
+        self._next = None
+        if pending:
+            self._runtime.cancel(pending)
+
+
+def _one_line(error: Exception) -> str:
+    """The error in one line of bounded length."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"

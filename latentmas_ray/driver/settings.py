@@ -1,0 +1,37 @@
+"""What a driver needs to know of a run."""
+
+from dataclasses import dataclass, field
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.engine.turn import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverSettings:
+    """How the turns are made, how much may be in flight, and how often a question is tried."""
+
+    latent_steps: int = 40  # of agents that do not set their own
+    sampling: Sampling = field(default_factory=Sampling)
+    memory_limit_bytes: int | None = None  # None: what the runtime offers
+    max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
+    replicas: int = 1  # of every agent
+    max_attempts: int = 2  # per question, the first one included
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> "DriverSettings":
+        """The driver's part of a run's configuration."""
+        return cls(
+            latent_steps=config.latent_steps,
+            sampling=Sampling(
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_new_tokens=config.max_new_tokens,
+                seed=config.seed,
+            ),
+            memory_limit_bytes=config.memory_in_flight_bytes,
+            replicas=config.replicas,
+        )
+
+    def batches_in_flight(self, num_agents: int) -> int:
+        """How many batches may be in flight: one for each actor, and one more so that the first never waits."""
+        return self.max_batches_in_flight or num_agents * self.replicas + 1

@@ -1,0 +1,48 @@
+"""Counts what a run has done, and tells its observer."""
+
+from collections.abc import Callable
+
+from latentmas_ray.driver.results import Answer, Failure, Observer, Progress
+from latentmas_ray.engine.turn import TurnReport
+
+
+class Tally:
+    """The counters of one run."""
+
+    def __init__(self, observer: Observer, clock: Callable[[], float], num_questions: int, num_done: int) -> None:
+        self.num_questions = num_questions
+        self._observer = observer
+        self._clock = clock
+        self._num_done = num_done
+        self._num_failed = 0
+        self._tokens = 0
+        self._started_at = clock()
+
+    def count_turn(self, report: TurnReport) -> None:
+        """A turn has processed its prompt, latent and output tokens."""
+        self._tokens += sum(report.prompt_tokens) + report.latent_steps * len(report.prompt_tokens)
+        self._tokens += sum(len(ids) for ids in report.output_token_ids)
+
+    def count_answer(self, answer: Answer) -> None:
+        """A question has its answer."""
+        self._num_done += 1
+        self._observer.on_answer(answer)
+
+    def count_failure(self, failure: Failure) -> None:
+        """A question is given up."""
+        self._num_failed += 1
+        self._observer.on_failure(failure)
+
+    def tell(self, batches_in_flight: int, memory_in_flight_bytes: int) -> None:
+        """Give the observer a snapshot."""
+        self._observer.on_progress(
+            Progress(
+                num_questions=self.num_questions,
+                num_done=self._num_done,
+                num_failed=self._num_failed,
+                batches_in_flight=batches_in_flight,
+                memory_in_flight_bytes=memory_in_flight_bytes,
+                tokens=self._tokens,
+                seconds=self._clock() - self._started_at,
+            )
+        )

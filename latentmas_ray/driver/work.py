@@ -1,0 +1,82 @@
+"""From a topology, a batch and the texts written so far to the work of one turn."""
+
+from collections.abc import Mapping, Sequence
+
+from latentmas_ray.driver.admission import SegmentBound
+from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.engine.turn import Prompt, TurnWork
+from latentmas_ray.tasks import answer_form
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import format_context, render_messages, render_suffix
+from latentmas_ray.topology.spec import AgentSpec, Topology
+
+# What a chat template puts around the messages: role names, turn marks, a default system message.
+FRAME_TOKENS = 64
+
+
+def make_work(
+    topology: Topology,
+    agent: AgentSpec,
+    batch: Batch,
+    settings: DriverSettings,
+    texts: Mapping[str, Sequence[str]],
+) -> TurnWork:
+    """The turn of `agent` over `batch`.
+
+    `texts` holds what each text agent wrote, one text a question; a text agent that is missing there is left out of
+    the context. Raises TopologyError for a prompt that cannot be rendered.
+    """
+    ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
+    return TurnWork(
+        agent=agent.name,
+        batch=batch.number,
+        question_ids=tuple(question.id for question in batch.questions),
+        prompts=tuple(
+            _prompt(agent, question, format_context([(name, texts[name][index]) for name in ancestors]))
+            for index, question in enumerate(batch.questions)
+        ),
+        thinks=agent.thinks,
+        sampling=settings.sampling,
+        latent_steps=_latent_steps(agent, settings),
+        hands_over=agent.hands_over,
+        close_turn=agent.close_turn,
+        reads=topology.memory_read_by(agent.name),
+    )
+
+
+def segment_bounds(work: TurnWork, coming_tokens: int = 0) -> tuple[SegmentBound, ...]:
+    """How large each question's part of a latent agent's segment can become, told before anything is computed.
+
+    `coming_tokens` allows for texts that `work` should have in its prompts but was rendered without.
+    """
+    latent_steps = 0 if work.hands_over == "prompt" else work.latent_steps
+    if work.hands_over == "latents":
+        return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(work.prompts)
+    return tuple(
+        SegmentBound(
+            prompt_bytes=_prompt_bytes(prompt), latent_steps=latent_steps, spare_tokens=FRAME_TOKENS + coming_tokens
+        )
+        for prompt in work.prompts
+    )
+
+
+def _latent_steps(agent: AgentSpec, settings: DriverSettings) -> int:
+    if agent.thinks == "text":
+        return 0
+    return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
+
+
+def _prompt(agent: AgentSpec, question: Question, context: str) -> Prompt:
+    form = answer_form(question.kind)
+    return Prompt(
+        messages=render_messages(agent, question, context=context, answer_form=form),
+        template=agent.template,
+        suffix=render_suffix(agent, question, context=context, answer_form=form),
+    )
+
+
+def _prompt_bytes(prompt: Prompt) -> int:
+    texts = [*(message["content"] for message in prompt.messages), prompt.suffix]
+    # A question file may hold a lone surrogate, which strict UTF-8 refuses.
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
