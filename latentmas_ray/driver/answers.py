@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.results import AgentUse, Answer, Transfer
 from latentmas_ray.engine.turn import SegmentRead, TurnReport
-from latentmas_ray.tasks.grade import grade
+from latentmas_ray.tasks import grade
 from latentmas_ray.topology.spec import Topology
 
 

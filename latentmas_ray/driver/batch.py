@@ -11,7 +11,7 @@ class Batch:
     """Questions that go through the topology together. `done` are those whose answers are already in the journal:
     they are computed once more, because floating point results depend on the neighbours, but not given out again."""
 
-    number: int  # its place in an undisturbed run
+    number: int  # its place in an undisturbed run; replicas take turns by it
     questions: tuple[Question, ...]
     done: frozenset[str] = frozenset()
 
@@ -21,8 +21,11 @@ class Batch:
         return tuple(question for question in self.questions if question.id not in self.done)
 
     def split(self) -> list["Batch"]:
-        """One batch for each open question, under the same number."""
-        return [Batch(number=self.number, questions=(question,)) for question in self.open_questions]
+        """One batch for each open question; their numbers differ, so that they spread over the replicas of an agent."""
+        first = self.number + 1
+        return [
+            Batch(number=number, questions=(question,)) for number, question in enumerate(self.open_questions, first)
+        ]
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int, done_ids: Collection[str] = ()) -> list[Batch]:

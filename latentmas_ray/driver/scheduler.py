@@ -13,7 +13,7 @@ from latentmas_ray.driver.results import Answer, Failure, Observer
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.tally import Tally
 from latentmas_ray.driver.work import segment_bounds
-from latentmas_ray.errors import RunError, TurnError
+from latentmas_ray.errors import LatentMASError, TurnError
 from latentmas_ray.topology.spec import Topology
 
 POLL_SECONDS = 0.2  # how long a wait lasts at most, so that Ctrl-C works and progress is told
@@ -53,17 +53,17 @@ class Driver:
 
         Whatever ends the run early, Ctrl-C and closing this generator included, cancels what is in flight and drops
         its memory; use `contextlib.closing` where the loop over the results may be left.
-        Raises ActorError and ClusterError, which are no single question's fault, and TopologyError for a prompt that
-        cannot be rendered.
+        Raises ActorError and ClusterError, which are no single question's fault, and InputError for a user's mistake
+        that shows only now, such as a prompt that cannot be rendered.
         """
         self._reset(batches, num_done)
         self._observer.on_started(self._info.description, self._tally.num_questions, num_done)
-        error: RunError | None = None
+        error: LatentMASError | None = None
         try:
             while error is None and (self._queue or self._flights):
                 try:
                     self._step()
-                except RunError as caught:
+                except LatentMASError as caught:
                     error = caught  # raised only after what finished before it has been given out
                 while self._results:
                     yield self._results.popleft()

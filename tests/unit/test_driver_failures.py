@@ -6,7 +6,7 @@ import pytest
 
 from latentmas_ray.driver import Answer, Failure, plan_batches
 from latentmas_ray.engine.turn import TurnWork
-from latentmas_ray.errors import ActorError, ClusterError, TopologyError, TurnError
+from latentmas_ray.errors import ActorError, ClusterError, RunError, TopologyError, TurnError
 from tests.unit.driver_cases import (
     ALL,
     CHAIN,
@@ -107,6 +107,15 @@ def test_questions_that_have_an_answer_are_not_tried_alone() -> None:
     assert [result.id for result in results] == ["q1"]
 
 
+def test_a_retry_goes_to_another_replica() -> None:
+    """Replicas take turns by the number of the batch."""
+    runtime = FakeRuntime(
+        failure=lambda work: TurnError("no") if work.agent == "solver" and work.batch % 2 == 0 else None
+    )
+    answers, failures = run_all(runtime, ALL["single"], make_questions(3), batch_size=1, replicas=2)
+    assert (sorted(answers), failures) == (["q0", "q1", "q2"], [])
+
+
 def test_a_long_error_is_cut() -> None:
     runtime = FakeRuntime(failure=lambda work: TurnError("long " * 1000))
     _, (failure,) = run_all(runtime, CHAIN, make_questions(1))
@@ -114,7 +123,7 @@ def test_a_long_error_is_cut() -> None:
     assert failure.error.endswith("…")
 
 
-@pytest.mark.parametrize("kind", [ActorError, ClusterError])
+@pytest.mark.parametrize("kind", [ActorError, ClusterError, RunError])
 def test_a_dead_actor_ends_the_run_but_not_what_was_finished(kind: type[Exception]) -> None:
     runtime = FakeRuntime(failure=lambda work: kind("gone") if work.batch == 3 and work.agent == "judger" else None)
     recorder = Recorder()

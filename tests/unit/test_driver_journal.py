@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -297,14 +298,29 @@ def test_a_refused_journal_lets_go_of_the_folder(finished: Path) -> None:
     assert len(open_again(finished).answers) == 10
 
 
-def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
-    script = (
-        "import os, signal; from latentmas_ray.config import RunConfig; from latentmas_ray.driver import Journal;"
-        f"journal = Journal.open({str(tmp_path)!r}, RunConfig(), []); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    assert (tmp_path / ".lock").exists()
-    Journal.open(tmp_path, RunConfig(), []).close()
+KILLED_RUN = """
+import os, pathlib, signal, sys
+from tests.unit.fake_runtime import FakeRuntime
+from tests.unit.test_driver_journal import run
+
+def kill(runtime):
+    if runtime.now >= 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run(pathlib.Path(sys.argv[1]), FakeRuntime(on_wait=kill))
+"""
+
+
+def test_a_killed_run_is_resumed(tmp_path: Path, finished: Path) -> None:
+    """The lock dies with its process, and every answer that was given out is on disk."""
+    folder = tmp_path / "killed"
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(folder)], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (folder / ".lock").exists()
+    assert [row["id"] for row in rows(folder)] == ["q0", "q1", "q2", "q3", "q4", "q5"]
+    run(folder, FakeRuntime(), resume=True)
+    assert without_times(rows(folder)) == without_times(rows(finished))
 
 
 def test_a_full_disk_ends_the_run_and_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
