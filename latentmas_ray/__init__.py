@@ -1,1 +1,51 @@
+"""Latent collaboration between LLM agents on a Ray cluster.
 
+Agents think in hidden states and hand their working memory (KV cache) to one another; only the last one decodes text.
+The names below are loaded when they are first used: importing this package imports neither torch nor Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentmas_ray.config import RunConfig
+    from latentmas_ray.driver.results import Answer, Summary
+    from latentmas_ray.errors import InputError, LatentMASError, RunError, SegmentError
+    from latentmas_ray.system import LatentMAS
+    from latentmas_ray.tasks.question import Question
+    from latentmas_ray.topology.spec import Topology
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "driver.results",
+    "InputError": "errors",
+    "LatentMAS": "system",
+    "LatentMASError": "errors",
+    "Question": "tasks.question",
+    "RunConfig": "config",
+    "RunError": "errors",
+    "SegmentError": "errors",
+    "Summary": "driver.results",
+    "Topology": "topology.spec",
+}
+
+__all__ = [
+    "Answer",
+    "InputError",
+    "LatentMAS",
+    "LatentMASError",
+    "Question",
+    "RunConfig",
+    "RunError",
+    "SegmentError",
+    "Summary",
+    "Topology",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

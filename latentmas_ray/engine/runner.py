@@ -8,7 +8,9 @@ import torch
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
-from latentmas_ray.memory import Segment, place
+from latentmas_ray.env import read_environment
+from latentmas_ray.memory import KVCacheSpec, Segment, place
+from latentmas_ray.models import load_model
 
 
 class _Stopwatch:
@@ -36,6 +38,17 @@ class TurnRunner:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+
+    @property
+    def spec(self) -> KVCacheSpec:
+        """What its memory looks like."""
+        return self.engine.lm.spec
+
+    @property
+    def device(self) -> str:
+        """Where it computes, for the log: `cpu`, or the name of the GPU."""
+        device = self.engine.lm.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     def run(self, work: TurnWork, segments: Mapping[str, Segment]) -> tuple[Segment | None, TurnReport]:
         """One turn: absorb `segments`, prefill, think and emit, or decode.
@@ -81,3 +94,12 @@ class TurnRunner:
             segment_bytes=segment.bytes_per_question if segment else (),
             memory_tokens=memory_tokens,
         )
+
+
+def load_runner(model: str, *, dtype: str, device: str, realign: bool) -> TurnRunner:
+    """A model by name, ready for turns; its realignment is kept in this machine's cache folder.
+
+    Raises ModelError.
+    """
+    lm = load_model(model, dtype=dtype, device=device)
+    return TurnRunner(Engine(lm, realign=realign, cache_dir=read_environment().cache_dir))

@@ -1,5 +1,6 @@
 """Agents and the DAG between them: who reads whose working memory, and who answers. Pure Python."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +64,14 @@ class Topology:
         read = {name for agent in self.agents for name in agent.reads}
         (answering,) = (agent for agent in self.agents if agent.name not in read)
         return answering
+
+    @cached_property
+    def width(self) -> int:
+        """The largest number of agents that can work on one batch at the same time: those of one depth."""
+        depths: dict[str, int] = {}
+        for agent in self.agents:
+            depths[agent.name] = max((depths[read] + 1 for read in agent.reads), default=0)
+        return max(Counter(depths.values()).values())
 
     def memory_of(self, name: str) -> AgentMemory:
         """What `name` hands over: the tree of latent agents behind it and itself."""

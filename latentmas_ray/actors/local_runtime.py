@@ -1,0 +1,65 @@
+"""All agents in this process, one after another on one model, without Ray: the numerical reference, the debugger,
+and the fast test path. The driver cannot tell it from actors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from latentmas_ray.actors.memory_limit import free_memory_bytes
+from latentmas_ray.actors.turn import Runner, carry_out
+from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.errors import InputError, LatentMASError, TurnError
+from latentmas_ray.transport import Transport
+
+_MEMORY_SHARE = 0.25  # of the free memory may be held by segments in flight
+
+
+class LocalRuntime:
+    """Carries out a turn at once, inside `submit`."""
+
+    def __init__(self, make_runner: Callable[[], Runner], transport: Transport) -> None:
+        self._make_runner = make_runner
+        self._transport = transport
+        self._runner: Runner | None = None
+
+    def start(self) -> RuntimeInfo:
+        """Load the model. Raises ModelError."""
+        self._runner = self._make_runner()
+        return RuntimeInfo(
+            bytes_per_token=self._runner.spec.bytes_per_token,
+            memory_limit_bytes=int(free_memory_bytes() * _MEMORY_SHARE),
+            description=f"all agents in this process on {self._runner.device}",
+        )
+
+    def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
+        """Carry out the turn; an error is kept for `report`."""
+        assert self._runner is not None, "start() comes first"
+        payloads = [segments[name] for name in work.segment_order()]
+        if any(isinstance(payload, Exception) for payload in payloads):
+            reason = next(payload for payload in payloads if isinstance(payload, Exception))
+            return Ticket(work.agent, reason, reason)
+        try:
+            segment, report = carry_out(self._runner, self._transport, work, payloads)
+        except (LatentMASError, RuntimeError) as error:  # RuntimeError: whatever torch could not do
+            return Ticket(work.agent, error, error)
+        return Ticket(work.agent, segment, report)
+
+    def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
+        """All of them: they finished in `submit`."""
+        return list(tickets)
+
+    def report(self, ticket: Ticket) -> TurnReport:
+        """The report of a turn. Raises TurnError from the error of the turn; a user's mistake is raised as it is."""
+        if isinstance(ticket.report, InputError):
+            raise ticket.report
+        if isinstance(ticket.report, Exception):
+            raise TurnError(f"agent {ticket.agent}: {ticket.report}") from ticket.report
+        report: TurnReport = ticket.report
+        return report
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Nothing to do: no turn is ever queued."""
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._runner = None

@@ -1,0 +1,170 @@
+"""One Ray actor per agent and replica. References are chained: a segment goes from actor to actor as a reference,
+and the driver never touches its bytes."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from latentmas_ray.actors.agent_actor import AgentActor
+from latentmas_ray.actors.cluster import Cluster, connect
+from latentmas_ray.actors.resources import ActorResources, share_out
+from latentmas_ray.actors.turn import Runner
+from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.env import read_environment
+from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
+from latentmas_ray.transport import Transport
+
+START_SECONDS = 1800.0  # to schedule all actors and load their models
+_STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
+_log = logging.getLogger(__name__)
+
+
+class RayRuntime:
+    """Carries out turns on actors. Every agent's turns go to its replicas in turn, batch by batch."""
+
+    def __init__(
+        self,
+        agents: Sequence[str],
+        make_runner: Callable[[], Runner],
+        transport: Transport,
+        *,
+        address: str | None = None,
+        replicas: int = 1,
+        busy_agents: int = 1,
+    ) -> None:
+        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each."""
+        self._agents = tuple(agents)
+        self._make_runner = make_runner
+        self._transport = transport
+        self._address = address
+        self._replicas = replicas
+        self._busy_agents = busy_agents
+        self._cluster: Cluster | None = None
+        self._actors: dict[str, list[Any]] = {}
+
+    def start(self) -> RuntimeInfo:
+        """Connect, start the actors and load their models, all at the same time.
+
+        Raises ConfigError for an unreachable address, ClusterError if the actors find no place, ModelError, ActorError.
+        """
+        env = read_environment()
+        self._cluster = cluster = connect(self._address or env.ray_address)
+        resources = share_out(
+            num_actors=len(self._agents) * self._replicas,
+            cluster_gpus=cluster.gpus,
+            cluster_cpus=cluster.cpus,
+            node_cpus=cluster.node_cpus,
+            busy_actors=self._busy_agents * self._replicas,
+        )
+        num_threads = env.torch_threads or resources.num_threads
+        remote = ray.remote(num_gpus=resources.num_gpus, num_cpus=resources.num_cpus)(AgentActor)
+        for agent in self._agents:
+            self._actors[agent] = [
+                remote.remote(self._make_runner, self._transport, num_threads) for _ in range(self._replicas)
+            ]
+        specs, devices = zip(*self._load(), strict=True)
+        for spec in specs[1:]:
+            specs[0].check_same(spec)
+        return RuntimeInfo(
+            bytes_per_token=specs[0].bytes_per_token,
+            memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
+            description=self._describe(cluster, resources, num_threads, devices),
+        )
+
+    def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
+        """Queue the turn at one of the agent's replicas."""
+        replicas = self._actors[work.agent]
+        actor = replicas[work.batch % len(replicas)]
+        references = [segments[name] for name in work.segment_order()]
+        # Positional arguments: Ray resolves those, and waits for them, before it calls the method.
+        segment, report = actor.run_turn.options(num_returns=2).remote(work, *references)
+        return Ticket(work.agent, segment if work.thinks == "latent" else None, report)
+
+    def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
+        """Those that have finished; at least one unless the time is up."""
+        by_reference = {ticket.report: ticket for ticket in tickets}
+        if not by_reference:
+            return []
+        try:
+            ready, rest = ray.wait(list(by_reference), num_returns=1, timeout=timeout_seconds)
+            if ready and rest:
+                ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        except RayError as error:
+            raise ClusterError(f"the cluster does not answer: {error}") from error
+        return [by_reference[reference] for reference in ready]
+
+    def report(self, ticket: Ticket) -> TurnReport:
+        """The report of a finished turn.
+
+        Raises TurnError if the turn failed, ActorError if its actor died; a user's mistake is raised as it is.
+        """
+        try:
+            report: TurnReport = ray.get(ticket.report)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, InputError):
+                raise cause from error
+            raise TurnError(f"agent {ticket.agent}: {_reason(cause or error)}") from error
+        except RayActorError as error:
+            raise ActorError(f"the actor of agent {ticket.agent} died: {_reason(error)}") from error
+        except RayError as error:
+            raise TurnError(f"agent {ticket.agent}: {_reason(error)}") from error
+        return report
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
+        for ticket in tickets:
+            try:
+                ray.cancel(ticket.report, force=False)
+            except (RayError, ValueError, TypeError) as error:
+                _log.debug("turn of %s was not cancelled: %s", ticket.agent, error)
+
+    def close(self) -> None:
+        """End the actors, and the cluster if this runtime started it."""
+        cluster, self._cluster = self._cluster, None
+        actors, self._actors = self._actors, {}
+        if cluster is None:
+            return
+        for actor in (actor for replicas in actors.values() for actor in replicas):
+            try:
+                ray.kill(actor)
+            except (RayError, ValueError) as error:
+                _log.debug("actor was not ended: %s", error)
+        cluster.leave()
+
+    def _load(self) -> list[Any]:
+        names = [agent for agent in self._agents for _ in range(self._replicas)]
+        references = [actor.load.remote() for replicas in self._actors.values() for actor in replicas]
+        try:
+            loaded: list[Any] = ray.get(references, timeout=START_SECONDS)
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from error
+            raise ActorError(f"an actor could not load its model: {_reason(error.cause or error)}") from error
+        except GetTimeoutError as error:
+            ready = set(ray.wait(references, num_returns=len(references), timeout=0)[0])
+            late = [name for name, reference in zip(names, references, strict=True) if reference not in ready]
+            raise ClusterError(
+                f"after {START_SECONDS:.0f} s no place was found for the actors of {', '.join(late)}: "
+                "free resources on the cluster or use fewer replicas"
+            ) from error
+        except RayError as error:
+            raise ActorError(f"an actor died while it loaded its model: {_reason(error)}") from error
+        return loaded
+
+    def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
+        num_actors = len(self._agents) * self._replicas
+        place = f"{num_actors} actors on {cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
+        kinds = ", ".join(sorted(set(devices)))
+        share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{threads} torch threads each"
+        return f"{place}, {kinds}, {share}, transport {self._transport.name}"
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of a remote error: Ray puts the whole remote traceback into the text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

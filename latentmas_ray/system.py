@@ -1,0 +1,184 @@
+"""The composition root: a configuration becomes a topology, a runtime and a driver, and questions become answers."""
+
+import hashlib
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from latentmas_ray.actors import LocalRuntime, RayRuntime
+from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.driver import (
+    Answer,
+    Batch,
+    Driver,
+    DriverSettings,
+    Failure,
+    Journal,
+    Observer,
+    Runtime,
+    RuntimeInfo,
+    SilentObserver,
+    Summary,
+    plan_batches,
+    summarise,
+)
+from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.errors import RunError
+from latentmas_ray.models import check_name
+from latentmas_ray.tasks import load_questions, question_from
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
+from latentmas_ray.transport import choose_transport
+
+
+class LatentMAS:
+    """Several agents that answer questions together. Use it as a context manager.
+
+        with LatentMAS(model="tiny", topology="sequential", latent_steps=40) as mas:
+            for answer in mas.run(["What is 6 times 7?"]):
+                print(answer.answer)
+
+    The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, when the first question comes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | None = None,
+        *,
+        topology: str | Topology | None = None,
+        observer: Observer | None = None,
+        **fields: Any,
+    ) -> None:
+        """Check everything that can be checked without starting anything; `topology` may be one of your own making.
+
+        Raises ConfigError, TopologyError or ModelError, each naming the field, the value and what would be right.
+        """
+        own = topology if isinstance(topology, Topology) else None
+        if own is None and topology is not None:
+            fields["topology"] = topology
+        elif own is not None:
+            fields["topology"] = own.name
+        values = config.model_dump() if config is not None else {}
+        self.config = make_config({**values, **fields}) if fields or config is None else config
+        self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
+        self._transport = choose_transport(self.config.transport, same_process=self.config.runtime == "local")
+        check_name(self.config.model)
+        self._observer = observer or SilentObserver()
+        self._runtime: Runtime | None = None
+        self._info: RuntimeInfo | None = None
+
+    def run(self, questions: Iterable[str | Mapping[str, Any] | Question]) -> Iterator[Answer]:
+        """Answers in the order in which they are finished. A question is a text, a record with `question` (and `id`,
+        `gold`, whatever else prompts use), or a `Question`.
+
+        Writes no files. Raises TaskError or TopologyError before anything starts if a question is malformed, and
+        RunError at the end if some questions had no answer.
+        """
+        asked = [
+            question if isinstance(question, Question) else question_from(question, index=index)
+            for index, question in enumerate(questions)
+        ]
+        check_prompts(self.topology, asked)
+        failures: list[Failure] = []
+        with closing(self._drive(plan_batches(asked, self.config.batch_size))) as results:
+            for result in results:
+                if isinstance(result, Answer):
+                    yield result
+                else:
+                    failures.append(result)
+        if failures:
+            first = failures[0]
+            raise RunError(
+                f"{len(failures)} of {len(asked)} questions have no answer; question {first.id}: "
+                f"agent {first.agent}: {first.error}"
+            )
+
+    def evaluate(self) -> Summary:
+        """Answer all questions of the configured task; what finishes is in the output folder at once, if there is
+        one. Failed questions are counted in the summary and kept in failures.jsonl.
+
+        Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if
+        the run breaks off. What was finished by then stays in the folder, and `resume` goes on from it.
+        """
+        questions = load_questions(self.config.task, self.config.limit)
+        check_prompts(self.topology, questions)
+        if self.config.output is None:
+            return self._answer_all(questions, None)
+        pinned = {"topology_digest": hashlib.blake2b(dump_topology(self.topology).encode(), digest_size=16).hexdigest()}
+        with Journal.open(self.config.output, self.config, questions, pinned=pinned) as journal:
+            return self._answer_all(questions, journal)
+
+    def close(self) -> None:
+        """End the actors and, if this object started it, Ray. Safe to call twice."""
+        runtime, self._runtime, self._info = self._runtime, None, None
+        if runtime is not None:
+            runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer_all(self, questions: Sequence[Question], journal: Journal | None) -> Summary:
+        answers = journal.answers if journal else []
+        failures: list[Failure] = []
+        batches = plan_batches(questions, self.config.batch_size, {answer.id for answer in answers})
+        num_resumed = len(answers)
+        if batches:
+            self._start(len(batches))
+        begin = time.perf_counter()
+        with closing(self._drive(batches, num_done=num_resumed)) as results:
+            for result in results:
+                if journal:
+                    journal.record(result)
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    answers.append(result)
+        seconds = time.perf_counter() - begin
+        summary = summarise(answers, failures, config=self.config, seconds=seconds, num_resumed=num_resumed)
+        if journal:
+            journal.finish(summary)
+        return summary
+
+    def _drive(self, batches: Sequence[Batch], num_done: int = 0) -> Generator[Answer | Failure, None, None]:
+        if not batches:
+            return
+        runtime, info = self._start(len(batches))
+        settings = DriverSettings.from_config(self.config)
+        driver = Driver(runtime, self.topology, settings, self._observer, info=info)
+        with closing(driver.run(batches, num_done=num_done)) as results:
+            yield from results
+
+    def _start(self, num_batches: int) -> tuple[Runtime, RuntimeInfo]:
+        if self._runtime is None or self._info is None:
+            self._runtime = self._make_runtime(num_batches)
+            try:
+                self._info = self._runtime.start()
+            except BaseException:
+                self.close()
+                raise
+        return self._runtime, self._info
+
+    def _make_runtime(self, num_batches: int) -> Runtime:
+        config = self.config
+        make_runner = partial(
+            load_runner, config.model, dtype=config.dtype, device=config.device, realign=config.realign
+        )
+        if config.runtime == "local":
+            return LocalRuntime(make_runner, self._transport)
+        names = [agent.name for agent in self.topology.agents]
+        return RayRuntime(
+            names,
+            make_runner,
+            self._transport,
+            address=config.address,
+            replicas=config.replicas,
+            busy_agents=min(len(names), num_batches * self.topology.width),
+        )
