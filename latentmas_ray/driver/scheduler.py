@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from latentmas_ray.driver.admission import MemoryLedger
 from latentmas_ray.driver.answers import make_answers
@@ -45,7 +45,7 @@ class Driver:
         self._max_flights = settings.batches_in_flight(len(topology.agents))
         self._reset([], 0)
 
-    def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Iterator[Answer | Failure]:
+    def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Generator[Answer | Failure, None, None]:
         """Yield an Answer or a Failure for every open question of `batches`, in the order in which they finish.
 
         `num_done` questions had an answer before; they only count for the progress. A turn that fails takes its
