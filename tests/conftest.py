@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from latentmas_ray.env import Hardware, read_environment
 from latentmas_ray.errors import ConfigError
@@ -40,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CACHE_DIR] = tempfile.mkdtemp(prefix="latentmas-tests-")
     for name in UNSET:
         os.environ.pop(name, None)
+    # A busy machine is no failure, and a failure must come back when it is run again.
+    settings.register_profile("tests", deadline=None, derandomize=True)
+    settings.load_profile("tests")
     os.environ.update(QUIET, LATENTMAS_CACHE_DIR=config.stash[CACHE_DIR])
     # Read by torch when it is first imported, here and in every process that a test starts.
     os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))

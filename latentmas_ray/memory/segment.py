@@ -85,8 +85,12 @@ class Segment:
         for length, start, offset, turn in zip(self.lengths, *per_question, strict=True):
             if min(length, start, offset) < 0 or offset + length > turn:
                 raise SegmentError(f"tokens {offset}..{offset + length} of a turn of {turn} at position {start}")
-        if self.recipe.latents_NE.shape[1] != spec.hidden_size:
-            raise SegmentError(f"latents of size {self.recipe.latents_NE.shape[1]}, the spec wants {spec.hidden_size}")
+        latents_NE = self.recipe.latents_NE
+        if latents_NE.shape[1] != spec.hidden_size or latents_NE.dtype != spec.torch_dtype:
+            raise SegmentError(
+                f"latents of size {latents_NE.shape[1]} {latents_NE.dtype}, "
+                f"the spec wants {spec.hidden_size} {spec.dtype}"
+            )
 
     @property
     def num_questions(self) -> int:

@@ -5,6 +5,7 @@ Dimensions: L layers, H KV heads, D head dim, E hidden size, R rotary dim (R ≤
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ class RopeSpec:
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:
             raise IncompatibleMemoryError(f"RoPE kind {self.kind!r} is not one of {', '.join(ROPE_KINDS)}")
+        if not all(map(math.isfinite, self.inv_freq)):
+            raise IncompatibleMemoryError(f"RoPE frequencies must be finite: {self.inv_freq}")
 
     @property
     def rotary_dim(self) -> int:
@@ -56,7 +59,7 @@ class KVCacheSpec:
         if self.dtype not in DTYPES:
             raise IncompatibleMemoryError(f"KV dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         counts = (self.num_layers, self.num_kv_heads, self.head_dim, self.hidden_size)
-        if min(counts) < 1 or self.rope.rotary_dim > self.head_dim:
+        if min(counts) < 1 or max(counts) >= 2**31 or self.rope.rotary_dim > self.head_dim:
             raise IncompatibleMemoryError(f"impossible KV shape: {self}")
 
     @property
@@ -101,5 +104,5 @@ class KVCacheSpec:
                 rope=rope,
                 weights_revision=str(header["weights_revision"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WireError(f"the segment's spec cannot be read: {error}") from error

@@ -34,7 +34,6 @@ def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
     """The header, and the KV as a flat uint8 array (a view of the segment's bytes where it lies on the CPU)."""
     kv = raw_bytes(segment.kv_LCHTD)
     recipe = segment.recipe
-    latents = recipe.latents_NE.to("cpu", segment.spec.torch_dtype)
     body = msgpack.packb(
         {
             "version": VERSION,
@@ -44,7 +43,7 @@ def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
             "offsets": segment.offsets,
             "recipe_lengths": recipe.lengths,
             "token_ids": recipe.token_ids_T.cpu().numpy().tobytes(),
-            "latents": raw_bytes(latents).tobytes(),
+            "latents": raw_bytes(recipe.latents_NE).tobytes(),
             "kv_digest": xxhash.xxh3_128_digest(kv.data),
         }
     )
@@ -95,13 +94,11 @@ def to_bytes(segment: Segment) -> bytes:
 def from_bytes(payload: bytes | bytearray | memoryview, *, expected: KVCacheSpec | None = None) -> Segment:
     """The inverse of `to_bytes`; raises like `decode`."""
     view = memoryview(payload).cast("B")
-    if len(view) < _PREFIX.size:
-        raise WireError(f"the payload is truncated: {len(view)} bytes, a header alone takes {_PREFIX.size}")
-    _, length, _ = _PREFIX.unpack(view[: _PREFIX.size])
-    stop = _PREFIX.size + length
-    return decode(
-        bytes(view[:stop]), np.frombuffer(view[stop + -stop % _ALIGNMENT :], dtype=np.uint8), expected=expected
-    )
+    stop = _PREFIX.size + _read_prefix(view)[0]
+    first = stop + -stop % _ALIGNMENT
+    if len(view) < first or any(view[stop:first]):
+        raise WireError(f"the payload is truncated or damaged: its KV should begin at byte {first} of {len(view)}")
+    return decode(bytes(view[:stop]), np.frombuffer(view[first:], dtype=np.uint8), expected=expected)
 
 
 def raw_bytes(tensor: Tensor) -> np.ndarray:
@@ -120,12 +117,17 @@ def _from_raw(raw: np.ndarray, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(raw).view(dtype)
 
 
-def _read_header(header: bytes) -> dict[str, Any]:
-    if len(header) < _PREFIX.size:
-        raise WireError(f"the header is truncated: {len(header)} bytes, its prefix alone takes {_PREFIX.size}")
-    magic, length, digest = _PREFIX.unpack_from(header)
+def _read_prefix(payload: bytes | memoryview) -> tuple[int, bytes]:
+    if len(payload) < _PREFIX.size:
+        raise WireError(f"the header is truncated: {len(payload)} bytes, its prefix alone takes {_PREFIX.size}")
+    magic, length, digest = _PREFIX.unpack_from(payload)
     if magic != MAGIC:
         raise WireError(f"not a segment: the payload begins with {magic!r}, not {MAGIC!r}")
+    return length, digest
+
+
+def _read_header(header: bytes) -> dict[str, Any]:
+    length, digest = _read_prefix(header)
     body = header[_PREFIX.size :]
     if len(body) != length:
         raise WireError(f"the header is truncated: {len(body)} of {length} bytes")
