@@ -43,7 +43,6 @@ def connect(address: str | None) -> Cluster:
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                configure_logging=False,
                 **({} if address else {"include_dashboard": False}),
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
