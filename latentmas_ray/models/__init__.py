@@ -3,7 +3,8 @@
 Nothing outside this folder imports transformers.
 """
 
-from latentmas_ray.models.language_model import LanguageModel, wrap
+from latentmas_ray.models.accept import wrap
+from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.load import check_name, load_model
 
 __all__ = ["LanguageModel", "check_name", "load_model", "wrap"]

@@ -137,5 +137,6 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         if row != last:
             for layer in self.layers:
                 layer.kv_CBHTD[:, row, :, :length] = layer.kv_CBHTD[:, last, :, :length]
+                layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
         self.lengths[row] = length
         self.lengths.pop()

@@ -54,6 +54,9 @@ class ChatTokenizer:
         if not self.tokenizer.chat_template:
             return eos
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
-        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        try:
+            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        except (TemplateError, ValueError, TypeError):
+            return eos
         _, found, tail = text.rpartition(marker)
         return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if found and tail else eos

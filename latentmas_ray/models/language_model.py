@@ -5,25 +5,19 @@ Dimensions: B rows, T tokens, E hidden size, V vocabulary.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.memory.spec import DTYPES
-from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.rope import rope_spec
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and its tokenizer. Made by `models.load_model` or, from one's own objects, by `wrap`."""
+    """A loaded model and its tokenizer. Made by `models.load_model` or, from one's own objects, by `models.wrap`."""
 
     name: str
     model: PreTrainedModel
@@ -104,63 +98,3 @@ class LanguageModel:
             logits = logits * config.logit_scale
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
-
-
-def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
-    """Your own transformers objects as a `LanguageModel`. Raises ModelError for a model that cannot collaborate."""
-    config = model.config
-    _check_kind(config, name)
-    model.eval().requires_grad_(False)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    spec = KVCacheSpec(
-        architecture=type(model).__name__,
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=head_dim,
-        hidden_size=config.hidden_size,
-        dtype=_dtype_name(model, name),
-        rope=rope_spec(config, name),
-        weights_revision=weights_revision(model),
-    )
-    return LanguageModel(name, model, ChatTokenizer(tokenizer, name, _stop_ids(model)), spec)
-
-
-def weights_revision(model: nn.Module) -> str:
-    """A digest of all weights: the same for the same numbers, wherever they were loaded from."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        if tensor.device.type != "meta":  # weights that accelerate has put on disk are told by the others
-            digest.update(raw_bytes(tensor.contiguous()).data)
-    return digest.hexdigest()
-
-
-def _check_kind(config: Any, name: str) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
-    kinds = getattr(config, "layer_types", None)
-    other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
-    if not kinds and getattr(config, "sliding_window", None):
-        other = [f"sliding_window={config.sliding_window}"]
-    if other:
-        raise ModelError(
-            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
-        )
-
-
-def _dtype_name(model: PreTrainedModel, name: str) -> str:
-    for text, dtype in DTYPES.items():
-        if model.dtype == dtype:
-            return text
-    raise ModelError("model", name, f"its dtype must be one of {', '.join(DTYPES)}; it is {model.dtype}")
-
-
-def _stop_ids(model: PreTrainedModel) -> list[int]:
-    """End tokens of the generation configuration; some models name several."""
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
-    if eos is None:
-        eos = getattr(model.config, "eos_token_id", None)
-    if eos is None:
-        return []
-    return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]

@@ -1,21 +1,20 @@
 """Models by name: the embedded one, a folder, or a hub id. Errors of transformers become ModelError here."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES
-from latentmas_ray.models.language_model import LanguageModel, wrap
-from latentmas_ray.models.probe import check_model
+from latentmas_ray.models.accept import check_config, wrap
+from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
 
 _log = logging.getLogger(__name__)
-# What transformers and what lies below it raise for models that are missing, damaged or unknown.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
@@ -31,49 +30,54 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
         lm = wrap(_load_weights(name, dtype, place), _load_tokenizer(name), name)
         if not lm.chat.tokenizer.chat_template:
             _log.warning("model %s has no chat template: prompts are given as plain paragraphs", name)
-    check_model(lm)
     return lm
 
 
 def check_name(name: str) -> None:
-    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, or for a hub
-    id that is neither in the local cache nor reachable."""
-    path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or path.exists()
+    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id
+    that is neither in the local cache nor reachable, and for a model whose configuration rules it out."""
     if name == "tiny":
         return
-    if looks_like_path and not path.is_dir():
+    path = _path(name)
+    if path is None and name.startswith((".", "/", "~")):
         raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError("model", name, "the folder must hold a config.json (a model saved by save_pretrained)")
-    _load_config(name)
-
-
-def _load_config(name: str) -> object:
-    try:
-        return AutoConfig.from_pretrained(_location(name))
-    except _LOAD_ERRORS as error:
-        raise ModelError("model", name, f"it must be tiny, a model folder or a hub id: {_first_line(error)}") from error
+    if path is not None and not (path / "config.json").is_file():
+        raise ModelError("model", name, "it must be a folder with a config.json (a model saved by save_pretrained)")
+    with _translated(name, "it must be tiny, a model folder or a hub id"):
+        check_config(AutoConfig.from_pretrained(_location(name)), name)
 
 
 def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel:
     check_name(name)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
+    with _translated(name, "its weights must load"):
+        model, report = AutoModelForCausalLM.from_pretrained(
             _location(name),
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
             device_map=_device_map(place),
+            output_loading_info=True,
         )
-    except _LOAD_ERRORS as error:
-        raise ModelError("model", name, f"its weights must load: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers makes random ones up, with a warning
+        raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
+    return model
 
 
-def _load_tokenizer(name: str):  # type: ignore[no-untyped-def]  # transformers is untyped here
-    try:
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    with _translated(name, "its tokenizer must load"):
         return AutoTokenizer.from_pretrained(_location(name))
-    except _LOAD_ERRORS as error:
-        raise ModelError("model", name, f"its tokenizer must load: {_first_line(error)}") from error
+
+
+@contextmanager
+def _translated(name: str, expected: str) -> Iterator[None]:
+    """Whatever is raised inside becomes a ModelError of one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries below have no common root: tokenizers raises plain Exception
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise ModelError("model", name, f"{expected}: {reason}") from error
 
 
 def _choose_device(device: str) -> torch.device:
@@ -92,9 +96,14 @@ def _device_map(place: torch.device) -> str | dict[str, torch.device]:
 
 
 def _location(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path) if path.is_dir() else name
+    path = _path(name)
+    return name if path is None else str(path)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _path(name: str) -> Path | None:
+    """The file or folder of this name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a file name; the home folder of nobody
+        return None

@@ -79,5 +79,5 @@ def _keep(matrix: Tensor, path: Path) -> None:
         own = path.with_suffix(f".{uuid4().hex}.tmp")
         save_file({"matrix": matrix.cpu().contiguous()}, own)
         own.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _log.warning("realignment matrix cannot be kept in %s: %s", path.parent, error)

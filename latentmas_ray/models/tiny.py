@@ -53,4 +53,8 @@ def tiny_model(dtype: torch.dtype) -> Qwen3ForCausalLM:
         for _, parameter in sorted(model.named_parameters()):
             if parameter.ndim > 1:
                 parameter.normal_(0.0, _STD, generator=generator)
-    return model.to(dtype)
+        # Not model.to(dtype), which would round the RoPE frequencies as well.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model

@@ -1,0 +1,116 @@
+"""Which models can collaborate, and what their memory looks like: transformers objects become a `LanguageModel`."""
+
+from typing import Any
+
+import torch
+import xxhash
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from latentmas_ray.errors import ModelError
+from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.models.chat import ChatTokenizer
+from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.probe import check_model
+from latentmas_ray.models.rope import rope_spec
+
+# What a model of an unusual make raises when it is used like a usual one.
+_UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
+    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode.
+
+    Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
+    """
+    try:
+        check_config(model.config, name)
+        _check_build(model, name)
+        model.eval().requires_grad_(False)
+        chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
+        lm = LanguageModel(name, model, chat, _spec(model, name))
+        check_model(lm)
+    except ModelError:
+        raise
+    except _UNUSUAL as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        expected = "it must work like a usual decoder-only model of transformers"
+        raise ModelError("model", name, f"{expected}: {type(error).__name__}: {reason}") from error
+    return lm
+
+
+def check_config(config: PretrainedConfig, name: str) -> None:
+    """What the configuration alone tells. Raises ModelError for a model that cannot collaborate."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
+    if config.get_text_config() is not config:
+        raise ModelError("model", name, f"it must be a model of text alone; {type(config).__name__} has other parts")
+    kinds = getattr(config, "layer_types", None)
+    other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
+    if not kinds and getattr(config, "sliding_window", None):
+        other = [f"sliding_window={config.sliding_window}"]
+    if other:
+        raise ModelError(
+            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
+        )
+    rope_spec(config, name)
+
+
+def weights_revision(model: nn.Module) -> str:
+    """A digest of all weights: the same for the same numbers, wherever they were loaded from."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        if tensor.device.type != "meta":  # weights that accelerate has put on disk are told by the others
+            digest.update(raw_bytes(tensor.contiguous()).data)
+    return digest.hexdigest()
+
+
+def _spec(model: PreTrainedModel, name: str) -> KVCacheSpec:
+    config = model.config
+    return KVCacheSpec(
+        architecture=type(model).__name__,
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        dtype=_dtype_name(model, name),
+        rope=rope_spec(config, name),
+        weights_revision=weights_revision(model),
+    )
+
+
+def _check_build(model: PreTrainedModel, name: str) -> None:
+    if model.get_output_embeddings() is None:
+        raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
+    attention = getattr(model.config, "_attn_implementation", "sdpa")
+    if attention != "sdpa":  # the others read the mask differently
+        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {attention!r}")
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
+            raise ModelError(
+                "model",
+                name,
+                f"its RoPE frequencies must be float32, not {buffer.dtype}: convert it with from_pretrained(dtype=…), "
+                "which keeps them, instead of .to(…)",
+            )
+
+
+def _dtype_name(model: PreTrainedModel, name: str) -> str:
+    for text, dtype in DTYPES.items():
+        if model.dtype == dtype:
+            return text
+    raise ModelError("model", name, f"its dtype must be one of {', '.join(DTYPES)}; it is {model.dtype}")
+
+
+def _stop_ids(model: PreTrainedModel) -> list[int]:
+    """End tokens of the generation configuration; some models name several."""
+    generation = getattr(model, "generation_config", None)
+    eos: Any = getattr(generation, "eos_token_id", None)
+    if eos is None:
+        eos = getattr(model.config, "eos_token_id", None)
+    if eos is None:
+        return []
+    return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]
