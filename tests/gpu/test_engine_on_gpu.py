@@ -1,0 +1,78 @@
+"""The engine on a CUDA device: the same numbers as on the CPU, and memory that moves between the two."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentmas_ray.actors.turn import carry_out
+from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.memory import Segment
+from latentmas_ray.models import load_model
+from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.transport import ObjectStore
+
+TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
+STEPS = 6
+
+
+def work(agent: str, *, reads: tuple[AgentMemory, ...] = (), answers: bool = False) -> TurnWork:
+    return TurnWork(
+        agent=agent,
+        batch=0,
+        question_ids=tuple(f"q{index}" for index in range(len(TEXTS))),
+        prompts=tuple(Prompt(messages=({"role": "user", "content": text},)) for text in TEXTS),
+        thinks="text" if answers else "latent",
+        sampling=Sampling(max_new_tokens=12),
+        latent_steps=STEPS,
+        reads=reads,
+    )
+
+
+@pytest.fixture(scope="module")
+def runners() -> tuple[TurnRunner, TurnRunner]:
+    """The same model on the CPU and on the GPU, without tf32, whose products are no fp32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    cpu, gpu = (load_runner("tiny", dtype="float32", device=device, realign=True) for device in ("cpu", "cuda"))
+    return cpu, gpu
+
+
+def chain(writer: TurnRunner, reader: TurnRunner) -> tuple[Segment, TurnReport]:
+    """A latent agent on one runner, an answering agent that reads it on another, through the object store's form."""
+    store = ObjectStore()
+    packed, _ = carry_out(writer, store, work("thinker"), [])
+    _, report = carry_out(reader, store, work("answerer", reads=(AgentMemory("thinker"),), answers=True), [packed])
+    return store.unpack(packed, expected=writer.spec), report
+
+
+def test_memory_and_answers_are_those_of_the_cpu(runners: tuple[TurnRunner, TurnRunner]) -> None:
+    cpu, gpu = runners
+    expected_memory, expected = chain(cpu, cpu)
+    got_memory, got = chain(gpu, gpu)
+    torch.testing.assert_close(got_memory.kv_LCHTD, expected_memory.kv_LCHTD, atol=1e-3, rtol=0)
+    assert got.output_token_ids == expected.output_token_ids
+
+
+def test_memory_moves_between_devices(runners: tuple[TurnRunner, TurnRunner]) -> None:
+    cpu, gpu = runners
+    expected = chain(cpu, cpu)[1].output_token_ids
+    assert chain(cpu, gpu)[1].output_token_ids == expected
+    assert chain(gpu, cpu)[1].output_token_ids == expected
+
+
+def test_bfloat16_runs_and_hands_over(runners: tuple[TurnRunner, TurnRunner]) -> None:
+    runner = load_runner("tiny", dtype="bfloat16", device="cuda", realign=True)
+    memory, report = chain(runner, runner)
+    assert memory.kv_LCHTD.dtype == torch.bfloat16
+    assert bool(memory.kv_LCHTD.isfinite().all())
+    assert all(report.output_token_ids)
+
+
+def test_a_saved_model_is_spread_by_accelerate(tmp_path: Path) -> None:
+    tiny = load_model("tiny", device="cpu")
+    tiny.model.save_pretrained(tmp_path)
+    tiny.chat.tokenizer.save_pretrained(tmp_path)
+    spread = load_model(str(tmp_path), device="cuda")
+    assert {device.type for device in spread.layer_devices} == {"cuda"}
+    assert spread.spec == tiny.spec
