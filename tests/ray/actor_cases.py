@@ -1,0 +1,78 @@
+"""Shortcuts for tests that bring up actors."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from latentmas_ray.actors import RayRuntime
+from latentmas_ray.actors.turn import Runner
+from latentmas_ray.driver import (
+    Answer,
+    Driver,
+    DriverSettings,
+    Failure,
+    Observer,
+    Runtime,
+    RuntimeInfo,
+    SilentObserver,
+    plan_batches,
+)
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology.spec import Topology
+from latentmas_ray.transport import ObjectStore
+
+PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
+
+
+def questions_that_wait(count: int, seconds: float, *, size: int = 0) -> list[Question]:
+    """Questions over which a stand-in waits; their text is padded to `size` bytes."""
+    texts = [f"wait {seconds} in question {index}".ljust(size, ".") for index in range(count)]
+    return [
+        Question(id=f"q{index}", question=text, kind="text", gold=None, record={"question": text})
+        for index, text in enumerate(texts)
+    ]
+
+
+@contextmanager
+def actors_of(
+    agents: Sequence[str] | Topology, make_runner: Callable[[], Runner], **more: Any
+) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
+    """A started runtime with an actor for each agent, ended afterwards."""
+    names = [agent.name for agent in agents.agents] if isinstance(agents, Topology) else agents
+    runtime = RayRuntime(names, make_runner, ObjectStore(), **more)
+    try:
+        yield runtime, runtime.start()
+    finally:
+        runtime.close()
+
+
+def drive(
+    runtime: Runtime,
+    info: RuntimeInfo,
+    topology: Topology,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 1,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> dict[str, Answer | Failure]:
+    """All results of one run by the question's id."""
+    driver = Driver(runtime, topology, DriverSettings(**settings), observer or SilentObserver(), info=info)
+    return {result.id: result for result in driver.run(plan_batches(questions, batch_size))}
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return when `condition` holds; fail after a long time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE_SECONDS:.0f} s"
+        time.sleep(0.05)
+
+
+def store_bytes_used() -> int:
+    """What Ray's object store holds now, by Ray's own account."""
+    total = ray.cluster_resources()["object_store_memory"]
+    return int(total - ray.available_resources().get("object_store_memory", 0.0))

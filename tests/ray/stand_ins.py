@@ -1,0 +1,144 @@
+"""Runners without a model: they wait, write down what they did, and fail when they are told to.
+
+Ray's workers import this module, so it needs nothing that only tests have.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
+from latentmas_ray.errors import ModelError
+from latentmas_ray.memory import KVCacheSpec, Recipe, RopeSpec, Segment
+
+# 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
+SPEC = KVCacheSpec(
+    architecture="StandIn",
+    num_layers=8,
+    num_kv_heads=8,
+    head_dim=64,
+    hidden_size=2,
+    dtype="float32",
+    rope=RopeSpec("default", (1.0,)),
+    weights_revision="stand-in",
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn as the runner that carried it out wrote it down; seconds are of the machine's monotonic clock."""
+
+    agent: str
+    batch: int
+    begin: float
+    end: float
+    pid: int
+    read: Mapping[str, float]  # by source: the number that the source fills its segments with
+
+
+@dataclass
+class StandIn:
+    """A `Runner`. It waits as long as the prompt says (`wait 0.5 …`) and writes a segment of one token per byte of
+    the prompt, filled with its agent's own number."""
+
+    folder: Path
+    misbehave: Callable[[TurnWork], None] | None = None
+    spec: KVCacheSpec = SPEC
+    device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+
+    def run(self, work: TurnWork, segments: dict[str, Segment]) -> tuple[Segment | None, TurnReport]:
+        begin = time.monotonic()
+        if self.misbehave is not None:
+            self.misbehave(work)
+        time.sleep(max(_seconds_to_wait(prompt) for prompt in work.prompts))
+        read = {source: float(segment.kv_LCHTD.flatten()[0]) for source, segment in segments.items()}
+        turn = Turn(work.agent, work.batch, begin, time.monotonic(), os.getpid(), read)
+        with (self.folder / "turns.jsonl").open("a") as file:
+            file.write(json.dumps(turn.__dict__) + "\n")
+        lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
+        if work.thinks == "text":
+            texts = tuple(f"{name}: {work.agent} has read {sorted(read)}" for name in work.question_ids)
+            tokens = tuple(tuple(text.encode()) for text in texts)
+            return None, TurnReport(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
+        segment = _segment(lengths, number_of(work.agent))
+        return segment, TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=segment.bytes_per_question)
+
+
+def _seconds_to_wait(prompt: Prompt) -> float:
+    words = prompt.messages[-1]["content"].split()
+    return float(words[1]) if words[0] == "wait" else 0.0
+
+
+def _segment(lengths: tuple[int, ...], number: float) -> Segment:
+    shape = (SPEC.num_layers, 2, SPEC.num_kv_heads, sum(lengths), SPEC.head_dim)
+    recipe = Recipe(torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths)
+    return Segment(SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recipe)
+
+
+def number_of(agent: str) -> float:
+    """What `agent` fills its segments with."""
+    return float(sum(agent.encode()))
+
+
+def turns_in(folder: Path) -> list[Turn]:
+    """All turns that were carried out so far, in the order of their ends."""
+    path = folder / "turns.jsonl"
+    return [Turn(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@dataclass(frozen=True)
+class On:
+    """Misbehave where `agent` works on `question`, as long as the file `armed` is there (always without one)."""
+
+    agent: str
+    question: str
+    deed: Callable[[], None]
+    armed: Path | None = None
+
+    def __call__(self, work: TurnWork) -> None:
+        is_armed = self.armed is None or self.armed.exists()
+        if is_armed and work.agent == self.agent and self.question in work.question_ids:
+            self.deed()
+
+
+def die() -> None:
+    """End this process at once, as a crash in native code would."""
+    os._exit(1)
+
+
+def raise_error() -> None:
+    raise RuntimeError("the runner did not like this question")
+
+
+class UnpicklableError(Exception):
+    """Cannot leave its process."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing can carry this")
+        self.handle = open(os.devnull)  # noqa: SIM115, PTH123 -- an open file, for it cannot be pickled
+
+
+class OneWayError(Exception):
+    """Can be pickled, but not unpickled: its constructor needs more than its message."""
+
+    def __init__(self, part: str, whole: str) -> None:
+        super().__init__(f"{part} of {whole} broke")
+
+
+def raise_unpicklable() -> None:
+    raise UnpicklableError
+
+
+def raise_one_way() -> None:
+    raise OneWayError("half", "it")
+
+
+def refuse_model(*args: Any, **kwargs: Any) -> StandIn:
+    """A loader that finds the model bad."""
+    raise ModelError("model", "made-up", "its weights must load: half of them are missing")
