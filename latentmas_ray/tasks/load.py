@@ -1,0 +1,121 @@
+"""Questions from a built-in task or a file with one JSON object a line."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.record import TASK_KINDS, Draft, KindInference, check_record
+
+BUILTIN_TASKS = ("sample",)
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+_CODE_TASKS = frozenset({"humaneval", "humanevalplus", "mbpp", "mbppplus"})
+_FILE_FORM = "FILE.jsonl or FILE.jsonl.gz with one JSON object a line: id, question, gold"
+
+
+def load_questions(task: str, limit: int | None = None) -> list[Question]:
+    """The questions of a built-in task (`sample`), or of FILE.jsonl or FILE.jsonl.gz; the first `limit` of them.
+
+    A record names its answer's kind in `kind`, or by its `task`; else the golds of all such records of the file decide:
+    all numbers, all single letters, or text. Reading stops after `limit` questions unless the later golds are needed.
+
+    Raises TaskError: for an unknown name or a file that cannot be read with the field `task`, for a bad record with
+    the field `FILE:LINE: KEY`.
+    """
+    if limit is not None and limit < 1:
+        raise TaskError("limit", limit, "it must be at least 1")
+    with _opened(task) as (stream, name):
+        drafts, inference = _read(stream, name, task, limit)
+    if not drafts:
+        raise TaskError("task", task, "the file holds no question")
+    return [draft.finished(inference.kind) for draft in drafts]
+
+
+def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> tuple[list[Draft], KindInference]:
+    drafts: list[Draft] = []
+    inference = KindInference()
+    line_of_id: dict[str, int] = {}
+    undecided = False
+    for number, line in _lines(stream, name, task):
+        draft = check_record(_parse(line, f"{name}:{number}"), where=f"{name}:{number}: ")
+        if draft.id in line_of_id:
+            raise TaskError(f"{draft.where}id", draft.id, f"ids must differ; line {line_of_id[draft.id]} has the same")
+        line_of_id[draft.id] = number
+        inference.see(draft)
+        if limit is None or len(drafts) < limit:
+            drafts.append(draft)
+            undecided = undecided or draft.kind is None
+        if len(drafts) == limit and not undecided:
+            break
+    return drafts, inference
+
+
+@contextmanager
+def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
+    """The task's bytes, unpacked, and the name that messages use for it."""
+    if task in BUILTIN_TASKS:
+        with files("latentmas_ray.tasks").joinpath(f"{task}.jsonl").open("rb") as stream:
+            yield stream, f"{task}.jsonl"
+        return
+    path = Path(task)
+    try:
+        if path.is_dir():
+            raise TaskError("task", task, f"it is a folder; a file of questions is needed: {_FILE_FORM}")
+        if not task.lower().endswith(_SUFFIXES):
+            _refuse_name(task, is_file=path.exists())
+        if not path.is_file():
+            raise TaskError("task", task, "there is no such file")
+        with gzip.open(path) if task.lower().endswith(".gz") else path.open("rb") as lines:
+            yield lines, path.name
+    except OSError as error:
+        raise TaskError("task", task, f"the file cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
+    if is_file or "/" in task or Path(task).suffix in (".json", ".csv", ".txt", ".gz", ".parquet"):
+        raise TaskError("task", task, f"a file of questions must be named {_FILE_FORM}")
+    plain = task.lower().replace("-", "_")
+    if plain in _CODE_TASKS:
+        raise TaskError("task", task, "code grading is not available in this version")
+    if plain in TASK_KINDS:
+        raise TaskError("task", task, f"this benchmark is not part of the package; give its questions as {_FILE_FORM}")
+    known = ", ".join(BUILTIN_TASKS)
+    raise TaskError("task", task, f"unknown task; built in: {known}; or give a file of questions: {_FILE_FORM}")
+
+
+def _lines(stream: Iterable[bytes], name: str, task: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    number = 0
+    try:
+        for number, line in enumerate(stream, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield number, text
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{name}:{number}", error.object, "the line must be UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TaskError("task", task, f"the gzip file is damaged or truncated after line {number}: {error}") from error
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise TaskError(where, constant, "JSON has no such number; leave the key out")
+
+    try:
+        value = json.loads(line, parse_constant=refuse)
+    except RecursionError:
+        raise TaskError(where, line, "the line is nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, TaskError):  # itself a ValueError, raised by `refuse`
+            raise
+        raise TaskError(where, line, f"the line must be one JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise TaskError(where, line, "the line must be one JSON object, with id and question")
+    return value

@@ -1,0 +1,145 @@
+"""From an object of a question file, or of the Python API, to a `Question`."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.choices import choice_letter, options_of
+from latentmas_ray.tasks.numbers import is_plain_number
+from latentmas_ray.tasks.question import AnswerKind, Question
+
+_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+
+# The kind of answer that a benchmark asks for, by the `task` field of its records (and the names people try as --task).
+TASK_KINDS: dict[str, AnswerKind] = {
+    "gsm8k": "number",
+    "svamp": "number",
+    "aime2024": "number",
+    "aime2025": "number",
+    "medqa": "choice",
+    "arc_easy": "choice",
+    "arc_challenge": "choice",
+    "openbookqa": "choice",
+    "mmlu": "choice",
+    "gpqa": "choice",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A checked record whose kind may still depend on the other records; `where` begins the field of its errors."""
+
+    where: str
+    id: str
+    question: str
+    gold: str | None
+    kind: AnswerKind | None
+    record: Mapping[str, Any]
+
+    def finished(self, inferred: AnswerKind) -> Question:
+        """The question, of kind `inferred` where the record names none. Raises TaskError for a gold of another kind."""
+        kind = self.kind or inferred
+        question = Question(id=self.id, question=self.question, kind=kind, gold=self.gold, record=self.record)
+        if kind == "choice" and self.gold is not None:
+            options = options_of(question)
+            if choice_letter(self.gold, options) is None:
+                letters = f"one of {', '.join(options)}" if options else "such as B"
+                raise TaskError(f"{self.where}gold", self.gold, f"for kind choice it must be a letter, {letters}")
+        return question
+
+
+class KindInference:
+    """The kind that all golds seen so far allow. Records that name their kind don't take part."""
+
+    def __init__(self) -> None:
+        self._num_golds = 0
+        self._all_numbers = True
+        self._all_letters = True
+
+    def see(self, draft: Draft) -> None:
+        """Take one more record into account."""
+        if draft.kind is None and draft.gold is not None:
+            gold = draft.gold.strip()
+            self._num_golds += 1
+            self._all_numbers = self._all_numbers and is_plain_number(gold)
+            self._all_letters = self._all_letters and len(gold) == 1 and gold.isascii() and gold.isalpha()
+
+    @property
+    def kind(self) -> AnswerKind:
+        if self._num_golds and self._all_numbers:
+            return "number"
+        return "choice" if self._num_golds and self._all_letters else "text"
+
+
+def question_from(record: Mapping[str, Any] | str, *, index: int) -> Question:
+    """The question in a record, or in a plain string (kind text, no gold). Without an id it is called `q{index}`.
+
+    A record without a kind gets the one of its `task`, else the one its own gold suggests. Raises TaskError, its field
+    `questions[INDEX]: KEY`.
+    """
+    where = f"questions[{index}]"
+    if isinstance(record, str):
+        record = {"question": record}
+    if not isinstance(record, Mapping):
+        raise TaskError(where, record, "a question must be a string or a mapping with a question")
+    draft = check_record({"id": f"q{index}", **record}, where=f"{where}: ")
+    inference = KindInference()
+    inference.see(draft)
+    return draft.finished(inference.kind)
+
+
+def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
+    """The record with its fields checked. Raises TaskError, its field `where` and the key."""
+    if "test" in record and ("entry_point" in record or "question" not in record):
+        raise TaskError(f"{where}test", record["test"], "code grading is not available in this version")
+    for key in ("id", "question"):
+        if key not in record:
+            raise TaskError(f"{where}{key}", "nothing", f"every question needs {key}; keys are {_some(record)}")
+    id_value = record["id"]
+    if isinstance(id_value, int) and not isinstance(id_value, bool):
+        id_value = str(id_value)
+    return Draft(
+        where=where,
+        id=_text(id_value, f"{where}id", "a non-empty string or a whole number"),
+        question=_text(record["question"], f"{where}question", "a non-empty string"),
+        gold=_gold(record.get("gold"), f"{where}gold"),
+        kind=_kind(record, where),
+        record=dict(record),
+    )
+
+
+def _text(value: object, field: str, expected: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TaskError(field, value, f"it must be {expected}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise TaskError(field, value, "it must not hold half of a surrogate pair") from None
+    return value
+
+
+def _gold(value: object, field: str) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return _text(value, field, "a non-empty string or a finite number, or left out where there is no reference answer")
+
+
+def _kind(record: Mapping[str, Any], where: str) -> AnswerKind | None:
+    named = record.get("kind")
+    for kind in _KINDS:
+        if named == kind:
+            return kind
+    if named is not None:
+        raise TaskError(f"{where}kind", named, f"it must be {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
+    task = record.get("task")
+    return TASK_KINDS.get(task.lower().replace("-", "_")) if isinstance(task, str) else None
+
+
+def _some(keys: Iterable[object]) -> str:
+    """A few of the keys, for a message."""
+    names = [str(key)[:40] for key in keys]
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

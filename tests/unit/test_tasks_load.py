@@ -1,0 +1,280 @@
+"""Question files: what is read from them, and how bad ones are refused."""
+
+import gzip
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks import BUILTIN_TASKS, grade, load_questions, question_from
+
+Record = dict[str, Any]
+
+
+def write(folder: Path, *records: Record | str, name: str = "q.jsonl") -> str:
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    data = "".join(line + "\n" for line in lines).encode()
+    path = folder / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return str(path)
+
+
+def record(number: int, **fields: Any) -> Record:
+    return {"id": f"r{number}", "question": f"What is {number}?", **fields}
+
+
+@pytest.mark.parametrize("task", BUILTIN_TASKS)
+def test_built_in_tasks_load_and_their_golds_grade_right(task: str) -> None:
+    questions = load_questions(task)
+    assert len(questions) >= 10
+    assert len({question.id for question in questions}) == len(questions)
+    assert {question.kind for question in questions} == {"number", "choice"}
+    for question in questions:
+        assert question.gold is not None
+        assert grade(question, f"\\boxed{{{question.gold}}}").correct is True
+        assert grade(question, "no idea").correct is False
+    assert load_questions(task, limit=3) == questions[:3]
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.jsonl.gz", "Q.JSONL"])
+def test_a_file_is_read(tmp_path: Path, name: str) -> None:
+    path = write(
+        tmp_path, record(1, gold=18, extra=[1]), "", "  ", record(2, gold="1,000"), {**record(3), "id": 3}, name=name
+    )
+    one, two, three = load_questions(path)
+    assert (one.id, one.question, one.gold, one.kind) == ("r1", "What is 1?", "18", "number")
+    assert one.record == record(1, gold=18, extra=[1])
+    assert two.gold == "1,000"
+    assert (three.id, three.gold, three.kind) == ("3", None, "number")
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"id": st.text(min_size=1).filter(str.strip), "question": st.text(min_size=1).filter(str.strip)},
+            optional={"gold": st.integers() | st.none() | st.text(min_size=1).filter(str.strip)},
+        ),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda record: record["id"],
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, records: list[Record], packed: bool, ascii_only: bool
+) -> None:
+    lines = [json.dumps({**fields, "kind": "text"}, ensure_ascii=ascii_only) for fields in records]
+    path = write(tmp_path_factory.mktemp("files"), *lines, name="q.jsonl.gz" if packed else "q.jsonl")
+    questions = load_questions(path)
+    assert [question.id for question in questions] == [fields["id"] for fields in records]
+    assert [question.question for question in questions] == [fields["question"] for fields in records]
+    golds = [None if fields.get("gold") is None else str(fields["gold"]) for fields in records]
+    assert [question.gold for question in questions] == golds
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(record(1)).encode() + b"\r\n" + json.dumps(record(2)).encode())
+    assert len(load_questions(str(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("golds", "kind"),
+    [
+        (["18", 3, "1,000", "$5", "50%", "3/4", 0.5], "number"),
+        (["a", "B"], "choice"),
+        (["12 apples", "3"], "text"),
+        (["a", "7"], "text"),
+        (["Paris"], "text"),
+        ([None, "7"], "number"),
+        ([None, None], "text"),
+    ],
+)
+def test_the_kind_is_inferred_from_all_golds(tmp_path: Path, golds: list[object], kind: str) -> None:
+    path = write(tmp_path, *(record(number, gold=gold) for number, gold in enumerate(golds)))
+    assert {question.kind for question in load_questions(path)} == {kind}
+    assert {question.kind for question in load_questions(path, limit=1)} == {kind}
+
+
+def test_an_explicit_kind_wins_over_the_task_and_the_task_over_inference(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        record(1, gold="7", kind="text", task="gsm8k"),
+        record(2, gold="7", task="GSM8K"),
+        record(3, gold="b", task="arc-easy"),
+        record(4, gold="7", task="my own"),
+    )
+    assert [question.kind for question in load_questions(path)] == ["text", "number", "choice", "number"]
+
+
+def test_reading_stops_at_the_limit_where_kinds_are_known(tmp_path: Path) -> None:
+    known = write(tmp_path, record(1, kind="number"), record(2, kind="text"), "broken", name="known.jsonl")
+    assert len(load_questions(known, limit=2)) == 2
+    inferred = write(tmp_path, record(1, gold=1), "broken", name="inferred.jsonl")
+    with pytest.raises(TaskError, match=r"inferred\.jsonl:2"):  # the later golds are needed
+        load_questions(inferred, limit=1)
+    assert len(load_questions(write(tmp_path, record(1)), limit=5)) == 1
+
+
+BAD_LINES = [
+    ("{", "q.jsonl:2", "one JSON object"),
+    ("[1]", "q.jsonl:2", "one JSON object"),
+    ("7", "q.jsonl:2", "one JSON object"),
+    ("[" * 100_000, "q.jsonl:2", "nested"),
+    ('{"id": ' + "9" * 5000 + "}", "q.jsonl:2", "one JSON object"),
+    ({"id": "a"}, "q.jsonl:2: question", "every question needs question"),
+    ({"id": "a", "question": ""}, "q.jsonl:2: question", "non-empty string"),
+    ({"id": "a", "question": " \n"}, "q.jsonl:2: question", "non-empty string"),
+    ({"id": "a", "question": 7}, "q.jsonl:2: question", "non-empty string"),
+    ({"id": "a", "question": "\ud800"}, "q.jsonl:2: question", "surrogate"),
+    ({"question": "x"}, "q.jsonl:2: id", "every question needs id"),
+    ({"id": "", "question": "x"}, "q.jsonl:2: id", "non-empty string"),
+    ({"id": None, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
+    ({"id": True, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
+    ({"id": 1.5, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
+    ({"id": "r1", "question": "x"}, "q.jsonl:2: id", "line 1 has the same"),
+    (record(2, kind="code"), "q.jsonl:2: kind", "number, choice or text"),
+    (record(2, kind=["text"]), "q.jsonl:2: kind", "number, choice or text"),
+    (record(2, gold=[]), "q.jsonl:2: gold", "non-empty string or a finite number"),
+    (record(2, gold=True), "q.jsonl:2: gold", "non-empty string or a finite number"),
+    (record(2, gold=" "), "q.jsonl:2: gold", "non-empty string or a finite number"),
+    (record(2, gold=float("nan")), "q.jsonl:2", "JSON has no such number"),
+    ('{"id": "a", "question": "x", "gold": 1e999}', "q.jsonl:2: gold", "finite"),
+    (record(2, kind="choice", gold="red"), "q.jsonl:2: gold", "such as B"),
+    (record(2, kind="choice", gold="C", choices=["x", "y"]), "q.jsonl:2: gold", "one of A, B"),
+    ({"id": "a", "prompt": "def f", "test": "assert", "entry_point": "f"}, "q.jsonl:2: test", "code grading"),
+    ({"id": "a", "prompt": "def f", "test": "assert"}, "q.jsonl:2: test", "code grading"),
+]
+
+
+@pytest.mark.parametrize(("line", "field", "expected"), BAD_LINES)
+def test_a_bad_line_is_named(tmp_path: Path, line: Record | str, field: str, expected: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        load_questions(write(tmp_path, record(1, kind="text"), line))
+    assert caught.value.field == field
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_int_and_string_ids_share_one_name_space(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="line 1 has the same"):
+        load_questions(write(tmp_path, {**record(1), "id": 7}, {**record(2), "id": "7"}))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(json.dumps(record(1)).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(TaskError, match=r"q\.jsonl:2.*UTF-8"):
+        load_questions(str(path))
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.99])
+def test_a_truncated_archive_is_refused(tmp_path: Path, keep: float) -> None:
+    path = Path(write(tmp_path, *(record(number, gold=number) for number in range(200)), name="q.jsonl.gz"))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(TaskError, match="damaged or truncated"):
+        load_questions(str(path))
+
+
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, *(record(number, gold=number) for number in range(200)), name="q.jsonl.gz"))
+    data = bytearray(path.read_bytes())
+    for position in range(0, len(data), 7):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :])
+        with suppress(TaskError):  # any other exception fails the test; a flipped name or time in the header is fine
+            load_questions(str(path))
+    path.write_text("not packed")
+    with pytest.raises(TaskError, match="damaged"):
+        load_questions(str(path))
+
+
+def test_bad_paths_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "q.csv").write_text("id,question")
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    cases = {
+        "missing.jsonl": "no such file",
+        "missing.jsonl.gz": "no such file",
+        "folder.jsonl": "it is a folder",
+        "": "it is a folder",
+        "q.csv": "must be named FILE.jsonl",
+        "missing.json": "must be named FILE.jsonl",
+        "empty.jsonl": "no question",
+        "x" * 5000 + ".jsonl": "cannot be read",
+        "nul\0.jsonl": "no such file",
+    }
+    for name, expected in cases.items():
+        with pytest.raises(TaskError) as caught:
+            load_questions(f"{tmp_path}/{name}")
+        assert caught.value.field == "task"
+        assert expected in str(caught.value), name
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("smaple", "built in: sample; or give a file of questions: FILE.jsonl"),
+        ("gsm8k", "give its questions as FILE.jsonl"),
+        ("MedQA", "give its questions as FILE.jsonl"),
+        ("arc-easy", "give its questions as FILE.jsonl"),
+        ("humaneval", "code grading is not available"),
+        ("questions.json", "must be named FILE.jsonl"),
+        ("", "it is a folder"),
+    ],
+)
+def test_unknown_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, expected: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError) as caught:
+        load_questions(task)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit: int) -> None:
+    with pytest.raises(TaskError, match="at least 1"):
+        load_questions("sample", limit=limit)
+
+
+def test_a_plain_string_becomes_a_question() -> None:
+    question = question_from("Why?", index=4)
+    assert (question.id, question.question, question.kind, question.gold) == ("q4", "Why?", "text", None)
+
+
+def test_a_mapping_becomes_a_question() -> None:
+    assert question_from({"question": "1 + 1?", "gold": 2}, index=0).kind == "number"
+    assert question_from({"question": "x?", "gold": "b"}, index=0).kind == "choice"
+    question = question_from({"id": 9, "question": "x?", "gold": 2, "kind": "text", "mine": 1}, index=3)
+    assert (question.id, question.kind, question.gold, question.record["mine"]) == ("9", "text", "2", 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("", "questions[2]: question"),
+        ({}, "questions[2]: question"),
+        ({"question": "x", "gold": []}, "questions[2]: gold"),
+        (7, "questions[2]"),
+        (None, "questions[2]"),
+    ],
+)
+def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        question_from(value, index=2)
+    assert caught.value.field == field
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, latentmas_ray.tasks; print(*{'torch', 'ray', 'transformers', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
