@@ -31,6 +31,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) 
         model.eval().requires_grad_(False)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name))
+        _check_tokenizer(lm)
         check_model(lm)
     except ModelError:
         raise
@@ -96,6 +97,17 @@ def _check_build(model: PreTrainedModel, name: str) -> None:
                 f"its RoPE frequencies must be float32, not {buffer.dtype}: convert it with from_pretrained(dtype=…), "
                 "which keeps them, instead of .to(…)",
             )
+
+
+def _check_tokenizer(lm: LanguageModel) -> None:
+    """transformers makes an empty tokenizer up where a folder has none."""
+    ids = lm.chat.tokenizer("Question 1", add_special_tokens=False)["input_ids"]
+    if not ids or not lm.chat.decode(ids).strip():
+        raise ModelError("model", lm.name, "its tokenizer must be there and turn text into tokens and back")
+    num_embeddings = lm.model.get_input_embeddings().weight.shape[0]
+    if max(ids) >= num_embeddings:
+        expected = f"its tokenizer must fit: token {max(ids)}, but the model has {num_embeddings} embeddings"
+        raise ModelError("model", lm.name, expected)
 
 
 def _dtype_name(model: PreTrainedModel, name: str) -> str:

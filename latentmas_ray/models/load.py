@@ -1,12 +1,14 @@
 """Models by name: the embedded one, a folder, or a hub id. Errors of transformers become ModelError here."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_log
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES
@@ -56,9 +58,16 @@ def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel
             attn_implementation="sdpa",
             device_map=_device_map(place),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, in one line
         )
     if missing := sorted(report["missing_keys"]):  # transformers makes random ones up, with a warning
         raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
+    if report["mismatched_keys"]:
+        key, found, wanted = sorted(report["mismatched_keys"])[0]
+        expected = (
+            f"its weights must have the shapes of its configuration: {key} is {tuple(found)}, not {tuple(wanted)}"
+        )
+        raise ModelError("model", name, expected)
     return model
 
 
@@ -69,7 +78,10 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def _translated(name: str, expected: str) -> Iterator[None]:
-    """Whatever is raised inside becomes a ModelError of one line."""
+    """Whatever is raised inside becomes a ModelError of one line, which says what transformers' reports would say."""
+    level, has_bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    transformers_log.set_verbosity(logging.CRITICAL)
+    transformers_log.disable_progress_bar()  # every actor would draw its own
     try:
         yield
     except ModelError:
@@ -78,11 +90,17 @@ def _translated(name: str, expected: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         raise ModelError("model", name, f"{expected}: {reason}") from error
+    finally:
+        transformers_log.set_verbosity(level)
+        if has_bars:
+            transformers_log.enable_progress_bar()
 
 
 def _choose_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ModelError("device", device, "it must be auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("device", device, "this machine has no CUDA device; use auto or cpu")
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
