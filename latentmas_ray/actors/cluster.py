@@ -1,12 +1,12 @@
 """Joining a Ray cluster, or starting one on this machine. Ray's errors end here."""
 
 import logging
-import os
 import socket
 from dataclasses import dataclass
 
 import ray
 
+from latentmas_ray.actors.resources import NodeResources
 from latentmas_ray.errors import ClusterError, ConfigError
 
 _PROBE_SECONDS = 5.0
@@ -17,10 +17,7 @@ class Cluster:
     """A connection to Ray, and whether it is ours to end."""
 
     owned: bool
-    num_nodes: int
-    gpus: float
-    cpus: float
-    node_cpus: int  # of the smallest node
+    nodes: tuple[NodeResources, ...]
     object_store_bytes: float
 
     def leave(self) -> None:
@@ -49,15 +46,13 @@ def connect(address: str | None) -> Cluster:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError("address", address, f"a Ray cluster must answer there: {error}") from error
-    totals = ray.cluster_resources()
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Cluster(
         owned=owned,
-        num_nodes=len(nodes),
-        gpus=totals.get("GPU", 0.0),
-        cpus=totals.get("CPU", 0.0),
-        node_cpus=min((int(node["Resources"].get("CPU", 0)) for node in nodes), default=0) or os.cpu_count() or 1,
-        object_store_bytes=totals.get("object_store_memory", 0.0),
+        nodes=tuple(
+            NodeResources(num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0)) for resources in alive
+        ),
+        object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive),
     )
 
 

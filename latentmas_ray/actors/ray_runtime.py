@@ -55,13 +55,15 @@ class RayRuntime:
         self._cluster = cluster = connect(self._address or env.ray_address)
         resources = share_out(
             num_actors=len(self._agents) * self._replicas,
-            cluster_gpus=cluster.gpus,
-            cluster_cpus=cluster.cpus,
-            node_cpus=cluster.node_cpus,
+            nodes=cluster.nodes,
             busy_actors=self._busy_agents * self._replicas,
         )
         num_threads = env.torch_threads or resources.num_threads
-        remote = ray.remote(num_gpus=resources.num_gpus, num_cpus=resources.num_cpus)(AgentActor)
+        # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
+        # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
+        remote = ray.remote(
+            num_gpus=resources.num_gpus, num_cpus=resources.num_cpus, allow_out_of_order_execution=True
+        )(AgentActor)
         for agent in self._agents:
             self._actors[agent] = [
                 remote.remote(self._make_runner, self._transport, num_threads) for _ in range(self._replicas)
@@ -158,10 +160,15 @@ class RayRuntime:
 
     def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
         num_actors = len(self._agents) * self._replicas
-        place = f"{num_actors} actors on {cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
+        num_nodes = len(cluster.nodes)
+        place = f"{num_actors} actors on {num_nodes} node{'s' if num_nodes > 1 else ''}"
         kinds = ", ".join(sorted(set(devices)))
-        share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{threads} torch threads each"
+        share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{_count(threads, 'torch thread')} each"
         return f"{place}, {kinds}, {share}, transport {self._transport.name}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _reason(error: BaseException) -> str:
