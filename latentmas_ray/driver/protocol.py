@@ -33,7 +33,7 @@ class RuntimeInfo:
 
 
 class Runtime(Protocol):
-    """Carries out turns, one actor (or more) per agent, in the order of submission per agent."""
+    """Carries out turns, one actor (or more) per agent, each agent's in the order in which they become able to run."""
 
     def start(self) -> RuntimeInfo:
         """Bring up everything turns need (loads the models). Raises ClusterError, ActorError or ModelError."""

@@ -6,7 +6,7 @@ Ray's workers import this module, so it needs nothing that only tests have.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,14 @@ class StandIn:
     the prompt, filled with its agent's own number."""
 
     folder: Path
-    misbehave: Callable[[TurnWork], None] | None = None
+    misbehave: Sequence[Callable[[TurnWork], None]] = ()
     spec: KVCacheSpec = SPEC
     device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
     def run(self, work: TurnWork, segments: dict[str, Segment]) -> tuple[Segment | None, TurnReport]:
         begin = time.monotonic()
-        if self.misbehave is not None:
-            self.misbehave(work)
+        for misbehave in self.misbehave:
+            misbehave(work)
         time.sleep(max(_seconds_to_wait(prompt) for prompt in work.prompts))
         read = {source: float(segment.kv_LCHTD.flatten()[0]) for source, segment in segments.items()}
         turn = Turn(work.agent, work.batch, begin, time.monotonic(), os.getpid(), read)
@@ -140,5 +140,11 @@ def raise_one_way() -> None:
 
 
 def refuse_model(*args: Any, **kwargs: Any) -> StandIn:
-    """A loader that finds the model bad."""
+    """A loader that finds the model bad; stands in for `load_runner`."""
     raise ModelError("model", "made-up", "its weights must load: half of them are missing")
+
+
+def raise_once(armed: Path) -> None:
+    """Raise, and take the weapon away."""
+    armed.unlink()
+    raise_error()

@@ -1,0 +1,125 @@
+"""What goes wrong in an actor, seen from the command line: exit code, message, journal, and how the run goes on."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray import system
+from latentmas_ray.cli.main import main
+from tests.ray import stand_ins
+from tests.ray.stand_ins import On, StandIn
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+TOPOLOGY = """\
+name: pair
+agents:
+  - {name: planner, prompt: "plan {{ question }}"}
+  - {name: judger, reads: [planner], thinks: text, prompt: "judge {{ question }}"}
+"""
+NUM_QUESTIONS = 6
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`latentmas eval` over six questions on two actors with stand-ins, which misbehave as they are told."""
+    (tmp_path / "pair.yaml").write_text(TOPOLOGY)
+    lines = [json.dumps({"id": f"q{index}", "question": f"number {index}?"}) for index in range(NUM_QUESTIONS)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+
+    def run(*flags: str, misbehave: Sequence[On] = ()) -> int:
+        def load(*args: Any, **more: Any) -> StandIn:
+            return StandIn(tmp_path, tuple(misbehave))
+
+        monkeypatch.setattr(system, "load_runner", load)
+        files = ["--task", str(tmp_path / "questions.jsonl"), "--topology", str(tmp_path / "pair.yaml")]
+        return main(["eval", *files, "--output", str(tmp_path / "run"), "--batch-size", "2", *flags])
+
+    return run
+
+
+def _answers(folder: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (folder / "run" / "results.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row["answer"] for row in rows}
+
+
+def _failures(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "run" / "failures.jsonl").read_text().splitlines()]
+
+
+UNDISTURBED = {f"q{index}": f"q{index}: judger has read ['planner']" for index in range(NUM_QUESTIONS)}
+
+
+@pytest.mark.parametrize("agent", ["planner", "judger"])
+def test_an_actor_that_dies_ends_the_run_and_resume_finishes_it(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], agent: str
+) -> None:
+    assert run(misbehave=[On(agent, "q4", stand_ins.die)]) == 1
+    out, err = capfd.readouterr()
+    assert f"the actor of agent {agent} died" in err
+    assert "--resume" in err
+    assert "Traceback" not in out + err
+    finished = _answers(tmp_path)
+    assert "q4" not in finished
+    assert finished.items() <= UNDISTURBED.items()
+    assert run("--resume") == 0
+    assert _answers(tmp_path) == UNDISTURBED
+    assert list(_answers(tmp_path)) == list(UNDISTURBED)
+
+
+DEEDS = {
+    "q1": (On("planner", "q1", stand_ins.raise_error), "the runner did not like this question"),
+    "q2": (On("planner", "q2", stand_ins.raise_one_way), "half of it broke"),
+    "q4": (On("judger", "q4", stand_ins.raise_unpicklable), "nothing can carry this"),
+    "q5": (On("judger", "q5", stand_ins.raise_one_way), "half of it broke"),
+}
+
+
+def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever is raised in an actor, picklable or not, by an agent that is read or by the one that answers."""
+    assert run(misbehave=[on for on, _ in DEEDS.values()]) == 1
+    err = capfd.readouterr().err
+    assert "error: 4 questions failed" in err
+    assert "Traceback" not in err
+    failures = {failure["id"]: failure for failure in _failures(tmp_path)}
+    assert failures.keys() == DEEDS.keys()
+    for name, (on, message) in DEEDS.items():
+        assert f"{name} ({on.agent}): " in err
+        assert failures[name]["agent"] == on.agent
+        assert failures[name]["error"].endswith(message)
+    assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name not in DEEDS}
+    assert run("--resume") == 0
+    assert _answers(tmp_path) == UNDISTURBED
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
+
+
+def test_a_turn_that_fails_once_costs_nothing(run: Run, tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    assert run(misbehave=[On("judger", "q3", partial(stand_ins.raise_once, armed), armed)]) == 0
+    assert not armed.exists()
+    assert _answers(tmp_path) == UNDISTURBED
+
+
+def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(system, "load_runner", stand_ins.refuse_model)
+    assert main(["ask", "why?", "--method", "single"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "--model: got 'made-up'; its weights must load: half of them are missing" in err
+
+
+def test_a_model_without_weights_is_told_by_the_actor(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    assert main(["ask", "why?", "--model", str(tmp_path), "--method", "single"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"--model: got '{tmp_path}'" in err
