@@ -29,6 +29,11 @@ QUIET = {
 # A developer's own settings must not send the tests to another cluster or change what they compute.
 UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
 
+# Read by torch and transformers when they are first imported, here and in every process that a test starts. A folder's
+# own conftest may import them before `pytest_configure` is called.
+os.environ.update(QUIET)
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+
 CACHE_DIR = pytest.StashKey[str]()
 REQUIRED = pytest.StashKey[frozenset[Hardware]]()
 
@@ -44,9 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A busy machine is no failure, and a failure must come back when it is run again.
     settings.register_profile("tests", deadline=None, derandomize=True)
     settings.load_profile("tests")
-    os.environ.update(QUIET, LATENTMAS_CACHE_DIR=config.stash[CACHE_DIR])
-    # Read by torch when it is first imported, here and in every process that a test starts.
-    os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+    os.environ["LATENTMAS_CACHE_DIR"] = config.stash[CACHE_DIR]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

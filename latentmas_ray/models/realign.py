@@ -60,9 +60,10 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
     path = folder / f"realign-{revision}.safetensors"
     try:
         matrix: Tensor = load_file(path)["matrix"]
-        if matrix.shape == (output_VE.shape[1],) * 2 and bool(matrix.isfinite().all()):
+        is_ours = matrix.shape == (output_VE.shape[1],) * 2 and matrix.dtype == torch.float32
+        if is_ours and bool(matrix.isfinite().all()):
             return matrix.to(output_VE.device)
-        _log.warning("realignment matrix %s has the wrong shape or values: computing it again", path)
+        _log.warning("realignment matrix %s has the wrong shape, dtype or values: computing it again", path)
     except FileNotFoundError:
         pass
     except (OSError, KeyError, SafetensorError) as error:
@@ -74,10 +75,13 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
 
 def _keep(matrix: Tensor, path: Path) -> None:
     # Several actors may compute the same matrix at once: each writes a file of its own and renames it.
+    own = path.with_suffix(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_suffix(f".{uuid4().hex}.tmp")
         save_file({"matrix": matrix.cpu().contiguous()}, own)
-        own.replace(path)
+        try:
+            own.replace(path)
+        finally:
+            own.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         _log.warning("realignment matrix cannot be kept in %s: %s", path.parent, error)
