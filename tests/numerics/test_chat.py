@@ -1,0 +1,110 @@
+"""Prompts become token ids by the model's own chat template, and nothing is added to them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from latentmas_ray.errors import ModelError
+from latentmas_ray.models.chat import ChatTokenizer
+from latentmas_ray.models.tiny import tiny_tokenizer
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+USER = {"role": "user", "content": "2 + 2?"}
+LISTENS = "{{ 'think' if enable_thinking else 'no thought' }}: {{ messages[0]['content'] }}"
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[0]['content'] }}"
+)
+USER_ONLY = "{% for m in messages %}{% if m['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}{% endfor %}x"
+SHOUTS = "{% for m in messages %}<|im_start|>{{ m['content'] | upper }}<|im_end|>{% endfor %}"
+
+
+def chat_of(template: str | None, stop_ids: Sequence[int] = ()) -> ChatTokenizer:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return ChatTokenizer(tokenizer, "my-model", stop_ids)
+
+
+@pytest.fixture
+def chat() -> ChatTokenizer:
+    return ChatTokenizer(tiny_tokenizer(), "my-model")
+
+
+def text_of(chat: ChatTokenizer, ids: Sequence[int]) -> str:
+    return str(chat.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def test_the_template_and_the_generation_prompt_are_the_whole_prompt(chat: ChatTokenizer) -> None:
+    assert text_of(chat, chat.encode([SYSTEM, USER], {}, "")) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_no_special_token_is_added(chat: ChatTokenizer) -> None:
+    chat.tokenizer.add_bos_token = True
+    ids = chat.encode([USER], {}, "")
+    assert ids[0] == chat.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert ids.count(chat.tokenizer.eos_token_id) == 1
+
+
+def test_the_suffix_follows_the_generation_prompt(chat: ChatTokenizer) -> None:
+    plain, longer = chat.encode([USER], {}, ""), chat.encode([USER], {}, "<think>\n")
+    assert longer[: len(plain)] == plain
+    assert text_of(chat, longer[len(plain) :]) == "<think>\n"
+
+
+def test_keyword_arguments_reach_the_template() -> None:
+    chat = chat_of(LISTENS)
+    assert text_of(chat, chat.encode([USER], {"enable_thinking": True}, "")) == "think: 2 + 2?"
+    assert text_of(chat, chat.encode([USER], {"enable_thinking": False}, "")) == "no thought: 2 + 2?"
+
+
+def test_a_base_model_gets_plain_paragraphs() -> None:
+    chat = chat_of(None)
+    assert text_of(chat, chat.encode([SYSTEM, USER], {}, "Answer:")) == "Be brief.\n\n2 + 2?\n\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "reason"),
+    [
+        (NO_SYSTEM, {}, "System role not supported"),
+        ("{{ messages[0].nothing.at_all }}", {}, "chat template"),
+        ("{% if %}", {}, "chat template"),
+        ("{{ messages[0]['content'] }}", {"tokenize": True}, "chat template"),
+        (None, {"chat_template": "x"}, "chat template"),
+        ("{# nothing #}", {}, "at least one token"),
+    ],
+)
+def test_a_template_that_refuses_is_told_in_one_line(
+    template: str | None, arguments: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        chat_of(template).encode([SYSTEM, USER], arguments, "")
+    assert str(caught.value).startswith("model: got 'my-model'; its chat template must")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["plain", "žluťoučký kůň", "数学 🦊", "a\n\n  b\t"])
+def test_text_survives_tokens(text: str, chat: ChatTokenizer) -> None:
+    assert chat.decode(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_special_tokens_are_no_text(chat: ChatTokenizer) -> None:
+    assert chat.decode([2, *chat.tokenizer("yes")["input_ids"], 2, 0]) == "yes"
+
+
+def test_half_a_character_is_no_error(chat: ChatTokenizer) -> None:
+    assert isinstance(chat.decode(chat.tokenizer("🦊")["input_ids"][:2]), str)
+
+
+def test_all_end_tokens_stop() -> None:
+    assert chat_of(None, [7, 8]).stop_ids == {2, 7, 8}
+
+
+def test_the_terminator_is_what_the_template_writes_after_a_turn(chat: ChatTokenizer) -> None:
+    assert text_of(chat, chat.turn_terminator) == "<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", [None, USER_ONLY, SHOUTS, "always the same"])
+def test_a_terminator_that_the_template_does_not_show_is_the_end_token(template: str | None) -> None:
+    assert chat_of(template).turn_terminator == [2]

@@ -1,0 +1,160 @@
+"""Turns as the driver orders them: what of the order reaches the engine, and what is reported back."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from latentmas_ray.engine.runner import TurnRunner
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
+from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
+from latentmas_ray.memory import LATENT, Segment
+from tests.numerics.conftest import MakeEngine
+from tests.numerics.families import make_lm, with_limit
+from tests.numerics.plain import Plain
+from tests.numerics.turns import memory
+
+QUESTIONS = ("short?", "a much longer question?", "q?")
+
+
+@pytest.fixture
+def runner(engine_of: MakeEngine) -> TurnRunner:
+    return TurnRunner(engine_of("qwen3"))
+
+
+def order(agent: str, thinks: str = "latent", suffix: str = "", **changes: Any) -> TurnWork:
+    prompts = tuple(
+        Prompt(messages=({"role": "user", "content": f"{agent}: {text}"},), suffix=suffix) for text in QUESTIONS
+    )
+    fields = {"latent_steps": 3 if thinks == "latent" else 0, "sampling": Sampling(max_new_tokens=5), **changes}
+    return TurnWork(agent=agent, batch=0, question_ids=QUESTIONS, prompts=prompts, thinks=thinks, **fields)
+
+
+def prompt_ids(runner: TurnRunner, work: TurnWork) -> list[list[int]]:
+    return [runner.engine.lm.chat.encode(one.messages, one.template, one.suffix) for one in work.prompts]
+
+
+def turns_of(segment: Segment) -> list[list[int]]:
+    return [segment.recipe.take([row]).token_ids_T.tolist() for row in range(segment.num_questions)]
+
+
+def latent(runner: TurnRunner, work: TurnWork, segments: dict[str, Segment] | None = None) -> Segment:
+    segment, _ = runner.run(work, segments or {})
+    assert segment is not None
+    return segment
+
+
+def test_a_latent_turn_is_the_prompt_then_thoughts(runner: TurnRunner) -> None:
+    work = order("planner")
+    segment, report = runner.run(work, {})
+    assert segment is not None
+    prompts = prompt_ids(runner, work)
+    assert turns_of(segment) == [[*ids, *[LATENT] * 3] for ids in prompts]
+    assert report.prompt_tokens == tuple(map(len, prompts))
+    assert report.memory_tokens == segment.lengths
+    assert report.segment_bytes == segment.bytes_per_question
+    assert (report.latent_steps, report.output_token_ids, report.texts) == (3, (), ())
+    assert report.phases.think > 0
+    assert report.phases.decode == 0
+
+
+def test_a_text_turn_decodes_what_transformers_decodes(runner: TurnRunner) -> None:
+    planner, judger = order("planner"), order("judger", "text", reads=(memory("planner"),))
+    planned = latent(runner, planner)
+    segment, report = runner.run(judger, {"planner": planned})
+    assert segment is None
+    assert report.segment_bytes == ()
+    realign = runner.engine.open(QUESTIONS, num_slots=8).realign
+    for row, ids in enumerate(prompt_ids(runner, judger)):
+        plain = Plain(runner.engine.lm, realign).replay(planned.recipe.take([row])).feed(ids)
+        assert list(report.output_token_ids[row]) == plain.decode(5)
+        assert report.texts[row] == runner.engine.lm.chat.decode(report.output_token_ids[row])
+        assert report.memory_tokens[row] == planned.lengths[row] + len(ids) + len(report.output_token_ids[row])
+
+
+def test_close_turn_appends_the_terminator(runner: TurnRunner) -> None:
+    work = order("planner", close_turn=True)
+    segment = latent(runner, work)
+    closing = runner.engine.lm.chat.turn_terminator
+    assert turns_of(segment) == [[*ids, *[LATENT] * 3, *closing] for ids in prompt_ids(runner, work)]
+    open_turn = latent(runner, order("planner"))
+    for row, length in enumerate(open_turn.lengths):
+        assert segment.lengths[row] == length + len(closing)
+        torch.testing.assert_close(segment.kv_of(row)[:, :, :, :length], open_turn.kv_of(row), atol=1e-4, rtol=0)
+
+
+def test_a_closed_turn_of_no_thought_is_a_plain_conversation(runner: TurnRunner) -> None:
+    work = order("planner", close_turn=True, latent_steps=0)
+    segment = latent(runner, work)
+    closing = runner.engine.lm.chat.turn_terminator
+    assert turns_of(segment) == [[*ids, *closing] for ids in prompt_ids(runner, work)]
+
+
+@pytest.mark.parametrize("close_turn", [False, True])
+def test_parts_that_are_handed_over(runner: TurnRunner, close_turn: bool) -> None:
+    work = order("planner", close_turn=close_turn)
+    lengths = tuple(map(len, prompt_ids(runner, work)))
+    after = 3 + (len(runner.engine.lm.chat.turn_terminator) if close_turn else 0)
+    prompt = latent(runner, replace(work, hands_over="prompt"))
+    latents = latent(runner, replace(work, hands_over="latents"))
+    assert (prompt.lengths, prompt.starts) == (lengths, (0, 0, 0))
+    assert (latents.lengths, latents.starts) == ((after,) * 3, lengths)
+    assert prompt.turn_ends == latents.turn_ends == tuple(length + after for length in lengths)
+
+
+def test_suffix_and_template_reach_the_prompt(runner: TurnRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = order("planner", suffix="<think>")
+    assert [turn[-10:-3] for turn in turns_of(latent(runner, work))] == [
+        runner.engine.lm.chat.tokenizer("<think>")["input_ids"]
+    ] * 3
+    monkeypatch.setattr(runner.engine.lm.chat.tokenizer, "chat_template", "{{ mood }}{{ messages[0]['content'] }}")
+    moody = replace(work, prompts=tuple(replace(prompt, template={"mood": "calm"}) for prompt in work.prompts))
+    first = turns_of(latent(runner, moody))[0]
+    assert runner.engine.lm.chat.decode([token for token in first if token != LATENT]).startswith("calmplanner")
+
+
+def test_the_order_in_which_segments_come_does_not_matter(runner: TurnRunner) -> None:
+    segments = {name: latent(runner, order(name)) for name in ("a", "b")}
+    judger = order("judger", "text", reads=(memory("a"), memory("b")))
+    forward = runner.run(judger, segments)[1]
+    backward = runner.run(judger, dict(reversed(segments.items())))[1]
+    assert forward.output_token_ids == backward.output_token_ids
+    assert judger.segment_order() == ("a", "b")
+
+
+def test_a_missing_memory_is_named(runner: TurnRunner) -> None:
+    with pytest.raises(SegmentError, match="'planner'"):
+        runner.run(order("judger", "text", reads=(memory("planner"),)), {})
+
+
+def test_memory_of_other_questions_is_refused(runner: TurnRunner) -> None:
+    segment = latent(runner, order("planner")).take([0, 1])
+    with pytest.raises(SegmentError, match="2 questions, not 3"):
+        runner.run(order("judger", "text", reads=(memory("planner"),)), {"planner": segment})
+
+
+def test_memory_of_another_model_is_refused(runner: TurnRunner, engine_of: MakeEngine) -> None:
+    segment = latent(TurnRunner(engine_of("llama")), order("planner"))
+    with pytest.raises(IncompatibleMemoryError, match="architecture"):
+        runner.run(order("judger", "text", reads=(memory("planner"),)), {"planner": segment})
+
+
+def test_a_runner_goes_on_after_a_failed_turn(runner: TurnRunner) -> None:
+    expected = latent(runner, order("planner"))
+    refused = Prompt(messages=({"role": "user", "content": "x"},), template={"tokenize": True})
+    with pytest.raises(ModelError, match="chat template"):
+        runner.run(replace(order("planner"), prompts=(refused,) * 3), {})
+    assert torch.equal(latent(runner, order("planner")).kv_LCHTD, expected.kv_LCHTD)
+
+
+def test_too_many_thoughts_are_told_with_their_numbers(engine_of: MakeEngine) -> None:
+    engine = engine_of("qwen3")
+    engine.lm = with_limit(make_lm("qwen3"), 120)
+    runner = TurnRunner(engine)
+    longest = max(map(len, prompt_ids(runner, order("planner"))))
+    with pytest.raises(
+        ContextLengthError, match=r"need 121 positions, model qwen3-120 has 120: use fewer latent steps"
+    ):
+        runner.run(order("planner", latent_steps=121 - longest), {})
+    runner.run(order("planner", latent_steps=120 - longest), {})
