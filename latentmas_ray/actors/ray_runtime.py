@@ -161,7 +161,7 @@ class RayRuntime:
     def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
         num_actors = len(self._agents) * self._replicas
         num_nodes = len(cluster.nodes)
-        place = f"{num_actors} actors on {num_nodes} node{'s' if num_nodes > 1 else ''}"
+        place = f"{_count(num_actors, 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted(set(devices)))
         share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{_count(threads, 'torch thread')} each"
         return f"{place}, {kinds}, {share}, transport {self._transport.name}"

@@ -80,7 +80,10 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _translated(name: str, expected: str) -> Iterator[None]:
     """Whatever is raised inside becomes a ModelError of one line, which says what transformers' reports would say."""
     level, has_bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    hub_log = logging.getLogger("huggingface_hub")
+    hub_level = hub_log.level
     transformers_log.set_verbosity(logging.CRITICAL)
+    hub_log.setLevel(logging.CRITICAL)  # it reports every retry of an unreachable hub
     transformers_log.disable_progress_bar()  # every actor would draw its own
     try:
         yield
@@ -92,6 +95,7 @@ def _translated(name: str, expected: str) -> Iterator[None]:
         raise ModelError("model", name, f"{expected}: {reason}") from error
     finally:
         transformers_log.set_verbosity(level)
+        hub_log.setLevel(hub_level)
         if has_bars:
             transformers_log.enable_progress_bar()
 
