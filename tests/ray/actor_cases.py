@@ -1,7 +1,7 @@
 """Shortcuts for tests that bring up actors."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,12 @@ def drive(
     """All results of one run by the question's id."""
     driver = Driver(runtime, topology, DriverSettings(**settings), observer or SilentObserver(), info=info)
     return {result.id: result for result in driver.run(plan_batches(questions, batch_size))}
+
+
+def timeless(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of results without what may differ between two runs: times, and the way that memory took."""
+    kept = {key: value for key, value in row.items() if key not in ("seconds", "agent_seconds")}
+    return kept | {"transfers": [(t["source"], t["reader"], t["num_bytes"]) for t in row["transfers"]]}
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

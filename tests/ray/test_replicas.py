@@ -1,0 +1,56 @@
+"""Several replicas of every agent: the work is shared, and the answers are those of one."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from latentmas_ray import LatentMAS
+from latentmas_ray.driver import Answer
+from latentmas_ray.tasks import load_questions
+from tests.ray.actor_cases import actors_of, drive, questions_that_wait, timeless
+from tests.ray.stand_ins import StandIn, turns_in
+from tests.unit.driver_cases import agent, topology
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+PAIR = """\
+name: pair
+agents:
+  - {name: planner, prompt: "plan {{ question }}"}
+  - {name: judger, reads: [planner], thinks: text, prompt: "judge {{ question }}"}
+"""
+
+
+def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text(PAIR)
+    rows = {}
+    for runtime, replicas in (("local", 1), ("ray", 2)):
+        with LatentMAS(
+            model="tiny",
+            topology=str(tmp_path / "pair.yaml"),
+            runtime=runtime,
+            replicas=replicas,
+            output=str(tmp_path / runtime),
+            batch_size=3,
+            latent_steps=4,
+            temperature=0.8,
+            max_new_tokens=8,
+        ) as system:
+            assert system.evaluate().num_failed == 0
+        lines = (tmp_path / runtime / "results.jsonl").read_text().splitlines()
+        rows[runtime] = [timeless(json.loads(line)) for line in lines]
+    assert rows["ray"] == rows["local"]
+    assert [row["id"] for row in rows["ray"]] == [question.id for question in load_questions("sample")]
+
+
+def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
+    alone = topology(agent("solver", thinks="text"))
+    with actors_of(alone, partial(StandIn, tmp_path), replicas=2) as started:
+        answers = drive(*started, alone, questions_that_wait(4, 0.5))
+    assert all(isinstance(answer, Answer) for answer in answers.values())
+    turns = turns_in(tmp_path)
+    assert len({turn.pid for turn in turns}) == 2
+    wall_clock = max(turn.end for turn in turns) - min(turn.begin for turn in turns)
+    assert wall_clock < 0.8 * sum(turn.end - turn.begin for turn in turns)
