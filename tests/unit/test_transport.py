@@ -1,0 +1,99 @@
+"""What every transport must do, and what the object store's does with the bytes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from latentmas_ray.config import TransportName
+from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
+from latentmas_ray.memory import Segment
+from latentmas_ray.transport import Loopback, ObjectStore, Transport, choose_transport
+from tests.unit.memory_cases import SPEC, make_segment, spec_of
+
+TRANSPORTS = [Loopback(), ObjectStore()]
+each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.name)
+
+
+def assert_same(one: Segment, other: Segment) -> None:
+    assert one.spec == other.spec
+    assert torch.equal(one.kv_LCHTD.view(torch.uint8), other.kv_LCHTD.view(torch.uint8))
+    assert torch.equal(one.recipe.token_ids_T, other.recipe.token_ids_T)
+    assert torch.equal(one.recipe.latents_NE, other.recipe.latents_NE)
+    for name in ("lengths", "turn_starts", "offsets"):
+        assert getattr(one, name) == getattr(other, name)
+    assert one.recipe.lengths == other.recipe.lengths
+
+
+@each_transport
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_segment_arrives_as_it_left(transport: Transport, dtype: str) -> None:
+    spec = spec_of(dtype)
+    segment = make_segment([(5, 2), (1, 0), (3, 4)], turn_starts=[7, 0, 2], spec=spec)
+    before = segment.kv_LCHTD.clone()
+    assert_same(transport.unpack(transport.pack(segment), expected=spec), segment)
+    assert torch.equal(segment.kv_LCHTD, before)
+
+
+@each_transport
+def test_a_part_of_a_turn_and_an_empty_one_arrive(transport: Transport) -> None:
+    segment = make_segment([(5, 2), (3, 0)], windows=[(5, 7), (3, 3)])
+    assert_same(transport.unpack(transport.pack(segment), expected=SPEC), segment)
+
+
+@each_transport
+def test_two_readers_get_the_same(transport: Transport) -> None:
+    segment = make_segment([(5, 2)])
+    payload = transport.pack(segment)
+    for _ in range(2):
+        assert_same(transport.unpack(payload, expected=SPEC), segment)
+
+
+@each_transport
+def test_memory_of_another_model_is_refused(transport: Transport) -> None:
+    payload = transport.pack(make_segment([(5, 2)]))
+    with pytest.raises(IncompatibleMemoryError, match="weights_revision is 'r0', not 'r1'"):
+        transport.unpack(payload, expected=replace(SPEC, weights_revision="r1"))
+
+
+def test_the_object_store_copies_neither_when_packing_nor_when_unpacking() -> None:
+    transport = ObjectStore()
+    segment = make_segment([(5, 2)])
+    header, kv = transport.pack(segment)
+    assert kv.ctypes.data == segment.kv_LCHTD.data_ptr()
+    assert kv.dtype == np.uint8
+    assert kv.ndim == 1
+    kv.setflags(write=False)  # as Ray hands it out
+    assert transport.unpack((header, kv), expected=SPEC).kv_LCHTD.data_ptr() == kv.ctypes.data
+
+
+@pytest.mark.parametrize("byte", [0, -1])
+def test_the_object_store_notices_a_changed_byte(byte: int) -> None:
+    transport = ObjectStore()
+    header, kv = transport.pack(make_segment([(5, 2)]))
+    damaged = kv.copy()
+    damaged[byte] ^= 1
+    with pytest.raises(WireError, match="damaged"):
+        transport.unpack((header, damaged), expected=SPEC)
+    with pytest.raises(WireError, match="truncated"):
+        transport.unpack((header, kv[:-1]), expected=SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "same_process", "chosen"),
+    [
+        ("auto", True, "loopback"),
+        ("auto", False, "object_store"),
+        ("loopback", True, "loopback"),
+        ("object_store", True, "object_store"),
+        ("object_store", False, "object_store"),
+    ],
+)
+def test_the_choice_of_a_transport(name: TransportName, same_process: bool, chosen: str) -> None:
+    assert choose_transport(name, same_process=same_process).name == chosen
+
+
+def test_loopback_does_not_leave_the_process() -> None:
+    with pytest.raises(ConfigError, match="transport: got 'loopback'"):
+        choose_transport("loopback", same_process=False)
