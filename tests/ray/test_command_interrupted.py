@@ -1,0 +1,85 @@
+"""A run that is killed or interrupted half way, as real processes, and its resumption."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.ray.actor_cases import timeless
+from tests.ray.command_cases import COMMAND, PAIR, processes_of, read_rows, run_command, started, wait_for
+
+pytestmark = pytest.mark.slow
+
+NUM_QUESTIONS = 40
+FLAGS = ["--batch-size", "3", "--latent-steps", "10", "--max-new-tokens", "24", "--temperature", "0.8"]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The evaluation of forty questions by two agents."""
+    folder = tmp_path_factory.mktemp("inputs")
+    lines = [json.dumps({"id": f"q{index}", "question": f"What is {index} + 9?"}) for index in range(NUM_QUESTIONS)]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    (folder / "pair.yaml").write_text(PAIR)
+    return ["eval", "--task", str(folder / "questions.jsonl"), "--topology", str(folder / "pair.yaml"), *FLAGS]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run_command(*command, "--runtime", "local", "--output", folder).returncode == 0
+    rows = [timeless(row) for row in read_rows(folder)]
+    assert [row["id"] for row in rows] == [f"q{index}" for index in range(NUM_QUESTIONS)]
+    return rows
+
+
+def _check_half_done(folder: Path, undisturbed: list[dict[str, object]]) -> None:
+    rows = [timeless(row) for row in read_rows(folder)]
+    assert 0 < len(rows) < NUM_QUESTIONS
+    assert all(row in undisturbed for row in rows)
+    assert not (folder / "summary.json").exists()
+
+
+def _check_resumed(folder: Path, undisturbed: list[dict[str, object]], *command: str) -> None:
+    resumed = run_command(*command, "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [timeless(row) for row in read_rows(folder)] == undisturbed
+    assert json.loads(resumed.stdout)["num_questions"] == NUM_QUESTIONS
+
+
+@pytest.mark.parametrize("runtime", ["local", "ray"])
+def test_a_run_whose_driver_is_killed_is_resumed(
+    command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, runtime: str
+) -> None:
+    run = [*command, "--runtime", runtime, "--output", str(tmp_path)]
+    with started([COMMAND, *run]) as process:
+        wait_for(lambda: len(read_rows(tmp_path)) >= 3, process)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        # The driver had no chance to end its actors: they must notice.
+        wait_for(lambda: not processes_of(process.pid))
+    _check_half_done(tmp_path, undisturbed)
+    _check_resumed(tmp_path, undisturbed, *run)
+
+
+@pytest.mark.parametrize("runtime", ["local", "ray"])
+def test_ctrl_c_leaves_a_journal_that_can_be_resumed(
+    command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, runtime: str
+) -> None:
+    run = [*command, "--output", str(tmp_path)]
+    with started([COMMAND, *run, "--runtime", runtime]) as process:
+        wait_for(lambda: len(read_rows(tmp_path)) >= 3, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process that the command started
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        wait_for(lambda: not processes_of(process.pid))
+    *progress, said, advice = err.splitlines()
+    assert all(line.startswith("latent: ") for line in progress)
+    assert said == "error: interrupted"
+    assert str(tmp_path) in advice
+    assert "--resume" in advice
+    assert out == ""
+    _check_half_done(tmp_path, undisturbed)
+    _check_resumed(tmp_path, undisturbed, *run, "--runtime", "local")
