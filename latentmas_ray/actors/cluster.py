@@ -10,6 +10,11 @@ from latentmas_ray.actors.resources import NodeResources
 from latentmas_ray.errors import ClusterError, ConfigError
 
 _PROBE_SECONDS = 5.0
+# How an HTTP/2 client begins: the preface of the protocol and an empty frame of settings. The server's first frame is
+# one of settings too; a frame is three bytes of length and then its type.
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HTTP2_SETTINGS = bytes([4])
+_TLS_ALERT = bytes([21, 3])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +31,16 @@ class Cluster:
             ray.shutdown()
 
 
-def connect(address: str | None) -> Cluster:
+def connect(address: str | None, *, field: str = "address") -> Cluster:
     """Use the connection that this process has; else join the cluster at `address`; else start one here.
 
-    Raises ConfigError for an address where no cluster answers, ClusterError if Ray cannot start.
+    `field` names for messages where the address was given. Raises ConfigError for an address where no cluster
+    answers, ClusterError if Ray cannot start.
     """
     owned = not ray.is_initialized()
     if owned:
         if address is not None:
-            _check_reachable(address)
+            _check_reachable(address, field)
         try:
             ray.init(
                 address=address or "local",
@@ -45,7 +51,8 @@ def connect(address: str | None) -> Cluster:
         except (ConnectionError, ValueError, RuntimeError) as error:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
-            raise ConfigError("address", address, f"a Ray cluster must answer there: {error}") from error
+            expected = "a Ray cluster must answer there, with the same RAY_AUTH_MODE and RAY_AUTH_TOKEN as here"
+            raise ConfigError(field, address, f"{expected}: {error}") from error
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Cluster(
         owned=owned,
@@ -56,16 +63,31 @@ def connect(address: str | None) -> Cluster:
     )
 
 
-def _check_reachable(address: str) -> None:
-    """A quick look at the port: Ray itself would try for minutes. Names such as `auto` are left to Ray."""
+def _check_reachable(address: str, field: str) -> None:
+    """A quick look at the port: Ray itself would try for many minutes. Names such as `auto` are left to Ray."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:
         if address in ("auto", "local"):
             return
-        raise ConfigError("address", address, "it must be HOST:PORT, ray://HOST:PORT or auto")
+        raise ConfigError(field, address, "it must be HOST:PORT, ray://HOST:PORT or auto")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError("address", address, "its port must be a number from 1 to 65535")
+        raise ConfigError(field, address, "its port must be a number from 1 to 65535")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS) as connection:
+            is_other = _is_another_service(connection)
     except OSError as error:
-        raise ConfigError("address", address, f"a Ray cluster must answer there: {error.strerror or error}") from error
+        raise ConfigError(field, address, f"a Ray cluster must answer there: {error.strerror or error}") from error
+    if is_other:
+        raise ConfigError(field, address, "a Ray cluster must answer there: what listens is not Ray")
+
+
+def _is_another_service(connection: socket.socket) -> bool:
+    """Whether what listens is silent or speaks a protocol other than gRPC, that is HTTP/2.
+
+    A closed connection says nothing, and neither does a TLS alert: where Ray uses TLS it may answer so.
+    """
+    connection.sendall(_HTTP2_HELLO)
+    reply = b""
+    while len(reply) < 4 and (more := connection.recv(64)):
+        reply += more
+    return bool(reply) and reply[3:4] != _HTTP2_SETTINGS and not reply.startswith(_TLS_ALERT)

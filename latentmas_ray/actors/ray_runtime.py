@@ -52,7 +52,11 @@ class RayRuntime:
         Raises ConfigError for an unreachable address, ClusterError if the actors find no place, ModelError, ActorError.
         """
         env = read_environment()
-        self._cluster = cluster = connect(self._address or env.ray_address)
+        if self._address is None and env.ray_address is not None:
+            cluster = connect(env.ray_address, field="RAY_ADDRESS")
+        else:
+            cluster = connect(self._address)
+        self._cluster = cluster
         resources = share_out(
             num_actors=len(self._agents) * self._replicas,
             nodes=cluster.nodes,

@@ -57,9 +57,9 @@ def run_command(*args: str | Path, more: Mapping[str, str] | None = None) -> sub
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def processes_of(session: int) -> list[int]:
-    """The living processes of a session, by the kernel's own account."""
-    found = []
+def processes_of(session: int) -> dict[int, str]:
+    """The living processes of a session and what they call themselves, by the kernel's own account."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -67,7 +67,7 @@ def processes_of(session: int) -> list[int]:
             # After the command's name in brackets: state, parent, process group, session.
             state, _, _, owner = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(owner) == session and state != "Z":
-                found.append(int(folder.name))
+                found[int(folder.name)] = (folder / "cmdline").read_text()
     return found
 
 

@@ -1,0 +1,127 @@
+"""Joining a cluster: one that runs, which stays, and addresses where none answers."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import ray
+
+from latentmas_ray.cli.main import main
+from tests.ray.command_cases import COMMAND, run_command, started, wait_for
+from tests.ray.test_command_golden import SAME_ROUNDING, check_golden
+
+AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
+RAY = COMMAND.with_name("ray")
+
+
+def _free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return int(server.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with closing(socket.socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of one node that has nothing to do with any other on this machine."""
+    port = _free_port()
+    folder = tempfile.mkdtemp(prefix="lmr-")  # short: the paths of Unix sockets are bounded
+    head = [RAY, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false", "--num-cpus=4"]
+    where = [
+        f"--port={port}",
+        "--node-ip-address=127.0.0.1",
+        f"--temp-dir={folder}",
+        f"--object-store-memory={200 * 2**20}",
+    ]
+    with started([*head, *where], SAME_ROUNDING | AUTH) as process:
+        wait_for(lambda: _answers(port), process)
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        process.wait(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_running_cluster_is_joined_and_left_running(address: str, tmp_path: Path) -> None:
+    """Given by the environment, by the flag (which wins), and looked at by the doctor afterwards."""
+    rows = check_golden(
+        "identity", tmp_path / "run", "--runtime", "ray", "--batch-size", "1", RAY_ADDRESS=address, **AUTH
+    )
+    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"object_store"}
+    asked = run_command(
+        *["ask", "why?", "--method", "single", "--max-new-tokens", "4", "--address", address],
+        more=AUTH | {"RAY_ADDRESS": "127.0.0.1:1"},
+    )
+    assert asked.returncode == 0, asked.stderr
+    client = run_command("ask", "why?", "--address", f"ray://{address}", more=AUTH)
+    assert client.returncode == 2
+    assert client.stderr.count("\n") == 1, client.stderr
+    doctor = run_command("doctor", "--address", address, more=AUTH)
+    assert doctor.returncode == 0
+    # All four are free again: the runs' actors are gone.
+    assert f"{address}: 4.0 CPU" in doctor.stdout
+
+
+BAD_ADDRESSES = {
+    "127.0.0.1:1": "a Ray cluster must answer there: Connection refused",
+    "ray://127.0.0.1:1": "a Ray cluster must answer there: Connection refused",
+    "no-such-host.invalid:6379": "a Ray cluster must answer there",
+    "localhost": "it must be HOST:PORT",
+    "localhost:": "its port must be a number",
+    "localhost:ray": "its port must be a number",
+    "localhost:70000": "its port must be a number",
+    "http://127.0.0.1:1": "a Ray cluster must answer there",
+}
+
+
+@pytest.mark.parametrize("given", ["flag", "environment"])
+@pytest.mark.parametrize("bad", BAD_ADDRESSES)
+def test_an_address_where_no_cluster_answers_is_one_line(
+    no_ray: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bad: str, given: str
+) -> None:
+    if given == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", bad)
+    assert main(["ask", "why?", *(["--address", bad] if given == "flag" else [])]) == 2
+    err = capfd.readouterr().err
+    assert not ray.is_initialized()
+    assert err.count("\n") == 1, err
+    name = {"flag": "--address", "environment": "RAY_ADDRESS"}[given]
+    assert f"error: {name}: got '{bad}'; {BAD_ADDRESSES[bad]}" in err
+
+
+def _serve(server: socket.socket, reply: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(reply)
+        connection.recv(1024)  # and stay until the other side goes
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_something_else_that_listens_is_no_cluster(
+    no_ray: None, capfd: pytest.CaptureFixture[str], reply: bytes
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = Thread(target=_serve, args=(server, reply))
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert main(["ask", "why?", "--address", address]) == 2
+        thread.join()
+    expected = f"error: --address: got '{address}'; a Ray cluster must answer there: what listens is not Ray\n"
+    assert capfd.readouterr().err == expected
+
+
+def test_what_listens_and_is_silent_is_no_cluster(no_ray: None, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert main(["ask", "why?", "--address", address]) == 2
+    assert capfd.readouterr().err == (
+        f"error: --address: got '{address}'; a Ray cluster must answer there: timed out\n"
+    )
