@@ -1,9 +1,11 @@
 """One agent's turn over one batch of questions, inside one engine.
 
-Dimensions: B rows (questions), T tokens, E hidden size, L layers, C 2, H KV heads, D head dim, N latent thoughts.
+Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden size, L layers, C 2, H KV heads, D head dim,
+N in `_recipe` latent thoughts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.topology.spec import HandsOver
 
-PREFILL_CHUNK = 1024  # prompt tokens per forward: bounds the mask and the activations of long prompts
+PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the activations of long prompts
 
 
 class Session:
@@ -57,17 +59,16 @@ class Session:
 
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Feed known tokens to every row, ragged. Rows are padded inside a forward only, and nothing of it stays."""
-        width = max(len(ids) for ids in token_ids)
-        padded = [[*ids, *[0] * (width - len(ids))] for ids in token_ids]
-        ids_BT = torch.tensor(padded, device=self.lm.device)
-        last = list(self.last_hidden_BE) or [torch.empty(0)] * len(token_ids)
-        for first in range(0, width, PREFILL_CHUNK):
-            chunk_BT = ids_BT[:, first : first + PREFILL_CHUNK]
-            counts = [min(max(len(ids) - first, 0), chunk_BT.shape[1]) for ids in token_ids]
-            hidden_BTE = self._forward(self.lm.embed(chunk_BT), counts)
-            last = [hidden_BTE[row, count - 1] if count else last[row] for row, count in enumerate(counts)]
-        self.last_hidden_BE = torch.stack(last)
+        """Feed known tokens to every row, ragged, as many at a time as one forward takes."""
+        last_B = list(self.last_hidden_BE) or [torch.empty(0)] * len(token_ids)
+        for windows in _chunks([len(ids) for ids in token_ids], PREFILL_CHUNK):
+            counts = [stop - first for first, stop in windows]
+            ids_N = [token for ids, (first, stop) in zip(token_ids, windows, strict=True) for token in ids[first:stop]]
+            hidden_NE = self._forward(self.lm.embed(torch.tensor(ids_N)), counts)
+            for row, end in enumerate(accumulate(counts)):
+                if counts[row]:
+                    last_B[row] = hidden_NE[end - 1]
+        self.last_hidden_BE = torch.stack(last_B)
         for inputs, ids in zip(self._inputs, token_ids, strict=True):
             inputs.extend(ids)
 
@@ -78,7 +79,7 @@ class Session:
         ones = [1] * len(self._inputs)
         for _ in range(num_steps):
             thought_BE = self.realign(self.last_hidden_BE).to(dtype)
-            self.last_hidden_BE = self._forward(thought_BE[:, None], ones)[:, 0]
+            self.last_hidden_BE = self._forward(thought_BE, ones)
             self._thoughts.append(thought_BE)
             for inputs in self._inputs:
                 inputs.append(LATENT)
@@ -100,8 +101,7 @@ class Session:
                     outputs[active[row]].append(ids[row])
             if not active or step + 1 == sampling.max_new_tokens:
                 break
-            embeds = self.lm.embed(torch.tensor(ids)[:, None])
-            self.last_hidden_BE = self._forward(embeds, [1] * len(active))[:, 0]
+            self.last_hidden_BE = self._forward(self.lm.embed(torch.tensor(ids)), [1] * len(active))
         return outputs
 
     @torch.inference_mode()
@@ -138,19 +138,19 @@ class Session:
         ids = [token for inputs in self._inputs for token in inputs]
         return Recipe(torch.tensor(ids, dtype=torch.int64), thoughts_NE, tuple(len(inputs) for inputs in self._inputs))
 
-    def _forward(self, embeds_BTE: Tensor, counts: Sequence[int]) -> Tensor:
-        """One forward; row b's first `counts[b]` inputs are real. Returns last hidden states [B, T, E]."""
-        width = embeds_BTE.shape[1]
+    def _forward(self, embeds_NE: Tensor, counts: Sequence[int]) -> Tensor:
+        """One forward over `counts[b]` inputs of each row, one row after another. Returns last hidden states [N, E]."""
         self._check_positions(counts)
-        positions_BT = torch.tensor(self.positions, device=self.lm.device)[:, None] + torch.arange(
-            width, device=self.lm.device
-        )
-        self.cache.begin_step(counts, width)
-        mask = self.cache.visibility(width, self.lm.device)
-        hidden_BTE = self.lm.hidden_states(embeds_BTE, positions_BT, mask, self.cache)
+        positions = [
+            position
+            for first, count in zip(self.positions, counts, strict=True)
+            for position in range(first, first + count)
+        ]
+        self.cache.begin_step(counts)
+        hidden_NE = self.lm.hidden_states(embeds_NE, torch.tensor(positions, device=self.lm.device), self.cache)
         self.cache.end_step()
         self.positions = [position + count for position, count in zip(self.positions, counts, strict=True)]
-        return hidden_BTE.to(self.lm.device)
+        return hidden_NE.to(self.lm.device)
 
     def _check_positions(self, counts: Sequence[int]) -> None:
         limit = self.lm.max_positions
@@ -177,3 +177,19 @@ class Session:
         for values in (self.positions, *row_lists):
             values[row] = values[-1]
             values.pop()
+
+
+def _chunks(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
+    """Windows (first, stop) into rows of these lengths, whose sizes add up to at most `size` per chunk.
+
+    Whole rows first: every forward reads all weights, so fewer and fuller ones are faster.
+    """
+    done = [0] * len(lengths)
+    while any(first < length for first, length in zip(done, lengths, strict=True)):
+        room, windows = size, []
+        for first, length in zip(done, lengths, strict=True):
+            stop = min(length, first + room)
+            room -= stop - first
+            windows.append((first, stop))
+        yield windows
+        done = [stop for _, stop in windows]

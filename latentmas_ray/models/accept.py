@@ -11,6 +11,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.models import attention
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.probe import check_model
@@ -21,7 +22,8 @@ _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeEr
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
-    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode.
+    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode and gets the
+    engine's attention, which outside of an engine is `sdpa`.
 
     Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
     """
@@ -29,6 +31,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) 
         check_config(model.config, name)
         _check_build(model, name)
         model.eval().requires_grad_(False)
+        model.set_attn_implementation(attention.NAME)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name))
         _check_tokenizer(lm)
@@ -86,9 +89,9 @@ def _spec(model: PreTrainedModel, name: str) -> KVCacheSpec:
 def _check_build(model: PreTrainedModel, name: str) -> None:
     if model.get_output_embeddings() is None:
         raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
-    attention = getattr(model.config, "_attn_implementation", "sdpa")
-    if attention != "sdpa":  # the others read the mask differently
-        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {attention!r}")
+    own = getattr(model.config, "_attn_implementation", "sdpa")
+    if own not in ("sdpa", attention.NAME):  # what the others compute, the engine's attention may not
+        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
             raise ModelError(

@@ -6,6 +6,8 @@ short row is followed by slots that nobody attends to. Active rows are always th
 Dimensions: L layers, C 2 (key, value), B rows, H KV heads, T slots, D head dim.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
+from latentmas_ray.models.attention import Packing
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -30,48 +33,29 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write [b, H, t, D] behind each row's tokens; return views of everything visible, [b, H, S, D]."""
-        step = self.cache.step
-        keys, values = self.kv_CBHTD[0], self.kv_CBHTD[1]
-        num_rows, num_new = key_states.shape[0], key_states.shape[2]
-        if len(set(step.starts)) == 1 and set(step.counts) == {num_new}:
-            first = step.starts[0]
-            keys[:num_rows, :, first : first + num_new] = key_states
-            values[:num_rows, :, first : first + num_new] = value_states
-        elif num_new == 1:
-            rows, slots = step.index(keys.device)
-            keys[rows, :, slots] = key_states[:, :, 0]
-            values[rows, :, slots] = value_states[:, :, 0]
-        else:
-            for row, (first, count) in enumerate(zip(step.starts, step.counts, strict=True)):
-                keys[row, :, first : first + count] = key_states[row, :, :count]
-                values[row, :, first : first + count] = value_states[row, :, :count]
-        return keys[:num_rows, :, : step.num_visible], values[:num_rows, :, : step.num_visible]
+        """Write packed tokens [1, H, N, D] behind their rows' tokens; return all slots [b, H, T, D], without a copy."""
+        packing = self.cache.packing
+        num_rows = len(packing.starts)
+        for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
+            if packing.is_single and packing.is_even:
+                slots_BHTD[:num_rows, :, packing.starts[0]] = new_HND.transpose(0, 1)
+            elif packing.is_single:
+                rows, slots = packing.slots(slots_BHTD.device)
+                slots_BHTD[rows, :, slots] = new_HND.transpose(0, 1)
+            else:
+                pieces = new_HND.split(packing.counts, dim=1)
+                for row, (first, count, piece) in enumerate(zip(packing.starts, packing.counts, pieces, strict=True)):
+                    slots_BHTD[row, :, first : first + count] = piece
+        return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.step.num_visible, 0
+        return self.cache.packing.num_visible, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.step.num_visible
+        return self.cache.packing.num_visible
 
     def get_max_length(self) -> int:
         return self.cache.num_slots
-
-
-class _Step:
-    """Where the tokens of one forward go: row b's `counts[b]` tokens behind its first `starts[b]`."""
-
-    def __init__(self, starts: Sequence[int], counts: Sequence[int], width: int) -> None:
-        self.starts, self.counts = list(starts), list(counts)
-        self.num_visible = max(start + width for start in self.starts) if self.starts else 0
-        self._index: dict[torch.device, tuple[Tensor, Tensor]] = {}
-
-    def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row numbers and slots as tensors, made once per device and forward."""
-        if device not in self._index:
-            rows = torch.arange(len(self.starts), device=device)
-            self._index[device] = (rows, torch.tensor(self.starts, device=device))
-        return self._index[device]
 
 
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
@@ -83,12 +67,10 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.num_rows, self.num_slots = num_rows, num_slots
         self.lengths: list[int] = []
         self._num_touched = 0  # slots that any row of this batch ever used
-        self.step = _Step([], [], 0)
+        self.packing = Packing([], [])
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
-        super().__init__(
-            layers=[_Layer(self, torch.zeros(shape, dtype=spec.torch_dtype, device=device)) for device in devices]
-        )
+        super().__init__(layers=[_Layer(self, _zeros(shape, spec.torch_dtype, device)) for device in devices])
 
     @property
     def num_bytes(self) -> int:
@@ -100,21 +82,14 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             layer.kv_CBHTD[:, :, :, : self._num_touched].zero_()
         self.lengths, self._num_touched = [0] * num_rows, 0
 
-    def begin_step(self, counts: Sequence[int], width: int) -> None:
-        """Announce a forward over [rows, width] inputs of which row b's first `counts[b]` are real."""
-        self.step = _Step(self.lengths, counts, width)
+    def begin_step(self, counts: Sequence[int]) -> None:
+        """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
+        self.packing = Packing(self.lengths, counts)
 
     def end_step(self) -> None:
         """The forward is done: its tokens are valid now."""
-        self.lengths = [length + count for length, count in zip(self.lengths, self.step.counts, strict=True)]
+        self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
         self._num_touched = max(self._num_touched, *self.lengths)
-
-    def visibility(self, width: int, device: torch.device) -> Tensor:
-        """The true mask of the announced forward, bool [b, 1, width, S]: query i of row b sees its first start+i+1."""
-        starts = torch.tensor(self.step.starts, device=device)
-        last_seen = starts[:, None] + torch.arange(width, device=device)
-        slots = torch.arange(self.step.num_visible, device=device)
-        return (slots <= last_seen[..., None])[:, None]
 
     def write(self, row: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec) -> None:
         """Append tokens [L, 2, H, t, D] to a row, their keys rotated by `shift` positions."""
@@ -140,3 +115,11 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
         self.lengths[row] = length
         self.lengths.pop()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that cost no memory on a CPU until they are written: `torch.zeros` would touch every page."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or num_bytes == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=dtype).view(shape)

@@ -72,20 +72,26 @@ class LanguageModel:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
-    def hidden_states(self, embeds_BTE: Tensor, positions_BT: Tensor, mask: Tensor, cache: BatchCache) -> Tensor:
-        """One forward over new inputs: last hidden states after the final norm, [B, T, E]; fills `cache`.
+    def hidden_states(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
+        """One forward over the inputs that `cache.begin_step` announced, one row after another; fills `cache`.
 
-        `mask` is bool [B, 1, T, S], true where a query may look. No vocabulary projection.
+        Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
         output = self.decoder(
-            inputs_embeds=embeds_BTE,
-            attention_mask=mask,
-            position_ids=positions_BT,
+            inputs_embeds=embeds_NE[None],
+            attention_mask=self._no_mask,
+            position_ids=positions_N[None],
             past_key_values=cache,
             use_cache=True,
+            packing=cache.packing,
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        hidden_NE: Tensor = output.last_hidden_state[0]
+        return hidden_NE
+
+    @cached_property
+    def _no_mask(self) -> Tensor:
+        """A finished mask, for which transformers makes none of its own; the engine's attention reads the packing."""
+        return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
         """The vocabulary projection, fp32 [B, V], with the scaling or soft cap that the configuration asks for."""

@@ -33,16 +33,15 @@ def check_model(lm: LanguageModel) -> None:
 def _forward(lm: LanguageModel, ids_1T: Tensor, pieces: list[int], start: int) -> tuple[Tensor, Tensor]:
     cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
     cache.open(1)
-    hidden = torch.empty(0)
-    for piece in ids_1T.split(pieces, dim=1):
-        positions = start + cache.lengths[0] + torch.arange(piece.shape[1], device=lm.device)[None]
-        cache.begin_step([piece.shape[1]], piece.shape[1])
-        mask = cache.visibility(piece.shape[1], lm.device)
-        hidden = lm.hidden_states(lm.embed(piece), positions, mask, cache)
+    hidden_TE = torch.empty(0)
+    for piece_T in ids_1T[0].split(pieces):
+        positions_T = start + cache.lengths[0] + torch.arange(len(piece_T), device=lm.device)
+        cache.begin_step([len(piece_T)])
+        hidden_TE = lm.hidden_states(lm.embed(piece_T), positions_T, cache)
         cache.end_step()
     kv = torch.empty(lm.spec.num_layers, 2, lm.spec.num_kv_heads, _NUM_TOKENS, lm.spec.head_dim)
     cache.read(0, 0, _NUM_TOKENS, kv)
-    return hidden[0, -1], kv[:, 0]
+    return hidden_TE[-1], kv[:, 0]
 
 
 def _require(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
