@@ -1,10 +1,16 @@
 """Joining a Ray cluster, or starting one on this machine. Ray's errors end here."""
 
 import logging
+import os
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from latentmas_ray.actors.resources import NodeResources
 from latentmas_ray.errors import ClusterError, ConfigError
@@ -42,17 +48,17 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
         if address is not None:
             _check_reachable(address, field)
         try:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **({} if address else {"include_dashboard": False}),
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            with _hold_back_stderr() if address else nullcontext():
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({} if address else {"include_dashboard": False}),
+                )
+        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
-            expected = "a Ray cluster must answer there, with the same RAY_AUTH_MODE and RAY_AUTH_TOKEN as here"
-            raise ConfigError(field, address, f"{expected}: {error}") from error
+            raise ConfigError(field, address, _what_it_takes(error)) from error
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Cluster(
         owned=owned,
@@ -61,6 +67,37 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
         ),
         object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive),
     )
+
+
+@contextmanager
+def _hold_back_stderr() -> Iterator[None]:
+    """Pass on what is printed in the body only if the body succeeds: Ray's C++ part, which no setting silences there,
+    prints the reason of a failure again at every attempt, and the error has it too."""
+    if sys.stderr is None:  # the process was started without one
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        own = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+        held.seek(0)
+        sys.stderr.write(held.read().decode(errors="replace"))
+
+
+def _what_it_takes(error: Exception) -> str:
+    """What must be so for a cluster to be joined where `error` was raised. Ray tells the reason in the error's cause."""
+    reason = f"{error!r} {error.__cause__!r}"
+    if "AuthenticationError" in reason:
+        return "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be those of the cluster that answers there"
+    if "No node info found" in reason:
+        return "a Ray cluster answers there, but this machine must be one of its nodes; `ray job submit` runs it on one"
+    return f"a Ray cluster must answer there, with the same RAY_AUTH_MODE and RAY_AUTH_TOKEN as here: {error}"
 
 
 def _check_reachable(address: str, field: str) -> None:

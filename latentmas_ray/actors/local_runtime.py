@@ -53,7 +53,7 @@ class LocalRuntime:
         if isinstance(ticket.report, InputError):
             raise ticket.report
         if isinstance(ticket.report, Exception):
-            raise TurnError(f"agent {ticket.agent}: {ticket.report}") from ticket.report
+            raise TurnError(str(ticket.report) or type(ticket.report).__name__) from ticket.report
         report: TurnReport = ticket.report
         return report
 

@@ -114,11 +114,11 @@ class RayRuntime:
             cause = error.cause
             if isinstance(cause, InputError):
                 raise cause from error
-            raise TurnError(f"agent {ticket.agent}: {_reason(cause or error)}") from error
+            raise TurnError(_reason(cause or error)) from error
         except RayActorError as error:
             raise ActorError(f"the actor of agent {ticket.agent} died: {_reason(error)}") from error
         except RayError as error:
-            raise TurnError(f"agent {ticket.agent}: {_reason(error)}") from error
+            raise TurnError(_reason(error)) from error
         return report
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:

@@ -93,6 +93,7 @@ def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd:
         assert f"{name} ({on.agent}): " in err
         assert failures[name]["agent"] == on.agent
         assert failures[name]["error"].endswith(message)
+        assert f"agent {on.agent}" not in failures[name]["error"]  # it is named beside it
     assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name not in DEEDS}
     assert run("--resume") == 0
     assert _answers(tmp_path) == UNDISTURBED
