@@ -91,7 +91,7 @@ def _hold_back_stderr() -> Iterator[None]:
 
 
 def _what_it_takes(error: Exception) -> str:
-    """What must be so for a cluster to be joined where `error` was raised. Ray tells the reason in the error's cause."""
+    """What must be so for a cluster to be joined where `error` was raised; Ray tells the reason in its cause."""
     reason = f"{error!r} {error.__cause__!r}"
     if "AuthenticationError" in reason:
         return "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be those of the cluster that answers there"
