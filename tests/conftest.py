@@ -100,7 +100,7 @@ def _multinode_obstacle() -> str | None:
     namespace = f"latentmas-probe-{os.getpid()}"
     made = _ip("netns", "add", namespace)
     try:
-        obstacle = made or _ip("-n", namespace, "link", "add", "a", "type", "veth", "peer", "name", "b")
+        obstacle = made or _ip("-n", namespace, "link", "add", "name", "one", "type", "veth", "peer", "name", "other")
     finally:
         if made is None:
             _ip("netns", "delete", namespace)
