@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.cli.ask import ask
+from latentmas_ray.cli.bench import bench_app
 from latentmas_ray.cli.demo import demo
 from latentmas_ray.cli.doctor import doctor
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -26,6 +27,7 @@ app.command("ask")(ask)
 app.command("eval")(evaluate)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
+app.add_typer(bench_app, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

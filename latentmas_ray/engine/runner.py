@@ -1,36 +1,15 @@
 """Carries out a `TurnWork` on an engine and reports what it did. Local runtime and Ray actors both call this."""
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.stopwatch import Stopwatch
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.memory import KVCacheSpec, Segment, place
 from latentmas_ray.models import load_model
-
-
-class _Stopwatch:
-    """Seconds per phase, with the device's queue drained at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._drain()
-        begin = time.perf_counter()
-        yield
-        self._drain()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def _drain(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 class TurnRunner:
@@ -56,7 +35,7 @@ class TurnRunner:
         Returns the segment (None for a text agent) and the report. Raises SegmentError, ContextLengthError, ModelError.
         """
         lm = self.engine.lm
-        watch = _Stopwatch(lm.device)
+        watch = Stopwatch(lm.device)
         with watch.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         placement = place(work.reads, segments, len(work.question_ids))

@@ -1,7 +1,7 @@
 """One agent's turn over one batch of questions, inside one engine.
 
-Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden size, L layers, C 2, H KV heads, D head dim,
-N in `_recipe` latent thoughts.
+Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden size, L layers, C 2, H KV heads,
+D head dim, N in `_recipe` latent thoughts.
 """
 
 from collections.abc import Iterator, Sequence

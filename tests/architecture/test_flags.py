@@ -17,6 +17,10 @@ COMMANDS = {
     "eval": f"--task --limit --batch-size --replicas --memory-in-flight --output --resume {FOR_ONE_QUESTION}",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
+    "bench": "",
+    "bench engine": """
+        --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats --json
+    """,
 }
 
 
