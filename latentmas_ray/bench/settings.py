@@ -26,6 +26,8 @@ class EngineBenchSettings:
         if self.latent_steps < 0:
             raise ConfigError("latent_steps", self.latent_steps, "it must be at least 0")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ConfigError("batch_size", str(self.batch_sizes), "it must be whole numbers of at least 1, as in 1,8")
+            raise ConfigError(
+                "batch_size", ",".join(map(str, self.batch_sizes)), "it must be whole numbers of at least 1, as in 1,8"
+            )
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")

@@ -8,15 +8,21 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from latentmas_ray.bench.settings import EngineBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError
 
+# Fields that are flags of some command, and are told under the flag's name.
+_FLAG_FIELDS = (
+    frozenset(RunConfig.model_fields) | {field.name for field in fields(EngineBenchSettings)} | {"batch_size"}
+)
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 MAX_ERROR_LINES = 6
@@ -78,7 +84,7 @@ def _complain(code: int, message: str, error: BaseException | None = None) -> in
 
 def _named_as_flag(error: InputError) -> InputError:
     """The same complaint under the name that a user of the command line typed."""
-    if error.field in RunConfig.model_fields:
+    if error.field in _FLAG_FIELDS:
         return InputError(flag_of(error.field), error.value, error.expected)
     return error
 

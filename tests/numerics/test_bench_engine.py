@@ -1,0 +1,41 @@
+"""The engine's benchmark, as small as it gets: that it measures, not what."""
+
+import json
+
+import pytest
+
+from latentmas_ray.cli.main import main
+
+SMALL = ["--model", "tiny", "--dtype", "float32", "--latent-steps", "2", "--max-new-tokens", "3", "--repeats", "1"]
+
+
+@pytest.mark.slow
+def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", *SMALL, "--prompt-tokens", "16", "--batch-size", "1,3", "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert [batch["batch_size"] for batch in outcome["batches"]] == [1, 3]
+    for batch in outcome["batches"]:
+        for side in ("engine", "baseline"):
+            assert batch[side]["seconds"] > 0
+            assert all(batch[side]["phases"][phase] > 0 for phase in ("prefill", "think", "decode"))
+            assert batch[side]["extra_bytes"] > 0
+        assert batch["speedup"] == pytest.approx(batch["baseline"]["seconds"] / batch["engine"]["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--batch-size", "1,x"], "--batch-size: got '1,x'"),
+        (["--batch-size", "0"], "--batch-size: got '0'"),
+        (["--repeats", "0"], "--repeats: got '0'"),
+        (["--latent-steps", "-1"], "--latent-steps: got '-1'"),
+        (["--dtype", "int8"], "--dtype: got 'int8'"),
+        (["--model", "./nowhere"], "--model: got './nowhere'"),
+        (["--repeats", "many"], "--repeats"),
+    ],
+)
+def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
