@@ -86,7 +86,8 @@ class Session:
 
     @torch.inference_mode()
     def decode(self, sampling: Sampling, agent: str) -> list[list[int]]:
-        """Sample tokens until each question's end token or the bound; returns token ids without the end token.
+        """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
+        token ids without the end token.
 
         A question that has finished leaves the batch, so the others get faster. Ends the session.
         """
@@ -95,10 +96,11 @@ class Session:
         for step in range(sampling.max_new_tokens):
             ids = self._sample(active, sampling, agent, step)
             for row in reversed(range(len(active))):
-                if ids[row] in self.lm.chat.stop_ids:
-                    self._drop_row(row, active, ids)
-                else:
+                has_ended = ids[row] in self.lm.chat.stop_ids
+                if not has_ended:
                     outputs[active[row]].append(ids[row])
+                if has_ended or self.positions[row] == self.lm.max_positions:
+                    self._drop_row(row, active, ids)
             if not active or step + 1 == sampling.max_new_tokens:
                 break
             self.last_hidden_BE = self._forward(self.lm.embed(torch.tensor(ids)), [1] * len(active))

@@ -25,19 +25,28 @@ class ChatTokenizer:
     def encode(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any], suffix: str) -> list[int]:
         """The prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`; nothing added.
 
-        Raises ModelError if the template refuses the messages or the result is empty.
+        Where the template knows no system role, the system message opens the user's. Raises ModelError if the
+        template refuses the messages or the result is empty.
         """
-        own = {} if self.tokenizer.chat_template else {"chat_template": PLAIN_TEMPLATE}
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **own, **template
-            )
+            text = self._render(messages, template)
         except (TemplateError, ValueError, TypeError) as error:
-            raise ModelError("model", self.name, f"its chat template must accept the prompt: {error}") from error
+            try:
+                text = self._render(_without_system_role(messages), template)
+            except (TemplateError, ValueError, TypeError):
+                raise ModelError("model", self.name, f"its chat template must accept the prompt: {error}") from error
         ids = self.tokenizer(text + suffix, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ModelError("model", self.name, "its chat template must make at least one token of the prompt")
         return list(ids)
+
+    def _render(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any]) -> str:
+        ours: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+        if not self.tokenizer.chat_template:
+            ours["chat_template"] = PLAIN_TEMPLATE
+        if clash := ours.keys() & template.keys():
+            raise ValueError(f"{', '.join(sorted(clash))} cannot be set")
+        return str(self.tokenizer.apply_chat_template([dict(message) for message in messages], **ours, **template))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of decoded ids, special tokens left out."""
@@ -60,3 +69,11 @@ class ChatTokenizer:
             return eos
         _, found, tail = text.rpartition(marker)
         return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if found and tail else eos
+
+
+def _without_system_role(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The same messages with a leading system message as the first paragraph of the next one."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return list(messages)
+    first, second, *rest = messages
+    return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest]

@@ -64,10 +64,16 @@ def test_a_base_model_gets_plain_paragraphs() -> None:
     assert text_of(chat, chat.encode([SYSTEM, USER], {}, "Answer:")) == "Be brief.\n\n2 + 2?\n\nAnswer:"
 
 
+def test_without_a_system_role_the_system_message_opens_the_users() -> None:
+    chat = chat_of(NO_SYSTEM)
+    assert text_of(chat, chat.encode([SYSTEM, USER], {}, "")) == "Be brief.\n\n2 + 2?"
+    assert text_of(chat, chat.encode([USER], {}, "")) == "2 + 2?"
+
+
 @pytest.mark.parametrize(
     ("template", "arguments", "reason"),
     [
-        (NO_SYSTEM, {}, "System role not supported"),
+        ("{{ raise_exception('nobody may speak') }}", {}, "nobody may speak"),
         ("{{ messages[0].nothing.at_all }}", {}, "chat template"),
         ("{% if %}", {}, "chat template"),
         ("{{ messages[0]['content'] }}", {"tokenize": True}, "chat template"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError
 from latentmas_ray.memory import LATENT, Segment, place
 from latentmas_ray.memory.wire import from_bytes, to_bytes
@@ -139,3 +140,12 @@ def test_too_long_a_memory_is_told_with_its_numbers(tmp_path: Path) -> None:
     session = begin(engine, prompts_of([5]), place_chain({"a": segment}))
     with pytest.raises(ContextLengthError, match="need 41 positions"):
         session.think(2)
+
+
+def test_an_answer_ends_at_the_last_position_and_its_neighbours_go_on(tmp_path: Path) -> None:
+    engine = Engine(with_limit(make_lm("qwen3"), 40), realign=False, cache_dir=tmp_path)
+    engine.lm.chat.stop_ids = frozenset()
+    sampling = Sampling(max_new_tokens=20)
+    together = begin(engine, prompts_of([38, 5])).decode(sampling, "judger")
+    assert [len(output) for output in together] == [3, 20]  # the third is sampled at position 40 and never fed
+    assert together[1] == begin(engine, prompts_of([38, 5])[1:]).decode(sampling, "judger")[0]
