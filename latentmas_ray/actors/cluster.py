@@ -25,11 +25,30 @@ _TLS_ALERT = bytes([21, 3])
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A connection to Ray, and whether it is ours to end."""
+    """A connection to Ray, whether it is ours to end, and the nodes that were alive when it was looked at."""
 
     owned: bool
     nodes: tuple[NodeResources, ...]
+    node_ids: frozenset[str]
     object_store_bytes: float
+
+    @classmethod
+    def look(cls, *, owned: bool) -> "Cluster":
+        """The cluster of this process's connection, as it is now."""
+        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        return cls(
+            owned=owned,
+            nodes=tuple(
+                NodeResources(num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0))
+                for resources in alive.values()
+            ),
+            node_ids=frozenset(alive),
+            object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive.values()),
+        )
+
+    def has_lost_nodes(self) -> bool:
+        """Whether any of these nodes has died since."""
+        return not self.node_ids <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def leave(self) -> None:
         """End the connection if `connect` made it; a cluster that was joined goes on."""
@@ -59,14 +78,7 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError(field, address, _what_it_takes(error)) from error
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Cluster(
-        owned=owned,
-        nodes=tuple(
-            NodeResources(num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0)) for resources in alive
-        ),
-        object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive),
-    )
+    return Cluster.look(owned=owned)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 and the driver never touches its bytes."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
 from latentmas_ray.transport import Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
+_LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _log = logging.getLogger(__name__)
 
@@ -56,23 +58,22 @@ class RayRuntime:
             cluster = connect(env.ray_address, field="RAY_ADDRESS")
         else:
             cluster = connect(self._address)
-        self._cluster = cluster
-        resources = share_out(
-            num_actors=len(self._agents) * self._replicas,
-            nodes=cluster.nodes,
-            busy_actors=self._busy_agents * self._replicas,
-        )
-        num_threads = env.torch_threads or resources.num_threads
-        # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
-        # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
-        remote = ray.remote(
-            num_gpus=resources.num_gpus, num_cpus=resources.num_cpus, allow_out_of_order_execution=True
-        )(AgentActor)
-        for agent in self._agents:
-            self._actors[agent] = [
-                remote.remote(self._make_runner, self._transport, num_threads) for _ in range(self._replicas)
-            ]
-        specs, devices = zip(*self._load(), strict=True)
+        while True:
+            self._cluster = cluster
+            resources = share_out(
+                num_actors=len(self._agents) * self._replicas,
+                nodes=cluster.nodes,
+                busy_actors=self._busy_agents * self._replicas,
+            )
+            num_threads = env.torch_threads or resources.num_threads
+            self._make_actors(resources, num_threads)
+            if (loaded := self._load(cluster)) is not None:
+                break
+            # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
+            # minute late, so a run that is resumed after one comes here.
+            self._end_actors()
+            cluster = Cluster.look(owned=cluster.owned)
+        specs, devices = zip(*loaded, strict=True)
         for spec in specs[1:]:
             specs[0].check_same(spec)
         return RuntimeInfo(
@@ -132,21 +133,44 @@ class RayRuntime:
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            self._end_actors()
+            cluster.leave()
+
+    def _make_actors(self, resources: ActorResources, num_threads: int) -> None:
+        # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
+        # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
+        remote = ray.remote(
+            num_gpus=resources.num_gpus, num_cpus=resources.num_cpus, allow_out_of_order_execution=True
+        )(AgentActor)
+        for agent in self._agents:
+            self._actors[agent] = [
+                remote.remote(self._make_runner, self._transport, num_threads) for _ in range(self._replicas)
+            ]
+
+    def _end_actors(self) -> None:
         actors, self._actors = self._actors, {}
-        if cluster is None:
-            return
         for actor in (actor for replicas in actors.values() for actor in replicas):
             try:
                 ray.kill(actor)
             except (RayError, ValueError) as error:
                 _log.debug("actor was not ended: %s", error)
-        cluster.leave()
 
-    def _load(self) -> list[Any]:
+    def _load(self, cluster: Cluster) -> list[Any] | None:
+        """What every actor has to say of its model; None if a node died before all were ready."""
         names = [agent for agent in self._agents for _ in range(self._replicas)]
         references = [actor.load.remote() for replicas in self._actors.values() for actor in replicas]
+        deadline = time.monotonic() + START_SECONDS
         try:
-            loaded: list[Any] = ray.get(references, timeout=START_SECONDS)
+            while True:
+                try:
+                    loaded: list[Any] = ray.get(references, timeout=_LOOK_SECONDS)
+                    return loaded
+                except GetTimeoutError:
+                    if cluster.has_lost_nodes():
+                        return None
+                    if time.monotonic() > deadline:
+                        raise
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from error
@@ -160,7 +184,6 @@ class RayRuntime:
             ) from error
         except RayError as error:
             raise ActorError(f"an actor died while it loaded its model: {_reason(error)}") from error
-        return loaded
 
     def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
         num_actors = len(self._agents) * self._replicas
