@@ -1,0 +1,109 @@
+"""A real Ray cluster of several nodes on this machine: a head and raylets, each on a pretended machine of its own.
+
+    with Cluster(num_cpus=(1, 1)) as cluster:
+        cluster.start(0, ["latentmas", "ask", "why?", "--address", cluster.address]).wait()
+
+Node 0 is the head. Nothing of it can be reached from outside, and nothing outside is touched: other Ray clusters on
+this machine, their ports and their files are out of its sight.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from tests.multinode.machines import Machine, Switch
+
+BIN = Path(sys.executable).parent
+PORT = 6379
+STORE_BYTES = 150 * 2**20
+START_SECONDS = 180.0
+_STARTED = "Ray runtime started."
+
+
+class Cluster:
+    """One node for each entry of `num_cpus`; an entry of None is a machine on the same network without Ray."""
+
+    def __init__(self, num_cpus: Sequence[int | None], *, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is that of every process on the cluster; the token that it asks for is added."""
+        self.token = secrets.token_hex(16)
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        self.environment = {**(os.environ if environment is None else environment), **auth}
+        self.machines: list[Machine] = []
+        self._num_cpus = tuple(num_cpus)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:  # what has been made by the time something fails is removed
+            # A short name: the paths of Unix sockets, which Ray keeps there, are bounded.
+            self._folder = Path(tempfile.mkdtemp(prefix="lmn-"))
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._switch = stack.enter_context(Switch())
+            self.machines = [stack.enter_context(Machine(f"node {index}")) for index in range(len(self._num_cpus))]
+            self._addresses = [self._switch.plug_in(machine) for machine in self.machines]
+            self._start_ray([0])
+            self._start_ray([index for index, cpus in enumerate(self._num_cpus) if index and cpus is not None])
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the head."""
+        return f"{self._addresses[0]}:{PORT}"
+
+    def start(
+        self, node: int, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """A command on a node, with `environment` instead of the cluster's. It ends with the node at the latest."""
+        return self.machines[node].start(command, environment=environment or self.environment)
+
+    def num_actors(self, node: int) -> int:
+        """How many agents' actors live on a node, by the kernel's own account."""
+        return sum(name.startswith("ray::AgentActor") for name in self.machines[node].processes())
+
+    def crash(self, node: int) -> None:
+        """All processes of a node die, and their connections with them, which Ray notices at once."""
+        self.machines[node].power_off()
+
+    def power_off(self, node: int) -> None:
+        """A node dies as by a power cut: it just says nothing any more. It does not come back."""
+        self._switch.unplug(self.machines[node])
+        self.machines[node].power_off()
+
+    def _start_ray(self, nodes: Sequence[int]) -> None:
+        """Start Ray on these nodes, all at the same time."""
+        starting = {node: self._start_node(node) for node in nodes}
+        deadline = time.monotonic() + START_SECONDS
+        while starting:
+            for node, process in list(starting.items()):
+                said = self._log(node).read_text()
+                if _STARTED in said:
+                    del starting[node]
+                elif process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"Ray did not start on node {node}:\n{said}")
+            time.sleep(0.05)
+
+    def _start_node(self, node: int) -> subprocess.Popen[str]:
+        command = self._command(node)
+        return self.machines[node].start(command, environment=self.environment, output=self._log(node))
+
+    def _command(self, node: int) -> list[str]:
+        place = (
+            ["--head", f"--port={PORT}", "--include-dashboard=false"] if node == 0 else [f"--address={self.address}"]
+        )
+        sizes = [f"--num-cpus={self._num_cpus[node]}", f"--object-store-memory={STORE_BYTES}"]
+        where = [f"--node-ip-address={self._addresses[node]}", f"--temp-dir={self._folder / str(node)}"]
+        return [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *place, *sizes, *where]
+
+    def _log(self, node: int) -> Path:
+        return self._folder / f"{node}.log"

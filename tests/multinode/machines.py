@@ -1,0 +1,167 @@
+"""Pretended machines on this one: Linux namespaces, joined by a switch of virtual links. Needs root and `ip`.
+
+A machine has a network of its own (its address exists nowhere else), its own processes (two of them cannot find each
+other's, as Ray otherwise would) and its own shared memory; the file system is common to all. Everything hangs on one
+process that keeps the namespaces and ends when its input is closed. So when the process that made a machine ends, in
+whatever way, the kernel kills all that runs on the machine and removes its network: nothing is left to be cleaned up.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+_KEEPER = "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec cat"
+
+
+class Machine:
+    """The namespaces, and a way to start processes in them. A context manager; `power_off` at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        namespaces = ["--net", "--pid", "--mount", "--ipc", "--mount-proc"]
+        self._keeper = subprocess.Popen(
+            ["unshare", *namespaces, "--fork", "--kill-child", "sh", "-c", _KEEPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C in a terminal ends tests in their order, not machines under them
+        )
+        assert self._keeper.stdout is not None
+        said = self._keeper.stdout.readline().strip()
+        if said != "up":
+            self.power_off()
+            raise RuntimeError(f"machine {name} cannot be made: {said}")
+        children = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text()
+        self.pid = int(children)  # of its first process, as the outside sees it
+        self._namespace = Path(f"/proc/{self.pid}/ns/pid").readlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.power_off()
+
+    def inside(self, command: Sequence[str | Path]) -> list[str]:
+        """The command line that runs `command` on this machine."""
+        enter = ["nsenter", "--target", str(self.pid), "--net", "--pid", "--mount", "--ipc", "--"]
+        return [*enter, *(str(part) for part in command)]
+
+    def start(
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, output: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """A process on this machine, in a session of its own. What it prints goes to pipes, or to `output`."""
+        with contextlib.ExitStack() as stack:
+            out = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
+            return subprocess.Popen(
+                self.inside(command),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE if output is None else subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """A command to its end. Raises subprocess.TimeoutExpired, with what it has printed, after it was killed."""
+        process = self.start(command, environment=environment)
+        try:
+            out, err = process.communicate(timeout=timeout_seconds)
+        except BaseException:
+            kill_session(process)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def processes(self) -> list[str]:
+        """What the processes on this machine call themselves."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            # A process may end while it is looked at, and may be none of ours to look at.
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and (folder / "ns" / "pid").readlink() == self._namespace:
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
+    def power_off(self) -> None:
+        """Kill every process on the machine at once and remove its network. Safe to call twice.
+
+        The kernel lets the first process of a machine end only after all others have.
+        """
+        if self._keeper.returncode is None:
+            self._keeper.communicate()
+
+
+def kill_session(process: subprocess.Popen[str]) -> None:
+    """Kill a process of `Machine.start` with its children, and let go of its pipes."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+class Switch:
+    """Joins machines: each gets a link to it and an address. All of it lives in a machine of its own."""
+
+    def __init__(self, subnet: str = "198.51.100") -> None:
+        """`subnet` is the first three numbers of the addresses; by default a range that is nobody's on the internet."""
+        self._subnet = subnet
+        self._machine = Machine("switch")
+        self._num_ports = 0
+        try:
+            self._ip("link", "add", "switch", "type", "bridge")
+            self._ip("link", "set", "switch", "up")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def plug_in(self, machine: Machine) -> str:
+        """Link a machine, whose side of the link is `eth0`. Returns its address."""
+        self._num_ports += 1
+        address, port = f"{self._subnet}.{self._num_ports}", self._port(machine)
+        self._ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
+        self._ip("link", "set", port, "master", "switch", "up")
+        for arguments in (
+            ["address", "add", f"{address}/24", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
+            # Leads nowhere; Ray asks the routes for its own address by way of one on the internet.
+            ["route", "add", "default", "dev", "eth0"],
+        ):
+            _run(machine.inside(["ip", *arguments]))
+        return address
+
+    def unplug(self, machine: Machine) -> None:
+        """Cut the link: nothing arrives any more, and neither side is told."""
+        self._ip("link", "set", self._port(machine), "nomaster")
+
+    def close(self) -> None:
+        """Remove all links."""
+        self._machine.power_off()
+
+    def _port(self, machine: Machine) -> str:
+        return f"to{machine.pid}"
+
+    def _ip(self, *arguments: str) -> None:
+        # In the network of the switch only: `ip` names a machine by the number that its process has outside.
+        _run(["nsenter", "--target", str(self._machine.pid), "--net", "--", "ip", *arguments])
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -1,0 +1,146 @@
+"""The command line on a cluster of several nodes: the answers of one process, and who may join."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.multinode.cluster import Cluster
+from tests.multinode.runs import (
+    ONE_THREAD,
+    evaluation,
+    finish,
+    local_rows,
+    make_cluster,
+    started_on,
+    wait_while,
+    write_questions,
+)
+from tests.ray.actor_cases import timeless
+from tests.ray.command_cases import COMMAND, environment, read_rows
+
+NUM_QUESTIONS = 5
+NODES = HEAD, WORKER, IDLE, OUTSIDER = range(4)
+PORT_OF_NOBODY = 6378
+TRANSFERS = {
+    "sequential": [
+        ("planner", "critic"),
+        ("planner", "refiner"),
+        ("critic", "refiner"),
+        ("planner", "judger"),
+        ("critic", "judger"),
+        ("refiner", "judger"),
+    ],
+    "hierarchical": [(expert, "summariser") for expert in ("math_expert", "science_expert", "code_expert")],
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes with a core each, one that has none to give away, and a machine that is no part of the cluster."""
+    with make_cluster(1, 1, 0, None) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few questions."""
+    return write_questions(tmp_path_factory.mktemp("task"), NUM_QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def rows_of_one_process(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """What a run of a topology gives without a cluster."""
+    return cache(lambda topology: local_rows(evaluation(task, topology), tmp_path_factory.mktemp("local")))
+
+
+@pytest.mark.parametrize(("topology", "driver"), [("sequential", HEAD), ("sequential", IDLE), ("hierarchical", WORKER)])
+def test_agents_on_several_nodes_answer_as_in_one_process(
+    cluster: Cluster,
+    task: Path,
+    rows_of_one_process: Callable[[str], list[dict[str, Any]]],
+    tmp_path: Path,
+    topology: str,
+    driver: int,
+) -> None:
+    """From any node, also from one that runs no actor; and the cluster goes on for the next run."""
+    most: Counter[int] = Counter()
+
+    def look() -> None:
+        most.update({node: max(0, cluster.num_actors(node) - most[node]) for node in NODES})
+
+    where = ["--runtime", "ray", "--address", cluster.address, "--output", str(tmp_path)]
+    with started_on(cluster, driver, [*evaluation(task, topology), *where]) as process:
+        wait_while(lambda: process.poll() is None, look)
+        done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert most == {HEAD: 2, WORKER: 2, IDLE: 0, OUTSIDER: 0}
+    rows = read_rows(tmp_path)
+    assert len(rows) == NUM_QUESTIONS
+    for row in rows:
+        assert [(transfer["source"], transfer["reader"]) for transfer in row["transfers"]] == TRANSFERS[topology]
+        assert {transfer["transport"] for transfer in row["transfers"]} == {"object_store"}
+        assert all(t["num_bytes"] == row["agent_memory_bytes"][t["source"]] > 0 for t in row["transfers"])
+    assert [timeless(row) for row in rows] == rows_of_one_process(topology)
+    wait_while(lambda: any(cluster.num_actors(node) for node in NODES))
+
+
+def _refusals(cluster: Cluster, homeless: Path) -> dict[str, tuple[int, str, dict[str, str]]]:
+    """Where a command runs, the address it is given, and what of the environment differs."""
+    token = {"RAY_AUTH_MODE": "token"}
+    host = cluster.address.partition(":")[0]
+    right = token | {"RAY_AUTH_TOKEN": cluster.token}
+    return {
+        "wrong token": (WORKER, cluster.address, token | {"RAY_AUTH_TOKEN": "not-that-of-the-cluster"}),
+        "missing token": (HEAD, cluster.address, token | {"HOME": str(homeless)}),
+        "no authentication": (HEAD, cluster.address, {"RAY_AUTH_MODE": "disabled"}),
+        "wrong port": (WORKER, f"{host}:{PORT_OF_NOBODY}", right),
+        "wrong host": (WORKER, f"{host}99:6379", right),
+        "no node": (OUTSIDER, cluster.address, right),
+    }
+
+
+TOKEN = "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be those of the cluster"
+REASONS = {
+    "wrong token": TOKEN,
+    "missing token": TOKEN,
+    "no authentication": TOKEN,
+    "wrong port": "a Ray cluster must answer there: Connection refused",
+    "wrong host": "a Ray cluster must answer there: No route to host",
+    "no node": "this machine must be one of its nodes",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def knocking(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[str, subprocess.Popen[str]]]]:
+    """The commands that cannot join, each with its address. They start with the first test, since some take a minute
+    to give up, in which they only wait."""
+    cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
+    hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    bare = {name: value for name, value in environment(ONE_THREAD).items() if name not in hidden}
+    ask = [str(COMMAND), "ask", "why?", "--address"]
+    with ExitStack() as stack:
+        yield {
+            name: (address, stack.enter_context(started_on(cluster, node, [*ask, address], bare | more)))
+            for name, (node, address, more) in cases.items()
+        }
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_who_cannot_join_is_told_in_one_line(knocking: dict[str, tuple[str, subprocess.Popen[str]]], case: str) -> None:
+    address, process = knocking[case]
+    done = finish(process)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: --address: got '{address}'; ")
+    assert REASONS[case] in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,79 @@
+"""The pretended machines: apart from one another and from this one, and gone without a trace."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.multinode.machines import Machine, Switch
+from tests.ray.command_cases import wait_for
+
+LISTEN = "import socket; s = socket.create_server(('', 4000)); print('up', flush=True); [s.accept() for _ in range(99)]"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 4000), timeout=1)"
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[Switch, Machine, Machine]]:
+    """Two machines on a switch."""
+    with ExitStack() as stack:
+        yield (
+            stack.enter_context(Switch()),
+            stack.enter_context(Machine("first")),
+            stack.enter_context(Machine("second")),
+        )
+
+
+def _listen(machine: Machine) -> None:
+    process = machine.start([sys.executable, "-c", LISTEN])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+
+
+def _connects(machine: Machine, address: str) -> bool:
+    return machine.run([sys.executable, "-c", CONNECT, address]).returncode == 0
+
+
+def test_machines_reach_one_another_until_they_are_unplugged(machines: tuple[Switch, Machine, Machine]) -> None:
+    switch, first, second = machines
+    interfaces_here = socket.if_nameindex()
+    switch.plug_in(first)
+    address = switch.plug_in(second)
+    _listen(second)
+    assert _connects(first, address)
+    assert socket.if_nameindex() == interfaces_here
+    switch.unplug(second)
+    assert not _connects(first, address)
+
+
+def test_a_machine_sees_its_own_processes_and_shared_memory_only(machines: tuple[Switch, Machine, Machine]) -> None:
+    _, first, second = machines
+    _listen(first)
+    assert any("socket" in name for name in first.processes())
+    assert not any("socket" in name for name in second.processes())
+    assert first.run(["touch", "/dev/shm/mine"]).returncode == 0
+    assert first.run(["ls", "/dev/shm"]).stdout == "mine\n"
+    assert second.run(["ls", "/dev/shm"]).stdout == ""
+    assert not Path("/dev/shm/mine").exists()
+
+
+def test_power_off_ends_whatever_runs(machines: tuple[Switch, Machine, Machine]) -> None:
+    _, machine, _ = machines
+    process = machine.start(["sh", "-c", "setsid sleep 1000 & sleep 1000"])
+    machine.power_off()
+    assert process.wait(timeout=60) != 0
+    assert not Path(f"/proc/{machine.pid}").exists()
+    assert machine.processes() == []
+
+
+def test_nothing_outlives_the_process_that_made_a_machine(tmp_path: Path) -> None:
+    """Not even where it is killed and can clean nothing up."""
+    script = (
+        "import os, signal; from tests.multinode.machines import Machine; machine = Machine('lonely');"
+        "machine.start(['setsid', 'sleep', '1000']); print(machine.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    wait_for(lambda: not Path(f"/proc/{int(done.stdout)}").exists())
