@@ -80,6 +80,9 @@ def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[i
                 slots = max(placement.lengths, default=0) + settings.prompt_tokens + room
                 session = engine.open(names, num_slots=slots)
                 session.absorb(placement)
+            if not is_latent:
+                segments.clear()  # the last reader has its own copy now
+                del placement
             with watch.phase("prefill"):
                 session.prefill(prompts)
             if not is_latent:
@@ -90,6 +93,7 @@ def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[i
                 session.think(settings.latent_steps)
             with watch.phase("emit"):
                 segments[f"agent{agent}"] = session.emit()
+            del session  # or the cache it works in outlives the one that the next agent gets
             memory = (AgentMemory(f"agent{agent}", memory),)
         return watch.seconds
 

@@ -19,12 +19,16 @@ from latentmas_ray.models.attention import Packing
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
-    """One layer's slots. Where the next tokens go is decided once per forward by the `BatchCache`."""
+    """One layer's slots. Where the next tokens go is told by the `BatchCache` before each forward.
 
-    def __init__(self, cache: "BatchCache", kv_CBHTD: Tensor) -> None:
+    Knows nothing of the cache it is part of: a cycle would keep a dropped cache's memory until the garbage collector
+    comes by.
+    """
+
+    def __init__(self, kv_CBHTD: Tensor) -> None:
         super().__init__()
-        self.cache = cache
         self.kv_CBHTD = kv_CBHTD
+        self.packing = Packing([], [])
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -34,7 +38,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write packed tokens [1, H, N, D] behind their rows' tokens; return all slots [b, H, T, D], without a copy."""
-        packing = self.cache.packing
+        packing = self.packing
         num_rows = len(packing.starts)
         for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
             if packing.is_single and packing.is_even:
@@ -49,13 +53,13 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.packing.num_visible, 0
+        return self.packing.num_visible, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.packing.num_visible
+        return self.packing.num_visible
 
     def get_max_length(self) -> int:
-        return self.cache.num_slots
+        return int(self.kv_CBHTD.shape[3])
 
 
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
@@ -70,7 +74,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.packing = Packing([], [])
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
-        super().__init__(layers=[_Layer(self, _zeros(shape, spec.torch_dtype, device)) for device in devices])
+        super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
 
     @property
     def num_bytes(self) -> int:
@@ -85,6 +89,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def begin_step(self, counts: Sequence[int]) -> None:
         """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
         self.packing = Packing(self.lengths, counts)
+        for layer in self.layers:
+            layer.packing = self.packing
 
     def end_step(self) -> None:
         """The forward is done: its tokens are valid now."""

@@ -1,5 +1,7 @@
 """What a question gets does not depend on the questions beside it, before it or after it in the same engine."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -117,3 +119,16 @@ def test_caches_are_reused_and_grow(engine_of: MakeEngine) -> None:
     large = begin(engine, prompts_of([300] * 3)).cache
     assert begin(engine, prompts_of([5])).cache is large
     assert begin(engine, prompts_of([5] * 4)).cache is not large
+
+
+def test_a_cache_that_was_replaced_is_gone_at_once(engine_of: MakeEngine) -> None:
+    engine = engine_of("qwen3")
+    gc.disable()  # memory must not wait for the garbage collector
+    try:
+        session = begin(engine, prompts_of([5]))
+        replaced = weakref.ref(session.cache)
+        del session
+        begin(engine, prompts_of([5]), room=1000)
+        assert replaced() is None
+    finally:
+        gc.enable()
