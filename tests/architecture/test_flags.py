@@ -19,7 +19,8 @@ COMMANDS = {
     "doctor": "--address",
     "bench": "",
     "bench engine": """
-        --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats --json
+        --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats
+        --json
     """,
 }
 
