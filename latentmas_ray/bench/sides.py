@@ -78,7 +78,7 @@ def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[i
             room = settings.latent_steps if is_latent else settings.max_new_tokens
             with watch.phase("absorb"):
                 slots = max(placement.lengths, default=0) + settings.prompt_tokens + room
-                session = engine.open(names, num_slots=slots)
+                session = engine.open(names, num_slots=slots, reads=placement)
                 session.absorb(placement)
             if not is_latent:
                 segments.clear()  # the last reader has its own copy now

@@ -6,11 +6,14 @@ from pathlib import Path
 import torch
 
 from latentmas_ray.engine.session import Session
+from latentmas_ray.memory import Placement
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment, load_or_solve, mean_norm
+from latentmas_ray.models.resident import is_held
 
 _SLOT_STEP = 256  # caches are reserved in steps of this many slots, so that batches of like size reuse one
+_SLOT_STEP_CPU = 1024  # there a slot costs nothing until it is written, and rows rarely have to be moved
 
 
 class Engine:
@@ -22,15 +25,23 @@ class Engine:
         self._cache: BatchCache | None = None
         self._realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
 
-    def open(self, question_ids: Sequence[str], *, num_slots: int) -> Session:
-        """Begin a turn over these questions; no row may need more than `num_slots` tokens, memory included."""
+    def open(self, question_ids: Sequence[str], *, num_slots: int, reads: Placement | None = None) -> Session:
+        """Begin a turn over these questions; no row may need more than `num_slots` tokens, memory included.
+
+        `reads` is what the session will absorb, if that is known: where the turn before left exactly that in the
+        cache, it is used there instead of being copied.
+        """
         cache = self._cache
+        step = _SLOT_STEP_CPU if self.lm.device.type == "cpu" else _SLOT_STEP
+        num_slots = -(-num_slots // step) * step
+        if cache is not None and reads is not None and is_held(cache, reads):
+            cache.reserve(num_slots)
+            return Session(self.lm, cache, self._realign, question_ids, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
+            if cache is not None:
+                cache.settle()
             self._cache = cache = None  # free the old one first: both together may not fit
-            cache = BatchCache(
-                self.lm.spec, self.lm.layer_devices, len(question_ids), -(-num_slots // _SLOT_STEP) * _SLOT_STEP
-            )
-            self._cache = cache
+            self._cache = cache = BatchCache(self.lm.spec, self.lm.layer_devices, len(question_ids), num_slots)
         cache.open(len(question_ids))
         return Session(self.lm, cache, self._realign, question_ids)
 

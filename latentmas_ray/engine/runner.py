@@ -43,7 +43,7 @@ class TurnRunner:
         new_tokens = work.latent_steps + len(closing) if work.thinks == "latent" else work.sampling.max_new_tokens
         num_slots = max(placement.lengths, default=0) + max(map(len, prompts)) + new_tokens
         with watch.phase("absorb"):
-            session = self.engine.open(work.question_ids, num_slots=num_slots)
+            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
             session.absorb(placement)
         with watch.phase("prefill"):
             session.prefill(prompts)

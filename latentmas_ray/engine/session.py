@@ -16,6 +16,7 @@ from latentmas_ray.memory import LATENT, Placement, Recipe, Segment
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.topology.spec import HandsOver
 
@@ -26,11 +27,20 @@ class Session:
     """Made by `Engine.open`; calls go in this order: `absorb` (at most once), `prefill`, then `think`, `feed` and
     `emit`, or `decode`. A session is valid until its engine opens the next one."""
 
-    def __init__(self, lm: LanguageModel, cache: BatchCache, realign: Realignment, question_ids: Sequence[str]) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        cache: BatchCache,
+        realign: Realignment,
+        question_ids: Sequence[str],
+        *,
+        holds_memory: bool = False,
+    ) -> None:
         self.lm, self.cache, self.realign = lm, cache, realign
         self.question_ids = list(question_ids)
         self.positions = [0] * len(question_ids)  # of the next input, per row
         self.last_hidden_BE = torch.empty(0)
+        self._holds_memory = holds_memory  # the cache already holds what `absorb` is going to be given
         self._memory_lengths = [0] * len(question_ids)
         self._turn_starts = [0] * len(question_ids)
         self._prompt_lengths = [0] * len(question_ids)
@@ -45,7 +55,7 @@ class Session:
         """
         for placed in placement.segments:
             self.lm.spec.check_same(placed.segment.spec)
-            for row, shift in enumerate(placed.shifts):
+            for row, shift in () if self._holds_memory else enumerate(placed.shifts):
                 self.cache.write(row, placed.segment.kv_of(row), shift, self.lm.spec.rope)
         self._memory_lengths = list(self.cache.lengths)
         self.positions = list(placement.next_positions)
@@ -109,26 +119,19 @@ class Session:
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
         """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        spec = self.lm.spec
         turns = [len(inputs) for inputs in self._inputs]
         windows = [
             (prompt if hands_over == "latents" else 0, prompt if hands_over == "prompt" else turn)
             for prompt, turn in zip(self._prompt_lengths, turns, strict=True)
         ]
-        lengths = [stop - first for first, stop in windows]
-        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
-        kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=self.lm.device)
-        pieces = kv_LCHTD.split(lengths, dim=3)
-        for row, ((first, stop), piece) in enumerate(zip(windows, pieces, strict=True)):
-            begin = self._memory_lengths[row]
-            self.cache.read(row, begin + first, begin + stop, piece)
-        return Segment(
-            spec,
-            kv_LCHTD,
-            tuple(lengths),
-            tuple(self._turn_starts),
-            tuple(first for first, _ in windows),
-            self._recipe(),
+        return ResidentSegment(
+            self.cache,
+            [memory + first for memory, (first, _) in zip(self._memory_lengths, windows, strict=True)],
+            spec=self.lm.spec,
+            lengths=tuple(stop - first for first, stop in windows),
+            turn_starts=tuple(self._turn_starts),
+            offsets=tuple(first for first, _ in windows),
+            recipe=self._recipe(),
         )
 
     def _recipe(self) -> Recipe:

@@ -5,7 +5,7 @@ N latent thoughts of all questions one after another, E hidden size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -151,11 +151,13 @@ class Segment:
             if not 0 <= first <= stop <= length:
                 raise SegmentError(f"window {first}..{stop} of {length} tokens")
         kv = [self.kv_of(q)[:, :, :, first:stop] for q, (first, stop) in enumerate(windows)]
-        return replace(
-            self,
-            kv_LCHTD=torch.cat(kv, dim=3) if kv else self.kv_LCHTD,
-            lengths=tuple(stop - first for first, stop in windows),
-            offsets=tuple(offset + first for offset, (first, _) in zip(self.offsets, windows, strict=True)),
+        return Segment(
+            self.spec,
+            torch.cat(kv, dim=3) if kv else self.kv_LCHTD,
+            tuple(stop - first for first, stop in windows),
+            self.turn_starts,
+            tuple(offset + first for offset, (first, _) in zip(self.offsets, windows, strict=True)),
+            self.recipe,
         )
 
 

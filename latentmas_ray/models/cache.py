@@ -9,6 +9,8 @@ Dimensions: L layers, C 2 (key, value), B rows, H KV heads, T slots, D head dim.
 import math
 import mmap
 from collections.abc import Sequence
+from typing import Protocol
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -62,6 +64,13 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
         return int(self.kv_CBHTD.shape[3])
 
 
+class Tenant(Protocol):
+    """Something that lies in a cache's slots and can be made to copy itself."""
+
+    def settle(self) -> None:
+        """Copy what lies in the cache, which is about to change."""
+
+
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """`past_key_values` of a whole batch. `lengths[b]` tokens of row b are valid; the rest is nobody's."""
 
@@ -72,6 +81,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = 0  # slots that any row of this batch ever used
         self.packing = Packing([], [])
+        self._tenants: list[ref[Tenant]] = []  # weak: a segment that nobody reads any more is not worth a copy
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
         super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
@@ -82,9 +92,33 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
     def open(self, num_rows: int) -> None:
         """Begin a batch of `num_rows` empty rows. What the batch before left is zeroed (see `__init__`)."""
+        self.settle()
         for layer in self.layers:
             layer.kv_CBHTD[:, :, :, : self._num_touched].zero_()
         self.lengths, self._num_touched = [0] * num_rows, 0
+
+    def reserve(self, num_slots: int) -> None:
+        """Make rows at least this long; what they hold stays. Layer by layer, so that nothing is there twice."""
+        if num_slots <= self.num_slots:
+            return
+        for layer in self.layers:
+            old_CBHTD = layer.kv_CBHTD
+            shape = (*old_CBHTD.shape[:3], num_slots, old_CBHTD.shape[4])
+            layer.kv_CBHTD = _zeros(shape, old_CBHTD.dtype, old_CBHTD.device)
+            for row, length in enumerate(self.lengths):
+                layer.kv_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
+        self.num_slots = num_slots
+
+    def lend(self, tenant: Tenant) -> None:
+        """Let `tenant` lie in slots that hold tokens; it is told to settle before they change."""
+        self._tenants.append(ref(tenant))
+
+    def settle(self) -> None:
+        """Have everything that still lies here copy itself."""
+        for tenant in self._tenants:
+            if (alive := tenant()) is not None:
+                alive.settle()
+        self._tenants.clear()
 
     def begin_step(self, counts: Sequence[int]) -> None:
         """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
@@ -107,13 +141,19 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths[row] += count
         self._num_touched = max(self._num_touched, self.lengths[row])
 
-    def read(self, row: int, first: int, stop: int, out_LCHTD: Tensor) -> None:
-        """Copy slots [first, stop) of a row into `out_LCHTD` [L, 2, H, stop − first, D]."""
-        for layer, out_CHTD in zip(self.layers, out_LCHTD, strict=True):
-            out_CHTD.copy_(layer.kv_CBHTD[:, row, :, first:stop])
+    def copy_out(self, begins: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """A copy of `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D]."""
+        spec = self.spec
+        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
+        kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=self.layers[0].kv_CBHTD.device)
+        for row, (first, piece_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
+            for layer, piece_CHTD in zip(self.layers, piece_LCHTD, strict=True):
+                piece_CHTD.copy_(layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])
+        return kv_LCHTD
 
     def drop_row(self, row: int) -> None:
         """A row leaves the batch: the last active row takes its place (one row is copied, the others stay)."""
+        self.settle()
         last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
             for layer in self.layers:

@@ -39,9 +39,7 @@ def _forward(lm: LanguageModel, ids_1T: Tensor, pieces: list[int], start: int) -
         cache.begin_step([len(piece_T)])
         hidden_TE = lm.hidden_states(lm.embed(piece_T), positions_T, cache)
         cache.end_step()
-    kv = torch.empty(lm.spec.num_layers, 2, lm.spec.num_kv_heads, _NUM_TOKENS, lm.spec.head_dim)
-    cache.read(0, 0, _NUM_TOKENS, kv)
-    return hidden_TE[-1], kv[:, 0]
+    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
 
 
 def _require(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:

@@ -128,7 +128,7 @@ def test_a_cache_that_was_replaced_is_gone_at_once(engine_of: MakeEngine) -> Non
         session = begin(engine, prompts_of([5]))
         replaced = weakref.ref(session.cache)
         del session
-        begin(engine, prompts_of([5]), room=1000)
+        begin(engine, prompts_of([5]), room=3000)
         assert replaced() is None
     finally:
         gc.enable()
