@@ -21,6 +21,8 @@ from tests.ray.command_cases import read_rows
 
 NUM_QUESTIONS = 80
 HEAD, WORKER = range(2)
+# Half a minute of silence, where Ray's own default is more than one.
+SOON_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "4"}
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,7 @@ def test_a_run_that_loses_a_node_ends_and_is_resumed_without_it(
     """The death of a node's processes breaks their connections; that of the machine leaves nothing but silence. In the
     first case the run ends before Ray knows that the node is lost, and the resumed run finds that out."""
     folder = tmp_path / "run"
-    with make_cluster(1, 1) as cluster:
+    with make_cluster(1, 1, more=SOON_DEAD) as cluster:
         run = [*command, "--address", cluster.address, "--output", str(folder)]
         with started_on(cluster, HEAD, run) as process:
             wait_while(lambda: len(read_rows(folder)) < 3 and process.poll() is None)
