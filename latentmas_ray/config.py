@@ -18,7 +18,9 @@ DTypeName = Literal["auto", "float32", "bfloat16"]
 TransportName = Literal["auto", "object_store", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
-_FREE_ON_RESUME = frozenset({"output", "resume", "runtime", "address", "replicas", "transport", "memory_in_flight"})
+_FREE_ON_RESUME = frozenset(
+    {"output", "resume", "runtime", "address", "replicas", "transport", "overlap", "memory_in_flight"}
+)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 # How pydantic begins its messages, where ours begin "it must".
@@ -46,6 +48,7 @@ class RunConfig(BaseModel):
     limit: int | None = Field(None, ge=1, description="only the first N questions")
     replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
     transport: TransportName = Field("auto", description="what moves memory between actors")
+    overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(
         None, min_length=1, description="address of a running Ray cluster; without it one is started"

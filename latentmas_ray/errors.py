@@ -79,5 +79,13 @@ class ContextLengthError(RunError):
     """Memory, prompt and thoughts do not fit into the positions that the model has."""
 
 
+class CacheError(RunError):
+    """A KV cache that this machine or GPU has no memory for."""
+
+
+class TransferError(RunError):
+    """Working memory that cannot be had: its actor is gone, or it did not come in time."""
+
+
 class TurnError(RunError):
     """One agent's turn over one batch failed."""

@@ -180,5 +180,6 @@ class LatentMAS:
             self._transport,
             address=config.address,
             replicas=config.replicas,
+            overlap=config.overlap,
             busy_agents=min(len(names), num_batches * self.topology.width),
         )

@@ -1,33 +1,123 @@
 """The actor of one agent's replica: a thin shell around an engine and a transport."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import ray
 import torch
 
+from latentmas_ray.actors.inbox import Delivery, Parcel
 from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Transport
 
+# Methods of one group run one after another in a thread of their own.
+GROUPS = {"turns": 1, "ends": 1, "side": 1, "fetch": 1}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an actor tells when its model is there."""
+
+    spec: KVCacheSpec
+    device: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A turn whose segment leaves in two parcels."""
+
+    first: "Future[Parcel]" = field(default_factory=Future)
+    rest: "Future[tuple[Parcel, TurnReport]]" = field(default_factory=Future)
+
 
 class AgentActor:
-    """Runs as a Ray actor. Its segments are return values, so their owner is the driver and they outlive it."""
+    """Runs as a Ray actor. Its segments are return values, so their owner is the driver and they outlive it.
+
+    A turn runs in a thread that only turns run in. So its first parcel can leave as the return value of `begin_turn`
+    while it goes on; the rest is what `end_turn` returns.
+    """
 
     def __init__(self, make_runner: Callable[[], Runner], transport: Transport, num_threads: int) -> None:
         self._make_runner = make_runner
         self._transport = transport
-        self._num_threads = num_threads
+        self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
         self._runner: Runner | None = None
+        self._running: dict[int, _Running] = {}
 
-    def load(self) -> tuple[KVCacheSpec, str]:
-        """Load the model; what its memory looks like, and the device. Not in the constructor, because an error
-        raised there would reach the driver as a dead actor instead of as itself."""
-        torch.set_num_threads(self._num_threads)
-        self._runner = self._make_runner()
-        return self._runner.spec, self._runner.device
+    def load(self) -> Loaded:
+        """Load the model. Not in the constructor, because an error raised there would reach the driver as a dead actor
+        instead of as itself."""
+        self._runner = self._engine.submit(self._make_runner).result()
+        self._transport.open()
+        return Loaded(self._runner.spec, self._runner.device, ray.get_runtime_context().get_node_id())
 
-    def run_turn(self, work: TurnWork, *payloads: Any) -> tuple[Any, TurnReport]:
-        """One turn: the packed segment and the report, as two objects."""
+    def run_turn(
+        self, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
+    ) -> tuple[Parcel | None, TurnReport]:
+        """One turn: the packed segment and the report, as two objects.
+
+        `first` holds the first parcel of each segment that is read, `later` references to the others of each.
+        """
+        return self._engine.submit(self._carry_out, work, later, first, None).result()
+
+    def begin_turn(
+        self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
+    ) -> tuple[Parcel, int]:
+        """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
+        running = self._running[number] = _Running()
+        self._engine.submit(self._carry_out_in_parcels, running, work, later, first)
+        try:
+            return running.first.result(), number
+        except BaseException:
+            self.forget_turn(number)
+            raise
+
+    def end_turn(self, number: int) -> tuple[Parcel, TurnReport]:
+        """The last parcel and the report of a turn that was begun."""
+        return self._running.pop(number).rest.result()
+
+    def forget_turn(self, number: int) -> None:
+        """Nobody will ask for the end of this turn."""
+        self._running.pop(number, None)
+
+    def fetch(self, references: Sequence[Any]) -> None:
+        """Have these objects brought to this node before a turn needs them."""
+        ray.wait(list(references), num_returns=len(references), fetch_local=True)
+
+    def _carry_out(
+        self,
+        work: TurnWork,
+        later: Sequence[Sequence[Any]],
+        first: Sequence[Parcel],
+        publish: Callable[[Parcel], None] | None,
+    ) -> tuple[Parcel | None, TurnReport]:
         assert self._runner is not None, "load() comes first"
-        return carry_out(self._runner, self._transport, work, payloads)
+        deliveries = [
+            Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
+            for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
+        ]
+        return carry_out(self._runner, self._transport, work, deliveries, publish)
+
+    def _carry_out_in_parcels(
+        self, running: _Running, work: TurnWork, later: Sequence[Sequence[Any]], first: Sequence[Parcel]
+    ) -> None:
+        sent: list[Parcel] = []
+
+        def publish(parcel: Parcel) -> None:
+            if not sent:
+                running.first.set_result(parcel)
+            sent.append(parcel)
+
+        try:
+            _, report = self._carry_out(work, later, first, publish)
+            running.rest.set_result((sent[-1], report))
+        except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
+            for future in (running.first, running.rest):
+                if not future.done():
+                    future.set_exception(error)

@@ -4,11 +4,12 @@ and the fast test path. The driver cannot tell it from actors."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from latentmas_ray.actors.inbox import by_source
 from latentmas_ray.actors.memory_limit import free_memory_bytes
 from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
-from latentmas_ray.errors import InputError, LatentMASError, TurnError
+from latentmas_ray.errors import InputError, TurnError
 from latentmas_ray.transport import Transport
 
 _MEMORY_SHARE = 0.25  # of the free memory may be held by segments in flight
@@ -34,15 +35,16 @@ class LocalRuntime:
     def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
         """Carry out the turn; an error is kept for `report`."""
         assert self._runner is not None, "start() comes first"
-        payloads = [segments[name] for name in work.segment_order()]
-        if any(isinstance(payload, Exception) for payload in payloads):
-            reason = next(payload for payload in payloads if isinstance(payload, Exception))
+        parcels = [segments[name] for name in work.segment_order()]
+        if any(isinstance(parcel, Exception) for parcel in parcels):
+            reason = next(parcel for parcel in parcels if isinstance(parcel, Exception))
             return Ticket(work.agent, reason, reason)
         try:
-            segment, report = carry_out(self._runner, self._transport, work, payloads)
-        except (LatentMASError, RuntimeError) as error:  # RuntimeError: whatever torch could not do
+            deliveries = by_source(dict(zip(work.segment_order(), parcels, strict=True)))
+            parcel, report = carry_out(self._runner, self._transport, work, deliveries)
+        except Exception as error:  # noqa: BLE001  as in an actor: whatever it is, it is this batch's error
             return Ticket(work.agent, error, error)
-        return Ticket(work.agent, segment, report)
+        return Ticket(work.agent, parcel, report)
 
     def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
         """All of them: they finished in `submit`."""

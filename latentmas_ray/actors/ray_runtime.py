@@ -4,14 +4,17 @@ and the driver never touches its bytes."""
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from latentmas_ray.actors.agent_actor import AgentActor
+from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.resources import ActorResources, share_out
+from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
@@ -23,6 +26,33 @@ START_SECONDS = 1800.0  # to schedule all actors and load their models
 _LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One actor of an agent, and the node it lives on."""
+
+    actor: Any
+    node_id: str
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSegment:
+    """References to the parcels of a segment, in order, and where its bytes are."""
+
+    parcels: tuple[ray.ObjectRef, ...]
+    whereabouts: Whereabouts
+
+
+@dataclass(frozen=True, eq=False)
+class _Submitted:
+    """A turn at its actor. Holds no reference to what it reads, or that would live as long as the turn's ticket."""
+
+    report: ray.ObjectRef
+    replica: Replica
+    reads: Mapping[str, Whereabouts]
+    begun: ray.ObjectRef | None = None
+    number: int = 0
 
 
 class RayRuntime:
@@ -37,16 +67,21 @@ class RayRuntime:
         address: str | None = None,
         replicas: int = 1,
         busy_agents: int = 1,
+        overlap: bool = True,
     ) -> None:
-        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each."""
+        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. With
+        `overlap` the memory of a prompt travels while its agent still thinks."""
         self._agents = tuple(agents)
         self._make_runner = make_runner
         self._transport = transport
         self._address = address
         self._replicas = replicas
         self._busy_agents = busy_agents
+        self._overlap = overlap
         self._cluster: Cluster | None = None
         self._actors: dict[str, list[Any]] = {}
+        self._replicas_of: dict[str, list[Replica]] = {}
+        self._numbers = count(1)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -73,27 +108,48 @@ class RayRuntime:
             # minute late, so a run that is resumed after one comes here.
             self._end_actors()
             cluster = Cluster.look(owned=cluster.owned)
-        specs, devices = zip(*loaded, strict=True)
-        for spec in specs[1:]:
-            specs[0].check_same(spec)
+        spec = loaded[0].spec
+        for one in loaded[1:]:
+            spec.check_same(one.spec)
+        nodes = iter(one.node_id for one in loaded)
+        self._replicas_of = {
+            agent: [Replica(actor, next(nodes)) for actor in actors] for agent, actors in self._actors.items()
+        }
         return RuntimeInfo(
-            bytes_per_token=specs[0].bytes_per_token,
+            bytes_per_token=spec.bytes_per_token,
             memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
-            description=self._describe(cluster, resources, num_threads, devices),
+            description=self._describe(cluster, resources, num_threads, [one.device for one in loaded]),
         )
 
-    def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
+    def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
         """Queue the turn at one of the agent's replicas."""
-        replicas = self._actors[work.agent]
-        actor = replicas[work.batch % len(replicas)]
-        references = [segments[name] for name in work.segment_order()]
-        # Positional arguments: Ray resolves those, and waits for them, before it calls the method.
-        segment, report = actor.run_turn.options(num_returns=2).remote(work, *references)
-        return Ticket(work.agent, segment if work.thinks == "latent" else None, report)
+        replicas = self._replicas_of[work.agent]
+        replica = replicas[work.batch % len(replicas)]
+        read = [segments[name] for name in work.segment_order()]
+        if any(segment.whereabouts.source_node != replica.node_id for segment in read):
+            references = list(chain(*(segment.parcels for segment in read)))
+            replica.actor.fetch.options(concurrency_group="fetch").remote(references)
+        # Ray waits for positional arguments, and brings them here, before it calls the method; the later parcels, in
+        # a list, are the turn's own to wait for.
+        arguments = (work, [segment.parcels[1:] for segment in read], *(segment.parcels[0] for segment in read))
+        reads = {name: segments[name].whereabouts for name in work.segment_order()}
+        whereabouts = Whereabouts(replica.node_id)
+        if self._overlap and work.leaves_early:
+            number = next(self._numbers)
+            begin = replica.actor.begin_turn.options(num_returns=2, concurrency_group="turns")
+            first, begun = begin.remote(number, *arguments)
+            end = replica.actor.end_turn.options(num_returns=2, concurrency_group="ends")
+            last, report = end.remote(begun)
+            submitted = _Submitted(report, replica, reads, begun, number)
+            return Ticket(work.agent, PackedSegment((first, last), whereabouts), submitted)
+        run = replica.actor.run_turn.options(num_returns=2, concurrency_group="turns")
+        segment, report = run.remote(*arguments)
+        packed = PackedSegment((segment,), whereabouts) if work.thinks == "latent" else None
+        return Ticket(work.agent, packed, _Submitted(report, replica, reads))
 
     def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
         """Those that have finished; at least one unless the time is up."""
-        by_reference = {ticket.report: ticket for ticket in tickets}
+        by_reference = {ticket.report.report: ticket for ticket in tickets}
         if not by_reference:
             return []
         try:
@@ -109,8 +165,9 @@ class RayRuntime:
 
         Raises TurnError if the turn failed, ActorError if its actor died; a user's mistake is raised as it is.
         """
+        submitted: _Submitted = ticket.report
         try:
-            report: TurnReport = ray.get(ticket.report)
+            report: TurnReport = ray.get(submitted.report)
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, InputError):
@@ -120,15 +177,26 @@ class RayRuntime:
             raise ActorError(f"the actor of agent {ticket.agent} died: {_reason(error)}") from error
         except RayError as error:
             raise TurnError(_reason(error)) from error
-        return report
+        reads = tuple(
+            submitted.reads[read.source].account(read, reader_node=submitted.replica.node_id) for read in report.reads
+        )
+        return replace(report, reads=reads)
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
         for ticket in tickets:
-            try:
-                ray.cancel(ticket.report, force=False)
-            except (RayError, ValueError, TypeError) as error:
-                _log.debug("turn of %s was not cancelled: %s", ticket.agent, error)
+            submitted: _Submitted = ticket.report
+            for reference in (submitted.report, submitted.begun):
+                if reference is not None:
+                    self._cancel(ticket.agent, reference)
+            if submitted.begun is not None:
+                submitted.replica.actor.forget_turn.options(concurrency_group="side").remote(submitted.number)
+
+    def _cancel(self, agent: str, reference: ray.ObjectRef) -> None:
+        try:
+            ray.cancel(reference, force=False)
+        except (RayError, ValueError, TypeError) as error:
+            _log.debug("turn of %s was not cancelled: %s", agent, error)
 
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
@@ -141,7 +209,10 @@ class RayRuntime:
         # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
         # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
         remote = ray.remote(
-            num_gpus=resources.num_gpus, num_cpus=resources.num_cpus, allow_out_of_order_execution=True
+            num_gpus=resources.num_gpus,
+            num_cpus=resources.num_cpus,
+            allow_out_of_order_execution=True,
+            concurrency_groups=GROUPS,
         )(AgentActor)
         for agent in self._agents:
             self._actors[agent] = [
@@ -149,22 +220,26 @@ class RayRuntime:
             ]
 
     def _end_actors(self) -> None:
-        actors, self._actors = self._actors, {}
+        actors, self._actors, self._replicas_of = self._actors, {}, {}
         for actor in (actor for replicas in actors.values() for actor in replicas):
             try:
                 ray.kill(actor)
             except (RayError, ValueError) as error:
                 _log.debug("actor was not ended: %s", error)
 
-    def _load(self, cluster: Cluster) -> list[Any] | None:
+    def _load(self, cluster: Cluster) -> list[Loaded] | None:
         """What every actor has to say of its model; None if a node died before all were ready."""
         names = [agent for agent in self._agents for _ in range(self._replicas)]
-        references = [actor.load.remote() for replicas in self._actors.values() for actor in replicas]
+        references = [
+            actor.load.options(concurrency_group="turns").remote()
+            for replicas in self._actors.values()
+            for actor in replicas
+        ]
         deadline = time.monotonic() + START_SECONDS
         try:
             while True:
                 try:
-                    loaded: list[Any] = ray.get(references, timeout=_LOOK_SECONDS)
+                    loaded: list[Loaded] = ray.get(references, timeout=_LOOK_SECONDS)
                     return loaded
                 except GetTimeoutError:
                     if cluster.has_lost_nodes():

@@ -1,12 +1,13 @@
 """What an actor does with one turn: unpack, call the engine, pack, return. The same for every runtime."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from latentmas_ray.engine.turn import SegmentRead, TurnReport, TurnWork
-from latentmas_ray.memory import KVCacheSpec, Segment
+from latentmas_ray.actors.inbox import Delivery, Inbox, Parcel
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment
 from latentmas_ray.transport import Transport
 
 
@@ -21,31 +22,46 @@ class Runner(Protocol):
     def device(self) -> str:
         """Where it computes, for the log."""
 
-    def run(self, work: TurnWork, segments: dict[str, Segment]) -> tuple[Segment | None, TurnReport]:
+    def run(
+        self,
+        work: TurnWork,
+        segments: Mapping[str, Segment | Outline],
+        *,
+        arriving: Iterable[tuple[str, Piece]] | None = None,
+        publish: Callable[[float, Piece], None] | None = None,
+    ) -> tuple[Segment | None, TurnReport]:
         """One turn."""
 
 
-def carry_out(runner: Runner, transport: Transport, work: TurnWork, payloads: Sequence[Any]) -> tuple[Any, TurnReport]:
-    """One turn on `payloads`, which stand in the order of `work.segment_order()`.
+def carry_out(
+    runner: Runner,
+    transport: Transport,
+    work: TurnWork,
+    deliveries: Sequence[Delivery],
+    publish: Callable[[Parcel], None] | None = None,
+) -> tuple[Parcel | None, TurnReport]:
+    """One turn on `deliveries`, which stand in the order of `work.segment_order()`.
 
-    Returns the packed segment (None for a text agent) and the report with the transfers filled in. Raises what the
-    engine and the wire format raise.
+    With `publish` the segment leaves in parcels, each as soon as it is final; without, it is returned as one. Returns
+    the packed segment (None for a text agent, and if it was published) and the report with the transfers filled in.
+    Raises what the engine, the transport and the wire format raise.
     """
-    segments, reads = {}, []
-    for source, payload in zip(work.segment_order(), payloads, strict=True):
-        begin = time.perf_counter()
-        segments[source] = transport.unpack(payload, expected=runner.spec)
-        reads.append(
-            SegmentRead(
-                source=source,
-                num_bytes=segments[source].num_bytes,
-                transport=transport.name,
-                seconds=time.perf_counter() - begin,
-            )
-        )
-    segment, report = runner.run(work, segments)
-    begin = time.perf_counter()
-    packed = None if segment is None else transport.pack(segment)
-    # A segment may still lie in the engine's cache: packing is then what copies it out.
-    phases = replace(report.phases, emit=report.phases.emit + time.perf_counter() - begin)
-    return packed, replace(report, reads=tuple(reads), phases=phases)
+    inbox = Inbox(transport, deliveries, runner.spec)
+
+    def send(final_at: float, piece: Piece) -> None:
+        assert publish is not None
+        publish(Parcel(final_at, transport.pack(piece)))
+
+    segment, report = runner.run(
+        work, inbox.segments(), arriving=inbox.pieces(), publish=None if publish is None else send
+    )
+    begin, final_at = time.perf_counter(), time.time()
+    parcel = None if segment is None else Parcel(final_at, transport.pack(Piece.whole(segment)))
+    phases = replace(
+        report.phases,
+        wait=inbox.waited_seconds,
+        absorb=max(0.0, report.phases.absorb - inbox.waited_seconds),
+        # A segment may still lie in the engine's cache: packing is then what copies it out.
+        emit=report.phases.emit + time.perf_counter() - begin,
+    )
+    return parcel, replace(report, reads=inbox.account(transport.name), phases=phases)

@@ -80,14 +80,11 @@ def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[i
                 slots = max(placement.lengths, default=0) + settings.prompt_tokens + room
                 session = engine.open(names, num_slots=slots, reads=placement)
                 session.absorb(placement)
-            if not is_latent:
-                segments.clear()  # the last reader has its own copy now
-                del placement
             with watch.phase("prefill"):
                 session.prefill(prompts)
             if not is_latent:
                 with watch.phase("decode"):
-                    session.decode(Sampling(max_new_tokens=settings.max_new_tokens), "answerer")
+                    session.decode(Sampling(max_new_tokens=settings.max_new_tokens), "answerer", is_last=True)
                 break
             with watch.phase("think"):
                 session.think(settings.latent_steps)

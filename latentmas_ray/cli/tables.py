@@ -40,7 +40,8 @@ def summary_table(summary: "Summary") -> RenderableType:
         "tokens per question": tokens,
         "time": f"{format_seconds(summary.seconds)}, {summary.questions_per_second:.3g} questions/s",
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
-        "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run",
+        "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
+        f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
     table.add_column(style="bold", no_wrap=True)

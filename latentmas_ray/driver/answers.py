@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.results import AgentUse, Answer, Transfer
-from latentmas_ray.engine.turn import SegmentRead, TurnReport
+from latentmas_ray.engine.turn import TurnReport
 from latentmas_ray.tasks import grade
 from latentmas_ray.topology.spec import Topology
 
@@ -65,7 +65,12 @@ def _use(report: TurnReport, index: int, *, is_answering: bool) -> AgentUse:
 def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questions: int) -> list[tuple[Transfer, ...]]:
     """The transfers of each question."""
     shared = [
-        (agent.name, read, _shares(read, reports[read.source], num_questions))
+        (
+            agent.name,
+            read,
+            _shares(read.num_bytes, reports[read.source], num_questions),
+            _shares(read.moved_bytes, reports[read.source], num_questions),
+        )
         for agent in topology.agents
         for read in reports[agent.name].reads
     ]
@@ -75,15 +80,18 @@ def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questi
                 source=read.source,
                 reader=reader,
                 num_bytes=shares[index],
+                moved_bytes=moved[index],
                 transport=read.transport,
+                link=read.link,
                 seconds=read.seconds,
+                exposed_seconds=read.exposed_seconds,
             )
-            for reader, read, shares in shared
+            for reader, read, shares, moved in shared
         )
         for index in range(num_questions)
     ]
 
 
-def _shares(read: SegmentRead, source: TurnReport, num_questions: int) -> tuple[int, ...]:
+def _shares(num_bytes: int, source: TurnReport, num_questions: int) -> tuple[int, ...]:
     # What travels may be more than the KV (a header) or less (a recipe): only the proportions are the segment's.
-    return split_bytes(read.num_bytes, source.segment_bytes or (0,) * num_questions)
+    return split_bytes(num_bytes, source.segment_bytes or (0,) * num_questions)

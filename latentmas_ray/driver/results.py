@@ -14,7 +14,7 @@ class AgentUse:
     latent_steps: int
     output_tokens: int
     memory_bytes: int  # KV that the agent handed over for this question
-    seconds: Mapping[str, float]  # absorb, prefill, think, decode, emit
+    seconds: Mapping[str, float]  # wait, absorb, prefill, think, decode, emit
     text: str | None = None  # what a text agent wrote (the answering agent's text is the answer)
 
 
@@ -27,6 +27,9 @@ class Transfer:
     num_bytes: int
     transport: str
     seconds: float
+    exposed_seconds: float = 0.0  # what no computation hid
+    link: str = "same_process"
+    moved_bytes: int = 0  # less than `num_bytes` where the reader's node held the segment already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +182,7 @@ class Summary:
     output_tokens_per_question: float
     memory_bytes_per_question: float
     moved_bytes: int  # by all transfers together
+    exposed_seconds: float = 0.0  # mean per hand-over: how long it kept its reader waiting after all memory was final
     seconds: float  # wall clock of answering since the last start or resumption; loading the models is not in it
     questions_per_second: float  # of the questions answered in these seconds
     agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse

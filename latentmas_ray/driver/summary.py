@@ -33,7 +33,14 @@ def summarise(
         latent_steps_per_question=mean_or_zero([answer.latent_tokens for answer in answers]),
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
         memory_bytes_per_question=mean_or_zero([answer.memory_bytes for answer in answers]),
-        moved_bytes=sum(transfer.num_bytes for answer in answers for transfer in answer.transfers),
+        moved_bytes=sum(transfer.moved_bytes for answer in answers for transfer in answer.transfers),
+        exposed_seconds=mean_or_zero(
+            [
+                sum(transfer.exposed_seconds for transfer in answer.transfers if transfer.reader == reader)
+                for answer in answers
+                for reader in dict.fromkeys(transfer.reader for transfer in answer.transfers)
+            ]
+        ),
         seconds=seconds,
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,
         agents={

@@ -42,6 +42,7 @@ def make_work(
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=topology.memory_read_by(agent.name),
+        is_last=agent.name == topology.answering_agent.name,
     )
 
 

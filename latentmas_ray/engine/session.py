@@ -4,15 +4,16 @@ Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden siz
 D head dim, N in `_recipe` latent thoughts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import ContextLengthError
-from latentmas_ray.memory import LATENT, Placement, Recipe, Segment
+from latentmas_ray.errors import ContextLengthError, SegmentError
+from latentmas_ray.memory import Piece, Placement, Segment
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment
@@ -25,7 +26,7 @@ PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the act
 
 class Session:
     """Made by `Engine.open`; calls go in this order: `absorb` (at most once), `prefill`, then `think`, `feed` and
-    `emit`, or `decode`. A session is valid until its engine opens the next one."""
+    `emit` (or `emit_piece` after each of them), or `decode`. A session is valid until its engine opens the next one."""
 
     def __init__(
         self,
@@ -42,30 +43,29 @@ class Session:
         self.last_hidden_BE = torch.empty(0)
         self._holds_memory = holds_memory  # the cache already holds what `absorb` is going to be given
         self._memory_lengths = [0] * len(question_ids)
-        self._turn_starts = [0] * len(question_ids)
-        self._prompt_lengths = [0] * len(question_ids)
-        self._inputs: list[list[int]] = [[] for _ in question_ids]  # token ids of this turn, LATENT for a thought
-        self._thoughts: list[Tensor] = []  # [B, E] each
+        self._inputs = TurnInputs(lm.spec, self.positions)
 
     @torch.inference_mode()
-    def absorb(self, placement: Placement) -> None:
+    def absorb(self, placement: Placement, pieces: Iterable[tuple[str, Piece]] | None = None) -> None:
         """Take over the predecessors' memory, every key at its position in the merged sequence.
 
-        Raises IncompatibleMemoryError for memory of another model.
+        `pieces` are those of the placed segments, each with its agent, in any order: each is absorbed when it comes. If
+        there are none to come, the segments of the placement are taken as they are. The outcome is the same.
+        Raises IncompatibleMemoryError for memory of another model, SegmentError if pieces are missing at the end.
         """
         for placed in placement.segments:
             self.lm.spec.check_same(placed.segment.spec)
-            for row, shift in () if self._holds_memory else enumerate(placed.shifts):
-                self.cache.write(row, placed.segment.kv_of(row), shift, self.lm.spec.rope)
+        if not self._holds_memory:
+            self._write(placement, placement.pieces() if pieces is None else pieces)
         self._memory_lengths = list(self.cache.lengths)
         self.positions = list(placement.next_positions)
-        self._turn_starts = list(placement.next_positions)
+        self._inputs = TurnInputs(self.lm.spec, self.positions)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         """Read one prompt (token ids, at least one) per question. Raises ContextLengthError if one is too long."""
         self.feed(prompts)
-        self._prompt_lengths = [len(prompt) for prompt in prompts]
+        self._inputs.end_prompt()
 
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
@@ -79,28 +79,28 @@ class Session:
                 if counts[row]:
                     last_B[row] = hidden_NE[end - 1]
         self.last_hidden_BE = torch.stack(last_B)
-        for inputs, ids in zip(self._inputs, token_ids, strict=True):
-            inputs.extend(ids)
+        self._inputs.add_tokens(token_ids)
 
     @torch.inference_mode()
     def think(self, num_steps: int) -> None:
         """`num_steps` latent steps: the realigned last hidden state is the next input embedding."""
         dtype = self.lm.spec.torch_dtype
-        ones = [1] * len(self._inputs)
+        ones = [1] * len(self.question_ids)
         for _ in range(num_steps):
             thought_BE = self.realign(self.last_hidden_BE).to(dtype)
             self.last_hidden_BE = self._forward(thought_BE, ones)
-            self._thoughts.append(thought_BE)
-            for inputs in self._inputs:
-                inputs.append(LATENT)
+            self._inputs.add_thought(thought_BE)
 
     @torch.inference_mode()
-    def decode(self, sampling: Sampling, agent: str) -> list[list[int]]:
+    def decode(self, sampling: Sampling, agent: str, *, is_last: bool = False) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token.
 
-        A question that has finished leaves the batch, so the others get faster. Ends the session.
+        A question that has finished leaves the batch, so the others get faster. Segments that still lie in the cache
+        are copied out before that, unless nobody else reads them (`is_last`). Ends the session.
         """
+        if is_last:
+            self.cache.evict()
         outputs: list[list[int]] = [[] for _ in self.question_ids]
         active = list(range(len(outputs)))  # the question in each row
         for step in range(sampling.max_new_tokens):
@@ -119,29 +119,45 @@ class Session:
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
         """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        turns = [len(inputs) for inputs in self._inputs]
-        windows = [
-            (prompt if hands_over == "latents" else 0, prompt if hands_over == "prompt" else turn)
-            for prompt, turn in zip(self._prompt_lengths, turns, strict=True)
-        ]
+        outline = self._inputs.outline(hands_over)
         return ResidentSegment(
             self.cache,
-            [memory + first for memory, (first, _) in zip(self._memory_lengths, windows, strict=True)],
-            spec=self.lm.spec,
-            lengths=tuple(stop - first for first, stop in windows),
-            turn_starts=tuple(self._turn_starts),
-            offsets=tuple(first for first, _ in windows),
-            recipe=self._recipe(),
+            [memory + offset for memory, offset in zip(self._memory_lengths, outline.offsets, strict=True)],
+            spec=outline.spec,
+            lengths=outline.lengths,
+            turn_starts=outline.turn_starts,
+            offsets=outline.offsets,
+            recipe=self._inputs.recipe(),
         )
 
-    def _recipe(self) -> Recipe:
-        size = self.lm.spec.hidden_size
-        if self._thoughts:
-            thoughts_NE = torch.stack(self._thoughts, dim=1).reshape(-1, size).cpu()
-        else:
-            thoughts_NE = torch.empty(0, size, dtype=self.lm.spec.torch_dtype)
-        ids = [token for inputs in self._inputs for token in inputs]
-        return Recipe(torch.tensor(ids, dtype=torch.int64), thoughts_NE, tuple(len(inputs) for inputs in self._inputs))
+    @torch.inference_mode()
+    def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0) -> Piece:
+        """What this turn has written since its last piece; the bytes are copied.
+
+        `num_coming` inputs of every question are still to come; the last piece has 0.
+        """
+        outline = self._inputs.outline(hands_over, num_coming)
+        part = self._inputs.take_part(outline)
+        slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
+        return Piece(outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths), part.recipe)
+
+    def _write(self, placement: Placement, pieces: Iterable[tuple[str, Piece]]) -> None:
+        """Put pieces into the slots of their segments, which follow one another in the placement's order."""
+        ends = [0] * len(self.question_ids)
+        begins, missing = {}, {}
+        for placed in placement.segments:
+            begins[placed.agent] = list(ends)
+            ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
+            missing[placed.agent] = sum(placed.segment.lengths)
+        shifts = {placed.agent: placed.shifts for placed in placement.segments}
+        for agent, piece in pieces:
+            for row, shift in enumerate(shifts[agent]):
+                slot = begins[agent][row] + piece.begins[row]
+                self.cache.write(row, slot, piece.kv_of(row), shift, self.lm.spec.rope)
+            missing[agent] -= sum(piece.lengths)
+        if any(missing.values()):
+            raise SegmentError(f"memory is missing or there twice: {missing} tokens")
+        self.cache.extend(ends)
 
     def _forward(self, embeds_NE: Tensor, counts: Sequence[int]) -> Tensor:
         """One forward over `counts[b]` inputs of each row, one row after another. Returns last hidden states [N, E]."""

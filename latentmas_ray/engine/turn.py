@@ -6,9 +6,11 @@ decode text. `TurnWork` goes to the actor, `TurnReport` comes back; tensors trav
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
+
+Link = Literal["same_process", "same_node", "cross_node"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class TurnWork:
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
+    is_last: bool = False  # no turn after this one reads the memory of this batch
+
+    @property
+    def leaves_early(self) -> bool:
+        """Whether a part of its segment is final while the agent still thinks."""
+        return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
 
     def segment_order(self) -> tuple[str, ...]:
         """The agents whose segments the turn needs, each once, in the order in which they are passed."""
@@ -54,6 +62,7 @@ class TurnWork:
 class Phases:
     """Wall-clock seconds of the parts of a turn, for the whole batch."""
 
+    wait: float = 0.0  # for memory that was not here yet when the turn began
     absorb: float = 0.0
     prefill: float = 0.0
     think: float = 0.0
@@ -62,7 +71,7 @@ class Phases:
 
     @property
     def total(self) -> float:
-        return self.absorb + self.prefill + self.think + self.decode + self.emit
+        return self.wait + self.absorb + self.prefill + self.think + self.decode + self.emit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +79,12 @@ class SegmentRead:
     """One transfer: a segment that this turn read."""
 
     source: str  # the agent that wrote it
-    num_bytes: int
+    num_bytes: int  # of KV
     transport: str
-    seconds: float
+    seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
+    exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
+    link: Link = "same_process"
+    moved_bytes: int = 0  # that had to come to the reader's node for this reader
 
 
 @dataclass(frozen=True, kw_only=True)

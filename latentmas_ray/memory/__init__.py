@@ -5,6 +5,7 @@ Needs torch, and neither transformers nor Ray.
 
 from latentmas_ray.memory.files import load_segment, save_segment
 from latentmas_ray.memory.merge import PlacedSegment, Placement, place
+from latentmas_ray.memory.piece import Outline, Piece, join
 from latentmas_ray.memory.rope import rotate_keys
 from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
 from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec
@@ -12,12 +13,15 @@ from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec
 __all__ = [
     "LATENT",
     "KVCacheSpec",
+    "Outline",
+    "Piece",
     "PlacedSegment",
     "Placement",
     "Recipe",
     "RopeSpec",
     "Segment",
     "concatenate",
+    "join",
     "load_segment",
     "place",
     "rotate_keys",

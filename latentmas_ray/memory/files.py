@@ -14,8 +14,9 @@ from torch import Tensor
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.segment import Recipe, Segment
 from latentmas_ray.memory.spec import KVCacheSpec
-from latentmas_ray.memory.wire import VERSION, raw_bytes
+from latentmas_ray.memory.wire import raw_bytes
 
+VERSION = 1
 _KEY = "latentmas_segment"
 
 

@@ -4,20 +4,22 @@ A branch is moved as a block: its segments keep their distances, and the block b
 end. A segment that two branches share (an agent that both had read) stands once, where the first branch has it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory.piece import Outline, Piece
 from latentmas_ray.memory.segment import Segment
 from latentmas_ray.topology.spec import AgentMemory
 
 
 @dataclass(frozen=True)
 class PlacedSegment:
-    """A segment and how far each question's tokens are moved from the position at which they were computed."""
+    """A segment, there or still on its way, and how far each question's tokens are moved from the position at which
+    they were computed."""
 
     agent: str
-    segment: Segment
+    segment: Segment | Outline
     shifts: tuple[int, ...]
 
 
@@ -34,9 +36,15 @@ class Placement:
         columns = [placed.segment.lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
+    def pieces(self) -> Iterator[tuple[str, Piece]]:
+        """Every segment that is there as one piece, with its agent."""
+        for placed in self.segments:
+            if isinstance(placed.segment, Segment):
+                yield placed.agent, Piece.whole(placed.segment)
 
-def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_questions: int) -> Placement:
-    """Line up the memories `reads` for one reader. Moves no bytes.
+
+def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment | Outline], num_questions: int) -> Placement:
+    """Line up the memories `reads` for one reader. Moves no bytes; outlines are enough.
 
     Raises SegmentError if a segment is missing or is of other questions, IncompatibleMemoryError if two segments
     come from different models.
@@ -56,7 +64,7 @@ def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_que
 
 
 def _line_up(
-    reads: Sequence[AgentMemory], segments: Mapping[str, Segment], num_questions: int
+    reads: Sequence[AgentMemory], segments: Mapping[str, Segment | Outline], num_questions: int
 ) -> tuple[dict[str, list[int]], list[int]]:
     """Shifts per agent and question, and the end position per question, of the merge of `reads`."""
     shifts: dict[str, list[int]] = {}

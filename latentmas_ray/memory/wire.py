@@ -1,9 +1,9 @@
-"""Segments as bytes: a msgpack header and the raw KV. Nothing is ever unpickled.
+"""Segments and pieces of them as bytes: a msgpack header and the KV. Nothing is ever unpickled.
 
-A payload is two pieces, so that the KV needs no copy where pieces can travel side by side:
+A payload is two parts, so that the KV needs no copy where parts can travel side by side:
 
-    header   "LMKV" | u32 length | 16-byte xxh3 of the msgpack | msgpack {version, spec, lengths, …, digest of the KV}
-    kv       the bytes of `kv_LCHTD`
+    header   "LMKV" | u32 length | 16-byte xxh3 of the msgpack | msgpack {version, spec, lengths, …, digest of the body}
+    body     the bytes of `kv_LCHTD`, or what a codec makes of them
 
 `to_bytes` joins them (the header padded to 64 bytes) for a socket or a file of one's own. Little-endian throughout.
 """
@@ -20,40 +20,47 @@ import xxhash
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError, WireError
+from latentmas_ray.memory.piece import Outline, Piece, join
 from latentmas_ray.memory.segment import Recipe, Segment
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"LMKV"
 _PREFIX = struct.Struct("<4sI16s")
 _ALIGNMENT = 64
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
 
 
-def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
-    """The header, and the KV as a flat uint8 array (a view of the segment's bytes where it lies on the CPU)."""
-    kv = raw_bytes(segment.kv_LCHTD)
-    recipe = segment.recipe
-    body = msgpack.packb(
+def encode_piece(piece: Piece, *, with_digest: bool = True) -> tuple[bytes, Tensor]:
+    """The header, and the body as a flat uint8 tensor: a view of the piece's bytes, where they lie.
+
+    Without a digest of the body nobody can tell whether it arrived as it left: for links that move no bytes, or
+    check them themselves.
+    """
+    outline, recipe = piece.outline, piece.recipe
+    body = piece.kv_LCHTD.detach().reshape(-1).view(torch.uint8)
+    fields = msgpack.packb(
         {
             "version": VERSION,
-            "spec": segment.spec.to_header(),
-            "lengths": segment.lengths,
-            "turn_starts": segment.turn_starts,
-            "offsets": segment.offsets,
+            "spec": outline.spec.to_header(),
+            "lengths": outline.lengths,
+            "turn_starts": outline.turn_starts,
+            "offsets": outline.offsets,
+            "turn_lengths": outline.turn_lengths,
+            "piece_begins": piece.begins,
+            "piece_lengths": piece.lengths,
             "recipe_lengths": recipe.lengths,
             "token_ids": recipe.token_ids_T.cpu().numpy().tobytes(),
             "latents": raw_bytes(recipe.latents_NE).tobytes(),
-            "kv_digest": xxhash.xxh3_128_digest(kv.data),
+            "digest": _digest(body) if with_digest else b"",
         }
     )
-    return _PREFIX.pack(MAGIC, len(body), xxhash.xxh3_128_digest(body)) + body, kv
+    return _PREFIX.pack(MAGIC, len(fields), xxhash.xxh3_128_digest(fields)) + fields, body
 
 
-def decode(header: bytes, kv: np.ndarray, *, expected: KVCacheSpec | None = None, verify: bool = True) -> Segment:
-    """The segment of a payload; its KV shares the bytes of `kv`, which must not change as long as it is used.
+def decode_piece(header: bytes, body: Tensor, *, expected: KVCacheSpec | None = None) -> Piece:
+    """The piece of a payload; its KV shares the bytes of `body`, which must not change as long as it is used.
 
-    `verify=False` skips the digest of the KV where the link checks its bytes itself; the header is always checked.
     Raises WireError for a payload that is truncated, altered or of another version, IncompatibleMemoryError if
     `expected` is given and the memory is of another model.
     """
@@ -61,28 +68,39 @@ def decode(header: bytes, kv: np.ndarray, *, expected: KVCacheSpec | None = None
     spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
     if expected is not None:
         expected.check_same(spec)
-    lengths = _counts(fields, "lengths")
+    lengths = _counts(fields, "piece_lengths")
     num_bytes = sum(lengths) * spec.bytes_per_token
-    if kv.nbytes != num_bytes:
-        kind = "truncated" if kv.nbytes < num_bytes else "too long"
-        raise WireError(f"the segment is {kind}: {kv.nbytes} bytes of KV, its header says {num_bytes}")
-    if verify and xxhash.xxh3_128_digest(kv.data) != _get(fields, "kv_digest", bytes):
+    if body.numel() != num_bytes:
+        kind = "truncated" if body.numel() < num_bytes else "too long"
+        raise WireError(f"the segment is {kind}: {body.numel()} bytes of KV, its header says {num_bytes}")
+    if (digest := _get(fields, "digest", bytes)) and digest != _digest(body):
         raise WireError(f"the segment is damaged: the digest of its {num_bytes} bytes of KV does not match")
     try:
-        token_ids = torch.frombuffer(bytearray(_get(fields, "token_ids", bytes)) or bytearray(8), dtype=torch.int64)
-        recipe_lengths = _counts(fields, "recipe_lengths")
-        latents = _from_raw(np.frombuffer(_get(fields, "latents", bytes), np.uint8).copy(), spec.torch_dtype)
+        outline = Outline(
+            spec, *(_counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths"))
+        )
         shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
-        return Segment(
-            spec,
-            _from_raw(kv, spec.torch_dtype).view(shape),
-            lengths,
-            _counts(fields, "turn_starts"),
-            _counts(fields, "offsets"),
-            Recipe(token_ids[: sum(recipe_lengths)], latents.view(-1, spec.hidden_size), recipe_lengths),
+        kv_LCHTD = body.view(spec.torch_dtype) if num_bytes else body.new_empty(0, dtype=spec.torch_dtype)
+        return Piece(
+            outline, _counts(fields, "piece_begins"), lengths, kv_LCHTD.view(shape), _read_recipe(fields, spec)
         )
     except (SegmentError, RuntimeError, ValueError) as error:
         raise WireError(f"the segment contradicts itself: {error}") from error
+
+
+def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
+    """A whole segment: the header, and the KV as a flat uint8 array (a view of its bytes where it lies on the CPU)."""
+    header, body = encode_piece(Piece.whole(segment))
+    return header, raw_bytes(body)
+
+
+def decode(header: bytes, kv: np.ndarray, *, expected: KVCacheSpec | None = None) -> Segment:
+    """The inverse of `encode`, on the bytes of `kv`; raises like `decode_piece`."""
+    piece = decode_piece(header, from_raw(kv), expected=expected)
+    try:
+        return join([piece])
+    except SegmentError as error:
+        raise WireError(f"the segment is not all there: {error}") from error
 
 
 def to_bytes(segment: Segment) -> bytes:
@@ -107,14 +125,27 @@ def raw_bytes(tensor: Tensor) -> np.ndarray:
     return flat
 
 
-def _from_raw(raw: np.ndarray, dtype: torch.dtype) -> Tensor:
+def from_raw(raw: np.ndarray) -> Tensor:
+    """A flat uint8 array as a tensor on its bytes, be they writable or not."""
     if raw.nbytes == 0:
-        return torch.empty(0, dtype=dtype)
+        return torch.empty(0, dtype=torch.uint8)
     with warnings.catch_warnings():
         # The object store hands out read-only pages, torch has no read-only tensors and warns. Nobody writes to a
         # segment, and the tensor keeps the array alive.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(raw).view(dtype)
+        return torch.from_numpy(raw)
+
+
+def _digest(body: Tensor) -> bytes:
+    return xxhash.xxh3_128_digest(raw_bytes(body).data)
+
+
+def _read_recipe(fields: dict[str, Any], spec: KVCacheSpec) -> Recipe:
+    token_ids = torch.frombuffer(bytearray(_get(fields, "token_ids", bytes)) or bytearray(8), dtype=torch.int64)
+    latents = from_raw(np.frombuffer(_get(fields, "latents", bytes), np.uint8).copy())
+    latents = latents.view(spec.torch_dtype) if latents.numel() else latents.to(spec.torch_dtype)
+    lengths = _counts(fields, "recipe_lengths")
+    return Recipe(token_ids[: sum(lengths)], latents.view(-1, spec.hidden_size), lengths)
 
 
 def _read_prefix(payload: bytes | memoryview) -> tuple[int, bytes]:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
 from latentmas_ray.models.attention import Packing
+from latentmas_ray.units import format_bytes
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -70,6 +72,9 @@ class Tenant(Protocol):
     def settle(self) -> None:
         """Copy what lies in the cache, which is about to change."""
 
+    def abandon(self) -> None:
+        """The cache is about to change, and nobody will ask for what lies in it."""
+
 
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """`past_key_values` of a whole batch. `lengths[b]` tokens of row b are valid; the rest is nobody's."""
@@ -79,7 +84,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.spec = spec
         self.num_rows, self.num_slots = num_rows, num_slots
         self.lengths: list[int] = []
-        self._num_touched = 0  # slots that any row of this batch ever used
+        self._num_touched = [0] * num_rows  # slots of each row that were ever written since they were last zeroed
         self.packing = Packing([], [])
         self._tenants: list[ref[Tenant]] = []  # weak: a segment that nobody reads any more is not worth a copy
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
@@ -93,9 +98,11 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def open(self, num_rows: int) -> None:
         """Begin a batch of `num_rows` empty rows. What the batch before left is zeroed (see `__init__`)."""
         self.settle()
-        for layer in self.layers:
-            layer.kv_CBHTD[:, :, :, : self._num_touched].zero_()
-        self.lengths, self._num_touched = [0] * num_rows, 0
+        # Row by row: to zero a slot that was never written would make the system back it with memory.
+        for row, num_touched in enumerate(self._num_touched):
+            for layer in self.layers if num_touched else ():
+                layer.kv_CBHTD[:, row, :, :num_touched].zero_()
+        self.lengths, self._num_touched = [0] * num_rows, [0] * self.num_rows
 
     def reserve(self, num_slots: int) -> None:
         """Make rows at least this long; what they hold stays. Layer by layer, so that nothing is there twice."""
@@ -120,6 +127,13 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 alive.settle()
         self._tenants.clear()
 
+    def evict(self) -> None:
+        """Nobody will read what still lies here: let it go without a copy."""
+        for tenant in self._tenants:
+            if (alive := tenant()) is not None:
+                alive.abandon()
+        self._tenants.clear()
+
     def begin_step(self, counts: Sequence[int]) -> None:
         """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
         self.packing = Packing(self.lengths, counts)
@@ -129,17 +143,24 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def end_step(self) -> None:
         """The forward is done: its tokens are valid now."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
-        self._num_touched = max(self._num_touched, *self.lengths)
+        for row, length in enumerate(self.lengths):
+            self._touch(row, length)
 
-    def write(self, row: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec) -> None:
-        """Append tokens [L, 2, H, t, D] to a row, their keys rotated by `shift` positions."""
-        first, count = self.lengths[row], kv_LCHTD.shape[3]
+    def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec) -> None:
+        """Put tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
+
+        They are valid once `extend` says so.
+        """
+        stop = first + kv_LCHTD.shape[3]
+        self._touch(row, stop)
         for layer, kv_CHTD in zip(self.layers, kv_LCHTD, strict=True):
-            slots = layer.kv_CBHTD[:, row, :, first : first + count]
+            slots = layer.kv_CBHTD[:, row, :, first:stop]
             slots[0] = rotate_keys(kv_CHTD[0].to(slots.device), shift, rope)
             slots[1] = kv_CHTD[1]
-        self.lengths[row] += count
-        self._num_touched = max(self._num_touched, self.lengths[row])
+
+    def extend(self, lengths: Sequence[int]) -> None:
+        """From now on the first `lengths[b]` slots of row b hold its tokens."""
+        self.lengths = list(lengths)
 
     def copy_out(self, begins: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """A copy of `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D]."""
@@ -153,19 +174,35 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
     def drop_row(self, row: int) -> None:
         """A row leaves the batch: the last active row takes its place (one row is copied, the others stay)."""
-        self.settle()
         last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
+            self.settle()
             for layer in self.layers:
                 layer.kv_CBHTD[:, row, :, :length] = layer.kv_CBHTD[:, last, :, :length]
                 layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`
+            self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()
 
+    def _touch(self, row: int, num_slots: int) -> None:
+        self._num_touched[row] = max(self._num_touched[row], num_slots)
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that cost no memory on a CPU until they are written: `torch.zeros` would touch every page."""
+    """Zeros that cost no memory on a CPU until they are written: `torch.zeros` would touch every page.
+
+    Raises CacheError where the machine cannot promise so much.
+    """
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes == 0:
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=dtype).view(shape)
+    try:
+        # Private: pages of a shared mapping are allocated even when they are only read.
+        pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        _, num_rows, _, num_slots, _ = shape
+        raise CacheError(
+            f"a KV cache of {num_rows} questions × {num_slots} tokens takes {format_bytes(num_bytes)} in every layer, "
+            "more than this machine has: use a smaller batch_size, max_new_tokens or latent_steps"
+        ) from error
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, Placement, Recipe, Segment
 from latentmas_ray.models.cache import BatchCache
 
@@ -41,7 +42,8 @@ class ResidentSegment(Segment):
 
     @cached_property
     def kv_LCHTD(self) -> Tensor:  # noqa: N802  # a field there, made on demand here
-        assert self._cache is not None, "the cache is let go of only when the copy is there"
+        if self._cache is None:
+            raise SegmentError("this memory was let go of: its last reader has read it")
         kv_LCHTD = self._cache.copy_out(self._begins, self.lengths)
         object.__setattr__(self, "_cache", None)
         return kv_LCHTD
@@ -49,6 +51,10 @@ class ResidentSegment(Segment):
     def settle(self) -> None:
         """Become independent of the cache."""
         assert self.kv_LCHTD is not None
+
+    def abandon(self) -> None:
+        """Give up the place in the cache without a copy. Raises SegmentError when read after this."""
+        object.__setattr__(self, "_cache", None)
 
     def lies_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
         """Whether its questions are in the rows of `cache` from `begins` on."""

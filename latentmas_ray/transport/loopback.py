@@ -1,8 +1,8 @@
-"""Within one process: a segment is handed over as it is. For the local runtime and for tests."""
+"""Within one process: memory is handed over as it is. For the local runtime and for tests."""
 
 from typing import ClassVar
 
-from latentmas_ray.memory import KVCacheSpec, Segment
+from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport.base import Transport
 
 
@@ -11,11 +11,11 @@ class Loopback(Transport):
 
     name: ClassVar[str] = "loopback"
 
-    def pack(self, segment: Segment) -> Segment:
-        """The segment itself."""
-        return segment
+    def pack(self, piece: Piece) -> Piece:
+        """The piece itself."""
+        return piece
 
-    def unpack(self, payload: Segment, *, expected: KVCacheSpec) -> Segment:
-        """The segment itself. Raises IncompatibleMemoryError for memory of another model."""
-        expected.check_same(payload.spec)
+    def unpack(self, payload: Piece, *, expected: KVCacheSpec) -> Piece:
+        """The piece itself. Raises IncompatibleMemoryError for memory of another model."""
+        expected.check_same(payload.outline.spec)
         return payload

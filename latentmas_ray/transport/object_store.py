@@ -4,13 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from latentmas_ray.memory import KVCacheSpec, Segment
-from latentmas_ray.memory.wire import decode, encode
+from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
 from latentmas_ray.transport.base import Transport
 
 
 class ObjectStore(Transport):
-    """A segment travels as its wire header and ONE flat uint8 array.
+    """A piece travels as its wire header and ONE flat uint8 array.
 
     Ray stores a numpy array out of band, so a reader maps the very pages that the writer filled. A torch tensor it
     would pickle in band, fifty times slower, and views of one buffer once each.
@@ -18,11 +18,12 @@ class ObjectStore(Transport):
 
     name: ClassVar[str] = "object_store"
 
-    def pack(self, segment: Segment) -> tuple[bytes, np.ndarray]:
-        """Header and KV bytes; the array is a view of the segment where that lies on the CPU."""
-        return encode(segment)
+    def pack(self, piece: Piece) -> tuple[bytes, np.ndarray]:
+        """Header and KV bytes; the array is a view of the piece where that lies on the CPU."""
+        header, body = encode_piece(piece)
+        return header, raw_bytes(body)
 
-    def unpack(self, payload: tuple[bytes, np.ndarray], *, expected: KVCacheSpec) -> Segment:
-        """A segment on the pages of the object store: read-only, valid as long as it is referenced."""
-        header, kv = payload
-        return decode(header, kv, expected=expected)
+    def unpack(self, payload: tuple[bytes, np.ndarray], *, expected: KVCacheSpec) -> Piece:
+        """A piece on the pages of the object store: read-only, valid as long as it is referenced."""
+        header, body = payload
+        return decode_piece(header, from_raw(body), expected=expected)

@@ -11,6 +11,7 @@ from torch import Tensor
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import Placement, Segment, place
 from latentmas_ray.memory.wire import from_bytes, to_bytes
 from latentmas_ray.models.resident import ResidentSegment
@@ -136,3 +137,14 @@ def test_what_is_made_of_it_is_a_plain_segment(engine: Engine) -> None:
     for plain in (pickle.loads(pickle.dumps(segment)), segment.take([0, 1, 2]), segment.slice(windows)):
         assert type(plain) is Segment
         assert torch.equal(plain.kv_LCHTD, segment.kv_LCHTD)
+
+
+def test_the_last_reader_copies_nothing_when_its_questions_end(engine: Engine) -> None:
+    """Its batch shrinks over slots in which memory lies that nobody will ask for."""
+    segment = think(engine, prompts_of([5, 9, 4], 1), 2)
+    session = engine.open(["q0", "q1", "q2"], num_slots=60, reads=place_chain({"a": segment}))
+    session.absorb(place_chain({"a": segment}))
+    session.prefill(prompts_of([3, 3, 3], 2))
+    session.decode(Sampling(max_new_tokens=4), "judger", is_last=True)
+    with pytest.raises(SegmentError, match="let go of"):
+        _ = segment.kv_LCHTD

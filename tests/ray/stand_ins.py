@@ -6,7 +6,7 @@ Ray's workers import this module, so it needs nothing that only tests have.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory import KVCacheSpec, Recipe, RopeSpec, Segment
+from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment, join
 
 # 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
 SPEC = KVCacheSpec(
@@ -52,22 +52,36 @@ class StandIn:
     spec: KVCacheSpec = SPEC
     device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
-    def run(self, work: TurnWork, segments: dict[str, Segment]) -> tuple[Segment | None, TurnReport]:
+    def run(
+        self,
+        work: TurnWork,
+        segments: Mapping[str, Segment | Outline],
+        *,
+        arriving: Iterable[tuple[str, Piece]] | None = None,
+        publish: Callable[[float, Piece], None] | None = None,
+    ) -> tuple[Segment | None, TurnReport]:
+        """Thinks (waits) after its prompt was published; then the other half of the segment follows."""
+        lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
+        first, last = halves(_segment(lengths, number_of(work.agent)))
+        read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in arriving or () if sum(piece.lengths)}
         begin = time.monotonic()
+        if publish is not None:
+            publish(time.time(), first)
         for misbehave in self.misbehave:
             misbehave(work)
         time.sleep(max(_seconds_to_wait(prompt) for prompt in work.prompts))
-        read = {source: float(segment.kv_LCHTD.flatten()[0]) for source, segment in segments.items()}
         turn = Turn(work.agent, work.batch, begin, time.monotonic(), os.getpid(), read)
         with (self.folder / "turns.jsonl").open("a") as file:
             file.write(json.dumps(turn.__dict__) + "\n")
-        lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
         if work.thinks == "text":
             texts = tuple(f"{name}: {work.agent} has read {sorted(read)}" for name in work.question_ids)
             tokens = tuple(tuple(text.encode()) for text in texts)
             return None, TurnReport(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
-        segment = _segment(lengths, number_of(work.agent))
-        return segment, TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=segment.bytes_per_question)
+        report = TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
+        if publish is None:
+            return join([first, last]), report
+        publish(time.time(), last)
+        return None, report
 
 
 def _seconds_to_wait(prompt: Prompt) -> float:
@@ -79,6 +93,20 @@ def _segment(lengths: tuple[int, ...], number: float) -> Segment:
     shape = (SPEC.num_layers, 2, SPEC.num_kv_heads, sum(lengths), SPEC.head_dim)
     recipe = Recipe(torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths)
     return Segment(SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recipe)
+
+
+def halves(segment: Segment) -> tuple[Piece, Piece]:
+    """A segment without thoughts as two pieces."""
+    outline = Outline.of(segment)
+    first = tuple(length // 2 for length in segment.lengths)
+    rest = tuple(length - half for length, half in zip(segment.lengths, first, strict=True))
+
+    def piece(begins: tuple[int, ...], lengths: tuple[int, ...]) -> Piece:
+        kv = [segment.kv_of(q)[:, :, :, b : b + n] for q, (b, n) in enumerate(zip(begins, lengths, strict=True))]
+        recipe = Recipe(torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths)
+        return Piece(outline, begins, lengths, torch.cat(kv, dim=3), recipe)
+
+    return piece((0,) * len(first), first), piece(first, rest)
 
 
 def number_of(agent: str) -> float:

@@ -33,7 +33,8 @@ class RememberingRuntime(RayRuntime):
         self.tickets: WeakSet[Ticket] = WeakSet()
 
     def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
-        assert all(isinstance(segment, ray.ObjectRef) for segment in segments.values())
+        parcels = [parcel for segment in segments.values() for parcel in segment.parcels]
+        assert all(isinstance(parcel, ray.ObjectRef) for parcel in parcels)
         ticket = super().submit(work, segments)
         self.tickets.add(ticket)
         return ticket

@@ -59,8 +59,9 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) 
     with actors_of(["planner"], partial(StandIn, tmp_path)) as (runtime, _):
         made = runtime.submit(_work("planner"), {})
         _finish(runtime, made)
-        header, kv = ray.get(made.segment)
-        _, again = ray.get(made.segment)
+        (parcel,) = made.segment.parcels
+        header, kv = ray.get(parcel).payload
+        _, again = ray.get(parcel).payload
         assert not kv.flags.writeable
         assert kv.ctypes.data == again.ctypes.data
         segment = ObjectStore().unpack((header, kv), expected=SPEC)

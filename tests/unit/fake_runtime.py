@@ -140,7 +140,13 @@ class FakeRuntime:
             else tuple((count + work.latent_steps) * BYTES_PER_TOKEN for count in prompt_tokens),
             memory_tokens=prompt_tokens,
             reads=tuple(
-                SegmentRead(source=name, num_bytes=sum(segment.num_bytes), transport="fake", seconds=0.125)
+                SegmentRead(
+                    source=name,
+                    num_bytes=sum(segment.num_bytes),
+                    moved_bytes=sum(segment.num_bytes),
+                    transport="fake",
+                    seconds=0.125,
+                )
                 for name, segment in segments.items()
             ),
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from hypothesis import strategies as st
 
-from latentmas_ray.memory import LATENT, KVCacheSpec, Recipe, RopeSpec, Segment
+from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment
 
 ROPE = RopeSpec("default", (1.0, 0.1))
 SPEC = KVCacheSpec(
@@ -53,6 +53,41 @@ def make_segment(
         tuple(turn_starts or [0] * len(turns)),
         tuple(first for first, _ in kept),
         Recipe(torch.tensor(ids, dtype=torch.int64), latents.to(spec.torch_dtype), tuple(totals)),
+    )
+
+
+def cut(segment: Segment, inputs: Sequence[int]) -> tuple[Piece, Piece]:
+    """A segment as two pieces: what the first `inputs[q]` inputs of each question's turn wrote, and the rest."""
+    outline = Outline.of(segment)
+    kept = [
+        min(max(first - offset, 0), length)
+        for first, offset, length in zip(inputs, outline.offsets, outline.lengths, strict=True)
+    ]
+    none = [0] * outline.num_questions
+    return (
+        _part(segment, (none, kept), (none, inputs)),
+        _part(segment, (kept, outline.lengths), (inputs, outline.turn_lengths)),
+    )
+
+
+Edges = tuple[Sequence[int], Sequence[int]]  # of each question: from, to
+
+
+def _part(segment: Segment, tokens: Edges, inputs: Edges) -> Piece:
+    recipe, questions = segment.recipe, range(segment.num_questions)
+    ids = [all_ids[inputs[0][q] : inputs[1][q]] for q, all_ids in enumerate(recipe.token_ids_T.split(recipe.lengths))]
+    latents = recipe.latents_NE.split(list(recipe.latents_per_question()))
+    before = [
+        int((all_ids[: inputs[0][q]] == LATENT).sum())
+        for q, all_ids in enumerate(recipe.token_ids_T.split(recipe.lengths))
+    ]
+    taken = [latents[q][before[q] : before[q] + int((ids[q] == LATENT).sum())] for q in questions]
+    return Piece(
+        Outline.of(segment),
+        tuple(tokens[0]),
+        tuple(stop - first for first, stop in zip(*tokens, strict=True)),
+        torch.cat([segment.kv_of(q)[:, :, :, tokens[0][q] : tokens[1][q]] for q in questions], dim=3),
+        Recipe(torch.cat(ids), torch.cat(taken), tuple(map(len, ids))),
     )
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
-from latentmas_ray.memory import Segment
-from latentmas_ray.memory.wire import VERSION, decode, encode, from_bytes, to_bytes
+from latentmas_ray.memory import Piece, Segment
+from latentmas_ray.memory.wire import VERSION, decode, decode_piece, encode, encode_piece, from_bytes, to_bytes
 from tests.unit.memory_cases import SPEC, assert_equal, make_segment, segments, spec_of
 
 SMALL = make_segment([(1, 1), (2, 0)], turn_starts=[3, 4])
@@ -90,11 +90,11 @@ def test_pieces_are_checked_like_bytes() -> None:
         decode(header, np.roll(kv, 1))
 
 
-def test_a_link_that_checks_its_bytes_can_skip_the_digest_of_the_kv_only() -> None:
-    header, kv = encode(SMALL)
-    decode(header, np.roll(kv, 1), verify=False)
+def test_without_a_digest_only_the_header_is_checked() -> None:
+    header, body = encode_piece(Piece.whole(SMALL), with_digest=False)
+    assert decode_piece(header, body.roll(1)).lengths == SMALL.lengths
     with pytest.raises(WireError):
-        decode(header[:-1] + b"\0", kv, verify=False)
+        decode_piece(header[:-1] + b"\1", body)
 
 
 @given(st.binary(max_size=200))
@@ -149,6 +149,11 @@ def test_memory_of_another_model_is_told_before_its_bytes_are_looked_at() -> Non
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "fewer tokens": {"lengths": [2, 1]},
     "more tokens": {"lengths": [2, 3]},
+    "fewer tokens in the piece": {"piece_lengths": [2, 1]},
+    "a piece that begins late": {"piece_begins": [1, 0]},
+    "a piece of one question": {"piece_begins": [0]},
+    "a longer turn": {"turn_lengths": [3, 2]},
+    "a shorter turn": {"turn_lengths": [1, 2]},
     "other questions": {"lengths": [4]},
     "one start": {"turn_starts": [3]},
     "negative start": {"turn_starts": [-3, 4]},
@@ -168,7 +173,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "odd bytes of latents": {"latents": b"\0" * 23},
     "latents as text": {"latents": "\0" * 24},
     "spec as a list": {"spec": []},
-    "digest as text": {"kv_digest": "0" * 16},
+    "digest as text": {"digest": "0" * 16},
     "huge lengths": {"lengths": [2**63, 2**63]},
     "huge starts that do not fit": {"recipe_lengths": [2**64 - 1, 2]},
 }
@@ -189,14 +194,16 @@ def test_another_shape_is_refused(field: str, value: int) -> None:
 
 @pytest.mark.parametrize("field", ["num_layers", "num_kv_heads", "head_dim"])
 def test_a_huge_shape_of_no_token_is_refused(field: str) -> None:
-    empty = {"lengths": [0, 0], "kv_digest": xxhash.xxh3_128_digest(b"")}
+    empty = {"lengths": [0, 0], "piece_lengths": [0, 0], "digest": xxhash.xxh3_128_digest(b"")}
     header, kv = forged({**empty, "spec": {**SPEC.to_header(), field: 2**64 - 1}})
     with pytest.raises(WireError):
         decode(header, kv[:0])
 
 
 def test_lengths_that_lie_allocate_nothing() -> None:
-    header, kv = forged({"lengths": [2**40, 2**40], "recipe_lengths": [2**40, 2**40]})
+    header, kv = forged(
+        {name: [2**40, 2**40] for name in ("lengths", "piece_lengths", "turn_lengths", "recipe_lengths")}
+    )
     long_header = PREFIX.pack(b"LMKV", 2**32 - 1, bytes(16))
     tracemalloc.start()
     try:

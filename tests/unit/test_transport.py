@@ -8,7 +8,7 @@ import torch
 
 from latentmas_ray.config import TransportName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
-from latentmas_ray.memory import Segment
+from latentmas_ray.memory import Piece, Segment, join
 from latentmas_ray.transport import Loopback, ObjectStore, Transport, choose_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
@@ -26,33 +26,37 @@ def assert_same(one: Segment, other: Segment) -> None:
     assert one.recipe.lengths == other.recipe.lengths
 
 
+def through(transport: Transport, segment: Segment) -> Segment:
+    return join([transport.unpack(transport.pack(Piece.whole(segment)), expected=segment.spec)])
+
+
 @each_transport
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_segment_arrives_as_it_left(transport: Transport, dtype: str) -> None:
     spec = spec_of(dtype)
     segment = make_segment([(5, 2), (1, 0), (3, 4)], turn_starts=[7, 0, 2], spec=spec)
     before = segment.kv_LCHTD.clone()
-    assert_same(transport.unpack(transport.pack(segment), expected=spec), segment)
+    assert_same(through(transport, segment), segment)
     assert torch.equal(segment.kv_LCHTD, before)
 
 
 @each_transport
 def test_a_part_of_a_turn_and_an_empty_one_arrive(transport: Transport) -> None:
     segment = make_segment([(5, 2), (3, 0)], windows=[(5, 7), (3, 3)])
-    assert_same(transport.unpack(transport.pack(segment), expected=SPEC), segment)
+    assert_same(through(transport, segment), segment)
 
 
 @each_transport
 def test_two_readers_get_the_same(transport: Transport) -> None:
     segment = make_segment([(5, 2)])
-    payload = transport.pack(segment)
+    payload = transport.pack(Piece.whole(segment))
     for _ in range(2):
-        assert_same(transport.unpack(payload, expected=SPEC), segment)
+        assert_same(join([transport.unpack(payload, expected=SPEC)]), segment)
 
 
 @each_transport
 def test_memory_of_another_model_is_refused(transport: Transport) -> None:
-    payload = transport.pack(make_segment([(5, 2)]))
+    payload = transport.pack(Piece.whole(make_segment([(5, 2)])))
     with pytest.raises(IncompatibleMemoryError, match="weights_revision is 'r0', not 'r1'"):
         transport.unpack(payload, expected=replace(SPEC, weights_revision="r1"))
 
@@ -60,7 +64,7 @@ def test_memory_of_another_model_is_refused(transport: Transport) -> None:
 def test_the_object_store_copies_neither_when_packing_nor_when_unpacking() -> None:
     transport = ObjectStore()
     segment = make_segment([(5, 2)])
-    header, kv = transport.pack(segment)
+    header, kv = transport.pack(Piece.whole(segment))
     assert kv.ctypes.data == segment.kv_LCHTD.data_ptr()
     assert kv.dtype == np.uint8
     assert kv.ndim == 1
@@ -71,7 +75,7 @@ def test_the_object_store_copies_neither_when_packing_nor_when_unpacking() -> No
 @pytest.mark.parametrize("byte", [0, -1])
 def test_the_object_store_notices_a_changed_byte(byte: int) -> None:
     transport = ObjectStore()
-    header, kv = transport.pack(make_segment([(5, 2)]))
+    header, kv = transport.pack(Piece.whole(make_segment([(5, 2)])))
     damaged = kv.copy()
     damaged[byte] ^= 1
     with pytest.raises(WireError, match="damaged"):

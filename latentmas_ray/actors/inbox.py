@@ -1,0 +1,106 @@
+"""The working memory that a turn reads: some of it here, some still on its way."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentmas_ray.engine.turn import SegmentRead
+from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment, join
+from latentmas_ray.transport import Transport
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A packed piece of a segment, and when it was final: from then on its transfer can be exposed."""
+
+    final_at: float  # seconds of the wall clock of the machine that made it
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one source hands over: a parcel that is here, and ways to wait for those that come later."""
+
+    source: str
+    first: Parcel
+    later: Sequence[Callable[[], Parcel]] = ()
+
+
+class Inbox:
+    """Unpacks what has come, waits for the rest, and keeps account of both."""
+
+    def __init__(self, transport: Transport, deliveries: Sequence[Delivery], spec: KVCacheSpec) -> None:
+        """Unpacks the first parcels. Raises what `Transport.unpack` raises."""
+        self.waited_seconds = 0.0  # for parcels that were not final yet, and for their way here
+        self._transport = transport
+        self._spec = spec
+        self._deliveries = deliveries
+        self._busy_seconds = {delivery.source: 0.0 for delivery in deliveries}
+        self._intervals: list[tuple[str, float, float]] = []  # (source, from, to): when its memory was being brought in
+        self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
+        self._began_at = time.time()
+        self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
+
+    def segments(self) -> dict[str, Segment | Outline]:
+        """Each source's segment, or its outline where something of it is still to come."""
+        return {source: join([piece]) if piece.is_whole else piece.outline for source, piece in self._first.items()}
+
+    def pieces(self) -> Iterator[tuple[str, Piece]]:
+        """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
+        for source, piece in self._first.items():
+            yield from self._hand_out(source, piece)
+        for delivery in self._deliveries:
+            for wait in delivery.later:
+                begin = time.time()
+                parcel = wait()
+                self.waited_seconds += time.time() - begin
+                self._final_at[delivery.source] = parcel.final_at
+                yield from self._hand_out(delivery.source, self._unpack(delivery.source, parcel))
+
+    def account(self, transport: str) -> tuple[SegmentRead, ...]:
+        """What was read, once all pieces have been absorbed."""
+        exposed = self._exposed_seconds()
+        return tuple(
+            SegmentRead(
+                source=source,
+                num_bytes=piece.outline.num_bytes,
+                transport=transport,
+                seconds=self._busy_seconds[source],
+                exposed_seconds=exposed[source],
+            )
+            for source, piece in self._first.items()
+        )
+
+    def _exposed_seconds(self) -> dict[str, float]:
+        """Of each source: how long it kept this turn waiting after all memory was final and the turn had begun.
+
+        Final is told by the clocks of the sources' machines, so between machines it is as exact as they agree.
+        """
+        exposed = dict.fromkeys(self._final_at, 0.0)
+        now = max([self._began_at, *self._final_at.values()])
+        for source, _, end in self._intervals:
+            exposed[source] += max(0.0, end - now)
+            now = max(now, end)
+        return exposed
+
+    def _unpack(self, source: str, parcel: Parcel) -> Piece:
+        begin = time.time()
+        piece = self._transport.unpack(parcel.payload, expected=self._spec)
+        self._note(source, begin)
+        return piece
+
+    def _hand_out(self, source: str, piece: Piece) -> Iterator[tuple[str, Piece]]:
+        begin = time.time()
+        yield source, piece
+        self._note(source, begin)
+
+    def _note(self, source: str, begin: float) -> None:
+        end = time.time()
+        self._busy_seconds[source] += end - begin
+        self._intervals.append((source, begin, end))
+
+
+def by_source(parcels: Mapping[str, Parcel]) -> list[Delivery]:
+    """Deliveries of which nothing is to come later."""
+    return [Delivery(source, parcel) for source, parcel in parcels.items()]

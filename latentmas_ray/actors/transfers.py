@@ -1,0 +1,24 @@
+"""Which nodes hold a segment, and so what a reader's transfer moved."""
+
+from dataclasses import dataclass, field, replace
+
+from latentmas_ray.engine.turn import SegmentRead
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """The node of the actor that made a segment, and the nodes whose actors have read it."""
+
+    source_node: str
+    readers: set[str] = field(default_factory=set)
+
+    def account(self, read: SegmentRead, *, reader_node: str) -> SegmentRead:
+        """The transfer with its link and the bytes that it moved: a node's first reader moves the whole segment, the
+        others find it there."""
+        is_first = reader_node not in self.readers
+        self.readers.add(reader_node)
+        return replace(
+            read,
+            link="same_node" if reader_node == self.source_node else "cross_node",
+            moved_bytes=read.num_bytes if is_first else 0,
+        )

@@ -1,0 +1,86 @@
+"""What one turn has fed to the model, and so what its segment is: outline, recipe, and the parts that have left.
+
+Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Recipe
+from latentmas_ray.topology.spec import HandsOver
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is new since the last piece: tokens [begins[q], begins[q] + lengths[q]) of those that are kept."""
+
+    begins: tuple[int, ...]
+    lengths: tuple[int, ...]
+    recipe: Recipe
+
+
+class TurnInputs:
+    """The inputs of one turn per question, in order: token ids, `LATENT` for a thought."""
+
+    def __init__(self, spec: KVCacheSpec, turn_starts: Sequence[int]) -> None:
+        """`turn_starts[q]` is the position of question q's first input."""
+        self._spec = spec
+        self._turn_starts = tuple(turn_starts)
+        self._ids: list[list[int]] = [[] for _ in turn_starts]
+        self._thoughts: list[Tensor] = []  # [B, E] each
+        self._prompt_lengths = (0,) * len(self._turn_starts)
+        self._num_taken = [0] * len(self._turn_starts)  # inputs that have left in a part
+        self._num_taken_thoughts = 0
+
+    def add_tokens(self, token_ids: Sequence[Sequence[int]]) -> None:
+        """Known tokens of every question, ragged."""
+        for ids, new in zip(self._ids, token_ids, strict=True):
+            ids.extend(new)
+
+    def add_thought(self, thought_BE: Tensor) -> None:
+        """One latent thought of every question: the embedding that is fed."""
+        self._thoughts.append(thought_BE)
+        for ids in self._ids:
+            ids.append(LATENT)
+
+    def end_prompt(self) -> None:
+        """What has been added so far is the prompt."""
+        self._prompt_lengths = tuple(map(len, self._ids))
+
+    def outline(self, hands_over: HandsOver, num_coming: int = 0) -> Outline:
+        """What the turn's segment will be when `num_coming` more inputs of each question have been fed."""
+        turns = tuple(len(ids) + num_coming for ids in self._ids)
+        offsets = self._prompt_lengths if hands_over == "latents" else (0,) * len(turns)
+        stops = self._prompt_lengths if hands_over == "prompt" else turns
+        lengths = tuple(stop - offset for stop, offset in zip(stops, offsets, strict=True))
+        return Outline(self._spec, lengths, self._turn_starts, offsets, turns)
+
+    def recipe(self) -> Recipe:
+        """All inputs of the turn."""
+        return self._recipe([0] * len(self._ids), 0)
+
+    def take_part(self, outline: Outline) -> Part:
+        """What was fed since the last call, as a part of the segment with this outline."""
+        first, self._num_taken = self._num_taken, [len(ids) for ids in self._ids]
+        edges = [
+            [min(max(edge - offset, 0), length) for edge in (begin, stop)]  # from inputs to tokens that are kept
+            for begin, stop, offset, length in zip(
+                first, self._num_taken, outline.offsets, outline.lengths, strict=True
+            )
+        ]
+        recipe = self._recipe(first, self._num_taken_thoughts)
+        self._num_taken_thoughts = len(self._thoughts)
+        return Part(tuple(begin for begin, _ in edges), tuple(stop - begin for begin, stop in edges), recipe)
+
+    def _recipe(self, first: Sequence[int], first_thought: int) -> Recipe:
+        thoughts = self._thoughts[first_thought:]
+        if thoughts:
+            thoughts_NE = torch.stack(thoughts, dim=1).reshape(-1, self._spec.hidden_size).cpu()
+        else:
+            thoughts_NE = torch.empty(0, self._spec.hidden_size, dtype=self._spec.torch_dtype)
+        ids = [row[begin:] for row, begin in zip(self._ids, first, strict=True)]
+        return Recipe(torch.tensor(list(chain(*ids)), dtype=torch.int64), thoughts_NE, tuple(map(len, ids)))
