@@ -15,6 +15,7 @@ from latentmas_ray.units import parse_bytes
 Method = Literal["single", "text", "latent"]
 RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
+HandoverMode = Literal["kv", "recipe", "auto"]
 TransportName = Literal["auto", "object_store", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
@@ -48,6 +49,7 @@ class RunConfig(BaseModel):
     limit: int | None = Field(None, ge=1, description="only the first N questions")
     replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
     transport: TransportName = Field("auto", description="what moves memory between actors")
+    handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(

@@ -181,5 +181,6 @@ class LatentMAS:
             address=config.address,
             replicas=config.replicas,
             overlap=config.overlap,
+            measures_costs=config.handover == "auto",
             busy_agents=min(len(names), num_batches * self.topology.width),
         )

@@ -1,11 +1,13 @@
 """The actor of one agent's replica: a thin shell around an engine and a transport."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -89,6 +91,22 @@ class AgentActor:
     def fetch(self, references: Sequence[Any]) -> None:
         """Have these objects brought to this node before a turn needs them."""
         ray.wait(list(references), num_returns=len(references), fetch_local=True)
+
+    def measure_prefill(self, num_tokens: int) -> float:
+        """Tokens per second of a prefill."""
+        assert self._runner is not None, "load() comes first"
+        return self._engine.submit(self._runner.measure_prefill, num_tokens).result()
+
+    def send_probe(self, num_bytes: int) -> np.ndarray:
+        """Bytes to be brought to another node."""
+        return np.ones(num_bytes, np.uint8)
+
+    def receive_probe(self, references: Sequence[Any]) -> float:
+        """Seconds until the bytes are here and have been copied once, as absorbing does."""
+        begin = time.perf_counter()
+        for reference in references:
+            ray.get(reference).copy()
+        return time.perf_counter() - begin
 
     def _carry_out(
         self,

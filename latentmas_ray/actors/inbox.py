@@ -1,7 +1,7 @@
 """The working memory that a turn reads: some of it here, some still on its way."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Inbox:
         self._spec = spec
         self._deliveries = deliveries
         self._busy_seconds = {delivery.source: 0.0 for delivery in deliveries}
+        self._recipe_bytes = dict.fromkeys(self._busy_seconds, 0)
         self._intervals: list[tuple[str, float, float]] = []  # (source, from, to): when its memory was being brought in
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
         self._began_at = time.time()
@@ -46,25 +47,27 @@ class Inbox:
         """Each source's segment, or its outline where something of it is still to come."""
         return {source: join([piece]) if piece.is_whole else piece.outline for source, piece in self._first.items()}
 
+    def pieces_of(self, agent: str) -> Iterator[Piece]:
+        """The pieces of one segment, in order."""
+        yield from (piece for _, piece in self._hand_out(agent, self._first[agent]))
+        delivery = next(delivery for delivery in self._deliveries if delivery.source == agent)
+        yield from (piece for _, piece in self._hand_out_later(delivery))
+
     def pieces(self) -> Iterator[tuple[str, Piece]]:
         """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
         for source, piece in self._first.items():
             yield from self._hand_out(source, piece)
         for delivery in self._deliveries:
-            for wait in delivery.later:
-                begin = time.time()
-                parcel = wait()
-                self.waited_seconds += time.time() - begin
-                self._final_at[delivery.source] = parcel.final_at
-                yield from self._hand_out(delivery.source, self._unpack(delivery.source, parcel))
+            yield from self._hand_out_later(delivery)
 
-    def account(self, transport: str) -> tuple[SegmentRead, ...]:
-        """What was read, once all pieces have been absorbed."""
+    def account(self, transport: str, recipes: Collection[str]) -> tuple[SegmentRead, ...]:
+        """What was read, once all pieces have been absorbed; the sources `recipes` sent theirs without KV."""
         exposed = self._exposed_seconds()
         return tuple(
             SegmentRead(
                 source=source,
-                num_bytes=piece.outline.num_bytes,
+                num_bytes=self._recipe_bytes[source] if source in recipes else piece.outline.num_bytes,
+                handover="recipe" if source in recipes else "kv",
                 transport=transport,
                 seconds=self._busy_seconds[source],
                 exposed_seconds=exposed[source],
@@ -84,9 +87,18 @@ class Inbox:
             now = max(now, end)
         return exposed
 
+    def _hand_out_later(self, delivery: Delivery) -> Iterator[tuple[str, Piece]]:
+        for wait in delivery.later:
+            begin = time.time()
+            parcel = wait()
+            self.waited_seconds += time.time() - begin
+            self._final_at[delivery.source] = parcel.final_at
+            yield from self._hand_out(delivery.source, self._unpack(delivery.source, parcel))
+
     def _unpack(self, source: str, parcel: Parcel) -> Piece:
         begin = time.time()
         piece = self._transport.unpack(parcel.payload, expected=self._spec)
+        self._recipe_bytes[source] += sum(piece.recipe.bytes_per_question)
         self._note(source, begin)
         return piece
 

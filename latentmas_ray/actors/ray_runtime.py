@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
+from latentmas_ray.actors.measure import measure_costs
 from latentmas_ray.actors.resources import ActorResources, share_out
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
@@ -68,9 +69,11 @@ class RayRuntime:
         replicas: int = 1,
         busy_agents: int = 1,
         overlap: bool = True,
+        measures_costs: bool = False,
     ) -> None:
         """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. With
-        `overlap` the memory of a prompt travels while its agent still thinks."""
+        `overlap` the memory of a prompt travels while its agent still thinks. `measures_costs` has `start` measure what
+        the choice between KV and recipes rests on."""
         self._agents = tuple(agents)
         self._make_runner = make_runner
         self._transport = transport
@@ -78,6 +81,7 @@ class RayRuntime:
         self._replicas = replicas
         self._busy_agents = busy_agents
         self._overlap = overlap
+        self._measures_costs = measures_costs
         self._cluster: Cluster | None = None
         self._actors: dict[str, list[Any]] = {}
         self._replicas_of: dict[str, list[Replica]] = {}
@@ -119,6 +123,7 @@ class RayRuntime:
             bytes_per_token=spec.bytes_per_token,
             memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
             description=self._describe(cluster, resources, num_threads, [one.device for one in loaded]),
+            handover_costs=measure_costs(self._replicas_of) if self._measures_costs else None,
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:

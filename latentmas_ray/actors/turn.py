@@ -1,13 +1,14 @@
 """What an actor does with one turn: unpack, call the engine, pack, return. The same for every runtime."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.inbox import Delivery, Inbox, Parcel
+from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.turn import TurnReport, TurnWork
-from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment
+from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport import Transport
 
 
@@ -23,14 +24,12 @@ class Runner(Protocol):
         """Where it computes, for the log."""
 
     def run(
-        self,
-        work: TurnWork,
-        segments: Mapping[str, Segment | Outline],
-        *,
-        arriving: Iterable[tuple[str, Piece]] | None = None,
-        publish: Callable[[float, Piece], None] | None = None,
-    ) -> tuple[Segment | None, TurnReport]:
+        self, work: TurnWork, memory: Incoming, *, publish: Callable[[float, Piece], None] | None = None
+    ) -> tuple[Piece | None, TurnReport]:
         """One turn."""
+
+    def measure_prefill(self, num_tokens: int) -> float:
+        """Tokens per second of a prefill of so many."""
 
 
 def carry_out(
@@ -52,11 +51,9 @@ def carry_out(
         assert publish is not None
         publish(Parcel(final_at, transport.pack(piece)))
 
-    segment, report = runner.run(
-        work, inbox.segments(), arriving=inbox.pieces(), publish=None if publish is None else send
-    )
+    piece, report = runner.run(work, inbox, publish=None if publish is None else send)
     begin, final_at = time.perf_counter(), time.time()
-    parcel = None if segment is None else Parcel(final_at, transport.pack(Piece.whole(segment)))
+    parcel = None if piece is None else Parcel(final_at, transport.pack(piece))
     phases = replace(
         report.phases,
         wait=inbox.waited_seconds,
@@ -64,4 +61,4 @@ def carry_out(
         # A segment may still lie in the engine's cache: packing is then what copies it out.
         emit=report.phases.emit + time.perf_counter() - begin,
     )
-    return parcel, replace(report, reads=inbox.account(transport.name), phases=phases)
+    return parcel, replace(report, reads=inbox.account(transport.name, work.recipes), phases=phases)

@@ -82,6 +82,7 @@ def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questi
                 num_bytes=shares[index],
                 moved_bytes=moved[index],
                 transport=read.transport,
+                handover=read.handover,
                 link=read.link,
                 seconds=read.seconds,
                 exposed_seconds=read.exposed_seconds,

@@ -1,6 +1,6 @@
 """One batch on its way through the topology."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,8 @@ from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.protocol import Ticket
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.work import make_work, segment_bounds
-from latentmas_ray.engine.turn import TurnReport, TurnWork
-from latentmas_ray.topology.spec import AgentMemory, Topology
+from latentmas_ray.engine.turn import Handover, TurnReport, TurnWork
+from latentmas_ray.topology.spec import AgentMemory, AgentSpec, Topology
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,24 @@ class Flight:
     A ticket is held until its turn has reported and so have all that read its segment.
     """
 
-    def __init__(self, attempt: Attempt, route: Route, settings: DriverSettings) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        route: Route,
+        settings: DriverSettings,
+        handovers: Mapping[str, Handover] | None = None,
+    ) -> None:
         """Renders what can be rendered by now. Raises TopologyError for a prompt that cannot be."""
-        self.batch = batch = attempt.batch
+        self.batch = attempt.batch
         self.attempt = attempt.number
         self.admitted_at = attempt.admitted_at
         self.tickets: dict[str, Ticket] = {}
         self.reports: dict[str, TurnReport] = {}
         self._route = route
         self._settings = settings
+        self._handovers = handovers or {}
         self._submitted: set[str] = set()
-        works = {agent.name: make_work(route.topology, agent, batch, settings, {}) for agent in route.topology.agents}
+        works = {agent.name: self._make_work(agent, {}) for agent in route.topology.agents}
         self.bounds = {
             name: segment_bounds(work, len(route.texts[name]) * settings.sampling.max_new_tokens)
             for name, work in works.items()
@@ -87,7 +94,7 @@ class Flight:
             if (work := self._works.pop(agent.name, None)) is not None:
                 return work
             texts = {name: self.reports[name].texts for name in self._route.texts[agent.name]}
-            return make_work(self._route.topology, agent, self.batch, self._settings, texts)
+            return self._make_work(agent, texts)
         return None
 
     def segments_for(self, work: TurnWork) -> dict[str, Any]:
@@ -118,6 +125,9 @@ class Flight:
         pending = [ticket for name, ticket in self.tickets.items() if name not in self.reports]
         self.tickets.clear()
         return pending
+
+    def _make_work(self, agent: AgentSpec, texts: Mapping[str, Sequence[str]]) -> TurnWork:
+        return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers)
 
     def _is_ready(self, agent: str) -> bool:
         return self._submitted.issuperset(self._route.sources[agent]) and all(

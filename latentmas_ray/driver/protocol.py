@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from latentmas_ray.driver.costs import HandoverCosts
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 
 
@@ -30,6 +31,7 @@ class RuntimeInfo:
     bytes_per_token: int  # of KV, in this model
     memory_limit_bytes: int  # what may be in flight at once when the user does not say
     description: str  # one line for the log: actors, devices, threads
+    handover_costs: HandoverCosts | None = None  # measured, if the runtime was asked to
 
 
 class Runtime(Protocol):

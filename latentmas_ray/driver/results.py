@@ -28,6 +28,7 @@ class Transfer:
     transport: str
     seconds: float
     exposed_seconds: float = 0.0  # what no computation hid
+    handover: str = "kv"  # kv or recipe
     link: str = "same_process"
     moved_bytes: int = 0  # less than `num_bytes` where the reader's node held the segment already
 

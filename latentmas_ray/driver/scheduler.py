@@ -8,6 +8,7 @@ from latentmas_ray.driver.admission import MemoryLedger
 from latentmas_ray.driver.answers import make_answers
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.flight import Attempt, Flight, Route
+from latentmas_ray.driver.handover import choose_handovers
 from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
 from latentmas_ray.driver.results import Answer, Failure, Observer
 from latentmas_ray.driver.settings import DriverSettings
@@ -42,6 +43,10 @@ class Driver:
         self._info = info
         self._clock = clock
         self._limit_bytes = settings.memory_limit_bytes or info.memory_limit_bytes
+        self._choices = choose_handovers(
+            settings.handover, self._route, info.handover_costs, bytes_per_token=info.bytes_per_token
+        )
+        self._handovers = {agent: choice.handover for agent, choice in self._choices.items()}
         self._max_flights = settings.batches_in_flight(len(topology.agents))
         self._reset([], 0)
 
@@ -57,7 +62,7 @@ class Driver:
         that shows only now, such as a prompt that cannot be rendered.
         """
         self._reset(batches, num_done)
-        self._observer.on_started(self._info.description, self._tally.num_questions, num_done)
+        self._observer.on_started(self._description(), self._tally.num_questions, num_done)
         error: LatentMASError | None = None
         try:
             while error is None and (self._queue or self._flights):
@@ -84,6 +89,11 @@ class Driver:
         num_open = sum(len(batch.open_questions) for batch in batches)
         self._tally = Tally(self._observer, self._clock, num_done + num_open, num_done)
 
+    def _description(self) -> str:
+        if self._settings.handover != "auto" or not self._choices:
+            return self._info.description
+        return "; ".join([self._info.description, *map(str, self._choices.values())])
+
     def _step(self) -> None:
         # What has finished comes first, then a new batch, and only then patience: so a runtime that carries out
         # turns at once is not flooded, and finished answers never wait for an admission.
@@ -96,7 +106,7 @@ class Driver:
         if not self._queue or len(self._flights) >= self._max_flights:
             return False
         if self._next is None:
-            self._next = Flight(self._queue[0], self._route, self._settings)
+            self._next = Flight(self._queue[0], self._route, self._settings, self._handovers)
         flight = self._next
         if not self._ledger.fits(flight.bounds):
             return False

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import HandoverMode, RunConfig
 from latentmas_ray.engine.turn import Sampling
 
 
@@ -12,6 +12,7 @@ class DriverSettings:
 
     latent_steps: int = 40  # of agents that do not set their own
     sampling: Sampling = field(default_factory=Sampling)
+    handover: HandoverMode = "kv"
     memory_limit_bytes: int | None = None  # None: what the runtime offers
     max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
     replicas: int = 1  # of every agent
@@ -28,6 +29,7 @@ class DriverSettings:
                 max_new_tokens=config.max_new_tokens,
                 seed=config.seed,
             ),
+            handover=config.handover,
             memory_limit_bytes=config.memory_in_flight_bytes,
             replicas=config.replicas,
         )

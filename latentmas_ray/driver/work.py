@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from latentmas_ray.driver.admission import SegmentBound
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.settings import DriverSettings
-from latentmas_ray.engine.turn import Prompt, TurnWork
+from latentmas_ray.engine.turn import Handover, Prompt, TurnWork
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, render_messages, render_suffix
@@ -21,12 +21,15 @@ def make_work(
     batch: Batch,
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
+    handovers: Mapping[str, Handover] | None = None,
 ) -> TurnWork:
-    """The turn of `agent` over `batch`.
+    """The turn of `agent` over `batch`; `handovers` tells how the memory of latent agents travels (default: as KV).
 
     `texts` holds what each text agent wrote, one text a question; a text agent that is missing there is left out of
     the context. Raises TopologyError for a prompt that cannot be rendered.
     """
+    handovers = handovers or {}
+    reads = topology.memory_read_by(agent.name)
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
     return TurnWork(
         agent=agent.name,
@@ -41,7 +44,9 @@ def make_work(
         latent_steps=_latent_steps(agent, settings),
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
-        reads=topology.memory_read_by(agent.name),
+        reads=reads,
+        handover=handovers.get(agent.name, "kv"),
+        recipes=frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe"),
         is_last=agent.name == topology.answering_agent.name,
     )
 
@@ -52,6 +57,8 @@ def segment_bounds(work: TurnWork, coming_tokens: int = 0) -> tuple[SegmentBound
     `coming_tokens` allows for texts that `work` should have in its prompts but was rendered without.
     """
     latent_steps = 0 if work.hands_over == "prompt" else work.latent_steps
+    if work.handover == "recipe":  # next to nothing
+        return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(work.prompts)
     if work.hands_over == "latents":
         return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(work.prompts)
     return tuple(

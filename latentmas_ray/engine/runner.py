@@ -2,16 +2,19 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import add
 
 import torch
 
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.incoming import Incoming, Present
+from latentmas_ray.engine.replay import replay
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.stopwatch import Stopwatch
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
-from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment, place
+from latentmas_ray.memory import KVCacheSpec, Piece, Segment, place
 from latentmas_ray.models import load_model
 
 
@@ -35,24 +38,27 @@ class TurnRunner:
     def run(
         self,
         work: TurnWork,
-        segments: Mapping[str, Segment | Outline],
+        memory: Mapping[str, Segment] | Incoming,
         *,
-        arriving: Iterable[tuple[str, Piece]] | None = None,
         publish: Callable[[float, Piece], None] | None = None,
-    ) -> tuple[Segment | None, TurnReport]:
-        """One turn: absorb `segments`, prefill, think and emit, or decode.
+    ) -> tuple[Piece | None, TurnReport]:
+        """One turn: absorb `memory`, prefill, think and emit, or decode.
 
-        Segments may still be on their way: then outlines are given in their place, and `arriving` gives their pieces
-        with the agent of each, waiting where it must. With `publish` the turn's own segment leaves in two pieces: the
-        prompt's as soon as it is final, the rest at the end; it is told the time (seconds of the wall clock) when the
-        piece became final.
-        Returns the segment (None for a text agent, and if it was published) and the report. Raises SegmentError,
-        ContextLengthError, ModelError, and what `arriving` and `publish` raise.
+        With `publish` the turn's own segment leaves in two pieces: the prompt's as soon as it is final, the rest at the
+        end; it is told the time (seconds of the wall clock) when the piece became final.
+        Returns the segment as one piece (None for a text agent, and if it was published) and the report. Raises
+        SegmentError, ContextLengthError, ModelError, and what `memory` and `publish` raise.
         """
         lm = self.engine.lm
         watch = Stopwatch(lm.device)
         with watch.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
+        incoming = Present(memory) if isinstance(memory, Mapping) else memory
+        pieces, segments = incoming.pieces(), incoming.segments()
+        if work.recipes:
+            with watch.phase("absorb"):
+                segments = replay(self.engine, work.reads, incoming, work.recipes, work.question_ids)
+                pieces = Present(segments).pieces()
         placement = place(work.reads, segments, len(work.question_ids))
         closing = lm.chat.turn_terminator if work.close_turn else []
         num_coming = work.latent_steps + len(closing) if work.thinks == "latent" else work.sampling.max_new_tokens
@@ -61,22 +67,22 @@ class TurnRunner:
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
         with watch.phase("absorb"):
             session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
-            session.absorb(placement, arriving)
+            session.absorb(placement, pieces)
         with watch.phase("prefill"):
             session.prefill(prompts)
         outputs: list[list[int]] = []
         if work.thinks == "latent":
-            segment, segment_bytes = self._think(session, work, closing, watch, publish)
+            piece, segment_bytes = self._think(session, work, closing, watch, publish)
             memory_tokens = tuple(session.cache.lengths)
         else:
-            segment, segment_bytes = None, ()
+            piece, segment_bytes = None, ()
             with watch.phase("decode"):
                 outputs = session.decode(work.sampling, work.agent, is_last=work.is_last)
             memory_tokens = tuple(
                 read + len(prompt) + len(output)
                 for read, prompt, output in zip(placement.lengths, prompts, outputs, strict=True)
             )
-        return segment, TurnReport(
+        return piece, TurnReport(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
             latent_steps=work.latent_steps if work.thinks == "latent" else 0,
@@ -87,6 +93,17 @@ class TurnRunner:
             memory_tokens=memory_tokens,
         )
 
+    def measure_prefill(self, num_tokens: int) -> float:
+        """Tokens per second of a prefill of one question of `num_tokens`, after one that warms up."""
+        lm = self.engine.lm
+        num_tokens = min(num_tokens, lm.max_positions or num_tokens)
+        watch = Stopwatch(lm.device)
+        for phase in ("warm-up", "prefill"):
+            session = self.engine.open(["probe"], num_slots=num_tokens)
+            with watch.phase(phase):
+                session.prefill([[0] * num_tokens])
+        return num_tokens / watch.seconds["prefill"]
+
     def _think(
         self,
         session: Session,
@@ -94,23 +111,33 @@ class TurnRunner:
         closing: Sequence[int],
         watch: Stopwatch,
         publish: Callable[[float, Piece], None] | None,
-    ) -> tuple[Segment | None, tuple[int, ...]]:
+    ) -> tuple[Piece | None, tuple[int, ...]]:
         """The latent part of a turn. Returns the segment unless it was published, and its bytes per question."""
+        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
+        recipe_bytes = (0,) * len(work.prompts)
         if publish is not None:
             with watch.phase("emit"):
-                publish(time.time(), session.emit_piece(work.hands_over, work.latent_steps + len(closing)))
+                final_at, first = time.time(), make_piece(work.hands_over, work.latent_steps + len(closing))
+                publish(final_at, first)
+                recipe_bytes = first.recipe.bytes_per_question
         with watch.phase("think"):
             session.think(work.latent_steps)
             if closing:
                 session.feed([closing] * len(work.prompts))
         with watch.phase("emit"):
-            if publish is None:
-                segment = session.emit(work.hands_over)
-                return segment, segment.bytes_per_question
             final_at = time.time()
-            piece = session.emit_piece(work.hands_over)
+            if publish is None and work.handover == "kv":
+                piece = Piece.whole(session.emit(work.hands_over))
+            else:
+                piece = make_piece(work.hands_over)
+            if work.handover == "kv":
+                segment_bytes = piece.outline.bytes_per_question
+            else:
+                segment_bytes = tuple(map(add, recipe_bytes, piece.recipe.bytes_per_question))
+            if publish is None:
+                return piece, segment_bytes
             publish(final_at, piece)
-            return None, piece.outline.bytes_per_question
+            return None, segment_bytes
 
 
 def load_runner(model: str, *, dtype: str, device: str, realign: bool) -> TurnRunner:

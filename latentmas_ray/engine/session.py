@@ -13,7 +13,7 @@ from torch import Tensor
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
-from latentmas_ray.memory import Piece, Placement, Segment
+from latentmas_ray.memory import LATENT, Outline, Piece, Placement, Recipe, Segment
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment
@@ -70,16 +70,35 @@ class Session:
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
         """Feed known tokens to every row, ragged, as many at a time as one forward takes."""
-        last_B = list(self.last_hidden_BE) or [torch.empty(0)] * len(token_ids)
-        for windows in _chunks([len(ids) for ids in token_ids], PREFILL_CHUNK):
+        self._feed([self.lm.embed(torch.tensor(ids, dtype=torch.int64)) for ids in token_ids])
+        self._inputs.add_tokens(token_ids)
+
+    @torch.inference_mode()
+    def feed_recipe(self, recipe: Recipe) -> None:
+        """Feed the inputs of another turn, tokens and latent thoughts, to every row: its memory is computed again.
+
+        Ends with `emit_as`.
+        """
+        rows = []
+        latents = recipe.latents_NE.split(list(recipe.latents_per_question()))
+        for ids, thoughts_NE in zip(recipe.token_ids_T.split(list(recipe.lengths)), latents, strict=True):
+            is_thought = ids == LATENT
+            embeds_TE = self.lm.embed(ids.masked_fill(is_thought, 0))
+            embeds_TE[is_thought.to(embeds_TE.device)] = thoughts_NE.to(embeds_TE.device)
+            rows.append(embeds_TE)
+        self._feed(rows)
+
+    def _feed(self, rows: Sequence[Tensor]) -> None:
+        """Input embeddings [T, E] of every row, ragged."""
+        last_B = list(self.last_hidden_BE) or [torch.empty(0)] * len(rows)
+        for windows in _chunks([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
-            ids_N = [token for ids, (first, stop) in zip(token_ids, windows, strict=True) for token in ids[first:stop]]
-            hidden_NE = self._forward(self.lm.embed(torch.tensor(ids_N)), counts)
+            embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
+            hidden_NE = self._forward(embeds_NE, counts)
             for row, end in enumerate(accumulate(counts)):
                 if counts[row]:
                     last_B[row] = hidden_NE[end - 1]
         self.last_hidden_BE = torch.stack(last_B)
-        self._inputs.add_tokens(token_ids)
 
     @torch.inference_mode()
     def think(self, num_steps: int) -> None:
@@ -119,7 +138,11 @@ class Session:
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
         """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        outline = self._inputs.outline(hands_over)
+        return self.emit_as(self._inputs.outline(hands_over), self._inputs.recipe())
+
+    @torch.inference_mode()
+    def emit_as(self, outline: Outline, recipe: Recipe) -> Segment:
+        """The segment with this outline, whose turn was fed as its recipe."""
         return ResidentSegment(
             self.cache,
             [memory + offset for memory, offset in zip(self._memory_lengths, outline.offsets, strict=True)],
@@ -127,8 +150,15 @@ class Session:
             lengths=outline.lengths,
             turn_starts=outline.turn_starts,
             offsets=outline.offsets,
-            recipe=self._inputs.recipe(),
+            recipe=recipe,
         )
+
+    def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0) -> Piece:
+        """Like `emit_piece`, but without the KV: the reader computes it from the recipe."""
+        outline = self._inputs.outline(hands_over, num_coming)
+        spec, nothing = outline.spec, (0,) * outline.num_questions
+        kv_LCHTD = torch.empty(spec.num_layers, 2, spec.num_kv_heads, 0, spec.head_dim, dtype=spec.torch_dtype)
+        return Piece(outline, nothing, nothing, kv_LCHTD, self._inputs.take_part(outline).recipe)
 
     @torch.inference_mode()
     def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0) -> Piece:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
 
+Handover = Literal["kv", "recipe"]
 Link = Literal["same_process", "same_node", "cross_node"]
 
 
@@ -46,6 +47,8 @@ class TurnWork:
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
+    handover: Handover = "kv"  # how its own segment travels
+    recipes: frozenset[str] = frozenset()  # the agents whose segments come as recipes
     is_last: bool = False  # no turn after this one reads the memory of this batch
 
     @property
@@ -79,10 +82,11 @@ class SegmentRead:
     """One transfer: a segment that this turn read."""
 
     source: str  # the agent that wrote it
-    num_bytes: int  # of KV
+    num_bytes: int  # of KV, or of a recipe
     transport: str
     seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
     exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
+    handover: Handover = "kv"
     link: Link = "same_process"
     moved_bytes: int = 0  # that had to come to the reader's node for this reader
 
@@ -97,6 +101,6 @@ class TurnReport:
     output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
     texts: tuple[str, ...] = ()
     phases: Phases = field(default_factory=Phases)
-    segment_bytes: tuple[int, ...] = ()  # bytes of KV handed over, per question; empty for a text agent
+    segment_bytes: tuple[int, ...] = ()  # of KV, or of the recipe, handed over per question; empty for a text agent
     memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
     reads: tuple[SegmentRead, ...] = ()

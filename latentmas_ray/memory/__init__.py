@@ -5,7 +5,7 @@ Needs torch, and neither transformers nor Ray.
 
 from latentmas_ray.memory.files import load_segment, save_segment
 from latentmas_ray.memory.merge import PlacedSegment, Placement, place
-from latentmas_ray.memory.piece import Outline, Piece, join
+from latentmas_ray.memory.piece import Outline, Piece, join, join_recipes
 from latentmas_ray.memory.rope import rotate_keys
 from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
 from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec
@@ -22,6 +22,7 @@ __all__ = [
     "Segment",
     "concatenate",
     "join",
+    "join_recipes",
     "load_segment",
     "place",
     "rotate_keys",

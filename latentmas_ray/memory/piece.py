@@ -174,11 +174,12 @@ def join(pieces: Sequence[Piece]) -> Segment:
         kv_LCHTD, recipe = pieces[0].kv_LCHTD, pieces[0].recipe
     else:
         kv_LCHTD = torch.cat([piece.kv_of(question) for question in questions for piece in pieces], dim=3)
-        recipe = _join_recipes([piece.recipe for piece in pieces], outline.turn_lengths)
+        recipe = join_recipes([piece.recipe for piece in pieces], outline.turn_lengths)
     return Segment(outline.spec, kv_LCHTD, outline.lengths, outline.turn_starts, outline.offsets, recipe)
 
 
-def _join_recipes(recipes: Sequence[Recipe], lengths: tuple[int, ...]) -> Recipe:
+def join_recipes(recipes: Sequence[Recipe], lengths: tuple[int, ...]) -> Recipe:
+    """Recipes of consecutive parts of the same turns as one. Raises SegmentError where they do not add up."""
     ids = [recipe.token_ids_T.split(list(recipe.lengths)) for recipe in recipes]
     latents = [recipe.latents_NE.split(list(recipe.latents_per_question())) for recipe in recipes]
     questions = range(len(lengths))

@@ -35,6 +35,15 @@ class Recipe:
         if self.latents_NE.ndim != 2 or self.latents_NE.shape[0] != num_latents:
             raise SegmentError(f"recipe: {tuple(self.latents_NE.shape)} latents for {num_latents} latent positions")
 
+    @property
+    def bytes_per_question(self) -> tuple[int, ...]:
+        """Bytes of token ids and latent thoughts of each question."""
+        id_bytes, latent_bytes = (t.element_size() for t in (self.token_ids_T, self.latents_NE))
+        return tuple(
+            length * id_bytes + num_latents * self.latents_NE.shape[1] * latent_bytes
+            for length, num_latents in zip(self.lengths, self.latents_per_question(), strict=True)
+        )
+
     def latents_per_question(self) -> tuple[int, ...]:
         """Number of latent thoughts of each question."""
         return tuple(int((ids == LATENT).sum()) for ids in self.token_ids_T.split(list(self.lengths)))

@@ -9,7 +9,7 @@ import torch
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
-from latentmas_ray.memory import LATENT, Segment
+from latentmas_ray.memory import LATENT, Segment, join
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm, with_limit
 from tests.numerics.plain import Plain
@@ -40,15 +40,16 @@ def turns_of(segment: Segment) -> list[list[int]]:
 
 
 def latent(runner: TurnRunner, work: TurnWork, segments: dict[str, Segment] | None = None) -> Segment:
-    segment, _ = runner.run(work, segments or {})
-    assert segment is not None
-    return segment
+    piece, _ = runner.run(work, segments or {})
+    assert piece is not None
+    return join([piece])
 
 
 def test_a_latent_turn_is_the_prompt_then_thoughts(runner: TurnRunner) -> None:
     work = order("planner")
-    segment, report = runner.run(work, {})
-    assert segment is not None
+    piece, report = runner.run(work, {})
+    assert piece is not None
+    segment = join([piece])
     prompts = prompt_ids(runner, work)
     assert turns_of(segment) == [[*ids, *[LATENT] * 3] for ids in prompts]
     assert report.prompt_tokens == tuple(map(len, prompts))

@@ -6,13 +6,14 @@ Ray's workers import this module, so it needs nothing that only tests have.
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment, join
@@ -53,17 +54,12 @@ class StandIn:
     device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
     def run(
-        self,
-        work: TurnWork,
-        segments: Mapping[str, Segment | Outline],
-        *,
-        arriving: Iterable[tuple[str, Piece]] | None = None,
-        publish: Callable[[float, Piece], None] | None = None,
-    ) -> tuple[Segment | None, TurnReport]:
+        self, work: TurnWork, memory: Incoming, *, publish: Callable[[float, Piece], None] | None = None
+    ) -> tuple[Piece | None, TurnReport]:
         """Thinks (waits) after its prompt was published; then the other half of the segment follows."""
         lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
         first, last = halves(_segment(lengths, number_of(work.agent)))
-        read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in arriving or () if sum(piece.lengths)}
+        read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in memory.pieces() if sum(piece.lengths)}
         begin = time.monotonic()
         if publish is not None:
             publish(time.time(), first)
@@ -79,9 +75,12 @@ class StandIn:
             return None, TurnReport(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
         report = TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
         if publish is None:
-            return join([first, last]), report
+            return Piece.whole(join([first, last])), report
         publish(time.time(), last)
         return None, report
+
+    def measure_prefill(self, num_tokens: int) -> float:
+        return 1000.0
 
 
 def _seconds_to_wait(prompt: Prompt) -> float:

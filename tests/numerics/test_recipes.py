@@ -1,0 +1,127 @@
+"""A reader that is given recipes computes the memory that it would have been sent."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain, combinations
+
+import pytest
+import torch
+
+from latentmas_ray.engine.runner import TurnRunner
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.memory import Piece, Segment, join, join_recipes
+from latentmas_ray.topology.spec import AgentMemory, HandsOver
+from tests.numerics.conftest import MakeEngine
+from tests.numerics.turns import TOLERANCE
+
+QUESTIONS = ("short?", "a much longer question?", "q?")
+A = AgentMemory("a")
+B = AgentMemory("b", (A,))
+C = AgentMemory("c", (A,))
+TREES = {"chain": (B,), "branches": (AgentMemory("a"), AgentMemory("d")), "diamond": (B, C)}
+
+
+def order(agent: str, reads: tuple[AgentMemory, ...] = (), **changes: object) -> TurnWork:
+    prompts = tuple(Prompt(messages=({"role": "user", "content": f"{agent}: {text}"},)) for text in QUESTIONS)
+    work = TurnWork(
+        agent=agent,
+        batch=0,
+        question_ids=QUESTIONS,
+        prompts=prompts,
+        thinks="latent",
+        latent_steps=3,
+        sampling=Sampling(max_new_tokens=8),
+        reads=reads,
+    )
+    return replace(work, **changes)  # type: ignore[arg-type]
+
+
+class Sent:
+    """Memory as a reader gets it: in one or two pieces, with or without its KV."""
+
+    def __init__(self, pieces: dict[str, list[Piece]]) -> None:
+        self._pieces = pieces
+
+    def segments(self) -> dict[str, object]:
+        return {
+            name: join(pieces) if pieces[0].is_whole else pieces[0].outline for name, pieces in self._pieces.items()
+        }
+
+    def pieces(self) -> Iterable[tuple[str, Piece]]:
+        return chain.from_iterable(((name, piece) for piece in pieces) for name, pieces in self._pieces.items())
+
+    def pieces_of(self, agent: str) -> Iterable[Piece]:
+        return iter(self._pieces[agent])
+
+
+def pieces_of(runner: TurnRunner, work: TurnWork, sent: dict[str, list[Piece]], *, early: bool) -> list[Piece]:
+    published: list[Piece] = []
+    whole, _ = runner.run(work, Sent(sent), publish=(lambda _, piece: published.append(piece)) if early else None)  # type: ignore[arg-type]
+    return published if whole is None else [detached(whole)]
+
+
+def detached(piece: Piece) -> Piece:
+    """The piece as if it had been sent: it lies in no cache."""
+    return piece if not piece.is_whole else Piece.whole(Segment(*join([piece]).__reduce__()[1]))
+
+
+def memory_of(
+    runner: TurnRunner, tree: tuple[AgentMemory, ...], recipes: frozenset[str], hands_over: HandsOver, *, early: bool
+) -> dict[str, list[Piece]]:
+    sent: dict[str, list[Piece]] = {}
+
+    def visit(node: AgentMemory) -> None:
+        if node.agent in sent:
+            return
+        for before in node.reads:
+            visit(before)
+        names = {name for before in node.reads for name in before.agents()}
+        work = order(
+            node.agent,
+            node.reads,
+            hands_over=hands_over,
+            recipes=recipes & names,
+            handover="recipe" if node.agent in recipes else "kv",
+        )
+        sent[node.agent] = pieces_of(runner, work, {name: sent[name] for name in names}, early=early)
+
+    for node in tree:
+        visit(node)
+    return sent
+
+
+def answer(
+    runner: TurnRunner, tree: tuple[AgentMemory, ...], sent: dict[str, list[Piece]], recipes: frozenset[str]
+) -> TurnReport:
+    work = order("judger", tree, thinks="text", recipes=recipes)
+    _, report = runner.run(work, Sent(sent))  # type: ignore[arg-type]
+    return report
+
+
+@pytest.fixture
+def runner(engine_of: MakeEngine) -> TurnRunner:
+    return TurnRunner(engine_of("qwen3"))
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
+def test_recipes_give_the_memory_and_the_answer_that_kv_gives(
+    runner: TurnRunner, tree: tuple[AgentMemory, ...], hands_over: HandsOver, early: bool
+) -> None:
+    names = list(dict.fromkeys(name for node in tree for name in node.agents()))
+    sent = memory_of(runner, tree, frozenset(), hands_over, early=early)
+    expected = answer(runner, tree, sent, frozenset())
+    for recipes in (frozenset(some) for count in (1, len(names)) for some in combinations(names, count)):
+        as_recipes = memory_of(runner, tree, recipes, hands_over, early=early)
+        for name in recipes:
+            assert sum(piece.num_bytes for piece in as_recipes[name]) == 0
+            ours, theirs = (
+                join_recipes([piece.recipe for piece in pieces[name]], pieces[name][0].outline.turn_lengths)
+                for pieces in (as_recipes, sent)
+            )
+            assert torch.equal(ours.token_ids_T, theirs.token_ids_T)
+            torch.testing.assert_close(ours.latents_NE, theirs.latents_NE, atol=TOLERANCE, rtol=0)
+        report = answer(runner, tree, as_recipes, recipes)
+        assert report.output_token_ids == expected.output_token_ids
+        assert report.memory_tokens == expected.memory_tokens
