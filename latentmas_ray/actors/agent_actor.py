@@ -66,7 +66,9 @@ class AgentActor:
 
         `first` holds the first parcel of each segment that is read, `later` references to the others of each.
         """
-        return self._engine.submit(self._carry_out, work, later, first, None).result()
+        sent: list[Parcel] = []
+        report = self._engine.submit(self._carry_out, work, later, first, sent.append, leaves_early=False).result()
+        return (sent[0] if sent else None), report
 
     def begin_turn(
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
@@ -92,6 +94,11 @@ class AgentActor:
         """Have these objects brought to this node before a turn needs them."""
         ray.wait(list(references), num_returns=len(references), fetch_local=True)
 
+    def release(self, *parcels: Parcel) -> None:
+        """Nobody will read these any more."""
+        for parcel in parcels:
+            self._transport.release(parcel.payload)
+
     def measure_prefill(self, num_tokens: int) -> float:
         """Tokens per second of a prefill."""
         assert self._runner is not None, "load() comes first"
@@ -113,27 +120,30 @@ class AgentActor:
         work: TurnWork,
         later: Sequence[Sequence[Any]],
         first: Sequence[Parcel],
-        publish: Callable[[Parcel], None] | None,
-    ) -> tuple[Parcel | None, TurnReport]:
+        send: Callable[[Parcel], None],
+        *,
+        leaves_early: bool,
+    ) -> TurnReport:
         assert self._runner is not None, "load() comes first"
         deliveries = [
             Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
             for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
         ]
-        return carry_out(self._runner, self._transport, work, deliveries, publish)
+        _, report = carry_out(self._runner, self._transport, work, deliveries, send, leaves_early=leaves_early)
+        return report
 
     def _carry_out_in_parcels(
         self, running: _Running, work: TurnWork, later: Sequence[Sequence[Any]], first: Sequence[Parcel]
     ) -> None:
         sent: list[Parcel] = []
 
-        def publish(parcel: Parcel) -> None:
+        def send(parcel: Parcel) -> None:
             if not sent:
                 running.first.set_result(parcel)
             sent.append(parcel)
 
         try:
-            _, report = self._carry_out(work, later, first, publish)
+            report = self._carry_out(work, later, first, send, leaves_early=True)
             running.rest.set_result((sent[-1], report))
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
             for future in (running.first, running.rest):

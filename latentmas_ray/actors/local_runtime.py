@@ -4,7 +4,7 @@ and the fast test path. The driver cannot tell it from actors."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from latentmas_ray.actors.inbox import by_source
+from latentmas_ray.actors.inbox import Parcel, by_source
 from latentmas_ray.actors.memory_limit import free_memory_bytes
 from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
@@ -26,6 +26,7 @@ class LocalRuntime:
     def start(self) -> RuntimeInfo:
         """Load the model. Raises ModelError."""
         self._runner = self._make_runner()
+        self._transport.open()
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(free_memory_bytes() * _MEMORY_SHARE),
@@ -62,6 +63,13 @@ class LocalRuntime:
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Nothing to do: no turn is ever queued."""
 
+    def release(self, tickets: Sequence[Ticket]) -> None:
+        """Have the transport let go of the segments of these turns."""
+        for ticket in tickets if self._transport.keeps_bytes else ():
+            if isinstance(ticket.segment, Parcel):
+                self._transport.release(ticket.segment.payload)
+
     def close(self) -> None:
         """Let go of the model."""
         self._runner = None
+        self._transport.close()

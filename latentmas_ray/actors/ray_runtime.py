@@ -9,12 +9,12 @@ from itertools import chain, count
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.resources import ActorResources, share_out
+from latentmas_ray.actors.resources import ActorResources, NodeResources, share_out
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
@@ -26,6 +26,9 @@ from latentmas_ray.transport import Transport
 START_SECONDS = 1800.0  # to schedule all actors and load their models
 _LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
+_NO_MEMORY = (
+    "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +108,7 @@ class RayRuntime:
                 busy_actors=self._busy_agents * self._replicas,
             )
             num_threads = env.torch_threads or resources.num_threads
-            self._make_actors(resources, num_threads)
+            self._make_actors(cluster.nodes, resources, num_threads)
             if (loaded := self._load(cluster)) is not None:
                 break
             # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
@@ -180,6 +183,8 @@ class RayRuntime:
             raise TurnError(_reason(cause or error)) from error
         except RayActorError as error:
             raise ActorError(f"the actor of agent {ticket.agent} died: {_reason(error)}") from error
+        except OutOfMemoryError as error:
+            raise ActorError(f"the actor of agent {ticket.agent} was ended: {_NO_MEMORY}") from error
         except RayError as error:
             raise TurnError(_reason(error)) from error
         reads = tuple(
@@ -203,6 +208,13 @@ class RayRuntime:
         except (RayError, ValueError, TypeError) as error:
             _log.debug("turn of %s was not cancelled: %s", agent, error)
 
+    def release(self, tickets: Sequence[Ticket]) -> None:
+        """Tell the actors that nobody will read the segments of these turns any more, if they keep them."""
+        for ticket in tickets if self._transport.keeps_bytes else ():
+            if ticket.segment is not None:
+                actor = ticket.report.replica.actor
+                actor.release.options(concurrency_group="side").remote(*ticket.segment.parcels)
+
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
@@ -210,7 +222,7 @@ class RayRuntime:
             self._end_actors()
             cluster.leave()
 
-    def _make_actors(self, resources: ActorResources, num_threads: int) -> None:
+    def _make_actors(self, nodes: Sequence[NodeResources], resources: ActorResources, num_threads: int) -> None:
         # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
         # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
         remote = ray.remote(
@@ -219,9 +231,10 @@ class RayRuntime:
             allow_out_of_order_execution=True,
             concurrency_groups=GROUPS,
         )(AgentActor)
+        transport = self._transport if len(nodes) > 1 else self._transport.within_one_node()
         for agent in self._agents:
             self._actors[agent] = [
-                remote.remote(self._make_runner, self._transport, num_threads) for _ in range(self._replicas)
+                remote.remote(self._make_runner, transport, num_threads) for _ in range(self._replicas)
             ]
 
     def _end_actors(self) -> None:
@@ -262,6 +275,8 @@ class RayRuntime:
                 f"after {START_SECONDS:.0f} s no place was found for the actors of {', '.join(late)}: "
                 "free resources on the cluster or use fewer replicas"
             ) from error
+        except OutOfMemoryError as error:
+            raise ActorError(f"an actor was ended while it loaded its model: {_NO_MEMORY}") from error
         except RayError as error:
             raise ActorError(f"an actor died while it loaded its model: {_reason(error)}") from error
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from latentmas_ray.actors.inbox import Delivery, Inbox, Parcel
 from latentmas_ray.engine.incoming import Incoming
+from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport import Transport
@@ -24,7 +25,7 @@ class Runner(Protocol):
         """Where it computes, for the log."""
 
     def run(
-        self, work: TurnWork, memory: Incoming, *, publish: Callable[[float, Piece], None] | None = None
+        self, work: TurnWork, memory: Incoming, *, outgoing: Outgoing | None = None
     ) -> tuple[Piece | None, TurnReport]:
         """One turn."""
 
@@ -32,26 +33,38 @@ class Runner(Protocol):
         """Tokens per second of a prefill of so many."""
 
 
+class Outbox:
+    """Packs the pieces of a turn's segment and sends them on."""
+
+    def __init__(self, transport: Transport, send: Callable[[Parcel], None], *, leaves_early: bool) -> None:
+        self.leaves_early = leaves_early
+        self.reserve = transport.reserve
+        self._transport = transport
+        self._send = send
+
+    def publish(self, final_at: float, piece: Piece) -> None:
+        """Pack a piece and send it."""
+        self._send(Parcel(final_at, self._transport.pack(piece)))
+
+
 def carry_out(
     runner: Runner,
     transport: Transport,
     work: TurnWork,
     deliveries: Sequence[Delivery],
-    publish: Callable[[Parcel], None] | None = None,
+    send: Callable[[Parcel], None] | None = None,
+    *,
+    leaves_early: bool = False,
 ) -> tuple[Parcel | None, TurnReport]:
     """One turn on `deliveries`, which stand in the order of `work.segment_order()`.
 
-    With `publish` the segment leaves in parcels, each as soon as it is final; without, it is returned as one. Returns
-    the packed segment (None for a text agent, and if it was published) and the report with the transfers filled in.
-    Raises what the engine, the transport and the wire format raise.
+    With `send` the segment leaves in parcels, the first early if that is wanted; without, it is returned as one, and
+    its bytes may stay where they are. Returns that parcel (or None) and the report with the transfers filled in. Raises
+    what the engine, the transport and the wire format raise.
     """
     inbox = Inbox(transport, deliveries, runner.spec)
-
-    def send(final_at: float, piece: Piece) -> None:
-        assert publish is not None
-        publish(Parcel(final_at, transport.pack(piece)))
-
-    piece, report = runner.run(work, inbox, publish=None if publish is None else send)
+    outbox = None if send is None else Outbox(transport, send, leaves_early=leaves_early)
+    piece, report = runner.run(work, inbox, outgoing=outbox)
     begin, final_at = time.perf_counter(), time.time()
     parcel = None if piece is None else Parcel(final_at, transport.pack(piece))
     phases = replace(

@@ -106,25 +106,24 @@ class Flight:
         self.tickets[ticket.agent] = ticket
         self._submitted.add(ticket.agent)
 
-    def finished(self, report: TurnReport) -> list[str]:
-        """A turn has reported. Returns the agents whose tickets were dropped because of it."""
+    def finished(self, report: TurnReport) -> list[Ticket]:
+        """A turn has reported. Returns the tickets that were dropped because of it."""
         self.reports[report.agent] = report
         needless = [
             name for name in self.tickets if name in self.reports and self._route.readers[name] <= self.reports.keys()
         ]
-        for name in needless:
-            del self.tickets[name]
-        return needless
+        return [self.tickets.pop(name) for name in needless]
 
     def unfinished_sources(self, agent: str) -> list[Ticket]:
         """Turns whose segments `agent` reads and that have not reported, the first one first."""
         return [self.tickets[name] for name in self._route.sources[agent] if name not in self.reports]
 
-    def abandon(self) -> list[Ticket]:
-        """Drop all tickets. Returns those of turns that have not reported."""
+    def abandon(self) -> tuple[list[Ticket], list[Ticket]]:
+        """Drop all tickets. Returns those of turns that have not reported, and those of turns that have."""
         pending = [ticket for name, ticket in self.tickets.items() if name not in self.reports]
+        reported = [ticket for name, ticket in self.tickets.items() if name in self.reports]
         self.tickets.clear()
-        return pending
+        return pending, reported
 
     def _make_work(self, agent: AgentSpec, texts: Mapping[str, Sequence[str]]) -> TurnWork:
         return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers)

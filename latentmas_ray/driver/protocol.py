@@ -56,5 +56,8 @@ class Runtime(Protocol):
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Give up on turns that are queued; those that run may go on to their end. Never raises."""
 
+    def release(self, tickets: Sequence[Ticket]) -> None:
+        """Nobody will read the segments of these turns any more. Never raises."""
+
     def close(self) -> None:
         """Release actors and whatever `start` brought up. Safe to call twice, and after a failed start."""

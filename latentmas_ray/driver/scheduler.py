@@ -149,8 +149,10 @@ class Driver:
         self._tally.count_turn(report)
         if report.agent in flight.bounds:
             self._ledger.settle(flight, report.agent, report.segment_bytes)
-        for name in flight.finished(report):
-            self._ledger.release(flight, name)
+        dropped = flight.finished(report)
+        for needless in dropped:
+            self._ledger.release(flight, needless.agent)
+        self._runtime.release(dropped)
         if flight.is_complete:
             self._flights.remove(flight)
             self._answer(flight)
@@ -177,10 +179,11 @@ class Driver:
 
     def _give_up(self, flight: Flight, agent: str, reason: str) -> None:
         """Cancel a batch. Its questions are tried again alone; one that was alone and has had its chances fails."""
-        pending = flight.abandon()
+        pending, reported = flight.abandon()
         for ticket in pending:
             self._waiting.pop(ticket, None)
         self._runtime.cancel(pending)
+        self._runtime.release([*pending, *reported])
         for name in flight.bounds:
             self._ledger.release(flight, name)
         self._flights.remove(flight)
@@ -195,13 +198,19 @@ class Driver:
         self._queue.extendleft(reversed(retries))
 
     def _abandon_everything(self) -> None:
-        pending = [ticket for flight in self._flights for ticket in flight.abandon()]
+        pending, dropped = [], []
+        for flight in self._flights:
+            unfinished, reported = flight.abandon()
+            pending += unfinished
+            dropped += [*unfinished, *reported]
         self._flights.clear()
         self._waiting.clear()
         self._queue.clear()
         self._next = None
         if pending:
             self._runtime.cancel(pending)
+        if dropped:
+            self._runtime.release(dropped)
 
 
 def _one_line(error: Exception) -> str:

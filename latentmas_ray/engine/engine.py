@@ -13,6 +13,7 @@ from latentmas_ray.models.realign import Realignment, load_or_solve, mean_norm
 from latentmas_ray.models.resident import is_held
 
 _SLOT_STEP = 256  # caches are reserved in steps of this many slots, so that batches of like size reuse one
+_KEPT_BYTES_CPU = 2**30  # there a larger cache is given back after its turn: agents of one machine take turns with it
 _SLOT_STEP_CPU = 1024  # there a slot costs nothing until it is written, and rows rarely have to be moved
 
 
@@ -44,6 +45,17 @@ class Engine:
             self._cache = cache = BatchCache(self.lm.spec, self.lm.layer_devices, len(question_ids), num_slots)
         cache.open(len(question_ids))
         return Session(self.lm, cache, self._realign, question_ids)
+
+    def rest(self) -> None:
+        """A turn is over, and perhaps the next is long in coming: give back what costs more to keep than to make anew.
+
+        A segment that still lies in the cache keeps it.
+        """
+        cache = self._cache
+        if cache is None or self.lm.device.type != "cpu" or cache.num_touched_bytes <= _KEPT_BYTES_CPU:
+            return
+        if not cache.has_tenants:
+            self._cache = None
 
 
 @torch.inference_mode()

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import add
 
 import torch
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.incoming import Incoming, Present
+from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.replay import replay
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.stopwatch import Stopwatch
@@ -40,14 +41,14 @@ class TurnRunner:
         work: TurnWork,
         memory: Mapping[str, Segment] | Incoming,
         *,
-        publish: Callable[[float, Piece], None] | None = None,
+        outgoing: Outgoing | None = None,
     ) -> tuple[Piece | None, TurnReport]:
         """One turn: absorb `memory`, prefill, think and emit, or decode.
 
-        With `publish` the turn's own segment leaves in two pieces: the prompt's as soon as it is final, the rest at the
-        end; it is told the time (seconds of the wall clock) when the piece became final.
-        Returns the segment as one piece (None for a text agent, and if it was published) and the report. Raises
-        SegmentError, ContextLengthError, ModelError, and what `memory` and `publish` raise.
+        The turn's own segment leaves by `outgoing`, the prompt's part as soon as it is final if that is wanted. Without
+        `outgoing` it is returned as one piece, and may stay in the engine's cache until somebody needs its bytes.
+        Returns that piece (or None) and the report. Raises SegmentError, ContextLengthError, ModelError, and what
+        `memory` and `outgoing` raise.
         """
         lm = self.engine.lm
         watch = Stopwatch(lm.device)
@@ -72,7 +73,7 @@ class TurnRunner:
             session.prefill(prompts)
         outputs: list[list[int]] = []
         if work.thinks == "latent":
-            piece, segment_bytes = self._think(session, work, closing, watch, publish)
+            piece, segment_bytes = self._think(session, work, closing, watch, outgoing)
             memory_tokens = tuple(session.cache.lengths)
         else:
             piece, segment_bytes = None, ()
@@ -82,6 +83,8 @@ class TurnRunner:
                 read + len(prompt) + len(output)
                 for read, prompt, output in zip(placement.lengths, prompts, outputs, strict=True)
             )
+        del session  # it holds the cache
+        self.engine.rest()
         return piece, TurnReport(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
@@ -110,15 +113,16 @@ class TurnRunner:
         work: TurnWork,
         closing: Sequence[int],
         watch: Stopwatch,
-        publish: Callable[[float, Piece], None] | None,
+        outgoing: Outgoing | None,
     ) -> tuple[Piece | None, tuple[int, ...]]:
-        """The latent part of a turn. Returns the segment unless it was published, and its bytes per question."""
+        """The latent part of a turn. Returns the segment unless it has left, and its bytes per question."""
         make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
         recipe_bytes = (0,) * len(work.prompts)
-        if publish is not None:
+        if outgoing is not None and outgoing.leaves_early:
             with watch.phase("emit"):
-                final_at, first = time.time(), make_piece(work.hands_over, work.latent_steps + len(closing))
-                publish(final_at, first)
+                final_at = time.time()
+                first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
+                outgoing.publish(final_at, first)
                 recipe_bytes = first.recipe.bytes_per_question
         with watch.phase("think"):
             session.think(work.latent_steps)
@@ -126,18 +130,18 @@ class TurnRunner:
                 session.feed([closing] * len(work.prompts))
         with watch.phase("emit"):
             final_at = time.time()
-            if publish is None and work.handover == "kv":
-                piece = Piece.whole(session.emit(work.hands_over))
+            if outgoing is not None:
+                piece = make_piece(work.hands_over, reserve=outgoing.reserve)
+                outgoing.publish(final_at, piece)
             else:
-                piece = make_piece(work.hands_over)
-            if work.handover == "kv":
-                segment_bytes = piece.outline.bytes_per_question
-            else:
-                segment_bytes = tuple(map(add, recipe_bytes, piece.recipe.bytes_per_question))
-            if publish is None:
-                return piece, segment_bytes
-            publish(final_at, piece)
-            return None, segment_bytes
+                piece = (
+                    Piece.whole(session.emit(work.hands_over)) if work.handover == "kv" else make_piece(work.hands_over)
+                )
+        if work.handover == "kv":
+            segment_bytes = piece.outline.bytes_per_question
+        else:
+            segment_bytes = tuple(map(add, recipe_bytes, piece.recipe.bytes_per_question))
+        return None if outgoing is not None else piece, segment_bytes
 
 
 def load_runner(model: str, *, dtype: str, device: str, realign: bool) -> TurnRunner:

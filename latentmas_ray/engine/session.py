@@ -14,8 +14,9 @@ from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, Outline, Piece, Placement, Recipe, Segment
+from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models.cache import BatchCache
+from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
@@ -153,7 +154,7 @@ class Session:
             recipe=recipe,
         )
 
-    def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0) -> Piece:
+    def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
         """Like `emit_piece`, but without the KV: the reader computes it from the recipe."""
         outline = self._inputs.outline(hands_over, num_coming)
         spec, nothing = outline.spec, (0,) * outline.num_questions
@@ -161,15 +162,15 @@ class Session:
         return Piece(outline, nothing, nothing, kv_LCHTD, self._inputs.take_part(outline).recipe)
 
     @torch.inference_mode()
-    def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0) -> Piece:
-        """What this turn has written since its last piece; the bytes are copied.
+    def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
+        """What this turn has written since its last piece; its bytes are copied to where `reserve` says.
 
         `num_coming` inputs of every question are still to come; the last piece has 0.
         """
         outline = self._inputs.outline(hands_over, num_coming)
         part = self._inputs.take_part(outline)
         slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
-        return Piece(outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths), part.recipe)
+        return Piece(outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths, reserve), part.recipe)
 
     def _write(self, placement: Placement, pieces: Iterable[tuple[str, Piece]]) -> None:
         """Put pieces into the slots of their segments, which follow one another in the placement's order."""

@@ -8,7 +8,7 @@ Dimensions: L layers, C 2 (key, value), B rows, H KV heads, T slots, D head dim.
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from weakref import ref
 
@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
+from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
 
@@ -66,6 +67,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
         return int(self.kv_CBHTD.shape[3])
 
 
+Reserve = Callable[[int, torch.device], Tensor]
+
+
 class Tenant(Protocol):
     """Something that lies in a cache's slots and can be made to copy itself."""
 
@@ -94,6 +98,16 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     @property
     def num_bytes(self) -> int:
         return self.num_rows * self.num_slots * self.spec.bytes_per_token
+
+    @property
+    def num_touched_bytes(self) -> int:
+        """What has been written since it was zeroed: on a CPU the memory that it takes."""
+        return sum(self._num_touched) * self.spec.bytes_per_token
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether something that is still wanted lies here."""
+        return any(tenant() is not None for tenant in self._tenants)
 
     def open(self, num_rows: int) -> None:
         """Begin a batch of `num_rows` empty rows. What the batch before left is zeroed (see `__init__`)."""
@@ -162,11 +176,15 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """From now on the first `lengths[b]` slots of row b hold its tokens."""
         self.lengths = list(lengths)
 
-    def copy_out(self, begins: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """A copy of `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D]."""
+    def copy_out(self, begins: Sequence[int], lengths: Sequence[int], reserve: Reserve = empty_bytes) -> Tensor:
+        """A copy of `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D].
+
+        `reserve` gives the bytes to write to, given their number and the cache's device.
+        """
         spec = self.spec
         shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
-        kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=self.layers[0].kv_CBHTD.device)
+        num_bytes = sum(lengths) * spec.bytes_per_token
+        kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
         for row, (first, piece_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
             for layer, piece_CHTD in zip(self.layers, piece_LCHTD, strict=True):
                 piece_CHTD.copy_(layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])

@@ -3,7 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.memory.pages import empty_bytes
 
 
 class Transport(ABC):
@@ -14,9 +18,21 @@ class Transport(ABC):
     """
 
     name: ClassVar[str]
+    keeps_bytes: ClassVar[bool] = False  # a packed piece needs the process that packed it, until `release`
+
+    def within_one_node(self) -> "Transport":
+        """The same for actors that all live on one node, where it may leave out what only a network needs."""
+        return self
 
     def open(self) -> None:  # noqa: B027  not every transport has something to do
         """Make ready to send and to receive in this process. Called once, before anything else."""
+
+    def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
+        """A flat uint8 tensor for a piece's KV, from which it can be packed without another copy if there is a way.
+
+        It belongs to whoever asked, who packs a piece in it before long, or drops it.
+        """
+        return empty_bytes(num_bytes, device)
 
     @abstractmethod
     def pack(self, piece: Piece) -> Any:

@@ -10,6 +10,7 @@ import torch
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Piece, Segment, join, join_recipes
+from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.topology.spec import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.turns import TOLERANCE
@@ -54,10 +55,23 @@ class Sent:
         return iter(self._pieces[agent])
 
 
+class Kept:
+    """Keeps what a turn publishes."""
+
+    leaves_early = True
+    reserve = staticmethod(empty_bytes)
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+
+    def publish(self, final_at: float, piece: Piece) -> None:
+        self.pieces.append(piece)
+
+
 def pieces_of(runner: TurnRunner, work: TurnWork, sent: dict[str, list[Piece]], *, early: bool) -> list[Piece]:
-    published: list[Piece] = []
-    whole, _ = runner.run(work, Sent(sent), publish=(lambda _, piece: published.append(piece)) if early else None)  # type: ignore[arg-type]
-    return published if whole is None else [detached(whole)]
+    kept = Kept()
+    whole, _ = runner.run(work, Sent(sent), outgoing=kept if early else None)  # type: ignore[arg-type]
+    return kept.pieces if whole is None else [detached(whole)]
 
 
 def detached(piece: Piece) -> Piece:

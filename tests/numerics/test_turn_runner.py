@@ -159,3 +159,18 @@ def test_too_many_thoughts_are_told_with_their_numbers(engine_of: MakeEngine) ->
     ):
         runner.run(order("planner", latent_steps=121 - longest), {})
     runner.run(order("planner", latent_steps=120 - longest), {})
+
+
+def test_a_large_cache_is_given_back_after_the_turn_and_nobody_can_tell(
+    runner: TurnRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = order("judger", "text")
+    expected = runner.run(work, {})[1]
+    monkeypatch.setattr("latentmas_ray.engine.engine._KEPT_BYTES_CPU", 0)
+    again = runner.run(work, {})[1]
+    assert again.output_token_ids == expected.output_token_ids
+    assert runner.engine._cache is None
+    planned = latent(runner, order("planner"))  # lies in the cache: so that stays
+    assert runner.engine._cache is not None
+    judged = runner.run(order("judger", "text", reads=(memory("planner"),)), {"planner": planned})[1]
+    assert judged.output_token_ids

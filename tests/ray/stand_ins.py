@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.engine.incoming import Incoming
+from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment, join
@@ -54,15 +55,16 @@ class StandIn:
     device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
     def run(
-        self, work: TurnWork, memory: Incoming, *, publish: Callable[[float, Piece], None] | None = None
+        self, work: TurnWork, memory: Incoming, *, outgoing: Outgoing | None = None
     ) -> tuple[Piece | None, TurnReport]:
         """Thinks (waits) after its prompt was published; then the other half of the segment follows."""
         lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
         first, last = halves(_segment(lengths, number_of(work.agent)))
         read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in memory.pieces() if sum(piece.lengths)}
         begin = time.monotonic()
-        if publish is not None:
-            publish(time.time(), first)
+        leaves_early = outgoing is not None and outgoing.leaves_early
+        if outgoing is not None and leaves_early:
+            outgoing.publish(time.time(), first)
         for misbehave in self.misbehave:
             misbehave(work)
         time.sleep(max(_seconds_to_wait(prompt) for prompt in work.prompts))
@@ -74,9 +76,10 @@ class StandIn:
             tokens = tuple(tuple(text.encode()) for text in texts)
             return None, TurnReport(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
         report = TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
-        if publish is None:
-            return Piece.whole(join([first, last])), report
-        publish(time.time(), last)
+        piece = last if leaves_early else Piece.whole(join([first, last]))
+        if outgoing is None:
+            return piece, report
+        outgoing.publish(time.time(), piece)
         return None, report
 
     def measure_prefill(self, num_tokens: int) -> float:

@@ -57,3 +57,9 @@ def test_in_one_process(tmp_path: Path, case: str, batch_size: str) -> None:
 def test_on_actors(tmp_path: Path) -> None:
     rows = check_golden("realign", tmp_path / "run", "--runtime", "ray", "--batch-size", "1")
     assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"object_store"}
+
+
+@pytest.mark.parametrize("case", SWITCHES)
+def test_recipes_give_the_same_answers(tmp_path: Path, case: str) -> None:
+    rows = check_golden(case, tmp_path / "run", "--runtime", "local", "--batch-size", "1", "--handover", "recipe")
+    assert {transfer["handover"] for row in rows for transfer in row["transfers"]} == {"recipe"}

@@ -63,6 +63,7 @@ class FakeRuntime:
     events: list[Event] = field(default_factory=list)
     works: list[TurnWork] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     peak_bytes: int = 0  # of live segments, while more than one batch had some
     segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
     tickets: WeakSet[Ticket] = field(default_factory=WeakSet)
@@ -115,6 +116,9 @@ class FakeRuntime:
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         self.cancelled += [ticket.agent for ticket in tickets]
+
+    def release(self, tickets: Sequence[Ticket]) -> None:
+        self.released += [ticket.agent for ticket in tickets]
 
     def close(self) -> None:
         pass

@@ -255,3 +255,10 @@ def test_one_driver_can_run_several_times() -> None:
     first = list(driver.run(plan_batches(make_questions(3), 2)))
     second = list(driver.run(plan_batches(make_questions(3), 2)))
     assert [result.id for result in first] == [result.id for result in second]
+
+
+def test_every_ticket_is_released_once() -> None:
+    """Also those of a batch that failed, and of its retries."""
+    runtime = FakeRuntime(failure=lambda work: TurnError("no") if work.agent == "judger" and work.batch == 0 else None)
+    run_all(runtime, CHAIN, make_questions(3), batch_size=2)
+    assert sorted(runtime.released) == sorted(event.agent for event in runtime.events)
