@@ -1,0 +1,212 @@
+"""KV in fewer bytes: codecs as pure functions, on whatever device the KV lies.
+
+    none   the bytes as they are
+    bf16   every number as bfloat16 (of float16 it loses bits and saves nothing)
+    int8   a scale for every group of numbers, and a byte for each of them (`grid.py`)
+    int4   a scale and a zero for every group, and half a byte for each number
+
+A group of keys is one channel over at least 32 (int8) or 36 (int4) tokens: some channels are many times larger than the
+rest, and are so in every token. A group of values is at least 64 or 128 channels of one token (KIVI, arXiv 2402.02750).
+What a question decodes to does not depend on its neighbours. A question shorter than a group of tokens has scales of
+its own all the same, so one of a token or two takes more bytes than as bfloat16.
+
+Bytes a token for L=28, H=8, D=128 (bfloat16: 114688), and how many times smaller that is:
+
+    int8   59960 (1.91) for questions of 300 tokens, 59674 (1.92) of 40 tokens
+    int4   31638 (3.63) for questions of 300 tokens, 31494 (3.64) of 40 tokens
+
+Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim,
+G groups of tokens, S tokens of the longest of them, V groups of channels, P channels of one of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.errors import SegmentError, WireError
+from latentmas_ray.memory.grid import Grid, TokenGroups, multiply, quantise
+from latentmas_ray.memory.spec import KVCacheSpec
+
+CodecName = Literal["none", "bf16", "int8", "int4"]
+CODECS: tuple[CodecName, ...] = get_args(CodecName)
+
+_GRIDS = {"int8": Grid(255, 32, 64), "int4": Grid(16, 36, 128)}
+# Numbers coded at a time: on a CPU few enough for their fp32 copy to stay in its caches, on a GPU few launches.
+_CPU_NUMBERS, _GPU_NUMBERS = 2**20, 2**26
+
+
+def encode_kv(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName) -> Tensor:
+    """The body: a flat uint8 tensor on the same device; for "none", and for "bf16" of bfloat16, a view of the KV.
+
+    Raises SegmentError if `lengths` are not those of the KV, and for int8 and int4 if a number is not finite ("bf16"
+    keeps such numbers, and makes infinite what is beyond the range of bfloat16, as every cast does).
+    """
+    num_layers, _, num_heads, num_tokens, head_dim = kv_LCHTD.shape
+    if sum(lengths) != num_tokens:
+        raise SegmentError(f"KV of {num_tokens} tokens for lengths {tuple(lengths)}")
+    if codec == "none":
+        return kv_LCHTD.reshape(-1).view(torch.uint8)
+    if codec == "bf16":
+        return kv_LCHTD.bfloat16().reshape(-1).view(torch.uint8)
+    shapes = _Shapes(_GRIDS[codec], num_layers, num_heads, head_dim, tuple(lengths))
+    body = torch.empty(shapes.num_bytes, dtype=torch.uint8, device=kv_LCHTD.device)
+    parts, groups = _Parts.of(body, shapes), TokenGroups.of(shapes.grid, lengths, body.device)
+    for layers in _steps(kv_LCHTD):
+        _encode_layers(kv_LCHTD[layers], shapes.grid, groups, parts.take(layers))
+    return body
+
+
+def decode_kv(body: Tensor, lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> Tensor:
+    """The KV [L, 2, H, sum(lengths), D], contiguous, in the spec's dtype, on the device of `body`.
+
+    `body` is only read. The result shares its memory for "none", and for "bf16" where the spec says bfloat16. Raises
+    WireError, before anything is allocated, for a body that has not exactly the bytes that it should have.
+    """
+    expected = coded_bytes(lengths, codec, spec)
+    if body.nbytes != expected:
+        kind = "truncated" if body.nbytes < expected else "too long"
+        raise WireError(f"the {codec} KV is {kind}: {body.nbytes} bytes instead of {expected}")
+    # A view of wider numbers must begin at a multiple of their size.
+    flat = body.contiguous() if body.storage_offset() % 4 == 0 else body.clone()
+    shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
+    if codec == "none":
+        return flat.view(spec.torch_dtype).view(shape)
+    if codec == "bf16":
+        return flat.view(torch.bfloat16).view(shape).to(spec.torch_dtype)
+    shapes = _Shapes.of(spec, lengths, _GRIDS[codec])
+    kv_LCHTD = torch.empty(shape, dtype=spec.torch_dtype, device=body.device)
+    parts, groups = _Parts.of(flat, shapes), TokenGroups.of(shapes.grid, lengths, body.device)
+    for layers in _steps(kv_LCHTD):
+        _decode_layers(parts.take(layers), shapes.grid, groups, kv_LCHTD[layers])
+    return kv_LCHTD
+
+
+def coded_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> int:
+    """The exact size of the body. Only counts, whatever the lengths are."""
+    if codec == "none":
+        return sum(lengths) * spec.bytes_per_token
+    if codec == "bf16":
+        return sum(lengths) * spec.bytes_per_token // spec.torch_dtype.itemsize * torch.bfloat16.itemsize
+    return _Shapes.of(spec, lengths, _GRIDS[codec]).num_bytes
+
+
+def relative_error(kv_LCHTD: Tensor, decoded_LCHTD: Tensor) -> float:
+    """RMS of the difference relative to the RMS of the original; 0 for an empty one, and where nothing differs."""
+    difference = signal = 0.0
+    for original, decoded in zip(kv_LCHTD, decoded_LCHTD, strict=True):
+        difference = math.hypot(difference, _norm(original.float() - decoded.float()))
+        signal = math.hypot(signal, _norm(original))
+    if difference == 0:
+        return 0.0
+    return difference / signal if signal else math.inf
+
+
+def _norm(numbers: Tensor) -> float:
+    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The parts of a coded KV."""
+
+    grid: Grid
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: KVCacheSpec, lengths: Sequence[int], grid: Grid) -> "_Shapes":
+        return cls(grid, spec.num_layers, spec.num_kv_heads, spec.head_dim, tuple(lengths))
+
+    def parts(self) -> tuple[tuple[torch.dtype, tuple[int, ...]], ...]:
+        """Dtypes and shapes, in the order in which the parts stand in the body: what must be aligned is first."""
+        grid, num_tokens = self.grid, sum(self.lengths)
+        keys = (self.num_heads, sum(map(grid.num_token_groups, self.lengths)), self.head_dim)
+        values = (self.num_heads, num_tokens, grid.num_channel_groups(self.head_dim))
+        zeros = self.num_layers if grid.is_packed else 0
+        pieces = 1 if grid.is_packed else 2
+        return (
+            (torch.bfloat16, (self.num_layers, *keys)),
+            (torch.bfloat16, (self.num_layers, *values)),
+            (torch.int8, (zeros, *keys)),
+            (torch.int8, (zeros, *values)),
+            (torch.int8, (self.num_layers, pieces, self.num_heads, num_tokens, self.head_dim)),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.parts())
+
+
+class _Parts(NamedTuple):
+    """Views of a body, of all layers or of some."""
+
+    key_scales_LHGD: Tensor
+    value_scales_LHTV: Tensor
+    key_zeros_LHGD: Tensor  # of no layer where the grid has none
+    value_zeros_LHTV: Tensor
+    codes_LCHTD: Tensor  # packed: C is 1, keys are in the lower four bits and values in the upper
+
+    @classmethod
+    def of(cls, body: Tensor, shapes: _Shapes) -> "_Parts":
+        parts = shapes.parts()
+        pieces = body.split([dtype.itemsize * math.prod(shape) for dtype, shape in parts])
+        return cls(*(piece.view(dtype).view(shape) for piece, (dtype, shape) in zip(pieces, parts, strict=True)))
+
+    def take(self, layers: slice) -> "_Parts":
+        return _Parts(*(part[layers] for part in self))
+
+
+def _steps(kv_LCHTD: Tensor) -> Iterator[slice]:
+    """Slices of layers to code at a time; none if there is nothing."""
+    num_layers, numbers = kv_LCHTD.shape[0], kv_LCHTD[0, 0].numel()
+    if numbers:
+        step = max(1, (_GPU_NUMBERS if kv_LCHTD.is_cuda else _CPU_NUMBERS) // numbers)
+        yield from (slice(first, first + step) for first in range(0, num_layers, step))
+
+
+def _encode_layers(kv_LCHTD: Tensor, grid: Grid, groups: TokenGroups, parts: _Parts) -> None:
+    """Write some layers into `parts`."""
+    keys_LHTD, values_LHTD = kv_LCHTD.unbind(1)
+    largest = torch.finfo(kv_LCHTD.dtype).max
+    keys_LHGSD = keys_LHTD.index_select(2, groups.tokens_GS.view(-1)).unflatten(2, groups.tokens_GS.shape)
+    values_LHTVP = values_LHTD.unflatten(3, (parts.value_scales_LHTV.shape[3], -1))
+    key_scales_LHGD, key_zeros_LHGD, key_codes_LHGSD = quantise(keys_LHGSD.float(), 3, grid, largest)
+    # Never the KV itself: of a float32 KV .float() would be that.
+    value_scales_LHTV, value_zeros_LHTV, value_codes_LHTVP = quantise(
+        values_LHTVP.to(torch.float32, copy=True), 4, grid, largest
+    )
+    parts.key_scales_LHGD.copy_(key_scales_LHGD)
+    parts.value_scales_LHTV.copy_(value_scales_LHTV)
+    key_codes_LHTD = key_codes_LHGSD.flatten(2, 3).index_select(2, groups.slot_T)
+    value_codes_LHTD = value_codes_LHTVP.flatten(3)
+    if grid.is_packed:
+        parts.key_zeros_LHGD.copy_(key_zeros_LHGD)
+        parts.value_zeros_LHTV.copy_(value_zeros_LHTV)
+        upper_LHTD = value_codes_LHTD.view(torch.uint8).bitwise_left_shift_(4).view(torch.int8)
+        torch.bitwise_or(key_codes_LHTD, upper_LHTD, out=parts.codes_LCHTD[:, 0])
+    else:
+        parts.codes_LCHTD[:, 0] = key_codes_LHTD
+        parts.codes_LCHTD[:, 1] = value_codes_LHTD
+
+
+def _decode_layers(parts: _Parts, grid: Grid, groups: TokenGroups, out_LCHTD: Tensor) -> None:
+    """Write some layers into `out_LCHTD`."""
+    keys_LHTD, values_LHTD = out_LCHTD.unbind(1)
+    values_LHTVP = values_LHTD.unflatten(3, (parts.value_scales_LHTV.shape[3], -1))
+    if grid.is_packed:
+        bytes_LHTD = parts.codes_LCHTD[:, 0].view(torch.uint8)
+        key_steps_LHTD = bytes_LHTD.bitwise_and(15).view(torch.int8)
+        key_steps_LHTD += parts.key_zeros_LHGD.index_select(2, groups.group_T)
+        value_steps_LHTVP = bytes_LHTD.bitwise_right_shift(4).view(torch.int8).view(values_LHTVP.shape)
+        value_steps_LHTVP += parts.value_zeros_LHTV.unsqueeze(4)
+    else:
+        key_steps_LHTD, value_steps_LHTD = parts.codes_LCHTD.unbind(1)
+        value_steps_LHTVP = value_steps_LHTD.unflatten(3, values_LHTVP.shape[3:])
+    multiply(key_steps_LHTD, parts.key_scales_LHGD.index_select(2, groups.group_T), keys_LHTD)
+    multiply(value_steps_LHTVP, parts.value_scales_LHTV.unsqueeze(4), values_LHTVP)
