@@ -128,17 +128,28 @@ class Driver:
                 self._ledger.reserve(flight, {work.agent: segment_bounds(work)})  # now with the texts it was given
 
     def _collect(self, timeout_seconds: float) -> bool:
-        """Take in what has finished. Returns whether anything had."""
+        """Take in what has finished. Returns whether anything had; an error that ends the run is raised at the end."""
         finished = self._runtime.wait(list(self._waiting), timeout_seconds) if self._waiting else []
+        ends_run: LatentMASError | None = None
         for ticket in finished:
             # A turn that failed may have taken this one with it.
-            if (flight := self._waiting.get(ticket)) is not None:
-                self._take_in(flight, ticket)
+            if (flight := self._waiting.get(ticket)) is None:
+                continue
+            try:
+                self._take_in(flight, ticket, go_on=ends_run is None)
+            except LatentMASError as error:  # the tickets behind it may hold answers
+                ends_run = ends_run or error
         if finished or timeout_seconds:
             self._tally.tell(len(self._flights), self._ledger.held_bytes)
+        try:
+            if ends_run is not None:
+                raise ends_run
+        finally:
+            ends_run = None  # its traceback knows this frame: the cycle would keep tickets alive
         return bool(finished)
 
-    def _take_in(self, flight: Flight, ticket: Ticket) -> None:
+    def _take_in(self, flight: Flight, ticket: Ticket, *, go_on: bool) -> None:
+        """The report of a finished turn; `go_on` submits what can run now."""
         try:
             report = self._runtime.report(ticket)
         except TurnError as error:
@@ -156,7 +167,7 @@ class Driver:
         if flight.is_complete:
             self._flights.remove(flight)
             self._answer(flight)
-        else:
+        elif go_on:
             self._submit_ready(flight)
 
     def _answer(self, flight: Flight) -> None:

@@ -136,6 +136,22 @@ def test_a_dead_actor_ends_the_run_but_not_what_was_finished(kind: type[Exceptio
     assert not runtime.segments
 
 
+@pytest.mark.parametrize("dies", [0, 1, 2])
+def test_what_finished_at_the_same_time_as_an_actor_died_is_not_lost(dies: int) -> None:
+    """All three turns come back from one wait; whichever is looked at first, the other answers are given out."""
+
+    def all_come_due(runtime: FakeRuntime) -> None:
+        if len(runtime.works) == 3:
+            runtime.now = 10.0
+
+    runtime = FakeRuntime(failure=lambda work: ActorError("gone") if work.batch == dies else None, on_wait=all_come_due)
+    ids: list[str] = []
+    with pytest.raises(ActorError, match="gone"):
+        drain(make_driver(runtime, ALL["single"], max_batches_in_flight=3).run(plan_batches(make_questions(3), 1)), ids)
+    assert sorted(ids) == [f"q{index}" for index in range(3) if index != dies]
+    assert not runtime.segments
+
+
 def test_a_prompt_that_cannot_be_rendered_ends_the_run() -> None:
     broken = topology(agent("solver", thinks="text", prompt="{{ question }} {{ missing }}"))
     with pytest.raises(TopologyError, match="missing"):
