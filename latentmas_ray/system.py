@@ -28,7 +28,7 @@ from latentmas_ray.driver import (
 from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.errors import RunError
 from latentmas_ray.models import check_name
-from latentmas_ray.tasks import load_questions, question_from
+from latentmas_ray.tasks import load_questions, questions_from
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
 from latentmas_ray.transport import choose_transport
@@ -74,13 +74,10 @@ class LatentMAS:
         """Answers in the order in which they are finished. A question is a text, a record with `question` (and `id`,
         `gold`, whatever else prompts use), or a `Question`.
 
-        Writes no files. Raises TaskError or TopologyError before anything starts if a question is malformed, and
-        RunError at the end if some questions had no answer.
+        Writes no files. Raises TaskError or TopologyError before anything starts if a question is malformed or an id
+        stands there twice, and RunError at the end if some questions had no answer.
         """
-        asked = [
-            question if isinstance(question, Question) else question_from(question, index=index)
-            for index, question in enumerate(questions)
-        ]
+        asked = questions_from(questions)
         check_prompts(self.topology, asked)
         failures: list[Failure] = []
         with closing(self._drive(plan_batches(asked, self.config.batch_size))) as results:

@@ -1,6 +1,6 @@
 """Questions: where they come from, what an answer to them says, and whether it is right. Pure Python.
 
-`load_questions` reads a file, `question_from` takes what the Python API is given; `answer_form` tells an agent how to
+`load_questions` reads a file, `questions_from` takes what the Python API is given; `answer_form` tells an agent how to
 answer, `extract` reads the answer out of what it wrote, and `grade` compares that with the gold.
 """
 
@@ -8,7 +8,7 @@ from latentmas_ray.tasks.extract import answer_form, extract
 from latentmas_ray.tasks.grade import grade
 from latentmas_ray.tasks.load import BUILTIN_TASKS, load_questions
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question
-from latentmas_ray.tasks.record import question_from
+from latentmas_ray.tasks.record import question_from, questions_from
 
 __all__ = [
     "BUILTIN_TASKS",
@@ -20,4 +20,5 @@ __all__ = [
     "grade",
     "load_questions",
     "question_from",
+    "questions_from",
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, get_args
 
 from latentmas_ray.errors import TaskError
@@ -73,18 +74,45 @@ class KindInference:
         return "choice" if self._num_golds and self._all_letters else "text"
 
 
-def question_from(record: Mapping[str, Any] | str, *, index: int) -> Question:
-    """The question in a record, or in a plain string (kind text, no gold). Without an id it is called `q{index}`.
+def questions_from(given: Iterable[Question | Mapping[str, Any] | str]) -> list[Question]:
+    """What the Python API is given, in that order. A question without an id is called `q{index}`, or `q{index}_2` and
+    so on where another has that name.
+
+    Raises TaskError as `question_from` does; for an id that stands there twice, with the field `questions[INDEX]: id`.
+    """
+    asked = list(given)
+    questions: dict[int, Question] = {}
+    index_of_id: dict[str, int] = {}
+    for index, one in enumerate(asked):
+        if isinstance(one, Question) or (isinstance(one, Mapping) and "id" in one):
+            question = question_from(one, index=index)
+            if (other := index_of_id.setdefault(question.id, index)) != index:
+                expected = f"ids must differ; questions[{other}] has the same"
+                raise TaskError(f"questions[{index}]: id", question.id, expected)
+            questions[index] = question
+    for index, one in enumerate(asked):
+        if index not in questions:
+            names = (f"q{index}" if number == 1 else f"q{index}_{number}" for number in count(1))
+            free = next(name for name in names if name not in index_of_id)
+            questions[index] = question_from(one, index=index, default_id=free)
+    return [questions[index] for index in range(len(asked))]
+
+
+def question_from(record: Question | Mapping[str, Any] | str, *, index: int, default_id: str | None = None) -> Question:
+    """The question in a record, or in a plain string (kind text, no gold); a `Question` is what it is. Without an id it
+    is called `default_id`, or `q{index}`.
 
     A record without a kind gets the one of its `task`, else the one its own gold suggests. Raises TaskError, its field
     `questions[INDEX]: KEY`.
     """
+    if isinstance(record, Question):
+        return record
     where = f"questions[{index}]"
     if isinstance(record, str):
         record = {"question": record}
     if not isinstance(record, Mapping):
         raise TaskError(where, record, "a question must be a string or a mapping with a question")
-    draft = check_record({"id": f"q{index}", **record}, where=f"{where}: ")
+    draft = check_record({"id": default_id or f"q{index}", **record}, where=f"{where}: ")
     inference = KindInference()
     inference.see(draft)
     return draft.finished(inference.kind)

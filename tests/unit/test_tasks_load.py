@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks import BUILTIN_TASKS, grade, load_questions, question_from
+from latentmas_ray.tasks import BUILTIN_TASKS, grade, load_questions, question_from, questions_from
+from latentmas_ray.tasks.question import Question
 
 Record = dict[str, Any]
 
@@ -272,6 +273,26 @@ def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> No
     with pytest.raises(TaskError) as caught:
         question_from(value, index=2)
     assert caught.value.field == field
+
+
+def test_an_id_of_ones_own_is_not_given_to_another_question() -> None:
+    own = Question(id="q0_2", question="z?", kind="text", gold=None, record={})
+    questions = questions_from(
+        ["x?", {"id": "q0", "question": "y?"}, own, {"question": "w?"}, {"id": 4, "question": "v?"}]
+    )
+    assert [question.question for question in questions] == ["x?", "y?", "z?", "w?", "v?"]
+    assert [question.id for question in questions] == ["q0_3", "q0", "q0_2", "q3", "4"]
+    assert questions[0].record["id"] == "q0_3"  # what a prompt sees
+
+
+@pytest.mark.parametrize(
+    "again", [{"id": "a", "question": "y?"}, Question(id="a", question="y?", kind="text", gold=None, record={})]
+)
+def test_an_id_twice_is_refused(again: Any) -> None:
+    with pytest.raises(TaskError, match=r"ids must differ; questions\[1\] has the same") as caught:
+        questions_from(["x?", {"id": "a", "question": "x?"}, "z?", again])
+    assert caught.value.field == "questions[3]: id"
+    assert caught.value.value == "a"
 
 
 def test_the_package_imports_nothing_heavy() -> None:
