@@ -98,6 +98,11 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(field, first["input"], f"known fields are {', '.join(RunConfig.model_fields)}") from None
         expected = _SHOULD.sub("it must ", first["msg"].removeprefix("Value error, "))
         raise ConfigError(field, first["input"], expected) from None
+    if config.runtime == "ray" and config.device.startswith("cuda:"):
+        # Every actor sees the GPUs that Ray gave it, numbered from 0.
+        raise ConfigError(
+            "device", config.device, "with runtime ray it must be cuda: Ray chooses the GPU of each actor"
+        )
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
     return config

@@ -78,6 +78,9 @@ CASES: dict[str, Case] = {
     "negative temperature": flags("--temperature", "-1", names=["--temperature", "'-1'"]),
     "more than everything": flags("--top-p", "2", names=["--top-p", "'2'"]),
     "a device that is not": flags("--device", "tpu", names=["--device", "'tpu'"]),
+    "a GPU by number for actors": flags(
+        "--device", "cuda:1", "--runtime", "ray", names=["--device", "'cuda:1'", "Ray chooses the GPU"]
+    ),
     "a flag that is not": flags("--latent-step", "3", names=["--latent-step"]),
     "memory without a unit": flags("--memory-in-flight", "lots", names=["--memory-in-flight", "'lots'"]),
     "loopback between processes": flags(

@@ -20,7 +20,9 @@ def test_a_configuration_does_not_change() -> None:
 
 
 def test_it_survives_a_round_trip_through_plain_data() -> None:
-    config = make_config({"method": "text", "limit": 3, "device": "cuda:1", "memory_in_flight": "2GiB"})
+    config = make_config(
+        {"method": "text", "limit": 3, "device": "cuda:1", "runtime": "local", "memory_in_flight": "2GiB"}
+    )
     assert make_config(config.model_dump()) == config
 
 
@@ -31,7 +33,12 @@ def test_memory_in_flight(text: str, num_bytes: int | None) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
 def test_devices(device: str) -> None:
-    assert make_config({"device": device}).device == device
+    assert make_config({"device": device, "runtime": "local"}).device == device
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_devices_of_actors(device: str) -> None:
+    assert make_config({"device": device, "runtime": "ray"}).device == device
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,7 @@ def test_devices(device: str) -> None:
         ("batch_size", 0, "greater than or equal to 1"),
         ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("device", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("device", "cuda:1", "Ray chooses the GPU"),
         ("device", "cuda:", "auto, cpu, cuda or cuda:N"),
         ("device", "cuda:٣", "auto, cpu, cuda or cuda:N"),
         ("temperature", float("nan"), "it must be"),
