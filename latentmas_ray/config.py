@@ -22,6 +22,7 @@ TransportName = Literal["auto", "object_store", "loopback"]
 _FREE_ON_RESUME = frozenset(
     {"output", "resume", "runtime", "address", "replicas", "transport", "overlap", "memory_in_flight"}
 )
+DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 # How pydantic begins its messages, where ours begin "it must".
@@ -73,8 +74,8 @@ class RunConfig(BaseModel):
     @field_validator("device")
     @classmethod
     def _check_device(cls, text: str) -> str:
-        if _DEVICE.fullmatch(text) is None:
-            raise ValueError("it must be auto, cpu, cuda or cuda:N with the number of a GPU")
+        if not is_device(text):
+            raise ValueError(DEVICE_FORM)
         return text
 
     @property
@@ -85,6 +86,11 @@ class RunConfig(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed; a resumed run must agree in all of them."""
         return {name: value for name, value in self.model_dump().items() if name not in _FREE_ON_RESUME}
+
+
+def is_device(text: str) -> bool:
+    """Whether it has the form of a device; whether this machine has that one, `models` tells."""
+    return _DEVICE.fullmatch(text) is not None
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:

@@ -15,7 +15,7 @@ from typing import Any
 from latentmas_ray.bench.settings import EngineBenchSettings
 from latentmas_ray.bench.sides import SIDES, serve
 from latentmas_ray.errors import LatentMASError, RunError
-from latentmas_ray.models import check_name
+from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.shapes import SHAPES
 
 PHASES = ("absorb", "prefill", "think", "decode", "emit")
@@ -56,7 +56,8 @@ class EngineBench:
 
 
 def run(settings: EngineBenchSettings, progress: Callable[[str], None]) -> EngineBench:
-    """Measure. Raises ModelError for a model that cannot be loaded, RunError if a side dies."""
+    """Measure. Raises ModelError for a device or a model that is not there, RunError if a side fails."""
+    choose_device(settings.device)
     if settings.model not in SHAPES:
         check_name(settings.model)
     with _Worker("engine", settings) as engine, _Worker("baseline", settings) as baseline:

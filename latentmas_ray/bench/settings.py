@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ConfigError
 
 
@@ -31,3 +32,5 @@ class EngineBenchSettings:
             )
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")
+        if not is_device(self.device):
+            raise ConfigError("device", self.device, DEVICE_FORM)

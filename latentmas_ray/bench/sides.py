@@ -13,9 +13,9 @@ from latentmas_ray.bench.settings import EngineBenchSettings
 from latentmas_ray.engine.engine import Engine, make_realignment
 from latentmas_ray.engine.stopwatch import Stopwatch
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import LatentMASError
+from latentmas_ray.errors import LatentMASError, RunError
 from latentmas_ray.memory import Segment, place
-from latentmas_ray.models import LanguageModel, load_model
+from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.shapes import SHAPES, random_model
 from latentmas_ray.topology.spec import AgentMemory
 
@@ -23,7 +23,10 @@ Seconds = dict[str, float]
 
 
 def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> None:
-    """Load the model, tell the machine, then measure one batch for each size that is asked for."""
+    """Load the model, tell the machine, then measure one batch for each size that is asked for.
+
+    An error is sent instead, and ends the side; whatever is not ours becomes a RunError of one line.
+    """
     try:
         lm = load_shape(settings)
         resting = memory_bytes(lm, peak=False)
@@ -37,16 +40,18 @@ def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> N
             connection.send({"seconds": seconds, "extra_bytes": memory_bytes(lm, peak=True) - resting})
     except LatentMASError as error:
         connection.send(error)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass  # the benchmark is over
+    except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: nobody reads a traceback from here
+        reason = " ".join((str(error).splitlines() or [""])[0].split())
+        connection.send(RunError(f"the {side} side of the benchmark failed: {type(error).__name__}: {reason}"))
 
 
 def load_shape(settings: EngineBenchSettings) -> LanguageModel:
     """The model to measure, which never ends a turn by itself: both sides decode as many tokens."""
     if settings.model in SHAPES:
-        device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
         dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
-        lm = random_model(settings.model, dtype=dtype, device="cpu" if device == "auto" else device)
+        lm = random_model(settings.model, dtype=dtype, device=str(choose_device(settings.device)))
     else:
         lm = load_model(settings.model, dtype=settings.dtype, device=settings.device)
     lm.chat.stop_ids = frozenset()

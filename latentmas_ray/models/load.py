@@ -1,7 +1,6 @@
 """Models by name: the embedded one, a folder, or a hub id. Errors of transformers become ModelError here."""
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_log
 
+from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.models.accept import check_config, wrap
@@ -25,7 +25,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
     On one device that is too small, accelerate spreads the layers over what there is. Raises ModelError with one
     line for whatever is wrong with the model.
     """
-    place = _choose_device(device)
+    place = choose_device(device)
     if name == "tiny":
         lm = wrap(tiny_model(DTYPES["float32" if dtype == "auto" else dtype]).to(place), tiny_tokenizer(), name)
     else:
@@ -100,11 +100,12 @@ def _translated(name: str, expected: str) -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device of that name; plain `cuda` is whichever GPU has room. Raises ModelError if this machine has none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ModelError("device", device, "it must be auto, cpu, cuda or cuda:N")
+    if not is_device(device):
+        raise ModelError("device", device, DEVICE_FORM)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("device", device, "this machine has no CUDA device; use auto or cpu")
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():

@@ -3,8 +3,12 @@
 import json
 
 import pytest
+import torch
 
+from latentmas_ray.bench.settings import EngineBenchSettings
+from latentmas_ray.bench.sides import SIDES, serve
 from latentmas_ray.cli.main import main
+from latentmas_ray.errors import RunError
 
 SMALL = ["--model", "tiny", "--dtype", "float32", "--latent-steps", "2", "--max-new-tokens", "3", "--repeats", "1"]
 
@@ -30,6 +34,8 @@ def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
         (["--repeats", "0"], "--repeats: got '0'"),
         (["--latent-steps", "-1"], "--latent-steps: got '-1'"),
         (["--dtype", "int8"], "--dtype: got 'int8'"),
+        (["--device", "gpu"], "--device: got 'gpu'; it must be auto, cpu, cuda or cuda:N"),
+        (["--device", ""], "--device: got ''"),
         (["--model", "./nowhere"], "--model: got './nowhere'"),
         (["--repeats", "many"], "--repeats"),
     ],
@@ -39,3 +45,29 @@ def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: py
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert named in line
+
+
+@pytest.mark.parametrize("model", ["qwen3-0.6b", "tiny"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_here_is_told_in_one_line(
+    model: str, device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "engine", "--model", model, "--device", device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: --device: got '{device}'; this machine has no CUDA device; use auto or cpu"
+
+
+def test_a_side_that_fails_sends_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\n  Tried to allocate a lot")
+
+    class Sent(list[object]):
+        send = list.append
+
+    sent = Sent()
+    monkeypatch.setitem(SIDES, "engine", out_of_memory)
+    serve("engine", EngineBenchSettings(model="tiny"), sent)  # type: ignore[arg-type]
+    (error,) = sent
+    assert isinstance(error, RunError)
+    assert str(error) == "the engine side of the benchmark failed: OutOfMemoryError: CUDA out of memory."
