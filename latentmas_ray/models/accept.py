@@ -63,12 +63,11 @@ def check_config(config: PretrainedConfig, name: str) -> None:
 
 
 def weights_revision(model: nn.Module) -> str:
-    """A digest of all weights: the same for the same numbers, wherever they were loaded from."""
+    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie."""
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        if tensor.device.type != "meta":  # weights that accelerate has put on disk are told by the others
-            digest.update(raw_bytes(tensor.contiguous()).data)
+        digest.update(raw_bytes(tensor.contiguous()).data)
     return digest.hexdigest()
 
 
@@ -89,6 +88,9 @@ def _spec(model: PreTrainedModel, name: str) -> KVCacheSpec:
 def _check_build(model: PreTrainedModel, name: str) -> None:
     if model.get_output_embeddings() is None:
         raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
+    if away := [key for key, weight in model.named_parameters() if weight.device.type == "meta"]:
+        expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
+        raise ModelError("model", name, expected)
     own = getattr(model.config, "_attn_implementation", "sdpa")
     if own not in ("sdpa", attention.NAME):  # what the others compute, the engine's attention may not
         raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")

@@ -50,11 +50,11 @@ class LanguageModel:
 
     @cached_property
     def layer_devices(self) -> list[torch.device]:
-        """The device of each decoder layer; several where accelerate spread the model."""
+        """The device of each decoder layer; several where the model is spread over GPUs."""
         placed: dict[int, torch.device] = {}
         for name, parameter in self.decoder.named_parameters():
             numbers = [int(part) for part in name.split(".") if part.isdigit()]
-            if numbers and parameter.device.type != "meta":
+            if numbers:
                 placed.setdefault(numbers[0], parameter.device)
         return [placed.get(layer, self.device) for layer in range(self.spec.num_layers)]
 

@@ -1,7 +1,7 @@
 """Models by name: the embedded one, a folder, or a hub id. Errors of transformers become ModelError here."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.models.accept import check_config, wrap
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.placement import place_weights
 from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ _log = logging.getLogger(__name__)
 def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """Load and check a model. `name` is `tiny`, a folder or a hub id; `dtype` auto keeps the model's own.
 
-    On one device that is too small, accelerate spreads the layers over what there is. Raises ModelError with one
-    line for whatever is wrong with the model.
+    A model that is too large for one GPU is spread over those that are visible here, unless `device` names one. Raises
+    ModelError with one line for whatever is wrong with the model, and if it does not fit.
     """
     place = choose_device(device)
     if name == "tiny":
@@ -56,7 +57,7 @@ def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel
             _location(name),
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
-            device_map=_device_map(place),
+            device_map=_device_map(name, dtype, place),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, in one line
         )
@@ -113,9 +114,24 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _device_map(place: torch.device) -> str | dict[str, torch.device]:
-    """A named device takes the whole model; plain `cuda` lets accelerate spread one that is too large."""
-    return "auto" if place.type == "cuda" and place.index is None else {"": place}
+def _device_map(name: str, dtype: str, place: torch.device) -> Mapping[str, torch.device | int]:
+    """A named device takes the whole model; plain `cuda` is whichever GPUs have room for it."""
+    if place != torch.device("cuda"):
+        return {"": place}
+    config = AutoConfig.from_pretrained(_location(name))
+    if getattr(config, "quantization_config", None) is not None:
+        return {"": 0}  # how large it will be, only its quantizer knows
+    with torch.device("meta"):
+        # Weights without a dtype of their own are counted as float32, which is the most that they can be.
+        chosen = (config.dtype or torch.float32) if dtype == "auto" else DTYPES[dtype]
+        empty = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation="sdpa")
+    return place_weights(empty, name, map(_free_bytes, range(torch.cuda.device_count())))
+
+
+def _free_bytes(gpu: int) -> int:
+    """What a GPU can still hold, with the memory that torch keeps in reserve here."""
+    kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return torch.cuda.mem_get_info(gpu)[0] + kept
 
 
 def _location(name: str) -> str:

@@ -69,10 +69,10 @@ def test_bfloat16_runs_and_hands_over(runners: tuple[TurnRunner, TurnRunner]) ->
     assert all(report.output_token_ids)
 
 
-def test_a_saved_model_is_spread_by_accelerate(tmp_path: Path) -> None:
+def test_a_saved_model_that_fits_lies_on_one_gpu(tmp_path: Path) -> None:
     tiny = load_model("tiny", device="cpu")
     tiny.model.save_pretrained(tmp_path)
     tiny.chat.tokenizer.save_pretrained(tmp_path)
-    spread = load_model(str(tmp_path), device="cuda")
-    assert {device.type for device in spread.layer_devices} == {"cuda"}
-    assert spread.spec == tiny.spec
+    loaded = load_model(str(tmp_path), device="cuda")
+    assert set(loaded.layer_devices) == {torch.device("cuda:0")}
+    assert loaded.spec == tiny.spec

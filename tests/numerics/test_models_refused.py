@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -83,6 +84,10 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "double precision": (
         lambda: causal(LlamaConfig(**GQA), dtype=torch.float64),
         "dtype must be one of float32, bfloat16, float16",
+    ),
+    "offloaded": (
+        lambda: cpu_offload(causal(LlamaConfig(**GQA)), execution_device=torch.device("cpu")),
+        "21 are offloaded or empty, like model.embed_tokens",
     ),
     "too few embeddings": (lambda: causal(LlamaConfig(**{**GQA, "vocab_size": 20})), "tokenizer must fit"),
 }
