@@ -27,7 +27,7 @@ from latentmas_ray.driver import (
 )
 from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.errors import RunError
-from latentmas_ray.models import check_name
+from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.tasks import load_questions, questions_from
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
@@ -66,6 +66,8 @@ class LatentMAS:
         self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
         self._transport = choose_transport(self.config.transport, same_process=self.config.runtime == "local")
         check_name(self.config.model)
+        # Actors on a cluster that is joined have another working directory, and so may this process when they start.
+        self._model = absolute_name(self.config.model)
         self._observer = observer or SilentObserver()
         self._runtime: Runtime | None = None
         self._info: RuntimeInfo | None = None
@@ -166,7 +168,7 @@ class LatentMAS:
     def _make_runtime(self, num_batches: int) -> Runtime:
         config = self.config
         make_runner = partial(
-            load_runner, config.model, dtype=config.dtype, device=config.device, realign=config.realign
+            load_runner, self._model, dtype=config.dtype, device=config.device, realign=config.realign
         )
         if config.runtime == "local":
             return LocalRuntime(make_runner, self._transport)

@@ -5,6 +5,6 @@ Nothing outside this folder imports transformers.
 
 from latentmas_ray.models.accept import wrap
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import check_name, choose_device, load_model
+from latentmas_ray.models.load import absolute_name, check_name, choose_device, load_model
 
-__all__ = ["LanguageModel", "check_name", "choose_device", "load_model", "wrap"]
+__all__ = ["LanguageModel", "absolute_name", "check_name", "choose_device", "load_model", "wrap"]

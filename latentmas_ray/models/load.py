@@ -50,6 +50,12 @@ def check_name(name: str) -> None:
         check_config(AutoConfig.from_pretrained(_location(name)), name)
 
 
+def absolute_name(name: str) -> str:
+    """The same model for a process with another working directory: a folder that is here gets its whole path."""
+    path = None if name == "tiny" else _path(name)
+    return name if path is None else str(path.absolute())
+
+
 def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel:
     check_name(name)
     with _translated(name, "its weights must load"):

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from latentmas_ray.cli.main import main
-from tests.ray.command_cases import COMMAND, run_command, started, wait_for
+from tests.ray.command_cases import COMMAND, ROOT, run_command, started, wait_for
 from tests.ray.test_command_golden import SAME_ROUNDING, check_golden
 
 AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
@@ -50,14 +50,19 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_running_cluster_is_joined_and_left_running(address: str, tmp_path: Path) -> None:
-    """Given by the environment, by the flag (which wins), and looked at by the doctor afterwards."""
+def test_a_running_cluster_is_joined_and_left_running(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given by the environment, by the flag (which wins), and looked at by the doctor afterwards. The cluster's working
+    directory is not that of the command, so a relative model folder is found only if the driver says where it is."""
     rows = check_golden(
         "identity", tmp_path / "run", "--runtime", "ray", "--batch-size", "1", RAY_ADDRESS=address, **AUTH
     )
     assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"object_store"}
+    shutil.copytree(ROOT / "tests/golden/model", tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path)
     asked = run_command(
-        *["ask", "why?", "--method", "single", "--max-new-tokens", "4", "--address", address],
+        *["ask", "why?", "--method", "single", "--max-new-tokens", "4", "--address", address, "--model", "checkpoint"],
         more=AUTH | {"RAY_ADDRESS": "127.0.0.1:1"},
     )
     assert asked.returncode == 0, asked.stderr
