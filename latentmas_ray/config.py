@@ -15,12 +15,13 @@ from latentmas_ray.units import parse_bytes
 Method = Literal["single", "text", "latent"]
 RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
+CodecName = Literal["none", "bf16", "int8", "int4"]
 HandoverMode = Literal["kv", "recipe", "auto"]
 TransportName = Literal["auto", "object_store", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
 _FREE_ON_RESUME = frozenset(
-    {"output", "resume", "runtime", "address", "replicas", "transport", "overlap", "memory_in_flight"}
+    {"output", "resume", "runtime", "address", "replicas", "transport", "handover", "overlap", "memory_in_flight"}
 )
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
@@ -51,6 +52,7 @@ class RunConfig(BaseModel):
     replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
     transport: TransportName = Field("auto", description="what moves memory between actors")
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
+    codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
     overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(

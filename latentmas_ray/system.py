@@ -64,7 +64,9 @@ class LatentMAS:
         values = config.model_dump() if config is not None else {}
         self.config = make_config({**values, **fields}) if fields or config is None else config
         self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
-        self._transport = choose_transport(self.config.transport, same_process=self.config.runtime == "local")
+        self._transport = choose_transport(
+            self.config.transport, same_process=self.config.runtime == "local", codec=self.config.codec
+        )
         check_name(self.config.model)
         # Actors on a cluster that is joined have another working directory, and so may this process when they start.
         self._model = absolute_name(self.config.model)

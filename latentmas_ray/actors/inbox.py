@@ -38,6 +38,8 @@ class Inbox:
         self._deliveries = deliveries
         self._busy_seconds = {delivery.source: 0.0 for delivery in deliveries}
         self._recipe_bytes = dict.fromkeys(self._busy_seconds, 0)
+        self._kv_bytes = dict.fromkeys(self._busy_seconds, 0)
+        self._errors = dict.fromkeys(self._busy_seconds, 0.0)
         self._intervals: list[tuple[str, float, float]] = []  # (source, from, to): when its memory was being brought in
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
         self._began_at = time.time()
@@ -66,8 +68,10 @@ class Inbox:
         return tuple(
             SegmentRead(
                 source=source,
-                num_bytes=self._recipe_bytes[source] if source in recipes else piece.outline.num_bytes,
+                num_bytes=self._recipe_bytes[source] if source in recipes else self._kv_bytes[source],
                 handover="recipe" if source in recipes else "kv",
+                codec=piece.loss.codec if piece.loss else "none",
+                relative_error=self._errors[source],
                 transport=transport,
                 seconds=self._busy_seconds[source],
                 exposed_seconds=exposed[source],
@@ -99,6 +103,8 @@ class Inbox:
         begin = time.time()
         piece = self._transport.unpack(parcel.payload, expected=self._spec)
         self._recipe_bytes[source] += sum(piece.recipe.bytes_per_question)
+        self._kv_bytes[source] += piece.travel_bytes
+        self._errors[source] = max(self._errors[source], piece.loss.relative_error if piece.loss else 0.0)
         self._note(source, begin)
         return piece
 

@@ -25,6 +25,7 @@ from latentmas_ray.errors import ConfigError
     "seed",
     "transport",
     "handover",
+    "codec",
     "overlap",
     "runtime",
     "address",

@@ -43,6 +43,8 @@ def summary_table(summary: "Summary") -> RenderableType:
         "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
         f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
     }
+    if summary.codec != "none":
+        rows["codec"] = f"{summary.codec}: KV arrives with a relative error of up to {summary.relative_error:.1%}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

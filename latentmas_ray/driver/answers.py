@@ -83,6 +83,8 @@ def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questi
                 moved_bytes=moved[index],
                 transport=read.transport,
                 handover=read.handover,
+                codec=read.codec,
+                relative_error=read.relative_error,
                 link=read.link,
                 seconds=read.seconds,
                 exposed_seconds=read.exposed_seconds,

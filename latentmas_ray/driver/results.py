@@ -29,6 +29,8 @@ class Transfer:
     seconds: float
     exposed_seconds: float = 0.0  # what no computation hid
     handover: str = "kv"  # kv or recipe
+    codec: str = "none"
+    relative_error: float = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
     moved_bytes: int = 0  # less than `num_bytes` where the reader's node held the segment already
 
@@ -184,6 +186,8 @@ class Summary:
     memory_bytes_per_question: float
     moved_bytes: int  # by all transfers together
     exposed_seconds: float = 0.0  # mean per hand-over: how long it kept its reader waiting after all memory was final
+    codec: str = "none"
+    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst hand-over's
     seconds: float  # wall clock of answering since the last start or resumption; loading the models is not in it
     questions_per_second: float  # of the questions answered in these seconds
     agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse

@@ -34,6 +34,10 @@ def summarise(
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
         memory_bytes_per_question=mean_or_zero([answer.memory_bytes for answer in answers]),
         moved_bytes=sum(transfer.moved_bytes for answer in answers for transfer in answer.transfers),
+        codec=config.codec,
+        relative_error=max(
+            (transfer.relative_error for answer in answers for transfer in answer.transfers), default=0.0
+        ),
         exposed_seconds=mean_or_zero(
             [
                 sum(transfer.exposed_seconds for transfer in answer.transfers if transfer.reader == reader)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
@@ -82,11 +83,13 @@ class SegmentRead:
     """One transfer: a segment that this turn read."""
 
     source: str  # the agent that wrote it
-    num_bytes: int  # of KV, or of a recipe
+    num_bytes: int  # of KV as it was sent, or of a recipe
     transport: str
     seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
     exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
     handover: Handover = "kv"
+    codec: CodecName = "none"
+    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst piece's
     link: Link = "same_process"
     moved_bytes: int = 0  # that had to come to the reader's node for this reader
 

@@ -21,17 +21,17 @@ G groups of tokens, S tokens of the longest of them, V groups of channels, P cha
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.grid import Grid, TokenGroups, multiply, quantise
 from latentmas_ray.memory.spec import KVCacheSpec
 
-CodecName = Literal["none", "bf16", "int8", "int4"]
 CODECS: tuple[CodecName, ...] = get_args(CodecName)
 
 _GRIDS = {"int8": Grid(255, 32, 64), "int4": Grid(16, 36, 128)}
@@ -103,6 +103,15 @@ def relative_error(kv_LCHTD: Tensor, decoded_LCHTD: Tensor) -> float:
     if difference == 0:
         return 0.0
     return difference / signal if signal else math.inf
+
+
+def sampled_error(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> float:
+    """`relative_error` of what a codec makes of every eighth layer: they are coded independently of one another."""
+    if codec == "none" or not kv_LCHTD.numel():
+        return 0.0
+    sample_LCHTD = kv_LCHTD[::8].contiguous()
+    shape = replace(spec, num_layers=len(sample_LCHTD))
+    return relative_error(sample_LCHTD, decode_kv(encode_kv(sample_LCHTD, lengths, codec), lengths, codec, shape))
 
 
 def _norm(numbers: Tensor) -> float:

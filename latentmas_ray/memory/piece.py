@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.segment import Recipe, Segment
 from latentmas_ray.memory.spec import KVCacheSpec
@@ -66,6 +67,15 @@ class Outline:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """A lossy codec, the bytes that travelled, and the RMS error of the KV relative to its RMS."""
+
+    codec: CodecName
+    num_bytes: int
+    relative_error: float
+
+
+@dataclass(frozen=True)
 class Piece:
     """Tokens [begins[q], begins[q] + lengths[q]) of each question's kept tokens of one segment; never mutated.
 
@@ -79,6 +89,7 @@ class Piece:
     lengths: tuple[int, ...]
     kv_LCHTD: Tensor
     recipe: Recipe
+    loss: "Loss | None" = None  # what a codec did to it on its way here
 
     def __post_init__(self) -> None:
         outline, spec = self.outline, self.outline.spec
@@ -113,6 +124,11 @@ class Piece:
         return sum(self.lengths) * self.outline.spec.bytes_per_token
 
     @property
+    def travel_bytes(self) -> int:
+        """Bytes of KV as they came here: fewer if a codec was used."""
+        return self.loss.num_bytes if self.loss else self.num_bytes
+
+    @property
     def is_whole(self) -> bool:
         """Whether this is the only piece of its segment."""
         return self.lengths == self.outline.lengths and self.recipe.lengths == self.outline.turn_lengths
@@ -136,6 +152,7 @@ class _WholePiece(Piece):
             "begins": (0,) * segment.num_questions,
             "lengths": segment.lengths,
             "recipe": segment.recipe,
+            "loss": None,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the class is frozen

@@ -19,8 +19,10 @@ import torch
 import xxhash
 from torch import Tensor
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
-from latentmas_ray.memory.piece import Outline, Piece, join
+from latentmas_ray.memory.codec import CODECS, coded_bytes, decode_kv, encode_kv, sampled_error
+from latentmas_ray.memory.piece import Loss, Outline, Piece, join
 from latentmas_ray.memory.segment import Recipe, Segment
 from latentmas_ray.memory.spec import KVCacheSpec
 
@@ -31,14 +33,16 @@ _ALIGNMENT = 64
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
 
 
-def encode_piece(piece: Piece, *, with_digest: bool = True) -> tuple[bytes, Tensor]:
-    """The header, and the body as a flat uint8 tensor: a view of the piece's bytes, where they lie.
+def encode_piece(piece: Piece, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
+    """The header, and the body as a flat uint8 tensor where the piece lies: a view of its bytes, unless a lossy codec
+    makes fewer of them.
 
     Without a digest of the body nobody can tell whether it arrived as it left: for links that move no bytes, or
     check them themselves.
     """
     outline, recipe = piece.outline, piece.recipe
-    body = piece.kv_LCHTD.detach().reshape(-1).view(torch.uint8)
+    kv_LCHTD = piece.kv_LCHTD.detach()
+    body = encode_kv(kv_LCHTD, piece.lengths, codec)
     fields = msgpack.packb(
         {
             "version": VERSION,
@@ -52,6 +56,8 @@ def encode_piece(piece: Piece, *, with_digest: bool = True) -> tuple[bytes, Tens
             "recipe_lengths": recipe.lengths,
             "token_ids": recipe.token_ids_T.cpu().numpy().tobytes(),
             "latents": raw_bytes(recipe.latents_NE).tobytes(),
+            "codec": codec,
+            "relative_error": sampled_error(kv_LCHTD, piece.lengths, codec, outline.spec),
             "digest": _digest(body) if with_digest else b"",
         }
     )
@@ -69,7 +75,10 @@ def decode_piece(header: bytes, body: Tensor, *, expected: KVCacheSpec | None = 
     if expected is not None:
         expected.check_same(spec)
     lengths = _counts(fields, "piece_lengths")
-    num_bytes = sum(lengths) * spec.bytes_per_token
+    codec, error = _get(fields, "codec", str), _get(fields, "relative_error", float)
+    if codec not in CODECS:
+        raise WireError(f"the segment's codec is {codec!r}; this program knows {', '.join(CODECS)}")
+    num_bytes = coded_bytes(lengths, codec, spec)
     if body.numel() != num_bytes:
         kind = "truncated" if body.numel() < num_bytes else "too long"
         raise WireError(f"the segment is {kind}: {body.numel()} bytes of KV, its header says {num_bytes}")
@@ -79,13 +88,11 @@ def decode_piece(header: bytes, body: Tensor, *, expected: KVCacheSpec | None = 
         outline = Outline(
             spec, *(_counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths"))
         )
-        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
-        kv_LCHTD = body.view(spec.torch_dtype) if num_bytes else body.new_empty(0, dtype=spec.torch_dtype)
-        return Piece(
-            outline, _counts(fields, "piece_begins"), lengths, kv_LCHTD.view(shape), _read_recipe(fields, spec)
-        )
-    except (SegmentError, RuntimeError, ValueError) as error:
-        raise WireError(f"the segment contradicts itself: {error}") from error
+        recipe, begins = _read_recipe(fields, spec), _counts(fields, "piece_begins")
+        loss = None if codec == "none" else Loss(codec, num_bytes, error)
+        return Piece(outline, begins, lengths, decode_kv(body, lengths, codec, spec), recipe, loss)
+    except (SegmentError, RuntimeError, ValueError) as reason:
+        raise WireError(f"the segment contradicts itself: {reason}") from reason
 
 
 def encode(segment: Segment) -> tuple[bytes, np.ndarray]:

@@ -1,11 +1,13 @@
 """The interface of what moves working memory from one actor to another."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from latentmas_ray.config import CodecName
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.memory.pages import empty_bytes
 
@@ -20,7 +22,15 @@ class Transport(ABC):
     name: ClassVar[str]
     keeps_bytes: ClassVar[bool] = False  # a packed piece needs the process that packed it, until `release`
 
-    def within_one_node(self) -> "Transport":
+    codec: CodecName = "none"
+
+    def with_codec(self, codec: CodecName) -> Self:
+        """The same, sending KV through a lossy codec."""
+        other = copy(self)
+        other.codec = codec
+        return other
+
+    def within_one_node(self) -> Self:
         """The same for actors that all live on one node, where it may leave out what only a network needs."""
         return self
 

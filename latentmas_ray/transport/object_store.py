@@ -1,6 +1,7 @@
 """Through Ray's object store: works on every cluster; readers on one node share the bytes without a copy."""
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -18,17 +19,17 @@ class ObjectStore(Transport):
 
     name: ClassVar[str] = "object_store"
 
-    def __init__(self, *, with_digest: bool = True) -> None:
-        """`with_digest` has every reader check the KV's bytes; the header's are always checked."""
-        self._with_digest = with_digest
+    _with_digest = True
 
-    def within_one_node(self) -> "ObjectStore":
+    def within_one_node(self) -> Self:
         """Without digests: a reader has the very pages that were written, nothing is sent that could be damaged."""
-        return ObjectStore(with_digest=False)
+        other = copy(self)
+        other._with_digest = False
+        return other
 
     def pack(self, piece: Piece) -> tuple[bytes, np.ndarray]:
-        """Header and KV bytes; the array is a view of the piece where that lies on the CPU."""
-        header, body = encode_piece(piece, with_digest=self._with_digest)
+        """Header and KV bytes; without a codec the array is a view of the piece where that lies on the CPU."""
+        header, body = encode_piece(piece, codec=self.codec, with_digest=self._with_digest)
         return header, raw_bytes(body)
 
     def unpack(self, payload: tuple[bytes, np.ndarray], *, expected: KVCacheSpec) -> Piece:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentmas_ray.config import TransportName
+from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Piece, Segment, join
+from latentmas_ray.memory.codec import relative_error
 from latentmas_ray.transport import Loopback, ObjectStore, Transport, choose_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
@@ -101,3 +102,25 @@ def test_the_choice_of_a_transport(name: TransportName, same_process: bool, chos
 def test_loopback_does_not_leave_the_process() -> None:
     with pytest.raises(ConfigError, match="transport: got 'loopback'"):
         choose_transport("loopback", same_process=False)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "int4"])
+def test_a_codec_tells_its_loss(codec: CodecName) -> None:
+    segment = make_segment([(40, 2), (0, 0), (35, 1)], spec=SPEC)
+    transport = ObjectStore().with_codec(codec)
+    assert transport.codec == codec
+    assert ObjectStore().codec == "none"
+    piece = transport.unpack(transport.pack(Piece.whole(segment)), expected=SPEC)
+    assert piece.loss is not None
+    assert piece.loss.codec == codec
+    assert piece.travel_bytes == piece.loss.num_bytes < segment.num_bytes
+    true_error = relative_error(segment.kv_LCHTD, piece.kv_LCHTD)
+    assert 0 < true_error < 0.2
+    assert piece.loss.relative_error == pytest.approx(true_error, rel=0.5)  # of the layers that were looked at
+    assert torch.equal(piece.recipe.latents_NE, segment.recipe.latents_NE)
+
+
+def test_a_codec_needs_something_that_is_sent() -> None:
+    assert choose_transport("auto", same_process=True, codec="int8").name == "object_store"
+    with pytest.raises(ConfigError, match="codec: got 'int8'; loopback sends nothing"):
+        choose_transport("loopback", same_process=True, codec="int8")
