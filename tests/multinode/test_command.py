@@ -89,6 +89,14 @@ def test_agents_on_several_nodes_answer_as_in_one_process(
         assert {transfer["transport"] for transfer in row["transfers"]} == {"object_store"}
         assert all(t["num_bytes"] == row["agent_memory_bytes"][t["source"]] > 0 for t in row["transfers"])
     assert [timeless(row) for row in rows] == rows_of_one_process(topology)
+    # Two agents on each node: every segment is read on both, and comes to the other node once at the most.
+    moved = {
+        link: sum(t["moved_bytes"] for row in rows for t in row["transfers"] if t["link"] == link)
+        for link in ("same_node", "cross_node")
+    }
+    written = sum(row["memory_bytes"] for row in rows)
+    assert 0 < moved["cross_node"] <= written
+    assert moved["same_node"] <= written
     wait_while(lambda: any(cluster.num_actors(node) for node in NODES))
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import ray
 
 from latentmas_ray.actors import RayRuntime
-from latentmas_ray.driver import Ticket
+from latentmas_ray.driver import Answer, Ticket
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
 from latentmas_ray.errors import ActorError
 from latentmas_ray.topology.spec import AgentMemory
 from latentmas_ray.transport import ObjectStore
-from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of
+from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait
 from tests.ray.stand_ins import SPEC, StandIn, number_of, turns_in
+from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -67,3 +69,20 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) 
         segment = ObjectStore().unpack((header, kv), expected=SPEC)
         assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
         assert np.all(segment.kv_LCHTD.numpy() == number_of("planner"))
+
+
+def test_a_chain_moves_every_segment_once(tmp_path: Path) -> None:
+    """Of N agents, O(N) bytes; handing on all memory at every step would move O(N²)."""
+    names = [f"agent{index}" for index in range(5)]
+    middle = (agent(name, before) for before, name in pairwise(names[:-1]))
+    chain = topology(agent(names[0]), *middle, agent(names[-1], names[-2], thinks="text"))
+    with actors_of(chain, partial(StandIn, tmp_path)) as (runtime, info):
+        results = drive(runtime, info, chain, questions_that_wait(3, 0.0, size=100), batch_size=2, latent_steps=1)
+    answers = [result for result in results.values() if isinstance(result, Answer)]
+    assert len(answers) == 3
+    transfers = [transfer for answer in answers for transfer in answer.transfers]
+    written = sum(answer.memory_bytes for answer in answers)
+    moved = sum(transfer.moved_bytes for transfer in transfers)
+    handed_on = sum(transfer.num_bytes for transfer in transfers)  # what every reader has in its cache at the end
+    assert written <= moved < 1.1 * written
+    assert handed_on == pytest.approx(2.5 * written, rel=0.05)  # (1 + 2 + 3 + 4) / 4
