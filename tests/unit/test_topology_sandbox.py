@@ -1,0 +1,144 @@
+"""A template computes no more than it may, however it goes about it, and what prompts usually do still works."""
+
+import time
+
+import pytest
+
+from latentmas_ray.errors import TopologyError
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import AgentSpec, render_messages
+
+QUESTION = Question(id="q7", question="How many?", kind="text", gold=None, record={"docs": ["one two", "three"]})
+
+
+def rendered(prompt: str) -> str:
+    (message,) = render_messages(AgentSpec(name="a", prompt=prompt), QUESTION, context="", answer_form="")
+    return message["content"]
+
+
+def again(step: str, *, start: str = "'ab'", after: str = "") -> str:
+    """`ns.x` from itself, sixty times over: whatever doubles it comes to more than any machine holds."""
+    return f"{{% set ns = namespace(x={start}) %}}{{% for i in range(60) %}}{step}{{% endfor %}}{after}"
+
+
+DOUBLED = "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}"
+RECURSIVE = "{% macro m(n) %}{% if n %}{% set a = m(n - 1) %}{% set a = m(n - 1) %}{% endif %}{% endmacro %}{{ m(60) }}"
+LOOP = "{% for a in range(10000) %}"
+END = "{% endfor %}"
+
+TOO_MUCH = {
+    "concatenation": again("{% set ns.x = ns.x ~ ns.x %}"),
+    "a long concatenation": again("{% set ns.x = " + " ~ ".join(["ns.x"] * 300) + " %}"),
+    "escaped concatenation": "{% autoescape true %}" + again("{% set ns.x = ns.x ~ ns.x %}") + "{% endautoescape %}",
+    "sum of lists": again("{% set ns.x = ns.x + ns.x %}", start="[1]"),
+    "join": again("{% set ns.x = [ns.x, ns.x] | join %}"),
+    "join of what is mapped": again("{% set ns.x = [ns.x, ns.x] | map('upper') | join %}"),
+    "join by something long": again("{% set ns.x = [1, 2, 3] | join(ns.x) %}"),
+    "the method join": again("{% set ns.x = ns.x.join([ns.x, ns.x]) %}"),
+    "join over a generator": again("{% set ns.x = ns.x.join(range(1000) | map('string')) %}"),
+    "join as an attribute": again("{% set ns.x = (ns.x | attr('join'))([ns.x, ns.x]) %}"),
+    "replace": again("{% set ns.x = ns.x | replace('a', ns.x) %}", start="'aa'"),
+    "replace by name": again("{% set ns.x = ns.x | replace(new=ns.x, old='a') %}", start="'aa'"),
+    "replace nothing": again("{% set ns.x = ns.x | replace('', ns.x) %}"),
+    "the method replace": again("{% set ns.x = ns.x.replace('a', ns.x) %}", start="'aa'"),
+    "block": again("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+    "filtered block": again("{% set y | upper %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+    "macro": DOUBLED + again("{% set ns.x = m(ns.x) %}"),
+    "format": again("{% set ns.x = '%s%s' % (ns.x, ns.x) %}"),
+    "format by name": "{% set f = '%(a)s' * 100000 %}{{ (f % {'a': 'x' * 100000}) | length }}",
+    "widths": "{{ (('%9999d' * 10000) % ((1,) * 10000)) | length }}",
+    "bytes": "{{ ('%999999999d'.encode() % 1) | length }}",
+    "nested lists, printed": again("{% set ns.x = [ns.x, ns.x] %}", after="{{ ns.x }}"),
+    "nested tuples, hashed": again("{% set ns.x = (ns.x, ns.x) %}", after="{{ {ns.x: 1} | length }}"),
+    "nested mappings": again("{% set ns.x = dict(a=ns.x, b=ns.x) %}", after="{{ ns.x | tojson }}"),
+    "nested lists, compared": again(
+        "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}", start="1, y=1", after="{{ ns.x == ns.y }}"
+    ),
+    "lists in place of what is missing": again("{% set ns.x = [1] | batch(1000, ns.x) | list %}"),
+    "indent": "{{ ('a\n' * 100000) | indent(10000) | length }}",
+    "indent by text": "{{ ('a\n' * 100000) | indent('x' * 10000) | length }}",
+    "wrap": "{{ ('a ' * 100000) | wordwrap(1, wrapstring='x' * 10000) | length }}",
+    "tabs": "{{ ('\t' * 100000).expandtabs(10000) | length }}",
+    "translate": "{{ ('a' * 100000).translate({97: 'x' * 10000}) | length }}",
+    "lists added up": "{{ ([[1] * 1000] * 1000) | sum(start=[]) | length }}",
+    "three loops": LOOP * 3 + END * 3,
+    "loops that leave everything out": LOOP + "{% for b in range(10000) if b < 0 %}" + END * 2,
+    "a loop in a macro": f"{{% macro m() %}}{LOOP}{END}{{% endmacro %}}{LOOP}{{% set x = m() %}}{END}",
+    "a recursive loop": "{% for a in range(10000) recursive %}{% if loop.depth < 4 %}{% set x = loop(range(10000)) %}"
+    "{% endif %}{% endfor %}",
+    "a macro that calls itself": RECURSIVE,
+    "large values in a loop": "{% set a = 'x' * 3000000 %}" + LOOP + "{% set b = a[1:] %}" + END,
+    "comparisons in a loop": "{% set a = 'x' * 3000000 %}" + LOOP + "{% if 'y' in a %}{% endif %}" + END,
+    "printing in a block": "{% set y %}{% set l = ['x'] * 9999 %}" + LOOP + "{{ l }}" + END + "{% endset %}",
+}
+
+
+@pytest.mark.parametrize("prompt", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_too_much_is_told_in_one_line_and_soon(prompt: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TopologyError) as caught:
+        rendered(prompt)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("{{ 'a' ~ 1 ~ none ~ ['x'] }}", "a1None['x']"),
+        ("{% autoescape true %}{{ '<' ~ ('>' ~ docs[1]) | safe }}{% endautoescape %}", "&lt;>three"),
+        (
+            "{% for d in docs %}{{ loop.index }}/{{ loop.length }} {{ d }}{{ ', ' if not loop.last }}{% endfor %}",
+            "1/2 one two, 2/2 three",
+        ),
+        ("{% for d in docs | map('upper') %}{{ loop.revindex }}{{ d }} {% endfor %}", "2ONE TWO 1THREE "),
+        ("{% for d in docs if ' ' in d %}{{ d }}{% else %}none{% endfor %}", "one two"),
+        ("{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "a1b2"),
+        ("{% for d in [1, [2, [3]]] recursive %}{{ loop(d) if d is iterable else d }}{% endfor %}", "123"),
+        ("{{ docs | reject('eq', 'three') | list }}", "['one two']"),
+        (
+            "{{ ', '.join(docs | map('title')) }} {{ docs[0][:3] }} {{ docs[0].split()[1:] }}",
+            "One Two, Three one ['two']",
+        ),
+        ("{{ docs | map('replace', 'o', '0') | join(' / ') }}", "0ne tw0 / three"),
+        (
+            "{% set ns = namespace(n=0) %}{% for d in docs %}{% set ns.n = ns.n + d | length %}{% endfor %}{{ ns.n }}",
+            "12",
+        ),
+        (
+            "{% set t %}{% for d in docs %}- {{ d }}\n{% endfor %}{% endset %}{{ t | indent(2, first=true) }}",
+            "  - one two\n  - three\n",
+        ),
+        (
+            "{% macro m(x, y=2) %}{{ x }}{{ y }}{% if caller is defined %}{{ caller() }}{% endif %}{% endmacro %}"
+            "{{ m(1) }}{% call m(3, 4) %}!{% endcall %}",
+            "1234!",
+        ),
+        ("{% set a, b = 1, (2, 3) %}{{ a }}{{ b }} {{ 1 < a + 1 <= 2 }} {{ [3, 1] | sort | first }}", "1(2, 3) True 1"),
+        (
+            "{{ [1, 2.5] | sum }} {{ [{'a': 1}, {'a': 2}] | sum(attribute='a') }} {{ '%(x)s-%(x)s' % {'x': 1} }}",
+            "3.5 3 1-1",
+        ),
+        ("{{ 'a\tb'.expandtabs(2) }} {{ 'ab'.translate({97: 'x'}) }} {{ 'abab'.replace('a', '') }}", "a b xb bb"),
+        (
+            "{{ cycler('a', 'b').next() }}{% set j = joiner() %}{{ j() }}{{ j() }} {{ ('a b c d' | wordwrap(3)) }}",
+            "a,  a b\nc d",
+        ),
+    ],
+)
+def test_what_prompts_usually_do(prompt: str, text: str) -> None:
+    assert rendered(prompt) == text
+
+
+def test_large_but_sensible_prompts() -> None:
+    documents = "{% set docs = ['x' * 100] * 2000 %}"
+    assert (
+        len(rendered(documents + "{% for d in docs %}{{ loop.index }}. {{ d | trim | upper }}\n{% endfor %}")) > 200_000
+    )
+    text = "{% set ns = namespace(t='') %}{% for d in docs[:1000] %}{% set ns.t = ns.t ~ d %}{% endfor %}{{ ns.t }}"
+    assert rendered(documents + text) == "x" * 100_000
+    assert (
+        rendered("{% set t = 'x ' * 1000000 %}{{ t | replace(' ', '') | length }} {{ t.count('x') }}")
+        == "1000000 1000000"
+    )
+    assert rendered("{% for a in range(300) %}{% for b in range(300) %}{% endfor %}{% endfor %}done") == "done"
