@@ -26,6 +26,7 @@ from latentmas_ray.driver import (
     summarise,
 )
 from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.tasks import load_questions, questions_from
@@ -170,7 +171,13 @@ class LatentMAS:
     def _make_runtime(self, num_batches: int) -> Runtime:
         config = self.config
         make_runner = partial(
-            load_runner, self._model, dtype=config.dtype, device=config.device, realign=config.realign
+            load_runner,
+            self._model,
+            dtype=config.dtype,
+            device=config.device,
+            realign=config.realign,
+            # Asked here: an actor has the environment and the working directory of its cluster.
+            cache_dir=read_environment().cache_dir.absolute(),
         )
         if config.runtime == "local":
             return LocalRuntime(make_runner, self._transport)
@@ -181,6 +188,7 @@ class LatentMAS:
             self._transport,
             address=config.address,
             replicas=config.replicas,
+            uses_gpus=config.device != "cpu",
             overlap=config.overlap,
             measures_costs=config.handover == "auto",
             busy_agents=min(len(names), num_batches * self.topology.width),

@@ -71,18 +71,21 @@ class RayRuntime:
         address: str | None = None,
         replicas: int = 1,
         busy_agents: int = 1,
+        uses_gpus: bool = True,
         overlap: bool = True,
         measures_costs: bool = False,
     ) -> None:
-        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. With
-        `overlap` the memory of a prompt travels while its agent still thinks. `measures_costs` has `start` measure what
-        the choice between KV and recipes rests on."""
+        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
+        `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
+        `measures_costs` has `start` measure what the choice between KV and recipes rests on.
+        """
         self._agents = tuple(agents)
         self._make_runner = make_runner
         self._transport = transport
         self._address = address
         self._replicas = replicas
         self._busy_agents = busy_agents
+        self._uses_gpus = uses_gpus
         self._overlap = overlap
         self._measures_costs = measures_costs
         self._cluster: Cluster | None = None
@@ -104,7 +107,7 @@ class RayRuntime:
             self._cluster = cluster
             resources = share_out(
                 num_actors=len(self._agents) * self._replicas,
-                nodes=cluster.nodes,
+                nodes=cluster.nodes if self._uses_gpus else [replace(node, num_gpus=0.0) for node in cluster.nodes],
                 busy_actors=self._busy_agents * self._replicas,
             )
             num_threads = env.torch_threads or resources.num_threads

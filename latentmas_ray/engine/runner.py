@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from operator import add
+from pathlib import Path
 
 import torch
 
@@ -144,10 +145,10 @@ class TurnRunner:
         return None if outgoing is not None else piece, segment_bytes
 
 
-def load_runner(model: str, *, dtype: str, device: str, realign: bool) -> TurnRunner:
-    """A model by name, ready for turns; its realignment is kept in this machine's cache folder.
+def load_runner(model: str, *, dtype: str, device: str, realign: bool, cache_dir: Path | None = None) -> TurnRunner:
+    """A model by name, ready for turns; its realignment is kept in `cache_dir` (default: what the environment says).
 
     Raises ModelError.
     """
     lm = load_model(model, dtype=dtype, device=device)
-    return TurnRunner(Engine(lm, realign=realign, cache_dir=read_environment().cache_dir))
+    return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))

@@ -25,3 +25,10 @@ def test_actors_are_pinned_to_gpus(
     assert place == "4 actors on 1 node"
     assert set(middle) == devices
     assert told_share == share
+
+
+def test_actors_that_compute_on_the_cpu_leave_the_gpus_alone(start_ray: Callable[..., None], tmp_path: Path) -> None:
+    start_ray(num_gpus=1)
+    with actors_of(AGENTS, partial(StandIn, tmp_path), uses_gpus=False) as (_, info):
+        assert "torch thread" in info.description
+        assert "GPU" not in info.description
