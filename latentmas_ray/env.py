@@ -65,3 +65,13 @@ def _require() -> frozenset[Hardware]:
     if any(name not in _HARDWARE for name in names):
         raise ConfigError("LATENTMAS_REQUIRE", text, f"it must be a comma-separated list of {', '.join(_HARDWARE)}")
     return frozenset(_HARDWARE[name] for name in names)
+
+
+def keep_nccl_from_killing() -> None:
+    """Have a group of NCCL that loses its peer say so where it is waited for. By default torch ends the process.
+
+    The one place where the environment is written: torch reads these when a group is made and offers no other way.
+    """
+    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"

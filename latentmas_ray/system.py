@@ -27,12 +27,12 @@ from latentmas_ray.driver import (
 )
 from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import RunError
+from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.tasks import load_questions, questions_from
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
-from latentmas_ray.transport import choose_transport
+from latentmas_ray.transport import Situation, pick_transport
 
 
 class LatentMAS:
@@ -65,9 +65,7 @@ class LatentMAS:
         values = config.model_dump() if config is not None else {}
         self.config = make_config({**values, **fields}) if fields or config is None else config
         self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
-        self._transport = choose_transport(
-            self.config.transport, same_process=self.config.runtime == "local", codec=self.config.codec
-        )
+        self._check_transport()
         check_name(self.config.model)
         # Actors on a cluster that is joined have another working directory, and so may this process when they start.
         self._model = absolute_name(self.config.model)
@@ -168,6 +166,14 @@ class LatentMAS:
                 raise
         return self._runtime, self._info
 
+    def _check_transport(self) -> None:
+        """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
+        config = self.config
+        if config.runtime == "local":
+            pick_transport(config.transport, config.codec, Situation(same_process=True))
+        elif config.transport == "loopback":
+            raise ConfigError("transport", "loopback", "loopback stays within one process; use auto or runtime local")
+
     def _make_runtime(self, num_batches: int) -> Runtime:
         config = self.config
         make_runner = partial(
@@ -180,12 +186,13 @@ class LatentMAS:
             cache_dir=read_environment().cache_dir.absolute(),
         )
         if config.runtime == "local":
-            return LocalRuntime(make_runner, self._transport)
+            transport, _ = pick_transport(config.transport, config.codec, Situation(same_process=True))
+            return LocalRuntime(make_runner, transport)
         names = [agent.name for agent in self.topology.agents]
         return RayRuntime(
             names,
             make_runner,
-            self._transport,
+            partial(pick_transport, config.transport, config.codec),
             address=config.address,
             replicas=config.replicas,
             uses_gpus=config.device != "cpu",

@@ -15,7 +15,7 @@ from latentmas_ray.actors.inbox import Delivery, Parcel
 from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.transport import Transport
+from latentmas_ray.transport import Loopback, Transport, find_available, gpu_in_use
 
 # Methods of one group run one after another in a thread of their own.
 GROUPS = {"turns": 1, "ends": 1, "side": 1, "fetch": 1}
@@ -28,6 +28,8 @@ class Loaded:
     spec: KVCacheSpec
     device: str
     node_id: str
+    gpu: str | None  # the physical one that it computes on
+    available: frozenset[str]  # of what transports need
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class AgentActor:
     while it goes on; the rest is what `end_turn` returns.
     """
 
-    def __init__(self, make_runner: Callable[[], Runner], transport: Transport, num_threads: int) -> None:
+    def __init__(self, make_runner: Callable[[], Runner], num_threads: int) -> None:
         self._make_runner = make_runner
-        self._transport = transport
+        self._transport: Transport = Loopback()
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
         self._runner: Runner | None = None
         self._running: dict[int, _Running] = {}
@@ -56,8 +58,14 @@ class AgentActor:
         """Load the model. Not in the constructor, because an error raised there would reach the driver as a dead actor
         instead of as itself."""
         self._runner = self._engine.submit(self._make_runner).result()
-        self._transport.open()
-        return Loaded(self._runner.spec, self._runner.device, ray.get_runtime_context().get_node_id())
+        device = self._runner.device
+        gpu = None if device == "cpu" or not torch.cuda.is_available() else gpu_in_use()
+        return Loaded(self._runner.spec, device, ray.get_runtime_context().get_node_id(), gpu, find_available())
+
+    def use(self, transport: Transport) -> None:
+        """Have memory travel this way from now on."""
+        self._transport = transport
+        self._engine.submit(transport.open).result()  # where its GPU is the current one
 
     def run_turn(
         self, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel

@@ -65,7 +65,7 @@ class LocalRuntime:
 
     def release(self, tickets: Sequence[Ticket]) -> None:
         """Have the transport let go of the segments of these turns."""
-        for ticket in tickets if self._transport.keeps_bytes else ():
+        for ticket in tickets:
             if isinstance(ticket.segment, Parcel):
                 self._transport.release(ticket.segment.payload)
 

@@ -14,14 +14,14 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.resources import ActorResources, NodeResources, share_out
+from latentmas_ray.actors.resources import ActorResources, share_out
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
-from latentmas_ray.transport import Transport
+from latentmas_ray.transport import Situation, Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
 _LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
@@ -29,6 +29,7 @@ _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so 
 _NO_MEMORY = (
     "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
 )
+PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +67,7 @@ class RayRuntime:
         self,
         agents: Sequence[str],
         make_runner: Callable[[], Runner],
-        transport: Transport,
+        transport: Transport | PickTransport,
         *,
         address: str | None = None,
         replicas: int = 1,
@@ -77,11 +78,13 @@ class RayRuntime:
     ) -> None:
         """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
         `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
+        `transport` may be a function that picks one, and says why, once it is known where the actors are.
         `measures_costs` has `start` measure what the choice between KV and recipes rests on.
         """
         self._agents = tuple(agents)
         self._make_runner = make_runner
-        self._transport = transport
+        self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
+        self._transport: Transport | None = None
         self._address = address
         self._replicas = replicas
         self._busy_agents = busy_agents
@@ -111,7 +114,7 @@ class RayRuntime:
                 busy_actors=self._busy_agents * self._replicas,
             )
             num_threads = env.torch_threads or resources.num_threads
-            self._make_actors(cluster.nodes, resources, num_threads)
+            self._make_actors(resources, num_threads)
             if (loaded := self._load(cluster)) is not None:
                 break
             # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
@@ -125,10 +128,14 @@ class RayRuntime:
         self._replicas_of = {
             agent: [Replica(actor, next(nodes)) for actor in actors] for agent, actors in self._actors.items()
         }
+        self._transport, why = self._pick_transport(_situation(loaded))
+        self._tell_actors(self._transport)
+        transport = f"transport {self._transport.name}" + (f" ({why})" if why else "")
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
-            description=self._describe(cluster, resources, num_threads, [one.device for one in loaded]),
+            description=self._describe(cluster, resources, num_threads, [one.device for one in loaded])
+            + f", {transport}",
             handover_costs=measure_costs(self._replicas_of) if self._measures_costs else None,
         )
 
@@ -213,7 +220,8 @@ class RayRuntime:
 
     def release(self, tickets: Sequence[Ticket]) -> None:
         """Tell the actors that nobody will read the segments of these turns any more, if they keep them."""
-        for ticket in tickets if self._transport.keeps_bytes else ():
+        needs_producer = self._transport is not None and not self._transport.traits.survives_producer
+        for ticket in tickets if needs_producer else ():
             if ticket.segment is not None:
                 actor = ticket.report.replica.actor
                 actor.release.options(concurrency_group="side").remote(*ticket.segment.parcels)
@@ -225,7 +233,7 @@ class RayRuntime:
             self._end_actors()
             cluster.leave()
 
-    def _make_actors(self, nodes: Sequence[NodeResources], resources: ActorResources, num_threads: int) -> None:
+    def _make_actors(self, resources: ActorResources, num_threads: int) -> None:
         # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
         # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
         remote = ray.remote(
@@ -234,11 +242,8 @@ class RayRuntime:
             allow_out_of_order_execution=True,
             concurrency_groups=GROUPS,
         )(AgentActor)
-        transport = self._transport if len(nodes) > 1 else self._transport.within_one_node()
         for agent in self._agents:
-            self._actors[agent] = [
-                remote.remote(self._make_runner, transport, num_threads) for _ in range(self._replicas)
-            ]
+            self._actors[agent] = [remote.remote(self._make_runner, num_threads) for _ in range(self._replicas)]
 
     def _end_actors(self) -> None:
         actors, self._actors, self._replicas_of = self._actors, {}, {}
@@ -283,13 +288,38 @@ class RayRuntime:
         except RayError as error:
             raise ActorError(f"an actor died while it loaded its model: {_reason(error)}") from error
 
+    def _tell_actors(self, transport: Transport) -> None:
+        told = [
+            replica.actor.use.options(concurrency_group="turns").remote(transport)
+            for replicas in self._replicas_of.values()
+            for replica in replicas
+        ]
+        try:
+            ray.get(told, timeout=START_SECONDS)
+        except RayTaskError as error:
+            raise ActorError(f"transport {transport.name} cannot be used: {_reason(error.cause or error)}") from error
+        except RayError as error:
+            raise ActorError(f"an actor died while transport {transport.name} began: {_reason(error)}") from error
+
     def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
         num_actors = len(self._agents) * self._replicas
         num_nodes = len(cluster.nodes)
         place = f"{_count(num_actors, 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted(set(devices)))
         share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{_count(threads, 'torch thread')} each"
-        return f"{place}, {kinds}, {share}, transport {self._transport.name}"
+        return f"{place}, {kinds}, {share}"
+
+
+def _situation(loaded: Sequence[Loaded]) -> Situation:
+    """Where the actors have come up, and what all of them have."""
+    gpus = {one.gpu for one in loaded}
+    is_shared = len(gpus) < len(loaded)
+    return Situation(
+        device="cpu" if None in gpus else "cuda",
+        nodes="one" if len({one.node_id for one in loaded}) == 1 else "several",
+        gpus="one" if len(gpus) == 1 and is_shared else "shared" if is_shared else "own",
+        available=frozenset.intersection(*(one.available for one in loaded)),
+    )
 
 
 def _count(number: int, thing: str) -> str:

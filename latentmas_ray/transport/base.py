@@ -10,6 +10,7 @@ from torch import Tensor
 from latentmas_ray.config import CodecName
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.memory.pages import empty_bytes
+from latentmas_ray.transport.traits import Traits
 
 
 class Transport(ABC):
@@ -20,8 +21,7 @@ class Transport(ABC):
     """
 
     name: ClassVar[str]
-    keeps_bytes: ClassVar[bool] = False  # a packed piece needs the process that packed it, until `release`
-
+    traits: ClassVar[Traits]
     codec: CodecName = "none"
 
     def with_codec(self, codec: CodecName) -> Self:

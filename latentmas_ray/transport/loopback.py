@@ -4,12 +4,14 @@ from typing import ClassVar
 
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.traits import TRAITS, Traits
 
 
 class Loopback(Transport):
     """Moves no bytes."""
 
     name: ClassVar[str] = "loopback"
+    traits: ClassVar[Traits] = TRAITS["loopback"]
 
     def pack(self, piece: Piece) -> Piece:
         """The piece itself."""

@@ -8,6 +8,7 @@ import numpy as np
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
 from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.traits import TRAITS, Traits
 
 
 class ObjectStore(Transport):
@@ -18,6 +19,7 @@ class ObjectStore(Transport):
     """
 
     name: ClassVar[str] = "object_store"
+    traits: ClassVar[Traits] = TRAITS["object_store"]
 
     _with_digest = True
 

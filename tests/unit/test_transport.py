@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from latentmas_ray.config import CodecName, TransportName
+from latentmas_ray.config import CodecName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Piece, Segment, join
 from latentmas_ray.memory.codec import relative_error
-from latentmas_ray.transport import Loopback, ObjectStore, Transport, choose_transport
+from latentmas_ray.transport import Loopback, ObjectStore, Situation, Transport, pick_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
 TRANSPORTS = [Loopback(), ObjectStore()]
@@ -85,23 +85,7 @@ def test_the_object_store_notices_a_changed_byte(byte: int) -> None:
         transport.unpack((header, kv[:-1]), expected=SPEC)
 
 
-@pytest.mark.parametrize(
-    ("name", "same_process", "chosen"),
-    [
-        ("auto", True, "loopback"),
-        ("auto", False, "object_store"),
-        ("loopback", True, "loopback"),
-        ("object_store", True, "object_store"),
-        ("object_store", False, "object_store"),
-    ],
-)
-def test_the_choice_of_a_transport(name: TransportName, same_process: bool, chosen: str) -> None:
-    assert choose_transport(name, same_process=same_process).name == chosen
-
-
-def test_loopback_does_not_leave_the_process() -> None:
-    with pytest.raises(ConfigError, match="transport: got 'loopback'"):
-        choose_transport("loopback", same_process=False)
+IN_ONE_PROCESS = Situation(same_process=True)
 
 
 @pytest.mark.parametrize("codec", ["bf16", "int8", "int4"])
@@ -121,6 +105,20 @@ def test_a_codec_tells_its_loss(codec: CodecName) -> None:
 
 
 def test_a_codec_needs_something_that_is_sent() -> None:
-    assert choose_transport("auto", same_process=True, codec="int8").name == "object_store"
+    transport, _ = pick_transport("auto", "int8", IN_ONE_PROCESS)
+    assert (transport.name, transport.codec) == ("object_store", "int8")
     with pytest.raises(ConfigError, match="codec: got 'int8'; loopback sends nothing"):
-        choose_transport("loopback", same_process=True, codec="int8")
+        pick_transport("loopback", "int8", IN_ONE_PROCESS)
+
+
+def test_the_object_store_checks_bytes_only_where_they_cross_a_network() -> None:
+    for nodes, is_checked in (("one", False), ("several", True)):
+        transport, _ = pick_transport("object_store", "none", Situation(nodes=nodes))  # type: ignore[arg-type]
+        header, kv = transport.pack(Piece.whole(make_segment([(5, 2)])))
+        damaged = kv.copy()
+        damaged[0] ^= 1
+        if is_checked:
+            with pytest.raises(WireError, match="damaged"):
+                transport.unpack((header, damaged), expected=SPEC)
+        else:
+            transport.unpack((header, damaged), expected=SPEC)

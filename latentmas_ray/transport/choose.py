@@ -1,0 +1,94 @@
+"""Which transport a run uses: a pure function of what was asked for and of where its actors are."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from latentmas_ray.config import TransportName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.transport.traits import TRAITS, Device, Link
+
+# Best first; the object store, last, reaches everybody. The order of the CPU's is measured (docs/log.md).
+_PREFERRED: dict[Device, tuple[TransportName, ...]] = {
+    "cpu": ("loopback", "shared_memory", "object_store"),
+    "cuda": ("loopback", "cuda_ipc", "nccl", "nixl", "object_store"),
+}
+# One-sided reads between nodes, because a group of NCCL is lost with any of its nodes.
+_PREFERRED_ACROSS: dict[Device, tuple[TransportName, ...]] = {
+    "cpu": ("loopback", "object_store"),
+    "cuda": ("loopback", "nixl", "nccl", "object_store"),
+}
+_LINK_NAMES: dict[Link, str] = {
+    "same_process": "within one process",
+    "same_gpu": "between actors on one GPU",
+    "same_node": "between actors on one node",
+    "cross_node": "between nodes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Where a run's actors are."""
+
+    same_process: bool = False
+    device: Device = "cpu"
+    nodes: Literal["one", "several"] = "one"
+    gpus: Literal["own", "one", "shared"] = "own"  # each actor has its own; one for all; several, shared
+    available: frozenset[str] = frozenset()  # of what `Traits.needs` names, what every actor has
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Between which actors memory may have to move, nearest first."""
+        if self.same_process:
+            return ("same_process",)
+        links: list[Link] = []
+        if self.device == "cuda" and self.gpus != "own":
+            links.append("same_gpu")
+        if self.device == "cpu" or self.gpus != "one":
+            links.append("same_node")
+        if self.nodes == "several":
+            links.append("cross_node")
+        return tuple(links)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A transport and, in one line, why it is this one."""
+
+    name: TransportName
+    why: str
+
+
+def choose(name: TransportName, where: Situation) -> Choice:
+    """The transport that a run asked for; `auto` takes the best that reaches every reader.
+
+    Raises ConfigError for one that cannot be used here.
+    """
+    if name != "auto":
+        if (obstacle := _obstacle(name, where)) is not None:
+            usable = [other for other in TRAITS if _obstacle(other, where) is None]
+            raise ConfigError("transport", name, f"{obstacle}; use auto or {' or '.join(usable)}")
+        return Choice(name, "asked for")
+    preferred = _PREFERRED if where.nodes == "one" else _PREFERRED_ACROSS
+    missed: list[str] = []
+    for candidate in preferred[where.device]:
+        if (obstacle := _obstacle(candidate, where)) is None:
+            place = " and ".join(_LINK_NAMES[link] for link in where.links)
+            return Choice(candidate, "; ".join([f"the best {place}", *missed]))
+        if candidate != "loopback":
+            missed.append(obstacle)
+    raise AssertionError("the object store reaches everybody")
+
+
+def _obstacle(name: str, where: Situation) -> str | None:
+    """Why a transport cannot be used here; None if it can."""
+    traits = TRAITS[name]
+    if not where.same_process and where.device not in traits.devices:
+        return (
+            f"{name} moves memory of {' and '.join(sorted(traits.devices))} only, and the agents are on {where.device}"
+        )
+    for link in where.links:
+        if link not in traits.links:
+            return f"{name} does not work {_LINK_NAMES[link]}"
+    if traits.needs is not None and traits.needs not in where.available:
+        return f"{name} needs {traits.needs}, which is not available here"
+    return None

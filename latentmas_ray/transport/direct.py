@@ -1,0 +1,142 @@
+"""From process to process through torch.distributed: gloo between CPUs, NCCL between GPUs. The same code for both.
+
+Each reader and producer that have to do with each other make a group of two, once (`links`, `pair`). So a process that
+dies costs its own transfers and nobody else's, which one group of all actors, or Ray's, would not survive.
+"""
+
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.env import keep_nccl_from_killing
+from latentmas_ray.errors import TransferError
+from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.channel import LinkError, StalledError
+from latentmas_ray.transport.kept import Kept
+from latentmas_ray.transport.links import Link, Server, ServerAddress
+from latentmas_ray.transport.node import own_host
+from latentmas_ray.transport.pair import PAIRS
+from latentmas_ray.transport.sealing import seal, unseal
+from latentmas_ray.transport.traits import TRAITS, Traits
+
+
+@dataclass(frozen=True)
+class DirectHandle:
+    """A piece's header, and who sends its KV. `checksum` is there where the header has no digest."""
+
+    header: bytes
+    num_bytes: int
+    checksum: int | None
+    address: ServerAddress
+    number: int
+
+
+class _Opened:
+    """What a transport has while it is open: locks and threads, none of which can be pickled."""
+
+    def __init__(self, kind: str, timeout_seconds: float) -> None:
+        self.host = own_host()
+        self.kept: Kept[Tensor] = Kept()
+        self.server = Server(kind, self.host, self.kept, timeout_seconds)
+        self.links: dict[ServerAddress, Link] = {}
+        self.locks: defaultdict[ServerAddress, threading.Lock] = defaultdict(threading.Lock)
+
+
+class Direct(Transport):
+    """A producer keeps the bytes where they are until `release` and sends them to whoever asks, beside its work.
+
+    `unpack` waits at most `timeout_seconds` for each step (a connection, 64 MiB) and raises TransferError if a producer
+    is gone, stalls, or has released the piece. A connection that was in use before and breaks is made once more.
+    """
+
+    def __init__(self, timeout_seconds: float = 30.0) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._opened: _Opened | None = None
+
+    def open(self) -> None:
+        self._opened = _Opened(self.name, self._timeout_seconds)
+
+    def pack(self, piece: Piece) -> DirectHandle:
+        """A handle; copies only what does not lie on this transport's device."""
+        opened = self._get_opened()
+        header, body, checksum = seal(piece, PAIRS[self.name].device, self.codec)
+        return DirectHandle(header, body.numel(), checksum, opened.server.address, opened.kept.add(body))
+
+    def unpack(self, payload: DirectHandle, *, expected: KVCacheSpec) -> Piece:
+        """A piece in memory of its own (the producer's, within one process)."""
+        opened = self._get_opened()
+        if payload.address == opened.server.address:
+            if (body := opened.kept.get(payload.number)) is None:
+                raise TransferError("the segment is gone: it was released")
+        elif payload.num_bytes == 0:
+            body = torch.empty(0, dtype=torch.uint8, device=PAIRS[self.name].device)
+        else:
+            with opened.locks[payload.address]:
+                body = self._fetch(opened, payload)
+        return unseal(payload.header, body, payload.checksum, expected=expected)
+
+    def release(self, payload: DirectHandle) -> None:
+        """A transfer that has begun goes on to its end; nobody can begin another."""
+        if self._opened is not None and payload.address == self._opened.server.address:
+            self._opened.kept.drop(payload.number)
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.server.close()
+            for link in opened.links.values():
+                link.close()
+
+    def _fetch(self, opened: _Opened, payload: DirectHandle) -> Tensor:
+        """Through the link that is there; if that breaks, or none is, through a fresh one."""
+        link = opened.links.pop(payload.address, None)
+        try:
+            if link is not None:
+                try:
+                    body = link.fetch(payload.number, payload.num_bytes)
+                    opened.links[payload.address] = link
+                    return body
+                except StalledError:
+                    link.close()
+                    raise  # the peer had its time
+                except LinkError:
+                    link.close()
+            link = Link(self.name, payload.address, opened.host, self._timeout_seconds)
+            try:
+                body = link.fetch(payload.number, payload.num_bytes)
+            except BaseException:
+                link.close()
+                raise
+        except LinkError as error:
+            address = payload.address
+            raise TransferError(f"no segment from {address.host}:{address.port}: {error}") from error
+        opened.links[payload.address] = link
+        return body
+
+    def _get_opened(self) -> _Opened:
+        if self._opened is None:
+            raise TransferError(f"transport {self.name} is closed in this process")
+        return self._opened
+
+
+class Gloo(Direct):
+    """Between CPUs: memory of a GPU is copied to the CPU and arrives there."""
+
+    name: ClassVar[str] = "gloo"
+    traits: ClassVar[Traits] = TRAITS["gloo"]
+
+
+class Nccl(Direct):
+    """Between GPUs, without the CPU. Opened where the actor's GPU is the current one."""
+
+    name: ClassVar[str] = "nccl"
+    traits: ClassVar[Traits] = TRAITS["nccl"]
+
+    def open(self) -> None:
+        keep_nccl_from_killing()
+        super().open()

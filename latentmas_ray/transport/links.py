@@ -1,0 +1,211 @@
+"""The way from a reader to a producer: a connection for requests, and beside it the pair through which tensors come.
+
+    reader                                  producer
+    token, kind of pair               →     the token must be its own
+                                      ←     where they meet: the address of its store, and a prefix there
+                 both make the pair, each with its rank
+    buffer 17                         →
+                                      ←     how many bytes, or that it has none such
+                 the bytes, chunk by chunk, through the pair
+    buffer 18 …
+
+The token keeps out what comes to the wrong address, another run's reader for instance. It is no protection of what is
+sent: torch.distributed does not encrypt, so the network between the nodes must be trusted, as Ray's must.
+"""
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but its types do not say so
+from torch.distributed.distributed_c10d import PrefixStore
+
+from latentmas_ray.errors import TransferError
+from latentmas_ray.transport.channel import Channel, LinkError, StalledError
+from latentmas_ray.transport.kept import Kept
+from latentmas_ray.transport.pair import PAIRS, PRODUCER, READER, Pair, chunks
+
+_LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
+_GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a producer's server is, and what it wants to be told."""
+
+    host: str
+    port: int
+    token: bytes
+
+
+class Server:
+    """Sends what is kept in this process to readers that ask for it, each from a thread of its own."""
+
+    def __init__(self, kind: str, host: str, kept: Kept[Tensor], timeout_seconds: float) -> None:
+        """Listens at a free port of `host` from now on."""
+        self._kind, self._kept, self._timeout_seconds = kind, kept, timeout_seconds
+        self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
+        self._listener = socket.create_server((host, 0))
+        self.address = ServerAddress(host, self._listener.getsockname()[1], secrets.token_bytes(16))
+        self._store = _make_store(host, timeout_seconds)
+        self._channels: set[Channel] = set()
+        threading.Thread(target=self._accept, name="transport", daemon=True).start()
+
+    def close(self) -> None:
+        """Readers that wait are told. Safe to call twice."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for channel in list(self._channels):
+            channel.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(connection,), name="transport", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        pair = None
+        channel = Channel(connection, self._timeout_seconds)
+        self._channels.add(channel)
+        try:
+            hello = channel.receive()
+            token, kind = hello.get("token"), hello.get("kind")
+            if not isinstance(token, bytes) or not secrets.compare_digest(token, self.address.token):
+                return
+            if kind != self._kind:
+                return
+            if self._device is not None:
+                torch.cuda.set_device(self._device)
+            prefix = secrets.token_hex(8)
+            channel.send(port=self._store.port, prefix=prefix)
+            store = PrefixStore(prefix, self._store)
+            pair = PAIRS[self._kind](store, PRODUCER, self.address.host, self._timeout_seconds)  # type: ignore[call-arg]
+            while True:
+                self._answer(channel, pair, channel.receive(without_limit=True))
+        except LinkError:
+            pass  # the reader is gone, or makes a new connection
+        finally:
+            self._channels.discard(channel)
+            channel.close()
+            if pair is not None:
+                pair.close()
+
+    def _answer(self, channel: Channel, pair: Pair, request: dict[str, object]) -> None:
+        number = request.get("buffer")
+        body = self._kept.get(number) if isinstance(number, int) else None
+        if body is None:
+            channel.send(gone=True)
+            return
+        channel.send(num_bytes=body.numel())
+        for chunk in chunks(body):
+            pair.send(chunk)
+
+
+class Link:
+    """A reader's way to one producer; one transfer at a time. After a LinkError it is of no use."""
+
+    def __init__(self, kind: str, address: ServerAddress, host: str, timeout_seconds: float) -> None:
+        """`host` is this process's own address. Raises LinkError if the producer is gone."""
+        self._timeout_seconds = timeout_seconds
+        self._pair: Pair | None = None
+        self._channel = Channel.connect(address.host, address.port, timeout_seconds)
+        try:
+            self._channel.send(token=address.token, kind=kind)
+            meeting = self._channel.receive()
+            self._pair = self._beside(lambda: _join(kind, address.host, meeting, host, timeout_seconds))
+        except BaseException:
+            self.close()
+            raise
+
+    def fetch(self, number: int, num_bytes: int) -> Tensor:
+        """The bytes of a buffer, in fresh memory. Raises LinkError, and TransferError where it was released."""
+        assert self._pair is not None
+        self._channel.send(buffer=number)
+        answer = self._channel.receive()
+        if answer.get("gone"):
+            raise TransferError("the segment is gone: its producer has released it")
+        if answer.get("num_bytes") != num_bytes:
+            raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
+        body = torch.empty(num_bytes, dtype=torch.uint8, device=self._pair.device)
+        pair = self._pair
+        for chunk in chunks(body):
+            # While a chunk is on its way the channel is silent; if it is not, the producer has given up or died.
+            self._beside(lambda chunk=chunk: pair.receive(chunk))  # type: ignore[misc]
+        return body
+
+    def close(self) -> None:
+        """The producer is told. Safe to call twice."""
+        self._channel.close()
+        if self._pair is not None:
+            self._pair.close()
+
+    def _beside(self, work: Callable[[], T]) -> T:
+        """Do this in another thread, where nothing can interrupt it, and give it up when the producer is gone.
+
+        What is given up ends at its own limit; until then it keeps the memory that it writes to.
+        """
+        future = _in_thread(work)
+        deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
+        while not wait_for([future], _LOOK_SECONDS).done:
+            if self._channel.is_lost():
+                raise LinkError("the producer is gone")
+            if time.monotonic() > deadline:
+                raise StalledError(f"nothing came for {self._timeout_seconds:g} s")
+        return future.result()
+
+
+def _in_thread(work: Callable[[], T]) -> "Future[T]":
+    future: Future[T] = Future()
+    device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+    def run() -> None:
+        try:
+            if device is not None:
+                torch.cuda.set_device(device)
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  whoever waits raises it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="transport", daemon=True).start()
+    return future
+
+
+def _join(kind: str, peer: str, meeting: dict[str, object], host: str, timeout_seconds: float) -> Pair:
+    port, prefix = meeting.get("port"), meeting.get("prefix")
+    if not isinstance(port, int) or not isinstance(prefix, str):
+        raise LinkError("the producer speaks another language")
+    try:
+        timeout = timedelta(seconds=timeout_seconds)
+        store = TCPStore(peer, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    except RuntimeError as error:
+        raise LinkError(f"the producer's store does not answer: {error}") from error
+    return PAIRS[kind](PrefixStore(prefix, store), READER, host, timeout_seconds)  # type: ignore[call-arg]
+
+
+def _make_store(host: str, timeout_seconds: float) -> TCPStore:
+    """Where pairs of this process meet. It gets a socket, for by itself it would listen at every address."""
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
+    return TCPStore(
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_seconds),
+        master_listen_fd=listener.detach(),
+    )
