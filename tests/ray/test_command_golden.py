@@ -56,7 +56,7 @@ def test_in_one_process(tmp_path: Path, case: str, batch_size: str) -> None:
 
 def test_on_actors(tmp_path: Path) -> None:
     rows = check_golden("realign", tmp_path / "run", "--runtime", "ray", "--batch-size", "1")
-    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"object_store"}
+    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"shared_memory"}
 
 
 @pytest.mark.parametrize("case", SWITCHES)

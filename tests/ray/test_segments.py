@@ -13,9 +13,9 @@ import ray
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.driver import Answer, Ticket
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
-from latentmas_ray.errors import ActorError
+from latentmas_ray.errors import ActorError, ConfigError
 from latentmas_ray.topology.spec import AgentMemory
-from latentmas_ray.transport import ObjectStore
+from latentmas_ray.transport import ObjectStore, pick_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait
 from tests.ray.stand_ins import SPEC, StandIn, number_of, turns_in
 from tests.unit.driver_cases import agent, topology
@@ -86,3 +86,12 @@ def test_a_chain_moves_every_segment_once(tmp_path: Path) -> None:
     handed_on = sum(transfer.num_bytes for transfer in transfers)  # what every reader has in its cache at the end
     assert written <= moved < 1.1 * written
     assert handed_on == pytest.approx(2.5 * written, rel=0.05)  # (1 + 2 + 3 + 4) / 4
+
+
+def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> None:
+    runtime = RayRuntime(["planner"], partial(StandIn, tmp_path), partial(pick_transport, "nccl", "none"))
+    try:
+        with pytest.raises(ConfigError, match="transport: got 'nccl'; nccl moves memory of cuda only"):
+            runtime.start()
+    finally:
+        runtime.close()
