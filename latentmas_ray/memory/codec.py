@@ -8,7 +8,7 @@
 A group of keys is one channel over at least 32 (int8) or 36 (int4) tokens: some channels are many times larger than the
 rest, and are so in every token. A group of values is at least 64 or 128 channels of one token (KIVI, arXiv 2402.02750).
 What a question decodes to does not depend on its neighbours. A question shorter than a group of tokens has scales of
-its own all the same, so one of a token or two takes more bytes than as bfloat16.
+its own all the same; one of a single token takes a little more bytes than as bfloat16.
 
 Bytes a token for L=28, H=8, D=128 (bfloat16: 114688), and how many times smaller that is:
 

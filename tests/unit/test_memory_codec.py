@@ -159,8 +159,9 @@ def test_sizes_of_a_known_shape(codec: CodecName, least: float, length: int) -> 
 
 
 @pytest.mark.parametrize("codec", WHOLE_NUMBERS)
-def test_only_the_shortest_questions_grow(codec: CodecName) -> None:
-    assert all(coded_bytes([length], codec, QWEN3) < length * QWEN3.bytes_per_token for length in range(3, 400))
+def test_only_a_question_of_one_token_grows(codec: CodecName) -> None:
+    assert all(coded_bytes([length], codec, QWEN3) < length * QWEN3.bytes_per_token for length in range(2, 400))
+    assert QWEN3.bytes_per_token < coded_bytes([1], codec, QWEN3) < 1.01 * QWEN3.bytes_per_token
 
 
 @pytest.mark.parametrize("codec", CODECS)
