@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentmas_ray.cli.bench_transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.units import format_bytes, format_seconds
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from latentmas_ray.bench.engine import BatchFigures, EngineBench
 
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure beside a reference.")
+bench_app.command("transfer")(transfer)
 
 
 @bench_app.callback()

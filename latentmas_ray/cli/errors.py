@@ -15,13 +15,16 @@ import typer
 from typer.core import TyperGroup
 
 from latentmas_ray.bench.settings import EngineBenchSettings
+from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError
 
 # Fields that are flags of some command, and are told under the flag's name.
 _FLAG_FIELDS = (
-    frozenset(RunConfig.model_fields) | {field.name for field in fields(EngineBenchSettings)} | {"batch_size"}
+    frozenset(RunConfig.model_fields)
+    | {field.name for settings in (EngineBenchSettings, TransferBenchSettings) for field in fields(settings)}
+    | {"batch_size"}
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

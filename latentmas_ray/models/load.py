@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_log
 
 from latentmas_ray.config import DEVICE_FORM, is_device
@@ -54,6 +61,13 @@ def absolute_name(name: str) -> str:
     """The same model for a process with another working directory: a folder that is here gets its whole path."""
     path = None if name == "tiny" else _path(name)
     return name if path is None else str(path.absolute())
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The configuration of a model folder or hub id, without its weights. Raises ModelError like `check_name`."""
+    check_name(name)
+    with _translated(name, "its configuration must load"):
+        return AutoConfig.from_pretrained(_location(name))
 
 
 def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel:

@@ -23,15 +23,12 @@ SHAPES = tuple(_QWEN3)
 _SEED = 2511_20639
 
 
-def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") -> LanguageModel:
-    """A Qwen3 of one of `SHAPES` with random weights, the byte tokenizer and a ChatML template.
-
-    Raises ModelError for an unknown shape.
-    """
+def shape_config(shape: str, *, dtype: str = "bfloat16") -> Qwen3Config:
+    """The configuration of one of `SHAPES`. Raises ModelError for an unknown shape."""
     if shape not in _QWEN3:
         raise ModelError("model", shape, f"the shapes are {', '.join(SHAPES)}")
     hidden, mlp, layers, heads, kv_heads, tied = _QWEN3[shape]
-    config = Qwen3Config(
+    return Qwen3Config(
         vocab_size=151_936,
         hidden_size=hidden,
         intermediate_size=mlp,
@@ -47,6 +44,14 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
         bos_token_id=None,
         dtype=DTYPES[dtype],
     )
+
+
+def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") -> LanguageModel:
+    """A Qwen3 of one of `SHAPES` with random weights, the byte tokenizer and a ChatML template.
+
+    Raises ModelError for an unknown shape.
+    """
+    config = shape_config(shape, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")

@@ -1,0 +1,195 @@
+"""What a user feels: from "agent 1 has finished thinking" to "agent 2 has absorbed", with real agents on Ray."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+from latentmas_ray.actors import RayRuntime
+from latentmas_ray.bench.transfer_settings import TransferBenchSettings
+from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.env import read_environment
+from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment
+from latentmas_ray.models.shapes import SHAPES, random_model
+from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.transport import choose_transport
+
+WRITER, READER = "writer", "reader"
+_PATIENCE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Felt:
+    """Medians over the repeats, in seconds."""
+
+    seconds: float  # from the end of thinking to the end of absorbing, by the agents' own clocks
+    exposed_seconds: float  # of it, as a run's results tell it
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEnd:
+    """Two agents, with overlap and without."""
+
+    prompt_tokens: int  # as the model's tokenizer makes them
+    latent_steps: int
+    num_bytes: int
+    transport: str
+    link: str
+    overlap: Felt
+    no_overlap: Felt
+    ratio: float  # seconds without overlap / with
+
+
+@dataclass(frozen=True)
+class _Times:
+    """One hand-over between two turns."""
+
+    finished_at: float
+    absorbed_at: float
+    report: TurnReport
+    prompt_tokens: int
+
+
+class ClockedRunner:
+    """A `TurnRunner` that tells when its thinking ended and when its reading did.
+
+    The times travel in the report's texts: the agents of a benchmark have nothing to say.
+    """
+
+    def __init__(self, runner: TurnRunner) -> None:
+        self._runner = runner
+
+    @property
+    def spec(self) -> KVCacheSpec:
+        """What its memory looks like."""
+        return self._runner.spec
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self._runner.device
+
+    def run(
+        self,
+        work: TurnWork,
+        segments: Mapping[str, Segment | Outline],
+        *,
+        arriving: Iterable[tuple[str, Piece]] | None = None,
+        publish: Callable[[float, Piece], None] | None = None,
+    ) -> tuple[Segment | None, TurnReport]:
+        """One turn."""
+        times = {"finished_at": 0.0, "absorbed_at": 0.0}
+
+        def watched() -> Iterator[tuple[str, Piece]]:
+            yield from arriving or ()
+            times["absorbed_at"] = time.time()  # the last piece is in the cache when the next one is asked for
+
+        def clocked(final_at: float, piece: Piece) -> None:
+            times["finished_at"] = final_at  # that of the last piece stays
+            assert publish is not None
+            publish(final_at, piece)
+
+        segment, report = self._runner.run(
+            work,
+            segments,
+            arriving=None if arriving is None else watched(),
+            publish=None if publish is None else clocked,
+        )
+        if publish is None:
+            times["finished_at"] = time.time()
+        return segment, replace(report, texts=(json.dumps(times),))
+
+
+def make_clocked(model: str, dtype: str) -> ClockedRunner:
+    """A runner of a model by name, or of a well-known shape with random weights. Raises ModelError."""
+    if model not in SHAPES:
+        return ClockedRunner(load_runner(model, dtype=dtype, device="auto", realign=True))
+    lm = random_model(model, dtype="bfloat16" if dtype == "auto" else dtype)
+    return ClockedRunner(TurnRunner(Engine(lm, realign=True, cache_dir=read_environment().cache_dir)))
+
+
+def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str], None]) -> EndToEnd:
+    """Let two agents work, with overlap and without. Raises what a run raises."""
+    times = {overlap: _measure(settings, overlap, progress) for overlap in (True, False)}
+    read = times[True][0].report.reads[0]
+    felt = {
+        overlap: Felt(
+            seconds=median(one.absorbed_at - one.finished_at for one in ones),
+            exposed_seconds=median(one.report.reads[0].exposed_seconds for one in ones),
+        )
+        for overlap, ones in times.items()
+    }
+    return EndToEnd(
+        prompt_tokens=times[True][0].prompt_tokens,
+        latent_steps=settings.latent_steps,
+        num_bytes=read.num_bytes,
+        transport=read.transport,
+        link=read.link,
+        overlap=felt[True],
+        no_overlap=felt[False],
+        ratio=felt[False].seconds / felt[True].seconds,
+    )
+
+
+def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_Times]:
+    runtime = RayRuntime(
+        [WRITER, READER],
+        partial(make_clocked, settings.model, settings.dtype),
+        choose_transport("auto", same_process=False),
+        address=settings.address,
+        overlap=overlap,
+    )
+    with closing(runtime):
+        runtime.start()
+        name = "with overlap" if overlap else "without overlap"
+        times = []
+        for repeat in range(settings.repeats + 1):
+            one = _one(runtime, settings, repeat)
+            if repeat == 0:  # caches are made and pages touched
+                continue
+            times.append(one)
+            progress(f"end to end {name}, {repeat} of {settings.repeats}: {one.absorbed_at - one.finished_at:.4f} s")
+        return times
+
+
+def _one(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _Times:
+    """One question through both agents; both turns are submitted at once, as in a run."""
+    common = {"batch": batch, "question_ids": ("q0",), "sampling": Sampling(max_new_tokens=1)}
+    write = TurnWork(
+        agent=WRITER,
+        prompts=(_prompt("w" * settings.prompt_tokens),),
+        thinks="latent",
+        latent_steps=settings.latent_steps,
+        **common,  # type: ignore[arg-type]
+    )
+    read = TurnWork(
+        agent=READER,
+        prompts=(_prompt("r"),),
+        thinks="text",
+        reads=(AgentMemory(WRITER),),
+        is_last=True,
+        **common,  # type: ignore[arg-type]
+    )
+    written = runtime.submit(write, {})
+    reading = runtime.submit(read, {WRITER: written.segment})
+    reports = {}
+    waiting = [written, reading]
+    while waiting:
+        for ticket in runtime.wait(waiting, _PATIENCE_SECONDS):
+            reports[ticket.agent] = runtime.report(ticket)
+            waiting.remove(ticket)
+    return _Times(
+        finished_at=json.loads(reports[WRITER].texts[0])["finished_at"],
+        absorbed_at=json.loads(reports[READER].texts[0])["absorbed_at"],
+        report=reports[READER],
+        prompt_tokens=reports[WRITER].prompt_tokens[0],
+    )
+
+
+def _prompt(text: str) -> Prompt:
+    return Prompt(messages=({"role": "user", "content": text},))

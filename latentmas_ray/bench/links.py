@@ -1,0 +1,177 @@
+"""What a link itself can do: memcpy within a machine, plain TCP between two, and how far their clocks are apart."""
+
+import hmac
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+
+from latentmas_ray.errors import RunError
+
+NUM_THREADS = 2  # also the number of TCP streams
+_PATIENCE_SECONDS = 60.0
+_SOCKET_BYTES = 8 * 2**20
+_NUM_PINGS = 50
+_REQUEST = struct.Struct("<QQ")  # first byte and number of bytes that follow; none: the clock is asked for
+_CLOCK = struct.Struct("<d")
+
+
+class Buffers:
+    """Two buffers with memory behind every page, and copies from one to the other."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.source = np.random.default_rng(0).integers(0, 256, num_bytes, dtype=np.uint8)
+        self.target = np.ones(num_bytes, dtype=np.uint8)
+        self._pool = ThreadPoolExecutor(NUM_THREADS)
+
+    def copy_seconds(self) -> float:
+        """Seconds of one memcpy of everything, with one thread or with two: the faster of both."""
+        return min(self._seconds(1), self._seconds(NUM_THREADS))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _seconds(self, num_threads: int) -> float:
+        begin = time.perf_counter()
+        if num_threads == 1:
+            np.copyto(self.target, self.source)
+        else:
+            list(self._pool.map(self._copy, _shares(len(self.source), num_threads)))
+        return time.perf_counter() - begin
+
+    def _copy(self, share: tuple[int, int]) -> None:
+        first, num_bytes = share
+        np.copyto(self.target[first : first + num_bytes], self.source[first : first + num_bytes])
+
+
+class Sink:
+    """Takes bytes from sockets into a buffer and tells when they are there; also tells its clock.
+
+    It listens at one address of this machine, and only to who knows the key.
+    """
+
+    def __init__(self, host: str, key: bytes) -> None:
+        self._key = key
+        self._target = memoryview(bytearray())
+        self._server = socket.create_server((host, 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def aim(self, target: np.ndarray) -> None:
+        """From now on bytes go here."""
+        self._target = memoryview(target)
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                connection, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # whoever sends sees the end of the connection, and says so
+            _tune(connection)
+            key = bytearray(len(self._key))
+            _receive(connection, memoryview(key))
+            if not hmac.compare_digest(bytes(key), self._key):
+                return
+            connection.settimeout(None)
+            request = bytearray(_REQUEST.size)
+            while True:
+                _receive(connection, memoryview(request))
+                first, num_bytes = _REQUEST.unpack(request)
+                if first + num_bytes > len(self._target):
+                    return
+                _receive(connection, self._target[first : first + num_bytes])
+                connection.sendall(_CLOCK.pack(time.time()))
+
+
+class Line:
+    """The other end of a `Sink`: as many connections as there are streams."""
+
+    def __init__(self, host: str, port: int, key: bytes) -> None:
+        """Raises RunError where no connection can be made."""
+        self._pool = ThreadPoolExecutor(NUM_THREADS)
+        self._connections = []
+        try:
+            for _ in range(NUM_THREADS):
+                connection = socket.create_connection((host, port), timeout=_PATIENCE_SECONDS)
+                self._connections.append(connection)
+                _tune(connection)
+                connection.sendall(key)
+        except OSError as error:
+            self.close()
+            raise RunError(f"no TCP connection to {host}, port {port}, of another node: {error}") from error
+
+    def clock(self) -> tuple[float, float]:
+        """How many seconds the sink's clock is ahead of ours, and by how much that may be wrong.
+
+        The quickest of many round trips tells it: what is read at the other end was read between our two looks.
+        """
+        best = (float("inf"), 0.0)
+        for _ in range(_NUM_PINGS):
+            begin = time.time()
+            theirs = self._send(self._connections[0], memoryview(b""), 0)
+            end = time.time()
+            best = min(best, (end - begin, theirs - (begin + end) / 2))
+        round_trip, offset = best
+        return offset, round_trip / 2
+
+    def seconds(self, source: np.ndarray) -> float:
+        """Seconds until all bytes have arrived, over one stream or over two: the faster of both."""
+        return min(self._seconds(source, 1), self._seconds(source, NUM_THREADS))
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._pool.shutdown()
+
+    def _seconds(self, source: np.ndarray, num_streams: int) -> float:
+        view = memoryview(source)
+        begin = time.perf_counter()
+        if num_streams == 1:
+            self._send(self._connections[0], view, 0)
+        else:
+            shares = _shares(len(view), num_streams)
+            parts = [view[first : first + num_bytes] for first, num_bytes in shares]
+            list(self._pool.map(self._send, self._connections, parts, [first for first, _ in shares]))
+        return time.perf_counter() - begin
+
+    def _send(self, connection: socket.socket, part: memoryview, first: int) -> float:
+        """Send and wait for the receipt: the time on the other clock when all was there."""
+        receipt = bytearray(_CLOCK.size)
+        try:
+            connection.sendall(_REQUEST.pack(first, len(part)))
+            connection.sendall(part)
+            _receive(connection, memoryview(receipt))
+        except OSError as error:
+            raise RunError(f"the TCP connection between two nodes broke: {error}") from error
+        return float(_CLOCK.unpack(receipt)[0])
+
+
+def _shares(num_bytes: int, count: int) -> list[tuple[int, int]]:
+    """(first, number of bytes) of nearly equal parts."""
+    edges = [num_bytes * index // count for index in range(count + 1)]
+    return [(first, stop - first) for first, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _tune(connection: socket.socket) -> None:
+    connection.settimeout(_PATIENCE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+
+
+def _receive(connection: socket.socket, target: memoryview) -> None:
+    """Fill `target`. Raises ConnectionError if the other end closes before."""
+    while target.nbytes:
+        num_bytes = connection.recv_into(target)
+        if num_bytes == 0:
+            raise ConnectionError("the other end closed the connection")
+        target = target[num_bytes:]

@@ -1,0 +1,165 @@
+"""What moving working memory costs, against what its link can do in the same run.
+
+Segments of one model's KV shape go from cache to cache over every link that there is, with every transport that works
+here. After each hand-over the link itself moves as many bytes: A B A B …, so that a machine whose speed drifts slows
+both. Ratios are taken pair by pair, and medians are what is reported.
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from latentmas_ray.actors.bench_actor import BenchCluster, Node
+from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
+from latentmas_ray.bench.pairs import OneProcess, Pair, TwoActors, num_threads
+from latentmas_ray.bench.stamps import SizeFigures, size_figures
+from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchSettings
+from latentmas_ray.engine.turn import Link
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.models.kv_shape import kv_shape
+from latentmas_ray.transport.offers import Offer, offers
+from latentmas_ray.units import format_bytes
+
+LINKS: tuple[Link, ...] = ("same_process", "same_node", "cross_node")
+# How often a segment is in the memory of one machine at most: both caches, a piece, the object store, two buffers for
+# the link's own measurement, and what the store has not let go of yet.
+_COPIES = 7
+_COPIES_IN_STORE = 2
+_NUM_WARM_UPS = 2
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayFigures:
+    """One transport over one link."""
+
+    link: Link
+    transport: str
+    limit: str  # what the move is measured against
+    clock_error_seconds: float  # by how much a move between nodes may be wrong; 0 on one machine
+    sizes: tuple[SizeFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferBench:
+    """The outcome of one run."""
+
+    settings: TransferBenchSettings
+    machine: str
+    bytes_per_token: int
+    ways: tuple[WayFigures, ...]
+    end_to_end: EndToEnd | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(settings: TransferBenchSettings, progress: Progress) -> TransferBench:
+    """Measure. Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an end
+    dies or bytes arrive altered."""
+    chosen = offers(settings.transports)
+    spec = kv_shape(settings.model, dtype=settings.dtype)
+    with ExitStack() as stack:
+        nodes: Sequence[Node] = ()
+        if settings.end_to_end or any(offer.links - {"same_process"} for offer in chosen.values()):
+            nodes = stack.enter_context(BenchCluster(settings.address)).nodes()
+        elif settings.address is not None:
+            raise ConfigError("address", settings.address, "none of these transports leaves this process")
+        ways = [
+            _measure(settings, spec, name, offer, link, nodes, progress) for name, offer, link in _ways(chosen, nodes)
+        ]
+        if not ways:
+            needed = " or ".join(sorted(chosen))
+            raise ConfigError("transports", ",".join(chosen), f"no link is there that {needed} could use")
+        end_to_end = measure_end_to_end(settings, progress) if settings.end_to_end else None
+    return TransferBench(
+        settings=settings,
+        machine=_machine(len(nodes)),
+        bytes_per_token=spec.bytes_per_token,
+        ways=tuple(ways),
+        end_to_end=end_to_end,
+    )
+
+
+def _ways(chosen: Mapping[str, Offer], nodes: Sequence[Node]) -> Iterator[tuple[str, Offer, Link]]:
+    for link in LINKS:
+        for name, offer in chosen.items():
+            if link in offer.links and (link != "cross_node" or len(nodes) > 1):
+                yield name, offer, link
+
+
+def _measure(
+    settings: TransferBenchSettings,
+    spec: KVCacheSpec,
+    name: str,
+    offer: Offer,
+    link: Link,
+    nodes: Sequence[Node],
+    progress: Progress,
+) -> WayFigures:
+    pair = _make_pair(spec, offer, link, nodes)
+    with closing(pair):
+        store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
+        sizes = fitting(settings.tokens, spec.bytes_per_token, free=pair.free_bytes(), store=store_bytes)
+        figures = [_measure_size(pair, name, spec, tokens, settings.repeats, progress) for tokens in sizes]
+        return WayFigures(
+            link=link,
+            transport=name,
+            limit="TCP" if link == "cross_node" else "memcpy",
+            clock_error_seconds=pair.clock_error_seconds,
+            sizes=tuple(figures),
+        )
+
+
+def _make_pair(spec: KVCacheSpec, offer: Offer, link: Link, nodes: Sequence[Node]) -> Pair:
+    if link == "same_process":
+        return OneProcess(spec, offer.make())
+    return TwoActors(spec, offer.make(), nodes[0], nodes[0 if link == "same_node" else 1])
+
+
+def fitting(tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float, store: float | None) -> list[int]:
+    """The sizes to measure. Raises ConfigError for a given one that does not fit, or if none fits."""
+    room = int(min(free / _COPIES, float("inf") if store is None else store / _COPIES_IN_STORE) / bytes_per_token)
+    fits = [count for count in tokens or DEFAULT_TOKENS if count <= room]
+    if fits and (tokens is None or len(fits) == len(tokens)):
+        return sorted(set(fits))
+    too_large = max(tokens or DEFAULT_TOKENS[:1])
+    places = f"{format_bytes(free)} of free memory hold {_COPIES} copies"
+    if store is not None:
+        places += f" and {format_bytes(store)} of object store {_COPIES_IN_STORE}"
+    raise ConfigError(
+        "tokens", str(too_large), f"it must be at most {room} tokens of {format_bytes(bytes_per_token)}, of which {places}"
+    )
+
+
+def _measure_size(
+    pair: Pair, name: str, spec: KVCacheSpec, tokens: int, repeats: int, progress: Progress
+) -> SizeFigures:
+    pair.prepare(tokens)
+    for index in range(_NUM_WARM_UPS):
+        pair.hand_over()
+        if index == 0:
+            pair.check()
+    num_bytes = tokens * spec.bytes_per_token
+    runs = [pair.hand_over() for _ in range(repeats)]
+    figures = size_figures(tokens, num_bytes, runs, is_remote=pair.link == "cross_node")
+    progress(
+        f"{pair.link.replace('_', ' ')}, {name}, {tokens} tokens ({format_bytes(num_bytes)}): "
+        f"move {figures.move.seconds * 1000:.2f} ms, hand-over {figures.hand_over.seconds * 1000:.2f} ms"
+    )
+    return figures
+
+
+def _machine(num_nodes: int) -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123  not a file
+            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    nodes = f", {num_nodes} nodes" if num_nodes > 1 else ""
+    return f"{name}, {num_threads()} threads for every copy{nodes}"

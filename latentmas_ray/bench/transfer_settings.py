@@ -1,0 +1,50 @@
+"""What a benchmark of hand-overs measures. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentmas_ray.errors import ConfigError
+
+# The first is the smallest message that there is; of these, what fits is taken.
+DEFAULT_TOKENS = (1, 64, 1024, 8192, 32768)
+PLOT_ENDING = ".png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferBenchSettings:
+    """Segments of one KV shape over every link that there is. Raises ConfigError for impossible values."""
+
+    model: str = "qwen3-0.6b"  # a shape, tiny, a model folder or a hub id: its configuration is enough
+    dtype: str = "bfloat16"
+    tokens: tuple[int, ...] | None = None  # of each segment; None: those of `DEFAULT_TOKENS` that fit
+    transports: tuple[str, ...] | None = None  # None: all that work here
+    repeats: int = 5
+    address: str | None = None
+    end_to_end: bool = True
+    prompt_tokens: int = 1000  # of the agent whose memory is handed over, end to end
+    latent_steps: int = 40
+    plot: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "prompt_tokens", "latent_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "it must be at least 1")
+        if self.tokens is not None and (not self.tokens or min(self.tokens) < 1):
+            given = ",".join(map(str, self.tokens))
+            raise ConfigError("tokens", given, "it must be whole numbers of at least 1, as in 64,1024,8192")
+        if self.transports is not None and not all(self.transports):
+            raise ConfigError("transports", ",".join(self.transports), "it must be names, as in loopback,object_store")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")
+        if self.address == "":
+            raise ConfigError("address", self.address, "it must be HOST:PORT, ray://HOST:PORT or auto")
+        if self.plot is not None:
+            _check_plot(self.plot)
+
+
+def _check_plot(name: str) -> None:
+    path = Path(name)
+    if path.suffix.lower() != PLOT_ENDING or path.is_dir():
+        raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")
+    if not path.parent.is_dir():
+        raise ConfigError("plot", name, f"its folder must exist: {path.parent}")
