@@ -10,6 +10,7 @@ from latentmas_ray.bench.end import End
 from latentmas_ray.bench.links import NUM_THREADS
 from latentmas_ray.bench.stamps import HandOver
 from latentmas_ray.engine.turn import Link
+from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Transport
@@ -116,8 +117,8 @@ class TwoActors(Pair):
 
 
 def num_threads() -> int:
-    """Threads of every copy on this machine: the engine's, and those of the memcpy beside it."""
-    return min(NUM_THREADS, os.cpu_count() or 1)
+    """torch's threads at each end: those of an agent beside another busy one, and no more than memcpy gets."""
+    return read_environment().torch_threads or max(1, min(NUM_THREADS, (os.cpu_count() or 1) // 2))
 
 
 def _check(sent: str, received: str) -> None:

@@ -5,6 +5,7 @@ here. After each hand-over the link itself moves as many bytes: A B A B …, so 
 both. Ratios are taken pair by pair, and medians are what is reported.
 """
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -162,4 +163,5 @@ def _machine(num_nodes: int) -> str:
     except OSError:
         pass
     nodes = f", {num_nodes} nodes" if num_nodes > 1 else ""
-    return f"{name}, {num_threads()} threads for every copy{nodes}"
+    threads = "1 torch thread" if num_threads() == 1 else f"{num_threads()} torch threads"
+    return f"{name}, {os.cpu_count()} cores, {threads}{nodes}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from latentmas_ray.bench.stamps import SizeFigures
+    from latentmas_ray.bench.stamps import SizeFigures, Timing
     from latentmas_ray.bench.transfer import TransferBench, WayFigures
 
 _PHASES = {"copy_out": "copy\nout", "pack": "pack", "way": "way", "unpack": "unpack", "write": "write"}
@@ -101,20 +102,21 @@ def transfer_tables(outcome: "TransferBench") -> "RenderableType":
         f"{settings.model}, {format_bytes(outcome.bytes_per_token)} per token: {outcome.machine}; "
         f"medians of {settings.repeats}"
     )
-    return Group("", title, *map(_way_table, outcome.ways), _phases_table(outcome.ways), *_felt(outcome))
+    tables = [*map(_way_table, outcome.ways), _phases_table(outcome.ways), *_felt(outcome)]
+    return Group("", title, *chain.from_iterable(("", table) for table in tables))
 
 
 def _way_table(way: "WayFigures") -> "Table":
+    copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
     table = _make_table(
-        f"{way.link.replace('_', ' ')}, {way.transport}",
-        ("size", "move", "p99", "GB/s", f"% of\n{way.limit}", "hand-\nover", "p99", "GB/s", "% of\nlimit"),
+        f"{way.link.replace('_', ' ')}, {way.transport}: % of {way.limit}; of {copies}",
+        ("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"),
         "tokens",
     )
     for size in way.sizes:
         cells = [f"{size.tokens}", format_bytes(size.num_bytes)]
         for timing in (size.move, size.hand_over):
-            cells += [format_time(timing.seconds), format_time(timing.p99_seconds)]
-            cells += [_rate(timing.bytes_per_second), _share(timing.share_of_limit)]
+            cells += [format_time(timing.seconds), format_time(timing.p99_seconds), *_speed(timing)]
         table.add_row(*cells)
     if way.clock_error_seconds:
         table.caption = f"moves are right to ± {format_time(way.clock_error_seconds)}: two clocks"
@@ -122,12 +124,12 @@ def _way_table(way: "WayFigures") -> "Table":
 
 
 def _phases_table(ways: Iterable["WayFigures"]) -> "Table":
-    """The parts of the hand-over of each way's largest segment, as shares of the whole, and beside the limits."""
-    table = _make_table("where a hand-over goes (largest segment)", (*_PHASES.values(), "limit\nGB/s"), "")
+    """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
+    table = _make_table("where the hand-over of the largest segment goes", (*_PHASES.values(), "the\nlimit"), "")
     for way in ways:
         size: SizeFigures = way.sizes[-1]
         cells = [format_time(size.phases[name]) for name in _PHASES]
-        limit = f"{way.limit} {_rate(size.move.limit_bytes_per_second)}"
+        limit = format_time(size.num_bytes / size.move.limit_bytes_per_second)
         table.add_row(f"{way.link.replace('_', ' ')}, {way.transport}", *cells, limit)
     return table
 
@@ -152,7 +154,15 @@ def _make_table(title: str, columns: Iterable[str], first: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column(first, justify="right" if first else "left", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -173,8 +183,11 @@ def _rate(bytes_per_second: float) -> str:
     return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
 
 
-def _share(share: float) -> str:
-    return "> 200" if share > _FAR_ABOVE else f"{100 * share:.0f}"
+def _speed(timing: "Timing") -> tuple[str, str]:
+    """GB/s and % of the limit; who does not touch the bytes has no speed."""
+    if timing.share_of_limit > _FAR_ABOVE:
+        return "–", "> 200"
+    return _rate(timing.bytes_per_second), f"{100 * timing.share_of_limit:.2g}"
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -1,0 +1,88 @@
+"""The figures of a transfer benchmark as a picture: bandwidth over segment size, with each link's own limit."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from latentmas_ray.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from latentmas_ray.bench.stamps import SizeFigures
+    from latentmas_ray.bench.transfer import TransferBench
+
+# Told apart by people who see colours differently, too (Okabe and Ito).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+_MARKERS = "osD^vPX*"
+_LIMIT_COLOUR = "#555555"
+_LIMIT_DASHES: Mapping[str, Any] = {"same_process": (0, (2, 2)), "same_node": (0, (6, 3)), "cross_node": (0, (6, 2, 1, 2))}
+
+
+def check_matplotlib(plot: str) -> None:
+    """Raises ConfigError if a picture was asked for and cannot be drawn: before minutes are spent on measuring."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("plot", plot, "it takes matplotlib: pip install 'latentmas-ray[report]'")
+
+
+def draw(outcome: "TransferBench", plot: str) -> None:
+    """Write the PNG. Raises RunError where it cannot be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Not pyplot: it would look for a screen.
+    figure = Figure(figsize=(11, 5.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, kind, title in zip(
+        panels,
+        ("move", "hand_over"),
+        ("The move: packed → readable", "The hand-over: cache → cache, ready to attend"),
+        strict=True,
+    ):
+        _draw_panel(axes, outcome, kind)
+        axes.set_title(title, fontsize=11, loc="left")
+    panels[0].set_ylabel("bandwidth (GB/s)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+    settings = outcome.settings
+    figure.suptitle(
+        f"Moving working memory of {settings.model} ({settings.dtype}): {outcome.machine}; medians of "
+        f"{settings.repeats}",
+        fontsize=12,
+        x=0.01,
+        ha="left",
+    )
+    try:
+        figure.savefig(plot, format="png")
+    except OSError as error:
+        raise RunError(f"{plot} cannot be written: {error.strerror}") from error
+
+
+def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> None:
+    limits_drawn = set()
+    for index, way in enumerate(outcome.ways):
+        name = f"{way.link.replace('_', ' ')}, {way.transport}"
+        sizes = [size.num_bytes / 1e6 for size in way.sizes]
+        speeds = [_timing(size, kind).bytes_per_second / 1e9 for size in way.sizes]
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        axes.plot(sizes, speeds, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        if way.link in limits_drawn:
+            continue
+        limits_drawn.add(way.link)
+        limits = [_timing(size, kind).limit_bytes_per_second / 1e9 for size in way.sizes]
+        label = f"limit, {way.link.replace('_', ' ')}: {way.limit}"
+        axes.plot(
+            sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, label=label, zorder=1
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("size of the segment (MB)")
+    axes.grid(which="major", color="#dddddd", linewidth=0.7)
+    axes.grid(which="minor", axis="y", color="#f0f0f0", linewidth=0.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _timing(size: "SizeFigures", kind: str) -> Any:
+    return size.move if kind == "move" else size.hand_over
