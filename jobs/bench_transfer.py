@@ -1,6 +1,6 @@
 """`latentmas bench transfer` as a job on a cluster, with the same flags; it joins the cluster that it runs on:
 
-    ray job submit --working-dir . -- python jobs/bench_transfer.py --tokens 64,1024,8192
+ray job submit --working-dir . -- python jobs/bench_transfer.py --tokens 64,1024,8192
 """
 
 import sys

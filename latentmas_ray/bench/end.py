@@ -154,10 +154,9 @@ def _make_cache(spec: KVCacheSpec, num_tokens: int, *, seed: int | None) -> Batc
     draw = np.random.default_rng(seed)
     # Layer by layer, as a whole segment more would be in memory otherwise.
     for layer in cache.layers:
+        raw = draw.integers(0, 256, layer_bytes, dtype=np.uint8)
         if seed is None:
-            raw = np.zeros(layer_bytes, np.uint8)
-        else:
-            raw = draw.integers(0, 256, layer_bytes, dtype=np.uint8)
+            raw[:] = 0
         kv_CHTD = from_raw(raw).view(spec.torch_dtype).view(2, spec.num_kv_heads, num_tokens, spec.head_dim)
         layer.kv_CBHTD[:, 0, :, :num_tokens] = kv_CHTD
     cache.open(1)

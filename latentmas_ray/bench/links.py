@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Sink:
 
     def aim(self, target: np.ndarray) -> None:
         """From now on bytes go here."""
-        self._target = memoryview(target)
+        self._target = target.data
 
     def close(self) -> None:
         self._server.close()
@@ -133,7 +134,7 @@ class Line:
         self._pool.shutdown()
 
     def _seconds(self, source: np.ndarray, num_streams: int) -> float:
-        view = memoryview(source)
+        view = source.data
         begin = time.perf_counter()
         if num_streams == 1:
             self._send(self._connections[0], view, 0)
@@ -158,7 +159,7 @@ class Line:
 def _shares(num_bytes: int, count: int) -> list[tuple[int, int]]:
     """(first, number of bytes) of nearly equal parts."""
     edges = [num_bytes * index // count for index in range(count + 1)]
-    return [(first, stop - first) for first, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [(first, stop - first) for first, stop in pairwise(edges)]
 
 
 def _tune(connection: socket.socket) -> None:

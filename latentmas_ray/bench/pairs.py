@@ -109,7 +109,7 @@ class TwoActors(Pair):
         _check(self._sender.call("digest"), self._receiver.call("digest"))
 
     def free_bytes(self) -> int:
-        return min(station.call("free_bytes") for station in (self._sender, self._receiver))
+        return min(int(station.call("free_bytes")) for station in (self._sender, self._receiver))
 
     def close(self) -> None:
         for station in (self._sender, self._receiver):

@@ -41,18 +41,14 @@ class HandOver:
     copies: float  # two memcpys: out of a cache and into another
 
     @staticmethod
-    def of(sent: tuple[float, float, float], received: Received, offset: float, *, limit: float, copies: float) -> (
-        "HandOver"
-    ):
+    def of(
+        sent: tuple[float, float, float], received: Received, offset: float, *, limit: float, copies: float
+    ) -> "HandOver":
         """`sent` is begun, copied, packed; `offset` is how far the receiver's clock is ahead of the sender's."""
         begun, copied, packed = sent
-        arrived, unpacked, written = (
-            time - offset for time in (received.arrived, received.unpacked, received.written)
-        )
+        arrived, unpacked, written = (time - offset for time in (received.arrived, received.unpacked, received.written))
         times = (begun, copied, packed, arrived, unpacked, written)
-        phases = {
-            name: max(0.0, end - begin) for name, begin, end in zip(PHASES, times[:-1], times[1:], strict=True)
-        }
+        phases = {name: max(0.0, end - begin) for name, begin, end in zip(PHASES, times[:-1], times[1:], strict=True)}
         move = phases["way"] + (0.0 if received.carried else phases["unpack"])
         return HandOver(phases, move, written - begun, limit, copies)
 
@@ -63,6 +59,7 @@ class Timing:
 
     seconds: float  # median
     p99_seconds: float  # by nearest rank: with few repeats, the slowest
+    best_seconds: float
     bytes_per_second: float  # at the median
     limit_bytes_per_second: float  # the same bytes, in the time of the limit
     share_of_limit: float  # median over the repeats of limit / measured; above 1 is faster than the limit
@@ -105,6 +102,7 @@ def _timing(num_bytes: int, seconds: Sequence[float], limits: Sequence[float]) -
     return Timing(
         seconds=median(measured),
         p99_seconds=p99(measured),
+        best_seconds=min(measured),
         bytes_per_second=num_bytes / median(measured),
         limit_bytes_per_second=num_bytes / median(limits),
         share_of_limit=median(limit / value for value, limit in zip(measured, limits, strict=True)),

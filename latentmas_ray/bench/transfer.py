@@ -133,7 +133,9 @@ def fitting(tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float
     if store is not None:
         places += f" and {format_bytes(store)} of object store {_COPIES_IN_STORE}"
     raise ConfigError(
-        "tokens", str(too_large), f"it must be at most {room} tokens of {format_bytes(bytes_per_token)}, of which {places}"
+        "tokens",
+        str(too_large),
+        f"it must be at most {room} tokens of {format_bytes(bytes_per_token)}, of which {places}",
     )
 
 

@@ -1,25 +1,12 @@
 """`latentmas bench transfer`: flags, and the figures as tables."""
 
 import json
-from collections.abc import Iterable
-from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.units import format_bytes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
-    from latentmas_ray.bench.stamps import SizeFigures, Timing
-    from latentmas_ray.bench.transfer import TransferBench, WayFigures
-
-_PHASES = {"copy_out": "copy\nout", "pack": "pack", "way": "way", "unpack": "unpack", "write": "write"}
-_FAR_ABOVE = 2.0  # a share of the limit that only a transport has which does not touch the bytes
 
 
 def transfer(
@@ -36,9 +23,9 @@ def transfer(
     transports: Annotated[
         str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
     ] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", metavar="N", help="of every measurement (default: 5)")] = (
-        None
-    ),
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", metavar="N", help="of every measurement (default: 5)")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
@@ -74,6 +61,10 @@ def transfer(
         "plot": plot,
     }
     settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    _measure(settings, as_json=as_json)
+
+
+def _measure(settings: TransferBenchSettings, *, as_json: bool) -> None:
     if settings.plot is not None:
         from latentmas_ray.bench.plot import check_matplotlib
 
@@ -81,113 +72,17 @@ def transfer(
     from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are known good
 
     outcome = run(settings, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json(), indent=2))
+    else:
+        from latentmas_ray.cli.tables import results_console
+        from latentmas_ray.cli.transfer_tables import transfer_tables
+
+        results_console().print(transfer_tables(outcome))
     if settings.plot is not None:
         from latentmas_ray.bench.plot import draw
 
         draw(outcome, settings.plot)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json(), indent=2))
-        return
-    from latentmas_ray.cli.tables import results_console
-
-    results_console().print(transfer_tables(outcome))
-
-
-def transfer_tables(outcome: "TransferBench") -> "RenderableType":
-    """All figures: a table for each transport and link, then where the time goes, then what the agents felt."""
-    from rich.console import Group
-
-    settings = outcome.settings
-    title = (
-        f"{settings.model}, {format_bytes(outcome.bytes_per_token)} per token: {outcome.machine}; "
-        f"medians of {settings.repeats}"
-    )
-    tables = [*map(_way_table, outcome.ways), _phases_table(outcome.ways), *_felt(outcome)]
-    return Group("", title, *chain.from_iterable(("", table) for table in tables))
-
-
-def _way_table(way: "WayFigures") -> "Table":
-    copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
-    table = _make_table(
-        f"{way.link.replace('_', ' ')}, {way.transport}: % of {way.limit}; of {copies}",
-        ("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"),
-        "tokens",
-    )
-    for size in way.sizes:
-        cells = [f"{size.tokens}", format_bytes(size.num_bytes)]
-        for timing in (size.move, size.hand_over):
-            cells += [format_time(timing.seconds), format_time(timing.p99_seconds), *_speed(timing)]
-        table.add_row(*cells)
-    if way.clock_error_seconds:
-        table.caption = f"moves are right to ± {format_time(way.clock_error_seconds)}: two clocks"
-    return table
-
-
-def _phases_table(ways: Iterable["WayFigures"]) -> "Table":
-    """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
-    table = _make_table("where the hand-over of the largest segment goes", (*_PHASES.values(), "the\nlimit"), "")
-    for way in ways:
-        size: SizeFigures = way.sizes[-1]
-        cells = [format_time(size.phases[name]) for name in _PHASES]
-        limit = format_time(size.num_bytes / size.move.limit_bytes_per_second)
-        table.add_row(f"{way.link.replace('_', ' ')}, {way.transport}", *cells, limit)
-    return table
-
-
-def _felt(outcome: "TransferBench") -> Iterable["RenderableType"]:
-    felt = outcome.end_to_end
-    if felt is None:
-        return
-    table = _make_table(
-        f"end to end: {felt.prompt_tokens} prompt tokens, {felt.latent_steps} latent steps, "
-        f"{format_bytes(felt.num_bytes)}, {felt.transport}, {felt.link.replace('_', ' ')}",
-        ("thought to\nabsorbed", "exposed, as a\nrun tells it"),
-        "",
-    )
-    for name, side in (("with overlap", felt.overlap), ("without", felt.no_overlap)):
-        table.add_row(name, format_time(side.seconds), format_time(side.exposed_seconds))
-    table.add_row("ratio", f"{felt.ratio:.1f} ×", "")
-    yield table
-
-
-def _make_table(title: str, columns: Iterable[str], first: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column(first, justify="right" if first else "left", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def format_time(seconds: float) -> str:
-    """Two or three significant figures, also of microseconds: `85 µs`, `1.23 ms`, `12.3 ms`, `4.56 s`."""
-    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
-        value = seconds * scale
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "µs" or value >= 99.95 else f"{value:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _rate(bytes_per_second: float) -> str:
-    rate = bytes_per_second / 1e9
-    return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
-
-
-def _speed(timing: "Timing") -> tuple[str, str]:
-    """GB/s and % of the limit; who does not touch the bytes has no speed."""
-    if timing.share_of_limit > _FAR_ABOVE:
-        return "–", "> 200"
-    return _rate(timing.bytes_per_second), f"{100 * timing.share_of_limit:.2g}"
 
 
 def _sizes(text: str) -> tuple[int, ...]:
