@@ -1,0 +1,45 @@
+"""The transfer benchmark on a real Ray of one node, as small as it gets: that it measures, not what."""
+
+import json
+
+import pytest
+import ray
+
+from latentmas_ray.cli.main import main
+
+SMALL = ["bench", "transfer", "--model", "tiny", "--tokens", "1,40", "--repeats", "2", "--json"]
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_every_transport_is_measured_on_one_node(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--no-end-to-end"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert ("same_process", "loopback") in {(way["link"], way["transport"]) for way in told["ways"]}
+    assert ("same_node", "object_store") in {(way["link"], way["transport"]) for way in told["ways"]}
+    for way in told["ways"]:
+        assert [size["tokens"] for size in way["sizes"]] == [1, 40]
+        for size in way["sizes"]:
+            assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
+            assert size["move"]["limit_bytes_per_second"] > 0
+    assert ray.is_initialized()  # it was there before, and goes on
+
+
+@pytest.mark.slow
+def test_two_agents_hand_over_with_overlap_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--transports", "loopback", "--prompt-tokens", "50", "--latent-steps", "3"]
+    assert main([*SMALL, *flags]) == 0
+    felt = json.loads(capsys.readouterr().out)["end_to_end"]
+    assert felt["prompt_tokens"] >= 50
+    assert (felt["transport"], felt["link"]) == ("object_store", "same_node")
+    for side in ("overlap", "no_overlap"):
+        assert 0 < felt[side]["exposed_seconds"] <= felt[side]["seconds"] < 10
+    assert felt["ratio"] == pytest.approx(felt["no_overlap"]["seconds"] / felt["overlap"]["seconds"])
+
+
+def test_a_segment_that_the_store_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = ["--tokens", "200000", "--transports", "object_store"]
+    assert main(["bench", "transfer", "--model", "tiny", "--no-end-to-end", *tokens]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--tokens: got '200000'" in line
+    assert "object store" in line
