@@ -63,7 +63,7 @@ class OneProcess(Pair):
         return HandOver.of(sent, received, 0.0, limit=copy_seconds, copies=2 * copy_seconds)
 
     def check(self) -> None:
-        _check(self._sender.digest(), self._receiver.digest())
+        check_digests(self._sender.digest(), self._receiver.digest())
 
     def free_bytes(self) -> int:
         return self._receiver.free_bytes()
@@ -106,7 +106,7 @@ class TwoActors(Pair):
         return HandOver.of(sent, received, self._offset, limit=limit, copies=copies)
 
     def check(self) -> None:
-        _check(self._sender.call("digest"), self._receiver.call("digest"))
+        check_digests(self._sender.call("digest"), self._receiver.call("digest"))
 
     def free_bytes(self) -> int:
         return min(int(station.call("free_bytes")) for station in (self._sender, self._receiver))
@@ -121,6 +121,6 @@ def num_threads() -> int:
     return read_environment().torch_threads or max(1, min(NUM_THREADS, (os.cpu_count() or 1) // 2))
 
 
-def _check(sent: str, received: str) -> None:
+def check_digests(sent: str, received: str) -> None:
     if sent != received:
         raise RunError(f"the receiver's cache holds other bytes than the sender's: digests {received}, {sent}")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 # Told apart by people who see colours differently, too (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
-_MARKERS = "osD^vPX*"
+_MARKERS: Mapping[str, str] = {"same_process": "o", "same_node": "s", "cross_node": "D"}
+_LIMIT = "limit"
+_TITLE_CHARS = 120
 _FAR_ABOVE = 2.0  # times its limit
 _LIMIT_COLOUR = "#555555"
 _LIMIT_DASHES: Mapping[str, Any] = {
@@ -48,15 +51,20 @@ def draw(outcome: "TransferBench", plot: str) -> None:
         axes.set_title(title, fontsize=11, loc="left")
     panels[0].set_ylabel("bandwidth (GB/s)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
-    settings = outcome.settings
-    figure.suptitle(
-        f"Moving working memory of {settings.model} ({settings.dtype}): {outcome.machine}; medians of "
-        f"{settings.repeats}",
-        fontsize=12,
-        x=0.01,
-        ha="left",
+    # Measurements first, then limits; they were drawn way by way.
+    order = sorted(range(len(labels)), key=lambda index: labels[index].startswith(_LIMIT))
+    figure.legend(
+        [handles[index] for index in order],
+        [labels[index] for index in order],
+        loc="outside lower center",
+        ncols=min(3, len(labels)),
+        frameon=False,
+        fontsize=9,
     )
+    settings = outcome.settings
+    about = f"{settings.model}, {settings.dtype}: {outcome.machine}; medians of {settings.repeats}"
+    title = "Moving working memory\n" + textwrap.fill(about, _TITLE_CHARS)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     try:
         figure.savefig(plot, format="png")
     except OSError as error:
@@ -65,7 +73,8 @@ def draw(outcome: "TransferBench", plot: str) -> None:
 
 def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> None:
     limits_drawn = set()
-    for index, way in enumerate(outcome.ways):
+    transports = list(dict.fromkeys(way.transport for way in outcome.ways))
+    for way in outcome.ways:
         name = f"{way.link.replace('_', ' ')}, {way.transport}"
         sizes = [size.num_bytes / 1e6 for size in way.sizes]
         timings = [_timing(size, kind) for size in way.sizes]
@@ -75,13 +84,13 @@ def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> None:
             speeds = [math.nan] * len(sizes)
         else:
             speeds = [timing.bytes_per_second / 1e9 for timing in timings]
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = _COLOURS[transports.index(way.transport) % len(_COLOURS)], _MARKERS[way.link]
         axes.plot(sizes, speeds, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
         if way.link in limits_drawn:
             continue
         limits_drawn.add(way.link)
         limits = [_timing(size, kind).limit_bytes_per_second / 1e9 for size in way.sizes]
-        label = f"limit, {way.link.replace('_', ' ')}: {way.limit}"
+        label = f"{_LIMIT} of {way.link.replace('_', ' ')}: {way.limit}"
         axes.plot(
             sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, label=label, zorder=2
         )

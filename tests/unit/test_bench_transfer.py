@@ -12,7 +12,7 @@ from rich.console import Console
 
 from latentmas_ray.bench.end import carries
 from latentmas_ray.bench.links import Buffers, Line, Sink
-from latentmas_ray.bench.pairs import _check
+from latentmas_ray.bench.pairs import check_digests
 from latentmas_ray.bench.plot import draw
 from latentmas_ray.bench.stamps import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
@@ -109,9 +109,9 @@ def test_a_payload_carries_its_bytes_or_says_where_they_are() -> None:
 
 
 def test_other_bytes_at_the_receiver_are_an_error() -> None:
-    _check("a", "a")
+    check_digests("a", "a")
     with pytest.raises(RunError, match="other bytes"):
-        _check("a", "b")
+        check_digests("a", "b")
 
 
 def test_memcpy_and_tcp_move_all_bytes() -> None:
