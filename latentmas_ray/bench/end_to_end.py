@@ -21,6 +21,7 @@ from latentmas_ray.transport import choose_transport
 
 WRITER, READER = "writer", "reader"
 _PATIENCE_SECONDS = 3600.0
+_MAX_REPEATS = 3  # whole turns of a model take long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +149,14 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
         runtime.start()
         name = "with overlap" if overlap else "without overlap"
         times = []
-        for repeat in range(settings.repeats + 1):
+        num_repeats = min(settings.repeats, _MAX_REPEATS)
+        for repeat in range(num_repeats + 1):
             one = _one(runtime, settings, repeat)
             if repeat == 0:  # caches are made and pages touched
                 continue
             times.append(one)
-            progress(f"end to end {name}, {repeat} of {settings.repeats}: {one.absorbed_at - one.finished_at:.4f} s")
+            seconds = one.absorbed_at - one.finished_at
+            progress(f"end to end {name}, {repeat} of {num_repeats}: {seconds:.4f} s")
         return times
 
 
