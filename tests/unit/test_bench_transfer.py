@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.models.kv_shape import kv_shape
 from latentmas_ray.models.load import load_model
 from latentmas_ray.models.shapes import SHAPES
+from tests.architecture.source import ROOT
+from tests.architecture.test_startup import HEAVY, RUN, imported_by
 from tests.unit.memory_cases import make_segment
 from tests.unit.transfer_cases import hand_over, outcome
 
@@ -221,3 +226,16 @@ def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(
     (line,) = capsys.readouterr().err.splitlines()
     assert "--plot: got" in line
     assert "latentmas-ray[report]" in line
+
+
+def test_the_job_takes_the_same_flags() -> None:
+    job = ROOT / "jobs" / "bench_transfer.py"
+    command = [sys.executable, str(job), "--repeats", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --repeats: got '0'")
+
+
+def test_wrong_flags_are_told_before_anything_heavy_is_imported() -> None:
+    assert imported_by(RUN, "bench", "transfer", "--tokens", "0") & HEAVY == set()
