@@ -1,5 +1,6 @@
 """What every transport must do, and what the object store's does with the bytes."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,21 @@ from latentmas_ray.config import CodecName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Piece, Segment, join
 from latentmas_ray.memory.codec import relative_error
-from latentmas_ray.transport import Loopback, ObjectStore, Situation, Transport, pick_transport
+from latentmas_ray.transport import Gloo, Loopback, ObjectStore, SharedMemory, Situation, Transport, pick_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
-TRANSPORTS = [Loopback(), ObjectStore()]
+TRANSPORTS = [Loopback(), ObjectStore(), SharedMemory(), Gloo(5.0)]
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def opened() -> Iterator[None]:
+    for transport in TRANSPORTS:
+        transport.open()
+    yield
+    for transport in TRANSPORTS:
+        transport.close()
+        transport.close()
 
 
 def assert_same(one: Segment, other: Segment) -> None:
