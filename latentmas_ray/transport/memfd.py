@@ -50,19 +50,25 @@ class Address:
 class WriteBuffer:
     """A buffer in the process that made it. Dropped, it is closed; what readers have mapped stays."""
 
-    def __init__(self, capacity: int) -> None:
-        """Raises OSError where there is no memory file to be had."""
-        self.capacity = capacity
+    def __init__(self, num_bytes: int, first: Tensor | None = None) -> None:
+        """A buffer for pieces of about this size, begun. It holds `first`, a flat uint8 tensor, if that is given.
+
+        Raises OSError where there is no memory to be had.
+        """
+        self.capacity = capacity_for(num_bytes)
         self.touched_bytes = 0  # pages are there once they have been written, and stay
         self._fd = os.memfd_create("latentmas", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._fd, HEAD_BYTES + capacity)
-            self._map = mmap.mmap(self._fd, HEAD_BYTES + capacity)
+            os.ftruncate(self._fd, HEAD_BYTES + self.capacity)
+            if first is not None:  # fresh pages come two to three times faster by a write than by touching them
+                _write_all(self._fd, first.cpu().numpy())
+            self._map = mmap.mmap(self._fd, HEAD_BYTES + self.capacity)
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
             os.close(self._fd)
             raise
         self._body = torch.frombuffer(self._map, dtype=torch.uint8)[HEAD_BYTES:]
+        self.begin()
 
     def begin(self) -> bool:
         """Take the buffer for writing; False if somebody still reads what was there before."""
@@ -110,10 +116,8 @@ def map_body(address: Address) -> np.ndarray:
         if os.fstat(fd).st_ino != address.inode:  # both numbers name something else now
             raise TransferError(gone)
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # All pages at once instead of one fault for every few of them.
-        shared = mmap.mmap(
-            fd, HEAD_BYTES + address.num_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ
-        )
+        # Pages are entered as they are touched, many at a time: MAP_POPULATE took twice as long.
+        shared = mmap.mmap(fd, HEAD_BYTES + address.num_bytes, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:
         raise TransferError(f"{gone} ({error})") from error
     finally:
@@ -138,29 +142,38 @@ class Pool:
         """A flat uint8 tensor of at least one byte; `write` of what stands in it copies nothing. The one lent before is
         taken back. Raises TransferError."""
         self._give_back()
-        capacity = 1 << (num_bytes - 1).bit_length()  # what is not written takes no memory
-        fitting = [buffer for buffer in reversed(self._free) if buffer.capacity == capacity]
-        try:
-            # Not one that a reader has still mapped.
-            self._lent = next((buffer for buffer in fitting if buffer.begin()), None)
-            if self._lent is not None:
-                self._free.remove(self._lent)
-            else:
-                self._lent = WriteBuffer(capacity)
-                self._lent.begin()
-        except OSError as error:
-            raise TransferError(f"no shared memory for a segment of {num_bytes} bytes: {error}") from error
+        self._lent = self._take_free(num_bytes) or self._make(num_bytes, None)
         return self._lent.room(num_bytes)
 
     def write(self, body: Tensor) -> Address:
         """Have a flat uint8 tensor of at least one byte where readers can map it. Raises TransferError."""
-        if self._lent is None or body.data_ptr() != self._lent.room(1).data_ptr():
-            self.lend(body.numel()).copy_(body)
-        buffer, self._lent = self._lent, None
-        assert buffer is not None
+        if self._lent is not None and body.data_ptr() == self._lent.room(1).data_ptr():
+            buffer, self._lent = self._lent, None
+        elif (free := self._take_free(body.numel())) is not None:
+            buffer = free
+            if body.is_cuda:
+                buffer.room(body.numel()).copy_(body)
+            else:  # the C library's copy, which does not read what it overwrites
+                np.copyto(buffer.room(body.numel()).numpy(), body.numpy())
+        else:
+            buffer = self._make(body.numel(), body)
         address = buffer.finish(body.numel())
         self._full[address.token] = buffer
         return address
+
+    def _take_free(self, num_bytes: int) -> WriteBuffer | None:
+        """A buffer that is free, and that no reader has still mapped, for writing."""
+        for buffer in reversed(self._free):
+            if buffer.capacity == capacity_for(num_bytes) and buffer.begin():
+                self._free.remove(buffer)
+                return buffer
+        return None
+
+    def _make(self, num_bytes: int, first: Tensor | None) -> WriteBuffer:
+        try:
+            return WriteBuffer(num_bytes, first)
+        except OSError as error:
+            raise TransferError(f"no shared memory for a segment of {num_bytes} bytes: {error}") from error
 
     def _give_back(self) -> None:
         """Whoever had asked for a buffer did not need it: its turn failed."""
@@ -178,6 +191,18 @@ class Pool:
         self._free.append(buffer)
         while sum(buffer.touched_bytes for buffer in self._free) > self._max_free_bytes:
             del self._free[0]
+
+
+def capacity_for(num_bytes: int) -> int:
+    """Powers of two, so that buffers are used again; what is not written takes no memory."""
+    return 1 << (num_bytes - 1).bit_length()
+
+
+def _write_all(fd: int, body: np.ndarray) -> None:
+    rest, position = body.data, HEAD_BYTES
+    while len(rest):  # one call writes at most 2 GiB
+        written = os.pwrite(fd, rest, position)
+        rest, position = rest[written:], position + written
 
 
 @cache
