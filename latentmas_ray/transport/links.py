@@ -2,7 +2,7 @@
 
     reader                                  producer
     token, kind of pair               →     the token must be its own
-                                      ←     where they meet: the address of its store, and a prefix there
+                                      ←     where they meet (`meeting`)
                  both make the pair, each with its rank
     buffer 17                         →
                                       ←     how many bytes, or that it has none such
@@ -22,17 +22,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but its types do not say so
-from torch.distributed.distributed_c10d import PrefixStore
 
 from latentmas_ray.errors import TransferError
 from latentmas_ray.transport.channel import Channel, LinkError, StalledError
 from latentmas_ray.transport.kept import Kept
+from latentmas_ray.transport.meeting import make_pair, make_tcp_store
 from latentmas_ray.transport.pair import PAIRS, PRODUCER, READER, Pair, chunks
 
 _LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
@@ -58,7 +56,7 @@ class Server:
         self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
         self._listener = socket.create_server((host, 0))
         self.address = ServerAddress(host, self._listener.getsockname()[1], secrets.token_bytes(16))
-        self._store = _make_store(host, timeout_seconds)
+        self._store = make_tcp_store(host, timeout_seconds) if kind == "nccl" else None
         self._channels: set[Channel] = set()
         threading.Thread(target=self._accept, name="transport", daemon=True).start()
 
@@ -91,10 +89,10 @@ class Server:
                 return
             if self._device is not None:
                 torch.cuda.set_device(self._device)
-            prefix = secrets.token_hex(8)
-            channel.send(port=self._store.port, prefix=prefix)
-            store = PrefixStore(prefix, self._store)
-            pair = PAIRS[self._kind](store, PRODUCER, self.address.host, self._timeout_seconds)  # type: ignore[call-arg]
+            port = 0 if self._store is None else self._store.port
+            meeting = {"host": self.address.host, "port": port, "prefix": secrets.token_hex(8)}
+            channel.send(**meeting)
+            pair = make_pair(self._kind, PRODUCER, channel, meeting, self.address.host, self._timeout_seconds)
             while True:
                 self._answer(channel, pair, channel.receive(without_limit=True))
         except LinkError:
@@ -127,7 +125,7 @@ class Link:
         try:
             self._channel.send(token=address.token, kind=kind)
             meeting = self._channel.receive()
-            self._pair = self._beside(lambda: _join(kind, address.host, meeting, host, timeout_seconds))
+            self._pair = make_pair(kind, READER, self._channel, meeting, host, timeout_seconds)
         except BaseException:
             self.close()
             raise
@@ -183,29 +181,3 @@ def _in_thread(work: Callable[[], T]) -> "Future[T]":
 
     threading.Thread(target=run, name="transport", daemon=True).start()
     return future
-
-
-def _join(kind: str, peer: str, meeting: dict[str, object], host: str, timeout_seconds: float) -> Pair:
-    port, prefix = meeting.get("port"), meeting.get("prefix")
-    if not isinstance(port, int) or not isinstance(prefix, str):
-        raise LinkError("the producer speaks another language")
-    try:
-        timeout = timedelta(seconds=timeout_seconds)
-        store = TCPStore(peer, port, is_master=False, wait_for_workers=False, timeout=timeout)
-    except RuntimeError as error:
-        raise LinkError(f"the producer's store does not answer: {error}") from error
-    return PAIRS[kind](PrefixStore(prefix, store), READER, host, timeout_seconds)  # type: ignore[call-arg]
-
-
-def _make_store(host: str, timeout_seconds: float) -> TCPStore:
-    """Where pairs of this process meet. It gets a socket, for by itself it would listen at every address."""
-    listener = socket.create_server((host, 0))
-    port = listener.getsockname()[1]
-    return TCPStore(
-        host,
-        port,
-        is_master=True,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=timeout_seconds),
-        master_listen_fd=listener.detach(),
-    )

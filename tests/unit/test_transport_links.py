@@ -15,7 +15,7 @@ import torch
 from latentmas_ray.errors import TransferError, WireError
 from latentmas_ray.memory import Piece, join
 from latentmas_ray.transport import Gloo
-from latentmas_ray.transport.channel import LinkError, StalledError
+from latentmas_ray.transport.channel import Channel, LinkError, StalledError
 from latentmas_ray.transport.kept import Kept
 from latentmas_ray.transport.links import Link, Server
 from latentmas_ray.transport.sealing import device_checksum, seal, unseal
@@ -84,6 +84,30 @@ def test_a_producer_that_says_nothing_is_not_waited_for(server: Server) -> None:
         with pytest.raises(StalledError, match="did not answer for 1 s"):
             Link("gloo", address, HOST, TIMEOUT_SECONDS)
         assert time.monotonic() - begin < TIMEOUT_SECONDS + 1
+
+
+@pytest.mark.parametrize("closes", [True, False], ids=["closes", "stalls"])
+def test_a_producer_that_stops_while_they_meet(server: Server, closes: bool) -> None:
+    done = threading.Event()
+
+    def meet(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        channel = Channel(connection, TIMEOUT_SECONDS)
+        channel.receive()
+        channel.send(host=HOST, port=0, prefix="")
+        if not closes:
+            done.wait(10)
+        channel.close()
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=meet, args=(listener,))
+        thread.start()
+        begin = time.monotonic()
+        with pytest.raises(LinkError):
+            Link("gloo", replace(server.address, port=listener.getsockname()[1]), HOST, TIMEOUT_SECONDS)
+        assert time.monotonic() - begin < 2 * TIMEOUT_SECONDS + 1
+        done.set()
+        thread.join()
 
 
 def test_nobody_there(server: Server) -> None:

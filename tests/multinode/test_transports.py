@@ -1,0 +1,33 @@
+"""Memory that goes from node to node without the object store, and a node that is gone in the middle of it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.multinode.cluster import Cluster
+from tests.multinode.transport_reads import TIMEOUT_SECONDS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_gloo_reaches_the_other_node_and_tells_of_its_death() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with Cluster(num_cpus=(1, 1), environment=environment) as cluster:
+        program = cluster.start(0, [sys.executable, "-m", "tests.multinode.transport_reads"])
+        assert program.stdout is not None
+        assert program.stderr is not None
+        read, refused = (json.loads(program.stdout.readline() or program.stderr.read()) for _ in range(2))
+        assert (read["error"], read["message"]) == ("", "")
+        assert refused["error"] == "TransferError"
+        assert "another machine" in refused["message"]
+        assert program.stdout.readline() == "reading\n"
+        cluster.power_off(1)
+        last = json.loads(program.stdout.readline())
+        assert last["error"] == "TransferError"
+        assert last["seconds"] < 2 * TIMEOUT_SECONDS + 3
+        program.kill()
+        program.communicate()
