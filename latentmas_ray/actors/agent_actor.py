@@ -53,6 +53,7 @@ class AgentActor:
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
         self._runner: Runner | None = None
         self._running: dict[int, _Running] = {}
+        self._idle_since = 0.0  # the wall clock at the end of the last turn
 
     def load(self) -> Loaded:
         """Load the model. Not in the constructor, because an error raised there would reach the driver as a dead actor
@@ -137,7 +138,18 @@ class AgentActor:
             Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
             for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
         ]
-        _, report = carry_out(self._runner, self._transport, work, deliveries, send, leaves_early=leaves_early)
+        try:
+            _, report = carry_out(
+                self._runner,
+                self._transport,
+                work,
+                deliveries,
+                send,
+                leaves_early=leaves_early,
+                idle_since=self._idle_since,
+            )
+        finally:
+            self._idle_since = time.time()
         return report
 
     def _carry_out_in_parcels(

@@ -30,8 +30,11 @@ class Delivery:
 class Inbox:
     """Unpacks what has come, waits for the rest, and keeps account of both."""
 
-    def __init__(self, transport: Transport, deliveries: Sequence[Delivery], spec: KVCacheSpec) -> None:
-        """Unpacks the first parcels. Raises what `Transport.unpack` raises."""
+    def __init__(
+        self, transport: Transport, deliveries: Sequence[Delivery], spec: KVCacheSpec, *, idle_since: float
+    ) -> None:
+        """Unpacks the first parcels. `idle_since` (seconds of the wall clock) is when the reader had nothing else to do
+        any more. Raises what `Transport.unpack` raises."""
         self.waited_seconds = 0.0  # for parcels that were not final yet, and for their way here
         self._transport = transport
         self._spec = spec
@@ -42,7 +45,7 @@ class Inbox:
         self._errors = dict.fromkeys(self._busy_seconds, 0.0)
         self._intervals: list[tuple[str, float, float]] = []  # (source, from, to): when its memory was being brought in
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
-        self._began_at = time.time()
+        self._idle_since = idle_since
         self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
 
     def segments(self) -> dict[str, Segment | Outline]:
@@ -80,12 +83,12 @@ class Inbox:
         )
 
     def _exposed_seconds(self) -> dict[str, float]:
-        """Of each source: how long it kept this turn waiting after all memory was final and the turn had begun.
+        """Of each source: how long it kept this turn waiting after all memory was final and the reader was idle.
 
         Final is told by the clocks of the sources' machines, so between machines it is as exact as they agree.
         """
         exposed = dict.fromkeys(self._final_at, 0.0)
-        now = max([self._began_at, *self._final_at.values()])
+        now = max([self._idle_since, *self._final_at.values()])
         for source, _, end in self._intervals:
             exposed[source] += max(0.0, end - now)
             now = max(now, end)

@@ -198,9 +198,16 @@ class RayRuntime:
         except RayError as error:
             raise TurnError(_reason(error)) from error
         reads = tuple(
-            submitted.reads[read.source].account(read, reader_node=submitted.replica.node_id) for read in report.reads
+            submitted.reads[read.source].account(
+                read, reader_node=submitted.replica.node_id, shares_node=self._shares_node
+            )
+            for read in report.reads
         )
         return replace(report, reads=reads)
+
+    @property
+    def _shares_node(self) -> bool:
+        return self._transport is None or self._transport.traits.shares_node
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""

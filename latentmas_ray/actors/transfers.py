@@ -12,13 +12,13 @@ class Whereabouts:
     source_node: str
     readers: set[str] = field(default_factory=set)
 
-    def account(self, read: SegmentRead, *, reader_node: str) -> SegmentRead:
-        """The transfer with its link and the bytes that it moved: a node's first reader moves the whole segment, the
-        others find it there."""
+    def account(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:
+        """The transfer with its link and the bytes that it moved: where a node's readers share one copy, the first of
+        them moves the whole segment, and the others find it there."""
         is_first = reader_node not in self.readers
         self.readers.add(reader_node)
         return replace(
             read,
             link="same_node" if reader_node == self.source_node else "cross_node",
-            moved_bytes=read.num_bytes if is_first else 0,
+            moved_bytes=read.num_bytes if is_first or not shares_node else 0,
         )

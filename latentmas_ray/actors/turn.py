@@ -55,14 +55,17 @@ def carry_out(
     send: Callable[[Parcel], None] | None = None,
     *,
     leaves_early: bool = False,
+    idle_since: float | None = None,
 ) -> tuple[Parcel | None, TurnReport]:
     """One turn on `deliveries`, which stand in the order of `work.segment_order()`.
 
     With `send` the segment leaves in parcels, the first early if that is wanted; without, it is returned as one, and
-    its bytes may stay where they are. Returns that parcel (or None) and the report with the transfers filled in. Raises
-    what the engine, the transport and the wire format raise.
+    its bytes may stay where they are. `idle_since` tells since when nothing else was to do (default: now). Returns that
+    parcel (or None) and the report with the transfers filled in. Raises what the engine, the transport and the wire
+    format raise.
     """
-    inbox = Inbox(transport, deliveries, runner.spec)
+    idle_since = time.time() if idle_since is None else idle_since
+    inbox = Inbox(transport, deliveries, runner.spec, idle_since=idle_since)
     outbox = None if send is None else Outbox(transport, send, leaves_early=leaves_early)
     piece, report = runner.run(work, inbox, outgoing=outbox)
     begin, final_at = time.perf_counter(), time.time()

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +11,15 @@ from statistics import median
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.incoming import Incoming
+from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.runner import TurnRunner, load_runner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
-from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment
+from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.models.shapes import SHAPES, random_model
 from latentmas_ray.topology.spec import AgentMemory
-from latentmas_ray.transport import choose_transport
+from latentmas_ray.transport import pick_transport
 
 WRITER, READER = "writer", "reader"
 _PATIENCE_SECONDS = 3600.0
@@ -75,35 +77,47 @@ class ClockedRunner:
         """Where it computes."""
         return self._runner.device
 
+    def measure_prefill(self, num_tokens: int) -> float:
+        """Tokens per second."""
+        return self._runner.measure_prefill(num_tokens)
+
     def run(
-        self,
-        work: TurnWork,
-        segments: Mapping[str, Segment | Outline],
-        *,
-        arriving: Iterable[tuple[str, Piece]] | None = None,
-        publish: Callable[[float, Piece], None] | None = None,
-    ) -> tuple[Segment | None, TurnReport]:
+        self, work: TurnWork, memory: Incoming, *, outgoing: Outgoing | None = None
+    ) -> tuple[Piece | None, TurnReport]:
         """One turn."""
-        times = {"finished_at": 0.0, "absorbed_at": 0.0}
+        watched = _Watched(memory)
+        clocked = None if outgoing is None else _Clocked(outgoing)
+        piece, report = self._runner.run(work, watched, outgoing=clocked)
+        times = {"finished_at": clocked.finished_at if clocked else 0.0, "absorbed_at": watched.absorbed_at}
+        return piece, replace(report, texts=(json.dumps(times),))
 
-        def watched() -> Iterator[tuple[str, Piece]]:
-            yield from arriving or ()
-            times["absorbed_at"] = time.time()  # the last piece is in the cache when the next one is asked for
 
-        def clocked(final_at: float, piece: Piece) -> None:
-            times["finished_at"] = final_at  # that of the last piece stays
-            assert publish is not None
-            publish(final_at, piece)
+class _Watched:
+    """Memory that notes when the last of its pieces was absorbed."""
 
-        segment, report = self._runner.run(
-            work,
-            segments,
-            arriving=None if arriving is None else watched(),
-            publish=None if publish is None else clocked,
-        )
-        if publish is None:
-            times["finished_at"] = time.time()
-        return segment, replace(report, texts=(json.dumps(times),))
+    def __init__(self, memory: Incoming) -> None:
+        self.absorbed_at = 0.0
+        self._memory = memory
+        self.segments, self.pieces_of = memory.segments, memory.pieces_of
+
+    def pieces(self) -> Iterator[tuple[str, Piece]]:
+        """The pieces; the last is in the cache when the next one is asked for."""
+        yield from self._memory.pieces()
+        self.absorbed_at = time.time()
+
+
+class _Clocked:
+    """An outgoing way that notes when the last piece was final."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.finished_at = 0.0
+        self.leaves_early, self.reserve = outgoing.leaves_early, outgoing.reserve
+        self._outgoing = outgoing
+
+    def publish(self, final_at: float, piece: Piece) -> None:
+        """Pass the piece on."""
+        self.finished_at = final_at
+        self._outgoing.publish(final_at, piece)
 
 
 def make_clocked(model: str, dtype: str) -> ClockedRunner:
@@ -141,7 +155,7 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
     runtime = RayRuntime(
         [WRITER, READER],
         partial(make_clocked, settings.model, settings.dtype),
-        choose_transport("auto", same_process=False),
+        partial(pick_transport, "auto", "none"),
         address=settings.address,
         overlap=overlap,
     )

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
-from latentmas_ray.memory.pages import empty_bytes
+from latentmas_ray.memory.pages import copy_into, empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
 
@@ -169,8 +169,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self._touch(row, stop)
         for layer, kv_CHTD in zip(self.layers, kv_LCHTD, strict=True):
             slots = layer.kv_CBHTD[:, row, :, first:stop]
-            slots[0] = rotate_keys(kv_CHTD[0].to(slots.device), shift, rope)
-            slots[1] = kv_CHTD[1]
+            copy_into(slots[0], rotate_keys(kv_CHTD[0].to(slots.device), shift, rope))
+            copy_into(slots[1], kv_CHTD[1])
 
     def extend(self, lengths: Sequence[int]) -> None:
         """From now on the first `lengths[b]` slots of row b hold its tokens."""
@@ -187,7 +187,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
         for row, (first, piece_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
             for layer, piece_CHTD in zip(self.layers, piece_LCHTD, strict=True):
-                piece_CHTD.copy_(layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])
+                copy_into(piece_CHTD, layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])
         return kv_LCHTD
 
     def drop_row(self, row: int) -> None:

@@ -163,7 +163,7 @@ def test_a_checksum_changes_with_every_byte_and_with_the_order(num_bytes: int) -
 
 
 def test_a_sum_takes_the_place_of_the_digest() -> None:
-    header, body, _ = seal(Piece.whole(make_segment([(5, 2)])), "cpu")
+    header, body, _ = seal(Piece.whole(make_segment([(5, 2)])), "cpu", "none")
     total = device_checksum(body)
     unseal(header, body, total, expected=SPEC)
     with pytest.raises(WireError, match="the checksum"):
