@@ -1,6 +1,7 @@
 """The actor of one agent's replica: a thin shell around an engine and a transport."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,12 +33,13 @@ class Loaded:
     available: frozenset[str]  # of what transports need
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
     """A turn whose segment leaves in two parcels."""
 
     first: "Future[Parcel]" = field(default_factory=Future)
     rest: "Future[tuple[Parcel, TurnReport]]" = field(default_factory=Future)
+    is_forgotten: bool = False  # nobody will ask for the rest
 
 
 class AgentActor:
@@ -83,21 +85,30 @@ class AgentActor:
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
     ) -> tuple[Parcel, int]:
         """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
-        running = self._running[number] = _Running()
+        running = self._running.setdefault(number, _Running())
         self._engine.submit(self._carry_out_in_parcels, running, work, later, first)
         try:
-            return running.first.result(), number
+            parcel = running.first.result()
+            running.first = Future()  # or it would hold the parcel's bytes as long as the turn thinks
+            return parcel, number
         except BaseException:
-            self.forget_turn(number)
+            self._running.pop(number, None)
             raise
+        finally:
+            del running  # a raised error knows this frame: the cycle would keep what the turn had read
 
     def end_turn(self, number: int) -> tuple[Parcel, TurnReport]:
         """The last parcel and the report of a turn that was begun."""
         return self._running.pop(number).rest.result()
 
     def forget_turn(self, number: int) -> None:
-        """Nobody will ask for the end of this turn."""
-        self._running.pop(number, None)
+        """Nobody will ask for the end of this turn, which may not even have begun: what it packs is let go."""
+        running = self._running.setdefault(number, _Running())
+        running.is_forgotten = True
+        if running.rest.done():
+            del self._running[number]
+            if running.rest.exception() is None:
+                self.release(running.rest.result()[0])
 
     def fetch(self, references: Sequence[Any]) -> None:
         """Have these objects brought to this node before a turn needs them."""
@@ -146,7 +157,7 @@ class AgentActor:
                 deliveries,
                 send,
                 leaves_early=leaves_early,
-                idle_since=self._idle_since,
+                idle_since=max(self._idle_since, work.submitted_at),
             )
         finally:
             self._idle_since = time.time()
@@ -155,17 +166,26 @@ class AgentActor:
     def _carry_out_in_parcels(
         self, running: _Running, work: TurnWork, later: Sequence[Sequence[Any]], first: Sequence[Parcel]
     ) -> None:
-        sent: list[Parcel] = []
+        published = running.first
+        kept: list[Parcel] = []  # what this process holds the bytes of
+        last: list[Parcel] = []
 
         def send(parcel: Parcel) -> None:
-            if not sent:
-                running.first.set_result(parcel)
-            sent.append(parcel)
+            if not self._transport.traits.survives_producer:
+                kept.append(parcel)
+            last[:] = [parcel]
+            if not published.done():
+                published.set_result(parcel)
 
         try:
             report = self._carry_out(work, later, first, send, leaves_early=True)
-            running.rest.set_result((sent[-1], report))
+            running.rest.set_result((last[0], report))
+            if running.is_forgotten:
+                self.release(last[0])  # the first one is the driver's to let go
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
-            for future in (running.first, running.rest):
-                if not future.done():
-                    future.set_exception(error)
+            self.release(*kept)
+            # Its frames hold what the turn had read, and the error is about to be kept.
+            traceback.clear_frames(error.__traceback__)
+            if not published.done():
+                published.set_exception(error)
+            running.rest.set_exception(error)

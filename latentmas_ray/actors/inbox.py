@@ -47,6 +47,7 @@ class Inbox:
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
         self._idle_since = idle_since
         self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
+        self._codecs = {source: piece.loss.codec if piece.loss else "none" for source, piece in self._first.items()}
 
     def segments(self) -> dict[str, Segment | Outline]:
         """Each source's segment, or its outline where something of it is still to come."""
@@ -54,14 +55,14 @@ class Inbox:
 
     def pieces_of(self, agent: str) -> Iterator[Piece]:
         """The pieces of one segment, in order."""
-        yield from (piece for _, piece in self._hand_out(agent, self._first[agent]))
+        yield from (piece for _, piece in self._hand_out(agent, self._first.pop(agent)))
         delivery = next(delivery for delivery in self._deliveries if delivery.source == agent)
         yield from (piece for _, piece in self._hand_out_later(delivery))
 
     def pieces(self) -> Iterator[tuple[str, Piece]]:
         """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
-        for source, piece in self._first.items():
-            yield from self._hand_out(source, piece)
+        for source in list(self._first):
+            yield from self._hand_out(source, self._first.pop(source))  # it is not needed once it is absorbed
         for delivery in self._deliveries:
             yield from self._hand_out_later(delivery)
 
@@ -73,13 +74,13 @@ class Inbox:
                 source=source,
                 num_bytes=self._recipe_bytes[source] if source in recipes else self._kv_bytes[source],
                 handover="recipe" if source in recipes else "kv",
-                codec=piece.loss.codec if piece.loss else "none",
+                codec=codec,
                 relative_error=self._errors[source],
                 transport=transport,
                 seconds=self._busy_seconds[source],
                 exposed_seconds=exposed[source],
             )
-            for source, piece in self._first.items()
+            for source, codec in self._codecs.items()
         )
 
     def _exposed_seconds(self) -> dict[str, float]:

@@ -20,8 +20,8 @@ def measure_costs(replicas_of: Mapping[str, Sequence[Any]]) -> HandoverCosts:
     """The slowest link between the actors of every two agents, and the slowest actor of each.
 
     `replicas_of` holds each agent's actors with their `node_id`. Links are measured once for each pair of nodes, by the
-    bytes of a probe that one node's actor returns and the other's reads. Raises ClusterError if an actor does not
-    answer.
+    bytes of a probe that one node's actor returns and the other's reads: through the object store, whatever transport
+    the run uses. Raises ClusterError if an actor does not answer.
     """
     try:
         rates = ray.get(

@@ -21,11 +21,13 @@ from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
+from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.transport import Situation, Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
 _LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
+_SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
 _NO_MEMORY = (
     "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
 )
@@ -133,6 +135,7 @@ class RayRuntime:
         transport = f"transport {self._transport.name}" + (f" ({why})" if why else "")
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
+            sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
             description=self._describe(cluster, resources, num_threads, [one.device for one in loaded])
             + f", {transport}",
@@ -149,6 +152,7 @@ class RayRuntime:
             replica.actor.fetch.options(concurrency_group="fetch").remote(references)
         # Ray waits for positional arguments, and brings them here, before it calls the method; the later parcels, in
         # a list, are the turn's own to wait for.
+        work = replace(work, submitted_at=time.time())
         arguments = (work, [segment.parcels[1:] for segment in read], *(segment.parcels[0] for segment in read))
         reads = {name: segments[name].whereabouts for name in work.segment_order()}
         whereabouts = Whereabouts(replica.node_id)
@@ -230,8 +234,9 @@ class RayRuntime:
         needs_producer = self._transport is not None and not self._transport.traits.survives_producer
         for ticket in tickets if needs_producer else ():
             if ticket.segment is not None:
-                actor = ticket.report.replica.actor
-                actor.release.options(concurrency_group="side").remote(*ticket.segment.parcels)
+                release = ticket.report.replica.actor.release.options(concurrency_group="side")
+                for parcel in ticket.segment.parcels:  # one by one: what failed to come must not keep what came
+                    release.remote(parcel)
 
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
@@ -305,6 +310,8 @@ class RayRuntime:
             ray.get(told, timeout=START_SECONDS)
         except RayTaskError as error:
             raise ActorError(f"transport {transport.name} cannot be used: {_reason(error.cause or error)}") from error
+        except GetTimeoutError as error:
+            raise ClusterError(f"transport {transport.name} was not ready within {START_SECONDS:.0f} s") from error
         except RayError as error:
             raise ActorError(f"an actor died while transport {transport.name} began: {_reason(error)}") from error
 

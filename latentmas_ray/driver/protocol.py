@@ -31,6 +31,7 @@ class RuntimeInfo:
     bytes_per_token: int  # of KV, in this model
     memory_limit_bytes: int  # what may be in flight at once when the user does not say
     description: str  # one line for the log: actors, devices, threads
+    sent_bytes_per_token: int | None = None  # of KV as it travels, where a codec makes that another number
     handover_costs: HandoverCosts | None = None  # measured, if the runtime was asked to
 
 

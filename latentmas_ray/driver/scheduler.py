@@ -44,7 +44,10 @@ class Driver:
         self._clock = clock
         self._limit_bytes = settings.memory_limit_bytes or info.memory_limit_bytes
         self._choices = choose_handovers(
-            settings.handover, self._route, info.handover_costs, bytes_per_token=info.bytes_per_token
+            settings.handover,
+            self._route,
+            info.handover_costs,
+            bytes_per_token=info.sent_bytes_per_token or info.bytes_per_token,
         )
         self._handovers = {agent: choice.handover for agent, choice in self._choices.items()}
         self._max_flights = settings.batches_in_flight(len(topology.agents))

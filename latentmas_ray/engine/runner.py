@@ -125,6 +125,7 @@ class TurnRunner:
                 first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
                 recipe_bytes = first.recipe.bytes_per_question
+                del first  # its bytes have been taken over
         with watch.phase("think"):
             session.think(work.latent_steps)
             if closing:

@@ -50,6 +50,7 @@ class TurnWork:
     reads: tuple[AgentMemory, ...] = ()
     handover: Handover = "kv"  # how its own segment travels
     recipes: frozenset[str] = frozenset()  # the agents whose segments come as recipes
+    submitted_at: float = 0.0  # seconds of the wall clock where the driver runs
     is_last: bool = False  # no turn after this one reads the memory of this batch
 
     @property

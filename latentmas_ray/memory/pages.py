@@ -1,5 +1,6 @@
 """Large buffers whose first use is fast, and copies of many small parts."""
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -18,7 +19,8 @@ def empty_bytes(num_bytes: int, device: torch.device) -> Tensor:
     if device.type != "cpu" or num_bytes < _LARGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(num_bytes, dtype=torch.uint8, device=device)
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 

@@ -178,7 +178,7 @@ class Pool:
     def _give_back(self) -> None:
         """Whoever had asked for a buffer did not need it: its turn failed."""
         if self._lent is not None:
-            self._lent.finish(0)
+            self._lent.finish(self._lent.capacity)
             self._lent.erase()
             self._free.append(self._lent)
             self._lent = None

@@ -49,7 +49,7 @@ class SharedMemory(Transport):
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """A shared buffer, if the memory lies on the CPU: what is packed from there is not copied again."""
-        if device.type != "cpu" or num_bytes == 0:
+        if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
         pool, lock = self._opened()
         with lock:

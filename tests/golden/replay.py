@@ -15,7 +15,7 @@ from torch import Tensor
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
-from latentmas_ray.memory import Segment
+from latentmas_ray.memory import Segment, join
 from latentmas_ray.models import load_model
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, load_topology, render_messages
@@ -54,7 +54,8 @@ def run_batch(
             latent_steps=case["latent_steps"],
             reads=topology.memory_read_by(agent.name),
         )
-        segment, report = runner.run(work, segments)
+        piece, report = runner.run(work, segments)
+        segment = None if piece is None else join([piece])
         if segment is not None:
             segments[agent.name] = segment
     return segments, report

@@ -31,7 +31,7 @@ def test_two_agents_hand_over_with_overlap_and_without(capsys: pytest.CaptureFix
     assert main([*SMALL, *flags]) == 0
     felt = json.loads(capsys.readouterr().out)["end_to_end"]
     assert felt["prompt_tokens"] >= 50
-    assert (felt["transport"], felt["link"]) == ("object_store", "same_node")
+    assert (felt["transport"], felt["link"]) == ("shared_memory", "same_node")
     for side in ("overlap", "no_overlap"):
         assert 0 < felt[side]["exposed_seconds"] <= felt[side]["seconds"] < 10
     assert felt["ratio"] == pytest.approx(felt["no_overlap"]["seconds"] / felt["overlap"]["seconds"])

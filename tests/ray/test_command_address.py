@@ -58,7 +58,7 @@ def test_a_running_cluster_is_joined_and_left_running(
     rows = check_golden(
         "identity", tmp_path / "run", "--runtime", "ray", "--batch-size", "1", RAY_ADDRESS=address, **AUTH
     )
-    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"object_store"}
+    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"shared_memory"}
     shutil.copytree(ROOT / "tests/golden/model", tmp_path / "checkpoint")
     monkeypatch.chdir(tmp_path)
     asked = run_command(

@@ -16,8 +16,8 @@ from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
 from latentmas_ray.errors import ActorError, ConfigError
 from latentmas_ray.topology.spec import AgentMemory
 from latentmas_ray.transport import ObjectStore, pick_transport
-from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait
-from tests.ray.stand_ins import SPEC, StandIn, number_of, turns_in
+from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait, wait_until
+from tests.ray.stand_ins import SPEC, On, StandIn, number_of, raise_error, turns_in
 from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -95,3 +95,26 @@ def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> No
             runtime.start()
     finally:
         runtime.close()
+
+
+def test_turns_that_fail_after_their_first_parcel_leave_nothing_behind(tmp_path: Path) -> None:
+    """Shared memory has no other owner than the actor, and nobody gets a handle to what came after the failure."""
+    chain = topology(agent("planner"), agent("judger", "planner", thinks="text"))
+    questions = questions_that_wait(16, 0.0, size=200)
+    misbehave = [On("planner", question.id, raise_error) for question in questions[:-1]]
+    runtime = RayRuntime(
+        ["planner", "judger"], partial(StandIn, tmp_path, misbehave), partial(pick_transport, "shared_memory", "none")
+    )
+    try:
+        results = drive(runtime, runtime.start(), chain, questions, latent_steps=1)
+        assert sum(isinstance(result, Answer) for result in results.values()) == 1
+        planner = next(turn.pid for turn in turns_in(tmp_path) if turn.agent == "planner")
+        # Two parcels of each batch in flight, and a mapping's own descriptor each; 30 turns have failed.
+        wait_until(lambda: _shared_buffers(planner) <= 2 * 2 * 4, "the release of what failed turns had published")
+    finally:
+        runtime.close()
+
+
+def _shared_buffers(pid: int) -> int:
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    return sum("latentmas" in str(link.readlink()) for link in links)
