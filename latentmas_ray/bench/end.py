@@ -63,7 +63,9 @@ class End:
         assert self._recipe is not None
         begun = time.time()
         lengths = self._outline.lengths
-        piece = Piece(self._outline, (0,), lengths, self._cache.copy_out([0], lengths), self._recipe)
+        piece = Piece(
+            self._outline, (0,), lengths, self._cache.copy_out([0], lengths, self._transport.reserve), self._recipe
+        )
         copied = time.time()
         payload = self._transport.pack(piece)
         if type(self._transport).release is not Transport.release:

@@ -117,9 +117,10 @@ def _measure(
 
 
 def _make_pair(spec: KVCacheSpec, offer: Offer, link: Link, nodes: Sequence[Node]) -> Pair:
+    transport = offer.make(within_one_node=link != "cross_node")
     if link == "same_process":
-        return OneProcess(spec, offer.make())
-    return TwoActors(spec, offer.make(), nodes[0], nodes[0 if link == "same_node" else 1])
+        return OneProcess(spec, transport)
+    return TwoActors(spec, transport, nodes[0], nodes[0 if link == "same_node" else 1])
 
 
 def fitting(tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float, store: float | None) -> list[int]:
