@@ -92,26 +92,14 @@ class Piece:
     loss: "Loss | None" = None  # what a codec did to it on its way here
 
     def __post_init__(self) -> None:
-        outline, spec = self.outline, self.outline.spec
-        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(self.lengths), spec.head_dim)
-        if tuple(self.kv_LCHTD.shape) != shape or self.kv_LCHTD.dtype != spec.torch_dtype:
-            raise SegmentError(
-                f"KV is {tuple(self.kv_LCHTD.shape)} {self.kv_LCHTD.dtype}, the spec wants {shape} {spec.dtype}"
-            )
-        if not self.kv_LCHTD.is_contiguous():
-            raise SegmentError("KV of a piece must be one contiguous buffer")
+        outline = self.outline
+        outline.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recipe.latents_NE)
         counts = (len(self.begins), len(self.lengths), len(self.recipe.lengths))
         if set(counts) != {outline.num_questions}:
             raise SegmentError(f"a piece of {counts} questions, its segment has {outline.num_questions}")
         for begin, length, total in zip(self.begins, self.lengths, outline.lengths, strict=True):
             if min(begin, length) < 0 or begin + length > total:
                 raise SegmentError(f"tokens {begin}..{begin + length} of a segment's {total}")
-        latents_NE = self.recipe.latents_NE
-        if latents_NE.shape[1] != spec.hidden_size or latents_NE.dtype != spec.torch_dtype:
-            raise SegmentError(
-                f"latents of size {latents_NE.shape[1]} {latents_NE.dtype}, "
-                f"the spec wants {spec.hidden_size} {spec.dtype}"
-            )
 
     @staticmethod
     def whole(segment: Segment) -> "Piece":

@@ -78,14 +78,7 @@ class Segment:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        spec = self.spec
-        shape = (spec.num_layers, 2, spec.num_kv_heads, sum(self.lengths), spec.head_dim)
-        if tuple(self.kv_LCHTD.shape) != shape or self.kv_LCHTD.dtype != spec.torch_dtype:
-            raise SegmentError(
-                f"KV is {tuple(self.kv_LCHTD.shape)} {self.kv_LCHTD.dtype}, the spec wants {shape} {spec.dtype}"
-            )
-        if not self.kv_LCHTD.is_contiguous():
-            raise SegmentError("KV of a segment must be one contiguous buffer")
+        self.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recipe.latents_NE)
         per_question = (self.turn_starts, self.offsets, self.recipe.lengths)
         if any(len(values) != len(self.lengths) for values in per_question):
             raise SegmentError(
@@ -94,12 +87,6 @@ class Segment:
         for length, start, offset, turn in zip(self.lengths, *per_question, strict=True):
             if min(length, start, offset) < 0 or offset + length > turn:
                 raise SegmentError(f"tokens {offset}..{offset + length} of a turn of {turn} at position {start}")
-        latents_NE = self.recipe.latents_NE
-        if latents_NE.shape[1] != spec.hidden_size or latents_NE.dtype != spec.torch_dtype:
-            raise SegmentError(
-                f"latents of size {latents_NE.shape[1]} {latents_NE.dtype}, "
-                f"the spec wants {spec.hidden_size} {spec.dtype}"
-            )
 
     @property
     def num_questions(self) -> int:

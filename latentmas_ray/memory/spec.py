@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latentmas_ray.errors import IncompatibleMemoryError, WireError
+from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Scaled kinds whose frequencies do not depend on how long the sequence is, so that a rotation can be continued.
@@ -84,6 +85,20 @@ class KVCacheSpec:
         mine, theirs = asdict(self), asdict(other)
         name = next(name for name in mine if mine[name] != theirs[name])
         raise IncompatibleMemoryError(f"memory does not fit this model: {name} is {theirs[name]!r}, not {mine[name]!r}")
+
+    def check_tensors(self, kv_LCHTD: Tensor, num_tokens: int, latents_NE: Tensor) -> None:
+        """Raises SegmentError unless these are KV [L, 2, H, num_tokens, D] in one buffer and latents [N, E] of such a
+        model."""
+        shape = (self.num_layers, 2, self.num_kv_heads, num_tokens, self.head_dim)
+        if tuple(kv_LCHTD.shape) != shape or kv_LCHTD.dtype != self.torch_dtype:
+            raise SegmentError(f"KV is {tuple(kv_LCHTD.shape)} {kv_LCHTD.dtype}, the spec wants {shape} {self.dtype}")
+        if not kv_LCHTD.is_contiguous():
+            raise SegmentError("KV must be one contiguous buffer")
+        if latents_NE.shape[1] != self.hidden_size or latents_NE.dtype != self.torch_dtype:
+            raise SegmentError(
+                f"latents of size {latents_NE.shape[1]} {latents_NE.dtype}, "
+                f"the spec wants {self.hidden_size} {self.dtype}"
+            )
 
     def to_header(self) -> dict[str, Any]:
         """A plain dict for the wire."""
