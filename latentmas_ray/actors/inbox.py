@@ -43,7 +43,7 @@ class Inbox:
         self._recipe_bytes = dict.fromkeys(self._busy_seconds, 0)
         self._kv_bytes = dict.fromkeys(self._busy_seconds, 0)
         self._errors = dict.fromkeys(self._busy_seconds, 0.0)
-        self._intervals: list[tuple[str, float, float]] = []  # (source, from, to): when its memory was being brought in
+        self._intervals: list[tuple[str | None, float]] = []  # (whose memory was brought in, until when), in order
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
         self._idle_since = idle_since
         self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
@@ -61,6 +61,7 @@ class Inbox:
 
     def pieces(self) -> Iterator[tuple[str, Piece]]:
         """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
+        self._intervals.append((None, time.time()))  # what the reader did since it began was not for memory
         for source in list(self._first):
             yield from self._hand_out(source, self._first.pop(source))  # it is not needed once it is absorbed
         for delivery in self._deliveries:
@@ -90,8 +91,9 @@ class Inbox:
         """
         exposed = dict.fromkeys(self._final_at, 0.0)
         now = max([self._idle_since, *self._final_at.values()])
-        for source, _, end in self._intervals:
-            exposed[source] += max(0.0, end - now)
+        for source, end in self._intervals:
+            if source is not None:
+                exposed[source] += max(0.0, end - now)
             now = max(now, end)
         return exposed
 
@@ -120,7 +122,7 @@ class Inbox:
     def _note(self, source: str, begin: float) -> None:
         end = time.time()
         self._busy_seconds[source] += end - begin
-        self._intervals.append((source, begin, end))
+        self._intervals.append((source, end))
 
 
 def by_source(parcels: Mapping[str, Parcel]) -> list[Delivery]:

@@ -13,7 +13,7 @@ from latentmas_ray.cli.text import format_accuracy, format_figure, format_number
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.driver.results import AgentUse, Answer, Summary
+    from latentmas_ray.driver.results import AgentUse, Answer, Summary, Transfer
 
 MAX_TEXT_CHARS = 600
 
@@ -78,12 +78,7 @@ def trace_tree(answer: "Answer") -> Tree:
         branch = tree.add(Text(name, style="bold"))
         for transfer in answer.transfers:
             if transfer.reader == name:
-                branch.add(
-                    Text(
-                        f"read {transfer.source}'s memory: {format_bytes(transfer.num_bytes)}, "
-                        f"{transfer.transport}, {format_seconds(transfer.seconds)}"
-                    )
-                )
+                branch.add(Text(f"read {transfer.source}'s memory: {_transfer(transfer)}"))
         branch.add(Text(_tokens(use)))
         branch.add(Text(_phases(use)))
         if use.memory_bytes:
@@ -119,6 +114,17 @@ def _agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
 
 def _heading(name: str) -> str:
     return name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
+
+
+def _transfer(transfer: "Transfer") -> str:
+    parts = [format_bytes(transfer.num_bytes), transfer.transport, format_seconds(transfer.seconds)]
+    if transfer.exposed_seconds:
+        parts.append(f"{format_seconds(transfer.exposed_seconds)} exposed")
+    if transfer.handover == "recipe":
+        parts.append("as a recipe")
+    if transfer.codec != "none":
+        parts.append(f"{transfer.codec}, off by {transfer.relative_error:.2%}")
+    return ", ".join(parts)
 
 
 def _tokens(use: "AgentUse") -> str:
