@@ -39,11 +39,13 @@ class _Running:
 
     first: "Future[Parcel]" = field(default_factory=Future)
     rest: "Future[tuple[Parcel, TurnReport]]" = field(default_factory=Future)
+    kept: list[Parcel] = field(default_factory=list)  # those of which this process holds the bytes
     is_forgotten: bool = False  # nobody will ask for the rest
 
 
 class AgentActor:
-    """Runs as a Ray actor. Its segments are return values, so their owner is the driver and they outlive it.
+    """Runs as a Ray actor. What it packs are return values: their owner is the driver, and they outlive it where the
+    transport puts the bytes themselves into them.
 
     A turn runs in a thread that only turns run in. So its first parcel can leave as the return value of `begin_turn`
     while it goes on; the rest is what `end_turn` returns.
@@ -86,7 +88,7 @@ class AgentActor:
     ) -> tuple[Parcel, int]:
         """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
         running = self._running.setdefault(number, _Running())
-        self._engine.submit(self._carry_out_in_parcels, running, work, later, first)
+        self._engine.submit(self._carry_out_in_parcels, number, running, work, later, first)
         try:
             parcel = running.first.result()
             running.first = Future()  # or it would hold the parcel's bytes as long as the turn thinks
@@ -106,9 +108,7 @@ class AgentActor:
         running = self._running.setdefault(number, _Running())
         running.is_forgotten = True
         if running.rest.done():
-            del self._running[number]
-            if running.rest.exception() is None:
-                self.release(running.rest.result()[0])
+            self._drop(number, running)
 
     def fetch(self, references: Sequence[Any]) -> None:
         """Have these objects brought to this node before a turn needs them."""
@@ -163,16 +163,25 @@ class AgentActor:
             self._idle_since = time.time()
         return report
 
+    def _drop(self, number: int, running: _Running) -> None:
+        """All that a turn has packed; of a turn that was cancelled nobody else may have a handle to it."""
+        self._running.pop(number, None)
+        self.release(*running.kept)
+
     def _carry_out_in_parcels(
-        self, running: _Running, work: TurnWork, later: Sequence[Sequence[Any]], first: Sequence[Parcel]
+        self,
+        number: int,
+        running: _Running,
+        work: TurnWork,
+        later: Sequence[Sequence[Any]],
+        first: Sequence[Parcel],
     ) -> None:
         published = running.first
-        kept: list[Parcel] = []  # what this process holds the bytes of
         last: list[Parcel] = []
 
         def send(parcel: Parcel) -> None:
             if not self._transport.traits.survives_producer:
-                kept.append(parcel)
+                running.kept.append(parcel)
             last[:] = [parcel]
             if not published.done():
                 published.set_result(parcel)
@@ -180,12 +189,12 @@ class AgentActor:
         try:
             report = self._carry_out(work, later, first, send, leaves_early=True)
             running.rest.set_result((last[0], report))
-            if running.is_forgotten:
-                self.release(last[0])  # the first one is the driver's to let go
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
-            self.release(*kept)
+            self.release(*running.kept)
             # Its frames hold what the turn had read, and the error is about to be kept.
             traceback.clear_frames(error.__traceback__)
             if not published.done():
                 published.set_exception(error)
             running.rest.set_exception(error)
+        if running.is_forgotten:
+            self._drop(number, running)
