@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import ray
 
 from latentmas_ray.actors import RayRuntime
+from latentmas_ray.actors.agent_actor import AgentActor
 from latentmas_ray.driver import Answer, Ticket
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
-from latentmas_ray.errors import ActorError, ConfigError
+from latentmas_ray.errors import ActorError, ConfigError, TransferError
 from latentmas_ray.topology.spec import AgentMemory
-from latentmas_ray.transport import ObjectStore, pick_transport
+from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait, wait_until
 from tests.ray.stand_ins import SPEC, On, StandIn, number_of, raise_error, turns_in
 from tests.unit.driver_cases import agent, topology
@@ -113,6 +115,26 @@ def test_turns_that_fail_after_their_first_parcel_leave_nothing_behind(tmp_path:
         wait_until(lambda: _shared_buffers(planner) <= 2 * 2 * 4, "the release of what failed turns had published")
     finally:
         runtime.close()
+
+
+@pytest.mark.parametrize("forgotten_first", [True, False])
+def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, forgotten_first: bool) -> None:
+    """Cancelled before it began, or after it had ended and nobody asked for that."""
+    actor, transport = AgentActor(partial(StandIn, tmp_path), num_threads=1), SharedMemory()
+    actor.load()
+    actor.use(transport)
+    if forgotten_first:
+        actor.forget_turn(7)
+    work = replace(_work("planner"), latent_steps=1)
+    parcel, _ = actor.begin_turn(7, work, [])
+    actor.measure_prefill(1)  # comes after the turn
+    if not forgotten_first:
+        assert transport.unpack(parcel.payload, expected=SPEC).num_bytes
+        actor.forget_turn(7)
+    with pytest.raises(TransferError, match="has released it"):
+        transport.unpack(parcel.payload, expected=SPEC)
+    with pytest.raises(KeyError):
+        actor.end_turn(7)
 
 
 def _shared_buffers(pid: int) -> int:
