@@ -17,7 +17,7 @@ RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
 HandoverMode = Literal["kv", "recipe", "auto"]
-TransportName = Literal["auto", "object_store", "shared_memory", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]
+TransportName = Literal["auto", "object_store", "shared_memory", "tcp", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
 _FREE_ON_RESUME = frozenset(

@@ -4,7 +4,7 @@ and the driver never touches its bytes."""
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any
 
@@ -35,7 +35,7 @@ PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replica:
     """One actor of an agent, and the node it lives on."""
 
@@ -49,6 +49,7 @@ class PackedSegment:
 
     parcels: tuple[ray.ObjectRef, ...]
     whereabouts: Whereabouts
+    keepers: list[Replica] = field(default_factory=list)  # besides the producer: readers that may keep a copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +148,12 @@ class RayRuntime:
         replicas = self._replicas_of[work.agent]
         replica = replicas[work.batch % len(replicas)]
         read = [segments[name] for name in work.segment_order()]
-        if any(segment.whereabouts.source_node != replica.node_id for segment in read):
+        remote = [segment for segment in read if segment.whereabouts.source_node != replica.node_id]
+        if remote:
             references = list(chain(*(segment.parcels for segment in read)))
             replica.actor.fetch.options(concurrency_group="fetch").remote(references)
+        for segment in remote if self._readers_keep else ():
+            segment.keepers.append(replica)
         # Ray waits for positional arguments, and brings them here, before it calls the method; the later parcels, in
         # a list, are the turn's own to wait for.
         work = replace(work, submitted_at=time.time())
@@ -213,6 +217,10 @@ class RayRuntime:
     def _shares_node(self) -> bool:
         return self._transport is None or self._transport.traits.shares_node
 
+    @property
+    def _readers_keep(self) -> bool:
+        return self._transport is not None and self._transport.traits.readers_keep
+
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
         for ticket in tickets:
@@ -234,9 +242,10 @@ class RayRuntime:
         needs_producer = self._transport is not None and not self._transport.traits.survives_producer
         for ticket in tickets if needs_producer else ():
             if ticket.segment is not None:
-                release = ticket.report.replica.actor.release.options(concurrency_group="side")
-                for parcel in ticket.segment.parcels:  # one by one: what failed to come must not keep what came
-                    release.remote(parcel)
+                for holder in {ticket.report.replica, *ticket.segment.keepers}:
+                    release = holder.actor.release.options(concurrency_group="side")
+                    for parcel in ticket.segment.parcels:  # one by one: what failed to come must not keep what came
+                        release.remote(parcel)
 
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""

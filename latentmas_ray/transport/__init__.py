@@ -13,6 +13,7 @@ from latentmas_ray.transport.loopback import Loopback
 from latentmas_ray.transport.nixl import Nixl
 from latentmas_ray.transport.object_store import ObjectStore
 from latentmas_ray.transport.shared_memory import SharedMemory
+from latentmas_ray.transport.tcp import Tcp
 
 __all__ = [
     "Choice",
@@ -24,6 +25,7 @@ __all__ = [
     "ObjectStore",
     "SharedMemory",
     "Situation",
+    "Tcp",
     "Transport",
     "choose",
     "find_available",
@@ -36,6 +38,7 @@ _MAKERS: Mapping[TransportName, Callable[[], Transport]] = {
     "loopback": Loopback,
     "object_store": ObjectStore,
     "shared_memory": SharedMemory,
+    "tcp": Tcp,
     "gloo": Gloo,
     "nccl": Nccl,
     "cuda_ipc": CudaIpc,

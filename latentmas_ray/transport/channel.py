@@ -1,4 +1,5 @@
-"""Small messages between two processes over TCP: msgpack of bounded size, every wait bounded. Nothing is unpickled."""
+"""Messages between two processes over TCP, and bulk between them: small msgpack of bounded size, every wait bounded.
+Nothing is unpickled."""
 
 import contextlib
 import select
@@ -12,6 +13,7 @@ from latentmas_ray.errors import TransferError
 
 _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 64 * 2**10
+_CHUNK_BYTES = 64 * 2**20  # of bulk that are sent within one time limit
 _IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a machine that says nothing any more counts as gone
 
 
@@ -73,6 +75,28 @@ class Channel:
         if not isinstance(message, dict):
             raise LinkError("the peer speaks another language")
         return message
+
+    def send_bytes(self, bulk: memoryview) -> None:
+        """Bytes without a frame, of which the peer knows how many they are. Raises LinkError."""
+        try:
+            for first in range(0, len(bulk), _CHUNK_BYTES):
+                self._socket.sendall(bulk[first : first + _CHUNK_BYTES])
+        except TimeoutError as error:
+            raise StalledError(f"the peer took nothing for {self._timeout_seconds:g} s") from error
+        except OSError as error:
+            raise LinkError(f"the connection broke: {error}") from error
+
+    def receive_bytes(self, target: memoryview) -> None:
+        """Fill `target` with what `send_bytes` sends. Raises LinkError."""
+        try:
+            while target:
+                if (count := self._socket.recv_into(target)) == 0:
+                    raise LinkError("the peer has closed the connection")
+                target = target[count:]
+        except TimeoutError as error:
+            raise StalledError(f"nothing came for {self._timeout_seconds:g} s") from error
+        except OSError as error:
+            raise LinkError(f"the connection broke: {error}") from error
 
     def is_lost(self) -> bool:
         """Whether the peer is gone or has given up. To be asked only while it has nothing to say."""

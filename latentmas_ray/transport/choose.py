@@ -14,8 +14,8 @@ _PREFERRED: dict[Device, tuple[TransportName, ...]] = {
 }
 # One-sided reads between nodes, because a group of NCCL is lost with any of its nodes.
 _PREFERRED_ACROSS: dict[Device, tuple[TransportName, ...]] = {
-    "cpu": ("loopback", "object_store"),
-    "cuda": ("loopback", "nixl", "nccl", "object_store"),
+    "cpu": ("loopback", "tcp", "object_store"),
+    "cuda": ("loopback", "nixl", "nccl", "tcp", "object_store"),
 }
 _LINK_NAMES: dict[Link, str] = {
     "same_process": "within one process",

@@ -1,11 +1,9 @@
 """From process to process through torch.distributed: gloo between CPUs, NCCL between GPUs. The same code for both.
 
-Each reader and producer that have to do with each other make a group of two, once (`links`, `pair`). So a process that
-dies costs its own transfers and nobody else's, which one group of all actors, or Ray's, would not survive.
+Each reader and producer that have to do with each other make a group of two, once (`pair_link`, `pair`). So a process
+that dies costs its own transfers and nobody else's, which one group of all actors, or Ray's, would not survive.
 """
 
-import threading
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +14,12 @@ from latentmas_ray.env import keep_nccl_from_killing
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.channel import LinkError, StalledError
 from latentmas_ray.transport.kept import Kept
-from latentmas_ray.transport.links import Link, Server, ServerAddress
+from latentmas_ray.transport.links import Links
+from latentmas_ray.transport.listener import ServerAddress
 from latentmas_ray.transport.node import own_host
 from latentmas_ray.transport.pair import PAIRS
+from latentmas_ray.transport.pair_link import Link, Server
 from latentmas_ray.transport.sealing import seal, unseal
 from latentmas_ray.transport.traits import TRAITS, Traits
 
@@ -40,11 +39,10 @@ class _Opened:
     """What a transport has while it is open: locks and threads, none of which can be pickled."""
 
     def __init__(self, kind: str, timeout_seconds: float) -> None:
-        self.host = own_host()
+        host = own_host()
         self.kept: Kept[Tensor] = Kept()
-        self.server = Server(kind, self.host, self.kept, timeout_seconds)
-        self.links: dict[ServerAddress, Link] = {}
-        self.locks: defaultdict[ServerAddress, threading.Lock] = defaultdict(threading.Lock)
+        self.server = Server(kind, host, self.kept, timeout_seconds)
+        self.links = Links(lambda address: Link(kind, address, host, timeout_seconds))
 
 
 class Direct(Transport):
@@ -76,8 +74,7 @@ class Direct(Transport):
         elif payload.num_bytes == 0:
             body = torch.empty(0, dtype=torch.uint8, device=PAIRS[self.name].device)
         else:
-            with opened.locks[payload.address]:
-                body = self._fetch(opened, payload)
+            body = opened.links.use(payload.address, lambda link: link.fetch(payload.number, payload.num_bytes))
         return unseal(payload.header, body, payload.checksum, expected=expected)
 
     def release(self, payload: DirectHandle) -> None:
@@ -89,34 +86,7 @@ class Direct(Transport):
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.server.close()
-            for link in opened.links.values():
-                link.close()
-
-    def _fetch(self, opened: _Opened, payload: DirectHandle) -> Tensor:
-        """Through the link that is there; if that breaks, or none is, through a fresh one."""
-        link = opened.links.pop(payload.address, None)
-        try:
-            if link is not None:
-                try:
-                    body = link.fetch(payload.number, payload.num_bytes)
-                    opened.links[payload.address] = link
-                    return body
-                except StalledError:
-                    link.close()
-                    raise  # the peer had its time
-                except LinkError:
-                    link.close()
-            link = Link(self.name, payload.address, opened.host, self._timeout_seconds)
-            try:
-                body = link.fetch(payload.number, payload.num_bytes)
-            except BaseException:
-                link.close()
-                raise
-        except LinkError as error:
-            address = payload.address
-            raise TransferError(f"no segment from {address.host}:{address.port}: {error}") from error
-        opened.links[payload.address] = link
-        return body
+            opened.links.close()
 
     def _get_opened(self) -> _Opened:
         if self._opened is None:

@@ -1,183 +1,71 @@
-"""The way from a reader to a producer: a connection for requests, and beside it the pair through which tensors come.
+"""Links that are made when they are needed, used again, and made once more when one breaks."""
 
-    reader                                  producer
-    token, kind of pair               →     the token must be its own
-                                      ←     where they meet (`meeting`)
-                 both make the pair, each with its rank
-    buffer 17                         →
-                                      ←     how many bytes, or that it has none such
-                 the bytes, chunk by chunk, through the pair
-    buffer 18 …
-
-The token keeps out what comes to the wrong address, another run's reader for instance. It is no protection of what is
-sent: torch.distributed does not encrypt, so the network between the nodes must be trusted, as Ray's must.
-"""
-
-import contextlib
-import secrets
-import socket
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import Generic, Protocol, TypeVar
 
 from latentmas_ray.errors import TransferError
-from latentmas_ray.transport.channel import Channel, LinkError, StalledError
-from latentmas_ray.transport.kept import Kept
-from latentmas_ray.transport.meeting import make_pair, make_tcp_store
-from latentmas_ray.transport.pair import PAIRS, PRODUCER, READER, Pair, chunks
+from latentmas_ray.transport.channel import LinkError, StalledError
+from latentmas_ray.transport.listener import ServerAddress
 
-_LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
-_GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own
+
+class Closable(Protocol):
+    """A link."""
+
+    def close(self) -> None:
+        """Let go of the peer."""
+
+
+L = TypeVar("L", bound=Closable)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ServerAddress:
-    """Where a producer's server is, and what it wants to be told."""
+class Links(Generic[L]):
+    """A process's links to the producers that it has read from; one transfer at a time over each."""
 
-    host: str
-    port: int
-    token: bytes
+    def __init__(self, make: Callable[[ServerAddress], L]) -> None:
+        self._make = make
+        self._links: dict[ServerAddress, L] = {}
+        self._locks: defaultdict[ServerAddress, threading.Lock] = defaultdict(threading.Lock)
 
+    def use(self, address: ServerAddress, work: Callable[[L], T]) -> T:
+        """Do `work` over the link that is there; if that breaks, or none is, over a fresh one.
 
-class Server:
-    """Sends what is kept in this process to readers that ask for it, each from a thread of its own."""
-
-    def __init__(self, kind: str, host: str, kept: Kept[Tensor], timeout_seconds: float) -> None:
-        """Listens at a free port of `host` from now on."""
-        self._kind, self._kept, self._timeout_seconds = kind, kept, timeout_seconds
-        self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
-        self._listener = socket.create_server((host, 0))
-        self.address = ServerAddress(host, self._listener.getsockname()[1], secrets.token_bytes(16))
-        self._store = make_tcp_store(host, timeout_seconds) if kind == "nccl" else None
-        self._channels: set[Channel] = set()
-        threading.Thread(target=self._accept, name="transport", daemon=True).start()
-
-    def close(self) -> None:
-        """Readers that wait are told. Safe to call twice."""
-        with contextlib.suppress(OSError):  # it is closed
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for channel in list(self._channels):
-            channel.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self._serve, args=(connection,), name="transport", daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        pair = None
-        channel = Channel(connection, self._timeout_seconds)
-        self._channels.add(channel)
-        try:
-            hello = channel.receive()
-            token, kind = hello.get("token"), hello.get("kind")
-            if not isinstance(token, bytes) or not secrets.compare_digest(token, self.address.token):
-                return
-            if kind != self._kind:
-                return
-            if self._device is not None:
-                torch.cuda.set_device(self._device)
-            port = 0 if self._store is None else self._store.port
-            meeting = {"host": self.address.host, "port": port, "prefix": secrets.token_hex(8)}
-            channel.send(**meeting)
-            pair = make_pair(self._kind, PRODUCER, channel, meeting, self.address.host, self._timeout_seconds)
-            while True:
-                self._answer(channel, pair, channel.receive(without_limit=True))
-        except LinkError:
-            pass  # the reader is gone, or makes a new connection
-        finally:
-            self._channels.discard(channel)
-            channel.close()
-            if pair is not None:
-                pair.close()
-
-    def _answer(self, channel: Channel, pair: Pair, request: dict[str, object]) -> None:
-        number = request.get("buffer")
-        body = self._kept.get(number) if isinstance(number, int) else None
-        if body is None:
-            channel.send(gone=True)
-            return
-        channel.send(num_bytes=body.numel())
-        for chunk in chunks(body):
-            pair.send(chunk)
-
-
-class Link:
-    """A reader's way to one producer; one transfer at a time. After a LinkError it is of no use."""
-
-    def __init__(self, kind: str, address: ServerAddress, host: str, timeout_seconds: float) -> None:
-        """`host` is this process's own address. Raises LinkError if the producer is gone."""
-        self._timeout_seconds = timeout_seconds
-        self._pair: Pair | None = None
-        self._channel = Channel.connect(address.host, address.port, timeout_seconds)
-        try:
-            self._channel.send(token=address.token, kind=kind)
-            meeting = self._channel.receive()
-            self._pair = make_pair(kind, READER, self._channel, meeting, host, timeout_seconds)
-        except BaseException:
-            self.close()
-            raise
-
-    def fetch(self, number: int, num_bytes: int) -> Tensor:
-        """The bytes of a buffer, in fresh memory. Raises LinkError, and TransferError where it was released."""
-        assert self._pair is not None
-        self._channel.send(buffer=number)
-        answer = self._channel.receive()
-        if answer.get("gone"):
-            raise TransferError("the segment is gone: its producer has released it")
-        if answer.get("num_bytes") != num_bytes:
-            raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
-        body = torch.empty(num_bytes, dtype=torch.uint8, device=self._pair.device)
-        pair = self._pair
-        for chunk in chunks(body):
-            # While a chunk is on its way the channel is silent; if it is not, the producer has given up or died.
-            self._beside(lambda chunk=chunk: pair.receive(chunk))  # type: ignore[misc]
-        return body
-
-    def close(self) -> None:
-        """The producer is told. Safe to call twice."""
-        self._channel.close()
-        if self._pair is not None:
-            self._pair.close()
-
-    def _beside(self, work: Callable[[], T]) -> T:
-        """Do this in another thread, where nothing can interrupt it, and give it up when the producer is gone.
-
-        What is given up ends at its own limit; until then it keeps the memory that it writes to.
+        Raises TransferError where the peer is gone or stalls.
         """
-        future = _in_thread(work)
-        deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
-        while not wait_for([future], _LOOK_SECONDS).done:
-            if self._channel.is_lost():
-                raise LinkError("the producer is gone")
-            if time.monotonic() > deadline:
-                raise StalledError(f"nothing came for {self._timeout_seconds:g} s")
-        return future.result()
+        with self._locks[address]:
+            try:
+                return self._use(address, work)
+            except LinkError as error:
+                raise TransferError(f"no segment from {address.host}:{address.port}: {error}") from error
 
+    def close(self) -> None:
+        """Let go of all peers."""
+        for link in self._links.values():
+            link.close()
 
-def _in_thread(work: Callable[[], T]) -> "Future[T]":
-    future: Future[T] = Future()
-    device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    def _use(self, address: ServerAddress, work: Callable[[L], T]) -> T:
+        if (link := self._links.pop(address, None)) is not None:
+            try:
+                return self._try(address, link, work)
+            except StalledError:
+                raise  # the peer had its time
+            except LinkError:
+                pass
+        return self._try(address, self._make(address), work)
 
-    def run() -> None:
+    def _try(self, address: ServerAddress, link: L, work: Callable[[L], T]) -> T:
         try:
-            if device is not None:
-                torch.cuda.set_device(device)
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001  whoever waits raises it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="transport", daemon=True).start()
-    return future
+            done = work(link)
+        except TransferError as error:
+            if isinstance(error, LinkError):
+                link.close()
+            else:  # the peer said so: the link is as good as before
+                self._links[address] = link
+            raise
+        except BaseException:
+            link.close()
+            raise
+        self._links[address] = link
+        return done

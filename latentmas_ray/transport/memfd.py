@@ -141,25 +141,61 @@ class Pool:
     def lend(self, num_bytes: int) -> Tensor:
         """A flat uint8 tensor of at least one byte; `write` of what stands in it copies nothing. The one lent before is
         taken back. Raises TransferError."""
-        self._give_back()
-        self._lent = self._take_free(num_bytes) or self._make(num_bytes, None)
+        if self._lent is not None:  # whoever had asked for it did not need it: its turn failed
+            self.give_back(self._lent)
+        self._lent = self.take(num_bytes)
         return self._lent.room(num_bytes)
 
     def write(self, body: Tensor) -> Address:
         """Have a flat uint8 tensor of at least one byte where readers can map it. Raises TransferError."""
+        num_bytes = body.numel()
         if self._lent is not None and body.data_ptr() == self._lent.room(1).data_ptr():
             buffer, self._lent = self._lent, None
-        elif (free := self._take_free(body.numel())) is not None:
+        elif (free := self._take_free(num_bytes)) is not None:
             buffer = free
             if body.is_cuda:
-                buffer.room(body.numel()).copy_(body)
+                buffer.room(num_bytes).copy_(body)
             else:  # the C library's copy, which does not read what it overwrites
-                np.copyto(buffer.room(body.numel()).numpy(), body.numpy())
+                np.copyto(buffer.room(num_bytes).numpy(), body.numpy())
         else:
-            buffer = self._make(body.numel(), body)
-        address = buffer.finish(body.numel())
+            buffer = _make(num_bytes, body)
+        return self.finish(buffer, num_bytes)
+
+    def take(self, num_bytes: int) -> WriteBuffer:
+        """A buffer to be written: then comes `finish` or `give_back`. Raises TransferError."""
+        return self._take_free(num_bytes) or _make(num_bytes, None)
+
+    def finish(self, buffer: WriteBuffer, num_bytes: int) -> Address:
+        """So many bytes have been written."""
+        address = buffer.finish(num_bytes)
         self._full[address.token] = buffer
         return address
+
+    def give_back(self, buffer: WriteBuffer) -> None:
+        """What was taken holds nothing that anybody needs."""
+        if buffer is self._lent:
+            self._lent = None
+        buffer.finish(buffer.capacity)
+        buffer.erase()
+        self._free.append(buffer)
+
+    def body_of(self, address: Address) -> Tensor:
+        """What was written, until it is released."""
+        return self._full[address.token].room(address.num_bytes)
+
+    def hide(self, token: bytes) -> None:
+        """Nobody else may read what was written under this token. Safe to call twice."""
+        if (buffer := self._full.get(token)) is not None:
+            buffer.erase()
+
+    def release(self, token: bytes) -> None:
+        """What was written under this token is not read any more, here or elsewhere. Safe to call twice."""
+        if (buffer := self._full.pop(token, None)) is None:
+            return
+        buffer.erase()
+        self._free.append(buffer)
+        while sum(buffer.touched_bytes for buffer in self._free) > self._max_free_bytes:
+            del self._free[0]
 
     def _take_free(self, num_bytes: int) -> WriteBuffer | None:
         """A buffer that is free, and that no reader has still mapped, for writing."""
@@ -169,28 +205,12 @@ class Pool:
                 return buffer
         return None
 
-    def _make(self, num_bytes: int, first: Tensor | None) -> WriteBuffer:
-        try:
-            return WriteBuffer(num_bytes, first)
-        except OSError as error:
-            raise TransferError(f"no shared memory for a segment of {num_bytes} bytes: {error}") from error
 
-    def _give_back(self) -> None:
-        """Whoever had asked for a buffer did not need it: its turn failed."""
-        if self._lent is not None:
-            self._lent.finish(self._lent.capacity)
-            self._lent.erase()
-            self._free.append(self._lent)
-            self._lent = None
-
-    def release(self, token: bytes) -> None:
-        """What was written under this token is not read any more. Safe to call twice."""
-        if (buffer := self._full.pop(token, None)) is None:
-            return
-        buffer.erase()
-        self._free.append(buffer)
-        while sum(buffer.touched_bytes for buffer in self._free) > self._max_free_bytes:
-            del self._free[0]
+def _make(num_bytes: int, first: Tensor | None) -> WriteBuffer:
+    try:
+        return WriteBuffer(num_bytes, first)
+    except OSError as error:
+        raise TransferError(f"no shared memory for a segment of {num_bytes} bytes: {error}") from error
 
 
 def capacity_for(num_bytes: int) -> int:

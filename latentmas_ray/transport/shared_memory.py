@@ -1,6 +1,5 @@
 """Through memory that the actors of one node share: one copy when a piece is packed, none when it is read."""
 
-import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,8 @@ from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.memfd import Address, Pool, map_body
+from latentmas_ray.transport.memfd import Address, map_body
+from latentmas_ray.transport.shelf import Shelf
 from latentmas_ray.transport.traits import TRAITS, Traits
 
 MAX_FREE_BYTES = 2**30
@@ -41,19 +41,16 @@ class SharedMemory(Transport):
     def __init__(self, max_free_bytes: int = MAX_FREE_BYTES) -> None:
         """Released buffers are kept for the next pieces up to so many bytes."""
         self._max_free_bytes = max_free_bytes
-        self._pool: Pool | None = None
-        self._lock: threading.Lock | None = None  # of what is packed and released from different threads
+        self._shelf: Shelf | None = None
 
     def open(self) -> None:
-        self._pool, self._lock = Pool(self._max_free_bytes), threading.Lock()
+        self._shelf = Shelf(is_shared=True, max_free_bytes=self._max_free_bytes)
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """A shared buffer, if the memory lies on the CPU: what is packed from there is not copied again."""
         if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
-        pool, lock = self._opened()
-        with lock:
-            return pool.lend(num_bytes)
+        return self._opened().lend(num_bytes)
 
     def pack(self, piece: Piece) -> SharedHandle:
         """A handle to the piece's bytes, or to a copy if they are not in a buffer of `reserve`. Raises TransferError
@@ -61,9 +58,7 @@ class SharedMemory(Transport):
         header, body = encode_piece(piece, codec=self.codec, with_digest=False)
         if body.numel() == 0:
             return SharedHandle(header, None)
-        pool, lock = self._opened()
-        with lock:
-            return SharedHandle(header, pool.write(body))
+        return SharedHandle(header, self._opened().put(body).address)
 
     def unpack(self, payload: SharedHandle, *, expected: KVCacheSpec) -> Piece:
         """A piece on the producer's own pages, read-only."""
@@ -72,14 +67,13 @@ class SharedMemory(Transport):
 
     def release(self, payload: SharedHandle) -> None:
         """The buffer is written again as soon as no reader has it mapped."""
-        if payload.address is not None and self._pool is not None and self._lock is not None:
-            with self._lock:
-                self._pool.release(payload.address.token)
+        if payload.address is not None and self._shelf is not None:
+            self._shelf.release(payload.address.token)
 
     def close(self) -> None:
-        self._pool = None
+        self._shelf = None
 
-    def _opened(self) -> tuple[Pool, threading.Lock]:
-        if self._pool is None or self._lock is None:
+    def _opened(self) -> Shelf:
+        if self._shelf is None:
             raise TransferError("the shared memory of this process is closed")
-        return self._pool, self._lock
+        return self._shelf

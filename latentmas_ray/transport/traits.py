@@ -24,6 +24,7 @@ class Traits:
     one_sided: bool = False  # a reader needs nothing of its producer's processor, which may be busy, or stopped
     survives_producer: bool = False  # what was packed can still be read after its producer's death
     shares_node: bool = False  # all readers on a node share one copy
+    readers_keep: bool = False  # a reader's process keeps a copy for the others on its node, until it is released there
     needs: str | None = None  # a package or a backend of torch that may be missing here
 
 
@@ -43,6 +44,7 @@ TRAITS: Mapping[str, Traits] = {
         shares_node=True,
         needs="memfd",
     ),
+    "tcp": Traits(devices=_BOTH, links=_ANYWHERE, shares_node=True, readers_keep=True),
     "gloo": Traits(devices=_BOTH, links=_ANYWHERE, needs="gloo"),
     # Two ranks of NCCL cannot be on one GPU.
     "nccl": Traits(devices=frozenset({"cuda"}), links=frozenset({"same_node", "cross_node"}), needs="nccl"),

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from latentmas_ray.transport import Gloo, SharedMemory, Transport
+from latentmas_ray.transport import Gloo, SharedMemory, Tcp, Transport
 from tests.ray.transport_peers import Case, Peer
 
 BIG = Case(megabytes=32, dtype="bfloat16")

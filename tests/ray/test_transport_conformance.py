@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from latentmas_ray.transport import Gloo, Nixl, ObjectStore, SharedMemory, Transport, find_available
+from latentmas_ray.transport import Gloo, Nixl, ObjectStore, SharedMemory, Tcp, Transport, find_available
 from latentmas_ray.transport.traits import Traits
 from tests.ray.transport_peers import Case, Read, killed_after, start, stopped
 
@@ -18,6 +18,7 @@ MIDDLING = Case(megabytes=8)
 MAKERS: dict[str, Callable[[], Transport]] = {
     "object_store": ObjectStore,
     "shared_memory": SharedMemory,
+    "tcp": lambda: Tcp(TIMEOUT_SECONDS, shares_memory=False),
     "gloo": lambda: Gloo(TIMEOUT_SECONDS),
     "nixl": lambda: Nixl(TIMEOUT_SECONDS),
 }

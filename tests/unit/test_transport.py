@@ -11,10 +11,10 @@ from latentmas_ray.config import CodecName
 from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Piece, Segment, join
 from latentmas_ray.memory.codec import relative_error
-from latentmas_ray.transport import Gloo, Loopback, ObjectStore, SharedMemory, Situation, Transport, pick_transport
+from latentmas_ray.transport import Gloo, Loopback, ObjectStore, SharedMemory, Situation, Tcp, Transport, pick_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
-TRANSPORTS = [Loopback(), ObjectStore(), SharedMemory(), Gloo(5.0)]
+TRANSPORTS = [Loopback(), ObjectStore(), SharedMemory(), Tcp(5.0), Tcp(5.0, shares_memory=False), Gloo(5.0)]
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.name)
 
 

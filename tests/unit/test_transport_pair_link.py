@@ -17,7 +17,7 @@ from latentmas_ray.memory import Piece, join
 from latentmas_ray.transport import Gloo
 from latentmas_ray.transport.channel import Channel, LinkError, StalledError
 from latentmas_ray.transport.kept import Kept
-from latentmas_ray.transport.links import Link, Server
+from latentmas_ray.transport.pair_link import Link, Server
 from latentmas_ray.transport.sealing import device_checksum, seal, unseal
 from tests.unit.memory_cases import SPEC, assert_equal, make_segment
 
@@ -125,7 +125,7 @@ def test_a_link_that_broke_is_made_again_and_one_that_cannot_be_is_told() -> Non
     for _ in range(3):
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), segment)
         assert producer._opened is not None
-        for channel in list(producer._opened.server._channels):
+        for channel in list(producer._opened.server._listener._channels):
             channel.close()
     producer.close()
     with pytest.raises(TransferError, match="no segment from"):
