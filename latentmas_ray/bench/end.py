@@ -84,11 +84,13 @@ class End:
             self._cache.write(row, 0, piece.kv_of(row), 0, self._spec.rope)
         self._cache.extend(piece.lengths)
         written = time.time()
+        if self._transport.traits.readers_keep:
+            self._kept = sent.payload
         carried = carries(sent.payload, piece.num_bytes)
         return (sent.begun, sent.copied, sent.packed), Received(arrived, unpacked, written, carried)
 
     def release(self) -> None:
-        """The last payload was read."""
+        """The last payload was read, and nobody else will read it."""
         if self._kept is not None:
             self._transport.release(self._kept)
             self._kept = None

@@ -97,7 +97,8 @@ class TwoActors(Pair):
         if self.link == "cross_node":
             self._offset, self.clock_error_seconds = self._sender.call("clock")
         sent, received = self._receiver.call("take", self._sender.begin("give"))
-        self._sender.call("release")
+        for station in (self._sender, self._receiver):
+            station.call("release")
         copies = self._receiver.call("copy_seconds")
         if self.link == "same_node":
             return HandOver.of(sent, received, 0.0, limit=copies, copies=2 * copies)

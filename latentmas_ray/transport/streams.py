@@ -75,7 +75,7 @@ class StreamServer:
     def _note_copy(self, request: Mapping[str, Any]) -> None:
         try:
             address = Address(**request["address"])
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise LinkError("the peer speaks another language") from error
         with self._shelf.using(request["copied"]) as body, self._lock:
             if body is not None:

@@ -20,20 +20,32 @@ def main() -> None:
     ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
     here = ray.get_runtime_context().get_node_id()
     there = next(node["NodeID"] for node in ray.nodes() if node["NodeID"] != here)
-    transports: dict[str, Transport] = {"gloo": Gloo(TIMEOUT_SECONDS), "shared_memory": SharedMemory()}
-    producer, reader = (_start(transports, node) for node in (there, here))
-    payload = producer.pack.remote(BIG)
-    _say(ray.get(reader.read.remote(payload, BIG)))
-    ray.get([peer.use.remote("shared_memory") for peer in (producer, reader)])
-    _say(ray.get(reader.read.remote(ray.get(producer.pack.remote(Case())), Case())))
-    ray.get(reader.use.remote("gloo"))
+    transports: dict[str, Transport] = {
+        "shared_memory": SharedMemory(),
+        "gloo": Gloo(TIMEOUT_SECONDS),
+        "tcp": Tcp(TIMEOUT_SECONDS),
+    }
+    producer, *readers = (_start(transports, node) for node in (there, here, here))
+    _say(ray.get(readers[0].read.remote(ray.get(producer.pack.remote(Case())), Case())))
+    packed = []
+    for name, reader in zip(("gloo", "tcp"), readers, strict=True):
+        ray.get([peer.use.remote(name) for peer in (producer, *readers)])
+        payload = producer.pack.remote(BIG)
+        for each in readers:
+            _say(ray.get(each.read.remote(payload, BIG)))
+        ray.get([each.release.remote(payload) for each in readers])
+        packed.append((reader, name, ray.get(payload)))
+    for reader, name, _ in packed:
+        ray.get(reader.use.remote(name))
     print("reading", flush=True)
-    _say(ray.get(reader.read_until_it_fails.remote(ray.get(payload), BIG, 60.0)))
+    reading = [reader.read_until_it_fails.remote(payload, BIG, 60.0) for reader, _, payload in packed]
+    for read in ray.get(reading):
+        _say(read)
 
 
 def _start(transports: dict[str, Transport], node: str) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(Peer).remote(transports, "gloo")
+    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(Peer).remote(transports, "shared_memory")
 
 
 def _say(read: Any) -> None:
