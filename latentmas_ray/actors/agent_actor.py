@@ -1,5 +1,6 @@
 """The actor of one agent's replica: a thin shell around an engine and a transport."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 
 from latentmas_ray.actors.inbox import Delivery, Parcel
 from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Transport, find_available, gpu_in_use
 
@@ -111,8 +114,10 @@ class AgentActor:
             self._drop(number, running)
 
     def fetch(self, references: Sequence[Any]) -> None:
-        """Have these objects brought to this node before a turn needs them."""
-        ray.wait(list(references), num_returns=len(references), fetch_local=True)
+        """Have these parcels, and their bytes, brought to this node before a turn needs them."""
+        for reference in references:
+            with contextlib.suppress(RayError, LatentMASError):  # the turn that reads it will tell
+                self._transport.fetch(ray.get(reference).payload)
 
     def release(self, *parcels: Parcel) -> None:
         """Nobody will read these any more."""

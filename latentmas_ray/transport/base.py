@@ -60,6 +60,12 @@ class Transport(ABC):
         IncompatibleMemoryError for memory of another model, TransferError where the bytes cannot be had (any more).
         """
 
+    def fetch(self, payload: Any) -> None:  # noqa: B027  not every transport has something to do
+        """Bring a payload's bytes to this machine, so that `unpack` finds them here; for readers that are busy.
+
+        May run beside `unpack`. Raises like it.
+        """
+
     def release(self, payload: Any) -> None:  # noqa: B027  not every transport has something to do
         """No reader will come any more: let go of what `pack` kept in this process for the payload."""
 

@@ -1,5 +1,7 @@
 """Over plain TCP between nodes, and through shared memory within each: what nodes without RDMA do best."""
 
+import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,6 +23,8 @@ from latentmas_ray.transport.shelf import Label, Shelf
 from latentmas_ray.transport.streams import StreamLink, StreamServer
 from latentmas_ray.transport.traits import TRAITS, Traits
 
+_NUM_REMEMBERED = 10_000  # of what was released
+
 
 @dataclass(frozen=True)
 class TcpHandle:
@@ -39,7 +43,31 @@ class _Opened:
         self.shelf = Shelf(is_shared=is_shared, max_free_bytes=MAX_FREE_BYTES)
         self.server = StreamServer(own_host(), self.shelf, timeout_seconds)
         self.links = Links(lambda address: StreamLink(address, timeout_seconds))
-        self.copies: dict[bytes, bytes] = {}  # by the producer's token: the token of what was brought here
+        self._lock = threading.Lock()
+        self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of what was brought here
+        self._released: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
+
+    @property
+    def num_copies(self) -> int:
+        """Of what other machines have, on the shelf here."""
+        return len(self._copies)
+
+    def keep(self, token: bytes, own: bytes) -> bool:
+        """Keep `own` until `token` is released; False if that has happened."""
+        with self._lock:
+            if token not in self._released:
+                self._copies[token] = own
+                return True
+        self.shelf.release(own)
+        return False
+
+    def let_go(self, token: bytes) -> None:
+        """Nobody here will read what the producer has under this token."""
+        with self._lock:
+            self._released.append(token)  # it may be on its way here
+            copy = self._copies.pop(token, None)
+        if copy is not None:
+            self.shelf.release(copy)
 
 
 class Tcp(Transport):
@@ -85,8 +113,13 @@ class Tcp(Transport):
         if address is not None and address.machine == this_machine():
             # No byte has moved, and nobody but the producer can write there.
             return decode_piece(payload.header, from_raw(map_body(address)), expected=expected, checks_digest=False)
-        label = payload.label
-        return opened.links.use(payload.producer, lambda link: _fetch(opened, link, payload, label, expected))
+        return _bring(opened, payload, payload.label, expected)
+
+    def fetch(self, payload: TcpHandle) -> None:
+        """Bytes of another machine, for all readers on this one."""
+        opened, label = self._get_opened(), payload.label
+        if label is not None and (label.address is None or label.address.machine != this_machine()):
+            _bring(opened, payload, label, None)
 
     def release(self, payload: TcpHandle) -> None:
         """A transfer that has begun goes on to its end; nobody can begin another."""
@@ -95,8 +128,8 @@ class Tcp(Transport):
         if payload.producer == opened.server.address:
             opened.shelf.release(payload.label.token)
             opened.server.forget(payload.label.token)
-        elif (copy := opened.copies.pop(payload.label.token, None)) is not None:
-            opened.shelf.release(copy)
+        else:
+            opened.let_go(payload.label.token)
 
     def close(self) -> None:
         opened, self._opened = self._opened, None
@@ -110,7 +143,14 @@ class Tcp(Transport):
         return self._opened
 
 
-def _fetch(opened: _Opened, link: StreamLink, payload: TcpHandle, label: Label, expected: KVCacheSpec) -> Piece:
+def _bring(opened: _Opened, payload: TcpHandle, label: Label, expected: KVCacheSpec | None) -> Piece:
+    """The piece of a payload whose bytes another machine has."""
+    return opened.links.use(payload.producer, lambda link: _bring_over(link, opened, payload, label, expected))
+
+
+def _bring_over(
+    link: StreamLink, opened: _Opened, payload: TcpHandle, label: Label, expected: KVCacheSpec | None
+) -> Piece:
     copy = link.ask(label.token, this_machine(), payload.num_bytes)
     if copy is not None:
         with suppress(TransferError):  # whoever brought it here is gone
@@ -129,7 +169,6 @@ def _fetch(opened: _Opened, link: StreamLink, payload: TcpHandle, label: Label, 
         raise
     if own.address is None:
         opened.shelf.release(own.token)  # it lasts as long as the piece
-    else:
-        opened.copies[label.token] = own.token
+    elif opened.keep(label.token, own.token):
         link.tell_copy(label.token, own.address)
     return piece

@@ -86,7 +86,7 @@ def test_agents_on_several_nodes_answer_as_in_one_process(
     assert len(rows) == NUM_QUESTIONS
     for row in rows:
         assert [(transfer["source"], transfer["reader"]) for transfer in row["transfers"]] == TRANSFERS[topology]
-        assert {transfer["transport"] for transfer in row["transfers"]} == {"object_store"}
+        assert {transfer["transport"] for transfer in row["transfers"]} == {"tcp"}
         assert all(t["num_bytes"] == row["agent_memory_bytes"][t["source"]] > 0 for t in row["transfers"])
     assert [timeless(row) for row in rows] == rows_of_one_process(topology)
     # Two agents on each node: every segment is read on both, and comes to the other node once at the most.

@@ -34,7 +34,7 @@ def ends() -> Iterator[list[Tcp]]:
 
 def num_brought(end: Tcp) -> int:
     assert end._opened is not None
-    return len(end._opened.copies)
+    return end._opened.num_copies
 
 
 @needs_memfd
@@ -52,6 +52,19 @@ def test_a_machine_s_second_reader_finds_what_the_first_has_brought(ends: list[T
         end.release(payload)
     with pytest.raises(TransferError, match="released"):
         first.unpack(payload, expected=SPEC)
+
+
+@needs_memfd
+def test_what_was_fetched_before_is_found_and_what_comes_too_late_is_let_go(ends: list[Tcp]) -> None:
+    producer, first, second = ends
+    payload = producer.pack(Piece.whole(SEGMENT))
+    first.fetch(payload)
+    for reader in (first, second):
+        assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+    assert (num_brought(first), num_brought(second)) == (1, 0)
+    first.release(payload)
+    first.fetch(payload)
+    assert num_brought(first) == 0
 
 
 @needs_memfd
