@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from latentmas_ray.actors import LocalRuntime, RayRuntime
+from latentmas_ray.actors import LocalRuntime, RayMetrics, RayRuntime
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.driver import (
     Answer,
@@ -152,7 +152,8 @@ class LatentMAS:
             return
         runtime, info = self._start(len(batches))
         settings = DriverSettings.from_config(self.config)
-        driver = Driver(runtime, self.topology, settings, self._observer, info=info)
+        metrics = RayMetrics() if self.config.runtime == "ray" else None
+        driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=metrics)
         with closing(driver.run(batches, num_done=num_done)) as results:
             yield from results
 

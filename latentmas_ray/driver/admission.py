@@ -1,5 +1,6 @@
 """The bound on working memory in flight."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -45,7 +46,14 @@ class MemoryLedger:
     @property
     def held_bytes(self) -> int:
         """What the segments take that are known to exist."""
-        return sum(segment.num_bytes or 0 for segment in self._segments.values())
+        return sum(self.held_bytes_by_agent().values())
+
+    def held_bytes_by_agent(self) -> dict[str, int]:
+        """What the segments take that are known to exist, by the agent that wrote them."""
+        held: Counter[str] = Counter()
+        for (_, agent), segment in self._segments.items():
+            held[agent] += segment.num_bytes or 0
+        return held
 
     def fits(self, bounds_by_agent: Mapping[str, Sequence[SegmentBound]]) -> bool:
         """Whether another batch, with these bounds for each of its segments and questions, stays below the limit.

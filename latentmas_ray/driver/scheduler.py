@@ -1,7 +1,7 @@
 """The event loop: admits batches, submits turns as soon as they can run, collects reports, retries what failed."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 
 from latentmas_ray.driver.admission import MemoryLedger
@@ -9,6 +9,7 @@ from latentmas_ray.driver.answers import make_answers
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.flight import Attempt, Flight, Route
 from latentmas_ray.driver.handover import choose_handovers
+from latentmas_ray.driver.metrics import Load, MetricSink, NoMetrics, RunMetrics
 from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
 from latentmas_ray.driver.results import Answer, Failure, Observer
 from latentmas_ray.driver.settings import DriverSettings
@@ -32,14 +33,16 @@ class Driver:
         observer: Observer,
         *,
         info: RuntimeInfo,
+        metrics: MetricSink | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`info` is what `runtime.start()` returned; `clock` tells seconds."""
+        """`info` is what `runtime.start()` returned; `metrics` is told what goes on; `clock` tells seconds."""
         self._runtime = runtime
         self._topology = topology
         self._route = Route.of(topology)
         self._settings = settings
         self._observer = observer
+        self._metrics = RunMetrics(metrics or NoMetrics(), [agent.name for agent in topology.agents])
         self._info = info
         self._clock = clock
         self._limit_bytes = settings.memory_limit_bytes or info.memory_limit_bytes
@@ -80,7 +83,7 @@ class Driver:
         finally:
             error = None  # its traceback knows this frame: the cycle would keep tickets alive
             self._abandon_everything()
-            self._observer.on_finished()
+            self._tally.end()
 
     def _reset(self, batches: Sequence[Batch], num_done: int) -> None:
         self._queue = deque(Attempt(batch) for batch in batches)
@@ -90,7 +93,7 @@ class Driver:
         self._results: deque[Answer | Failure] = deque()
         self._ledger = MemoryLedger(self._limit_bytes, self._info.bytes_per_token)
         num_open = sum(len(batch.open_questions) for batch in batches)
-        self._tally = Tally(self._observer, self._clock, num_done + num_open, num_done)
+        self._tally = Tally(self._observer, self._metrics, self._clock, num_done + num_open, num_done)
 
     def _description(self) -> str:
         if self._settings.handover != "auto" or not self._choices:
@@ -143,13 +146,21 @@ class Driver:
             except LatentMASError as error:  # the tickets behind it may hold answers
                 ends_run = ends_run or error
         if finished or timeout_seconds:
-            self._tally.tell(len(self._flights), self._ledger.held_bytes)
+            self._tally.tell(self._load())
         try:
             if ends_run is not None:
                 raise ends_run
         finally:
             ends_run = None  # its traceback knows this frame: the cycle would keep tickets alive
         return bool(finished)
+
+    def _load(self) -> Load:
+        return Load(
+            batches_in_flight=len(self._flights),
+            batches_waiting=len(self._queue),
+            turns_in_flight=Counter(ticket.agent for ticket in self._waiting),
+            memory_bytes=self._ledger.held_bytes_by_agent(),
+        )
 
     def _take_in(self, flight: Flight, ticket: Ticket, *, go_on: bool) -> None:
         """The report of a finished turn; `go_on` submits what can run now."""

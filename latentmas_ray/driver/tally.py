@@ -1,7 +1,8 @@
-"""Counts what a run has done, and tells its observer."""
+"""Counts what a run has done, and tells its observer and its metrics."""
 
 from collections.abc import Callable
 
+from latentmas_ray.driver.metrics import Load, RunMetrics
 from latentmas_ray.driver.results import Answer, Failure, Observer, Progress
 from latentmas_ray.engine.turn import TurnReport
 
@@ -9,9 +10,17 @@ from latentmas_ray.engine.turn import TurnReport
 class Tally:
     """The counters of one run."""
 
-    def __init__(self, observer: Observer, clock: Callable[[], float], num_questions: int, num_done: int) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        metrics: RunMetrics,
+        clock: Callable[[], float],
+        num_questions: int,
+        num_done: int,
+    ) -> None:
         self.num_questions = num_questions
         self._observer = observer
+        self._metrics = metrics
         self._clock = clock
         self._num_done = num_done
         self._num_failed = 0
@@ -22,27 +31,36 @@ class Tally:
         """A turn has processed its prompt, latent and output tokens."""
         self._tokens += sum(report.prompt_tokens) + report.latent_steps * len(report.prompt_tokens)
         self._tokens += sum(len(ids) for ids in report.output_token_ids)
+        self._metrics.turn(report)
 
     def count_answer(self, answer: Answer) -> None:
         """A question has its answer."""
         self._num_done += 1
+        self._metrics.settled("answered")
         self._observer.on_answer(answer)
 
     def count_failure(self, failure: Failure) -> None:
         """A question is given up."""
         self._num_failed += 1
+        self._metrics.settled("failed")
         self._observer.on_failure(failure)
 
-    def tell(self, batches_in_flight: int, memory_in_flight_bytes: int) -> None:
+    def tell(self, load: Load) -> None:
         """Give the observer a snapshot."""
+        self._metrics.load(load)
         self._observer.on_progress(
             Progress(
                 num_questions=self.num_questions,
                 num_done=self._num_done,
                 num_failed=self._num_failed,
-                batches_in_flight=batches_in_flight,
-                memory_in_flight_bytes=memory_in_flight_bytes,
+                batches_in_flight=load.batches_in_flight,
+                memory_in_flight_bytes=sum(load.memory_bytes.values()),
                 tokens=self._tokens,
                 seconds=self._clock() - self._started_at,
             )
         )
+
+    def end(self) -> None:
+        """Nothing is under way any more, whatever ended the run."""
+        self._metrics.load(Load())
+        self._observer.on_finished()
