@@ -59,7 +59,9 @@ class RunConfig(BaseModel):
         None, min_length=1, description="address of a running Ray cluster; without it one is started"
     )
     memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
-    output: str | None = Field(None, min_length=1, description="folder for config.yaml, results.jsonl and summary.json")
+    output: str | None = Field(
+        None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
+    )
     resume: bool = Field(False, description="go on from the results already in the output folder")
 
     @field_validator("memory_in_flight")
@@ -88,6 +90,11 @@ class RunConfig(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed; a resumed run must agree in all of them."""
         return {name: value for name, value in self.model_dump().items() if name not in _FREE_ON_RESUME}
+
+
+def is_url(output: str) -> bool:
+    """Whether an output folder is given as a URL, such as s3://bucket/folder."""
+    return "://" in output
 
 
 def is_device(text: str) -> bool:

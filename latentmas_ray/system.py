@@ -22,6 +22,7 @@ from latentmas_ray.driver import (
     RuntimeInfo,
     SilentObserver,
     Summary,
+    open_output,
     plan_batches,
     summarise,
 )
@@ -108,7 +109,11 @@ class LatentMAS:
         if self.config.output is None:
             return self._answer_all(questions, None)
         pinned = {"topology_digest": hashlib.blake2b(dump_topology(self.topology).encode(), digest_size=16).hexdigest()}
-        with Journal.open(self.config.output, self.config, questions, pinned=pinned) as journal:
+        with (
+            open_output(self.config.output) as output,
+            Journal.open(output.folder, self.config, questions, pinned=pinned) as journal,
+        ):
+            output.begin()
             return self._answer_all(questions, journal)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """`latentmas eval`: a whole task, graded, journaled and summed up."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,4 +46,4 @@ def _name_failures(watcher: "RunWatcher", num_failed: int, output: str | None) -
     if num_failed > len(watcher.failures):
         typer.echo(f"  … and {num_failed - len(watcher.failures)} more", err=True)
     if output is not None:
-        typer.echo(f"  all are in {Path(output) / 'failures.jsonl'}; --resume tries them again", err=True)
+        typer.echo(f"  all are in {output.rstrip('/')}/failures.jsonl; --resume tries them again", err=True)

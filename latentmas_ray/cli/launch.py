@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
 
@@ -24,6 +24,6 @@ def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"
         with LatentMAS(config, observer=observer) as system:
             yield system
     except (RunError, KeyboardInterrupt) as error:
-        if config.output is not None and (Path(config.output) / "results.jsonl").exists():
+        if config.output is not None and (is_url(config.output) or (Path(config.output) / "results.jsonl").exists()):
             error.add_note(f"what finished is in {config.output}; the same command with --resume goes on from there")
         raise

@@ -20,7 +20,7 @@ _METAVARS = {
     "device": "auto|cpu|cuda[:N]",
     "memory_in_flight": "auto|SIZE",
     "address": "ADDR",
-    "output": "DIR",
+    "output": "DIR|URL",
     "batch_size": "B",
     "replicas": "R",
     "seed": "S",

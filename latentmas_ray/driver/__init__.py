@@ -8,6 +8,7 @@ One run is: `Journal.open` → `plan_batches` → `Driver.run`, each result into
 
 from latentmas_ray.driver.batch import Batch, plan_batches
 from latentmas_ray.driver.journal import Journal
+from latentmas_ray.driver.output import Output, open_output
 from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
 from latentmas_ray.driver.results import (
     AgentUse,
@@ -32,6 +33,7 @@ __all__ = [
     "Failure",
     "Journal",
     "Observer",
+    "Output",
     "Progress",
     "Runtime",
     "RuntimeInfo",
@@ -39,6 +41,7 @@ __all__ = [
     "Summary",
     "Ticket",
     "Transfer",
+    "open_output",
     "plan_batches",
     "summarise",
 ]

@@ -90,6 +90,9 @@ CASES: dict[str, Case] = {
         ["--output", written(folder, "file", "") + "/run"],
         ["--output", "/file/run'", "cannot be made"],
     ),
+    "an output URL of no store": flags(
+        "--output", "nosuch://bucket/a", names=["--output", "'nosuch://bucket/a'", "Protocol not known: nosuch"]
+    ),
     "an unknown task": flags("--task", "homework", names=["--task", "'homework'", "sample"]),
     "a benchmark that is not shipped": flags("--task", "gsm8k", names=["--task", "'gsm8k'", "FILE.jsonl"]),
     "a code benchmark": flags("--task", "humanevalplus", names=["--task", "'humanevalplus'", "code grading"]),
