@@ -184,7 +184,8 @@ class Session:
         for agent, piece in pieces:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + piece.begins[row]
-                self.cache.write(row, slot, piece.kv_of(row), shift, self.lm.spec.rope)
+                for head, kv_LCHTD in piece.parts_of(row):
+                    self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
             missing[agent] -= sum(piece.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or there twice: {missing} tokens")

@@ -8,7 +8,7 @@ from latentmas_ray.memory.merge import PlacedSegment, Placement, place
 from latentmas_ray.memory.piece import Outline, Piece, join, join_recipes
 from latentmas_ray.memory.rope import rotate_keys
 from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
-from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec
+from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec, Shard
 
 __all__ = [
     "LATENT",
@@ -20,6 +20,7 @@ __all__ = [
     "Recipe",
     "RopeSpec",
     "Segment",
+    "Shard",
     "concatenate",
     "join",
     "join_recipes",

@@ -7,7 +7,7 @@ belongs, and how much is still to come, from the first piece on.
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,10 @@ class Piece:
         """A view of one question's KV [L, 2, H, lengths[question], D]."""
         first = sum(self.lengths[:question])
         return self.kv_LCHTD[:, :, :, first : first + self.lengths[question]]
+
+    def parts_of(self, question: int) -> Iterator[tuple[int, Tensor]]:
+        """One question's KV in views that lie side by side: the first head of each, and [L, 2, heads, T, D]."""
+        yield 0, self.kv_of(question)
 
 
 class _WholePiece(Piece):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,8 +44,29 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Tensor-parallel rank `rank` of `of`: of a model's KV heads, divided into `of` equal parts, it holds that one."""
+
+    rank: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.of < 2**31:
+            raise IncompatibleMemoryError(f"there is no shard {self.rank} of {self.of}")
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.of}"
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
 class KVCacheSpec:
-    """The shape and the meaning of KV bytes. Two segments fit together if their specs are equal."""
+    """The shape and the meaning of KV bytes. Two segments fit together if their specs are equal.
+
+    `num_kv_heads` are those that are here: of a shard its own, of a whole model all.
+    """
 
     architecture: str
     num_layers: int
@@ -55,6 +76,7 @@ class KVCacheSpec:
     dtype: str
     rope: RopeSpec
     weights_revision: str  # names the weights: two models of one shape do not understand each other's memory
+    shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -62,6 +84,21 @@ class KVCacheSpec:
         counts = (self.num_layers, self.num_kv_heads, self.head_dim, self.hidden_size)
         if min(counts) < 1 or max(counts) >= 2**31 or self.rope.rotary_dim > self.head_dim:
             raise IncompatibleMemoryError(f"impossible KV shape: {self}")
+
+    @property
+    def num_model_kv_heads(self) -> int:
+        """KV heads of the whole model."""
+        return self.num_kv_heads * self.shard.of
+
+    def of_shard(self, shard: Shard) -> "KVCacheSpec":
+        """The same model's memory as another shard of it holds it.
+
+        Raises IncompatibleMemoryError if the model's KV heads cannot be divided like that.
+        """
+        num_heads = self.num_model_kv_heads
+        if num_heads % shard.of:
+            raise IncompatibleMemoryError(f"{num_heads} KV heads cannot be divided by {shard.of} ranks")
+        return replace(self, num_kv_heads=num_heads // shard.of, shard=shard)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -82,6 +119,8 @@ class KVCacheSpec:
         """Raises IncompatibleMemoryError that names the first field in which `other`'s memory differs."""
         if other == self:
             return
+        if self.num_model_kv_heads == other.num_model_kv_heads and self.of_shard(other.shard) == other:
+            raise IncompatibleMemoryError(f"memory does not fit this shard: it is of {other.shard}, not {self.shard}")
         mine, theirs = asdict(self), asdict(other)
         name = next(name for name in mine if mine[name] != theirs[name])
         raise IncompatibleMemoryError(f"memory does not fit this model: {name} is {theirs[name]!r}, not {mine[name]!r}")
@@ -101,14 +140,18 @@ class KVCacheSpec:
             )
 
     def to_header(self) -> dict[str, Any]:
-        """A plain dict for the wire."""
-        return {**asdict(self), "rope": {"kind": self.rope.kind, "inv_freq": list(self.rope.inv_freq)}}
+        """A plain dict for the wire. What says nothing of a shard is of a whole model."""
+        header = {**asdict(self), "rope": {"kind": self.rope.kind, "inv_freq": list(self.rope.inv_freq)}}
+        if self.shard == WHOLE:
+            del header["shard"]
+        return header
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "KVCacheSpec":
         """The inverse of `to_header`. Raises WireError for anything else."""
         try:
             rope = RopeSpec(str(header["rope"]["kind"]), tuple(float(f) for f in header["rope"]["inv_freq"]))
+            shard = header.get("shard", {"rank": 0, "of": 1})
             return cls(
                 architecture=str(header["architecture"]),
                 num_layers=int(header["num_layers"]),
@@ -118,6 +161,7 @@ class KVCacheSpec:
                 dtype=str(header["dtype"]),
                 rope=rope,
                 weights_revision=str(header["weights_revision"]),
+                shard=Shard(int(shard["rank"]), int(shard["of"])),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WireError(f"the segment's spec cannot be read: {error}") from error

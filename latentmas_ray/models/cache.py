@@ -160,15 +160,16 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         for row, length in enumerate(self.lengths):
             self._touch(row, length)
 
-    def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec) -> None:
-        """Put tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
+    def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
+        """Put tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions; of
+        some heads only if there are fewer of them, from `first_head` on.
 
-        They are valid once `extend` says so.
+        They are valid once `extend` says so, when all heads were written.
         """
-        stop = first + kv_LCHTD.shape[3]
+        stop, stop_head = first + kv_LCHTD.shape[3], first_head + kv_LCHTD.shape[2]
         self._touch(row, stop)
         for layer, kv_CHTD in zip(self.layers, kv_LCHTD, strict=True):
-            slots = layer.kv_CBHTD[:, row, :, first:stop]
+            slots = layer.kv_CBHTD[:, row, first_head:stop_head, first:stop]
             copy_into(slots[0], rotate_keys(kv_CHTD[0].to(slots.device), shift, rope))
             copy_into(slots[1], kv_CHTD[1])
 

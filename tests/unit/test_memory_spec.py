@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec
+from latentmas_ray.memory import KVCacheSpec, RopeSpec, Shard
 from tests.unit.memory_cases import ROPE, SPEC
 
 OTHERS: dict[str, Any] = {
@@ -47,6 +47,15 @@ def test_nearly_equal_frequencies_are_not_equal() -> None:
 def test_a_spec_survives_the_wire_and_pickling() -> None:
     assert KVCacheSpec.from_header(SPEC.to_header()) == SPEC
     assert pickle.loads(pickle.dumps(SPEC)).fingerprint == SPEC.fingerprint
+
+
+def test_a_shard_survives_the_wire_and_a_whole_model_says_nothing_of_it() -> None:
+    assert "shard" not in SPEC.to_header()
+    half = SPEC.of_shard(Shard(1, 2))
+    assert (half.num_kv_heads, half.num_model_kv_heads) == (1, 2)
+    assert KVCacheSpec.from_header(half.to_header()) == half
+    assert half.of_shard(Shard()) == SPEC
+    assert half.fingerprint != SPEC.fingerprint
 
 
 def test_bytes_per_token_counts_keys_and_values_of_all_layers() -> None:
@@ -87,6 +96,11 @@ def test_kinds_that_depend_on_the_length_are_refused(kind: str) -> None:
         {"rope": {"kind": "default", "inv_freq": [math.nan]}},
         {"rope": {"kind": "default", "inv_freq": 1.0}},
         {"dtype": "complex64"},
+        {"shard": None},
+        {"shard": {"rank": 0}},
+        {"shard": {"rank": 2, "of": 2}},
+        {"shard": {"rank": -1, "of": 2}},
+        {"shard": {"rank": 0, "of": 0}},
     ],
     ids=str,
 )
