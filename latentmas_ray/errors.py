@@ -75,6 +75,10 @@ class ActorError(RunError):
     """An actor died or could not start."""
 
 
+class ShardError(RunError):
+    """A replica of several ranks that cannot go on: one of them is gone, failed or did not keep up."""
+
+
 class ContextLengthError(RunError):
     """Memory, prompt and thoughts do not fit into the positions that the model has."""
 

@@ -62,10 +62,13 @@ class Engine:
 def make_realignment(lm: LanguageModel, *, realign: bool, cache_dir: Path) -> Realignment:
     """The realignment of a model. With tied embeddings W_a is the identity but for the ridge, and is left out."""
     inputs_VE = lm.input_embeddings()
-    norm = mean_norm(inputs_VE)
+    norm = lm.ranks.of_first(lambda: mean_norm(inputs_VE))
     if not realign or lm.is_tied:
         return Realignment(None, norm)
     outputs_VE = lm.output_embeddings()
     num_rows = min(len(inputs_VE), len(outputs_VE))
-    matrix = load_or_solve(outputs_VE[:num_rows], inputs_VE[:num_rows], cache_dir, lm.spec.weights_revision)
+    revision = lm.spec.weights_revision
+    matrix = lm.ranks.of_first(
+        lambda: load_or_solve(outputs_VE[:num_rows], inputs_VE[:num_rows], cache_dir, revision).cpu()
+    )
     return Realignment(matrix.to(lm.device), norm)

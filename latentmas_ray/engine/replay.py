@@ -30,16 +30,19 @@ def replay(
     for node in _in_order(reads):
         if node.agent in segments:
             continue
+        pieces = engine.lm.ranks.each(memory.pieces_of(node.agent))
         if node.agent not in recipes:
-            segments[node.agent] = join(list(memory.pieces_of(node.agent)))
+            segments[node.agent] = join(list(pieces))
             continue
         placement = place(node.reads, segments, len(question_ids))
         # Parts that are not handed over are computed all the same: what is handed over attended to them.
         hidden = max(_outline(outlines[node.agent]).turn_lengths, default=0)
-        session = engine.open(question_ids, num_slots=max(num_slots, max(placement.lengths) + hidden), reads=placement)
-        session.absorb(placement)
+        with engine.lm.ranks.agreeing():
+            num_needed = max(num_slots, max(placement.lengths) + hidden)
+            session = engine.open(question_ids, num_slots=num_needed, reads=placement)
+            session.absorb(placement)
         recipes_of_turn = []
-        for piece in memory.pieces_of(node.agent):
+        for piece in pieces:
             session.feed_recipe(piece.recipe)
             recipes_of_turn.append(piece.recipe)
         outline = _outline(outlines[node.agent])

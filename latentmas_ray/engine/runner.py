@@ -16,8 +16,10 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.stopwatch import Stopwatch
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
+from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, Piece, Segment, place
 from latentmas_ray.models import load_model
+from latentmas_ray.models.ranks import ALONE, Ranks
 
 
 class TurnRunner:
@@ -50,13 +52,29 @@ class TurnRunner:
         `outgoing` it is returned as one piece, and may stay in the engine's cache until somebody needs its bytes.
         Returns that piece (or None) and the report. Raises SegmentError, ContextLengthError, ModelError, and what
         `memory` and `outgoing` raise.
+
+        Of a divided model every rank runs the same turn, each with its own shards of the memory. What fails on one
+        rank is raised on all of them, and they can go on with another turn; where one is gone that is a ShardError.
         """
+        ranks = self.engine.lm.ranks
+        try:
+            return self._run(work, memory, outgoing)
+        except BaseException as error:
+            # An error of ours is raised by all ranks alike: what only one may raise, it raises while they are agreeing.
+            if not ranks.has_agreed(error) and not isinstance(error, LatentMASError):
+                ranks.leave()  # the others wait for this one
+            raise
+
+    def _run(
+        self, work: TurnWork, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
+    ) -> tuple[Piece | None, TurnReport]:
         lm = self.engine.lm
         watch = Stopwatch(lm.device)
         with watch.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         incoming = Present(memory) if isinstance(memory, Mapping) else memory
-        pieces, segments = incoming.pieces(), incoming.segments()
+        with lm.ranks.agreeing():
+            pieces, segments = incoming.pieces(), incoming.segments()
         if work.recipes:
             with watch.phase("absorb"):
                 segments = replay(self.engine, work.reads, incoming, work.recipes, work.question_ids)
@@ -67,7 +85,7 @@ class TurnRunner:
         num_known = max(placement.lengths, default=0) + max(map(len, prompts))
         # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with watch.phase("absorb"):
+        with watch.phase("absorb"), lm.ranks.agreeing():
             session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
             session.absorb(placement, pieces)
         with watch.phase("prefill"):
@@ -120,7 +138,7 @@ class TurnRunner:
         make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
         recipe_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.leaves_early:
-            with watch.phase("emit"):
+            with watch.phase("emit"), session.lm.ranks.agreeing():
                 final_at = time.time()
                 first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
@@ -130,7 +148,7 @@ class TurnRunner:
             session.think(work.latent_steps)
             if closing:
                 session.feed([closing] * len(work.prompts))
-        with watch.phase("emit"):
+        with watch.phase("emit"), session.lm.ranks.agreeing():
             final_at = time.time()
             if outgoing is not None:
                 piece = make_piece(work.hands_over, reserve=outgoing.reserve)
@@ -146,10 +164,11 @@ class TurnRunner:
         return None if outgoing is not None else piece, segment_bytes
 
 
-def load_runner(model: str, *, dtype: str, device: str, realign: bool, cache_dir: Path | None = None) -> TurnRunner:
-    """A model by name, ready for turns; its realignment is kept in `cache_dir` (default: what the environment says).
-
-    Raises ModelError.
+def load_runner(
+    model: str, *, dtype: str, device: str, realign: bool, cache_dir: Path | None = None, ranks: Ranks = ALONE
+) -> TurnRunner:
+    """A model by name, or this rank's shard of it, ready for turns; its realignment is kept in `cache_dir` (default:
+    what the environment says). Raises ModelError, ShardError.
     """
-    lm = load_model(model, dtype=dtype, device=device)
+    lm = load_model(model, dtype=dtype, device=device, ranks=ranks)
     return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))

@@ -5,7 +5,7 @@ D head dim, N in `_recipe` latent thoughts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -71,7 +71,8 @@ class Session:
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
         """Feed known tokens to every row, ragged, as many at a time as one forward takes."""
-        self._feed([self.lm.embed(torch.tensor(ids, dtype=torch.int64)) for ids in token_ids])
+        ids_T = torch.tensor(list(chain(*token_ids)), dtype=torch.int64)
+        self._feed(self.lm.embed(ids_T).split([len(ids) for ids in token_ids]))
         self._inputs.add_tokens(token_ids)
 
     @torch.inference_mode()
@@ -80,14 +81,10 @@ class Session:
 
         Ends with `emit_as`.
         """
-        rows = []
-        latents = recipe.latents_NE.split(list(recipe.latents_per_question()))
-        for ids, thoughts_NE in zip(recipe.token_ids_T.split(list(recipe.lengths)), latents, strict=True):
-            is_thought = ids == LATENT
-            embeds_TE = self.lm.embed(ids.masked_fill(is_thought, 0))
-            embeds_TE[is_thought.to(embeds_TE.device)] = thoughts_NE.to(embeds_TE.device)
-            rows.append(embeds_TE)
-        self._feed(rows)
+        is_thought_T = recipe.token_ids_T == LATENT
+        embeds_TE = self.lm.embed(recipe.token_ids_T.masked_fill(is_thought_T, 0))
+        embeds_TE[is_thought_T.to(embeds_TE.device)] = recipe.latents_NE.to(embeds_TE.device)
+        self._feed(embeds_TE.split(list(recipe.lengths)))
 
     def _feed(self, rows: Sequence[Tensor]) -> None:
         """Input embeddings [T, E] of every row, ragged."""
@@ -222,7 +219,8 @@ class Session:
             numbers = [uniform(sampling.seed, self.question_ids[question], agent, step) for question in active]
             uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits_BV.device)
             drawn = sample(logits_BV, uniforms, sampling.temperature, sampling.top_p)
-        return [int(token) for token in drawn.tolist()]
+        # A divided model's ranks may differ in the last bit of a logit, and must not in a token.
+        return [int(token) for token in self.lm.ranks.same(drawn).tolist()]
 
     def _drop_row(self, row: int, *row_lists: list[int]) -> None:
         """The last row takes the place of one that has finished, in the cache and in every list given."""

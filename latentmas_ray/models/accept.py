@@ -7,7 +7,7 @@ import xxhash
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from latentmas_ray.errors import ModelError
+from latentmas_ray.errors import LatentMASError, ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
@@ -15,15 +15,16 @@ from latentmas_ray.models import attention
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.probe import check_model
+from latentmas_ray.models.ranks import ALONE, Ranks, whole
 from latentmas_ray.models.rope import rope_spec
 
 # What a model of an unusual make raises when it is used like a usual one.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
     """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode and gets the
-    engine's attention, which outside of an engine is `sdpa`.
+    engine's attention, which outside of an engine is `sdpa`. `ranks` are those that transformers has divided it over.
 
     Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
     """
@@ -33,10 +34,10 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) 
         model.eval().requires_grad_(False)
         model.set_attn_implementation(attention.NAME)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
-        lm = LanguageModel(name, model, chat, _spec(model, name))
+        lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         _check_tokenizer(lm)
         check_model(lm)
-    except ModelError:
+    except LatentMASError:
         raise
     except _UNUSUAL as error:
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -62,18 +63,24 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     rope_spec(config, name)
 
 
-def weights_revision(model: nn.Module) -> str:
-    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie."""
+def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
+    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie.
+
+    A divided weight is brought together for it, one at a time.
+    """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(raw_bytes(tensor.contiguous()).data)
-    return digest.hexdigest()
+        with ranks.in_step():
+            full = whole(tensor)
+        if ranks.shard.rank == 0:
+            digest.update(name.encode())
+            digest.update(raw_bytes(full.contiguous()).data)
+    return ranks.of_first(digest.hexdigest)
 
 
-def _spec(model: PreTrainedModel, name: str) -> KVCacheSpec:
+def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     config = model.config
-    return KVCacheSpec(
+    spec = KVCacheSpec(
         architecture=type(model).__name__,
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
@@ -81,8 +88,9 @@ def _spec(model: PreTrainedModel, name: str) -> KVCacheSpec:
         hidden_size=config.hidden_size,
         dtype=_dtype_name(model, name),
         rope=rope_spec(config, name),
-        weights_revision=weights_revision(model),
+        weights_revision=weights_revision(model, ranks),
     )
+    return spec.of_shard(ranks.shard)
 
 
 def _check_build(model: PreTrainedModel, name: str) -> None:

@@ -13,16 +13,22 @@ from transformers import PreTrainedModel
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
+from latentmas_ray.models.ranks import ALONE, Ranks, own_part, whole
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and its tokenizer. Made by `models.load_model` or, from one's own objects, by `models.wrap`."""
+    """A loaded model and its tokenizer. Made by `models.load_model` or, from one's own objects, by `models.wrap`.
+
+    Of a divided model this is one shard. `embed`, `hidden_states`, `logits` and the embedding matrices then are steps
+    of all ranks together, and raise ShardError; what they return is whole and the same on all of them.
+    """
 
     name: str
     model: PreTrainedModel
     chat: ChatTokenizer
     spec: KVCacheSpec
+    ranks: Ranks = ALONE
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -45,8 +51,9 @@ class LanguageModel:
     @property
     def is_tied(self) -> bool:
         """Whether input and output embeddings are the same weights (then W_a ≈ I)."""
-        output = self.model.get_output_embeddings()
-        return bool(output.weight.data_ptr() == self.model.get_input_embeddings().weight.data_ptr())
+        both = (self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight)
+        first, second = (own_part(weight).data_ptr() for weight in both)
+        return first == second
 
     @cached_property
     def layer_devices(self) -> list[torch.device]:
@@ -60,7 +67,8 @@ class LanguageModel:
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         """Input embeddings [B, T, E] of token ids, scaled as the model scales them."""
-        embeds: Tensor = self.model.get_input_embeddings()(ids_BT.to(self.device))
+        with self.ranks.in_step():
+            embeds: Tensor = self.model.get_input_embeddings()(ids_BT.to(self.device))
         return embeds
 
     def input_embeddings(self) -> Tensor:
@@ -69,22 +77,23 @@ class LanguageModel:
 
     def output_embeddings(self) -> Tensor:
         """E_out [V, E]."""
-        weight: Tensor = self.model.get_output_embeddings().weight
-        return weight
+        with self.ranks.in_step():
+            return whole(self.model.get_output_embeddings().weight)
 
     def hidden_states(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
         """One forward over the inputs that `cache.begin_step` announced, one row after another; fills `cache`.
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
-        output = self.decoder(
-            inputs_embeds=embeds_NE[None],
-            attention_mask=self._no_mask,
-            position_ids=positions_N[None],
-            past_key_values=cache,
-            use_cache=True,
-            packing=cache.packing,
-        )
+        with self.ranks.in_step():
+            output = self.decoder(
+                inputs_embeds=embeds_NE[None],
+                attention_mask=self._no_mask,
+                position_ids=positions_N[None],
+                past_key_values=cache,
+                use_cache=True,
+                packing=cache.packing,
+            )
         hidden_NE: Tensor = output.last_hidden_state[0]
         return hidden_NE
 
@@ -96,7 +105,8 @@ class LanguageModel:
     def logits(self, hidden_BE: Tensor) -> Tensor:
         """The vocabulary projection, fp32 [B, V], with the scaling or soft cap that the configuration asks for."""
         head = self.model.get_output_embeddings()
-        logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
+        with self.ranks.in_step():
+            logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
         config = self.model.config
         if getattr(config, "logits_scaling", None):
             logits = logits / config.logits_scaling

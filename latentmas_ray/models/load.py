@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,29 +19,55 @@ from transformers.utils import logging as transformers_log
 
 from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.spec import DTYPES, WHOLE
 from latentmas_ray.models.accept import check_config, wrap
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.placement import place_weights
+from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments, shard_weights
 from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
 
 _log = logging.getLogger(__name__)
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+def load_model(name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
     """Load and check a model. `name` is `tiny`, a folder or a hub id; `dtype` auto keeps the model's own.
 
-    A model that is too large for one GPU is spread over those that are visible here, unless `device` names one. Raises
-    ModelError with one line for whatever is wrong with the model, and if it does not fit.
+    A model that is too large for one GPU is spread over those that are visible here, unless `device` names one. With
+    several `ranks` this is the shard of one of them, of whose weights only its part is read. Raises ModelError with one
+    line for whatever is wrong with the model, and if it does not fit; ShardError.
     """
+    if ranks.shard != WHOLE:
+        return _load_shard(name, dtype, device, ranks)
     place = choose_device(device)
     if name == "tiny":
         lm = wrap(tiny_model(DTYPES["float32" if dtype == "auto" else dtype]).to(place), tiny_tokenizer(), name)
     else:
-        lm = wrap(_load_weights(name, dtype, place), _load_tokenizer(name), name)
-        if not lm.chat.tokenizer.chat_template:
-            _log.warning("model %s has no chat template: prompts are given as plain paragraphs", name)
+        model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place)})
+        lm = wrap(model, _load_tokenizer(name), name)
+        _check_template(lm)
     return lm
+
+
+def _load_shard(name: str, dtype: str, device: str, ranks: Ranks) -> LanguageModel:
+    with ranks.agreeing():
+        num_ranks = ranks.shard.of
+        check_shard_device(choose_device(device), device, num_ranks)
+        if name == "tiny":
+            tokenizer = tiny_tokenizer()
+            model = shard_weights(tiny_model(DTYPES["float32" if dtype == "auto" else dtype]), num_ranks)
+        else:
+            check_divisible(load_config(name), name, num_ranks)
+            tokenizer = _load_tokenizer(name)
+            model = _load_weights(name, dtype, shard_arguments(num_ranks))
+    lm = wrap(model, tokenizer, name, ranks)
+    _check_template(lm)
+    return lm
+
+
+def _check_template(lm: LanguageModel) -> None:
+    if not lm.chat.tokenizer.chat_template and lm.ranks.shard.rank == 0:
+        _log.warning("model %s has no chat template: prompts are given as plain paragraphs", lm.name)
 
 
 def check_name(name: str) -> None:
@@ -70,16 +97,17 @@ def load_config(name: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(_location(name))
 
 
-def _load_weights(name: str, dtype: str, place: torch.device) -> PreTrainedModel:
+def _load_weights(name: str, dtype: str, where: Mapping[str, Any]) -> PreTrainedModel:
+    """`where` are the arguments of `from_pretrained` that say where the weights, or parts of them, go."""
     check_name(name)
     with _translated(name, "its weights must load"):
         model, report = AutoModelForCausalLM.from_pretrained(
             _location(name),
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
-            device_map=_device_map(name, dtype, place),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, in one line
+            **where,
         )
     if missing := sorted(report["missing_keys"]):  # transformers makes random ones up, with a warning
         raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")

@@ -23,11 +23,14 @@ def check_model(lm: LanguageModel) -> None:
     whole, keys = _forward(lm, ids, [_NUM_TOKENS], start=0)
     pieces, _ = _forward(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     moved, keys_moved = _forward(lm, ids, [_NUM_TOKENS], start=_SHIFT)
-    logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
-    _require(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
-    _require(lm, whole, moved, "only the distance between positions may matter to it")
-    _require(lm, whole, pieces, "a prompt read in two pieces must be the prompt read in one")
-    _require(lm, lm.logits(whole[None])[0], logits, "its logits must be the projection of the last hidden state")
+    with lm.ranks.in_step():
+        logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
+    projected = lm.logits(whole[None])[0]
+    with lm.ranks.agreeing():  # a rank sees its own heads only
+        _require(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
+        _require(lm, whole, moved, "only the distance between positions may matter to it")
+        _require(lm, whole, pieces, "a prompt read in two pieces must be the prompt read in one")
+        _require(lm, projected, logits, "its logits must be the projection of the last hidden state")
 
 
 def _forward(lm: LanguageModel, ids_1T: Tensor, pieces: list[int], start: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,90 @@
+"""Ranks of one replica, each in a process of its own.
+
+The processes outlive a test, for it takes long to import torch; their group does not.
+"""
+
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from latentmas_ray.memory import Shard
+from latentmas_ray.models.rank_group import RankGroup, find_meeting, open_meeting
+
+JOB_SECONDS = 120.0  # a bound for a busy machine; the jobs of the tests take a few
+HOST = "127.0.0.1"
+
+Job = Callable[..., Any]
+
+
+class RankProcesses:
+    """`num_ranks` processes that carry out jobs together, one after another."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._num_ranks = num_ranks
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, job: Job, *arguments: Any, step_seconds: float = 60.0) -> list[Any]:
+        """What `job(ranks, *arguments)` returns on each rank, in order; None of one whose process ended before that.
+
+        Whatever it raises there is raised here. `job` is a function of a module, since it goes to other processes.
+        """
+        if not all(process.is_alive() for process in self._processes) or not self._processes:
+            self._begin()
+        meeting = open_meeting(HOST, timeout_seconds=step_seconds)
+        for rank, pipe in enumerate(self._pipes):
+            pipe.send((job, Shard(rank, self._num_ranks), meeting.port, step_seconds, arguments))
+        deadline = time.monotonic() + JOB_SECONDS
+        results = [self._receive(rank, deadline) for rank in range(self._num_ranks)]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    def end(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _begin(self) -> None:
+        self.end()
+        spawn = multiprocessing.get_context("spawn")
+        for _ in range(self._num_ranks):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
+
+    def _receive(self, rank: int, deadline: float) -> Any:
+        if not self._pipes[rank].poll(max(0.0, deadline - time.monotonic())):
+            self.end()
+            raise AssertionError(f"rank {rank} did not end its job within {JOB_SECONDS:.0f} s")
+        try:
+            return self._pipes[rank].recv()
+        except EOFError:
+            return None
+
+
+def _serve(pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        job, shard, port, step_seconds, arguments = pipe.recv()
+        try:
+            meeting = find_meeting(HOST, port, timeout_seconds=step_seconds)
+            ranks = RankGroup(meeting, shard, timeout_seconds=step_seconds)
+            try:
+                result = job(ranks, *arguments)
+            finally:
+                ranks.leave()
+        except BaseException:  # noqa: BLE001  the test that waits for it wants to know, whatever it is
+            result = AssertionError(f"{shard}:\n{traceback.format_exc()}")
+        pipe.send(result)

@@ -1,0 +1,150 @@
+"""What every rank of a divided model does in the tests of `test_shards.py`, and the whole model beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.errors import TransferError
+from latentmas_ray.memory import Outline, Piece, Segment
+from latentmas_ray.memory.pages import empty_bytes
+from latentmas_ray.memory.reslice import reslice, sources_of
+from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.topology.spec import AgentMemory
+from tests.numerics.turns import begin, logits_of, place_chain, prompts_of
+
+PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
+TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
+NUM_STEPS = 3
+SAMPLED = Sampling(temperature=0.9, top_p=0.9, max_new_tokens=10)
+GREEDY = Sampling(max_new_tokens=10)
+
+Wire = tuple[bytes, Tensor]  # header and body of one piece
+
+
+@dataclass
+class Outbox:
+    """Pieces as they would travel, the first while its agent still thinks."""
+
+    sent: list[Wire] = field(default_factory=list)
+    leaves_early: bool = True
+
+    def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
+        return empty_bytes(num_bytes, device)
+
+    def publish(self, final_at: float, piece: Piece) -> None:
+        header, body = encode_piece(piece)
+        self.sent.append((header, body.clone()))
+
+
+class Arriving:
+    """Segments of which the first piece is here and the others come when they are asked for."""
+
+    def __init__(self, pieces: Mapping[str, Sequence[Piece]], *, is_lost: bool = False) -> None:
+        self._pieces, self._is_lost = pieces, is_lost
+
+    def segments(self) -> dict[str, Segment | Outline]:
+        return {agent: pieces[0].outline for agent, pieces in self._pieces.items()}
+
+    def pieces(self) -> Iterator[tuple[str, Piece]]:
+        for agent in self._pieces:
+            for piece in self.pieces_of(agent):
+                yield agent, piece
+
+    def pieces_of(self, agent: str) -> Iterator[Piece]:
+        yield self._pieces[agent][0]
+        if self._is_lost:
+            raise TransferError("the second parcel is gone")
+        yield from self._pieces[agent][1:]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one rank, or the whole model, has computed."""
+
+    kv_LCHTD: Tensor  # of two agents, one after another
+    logits: Tensor  # of the third, which reads both
+    greedy: list[list[int]]
+    sampled: list[list[int]]
+    matrix_EE: Tensor | None
+    revision: str
+
+
+def load(folder: Path, ranks: Ranks = ALONE) -> TurnRunner:
+    cache = folder / f"realign-of-{ranks.shard.of}"  # a degree must not profit from another's
+    return load_runner(str(folder / "model"), dtype="float32", device="cpu", realign=True, cache_dir=cache, ranks=ranks)
+
+
+def compute(ranks: Ranks, folder: Path) -> Numbers:
+    """Two agents think, a third reads both; then it answers, greedily and not."""
+    runner = load(folder, ranks)
+    engine = runner.engine
+    segments: dict[str, Segment] = {}
+    for agent in ("a", "b"):
+        session = begin(engine, PROMPTS[agent], place_chain(segments) if segments else None)
+        session.think(NUM_STEPS)
+        segments[agent] = session.emit()
+    kv_LCHTD = torch.cat([segment.kv_LCHTD for segment in segments.values()], dim=3)
+    session = begin(engine, PROMPTS["c"], place_chain(segments))
+    logits = logits_of(session).clone()
+    greedy = session.decode(GREEDY, "c")
+    sampled = begin(engine, PROMPTS["c"], place_chain(segments)).decode(SAMPLED, "c")
+    return Numbers(kv_LCHTD, logits, greedy, sampled, session.realign.matrix_EE, runner.spec.weights_revision)
+
+
+def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", comes_as: Handover = "kv") -> TurnWork:
+    """A latent turn, or with `reads` the answering one."""
+    return TurnWork(
+        agent=agent,
+        batch=0,
+        question_ids=("q0", "q1", "q2"),
+        prompts=tuple(Prompt(messages=({"role": "user", "content": text},)) for text in TEXTS),
+        thinks="text" if reads else "latent",
+        sampling=GREEDY,
+        latent_steps=NUM_STEPS,
+        handover=handover,
+        reads=tuple(AgentMemory(name) for name in reads),
+        recipes=frozenset(reads) if comes_as == "recipe" else frozenset(),
+    )
+
+
+def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnReport]:
+    """A latent turn in two pieces."""
+    outbox = Outbox()
+    _, report = load(folder, ranks).run(work("a", handover=handover), {}, outgoing=outbox)
+    return outbox.sent, report
+
+
+def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: Handover) -> TurnReport:
+    """The answering turn on memory that came from all shards in `sources`: rank r takes what it needs."""
+    runner = load(folder, ranks)
+    pieces = taken(runner, sources)
+    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    return report
+
+
+def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnReport, TurnReport]:
+    """A latent turn and an answering one, from each rank to the same rank."""
+    runner = load(folder, ranks)
+    outbox = Outbox()
+    _, thought = runner.run(work("a", handover=handover), {}, outgoing=outbox)
+    pieces = [decode_piece(header, body, expected=runner.spec) for header, body in outbox.sent]
+    _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    return outbox.sent, thought, answered
+
+
+def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[Piece]:
+    """The pieces of one segment, of which `sources[s]` are those of source rank s, for this rank."""
+    spec = runner.spec
+    ranks = sources_of(spec.num_model_kv_heads, len(sources), spec.shard)
+    return [reslice([decode_piece(*sources[rank][part]) for rank in ranks], spec) for part in range(len(sources[0]))]
+
+
+def join_heads(parts: Sequence[Tensor]) -> Tensor:
+    """KV of all ranks as the whole model's."""
+    return torch.cat(list(parts), dim=2)
