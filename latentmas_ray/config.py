@@ -4,7 +4,7 @@ Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; the defa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,13 +17,26 @@ RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
 HandoverMode = Literal["kv", "recipe", "auto"]
+PlacementName = Literal["auto", "pack", "spread", "colocate"]
 TransportName = Literal["auto", "object_store", "shared_memory", "tcp", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]
 
 # What may differ between a run and its resumption: where and how it runs, never what it computes.
 _FREE_ON_RESUME = frozenset(
-    {"output", "resume", "runtime", "address", "replicas", "transport", "handover", "overlap", "memory_in_flight"}
+    {
+        "output",
+        "resume",
+        "runtime",
+        "address",
+        "replicas",
+        "transport",
+        "handover",
+        "overlap",
+        "memory_in_flight",
+    }
 )
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
+MAX_REPLICAS = 1024
+_REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 # How pydantic begins its messages, where ours begin "it must".
@@ -49,7 +62,7 @@ class RunConfig(BaseModel):
     max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="bound on decoded tokens per agent and question")
     seed: int = Field(42, ge=0, lt=2**63, description="seed of every question's own random stream")
     limit: int | None = Field(None, ge=1, description="only the first N questions")
-    replicas: int = Field(1, ge=1, le=1024, description="copies of every agent's actor")
+    replicas: int | dict[str, int] = Field(1, description="copies of every agent's actor, or of some agents'")
     transport: TransportName = Field("auto", description="what moves memory between actors")
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
@@ -63,6 +76,11 @@ class RunConfig(BaseModel):
         None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
     )
     resume: bool = Field(False, description="go on from the results already in the output folder")
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _parse_replicas(cls, value: object) -> int | dict[str, int]:
+        return parse_replicas(value)
 
     @field_validator("memory_in_flight")
     @classmethod
@@ -87,6 +105,11 @@ class RunConfig(BaseModel):
         """The bound in bytes; None lets the runtime choose."""
         return None if self.memory_in_flight == "auto" else parse_bytes(self.memory_in_flight)
 
+    @property
+    def max_replicas(self) -> int:
+        """Of the agent that has the most."""
+        return self.replicas if isinstance(self.replicas, int) else max(1, *self.replicas.values())
+
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed; a resumed run must agree in all of them."""
         return {name: value for name, value in self.model_dump().items() if name not in _FREE_ON_RESUME}
@@ -95,6 +118,43 @@ class RunConfig(BaseModel):
 def is_url(output: str) -> bool:
     """Whether an output folder is given as a URL, such as s3://bucket/folder."""
     return "://" in output
+
+
+def parse_replicas(value: object) -> int | dict[str, int]:
+    """A number for all agents, or one for each that is named, of which text is read: `3`, `planner=2,judger=6`.
+
+    Raises ValueError.
+    """
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{_REPLICAS_FORM}; each agent once")
+        value = {name: count for name, (_, _, count) in zip(names, pairs, strict=True)}
+    if isinstance(value, Mapping):
+        if not value or not all(isinstance(name, str) and name for name in value):
+            raise ValueError(_REPLICAS_FORM)
+        return {name: _count(number) for name, number in value.items()}
+    return _count(value)
+
+
+def replicas_by_agent(replicas: int | Mapping[str, int], agents: Sequence[str]) -> dict[str, int]:
+    """How many replicas each of `agents` has; one that is not named has one. Raises ConfigError for an agent that
+    there is not."""
+    if isinstance(replicas, int):
+        return dict.fromkeys(agents, replicas)
+    if unknown := [name for name in replicas if name not in agents]:
+        given = ",".join(f"{name}={count}" for name, count in replicas.items())
+        raise ConfigError("replicas", given, f"there is no agent {unknown[0]!r}; the agents are {', '.join(agents)}")
+    return {name: replicas.get(name, 1) for name in agents}
+
+
+def _count(value: object) -> int:
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) <= 6:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_REPLICAS:
+        raise ValueError(_REPLICAS_FORM)
+    return value
 
 
 def is_device(text: str) -> bool:

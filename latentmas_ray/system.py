@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from latentmas_ray.actors import LocalRuntime, RayMetrics, RayRuntime
-from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import (
     Answer,
     Batch,
@@ -66,6 +66,7 @@ class LatentMAS:
         values = config.model_dump() if config is not None else {}
         self.config = make_config({**values, **fields}) if fields or config is None else config
         self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
+        replicas_by_agent(self.config.replicas, [agent.name for agent in self.topology.agents])
         self._check_transport()
         check_name(self.config.model)
         # Actors on a cluster that is joined have another working directory, and so may this process when they start.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import AuthenticationError
 
-from latentmas_ray.actors.resources import NodeResources
 from latentmas_ray.errors import ClusterError, ConfigError
+from latentmas_ray.placement.shares import NodeResources
 
 _PROBE_SECONDS = 5.0
 # How an HTTP/2 client begins: the preface of the protocol and an empty frame of settings. The server's first frame is

@@ -14,14 +14,15 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.resources import ActorResources, share_out
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
+from latentmas_ray.config import replicas_by_agent
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
 from latentmas_ray.memory.codec import coded_bytes
+from latentmas_ray.placement.shares import ActorResources, share_out
 from latentmas_ray.transport import Situation, Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
@@ -73,7 +74,7 @@ class RayRuntime:
         transport: Transport | PickTransport,
         *,
         address: str | None = None,
-        replicas: int = 1,
+        replicas: int | Mapping[str, int] = 1,
         busy_agents: int = 1,
         uses_gpus: bool = True,
         overlap: bool = True,
@@ -89,7 +90,7 @@ class RayRuntime:
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
-        self._replicas = replicas
+        self._replicas = replicas_by_agent(replicas, self._agents)
         self._busy_agents = busy_agents
         self._uses_gpus = uses_gpus
         self._overlap = overlap
@@ -112,9 +113,9 @@ class RayRuntime:
         while True:
             self._cluster = cluster
             resources = share_out(
-                num_actors=len(self._agents) * self._replicas,
+                num_actors=sum(self._replicas.values()),
                 nodes=cluster.nodes if self._uses_gpus else [replace(node, num_gpus=0.0) for node in cluster.nodes],
-                busy_actors=self._busy_agents * self._replicas,
+                busy_actors=self._busy_agents * max(self._replicas.values()),
             )
             num_threads = env.torch_threads or resources.num_threads
             self._make_actors(resources, num_threads)
@@ -264,7 +265,7 @@ class RayRuntime:
             concurrency_groups=GROUPS,
         )(AgentActor)
         for agent in self._agents:
-            self._actors[agent] = [remote.remote(self._make_runner, num_threads) for _ in range(self._replicas)]
+            self._actors[agent] = [remote.remote(self._make_runner, num_threads) for _ in range(self._replicas[agent])]
 
     def _end_actors(self) -> None:
         actors, self._actors, self._replicas_of = self._actors, {}, {}
@@ -276,7 +277,7 @@ class RayRuntime:
 
     def _load(self, cluster: Cluster) -> list[Loaded] | None:
         """What every actor has to say of its model; None if a node died before all were ready."""
-        names = [agent for agent in self._agents for _ in range(self._replicas)]
+        names = [agent for agent in self._agents for _ in range(self._replicas[agent])]
         references = [
             actor.load.options(concurrency_group="turns").remote()
             for replicas in self._actors.values()
@@ -325,7 +326,7 @@ class RayRuntime:
             raise ActorError(f"an actor died while transport {transport.name} began: {_reason(error)}") from error
 
     def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
-        num_actors = len(self._agents) * self._replicas
+        num_actors = sum(self._replicas.values())
         num_nodes = len(cluster.nodes)
         place = f"{_count(num_actors, 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted(set(devices)))

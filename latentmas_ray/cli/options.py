@@ -22,7 +22,7 @@ _METAVARS = {
     "address": "ADDR",
     "output": "DIR|URL",
     "batch_size": "B",
-    "replicas": "R",
+    "replicas": "R|AGENT=R,…",
     "seed": "S",
 }
 _METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT"}

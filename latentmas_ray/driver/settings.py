@@ -15,7 +15,7 @@ class DriverSettings:
     handover: HandoverMode = "kv"
     memory_limit_bytes: int | None = None  # None: what the runtime offers
     max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
-    replicas: int = 1  # of every agent
+    replicas: int = 1  # of the agent that has the most
     max_attempts: int = 2  # per question, the first one included
 
     @classmethod
@@ -31,7 +31,7 @@ class DriverSettings:
             ),
             handover=config.handover,
             memory_limit_bytes=config.memory_in_flight_bytes,
-            replicas=config.replicas,
+            replicas=config.max_replicas,
         )
 
     def batches_in_flight(self, num_agents: int) -> int:

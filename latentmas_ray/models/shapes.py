@@ -10,33 +10,26 @@ from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.models.accept import wrap
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.tiny import tiny_tokenizer
+from latentmas_ray.placement.figures import PRESETS
 
-# hidden size, MLP size, layers, query heads, KV heads, tied embeddings; from the models' published configurations
-_QWEN3 = {
-    "qwen3-0.6b": (1024, 3072, 28, 16, 8, True),
-    "qwen3-1.7b": (2048, 6144, 28, 16, 8, True),
-    "qwen3-4b": (2560, 9728, 36, 32, 8, True),
-    "qwen3-8b": (4096, 12288, 36, 32, 8, False),
-    "qwen3-14b": (5120, 17408, 40, 40, 8, False),
-}
-SHAPES = tuple(_QWEN3)
+SHAPES = tuple(PRESETS)
 _SEED = 2511_20639
 
 
 def shape_config(shape: str, *, dtype: str = "bfloat16") -> Qwen3Config:
     """The configuration of one of `SHAPES`. Raises ModelError for an unknown shape."""
-    if shape not in _QWEN3:
+    if shape not in PRESETS:
         raise ModelError("model", shape, f"the shapes are {', '.join(SHAPES)}")
-    hidden, mlp, layers, heads, kv_heads, tied = _QWEN3[shape]
+    figures = PRESETS[shape]
     return Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=128,
-        tie_word_embeddings=tied,
+        vocab_size=figures.vocab_size,
+        hidden_size=figures.hidden_size,
+        intermediate_size=figures.mlp_size,
+        num_hidden_layers=figures.num_layers,
+        num_attention_heads=figures.num_heads,
+        num_key_value_heads=figures.num_kv_heads,
+        head_dim=figures.head_dim,
+        tie_word_embeddings=figures.is_tied,
         max_position_embeddings=40_960,
         rope_theta=1_000_000.0,
         eos_token_id=2,

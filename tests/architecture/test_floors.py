@@ -11,7 +11,7 @@ from tests.architecture.source import PACKAGE, Source, sources
 FLOORS = (
     {"errors", "env", "units"},
     {"config", "topology", "tasks", "voting"},
-    {"memory"},
+    {"memory", "placement"},
     {"models", "transport"},
     {"engine"},
     {"actors", "driver"},

@@ -16,11 +16,11 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
     run()
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
-# Everything up to the second floor is data and rules: usable where torch is not installed.
+# Everything up to the second floor, and placement, is data and rules: usable where torch is not installed.
 IMPORT_LIGHT_FLOORS = """
 import importlib, json, pkgutil, sys
 import latentmas_ray
-for name in ("errors", "env", "units", "config", "topology", "tasks"):
+for name in ("errors", "env", "units", "config", "topology", "tasks", "placement"):
     module = importlib.import_module(f"latentmas_ray.{name}")
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
         importlib.import_module(found.name)

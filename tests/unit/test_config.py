@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.errors import ConfigError
 
 
@@ -98,3 +98,34 @@ def test_identity_holds_what_is_computed_and_not_where() -> None:
     assert first.identity() == moved.identity()
     assert first.identity() != make_config({"seed": 7}).identity()
     assert first.identity() != make_config({"latent_steps": 0}).identity()
+
+
+@pytest.mark.parametrize(
+    ("given", "replicas", "most"),
+    [
+        (3, 3, 3),
+        ("3", 3, 3),
+        (" planner=2, judger=6 ", {"planner": 2, "judger": 6}, 6),
+        ({"planner": 2}, {"planner": 2}, 2),
+    ],
+)
+def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: object, most: int) -> None:
+    config = make_config({"replicas": given})
+    assert config.replicas == replicas
+    assert config.max_replicas == most
+    assert make_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [0, -1, 1025, True, 1.5, None, "", "two", "planner", "planner=", "=2", "a=1,a=2", "a=1,", {}, {"a": 0}, [2]],
+)
+def test_replicas_that_are_none(given: object) -> None:
+    with pytest.raises(ConfigError, match="planner=2,judger=6"):
+        make_config({"replicas": given})
+
+
+def test_replicas_of_an_agent_that_is_not_there() -> None:
+    assert replicas_by_agent({"b": 2}, ["a", "b"]) == {"a": 1, "b": 2}
+    with pytest.raises(ConfigError, match="no agent 'c'; the agents are a, b"):
+        replicas_by_agent({"c": 2}, ["a", "b"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmas_ray.actors.resources import ActorResources, NodeResources, share_out
+from latentmas_ray.placement.shares import ActorResources, NodeResources, share_out
 
 
 def nodes(*sizes: tuple[float, float]) -> list[NodeResources]:

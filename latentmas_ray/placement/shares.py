@@ -11,6 +11,13 @@ class NodeResources:
 
     num_gpus: float
     num_cpus: float
+    name: str = ""
+    gpu_bytes: int | None = None  # of each GPU, where that is known
+
+    @property
+    def whole_gpus(self) -> int:
+        """Half a GPU that somebody declared is none."""
+        return floor(self.num_gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +28,43 @@ class ActorResources:
     num_cpus: float
     num_threads: int
 
+    @property
+    def actors_per_gpu(self) -> int:
+        """How many actors share a GPU at the most; 0 where they have none."""
+        return floor(1 / self.num_gpus + 1e-9) if self.num_gpus else 0
 
-def share_out(*, num_actors: int, nodes: Sequence[NodeResources], busy_actors: int) -> ActorResources:
+    def places_on(self, node: NodeResources) -> int | None:
+        """How many actors without GPUs have a place on a node; None if there is no bound."""
+        return floor(node.num_cpus / self.num_cpus + 1e-9) if self.num_cpus else None
+
+
+def share_out(
+    *,
+    num_actors: int,
+    nodes: Sequence[NodeResources],
+    busy_actors: int,
+    least_per_gpu: int = 1,
+    group_size: int = 1,
+    num_groups: int | None = None,
+) -> ActorResources:
     """A whole GPU each where there are enough, equal fractions of one otherwise, none on a cluster without GPUs.
 
     Fractions are 1/k for k actors on a GPU, so that they fill GPUs without a remainder. The cores asked for are so
     few that all actors find a place, since an actor cannot be spread over nodes. Threads are divided by the
     `busy_actors` that work at the same time, not by all there are: an actor that waits uses no core.
+
+    `least_per_gpu` divides GPUs further than they must be; on cores, `num_groups` of up to `group_size` actors each
+    find a place on one node.
     """
-    num_whole_gpus = sum(floor(node.num_gpus) for node in nodes)
+    num_whole_gpus = sum(node.whole_gpus for node in nodes)
     gpu_nodes = [node for node in nodes if node.num_gpus >= 1]
     if gpu_nodes:
-        actors_per_gpu = ceil(num_actors / num_whole_gpus)
+        actors_per_gpu = max(least_per_gpu, ceil(num_actors / num_whole_gpus))
         num_gpus = _floor(1 / actors_per_gpu, 4)
-        num_cpus = min(node.num_cpus / min(num_actors, floor(node.num_gpus) * actors_per_gpu) for node in gpu_nodes)
+        num_cpus = min(node.num_cpus / min(num_actors, node.whole_gpus * actors_per_gpu) for node in gpu_nodes)
     else:
         num_gpus = 0.0
-        num_cpus = _largest_share(num_actors, [node.num_cpus for node in nodes])
+        num_cpus = _largest_share(num_groups or num_actors, [node.num_cpus for node in nodes]) / group_size
     hosts = [floor(node.num_cpus) for node in gpu_nodes or nodes if node.num_cpus >= 1]
     return ActorResources(
         num_gpus=num_gpus,
