@@ -52,5 +52,5 @@ def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
     assert all(isinstance(answer, Answer) for answer in answers.values())
     turns = turns_in(tmp_path)
     assert len({turn.pid for turn in turns}) == 2
-    wall_clock = max(turn.end for turn in turns) - min(turn.begin for turn in turns)
-    assert wall_clock < 0.8 * sum(turn.end - turn.begin for turn in turns)
+    pairs = ((one, other) for one in turns for other in turns if one.pid < other.pid)
+    assert any(one.begin < other.end and other.begin < one.end for one, other in pairs)
