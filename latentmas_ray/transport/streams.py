@@ -14,13 +14,14 @@ So a machine's second reader finds what the first one has brought.
 import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
+from latentmas_ray.errors import TransferError
 from latentmas_ray.transport.channel import Channel, LinkError
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
 from latentmas_ray.transport.memfd import Address
@@ -120,10 +121,14 @@ class StreamLink:
         try:
             for share in shares:
                 share.result()
-        finally:
-            # Nobody may write to the target once this has returned.
-            if not all(share.done() for share in shares):
+        except BaseException as error:
+            # Nobody may write to the target once this has returned. What the peer says it says to every share; where a
+            # connection is broken, the others need not come to their end.
+            if isinstance(error, TransferError) and not isinstance(error, LinkError):
+                wait(shares)
+            else:
                 self.close()
+            raise
 
     def tell_copy(self, token: bytes, address: Address) -> None:
         """The bytes are now on this machine, too. Raises LinkError."""

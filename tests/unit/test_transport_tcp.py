@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,10 @@ from latentmas_ray.memory import Piece, join
 from latentmas_ray.transport import Tcp, find_available
 from latentmas_ray.transport.channel import LinkError
 from latentmas_ray.transport.listener import call
+from latentmas_ray.transport.memfd import this_machine
 from latentmas_ray.transport.shelf import Shelf
 from latentmas_ray.transport.streams import StreamLink, StreamServer
+from latentmas_ray.transport.tcp import TcpHandle
 from tests.unit.memory_cases import SPEC, assert_equal, make_segment
 
 TIMEOUT_SECONDS = 2.0
@@ -37,12 +40,22 @@ def num_brought(end: Tcp) -> int:
     return end._opened.num_copies
 
 
+def wait_until_told(payload: TcpHandle) -> None:
+    """A reader says what it has brought without waiting for an answer; the producer knows it a moment later."""
+    assert payload.label is not None
+    link = StreamLink(payload.producer, TIMEOUT_SECONDS)
+    while link.ask(payload.label.token, this_machine(), payload.num_bytes) is None:
+        time.sleep(0.001)
+    link.close()
+
+
 @needs_memfd
 def test_a_machine_s_second_reader_finds_what_the_first_has_brought(ends: list[Tcp]) -> None:
     producer, first, second = ends
     payload = producer.pack(Piece.whole(SEGMENT))
     for reader in (first, second, first):
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+        wait_until_told(payload)
     assert (num_brought(first), num_brought(second)) == (1, 0)
     first.release(payload)
     assert_equal(join([second.unpack(payload, expected=SPEC)]), SEGMENT)
@@ -59,6 +72,7 @@ def test_what_was_fetched_before_is_found_and_what_comes_too_late_is_let_go(ends
     producer, first, second = ends
     payload = producer.pack(Piece.whole(SEGMENT))
     first.fetch(payload)
+    wait_until_told(payload)
     for reader in (first, second):
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
     assert (num_brought(first), num_brought(second)) == (1, 0)
@@ -72,6 +86,7 @@ def test_a_reader_that_is_gone_is_done_without(ends: list[Tcp]) -> None:
     producer, first, second = ends
     payload = producer.pack(Piece.whole(SEGMENT))
     first.unpack(payload, expected=SPEC)
+    wait_until_told(payload)
     first.close()
     gc.collect()  # as its process's end would, closes its buffers
     assert_equal(join([second.unpack(payload, expected=SPEC)]), SEGMENT)
