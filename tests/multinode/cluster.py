@@ -23,6 +23,7 @@ from tests.multinode.machines import Machine, Switch
 
 BIN = Path(sys.executable).parent
 PORT = 6379
+DASHBOARD_PORT = 8265
 STORE_BYTES = 150 * 2**20
 START_SECONDS = 180.0
 _STARTED = "Ray runtime started."
@@ -31,13 +32,23 @@ _STARTED = "Ray runtime started."
 class Cluster:
     """One node for each entry of `num_cpus`; an entry of None is a machine on the same network without Ray."""
 
-    def __init__(self, num_cpus: Sequence[int | None], *, environment: Mapping[str, str] | None = None) -> None:
-        """`environment` is that of every process on the cluster; the token that it asks for is added."""
+    def __init__(
+        self,
+        num_cpus: Sequence[int | None],
+        *,
+        environment: Mapping[str, str] | None = None,
+        store_bytes: int = STORE_BYTES,
+        dashboard: bool = False,
+    ) -> None:
+        """`environment` is that of every process on the cluster; the token that it asks for is added. With a
+        `dashboard` the head takes jobs at `dashboard_url`."""
         self.token = secrets.token_hex(16)
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         self.environment = {**(os.environ if environment is None else environment), **auth}
         self.machines: list[Machine] = []
         self._num_cpus = tuple(num_cpus)
+        self._store_bytes = store_bytes
+        self._dashboard = dashboard
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,6 +71,11 @@ class Cluster:
     def address(self) -> str:
         """HOST:PORT of the head."""
         return f"{self._addresses[0]}:{PORT}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where the head takes jobs, as seen from the cluster's machines."""
+        return f"http://{self._addresses[0]}:{DASHBOARD_PORT}"
 
     def start(
         self, node: int, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
@@ -98,10 +114,11 @@ class Cluster:
         return self.machines[node].start(command, environment=self.environment, output=self._log(node))
 
     def _command(self, node: int) -> list[str]:
-        place = (
-            ["--head", f"--port={PORT}", "--include-dashboard=false"] if node == 0 else [f"--address={self.address}"]
-        )
-        sizes = [f"--num-cpus={self._num_cpus[node]}", f"--object-store-memory={STORE_BYTES}"]
+        place = [f"--address={self.address}"]
+        if node == 0:
+            shown = f"--include-dashboard={str(self._dashboard).lower()}"
+            place = ["--head", f"--port={PORT}", shown, "--dashboard-host=0.0.0.0"]
+        sizes = [f"--num-cpus={self._num_cpus[node]}", f"--object-store-memory={self._store_bytes}"]
         where = [f"--node-ip-address={self._addresses[node]}", f"--temp-dir={self._folder / str(node)}"]
         return [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *place, *sizes, *where]
 

@@ -27,6 +27,13 @@ def test_metrics_of_dashboard_and_code_are_the_same() -> None:
     assert set().union(*(names_in(target["expr"]) for target in targets())) == set(EXPORTED)
 
 
+def test_metrics_are_documented_with_their_tags() -> None:
+    rows = re.findall(r"^\| `(latentmas_\w+)` \|([^|]*)\|", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE)
+    assert {name: set(tags.strip().split(", ")) - {""} for name, tags in rows} == {
+        metric.name: set(metric.tags) for metric in METRICS
+    }
+
+
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target["expr"])
 def test_a_panel_uses_a_metric_as_what_it_is(target: dict[str, Any]) -> None:
     """Counters by their rate, gauges as they are; no label that the metric lacks; balanced brackets."""

