@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -21,6 +21,7 @@ from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Transport, find_available, gpu_in_use
 
+T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
 GROUPS = {"turns": 1, "ends": 1, "side": 1, "fetch": 1}
 
@@ -90,8 +91,11 @@ class AgentActor:
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
     ) -> tuple[Parcel, int]:
         """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
+        return self._begin(number, work, later, first)
+
+    def _begin(self, number: int, work: TurnWork, later: Sequence[Any], first: Sequence[Any]) -> tuple[Parcel, int]:
         running = self._running.setdefault(number, _Running())
-        self._engine.submit(self._carry_out_in_parcels, number, running, work, later, first)
+        self._enter(number, partial(self._carry_out_in_parcels, number, running, work, later, first))
         try:
             parcel = running.first.result()
             running.first = Future()  # or it would hold the parcel's bytes as long as the turn thinks
@@ -140,20 +144,27 @@ class AgentActor:
             ray.get(reference).copy()
         return time.perf_counter() - begin
 
+    def _enter(self, number: int, turn: Callable[[], T]) -> "Future[T]":
+        """Queue a turn of which the number is known."""
+        return self._engine.submit(turn)
+
+    def _deliveries(self, work: TurnWork, later: Sequence[Any], first: Sequence[Any]) -> list[Delivery]:
+        return [
+            Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
+            for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
+        ]
+
     def _carry_out(
         self,
         work: TurnWork,
-        later: Sequence[Sequence[Any]],
-        first: Sequence[Parcel],
+        later: Sequence[Any],
+        first: Sequence[Any],
         send: Callable[[Parcel], None],
         *,
         leaves_early: bool,
     ) -> TurnReport:
         assert self._runner is not None, "load() comes first"
-        deliveries = [
-            Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
-            for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
-        ]
+        deliveries = self._deliveries(work, later, first)
         try:
             _, report = carry_out(
                 self._runner,
@@ -178,8 +189,8 @@ class AgentActor:
         number: int,
         running: _Running,
         work: TurnWork,
-        later: Sequence[Sequence[Any]],
-        first: Sequence[Parcel],
+        later: Sequence[Any],
+        first: Sequence[Any],
     ) -> None:
         published = running.first
         last: list[Parcel] = []

@@ -30,10 +30,12 @@ def check_divisible(config: PretrainedConfig, name: str, num_ranks: int) -> None
 
 
 def check_shard_device(place: torch.device, device: str, num_ranks: int) -> None:
-    """Raises ModelError for a device on which transformers would not put a shard: it takes the process's first GPU
-    where there is one."""
-    if place.type == "cpu" and torch.cuda.is_available():
-        raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be auto or cuda where there is a GPU")
+    """Raises ModelError for a device on which transformers would not put a shard: it takes the process's first GPU, and
+    the CPU only if torch was built for nothing else."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and place.type != accelerator.type:
+        expected = f"with {FIELD} {num_ranks} it must be auto or {accelerator.type}, which this torch was built for"
+        raise ModelError("device", device, expected)
     if place.index:
         raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be cuda: a rank takes its first GPU")
 

@@ -4,6 +4,7 @@ The processes outlive a test, for it takes long to import torch; their group doe
 """
 
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -24,8 +25,9 @@ Job = Callable[..., Any]
 class RankProcesses:
     """`num_ranks` processes that carry out jobs together, one after another."""
 
-    def __init__(self, num_ranks: int) -> None:
-        self._num_ranks = num_ranks
+    def __init__(self, num_ranks: int, *, use_gpus: bool = False) -> None:
+        """With `use_gpus` each has a GPU of its own, as Ray's actors have."""
+        self._num_ranks, self._use_gpus = num_ranks, use_gpus
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
 
@@ -56,9 +58,10 @@ class RankProcesses:
     def _begin(self) -> None:
         self.end()
         spawn = multiprocessing.get_context("spawn")
-        for _ in range(self._num_ranks):
+        for rank in range(self._num_ranks):
             ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+            gpus = str(rank) if self._use_gpus else ""
+            process = spawn.Process(target=_serve, args=(theirs, gpus), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -74,7 +77,8 @@ class RankProcesses:
             return None
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, gpus: str) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # nothing has asked for a GPU yet
     torch.set_num_threads(1)
     while True:
         job, shard, port, step_seconds, arguments = pipe.recv()

@@ -75,14 +75,16 @@ class Numbers:
     revision: str
 
 
-def load(folder: Path, ranks: Ranks = ALONE) -> TurnRunner:
+def load(folder: Path, ranks: Ranks = ALONE, *, device: str = "cpu") -> TurnRunner:
     cache = folder / f"realign-of-{ranks.shard.of}"  # a degree must not profit from another's
-    return load_runner(str(folder / "model"), dtype="float32", device="cpu", realign=True, cache_dir=cache, ranks=ranks)
+    model = str(folder / "model")
+    return load_runner(model, dtype="float32", device=device, realign=True, cache_dir=cache, ranks=ranks)
 
 
-def compute(ranks: Ranks, folder: Path) -> Numbers:
+def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
     """Two agents think, a third reads both; then it answers, greedily and not."""
-    runner = load(folder, ranks)
+    torch.backends.cuda.matmul.allow_tf32 = False  # its products are no fp32
+    runner = load(folder, ranks, device=device)
     engine = runner.engine
     segments: dict[str, Segment] = {}
     for agent in ("a", "b"):
@@ -94,7 +96,9 @@ def compute(ranks: Ranks, folder: Path) -> Numbers:
     logits = logits_of(session).clone()
     greedy = session.decode(GREEDY, "c")
     sampled = begin(engine, PROMPTS["c"], place_chain(segments)).decode(SAMPLED, "c")
-    return Numbers(kv_LCHTD, logits, greedy, sampled, session.realign.matrix_EE, runner.spec.weights_revision)
+    matrix_EE = session.realign.matrix_EE
+    matrix_EE = None if matrix_EE is None else matrix_EE.cpu()
+    return Numbers(kv_LCHTD.cpu(), logits.cpu(), greedy, sampled, matrix_EE, runner.spec.weights_revision)
 
 
 def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", comes_as: Handover = "kv") -> TurnWork:

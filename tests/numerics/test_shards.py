@@ -46,6 +46,8 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[RankProcesses]:
+    if (accelerator := torch.accelerator.current_accelerator()) is not None:
+        pytest.skip(f"this torch was built for {accelerator.type}: transformers divides no model over CPUs with it")
     processes = RankProcesses(2)
     yield processes
     processes.end()
@@ -190,11 +192,14 @@ def test_a_model_without_a_plan_is_refused() -> None:
         check_divisible(config, "my-model", 2)
 
 
-def test_only_the_first_gpu_of_a_process_takes_a_shard() -> None:
+def test_only_the_first_gpu_of_a_process_takes_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     check_shard_device(torch.device("cuda"), "cuda", 2)
     check_shard_device(torch.device("cuda:0"), "cuda:0", 2)
     with pytest.raises(ModelError, match="first GPU"):
         check_shard_device(torch.device("cuda:1"), "cuda:1", 2)
+    with pytest.raises(ModelError, match="must be auto or cuda"):
+        check_shard_device(torch.device("cpu"), "cpu", 2)
 
 
 def test_one_process_is_in_one_replica_at_a_time(two: RankProcesses) -> None:

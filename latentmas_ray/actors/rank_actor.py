@@ -1,0 +1,162 @@
+"""The actor of one tensor-parallel rank of an agent's replica.
+
+All ranks of a replica are given the same turns. In which order they begin, rank 0 decides, for the calls may arrive in
+another order at every rank.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from latentmas_ray.actors.agent_actor import AgentActor, Loaded
+from latentmas_ray.actors.inbox import Delivery, Parcel
+from latentmas_ray.actors.shard_transport import ShardTransport, join_parcels
+from latentmas_ray.actors.turn import Runner
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.errors import LatentMASError, ShardError, TransferError
+from latentmas_ray.memory import Shard
+from latentmas_ray.models.rank_group import STEP_SECONDS, RankGroup, find_meeting, open_meeting
+from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.transport import Transport
+
+T = TypeVar("T")
+# A call waits in its thread for what it reads, and for its turn; there must be room for the one that is to be next.
+RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "fetch": 1}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a rank finds its heads of one segment: `parcels[part][i]` is a reference to what `shards[i]` has of it."""
+
+    shards: tuple[Shard, ...]
+    parcels: tuple[tuple[Any, ...], ...]
+
+    def wait(self, part: int) -> Parcel:
+        """One part, when all shards of it have come. Raises what kept it from coming."""
+        try:
+            return join_parcels(self.shards, ray.get(list(self.parcels[part])))
+        except RayTaskError as error:
+            if isinstance(error.cause, LatentMASError):
+                raise error.cause from error
+            raise TransferError(f"memory was not made: {error.cause or error}") from error
+        except RayError as error:
+            raise TransferError(f"memory did not come: {type(error).__name__}") from error
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    turn: Callable[[], Any]
+    done: "Future[Any]"
+
+
+class RankActor(AgentActor):
+    """An `AgentActor` that does nothing without the other ranks of its replica."""
+
+    def __init__(
+        self,
+        make_runner: Callable[..., Runner],
+        num_threads: int,
+        shard: Shard,
+        step_seconds: float = STEP_SECONDS,
+    ) -> None:
+        """`make_runner(ranks=…)` loads this rank's shard."""
+        super().__init__(lambda: make_runner(ranks=self._ranks), num_threads)
+        self._shard, self._step_seconds = shard, step_seconds
+        self._ranks: Ranks = ALONE
+        self._meeting: Any = None
+        self._arrived = threading.Condition()
+        self._waiting: dict[int, _Waiting] = {}  # by the number of the turn, in the order of arrival
+
+    def open_meeting(self) -> tuple[str, int]:
+        """Rank 0: where the others find it."""
+        host = ray.util.get_node_ip_address()
+        self._meeting = open_meeting(host, timeout_seconds=self._step_seconds)
+        return host, self._meeting.port
+
+    def load_shard(self, address: tuple[str, int]) -> Loaded:
+        """Meet the other ranks and load the model with them."""
+        self._engine.submit(self._join, *address).result()
+        return self.load()
+
+    def use(self, transport: Transport) -> None:
+        """Have memory travel this way from now on."""
+        super().use(ShardTransport(transport, self._ranks))
+
+    def run_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel | None, TurnReport]:
+        """This rank's part of one turn: its packed segment and its report, as two objects."""
+        sent: list[Parcel] = []
+        first = [_wait_or_fail(source) for source in sources]
+        turn = partial(self._carry_out, work, sources, first, sent.append, leaves_early=False)
+        report = self._enter(number, turn).result()
+        return (sent[0] if sent else None), report
+
+    def begin_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel, int]:
+        """Like `begin_turn`, which `end_turn` ends."""
+        return self._begin(number, work, sources, [_wait_or_fail(source) for source in sources])
+
+    def _join(self, host: str, port: int) -> None:
+        if self._shard.of == 1:
+            return
+        meeting = self._meeting or find_meeting(host, port, timeout_seconds=self._step_seconds)
+        self._ranks = RankGroup(meeting, self._shard, timeout_seconds=self._step_seconds)
+
+    def _enter(self, number: int, turn: Callable[[], T]) -> "Future[T]":
+        waiting = _Waiting(turn, Future())
+        with self._arrived:
+            self._waiting[number] = waiting
+            self._arrived.notify_all()
+        self._engine.submit(self._step)  # one for each turn that arrives, though perhaps not for this one
+        return waiting.done
+
+    def _step(self) -> None:
+        try:
+            number = self._choose()
+        except ShardError:
+            number = self._oldest()  # it will fail in the same way, and tell those who wait for it
+        with self._arrived:
+            waiting = self._waiting.pop(number)
+        try:
+            waiting.done.set_result(waiting.turn())
+        except BaseException as error:  # noqa: BLE001  another thread waits for it, whatever it is
+            waiting.done.set_exception(error)
+
+    def _choose(self) -> int:
+        """The turn that all ranks begin now: the one that has waited longest at rank 0."""
+        number = int(self._ranks.same(torch.tensor([self._oldest()])))
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: number in self._waiting, self._step_seconds):
+                self._ranks.leave()
+                raise ShardError(f"{self._shard} was never given turn {number}")
+        return number
+
+    def _oldest(self) -> int:
+        with self._arrived:
+            return next(iter(self._waiting))
+
+    def _deliveries(self, work: TurnWork, later: Sequence[Source], first: Sequence[Any]) -> list[Delivery]:
+        with self._ranks.agreeing():
+            return [
+                Delivery(name, _parcel(one), [partial(source.wait, part) for part in range(1, len(source.parcels))])
+                for name, source, one in zip(work.segment_order(), later, first, strict=True)
+            ]
+
+
+def _wait_or_fail(source: Source) -> Parcel | Exception:
+    """The first part of a segment, or why there is none: a turn that fails here begins all the same, on all ranks."""
+    try:
+        return source.wait(0)
+    except Exception as error:  # noqa: BLE001  whatever it is: the other ranks begin, and hear of it there
+        return error
+
+
+def _parcel(one: Parcel | Exception) -> Parcel:
+    if isinstance(one, Exception):
+        raise one
+    return one

@@ -1,0 +1,221 @@
+"""A replica of several actors, one for each rank: one turn, one report, one failure."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import ray
+
+from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
+from latentmas_ray.actors.shard_group import ShardedSegment, ShardGroup
+from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.errors import ActorError, TurnError
+from latentmas_ray.memory import Segment, Shard, join
+from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.transport import ObjectStore, Transport, make_transport
+from tests.ray.actor_cases import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.slow
+TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
+STEP_SECONDS = 60.0
+POISON = 13  # a batch of which one rank does not survive
+
+load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
+
+
+class Fragile:
+    """A runner that fails on batches it is told to fail on."""
+
+    def __init__(self, ranks: Ranks, deeds: Mapping[int, Callable[[], None]]) -> None:
+        self._runner, self._rank, self._deeds = load_tiny(ranks=ranks), ranks.shard.rank, deeds
+
+    def run(self, work: TurnWork, memory: Any, *, outgoing: Any = None) -> Any:
+        if work.batch == POISON and self._rank in self._deeds:
+            self._deeds[self._rank]()
+        return self._runner.run(work, memory, outgoing=outgoing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def _die() -> None:
+    os._exit(1)
+
+
+def _raise() -> None:
+    raise KeyError("a fault that nobody foresaw")
+
+
+def fragile(deeds: Mapping[int, Callable[[], None]], ranks: Ranks = ALONE) -> Any:
+    return Fragile(ranks, deeds)
+
+
+def group_of(
+    num_ranks: int, agent: str, make_runner: Callable[..., Any] = load_tiny, transport: Transport | None = None
+) -> ShardGroup:
+    """A replica that has loaded its model."""
+    remote = ray.remote(num_cpus=0.01, allow_out_of_order_execution=True, concurrency_groups=RANK_GROUPS)(RankActor)
+    actors = [remote.remote(make_runner, 1, Shard(rank, num_ranks), STEP_SECONDS) for rank in range(num_ranks)]
+    group = ShardGroup(agent, actors)
+    group.accept(ray.get(group.start(), timeout=PATIENCE_SECONDS))
+    ray.get(group.use(transport or ObjectStore()), timeout=PATIENCE_SECONDS)
+    return group
+
+
+def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> TurnWork:
+    """A latent turn; that of `last` answers."""
+    return TurnWork(
+        agent=agent,
+        batch=batch,
+        question_ids=("q0", "q1", "q2"),
+        prompts=tuple(Prompt(messages=({"role": "user", "content": f"{agent} {text}"},)) for text in TEXTS),
+        thinks="text" if agent == "last" else "latent",
+        sampling=Sampling(temperature=0.7, max_new_tokens=8),
+        latent_steps=3,
+        handover=handover,
+        reads=tuple(AgentMemory(name) for name in reads),
+        recipes=frozenset(reads) if handover == "recipe" else frozenset(),
+    )
+
+
+def report_of(group: ShardGroup, turn: Any) -> TurnReport:
+    ready, _ = ray.wait(list(turn.reports), timeout=PATIENCE_SECONDS)
+    assert ready, "no rank came to an end"
+    return group.report(turn, shares_node=True)
+
+
+@pytest.fixture(scope="module")
+def alone() -> TurnRunner:
+    return load_tiny()
+
+
+@pytest.fixture(scope="module")
+def groups(cluster: None) -> Iterator[tuple[ShardGroup, ShardGroup]]:
+    """Two ranks, and one."""
+    made = (group_of(2, "first"), group_of(1, "last"))
+    yield made
+    for group in made:
+        group.end()
+
+
+def expected(runner: TurnRunner, *, agents: Sequence[str] = ("first",)) -> tuple[list[TurnReport], TurnReport]:
+    """What the whole model reports in one process."""
+    segments: dict[str, Segment] = {}
+    reports = []
+    for agent in agents:
+        piece, report = runner.run(work(agent), {})
+        assert piece is not None
+        segments[agent] = join([piece])
+        assert segments[agent].kv_LCHTD is not None  # before the next turn needs the cache
+        reports.append(report)
+    return reports, runner.run(work("last", *agents), segments)[1]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("handover", ["kv", "recipe"])
+def test_two_ranks_hand_over_to_two_and_to_one(
+    handover: Handover, overlap: bool, groups: tuple[ShardGroup, ShardGroup], alone: TurnRunner
+) -> None:
+    two, one = groups
+    [thought], answered = expected(alone)
+    segment, turn = two.submit(work("first", handover=handover), {}, overlap=overlap)
+    assert segment is not None
+    read = {"first": segment}
+    answers = [
+        (group, group.submit(work("last", "first", handover=handover), read, overlap=overlap)[1]) for group in groups
+    ]
+    report = report_of(two, turn)
+    if handover == "kv":
+        assert report.segment_bytes == thought.segment_bytes, "of both ranks together"
+    for group, turn in answers:
+        report = report_of(group, turn)
+        assert report.output_token_ids == answered.output_token_ids
+        assert report.memory_tokens == answered.memory_tokens
+        assert report.reads[0].link == "same_node"
+        if handover == "kv":
+            assert report.reads[0].num_bytes == sum(thought.segment_bytes)
+    assert (two.spec, one.spec) == (alone.spec, alone.spec)
+
+
+def test_one_rank_hands_over_to_two(groups: tuple[ShardGroup, ShardGroup], alone: TurnRunner) -> None:
+    two, one = groups
+    segment, _ = one.submit(work("first"), {}, overlap=True)
+    assert segment is not None
+    _, turn = two.submit(work("last", "first"), {"first": segment}, overlap=True)
+    assert report_of(two, turn).output_token_ids == expected(alone)[1].output_token_ids
+
+
+def test_many_turns_at_once_begin_in_the_same_order_everywhere(groups: tuple[ShardGroup, ShardGroup]) -> None:
+    two, one = groups
+    turns: list[tuple[ShardGroup, Any]] = []
+    for batch in range(5):
+        slow, _ = one.submit(work("first", batch=batch), {}, overlap=True)
+        assert slow is not None
+        turns.append((two, two.submit(work("last", "first", batch=batch), {"first": slow}, overlap=True)[1]))
+        turns.append((two, two.submit(work("first", batch=batch), {}, overlap=True)[1]))
+    reports = [report_of(group, turn) for group, turn in turns]
+    assert len({report.output_token_ids for report in reports}) == 2  # the answer, and no answer
+
+
+def test_memory_that_only_one_rank_cannot_have_costs_one_turn(groups: tuple[ShardGroup, ShardGroup]) -> None:
+    two, _ = groups
+    segment, _ = two.submit(work("first"), {}, overlap=False)
+    assert segment is not None
+    [good], _ = segment.parcels
+    unmade = ray.remote(num_cpus=0.01)(_raise).remote()
+    for wrong, reason in ((unmade, "nobody foresaw"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
+        wrong_segment = replace(segment, parcels=((good,), (wrong,)))
+        _, turn = two.submit(work("last", "first"), {"first": wrong_segment}, overlap=True)
+        with pytest.raises(TurnError, match=reason):
+            report_of(two, turn)
+    _, turn = two.submit(work("last", "first"), {"first": segment}, overlap=True)
+    assert report_of(two, turn).output_token_ids
+
+
+def test_a_cancelled_turn_is_forgotten(groups: tuple[ShardGroup, ShardGroup]) -> None:
+    two, _ = groups
+    _, turn = two.submit(work("first"), {}, overlap=True)
+    two.cancel(turn)
+    segment, turn = two.submit(work("first"), {}, overlap=True)
+    assert report_of(two, turn).latent_steps == 3
+    assert isinstance(segment, ShardedSegment)
+    two.release(segment)
+
+
+def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(cluster: None, alone: TurnRunner) -> None:
+    made = [group_of(2, agent, transport=make_transport("gloo")) for agent in ("first", "last")]
+    try:
+        segment, _ = made[0].submit(work("first"), {}, overlap=True)
+        assert segment is not None
+        _, turn = made[1].submit(work("last", "first"), {"first": segment}, overlap=True)
+        assert report_of(made[1], turn).output_token_ids == expected(alone)[1].output_token_ids
+        made[0].release(segment)
+    finally:
+        for group in made:
+            group.end()
+
+
+@pytest.mark.parametrize(
+    ("deed", "rank", "what"), [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")], ids=str
+)
+def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: int, what: str, cluster: None) -> None:
+    group = group_of(2, "first", partial(fragile, {rank: deed}))
+    try:
+        _, turn = group.submit(work("first"), {}, overlap=True)
+        assert report_of(group, turn).latent_steps == 3
+        begin = time.monotonic()
+        _, turn = group.submit(work("first", batch=POISON), {}, overlap=True)
+        with pytest.raises(ActorError, match=f"rank {rank} of 2 of agent first {what}"):
+            report_of(group, turn)
+        assert time.monotonic() - begin < STEP_SECONDS / 2
+        _, turn = group.submit(work("first"), {}, overlap=True)
+        with pytest.raises(ActorError, match=f"rank {rank} of 2"):
+            report_of(group, turn)
+    finally:
+        group.end()
