@@ -27,6 +27,7 @@ _FREE_ON_RESUME = frozenset(
         "resume",
         "runtime",
         "address",
+        "placement",
         "replicas",
         "transport",
         "handover",
@@ -63,6 +64,9 @@ class RunConfig(BaseModel):
     seed: int = Field(42, ge=0, lt=2**63, description="seed of every question's own random stream")
     limit: int | None = Field(None, ge=1, description="only the first N questions")
     replicas: int | dict[str, int] = Field(1, description="copies of every agent's actor, or of some agents'")
+    placement: PlacementName = Field(
+        "auto", description="agents that hand over on one node, over all nodes, or as one actor; auto: pack if it fits"
+    )
     transport: TransportName = Field("auto", description="what moves memory between actors")
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")

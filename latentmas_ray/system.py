@@ -30,6 +30,7 @@ from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
+from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.tasks import load_questions, questions_from
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
@@ -66,7 +67,7 @@ class LatentMAS:
         values = config.model_dump() if config is not None else {}
         self.config = make_config({**values, **fields}) if fields or config is None else config
         self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
-        replicas_by_agent(self.config.replicas, [agent.name for agent in self.topology.agents])
+        self._check_replicas()
         self._check_transport()
         check_name(self.config.model)
         # Actors on a cluster that is joined have another working directory, and so may this process when they start.
@@ -173,13 +174,23 @@ class LatentMAS:
                 raise
         return self._runtime, self._info
 
+    def _check_replicas(self) -> None:
+        """Raises ConfigError for an agent that there is not, and for numbers that the placement rules out."""
+        counts = replicas_by_agent(self.config.replicas, [agent.name for agent in self.topology.agents])
+        if self.config.placement == "colocate" and len(set(counts.values())) > 1:
+            raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), ALIKE)
+
     def _check_transport(self) -> None:
         """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
         config = self.config
-        if config.runtime == "local":
+        if config.runtime == "local" or config.placement == "colocate":
             pick_transport(config.transport, config.codec, Situation(same_process=True))
         elif config.transport == "loopback":
-            raise ConfigError("transport", "loopback", "loopback stays within one process; use auto or runtime local")
+            raise ConfigError(
+                "transport",
+                "loopback",
+                "loopback stays within one process; use auto, or placement colocate or runtime local",
+            )
 
     def _make_runtime(self, num_batches: int) -> Runtime:
         config = self.config
@@ -202,6 +213,7 @@ class LatentMAS:
             partial(pick_transport, config.transport, config.codec),
             address=config.address,
             replicas=config.replicas,
+            placement=config.placement,
             uses_gpus=config.device != "cpu",
             overlap=config.overlap,
             measures_costs=config.handover == "auto",

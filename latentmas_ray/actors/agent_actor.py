@@ -84,8 +84,10 @@ class AgentActor:
         `first` holds the first parcel of each segment that is read, `later` references to the others of each.
         """
         sent: list[Parcel] = []
-        report = self._engine.submit(self._carry_out, work, later, first, sent.append, leaves_early=False).result()
-        return (sent[0] if sent else None), report
+        # What stays in this process may stay in the engine's cache, until that is needed for something else.
+        send = None if isinstance(self._transport, Loopback) else sent.append
+        parcel, report = self._engine.submit(self._carry_out, work, later, first, send, leaves_early=False).result()
+        return (sent[0] if sent else parcel), report
 
     def begin_turn(
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
@@ -159,14 +161,14 @@ class AgentActor:
         work: TurnWork,
         later: Sequence[Any],
         first: Sequence[Any],
-        send: Callable[[Parcel], None],
+        send: Callable[[Parcel], None] | None,
         *,
         leaves_early: bool,
-    ) -> TurnReport:
+    ) -> tuple[Parcel | None, TurnReport]:
         assert self._runner is not None, "load() comes first"
         deliveries = self._deliveries(work, later, first)
         try:
-            _, report = carry_out(
+            return carry_out(
                 self._runner,
                 self._transport,
                 work,
@@ -177,7 +179,6 @@ class AgentActor:
             )
         finally:
             self._idle_since = time.time()
-        return report
 
     def _drop(self, number: int, running: _Running) -> None:
         """All that a turn has packed; of a turn that was cancelled nobody else may have a handle to it."""
@@ -203,7 +204,7 @@ class AgentActor:
                 published.set_result(parcel)
 
         try:
-            report = self._carry_out(work, later, first, send, leaves_early=True)
+            _, report = self._carry_out(work, later, first, send, leaves_early=True)
             running.rest.set_result((last[0], report))
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
             self.release(*running.kept)

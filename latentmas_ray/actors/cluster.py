@@ -39,8 +39,8 @@ class Cluster:
         return cls(
             owned=owned,
             nodes=tuple(
-                NodeResources(num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0))
-                for resources in alive.values()
+                NodeResources(name=node_id, num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0))
+                for node_id, resources in alive.items()
             ),
             node_ids=frozenset(alive),
             object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive.values()),

@@ -94,7 +94,7 @@ class RankActor(AgentActor):
         sent: list[Parcel] = []
         first = [_wait_or_fail(source) for source in sources]
         turn = partial(self._carry_out, work, sources, first, sent.append, leaves_early=False)
-        report = self._enter(number, turn).result()
+        _, report = self._enter(number, turn).result()
         return (sent[0] if sent else None), report
 
     def begin_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel, int]:

@@ -6,42 +6,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster, connect
+from latentmas_ray.actors.fleet import NO_MEMORY, Fleet, Replica, reason
 from latentmas_ray.actors.measure import measure_costs
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.actors.turn import Runner
-from latentmas_ray.config import replicas_by_agent
+from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
 from latentmas_ray.memory.codec import coded_bytes
-from latentmas_ray.placement.shares import ActorResources, share_out
 from latentmas_ray.transport import Situation, Transport
 
-START_SECONDS = 1800.0  # to schedule all actors and load their models
-_LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
-_NO_MEMORY = (
-    "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
-)
 PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Replica:
-    """One actor of an agent, and the node it lives on."""
-
-    actor: Any
-    node_id: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +60,7 @@ class RayRuntime:
         *,
         address: str | None = None,
         replicas: int | Mapping[str, int] = 1,
+        placement: PlacementName = "auto",
         busy_agents: int = 1,
         uses_gpus: bool = True,
         overlap: bool = True,
@@ -91,12 +77,14 @@ class RayRuntime:
         self._transport: Transport | None = None
         self._address = address
         self._replicas = replicas_by_agent(replicas, self._agents)
+        self._placement = placement
         self._busy_agents = busy_agents
         self._uses_gpus = uses_gpus
         self._overlap = overlap
         self._measures_costs = measures_costs
         self._cluster: Cluster | None = None
-        self._actors: dict[str, list[Any]] = {}
+        self._fleet: Fleet | None = None
+        self._is_colocated = False  # all agents have the same actors
         self._replicas_of: dict[str, list[Replica]] = {}
         self._numbers = count(1)
 
@@ -107,41 +95,26 @@ class RayRuntime:
         """
         env = read_environment()
         if self._address is None and env.ray_address is not None:
-            cluster = connect(env.ray_address, field="RAY_ADDRESS")
+            self._cluster = connect(env.ray_address, field="RAY_ADDRESS")
         else:
-            cluster = connect(self._address)
-        while True:
-            self._cluster = cluster
-            resources = share_out(
-                num_actors=sum(self._replicas.values()),
-                nodes=cluster.nodes if self._uses_gpus else [replace(node, num_gpus=0.0) for node in cluster.nodes],
-                busy_actors=self._busy_agents * max(self._replicas.values()),
-            )
-            num_threads = env.torch_threads or resources.num_threads
-            self._make_actors(resources, num_threads)
-            if (loaded := self._load(cluster)) is not None:
-                break
-            # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
-            # minute late, so a run that is resumed after one comes here.
-            self._end_actors()
-            cluster = Cluster.look(owned=cluster.owned)
-        spec = loaded[0].spec
-        for one in loaded[1:]:
-            spec.check_same(one.spec)
-        nodes = iter(one.node_id for one in loaded)
-        self._replicas_of = {
-            agent: [Replica(actor, next(nodes)) for actor in actors] for agent, actors in self._actors.items()
-        }
-        self._transport, why = self._pick_transport(_situation(loaded))
-        self._tell_actors(self._transport)
-        transport = f"transport {self._transport.name}" + (f" ({why})" if why else "")
+            self._cluster = connect(self._address)
+        fleet = self._fleet = self._make_fleet(env.torch_threads)
+        self._cluster = fleet.start(self._cluster)
+        self._replicas_of = fleet.replicas_of()
+        self._is_colocated = fleet.plan.is_colocated
+        transport, why = self._pick_transport(fleet.situation())
+        self._transport = transport.within_one_actor() if self._is_colocated else transport
+        fleet.use(self._transport)
+        spec = fleet.loaded[0].spec
+        told = f"transport {transport.name}" + (f" ({why})" if why else "")
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._transport.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=int(cluster.object_store_bytes * _STORE_SHARE),
-            description=self._describe(cluster, resources, num_threads, [one.device for one in loaded])
-            + f", {transport}",
-            handover_costs=measure_costs(self._replicas_of) if self._measures_costs else None,
+            memory_limit_bytes=int(self._cluster.object_store_bytes * _STORE_SHARE),
+            description=f"{fleet.describe()}, {told}",
+            handover_costs=measure_costs(self._replicas_of)
+            if self._measures_costs and not self._is_colocated
+            else None,
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
@@ -160,8 +133,9 @@ class RayRuntime:
         work = replace(work, submitted_at=time.time())
         arguments = (work, [segment.parcels[1:] for segment in read], *(segment.parcels[0] for segment in read))
         reads = {name: segments[name].whereabouts for name in work.segment_order()}
-        whereabouts = Whereabouts(replica.node_id)
-        if self._overlap and work.leaves_early:
+        whereabouts = Whereabouts(replica.node_id, stays=self._is_colocated)
+        # Colocated agents take turns: nobody could read a prompt's memory before its agent has finished.
+        if self._overlap and work.leaves_early and not self._is_colocated:
             number = next(self._numbers)
             begin = replica.actor.begin_turn.options(num_returns=2, concurrency_group="turns")
             first, begun = begin.remote(number, *arguments)
@@ -199,13 +173,13 @@ class RayRuntime:
             cause = error.cause
             if isinstance(cause, InputError):
                 raise cause from error
-            raise TurnError(_reason(cause or error)) from error
+            raise TurnError(reason(cause or error)) from error
         except RayActorError as error:
-            raise ActorError(f"the actor of agent {ticket.agent} died: {_reason(error)}") from error
+            raise ActorError(f"the actor of agent {ticket.agent} died: {reason(error)}") from error
         except OutOfMemoryError as error:
-            raise ActorError(f"the actor of agent {ticket.agent} was ended: {_NO_MEMORY}") from error
+            raise ActorError(f"the actor of agent {ticket.agent} was ended: {NO_MEMORY}") from error
         except RayError as error:
-            raise TurnError(_reason(error)) from error
+            raise TurnError(reason(error)) from error
         reads = tuple(
             submitted.reads[read.source].account(
                 read, reader_node=submitted.replica.node_id, shares_node=self._shares_node
@@ -251,106 +225,19 @@ class RayRuntime:
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
+        fleet, self._fleet, self._replicas_of = self._fleet, None, {}
+        if fleet is not None:
+            fleet.end()
         if cluster is not None:
-            self._end_actors()
             cluster.leave()
 
-    def _make_actors(self, resources: ActorResources, num_threads: int) -> None:
-        # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
-        # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
-        remote = ray.remote(
-            num_gpus=resources.num_gpus,
-            num_cpus=resources.num_cpus,
-            allow_out_of_order_execution=True,
-            concurrency_groups=GROUPS,
-        )(AgentActor)
-        for agent in self._agents:
-            self._actors[agent] = [remote.remote(self._make_runner, num_threads) for _ in range(self._replicas[agent])]
-
-    def _end_actors(self) -> None:
-        actors, self._actors, self._replicas_of = self._actors, {}, {}
-        for actor in (actor for replicas in actors.values() for actor in replicas):
-            try:
-                ray.kill(actor)
-            except (RayError, ValueError) as error:
-                _log.debug("actor was not ended: %s", error)
-
-    def _load(self, cluster: Cluster) -> list[Loaded] | None:
-        """What every actor has to say of its model; None if a node died before all were ready."""
-        names = [agent for agent in self._agents for _ in range(self._replicas[agent])]
-        references = [
-            actor.load.options(concurrency_group="turns").remote()
-            for replicas in self._actors.values()
-            for actor in replicas
-        ]
-        deadline = time.monotonic() + START_SECONDS
-        try:
-            while True:
-                try:
-                    loaded: list[Loaded] = ray.get(references, timeout=_LOOK_SECONDS)
-                    return loaded
-                except GetTimeoutError:
-                    if cluster.has_lost_nodes():
-                        return None
-                    if time.monotonic() > deadline:
-                        raise
-        except RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                raise error.cause from error
-            raise ActorError(f"an actor could not load its model: {_reason(error.cause or error)}") from error
-        except GetTimeoutError as error:
-            ready = set(ray.wait(references, num_returns=len(references), timeout=0)[0])
-            late = [name for name, reference in zip(names, references, strict=True) if reference not in ready]
-            raise ClusterError(
-                f"after {START_SECONDS:.0f} s no place was found for the actors of {', '.join(late)}: "
-                "free resources on the cluster or use fewer replicas"
-            ) from error
-        except OutOfMemoryError as error:
-            raise ActorError(f"an actor was ended while it loaded its model: {_NO_MEMORY}") from error
-        except RayError as error:
-            raise ActorError(f"an actor died while it loaded its model: {_reason(error)}") from error
-
-    def _tell_actors(self, transport: Transport) -> None:
-        told = [
-            replica.actor.use.options(concurrency_group="turns").remote(transport)
-            for replicas in self._replicas_of.values()
-            for replica in replicas
-        ]
-        try:
-            ray.get(told, timeout=START_SECONDS)
-        except RayTaskError as error:
-            raise ActorError(f"transport {transport.name} cannot be used: {_reason(error.cause or error)}") from error
-        except GetTimeoutError as error:
-            raise ClusterError(f"transport {transport.name} was not ready within {START_SECONDS:.0f} s") from error
-        except RayError as error:
-            raise ActorError(f"an actor died while transport {transport.name} began: {_reason(error)}") from error
-
-    def _describe(self, cluster: Cluster, resources: ActorResources, threads: int, devices: Sequence[str]) -> str:
-        num_actors = sum(self._replicas.values())
-        num_nodes = len(cluster.nodes)
-        place = f"{_count(num_actors, 'actor')} on {_count(num_nodes, 'node')}"
-        kinds = ", ".join(sorted(set(devices)))
-        share = f"{resources.num_gpus:g} GPU each" if resources.num_gpus else f"{_count(threads, 'torch thread')} each"
-        return f"{place}, {kinds}, {share}"
-
-
-def _situation(loaded: Sequence[Loaded]) -> Situation:
-    """Where the actors have come up, and what all of them have."""
-    gpus = {one.gpu for one in loaded}
-    is_shared = len(gpus) < len(loaded)
-    return Situation(
-        device="cpu" if None in gpus else "cuda",
-        nodes="one" if len({one.node_id for one in loaded}) == 1 else "several",
-        gpus="one" if len(gpus) == 1 and is_shared else "shared" if is_shared else "own",
-        available=frozenset.intersection(*(one.available for one in loaded)),
-    )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of a remote error: Ray puts the whole remote traceback into the text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    def _make_fleet(self, num_threads: int | None) -> Fleet:
+        return Fleet(
+            self._agents,
+            self._replicas,
+            self._make_runner,
+            placement=self._placement,
+            busy_agents=self._busy_agents,
+            uses_gpus=self._uses_gpus,
+            num_threads=num_threads,
+        )

@@ -10,11 +10,14 @@ class Whereabouts:
     """The node of the actor that made a segment, and the nodes whose actors have read it."""
 
     source_node: str
+    stays: bool = False  # its readers are the actor that made it
     readers: set[str] = field(default_factory=set)
 
     def account(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:
         """The transfer with its link and the bytes that it moved: where a node's readers share one copy, the first of
         them moves the whole segment, and the others find it there."""
+        if self.stays:
+            return replace(read, link="same_process", moved_bytes=0)
         is_first = reader_node not in self.readers
         self.readers.add(reader_node)
         return replace(

@@ -23,6 +23,7 @@ from latentmas_ray.errors import ConfigError
     "top_p",
     "max_new_tokens",
     "seed",
+    "placement",
     "transport",
     "handover",
     "codec",

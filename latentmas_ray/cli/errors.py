@@ -19,12 +19,14 @@ from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError
+from latentmas_ray.placement.links import LinkSpeeds
 
 # Fields that are flags of some command, and are told under the flag's name.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
     | {field.name for settings in (EngineBenchSettings, TransferBenchSettings) for field in fields(settings)}
-    | {"batch_size"}
+    | {field.name for field in fields(LinkSpeeds)}
+    | {"tp", "prompt_tokens", "nodes", "gpus_per_node", "gpu_memory", "cpus_per_node"}
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

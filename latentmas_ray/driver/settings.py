@@ -32,6 +32,8 @@ class DriverSettings:
             handover=config.handover,
             memory_limit_bytes=config.memory_in_flight_bytes,
             replicas=config.max_replicas,
+            # Colocated agents take turns: a second batch in their actor would only push the first out of its cache.
+            max_batches_in_flight=config.max_replicas if config.placement == "colocate" else None,
         )
 
     def batches_in_flight(self, num_agents: int) -> int:

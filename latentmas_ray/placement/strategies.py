@@ -10,6 +10,7 @@ from latentmas_ray.placement.seats import Chain, Seats, seat_packed, seat_spread
 from latentmas_ray.placement.shares import ActorResources, NodeResources, share_out
 from latentmas_ray.units import format_bytes
 
+ALIKE = "with placement colocate all agents have the same actors, and so one number of replicas"
 # Tried in this order by `auto`.
 STRATEGIES: tuple[PlacementName, ...] = ("pack", "spread", "colocate")
 SeatAll = Callable[[Sequence[Chain], Sequence[NodeResources], ActorResources, int], Seats | None]
@@ -71,7 +72,7 @@ def _try_strategy(request: PlanRequest, strategy: PlacementName, why: str, *, sh
     """`shares_more`: actors may share GPUs and cores further than their number asks for, to stay on one node."""
     is_colocated = strategy == "colocate"
     if is_colocated and len(set(request.replicas.values())) > 1:
-        return Misfit("replicas", "with placement colocate all agents have the same actors, and so one number")
+        return Misfit("replicas", ALIKE)
     chains = request.colocated() if is_colocated else request.chains()
     num_shards = sum(map(len, chains)) * request.tp
     seat: SeatAll = seat_spread if strategy == "spread" else seat_packed

@@ -34,6 +34,11 @@ class Transport(ABC):
         """The same for actors that all live on one node, where it may leave out what only a network needs."""
         return self
 
+    def within_one_actor(self) -> Self:
+        """The same for an actor that is the only reader of what it packs: where memory stays in its process, what goes
+        out as a return value is a handle."""
+        return self
+
     def open(self) -> None:  # noqa: B027  not every transport has something to do
         """Make ready to send and to receive in this process. Called once, before anything else."""
 

@@ -1,9 +1,12 @@
-"""Within one process: memory is handed over as it is. For the local runtime and for tests."""
+"""Within one process: memory is handed over as it is. For the local runtime, agents of one actor, and tests."""
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.kept import Kept
 from latentmas_ray.transport.traits import TRAITS, Traits
 
 
@@ -13,11 +16,56 @@ class Loopback(Transport):
     name: ClassVar[str] = "loopback"
     traits: ClassVar[Traits] = TRAITS["loopback"]
 
-    def pack(self, piece: Piece) -> Piece:
+    def within_one_actor(self) -> "Resident":
+        """The piece itself would leave the process with the actor's return value."""
+        return Resident()
+
+    def pack(self, piece: Piece) -> Any:
         """The piece itself."""
         return piece
 
-    def unpack(self, payload: Piece, *, expected: KVCacheSpec) -> Piece:
+    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> Piece:
         """The piece itself. Raises IncompatibleMemoryError for memory of another model."""
-        expected.check_same(payload.outline.spec)
-        return payload
+        piece: Piece = payload
+        expected.check_same(piece.outline.spec)
+        return piece
+
+
+@dataclass(frozen=True)
+class ResidentHandle:
+    """The number of a piece in the process that packed it."""
+
+    number: int
+
+
+class Resident(Loopback):
+    """Within one actor: pieces stay where they are, until `release`, and handles travel."""
+
+    def __init__(self) -> None:
+        self._kept: Kept[Piece] | None = None
+
+    def within_one_actor(self) -> "Resident":
+        return self
+
+    def open(self) -> None:
+        self._kept = Kept()
+
+    def pack(self, piece: Piece) -> ResidentHandle:
+        """A handle; the piece is kept."""
+        assert self._kept is not None, "open() comes first"
+        return ResidentHandle(self._kept.add(piece))
+
+    def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> Piece:
+        """The piece that was packed. Raises TransferError for one that was released, IncompatibleMemoryError."""
+        piece = None if self._kept is None else self._kept.get(payload.number)
+        if piece is None:
+            raise TransferError("the segment is gone: it was released")
+        return super().unpack(piece, expected=expected)
+
+    def release(self, payload: ResidentHandle) -> None:
+        """Nothing happens if it is gone."""
+        if self._kept is not None:
+            self._kept.drop(payload.number)
+
+    def close(self) -> None:
+        self._kept = None

@@ -9,7 +9,7 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --transport --handover --codec --overlap --no-overlap --runtime --address
+    --max-new-tokens --seed --placement --transport --handover --codec --overlap --no-overlap --runtime --address
     --json
 """
 COMMANDS = {
@@ -18,6 +18,11 @@ COMMANDS = {
     "eval": f"--task --limit --batch-size --replicas --memory-in-flight --output --resume {FOR_ONE_QUESTION}",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
+    "plan": """
+        --model --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps --max-new-tokens
+        --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process --same-gpu --nvlink --pcie
+        --shared-memory --network --json
+    """,
     "bench": "",
     "bench engine": """
         --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats

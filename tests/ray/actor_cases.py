@@ -42,7 +42,7 @@ def actors_of(
 ) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
     """A started runtime with an actor for each agent, ended afterwards."""
     names = [agent.name for agent in agents.agents] if isinstance(agents, Topology) else agents
-    runtime = RayRuntime(names, make_runner, ObjectStore(), **more)
+    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), **more})
     try:
         yield runtime, runtime.start()
     finally:

@@ -21,10 +21,11 @@ def test_actors_are_pinned_to_gpus(
     """The stand-in calls CUDA_VISIBLE_DEVICES its device, and the runtime names all devices in its description."""
     start_ray(num_gpus=num_gpus)
     with actors_of(AGENTS, partial(StandIn, tmp_path)) as (_, info):
-        place, *middle, told_share, _ = info.description.split(", ")
+        place, *middle, told_share, placement, _ = info.description.split(", ")
     assert place == "4 actors on 1 node"
     assert set(middle) == devices
     assert told_share == share
+    assert placement == "placement pack"
 
 
 def test_actors_that_compute_on_the_cpu_leave_the_gpus_alone(start_ray: Callable[..., None], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every transport must do, and what the object store's does with the bytes."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,13 +9,21 @@ import pytest
 import torch
 
 from latentmas_ray.config import CodecName
-from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, WireError
+from latentmas_ray.errors import ConfigError, IncompatibleMemoryError, TransferError, WireError
 from latentmas_ray.memory import Piece, Segment, join
 from latentmas_ray.memory.codec import relative_error
 from latentmas_ray.transport import Gloo, Loopback, ObjectStore, SharedMemory, Situation, Tcp, Transport, pick_transport
 from tests.unit.memory_cases import SPEC, make_segment, spec_of
 
-TRANSPORTS = [Loopback(), ObjectStore(), SharedMemory(), Tcp(5.0), Tcp(5.0, shares_memory=False), Gloo(5.0)]
+TRANSPORTS = [
+    Loopback(),
+    Loopback().within_one_actor(),
+    ObjectStore(),
+    SharedMemory(),
+    Tcp(5.0),
+    Tcp(5.0, shares_memory=False),
+    Gloo(5.0),
+]
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.name)
 
 
@@ -133,3 +142,16 @@ def test_the_object_store_checks_bytes_only_where_they_cross_a_network() -> None
                 transport.unpack((header, damaged), expected=SPEC)
         else:
             transport.unpack((header, damaged), expected=SPEC)
+
+
+def test_within_one_actor_a_handle_leaves_the_process_and_the_piece_stays_until_its_release() -> None:
+    transport = Loopback().within_one_actor()
+    transport.open()
+    piece = Piece.whole(make_segment([(500, 2)]))
+    handle = transport.pack(piece)
+    assert len(pickle.dumps(handle)) < 200
+    assert transport.unpack(pickle.loads(pickle.dumps(handle)), expected=SPEC) is piece
+    transport.release(handle)
+    transport.release(handle)
+    with pytest.raises(TransferError, match="was released"):
+        transport.unpack(handle, expected=SPEC)

@@ -1,0 +1,131 @@
+"""Actors stand where the plan puts them, and what they hand over within one actor does not move."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util import placement_group_table
+
+from latentmas_ray import LatentMAS
+from latentmas_ray.actors import bundles
+from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.driver import Answer
+from latentmas_ray.errors import ActorError, ConfigError
+from latentmas_ray.transport import Loopback
+from tests.ray.actor_cases import actors_of, drive, questions_that_wait, wait_until
+from tests.ray.stand_ins import StandIn, number_of, turns_in
+from tests.unit.driver_cases import CHAIN
+
+NAMES = [agent.name for agent in CHAIN.agents]
+
+
+def groups() -> list[dict[str, Any]]:
+    """The placement groups that hold places, by Ray's own account."""
+    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("placement", "num_actors"), [("pack", 3), ("spread", 3), ("auto", 3), ("colocate", 1)])
+def test_one_group_with_a_bundle_for_each_actor(tmp_path: Path, placement: str, num_actors: int) -> None:
+    with actors_of(NAMES, partial(StandIn, tmp_path), placement=placement) as (_, info):
+        (group,) = groups()
+        assert len(group["bundles"]) == num_actors
+        assert set(group["bundles_to_node_id"].values()) == {ray.nodes()[0]["NodeID"]}
+        assert f"{num_actors} actor{'s' if num_actors > 1 else ''} on 1 node" in info.description
+        assert "which were taken" not in info.description
+    wait_until(lambda: not groups(), "the end of the placement group")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_start_that_fails_gives_its_places_back(tmp_path: Path) -> None:
+    with pytest.raises(ActorError), actors_of(NAMES, partial(int, "not a number")):
+        pass
+    wait_until(lambda: not groups(), "the end of the placement group")
+
+
+def test_replicas_of_some_agents(start_ray: Callable[..., None], tmp_path: Path) -> None:
+    start_ray(num_gpus=4)
+    with actors_of(CHAIN, partial(StandIn, tmp_path), replicas={"judger": 2}) as started:
+        (group,) = groups()
+        assert [bundle["GPU"] for bundle in group["bundles"].values()] == [1.0] * 4
+        answers = drive(*started, CHAIN, questions_that_wait(4, 0.0))
+    assert all(isinstance(answer, Answer) for answer in answers.values())
+    pids = {name: {turn.pid for turn in turns_in(tmp_path) if turn.agent == name} for name in NAMES}
+    assert {name: len(pids[name]) for name in NAMES} == {"planner": 1, "critic": 1, "judger": 2}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_planned_nodes_that_somebody_holds_are_waited_for_and_then_left_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "PINNED_SECONDS", 0.5)
+    asked: list[Any] = []
+    make = bundles.placement_group
+
+    def observed(*args: Any, **more: Any) -> Any:
+        asked.append(more["bundle_label_selector"])
+        if more["bundle_label_selector"]:  # as if the node were full
+            more["bundle_label_selector"] = [{"ray.io/node-id": "0" * 56} for _ in more["bundle_label_selector"]]
+        return make(*args, **more)
+
+    monkeypatch.setattr(bundles, "placement_group", observed)
+    with actors_of(CHAIN, partial(StandIn, tmp_path)) as (_, info):
+        assert "on other nodes than planned" in info.description
+        assert len(groups()) == 1
+    assert [bool(pins) for pins in asked] == [True, False]
+    assert asked[0] == [{"ray.io/node-id": node} for node in Cluster.look(owned=False).node_ids for _ in NAMES]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_colocated_agents_share_an_actor_and_a_batch_keeps_to_one(tmp_path: Path) -> None:
+    runtime_of = partial(actors_of, CHAIN, partial(StandIn, tmp_path), placement="colocate", replicas=2)
+    with runtime_of(transport=lambda _: (Loopback(), "")) as started:
+        answers = drive(*started, CHAIN, questions_that_wait(6, 0.0, size=200), max_batches_in_flight=2)
+    turns = turns_in(tmp_path)
+    assert len({turn.pid for turn in turns}) == 2
+    for batch in range(6):
+        assert len({turn.pid for turn in turns if turn.batch == batch}) == 1
+    for answer in answers.values():
+        assert isinstance(answer, Answer)
+        for one in answer.transfers:
+            assert (one.link, one.moved_bytes, one.transport) == ("same_process", 0, "loopback")
+            assert one.num_bytes > 0
+    assert all(turn.read == {source: number_of(source) for source in turn.read} for turn in turns)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("topology", "more"),
+    [
+        ("sequential", {"placement": "colocate"}),
+        ("sequential", {"placement": "spread"}),
+        ("hierarchical", {"placement": "colocate", "replicas": 2, "codec": "bf16"}),
+    ],
+    ids=str,
+)
+def test_every_placement_gives_the_answers_of_one_process(topology: str, more: dict[str, Any]) -> None:
+    fields = {"model": "tiny", "topology": topology, "latent_steps": 4, "max_new_tokens": 8, "batch_size": 2}
+    questions = [f"What is {number} + 9?" for number in range(6)]
+    lossy = {"codec": more["codec"], "transport": "object_store"} if "codec" in more else {}
+    answers = {}
+    for runtime, given in (("local", lossy), ("ray", more)):
+        with LatentMAS(runtime=runtime, **fields, **given) as system:
+            answers[runtime] = {answer.question: answer.answer_token_ids for answer in system.run(questions)}
+    assert answers["ray"] == answers["local"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"placement": "colocate", "replicas": {"judger": 2}}, "all agents have the same actors"),
+        ({"placement": "colocate", "transport": "shared_memory"}, "does not work within one process"),
+        ({"placement": "colocate", "transport": "loopback", "codec": "int8"}, "loopback sends nothing"),
+        ({"replicas": {"nobody": 2}}, "no agent 'nobody'"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        LatentMAS(model="tiny", **fields)

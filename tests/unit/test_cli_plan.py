@@ -1,0 +1,86 @@
+"""`latentmas plan`: what it prints, at which width, and what it refuses."""
+
+import json
+import re
+
+import pytest
+
+from latentmas_ray.cli.main import main
+
+REFERENCE = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "8", "--gpu-memory", "80GB"]
+
+
+def printed(args: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    assert main(args) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("num_nodes", [1, 4, 16])
+@pytest.mark.parametrize(
+    ("topology", "placement"), [("sequential", "auto"), ("hierarchical", "auto"), ("hierarchical", "spread")]
+)
+def test_the_reference_machines_fit_the_screen(
+    topology: str,
+    placement: str,
+    num_nodes: int,
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    flags = ["--nodes", str(num_nodes), "--topology", topology, "--placement", placement]
+    out = printed([*REFERENCE, *flags, "--replicas", "2", "--tp", "1"], capfd)
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    assert "14,768,307,200 parameters" in out
+    assert "163,840 B = 2 × 40 layers × 8 KV heads × 128 × 2 B" in out
+    assert "1,363,148,800" in out
+
+
+def test_every_gpu_is_in_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    out = printed([*REFERENCE, "--nodes", "4"], capfd)
+    assert "node 0     [ 0:planner | 1:critic | 2:refiner | 3:judger | 4–7:free ]" in out
+    assert re.search(r"node 1–3\s+free", out)
+
+
+def test_json_has_all_that_the_tables_are_made_of(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--nodes", "2", "--replicas", "planner=2,judger=3", "--tp", "2", "--network", "200Gbit/s", "--json"]
+    told = json.loads(printed([*REFERENCE, *flags], capfd))
+    assert told["replicas"] == {"planner": 2, "critic": 1, "refiner": 1, "judger": 3}
+    assert len(told["shards"]) == 2 * 7
+    assert {shard["rank"] for shard in told["shards"]} == {0, 1}
+    assert told["speeds"]["network"] == 25e9
+    moved = told["hand_overs"][0]
+    assert moved["num_bytes"] == moved["tokens"] * told["bytes_per_token"] * told["workload"]["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--gpu-memory", "20GB"], ["--gpu-memory: got '20 GB'", "more than it has", "--tp 4"]),
+        (["--replicas", "planner=2,nobody=1"], ["--replicas", "no agent 'nobody'", "planner, critic, refiner, judger"]),
+        (["--replicas", "planner=0"], ["--replicas", "planner=2,judger=6"]),
+        (["--tp", "16"], ["--tp: got '16'", "no node has more than 8"]),
+        (["--tp", "0"], ["--tp: got '0'"]),
+        (["--nodes", "none"], ["--nodes: got 'none'"]),
+        (["--gpu-memory", "lots"], ["--gpu-memory: got 'lots'"]),
+        (["--network", "fast"], ["--network: got 'fast'", "300GB/s"]),
+        (["--nvlink", "300"], ["--nvlink: got '300'", "or none"]),
+        (["--prompt-tokens", "x"], ["--prompt-tokens: got 'x'"]),
+        (["--placement", "nearby"], ["--placement", "'colocate'"]),
+        (["--address", "127.0.0.1:1"], ["--address", "give only gpu_memory"]),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(
+    flags: list[str], named: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*REFERENCE, *flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for words in named:
+        assert words in err
