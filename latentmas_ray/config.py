@@ -29,6 +29,8 @@ _FREE_ON_RESUME = frozenset(
         "address",
         "placement",
         "replicas",
+        "tp",
+        "turn_timeout",
         "transport",
         "handover",
         "overlap",
@@ -67,6 +69,7 @@ class RunConfig(BaseModel):
     placement: PlacementName = Field(
         "auto", description="agents that hand over on one node, over all nodes, or as one actor; auto: pack if it fits"
     )
+    tp: int = Field(1, ge=1, le=1024, description="GPUs of one node that each replica's model is divided over")
     transport: TransportName = Field("auto", description="what moves memory between actors")
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
@@ -76,6 +79,9 @@ class RunConfig(BaseModel):
         None, min_length=1, description="address of a running Ray cluster; without it one is started"
     )
     memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
+    turn_timeout: float = Field(
+        1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
+    )
     output: str | None = Field(
         None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
     )
@@ -182,6 +188,8 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(
             "device", config.device, "with runtime ray it must be cuda: Ray chooses the GPU of each actor"
         )
+    if config.tp > 1 and config.runtime == "local":
+        raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
     return config

@@ -93,3 +93,15 @@ class TransferError(RunError):
 
 class TurnError(RunError):
     """One agent's turn over one batch failed."""
+
+
+class TurnLostError(RunError):
+    """A turn was lost with its actor, or what it reads was: it can be carried out again.
+
+    `lacks_memory`: its actor is there, a segment was not. `is_suspect`: it may be what its actor died of.
+    """
+
+    def __init__(self, reason: str, *, lacks_memory: bool = True, is_suspect: bool = True) -> None:
+        super().__init__(reason)
+        self.lacks_memory = lacks_memory
+        self.is_suspect = is_suspect

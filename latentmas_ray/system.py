@@ -214,6 +214,8 @@ class LatentMAS:
             address=config.address,
             replicas=config.replicas,
             placement=config.placement,
+            tp=config.tp,
+            turn_seconds=config.turn_timeout,
             uses_gpus=config.device != "cpu",
             overlap=config.overlap,
             measures_costs=config.handover == "auto",

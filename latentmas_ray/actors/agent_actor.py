@@ -1,6 +1,7 @@
 """The actor of one agent's replica: a thin shell around an engine and a transport."""
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,20 +62,24 @@ class AgentActor:
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
         self._runner: Runner | None = None
         self._running: dict[int, _Running] = {}
+        self._is_ready = threading.Event()  # turns may come before that, and wait
         self._idle_since = 0.0  # the wall clock at the end of the last turn
 
-    def load(self) -> Loaded:
-        """Load the model. Not in the constructor, because an error raised there would reach the driver as a dead actor
-        instead of as itself."""
+    def load(self, transport: Transport | None = None) -> Loaded:
+        """Load the model, and `use` a transport if one is given. Not in the constructor, because an error raised there
+        would reach the driver as a dead actor instead of as itself."""
         self._runner = self._engine.submit(self._make_runner).result()
+        if transport is not None:
+            self.use(transport)
         device = self._runner.device
         gpu = None if device == "cpu" or not torch.cuda.is_available() else gpu_in_use()
         return Loaded(self._runner.spec, device, ray.get_runtime_context().get_node_id(), gpu, find_available())
 
     def use(self, transport: Transport) -> None:
-        """Have memory travel this way from now on."""
+        """Have memory travel this way from now on. Turns that wait may begin."""
         self._transport = transport
         self._engine.submit(transport.open).result()  # where its GPU is the current one
+        self._is_ready.set()
 
     def run_turn(
         self, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
@@ -83,6 +88,7 @@ class AgentActor:
 
         `first` holds the first parcel of each segment that is read, `later` references to the others of each.
         """
+        self._is_ready.wait()
         sent: list[Parcel] = []
         # What stays in this process may stay in the engine's cache, until that is needed for something else.
         send = None if isinstance(self._transport, Loopback) else sent.append
@@ -93,6 +99,7 @@ class AgentActor:
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
     ) -> tuple[Parcel, int]:
         """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
+        self._is_ready.wait()
         return self._begin(number, work, later, first)
 
     def _begin(self, number: int, work: TurnWork, later: Sequence[Any], first: Sequence[Any]) -> tuple[Parcel, int]:

@@ -1,10 +1,9 @@
-"""The actors of a run: planned, placed, started, loaded, and ended. Ray's errors end here."""
+"""The actors of a run: planned, placed, started, loaded, replaced, and ended. Ray's errors end here."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
@@ -13,55 +12,53 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.bundles import Bundles
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
+from latentmas_ray.actors.replica import Replica, reason
+from latentmas_ray.actors.shard_group import ShardGroup
+from latentmas_ray.actors.solo_replica import NO_MEMORY, SoloReplica
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, InputError
+from latentmas_ray.memory import KVCacheSpec, Shard
 from latentmas_ray.placement import Plan, PlanRequest, Team, make_plan
 from latentmas_ray.transport import Situation, Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
-_LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
-NO_MEMORY = (
-    "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
-)
+LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Replica:
-    """One actor of an agent, and the node it lives on."""
+@dataclass(frozen=True, kw_only=True)
+class FleetRequest:
+    """What a run wants: agents and how many replicas of each, where, and how they are loaded."""
 
-    actor: Any
-    node_id: str
+    agents: tuple[str, ...]
+    replicas: Mapping[str, int]
+    make_runner: Callable[..., Runner]  # with `tp` above 1 it is given the ranks of its group as `ranks`
+    placement: PlacementName = "auto"
+    tp: int = 1  # actors that the model of one replica is divided over
+    busy_agents: int = 1  # how many can work at the same time; on CPUs it decides the threads of each
+    uses_gpus: bool = True
+    num_threads: int | None = None  # instead of what the plan says
+
+
+@dataclass(frozen=True)
+class _Starting:
+    loaded: list[ray.ObjectRef]
+    deadline: float
 
 
 class Fleet:
-    """Actors where a plan puts them. A shard that holds a part of a model is not made yet: `tp` is 1."""
+    """Replicas where a plan puts them."""
 
-    def __init__(
-        self,
-        agents: Sequence[str],
-        replicas: Mapping[str, int],
-        make_runner: Callable[[], Runner],
-        *,
-        placement: PlacementName = "auto",
-        busy_agents: int = 1,
-        uses_gpus: bool = True,
-        num_threads: int | None = None,
-    ) -> None:
-        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each, unless
-        `num_threads` does. Without `uses_gpus` no GPU is asked for."""
-        self._agents = tuple(agents)
-        self._counts = dict(replicas)
-        self._make_runner = make_runner
-        self._placement = placement
-        self._busy_agents = busy_agents
-        self._uses_gpus = uses_gpus
-        self._num_threads = num_threads
+    def __init__(self, request: FleetRequest) -> None:
+        self._request = request
         self._plan: Plan | None = None
+        self._cluster: Cluster | None = None
         self._bundles: Bundles | None = None
-        self._actors: dict[Team, Any] = {}
+        self._transport: Transport | None = None
         self._replicas: dict[Team, Replica] = {}
+        self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
 
     def start(self, cluster: Cluster) -> Cluster:
@@ -72,22 +69,25 @@ class Fleet:
         """
         deadline = time.monotonic() + START_SECONDS
         while True:
-            self._plan = make_plan(self._request(cluster))
-            loaded = self._load(cluster, deadline) if self._make_actors(self._plan, cluster, deadline) else None
+            self._plan = make_plan(self._plan_request(cluster))
+            loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
             # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
             # minute late, so a run that is resumed after one comes here.
             self.end()
             cluster = Cluster.look(owned=cluster.owned)
-        spec = loaded[0].spec
-        for one in loaded[1:]:
-            spec.check_same(one.spec)
         self.loaded = loaded
-        self._replicas = {
-            team: Replica(actor, one.node_id) for (team, actor), one in zip(self._actors.items(), loaded, strict=True)
-        }
+        rest = iter(loaded)
+        for replica in self._replicas.values():
+            self.spec.check_same(replica.accept([next(rest) for _ in replica.actors]))
+        self._cluster = cluster
         return cluster
+
+    @property
+    def spec(self) -> KVCacheSpec:
+        """Of the memory of the whole model."""
+        return self.loaded[0].spec.of_shard(Shard())
 
     @property
     def plan(self) -> Plan:
@@ -96,10 +96,14 @@ class Fleet:
         return self._plan
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """The actors of each agent, by the number of the replica. Colocated agents have the same ones."""
+        """The replicas of each agent that there are by now. Colocated agents have the same ones."""
+        teams = {
+            agent: [self.plan.team_of(agent, number) for number in range(count)]
+            for agent, count in self._request.replicas.items()
+        }
         return {
-            agent: [self._replicas[self.plan.team_of(agent, number)] for number in range(count)]
-            for agent, count in self._counts.items()
+            agent: [self._replicas[team] for team in members if team in self._replicas]
+            for agent, members in teams.items()
         }
 
     def situation(self) -> Situation:
@@ -116,7 +120,8 @@ class Fleet:
 
     def use(self, transport: Transport) -> None:
         """Have all memory travel this way from now on. Raises ActorError, ClusterError."""
-        told = [actor.use.options(concurrency_group="turns").remote(transport) for actor in self._actors.values()]
+        self._transport = transport
+        told = [reference for replica in self._replicas.values() for reference in replica.use(transport)]
         try:
             ray.get(told, timeout=START_SECONDS)
         except RayTaskError as error:
@@ -126,98 +131,165 @@ class Fleet:
         except RayError as error:
             raise ActorError(f"an actor died while transport {transport.name} began: {reason(error)}") from error
 
+    def replace(self, lost: Replica) -> None:
+        """Have a replica that is lost made again where it was. Turns may be submitted to the new one at once; `tend`
+        sees to its start."""
+        team = next((team for team, replica in self._replicas.items() if replica is lost), None)
+        if team is None:  # it has been done without
+            return
+        shards = [(index, shard) for index, shard in enumerate(self.plan.shards()) if shard.team == team]
+        replica = self._make_replica(team, [index for index, _ in shards], lost.nodes, spec=lost.spec)
+        self._replicas[team] = replica
+        self._starting.pop(lost, None)
+        self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
+
+    def tend(self) -> list[tuple[Replica, str]]:
+        """Look after the replicas that are starting. Returns those that did not come up, and why.
+
+        Raises InputError kinds if a model cannot be loaded any more, ClusterError if there is no place.
+        """
+        died: list[tuple[Replica, str]] = []
+        for replica, starting in list(self._starting.items()):
+            try:
+                replica.accept(get_loaded(starting.loaded, timeout_seconds=0))
+            except GetTimeoutError:
+                if time.monotonic() > starting.deadline:
+                    raise ClusterError(_no_place(self._agents_of([replica]))) from None
+                continue
+            except ActorError as error:
+                died.append((replica, str(error)))
+            del self._starting[replica]
+        return died
+
+    def strand(self) -> list[Replica]:
+        """The replicas that wait to be started on nodes that are no more. Looks at the cluster anew."""
+        if not self._starting or self._cluster is None or not self._cluster.has_lost_nodes():
+            return []
+        self._cluster = Cluster.look(owned=self._cluster.owned)
+        return [replica for replica in self._starting if not self._cluster.node_ids.issuperset(replica.nodes)]
+
+    def drop(self, replica: Replica) -> bool:
+        """Do without a replica for the rest of the run; False, and nothing is done, if an agent would have none."""
+        if any(members == [replica] for members in self.replicas_of().values()):
+            return False
+        self._starting.pop(replica, None)
+        self._replicas = {team: other for team, other in self._replicas.items() if other is not replica}
+        replica.end()
+        return True
+
     def end(self) -> None:
         """End the actors and give their places back. Safe to call twice."""
-        actors, self._actors, self._replicas = self._actors, {}, {}
-        for actor in actors.values():
-            try:
-                ray.kill(actor)
-            except (RayError, ValueError) as error:
-                _log.debug("actor was not ended: %s", error)
+        replicas, self._replicas, self._starting = self._replicas, {}, {}
+        for replica in replicas.values():
+            replica.end()
         bundles, self._bundles = self._bundles, None
         if bundles is not None:
             bundles.remove()
 
     def describe(self) -> str:
         """One line for the log: actors, devices, threads, and why they stand where they do."""
-        share, plan = self.plan.share, self.plan
+        share, plan, request = self.plan.share, self.plan, self._request
         num_nodes = len({one.node_id for one in self.loaded})
         place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted({one.device for one in self.loaded}))
         each = (
             f"{share.num_gpus:g} GPU each" if share.num_gpus else f"{_count(self._threads(plan), 'torch thread')} each"
         )
-        why = "" if self._placement != "auto" or plan.strategy == "pack" else f" ({plan.why})"
+        ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
+        why = "" if request.placement != "auto" or plan.strategy == "pack" else f" ({plan.why})"
         if self._bundles is not None and not self._bundles.is_pinned:
             why = " (on other nodes than planned, which were taken)"
-        return f"{place}, {kinds}, {each}, placement {plan.strategy}{why}"
+        return f"{place}{ranks}, {kinds}, {each}, placement {plan.strategy}{why}"
 
-    def _request(self, cluster: Cluster) -> PlanRequest:
-        nodes = cluster.nodes if self._uses_gpus else tuple(replace(node, num_gpus=0.0) for node in cluster.nodes)
+    def _plan_request(self, cluster: Cluster) -> PlanRequest:
+        request = self._request
+        nodes = cluster.nodes if request.uses_gpus else tuple(replace(node, num_gpus=0.0) for node in cluster.nodes)
         return PlanRequest(
-            agents=self._agents,
-            replicas=self._counts,
+            agents=request.agents,
+            replicas=request.replicas,
             nodes=nodes,
-            placement=self._placement,
-            busy_agents=self._busy_agents,
+            placement=request.placement,
+            tp=request.tp,
+            busy_agents=request.busy_agents,
         )
 
     def _threads(self, plan: Plan) -> int:
-        return self._num_threads or plan.share.num_threads
+        return self._request.num_threads or plan.share.num_threads
 
-    def _make_actors(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
+    def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Whether they have places; False if a node died before they had."""
         self._bundles = Bundles(plan)
-        while not self._bundles.wait(_LOOK_SECONDS):
+        while not self._bundles.wait(LOOK_SECONDS):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
-                raise ClusterError(_no_place(self._agents))
-        # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
-        # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
-        remote = ray.remote(
-            num_gpus=plan.share.num_gpus,
-            num_cpus=plan.share.num_cpus,
-            allow_out_of_order_execution=True,
-            concurrency_groups=GROUPS,
-        )(AgentActor)
+                raise ClusterError(_no_place(self._request.agents))
+        by_team: dict[Team, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
-            strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
-            self._actors[shard.team] = remote.options(scheduling_strategy=strategy).remote(
-                self._make_runner, self._threads(plan)
+            by_team.setdefault(shard.team, []).append((index, plan.request.nodes[shard.seat.node].name))
+        for team, places in by_team.items():
+            self._replicas[team] = self._make_replica(
+                team, [index for index, _ in places], [node for _, node in places]
             )
         return True
 
+    def _make_replica(
+        self, team: Team, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
+    ) -> Replica:
+        """Actors in these bundles of the placement group."""
+        is_group, plan = self._request.tp > 1, self.plan
+        remote = ray.remote(
+            num_gpus=plan.share.num_gpus,
+            num_cpus=plan.share.num_cpus,
+            # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
+            # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
+            allow_out_of_order_execution=True,
+            concurrency_groups=RANK_GROUPS if is_group else GROUPS,
+        )(RankActor if is_group else AgentActor)
+        assert self._bundles is not None, "start() comes first"
+        actors = []
+        for rank, index in enumerate(bundles):
+            strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
+            more = (Shard(rank, len(bundles)),) if is_group else ()
+            arguments = (self._request.make_runner, self._threads(plan), *more)
+            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
+        make = ShardGroup if is_group else SoloReplica
+        return make(actors, nodes, stays=plan.is_colocated, spec=spec)
+
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
         """What every actor has to say of its model; None if a node died before all were ready."""
-        references = [actor.load.options(concurrency_group="turns").remote() for actor in self._actors.values()]
-        try:
-            while True:
-                try:
-                    loaded: list[Loaded] = ray.get(references, timeout=_LOOK_SECONDS)
-                    return loaded
-                except GetTimeoutError:
-                    if cluster.has_lost_nodes():
-                        return None
-                    if time.monotonic() > deadline:
-                        raise
-        except RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                raise error.cause from error
-            raise ActorError(f"an actor could not load its model: {reason(error.cause or error)}") from error
-        except GetTimeoutError as error:
-            ready = set(ray.wait(references, num_returns=len(references), timeout=0)[0])
-            late = [
-                agent
-                for team, reference in zip(self._actors, references, strict=True)
-                for agent in team.agents
-                if reference not in ready
-            ]
-            raise ClusterError(_no_place(late)) from error
-        except OutOfMemoryError as error:
-            raise ActorError(f"an actor was ended while it loaded its model: {NO_MEMORY}") from error
-        except RayError as error:
-            raise ActorError(f"an actor died while it loaded its model: {reason(error)}") from error
+        references = {replica: replica.start() for replica in self._replicas.values()}
+        waiting = [reference for some in references.values() for reference in some]
+        while True:
+            try:
+                return get_loaded(waiting, timeout_seconds=LOOK_SECONDS)
+            except GetTimeoutError:
+                if cluster.has_lost_nodes():
+                    return None
+                if time.monotonic() > deadline:
+                    ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
+                    late = [replica for replica, some in references.items() if not ready.issuperset(some)]
+                    raise ClusterError(_no_place(self._agents_of(late))) from None
+
+    def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
+        return [agent for team, replica in self._replicas.items() if replica in replicas for agent in team.agents]
+
+
+def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | None = None) -> list[Loaded]:
+    """What actors have loaded. Raises InputError kinds, ActorError, and Ray's GetTimeoutError."""
+    try:
+        loaded: list[Loaded] = ray.get(list(references), timeout=timeout_seconds)
+        return loaded
+    except GetTimeoutError:
+        raise
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from error
+        raise ActorError(f"an actor could not load its model: {reason(error.cause or error)}") from error
+    except OutOfMemoryError as error:
+        raise ActorError(f"an actor was ended while it loaded its model: {NO_MEMORY}") from error
+    except RayError as error:
+        raise ActorError(f"an actor died while it loaded its model: {reason(error)}") from error
 
 
 def _no_place(agents: Sequence[str]) -> str:
@@ -229,9 +301,3 @@ def _no_place(agents: Sequence[str]) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def reason(error: BaseException) -> str:
-    """The last line of a remote error: Ray puts the whole remote traceback into the text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -60,6 +60,10 @@ class LocalRuntime:
         report: TurnReport = ticket.report
         return report
 
+    def is_lost(self, ticket: Ticket) -> bool:
+        """Never: what is in this process is there as long as it is."""
+        return False
+
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Nothing to do: no turn is ever queued."""
 

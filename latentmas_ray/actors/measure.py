@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from latentmas_ray.actors.replica import Replica
 from latentmas_ray.driver.costs import HandoverCosts
 from latentmas_ray.errors import ClusterError
 
@@ -16,44 +16,44 @@ _REPEATS = 3
 _PATIENCE_SECONDS = 300.0
 
 
-def measure_costs(replicas_of: Mapping[str, Sequence[Any]]) -> HandoverCosts:
+def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> HandoverCosts:
     """The slowest link between the actors of every two agents, and the slowest actor of each.
 
-    `replicas_of` holds each agent's actors with their `node_id`. Links are measured once for each pair of nodes, by the
+    `replicas_of` holds each agent's replicas. Links are measured once for each pair of nodes, by the
     bytes of a probe that one node's actor returns and the other's reads: through the object store, whatever transport
     the run uses. Raises ClusterError if an actor does not answer.
     """
     try:
         rates = ray.get(
             [
-                replica.actor.measure_prefill.options(concurrency_group="turns").remote(PREFILL_TOKENS)
+                replica.actors[0].measure_prefill.options(concurrency_group="turns").remote(PREFILL_TOKENS)
                 for replicas in replicas_of.values()
                 for replica in replicas
             ],
             timeout=_PATIENCE_SECONDS,
         )
-        links = _measure_links({replica.node_id: replica for replicas in replicas_of.values() for replica in replicas})
+        links = _measure_links({replica.nodes[0]: replica for replicas in replicas_of.values() for replica in replicas})
     except RayError as error:
         raise ClusterError(f"the costs of a hand-over could not be measured: {error}") from error
     numbers = iter(rates)
     return HandoverCosts(
         bytes_per_second={
-            (source, reader): min(links[one.node_id, other.node_id] for one, other in product(senders, readers))
+            (source, reader): min(links[one.nodes[0], other.nodes[0]] for one, other in product(senders, readers))
             for (source, senders), (reader, readers) in product(replicas_of.items(), repeat=2)
         },
         prefill_tokens_per_second={agent: min(next(numbers) for _ in actors) for agent, actors in replicas_of.items()},
     )
 
 
-def _measure_links(actor_on: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+def _measure_links(actor_on: Mapping[str, Replica]) -> dict[tuple[str, str], float]:
     """Bytes per second between every two nodes, one pair after another so that none slows another."""
     links = {}
     for sender, reader in product(actor_on, repeat=2):
         seconds = []
         for _ in range(_REPEATS):
-            probe = actor_on[sender].actor.send_probe.options(concurrency_group="side").remote(PROBE_BYTES)
+            probe = actor_on[sender].actors[0].send_probe.options(concurrency_group="side").remote(PROBE_BYTES)
             ray.wait([probe], timeout=_PATIENCE_SECONDS, fetch_local=False)
-            receive = actor_on[reader].actor.receive_probe.options(concurrency_group="side")
+            receive = actor_on[reader].actors[0].receive_probe.options(concurrency_group="side")
             seconds.append(ray.get(receive.remote([probe]), timeout=_PATIENCE_SECONDS))
         links[sender, reader] = PROBE_BYTES / max(1e-9, min(seconds))
     return links

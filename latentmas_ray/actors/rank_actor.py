@@ -80,10 +80,10 @@ class RankActor(AgentActor):
         self._meeting = open_meeting(host, timeout_seconds=self._step_seconds)
         return host, self._meeting.port
 
-    def load_shard(self, address: tuple[str, int]) -> Loaded:
-        """Meet the other ranks and load the model with them."""
+    def load_shard(self, address: tuple[str, int], transport: Transport | None = None) -> Loaded:
+        """Meet the other ranks and load the model with them; with a transport `use` that."""
         self._engine.submit(self._join, *address).result()
-        return self.load()
+        return self.load(transport)
 
     def use(self, transport: Transport) -> None:
         """Have memory travel this way from now on."""
@@ -91,6 +91,7 @@ class RankActor(AgentActor):
 
     def run_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel | None, TurnReport]:
         """This rank's part of one turn: its packed segment and its report, as two objects."""
+        self._is_ready.wait()
         sent: list[Parcel] = []
         first = [_wait_or_fail(source) for source in sources]
         turn = partial(self._carry_out, work, sources, first, sent.append, leaves_early=False)
@@ -99,6 +100,7 @@ class RankActor(AgentActor):
 
     def begin_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel, int]:
         """Like `begin_turn`, which `end_turn` ends."""
+        self._is_ready.wait()
         return self._begin(number, work, sources, [_wait_or_fail(source) for source in sources])
 
     def _join(self, host: str, port: int) -> None:

@@ -1,243 +1,272 @@
-"""One Ray actor per agent and replica. References are chained: a segment goes from actor to actor as a reference,
-and the driver never touches its bytes."""
+"""Replicas of every agent on Ray. References are chained: a segment goes from actor to actor as a reference, and the
+driver never touches its bytes."""
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from dataclasses import dataclass, replace
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
 from latentmas_ray.actors.cluster import Cluster, connect
-from latentmas_ray.actors.fleet import NO_MEMORY, Fleet, Replica, reason
+from latentmas_ray.actors.dispatch import choose_replica
+from latentmas_ray.actors.fleet import LOOK_SECONDS, Fleet, FleetRequest
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.transfers import Whereabouts
+from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnError
+from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.transport import Situation, Transport
+from latentmas_ray.units import format_seconds
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
+MAX_LOSSES = 10  # of an agent's replicas in a row, while none of its turns comes to an end
 PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class PackedSegment:
-    """References to the parcels of a segment, in order, and where its bytes are."""
-
-    parcels: tuple[ray.ObjectRef, ...]
-    whereabouts: Whereabouts
-    keepers: list[Replica] = field(default_factory=list)  # besides the producer: readers that may keep a copy
-
-
-@dataclass(frozen=True, eq=False)
 class _Submitted:
-    """A turn at its actor. Holds no reference to what it reads, or that would live as long as the turn's ticket."""
+    """A turn at its replica."""
 
-    report: ray.ObjectRef
+    turn: Turn
     replica: Replica
-    reads: Mapping[str, Whereabouts]
-    begun: ray.ObjectRef | None = None
-    number: int = 0
+    agent: str
 
 
 class RayRuntime:
-    """Carries out turns on actors. Every agent's turns go to its replicas in turn, batch by batch."""
+    """Carries out turns on actors. A replica that dies is made again; where its node is gone, the run goes on with the
+    agent's other replicas, or all are placed anew on the nodes that are left."""
 
     def __init__(
         self,
         agents: Sequence[str],
-        make_runner: Callable[[], Runner],
+        make_runner: Callable[..., Runner],
         transport: Transport | PickTransport,
         *,
         address: str | None = None,
         replicas: int | Mapping[str, int] = 1,
         placement: PlacementName = "auto",
+        tp: int = 1,
         busy_agents: int = 1,
         uses_gpus: bool = True,
         overlap: bool = True,
         measures_costs: bool = False,
+        turn_seconds: float | None = None,
     ) -> None:
         """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
         `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
         `transport` may be a function that picks one, and says why, once it is known where the actors are.
-        `measures_costs` has `start` measure what the choice between KV and recipes rests on.
+        `measures_costs` has `start` measure what the choice between KV and recipes rests on. With `tp` above 1 every
+        replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that takes
+        longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended.
         """
-        self._agents = tuple(agents)
-        self._make_runner = make_runner
+        env = read_environment()
+        self._fleet = Fleet(
+            FleetRequest(
+                agents=tuple(agents),
+                replicas=replicas_by_agent(replicas, agents),
+                make_runner=make_runner,
+                placement=placement,
+                tp=tp,
+                busy_agents=busy_agents,
+                uses_gpus=uses_gpus,
+                num_threads=env.torch_threads,
+            )
+        )
+        self._env_address = env.ray_address
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
-        self._replicas = replicas_by_agent(replicas, self._agents)
-        self._placement = placement
-        self._busy_agents = busy_agents
-        self._uses_gpus = uses_gpus
         self._overlap = overlap
-        self._measures_costs = measures_costs
+        self._measures_costs = measures_costs and tp == 1
+        self._turn_seconds = turn_seconds
         self._cluster: Cluster | None = None
-        self._fleet: Fleet | None = None
-        self._is_colocated = False  # all agents have the same actors
         self._replicas_of: dict[str, list[Replica]] = {}
-        self._numbers = count(1)
+        self._losses: Counter[str] = Counter()  # of an agent's replicas since one of its turns came to an end
+        self._at_work: dict[Replica, tuple[Turn, float]] = {}  # since when
+        self._looked_at = 0.0
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
 
         Raises ConfigError for an unreachable address, ClusterError if the actors find no place, ModelError, ActorError.
         """
-        env = read_environment()
-        if self._address is None and env.ray_address is not None:
-            self._cluster = connect(env.ray_address, field="RAY_ADDRESS")
+        if self._address is None and self._env_address is not None:
+            self._cluster = connect(self._env_address, field="RAY_ADDRESS")
         else:
             self._cluster = connect(self._address)
-        fleet = self._fleet = self._make_fleet(env.torch_threads)
-        self._cluster = fleet.start(self._cluster)
-        self._replicas_of = fleet.replicas_of()
-        self._is_colocated = fleet.plan.is_colocated
-        transport, why = self._pick_transport(fleet.situation())
-        self._transport = transport.within_one_actor() if self._is_colocated else transport
-        fleet.use(self._transport)
-        spec = fleet.loaded[0].spec
-        told = f"transport {transport.name}" + (f" ({why})" if why else "")
+        why = self._bring_up()
+        spec = self._fleet.spec
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
-            sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._transport.codec, spec) // _SAMPLE_TOKENS,
+            sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._in_use.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=int(self._cluster.object_store_bytes * _STORE_SHARE),
-            description=f"{fleet.describe()}, {told}",
+            description=f"{self._fleet.describe()}, {why}",
             handover_costs=measure_costs(self._replicas_of)
-            if self._measures_costs and not self._is_colocated
+            if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
         """Queue the turn at one of the agent's replicas."""
-        replicas = self._replicas_of[work.agent]
-        replica = replicas[work.batch % len(replicas)]
         read = [segments[name] for name in work.segment_order()]
-        remote = [segment for segment in read if segment.whereabouts.source_node != replica.node_id]
-        if remote:
-            references = list(chain(*(segment.parcels for segment in read)))
-            replica.actor.fetch.options(concurrency_group="fetch").remote(references)
-        for segment in remote if self._readers_keep else ():
-            segment.keepers.append(replica)
-        # Ray waits for positional arguments, and brings them here, before it calls the method; the later parcels, in
-        # a list, are the turn's own to wait for.
+        replica = choose_replica(self._replicas_of[work.agent], read, work.batch)
         work = replace(work, submitted_at=time.time())
-        arguments = (work, [segment.parcels[1:] for segment in read], *(segment.parcels[0] for segment in read))
-        reads = {name: segments[name].whereabouts for name in work.segment_order()}
-        whereabouts = Whereabouts(replica.node_id, stays=self._is_colocated)
-        # Colocated agents take turns: nobody could read a prompt's memory before its agent has finished.
-        if self._overlap and work.leaves_early and not self._is_colocated:
-            number = next(self._numbers)
-            begin = replica.actor.begin_turn.options(num_returns=2, concurrency_group="turns")
-            first, begun = begin.remote(number, *arguments)
-            end = replica.actor.end_turn.options(num_returns=2, concurrency_group="ends")
-            last, report = end.remote(begun)
-            submitted = _Submitted(report, replica, reads, begun, number)
-            return Ticket(work.agent, PackedSegment((first, last), whereabouts), submitted)
-        run = replica.actor.run_turn.options(num_returns=2, concurrency_group="turns")
-        segment, report = run.remote(*arguments)
-        packed = PackedSegment((segment,), whereabouts) if work.thinks == "latent" else None
-        return Ticket(work.agent, packed, _Submitted(report, replica, reads))
+        segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
+        replica.pending[turn] = None
+        return Ticket(work.agent, segment, _Submitted(turn, replica, work.agent))
 
     def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
-        """Those that have finished; at least one unless the time is up."""
-        by_reference = {ticket.report.report: ticket for ticket in tickets}
+        """Those that have finished, or never will; at least one unless the time is up.
+
+        Raises like `start` where actors that died cannot be replaced.
+        """
+        self._look_after()
+        lost = [ticket for ticket in tickets if ticket.report.replica.lost]
+        by_reference = {reference: ticket for ticket in tickets for reference in ticket.report.turn.reports}
         if not by_reference:
             return []
         try:
-            ready, rest = ray.wait(list(by_reference), num_returns=1, timeout=timeout_seconds)
+            ready, rest = ray.wait(list(by_reference), num_returns=1, timeout=0 if lost else timeout_seconds)
             if ready and rest:
                 ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         except RayError as error:
             raise ClusterError(f"the cluster does not answer: {error}") from error
-        return [by_reference[reference] for reference in ready]
+        return list(dict.fromkeys([*(by_reference[reference] for reference in ready), *lost]))
 
     def report(self, ticket: Ticket) -> TurnReport:
         """The report of a finished turn.
 
-        Raises TurnError if the turn failed, ActorError if its actor died; a user's mistake is raised as it is.
+        Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is gone; a user's
+        mistake is raised as it is.
         """
         submitted: _Submitted = ticket.report
+        turn, replica = submitted.turn, submitted.replica
         try:
-            report: TurnReport = ray.get(submitted.report)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, InputError):
-                raise cause from error
-            raise TurnError(reason(cause or error)) from error
-        except RayActorError as error:
-            raise ActorError(f"the actor of agent {ticket.agent} died: {reason(error)}") from error
-        except OutOfMemoryError as error:
-            raise ActorError(f"the actor of agent {ticket.agent} was ended: {NO_MEMORY}") from error
-        except RayError as error:
-            raise TurnError(reason(error)) from error
-        reads = tuple(
-            submitted.reads[read.source].account(
-                read, reader_node=submitted.replica.node_id, shares_node=self._shares_node
-            )
-            for read in report.reads
-        )
-        return replace(report, reads=reads)
+            if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
+                raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
+            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+        except ActorError as error:
+            if replica.lost is None:
+                self._lose(replica, submitted.agent, str(error))
+            is_suspect = replica.suspect is turn
+            raise TurnLostError(
+                f"the actor of agent {ticket.agent} died: {replica.lost}", lacks_memory=False, is_suspect=is_suspect
+            ) from error
+        finally:
+            replica.pending.pop(turn, None)
+        for place in turn.writes:
+            place.final_at = time.monotonic()
+        self._losses.pop(submitted.agent, None)
+        return report
 
-    @property
-    def _shares_node(self) -> bool:
-        return self._transport is None or self._transport.traits.shares_node
-
-    @property
-    def _readers_keep(self) -> bool:
-        return self._transport is not None and self._transport.traits.readers_keep
+    def is_lost(self, ticket: Ticket) -> bool:
+        """Whether a turn will never finish, or has, and its segment is gone with the actor that held it."""
+        submitted: _Submitted = ticket.report
+        if submitted.replica.lost is None:
+            return False
+        is_reported = all(place.final_at is not None for place in submitted.turn.writes)
+        return not is_reported or (ticket.segment is not None and bool(ticket.segment.holders))
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
         for ticket in tickets:
             submitted: _Submitted = ticket.report
-            for reference in (submitted.report, submitted.begun):
-                if reference is not None:
-                    self._cancel(ticket.agent, reference)
-            if submitted.begun is not None:
-                submitted.replica.actor.forget_turn.options(concurrency_group="side").remote(submitted.number)
-
-    def _cancel(self, agent: str, reference: ray.ObjectRef) -> None:
-        try:
-            ray.cancel(reference, force=False)
-        except (RayError, ValueError, TypeError) as error:
-            _log.debug("turn of %s was not cancelled: %s", agent, error)
+            submitted.replica.pending.pop(submitted.turn, None)
+            if submitted.replica.lost is None:
+                submitted.replica.cancel(submitted.turn)
 
     def release(self, tickets: Sequence[Ticket]) -> None:
         """Tell the actors that nobody will read the segments of these turns any more, if they keep them."""
-        needs_producer = self._transport is not None and not self._transport.traits.survives_producer
-        for ticket in tickets if needs_producer else ():
+        for ticket in tickets:
             if ticket.segment is not None:
-                for holder in {ticket.report.replica, *ticket.segment.keepers}:
-                    release = holder.actor.release.options(concurrency_group="side")
-                    for parcel in ticket.segment.parcels:  # one by one: what failed to come must not keep what came
-                        release.remote(parcel)
+                ticket.segment.release()
 
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
-        fleet, self._fleet, self._replicas_of = self._fleet, None, {}
-        if fleet is not None:
-            fleet.end()
+        self._replicas_of = {}
+        self._fleet.end()
         if cluster is not None:
             cluster.leave()
 
-    def _make_fleet(self, num_threads: int | None) -> Fleet:
-        return Fleet(
-            self._agents,
-            self._replicas,
-            self._make_runner,
-            placement=self._placement,
-            busy_agents=self._busy_agents,
-            uses_gpus=self._uses_gpus,
-            num_threads=num_threads,
-        )
+    @property
+    def _in_use(self) -> Transport:
+        assert self._transport is not None, "start() comes first"
+        return self._transport
+
+    def _bring_up(self) -> str:
+        """Start all actors and have them use a transport; which one, and why."""
+        assert self._cluster is not None
+        self._cluster = self._fleet.start(self._cluster)
+        self._replicas_of = self._fleet.replicas_of()
+        transport, why = self._pick_transport(self._fleet.situation())
+        self._transport = transport.within_one_actor() if self._fleet.plan.is_colocated else transport
+        self._fleet.use(self._transport)
+        return f"transport {transport.name}" + (f" ({why})" if why else "")
+
+    def _lose(self, replica: Replica, agent: str, why: str) -> None:
+        """A replica has died, or is to: have it made again."""
+        replica.lose(why)
+        self._losses[agent] += 1
+        if self._losses[agent] > MAX_LOSSES:
+            raise ActorError(
+                f"the actor of agent {agent} died {self._losses[agent]} times, and none of its turns came to an end "
+                f"between: {why}"
+            )
+        _log.info("an actor of agent %s died and is started again: %s", agent, why)
+        self._fleet.replace(replica)
+        self._replicas_of = self._fleet.replicas_of()
+
+    def _look_after(self) -> None:
+        """Every few seconds: actors that start, nodes that are gone, turns that hang."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            for replica, why in self._fleet.tend():
+                self._lose(replica, self._agent_of(replica), why)
+            stranded = self._fleet.strand()
+        except RayError as error:
+            raise ClusterError(f"the cluster does not answer: {error}") from error
+        if not all(self._fleet.drop(replica) for replica in stranded):
+            self._start_over()
+        self._replicas_of = self._fleet.replicas_of()
+        self._end_those_that_hang(now)
+
+    def _start_over(self) -> None:
+        """An agent has no actor left, and its node is gone: plan again with the nodes that are left."""
+        for replica in {replica for replicas in self._replicas_of.values() for replica in replicas}:
+            replica.lose("all actors were placed anew after the loss of a node")
+        assert self._cluster is not None
+        self._fleet.end()
+        self._cluster = Cluster.look(owned=self._cluster.owned)
+        try:
+            self._bring_up()
+        except InputError as error:
+            raise ClusterError(f"a node was lost, and those that are left are too few: {error}") from error
+
+    def _end_those_that_hang(self, now: float) -> None:
+        if self._turn_seconds is None:
+            return
+        before, self._at_work = self._at_work, {}
+        for agent, replica in [(agent, one) for agent, some in self._replicas_of.items() for one in some]:
+            if (turn := replica.at_work) is None or not replica.is_up:
+                continue
+            was, since = before.get(replica, (turn, now))
+            self._at_work[replica] = (turn, since if was is turn else now)
+            if now - self._at_work[replica][1] > self._turn_seconds:
+                limit = format_seconds(self._turn_seconds)
+                self._lose(replica, agent, f"a turn took longer than {limit} (turn_timeout), and was taken to hang")
+
+    def _agent_of(self, replica: Replica) -> str:
+        return next(agent for agent, replicas in self._replicas_of.items() if replica in replicas)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 from latentmas_ray.engine.turn import SegmentRead
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Whereabouts:
-    """The node of the actor that made a segment, and the nodes whose actors have read it."""
+    """The node of the actor that makes a segment, and the nodes whose actors have read it."""
 
     source_node: str
     stays: bool = False  # its readers are the actor that made it
+    final_at: float | None = None  # when its turn was reported, by the driver's monotonic clock
     readers: set[str] = field(default_factory=set)
 
     def account(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:

@@ -24,6 +24,7 @@ from latentmas_ray.errors import ConfigError
     "max_new_tokens",
     "seed",
     "placement",
+    "tp",
     "transport",
     "handover",
     "codec",

@@ -30,7 +30,6 @@ CORES_PER_NODE = 64
 
 
 PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
-Tp = Annotated[str, typer.Option("--tp", metavar="N", help="GPUs of one node that a replica is divided over")]
 Nodes = Annotated[str | None, typer.Option("--nodes", metavar="N", help="machines of the cluster (default: this one)")]
 GpusPerNode = Annotated[str | None, typer.Option("--gpus-per-node", metavar="N", help="(default: as many as here)")]
 GpuMemory = Annotated[
@@ -57,12 +56,20 @@ Network = Annotated[str | None, typer.Option("--network", metavar="SPEED", help=
 
 
 @run_options(
-    "model", "topology", "placement", "replicas", "batch_size", "latent_steps", "max_new_tokens", "dtype", "address"
+    "model",
+    "topology",
+    "placement",
+    "replicas",
+    "tp",
+    "batch_size",
+    "latent_steps",
+    "max_new_tokens",
+    "dtype",
+    "address",
 )
 def plan(
     config: RunConfig,
     prompt_tokens: PromptTokens = "1000",
-    tp: Tp = "1",
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
     gpu_memory: GpuMemory = None,
@@ -95,7 +102,6 @@ def plan(
         _request(
             config,
             prompt_tokens=_number("prompt_tokens", prompt_tokens, least=1),
-            tp=_number("tp", tp, least=1, most=1024),
             nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
         )
     )
@@ -108,7 +114,7 @@ def plan(
     results_console().print(plan_report(made, speeds, config.model))
 
 
-def _request(config: RunConfig, *, prompt_tokens: int, tp: int, nodes: tuple[NodeResources, ...]) -> PlanRequest:
+def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResources, ...]) -> PlanRequest:
     topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
     return PlanRequest(
@@ -116,7 +122,7 @@ def _request(config: RunConfig, *, prompt_tokens: int, tp: int, nodes: tuple[Nod
         replicas=replicas_by_agent(config.replicas, names),
         nodes=nodes,
         placement=config.placement,
-        tp=tp,
+        tp=config.tp,
         busy_agents=len(names),
         topology=topology,
         model=_figures(config.model).in_dtype(config.dtype),

@@ -41,6 +41,9 @@ class RunWatcher:
         if len(self.failures) < MAX_FAILURES_KEPT:
             self.failures.append(failure)
 
+    def on_fault(self, reason: str) -> None:
+        """Something was lost, and a batch goes on without it."""
+
     def on_finished(self) -> None:
         """No question is left."""
 
@@ -65,6 +68,9 @@ class BarWatcher(RunWatcher):
         self._bar.update(
             self._task, completed=progress.num_done, total=progress.num_questions, figures=_figures(progress)
         )
+
+    def on_fault(self, reason: str) -> None:
+        self._bar.console.print(f"{reason}; going on", style="yellow", markup=False, highlight=False)
 
 
 class LineWatcher(RunWatcher):
@@ -91,6 +97,9 @@ class LineWatcher(RunWatcher):
         step_done = _num_settled(progress) - self._last_settled >= _LINE_STEP * progress.num_questions
         if waited >= MAX_LINE_SECONDS or (step_done and waited >= MIN_LINE_SECONDS):
             self._write(progress)
+
+    def on_fault(self, reason: str) -> None:
+        self._say(f"{reason}; going on")
 
     def on_finished(self) -> None:
         if self._latest is not None and self._latest != self._written:

@@ -1,6 +1,6 @@
 """One batch on its way through the topology."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class Flight:
         self.batch = attempt.batch
         self.attempt = attempt.number
         self.admitted_at = attempt.admitted_at
+        self.num_losses = 0  # how often one of its turns was what an actor died of, or could not have its memory
         self.tickets: dict[str, Ticket] = {}
         self.reports: dict[str, TurnReport] = {}
         self._route = route
@@ -117,6 +118,31 @@ class Flight:
     def unfinished_sources(self, agent: str) -> list[Ticket]:
         """Turns whose segments `agent` reads and that have not reported, the first one first."""
         return [self.tickets[name] for name in self._route.sources[agent] if name not in self.reports]
+
+    def rewind(self, lost: Iterable[str]) -> tuple[list[Ticket], list[Ticket]]:
+        """The turns of these agents are to be carried out again, and with them whatever that needs: turns that wait for
+        what they write, and turns whose segments they read and that are not there any more.
+
+        Returns the tickets that were dropped: of turns that have not reported, and of turns that have.
+        """
+        again = set(lost)
+        while more := {name for name in self._submitted - again if self._must_follow(name, again)}:
+            again |= more
+        pending = [self.tickets[name] for name in self.tickets if name in again and name not in self.reports]
+        reported = [self.tickets[name] for name in self.tickets if name in again and name in self.reports]
+        for name in again:
+            self.tickets.pop(name, None)
+            self.reports.pop(name, None)
+            self._submitted.discard(name)
+        for agent in self._route.topology.agents:
+            if agent.name in again and not self._route.texts[agent.name]:
+                self._works[agent.name] = self._make_work(agent, {})
+        return pending, reported
+
+    def _must_follow(self, name: str, again: Set[str]) -> bool:
+        waits = name not in self.reports and not again.isdisjoint(self._route.sources[name])
+        is_gone = name not in self.tickets and not again.isdisjoint(self._route.readers[name])
+        return waits or is_gone
 
     def abandon(self) -> tuple[list[Ticket], list[Ticket]]:
         """Drop all tickets. Returns those of turns that have not reported, and those of turns that have."""

@@ -24,6 +24,11 @@ QUESTIONS = Metric(
     tags=("outcome",),
 )
 TURNS = Metric(name="latentmas_turns_total", kind="counter", description="turns that agents have finished")
+LOST_TURNS = Metric(
+    name="latentmas_lost_turns_total",
+    kind="counter",
+    description="turns that were lost with their actor or their memory, and carried out again",
+)
 TOKENS = Metric(
     name="latentmas_tokens_total",
     kind="counter",
@@ -68,6 +73,7 @@ BATCHES_WAITING = Metric(
 METRICS = (
     QUESTIONS,
     TURNS,
+    LOST_TURNS,
     TOKENS,
     LATENT_STEPS,
     PHASE_SECONDS,
@@ -122,6 +128,10 @@ class RunMetrics:
             way = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
             self._count(MOVED_BYTES, read.moved_bytes, **way)
             self._count(EXPOSED_SECONDS, read.exposed_seconds, **way)
+
+    def fault(self, agent: str) -> None:
+        """A turn was lost."""
+        self._count(LOST_TURNS, 1, agent=agent)
 
     def settled(self, outcome: Literal["answered", "failed"]) -> None:
         """A question has its answer, or is given up."""

@@ -48,11 +48,17 @@ class Runtime(Protocol):
         """
 
     def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
-        """Those of `tickets` that have finished, well or badly; at least one, unless the time is up."""
+        """Those of `tickets` that have finished, well or badly; at least one, unless the time is up.
+
+        Raises ActorError or ClusterError where actors that died cannot be replaced.
+        """
 
     def report(self, ticket: Ticket) -> TurnReport:
-        """The report of a finished turn. Raises TurnError (from the original error) if it failed, ActorError if
-        its actor died."""
+        """The report of a finished turn. Raises TurnError (from the original error) if it failed, TurnLostError if it
+        was lost with its actor or with memory that it reads, ActorError if there will be no actor any more."""
+
+    def is_lost(self, ticket: Ticket) -> bool:
+        """Whether a turn will never finish, or its segment is gone."""
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Give up on turns that are queued; those that run may go on to their end. Never raises."""

@@ -153,6 +153,9 @@ class Observer(Protocol):
 
     def on_failure(self, failure: Failure) -> None: ...
 
+    def on_fault(self, reason: str) -> None:
+        """Something was lost, and a batch goes on without it."""
+
     def on_finished(self) -> None: ...
 
 
@@ -166,6 +169,9 @@ class SilentObserver:
     def on_answer(self, answer: Answer) -> None: ...
 
     def on_failure(self, failure: Failure) -> None: ...
+
+    def on_fault(self, reason: str) -> None:
+        """Something was lost, and a batch goes on without it."""
 
     def on_finished(self) -> None: ...
 

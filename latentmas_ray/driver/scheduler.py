@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from latentmas_ray.driver.admission import MemoryLedger
 from latentmas_ray.driver.answers import make_answers
 from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.cause import Cause
 from latentmas_ray.driver.flight import Attempt, Flight, Route
 from latentmas_ray.driver.handover import choose_handovers
 from latentmas_ray.driver.metrics import Load, MetricSink, NoMetrics, RunMetrics
@@ -15,11 +16,10 @@ from latentmas_ray.driver.results import Answer, Failure, Observer
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.tally import Tally
 from latentmas_ray.driver.work import segment_bounds
-from latentmas_ray.errors import LatentMASError, TurnError
+from latentmas_ray.errors import LatentMASError, TurnError, TurnLostError
 from latentmas_ray.topology.spec import Topology
 
 POLL_SECONDS = 0.2  # how long a wait lasts at most, so that Ctrl-C works and progress is told
-MAX_ERROR_CHARS = 500
 
 
 class Driver:
@@ -166,9 +166,12 @@ class Driver:
         """The report of a finished turn; `go_on` submits what can run now."""
         try:
             report = self._runtime.report(ticket)
-        except TurnError as error:
-            agent, reason = self._find_cause(flight, ticket, error)
-            self._give_up(flight, agent, reason)
+        except (TurnError, TurnLostError) as error:
+            cause = self._find_cause(flight, ticket, error)
+            if cause.is_loss:
+                self._recover(flight, cause, go_on=go_on)
+            else:
+                self._give_up(flight, cause)
             return
         del self._waiting[ticket]
         self._tally.count_turn(report)
@@ -192,17 +195,37 @@ class Driver:
                 self._results.append(answer)
                 self._tally.count_answer(answer)
 
-    def _find_cause(self, flight: Flight, ticket: Ticket, error: TurnError) -> tuple[str, str]:
+    def _find_cause(self, flight: Flight, ticket: Ticket, error: TurnError | TurnLostError) -> Cause:
         """The agent whose turn failed first, and why: turns that read a failed turn's segment fail with it."""
         for source in flight.unfinished_sources(ticket.agent):
             if self._runtime.wait([source], 0.0):
                 try:
                     self._runtime.report(source)
-                except TurnError as earlier:
-                    return source.agent, _one_line(earlier)
-        return ticket.agent, _one_line(error)
+                except (TurnError, TurnLostError) as earlier:
+                    return Cause.of(source.agent, earlier)
+        return Cause.of(ticket.agent, error)
 
-    def _give_up(self, flight: Flight, agent: str, reason: str) -> None:
+    def _recover(self, flight: Flight, cause: Cause, *, go_on: bool) -> None:
+        """Carry out again what was lost, from the last memory that still exists. A batch that loses too often is given
+        up, for a question in it may be the cause."""
+        flight.num_losses += cause.is_suspect
+        if flight.num_losses > self._settings.max_losses:
+            self._give_up(flight, cause)
+            return
+        lost = {name for name, ticket in flight.tickets.items() if self._runtime.is_lost(ticket)}
+        sources = set(self._route.sources[cause.agent])
+        if cause.lacks_memory and lost.isdisjoint(sources):
+            lost |= sources  # which of them is gone, nobody knows
+        pending, reported = flight.rewind(lost | {cause.agent})
+        self._tally.count_fault(cause.agent, cause.reason)
+        for ticket in pending:
+            self._waiting.pop(ticket, None)
+        self._runtime.cancel(pending)
+        self._runtime.release([*pending, *reported])
+        if go_on:
+            self._submit_ready(flight)
+
+    def _give_up(self, flight: Flight, cause: Cause) -> None:
         """Cancel a batch. Its questions are tried again alone; one that was alone and has had its chances fails."""
         pending, reported = flight.abandon()
         for ticket in pending:
@@ -214,7 +237,7 @@ class Driver:
         self._flights.remove(flight)
         batch = flight.batch
         if len(batch.questions) == 1 and flight.attempt >= self._settings.max_attempts:
-            failure = Failure(id=batch.questions[0].id, agent=agent, error=reason)
+            failure = Failure(id=batch.questions[0].id, agent=cause.agent, error=cause.reason)
             self._results.append(failure)
             self._tally.count_failure(failure)
             return
@@ -236,9 +259,3 @@ class Driver:
             self._runtime.cancel(pending)
         if dropped:
             self._runtime.release(dropped)
-
-
-def _one_line(error: Exception) -> str:
-    """The error in one line of bounded length."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"

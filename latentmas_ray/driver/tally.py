@@ -45,6 +45,11 @@ class Tally:
         self._metrics.settled("failed")
         self._observer.on_failure(failure)
 
+    def count_fault(self, agent: str, reason: str) -> None:
+        """A turn of `agent` was lost, and is carried out again."""
+        self._metrics.fault(agent)
+        self._observer.on_fault(reason)
+
     def tell(self, load: Load) -> None:
         """Give the observer a snapshot."""
         self._metrics.load(load)

@@ -9,13 +9,15 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --placement --transport --handover --codec --overlap --no-overlap --runtime --address
+    --max-new-tokens --seed --placement --tp --transport --handover --codec --overlap --no-overlap --runtime --address
     --json
 """
 COMMANDS = {
     "": "--version",
     "ask": f"question --trace {FOR_ONE_QUESTION}",
-    "eval": f"--task --limit --batch-size --replicas --memory-in-flight --output --resume {FOR_ONE_QUESTION}",
+    "eval": f"""
+        --task --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume {FOR_ONE_QUESTION}
+    """,
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
     "plan": """

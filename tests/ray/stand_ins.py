@@ -174,6 +174,19 @@ def refuse_model(*args: Any, **kwargs: Any) -> StandIn:
     raise ModelError("model", "made-up", "its weights must load: half of them are missing")
 
 
+def die_once(armed: Path) -> None:
+    """Die, and take the weapon away."""
+    armed.unlink()
+    die()
+
+
+def hang_once(armed: Path) -> None:
+    """Never come back, and take the weapon away."""
+    armed.unlink()
+    while True:
+        time.sleep(60.0)
+
+
 def raise_once(armed: Path) -> None:
     """Raise, and take the weapon away."""
     armed.unlink()

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from latentmas_ray import system
+from latentmas_ray.actors import ray_runtime
 from latentmas_ray.cli.main import main
 from tests.ray import stand_ins
-from tests.ray.stand_ins import On, StandIn
+from tests.ray.stand_ins import On, StandIn, turns_in
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -57,20 +58,59 @@ UNDISTURBED = {f"q{index}": f"q{index}: judger has read ['planner']" for index i
 
 
 @pytest.mark.parametrize("agent", ["planner", "judger"])
-def test_an_actor_that_dies_ends_the_run_and_resume_finishes_it(
-    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], agent: str
+@pytest.mark.parametrize("transport", ["object_store", "shared_memory"])
+def test_an_actor_that_dies_is_started_again_and_nothing_is_lost(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], agent: str, transport: str
 ) -> None:
-    assert run(misbehave=[On(agent, "q4", stand_ins.die)]) == 1
+    """With shared memory the planner takes its segments along."""
+    armed = tmp_path / "armed"
+    armed.touch()
+    deed = On(agent, "q3", partial(stand_ins.die_once, armed), armed)
+    assert run("--transport", transport, misbehave=[deed]) == 0
     out, err = capfd.readouterr()
     assert f"the actor of agent {agent} died" in err
+    assert err.count("; going on\n") >= 1
+    assert "Traceback" not in out + err
+    assert not armed.exists()
+    assert _answers(tmp_path) == UNDISTURBED
+    assert len({turn.pid for turn in turns_in(tmp_path) if turn.agent == agent}) == 2
+
+
+def test_a_question_that_kills_its_actor_fails_alone(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(misbehave=[On("judger", "q4", stand_ins.die)]) == 1
+    out, err = capfd.readouterr()
+    assert "error: 1 question failed" in err
     assert "--resume" in err
     assert "Traceback" not in out + err
-    finished = _answers(tmp_path)
-    assert "q4" not in finished
-    assert finished.items() <= UNDISTURBED.items()
+    (failure,) = _failures(tmp_path)
+    assert (failure["id"], failure["agent"]) == ("q4", "judger")
+    assert "the actor of agent judger died" in failure["error"]
+    assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name != "q4"}
     assert run("--resume") == 0
     assert _answers(tmp_path) == UNDISTURBED
     assert list(_answers(tmp_path)) == list(UNDISTURBED)
+
+
+def test_an_actor_that_dies_of_everything_ends_the_run(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runtime, "MAX_LOSSES", 2)
+    assert run(misbehave=[On("judger", f"q{index}", stand_ins.die) for index in range(NUM_QUESTIONS)]) == 1
+    err = capfd.readouterr().err
+    assert "error: the actor of agent judger died 3 times, and none of its turns came to an end between" in err
+    assert "--resume" in err
+    assert run("--resume") == 0
+    assert _answers(tmp_path) == UNDISTURBED
+
+
+def test_a_turn_that_hangs_is_ended(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    assert run("--turn-timeout", "1", misbehave=[On("judger", "q3", partial(stand_ins.hang_once, armed), armed)]) == 0
+    assert "a turn took longer than 1.0 s (turn_timeout), and was taken to hang; going on" in capfd.readouterr().err
+    assert _answers(tmp_path) == UNDISTURBED
 
 
 DEEDS = {

@@ -33,7 +33,7 @@ class RememberingRuntime(RayRuntime):
         self.tickets: WeakSet[Ticket] = WeakSet()
 
     def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
-        parcels = [parcel for segment in segments.values() for parcel in segment.parcels]
+        parcels = [parcel for segment in segments.values() for parcel in segment.parcels[0]]
         assert all(isinstance(parcel, ray.ObjectRef) for parcel in parcels)
         ticket = super().submit(work, segments)
         self.tickets.add(ticket)

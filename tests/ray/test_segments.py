@@ -15,7 +15,7 @@ from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.agent_actor import AgentActor
 from latentmas_ray.driver import Answer, Ticket
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
-from latentmas_ray.errors import ActorError, ConfigError, TransferError
+from latentmas_ray.errors import ConfigError, TransferError, TurnLostError
 from latentmas_ray.topology.spec import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait, wait_until
@@ -49,8 +49,10 @@ def test_a_segment_outlives_the_actor_that_made_it(tmp_path: Path) -> None:
         os.kill(turns_in(tmp_path)[0].pid, signal.SIGKILL)
         dead = runtime.submit(_work("planner"), {})
         _finish(runtime, dead)
-        with pytest.raises(ActorError, match="the actor of agent planner died"):
+        with pytest.raises(TurnLostError, match="the actor of agent planner died"):
             runtime.report(dead)
+        assert runtime.is_lost(dead)
+        assert not runtime.is_lost(made)
         read = runtime.submit(_work("judger", "planner"), {"planner": made.segment})
         _finish(runtime, read)
         (transfer,) = runtime.report(read).reads
@@ -63,7 +65,7 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) 
     with actors_of(["planner"], partial(StandIn, tmp_path)) as (runtime, _):
         made = runtime.submit(_work("planner"), {})
         _finish(runtime, made)
-        (parcel,) = made.segment.parcels
+        ((parcel,),) = made.segment.parcels
         header, kv = ray.get(parcel).payload
         _, again = ray.get(parcel).payload
         assert not kv.flags.writeable

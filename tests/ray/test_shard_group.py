@@ -11,10 +11,11 @@ import pytest
 import ray
 
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
-from latentmas_ray.actors.shard_group import ShardedSegment, ShardGroup
+from latentmas_ray.actors.replica import PackedSegment, Turn
+from latentmas_ray.actors.shard_group import ShardGroup
 from latentmas_ray.engine.runner import TurnRunner, load_runner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
-from latentmas_ray.errors import ActorError, TurnError
+from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
 from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.topology.spec import AgentMemory
@@ -57,12 +58,12 @@ def fragile(deeds: Mapping[int, Callable[[], None]], ranks: Ranks = ALONE) -> An
 
 
 def group_of(
-    num_ranks: int, agent: str, make_runner: Callable[..., Any] = load_tiny, transport: Transport | None = None
+    num_ranks: int, make_runner: Callable[..., Any] = load_tiny, transport: Transport | None = None
 ) -> ShardGroup:
     """A replica that has loaded its model."""
     remote = ray.remote(num_cpus=0.01, allow_out_of_order_execution=True, concurrency_groups=RANK_GROUPS)(RankActor)
     actors = [remote.remote(make_runner, 1, Shard(rank, num_ranks), STEP_SECONDS) for rank in range(num_ranks)]
-    group = ShardGroup(agent, actors)
+    group = ShardGroup(actors, [""] * num_ranks)
     group.accept(ray.get(group.start(), timeout=PATIENCE_SECONDS))
     ray.get(group.use(transport or ObjectStore()), timeout=PATIENCE_SECONDS)
     return group
@@ -84,7 +85,18 @@ def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> 
     )
 
 
-def report_of(group: ShardGroup, turn: Any) -> TurnReport:
+def submit(
+    group: ShardGroup,
+    work: TurnWork,
+    read: Mapping[str, PackedSegment],
+    *,
+    overlap: bool = True,
+    transport: Transport | None = None,
+) -> tuple[PackedSegment | None, Turn]:
+    return group.submit(work, read, transport=transport or ObjectStore(), overlap=overlap)
+
+
+def report_of(group: ShardGroup, turn: Turn) -> TurnReport:
     ready, _ = ray.wait(list(turn.reports), timeout=PATIENCE_SECONDS)
     assert ready, "no rank came to an end"
     return group.report(turn, shares_node=True)
@@ -98,7 +110,7 @@ def alone() -> TurnRunner:
 @pytest.fixture(scope="module")
 def groups(cluster: None) -> Iterator[tuple[ShardGroup, ShardGroup]]:
     """Two ranks, and one."""
-    made = (group_of(2, "first"), group_of(1, "last"))
+    made = (group_of(2), group_of(1))
     yield made
     for group in made:
         group.end()
@@ -124,11 +136,11 @@ def test_two_ranks_hand_over_to_two_and_to_one(
 ) -> None:
     two, one = groups
     [thought], answered = expected(alone)
-    segment, turn = two.submit(work("first", handover=handover), {}, overlap=overlap)
+    segment, turn = submit(two, work("first", handover=handover), {}, overlap=overlap)
     assert segment is not None
     read = {"first": segment}
     answers = [
-        (group, group.submit(work("last", "first", handover=handover), read, overlap=overlap)[1]) for group in groups
+        (group, submit(group, work("last", "first", handover=handover), read, overlap=overlap)[1]) for group in groups
     ]
     report = report_of(two, turn)
     if handover == "kv":
@@ -145,57 +157,58 @@ def test_two_ranks_hand_over_to_two_and_to_one(
 
 def test_one_rank_hands_over_to_two(groups: tuple[ShardGroup, ShardGroup], alone: TurnRunner) -> None:
     two, one = groups
-    segment, _ = one.submit(work("first"), {}, overlap=True)
+    segment, _ = submit(one, work("first"), {})
     assert segment is not None
-    _, turn = two.submit(work("last", "first"), {"first": segment}, overlap=True)
+    _, turn = submit(two, work("last", "first"), {"first": segment})
     assert report_of(two, turn).output_token_ids == expected(alone)[1].output_token_ids
 
 
 def test_many_turns_at_once_begin_in_the_same_order_everywhere(groups: tuple[ShardGroup, ShardGroup]) -> None:
     two, one = groups
-    turns: list[tuple[ShardGroup, Any]] = []
+    turns: list[tuple[ShardGroup, Turn]] = []
     for batch in range(5):
-        slow, _ = one.submit(work("first", batch=batch), {}, overlap=True)
+        slow, _ = submit(one, work("first", batch=batch), {})
         assert slow is not None
-        turns.append((two, two.submit(work("last", "first", batch=batch), {"first": slow}, overlap=True)[1]))
-        turns.append((two, two.submit(work("first", batch=batch), {}, overlap=True)[1]))
+        turns.append((two, submit(two, work("last", "first", batch=batch), {"first": slow})[1]))
+        turns.append((two, submit(two, work("first", batch=batch), {})[1]))
     reports = [report_of(group, turn) for group, turn in turns]
     assert len({report.output_token_ids for report in reports}) == 2  # the answer, and no answer
 
 
 def test_memory_that_only_one_rank_cannot_have_costs_one_turn(groups: tuple[ShardGroup, ShardGroup]) -> None:
     two, _ = groups
-    segment, _ = two.submit(work("first"), {}, overlap=False)
+    segment, _ = submit(two, work("first"), {}, overlap=False)
     assert segment is not None
     [good], _ = segment.parcels
     unmade = ray.remote(num_cpus=0.01)(_raise).remote()
     for wrong, reason in ((unmade, "nobody foresaw"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
         wrong_segment = replace(segment, parcels=((good,), (wrong,)))
-        _, turn = two.submit(work("last", "first"), {"first": wrong_segment}, overlap=True)
-        with pytest.raises(TurnError, match=reason):
+        _, turn = submit(two, work("last", "first"), {"first": wrong_segment})
+        with pytest.raises((TurnError, TurnLostError), match=reason):
             report_of(two, turn)
-    _, turn = two.submit(work("last", "first"), {"first": segment}, overlap=True)
+    _, turn = submit(two, work("last", "first"), {"first": segment})
     assert report_of(two, turn).output_token_ids
 
 
 def test_a_cancelled_turn_is_forgotten(groups: tuple[ShardGroup, ShardGroup]) -> None:
     two, _ = groups
-    _, turn = two.submit(work("first"), {}, overlap=True)
+    _, turn = submit(two, work("first"), {})
     two.cancel(turn)
-    segment, turn = two.submit(work("first"), {}, overlap=True)
+    segment, turn = submit(two, work("first"), {})
     assert report_of(two, turn).latent_steps == 3
-    assert isinstance(segment, ShardedSegment)
-    two.release(segment)
+    assert isinstance(segment, PackedSegment)
+    segment.release()
 
 
 def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(cluster: None, alone: TurnRunner) -> None:
-    made = [group_of(2, agent, transport=make_transport("gloo")) for agent in ("first", "last")]
+    gloo = make_transport("gloo")
+    made = [group_of(2, transport=gloo) for _ in range(2)]
     try:
-        segment, _ = made[0].submit(work("first"), {}, overlap=True)
+        segment, _ = submit(made[0], work("first"), {}, transport=gloo)
         assert segment is not None
-        _, turn = made[1].submit(work("last", "first"), {"first": segment}, overlap=True)
+        _, turn = submit(made[1], work("last", "first"), {"first": segment}, transport=gloo)
         assert report_of(made[1], turn).output_token_ids == expected(alone)[1].output_token_ids
-        made[0].release(segment)
+        segment.release()
     finally:
         for group in made:
             group.end()
@@ -205,17 +218,18 @@ def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(cluster: N
     ("deed", "rank", "what"), [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")], ids=str
 )
 def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: int, what: str, cluster: None) -> None:
-    group = group_of(2, "first", partial(fragile, {rank: deed}))
+    group = group_of(2, partial(fragile, {rank: deed}))
     try:
-        _, turn = group.submit(work("first"), {}, overlap=True)
+        _, turn = submit(group, work("first"), {})
         assert report_of(group, turn).latent_steps == 3
         begin = time.monotonic()
-        _, turn = group.submit(work("first", batch=POISON), {}, overlap=True)
-        with pytest.raises(ActorError, match=f"rank {rank} of 2 of agent first {what}"):
+        _, turn = submit(group, work("first", batch=POISON), {})
+        with pytest.raises(ActorError, match=f"rank {rank} of 2 {what}"):
             report_of(group, turn)
         assert time.monotonic() - begin < STEP_SECONDS / 2
-        _, turn = group.submit(work("first"), {}, overlap=True)
-        with pytest.raises(ActorError, match=f"rank {rank} of 2"):
+        group.lose("a rank is gone")
+        _, turn = submit(group, work("first"), {})
+        with pytest.raises(ActorError, match=r"rank \d of 2"):
             report_of(group, turn)
     finally:
         group.end()

@@ -56,6 +56,7 @@ class Recorder:
         self.progress: list[Progress] = []
         self.answers: list[Answer] = []
         self.failures: list[Failure] = []
+        self.faults: list[str] = []
         self.times_finished = 0
 
     def on_started(self, description: str, num_questions: int, num_done: int) -> None:
@@ -69,6 +70,9 @@ class Recorder:
 
     def on_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
+
+    def on_fault(self, reason: str) -> None:
+        self.faults.append(reason)
 
     def on_finished(self) -> None:
         self.times_finished += 1

@@ -1,6 +1,7 @@
 """A runtime without models or processes: a virtual clock, failures on demand, and a memory of all it was given."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -8,7 +9,7 @@ from weakref import WeakSet
 
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnReport, TurnWork
-from latentmas_ray.errors import TurnError
+from latentmas_ray.errors import TurnError, TurnLostError
 
 BYTES_PER_TOKEN = 10
 
@@ -66,6 +67,7 @@ class FakeRuntime:
     released: list[str] = field(default_factory=list)
     peak_bytes: int = 0  # of live segments, while more than one batch had some
     segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
+    gone: WeakSet[FakeSegment] = field(default_factory=WeakSet)
     tickets: WeakSet[Ticket] = field(default_factory=WeakSet)
     _free_at: dict[str, float] = field(default_factory=dict)
 
@@ -82,7 +84,11 @@ class FakeRuntime:
         assert all(segment.batch_key == work.question_ids for segment in segments.values())
         started_at = max([self.now, self._free_at.get(work.agent, 0.0), *(s.finishes_at for s in segments.values())])
         inherited = next((s.error for s in segments.values() if s.error is not None), None)
-        error = TurnError(f"{work.agent} lost what it reads") if inherited else self.failure(work)
+        error: Exception | None
+        if isinstance(inherited, TurnLostError) or any(segment in self.gone for segment in segments.values()):
+            error = TurnLostError(f"{work.agent} lost what it reads")
+        else:
+            error = TurnError(f"{work.agent} lost what it reads") if inherited else self.failure(work)
         # A turn that cannot start fails as soon as what it reads has failed.
         finished_at = started_at if inherited else started_at + self.seconds(work)
         self._free_at[work.agent] = finished_at
@@ -111,8 +117,11 @@ class FakeRuntime:
         assert ticket.report.finishes_at <= self.now
         if ticket.report.error is not None:
             # A fresh one: the traceback of a stored one would keep the ticket alive.
-            raise type(ticket.report.error)(*ticket.report.error.args)
+            raise copy(ticket.report.error)
         return ticket.report.report
+
+    def is_lost(self, ticket: Ticket) -> bool:
+        return ticket.segment in self.gone
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         self.cancelled += [ticket.agent for ticket in tickets]

@@ -1,0 +1,166 @@
+"""One replica of an agent, or of several agents with the same actor: where turns are carried out.
+
+What the runtime and the fleet know of it. It is one actor (`SoloReplica`) or one for each rank (`ShardGroup`).
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
+
+from latentmas_ray.actors.agent_actor import Loaded
+from latentmas_ray.actors.transfers import Whereabouts
+from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.errors import TransferError
+from latentmas_ray.memory import KVCacheSpec, Shard
+from latentmas_ray.transport import Transport
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSegment:
+    """References to the parcels of a segment, `parcels[rank][part]`, and where each rank's are."""
+
+    parcels: tuple[tuple[ray.ObjectRef, ...], ...]
+    whereabouts: tuple[Whereabouts, ...]
+    # Who holds bytes of it until they are released: the actors that made it, and readers that may keep a copy.
+    holders: list[tuple[Any, tuple[ray.ObjectRef, ...]]] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Tell all holders that nobody will read it any more."""
+        for actor, parcels in self.holders:
+            for parcel in parcels:  # one by one: what failed to come must not keep what came
+                actor.release.options(concurrency_group="side").remote(parcel)
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A turn at a replica, over when one of `reports` is there. Holds no reference to what it reads, or that would live
+    as long as the turn's ticket."""
+
+    number: int
+    submitted_at: float  # on the monotonic clock of this process
+    reports: tuple[ray.ObjectRef, ...]
+    reads: Mapping[str, tuple[Whereabouts, ...]]
+    writes: tuple[Whereabouts, ...] = ()
+    begun: tuple[ray.ObjectRef, ...] = ()
+
+    @property
+    def ready_at(self) -> float | None:
+        """Since when all that it reads has been written; None if that is not so."""
+        times = [self.submitted_at, *(places[0].final_at for places in self.reads.values())]
+        return None if None in times else max(time for time in times if time is not None)
+
+
+class Replica(ABC):
+    """Turns go in by `submit` and come out by `report`; in between they are `pending`, in the order of submission."""
+
+    def __init__(
+        self, actors: Sequence[Any], nodes: Sequence[str], *, stays: bool = False, spec: KVCacheSpec | None = None
+    ) -> None:
+        """`nodes` are where the actors are to come up. `stays`: all that reads what it writes is itself. `spec` is of
+        the memory of the whole model, where that is known already."""
+        self.stays = stays
+        self.spec = spec
+        self.actors = tuple(actors)
+        self.nodes = tuple(nodes)
+        self.lost: str | None = None  # why no turn can be carried out any more
+        self.suspect: Turn | None = None  # the turn that was being carried out when it was lost
+        self.is_up = False  # its model is loaded
+        self.pending: dict[Turn, None] = {}
+        self._num_turns = 0
+
+    @abstractmethod
+    def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
+        """Have the model loaded: references to a `Loaded` of each actor, in order, for `accept`. With a transport turns
+        may be submitted at once, and wait."""
+
+    def accept(self, loaded: Sequence[Loaded]) -> KVCacheSpec:
+        """Take note of what the actors have loaded; returns `spec`.
+
+        Raises IncompatibleMemoryError if it is not one model.
+        """
+        whole = loaded[0].spec.of_shard(Shard())
+        for rank, one in enumerate(loaded):
+            whole.of_shard(Shard(rank, len(loaded))).check_same(one.spec)
+        if self.spec is not None:
+            self.spec.check_same(whole)
+        self.spec = whole
+        self.nodes = tuple(one.node_id for one in loaded)
+        self.is_up = True
+        return whole
+
+    def use(self, transport: Transport) -> list[ray.ObjectRef]:
+        """Have memory travel this way: references to wait for."""
+        return [actor.use.options(concurrency_group="side").remote(transport) for actor in self.actors]
+
+    @abstractmethod
+    def submit(
+        self, work: TurnWork, segments: Mapping[str, PackedSegment], *, transport: Transport, overlap: bool
+    ) -> tuple[PackedSegment | None, Turn]:
+        """Queue a turn; the segment that it will write (None for a text agent), and the turn.
+
+        With `overlap` a prompt's memory leaves while its agent still thinks.
+        """
+
+    @abstractmethod
+    def report(self, turn: Turn, *, shares_node: bool) -> TurnReport:
+        """The report of a turn that is over. `shares_node` is a trait of the transport.
+
+        Raises TurnError if the turn failed, a user's mistake as it is, TurnLostError if what it reads could not be had,
+        ActorError if an actor died.
+        """
+
+    @abstractmethod
+    def cancel(self, turn: Turn) -> None:
+        """Nobody will ask for this turn. Never raises."""
+
+    @property
+    def at_work(self) -> Turn | None:
+        """The turn that is most likely being carried out: turns begin in the order in which they become ready."""
+        ready = [(turn.ready_at, turn) for turn in self.pending if turn.ready_at is not None]
+        return min(ready, key=lambda one: one[0])[1] if ready else None
+
+    def lose(self, reason: str) -> None:
+        """End it: no turn of those that are pending will be reported."""
+        if self.lost is None:
+            self.lost = reason
+            self.suspect = self.at_work
+        self.end()
+
+    def end(self) -> None:
+        """End the actors. Safe to call twice."""
+        for actor in self.actors:
+            try:
+                ray.kill(actor)
+            except (RayError, ValueError) as error:
+                _log.debug("actor was not ended: %s", error)
+
+
+# A turn could not be carried out because of these; any other of Ray's errors is about the turn itself.
+DEATHS = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError, ActorUnschedulableError)
+LOSSES = (*DEATHS, ObjectLostError, TransferError)
+
+
+def reason(error: BaseException) -> str:
+    """The last line of a remote error: Ray puts the whole remote traceback into the text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def places_of(segments: Mapping[str, PackedSegment], work: TurnWork) -> dict[str, tuple[Whereabouts, ...]]:
+    """Where the segments are that a turn reads."""
+    return {name: segments[name].whereabouts for name in work.segment_order()}
