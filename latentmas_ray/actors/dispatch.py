@@ -9,8 +9,11 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[PackedSegment], b
     """The least loaded one; of those the one with most of the turn's memory on its node; of those in turn by batch.
 
     Turns are submitted before what they read is there, so the bytes of a segment are not known: each counts the same.
-    A turn takes longer than a transfer, so load counts before that, and a start takes longer than a turn.
+    A turn takes longer than a transfer, so load counts before that, and a start takes longer than a turn. Where memory
+    stays in the actor that made it, all turns of a batch go to the same one.
     """
+    if replicas[0].stays:
+        return replicas[batch % len(replicas)]
 
     def cost(place: int) -> tuple[bool, int, int, int]:
         replica = replicas[place]

@@ -45,6 +45,31 @@ def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Pa
     assert [row["id"] for row in rows["ray"]] == [question.id for question in load_questions("sample")]
 
 
+@pytest.mark.parametrize("placement", ["pack", "colocate"])
+def test_replicas_of_two_ranks_each_give_the_answers_of_one_process(tmp_path: Path, placement: str) -> None:
+    (tmp_path / "pair.yaml").write_text(PAIR)
+    answers = {}
+    for runtime, tp in (("local", 1), ("ray", 2)):
+        with LatentMAS(
+            model="tiny",
+            dtype="float32",
+            device="cpu",
+            topology=str(tmp_path / "pair.yaml"),
+            runtime=runtime,
+            placement=placement,
+            replicas=2 if placement == "colocate" else 1,
+            tp=tp,
+            batch_size=2,
+            latent_steps=3,
+            max_new_tokens=8,
+        ) as system:
+            answers[runtime] = {
+                answer.id: answer.answer_token_ids for answer in system.run(["a?", "a longer one?", "why?"])
+            }
+    assert answers["ray"] == answers["local"]
+    assert len(answers["ray"]) == 3
+
+
 def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
     alone = topology(agent("solver", thinks="text"))
     with actors_of(alone, partial(StandIn, tmp_path), replicas=2) as started:
