@@ -10,6 +10,7 @@ this machine, their ports and their files are out of its sight.
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,11 @@ class Cluster:
 
     def num_actors(self, node: int) -> int:
         """How many agents' actors live on a node, by the kernel's own account."""
-        return sum(name.startswith("ray::AgentActor") for name in self.machines[node].processes())
+        return len(self._actors(node))
+
+    def kill_actor(self, node: int) -> None:
+        """One of the agents' actors on a node dies."""
+        os.kill(self._actors(node)[0], signal.SIGKILL)
 
     def crash(self, node: int) -> None:
         """All processes of a node die, and their connections with them, which Ray notices at once."""
@@ -95,6 +100,18 @@ class Cluster:
         """A node dies as by a power cut: it just says nothing any more. It does not come back."""
         self._switch.unplug(self.machines[node])
         self.machines[node].power_off()
+
+    def cut_off(self, node: int) -> None:
+        """Nothing arrives at a node, or comes from it, until it is `reconnect`ed."""
+        self._switch.unplug(self.machines[node])
+
+    def reconnect(self, node: int) -> None:
+        """After `cut_off`."""
+        self._switch.plug_in_again(self.machines[node])
+
+    def _actors(self, node: int) -> list[int]:
+        processes = self.machines[node].processes()
+        return sorted(pid for pid, name in processes.items() if name.startswith("ray::AgentActor"))
 
     def _start_ray(self, nodes: Sequence[int]) -> None:
         """Start Ray on these nodes, all at the same time."""

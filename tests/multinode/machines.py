@@ -83,14 +83,15 @@ class Machine:
             raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def processes(self) -> list[str]:
-        """What the processes on this machine call themselves."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """What the processes on this machine call themselves, by their number as the outside sees it."""
+        found = {}
         for folder in Path("/proc").iterdir():
             # A process may end while it is looked at, and may be none of ours to look at.
             with contextlib.suppress(OSError):
                 if folder.name.isdigit() and (folder / "ns" / "pid").readlink() == self._namespace:
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                    name = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[int(folder.name)] = name
         return found
 
     def power_off(self) -> None:
@@ -148,6 +149,10 @@ class Switch:
     def unplug(self, machine: Machine) -> None:
         """Cut the link: nothing arrives any more, and neither side is told."""
         self._ip("link", "set", self._port(machine), "nomaster")
+
+    def plug_in_again(self, machine: Machine) -> None:
+        """After `unplug`: what is sent from now on arrives."""
+        self._ip("link", "set", self._port(machine), "master", "switch")
 
     def close(self) -> None:
         """Remove all links."""

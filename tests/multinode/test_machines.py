@@ -52,8 +52,8 @@ def test_machines_reach_one_another_until_they_are_unplugged(machines: tuple[Swi
 def test_a_machine_sees_its_own_processes_and_shared_memory_only(machines: tuple[Switch, Machine, Machine]) -> None:
     _, first, second = machines
     _listen(first)
-    assert any("socket" in name for name in first.processes())
-    assert not any("socket" in name for name in second.processes())
+    assert any("socket" in name for name in first.processes().values())
+    assert not any("socket" in name for name in second.processes().values())
     assert first.run(["touch", "/dev/shm/mine"]).returncode == 0
     assert first.run(["ls", "/dev/shm"]).stdout == "mine\n"
     assert second.run(["ls", "/dev/shm"]).stdout == ""
@@ -66,7 +66,7 @@ def test_power_off_ends_whatever_runs(machines: tuple[Switch, Machine, Machine])
     machine.power_off()
     assert process.wait(timeout=60) != 0
     assert not Path(f"/proc/{machine.pid}").exists()
-    assert machine.processes() == []
+    assert machine.processes() == {}
 
 
 def test_nothing_outlives_the_process_that_made_a_machine(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Actors, nodes and links that die in the middle of a run: it goes on, nothing is lost, its answers are the same."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.multinode.cluster import Cluster
+from tests.multinode.runs import (
+    evaluation,
+    finish,
+    local_rows,
+    make_cluster,
+    started_on,
+    wait_while,
+    write_questions,
+)
+from tests.ray.actor_cases import timeless
+from tests.ray.command_cases import read_rows
+
+NUM_QUESTIONS = 40
+HEAD, WORKER, OTHER = range(3)
+# Half a minute of silence, where Ray's own default is more than one.
+SOON_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "4"}
+SPREAD = ["--placement", "spread"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The evaluation that is disturbed."""
+    return evaluation(write_questions(tmp_path_factory.mktemp("task"), NUM_QUESTIONS), "sequential")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What it gives otherwise."""
+    return local_rows(command, tmp_path_factory.mktemp("undisturbed"))
+
+
+def run_through(
+    cluster: Cluster, command: list[str], folder: Path, faults: list[tuple[int, Callable[[], object]]]
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a run and what it said, with faults each after so many answers."""
+    run = [*command, "--address", cluster.address, "--output", str(folder)]
+    with started_on(cluster, HEAD, run) as process:
+        for num_answers, fault in faults:
+            wait_while(lambda: len(read_rows(folder)) < num_answers and process.poll() is None)  # noqa: B023
+            assert process.poll() is None, "the run was over before it was disturbed"
+            fault()
+        done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return [timeless(row) for row in read_rows(folder)], done.stderr
+
+
+def test_a_run_outlives_an_actor_and_then_a_node(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Three nodes: an actor of one dies, then another node, without a word."""
+    with make_cluster(2, 2, 2, more=SOON_DEAD) as cluster:
+        faults = [(2, lambda: cluster.kill_actor(WORKER)), (8, lambda: cluster.power_off(OTHER))]
+        rows, said = run_through(cluster, [*command, *SPREAD], tmp_path / "run", faults)
+        assert cluster.num_actors(OTHER) == 0
+    assert rows == undisturbed
+    assert said.count("going on") >= 2
+
+
+def test_a_run_outlives_a_node_whose_processes_die(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Their connections break, so the run knows at once what Ray does not know yet. All actors go to the other node."""
+    with make_cluster(1, 1, more=SOON_DEAD) as cluster:
+        rows, said = run_through(cluster, command, tmp_path / "run", [(3, lambda: cluster.crash(WORKER))])
+        wait_while(lambda: cluster.num_actors(HEAD) > 0)
+    assert rows == undisturbed
+    assert "died" in said
+
+
+def test_replicas_on_other_nodes_do_the_work_of_those_that_are_gone(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with make_cluster(2, 2, more=SOON_DEAD) as cluster:
+        replicas = ["--replicas", "2", "--placement", "pack"]
+        rows, _ = run_through(cluster, [*command, *replicas], tmp_path / "run", [(3, lambda: cluster.crash(WORKER))])
+    assert rows == undisturbed
+
+
+def test_a_link_that_is_cut_for_a_while_costs_nothing(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with make_cluster(2, 2) as cluster:
+
+        def cut_for_a_while() -> None:
+            cluster.cut_off(WORKER)
+            time.sleep(5.0)
+            cluster.reconnect(WORKER)
+
+        rows, _ = run_through(cluster, [*command, *SPREAD], tmp_path / "run", [(3, cut_for_a_while)])
+    assert rows == undisturbed
