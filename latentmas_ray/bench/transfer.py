@@ -5,8 +5,6 @@ here. After each hand-over the link itself moves as many bytes: A B A B …, so 
 both. Ratios are taken pair by pair, and medians are what is reported.
 """
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from typing import Any
 
 from latentmas_ray.actors.bench_actor import BenchCluster, Node
 from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
+from latentmas_ray.bench.machine import processor
 from latentmas_ray.bench.pairs import OneProcess, Pair, TwoActors, num_threads
 from latentmas_ray.bench.stamps import SizeFigures, size_figures
 from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchSettings
@@ -159,12 +158,6 @@ def _measure_size(
 
 
 def _machine(num_nodes: int) -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123  not a file
-            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
-    except OSError:
-        pass
     nodes = f", {num_nodes} nodes" if num_nodes > 1 else ""
     threads = "1 torch thread" if num_threads() == 1 else f"{num_threads()} torch threads"
-    return f"{name}, {os.cpu_count()} cores, {threads}{nodes}"
+    return f"{processor()}, {threads}{nodes}"

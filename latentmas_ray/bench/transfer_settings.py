@@ -1,13 +1,12 @@
 """What a benchmark of hand-overs measures. Imports nothing heavy."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from latentmas_ray.bench.plot_file import check_plot_file
 from latentmas_ray.errors import ConfigError
 
 # The first is the smallest message that there is; of these, what fits is taken.
 DEFAULT_TOKENS = (1, 64, 1024, 8192, 32768)
-PLOT_ENDING = ".png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +38,4 @@ class TransferBenchSettings:
         if self.address == "":
             raise ConfigError("address", self.address, "it must be HOST:PORT, ray://HOST:PORT or auto")
         if self.plot is not None:
-            _check_plot(self.plot)
-
-
-def _check_plot(name: str) -> None:
-    path = Path(name)
-    if path.suffix.lower() != PLOT_ENDING or path.is_dir():
-        raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")
-    if not path.parent.is_dir():
-        raise ConfigError("plot", name, f"its folder must exist: {path.parent}")
+            check_plot_file(self.plot)

@@ -7,7 +7,7 @@ import typer
 
 from latentmas_ray.cli.bench_transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.cli.numbers import whole_numbers
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def engine(
         "model": model,
         "dtype": dtype,
         "device": device,
-        "batch_sizes": None if batch_size is None else _sizes(batch_size),
+        "batch_sizes": None if batch_size is None else whole_numbers("batch_size", batch_size, "1,8"),
         "num_agents": num_agents,
         "latent_steps": latent_steps,
         "prompt_tokens": prompt_tokens,
@@ -83,13 +83,6 @@ def engine(
     from latentmas_ray.cli.tables import results_console
 
     results_console().print(_table(outcome))
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise ConfigError("batch_size", text, "it must be whole numbers of at least 1, as in 1,8")
-    return tuple(int(part) for part in parts)
 
 
 def _table(outcome: "EngineBench") -> "RenderableType":

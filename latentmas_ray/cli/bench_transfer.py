@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.cli.numbers import whole_numbers
 
 
 def transfer(
@@ -51,7 +51,7 @@ def transfer(
     given = {
         "model": model,
         "dtype": dtype,
-        "tokens": None if tokens is None else _sizes(tokens),
+        "tokens": None if tokens is None else whole_numbers("tokens", tokens, "64,1024,8192"),
         "transports": None if transports is None else tuple(name.strip() for name in transports.split(",")),
         "repeats": repeats,
         "address": address,
@@ -83,11 +83,3 @@ def _measure(settings: TransferBenchSettings, *, as_json: bool) -> None:
         from latentmas_ray.bench.plot import draw
 
         draw(outcome, settings.plot)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    # The length is looked at first: int() refuses very long numbers with an error of its own.
-    if not all(part.isascii() and part.isdigit() and len(part) <= 12 for part in parts):
-        raise ConfigError("tokens", text, "it must be whole numbers of at least 1, as in 64,1024,8192")
-    return tuple(int(part) for part in parts)

@@ -35,7 +35,7 @@ def transfer_tables(outcome: "TransferBench") -> RenderableType:
 def _way_table(way: "WayFigures") -> tuple[str, Table]:
     copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
     heading = f"{_name(way)}: move as % of {way.limit}, hand-over as % of {copies}"
-    table = _make_table(("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"), "tokens")
+    table = make_table(("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"), "tokens")
     for size in way.sizes:
         cells = [f"{size.tokens}", format_bytes(size.num_bytes)]
         for timing in (size.move, size.hand_over):
@@ -48,7 +48,7 @@ def _way_table(way: "WayFigures") -> tuple[str, Table]:
 
 def _phases_table(ways: Iterable["WayFigures"]) -> tuple[str, Table]:
     """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
-    table = _make_table((*_PHASES.values(), "the\nlimit"), "")
+    table = make_table((*_PHASES.values(), "the\nlimit"), "")
     for way in ways:
         size: SizeFigures = way.sizes[-1]
         cells = [format_time(size.phases[name]) for name in _PHASES]
@@ -65,14 +65,15 @@ def _felt(outcome: "TransferBench") -> Iterator[tuple[str, Table]]:
         f"end to end: {felt.prompt_tokens} prompt tokens, {felt.latent_steps} latent steps, "
         f"{format_bytes(felt.num_bytes)}, {felt.transport}, {felt.link.replace('_', ' ')}"
     )
-    table = _make_table(("thought to\nabsorbed", "exposed, as a\nrun tells it"), "")
+    table = make_table(("thought to\nabsorbed", "exposed, as a\nrun tells it"), "")
     for name, side in (("with overlap", felt.overlap), ("without", felt.no_overlap)):
         table.add_row(name, format_time(side.seconds), format_time(side.exposed_seconds))
     table.add_row("ratio", f"{felt.ratio:.1f} ×", "")
     yield heading, table
 
 
-def _make_table(columns: Iterable[str], first: str) -> Table:
+def make_table(columns: Iterable[str], first: str) -> Table:
+    """A narrow table; figures stand at the right."""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,

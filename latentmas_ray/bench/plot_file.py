@@ -1,0 +1,16 @@
+"""Where a picture may be written. Imports nothing heavy."""
+
+from pathlib import Path
+
+from latentmas_ray.errors import ConfigError
+
+PLOT_ENDING = ".png"
+
+
+def check_plot_file(name: str) -> None:
+    """Raises ConfigError unless a picture could be written to the file `name`."""
+    path = Path(name)
+    if path.suffix.lower() != PLOT_ENDING or path.is_dir():
+        raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")
+    if not path.parent.is_dir():
+        raise ConfigError("plot", name, f"its folder must exist: {path.parent}")
