@@ -63,6 +63,7 @@ class Node:
     node_id: str
     host: str
     store_bytes: float
+    memory_bytes: float  # that Ray may give to actors, the object store aside
 
 
 class BenchCluster:
@@ -89,7 +90,12 @@ class BenchCluster:
         """The nodes that are alive: first the one where this process runs."""
         own = ray.get_runtime_context().get_node_id()
         nodes = [
-            Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"].get("object_store_memory", 0.0))
+            Node(
+                node["NodeID"],
+                node["NodeManagerAddress"],
+                node["Resources"].get("object_store_memory", 0.0),
+                node["Resources"].get("memory", 0.0),
+            )
             for node in ray.nodes()
             if node["Alive"]
         ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentmas_ray.cli.bench_scaling import scaling
 from latentmas_ray.cli.bench_transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
 from latentmas_ray.cli.numbers import whole_numbers
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure beside a reference.")
 bench_app.command("transfer")(transfer)
+bench_app.command("scaling")(scaling)
 
 
 @bench_app.callback()

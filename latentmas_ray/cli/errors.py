@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from latentmas_ray.bench.scaling_settings import ScalingBenchSettings
 from latentmas_ray.bench.settings import EngineBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
@@ -24,7 +25,11 @@ from latentmas_ray.placement.links import LinkSpeeds
 # Fields that are flags of some command, and are told under the flag's name.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
-    | {field.name for settings in (EngineBenchSettings, TransferBenchSettings) for field in fields(settings)}
+    | {
+        field.name
+        for settings in (EngineBenchSettings, TransferBenchSettings, ScalingBenchSettings)
+        for field in fields(settings)
+    }
     | {field.name for field in fields(LinkSpeeds)}
     | {"tp", "prompt_tokens", "nodes", "gpus_per_node", "gpu_memory", "cpus_per_node"}
 )

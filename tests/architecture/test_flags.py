@@ -30,6 +30,10 @@ COMMANDS = {
         --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats
         --json
     """,
+    "bench scaling": """
+        --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
+        --no-hand-overs --address --plot --json
+    """,
     "bench transfer": """
         --model --dtype --tokens --transports --repeats --address --end-to-end --no-end-to-end --prompt-tokens
         --latent-steps --plot --json
