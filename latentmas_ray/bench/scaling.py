@@ -33,9 +33,9 @@ from latentmas_ray.topology import AgentSpec, Topology
 from latentmas_ray.transport import pick_transport
 from latentmas_ray.units import format_bytes
 
-ACTOR_BYTES = 300_000_000  # an actor with torch and no model
+ACTOR_BYTES = 200_000_000  # an actor with torch and no model
 _READER_SHARE = 0.9  # readers are that much faster where all are busy, so that a hand-over finds its reader idle
-_ALONE = 4  # times as many batches where there is one at a time: it takes a moment, and p99 wants a hundred
+_ALONE = 8  # times as many batches where there is one at a time: it takes a moment, and p99 wants a hundred
 _LOADS = ("alone", "busy", "flood")
 
 Progress = Callable[[str], None]

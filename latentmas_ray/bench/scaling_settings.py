@@ -16,8 +16,8 @@ class ScalingBenchSettings:
 
     replicas: tuple[int, ...] = (1, 2, 4, 8)  # of every agent, one number after another
     agents: int = 1  # of the chain whose throughput is measured
-    turn_seconds: float = 0.5  # that every turn takes, by a timer
-    batches: int = 10  # that every replica gets
+    turn_seconds: float = 1.0  # that every turn takes, by a timer
+    batches: int = 5  # that every replica gets
     repeats: int = 3
     actors: tuple[int, ...] | None = None  # that hand over; None: those of `DEFAULT_ACTORS` that fit
     throughput: bool = True

@@ -1,6 +1,8 @@
 """`latentmas bench scaling`: flags, and the figures as tables."""
 
+import contextlib
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -17,10 +19,10 @@ def scaling(
         int | None, typer.Option("--agents", metavar="N", help="throughput: of the chain (default: 1)")
     ] = None,
     turn_seconds: Annotated[
-        float | None, typer.Option("--turn-seconds", metavar="S", help="that every turn takes (default: 0.5)")
+        float | None, typer.Option("--turn-seconds", metavar="S", help="that every turn takes (default: 1)")
     ] = None,
     batches: Annotated[
-        int | None, typer.Option("--batches", metavar="N", help="that every replica gets (default: 10)")
+        int | None, typer.Option("--batches", metavar="N", help="that every replica gets (default: 5)")
     ] = None,
     repeats: Annotated[
         int | None, typer.Option("--repeats", metavar="N", help="of every measurement (default: 3)")
@@ -71,7 +73,9 @@ def _measure(settings: ScalingBenchSettings, *, as_json: bool) -> None:
         check_matplotlib(settings.plot)
     from latentmas_ray.bench.scaling import run  # torch and Ray: only once the flags are known good
 
-    outcome = run(settings, lambda line: typer.echo(line, err=True))
+    # Ray prints warnings of its nodes, such as of many new processes, to stdout, and that is where the figures go.
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = run(settings, lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=2))
     else:

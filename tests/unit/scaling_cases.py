@@ -35,7 +35,7 @@ def outcome() -> ScalingBench:
     """Up to 64 replicas and actors."""
     seconds = {replicas: [5.0 + 0.01 * replicas] * 3 for replicas in (1, 2, 4, 8, 16, 32, 64)}
     return ScalingBench(
-        settings=ScalingBenchSettings(replicas=tuple(seconds)),
+        settings=ScalingBenchSettings(replicas=tuple(seconds), turn_seconds=0.5),
         machine="A processor with a long name @ 2.60GHz, 64 cores",
         load_average=0.123,
         num_nodes=1,
