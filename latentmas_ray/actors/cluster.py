@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Cluster:
     owned: bool
     nodes: tuple[NodeResources, ...]
     node_ids: frozenset[str]
-    object_store_bytes: float
+    store_bytes: Mapping[str, float]  # of the object store of each node
 
     @classmethod
     def look(cls, *, owned: bool) -> "Cluster":
@@ -43,7 +43,7 @@ class Cluster:
                 for node_id, resources in alive.items()
             ),
             node_ids=frozenset(alive),
-            object_store_bytes=sum(resources.get("object_store_memory", 0.0) for resources in alive.values()),
+            store_bytes={name: resources.get("object_store_memory", 0.0) for name, resources in alive.items()},
         )
 
     def has_lost_nodes(self) -> bool:

@@ -108,7 +108,7 @@ class RayRuntime:
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._in_use.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=int(self._cluster.object_store_bytes * _STORE_SHARE),
+            memory_limit_bytes=self._memory_limit(self._cluster),
             description=f"{self._fleet.describe()}, {why}",
             handover_costs=measure_costs(self._replicas_of)
             if self._measures_costs and not self._fleet.plan.is_colocated
@@ -212,6 +212,13 @@ class RayRuntime:
         self._transport = transport.within_one_actor() if self._fleet.plan.is_colocated else transport
         self._fleet.use(self._transport)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
+
+    def _memory_limit(self, cluster: Cluster) -> int:
+        """Segments are made where actors are, and nobody knows on which of their nodes: so each counts as the one whose
+        object store is the smallest, and a node without actors not at all."""
+        used = {one.node_id for one in self._fleet.loaded}
+        smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
+        return int(len(used) * smallest * _STORE_SHARE)
 
     def _lose(self, replica: Replica, agent: str, why: str) -> None:
         """A replica has died, or is to: have it made again."""

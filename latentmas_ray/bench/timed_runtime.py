@@ -79,6 +79,10 @@ class TimedRuntime:
         self._last_report = now
         return report
 
+    def is_lost(self, ticket: Ticket) -> bool:
+        """As the runtime inside says."""
+        return self._runtime.is_lost(ticket)
+
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Give up on turns."""
         self._runtime.cancel(tickets)

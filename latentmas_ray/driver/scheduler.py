@@ -174,18 +174,18 @@ class Driver:
                 self._give_up(flight, cause)
             return
         del self._waiting[ticket]
+        dropped = flight.finished(report)
+        if go_on and not flight.is_complete:
+            self._submit_ready(flight)  # before all that nobody waits for
         self._tally.count_turn(report)
         if report.agent in flight.bounds:
             self._ledger.settle(flight, report.agent, report.segment_bytes)
-        dropped = flight.finished(report)
         for needless in dropped:
             self._ledger.release(flight, needless.agent)
         self._runtime.release(dropped)
         if flight.is_complete:
             self._flights.remove(flight)
             self._answer(flight)
-        elif go_on:
-            self._submit_ready(flight)
 
     def _answer(self, flight: Flight) -> None:
         assert flight.admitted_at is not None

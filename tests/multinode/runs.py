@@ -19,9 +19,11 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "LATENTMAS_TORCH_THREADS": "1"}
 FLAGS = ["--model", "tiny", "--temperature", "0", "--latent-steps", "6", "--max-new-tokens", "8", "--batch-size", "2"]
 
 
-def make_cluster(*num_cpus: int | None, more: Mapping[str, str] | None = None) -> Cluster:
-    """A cluster whose processes use this checkout, with `more` in their environment."""
-    return Cluster(num_cpus, environment=environment({**ONE_THREAD, **(more or {})}))
+def make_cluster(*num_cpus: int | None, more: Mapping[str, str] | None = None, dashboard: bool = False) -> Cluster:
+    """A cluster whose processes use this checkout, with `more` in their environment; with a `dashboard` it takes jobs,
+    whose `python` is the tests' own."""
+    path = {"PATH": f"{COMMAND.parent}:{environment()['PATH']}"}
+    return Cluster(num_cpus, environment=environment({**ONE_THREAD, **path, **(more or {})}), dashboard=dashboard)
 
 
 def write_questions(folder: Path, count: int) -> Path:

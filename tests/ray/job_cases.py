@@ -10,6 +10,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+
+import pytest
 
 from tests.ray.command_cases import COMMAND, ROOT, TIMEOUT_SECONDS, environment, started, wait_for
 
@@ -24,6 +27,11 @@ _PORTS = (
     "runtime-env-agent-port",
     "metrics-export-port",
     "ray-client-server-port",
+)
+_NEEDED = ("aiohttp", "aiohttp_cors", "opencensus", "opentelemetry", "prometheus_client", "smart_open", "virtualenv")
+_missing = [name for name in _NEEDED if find_spec(name) is None]
+needs_dashboard = pytest.mark.skipif(
+    bool(_missing), reason=f"jobs need Ray's dashboard (ray[default]): {', '.join(_missing)} missing"
 )
 
 

@@ -3,22 +3,15 @@
 import json
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from latentmas_ray.driver.metrics import EXPOSED_SECONDS, METRICS
+from latentmas_ray.driver.metrics import EXPOSED_SECONDS, LOST_TURNS, METRICS
 from tests.ray.command_cases import read_rows, wait_for
-from tests.ray.job_cases import JobCluster, job_cluster, output_of
+from tests.ray.job_cases import JobCluster, job_cluster, needs_dashboard, output_of
 
-NEEDED = ("aiohttp", "aiohttp_cors", "opencensus", "opentelemetry", "prometheus_client", "smart_open", "virtualenv")
-missing = [name for name in NEEDED if find_spec(name) is None]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=f"jobs need Ray's dashboard (ray[default]): {', '.join(missing)} missing"),
-]
+pytestmark = [pytest.mark.slow, needs_dashboard]
 
 SHORT = ["--model", "tiny", "--limit", "3", "--latent-steps", "3", "--max-new-tokens", "4", "--temperature", "0"]
 EVAL = ["python", "jobs/eval.py"]
@@ -77,8 +70,8 @@ def test_a_job_that_is_stopped_keeps_what_finished(cluster: JobCluster, tmp_path
 
 
 def test_every_metric_of_a_job_comes_out_at_its_node(cluster: JobCluster) -> None:
-    """While it runs: a node forgets gauges that are not set any more. The seconds that transfers expose may be none."""
-    expected = {f"ray_{metric.name}" for metric in METRICS if metric is not EXPOSED_SECONDS}
+    """While it runs: a node forgets gauges that are not set any more. Nothing may be exposed, and nothing be lost."""
+    expected = {f"ray_{metric.name}" for metric in METRICS if metric not in (EXPOSED_SECONDS, LOST_TURNS)}
     seen: set[str] = set()
     name = f"measured-{time.monotonic_ns()}"
     long = ["--model", "tiny", "--latent-steps", "200", "--max-new-tokens", "400", "--batch-size", "1"]

@@ -1,0 +1,63 @@
+"""`ray job submit` from a machine outside to a cluster of two nodes: where its agents stand, its log, its results."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.multinode.cluster import Cluster
+from tests.multinode.machines import kill_session
+from tests.multinode.runs import make_cluster, wait_while
+from tests.ray.command_cases import COMMAND, ROOT, read_rows
+from tests.ray.job_cases import needs_dashboard
+
+HEAD, WORKER, OUTSIDE = range(3)
+RAY = COMMAND.with_name("ray")
+SIZE = ["--model", "tiny", "--limit", "6", "--batch-size", "1", "--latent-steps", "60", "--max-new-tokens", "60"]
+
+pytestmark = [pytest.mark.slow, needs_dashboard]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, each with cores for all agents, and a machine that only reaches them."""
+    with make_cluster(4, 4, None, dashboard=True) as cluster:
+        yield cluster
+
+
+def submit(cluster: Cluster, *flags: str) -> "subprocess.Popen[str]":
+    where = ["--address", cluster.dashboard_url, "--working-dir", str(ROOT)]
+    return cluster.start(OUTSIDE, [RAY, "job", "submit", *where, "--", "python", "jobs/eval.py", *SIZE, *flags])
+
+
+def nodes_of_agents(cluster: Cluster) -> list[str]:
+    """The node of every agent's actor that is alive, by Ray's own account."""
+    ask = [RAY, "list", "actors", "--address", cluster.dashboard_url, "--format", "json", "--filter", "state=ALIVE"]
+    told = cluster.machines[OUTSIDE].run(ask, environment=cluster.environment, timeout_seconds=120)
+    actors = json.loads(told.stdout[told.stdout.index("[") :]) if "[" in told.stdout else []
+    return sorted(actor["node_id"] for actor in actors if actor["class_name"] == "AgentActor")
+
+
+@pytest.mark.parametrize(("placement", "num_nodes"), [("spread", 2), ("pack", 1)])
+def test_agents_of_a_job_stand_where_it_says(cluster: Cluster, tmp_path: Path, placement: str, num_nodes: int) -> None:
+    job = submit(cluster, "--placement", placement, "--output", str(tmp_path / "run"))
+    try:
+        seen: list[str] = []
+
+        def look() -> None:
+            nonlocal seen
+            seen = max(seen, nodes_of_agents(cluster), key=len)
+
+        wait_while(lambda: len(seen) < 4 and job.poll() is None, look)
+        log, _ = job.communicate(timeout=300)
+    finally:
+        kill_session(job)
+    assert job.returncode == 0, log
+    assert (len(seen), len(set(seen))) == (4, num_nodes)
+    assert "latent: 6/6 questions" in log
+    assert f"placement {placement}" in log
+    assert "accuracy" in log
+    assert len(read_rows(tmp_path / "run")) == 6
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_failed"] == 0
