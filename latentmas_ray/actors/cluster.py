@@ -66,6 +66,9 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     if owned:
         if address is not None:
             _check_reachable(address, field)
+        # An actor that dies leaves errors behind in turns that nobody asks for any more. Ray would print each with
+        # its traceback; what there is to say, the run says.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         try:
             with _hold_back_stderr() if address else nullcontext():
                 ray.init(

@@ -17,6 +17,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayActorError,
     RayError,
+    RayTaskError,
     WorkerCrashedError,
 )
 
@@ -156,8 +157,11 @@ LOSSES = (*DEATHS, ObjectLostError, TransferError)
 
 
 def reason(error: BaseException) -> str:
-    """The last line of a remote error: Ray puts the whole remote traceback into the text."""
+    """The last line of a remote error: Ray puts the whole remote traceback into the text. Of an actor's death the first
+    sentence: what follows tells how to look for causes, and many numbers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
+        return next((line for line in reversed(lines) if line.startswith("The actor")), lines[0]).partition(". ")[0]
     return lines[-1] if lines else type(error).__name__
 
 

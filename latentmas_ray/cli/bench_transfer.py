@@ -1,6 +1,8 @@
 """`latentmas bench transfer`: flags, and the figures as tables."""
 
+import contextlib
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -71,7 +73,9 @@ def _measure(settings: TransferBenchSettings, *, as_json: bool) -> None:
         check_matplotlib(settings.plot)
     from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are known good
 
-    outcome = run(settings, lambda line: typer.echo(line, err=True))
+    # Ray prints warnings of its nodes to stdout, and that is where the figures go.
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = run(settings, lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=2))
     else:

@@ -1,7 +1,8 @@
 """From a validated configuration to a running system, and what to say when a run stops half way."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"]:
-    """The system of `config`, closed at the end. An error that stops the run leaves with a note on how to go on."""
+    """The system of `config`, closed at the end. An error that stops the run leaves with a note on how to go on.
+
+    Nothing may be printed to stdout meanwhile: Ray prints warnings of its nodes there, and they go to stderr.
+    """
     read_environment()
     from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are known good
 
     try:
-        with LatentMAS(config, observer=observer) as system:
+        with redirect_stdout(sys.stderr), LatentMAS(config, observer=observer) as system:
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or (Path(config.output) / "results.jsonl").exists()):

@@ -26,6 +26,7 @@ class RunWatcher:
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
+        self._last_fault = ""
 
     def on_started(self, description: str, num_questions: int, num_done: int) -> None:
         """The runtime is up; `num_done` questions were already finished by an earlier run."""
@@ -42,7 +43,13 @@ class RunWatcher:
             self.failures.append(failure)
 
     def on_fault(self, reason: str) -> None:
-        """Something was lost, and a batch goes on without it."""
+        """Something was lost, and a batch goes on without it. Told once where many batches lose the same."""
+        if reason != self._last_fault:
+            self._last_fault = reason
+            self._tell_fault(f"{reason}; going on")
+
+    def _tell_fault(self, line: str) -> None:
+        """A line for the user."""
 
     def on_finished(self) -> None:
         """No question is left."""
@@ -69,8 +76,8 @@ class BarWatcher(RunWatcher):
             self._task, completed=progress.num_done, total=progress.num_questions, figures=_figures(progress)
         )
 
-    def on_fault(self, reason: str) -> None:
-        self._bar.console.print(f"{reason}; going on", style="yellow", markup=False, highlight=False)
+    def _tell_fault(self, line: str) -> None:
+        self._bar.console.print(line, style="yellow", markup=False, highlight=False)
 
 
 class LineWatcher(RunWatcher):
@@ -98,8 +105,8 @@ class LineWatcher(RunWatcher):
         if waited >= MAX_LINE_SECONDS or (step_done and waited >= MIN_LINE_SECONDS):
             self._write(progress)
 
-    def on_fault(self, reason: str) -> None:
-        self._say(f"{reason}; going on")
+    def _tell_fault(self, line: str) -> None:
+        self._say(line)
 
     def on_finished(self) -> None:
         if self._latest is not None and self._latest != self._written:

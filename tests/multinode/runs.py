@@ -1,15 +1,17 @@
 """Runs of the real command line over questions of our own, on a cluster or in one process."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.multinode.cluster import Cluster
-from tests.multinode.machines import kill_session
 from tests.ray.actor_cases import timeless
 from tests.ray.command_cases import COMMAND, environment, read_rows, run_command
 
@@ -45,22 +47,40 @@ def local_rows(command: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     return [timeless(row) for row in read_rows(folder)]
 
 
+class Command:
+    """A command on a node. What it prints is read all the time: it would stop where its pipe is full."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._reader = ThreadPoolExecutor(1)
+        self._printed = self._reader.submit(process.communicate)
+
+    @property
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Wait for the end, which must come."""
+        out, err = self._printed.result(timeout=PATIENCE_SECONDS)
+        return subprocess.CompletedProcess(self._process.args, self._process.returncode, out, err)
+
+    def end(self) -> None:
+        """Kill it, if it is not over, and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._reader.shutdown()
+
+
 @contextmanager
 def started_on(
-    cluster: Cluster, node: int, command: Sequence[str], environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+    cluster: Cluster, node: int, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+) -> Iterator[Command]:
     """A command on a node, ended with the body; `environment` instead of the cluster's."""
-    process = cluster.start(node, command, environment=environment)
+    started = Command(cluster.start(node, command, environment=environment))
     try:
-        yield process
+        yield started
     finally:
-        kill_session(process)
-
-
-def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Wait for the end of a command, which must come."""
-    out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        started.end()
 
 
 def wait_while(condition: Callable[[], bool], look: Callable[[], object] = lambda: None) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.multinode.runs import finish, make_cluster, started_on
+from tests.multinode.runs import make_cluster, started_on
 from tests.ray.command_cases import COMMAND
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ def test_the_link_between_two_nodes_is_measured_beside_plain_tcp() -> None:
     with make_cluster(1, 1) as cluster:
         command = [str(COMMAND), "bench", "transfer", *FLAGS, "--address", cluster.address]
         with started_on(cluster, 0, command) as process:
-            done = finish(process)
+            done = process.finish()
     assert done.returncode == 0, done.stderr
     ways = {(way["link"], way["transport"]): way for way in json.loads(done.stdout)["ways"]}
     assert {("same_process", "loopback"), ("same_node", "object_store"), ("cross_node", "tcp")} <= set(ways)

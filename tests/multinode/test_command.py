@@ -1,6 +1,5 @@
 """The command line on a cluster of several nodes: the answers of one process, and who may join."""
 
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,8 +12,8 @@ import pytest
 from tests.multinode.cluster import Cluster
 from tests.multinode.runs import (
     ONE_THREAD,
+    Command,
     evaluation,
-    finish,
     local_rows,
     make_cluster,
     started_on,
@@ -78,8 +77,8 @@ def test_agents_on_several_nodes_answer_as_in_one_process(
 
     where = ["--runtime", "ray", "--address", cluster.address, "--output", str(tmp_path)]
     with started_on(cluster, driver, [*evaluation(task, topology), *where]) as process:
-        wait_while(lambda: process.poll() is None, look)
-        done = finish(process)
+        wait_while(lambda: not process.is_over, look)
+        done = process.finish()
     assert done.returncode == 0, done.stderr
     assert most == {HEAD: 2, WORKER: 2, IDLE: 0, OUTSIDER: 0}
     rows = read_rows(tmp_path)
@@ -127,9 +126,7 @@ REASONS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def knocking(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, tuple[str, subprocess.Popen[str]]]]:
+def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Command]]]:
     """The commands that cannot join, each with its address. They start with the first test, since some take a minute
     to give up, in which they only wait."""
     cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
@@ -144,9 +141,9 @@ def knocking(
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_who_cannot_join_is_told_in_one_line(knocking: dict[str, tuple[str, subprocess.Popen[str]]], case: str) -> None:
+def test_who_cannot_join_is_told_in_one_line(knocking: dict[str, tuple[str, Command]], case: str) -> None:
     address, process = knocking[case]
-    done = finish(process)
+    done = process.finish()
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: --address: got '{address}'; ")
     assert REASONS[case] in done.stderr

@@ -10,7 +10,6 @@ import pytest
 from tests.multinode.cluster import Cluster
 from tests.multinode.runs import (
     evaluation,
-    finish,
     local_rows,
     make_cluster,
     started_on,
@@ -48,10 +47,10 @@ def run_through(
     run = [*command, "--address", cluster.address, "--output", str(folder)]
     with started_on(cluster, HEAD, run) as process:
         for num_answers, fault in faults:
-            wait_while(lambda: len(read_rows(folder)) < num_answers and process.poll() is None)  # noqa: B023
-            assert process.poll() is None, "the run was over before it was disturbed"
+            wait_while(lambda: len(read_rows(folder)) < num_answers and not process.is_over)  # noqa: B023
+            assert not process.is_over, "the run was over before it was disturbed"
             fault()
-        done = finish(process)
+        done = process.finish()
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return [timeless(row) for row in read_rows(folder)], done.stderr

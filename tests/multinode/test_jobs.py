@@ -1,15 +1,13 @@
 """`ray job submit` from a machine outside to a cluster of two nodes: where its agents stand, its log, its results."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.multinode.cluster import Cluster
-from tests.multinode.machines import kill_session
-from tests.multinode.runs import make_cluster, wait_while
+from tests.multinode.runs import make_cluster, started_on, wait_while
 from tests.ray.command_cases import COMMAND, ROOT, read_rows
 from tests.ray.job_cases import needs_dashboard
 
@@ -27,11 +25,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def submit(cluster: Cluster, *flags: str) -> "subprocess.Popen[str]":
-    where = ["--address", cluster.dashboard_url, "--working-dir", str(ROOT)]
-    return cluster.start(OUTSIDE, [RAY, "job", "submit", *where, "--", "python", "jobs/eval.py", *SIZE, *flags])
-
-
 def nodes_of_agents(cluster: Cluster) -> list[str]:
     """The node of every agent's actor that is alive, by Ray's own account."""
     ask = [RAY, "list", "actors", "--address", cluster.dashboard_url, "--format", "json", "--filter", "state=ALIVE"]
@@ -42,19 +35,19 @@ def nodes_of_agents(cluster: Cluster) -> list[str]:
 
 @pytest.mark.parametrize(("placement", "num_nodes"), [("spread", 2), ("pack", 1)])
 def test_agents_of_a_job_stand_where_it_says(cluster: Cluster, tmp_path: Path, placement: str, num_nodes: int) -> None:
-    job = submit(cluster, "--placement", placement, "--output", str(tmp_path / "run"))
-    try:
-        seen: list[str] = []
+    where = ["--address", cluster.dashboard_url, "--working-dir", str(ROOT)]
+    run = ["python", "jobs/eval.py", *SIZE, "--placement", placement, "--output", str(tmp_path / "run")]
+    seen: list[str] = []
 
-        def look() -> None:
-            nonlocal seen
-            seen = max(seen, nodes_of_agents(cluster), key=len)
+    def look() -> None:
+        nonlocal seen
+        seen = max(seen, nodes_of_agents(cluster), key=len)
 
-        wait_while(lambda: len(seen) < 4 and job.poll() is None, look)
-        log, _ = job.communicate(timeout=300)
-    finally:
-        kill_session(job)
-    assert job.returncode == 0, log
+    with started_on(cluster, OUTSIDE, [RAY, "job", "submit", *where, "--", *run]) as job:
+        wait_while(lambda: len(seen) < 4 and not job.is_over, look)
+        done = job.finish()
+    log = done.stdout
+    assert done.returncode == 0, log
     assert (len(seen), len(set(seen))) == (4, num_nodes)
     assert "latent: 6/6 questions" in log
     assert f"placement {placement}" in log

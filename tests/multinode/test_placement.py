@@ -11,7 +11,6 @@ import pytest
 from tests.multinode.cluster import Cluster
 from tests.multinode.runs import (
     evaluation,
-    finish,
     local_rows,
     make_cluster,
     started_on,
@@ -70,8 +69,8 @@ def test_agents_stand_where_they_are_put(
 
     where = ["--address", cluster.address, "--output", str(tmp_path), "--placement", placement]
     with started_on(cluster, HEAD, [*command, *where]) as process:
-        wait_while(lambda: process.poll() is None, look)
-        done = finish(process)
+        wait_while(lambda: not process.is_over, look)
+        done = process.finish()
     assert done.returncode == 0, done.stderr
     assert sorted(most) == actors
     rows = read_rows(tmp_path)
@@ -84,7 +83,7 @@ def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
     """It joins the cluster to look at it, and starts nothing there."""
     plan = [str(COMMAND), "plan", "--address", cluster.address, "--placement", "spread", "--json"]
     with started_on(cluster, HEAD, plan) as process:
-        done = finish(process)
+        done = process.finish()
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [node["num_cpus"] for node in told["nodes"]] == [4.0, 4.0]
