@@ -3,17 +3,21 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.chain import chain_questions
+from latentmas_ray.tasks.notes import notes_questions
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.record import TASK_KINDS, Draft, KindInference, check_record
 
-BUILTIN_TASKS = ("sample",)
+GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {"notes": notes_questions, "chain": chain_questions}
+BUILTIN_TASKS = ("sample", *GENERATED_TASKS)
+NUM_GENERATED = 1000
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _CODE_TASKS = frozenset({"humaneval", "humanevalplus", "mbpp", "mbppplus"})
@@ -21,7 +25,8 @@ _FILE_FORM = "FILE.jsonl or FILE.jsonl.gz with one JSON object a line: id, quest
 
 
 def load_questions(task: str, limit: int | None = None) -> list[Question]:
-    """The questions of a built-in task (`sample`), or of FILE.jsonl or FILE.jsonl.gz; the first `limit` of them.
+    """The questions of a built-in task, or of FILE.jsonl or FILE.jsonl.gz; the first `limit` of them. Built in are
+    `sample`, and `notes` and `chain`, which are generated: 1,000 questions each, always the same.
 
     A record names its answer's kind in `kind`, or by its `task`; else the golds of all such records of the file decide:
     all numbers, all single letters, or text. Reading stops after `limit` questions unless the later golds are needed.
@@ -31,6 +36,8 @@ def load_questions(task: str, limit: int | None = None) -> list[Question]:
     """
     if limit is not None and limit < 1:
         raise TaskError("limit", limit, "it must be at least 1")
+    if task in GENERATED_TASKS:
+        return GENERATED_TASKS[task](min(limit or NUM_GENERATED, NUM_GENERATED))
     with _opened(task) as (stream, name):
         drafts, inference = _read(stream, name, task, limit)
     if not drafts:

@@ -1,0 +1,143 @@
+"""The task `notes`: every expert has notes of its own, and a question needs facts of one, two or three of them.
+
+The question alone says nothing about the numbers, so only what the experts hand over can carry them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from random import Random
+from typing import Literal
+
+from latentmas_ray.tasks.question import AnswerKind, Question
+from latentmas_ray.tasks.words import ITEMS, Split, names_of, split_of
+
+NUM_EXPERTS = 3
+MIN_COUNT, MAX_COUNT = 2, 20
+
+Wanted = Literal["look-up", "sum", "difference", "comparison"]
+WANTED: tuple[Wanted, ...] = ("look-up", "sum", "difference", "comparison")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """How many things somebody has."""
+
+    name: str
+    count: int
+    item: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} has {self.count} {self.item}."
+
+
+Notes = tuple[tuple[Fact, ...], ...]  # of each expert
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about notes, its gold, and `work`: an answer with the facts and the steps that lead to it."""
+
+    question: str
+    kind: AnswerKind
+    gold: str
+    work: str
+    choices: tuple[str, ...] = ()
+
+
+def make_notes(rng: Random, split: Split, num_facts: Sequence[int]) -> Notes:
+    """Notes of as many experts as `num_facts` has numbers, about one kind of thing; no name comes twice."""
+    item = rng.choice(ITEMS)
+    names = iter(rng.sample(names_of(split), sum(num_facts)))
+    return tuple(
+        tuple(Fact(next(names), rng.randint(MIN_COUNT, MAX_COUNT), item) for _ in range(num)) for num in num_facts
+    )
+
+
+def notes_text(facts: Sequence[Fact]) -> str:
+    """One expert's notes as it reads them."""
+    return " ".join(fact.text for fact in facts)
+
+
+def ask(wanted: Wanted, facts: Sequence[Fact]) -> Asked:
+    """The question of this kind about these facts: one for a look-up, two or three for a sum, else two that differ."""
+    item, counts = facts[0].item, [fact.count for fact in facts]
+    names = [fact.name for fact in facts]
+    found = "So " + ", ".join(f"{fact.name}={fact.count}" for fact in facts) + "."
+    if wanted == "look-up":
+        return _number(f"How many {item} has {names[0]}?", counts[0], found)
+    if wanted == "sum":
+        steps, total = [], counts[0]
+        for count in counts[1:]:
+            steps.append(f"{total}+{count}={total + count}.")
+            total += count
+        together = " and ".join([", ".join(names[:-1]), names[-1]])
+        return _number(f"How many {item} have {together} together?", total, " ".join([found, *steps]))
+    if wanted == "difference":
+        less = counts[0] - counts[1]
+        step = f"{counts[0]}-{counts[1]}={less}."
+        return _number(f"How many more {item} has {names[0]} than {names[1]}?", less, f"{found} {step}")
+    letter = "A" if counts[0] > counts[1] else "B"
+    question = f"Who has more {item}: (A) {names[0]} or (B) {names[1]}?"
+    return Asked(question, "choice", letter, f"{found} \\boxed{{{letter}}}", tuple(names))
+
+
+def _number(question: str, gold: int, work: str) -> Asked:
+    return Asked(question, "number", str(gold), f"{work} \\boxed{{{gold}}}")
+
+
+def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> Asked | None:
+    """A question of this kind about some of these facts, if one has numbers of this half.
+
+    Facts come from one, two or three experts, each possibility equally often. A single number belongs to both halves.
+    """
+    num = {"look-up": 1, "sum": rng.choice((2, 2, 3))}.get(wanted, 2)
+    for _ in range(20):
+        num_sources = rng.randint(1, min(num, len(notes)))
+        experts = rng.sample(notes, num_sources)
+        pools = [list(facts) for facts in experts]
+        if sum(map(len, pools)) < num:
+            continue
+        first = [pool.pop(rng.randrange(len(pool))) for pool in pools]
+        facts = first + rng.sample(list(chain(*pools)), num - num_sources)
+        rng.shuffle(facts)
+        if wanted == "difference":
+            facts.sort(key=lambda fact: -fact.count)
+        if num > 1 and wanted != "sum" and facts[0].count == facts[1].count:
+            continue
+        if num == 1 or split_of([fact.count for fact in facts]) == split:
+            return ask(wanted, facts)
+    return None
+
+
+def notes_questions(
+    num: int, seed: int = 0, split: Split = "held_out", num_facts: tuple[int, int] = (2, 6)
+) -> list[Question]:
+    """`num` questions, the same for the same seed: kinds in turn, `num_facts` (from, to) facts an expert.
+
+    A record has `notes`, one text an expert, and `wanted`, the kind of question.
+    """
+    rng = Random(f"notes {split} {seed}")
+    questions: list[Question] = []
+    while len(questions) < num:
+        wanted = WANTED[len(questions) % len(WANTED)]
+        notes = make_notes(rng, split, [rng.randint(*num_facts) for _ in range(NUM_EXPERTS)])
+        asked = draw(rng, wanted, notes, split)
+        if asked is not None:
+            questions.append(_question(f"notes-{len(questions)}", wanted, notes, asked))
+    return questions
+
+
+def _question(name: str, wanted: Wanted, notes: Notes, asked: Asked) -> Question:
+    record = {
+        "id": name,
+        "question": asked.question,
+        "kind": asked.kind,
+        "gold": asked.gold,
+        "wanted": wanted,
+        "notes": [notes_text(facts) for facts in notes],
+    }
+    if asked.choices:
+        record["choices"] = list(asked.choices)
+    return Question(id=name, question=asked.question, kind=asked.kind, gold=asked.gold, record=record)
