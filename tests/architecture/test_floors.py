@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "transport"},
     {"engine"},
     {"actors", "driver"},
-    {"system", "bench", "report", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"system", "bench", "report", "training", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -33,7 +33,7 @@ SAME_FLOOR = {
 ROOMS = {
     "ray": ("transport", "actors", "driver", "system"),
     "transformers": ("models",),
-    "torch": ("memory", "models", "transport", "engine", "actors", "system", "bench", "report", "cli"),
+    "torch": ("memory", "models", "transport", "engine", "actors", "system", "bench", "report", "training", "cli"),
 }
 VAGUE = {"utils", "util", "common", "misc", "helpers"}
 

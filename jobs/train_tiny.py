@@ -1,0 +1,22 @@
+"""Train the embedded model from scratch: `python jobs/train_tiny.py FOLDER`.
+
+FOLDER gets the state to go on from, the figures of every ten steps (`history.jsonl`), curves (`curves.png`) and the
+model (`model/`, for `--model FOLDER/model`). Run it again to go on: data and order are those of an undisturbed run.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from latentmas_ray.training.run import train
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("folder", type=Path)
+parser.add_argument("--steps", type=int, default=3000, help="until this step (default: 3000)")
+parser.add_argument("--seed", type=int, default=2511, help="of the data and the first weights (default: 2511)")
+parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
+arguments = parser.parse_args()
+torch.set_num_threads(arguments.threads)
+train(arguments.folder, num_steps=arguments.steps, seed=arguments.seed, compiled=arguments.compile)

@@ -1,0 +1,204 @@
+"""From tasks to training documents: shared segments, and branches that read them without seeing one another.
+
+Many questions about one memory are one document: the memory is computed once, and every question's branch stands right
+behind it, as it would if it were the only one. So a document trains as many answers as it has branches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tokenizers import Tokenizer
+
+from latentmas_ray.tasks.chain import MAX_STEPS, make_problem
+from latentmas_ray.tasks.notes import NUM_EXPERTS, WANTED, Notes, Wanted, draw, make_notes, notes_text
+from latentmas_ray.training.texts import (
+    AGENTS,
+    CHAIN_ROLES,
+    END,
+    answer_prompt,
+    closing,
+    context_of,
+    expert_prompt,
+    expert_text,
+    opening,
+    role_prompt,
+    role_text,
+)
+
+# What is learned, and told apart in the curves.
+KINDS = ("recall", "drill", "repeat", "chain", *WANTED)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Token ids that stand together; those of a `kind` are targets of the loss."""
+
+    ids: list[int]
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """`shared` segments, one after another, and `branches` behind them. `gaps[i]` positions stay free after segment i.
+
+    `parallel`: the shared segments do not see one another, as memories that are merged.
+    """
+
+    shared: list[list[Part]]
+    branches: list[list[Part]]
+    gaps: list[int]
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a step is made of: how often which document, and how hard they are. A stage of the curriculum."""
+
+    recall: float = 0.1
+    drill: float = 0.05
+    chain: float = 0.25
+    num_experts: tuple[int, int] = (NUM_EXPERTS, NUM_EXPERTS)
+    num_facts: tuple[int, int] = (1, 5)
+    wanted: tuple[Wanted, ...] = WANTED
+    max_filler: int = 24
+    max_recall: int = 60
+    max_gap: int = 80
+
+
+class Writer:
+    """Makes documents. Pieces of text are encoded one by one and kept: most of them come again and again."""
+
+    def __init__(self, tokenizer: Tokenizer, rng: Random) -> None:
+        self.rng = rng
+        self._tokenizer = tokenizer
+        self._words = [index for index in range(tokenizer.get_vocab_size()) if index > 2]
+        self._opening = self._text(opening())
+        self._closing = self._text(closing())
+
+    def document(self, mix: Mix, max_tokens: int) -> Document:
+        """One document of the mix, as long as fits into `max_tokens`."""
+        draw_of = self.rng.random()
+        if draw_of < mix.recall:
+            return self._recall(mix, max_tokens)
+        if draw_of < mix.recall + mix.drill:
+            return self._drill()
+        if draw_of < mix.recall + mix.drill + mix.chain:
+            return self._chain(mix)
+        return self._notes(mix, max_tokens)
+
+    def _text(self, text: str, kind: str | None = None) -> Part:
+        return Part(self._tokenizer.encode(text).ids, kind)
+
+    def _user(self, text: str) -> list[Part]:
+        return [self._opening, self._text(text), self._closing]
+
+    def _recall(self, mix: Mix, max_tokens: int) -> Document:
+        """Random words, then the same words again, from any place: what looking back for a word means."""
+        num = self.rng.randint(2, min(mix.max_recall, max_tokens // 2))
+        words = self.rng.sample(self._words, num)
+        parts = [Part(words)]
+        for _ in range(self.rng.randint(1, max(1, min(4, max_tokens // num - 1)))):
+            start = self.rng.randrange(num - 1)
+            parts += [Part(words[start : start + 1]), Part(words[start + 1 :], "recall")]
+        return Document([], [parts], [])
+
+    def _drill(self) -> Document:
+        """Sums and differences of all numbers, also those that are held out of the tasks."""
+        parts = []
+        for _ in range(8):
+            left, right = self.rng.randint(1, 40), self.rng.randint(1, 20)
+            left, right = max(left, right), min(left, right)
+            if self.rng.random() < 0.4:
+                left, right, sign, result = left, right, "-", left - right
+            else:
+                left, right = (left, right) if self.rng.random() < 0.5 else (right, left)
+                sign, result = "+", left + right
+            if self.rng.random() < 0.1:
+                right, sign, result = 2, "*", 2 * left
+            parts += [self._text(f" {left}{sign}{right}="), self._text(f"{result}.", "drill")]
+        return Document([], [parts], [])
+
+    def _filler(self, mix: Mix, text: str) -> list[Part]:
+        """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning."""
+        kind = self.rng.random()
+        if kind < 0.35:
+            return []
+        if kind < 0.8:
+            ids = self._tokenizer.encode(text + END).ids
+            if kind < 0.6:
+                return [Part(ids, "repeat")]
+            return [Part(ids[: self.rng.randint(1, len(ids))], "repeat")]
+        num = self.rng.randint(1, mix.max_filler)
+        if kind < 0.9:
+            return [Part([self.rng.choice(self._words)] * num)]
+        return [Part(self.rng.choices(self._words, k=num))]
+
+    def _gap(self, mix: Mix) -> int:
+        return self.rng.randint(0, mix.max_gap) if self.rng.random() < 0.3 else 0
+
+    def _notes(self, mix: Mix, max_tokens: int) -> Document:
+        rng = self.rng
+        num_facts = [rng.randint(*mix.num_facts) for _ in range(rng.randint(*mix.num_experts))]
+        notes = make_notes(rng, "train", num_facts)
+        way = rng.random()
+        if way < 0.7:
+            shared = [[*self._user(expert_prompt(facts)), *self._filler(mix, expert_text(facts))] for facts in notes]
+            gaps = [self._gap(mix) for _ in shared]
+            before = [self._opening]
+        else:
+            written = list(zip(AGENTS["notes"], map(expert_text, notes), strict=False))
+            if way < 0.85:
+                if way < 0.75 and len(written) > 1:  # an expert that reads what others wrote
+                    return self._text_expert(notes, written)
+                text = context_of(written)
+            else:
+                text = f"Notes: {' '.join(map(notes_text, notes))}\n"
+            shared, gaps, before = [[self._opening, self._text(text)]], [0], []
+        room = max_tokens - sum(len(part.ids) for parts in shared for part in parts)
+        branches = self._questions(mix, notes, before, room)
+        return Document(shared, branches, gaps, parallel=rng.random() < 0.5)
+
+    def _text_expert(self, notes: Notes, written: Sequence[tuple[str, str]]) -> Document:
+        last = self.rng.randrange(1, len(notes))
+        parts = self._user(expert_prompt(notes[last], context_of(written[:last])))
+        return Document([], [[*parts, self._text(expert_text(notes[last]) + END, "repeat")]], [])
+
+    def _questions(self, mix: Mix, notes: Notes, before: list[Part], room: int) -> list[list[Part]]:
+        branches: list[list[Part]] = []
+        for _ in range(12):
+            wanted = self.rng.choice(mix.wanted)
+            asked = draw(self.rng, wanted, notes, "train")
+            if asked is None:
+                continue
+            prompt = self._text(answer_prompt(asked.question))
+            branch = [*before, prompt, self._closing, self._text(asked.work + END, wanted)]
+            room -= sum(len(part.ids) for part in branch)
+            if room < 0:
+                break
+            branches.append(branch)
+        return branches
+
+    def _chain(self, mix: Mix) -> Document:
+        """One word problem: for the answering agent alone, after the others' memories, or after their texts."""
+        rng = self.rng
+        problem = make_problem(rng, "train", rng.randint(1, MAX_STEPS))
+        written = [(name, role_text(role, problem)) for name, role in zip(AGENTS["chain"], CHAIN_ROLES, strict=True)]
+        answer = [self._text(answer_prompt(problem.question)), self._closing, self._text(problem.work + END, "chain")]
+        way = rng.random()
+        if way < 0.6:
+            return Document([], [[self._opening, *answer]], [])
+        if way < 0.7:
+            return Document([], [[self._opening, self._text(context_of(written)), *answer]], [])
+        if way < 0.85:  # one of the others that writes
+            index = rng.randrange(len(CHAIN_ROLES))
+            before = context_of(written[:index])
+            parts = self._user(before + role_prompt(CHAIN_ROLES[index], problem.question))
+            return Document([], [[*parts, self._text(written[index][1] + END, "chain")]], [])
+        shared = [
+            [*self._user(role_prompt(role, problem.question)), *self._filler(mix, text)]
+            for role, (_, text) in zip(CHAIN_ROLES, written, strict=True)
+        ]
+        return Document(
+            shared, [[self._opening, *answer]], [self._gap(mix) for _ in shared], parallel=rng.random() < 0.4
+        )

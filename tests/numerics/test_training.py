@@ -1,0 +1,52 @@
+"""The training loop: a stopped run goes on as if nothing had happened, and steps make the loss smaller."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentmas_ray.models.embedded import untrained_model
+from latentmas_ray.training.layouts import Mix
+from latentmas_ray.training.loop import Recipe, Trainer
+from latentmas_ray.training.run import means, write_model
+from latentmas_ray.training.tokens import train_tokenizer
+
+RECIPE = Recipe(num_steps=6, num_rows=2, num_tokens=256)
+
+
+def make_trainer() -> Trainer:
+    tokenizer = train_tokenizer()
+    torch.manual_seed(1)
+    model = untrained_model(tokenizer.get_vocab_size())
+    return Trainer(model, tokenizer, RECIPE, lambda step: Mix(recall=0.5, chain=0.0, num_facts=(1, 2)), compiled=False)
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole, stopped = make_trainer(), make_trainer()
+    losses = [whole.step()["loss"] for _ in range(6)]
+    for _ in range(3):
+        stopped.step()
+    stopped.save(tmp_path / "state.pt")
+    again = make_trainer()
+    again.load(tmp_path / "state.pt")
+    assert again.progress.step == 3
+    assert [again.step()["loss"] for _ in range(3)] == pytest.approx(losses[3:], rel=1e-3)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(again)[name], value, rtol=0.02, atol=0.02)
+    assert losses[-1] < losses[0]
+
+
+def test_the_written_model_is_bfloat16_and_small(tmp_path: Path) -> None:
+    write_model(make_trainer(), tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert (tmp_path / "model.safetensors").is_file()
+    assert size <= 12_000_000
+
+
+def test_means_are_over_the_steps_that_have_the_figure() -> None:
+    assert means([{"loss": 1.0, "chain": 0.5}, {"loss": 2.0}]) == {"loss": 1.5, "chain": 0.5}

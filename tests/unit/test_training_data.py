@@ -1,0 +1,122 @@
+"""What the embedded model is trained on: the prompts of the built-in topologies, packed so that answers stay apart."""
+
+import re
+from random import Random
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from latentmas_ray.models.embedded import wrap_tokenizer
+from latentmas_ray.tasks import load_questions
+from latentmas_ray.tasks.notes import Fact, make_notes
+from latentmas_ray.tasks.words import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
+from latentmas_ray.topology import format_context, load_topology, render_messages
+from latentmas_ray.training.layouts import Document, Mix, Part, Writer
+from latentmas_ray.training.packing import Rows, pack
+from latentmas_ray.training.texts import (
+    AGENTS,
+    CHAIN_ROLES,
+    answer_prompt,
+    closing,
+    context_of,
+    expert_prompt,
+    opening,
+    role_prompt,
+)
+from latentmas_ray.training.tokens import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer()
+
+
+def facts_of(text: str) -> list[Fact]:
+    return [Fact(name, int(count), item) for name, count, item in re.findall(r"(\w+) has (\d+) (\w+)\.", text)]
+
+
+@pytest.mark.parametrize("form", ["sequential", "hierarchical"])
+def test_prompts_are_those_of_the_built_in_topologies(form: str) -> None:
+    written = [("planner", "one"), ("critic", "two")]
+    context = format_context(written)
+    notes, chain = load_questions("notes", 1)[0], load_questions("chain", 1)[0]
+    *experts, answerer = load_topology(f"notes-{form}").agents
+    *roles, judger = load_topology(f"chain-{form}").agents
+
+    def told(agent, question, context=""):  # type: ignore[no-untyped-def]
+        return render_messages(agent, question, context=context, answer_form="")[-1]["content"]
+
+    assert tuple(agent.name for agent in experts) == AGENTS["notes"]
+    assert tuple(agent.name for agent in roles) == AGENTS["chain"]
+    for expert, text in zip(experts, notes.record["notes"], strict=True):
+        assert told(expert, notes) == expert_prompt(facts_of(text))
+    for agent, role in zip(roles, CHAIN_ROLES, strict=True):
+        assert told(agent, chain) == role_prompt(role, chain.question)
+    for agent, question in ((answerer, notes), (judger, chain)):
+        assert told(agent, question) == answer_prompt(question.question)
+        assert told(agent, question, context) == context_of(written) + answer_prompt(question.question)
+    if form == "sequential":
+        last = facts_of(notes.record["notes"][2])
+        assert told(experts[2], notes, context) == expert_prompt(last, context_of(written))
+
+
+def test_a_prompt_is_what_the_chat_template_makes(tokenizer: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "Notes"}]
+    made = wrap_tokenizer(tokenizer).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert made == opening() + "Notes" + closing()
+
+
+def test_every_word_and_digit_is_one_token(tokenizer: Tokenizer) -> None:
+    for word in (*TRAIN_NAMES, *HELD_OUT_NAMES, *ITEMS):
+        assert len(tokenizer.encode(f" {word}").ids) == 1
+    assert tokenizer.encode("1234").tokens == list("1234")
+    for text in ("Naïve – 你好\n\t 12", "So Mia=12. \\boxed{12}"):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_training_never_asks_about_held_out_names(tokenizer: Tokenizer) -> None:
+    writer = Writer(tokenizer, Random(1))
+    rows = pack(writer, Mix(recall=0.0), 8, 384)
+    words = set(re.findall(r"\w+", " ".join(tokenizer.decode(ids) for ids in rows.ids_BT.tolist())))
+    assert not words & set(HELD_OUT_NAMES)
+    assert words & set(TRAIN_NAMES)
+
+
+class _Fixed(Writer):
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def document(self, mix: Mix, max_tokens: int) -> Document:
+        return self._document
+
+
+def packed(parallel: bool) -> Rows:
+    shared = [[Part([3, 4])], [Part([5, 6])]]
+    branches = [[Part([7]), Part([8, 9], "drill")], [Part([10]), Part([11], "drill")]]
+    return pack(_Fixed(Document(shared, branches, [10, 0], parallel)), Mix(), 1, 96)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_branches_see_the_shared_segments_and_not_one_another(parallel: bool) -> None:
+    rows = packed(parallel)
+    sees = {
+        int(rows.ids_BT[0, i]): {int(rows.ids_BT[0, j]) for j in range(96) if rows.visible[0, i, j]} for i in range(12)
+    }
+    assert sees[6] == ({5, 6} if parallel else {3, 4, 5, 6})
+    assert sees[9] == {3, 4, 5, 6, 7, 8, 9}
+    assert sees[11] == {3, 4, 5, 6, 10, 11}
+
+
+def test_positions_go_on_and_targets_follow_their_token() -> None:
+    rows = packed(False)
+    assert rows.positions_BT[0, :9].tolist() == [0, 1, 12, 13, 14, 15, 16, 14, 15]
+    assert rows.targets_BT[0, :9].tolist() == [-100, -100, -100, -100, 8, 9, -100, 11, -100]
+    assert torch.equal(rows.targets_BT >= 0, rows.kinds_BT >= 0)
+
+
+def test_the_same_seed_makes_the_same_rows(tokenizer: Tokenizer) -> None:
+    first, second, other = (pack(Writer(tokenizer, Random(seed)), Mix(), 2, 256) for seed in (1, 1, 2))
+    assert torch.equal(first.ids_BT, second.ids_BT)
+    assert not torch.equal(first.ids_BT, other.ids_BT)
+    assert make_notes(Random(1), "train", (2,)) == make_notes(Random(1), "train", (2,))
