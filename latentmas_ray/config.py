@@ -13,6 +13,7 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.units import parse_bytes
 
 Method = Literal["single", "text", "latent"]
+MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "none"]
 RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
@@ -55,6 +56,7 @@ class RunConfig(BaseModel):
     method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
     topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
     model: str = Field("tiny", min_length=1, description="tiny, a model folder, or a hub id")
+    memory: MemoryName = Field("matched", description="a control: another question's memory, a part of it, or none")
     latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
     realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     batch_size: int = Field(8, ge=1, le=4096, description="questions in one batch")
@@ -190,6 +192,9 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
+    if config.memory != "matched" and config.method != "latent":
+        expected = f"method {config.method} hands over no memory; use matched or method latent"
+        raise ConfigError("memory", config.memory, expected)
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
     return config

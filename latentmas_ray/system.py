@@ -31,9 +31,17 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
-from latentmas_ray.tasks import load_questions, questions_from
+from latentmas_ray.tasks import derange, load_questions, questions_from
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import Topology, apply_method, check_prompts, dump_topology, load_topology
+from latentmas_ray.topology import (
+    Topology,
+    apply_control,
+    apply_method,
+    builtin_for,
+    check_prompts,
+    dump_topology,
+    load_topology,
+)
 from latentmas_ray.transport import Situation, pick_transport
 
 
@@ -66,7 +74,7 @@ class LatentMAS:
             fields["topology"] = own.name
         values = config.model_dump() if config is not None else {}
         self.config = make_config({**values, **fields}) if fields or config is None else config
-        self.topology = apply_method(own or load_topology(self.config.topology), self.config.method)
+        self.topology = _topology_of(self.config, own)
         self._check_replicas()
         self._check_transport()
         check_name(self.config.model)
@@ -83,7 +91,7 @@ class LatentMAS:
         Writes no files. Raises TaskError or TopologyError before anything starts if a question is malformed or an id
         stands there twice, and RunError at the end if some questions had no answer.
         """
-        asked = questions_from(questions)
+        asked = self._controlled(questions_from(questions))
         check_prompts(self.topology, asked)
         failures: list[Failure] = []
         with closing(self._drive(plan_batches(asked, self.config.batch_size))) as results:
@@ -106,7 +114,7 @@ class LatentMAS:
         Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if
         the run breaks off. What was finished by then stays in the folder, and `resume` goes on from it.
         """
-        questions = load_questions(self.config.task, self.config.limit)
+        questions = self._controlled(load_questions(self.config.task, self.config.limit))
         check_prompts(self.topology, questions)
         if self.config.output is None:
             return self._answer_all(questions, None)
@@ -179,6 +187,8 @@ class LatentMAS:
         counts = replicas_by_agent(self.config.replicas, [agent.name for agent in self.topology.agents])
         if self.config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), ALIKE)
+    def _controlled(self, questions: list[Question]) -> list[Question]:
+        return derange(questions) if self.config.memory == "deranged" else questions
 
     def _check_transport(self) -> None:
         """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
@@ -221,3 +231,10 @@ class LatentMAS:
             measures_costs=config.handover == "auto",
             busy_agents=min(len(names), num_batches * self.topology.width),
         )
+
+
+def _topology_of(config: RunConfig, own: Topology | None) -> Topology:
+    """What is run: the configured topology, or the task's own one of that name, as method and memory make it."""
+    topology = own or load_topology(builtin_for(config.task, config.topology))
+    topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
+    return apply_control(topology, config.memory)

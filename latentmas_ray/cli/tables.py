@@ -36,13 +36,15 @@ def summary_table(summary: "Summary") -> RenderableType:
         "topology": summary.topology,
         "model": summary.model,
         "questions": questions,
-        "accuracy": format_accuracy(summary.accuracy),
+        "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         "tokens per question": tokens,
         "time": f"{format_seconds(summary.seconds)}, {summary.questions_per_second:.3g} questions/s",
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
         "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
         f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
     }
+    if summary.memory != "matched":
+        rows["memory"] = summary.memory
     if summary.codec != "none":
         rows["codec"] = f"{summary.codec}: KV arrives with a relative error of up to {summary.relative_error:.1%}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))

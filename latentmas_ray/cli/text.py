@@ -23,9 +23,12 @@ def format_number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 0.05 else f"{value:.2g}"
 
 
-def format_accuracy(accuracy: float | None) -> str:
-    """`52.5 %`, or a word where nothing could be graded."""
-    return "not graded" if accuracy is None else f"{100 * accuracy:.1f} %"
+def format_accuracy(accuracy: float | None, interval: tuple[float, float] | None = None) -> str:
+    """`52.5 %`, with its interval `52.5 % (49.1–55.9)`, or a word where nothing could be graded."""
+    if accuracy is None:
+        return "not graded"
+    within = "" if interval is None else f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+    return f"{100 * accuracy:.1f} %{within}"
 
 
 def format_figure(name: str, value: float) -> str:

@@ -36,7 +36,7 @@ def make_work(
         batch=batch.number,
         question_ids=tuple(question.id for question in batch.questions),
         prompts=tuple(
-            _prompt(agent, question, format_context([(name, texts[name][index]) for name in ancestors]))
+            _prompt(agent, _seen(agent, topology, question), _context(ancestors, texts, index))
             for index, question in enumerate(batch.questions)
         ),
         thinks=agent.thinks,
@@ -73,6 +73,15 @@ def _latent_steps(agent: AgentSpec, settings: DriverSettings) -> int:
     if agent.thinks == "text":
         return 0
     return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
+
+
+def _seen(agent: AgentSpec, topology: Topology, question: Question) -> Question:
+    """The question as this agent sees it."""
+    return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
+
+
+def _context(ancestors: Sequence[str], texts: Mapping[str, Sequence[str]], index: int) -> str:
+    return format_context([(name, texts[name][index]) for name in ancestors])
 
 
 def _prompt(agent: AgentSpec, question: Question, context: str) -> Prompt:

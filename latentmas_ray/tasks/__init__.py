@@ -4,6 +4,7 @@
 answer, `extract` reads the answer out of what it wrote, and `grade` compares that with the gold.
 """
 
+from latentmas_ray.tasks.derange import derange
 from latentmas_ray.tasks.extract import answer_form, extract
 from latentmas_ray.tasks.grade import grade
 from latentmas_ray.tasks.load import BUILTIN_TASKS, load_questions
@@ -16,6 +17,7 @@ __all__ = [
     "Grade",
     "Question",
     "answer_form",
+    "derange",
     "extract",
     "grade",
     "load_questions",

@@ -16,6 +16,7 @@ class Question:
     kind: AnswerKind
     gold: str | None  # None: not graded
     record: Mapping[str, Any]
+    seen_by_others: "Question | None" = None  # what all agents but the answering one see instead of this question
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@
 in templates (`templates` is the sandbox), `method` turns a topology into the one that a method runs. Pure Python.
 """
 
+from latentmas_ray.topology.control import MemoryControl, apply_control
 from latentmas_ray.topology.load import BUILTIN, dump_topology, load_topology, parse_topology
-from latentmas_ray.topology.method import apply_method
+from latentmas_ray.topology.method import apply_method, builtin_for
 from latentmas_ray.topology.prompts import check_prompts, format_context, render_messages, render_suffix
 from latentmas_ray.topology.spec import AgentMemory, AgentSpec, HandsOver, Thinks, Topology
 
@@ -14,9 +15,12 @@ __all__ = [
     "AgentMemory",
     "AgentSpec",
     "HandsOver",
+    "MemoryControl",
     "Thinks",
     "Topology",
+    "apply_control",
     "apply_method",
+    "builtin_for",
     "check_prompts",
     "dump_topology",
     "format_context",

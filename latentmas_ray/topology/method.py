@@ -4,19 +4,26 @@ from dataclasses import replace
 from typing import Literal
 
 from latentmas_ray.errors import TopologyError
-from latentmas_ray.topology.load import load_topology
+from latentmas_ray.topology.load import BUILTIN, load_topology
 from latentmas_ray.topology.spec import Topology
 
 
-def apply_method(topology: Topology, method: Literal["single", "text", "latent"]) -> Topology:
+def builtin_for(task: str, name: str) -> str:
+    """The built-in topology of that name that is made for the task, if there is one: its prompts fit its records."""
+    return f"{task}-{name}" if f"{task}-{name}" in BUILTIN else name
+
+
+def apply_method(
+    topology: Topology, method: Literal["single", "text", "latent"], *, single: str = "single"
+) -> Topology:
     """The topology that is run.
 
-    single: one agent alone: the given topology if it has one agent, else the built-in `single`. text: the same
-    agents and prompts, all decoding text. latent: the topology as it stands. Raises TopologyError where the method
-    is latent and no agent is.
+    single: one agent alone: the given topology if it has one agent, else the built-in one that `single` names. text:
+    the same agents and prompts, all decoding text. latent: the topology as it stands. Raises TopologyError where the
+    method is latent and no agent is.
     """
     if method == "single":
-        return topology if len(topology.agents) == 1 else load_topology("single")
+        return topology if len(topology.agents) == 1 else load_topology(single)
     if method == "text":
         agents = tuple(
             replace(agent, thinks="text", latent_steps=None, hands_over="all", close_turn=False)

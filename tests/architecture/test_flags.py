@@ -16,7 +16,8 @@ COMMANDS = {
     "": "--version",
     "ask": f"question --trace {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume {FOR_ONE_QUESTION}
+        --task --memory --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
+        {FOR_ONE_QUESTION}
     """,
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
