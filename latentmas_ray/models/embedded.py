@@ -3,13 +3,17 @@
 `jobs/train_tiny.py` makes it; its model card is beside its weights.
 """
 
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+EMBEDDED_NAME = "tiny"
+EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_EMBEDDING_STD, _HEAD_STD = 1.0, 0.02
 
 
 def embedded_config(vocab_size: int) -> Qwen3Config:
@@ -32,18 +36,8 @@ def embedded_config(vocab_size: int) -> Qwen3Config:
 
 
 def untrained_model(vocab_size: int) -> Qwen3ForCausalLM:
-    """The model before its first step.
-
-    Embeddings are large beside what layers add, and layers begin by adding nothing: so tokens can be told apart from
-    the first step on, and matching them is learned in a tenth of the steps that the usual beginning takes.
-    """
-    model = Qwen3ForCausalLM(embedded_config(vocab_size))
-    model.model.embed_tokens.weight.data.normal_(0.0, _EMBEDDING_STD)
-    model.lm_head.weight.data.normal_(0.0, _HEAD_STD)
-    for layer in model.model.layers:
-        layer.self_attn.o_proj.weight.data.zero_()
-        layer.mlp.down_proj.weight.data.zero_()
-    return model
+    """A model of this shape with random weights."""
+    return Qwen3ForCausalLM(embedded_config(vocab_size))
 
 
 def wrap_tokenizer(tokenizer: object) -> PreTrainedTokenizerFast:

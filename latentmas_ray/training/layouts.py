@@ -61,7 +61,7 @@ class Mix:
     num_experts: tuple[int, int] = (NUM_EXPERTS, NUM_EXPERTS)
     num_facts: tuple[int, int] = (1, 5)
     wanted: tuple[Wanted, ...] = WANTED
-    max_filler: int = 24
+    max_filler: int = 48
     max_recall: int = 60
     max_gap: int = 80
 
@@ -120,7 +120,8 @@ class Writer:
         return Document([], [parts], [])
 
     def _filler(self, mix: Mix, text: str) -> list[Part]:
-        """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning."""
+        """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning:
+        one again and again, its own in disorder, or any."""
         kind = self.rng.random()
         if kind < 0.35:
             return []
@@ -130,12 +131,13 @@ class Writer:
                 return [Part(ids, "repeat")]
             return [Part(ids[: self.rng.randint(1, len(ids))], "repeat")]
         num = self.rng.randint(1, mix.max_filler)
-        if kind < 0.9:
+        if kind < 0.86:
             return [Part([self.rng.choice(self._words)] * num)]
-        return [Part(self.rng.choices(self._words, k=num))]
+        words = self._tokenizer.encode(text).ids if kind < 0.93 else self._words
+        return [Part(self.rng.choices(words, k=num))]
 
     def _gap(self, mix: Mix) -> int:
-        return self.rng.randint(0, mix.max_gap) if self.rng.random() < 0.3 else 0
+        return self.rng.randint(0, mix.max_gap) if self.rng.random() < 0.4 else 0
 
     def _notes(self, mix: Mix, max_tokens: int) -> Document:
         rng = self.rng

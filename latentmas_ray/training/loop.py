@@ -19,9 +19,9 @@ from torch.nn.utils import clip_grad_norm_
 from latentmas_ray.training.layouts import KINDS, Mix, Writer
 from latentmas_ray.training.packing import Rows, pack
 
-_WARM_UP = 50
+_WARM_UP = 30
 _DECAY_FROM = 0.6  # of all steps; until then the rate stays, so that their number can still be changed
-_MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.04, 0.03, 4e-3
+_MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
 
 
 @dataclass(frozen=True)

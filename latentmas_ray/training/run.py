@@ -10,6 +10,7 @@ import torch
 
 from latentmas_ray.models.embedded import untrained_model, wrap_tokenizer
 from latentmas_ray.training.curriculum import mix_at
+from latentmas_ray.training.first_weights import set_first_weights
 from latentmas_ray.training.loop import Recipe, Trainer
 from latentmas_ray.training.plot import plot_history
 from latentmas_ray.training.tokens import train_tokenizer
@@ -25,6 +26,7 @@ def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> 
     tokenizer = train_tokenizer()
     torch.manual_seed(seed)
     model = untrained_model(tokenizer.get_vocab_size())
+    set_first_weights(model)
     trainer = Trainer(model, tokenizer, Recipe(num_steps=num_steps, seed=seed), mix_at, compiled=compiled)
     state = folder / "state.pt"
     if state.exists():

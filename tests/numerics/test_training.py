@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.models.embedded import untrained_model
+from latentmas_ray.training.first_weights import set_first_weights
 from latentmas_ray.training.layouts import Mix
 from latentmas_ray.training.loop import Recipe, Trainer
 from latentmas_ray.training.run import means, write_model
@@ -50,3 +51,17 @@ def test_the_written_model_is_bfloat16_and_small(tmp_path: Path) -> None:
 
 def test_means_are_over_the_steps_that_have_the_figure() -> None:
     assert means([{"loss": 1.0, "chain": 0.5}, {"loss": 2.0}]) == {"loss": 1.5, "chain": 0.5}
+
+
+def test_the_first_weights_look_back_for_a_token() -> None:
+    torch.manual_seed(1)
+    model = untrained_model(800)
+    set_first_weights(model)
+    model.set_attn_implementation("eager")
+    words = torch.randperm(700)[:40] + 10
+    with torch.no_grad():
+        by_place, by_content = model(torch.cat([words, words])[None], output_attentions=True).attentions[:2]
+    for head in range(4):
+        assert by_place[0, head, 30].argmax() == 30 - (head + 1)
+    # The token at 50 stood at 10 before; what came after it is at 11.
+    assert by_content[0, 0, 50].argmax() == 11
