@@ -187,6 +187,7 @@ class LatentMAS:
         counts = replicas_by_agent(self.config.replicas, [agent.name for agent in self.topology.agents])
         if self.config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), ALIKE)
+
     def _controlled(self, questions: list[Question]) -> list[Question]:
         return derange(questions) if self.config.memory == "deranged" else questions
 
