@@ -209,7 +209,7 @@ class Driver:
         """Carry out again what was lost, from the last memory that still exists. A batch that loses too often is given
         up, for a question in it may be the cause."""
         flight.num_losses += cause.is_suspect
-        if flight.num_losses > self._settings.max_losses:
+        if flight.num_losses > max(1, self._settings.max_losses // flight.attempt):
             self._give_up(flight, cause)
             return
         lost = {name for name, ticket in flight.tickets.items() if self._runtime.is_lost(ticket)}

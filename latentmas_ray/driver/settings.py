@@ -17,7 +17,7 @@ class DriverSettings:
     max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
     replicas: int = 1  # of the agent that has the most
     max_attempts: int = 2  # per question, the first one included
-    max_losses: int = 3  # per attempt: actors that died of its turns, memory that was gone
+    max_losses: int = 3  # of a batch: actors that died of its turns, memory that was gone; fewer of later attempts
 
     @classmethod
     def from_config(cls, config: RunConfig) -> "DriverSettings":

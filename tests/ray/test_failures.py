@@ -57,8 +57,7 @@ def _failures(folder: Path) -> list[dict[str, str]]:
 UNDISTURBED = {f"q{index}": f"q{index}: judger has read ['planner']" for index in range(NUM_QUESTIONS)}
 
 
-@pytest.mark.parametrize("agent", ["planner", "judger"])
-@pytest.mark.parametrize("transport", ["object_store", "shared_memory"])
+@pytest.mark.parametrize(("agent", "transport"), [("judger", "object_store"), ("planner", "shared_memory")])
 def test_an_actor_that_dies_is_started_again_and_nothing_is_lost(
     run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], agent: str, transport: str
 ) -> None:
