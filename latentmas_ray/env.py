@@ -75,3 +75,12 @@ def keep_nccl_from_killing() -> None:
     os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
     os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
     os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+
+
+def leave_errors_to_us() -> None:
+    """Tell Ray, before it is started, not to print errors that nobody has asked for, unless the user has told it.
+
+    An actor that dies leaves many in turns that are not waited for any more, each with its traceback. What there is to say
+    of it, the run says.
+    """
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")

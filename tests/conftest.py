@@ -32,7 +32,8 @@ UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
 # Read by torch and transformers when they are first imported, here and in every process that a test starts. A folder's
 # own conftest may import them before `pytest_configure` is called.
 os.environ.update(QUIET)
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_ONE_OF_SEVERAL else str(min(2, os.cpu_count() or 1)))
 
 CACHE_DIR = pytest.StashKey[str]()
 REQUIRED = pytest.StashKey[frozenset[Hardware]]()

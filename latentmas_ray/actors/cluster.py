@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import AuthenticationError
 
+from latentmas_ray.env import leave_errors_to_us
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.shares import NodeResources
 
@@ -66,9 +67,7 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     if owned:
         if address is not None:
             _check_reachable(address, field)
-        # An actor that dies leaves errors behind in turns that nobody asks for any more. Ray would print each with
-        # its traceback; what there is to say, the run says.
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+        leave_errors_to_us()
         try:
             with _hold_back_stderr() if address else nullcontext():
                 ray.init(

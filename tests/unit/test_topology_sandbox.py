@@ -75,11 +75,11 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("prompt", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_too_much_is_told_in_one_line_and_soon(prompt: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # of this process: the machine may be busy
     with pytest.raises(TopologyError) as caught:
         rendered(prompt)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
