@@ -80,7 +80,7 @@ def keep_nccl_from_killing() -> None:
 def leave_errors_to_us() -> None:
     """Tell Ray, before it is started, not to print errors that nobody has asked for, unless the user has told it.
 
-    An actor that dies leaves many in turns that are not waited for any more, each with its traceback. What there is to say
-    of it, the run says.
+    An actor that dies leaves many in turns that are not waited for any more, each with its traceback. What there is to
+    say of it, the run says.
     """
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
