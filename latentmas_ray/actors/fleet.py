@@ -54,7 +54,6 @@ class Fleet:
     def __init__(self, request: FleetRequest) -> None:
         self._request = request
         self._plan: Plan | None = None
-        self._cluster: Cluster | None = None
         self._bundles: Bundles | None = None
         self._transport: Transport | None = None
         self._replicas: dict[Team, Replica] = {}
@@ -81,7 +80,6 @@ class Fleet:
         rest = iter(loaded)
         for replica in self._replicas.values():
             self.spec.check_same(replica.accept([next(rest) for _ in replica.actors]))
-        self._cluster = cluster
         return cluster
 
     @property
@@ -144,16 +142,17 @@ class Fleet:
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
 
     def tend(self) -> list[tuple[Replica, str]]:
-        """Look after the replicas that are starting. Returns those that did not come up, and why.
+        """Look after the replicas that are starting. Returns those that did not come up, and why. One for which no
+        place is found is dropped.
 
-        Raises InputError kinds if a model cannot be loaded any more, ClusterError if there is no place.
+        Raises InputError kinds if a model cannot be loaded any more, ClusterError if an agent has no place at all.
         """
         died: list[tuple[Replica, str]] = []
         for replica, starting in list(self._starting.items()):
             try:
                 replica.accept(get_loaded(starting.loaded, timeout_seconds=0))
             except GetTimeoutError:
-                if time.monotonic() > starting.deadline:
+                if time.monotonic() > starting.deadline and not self.drop(replica):
                     raise ClusterError(_no_place(self._agents_of([replica]))) from None
                 continue
             except ActorError as error:
@@ -162,11 +161,11 @@ class Fleet:
         return died
 
     def strand(self) -> list[Replica]:
-        """The replicas that wait to be started on nodes that are no more. Looks at the cluster anew."""
-        if not self._starting or self._cluster is None or not self._cluster.has_lost_nodes():
+        """The replicas that wait to be started on nodes that are no more."""
+        if not self._starting:
             return []
-        self._cluster = Cluster.look(owned=self._cluster.owned)
-        return [replica for replica in self._starting if not self._cluster.node_ids.issuperset(replica.nodes)]
+        alive = Cluster.look(owned=False).node_ids
+        return [replica for replica in self._starting if not alive.issuperset(replica.nodes)]
 
     def drop(self, replica: Replica) -> bool:
         """Do without a replica for the rest of the run; False, and nothing is done, if an agent would have none."""
@@ -174,7 +173,7 @@ class Fleet:
             return False
         self._starting.pop(replica, None)
         self._replicas = {team: other for team, other in self._replicas.items() if other is not replica}
-        replica.end()
+        replica.lose("it could not be started again")  # turns may wait for it
         return True
 
     def end(self) -> None:

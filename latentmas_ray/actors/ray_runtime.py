@@ -253,7 +253,7 @@ class RayRuntime:
     def _start_over(self) -> None:
         """An agent has no actor left, and its node is gone: plan again with the nodes that are left."""
         for replica in {replica for replicas in self._replicas_of.values() for replica in replicas}:
-            replica.lose("all actors were placed anew after the loss of a node")
+            replica.lose("all actors were placed anew after the loss of a node", is_at_fault=False)
         assert self._cluster is not None
         self._fleet.end()
         self._cluster = Cluster.look(owned=self._cluster.owned)

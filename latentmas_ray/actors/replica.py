@@ -135,11 +135,15 @@ class Replica(ABC):
         ready = [(turn.ready_at, turn) for turn in self.pending if turn.ready_at is not None]
         return min(ready, key=lambda one: one[0])[1] if ready else None
 
-    def lose(self, reason: str) -> None:
-        """End it: no turn of those that are pending will be reported."""
+    def lose(self, reason: str, *, is_at_fault: bool = True) -> None:
+        """End it: no turn of those that are pending will be reported. `is_at_fault`: it is lost by itself, and a turn
+        may be why."""
         if self.lost is None:
             self.lost = reason
-            self.suspect = self.at_work
+            # No turn can have begun before the model was there. After that the oldest may have, although not all that
+            # it reads is written: it takes in what comes early.
+            if is_at_fault and self.is_up:
+                self.suspect = self.at_work or next(iter(self.pending), None)
         self.end()
 
     def end(self) -> None:

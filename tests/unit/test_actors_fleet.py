@@ -1,0 +1,162 @@
+"""What becomes of replicas that cannot be started again where they were; without Ray, and without actors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import GetTimeoutError
+
+from latentmas_ray.actors import fleet as fleet_module
+from latentmas_ray.actors.agent_actor import Loaded
+from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.fleet import Fleet, FleetRequest
+from latentmas_ray.actors.replica import Replica, Turn
+from latentmas_ray.actors.transfers import Whereabouts
+from latentmas_ray.errors import ClusterError
+from latentmas_ray.placement import NodeResources
+from tests.unit.memory_cases import SPEC
+
+NODES = ("near", "far")
+
+
+class Standing(Replica):
+    """Carries out nothing. What it tells of its start is where it is."""
+
+    def start(self, transport: Any = None) -> list[Any]:
+        return list(self.nodes)
+
+    def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
+        raise NotImplementedError
+
+    def report(self, turn: Turn, *, shares_node: bool) -> Any:
+        raise NotImplementedError
+
+    def cancel(self, turn: Turn) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        pass
+
+
+class StandingFleet(Fleet):
+    """Makes no actors."""
+
+    def _make_replica(self, team: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None) -> Replica:
+        return Standing([None], nodes, spec=spec)
+
+
+class Places:
+    """Stands for a placement group: all places are there at once."""
+
+    is_pinned = True
+
+    def __init__(self, plan: Any) -> None:
+        pass
+
+    def wait(self, timeout_seconds: float) -> bool:
+        return True
+
+    def remove(self) -> None:
+        pass
+
+
+def seen(alive: Sequence[str]) -> Cluster:
+    """A cluster of these nodes."""
+    nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=2.0) for name in alive)
+    return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the nodes that are alive."""
+    names = list(NODES)
+
+    def loaded(references: Sequence[Any], *, timeout_seconds: float | None = None) -> list[Loaded]:
+        if not set(names).issuperset(references):
+            raise GetTimeoutError("its node is gone")
+        return [Loaded(SPEC, "cpu", node, None, frozenset()) for node in references]
+
+    monkeypatch.setattr(fleet_module, "Bundles", Places)
+    monkeypatch.setattr(fleet_module, "get_loaded", loaded)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": True, "Resources": {}} for name in names])
+    return names
+
+
+def fleet_of(replicas: int) -> Fleet:
+    """Two agents, a replica of each on every node."""
+    request = FleetRequest(
+        agents=("planner", "judger"),
+        replicas={"planner": replicas, "judger": replicas},
+        make_runner=lambda: None,  # type: ignore[arg-type,return-value]
+        placement="pack",
+        uses_gpus=False,
+    )
+    fleet = StandingFleet(request)
+    fleet.start(seen(NODES[:replicas]))
+    return fleet
+
+
+def on(fleet: Fleet, agent: str, node: str) -> Replica:
+    return next(replica for replica in fleet.replicas_of()[agent] if replica.nodes == (node,))
+
+
+def lose(fleet: Fleet, replica: Replica) -> None:
+    replica.lose("it died")
+    fleet.replace(replica)
+
+
+def test_replicas_of_a_dead_node_are_found_however_late_each_is_missed(alive: list[str]) -> None:
+    """Nobody misses an actor that has nothing to do."""
+    fleet = fleet_of(2)
+    alive.remove("far")
+    for agent in ("planner", "judger"):
+        lose(fleet, on(fleet, agent, "far"))
+        assert fleet.tend() == []
+        (stranded,) = fleet.strand()
+        assert stranded is on(fleet, agent, "far")
+        assert fleet.drop(stranded)
+        assert stranded.lost
+        assert [replica.nodes for replica in fleet.replicas_of()[agent]] == [("near",)]
+
+
+def test_a_replica_without_a_place_is_done_without_if_there_is_another(
+    alive: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(2)
+    alive.remove("far")
+    monkeypatch.setattr(fleet_module, "START_SECONDS", -1.0)
+    lose(fleet, on(fleet, "planner", "far"))
+    assert fleet.tend() == []
+    assert [replica.nodes for replica in fleet.replicas_of()["planner"]] == [("near",)]
+    alive.clear()
+    lose(fleet, on(fleet, "planner", "near"))
+    with pytest.raises(ClusterError, match="no place was found for the actors of planner"):
+        fleet.tend()
+
+
+def turn(number: int, final_at: float | None = None) -> Turn:
+    """One that reads something, which was written then, or is not written yet."""
+    return Turn(number, float(number), (), {"planner": (Whereabouts("near", final_at=final_at),)})
+
+
+@pytest.mark.parametrize(
+    ("pending", "lose", "is_up", "suspect"),
+    [
+        pytest.param([None, 5.0], {}, True, 1, id="the turn that can have begun"),
+        pytest.param([None, None], {}, True, 0, id="the first one, which may read what comes early"),
+        pytest.param([5.0], {}, False, None, id="none, before the model is there"),
+        pytest.param([5.0], {"is_at_fault": False}, True, None, id="none, if its end was decided elsewhere"),
+        pytest.param([], {}, True, None, id="none, if there is none"),
+    ],
+)
+def test_which_turn_a_replica_may_have_died_of(
+    pending: list[float | None], lose: dict[str, bool], is_up: bool, suspect: int | None
+) -> None:
+    replica = Standing([None], ["near"])
+    replica.is_up = is_up
+    replica.pending = dict.fromkeys(turn(number, final_at) for number, final_at in enumerate(pending))
+    replica.lose("it died", **lose)
+    replica.lose("it was ended", **lose)
+    assert replica.lost == "it died"
+    assert (replica.suspect.number if replica.suspect else None) == suspect
