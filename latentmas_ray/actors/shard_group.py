@@ -24,6 +24,7 @@ from latentmas_ray.memory.reslice import sources_of
 from latentmas_ray.transport import Transport
 
 _GRACE_SECONDS = 5.0  # for the other ranks to tell what happened, when one has failed
+SKEW_SECONDS = 60.0  # for the other ranks to end a turn, when one has ended it
 
 
 class ShardGroup(Replica):
@@ -39,7 +40,8 @@ class ShardGroup(Replica):
     def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
         """Have all ranks meet, and load."""
         address = self.actors[0].open_meeting.options(concurrency_group="side").remote()
-        return [actor.load_shard.options(concurrency_group="turns").remote(address, transport) for actor in self.actors]
+        # Beside the turns: those that are submitted already may wait in all threads that are theirs.
+        return [actor.load_shard.options(concurrency_group="side").remote(address, transport) for actor in self.actors]
 
     def submit(
         self, work: TurnWork, segments: Mapping[str, PackedSegment], *, transport: Transport, overlap: bool
@@ -71,10 +73,12 @@ class ShardGroup(Replica):
         return PackedSegment(tuple(parcels), writes, holders), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnReport:
-        """Waits for all ranks, once one is done. If a rank has died or fallen out of step, the replica is lost."""
+        """Waits for all ranks, once one is done. If a rank has died, hangs or is out of step, the replica is lost."""
         reports, errors = self._collect(turn)
         if errors:
             self._raise(errors, is_over=len(reports) + len(errors) == self.num_ranks)
+        if missing := [str(rank) for rank in range(self.num_ranks) if rank not in reports]:
+            raise ActorError(f"rank {', '.join(missing)} of {self.num_ranks} did not end a turn that others have ended")
         counted = [
             self._account(reports[rank], turn.reads, rank, shares_node=shares_node) for rank in range(self.num_ranks)
         ]
@@ -103,13 +107,14 @@ class ShardGroup(Replica):
         return Source(tuple(Shard(source, num_sources) for source in ranks), tuple(parts))
 
     def _collect(self, turn: Turn) -> tuple[dict[int, TurnReport], dict[int, Exception]]:
-        """What the ranks have to say. When one has failed, the others have a while to say so, too."""
+        """What the ranks have to say. When one is done, the others have a while to say so, too: the driver waits."""
         rank_of = {reference: rank for rank, reference in enumerate(turn.reports)}
         reports: dict[int, TurnReport] = {}
         errors: dict[int, Exception] = {}
         waiting = list(turn.reports)
         while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=1, timeout=_GRACE_SECONDS if errors else None)
+            patience = SKEW_SECONDS if self.lost is None and not errors else _GRACE_SECONDS
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
             if not ready:
                 break
             try:
