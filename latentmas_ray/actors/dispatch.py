@@ -10,10 +10,12 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[PackedSegment], b
 
     Turns are submitted before what they read is there, so the bytes of a segment are not known: each counts the same.
     A turn takes longer than a transfer, so load counts before that, and a start takes longer than a turn. Where memory
-    stays in the actor that made it, all turns of a batch go to the same one.
+    stays in the actor that made it, all turns of a batch go to the same one, also when another is gone meanwhile.
     """
     if replicas[0].stays:
-        return replicas[batch % len(replicas)]
+        makers = [actor for segment in read for actor, _ in segment.holders]
+        homes = [replica for replica in replicas if any(actor in makers for actor in replica.actors)]
+        return homes[0] if homes else replicas[batch % len(replicas)]
 
     def cost(place: int) -> tuple[bool, int, int, int]:
         replica = replicas[place]

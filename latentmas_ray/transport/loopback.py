@@ -1,5 +1,6 @@
 """Within one process: memory is handed over as it is. For the local runtime, agents of one actor, and tests."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,8 +34,10 @@ class Loopback(Transport):
 
 @dataclass(frozen=True)
 class ResidentHandle:
-    """The number of a piece in the process that packed it."""
+    """The number of a piece in the process that packed it, and what tells that process from others, where the same
+    number is another piece's."""
 
+    process: bytes
     number: int
 
 
@@ -43,20 +46,24 @@ class Resident(Loopback):
 
     def __init__(self) -> None:
         self._kept: Kept[Piece] | None = None
+        self._process = b""
 
     def within_one_actor(self) -> "Resident":
         return self
 
     def open(self) -> None:
-        self._kept = Kept()
+        self._kept, self._process = Kept(), secrets.token_bytes(16)
 
     def pack(self, piece: Piece) -> ResidentHandle:
         """A handle; the piece is kept."""
         assert self._kept is not None, "open() comes first"
-        return ResidentHandle(self._kept.add(piece))
+        return ResidentHandle(self._process, self._kept.add(piece))
 
     def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> Piece:
-        """The piece that was packed. Raises TransferError for one that was released, IncompatibleMemoryError."""
+        """The piece that was packed. Raises TransferError for one that was released or is in another process,
+        IncompatibleMemoryError."""
+        if payload.process != self._process:
+            raise TransferError("the segment is in another actor, which keeps it to itself")
         piece = None if self._kept is None else self._kept.get(payload.number)
         if piece is None:
             raise TransferError("the segment is gone: it was released")
@@ -64,7 +71,7 @@ class Resident(Loopback):
 
     def release(self, payload: ResidentHandle) -> None:
         """Nothing happens if it is gone."""
-        if self._kept is not None:
+        if self._kept is not None and payload.process == self._process:
             self._kept.drop(payload.number)
 
     def close(self) -> None:

@@ -62,3 +62,10 @@ def test_one_that_is_starting_gets_nothing_while_others_are_up() -> None:
 def test_where_memory_stays_in_its_actor_a_batch_stays_too() -> None:
     replicas = [replica("a", pending=9, stays=True), replica("a", stays=True)]
     assert [chosen(replicas, on("a"), batch=batch) for batch in range(3)] == [0, 1, 0]
+
+
+def test_where_memory_stays_in_its_actor_it_is_read_there_although_another_replica_is_gone() -> None:
+    replicas = [Idle([number], ["a"], stays=True) for number in range(3)]
+    made = PackedSegment(((),), (Whereabouts("a", stays=True),), [(2, ())])
+    assert chosen(replicas, made, batch=2) == 2
+    assert chosen([replicas[0], replicas[2]], made, batch=2) == 1

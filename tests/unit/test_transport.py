@@ -155,3 +155,15 @@ def test_within_one_actor_a_handle_leaves_the_process_and_the_piece_stays_until_
     transport.release(handle)
     with pytest.raises(TransferError, match="was released"):
         transport.unpack(handle, expected=SPEC)
+
+
+def test_a_handle_of_another_actor_is_never_taken_for_a_piece_here() -> None:
+    one, other = Loopback().within_one_actor(), Loopback().within_one_actor()
+    handles = []
+    for transport in (one, other):
+        transport.open()
+        handles.append(transport.pack(Piece.whole(make_segment([(5, 2)]))))
+    with pytest.raises(TransferError, match="in another actor"):
+        other.unpack(handles[0], expected=SPEC)
+    other.release(handles[0])
+    assert other.unpack(handles[1], expected=SPEC).is_whole
