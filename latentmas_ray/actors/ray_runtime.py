@@ -27,18 +27,20 @@ from latentmas_ray.units import format_seconds
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
-MAX_LOSSES = 10  # of an agent's replicas in a row, while none of its turns comes to an end
+MAX_LOSSES = 10  # for each of an agent's replicas, while none of its turns comes to an end
+MAX_STARTS = 3  # of all actors anew: another node may die meanwhile
 PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Submitted:
     """A turn at its replica."""
 
     turn: Turn
     replica: Replica
     agent: str
+    report: TurnReport | None = None  # once it was asked for: whether a transfer moved bytes, is told only once
 
 
 class RayRuntime:
@@ -149,11 +151,13 @@ class RayRuntime:
         mistake is raised as it is.
         """
         submitted: _Submitted = ticket.report
+        if submitted.report is not None:
+            return submitted.report
         turn, replica = submitted.turn, submitted.replica
         try:
             if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
                 raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = submitted.report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
         except ActorError as error:
             if replica.lost is None:
                 self._lose(replica, submitted.agent, str(error))
@@ -224,7 +228,7 @@ class RayRuntime:
         """A replica has died, or is to: have it made again."""
         replica.lose(why)
         self._losses[agent] += 1
-        if self._losses[agent] > MAX_LOSSES:
+        if self._losses[agent] > MAX_LOSSES * len(self._replicas_of[agent]):
             raise ActorError(
                 f"the actor of agent {agent} died {self._losses[agent]} times, and none of its turns came to an end "
                 f"between: {why}"
@@ -255,19 +259,26 @@ class RayRuntime:
         for replica in {replica for replicas in self._replicas_of.values() for replica in replicas}:
             replica.lose("all actors were placed anew after the loss of a node", is_at_fault=False)
         assert self._cluster is not None
-        self._fleet.end()
-        self._cluster = Cluster.look(owned=self._cluster.owned)
-        try:
-            self._bring_up()
-        except InputError as error:
-            raise ClusterError(f"a node was lost, and those that are left are too few: {error}") from error
+        for rest in reversed(range(MAX_STARTS)):
+            self._fleet.end()
+            self._cluster = Cluster.look(owned=self._cluster.owned)
+            try:
+                self._bring_up()
+                return
+            except InputError as error:
+                raise ClusterError(f"a node was lost, and those that are left are too few: {error}") from error
+            except ActorError as error:
+                if not rest:
+                    raise
+                _log.info("the actors are placed anew once more: %s", error)
 
     def _end_those_that_hang(self, now: float) -> None:
         if self._turn_seconds is None:
             return
         before, self._at_work = self._at_work, {}
         for agent, replica in [(agent, one) for agent, some in self._replicas_of.items() for one in some]:
-            if (turn := replica.at_work) is None or not replica.is_up:
+            # Agents of one actor have the same replicas, of which one may have been ended just now.
+            if (turn := replica.at_work) is None or not replica.is_up or replica.lost:
                 continue
             was, since = before.get(replica, (turn, now))
             self._at_work[replica] = (turn, since if was is turn else now)

@@ -1,86 +1,19 @@
 """What becomes of replicas that cannot be started again where they were; without Ray, and without actors."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pytest
-import ray
-from ray.exceptions import GetTimeoutError
 
 from latentmas_ray.actors import fleet as fleet_module
-from latentmas_ray.actors.agent_actor import Loaded
-from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.fleet import Fleet, FleetRequest
 from latentmas_ray.actors.replica import Replica, Turn
 from latentmas_ray.actors.transfers import Whereabouts
 from latentmas_ray.errors import ClusterError
-from latentmas_ray.placement import NodeResources
-from tests.unit.memory_cases import SPEC
-
-NODES = ("near", "far")
-
-
-class Standing(Replica):
-    """Carries out nothing. What it tells of its start is where it is."""
-
-    def start(self, transport: Any = None) -> list[Any]:
-        return list(self.nodes)
-
-    def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
-        raise NotImplementedError
-
-    def report(self, turn: Turn, *, shares_node: bool) -> Any:
-        raise NotImplementedError
-
-    def cancel(self, turn: Turn) -> None:
-        raise NotImplementedError
-
-    def end(self) -> None:
-        pass
-
-
-class StandingFleet(Fleet):
-    """Makes no actors."""
-
-    def _make_replica(self, team: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None) -> Replica:
-        return Standing([None], nodes, spec=spec)
-
-
-class Places:
-    """Stands for a placement group: all places are there at once."""
-
-    is_pinned = True
-
-    def __init__(self, plan: Any) -> None:
-        pass
-
-    def wait(self, timeout_seconds: float) -> bool:
-        return True
-
-    def remove(self) -> None:
-        pass
-
-
-def seen(alive: Sequence[str]) -> Cluster:
-    """A cluster of these nodes."""
-    nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=2.0) for name in alive)
-    return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
+from tests.unit.fleet_cases import NODES, Standing, StandingFleet, pretend, seen
 
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the nodes that are alive."""
-    names = list(NODES)
-
-    def loaded(references: Sequence[Any], *, timeout_seconds: float | None = None) -> list[Loaded]:
-        if not set(names).issuperset(references):
-            raise GetTimeoutError("its node is gone")
-        return [Loaded(SPEC, "cpu", node, None, frozenset()) for node in references]
-
-    monkeypatch.setattr(fleet_module, "Bundles", Places)
-    monkeypatch.setattr(fleet_module, "get_loaded", loaded)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": True, "Resources": {}} for name in names])
-    return names
+    return pretend(monkeypatch)
 
 
 def fleet_of(replicas: int) -> Fleet:

@@ -1,0 +1,83 @@
+"""How often actors may die, and what is told twice: the runtime without Ray, and without actors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors.ray_runtime import RayRuntime
+from latentmas_ray.driver.protocol import Ticket
+from latentmas_ray.engine.turn import Sampling, TurnWork
+from latentmas_ray.errors import ActorError, TurnLostError
+from latentmas_ray.transport import ObjectStore
+from tests.unit.fleet_cases import NODES, StandingFleet, pretend, seen
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
+    """A runtime of two agents whose actors are up."""
+    monkeypatch.setattr(ray_runtime, "Fleet", StandingFleet)
+    monkeypatch.setattr(ray_runtime, "connect", lambda *_, **more: seen(NODES))
+
+    def start(**more: Any) -> RayRuntime:
+        make_runner: Any = None
+        runtime = RayRuntime(["planner", "judger"], make_runner, ObjectStore(), uses_gpus=False, **more)
+        runtime.start()
+        return runtime
+
+    return start
+
+
+def submit(runtime: RayRuntime, agent: str) -> Ticket:
+    work = TurnWork(agent=agent, batch=0, question_ids=("q",), prompts=(), thinks="text", sampling=Sampling())
+    return runtime.submit(work, {})
+
+
+def die_of(runtime: RayRuntime, ticket: Ticket) -> None:
+    """The actor of this turn dies, and the driver hears of it."""
+    ticket.report.replica.is_dead = True
+    with pytest.raises(TurnLostError, match="died"):
+        runtime.report(ticket)
+
+
+def test_every_replica_of_an_agent_may_die_so_often(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may take many replicas of one agent along."""
+    pretend(monkeypatch)
+    monkeypatch.setattr(ray_runtime, "MAX_LOSSES", 1)
+    runtime = start(replicas=2)
+    die_of(runtime, submit(runtime, "planner"))
+    die_of(runtime, submit(runtime, "planner"))
+    ticket = submit(runtime, "planner")
+    ticket.report.replica.is_dead = True
+    with pytest.raises(ActorError, match="died 3 times"):
+        runtime.report(ticket)
+
+
+def test_actors_are_placed_anew_although_another_dies_meanwhile(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = pretend(monkeypatch, [ActorError("it died while it loaded its model")])
+    runtime = start(placement="spread")
+    lost = next(ticket for ticket in (submit(runtime, "planner"), submit(runtime, "judger")) if far(ticket))
+    alive.remove("far")
+    die_of(runtime, lost)
+    runtime.wait([lost], 0.0)
+    assert not far(submit(runtime, "planner"))
+    assert not far(submit(runtime, "judger"))
+
+
+def far(ticket: Ticket) -> bool:
+    return bool(ticket.report.replica.nodes == ("far",))
+
+
+def test_a_report_that_is_asked_for_twice_is_the_same(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time no transfer would have moved anything."""
+    pretend(monkeypatch)
+    runtime = start()
+    ticket = submit(runtime, "planner")
+    assert runtime.report(ticket) is runtime.report(ticket)
