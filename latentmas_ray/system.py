@@ -28,7 +28,7 @@ from latentmas_ray.driver import (
 )
 from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import ConfigError, RunError
+from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.tasks import derange, load_questions, questions_from
@@ -170,7 +170,11 @@ class LatentMAS:
         metrics = RayMetrics() if self.config.runtime == "ray" else None
         driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=metrics)
         with closing(driver.run(batches, num_done=num_done)) as results:
-            yield from results
+            try:
+                yield from results
+            except (ActorError, ClusterError):
+                self.close()  # its actors are of no use any more; another run starts its own
+                raise
 
     def _start(self, num_batches: int) -> tuple[Runtime, RuntimeInfo]:
         if self._runtime is None or self._info is None:

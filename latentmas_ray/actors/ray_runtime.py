@@ -118,9 +118,11 @@ class RayRuntime:
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
-        """Queue the turn at one of the agent's replicas."""
+        """Queue the turn at one of the agent's replicas. Raises ActorError if an earlier run ended without them."""
         read = [segments[name] for name in work.segment_order()]
         replica = choose_replica(self._replicas_of[work.agent], read, work.batch)
+        if replica.lost is not None:  # it would fail for ever, for nobody replaces what is known to be lost
+            raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost}")
         work = replace(work, submitted_at=time.time())
         segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
         replica.pending[turn] = None

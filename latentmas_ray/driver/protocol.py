@@ -44,7 +44,8 @@ class Runtime(Protocol):
     def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
         """Queue a turn and return at once (a local runtime may carry it out first).
 
-        `segments` holds `Ticket.segment` of each agent in `work.segment_order()`; they need not exist yet.
+        `segments` holds `Ticket.segment` of each agent in `work.segment_order()`; they need not exist yet. Raises
+        ActorError if there are no actors any more.
         """
 
     def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:

@@ -54,6 +54,8 @@ def test_every_replica_of_an_agent_may_die_so_often(
     ticket.report.replica.is_dead = True
     with pytest.raises(ActorError, match="died 3 times"):
         runtime.report(ticket)
+    with pytest.raises(ActorError, match="was not replaced: it died"):  # and not a turn that is lost again and again
+        submit(runtime, "planner")
 
 
 def test_actors_are_placed_anew_although_another_dies_meanwhile(
