@@ -173,7 +173,7 @@ class Fleet:
             return False
         self._starting.pop(replica, None)
         self._replicas = {team: other for team, other in self._replicas.items() if other is not replica}
-        replica.lose("it could not be started again")  # turns may wait for it
+        replica.lose("it could not be started again", is_at_fault=False)  # turns may wait for it
         return True
 
     def end(self) -> None:

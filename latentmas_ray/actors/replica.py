@@ -140,9 +140,9 @@ class Replica(ABC):
         may be why."""
         if self.lost is None:
             self.lost = reason
-            # No turn can have begun before the model was there. After that the oldest may have, although not all that
-            # it reads is written: it takes in what comes early.
-            if is_at_fault and self.is_up:
+            # Not only where `is_up`: a turn may begin, and kill, before anybody has heard that the model is there.
+            # Where nothing is ready the oldest may have begun all the same: it takes in what comes early.
+            if is_at_fault:
                 self.suspect = self.at_work or next(iter(self.pending), None)
         self.end()
 

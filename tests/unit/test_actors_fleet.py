@@ -74,20 +74,18 @@ def turn(number: int, final_at: float | None = None) -> Turn:
 
 
 @pytest.mark.parametrize(
-    ("pending", "lose", "is_up", "suspect"),
+    ("pending", "lose", "suspect"),
     [
-        pytest.param([None, 5.0], {}, True, 1, id="the turn that can have begun"),
-        pytest.param([None, None], {}, True, 0, id="the first one, which may read what comes early"),
-        pytest.param([5.0], {}, False, None, id="none, before the model is there"),
-        pytest.param([5.0], {"is_at_fault": False}, True, None, id="none, if its end was decided elsewhere"),
-        pytest.param([], {}, True, None, id="none, if there is none"),
+        pytest.param([None, 5.0], {}, 1, id="the turn that can have begun"),
+        pytest.param([None, None], {}, 0, id="the first one, which may read what comes early"),
+        pytest.param([5.0], {"is_at_fault": False}, None, id="none, if its end was decided elsewhere"),
+        pytest.param([], {}, None, id="none, if there is none"),
     ],
 )
 def test_which_turn_a_replica_may_have_died_of(
-    pending: list[float | None], lose: dict[str, bool], is_up: bool, suspect: int | None
+    pending: list[float | None], lose: dict[str, bool], suspect: int | None
 ) -> None:
     replica = Standing([None], ["near"])
-    replica.is_up = is_up
     replica.pending = dict.fromkeys(turn(number, final_at) for number, final_at in enumerate(pending))
     replica.lose("it died", **lose)
     replica.lose("it was ended", **lose)
