@@ -215,7 +215,9 @@ def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(cluster: N
 
 
 @pytest.mark.parametrize(
-    ("deed", "rank", "what"), [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")], ids=str
+    ("deed", "rank", "what"),
+    [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")],
+    ids=["1 dies", "0 dies", "1 fails"],
 )
 def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: int, what: str, cluster: None) -> None:
     group = group_of(2, partial(fragile, {rank: deed}))
