@@ -1,22 +1,23 @@
-"""What is learned when: looking back for a word first, then short notes, then everything."""
+"""What is learned when: looking back for a word first, then short notes, then everything, at last soft tokens."""
 
 from latentmas_ray.training.layouts import Mix
 
 # (until this step, what steps are made of)
 _STAGES: tuple[tuple[int, Mix], ...] = (
     (
-        60,
-        Mix(recall=0.3, drill=0.05, chain=0.05, num_experts=(1, 2), num_facts=(1, 2), wanted=("look-up",), max_recall=8,
+        50,
+        Mix(recall=0.3, drill=0.2, chain=0.05, num_experts=(1, 2), num_facts=(1, 2), wanted=("look-up",), max_recall=8,
             max_filler=8, max_gap=0),
     ),
     (
-        150,
-        Mix(recall=0.25, drill=0.1, chain=0.15, num_experts=(1, 3), num_facts=(1, 3), max_recall=24, max_filler=12,
+        130,
+        Mix(recall=0.2, drill=0.2, chain=0.25, num_experts=(1, 3), num_facts=(1, 3), max_recall=24, max_filler=12,
             wanted=("look-up", "look-up", "comparison", "sum", "difference"), max_gap=20),
     ),
+    # Word problems and sums are short beside notes, which take what is left of a row: hence their large shares.
+    (440, Mix(recall=0.08, drill=0.2, chain=0.45)),
 )  # fmt: skip
-# Word problems and sums are short beside notes, which take what is left of a row: hence their large shares.
-_REST = Mix(recall=0.08, drill=0.2, chain=0.45)
+_REST = Mix(recall=0.08, drill=0.15, chain=0.35, soft=0.35)
 
 
 def mix_at(step: int) -> Mix:

@@ -30,12 +30,17 @@ from latentmas_ray.training.texts import (
 KINDS = ("recall", "drill", "repeat", "chain", *WANTED)
 
 
+_MAX_SOFT = 60
+
+
 @dataclass(frozen=True)
 class Part:
-    """Token ids that stand together; those of a `kind` are targets of the loss."""
+    """Token ids that stand together; those of a `kind` are targets of the loss. `soft` ones are only the heaviest part
+    of what is read in their place: a mixture with other tokens."""
 
     ids: list[int]
     kind: str | None = None
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Mix:
     wanted: tuple[Wanted, ...] = WANTED
     max_filler: int = 48
     max_recall: int = 60
+    soft: float = 0.0  # how often an agent adds soft tokens
     max_gap: int = 80
 
 
@@ -122,6 +128,9 @@ class Writer:
     def _filler(self, mix: Mix, text: str) -> list[Part]:
         """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning:
         one again and again, its own in disorder, or any."""
+        if mix.soft and self.rng.random() < mix.soft:
+            words = self._tokenizer.encode(text).ids if self.rng.random() < 0.5 else self._words
+            return [Part(self.rng.choices(words, k=self.rng.randint(1, _MAX_SOFT)), soft=True)]
         kind = self.rng.random()
         if kind < 0.35:
             return []

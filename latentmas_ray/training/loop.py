@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from latentmas_ray.tasks.words import HELD_OUT_NAMES, TRAIN_NAMES
 from latentmas_ray.training.layouts import KINDS, Mix, Writer
 from latentmas_ray.training.packing import Rows, pack
 
@@ -61,6 +62,8 @@ class Trainer:
         self._masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
         for p in model.parameters():
             p.data = p.data.bfloat16()
+        self._trained_names = [tokenizer.token_to_id(f"Ġ{name}") for name in TRAIN_NAMES]
+        self._names = [*self._trained_names, *(tokenizer.token_to_id(f"Ġ{name}") for name in HELD_OUT_NAMES)]
         hidden = [m for name, m in self._masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self._masters.items() if "embed" in name]
         others = [m for name, m in self._masters.items() if "lm_head" in name or m.ndim == 1]
@@ -90,7 +93,7 @@ class Trainer:
 
     def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         hidden = self._base(
-            input_ids=rows.ids_BT,
+            inputs_embeds=self._embed(rows),
             position_ids=rows.positions_BT,
             attention_mask=rows.visible[:, None],
             use_cache=False,
@@ -100,11 +103,28 @@ class Trainer:
         targets = rows.targets_BT[is_target]
         return cross_entropy(logits, targets), accuracies(logits.argmax(-1) == targets, rows)
 
+    def _embed(self, rows: Rows) -> Tensor:
+        """Input embeddings. A soft token is a random mixture with two others, of the usual norm: a thought has no word
+        of its own either, and readers must not stumble over it."""
+        matrix_VE: Tensor = self.model.model.embed_tokens.weight
+        embedded_BTE: Tensor = self.model.model.embed_tokens(rows.ids_BT)
+        is_soft = rows.soft_BT.bool()
+        ids = rows.ids_BT[is_soft]
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_000 + self.progress.step)
+        others = torch.randint(3, len(matrix_VE), (len(ids), 2), generator=generator)
+        shares = torch.rand(len(ids), 3, generator=generator).sort(descending=True).values
+        mixed = (shares[..., None] * matrix_VE.detach()[torch.cat([ids[:, None], others], dim=1)].float()).sum(1)
+        norm = matrix_VE.detach().float().norm(dim=-1).mean()
+        soft = mixed * norm / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        return embedded_BTE.masked_scatter(is_soft[..., None], soft.to(embedded_BTE.dtype))
+
     def _update(self, rate: float) -> None:
         named = dict(self.model.named_parameters())
         for name, master in self._masters.items():
             master.grad = named[name].grad.float()
             named[name].grad = None
+            if len(master) == self.tokenizer.get_vocab_size():
+                self._share(master.grad)
         clip_grad_norm_(self._masters.values(), 1.0)
         for optimizer, base in zip(self._optimizers, (_MUON_RATE, _EMBED_RATE, _ADAM_RATE), strict=True):
             for group in optimizer.param_groups:
@@ -112,6 +132,13 @@ class Trainer:
             optimizer.step()
         for name, master in self._masters.items():
             named[name].data.copy_(master)
+
+    def _share(self, gradient_VE: Tensor) -> None:
+        """Names learn together, in both matrices: all get the mean of what the names in the data would get.
+
+        So a name that no task has shown differs from the others by its random part only, as they do from one another.
+        """
+        gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
 
     def save(self, path: Path) -> None:
         """Write the state; a process that ends meanwhile leaves the last one whole."""

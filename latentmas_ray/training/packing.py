@@ -26,6 +26,7 @@ class Rows:
     reads_BT: Tensor  # the document whose shared segments it sees, or -1
     shares_BT: Tensor  # the document it is a shared token of, or -2
     kinds_BT: Tensor  # the index of the target's kind in KINDS, or -1
+    soft_BT: Tensor  # 1 for a token that is mixed with others
 
     @property
     def visible(self) -> Tensor:
@@ -45,6 +46,7 @@ class _Row:
         self.reads: list[int] = []
         self.shares: list[int] = []
         self.kinds: list[int] = []
+        self.soft: list[int] = []
         self._num_documents = 0
         self._num_segments = 0
 
@@ -70,6 +72,7 @@ class _Row:
         begin = len(self.ids)
         for part in parts:
             self.ids += part.ids
+            self.soft += [int(part.soft)] * len(part.ids)
             kinds += [-1 if part.kind is None else KINDS.index(part.kind)] * len(part.ids)
         num = len(kinds)
         # A token's target is the one after it.
@@ -92,6 +95,7 @@ class _Row:
             self.reads + [_NOBODY] * room,
             self.shares + [_NOBODY - 1] * room,
             self.kinds + [-1] * room,
+            self.soft + [0] * room,
         )
 
 

@@ -1,6 +1,7 @@
 """The training loop: a stopped run goes on as if nothing had happened, and steps make the loss smaller."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from latentmas_ray.models.embedded import untrained_model
 from latentmas_ray.training.first_weights import set_first_weights
-from latentmas_ray.training.layouts import Mix
+from latentmas_ray.training.layouts import Mix, Writer
 from latentmas_ray.training.loop import Recipe, Trainer
+from latentmas_ray.training.packing import pack
 from latentmas_ray.training.run import means, write_model
 from latentmas_ray.training.tokens import train_tokenizer
 
@@ -65,3 +67,17 @@ def test_the_first_weights_look_back_for_a_token() -> None:
         assert by_place[0, head, 30].argmax() == 30 - (head + 1)
     # The token at 50 stood at 10 before; what came after it is at 11.
     assert by_content[0, 0, 50].argmax() == 11
+
+
+def test_soft_tokens_have_the_usual_norm_and_no_word() -> None:
+    trainer = make_trainer()
+    rows = pack(Writer(trainer.tokenizer, Random(1)), Mix(recall=0.0, drill=0.0, chain=0.0, soft=1.0), 2, 384)
+    is_soft = rows.soft_BT.bool()
+    assert is_soft.any()
+    assert not is_soft[rows.targets_BT >= 0].any()
+    matrix = trainer.model.model.embed_tokens.weight.float()
+    embedded = trainer._embed(rows).float()
+    torch.testing.assert_close(embedded[~is_soft], matrix[rows.ids_BT[~is_soft]])
+    norms = embedded[is_soft].norm(dim=-1)
+    torch.testing.assert_close(norms, matrix.norm(dim=-1).mean().expand_as(norms), rtol=0.02, atol=0.0)
+    assert (embedded[is_soft] - matrix[rows.ids_BT[is_soft]]).norm(dim=-1).min() > 0.01
