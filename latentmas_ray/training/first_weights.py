@@ -27,10 +27,9 @@ def set_first_weights(model: Any) -> None:
     config = model.config
     size, dim = config.hidden_size, config.head_dim
     # Embeddings are large beside what the layers add, and most layers begin by adding nothing.
-    model.model.embed_tokens.weight.data.normal_(0.0, 1.0)
-    model.model.embed_tokens.weight.data[:, :_NUM_CONSTANT] = _CONSTANT
-    model.lm_head.weight.data.copy_(_HEAD_SCALE * model.model.embed_tokens.weight.data)
-    model.lm_head.weight.data[:, :_NUM_CONSTANT] = 0.0
+    read_VE, said_VE = draw_tokens(config.vocab_size, size)
+    model.model.embed_tokens.weight.data.copy_(read_VE)
+    model.lm_head.weight.data.copy_(said_VE)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data.zero_()
         layer.mlp.down_proj.weight.data.zero_()
@@ -42,6 +41,15 @@ def set_first_weights(model: Any) -> None:
     for attention in (by_place, by_content):
         attention.q_norm.weight.data.fill_(_SHARPNESS)
         attention.k_norm.weight.data.fill_(_SHARPNESS)
+
+
+def draw_tokens(num: int, size: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """First rows of `num` tokens in the input matrix and in the output matrix: the same, but for scale and constant."""
+    read_VE = torch.randn(num, size, generator=generator)
+    read_VE[:, :_NUM_CONSTANT] = 0.0
+    said_VE = _HEAD_SCALE * read_VE
+    read_VE[:, :_NUM_CONSTANT] = _CONSTANT
+    return read_VE, said_VE
 
 
 def _subspaces(num: int, dim: int, size: int) -> list[Tensor]:

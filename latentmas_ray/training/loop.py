@@ -17,11 +17,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from latentmas_ray.tasks.words import HELD_OUT_NAMES, TRAIN_NAMES
+from latentmas_ray.training.first_weights import draw_tokens
 from latentmas_ray.training.layouts import KINDS, Mix, Writer
 from latentmas_ray.training.packing import Rows, pack
 
 _WARM_UP = 30
 _DECAY_FROM = 0.6  # of all steps; until then the rate stays, so that their number can still be changed
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+_NEW_NAMES_FROM = 630
 _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
 
 
@@ -64,6 +67,7 @@ class Trainer:
             p.data = p.data.bfloat16()
         self._trained_names = [tokenizer.token_to_id(f"Ġ{name}") for name in TRAIN_NAMES]
         self._names = [*self._trained_names, *(tokenizer.token_to_id(f"Ġ{name}") for name in HELD_OUT_NAMES)]
+        self._first = {name: self._masters[name][self._names].clone() for name in _MATRICES}
         hidden = [m for name, m in self._masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self._masters.items() if "embed" in name]
         others = [m for name, m in self._masters.items() if "lm_head" in name or m.ndim == 1]
@@ -79,6 +83,8 @@ class Trainer:
         begin = time.perf_counter()
         recipe, step = self.recipe, self.progress.step
         writer = Writer(self.tokenizer, Random(f"{recipe.seed} {step}"))
+        if step >= _NEW_NAMES_FROM:
+            self._rename(torch.Generator().manual_seed(recipe.seed * 1_000_000 + step))
         rows = pack(writer, self._mix_at(step), recipe.num_rows, recipe.num_tokens)
         loss, figures = self._loss(rows)
         loss.backward()
@@ -139,6 +145,16 @@ class Trainer:
         So a name that no task has shown differs from the others by its random part only, as they do from one another.
         """
         gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
+
+    def _rename(self, generator: torch.Generator) -> None:
+        """Give every name another random part for this step, in both matrices; the weights that are trained keep theirs.
+
+        A model that meets ever new names can learn no name by heart, and so treats all alike.
+        """
+        new_VE, said_VE = draw_tokens(len(self._names), self._first["model.embed_tokens.weight"].shape[1], generator)
+        for name, new in (("model.embed_tokens.weight", new_VE), ("lm_head.weight", said_VE)):
+            learned = self._masters[name][self._names] - self._first[name]
+            dict(self.model.named_parameters())[name].data[self._names] = (learned + new).bfloat16()
 
     def save(self, path: Path) -> None:
         """Write the state; a process that ends meanwhile leaves the last one whole."""

@@ -81,3 +81,17 @@ def test_soft_tokens_have_the_usual_norm_and_no_word() -> None:
     norms = embedded[is_soft].norm(dim=-1)
     torch.testing.assert_close(norms, matrix.norm(dim=-1).mean().expand_as(norms), rtol=0.02, atol=0.0)
     assert (embedded[is_soft] - matrix[rows.ids_BT[is_soft]]).norm(dim=-1).min() > 0.01
+
+
+def test_new_names_differ_from_the_old_ones_by_their_random_part_only() -> None:
+    trainer = make_trainer()
+    before = weights(trainer)["model.embed_tokens.weight"].float()
+    trainer._rename(torch.Generator().manual_seed(1))
+    after = weights(trainer)["model.embed_tokens.weight"].float()
+    is_name = torch.zeros(len(before), dtype=torch.bool)
+    is_name[trainer._names] = True
+    assert torch.equal(after[~is_name], before[~is_name])
+    assert (after - before)[is_name].norm(dim=-1).min() > 5
+    trainer.step()
+    learned = trainer._masters["lm_head.weight"][trainer._names] - trainer._first["lm_head.weight"]
+    torch.testing.assert_close(learned, learned[:1].expand_as(learned), rtol=1e-3, atol=1e-6)
