@@ -14,6 +14,7 @@ from typing import Any
 
 from latentmas_ray import LatentMAS
 
+TASKS = ("notes", "chain")
 STEPS = (0, 1, 2, 5, 10, 20, 40, 80)
 CONTROLS = ("deranged", "prompt-only", "latent-only", "none")
 FORMS = ("sequential", "hierarchical")
@@ -22,14 +23,15 @@ KEPT = ("accuracy", "accuracy_interval", "output_tokens_per_question", "seconds"
 
 def plan(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is run: the fields of each configuration."""
-    for task in ("notes", "chain"):
+    for task in given.tasks:
         yield {"task": task, "method": "single", "limit": given.limit}
         for form in FORMS:
             fields = {"task": task, "topology": form, "limit": given.limit}
-            yield {**fields, "method": "text"}
             for memory in ("matched", *CONTROLS):
                 yield {**fields, "method": "latent", "latent_steps": given.latent_steps, "memory": memory}
-    for task, form, realign, steps in product(("notes", "chain"), FORMS, (True, False), STEPS):
+    for task, form in product(given.tasks, FORMS):
+        yield {"task": task, "topology": form, "limit": given.limit, "method": "text"}
+    for task, form, realign, steps in product(given.tasks, FORMS, (True, False), STEPS):
         sweep = {"realign": realign, "latent_steps": steps, "limit": given.sweep_limit}
         yield {"task": task, "topology": form, "method": "latent", **sweep}
 
@@ -50,7 +52,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for task, panel in zip(("notes", "chain"), panels, strict=True):
+    for task, panel in zip(TASKS, panels, strict=True):
         for form in FORMS:
             for realign, style in ((True, "-"), (False, "--")):
                 same = {"task": task, "topology": form, "realign": realign}
@@ -69,6 +71,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--sweep-limit", type=int, default=1000, help="questions of each number of latent steps")

@@ -1,42 +1,52 @@
-"""`latentmas demo`: the three methods side by side on the built-in questions, in about a minute."""
-
-from typing import get_args
+"""`latentmas demo`: the three methods and a control side by side on the built-in notes, in about a minute."""
 
 import typer
 
 from latentmas_ray.cli.errors import EXIT_FAILED
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
-from latentmas_ray.config import Method, RunConfig
+from latentmas_ray.config import RunConfig
 
-# Small enough for two cores and a start of Ray per method, large enough to fill more than one batch.
+# Small enough for two cores and a start of Ray per row, large enough that accuracies mean something.
 _SMALL = {
-    "task": "sample",
-    "topology": "sequential",
+    "task": "notes",
+    "topology": "hierarchical",
     "model": "tiny",
-    "limit": 8,
-    "batch_size": 4,
-    "latent_steps": 10,
-    "max_new_tokens": 48,
+    "limit": 64,
+    "batch_size": 32,
+    "latent_steps": 5,
+    "max_new_tokens": 64,
+    "temperature": 0.0,
 }
 
+# The rows of the table: what of the configuration each has of its own.
+_ROWS = (
+    {"method": "single"},
+    {"method": "text"},
+    {"method": "latent"},
+    {"method": "latent", "memory": "deranged"},
+)
+
 _AFTERWORD = """\
-The embedded model is random, so the accuracy means nothing yet; tokens, time and
-bytes are real. Try next:
+Three experts know different facts; the answer needs some of them, and the answering
+agent sees only the question. single: one agent reads all notes. text: experts write
+their notes down. latent: they hand over memory instead. deranged: the memory is that
+of another question, so what is right there is luck. Try next:
+  latentmas eval --task notes --topology sequential --output runs/a
   latentmas eval --task sample --model Qwen/Qwen3-0.6B --method latent"""
 
 
 @run_options("limit", "latent_steps", "max_new_tokens", "batch_size", "seed", "runtime", "address", fixed=_SMALL)
 def demo(config: RunConfig) -> None:
-    """Compare single, text and latent on built-in questions."""
+    """Compare single, text and latent on built-in questions, and latent with another question's memory."""
     from latentmas_ray.cli.progress import watch
     from latentmas_ray.cli.tables import demo_table, results_console
 
     console = results_console()
     summaries = []
-    for method in get_args(Method):
-        method_config = config.model_copy(update={"method": method})
-        with watch(method) as watcher, open_system(method_config, watcher) as system:
+    for row in _ROWS:
+        row_config = config.model_copy(update=row)
+        with watch("-".join(row.values())) as watcher, open_system(row_config, watcher) as system:
             summaries.append(system.evaluate())
     console.print(demo_table(summaries))
     console.print(_AFTERWORD, markup=False, soft_wrap=True)

@@ -56,14 +56,14 @@ def summary_table(summary: "Summary") -> RenderableType:
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
-    """The methods side by side."""
+    """The methods, and controls of them, side by side."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("method", style="bold", no_wrap=True)
-    for title in ("accuracy", "output tokens\nper question", "latent steps\nper question", "time", "memory moved"):
+    for title in ("accuracy", "output tokens\nper question", "latent steps\nper question", "time", "memory\nmoved"):
         table.add_column(title, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(
-            summary.method,
+            summary.method if summary.memory == "matched" else summary.memory,
             format_accuracy(summary.accuracy),
             format_number(summary.output_tokens_per_question),
             format_number(summary.latent_steps_per_question),

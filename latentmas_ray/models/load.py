@@ -21,11 +21,11 @@ from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES, WHOLE
 from latentmas_ray.models.accept import check_config, wrap
+from latentmas_ray.models.embedded import EMBEDDED_FOLDER, EMBEDDED_NAME
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.placement import place_weights
 from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments, shard_weights
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +40,9 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto", ranks: R
     if ranks.shard != WHOLE:
         return _load_shard(name, dtype, device, ranks)
     place = choose_device(device)
-    if name == "tiny":
-        lm = wrap(tiny_model(DTYPES["float32" if dtype == "auto" else dtype]).to(place), tiny_tokenizer(), name)
-    else:
-        model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place)})
-        lm = wrap(model, _load_tokenizer(name), name)
-        _check_template(lm)
+    model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place)})
+    lm = wrap(model, _load_tokenizer(name), name)
+    _check_template(lm)
     return lm
 
 
@@ -53,13 +50,9 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks) -> LanguageMod
     with ranks.agreeing():
         num_ranks = ranks.shard.of
         check_shard_device(choose_device(device), device, num_ranks)
-        if name == "tiny":
-            tokenizer = tiny_tokenizer()
-            model = shard_weights(tiny_model(DTYPES["float32" if dtype == "auto" else dtype]), num_ranks)
-        else:
-            check_divisible(load_config(name), name, num_ranks)
-            tokenizer = _load_tokenizer(name)
-            model = _load_weights(name, dtype, shard_arguments(num_ranks))
+        check_divisible(load_config(name), name, num_ranks)
+        tokenizer = _load_tokenizer(name)
+        model = _load_weights(name, dtype, shard_arguments(num_ranks))
     lm = wrap(model, tokenizer, name, ranks)
     _check_template(lm)
     return lm
@@ -73,7 +66,7 @@ def _check_template(lm: LanguageModel) -> None:
 def check_name(name: str) -> None:
     """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id
     that is neither in the local cache nor reachable, and for a model whose configuration rules it out."""
-    if name == "tiny":
+    if name == EMBEDDED_NAME:
         return
     path = _path(name)
     if path is None and name.startswith((".", "/", "~")):
@@ -86,7 +79,7 @@ def check_name(name: str) -> None:
 
 def absolute_name(name: str) -> str:
     """The same model for a process with another working directory: a folder that is here gets its whole path."""
-    path = None if name == "tiny" else _path(name)
+    path = None if name == EMBEDDED_NAME else _path(name)
     return name if path is None else str(path.absolute())
 
 
@@ -188,7 +181,9 @@ def _location(name: str) -> str:
 
 
 def _path(name: str) -> Path | None:
-    """The file or folder of this name, if there is one."""
+    """The file or folder of this name, if there is one; the embedded model's own."""
+    if name == EMBEDDED_NAME:
+        return EMBEDDED_FOLDER
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None

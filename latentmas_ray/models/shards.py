@@ -7,7 +7,7 @@ of a file and puts the collectives where they belong. Everything that is not div
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.distributed import DistributedConfig
 
 from latentmas_ray.errors import ModelError
@@ -43,17 +43,3 @@ def check_shard_device(place: torch.device, device: str, num_ranks: int) -> None
 def shard_arguments(num_ranks: int) -> dict[str, Any]:
     """The arguments with which `from_pretrained` loads this process's part. The process-wide group must be there."""
     return {"distributed_config": DistributedConfig(tp_size=num_ranks)}
-
-
-def shard_weights(model: PreTrainedModel, num_ranks: int) -> PreTrainedModel:
-    """This process's part of a model that is here as a whole. Raises ModelError like `check_divisible`."""
-    check_divisible(model.config, model.config.model_type, num_ranks)
-    part: PreTrainedModel = type(model).from_pretrained(
-        None,
-        config=model.config,
-        state_dict=model.state_dict(),
-        dtype=model.dtype,
-        attn_implementation="sdpa",
-        **shard_arguments(num_ranks),
-    )
-    return part

@@ -1,6 +1,5 @@
-"""The embedded model: a random Qwen3 of about 1M parameters with a byte-level tokenizer, the same on every machine.
-
-Its answers mean nothing; it is there so that every path can be run without a download.
+"""A random Qwen3 of about 1M parameters with a byte-level tokenizer, the same on every machine: for tests, and as the
+tokenizer of other random models. Its answers mean nothing. The embedded model that `--model tiny` names is another one.
 """
 
 import torch

@@ -89,14 +89,13 @@ PRESETS: Mapping[str, ModelFigures] = {
 }
 TINY = ModelFigures(
     num_layers=4,
-    hidden_size=128,
-    mlp_size=384,
+    hidden_size=256,
+    mlp_size=512,
     num_heads=4,
     num_kv_heads=2,
-    head_dim=32,
-    vocab_size=259,
+    head_dim=64,
+    vocab_size=805,
     is_tied=False,
-    dtype="float32",
 )
 
 

@@ -147,7 +147,7 @@ class Trainer:
         gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
 
     def _rename(self, generator: torch.Generator) -> None:
-        """Give every name another random part for this step, in both matrices; the weights that are trained keep theirs.
+        """Give every name another random part for this step, in both matrices; the trained weights keep theirs.
 
         A model that meets ever new names can learn no name by heart, and so treats all alike.
         """

@@ -53,10 +53,12 @@ def test_eval_writes_its_files_and_prints_the_summary(tmp_path: Path, pair: str)
     assert read_rows(output) == rows
 
 
-def test_demo_compares_the_three_methods() -> None:
+def test_demo_compares_the_three_methods_and_a_control() -> None:
     done = run_command("demo", "--runtime", "local", "--limit", "2", "--latent-steps", "3", "--max-new-tokens", "4")
     assert done.returncode == 0, done.stderr
-    methods = [line.split()[0] for line in done.stdout.splitlines() if line.split()[:1]]
-    assert [name for name in methods if name in ("single", "text", "latent")] == ["single", "text", "latent"]
-    for title in ("accuracy", "output tokens", "latent steps", "time", "memory moved"):
+    table = done.stdout.partition("Three experts")[0]
+    methods = [line.split("  ")[0].strip() for line in table.splitlines()]
+    rows = ("single", "text", "latent", "deranged")
+    assert [name for name in methods if name in rows] == list(rows)
+    for title in ("accuracy", "output tokens", "latent steps", "time", "memory"):
         assert title in done.stdout

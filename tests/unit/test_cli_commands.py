@@ -47,6 +47,7 @@ def make_summary(config: RunConfig, num_failed: int = 0) -> Summary:
         method=config.method,
         topology=config.topology,
         model=config.model,
+        memory=config.memory,
         num_questions=8,
         num_failed=num_failed,
         accuracy=0.625,
@@ -191,12 +192,15 @@ def test_failed_questions_are_named_and_give_exit_code_1(
     assert str(tmp_path / "failures.jsonl") in where
 
 
-def test_demo_compares_the_three_methods(system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]) -> None:
+def test_demo_compares_the_three_methods_and_a_control(
+    system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", "--runtime", "local"]) == 0
     out = capfd.readouterr().out
-    assert [config.method for config in system.configs] == ["single", "text", "latent"]
-    assert {(config.model, config.task, config.runtime) for config in system.configs} == {("tiny", "sample", "local")}
-    for words in ("single", "text", "latent", "accuracy", "output tokens", "memory moved", "random", "latentmas eval"):
+    assert [config.method for config in system.configs] == ["single", "text", "latent", "latent"]
+    assert [config.memory for config in system.configs] == [*["matched"] * 3, "deranged"]
+    assert {(config.model, config.task, config.runtime) for config in system.configs} == {("tiny", "notes", "local")}
+    for words in ("single", "text", "deranged", "accuracy", "output tokens", "memory", "latentmas eval"):
         assert words in out
 
 

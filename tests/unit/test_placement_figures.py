@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.errors import ModelError
-from latentmas_ray.models.tiny import tiny_model
-from latentmas_ray.placement.figures import DTYPE_BYTES, PRESETS, TINY, figures_of_config, known_figures
+from latentmas_ray.placement.figures import DTYPE_BYTES, PRESETS, figures_of_config, known_figures
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KIB = 1024
@@ -34,12 +33,6 @@ def test_ranks_divide_the_matrices_and_each_holds_the_rest() -> None:
     whole = model.whole_parameters * model.itemsize
     assert model.weights_bytes() == 2 * model.num_parameters
     assert 4 * (model.weights_bytes(4) - whole) == model.weights_bytes() - whole
-
-
-def test_the_embedded_model_is_as_its_figures_say() -> None:
-    import torch
-
-    assert TINY.num_parameters == sum(parameter.numel() for parameter in tiny_model(torch.float32).parameters())
 
 
 def test_a_hub_id_of_a_preset_needs_no_look_at_the_hub() -> None:
