@@ -5,7 +5,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmas_ray.tasks import grade
@@ -23,6 +23,7 @@ def test_words_are_in_one_half_only() -> None:
     assert len(set(words)) == len(words)
 
 
+@settings(deadline=None)
 @given(SEEDS, SPLITS, st.sampled_from(WANTED), st.lists(st.integers(2, 6), min_size=1, max_size=3))
 def test_the_gold_of_a_note_question_follows_from_its_facts(
     seed: int, split: Split, wanted: Wanted, num_facts: list[int]
@@ -56,6 +57,7 @@ def test_the_facts_of_a_question_come_from_up_to_three_experts(wanted: Wanted) -
     assert sources == {"look-up": {1}, "sum": {1, 2, 3}}.get(wanted, {1, 2})
 
 
+@settings(deadline=None)
 @given(SEEDS, SPLITS, st.integers(1, MAX_STEPS))
 def test_the_steps_of_a_problem_lead_to_its_gold(seed: int, split: Split, num_steps: int) -> None:
     problem = make_problem(Random(seed), split, num_steps)

@@ -284,7 +284,7 @@ def test_folder_and_impossible_path(tmp_path: Path) -> None:
 
 
 def test_unknown_name_suggests_a_built_in() -> None:
-    with pytest.raises(TopologyError, match=r"did you mean sequential\? it must be a built-in topology \(.*hierarchical"):
+    with pytest.raises(TopologyError, match=r"did you mean sequential\? it must be a built-in .*hierarchical"):
         load_topology("sequental")
 
 
