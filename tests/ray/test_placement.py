@@ -107,7 +107,9 @@ def test_colocated_agents_share_an_actor_and_a_batch_keeps_to_one(tmp_path: Path
     ids=str,
 )
 def test_every_placement_gives_the_answers_of_one_process(topology: str, more: dict[str, Any]) -> None:
-    fields = {"model": "tiny", "topology": topology, "latent_steps": 4, "max_new_tokens": 8, "batch_size": 2}
+    # In bfloat16 the number of torch's threads, which placements differ in, may decide a token.
+    size = {"latent_steps": 4, "max_new_tokens": 8, "batch_size": 2, "temperature": 0.0}
+    fields = {"model": "tiny", "dtype": "float32", "topology": topology, **size}
     questions = [f"What is {number} + 9?" for number in range(6)]
     lossy = {"codec": more["codec"], "transport": "object_store"} if "codec" in more else {}
     answers = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,12 +118,14 @@ def test_many_small_pieces(peers: Peers) -> None:
     get(peers.producer.release.remote(*payloads))
 
 
-def test_a_busy_producer_keeps_nobody_waiting(peers: Peers) -> None:
+def test_a_busy_producer_keeps_nobody_waiting(peers: Peers, tmp_path: Path) -> None:
+    is_read = tmp_path / "is read"
     payload = peers.producer.pack.remote(BIG)
     get(payload)
-    busy = peers.producer.be_busy.remote(3.0)
+    busy = peers.producer.be_busy.remote(is_read, PATIENCE_SECONDS)
     assert_right(get(peers.reader.read.remote(payload, BIG)))
     assert not ray.wait([busy], timeout=0)[0]
+    is_read.touch()
     get(busy)
     get(peers.producer.release.remote(payload))
 

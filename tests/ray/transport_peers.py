@@ -127,10 +127,10 @@ class Peer:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssShmem"))
 
-    def be_busy(self, seconds: float) -> None:
-        """Compute, and wait with the interpreter's lock free only in between."""
-        end, one = time.monotonic() + seconds, torch.ones(256, 256)
-        while time.monotonic() < end:
+    def be_busy(self, until: Path, at_most_seconds: float) -> None:
+        """Compute until a file is there, and wait with the interpreter's lock free only in between."""
+        end, one = time.monotonic() + at_most_seconds, torch.ones(256, 256)
+        while time.monotonic() < end and not until.exists():
             one = (one @ one).clamp(0, 1)
 
     def _read(self, payload: Any, case: Case, spec: KVCacheSpec | None = None) -> tuple[Read, Piece | None]:
