@@ -57,7 +57,7 @@ def test_demo_compares_the_three_methods_and_a_control() -> None:
     done = run_command("demo", "--runtime", "local", "--limit", "2", "--latent-steps", "3", "--max-new-tokens", "4")
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("Three experts")[0]
-    methods = [line.split("  ")[0].strip() for line in table.splitlines()]
+    methods = [line.strip().split("  ")[0] for line in table.splitlines()]
     rows = ("single", "text", "latent", "deranged")
     assert [name for name in methods if name in rows] == list(rows)
     for title in ("accuracy", "output tokens", "latent steps", "time", "memory"):
