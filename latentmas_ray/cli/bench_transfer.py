@@ -1,14 +1,19 @@
 """`latentmas bench transfer`: flags, and the figures as tables."""
 
-import contextlib
-import json
-import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.numbers import whole_numbers
+from latentmas_ray.cli.outcome import measure_and_show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from latentmas_ray.bench.transfer import TransferBench
 
 
 def transfer(
@@ -63,27 +68,22 @@ def transfer(
         "plot": plot,
     }
     settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    _measure(settings, as_json=as_json)
+    measure_and_show(partial(_measure, settings), _tables, _draw, plot=settings.plot, as_json=as_json)
 
 
-def _measure(settings: TransferBenchSettings, *, as_json: bool) -> None:
-    if settings.plot is not None:
-        from latentmas_ray.bench.plot import check_matplotlib
-
-        check_matplotlib(settings.plot)
+def _measure(settings: TransferBenchSettings, say: Callable[[str], None]) -> "TransferBench":
     from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are known good
 
-    # Ray prints warnings of its nodes to stdout, and that is where the figures go.
-    with contextlib.redirect_stdout(sys.stderr):
-        outcome = run(settings, lambda line: typer.echo(line, err=True))
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json(), indent=2))
-    else:
-        from latentmas_ray.cli.tables import results_console
-        from latentmas_ray.cli.transfer_tables import transfer_tables
+    return run(settings, say)
 
-        results_console().print(transfer_tables(outcome))
-    if settings.plot is not None:
-        from latentmas_ray.bench.plot import draw
 
-        draw(outcome, settings.plot)
+def _tables(outcome: "TransferBench") -> "RenderableType":
+    from latentmas_ray.cli.transfer_tables import transfer_tables
+
+    return transfer_tables(outcome)
+
+
+def _draw(outcome: "TransferBench", plot: str) -> None:
+    from latentmas_ray.bench.plot import draw
+
+    draw(outcome, plot)
