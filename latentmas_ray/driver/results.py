@@ -201,7 +201,14 @@ class Summary:
     agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse
 
     def to_json(self) -> dict[str, Any]:
+        """The object of summary.json."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Summary":
+        """The inverse of `to_json`. Raises TypeError for an object of another form."""
+        interval = row.get("accuracy_interval")
+        return cls(**{**row, "accuracy_interval": None if interval is None else tuple(interval)})
 
 
 def mean_or_zero(values: Sequence[float]) -> float:

@@ -50,7 +50,7 @@ def read_rows(path: Path, questions: Mapping[str, Question]) -> tuple[dict[str, 
 
 
 def _take(answers: dict[str, Answer], line: bytes, place: str, questions: Mapping[str, Question]) -> None:
-    answer = _decode(line, place)
+    answer = decode_row(line, place)
     question = questions.get(answer.id)
     if question is None:
         raise JournalError(f"{place}: id", answer.id, "the task has no such question; choose another output folder")
@@ -63,7 +63,8 @@ def _take(answers: dict[str, Answer], line: bytes, place: str, questions: Mappin
     answers[answer.id] = answer
 
 
-def _decode(line: bytes, place: str) -> Answer:
+def decode_row(line: bytes, place: str) -> Answer:
+    """The answer in one line of results.jsonl. Raises JournalError, with `place`, for a line that is none."""
     shown = line.decode(errors="replace")
     try:
         row = json.loads(line)

@@ -1,0 +1,86 @@
+"""An output folder read back, to be compared, reported or looked into."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.driver import Answer, Failure, Summary
+from latentmas_ray.driver.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
+from latentmas_ray.driver.rows import decode_row
+from latentmas_ray.driver.traces import Trace, read_embeddings, read_traces
+from latentmas_ray.engine.trace import EmbeddingMap
+from latentmas_ray.errors import JournalError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run left in its folder."""
+
+    folder: Path
+    config: RunConfig
+    answers: tuple[Answer, ...]
+    failures: tuple[Failure, ...]
+    summary: Summary | None  # None for a run that has not come to its end
+    traces: Mapping[str, Trace]
+    embeddings: EmbeddingMap | None
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """Read an output folder. Nothing is changed, and a run may still be writing into it.
+
+    Raises JournalError if it is no folder, holds no results, or holds a file that no run of this project wrote.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise JournalError("run", str(folder), "there is no such folder; give the output folder of a run")
+    for name in (CONFIG_NAME, RESULTS_NAME):
+        if not (folder / name).is_file():
+            raise JournalError("run", str(folder), f"it holds no {name}; give the output folder of a run")
+    try:
+        return FinishedRun(
+            folder=folder,
+            config=_read_config(folder / CONFIG_NAME),
+            answers=read_answers(folder / RESULTS_NAME),
+            failures=_read_failures(folder / FAILURES_NAME),
+            summary=_read_summary(folder / SUMMARY_NAME),
+            traces=read_traces(folder),
+            embeddings=read_embeddings(folder),
+        )
+    except OSError as error:
+        raise JournalError("run", str(folder), f"its files cannot be read: {error.strerror or error}") from error
+
+
+def read_answers(path: Path) -> tuple[Answer, ...]:
+    """The rows of a results file; a last line that is still being written is passed over. Raises JournalError."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return tuple(decode_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+
+
+def _read_config(path: Path) -> RunConfig:
+    try:
+        values = yaml.safe_load(path.read_bytes())
+        # Fields that another version of this project knows are none of this one's business.
+        return RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
+    except (yaml.YAMLError, ValueError, TypeError):
+        raise JournalError(str(path), path.name, "it must be the YAML that the run wrote") from None
+
+
+def _read_failures(path: Path) -> tuple[Failure, ...]:
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return tuple(Failure(**json.loads(line)) for line in lines)
+    except (ValueError, TypeError):
+        raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None
+
+
+def _read_summary(path: Path) -> Summary | None:
+    if not path.exists():
+        return None
+    try:
+        return Summary.from_json(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, AttributeError):
+        raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None
