@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +29,7 @@ from latentmas_ray.models.placement import place_weights
 from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments
 
+_HUB_SECONDS = 10.0  # for the hub's first answer
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +77,23 @@ def check_name(name: str) -> None:
     if path is not None and not (path / "config.json").is_file():
         raise ModelError("model", name, "it must be a folder with a config.json (a model saved by save_pretrained)")
     with _translated(name, "it must be tiny, a model folder or a hub id"):
+        if path is None:
+            _find_on_hub(name)
         check_config(AutoConfig.from_pretrained(_location(name)), name)
+
+
+def _find_on_hub(name: str) -> None:
+    """Ask once whether there is such a model: transformers asks for file after file, each of them again and again, and
+    takes half a minute to find that nobody answers. Raises the hub's own errors, and ModelError."""
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+        raise
+    except Exception as error:  # the hub's library lets the errors of whatever HTTP library it uses through
+        expected = f"it is no folder and not in the local cache, and the hub cannot be reached: {error}"
+        raise ModelError("model", name, expected) from error
 
 
 def absolute_name(name: str) -> str:

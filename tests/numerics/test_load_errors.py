@@ -94,7 +94,7 @@ NAMES = {
     "nobody's home": ("~nobody-of-this-name/model", "no such folder"),
     "a file": (__file__, "a folder"),
     "empty": ("", "config.json"),
-    "hub id that is not here": ("nobody/no-such-model", "hub id"),
+    "hub id that is not here": ("nobody/no-such-model", "hub"),
     "not even a hub id": ("no such model!", "hub id"),
     "too long for a file name": ("x" * 400, "hub id"),
     "zero byte": ("a\0b", "hub id"),
@@ -158,3 +158,16 @@ def test_a_base_model_is_told_about(folder: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         load_model(str(folder))
     assert "no chat template" in caplog.text
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(_: object, name: str, *, timeout: float) -> None:
+        asked.append((name, timeout))
+        raise OSError("nobody there")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(ModelError, match="the hub cannot be reached: nobody there"):
+        check_name("nobody/no-such-model")
+    assert [name for name, _ in asked] == ["nobody/no-such-model"]
