@@ -2,6 +2,7 @@
 driver never touches its bytes."""
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.dispatch import choose_replica
 from latentmas_ray.actors.fleet import LOOK_SECONDS, Fleet, FleetRequest
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
+from latentmas_ray.actors.replica import PackedSegment, Replica, Turn, reason
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
@@ -28,6 +29,9 @@ from latentmas_ray.units import format_seconds
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
 MAX_LOSSES = 10  # for each of an agent's replicas, while none of its turns comes to an end
+ONE_FAULT_SECONDS = (
+    2.0  # actors of a node that die so soon one after another died of the same; none starts in that time
+)
 MAX_STARTS = 3  # of all actors anew: another node may die meanwhile
 PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
@@ -92,8 +96,10 @@ class RayRuntime:
         self._turn_seconds = turn_seconds
         self._cluster: Cluster | None = None
         self._replicas_of: dict[str, list[Replica]] = {}
+        self._lost_at: dict[str, float] = {}  # when an actor of a node was lost
         self._losses: Counter[str] = Counter()  # of an agent's replicas since one of its turns came to an end
         self._at_work: dict[Replica, tuple[Turn, float]] = {}  # since when
+        self._called: dict[ray.ObjectRef, Replica] = {}  # signs of life that were asked for
         self._looked_at = 0.0
 
     def start(self) -> RuntimeInfo:
@@ -133,6 +139,7 @@ class RayRuntime:
 
         Raises like `start` where actors that died cannot be replaced.
         """
+        self._find_silent()
         self._look_after()
         lost = [ticket for ticket in tickets if ticket.report.replica.lost]
         by_reference = {reference: ticket for ticket in tickets for reference in ticket.report.turn.reports}
@@ -227,8 +234,12 @@ class RayRuntime:
         return int(len(used) * smallest * _STORE_SHARE)
 
     def _lose(self, replica: Replica, agent: str, why: str) -> None:
-        """A replica has died, or is to: have it made again."""
-        replica.lose(why)
+        """A replica has died, or is to: have it made again. Of several lost with their node one at most died of
+        its turn."""
+        now = time.monotonic()
+        is_alone = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
+        self._lost_at.update(dict.fromkeys(replica.nodes, now))
+        replica.lose(why, is_at_fault=is_alone and replica not in self._called.values())
         self._losses[agent] += 1
         if self._losses[agent] > MAX_LOSSES * len(self._replicas_of[agent]):
             raise ActorError(
@@ -238,6 +249,27 @@ class RayRuntime:
         _log.info("an actor of agent %s died and is started again: %s", agent, why)
         self._fleet.replace(replica)
         self._replicas_of = self._fleet.replicas_of()
+        self._call_others(replica)
+
+    def _call_others(self, lost: Replica) -> None:
+        """Its node may be gone with it. Ray tells that half a minute later or more; a call to an actor whose process is
+        no more can fail at once."""
+        called = {*self._called.values(), lost}
+        for other in {one for replicas in self._replicas_of.values() for one in replicas} - called:
+            if other.is_up and not set(other.nodes).isdisjoint(lost.nodes):
+                self._called.update(dict.fromkeys(other.call(), other))
+
+    def _find_silent(self) -> None:
+        """Lose the replicas of which an actor was called and is dead."""
+        answered = ray.wait(list(self._called), num_returns=len(self._called), timeout=0)[0] if self._called else []
+        for reference in answered:
+            replica = self._called[reference]
+            try:
+                ray.get(reference)
+            except RayError as error:
+                if replica.lost is None:
+                    self._lose(replica, self._agent_of(replica), reason(error))
+            del self._called[reference]
 
     def _look_after(self) -> None:
         """Every few seconds: actors that start, nodes that are gone, turns that hang."""

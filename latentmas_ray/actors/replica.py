@@ -108,6 +108,10 @@ class Replica(ABC):
         """Have memory travel this way: references to wait for."""
         return [actor.use.options(concurrency_group="side").remote(transport) for actor in self.actors]
 
+    def call(self) -> list[ray.ObjectRef]:
+        """Ask the actors for a sign of life, whatever else they do."""
+        return [actor.__ray_ready__.remote() for actor in self.actors]
+
     @abstractmethod
     def submit(
         self, work: TurnWork, segments: Mapping[str, PackedSegment], *, transport: Transport, overlap: bool

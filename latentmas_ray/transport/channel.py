@@ -14,6 +14,7 @@ from latentmas_ray.errors import TransferError
 _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 64 * 2**10
 _CHUNK_BYTES = 64 * 2**20  # of bulk that are sent within one time limit
+_CONNECT_SECONDS = 10.0  # a machine that is there answers in milliseconds, also when the first packets are lost
 _IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a machine that says nothing any more counts as gone
 
 
@@ -41,9 +42,11 @@ class Channel:
 
     @classmethod
     def connect(cls, host: str, port: int, timeout_seconds: float) -> "Channel":
-        """Raises LinkError if nobody is there."""
+        """Raises LinkError if nobody is there. Who waits for a machine that is gone does no other work, so it is given
+        up sooner than a peer that was connected."""
         try:
-            return cls(socket.create_connection((host, port), timeout_seconds), timeout_seconds)
+            connection = socket.create_connection((host, port), min(_CONNECT_SECONDS, timeout_seconds))
+            return cls(connection, timeout_seconds)
         except TimeoutError as error:
             raise StalledError(f"{host}:{port} does not answer") from error
         except OSError as error:
