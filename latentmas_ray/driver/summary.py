@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver.results import AgentUse, Answer, Failure, Summary, mean_or_zero
-
-_NUM_SAMPLES = 10_000
+from latentmas_ray.statistics import bootstrap_interval
 
 
 def summarise(
@@ -34,7 +31,7 @@ def summarise(
         num_questions=len(answers) + len(failures),
         num_failed=len(failures),
         accuracy=mean_or_zero(graded) if graded else None,
-        accuracy_interval=bootstrap_interval(sum(graded), len(graded)) if graded else None,
+        accuracy_interval=bootstrap_interval(graded) if graded else None,
         prompt_tokens_per_question=mean_or_zero([answer.prompt_tokens for answer in answers]),
         latent_steps_per_question=mean_or_zero([answer.latent_tokens for answer in answers]),
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
@@ -57,16 +54,6 @@ def summarise(
             name: _mean_use([answer.agents[name] for answer in answers if name in answer.agents]) for name in names
         },
     )
-
-
-def bootstrap_interval(num_right: int, num_graded: int) -> tuple[float, float]:
-    """The middle 95 % of the accuracies of samples, drawn with replacement, of the graded questions.
-
-    Questions are right or wrong, so drawing them is drawing the number of right ones; the same every time.
-    """
-    samples = np.random.default_rng(0).binomial(num_graded, num_right / num_graded, _NUM_SAMPLES) / num_graded
-    low, high = np.quantile(samples, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _mean_use(uses: Sequence[AgentUse]) -> dict[str, float]:

@@ -5,7 +5,6 @@ import pytest
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.settings import DriverSettings
-from latentmas_ray.driver.summary import bootstrap_interval
 from latentmas_ray.driver.work import make_work
 from latentmas_ray.errors import ConfigError, TaskError
 from latentmas_ray.system import LatentMAS
@@ -63,11 +62,3 @@ def test_the_system_runs_the_tasks_topology() -> None:
     for method, name in (("latent", "notes-hierarchical"), ("single", "notes-single")):
         config = RunConfig(task="notes", topology="hierarchical", method=method, runtime="local")
         assert LatentMAS(config).topology.name == name
-
-
-def test_the_interval_is_the_bootstraps_and_always_the_same() -> None:
-    low, high = bootstrap_interval(900, 1000)
-    assert low == pytest.approx(0.881, abs=0.003)
-    assert high == pytest.approx(0.918, abs=0.003)
-    assert bootstrap_interval(900, 1000) == (low, high)
-    assert bootstrap_interval(10, 10) == (1.0, 1.0)
