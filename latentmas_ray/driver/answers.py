@@ -37,6 +37,7 @@ def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnRep
                     for agent in topology.agents
                 },
                 transfers=transfers[index],
+                batch_size=len(batch.questions),
             )
         )
     return answers

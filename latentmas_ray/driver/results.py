@@ -49,6 +49,7 @@ class Answer:
     seconds: float  # wall clock from the admission of the question's batch to its answer
     agents: Mapping[str, AgentUse] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
+    batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
 
     @property
     def prompt_tokens(self) -> int:
@@ -61,6 +62,11 @@ class Answer:
     @property
     def output_tokens(self) -> int:
         return sum(use.output_tokens for use in self.agents.values())
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt tokens, latent steps and output tokens of all agents: the positions that were computed."""
+        return self.prompt_tokens + self.latent_tokens + self.output_tokens
 
     @property
     def memory_bytes(self) -> int:
@@ -92,6 +98,7 @@ class Answer:
             "agent_memory_bytes": {name: use.memory_bytes for name, use in self.agents.items()},
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
             "transfers": [asdict(transfer) for transfer in self.transfers],
+            **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
 
     @classmethod
@@ -114,6 +121,7 @@ class Answer:
             answer_token_ids=tuple(row["answer_token_ids"]),
             agents=agents,
             transfers=tuple(Transfer(**transfer) for transfer in row["transfers"]),
+            batch_size=row.get("batch_size"),
         )
 
 
@@ -177,8 +185,24 @@ class SilentObserver:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HandOver:
+    """What one agent read of another's memory: means over the questions."""
+
+    source: str
+    reader: str
+    transports: tuple[str, ...]
+    links: tuple[str, ...]
+    num_bytes: float  # a question, as they were sent
+    moved_bytes: float  # a question, of them those that had to come to the reader's node
+    transfer_seconds: float  # of the whole batch
+    exposed_seconds: float  # of the whole batch: what no computation hid
+    transfer_seconds_per_question: float | None = None  # the batch's, shared evenly by its questions
+    exposed_seconds_per_question: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The figures of a whole run; `summary.json` is its `to_json`."""
+    """The figures of a whole run; `summary.json` is its `to_json`. What is None is not known."""
 
     method: str
     topology: str
@@ -198,17 +222,35 @@ class Summary:
     relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst hand-over's
     seconds: float  # wall clock of answering since the last start or resumption; loading the models is not in it
     questions_per_second: float  # of the questions answered in these seconds
-    agents: Mapping[str, Mapping[str, float]]  # mean per question of everything in AgentUse
+    num_resumed: int | None = None  # answered before this start, which the seconds here and per second leave out
+    warm_up_seconds: float | None = None  # of `seconds`, until the first batches were answered, one for each replica
+    seconds_after_warm_up: float | None = None  # None where no question was left for them
+    questions_per_second_after_warm_up: float | None = None
+    agents: Mapping[str, Mapping[str, float]]  # means per question, as `driver.accounting` names them
+    hand_overs: tuple[HandOver, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
-        return asdict(self)
+        row = asdict(self)
+        return {
+            **row,
+            "hand_overs": [
+                {**one, "transports": [*one["transports"]], "links": [*one["links"]]} for one in row["hand_overs"]
+            ],
+        }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Summary":
-        """The inverse of `to_json`. Raises TypeError for an object of another form."""
+        """The inverse of `to_json`; what an older version did not write is None or empty. Raises TypeError for an
+        object of another form."""
         interval = row.get("accuracy_interval")
-        return cls(**{**row, "accuracy_interval": None if interval is None else tuple(interval)})
+        hand_overs = tuple(
+            HandOver(**{**found, "transports": tuple(found["transports"]), "links": tuple(found["links"])})
+            for found in row.get("hand_overs", ())
+        )
+        return cls(
+            **{**row, "accuracy_interval": None if interval is None else tuple(interval), "hand_overs": hand_overs}
+        )
 
 
 def mean_or_zero(values: Sequence[float]) -> float:

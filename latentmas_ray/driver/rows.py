@@ -17,6 +17,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "prediction": (str, type(None)),
     "correct": (bool, type(None)),
     "seconds": (int, float),
+    "batch_size": (int, type(None)),
 }
 
 

@@ -82,5 +82,5 @@ def _read_summary(path: Path) -> Summary | None:
         return None
     try:
         return Summary.from_json(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None
