@@ -22,6 +22,7 @@ from latentmas_ray.driver import (
     RuntimeInfo,
     SilentObserver,
     Summary,
+    WarmUp,
     open_output,
     plan_batches,
     summarise,
@@ -147,9 +148,11 @@ class LatentMAS:
         num_resumed = len(answers)
         if batches:
             self._start(len(batches))
+        warm_up = WarmUp(batches, self.config.max_replicas)
         begin = time.perf_counter()
         with closing(self._drive(batches, num_done=num_resumed)) as results:
             for result in results:
+                warm_up.settle(result, time.perf_counter() - begin)
                 if journal:
                     journal.record(result)
                 if isinstance(result, Failure):
@@ -157,7 +160,9 @@ class LatentMAS:
                 else:
                     answers.append(result)
         seconds = time.perf_counter() - begin
-        summary = summarise(answers, failures, config=self.config, seconds=seconds, num_resumed=num_resumed)
+        summary = summarise(
+            answers, failures, config=self.config, seconds=seconds, num_resumed=num_resumed, warm_up=warm_up
+        )
         if journal:
             journal.finish(summary)
         return summary

@@ -1,6 +1,6 @@
 """Results as tables on stdout, readable at 80 columns and in a file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from latentmas_ray.cli.text import format_accuracy, format_figure, format_number, printable, shorten
+from latentmas_ray.cli.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.text import format_accuracy, format_number, printable, shorten
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def results_console() -> Console:
 
 
 def summary_table(summary: "Summary") -> RenderableType:
-    """All figures of a run, then what each agent spent on a question."""
+    """All figures of a run, then what each agent and each hand-over cost."""
     tokens = (
         f"{format_number(summary.prompt_tokens_per_question)} prompt, "
         f"{format_number(summary.latent_steps_per_question)} latent, "
@@ -38,7 +39,7 @@ def summary_table(summary: "Summary") -> RenderableType:
         "questions": questions,
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         "tokens per question": tokens,
-        "time": f"{format_seconds(summary.seconds)}, {summary.questions_per_second:.3g} questions/s",
+        **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
         "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
         f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
@@ -52,7 +53,7 @@ def summary_table(summary: "Summary") -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(value))
-    return Group("", table, *_agent_tables(summary.agents))
+    return Group("", table, *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
@@ -96,26 +97,16 @@ def print_answer(console: Console, answer: "Answer") -> None:
     console.out(text, highlight=False)
 
 
-def _agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
-    """One line an agent: what it processed, then where its time went; as one table that is too wide for 80 columns."""
-    names = dict.fromkeys(name for figures in agents.values() for name in figures)
-    # A figure that is zero for everybody tells nothing.
-    shown = [name for name in names if any(figures.get(name) for figures in agents.values())]
-    for is_time, title in ((False, "per question"), (True, "time per batch")):
-        columns = [name for name in shown if name.endswith("_seconds") is is_time]
-        if not columns:
-            continue
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-        table.add_column(title, style="bold", overflow="fold")
-        for name in columns:
-            table.add_column(_heading(name), justify="right", no_wrap=True)
-        for agent, figures in agents.items():
-            table.add_row(Text(agent), *(format_figure(name, figures.get(name, 0)) for name in columns))
-        yield table
+def _speed(seconds: float, questions_per_second: float) -> str:
+    return f"{format_seconds(seconds)}, {questions_per_second:.3g} questions/s"
 
 
-def _heading(name: str) -> str:
-    return name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
+def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
+    yield "time", _speed(summary.seconds, summary.questions_per_second)
+    if summary.seconds_after_warm_up is not None and summary.questions_per_second_after_warm_up is not None:
+        yield "after warm-up", _speed(summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up)
+    if summary.num_resumed:
+        yield "before this start", f"{summary.num_resumed} questions were answered; the times above leave them out"
 
 
 def _transfer(transfer: "Transfer") -> str:

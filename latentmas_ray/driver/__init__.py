@@ -14,6 +14,7 @@ from latentmas_ray.driver.results import (
     AgentUse,
     Answer,
     Failure,
+    HandOver,
     Observer,
     Progress,
     SilentObserver,
@@ -23,6 +24,7 @@ from latentmas_ray.driver.results import (
 from latentmas_ray.driver.scheduler import Driver
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.summary import summarise
+from latentmas_ray.driver.warm_up import WarmUp
 
 __all__ = [
     "AgentUse",
@@ -31,6 +33,7 @@ __all__ = [
     "Driver",
     "DriverSettings",
     "Failure",
+    "HandOver",
     "Journal",
     "Observer",
     "Output",
@@ -41,6 +44,7 @@ __all__ = [
     "Summary",
     "Ticket",
     "Transfer",
+    "WarmUp",
     "open_output",
     "plan_batches",
     "summarise",

@@ -1,9 +1,12 @@
 """From the answers of a run to its figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver.results import AgentUse, Answer, Failure, Summary, mean_or_zero
+from latentmas_ray.driver.accounting import agent_figures, hand_over_figures
+from latentmas_ray.driver.results import Answer, Failure, Summary, mean_or_zero
+from latentmas_ray.driver.warm_up import WarmUp
 from latentmas_ray.statistics import bootstrap_interval
 
 
@@ -14,15 +17,15 @@ def summarise(
     config: RunConfig,
     seconds: float,
     num_resumed: int = 0,
+    warm_up: WarmUp | None = None,
 ) -> Summary:
     """The figures of a whole run.
 
     `answers` are those of the whole journal, of which `num_resumed` were there before this start; `seconds` is the
-    wall clock since. Accuracy is over the questions that could be graded; a failed question is not among them.
-    Seconds of agents are means over questions of the time that their whole batch took.
+    wall clock since, and `warm_up` has watched it. Accuracy is over the questions that could be graded; a failed
+    question is not among them.
     """
     graded = [answer.correct for answer in answers if answer.correct is not None]
-    names = dict.fromkeys(name for answer in answers for name in answer.agents)
     return Summary(
         method=config.method,
         topology=config.topology,
@@ -50,18 +53,22 @@ def summarise(
         ),
         seconds=seconds,
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,
-        agents={
-            name: _mean_use([answer.agents[name] for answer in answers if name in answer.agents]) for name in names
-        },
+        num_resumed=num_resumed,
+        **_after_warm_up(seconds, warm_up),
+        agents=agent_figures(answers),
+        hand_overs=hand_over_figures(answers),
     )
 
 
-def _mean_use(uses: Sequence[AgentUse]) -> dict[str, float]:
-    phases = dict.fromkeys(phase for use in uses for phase in use.seconds)
+def _after_warm_up(seconds: float, warm_up: WarmUp | None) -> dict[str, Any]:
+    """Nothing where the warm-up did not end, or no answer came after it."""
+    if warm_up is None or warm_up.seconds is None:
+        return {}
+    after = seconds - warm_up.seconds
+    if not warm_up.num_answers_after or after <= 0:
+        return {"warm_up_seconds": warm_up.seconds}
     return {
-        "prompt_tokens": mean_or_zero([use.prompt_tokens for use in uses]),
-        "latent_steps": mean_or_zero([use.latent_steps for use in uses]),
-        "output_tokens": mean_or_zero([use.output_tokens for use in uses]),
-        "memory_bytes": mean_or_zero([use.memory_bytes for use in uses]),
-        **{f"{phase}_seconds": mean_or_zero([use.seconds.get(phase, 0.0) for use in uses]) for phase in phases},
+        "warm_up_seconds": warm_up.seconds,
+        "seconds_after_warm_up": after,
+        "questions_per_second_after_warm_up": warm_up.num_answers_after / after,
     }

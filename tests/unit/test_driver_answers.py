@@ -1,18 +1,20 @@
 """What a run accounts for: batches, the work of turns, answers, and the summary."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import Answer, DriverSettings, Failure, plan_batches, summarise
+from latentmas_ray.driver import Answer, DriverSettings, Failure, Summary, WarmUp, plan_batches, summarise
 from latentmas_ray.driver.admission import MemoryLedger, SegmentBound
 from latentmas_ray.driver.answers import split_bytes
 from latentmas_ray.driver.work import FRAME_TOKENS, make_work, segment_bounds
+from latentmas_ray.errors import TurnError
 from latentmas_ray.tasks.question import Question
-from tests.unit.driver_cases import CHAIN, TALK, agent, make_questions, run_all, topology
+from tests.unit.driver_cases import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology
 from tests.unit.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
 
 
@@ -142,6 +144,93 @@ def test_the_summary_adds_up() -> None:
     assert summary.agents["planner"]["latent_steps"] == 5
     assert summary.agents["planner"]["think_seconds"] == 0.5
     assert json.loads(json.dumps(summary.to_json()))["method"] == "latent"
+
+
+def test_shares_of_seconds_add_up_to_the_time_that_agents_were_busy() -> None:
+    """Two batches of two and one of one: three turns for each agent."""
+    runtime = FakeRuntime()
+    answers, _ = run_all(runtime, CHAIN, make_questions(5), latent_steps=5)
+    assert [answer.batch_size for answer in answers.values()] == [2, 2, 2, 2, 1]
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    for name, figures in summary.agents.items():
+        assert len(runtime.events_of(name)) == 3
+        assert 5 * figures["prefill_seconds_per_question"] == pytest.approx(3 * 0.25)
+        assert 5 * figures["busy_seconds_per_question"] == pytest.approx(3 * 0.75)
+        assert figures["prefill_seconds"] == 0.25
+    judger = summary.agents["judger"]
+    assert judger["transfer_seconds"] == 2 * 0.125
+    assert 5 * judger["transfer_seconds_per_question"] == pytest.approx(3 * 2 * 0.125)
+    assert judger["read_bytes"] == judger["moved_bytes"] == 2 * summary.agents["planner"]["memory_bytes"]
+
+
+def test_every_hand_over_is_accounted_for() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3), latent_steps=5)
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    pairs = [("planner", "critic"), ("planner", "judger"), ("critic", "judger")]
+    assert [(found.source, found.reader) for found in summary.hand_overs] == pairs
+    first = summary.hand_overs[0]
+    assert (first.transports, first.links) == (("fake",), ("same_process",))
+    assert first.num_bytes == summary.agents["planner"]["memory_bytes"]
+    assert (first.transfer_seconds, first.exposed_seconds) == (0.125, 0.0)
+    assert first.transfer_seconds_per_question == pytest.approx(2 * 0.125 / 3)
+    assert sum(found.moved_bytes for found in summary.hand_overs) * 3 == summary.moved_bytes
+
+
+def test_rows_that_do_not_tell_their_batch_have_no_share_of_its_seconds() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3))
+    older = [replace(answer, batch_size=None) for answer in answers.values()]
+    assert "batch_size" not in older[0].to_row()
+    assert Answer.from_row(json.loads(json.dumps(older[0].to_row()))) == older[0]
+    summary = summarise(older, [], config=RunConfig(), seconds=1.0)
+    assert [name for name in summary.agents["planner"] if name.endswith("_per_question")] == []
+    assert summary.hand_overs[0].transfer_seconds_per_question is None
+    mixed = summarise([older[0], answers["q2"]], [], config=RunConfig(), seconds=1.0)
+    assert mixed.agents["planner"]["prefill_seconds_per_question"] == 0.25
+
+
+@pytest.mark.parametrize(("num_replicas", "warm_up", "num_after"), [(1, 1.0, 5), (2, 2.0, 3), (3, 3.0, 1), (4, 4.0, 0)])
+def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
+    num_replicas: int, warm_up: float, num_after: int
+) -> None:
+    batches = plan_batches(make_questions(7), 2)
+    watch = WarmUp(batches, num_replicas)
+    runtime = FakeRuntime()
+    answers: list[Answer] = []
+    for result in make_driver(runtime, SINGLE).run(batches):
+        assert isinstance(result, Answer)
+        answers.append(result)
+        watch.settle(result, runtime.now)
+    assert (watch.seconds, watch.num_answers_after) == (warm_up, num_after)
+    summary = summarise(answers, [], config=RunConfig(), seconds=4.0, warm_up=watch)
+    assert summary.warm_up_seconds == warm_up
+    assert summary.questions_per_second == 7 / 4
+    if num_after:
+        assert summary.seconds_after_warm_up == 4.0 - warm_up
+        assert summary.questions_per_second_after_warm_up == num_after / (4.0 - warm_up)
+    else:
+        assert summary.seconds_after_warm_up is None
+        assert summary.questions_per_second_after_warm_up is None
+
+
+def test_questions_that_fail_or_were_done_do_not_keep_a_run_cold() -> None:
+    batches = plan_batches(make_questions(4), 2, {"q0"})
+    runtime = FakeRuntime(failure=lambda work: TurnError("no") if "q1" in work.question_ids else None)
+    watch = WarmUp(batches)
+    for result in make_driver(runtime, SINGLE).run(batches):
+        watch.settle(result, runtime.now)
+    assert watch.seconds is not None
+    assert watch.num_answers_after in (0, 2)
+
+
+def test_a_summary_survives_json_and_an_older_one_lacks_what_it_did_not_tell() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(4), latent_steps=5)
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=2.0)
+    row = json.loads(json.dumps(summary.to_json()))
+    assert Summary.from_json(row) == summary
+    newer = ("num_resumed", "warm_up_seconds", "seconds_after_warm_up", "questions_per_second_after_warm_up")
+    older = {name: value for name, value in row.items() if name not in (*newer, "hand_overs")}
+    assert Summary.from_json(older).num_resumed is None
+    assert Summary.from_json(older).hand_overs == ()
 
 
 def test_the_summary_of_nothing() -> None:
