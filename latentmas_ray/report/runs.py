@@ -14,6 +14,7 @@ from latentmas_ray.driver.rows import decode_row
 from latentmas_ray.driver.traces import Trace, read_embeddings, read_traces
 from latentmas_ray.engine.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.seeds import seed_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,13 @@ def read_run(folder: str | Path) -> FinishedRun:
         )
     except OSError as error:
         raise JournalError("run", str(folder), f"its files cannot be read: {error.strerror or error}") from error
+
+
+def read_runs(folder: str | Path) -> list[FinishedRun]:
+    """Read an output folder of one run, or of one a seed, in the order of the seeds. Raises what `read_run` does."""
+    folder = Path(folder)
+    seeds = {} if (folder / CONFIG_NAME).exists() else seed_folders(folder)
+    return [read_run(path) for path in seeds.values()] or [read_run(folder)]
 
 
 def read_answers(path: Path) -> tuple[Answer, ...]:

@@ -10,7 +10,7 @@ from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
     {"errors", "env", "units"},
-    {"config", "topology", "tasks", "voting", "statistics"},
+    {"config", "seeds", "topology", "tasks", "voting", "statistics"},
     {"memory", "placement"},
     {"models", "transport"},
     {"engine"},

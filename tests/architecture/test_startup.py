@@ -20,7 +20,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 IMPORT_LIGHT_FLOORS = """
 import importlib, json, pkgutil, sys
 import latentmas_ray
-for name in ("errors", "env", "units", "config", "topology", "tasks", "statistics", "placement"):
+for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "statistics", "placement"):
     module = importlib.import_module(f"latentmas_ray.{name}")
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
         importlib.import_module(found.name)

@@ -1,0 +1,46 @@
+"""The seeds of an evaluation that is repeated: read, checked, and where the output of each goes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from latentmas_ray.errors import ConfigError
+
+_MAX_SEED = 2**63 - 1
+_MAX_DIGITS = 19  # looked at first: int() refuses very long numbers with an error of its own
+_FORM = f"it must be different whole numbers from 0 to {_MAX_SEED}, as in 1,2,3"
+_FOLDER = re.compile(r"seed-(0|[1-9]\d{0,18})", re.ASCII)
+
+
+def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
+    """`1,2,3`, or numbers, as checked seeds. Raises ConfigError for none at all, one that stands there twice, and
+    whatever is no seed."""
+    parts = [part.strip() for part in seeds.split(",")] if isinstance(seeds, str) else list(seeds)
+    given = seeds if isinstance(seeds, str) else ",".join(map(str, parts))
+    numbers = tuple(map(_seed, parts))
+    if not numbers or None in numbers:
+        raise ConfigError("seeds", given, _FORM)
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number in numbers if numbers.count(number) > 1)
+        raise ConfigError("seeds", given, f"{twice} stands there twice; {_FORM}")
+    return tuple(number for number in numbers if number is not None)
+
+
+def seed_output(output: str, seed: int | str) -> str:
+    """Where the run with this seed goes, in the folder or URL of all."""
+    return f"{output.rstrip('/')}/seed-{seed}"
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """The folders of single seeds in `folder`, by seed and in their order; none if it is no folder."""
+    if not folder.is_dir():
+        return {}
+    found = {int(match[1]): path for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))}
+    return {seed: found[seed] for seed in sorted(found) if found[seed].is_dir()}
+
+
+def _seed(value: object) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
+        value = int(value)
+    is_seed = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SEED
+    return value if is_seed and isinstance(value, int) else None
