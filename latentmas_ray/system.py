@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
@@ -27,11 +27,20 @@ from latentmas_ray.driver import (
     plan_batches,
     summarise,
 )
+from latentmas_ray.driver.over_seeds import (
+    SeedRun,
+    SeedsJournal,
+    SeedsSummary,
+    config_of,
+    refuse_seeds,
+    summarise_seeds,
+)
 from latentmas_ray.engine.runner import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
+from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.tasks import derange, load_questions, questions_from
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import (
@@ -95,7 +104,7 @@ class LatentMAS:
         asked = self._controlled(questions_from(questions))
         check_prompts(self.topology, asked)
         failures: list[Failure] = []
-        with closing(self._drive(plan_batches(asked, self.config.batch_size))) as results:
+        with closing(self._drive(self.config, plan_batches(asked, self.config.batch_size))) as results:
             for result in results:
                 if isinstance(result, Answer):
                     yield result
@@ -115,17 +124,34 @@ class LatentMAS:
         Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if
         the run breaks off. What was finished by then stays in the folder, and `resume` goes on from it.
         """
-        questions = self._controlled(load_questions(self.config.task, self.config.limit))
-        check_prompts(self.topology, questions)
+        questions = self._task_questions()
         if self.config.output is None:
-            return self._answer_all(questions, None)
-        pinned = {"topology_digest": hashlib.blake2b(dump_topology(self.topology).encode(), digest_size=16).hexdigest()}
-        with (
-            open_output(self.config.output) as output,
-            Journal.open(output.folder, self.config, questions, pinned=pinned) as journal,
-        ):
-            output.begin()
-            return self._answer_all(questions, journal)
+            return self._answer_all(self.config, questions, None).summary
+        with open_output(self.config.output) as output:
+            refuse_seeds(output.folder)
+            with Journal.open(output.folder, self.config, questions, pinned=self._pinned()) as journal:
+                output.begin()
+                return self._answer_all(self.config, questions, journal).summary
+
+    def evaluate_seeds(
+        self, seeds: str | Sequence[int], *, on_seed: Callable[[int], None] = lambda seed: None
+    ) -> SeedsSummary:
+        """Like `evaluate`, once with each of `seeds` in place of the configured one, on the same actors; `on_seed` is
+        told which one begins. Each has its own folder in the output folder, `seed-N`, with what `evaluate` writes;
+        `summary.json` beside them has the figures over all. `resume` goes on with the seed that was broken off.
+
+        Raises ConfigError for seeds that are none or come twice, and what `evaluate` raises.
+        """
+        configs = {seed: config_of(self.config, seed) for seed in parse_seeds(seeds)}
+        questions = self._task_questions()
+        with SeedsJournal(self.config.output, configs, questions, self._pinned()) as journals:
+            runs = {}
+            for seed, config in configs.items():
+                on_seed(seed)
+                runs[seed] = self._answer_all(config, questions, journals.of(seed))
+            summary = summarise_seeds(self.config, runs)
+            journals.finish(summary)
+            return summary
 
     def close(self) -> None:
         """End the actors and, if this object started it, Ray. Safe to call twice."""
@@ -141,16 +167,26 @@ class LatentMAS:
     ) -> None:
         self.close()
 
-    def _answer_all(self, questions: Sequence[Question], journal: Journal | None) -> Summary:
+    def _task_questions(self) -> list[Question]:
+        questions = self._controlled(load_questions(self.config.task, self.config.limit))
+        check_prompts(self.topology, questions)
+        return questions
+
+    def _pinned(self) -> dict[str, str]:
+        """What a resumed run must share beside the configuration."""
+        digest = hashlib.blake2b(dump_topology(self.topology).encode(), digest_size=16)
+        return {"topology_digest": digest.hexdigest()}
+
+    def _answer_all(self, config: RunConfig, questions: Sequence[Question], journal: Journal | None) -> SeedRun:
         answers = journal.answers if journal else []
         failures: list[Failure] = []
-        batches = plan_batches(questions, self.config.batch_size, {answer.id for answer in answers})
+        batches = plan_batches(questions, config.batch_size, {answer.id for answer in answers})
         num_resumed = len(answers)
         if batches:
             self._start(len(batches))
-        warm_up = WarmUp(batches, self.config.max_replicas)
+        warm_up = WarmUp(batches, config.max_replicas)
         begin = time.perf_counter()
-        with closing(self._drive(batches, num_done=num_resumed)) as results:
+        with closing(self._drive(config, batches, num_done=num_resumed)) as results:
             for result in results:
                 warm_up.settle(result, time.perf_counter() - begin)
                 if journal:
@@ -160,19 +196,19 @@ class LatentMAS:
                 else:
                     answers.append(result)
         seconds = time.perf_counter() - begin
-        summary = summarise(
-            answers, failures, config=self.config, seconds=seconds, num_resumed=num_resumed, warm_up=warm_up
-        )
+        summary = summarise(answers, failures, config=config, seconds=seconds, num_resumed=num_resumed, warm_up=warm_up)
         if journal:
-            journal.finish(summary)
-        return summary
+            summary = journal.finish(summary)
+        return SeedRun(summary, answers)
 
-    def _drive(self, batches: Sequence[Batch], num_done: int = 0) -> Generator[Answer | Failure, None, None]:
+    def _drive(
+        self, config: RunConfig, batches: Sequence[Batch], num_done: int = 0
+    ) -> Generator[Answer | Failure, None, None]:
         if not batches:
             return
         runtime, info = self._start(len(batches))
-        settings = DriverSettings.from_config(self.config)
-        metrics = RayMetrics() if self.config.runtime == "ray" else None
+        settings = DriverSettings.from_config(config)
+        metrics = RayMetrics() if config.runtime == "ray" else None
         driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=metrics)
         with closing(driver.run(batches, num_done=num_done)) as results:
             try:

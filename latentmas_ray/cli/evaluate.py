@@ -10,9 +10,15 @@ from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.cli.text import shorten
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.seeds import parse_seeds, seed_output
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from latentmas_ray.cli.progress import RunWatcher
+    from latentmas_ray.driver.over_seeds import SeedsSummary
+    from latentmas_ray.driver.results import Summary
 
 _MAX_FAILURE_CHARS = 200
 
@@ -20,24 +26,47 @@ _MAX_FAILURE_CHARS = 200
 @run_options()
 def evaluate(
     config: RunConfig,
+    context: typer.Context,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="S,S,…", help="once with each seed, in a folder of its own in DIR")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
 ) -> None:
     """Answer a task's questions, grade the answers, sum up."""
     from latentmas_ray.cli.progress import watch
-    from latentmas_ray.cli.tables import results_console, summary_table
+    from latentmas_ray.cli.tables import results_console, seeds_table, summary_table
 
+    several = None if seeds is None else _several(context, seeds, config)
+    summary: Summary | SeedsSummary
+    table: RenderableType
     with watch(config.method) as watcher, open_system(config, watcher) as system:
-        summary = system.evaluate()
+        if several is None:
+            summary = system.evaluate()
+            table = summary_table(summary)
+        else:
+            summary = system.evaluate_seeds(several, on_seed=lambda seed: typer.echo(f"seed {seed}", err=True))
+            table = seeds_table(summary)
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))
     else:
-        results_console().print(summary_table(summary))
+        results_console().print(table)
     if summary.num_failed:
-        _name_failures(watcher, summary.num_failed, config.output)
+        _name_failures(watcher, summary.num_failed, config.output, has_seeds=several is not None)
         raise typer.Exit(EXIT_FAILED)
 
 
-def _name_failures(watcher: "RunWatcher", num_failed: int, output: str | None) -> None:
+def _several(context: typer.Context, text: str, config: RunConfig) -> tuple[int, ...]:
+    """The seeds of `--seeds`. Raises ConfigError, also where `--seed` stands beside it."""
+    seeds = parse_seeds(text)
+    source = context.get_parameter_source("seed")
+    if source is not None and source.name == "COMMANDLINE":
+        raise ConfigError("seeds", text, f"it cannot stand beside --seed {config.seed}; give one of the two")
+    if config.temperature == 0:
+        typer.echo("note: --temperature 0 decodes greedily, so all seeds give the same answers", err=True)
+    return seeds
+
+
+def _name_failures(watcher: "RunWatcher", num_failed: int, output: str | None, *, has_seeds: bool) -> None:
     """Each failed question on one line of stderr, the first ones only, and where all of them are."""
     typer.echo(f"error: {num_failed} {'question' if num_failed == 1 else 'questions'} failed", err=True)
     for failure in watcher.failures:
@@ -46,4 +75,5 @@ def _name_failures(watcher: "RunWatcher", num_failed: int, output: str | None) -
     if num_failed > len(watcher.failures):
         typer.echo(f"  … and {num_failed - len(watcher.failures)} more", err=True)
     if output is not None:
-        typer.echo(f"  all are in {output.rstrip('/')}/failures.jsonl; --resume tries them again", err=True)
+        folder = seed_output(output, "*") if has_seeds else output.rstrip("/")
+        typer.echo(f"  all are in {folder}/failures.jsonl; --resume tries them again", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
+from latentmas_ray.seeds import seed_folders
 
 if TYPE_CHECKING:
     from latentmas_ray.driver.results import Observer
@@ -28,6 +29,10 @@ def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"
         with redirect_stdout(sys.stderr), LatentMAS(config, observer=observer) as system:
             yield system
     except (RunError, KeyboardInterrupt) as error:
-        if config.output is not None and (is_url(config.output) or (Path(config.output) / "results.jsonl").exists()):
+        if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):
             error.add_note(f"what finished is in {config.output}; the same command with --resume goes on from there")
         raise
+
+
+def _has_results(output: Path) -> bool:
+    return any((folder / "results.jsonl").exists() for folder in (output, *seed_folders(output).values()))

@@ -10,10 +10,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.text import format_accuracy, format_number, printable, shorten
+from latentmas_ray.cli.text import format_accuracy, format_number, format_spread, printable, shorten
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from latentmas_ray.driver.over_seeds import SeedsSummary
     from latentmas_ray.driver.results import AgentUse, Answer, Summary, Transfer
 
 MAX_TEXT_CHARS = 600
@@ -54,6 +55,43 @@ def summary_table(summary: "Summary") -> RenderableType:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return Group("", table, *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
+
+
+def seeds_table(summary: "SeedsSummary") -> RenderableType:
+    """The figures over all seeds, then each seed's."""
+    tokens = (
+        f"{format_number(summary.prompt_tokens_per_question)} prompt, "
+        f"{format_number(summary.latent_steps_per_question)} latent, "
+        f"{format_number(summary.output_tokens_per_question)} output"
+    )
+    rows = {
+        "method": summary.method,
+        "topology": summary.topology,
+        "model": summary.model,
+        "memory": summary.memory,
+        "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
+        "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
+        "over questions": format_accuracy(summary.accuracy, summary.question_interval),
+        "tokens per question": tokens,
+        "time": _speed(summary.seconds, summary.questions_per_second),
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    seeds = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for title in ("seed", "accuracy", "output tokens", "time", "questions/s"):
+        seeds.add_column(title, justify="right", no_wrap=True)
+    for seed, run in summary.runs.items():
+        seeds.add_row(
+            str(seed),
+            format_accuracy(run.accuracy, run.accuracy_interval),
+            format_number(run.output_tokens_per_question),
+            format_seconds(run.seconds),
+            f"{run.questions_per_second:.3g}",
+        )
+    return Group("", table, seeds)
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:

@@ -31,6 +31,11 @@ def format_accuracy(accuracy: float | None, interval: tuple[float, float] | None
     return f"{100 * accuracy:.1f} %{within}"
 
 
+def format_spread(accuracy: float | None, half_width: float | None) -> str:
+    """`52.5 % ± 3.1`, or without the second part where it is not known."""
+    return format_accuracy(accuracy) + ("" if half_width is None else f" ± {100 * half_width:.1f}")
+
+
 def format_figure(name: str, value: float) -> str:
     """`value` in the unit that the field's name tells (`x_bytes`, `x_seconds`, a count)."""
     if name.endswith("bytes"):

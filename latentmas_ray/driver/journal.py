@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
@@ -102,16 +101,19 @@ class Journal:
         except OSError as error:
             raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
 
-    def finish(self, summary: Summary) -> None:
+    def finish(self, summary: Summary) -> Summary:
         """End a run that was not interrupted: rows in the order of the questions, and summary.json.
 
-        Where nothing was left to do the summary of the run that did it stays. Raises RunError if the disk refuses.
+        Returns what summary.json tells: where nothing was left to do, the summary of the run that did it stays. Raises
+        RunError if the disk refuses.
         """
         path = self._folder / SUMMARY_NAME
         try:
             self._put_in_order()
-            if self._has_written or not path.exists():
-                write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
+            if not self._has_written and (kept := _kept(path)) is not None:
+                return kept
+            write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
+            return summary
         except OSError as error:
             raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
 
@@ -122,9 +124,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _begin(self) -> None:
@@ -188,3 +188,11 @@ class Journal:
         lines = dict(zip(self._answers, path.read_bytes().split(b"\n"), strict=False))
         write_atomically(path, b"".join(lines[name] + b"\n" for name in ordered))
         self._answers = {name: self._answers[name] for name in ordered}
+
+
+def _kept(path: Path) -> Summary | None:
+    """The summary that is there, None if there is none that can be read."""
+    try:
+        return Summary.from_json(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
