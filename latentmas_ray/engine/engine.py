@@ -24,7 +24,7 @@ class Engine:
         """Prepare realignment: W_a is read from `cache_dir` or solved and kept there; W_a = I without `realign`."""
         self.lm = lm
         self._cache: BatchCache | None = None
-        self._realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
+        self.realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
 
     def open(self, question_ids: Sequence[str], *, num_slots: int, reads: Placement | None = None) -> Session:
         """Begin a turn over these questions; no row may need more than `num_slots` tokens, memory included.
@@ -37,14 +37,14 @@ class Engine:
         num_slots = -(-num_slots // step) * step
         if cache is not None and reads is not None and is_held(cache, reads):
             cache.reserve(num_slots)
-            return Session(self.lm, cache, self._realign, question_ids, holds_memory=True)
+            return Session(self.lm, cache, self.realign, question_ids, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
             if cache is not None:
                 cache.settle()
             self._cache = cache = None  # free the old one first: both together may not fit
             self._cache = cache = BatchCache(self.lm.spec, self.lm.layer_devices, len(question_ids), num_slots)
         cache.open(len(question_ids))
-        return Session(self.lm, cache, self._realign, question_ids)
+        return Session(self.lm, cache, self.realign, question_ids)
 
     def rest(self) -> None:
         """A turn is over, and perhaps the next is long in coming: give back what costs more to keep than to make anew.

@@ -3,21 +3,25 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from operator import add
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.incoming import Incoming, Present
+from latentmas_ray.engine.lens import Lens
 from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.replay import replay
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.stopwatch import Stopwatch
+from latentmas_ray.engine.tracing import TurnTracer
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import LatentMASError
-from latentmas_ray.memory import KVCacheSpec, Piece, Segment, place
+from latentmas_ray.memory import KVCacheSpec, Piece, Placement, Segment, place
 from latentmas_ray.models import load_model
 from latentmas_ray.models.ranks import ALONE, Ranks
 
@@ -72,30 +76,20 @@ class TurnRunner:
         watch = Stopwatch(lm.device)
         with watch.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
-        incoming = Present(memory) if isinstance(memory, Mapping) else memory
-        with lm.ranks.agreeing():
-            pieces, segments = incoming.pieces(), incoming.segments()
-        if work.recipes:
-            with watch.phase("absorb"):
-                segments = replay(self.engine, work.reads, incoming, work.recipes, work.question_ids)
-                pieces = Present(segments).pieces()
-        placement = place(work.reads, segments, len(work.question_ids))
-        closing = lm.chat.turn_terminator if work.close_turn else []
-        num_coming = work.latent_steps + len(closing) if work.thinks == "latent" else work.sampling.max_new_tokens
-        num_known = max(placement.lengths, default=0) + max(map(len, prompts))
-        # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
-        num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with watch.phase("absorb"), lm.ranks.agreeing():
-            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
-            session.absorb(placement, pieces)
+        session, placement = self._absorb(work, memory, prompts, watch)
         with watch.phase("prefill"):
             session.prefill(prompts)
+        tracer = TurnTracer(self._lens, work, placement, prompts)
         outputs: list[list[int]] = []
         if work.thinks == "latent":
-            piece, segment_bytes = self._think(session, work, closing, watch, outgoing)
+            piece, segment_bytes = self._think(session, work, watch, outgoing, tracer.seen)
+            with watch.phase("trace"):  # the segment has left
+                tracer.remember(session)
             memory_tokens = tuple(session.cache.lengths)
         else:
             piece, segment_bytes = None, ()
+            with watch.phase("trace"):  # before rows change places
+                tracer.remember(session)
             with watch.phase("decode"):
                 outputs = session.decode(work.sampling, work.agent, is_last=work.is_last)
             memory_tokens = tuple(
@@ -104,16 +98,60 @@ class TurnRunner:
             )
         del session  # it holds the cache
         self.engine.rest()
+        texts = tuple(lm.chat.decode(output) for output in outputs)
+        with watch.phase("trace"):
+            tracer.look(outputs)
+            traces, embeddings = tracer.traces(texts), tracer.embeddings()
+        trace_seconds = watch.seconds.pop("trace")
         return piece, TurnReport(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
             latent_steps=work.latent_steps if work.thinks == "latent" else 0,
             output_token_ids=tuple(map(tuple, outputs)),
-            texts=tuple(lm.chat.decode(output) for output in outputs),
+            texts=texts,
             phases=Phases(**watch.seconds),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
+            traces=traces,
+            embeddings=embeddings,
+            trace_seconds=trace_seconds if tracer.is_on else 0.0,
         )
+
+    @cached_property
+    def _lens(self) -> Lens:
+        return Lens(self.engine.lm, self.engine.realign)
+
+    def _absorb(
+        self,
+        work: TurnWork,
+        memory: Mapping[str, Segment] | Incoming,
+        prompts: Sequence[Sequence[int]],
+        watch: Stopwatch,
+    ) -> tuple[Session, Placement]:
+        """A session that has absorbed the memory, and where each segment stands in it."""
+        lm = self.engine.lm
+        incoming = Present(memory) if isinstance(memory, Mapping) else memory
+        with lm.ranks.agreeing():
+            pieces, segments = incoming.pieces(), incoming.segments()
+        if work.recipes:
+            with watch.phase("absorb"):
+                segments = replay(self.engine, work.reads, incoming, work.recipes, work.question_ids)
+                pieces = Present(segments).pieces()
+        placement = place(work.reads, segments, len(work.question_ids))
+        num_coming = work.sampling.max_new_tokens
+        if work.thinks == "latent":
+            num_coming = work.latent_steps + len(self._closing(work))
+        num_known = max(placement.lengths, default=0) + max(map(len, prompts))
+        # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
+        num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
+        with watch.phase("absorb"), lm.ranks.agreeing():
+            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
+            session.absorb(placement, pieces)
+        return session, placement
+
+    def _closing(self, work: TurnWork) -> list[int]:
+        """What follows the thoughts."""
+        return self.engine.lm.chat.turn_terminator if work.close_turn else []
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Tokens per second of a prefill of one question of `num_tokens`, after one that warms up."""
@@ -130,11 +168,13 @@ class TurnRunner:
         self,
         session: Session,
         work: TurnWork,
-        closing: Sequence[int],
         watch: Stopwatch,
         outgoing: Outgoing | None,
+        seen: list[Tensor] | None,
     ) -> tuple[Piece | None, tuple[int, ...]]:
-        """The latent part of a turn. Returns the segment unless it has left, and its bytes per question."""
+        """The latent part of a turn. Returns the segment unless it has left, and its bytes per question. `seen` is
+        given what the thoughts were made from."""
+        closing = self._closing(work)
         make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
         recipe_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.leaves_early:
@@ -145,7 +185,7 @@ class TurnRunner:
                 recipe_bytes = first.recipe.bytes_per_question
                 del first  # its bytes have been taken over
         with watch.phase("think"):
-            session.think(work.latent_steps)
+            session.think(work.latent_steps, seen)
             if closing:
                 session.feed([closing] * len(work.prompts))
         with watch.phase("emit"), session.lm.ranks.agreeing():

@@ -86,8 +86,15 @@ class Session:
         embeds_TE[is_thought_T.to(embeds_TE.device)] = recipe.latents_NE.to(embeds_TE.device)
         self._feed(embeds_TE.split(list(recipe.lengths)))
 
-    def _feed(self, rows: Sequence[Tensor]) -> None:
-        """Input embeddings [T, E] of every row, ragged."""
+    @torch.inference_mode()
+    def follow(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """Feed input embeddings [T, E] to every row, ragged; returns the last hidden states after each, [T, E]."""
+        hidden: list[list[Tensor]] = [[row[:0]] for row in rows]
+        self._feed(rows, hidden)
+        return [torch.cat(parts) for parts in hidden]
+
+    def _feed(self, rows: Sequence[Tensor], hidden: Sequence[list[Tensor]] | None = None) -> None:
+        """Input embeddings [T, E] of every row, ragged; `hidden` is given each row's last hidden states in parts."""
         last_B = list(self.last_hidden_BE) or [torch.empty(0)] * len(rows)
         for windows in _chunks([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
@@ -96,14 +103,19 @@ class Session:
             for row, end in enumerate(accumulate(counts)):
                 if counts[row]:
                     last_B[row] = hidden_NE[end - 1]
+                if hidden is not None:
+                    hidden[row].append(hidden_NE[end - counts[row] : end])
         self.last_hidden_BE = torch.stack(last_B)
 
     @torch.inference_mode()
-    def think(self, num_steps: int) -> None:
-        """`num_steps` latent steps: the realigned last hidden state is the next input embedding."""
+    def think(self, num_steps: int, seen: list[Tensor] | None = None) -> None:
+        """`num_steps` latent steps: the realigned last hidden state is the next input embedding. `seen` is given the
+        hidden states [B, E] that they were made from."""
         dtype = self.lm.spec.torch_dtype
         ones = [1] * len(self.question_ids)
         for _ in range(num_steps):
+            if seen is not None:
+                seen.append(self.last_hidden_BE)
             thought_BE = self.realign(self.last_hidden_BE).to(dtype)
             self.last_hidden_BE = self._forward(thought_BE, ones)
             self._inputs.add_thought(thought_BE)

@@ -43,8 +43,9 @@ class AgentTrace:
     thoughts: tuple[Thought, ...] = ()
     text: str | None = None  # what it wrote, if it writes
     effects: Mapping[str, float] = field(default_factory=dict)
-    """Per agent in `reads`: how far the next-token distribution after the prompt moves when that segment is left
-    out, as the Kullback-Leibler divergence in nats from with to without."""
+    """Per agent in `reads`: how far the distribution of the next token moves when that segment is left out, as the
+    Kullback-Leibler divergence in nats from with to without; where it moves most, after the prompt and after each
+    thought, or each token of its text."""
     alarms: tuple[Alarm, ...] = ()
 
     def to_row(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentmas_ray.config import CodecName
+from latentmas_ray.engine.trace import AgentTrace, EmbeddingMap
 from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
@@ -52,6 +53,7 @@ class TurnWork:
     recipes: frozenset[str] = frozenset()  # the agents whose segments come as recipes
     submitted_at: float = 0.0  # seconds of the wall clock where the driver runs
     is_last: bool = False  # no turn after this one reads the memory of this batch
+    traced: frozenset[str] = frozenset()  # the questions of which a trace is wanted
 
     @property
     def leaves_early(self) -> bool:
@@ -108,3 +110,6 @@ class TurnReport:
     segment_bytes: tuple[int, ...] = ()  # of KV, or of the recipe, handed over per question; empty for a text agent
     memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
     reads: tuple[SegmentRead, ...] = ()
+    traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by question, of those that were to be traced
+    embeddings: EmbeddingMap | None = None  # where traced thoughts lie; only of the last turn over a batch
+    trace_seconds: float = 0.0  # for the whole batch: spent on traces, and part of no phase

@@ -52,6 +52,10 @@ class ChatTokenizer:
         """Text of decoded ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def show(self, ids: Sequence[int]) -> str:
+        """Text of any ids, special tokens as they are written; empty for ids that the tokenizer does not know."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     @cached_property
     def turn_terminator(self) -> list[int]:
         """What the chat template writes after an assistant's message: found by rendering one.

@@ -73,7 +73,12 @@ class LanguageModel:
 
     def input_embeddings(self) -> Tensor:
         """E_in [V, E], as the model feeds it to its first layer."""
-        return self.embed(torch.arange(self.model.get_input_embeddings().weight.shape[0]))
+        return self.embed(torch.arange(self.num_embeddings))
+
+    @property
+    def num_embeddings(self) -> int:
+        """V, the rows of E_in."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     def output_embeddings(self) -> Tensor:
         """E_out [V, E]."""

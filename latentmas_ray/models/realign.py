@@ -28,11 +28,14 @@ class Realignment:
 
     def __call__(self, hidden_BE: Tensor) -> Tensor:
         """The latent thoughts of hidden states, in fp32, [B, E]."""
-        embeds_BE = hidden_BE.float()
-        if self.matrix_EE is not None:
-            embeds_BE = embeds_BE @ self.matrix_EE
+        embeds_BE = self.map(hidden_BE)
         norm_B1: Tensor = embeds_BE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
         return embeds_BE * (self.target_norm / norm_B1)
+
+    def map(self, hidden_BE: Tensor) -> Tensor:
+        """h W_a, in fp32, before it is rescaled."""
+        embeds_BE = hidden_BE.float()
+        return embeds_BE if self.matrix_EE is None else embeds_BE @ self.matrix_EE
 
 
 def mean_norm(embeddings_VE: Tensor) -> float:

@@ -1,7 +1,7 @@
 """What every rank of a divided model does in the tests of `test_shards.py`, and the whole model beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmas_ray.engine.runner import TurnRunner, load_runner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import TransferError
-from latentmas_ray.memory import Outline, Piece, Segment
+from latentmas_ray.memory import Outline, Piece, Segment, join
 from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.memory.reslice import reslice, sources_of
 from latentmas_ray.memory.wire import decode_piece, encode_piece
@@ -140,6 +140,15 @@ def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire
     pieces = [decode_piece(header, body, expected=runner.spec) for header, body in outbox.sent]
     _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
     return outbox.sent, thought, answered
+
+
+def trace(ranks: Ranks, folder: Path) -> tuple[TurnReport, TurnReport]:
+    """A latent turn and an answering one, of which one question is traced."""
+    runner = load(folder, ranks)
+    piece, thought = runner.run(replace(work("a"), traced=frozenset(["q1"])), {})
+    assert piece is not None
+    reader = replace(work("b", ["a"]), traced=frozenset(["q1"]), is_last=True)
+    return thought, runner.run(reader, {"a": join([piece])})[1]
 
 
 def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[Piece]:

@@ -69,6 +69,25 @@ def test_ranks_compute_what_the_whole_model_computes(family: str, folder_of: Mak
         assert torch.equal(part.logits, parts[0].logits)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-tied"])
+def test_ranks_see_the_thoughts_that_the_whole_model_sees(
+    family: str, folder_of: MakeFolder, two: RankProcesses
+) -> None:
+    folder = folder_of(family)
+    thought, answered = shard_cases.trace(ALONE, folder)
+    for part_thought, part_answered in two.run(shard_cases.trace, folder):
+        whole, part = thought.traces["q1"], part_thought.traces["q1"]
+        assert part.prompt == whole.prompt
+        for seen, expected in zip(part.thoughts, whole.thoughts, strict=True):
+            assert seen.entropy == pytest.approx(expected.entropy, abs=1e-3)
+            assert seen.norm == pytest.approx(expected.norm, rel=1e-3)
+            assert seen.distance == pytest.approx(expected.distance, abs=1e-3)
+            assert seen.xy == pytest.approx(expected.xy, abs=1e-2)
+        assert part_answered.output_token_ids == answered.output_token_ids
+        effect, expected_effect = (one.traces["q1"].effects["a"] for one in (part_answered, answered))
+        assert effect == pytest.approx(expected_effect, rel=1e-2, abs=1e-6)
+
+
 @pytest.mark.parametrize("handover", ["kv", "recipe"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_memory_goes_from_ranks_to_ranks(
