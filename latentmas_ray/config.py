@@ -36,6 +36,7 @@ _FREE_ON_RESUME = frozenset(
         "handover",
         "overlap",
         "memory_in_flight",
+        "trace",
     }
 )
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
@@ -76,6 +77,7 @@ class RunConfig(BaseModel):
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
     overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
+    trace: int = Field(0, ge=0, description="keep what every agent did and thought on the first N questions")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(
         None, min_length=1, description="address of a running Ray cluster; without it one is started"

@@ -104,7 +104,8 @@ class LatentMAS:
         asked = self._controlled(questions_from(questions))
         check_prompts(self.topology, asked)
         failures: list[Failure] = []
-        with closing(self._drive(self.config, plan_batches(asked, self.config.batch_size))) as results:
+        batches = plan_batches(asked, self.config.batch_size)
+        with closing(self._drive(self.config, batches, self._traced(asked))) as results:
             for result in results:
                 if isinstance(result, Answer):
                     yield result
@@ -186,7 +187,7 @@ class LatentMAS:
             self._start(len(batches))
         warm_up = WarmUp(batches, config.max_replicas)
         begin = time.perf_counter()
-        with closing(self._drive(config, batches, num_done=num_resumed)) as results:
+        with closing(self._drive(config, batches, self._traced(questions), num_done=num_resumed)) as results:
             for result in results:
                 warm_up.settle(result, time.perf_counter() - begin)
                 if journal:
@@ -201,13 +202,17 @@ class LatentMAS:
             summary = journal.finish(summary)
         return SeedRun(summary, answers)
 
+    def _traced(self, questions: Sequence[Question]) -> list[str]:
+        """The ids of the questions of which a trace is kept: the first ones, whatever has an answer already."""
+        return [question.id for question in questions[: self.config.trace]]
+
     def _drive(
-        self, config: RunConfig, batches: Sequence[Batch], num_done: int = 0
+        self, config: RunConfig, batches: Sequence[Batch], traced: Sequence[str], num_done: int = 0
     ) -> Generator[Answer | Failure, None, None]:
         if not batches:
             return
         runtime, info = self._start(len(batches))
-        settings = DriverSettings.from_config(config)
+        settings = DriverSettings.from_config(config, traced)
         metrics = RayMetrics() if config.runtime == "ray" else None
         driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=metrics)
         with closing(driver.run(batches, num_done=num_done)) as results:

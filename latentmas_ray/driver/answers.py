@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.results import AgentUse, Answer, Transfer
+from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.turn import TurnReport
 from latentmas_ray.tasks import grade
 from latentmas_ray.topology.spec import Topology
@@ -38,6 +39,7 @@ def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnRep
                 },
                 transfers=transfers[index],
                 batch_size=len(batch.questions),
+                trace=_trace(question.id, topology, reports),
             )
         )
     return answers
@@ -58,9 +60,19 @@ def _use(report: TurnReport, index: int, *, is_answering: bool) -> AgentUse:
         latent_steps=report.latent_steps,
         output_tokens=len(report.output_token_ids[index]) if report.output_token_ids else 0,
         memory_bytes=report.segment_bytes[index] if report.segment_bytes else 0,
-        seconds=asdict(report.phases),
+        seconds=asdict(report.phases) | ({"trace": report.trace_seconds} if report.trace_seconds else {}),
         text=report.texts[index] if report.texts and not is_answering else None,
     )
+
+
+def _trace(question_id: str, topology: Topology, reports: Mapping[str, TurnReport]) -> Trace | None:
+    agents = {
+        agent.name: reports[agent.name].traces[question_id]
+        for agent in topology.agents
+        if question_id in reports[agent.name].traces
+    }
+    embeddings = reports[topology.answering_agent.name].embeddings
+    return Trace(id=question_id, agents=agents, embeddings=embeddings) if agents else None
 
 
 def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questions: int) -> list[tuple[Transfer, ...]]:

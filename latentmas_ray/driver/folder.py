@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from latentmas_ray.errors import JournalError
 
@@ -54,6 +56,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _sync_folder(path.parent)
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """One line of JSON with its line break."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        # A question file may hold a lone surrogate, which only an escape can carry.
+        return json.dumps(row).encode() + b"\n"
 
 
 def append_durably(path: Path, content: bytes) -> None:

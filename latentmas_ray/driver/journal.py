@@ -2,6 +2,7 @@
 
 config.yaml      the run's configuration; a resumed run must agree with it in what decides the answers
 results.jsonl    one row an answer, appended and synced to disk as questions finish; at the end in their order
+traces.jsonl     one row a question that was traced; embeddings.json the plane on which its thoughts lie
 failures.jsonl   one row a question without an answer, of the latest start only; absent if there is none
 summary.json     the figures, written when the run has come to its end
 """
@@ -15,9 +16,10 @@ from typing import Any, Self
 import yaml
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver.folder import append_durably, lock_folder, make_folder, write_atomically
+from latentmas_ray.driver.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
 from latentmas_ray.driver.results import Answer, Failure, Summary
-from latentmas_ray.driver.rows import encode_row, read_rows
+from latentmas_ray.driver.rows import read_rows
+from latentmas_ray.driver.traces import TraceWriter
 from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.tasks.question import Question
 
@@ -37,6 +39,7 @@ class Journal:
         self._pinned = dict(pinned)
         self._answers: dict[str, Answer] = {}  # in the order of the file
         self._failures: list[Failure] = []
+        self._traces = TraceWriter(folder)
         self._has_written = False
         make_folder(folder)
         self._lock = lock_folder(folder)
@@ -91,6 +94,7 @@ class Journal:
             if not self._has_written:
                 self._drop_outdated()
             if answers:
+                self._traces.write([answer.trace for answer in answers if answer.trace is not None])
                 rows = b"".join(encode_row(answer.to_row()) for answer in answers)
                 append_durably(self._folder / RESULTS_NAME, rows)
                 self._answers.update((answer.id, answer) for answer in answers)
@@ -110,6 +114,7 @@ class Journal:
         path = self._folder / SUMMARY_NAME
         try:
             self._put_in_order()
+            self._traces.keep([answer.id for answer in self.answers])
             if not self._has_written and (kept := _kept(path)) is not None:
                 return kept
             write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
@@ -135,6 +140,7 @@ class Journal:
                 self._go_on(path)
             else:
                 self._drop_outdated()
+                self._traces.remove()
                 write_atomically(self._folder / CONFIG_NAME, self._config_text().encode())
         except OSError as error:
             expected = f"its files cannot be read and written: {error.strerror or error}"
@@ -148,6 +154,7 @@ class Journal:
         self._answers, content = read_rows(path, self._questions)
         if path.stat().st_size != len(content):
             write_atomically(path, content)
+        self._traces.keep([answer.id for answer in self.answers])
 
     def _config_text(self) -> str:
         values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})

@@ -20,11 +20,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from latentmas_ray.config import is_url
 from latentmas_ray.driver.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
+from latentmas_ray.driver.traces import EMBEDDINGS_NAME, TRACES_NAME
 from latentmas_ray.errors import JournalError, RunError
 
 UPLOAD_SECONDS = 15.0
 # What says which run it is goes first: results without it could not be resumed.
-_NAMES = (CONFIG_NAME, RESULTS_NAME, FAILURES_NAME, SUMMARY_NAME)
+_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, FAILURES_NAME, SUMMARY_NAME)
 _LOG = logging.getLogger(__name__)
 
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
+from latentmas_ray.driver.traces import Trace
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentUse:
@@ -50,6 +52,7 @@ class Answer:
     agents: Mapping[str, AgentUse] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
+    trace: Trace | None = field(default=None, compare=False)  # if one was wanted; it has a file of its own
 
     @property
     def prompt_tokens(self) -> int:

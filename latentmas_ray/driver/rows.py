@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from latentmas_ray.driver.results import Answer
 from latentmas_ray.errors import JournalError
@@ -19,15 +18,6 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "batch_size": (int, type(None)),
 }
-
-
-def encode_row(row: Mapping[str, Any]) -> bytes:
-    """One line of JSON with its line break."""
-    try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        # A question file may hold a lone surrogate, which only an escape can carry.
-        return json.dumps(row).encode() + b"\n"
 
 
 def read_rows(path: Path, questions: Mapping[str, Question]) -> tuple[dict[str, Answer], bytes]:

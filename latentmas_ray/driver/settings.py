@@ -1,5 +1,6 @@
 """What a driver needs to know of a run."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from latentmas_ray.config import HandoverMode, RunConfig
@@ -17,11 +18,12 @@ class DriverSettings:
     max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
     replicas: int = 1  # of the agent that has the most
     max_attempts: int = 2  # per question, the first one included
+    traced: frozenset[str] = frozenset()  # the questions of which a trace is kept
     max_losses: int = 3  # of a batch: actors that died of its turns, memory that was gone; fewer of later attempts
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> "DriverSettings":
-        """The driver's part of a run's configuration."""
+    def from_config(cls, config: RunConfig, traced: Iterable[str] = ()) -> "DriverSettings":
+        """The driver's part of a run's configuration; `traced` are the ids of the questions to be traced."""
         return cls(
             latent_steps=config.latent_steps,
             sampling=Sampling(
@@ -33,6 +35,7 @@ class DriverSettings:
             handover=config.handover,
             memory_limit_bytes=config.memory_in_flight_bytes,
             replicas=config.max_replicas,
+            traced=frozenset(traced),
             # Colocated agents take turns: a second batch in their actor would only push the first out of its cache.
             max_batches_in_flight=config.max_replicas if config.placement == "colocate" else None,
         )

@@ -47,6 +47,7 @@ def make_work(
         reads=reads,
         handover=handovers.get(agent.name, "kv"),
         recipes=frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe"),
+        traced=settings.traced & {question.id for question in batch.open_questions},
         is_last=agent.name == topology.answering_agent.name,
     )
 

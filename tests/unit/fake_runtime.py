@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
+from latentmas_ray.engine.trace import AgentTrace, EmbeddingMap
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnReport, TurnWork
 from latentmas_ray.errors import TurnError, TurnLostError
 
@@ -162,6 +163,12 @@ class FakeRuntime:
                 )
                 for name, segment in segments.items()
             ),
+            traces={
+                name: AgentTrace(prompt=f"{work.agent} on {name}", reads=tuple(segments))
+                for name in work.question_ids
+                if name in work.traced
+            },
+            embeddings=EmbeddingMap(explained=(0.5, 0.25), tokens=(("a", 1.0, 2.0),)) if work.is_last else None,
         )
 
     def _measure(self) -> None:

@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.errors import ActorError, TaskError
+from latentmas_ray.tasks import load_questions
 from tests.unit.fake_runtime import FakeRuntime
 
 GOLDEN_MODEL = Path(__file__).parents[1] / "golden" / "model"
@@ -45,3 +47,21 @@ def test_after_a_run_that_lost_its_actors_the_next_one_starts_others(monkeypatch
         (answer,) = mas.run(["why?"])
     assert answer.question == "why?"
     assert not runtimes
+
+
+def test_a_traced_question_answers_as_it_would_and_tells_what_its_agents_thought() -> None:
+    fields: dict[str, Any] = {"model": "tiny", "task": "notes", "topology": "hierarchical", "runtime": "local"}
+    fields |= {"latent_steps": 3, "max_new_tokens": 8, "temperature": 0.0}
+    questions = load_questions("notes", 3)
+    with LatentMAS(**fields) as system:
+        plain = list(system.run(questions))
+    with LatentMAS(**fields, trace=2) as system:
+        traced = list(system.run(questions))
+    assert [answer.answer_token_ids for answer in traced] == [answer.answer_token_ids for answer in plain]
+    assert [answer.trace is not None for answer in traced] == [True, True, False]
+    trace = traced[1].trace
+    assert trace is not None
+    assert trace.embeddings is not None
+    assert [len(agent.thoughts) for agent in trace.agents.values()] == [3, 3, 3, 0]
+    assert trace.agents["answerer"].text == traced[1].answer
+    assert set(trace.agents["answerer"].effects) == {"expert_1", "expert_2", "expert_3"}
