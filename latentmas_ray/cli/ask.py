@@ -35,16 +35,19 @@ from latentmas_ray.errors import ConfigError
 def ask(
     config: RunConfig,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="what the agents are asked")],
-    trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
 ) -> None:
     """Ask one question and print the answer."""
+    from latentmas_ray.cli.inspect_tables import agents_view
     from latentmas_ray.cli.progress import watch
     from latentmas_ray.cli.tables import print_answer, results_console, trace_tree
 
     if not question.strip():
         raise ConfigError("QUESTION", question, "it must not be empty")
     console = results_console()
+    if trace and not as_json:
+        config = config.model_copy(update={"trace": 1})
     with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
         answers = list(system.run([question]))
     for answer in answers:
@@ -53,4 +56,7 @@ def ask(
             continue
         if trace:
             console.print(trace_tree(answer))
+            for part in agents_view(answer.trace.agents) if answer.trace else ():
+                console.print(part)
+            console.print()
         print_answer(console, answer)

@@ -15,6 +15,7 @@ from latentmas_ray.cli.demo import demo
 from latentmas_ray.cli.doctor import doctor
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.evaluate import evaluate
+from latentmas_ray.cli.inspect import inspect
 from latentmas_ray.cli.plan import plan
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("ask")(ask)
 app.command("eval")(evaluate)
 app.command("demo")(demo)
+app.command("inspect")(inspect)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
 app.add_typer(bench_app, name="bench")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARS = 600
 
 
-def results_console() -> Console:
-    """Where results go: stdout."""
-    return Console(highlight=False)
+def results_console(width: int | None = None) -> Console:
+    """Where results go: stdout, `width` columns wide (default: as wide as it is)."""
+    return Console(highlight=False, width=width)
 
 
 def summary_table(summary: "Summary") -> RenderableType:

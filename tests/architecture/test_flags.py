@@ -21,6 +21,7 @@ COMMANDS = {
     """,
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
+    "inspect": "run --question --agent --full --width",
     "plan": """
         --model --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps --max-new-tokens
         --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process --same-gpu --nvlink --pcie

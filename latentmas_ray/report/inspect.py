@@ -1,0 +1,66 @@
+"""One question of a finished run, looked up by what a user typed; and what its figures are called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from latentmas_ray.driver import Answer
+from latentmas_ray.driver.traces import Trace
+from latentmas_ray.engine.trace import AgentTrace, Alarm
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.report.runs import FinishedRun
+
+_MAX_NAMED = 5
+_HOW_TO_TRACE = "`latentmas eval … --trace N --output DIR` traces the first N questions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """A traced question, and its agents in the order of their turns."""
+
+    answer: Answer
+    agents: Mapping[str, AgentTrace]
+
+
+def traced_answers(run: FinishedRun) -> list[tuple[Answer, Trace]]:
+    """The questions that can be inspected, in the order of the results. Raises ConfigError if there is none."""
+    found = [(answer, run.traces[answer.id]) for answer in run.answers if answer.id in run.traces]
+    if not found:
+        raise ConfigError("run", str(run.folder), f"it kept no traces; {_HOW_TO_TRACE}")
+    return found
+
+
+def inspect_question(run: FinishedRun, question: str, agent: str | None = None) -> Inspection:
+    """A traced question by its id, of all agents or of one. Raises ConfigError with ids or names that are near."""
+    traced = {answer.id: (answer, trace) for answer, trace in traced_answers(run)}
+    if question not in traced:
+        is_there = any(answer.id == question for answer in run.answers)
+        why = f"it was answered but not traced ({_HOW_TO_TRACE})" if is_there else "the run has no such question"
+        raise ConfigError("question", question, f"{why}; traced are {_some(question, list(traced))}")
+    answer, trace = traced[question]
+    if agent is None:
+        return Inspection(answer=answer, agents=trace.agents)
+    if agent not in trace.agents:
+        raise ConfigError("agent", agent, f"the agents are {', '.join(trace.agents)}")
+    return Inspection(answer=answer, agents={agent: trace.agents[agent]})
+
+
+def describe_alarm(alarm: Alarm) -> str:
+    """One line that says what should not be: `norm 2300 at thought 3, beyond 2000`."""
+    place = "" if alarm.step is None else f" at thought {alarm.step}"
+    if alarm.kind == "not-finite":
+        return f"not finite: {alarm.value:.0f} of the thoughts from thought {alarm.step} on"
+    if alarm.kind == "no-effect":
+        return f"memory of {alarm.source} changes nothing: {alarm.value:.2g} nats, below {alarm.limit:.2g}"
+    if alarm.kind == "repetition":
+        return f"thoughts repeat{place}: their cosine is {alarm.value:.4f}, at least {alarm.limit:.4f}"
+    side = "below" if alarm.value < alarm.limit else "beyond"
+    return f"{alarm.kind}{place} is {alarm.value:.4g}, {side} {alarm.limit:.4g}"
+
+
+def _some(wanted: str, names: list[str]) -> str:
+    """The names that are most like `wanted`, or the first ones."""
+    near = get_close_matches(wanted, names, n=_MAX_NAMED, cutoff=0.6)
+    shown = near or names[:_MAX_NAMED]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
