@@ -57,6 +57,7 @@ class Fleet:
         self._bundles: Bundles | None = None
         self._transport: Transport | None = None
         self._replicas: dict[Team, Replica] = {}
+        self._by_agent: dict[str, list[Replica]] | None = None  # made when it is asked for, as every turn does
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
 
@@ -95,14 +96,16 @@ class Fleet:
 
     def replicas_of(self) -> dict[str, list[Replica]]:
         """The replicas of each agent that there are by now. Colocated agents have the same ones."""
-        teams = {
-            agent: [self.plan.team_of(agent, number) for number in range(count)]
-            for agent, count in self._request.replicas.items()
-        }
-        return {
-            agent: [self._replicas[team] for team in members if team in self._replicas]
-            for agent, members in teams.items()
-        }
+        if self._by_agent is None:
+            teams = {
+                agent: [self.plan.team_of(agent, number) for number in range(count)]
+                for agent, count in self._request.replicas.items()
+            }
+            self._by_agent = {
+                agent: [self._replicas[team] for team in members if team in self._replicas]
+                for agent, members in teams.items()
+            }
+        return self._by_agent
 
     def situation(self) -> Situation:
         """Where the actors have come up, and what all of them have."""
@@ -138,6 +141,7 @@ class Fleet:
         shards = [(index, shard) for index, shard in enumerate(self.plan.shards()) if shard.team == team]
         replica = self._make_replica(team, [index for index, _ in shards], lost.nodes, spec=lost.spec)
         self._replicas[team] = replica
+        self._by_agent = None
         self._starting.pop(lost, None)
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
 
@@ -173,12 +177,13 @@ class Fleet:
             return False
         self._starting.pop(replica, None)
         self._replicas = {team: other for team, other in self._replicas.items() if other is not replica}
+        self._by_agent = None
         replica.lose("it could not be started again", is_at_fault=False)  # turns may wait for it
         return True
 
     def end(self) -> None:
         """End the actors and give their places back. Safe to call twice."""
-        replicas, self._replicas, self._starting = self._replicas, {}, {}
+        replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
         for replica in replicas.values():
             replica.end()
         bundles, self._bundles = self._bundles, None
@@ -223,6 +228,7 @@ class Fleet:
                 return False
             if time.monotonic() > deadline:
                 raise ClusterError(_no_place(self._request.agents))
+        self._by_agent = None
         by_team: dict[Team, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
             by_team.setdefault(shard.team, []).append((index, plan.request.nodes[shard.seat.node].name))

@@ -2,9 +2,7 @@
 driver never touches its bytes."""
 
 import logging
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,10 +11,11 @@ from ray.exceptions import RayError
 
 from latentmas_ray.actors.cluster import Cluster, connect
 from latentmas_ray.actors.dispatch import choose_replica
-from latentmas_ray.actors.fleet import LOOK_SECONDS, Fleet, FleetRequest
+from latentmas_ray.actors.fleet import Fleet, FleetRequest
 from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.replica import PackedSegment, Replica, Turn, reason
+from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
 from latentmas_ray.actors.turn import Runner
+from latentmas_ray.actors.upkeep import Upkeep
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
@@ -24,7 +23,6 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.transport import Situation, Transport
-from latentmas_ray.units import format_seconds
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
@@ -87,20 +85,14 @@ class RayRuntime:
                 num_threads=env.torch_threads,
             )
         )
+        self._upkeep = Upkeep(self._fleet, self._start_over, turn_seconds)
         self._env_address = env.ray_address
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
-        self._turn_seconds = turn_seconds
         self._cluster: Cluster | None = None
-        self._replicas_of: dict[str, list[Replica]] = {}
-        self._lost_at: dict[str, float] = {}  # when an actor of a node was lost
-        self._losses: Counter[str] = Counter()  # of an agent's replicas since one of its turns came to an end
-        self._at_work: dict[Replica, tuple[Turn, float]] = {}  # since when
-        self._called: dict[ray.ObjectRef, Replica] = {}  # signs of life that were asked for
-        self._looked_at = 0.0
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -118,7 +110,7 @@ class RayRuntime:
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._in_use.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
             description=f"{self._fleet.describe()}, {why}",
-            handover_costs=measure_costs(self._replicas_of)
+            handover_costs=measure_costs(self._fleet.replicas_of())
             if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
         )
@@ -126,7 +118,7 @@ class RayRuntime:
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
         """Queue the turn at one of the agent's replicas. Raises ActorError if an earlier run ended without them."""
         read = [segments[name] for name in work.segment_order()]
-        replica = choose_replica(self._replicas_of[work.agent], read, work.batch)
+        replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
         if replica.lost is not None:  # it would fail for ever, for nobody replaces what is known to be lost
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost}")
         work = replace(work, submitted_at=time.time())
@@ -139,12 +131,11 @@ class RayRuntime:
 
         Raises like `start` where actors that died cannot be replaced.
         """
-        self._find_silent()
-        self._look_after()
+        self._upkeep.look_after()
         lost = [ticket for ticket in tickets if ticket.report.replica.lost]
         by_reference = {reference: ticket for ticket in tickets for reference in ticket.report.turn.reports}
         if not by_reference:
-            return []
+            return lost
         try:
             ready, rest = ray.wait(list(by_reference), num_returns=1, timeout=0 if lost else timeout_seconds)
             if ready and rest:
@@ -169,7 +160,7 @@ class RayRuntime:
             report = submitted.report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
         except ActorError as error:
             if replica.lost is None:
-                self._lose(replica, submitted.agent, str(error))
+                self._upkeep.lose(replica, submitted.agent, str(error))
             is_suspect = replica.suspect is turn
             raise TurnLostError(
                 f"the actor of agent {ticket.agent} died: {replica.lost}", lacks_memory=False, is_suspect=is_suspect
@@ -178,7 +169,7 @@ class RayRuntime:
             replica.pending.pop(turn, None)
         for place in turn.writes:
             place.final_at = time.monotonic()
-        self._losses.pop(submitted.agent, None)
+        self._upkeep.note_success(submitted.agent)
         return report
 
     def is_lost(self, ticket: Ticket) -> bool:
@@ -206,7 +197,6 @@ class RayRuntime:
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
-        self._replicas_of = {}
         self._fleet.end()
         if cluster is not None:
             cluster.leave()
@@ -220,7 +210,6 @@ class RayRuntime:
         """Start all actors and have them use a transport; which one, and why."""
         assert self._cluster is not None
         self._cluster = self._fleet.start(self._cluster)
-        self._replicas_of = self._fleet.replicas_of()
         transport, why = self._pick_transport(self._fleet.situation())
         self._transport = transport.within_one_actor() if self._fleet.plan.is_colocated else transport
         self._fleet.use(self._transport)
@@ -233,64 +222,9 @@ class RayRuntime:
         smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
         return int(len(used) * smallest * _STORE_SHARE)
 
-    def _lose(self, replica: Replica, agent: str, why: str) -> None:
-        """A replica has died, or is to: have it made again. Of several lost with their node one at most died of
-        its turn."""
-        now = time.monotonic()
-        is_alone = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
-        self._lost_at.update(dict.fromkeys(replica.nodes, now))
-        replica.lose(why, is_at_fault=is_alone and replica not in self._called.values())
-        self._losses[agent] += 1
-        if self._losses[agent] > MAX_LOSSES * len(self._replicas_of[agent]):
-            raise ActorError(
-                f"the actor of agent {agent} died {self._losses[agent]} times, and none of its turns came to an end "
-                f"between: {why}"
-            )
-        _log.info("an actor of agent %s died and is started again: %s", agent, why)
-        self._fleet.replace(replica)
-        self._replicas_of = self._fleet.replicas_of()
-        self._call_others(replica)
-
-    def _call_others(self, lost: Replica) -> None:
-        """Its node may be gone with it. Ray tells that half a minute later or more; a call to an actor whose process is
-        no more can fail at once."""
-        called = {*self._called.values(), lost}
-        for other in {one for replicas in self._replicas_of.values() for one in replicas} - called:
-            if other.is_up and not set(other.nodes).isdisjoint(lost.nodes):
-                self._called.update(dict.fromkeys(other.call(), other))
-
-    def _find_silent(self) -> None:
-        """Lose the replicas of which an actor was called and is dead."""
-        answered = ray.wait(list(self._called), num_returns=len(self._called), timeout=0)[0] if self._called else []
-        for reference in answered:
-            replica = self._called[reference]
-            try:
-                ray.get(reference)
-            except RayError as error:
-                if replica.lost is None:
-                    self._lose(replica, self._agent_of(replica), reason(error))
-            del self._called[reference]
-
-    def _look_after(self) -> None:
-        """Every few seconds: actors that start, nodes that are gone, turns that hang."""
-        now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS:
-            return
-        self._looked_at = now
-        try:
-            for replica, why in self._fleet.tend():
-                self._lose(replica, self._agent_of(replica), why)
-            stranded = self._fleet.strand()
-        except RayError as error:
-            raise ClusterError(f"the cluster does not answer: {error}") from error
-        if not all(self._fleet.drop(replica) for replica in stranded):
-            self._start_over()
-        self._replicas_of = self._fleet.replicas_of()
-        self._end_those_that_hang(now)
-
     def _start_over(self) -> None:
         """An agent has no actor left, and its node is gone: plan again with the nodes that are left."""
-        for replica in {replica for replicas in self._replicas_of.values() for replica in replicas}:
+        for replica in {replica for replicas in self._fleet.replicas_of().values() for replica in replicas}:
             replica.lose("all actors were placed anew after the loss of a node", is_at_fault=False)
         assert self._cluster is not None
         for rest in reversed(range(MAX_STARTS)):
@@ -305,20 +239,3 @@ class RayRuntime:
                 if not rest:
                     raise
                 _log.info("the actors are placed anew once more: %s", error)
-
-    def _end_those_that_hang(self, now: float) -> None:
-        if self._turn_seconds is None:
-            return
-        before, self._at_work = self._at_work, {}
-        for agent, replica in [(agent, one) for agent, some in self._replicas_of.items() for one in some]:
-            # Agents of one actor have the same replicas, of which one may have been ended just now.
-            if (turn := replica.at_work) is None or not replica.is_up or replica.lost:
-                continue
-            was, since = before.get(replica, (turn, now))
-            self._at_work[replica] = (turn, since if was is turn else now)
-            if now - self._at_work[replica][1] > self._turn_seconds:
-                limit = format_seconds(self._turn_seconds)
-                self._lose(replica, agent, f"a turn took longer than {limit} (turn_timeout), and was taken to hang")
-
-    def _agent_of(self, replica: Replica) -> str:
-        return next(agent for agent, replicas in self._replicas_of.items() if replica in replicas)

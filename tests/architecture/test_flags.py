@@ -16,7 +16,8 @@ COMMANDS = {
     "": "--version",
     "ask": f"question --trace {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume --trace
+        --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
+        --trace
         {FOR_ONE_QUESTION}
     """,
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",

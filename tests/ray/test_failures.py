@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from latentmas_ray import system
-from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors import upkeep
 from latentmas_ray.cli.main import main
 from tests.ray import stand_ins
 from tests.ray.stand_ins import On, StandIn, turns_in
@@ -95,7 +95,7 @@ def test_a_question_that_kills_its_actor_fails_alone(
 def test_an_actor_that_dies_of_everything_ends_the_run(
     run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_runtime, "MAX_LOSSES", 2)
+    monkeypatch.setattr(upkeep, "MAX_LOSSES", 2)
     assert run(misbehave=[On("judger", f"q{index}", stand_ins.die) for index in range(NUM_QUESTIONS)]) == 1
     err = capfd.readouterr().err
     assert "error: the actor of agent judger died 3 times, and none of its turns came to an end between" in err

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from latentmas_ray.actors import fleet as fleet_module
 from latentmas_ray.actors.agent_actor import Loaded
@@ -31,6 +31,9 @@ class Standing(Replica):
 
     def use(self, transport: Any) -> list[Any]:
         return []
+
+    def call(self) -> list[Any]:
+        return [self]  # as a reference to its sign of life
 
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         self._num_turns += 1
@@ -94,5 +97,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ())
     monkeypatch.setattr(fleet_module, "Bundles", Places)
     monkeypatch.setattr(fleet_module, "get_loaded", loaded)
     monkeypatch.setattr(ray, "nodes", nodes)
-    monkeypatch.setattr(ray, "get", lambda references, **_: [])
+
+    def get(references: Any, **_: Any) -> list[Any]:
+        if isinstance(references, Standing) and references.is_dead:
+            raise RayActorError
+        return []
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", lambda references, **_: (list(references), []))
     return names

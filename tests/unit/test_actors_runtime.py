@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors import ray_runtime, upkeep
 from latentmas_ray.actors.ray_runtime import RayRuntime
 from latentmas_ray.driver.protocol import Ticket
 from latentmas_ray.engine.turn import Sampling, TurnWork
@@ -46,7 +46,7 @@ def test_every_replica_of_an_agent_may_die_so_often(
 ) -> None:
     """A node may take many replicas of one agent along."""
     pretend(monkeypatch)
-    monkeypatch.setattr(ray_runtime, "MAX_LOSSES", 1)
+    monkeypatch.setattr(upkeep, "MAX_LOSSES", 1)
     runtime = start(replicas=2)
     die_of(runtime, submit(runtime, "planner"))
     die_of(runtime, submit(runtime, "planner"))
@@ -83,3 +83,32 @@ def test_a_report_that_is_asked_for_twice_is_the_same(
     runtime = start()
     ticket = submit(runtime, "planner")
     assert runtime.report(ticket) is runtime.report(ticket)
+
+
+def test_actors_that_a_node_takes_along_are_found_and_their_turns_are_not_suspected(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has a turn at each of them: so one fault would count several times against its questions."""
+    pretend(monkeypatch)
+    runtime = start(placement="pack")
+    first, second = submit(runtime, "planner"), submit(runtime, "judger")
+    for ticket in (first, second):
+        ticket.report.replica.is_dead = True
+    with pytest.raises(TurnLostError) as caught:
+        runtime.report(first)
+    assert caught.value.is_suspect
+    assert runtime.wait([second], 0.0) == [second]  # nobody has reported that one
+    with pytest.raises(TurnLostError) as caught:
+        runtime.report(second)
+    assert not caught.value.is_suspect
+
+
+def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    runtime = start(placement="pack")
+    first, second = submit(runtime, "planner"), submit(runtime, "judger")
+    die_of(runtime, first)
+    runtime.wait([second], 0.0)
+    runtime.report(second)
