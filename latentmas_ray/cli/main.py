@@ -11,6 +11,7 @@ import typer
 
 from latentmas_ray.cli.ask import ask
 from latentmas_ray.cli.bench import bench_app
+from latentmas_ray.cli.compare import compare
 from latentmas_ray.cli.demo import demo
 from latentmas_ray.cli.doctor import doctor
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("ask")(ask)
 app.command("eval")(evaluate)
+app.command("compare")(compare)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("plan")(plan)

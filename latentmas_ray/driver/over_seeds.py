@@ -127,9 +127,8 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
     accuracies = [summary.accuracy for summary in summaries if summary.accuracy is not None]
     over_seeds = mean_interval(accuracies) if len(accuracies) == len(runs) else None
     by_question = mean_correct([run.answers for run in runs.values()])
-    seconds = sum(summary.seconds for summary in summaries)
-    num_timed = sum(summary.questions_per_second * summary.seconds for summary in summaries)
-    after, per_second_after = _after_warm_up(summaries)
+    seconds, per_second = speed(summaries)
+    after, per_second_after = speed_after_warm_up(summaries)
     return SeedsSummary(
         seeds=tuple(runs),
         method=config.method,
@@ -145,7 +144,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in summaries),
         output_tokens_per_question=fmean(summary.output_tokens_per_question for summary in summaries),
         seconds=seconds,
-        questions_per_second=num_timed / seconds if seconds > 0 else 0.0,
+        questions_per_second=per_second,
         seconds_after_warm_up=after,
         questions_per_second_after_warm_up=per_second_after,
         runs={seed: run.summary for seed, run in runs.items()},
@@ -160,7 +159,15 @@ def mean_correct(runs: Sequence[Sequence[Answer]]) -> dict[str, float]:
     }
 
 
-def _after_warm_up(summaries: Sequence[Summary]) -> tuple[float | None, float | None]:
+def speed(summaries: Sequence[Summary]) -> tuple[float, float]:
+    """The seconds of all seeds together, and the questions per second in them."""
+    seconds = sum(summary.seconds for summary in summaries)
+    count = sum(summary.questions_per_second * summary.seconds for summary in summaries)
+    return seconds, count / seconds if seconds > 0 else 0.0
+
+
+def speed_after_warm_up(summaries: Sequence[Summary]) -> tuple[float | None, float | None]:
+    """The same without the warm-ups; None where nothing came after them."""
     timed = [
         (summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up * summary.seconds_after_warm_up)
         for summary in summaries

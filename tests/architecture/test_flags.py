@@ -20,6 +20,7 @@ COMMANDS = {
         --trace
         {FOR_ONE_QUESTION}
     """,
+    "compare": "folders --base --answers --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "doctor": "--address",
     "inspect": "run --question --agent --full --width",

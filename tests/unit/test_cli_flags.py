@@ -115,7 +115,7 @@ def test_switches_come_in_the_combined_form_only_where_on_is_the_default() -> No
 def test_without_arguments_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capfd.readouterr().out
-    for command in ("ask", "eval", "demo", "doctor"):
+    for command in ("ask", "eval", "compare", "demo", "doctor"):
         assert f"\n  {command} " in out
 
 
