@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from latentmas_ray.driver.traces import Trace
+from latentmas_ray.engine.trace import Alarm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,9 @@ class AgentUse:
     output_tokens: int
     memory_bytes: int  # KV that the agent handed over for this question
     seconds: Mapping[str, float]  # wait, absorb, prefill, think, decode, emit
-    text: str | None = None  # what a text agent wrote (the answering agent's text is the answer)
+    # What a text agent wrote, or one that a guard had write (the answering agent's text is the answer).
+    text: str | None = None
+    alarms: tuple[Alarm, ...] = ()  # the first of each kind, if a guard was on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Answer:
 
     def to_row(self) -> dict[str, Any]:
         """The object of one line of results.jsonl."""
+        alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
             "question": self.question,
@@ -102,6 +106,7 @@ class Answer:
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
+            **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard stay as they were
         }
 
     @classmethod
@@ -115,6 +120,7 @@ class Answer:
                 memory_bytes=row["agent_memory_bytes"][name],
                 seconds=row["agent_seconds"][name],
                 text=row["texts"].get(name),
+                alarms=tuple(Alarm(**alarm) for alarm in row.get("alarms", {}).get(name, ())),
             )
             for name, tokens in row["tokens"]["agents"].items()
         }
@@ -231,6 +237,8 @@ class Summary:
     questions_per_second_after_warm_up: float | None = None
     agents: Mapping[str, Mapping[str, float]]  # means per question, as `driver.accounting` names them
     hand_overs: tuple[HandOver, ...] = ()
+    num_alarmed: int = 0  # questions with an alarm, if a guard was on
+    alarms: Mapping[str, int] = field(default_factory=dict)  # … by the agent whose thoughts it is about
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""

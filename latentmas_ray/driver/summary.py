@@ -1,5 +1,6 @@
 """From the answers of a run to its figures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ def summarise(
         **_after_warm_up(seconds, warm_up),
         agents=agent_figures(answers),
         hand_overs=hand_over_figures(answers),
+        num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
+        alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
     )
 
 
