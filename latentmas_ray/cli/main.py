@@ -18,6 +18,7 @@ from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.evaluate import evaluate
 from latentmas_ray.cli.inspect import inspect
 from latentmas_ray.cli.plan import plan
+from latentmas_ray.cli.report import report
 
 app = typer.Typer(
     name="latentmas",
@@ -31,6 +32,7 @@ app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
+app.command("report")(report)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
 app.add_typer(bench_app, name="bench")

@@ -22,6 +22,7 @@ COMMANDS = {
     """,
     "compare": "folders --base --answers --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
+    "report": "runs --output --published --no-published",
     "doctor": "--address",
     "inspect": "run --question --agent --full --width",
     "plan": """

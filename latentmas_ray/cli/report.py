@@ -1,0 +1,55 @@
+"""`latentmas report`: one HTML file about finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.units import format_bytes
+
+_ENDINGS = (".html", ".htm")
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="DIR…", help="output folders of runs", show_default=False)],
+    output: Annotated[str, typer.Option("--output", metavar="FILE.html", help="where the page goes")] = "report.html",
+    published: Annotated[
+        bool,
+        typer.Option("--published/--no-published", help="published figures beside those of the same models"),
+    ] = True,
+) -> None:
+    """Write one self-contained HTML page about one run or several.
+
+    Accuracy, tokens and time beside one another, where the time goes, what was handed over, who got right what the
+    other got wrong, and every question with what each agent did. It needs no network, nor any other file.
+    """
+    path = _checked(output)
+    from latentmas_ray.driver.folder import write_atomically  # nothing heavy before the flags are known good
+    from latentmas_ray.report import read_runs
+    from latentmas_ray.report.html import make_page
+
+    found = [read_runs(folder) for folder in _checked_folders(runs)]
+    content = make_page(found, with_published=published).encode(errors="replace")
+    write_atomically(path, content)
+    plural = "run" if len(found) == 1 else "runs"
+    typer.echo(f"{output}: {len(found)} {plural}, {format_bytes(len(content))}")
+
+
+def _checked(output: str) -> Path:
+    """Raises ConfigError unless a page could be written there."""
+    path = Path(output)
+    if path.suffix.lower() not in _ENDINGS or path.is_dir():
+        raise ConfigError("--output", output, "it must be a file that ends in .html")
+    if not path.parent.is_dir():
+        raise ConfigError("--output", output, f"its folder must exist: {path.parent}")
+    return path
+
+
+def _checked_folders(runs: list[str]) -> list[str]:
+    """Raises ConfigError for a folder that is given twice."""
+    places = [Path(folder).resolve() for folder in runs]
+    for index, (folder, place) in enumerate(zip(runs, places, strict=True)):
+        if place in places[:index]:
+            raise ConfigError("run", folder, "it is given twice; give every output folder once")
+    return runs

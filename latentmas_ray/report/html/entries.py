@@ -1,0 +1,146 @@
+"""The runs of a report: what each is called, its figures, and which of them can be compared."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.driver import Summary, summarise
+from latentmas_ray.driver.over_seeds import SeedRun, summarise_seeds
+from latentmas_ray.report.html.figures import Figure, Write, look_up, percent, points
+from latentmas_ray.report.runs import FinishedRun
+
+_TIMES = frozenset({"seconds", "questions_per_second", "questions_per_second_after_warm_up"})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run with one seed."""
+
+    key: str  # names it in the page
+    label: str
+    accent: str
+    run: FinishedRun
+
+
+@dataclass(frozen=True)
+class Interval:
+    """In which an accuracy lies with 95 %."""
+
+    low: float
+    high: float
+    figures: tuple[Figure, ...]  # its two bounds, or half its width
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one folder holds, as the report shows it: a run, or the same with several seeds."""
+
+    key: str  # names it in the page: r0, r1, …
+    label: str
+    runs: tuple[FinishedRun, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.runs[0].config
+
+    @property
+    def accent(self) -> str:
+        """Which colour it has: its method's, or that of controls."""
+        return accent_of(self.config)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Its runs, one a seed."""
+        if len(self.runs) == 1:
+            return (Member(self.key, self.label, self.accent, self.runs[0]),)
+        return tuple(
+            Member(f"{self.key}s{run.config.seed}", f"{self.label} · seed {run.config.seed}", self.accent, run)
+            for run in self.runs
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        return all(run.summary is not None for run in self.runs)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Of the run, or of that with the first seed."""
+        return _summary(self.runs[0])
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """The object of summary.json: of the run, or over its seeds. Of a run that has not ended, what its answers so
+        far tell; its time is unknown then."""
+        if len(self.runs) == 1:
+            found = self.summary.to_json()
+        else:
+            by_seed = {run.config.seed: SeedRun(_summary(run), run.answers) for run in self.runs}
+            found = summarise_seeds(self.config, by_seed).to_json()
+        return found if self.is_finished else found | dict.fromkeys(_TIMES)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the accuracy: over the questions of a run, or over its seeds."""
+        accuracy, half = self.figures["accuracy"], self.figures.get("accuracy_half_width")
+        if half is not None:
+            return Interval(
+                max(0.0, accuracy - half), min(1.0, accuracy + half), (self.figure("accuracy_half_width", points),)
+            )
+        field = "accuracy_interval" if "accuracy_interval" in self.figures else "question_interval"
+        if self.figures[field] is None:
+            return None
+        low, high = self.figures[field]
+        return Interval(low, high, (self.figure(f"{field}.0", points), self.figure(f"{field}.1", points)))
+
+    @property
+    def accuracy(self) -> Figure:
+        return self.figure("accuracy", percent)
+
+    def figure(self, field: str, write: Write) -> Figure:
+        """The number at `field` of its summary.json, as `write` writes it."""
+        value = look_up(self.figures, field.split("."))
+        return Figure(value=value, text=write(value), run=self.key, field=field if self.is_finished else None)
+
+    def detail(self, field: str, write: Write) -> Figure:
+        """The number at `field` of the run's figures, or of those with the first seed."""
+        return self.figure(field if len(self.runs) == 1 else f"runs.{self.config.seed}.{field}", write)
+
+    def graded(self) -> dict[str, bool]:
+        """Whether each graded question was right, with the first seed."""
+        return {answer.id: answer.correct for answer in self.runs[0].answers if answer.correct is not None}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one task with one model."""
+
+    task: str
+    model: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def single(self) -> Entry | None:
+        """The run that others are set in relation to: the first of one agent alone."""
+        return next((entry for entry in self.entries if entry.config.method == "single"), None)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(member for entry in self.entries for member in entry.members)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether any of its runs has several seeds."""
+        return any(len(entry.runs) > 1 for entry in self.entries)
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}, {self.model}"
+
+
+def accent_of(config: RunConfig) -> str:
+    return config.method if config.memory == "matched" else "control"
+
+
+def _summary(run: FinishedRun) -> Summary:
+    return run.summary or summarise(run.answers, run.failures, config=run.config, seconds=0.0)

@@ -1,0 +1,74 @@
+"""Numbers as the report shows them: each with its exact value and where it stands in summary.json."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentmas_ray.units import format_bytes, format_seconds
+
+NOT_KNOWN = "–"
+Write = Callable[[float | None], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number on the page."""
+
+    value: float | None
+    text: str
+    run: str | None = None  # the key of the run whose summary.json holds it
+    field: str | None = None  # where in it, as in agents.planner.think_seconds; None: it was computed for the report
+
+
+def look_up(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The value at a path of keys and indices in the object of summary.json; None where it has none."""
+    found: Any = summary
+    for step in path:
+        try:
+            found = found[int(step)] if isinstance(found, list | tuple) else found.get(step)
+        except (IndexError, ValueError, AttributeError):
+            return None
+    return found
+
+
+def percent(value: float | None) -> str:
+    return NOT_KNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """A percentage where it is clear that it is one."""
+    return NOT_KNOWN if value is None else f"{100 * value:.1f}"
+
+
+def signed_points(value: float | None) -> str:
+    """A difference of accuracies in percentage points: `+4.7`, `−1.6`."""
+    return NOT_KNOWN if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """`40`, `212.4`, `12,345`; no more decimals than a reader can use."""
+    if value is None:
+        return NOT_KNOWN
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def rate(value: float | None) -> str:
+    return NOT_KNOWN if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def times(value: float | None) -> str:
+    """A ratio: `× 1.9`."""
+    return NOT_KNOWN if value is None else f"× {value:,.0f}" if value >= 9.95 else f"× {value:#.2g}"
+
+
+def seconds(value: float | None) -> str:
+    """As people write times, and in a batch of short ones no `0 ms`."""
+    if value is None:
+        return NOT_KNOWN
+    return f"{1e6 * value:.0f} µs" if 0 < value < 0.0005 else format_seconds(value)
+
+
+def num_bytes(value: float | None) -> str:
+    return NOT_KNOWN if value is None else format_bytes(value)

@@ -1,0 +1,101 @@
+"""Runs put in order, named by what sets them apart, and grouped by what can be compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.report.html.entries import Entry, Group
+from latentmas_ray.report.published import file_stem
+from latentmas_ray.report.runs import FinishedRun
+
+Runs = Sequence[FinishedRun]  # of one folder: one, or one a seed
+
+# What may stand beside the method in a run's name, if runs differ in it, and how.
+_DISTINCT = {
+    "topology": "{}",
+    "latent_steps": "m = {}",
+    "seed": "{}",
+    "realign": "realign {}",
+    "handover": "{}",
+    "codec": "codec {}",
+    "temperature": "T = {}",
+    "top_p": "top-p {}",
+    "dtype": "{}",
+    "max_new_tokens": "≤ {} tokens",
+    "batch_size": "batch {}",
+    "limit": "first {}",
+    "runtime": "{}",
+    "replicas": "replicas {}",
+}
+_LATENT_ONLY = {"latent_steps", "realign", "handover", "codec"}
+_MEMORIES = ("matched", "deranged", "prompt-only", "latent-only", "none")
+
+
+def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
+    """The runs by task and model, and in a group by method and latent steps: single, text, latent, controls."""
+    places = [_place(runs) for runs in folders]
+    ordered = sorted(folders, key=lambda runs: (places.index(_place(runs)), *_rank(runs[0].config)))
+    labels = iter(_labels(ordered))
+    groups, count = [], 0
+    for (task, model), members in groupby(ordered, key=_place):
+        entries = tuple(Entry(f"r{count + index}", next(labels), tuple(runs)) for index, runs in enumerate(members))
+        count += len(entries)
+        groups.append(Group(task, model, entries))
+    return tuple(groups)
+
+
+def common_settings(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """What all runs were told alike, of what decides the figures; names of tasks and models without their folders."""
+    first = _settings(runs[0])
+    return {name: value for name, value in first.items() if all(_settings(run)[name] == value for run in runs)}
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    config = run.config
+    named = {name: file_stem(getattr(config, name)) for name in ("task", "model", "topology")}
+    return {**config.identity(), "runtime": config.runtime, **named}
+
+
+def _place(runs: Runs) -> tuple[str, str]:
+    return file_stem(runs[0].config.task), file_stem(runs[0].config.model)
+
+
+def _rank(config: RunConfig) -> tuple[int, int, int]:
+    steps = config.latent_steps if config.method == "latent" else 0
+    return ("single", "text", "latent").index(config.method), _MEMORIES.index(config.memory), steps
+
+
+def _labels(folders: Sequence[Runs]) -> Iterator[str]:
+    """The method, and what sets a run apart from the others of its task, model and method; at last its folder."""
+    for runs in folders:
+        config = runs[0].config
+        alike = [
+            other for other in folders if _place(other) == _place(runs) and other[0].config.method == config.method
+        ]
+        names = [
+            name
+            for name in _DISTINCT
+            if (config.method == "latent" or name not in _LATENT_ONLY)
+            and any(_value(alike[0], name) != _value(other, name) for other in alike)
+        ]
+        control = [] if config.memory == "matched" else [f"{config.memory} memory"]
+        parts = [config.method, *control, *(_DISTINCT[name].format(_value(runs, name)) for name in names)]
+        twins = [other for other in alike if other[0].config.memory == config.memory]
+        if sum(all(_value(other, name) == _value(runs, name) for name in names) for other in twins) > 1:
+            parts.append(runs[0].folder.name)
+        yield " · ".join(parts)
+
+
+def _value(runs: Runs, name: str) -> str:
+    """How a setting is written."""
+    if name == "seed":
+        return ("seed " if len(runs) == 1 else "seeds ") + ", ".join(str(run.config.seed) for run in runs)
+    value: Any = getattr(runs[0].config, name)
+    if isinstance(value, Mapping):
+        return ",".join(f"{agent}={count}" for agent, count in value.items())
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name == "limit" and value is None:
+        return "all"
+    return file_stem(value).removesuffix(".yaml") if name == "topology" else str(value)

@@ -1,0 +1,79 @@
+"""What hand-overs take: bytes and seconds from every source to every reader."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from latentmas_ray.driver import HandOver
+from latentmas_ray.report.html.entries import Entry, Group
+from latentmas_ray.report.html.figures import Figure, num_bytes, seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOverRow:
+    """What one agent read of another."""
+
+    source: str
+    reader: str
+    way: str  # link and transport
+    num_bytes: Figure
+    moved_bytes: Figure
+    seconds: Figure
+    exposed_seconds: Figure
+    bytes_width: float  # of bars, in percent of the most in the group
+    seconds_width: float
+    exposed_width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandOverTable:
+    """The hand-overs of one run."""
+
+    entry: Entry
+    rows: tuple[HandOverRow, ...]
+
+    @property
+    def way(self) -> str:
+        """Of all its hand-overs, if they went the same way; else empty."""
+        ways = {row.way for row in self.rows}
+        return ways.pop() if len(ways) == 1 else ""
+
+
+def make_hand_over_tables(group: Group) -> tuple[HandOverTable, ...]:
+    """One table for each run that handed memory over."""
+    having = [entry for entry in group.entries if entry.summary.hand_overs]
+    most_bytes = _most(having, lambda found: found.num_bytes)
+    most_seconds = _most(having, lambda found: found.transfer_seconds)
+    return tuple(
+        HandOverTable(
+            entry=entry,
+            rows=tuple(
+                _hand_over(entry, index, most_bytes, most_seconds) for index in range(len(entry.summary.hand_overs))
+            ),
+        )
+        for entry in having
+    )
+
+
+def _hand_over(entry: Entry, index: int, most_bytes: float, most_seconds: float) -> HandOverRow:
+    found = entry.summary.hand_overs[index]
+    place = f"hand_overs.{index}"
+    return HandOverRow(
+        source=found.source,
+        reader=found.reader,
+        way=", ".join(dict.fromkeys((*(link.replace("_", " ") for link in found.links), *found.transports))),
+        num_bytes=entry.detail(f"{place}.num_bytes", num_bytes),
+        moved_bytes=entry.detail(f"{place}.moved_bytes", num_bytes),
+        seconds=entry.detail(f"{place}.transfer_seconds", seconds),
+        exposed_seconds=entry.detail(f"{place}.exposed_seconds", seconds),
+        bytes_width=_width(found.num_bytes, most_bytes),
+        seconds_width=_width(found.transfer_seconds, most_seconds),
+        exposed_width=_width(min(found.exposed_seconds, found.transfer_seconds), most_seconds),
+    )
+
+
+def _most(entries: Sequence[Entry], measure: Callable[[HandOver], float]) -> float:
+    return max((measure(found) for entry in entries for found in entry.summary.hand_overs), default=0.0)
+
+
+def _width(value: float, most: float) -> float:
+    return round(100 * value / most, 3) if most else 0.0

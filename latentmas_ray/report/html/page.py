@@ -1,0 +1,141 @@
+"""The page: sections from runs, data within its limits, one HTML text."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from latentmas_ray.report.html.confusion import Pair, make_pairs
+from latentmas_ray.report.html.entries import Group
+from latentmas_ray.report.html.groups import Runs, common_settings, make_groups
+from latentmas_ray.report.html.hand_overs import HandOverTable, make_hand_over_tables
+from latentmas_ray.report.html.missing import find_missing
+from latentmas_ray.report.html.picture import Picture, make_picture
+from latentmas_ray.report.html.questions import Limits, make_index, make_pieces
+from latentmas_ray.report.html.steps import StepsChart, make_steps_chart
+from latentmas_ray.report.html.table import Table, make_table
+from latentmas_ray.report.html.time import TimeChart, make_time_chart
+from latentmas_ray.report.published import published_source
+
+MAX_DATA_CHARS = 8_000_000
+# From whole texts with all thoughts to the least that still says what happened.
+_LIMITS = (
+    Limits(),
+    Limits(text_chars=16_000, traced=200),
+    Limits(text_chars=8_000, traced=100),
+    Limits(text_chars=4_000, traced=50),
+    Limits(text_chars=2_000, traced=50),
+    Limits(text_chars=1_000, traced=20),
+    Limits(text_chars=400, traced=20),
+    Limits(text_chars=160, traced=10),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sections:
+    """Everything that the template shows."""
+
+    groups: tuple[Group, ...]
+    tables: tuple[Table, ...]
+    steps: tuple[StepsChart, ...]
+    times: tuple[TimeChart, ...]
+    hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
+    pictures: tuple[Picture, ...]
+    pairs: tuple[tuple[Group, tuple[Pair, ...]], ...]
+    settings: Mapping[str, Any]
+    missing: tuple[str, ...]
+
+
+def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
+    """The whole report about the runs of each folder. The same runs give the same text; where they lie, and when it is
+    made, is not in it."""
+    groups = make_groups(folders)
+    sections = make_sections(groups, with_published=with_published)
+    limits, blocks = fit_data(groups, sections.pictures)
+    script = _template_text("report.js")
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            sections=sections,
+            limits=limits,
+            blocks=blocks,
+            style=_template_text("report.css"),
+            script=script,
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            published_source=published_source(),
+        )
+    )
+
+
+def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
+    """What there is to be shown of these runs."""
+    tables = tuple(make_table(group, with_published=with_published) for group in groups)
+    pictures = (make_picture(member) for group in groups for member in group.members)
+    hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
+    pairs = ((group, make_pairs(group)) for group in groups)
+    return Sections(
+        groups=tuple(groups),
+        tables=tables,
+        steps=tuple(filter(None, map(make_steps_chart, groups))),
+        times=tuple(filter(None, map(make_time_chart, groups))),
+        hand_overs=tuple((group, found) for group, found in hand_overs if found),
+        pictures=tuple(picture for picture in pictures if picture),
+        pairs=tuple((group, found) for group, found in pairs if found),
+        settings=common_settings([member.run for group in groups for member in group.members]),
+        missing=tuple(
+            find_missing(groups, with_published=with_published, has_published=any(t.has_published for t in tables))
+        ),
+    )
+
+
+def fit_data(groups: Sequence[Group], pictures: Sequence[Picture]) -> tuple[Limits, dict[str, str]]:
+    """The data of the questions by the name of its block, as JSON, as whole as the size of a page allows."""
+    index = {"index": _json(_index(groups))}
+    for limits in _LIMITS:
+        blocks = index | dict(_pieces(groups, pictures, limits))
+        if sum(map(len, blocks.values())) <= MAX_DATA_CHARS:
+            break
+    return limits, blocks
+
+
+def _index(groups: Sequence[Group]) -> dict[str, Any]:
+    runs = {
+        member.key: {"label": member.label, "accent": member.accent} for group in groups for member in group.members
+    }
+    return {"runs": runs, "groups": [make_index(group) for group in groups]}
+
+
+def _pieces(groups: Sequence[Group], pictures: Sequence[Picture], limits: Limits) -> Iterator[tuple[str, str]]:
+    for number, group in enumerate(groups):
+        for place, piece in enumerate(make_pieces(group, limits)):
+            yield f"questions-{number}-{place}", _json(piece)
+    for picture in pictures:
+        shown = list(picture.paths)[: limits.traced]
+        yield f"paths-{picture.member.key}", _json({name: picture.paths[name] for name in shown})
+
+
+def _json(value: object) -> str:
+    """For a script element: with every `<` escaped, no text in it can end the element."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("latentmas_ray.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template_text(name: str) -> str:
+    return files("latentmas_ray.report").joinpath("templates", name).read_text(encoding="utf-8")

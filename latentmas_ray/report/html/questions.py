@@ -1,0 +1,159 @@
+"""The questions of all runs as data for the page: an index that is small, and details in pieces that the page reads
+when they are asked for."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentmas_ray.driver import Answer
+from latentmas_ray.engine.trace import AgentTrace, Alarm, Thought
+from latentmas_ray.report.html.entries import Group, Member
+
+PIECE_SIZE = 40  # questions in one piece of details
+_MAX_TITLE_CHARS = 110
+_DIGITS = 4
+_RIGHT, _WRONG, _NOT_GRADED, _FAILED, _ABSENT = "10-fx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of runs goes into the page."""
+
+    text_chars: int | None = None  # of a text, the middle is left out beyond them
+    traced: int | None = None  # questions of each run that keep their thoughts
+
+
+def make_index(group: Group) -> dict[str, Any]:
+    """What the list of questions shows: runs, and per question its id, beginning, outcome in each run, and flags."""
+    members = group.members
+    answers = [{answer.id: answer for answer in member.run.answers} for member in members]
+    failed = [{failure.id for failure in member.run.failures} for member in members]
+    rows = []
+    for name in question_ids(group):
+        outcomes = "".join(_outcome(found.get(name), name in lost) for found, lost in zip(answers, failed, strict=True))
+        first = next((found[name] for found in answers if name in found), None)
+        title = " ".join(first.question.split()) if first else ""
+        shown = title if len(title) <= _MAX_TITLE_CHARS else title[: _MAX_TITLE_CHARS - 1] + "…"
+        rows.append([name, shown, outcomes, _flags(name, members)])
+    return {"title": group.title, "runs": [member.key for member in members], "rows": rows, "piece_size": PIECE_SIZE}
+
+
+def question_ids(group: Group) -> list[str]:
+    """The questions of all runs, in the order in which they come up."""
+    names = dict.fromkeys(answer.id for member in group.members for answer in member.run.answers)
+    return list(names | dict.fromkeys(failure.id for member in group.members for failure in member.run.failures))
+
+
+def make_pieces(group: Group, limits: Limits) -> Iterator[list[dict[str, Any]]]:
+    """The details of all questions, in the order of the index."""
+    names = question_ids(group)
+    runs = [_Run(member, limits) for member in group.members]
+    for start in range(0, len(names), PIECE_SIZE):
+        yield [_question(name, runs, limits) for name in names[start : start + PIECE_SIZE]]
+
+
+class _Run:
+    """One run by question."""
+
+    def __init__(self, member: Member, limits: Limits) -> None:
+        self.key = member.key
+        self.answers = {answer.id: answer for answer in member.run.answers}
+        self.failures = {failure.id: failure for failure in member.run.failures}
+        self.traces = member.run.traces
+        self.keep_thoughts = frozenset(list(self.traces)[: limits.traced])
+
+
+def _question(name: str, runs: Sequence[_Run], limits: Limits) -> dict[str, Any]:
+    first = next((run.answers[name] for run in runs if name in run.answers), None)
+    shown: dict[str, Any] = {}
+    for run in runs:
+        if name in run.answers:
+            shown[run.key] = _details(run, run.answers[name], limits)
+        elif name in run.failures:
+            failure = run.failures[name]
+            shown[run.key] = {"error": _shorten(f"{failure.agent}: {failure.error}", limits)}
+    gold = None if first is None or first.gold is None else _shorten(first.gold, limits)
+    return {"question": _shorten(first.question, limits) if first else "", "gold": gold, "runs": shown}
+
+
+def _outcome(answer: Answer | None, has_failed: bool) -> str:
+    if answer is None:
+        return _FAILED if has_failed else _ABSENT
+    return _NOT_GRADED if answer.correct is None else _RIGHT if answer.correct else _WRONG
+
+
+def _flags(name: str, members: Sequence[Member]) -> str:
+    """`t` traced, `a` with an alarm."""
+    traces = [member.run.traces[name] for member in members if name in member.run.traces]
+    has_alarm = any(agent.alarms for trace in traces for agent in trace.agents.values())
+    return ("t" if traces else "") + ("a" if has_alarm else "")
+
+
+def _details(run: _Run, answer: Answer, limits: Limits) -> dict[str, Any]:
+    trace = run.traces.get(answer.id)
+    keep_thoughts = answer.id in run.keep_thoughts
+    agents = []
+    for name, use in answer.agents.items():
+        traced = trace.agents.get(name) if trace else None
+        agents.append(
+            {
+                "name": name,
+                "tokens": [use.prompt_tokens, use.latent_steps, use.output_tokens],
+                "seconds": {phase: _round(taken) for phase, taken in use.seconds.items() if taken},
+                "read": [
+                    [found.source, found.num_bytes, _round(found.seconds), _round(found.exposed_seconds)]
+                    for found in answer.transfers
+                    if found.reader == name
+                ],
+                **({} if use.text is None else {"text": _shorten(use.text, limits)}),
+                **({} if traced is None else _traced(traced, limits, keep_thoughts=keep_thoughts)),
+            }
+        )
+    return {
+        "answer": _shorten(answer.answer, limits),
+        "prediction": None if answer.prediction is None else _shorten(answer.prediction, limits),
+        "tokens": [answer.prompt_tokens, answer.latent_tokens, answer.output_tokens],
+        "seconds": _round(answer.seconds),
+        "agents": agents,
+    }
+
+
+def _traced(trace: AgentTrace, limits: Limits, *, keep_thoughts: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "prompt": _shorten(trace.prompt, limits),
+        "reads": [[source, _round(trace.effects.get(source))] for source in trace.reads],
+        "alarms": [_alarm(alarm) for alarm in trace.alarms],
+    }
+    if keep_thoughts and trace.thoughts:
+        found["thoughts"] = [_thought(thought) for thought in trace.thoughts]
+    return found
+
+
+def _thought(thought: Thought) -> list[Any]:
+    """Tokens with their shares, entropy, norm, distance, nearest token: a list, as there are thousands of them."""
+    shares = [[token, _round(share)] for token, share in thought.tokens]
+    return [shares, *(_round(value) for value in (thought.entropy, thought.norm, thought.distance)), thought.nearest]
+
+
+def _alarm(alarm: Alarm) -> Mapping[str, Any]:
+    return {
+        "kind": alarm.kind,
+        "step": alarm.step,
+        "source": alarm.source,
+        "value": _round(alarm.value),
+        "limit": _round(alarm.limit),
+    }
+
+
+def _shorten(text: str, limits: Limits) -> str:
+    """The beginning and the end of a long text: what was asked stands at one of the two, and so does the answer."""
+    if limits.text_chars is None or len(text) <= limits.text_chars:
+        return text
+    half = limits.text_chars // 2
+    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"
+
+
+def _round(value: float | None) -> float | None:
+    """To a few digits; None for what is no number, which JSON does not have."""
+    return float(f"{value:.{_DIGITS}g}") if value is not None and math.isfinite(value) else None

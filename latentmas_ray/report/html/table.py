@@ -1,0 +1,93 @@
+"""The main table: what every run reached, and what it took."""
+
+from dataclasses import dataclass
+
+from latentmas_ray.report.html.entries import Entry, Group, Interval
+from latentmas_ray.report.html.figures import Figure, number, percent, rate, seconds, times
+from latentmas_ray.report.published import PublishedCell, find_cell
+
+_OUTPUT = "output_tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run's line."""
+
+    entry: Entry
+    num_questions: Figure
+    num_failed: int
+    accuracy: Figure
+    interval: Interval | None
+    output_tokens: Figure
+    output_tokens_ratio: Figure  # to those of one agent alone
+    total_tokens: Figure
+    total_tokens_ratio: Figure
+    seconds: Figure
+    speed: Figure
+    speed_after_warm_up: Figure
+    speed_ratio: Figure
+    published: tuple[Figure, Figure, Figure] | None  # accuracy, output tokens, seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The lines of one task and model."""
+
+    group: Group
+    rows: tuple[Row, ...]
+
+    @property
+    def has_published(self) -> bool:
+        return any(row.published for row in self.rows)
+
+
+def make_table(group: Group, *, with_published: bool) -> Table:
+    """The table of a group; `with_published` sets published cells beside its runs where there are any."""
+    return Table(group=group, rows=tuple(_row(entry, group.single, with_published) for entry in group.entries))
+
+
+def total_tokens(entry: Entry) -> float:
+    """Prompt tokens, latent steps and output tokens of all agents, a question."""
+    return sum(float(entry.figures[f"{kind}_per_question"]) for kind in ("prompt_tokens", "latent_steps", _OUTPUT))
+
+
+def _row(entry: Entry, single: Entry | None, with_published: bool) -> Row:
+    base = single if single is not entry else None
+    cell = find_cell(entry.config) if with_published else None
+    return Row(
+        entry=entry,
+        num_questions=entry.figure("num_questions", number),
+        num_failed=entry.figures["num_failed"],
+        accuracy=entry.accuracy,
+        interval=entry.interval,
+        output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),
+        output_tokens_ratio=_ratio(entry, base, f"{_OUTPUT}_per_question"),
+        total_tokens=_own(total_tokens(entry), number(total_tokens(entry))),
+        total_tokens_ratio=_divided(total_tokens(entry), total_tokens(base) if base else None),
+        seconds=entry.figure("seconds", seconds),
+        speed=entry.figure("questions_per_second", rate),
+        speed_after_warm_up=entry.figure("questions_per_second_after_warm_up", rate),
+        speed_ratio=_ratio(entry, base, "questions_per_second"),
+        published=None if cell is None else _published(cell),
+    )
+
+
+def _ratio(entry: Entry, base: Entry | None, field: str) -> Figure:
+    return _divided(entry.figures[field], base.figures[field] if base else None)
+
+
+def _divided(value: float | None, base: float | None) -> Figure:
+    ratio = value / base if value is not None and base else None
+    return _own(ratio, times(ratio))
+
+
+def _own(value: float | None, text: str) -> Figure:
+    return Figure(value=value, text=text)
+
+
+def _published(cell: PublishedCell) -> tuple[Figure, Figure, Figure]:
+    return (
+        _own(cell.accuracy, percent(cell.accuracy)),
+        _own(cell.output_tokens, number(cell.output_tokens)),
+        _own(cell.seconds, f"{cell.seconds:,.0f} s"),
+    )

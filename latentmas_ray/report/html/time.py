@@ -1,0 +1,81 @@
+"""Where the time goes, per agent."""
+
+from dataclasses import dataclass
+
+from latentmas_ray.report.html.entries import Entry, Group
+from latentmas_ray.report.html.figures import Figure, seconds
+
+PHASES = ("wait", "absorb", "prefill", "think", "decode", "emit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One phase of an agent's turn."""
+
+    phase: str
+    seconds: Figure
+    width: float  # in percent of the longest turn of the group
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentTime:
+    """The phases of one agent."""
+
+    agent: str
+    parts: tuple[Part, ...]
+    total: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTime:
+    """The agents of one run."""
+
+    entry: Entry
+    agents: tuple[AgentTime, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeChart:
+    """The runs of a group, on one scale."""
+
+    group: Group
+    runs: tuple[RunTime, ...]
+    phases: tuple[str, ...]  # that took any time
+
+
+def make_time_chart(group: Group) -> TimeChart | None:
+    """The bars of a group; None where no run knows its times."""
+    longest = max((_total(entry, agent) for entry in group.entries for agent in entry.summary.agents), default=0.0)
+    if not longest:
+        return None
+    runs = tuple(
+        RunTime(entry=entry, agents=tuple(_agent(entry, agent, longest) for agent in entry.summary.agents))
+        for entry in group.entries
+        if entry.summary.agents
+    )
+    parts = [part for run in runs for agent in run.agents for part in agent.parts]
+    shown = tuple(phase for phase in PHASES if any(part.phase == phase for part in parts))
+    return TimeChart(group=group, runs=runs, phases=shown)
+
+
+def _agent(entry: Entry, agent: str, longest: float) -> AgentTime:
+    figures = entry.summary.agents[agent]
+    total = _total(entry, agent)
+    return AgentTime(
+        agent=agent,
+        total=Figure(value=total, text=seconds(total)),
+        parts=tuple(
+            Part(
+                phase=phase,
+                seconds=entry.detail(f"agents.{agent}.{phase}_seconds", seconds),
+                width=round(100 * value / longest, 3),
+            )
+            for phase in PHASES
+            if (value := figures.get(f"{phase}_seconds", 0.0)) > 0
+        ),
+    )
+
+
+def _total(entry: Entry, agent: str) -> float:
+    figures = entry.summary.agents[agent]
+    return sum(figures.get(f"{phase}_seconds", 0.0) for phase in PHASES)

@@ -1,0 +1,221 @@
+"""The HTML report: its numbers are those of the runs, and nothing that a model wrote is more than text."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.driver import Failure
+from latentmas_ray.report import read_runs
+from latentmas_ray.report.html import make_page
+from latentmas_ray.report.html.figures import look_up
+from tests.unit.report_cases import PageParts, make_answer, make_trace, write_run, write_simple_run
+
+
+def parts_of(folders: Sequence[Path], **options: Any) -> PageParts:
+    return PageParts(make_page([read_runs(folder) for folder in folders], **options))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [
+        write_simple_run(tmp_path / "a", "1100-"),
+        write_simple_run(tmp_path / "b", "10101", method="text"),
+        write_simple_run(tmp_path / "c", "01100", method="latent", latent_steps=10, traces=[make_trace()]),
+    ]
+
+
+def check_numbers(parts: PageParts, folder_of: dict[str, Path]) -> set[str]:
+    """Every number that says where it is from is there with the same value; returns where they are from."""
+    summaries = {key: json.loads((folder / "summary.json").read_text()) for key, folder in folder_of.items()}
+    named = [number for number in parts.numbers if "data-field" in number]
+    for number in named:
+        found = look_up(summaries[number["data-run"]], number["data-field"].split("."))
+        assert float(number["value"]) == found, number
+    return {number["data-field"] for number in named}
+
+
+def test_all_numbers_are_those_of_summary_json(three: list[Path]) -> None:
+    fields = check_numbers(parts_of(three), dict(zip(("r0", "r1", "r2"), three, strict=True)))
+    assert fields >= {
+        "accuracy",
+        "accuracy_interval.0",
+        "accuracy_interval.1",
+        "num_questions",
+        "output_tokens_per_question",
+        "seconds",
+        "questions_per_second",
+        "agents.planner.think_seconds",
+        "agents.judger.decode_seconds",
+        "hand_overs.0.num_bytes",
+        "hand_overs.0.exposed_seconds",
+    }
+
+
+def test_numbers_over_seeds_are_those_of_their_summary_json(tmp_path: Path) -> None:
+    from latentmas_ray.driver.over_seeds import SeedRun, summarise_seeds
+
+    folder = tmp_path / "seeded"
+    for seed, right in ((1, "1100"), (2, "1110")):
+        write_simple_run(folder / f"seed-{seed}", right, method="latent", latent_steps=4, seed=seed)
+    runs = read_runs(folder)
+    assert all(run.summary for run in runs)
+    by_seed = {run.config.seed: SeedRun(run.summary, run.answers) for run in runs if run.summary}
+    (folder / "summary.json").write_text(json.dumps(summarise_seeds(runs[0].config, by_seed).to_json()))
+    parts = parts_of([folder])
+    assert check_numbers(parts, {"r0": folder}) >= {"accuracy", "accuracy_half_width", "runs.1.hand_overs.0.num_bytes"}
+    assert "2 seeds" in parts.text
+    assert parts.data("index")["groups"][0]["runs"] == ["r0s1", "r0s2"]
+
+
+def test_ratios_are_to_the_single_run(three: list[Path]) -> None:
+    parts = parts_of(three)
+    ratios = [float(number["value"]) for number in parts.numbers if number.keys() == {"value"}]
+    assert 37 / 12 in ratios  # output tokens of the text agents
+
+
+def test_cells_of_pairs_count_the_questions_that_both_have_graded(three: list[Path]) -> None:
+    parts = parts_of(three)
+    cells = {
+        number["data-cell"]: int(number["value"])
+        for number in parts.numbers
+        if number.get("data-pair") == "r0 r1"
+    }  # fmt: skip
+    assert cells == {"both": 1, "first": 1, "second": 1, "neither": 1}
+
+
+def test_nothing_is_asked_of_a_network(three: list[Path]) -> None:
+    parts = parts_of(three)
+    assert [address for address in parts.addresses if not address.startswith(("#", "data:,"))] == []
+    assert parts.handlers == []
+    assert "@import" not in parts.scripts["style"]
+    assert "url(" not in parts.scripts["style"]
+    assert not re.search(r"fetch\(|XMLHttpRequest|innerHTML|eval\(|https?:", parts.scripts["script"])
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&amp; <!-- \u2028 \udc80 \0"
+
+
+def test_what_models_and_files_say_is_only_text(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="single", model=HOSTILE[:-3].replace("/", ""), limit=3)
+    answers = [
+        make_answer(0, config, id=HOSTILE, question=HOSTILE, gold=HOSTILE, answer=HOSTILE, prediction=HOSTILE),
+        make_answer(1, config, correct=False),
+    ]
+    failures = [Failure(id="q9", agent="judger", error=HOSTILE)]
+    folders = [
+        write_run(tmp_path / "one", answers, config=config, failures=failures),
+        write_run(tmp_path / "two", answers, config=config.model_copy(update={"seed": 1})),
+    ]
+    parts = parts_of(folders)
+    assert set(parts.scripts) == {"style", "script", "data-index", "data-questions-0-0"}
+    assert "alert" not in parts.scripts["script"]
+    assert parts.handlers == []
+    assert "x" not in parts.addresses
+    asked = parts.data("questions-0-0")[0]
+    assert asked["question"] == asked["runs"]["r0"]["answer"] == HOSTILE
+    page = make_page([read_runs(folder) for folder in folders])
+    assert page.encode(errors="replace")
+
+
+def test_the_same_runs_give_the_same_page_wherever_they_lie(tmp_path: Path) -> None:
+    pages = []
+    for place in ("here", "there"):
+        folder = write_simple_run(
+            tmp_path / place / "run", model=f"/models/{place}/Some-1B", task=f"/{place}/sums.jsonl"
+        )
+        pages.append(make_page([read_runs(folder)]))
+    assert pages[0] == pages[1]
+    assert str(tmp_path) not in pages[0]
+
+
+def test_what_no_run_has_is_left_out_and_named(tmp_path: Path) -> None:
+    parts = parts_of([write_simple_run(tmp_path / "run", "10")])
+    assert parts.sections == ["results", "time", "questions"]
+    for hint in ("--trace", "--latent-steps", "--memory deranged", "add another run", "Qwen3-4B"):
+        assert hint in parts.text
+
+
+def test_every_section_is_there_where_runs_have_what_it_shows(tmp_path: Path) -> None:
+    steps = [
+        write_simple_run(tmp_path / f"m{m}", "1011", method="latent", latent_steps=m, traces=[make_trace()])
+        for m in (0, 10, 40)
+    ]
+    parts = parts_of([write_simple_run(tmp_path / "one"), *steps])
+    assert parts.sections == ["results", "steps", "time", "hand-overs", "picture", "confusion", "questions"]
+    assert "m = 40" in parts.text
+
+
+def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
+    folders = [
+        write_simple_run(tmp_path / "w", method="latent", latent_steps=10, memory="deranged"),
+        write_simple_run(tmp_path / "x", method="latent", latent_steps=10),
+        write_simple_run(tmp_path / "y", method="latent", latent_steps=2),
+        write_simple_run(tmp_path / "z", method="latent", latent_steps=2),
+        write_simple_run(tmp_path / "s", method="single", latent_steps=3),
+    ]
+    runs = parts_of(folders).data("index")["runs"]
+    assert [run["label"] for run in runs.values()] == [
+        "single",
+        "latent · m = 2 · y",
+        "latent · m = 2 · z",
+        "latent · m = 10",
+        "latent · deranged memory · m = 10",
+    ]
+    assert [run["accent"] for run in runs.values()] == ["single", "latent", "latent", "latent", "control"]
+
+
+def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
+    folders = [write_simple_run(tmp_path / name, task=name, method="single") for name in ("sums", "words")]
+    parts = parts_of(folders)
+    assert [group["title"] for group in parts.data("index")["groups"]] == ["sums, tiny", "words, tiny"]
+    assert "confusion" not in parts.sections
+
+
+def test_a_run_that_goes_on_has_no_time_yet(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="single")
+    folder = write_run(tmp_path / "run", [make_answer(0, config)], config=config, is_finished=False)
+    parts = parts_of([folder])
+    assert "not finished" in parts.text
+    assert "--resume" in parts.text
+    assert [number for number in parts.numbers if "data-field" in number] == []
+    assert "100.0 %" in parts.text
+
+
+def test_a_run_without_an_answer_has_a_page(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="latent")
+    failures = [Failure(id="q0", agent="judger", error="out of memory")]
+    parts = parts_of([write_run(tmp_path / "run", [], config=config, failures=failures)])
+    assert parts.data("index")["groups"][0]["rows"] == [["q0", "", "f", ""]]
+    assert parts.data("questions-0-0")[0]["runs"]["r0"] == {"error": "judger: out of memory"}
+    write_run(tmp_path / "empty", [], config=config, is_finished=False)
+    assert parts_of([tmp_path / "empty"]).data("index")["groups"][0]["rows"] == []
+
+
+def test_a_thought_that_is_not_finite_is_shown_as_such(tmp_path: Path) -> None:
+    folder = write_simple_run(tmp_path / "run", method="latent", traces=[make_trace(bad=True), make_trace("q1")])
+    parts = parts_of([folder])
+    planner = parts.data("questions-0-0")[0]["runs"]["r0"]["agents"][0]
+    assert planner["thoughts"][0][1] is None
+    assert planner["alarms"][0] == {"kind": "not-finite", "step": 0, "source": None, "value": None, "limit": 0.0}
+    assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["ta", "t", "", ""]
+    assert list(parts.data("paths-r0")) == ["q1"]
+
+
+def test_a_large_run_stays_a_usable_file(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="text")
+    text = "It goes on and on. " * 400
+    answers = [make_answer(number, config, answer=f"{text} The answer is {number}.") for number in range(1319)]
+    folder = write_run(tmp_path / "run", answers, config=config)
+    page = make_page([read_runs(folder)])
+    assert len(page) < 10_000_000
+    parts = PageParts(page)
+    assert "without their middle" in parts.text
+    index = parts.data("index")["groups"][0]
+    last = parts.data(f"questions-0-{1318 // index['piece_size']}")[1318 % index["piece_size"]]
+    assert last["runs"]["r0"]["answer"].endswith("The answer is 1318.")
+    assert "characters…" in last["runs"]["r0"]["answer"]
