@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from latentmas_ray.errors import ConfigError
 
-Hardware = Literal["gpu", "multinode"]
+Hardware = Literal["browser", "gpu", "multinode"]
 
 _HARDWARE: dict[str, Hardware] = {name: name for name in get_args(Hardware)}
 _MAX_TORCH_THREADS = 4096
@@ -23,7 +23,7 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are kept
     ray_address: str | None  # RAY_ADDRESS: the cluster a run joins when --address is not given
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor instead of the computed number
-    require: frozenset[Hardware]  # LATENTMAS_REQUIRE: tests that lack this hardware fail instead of skipping
+    require: frozenset[Hardware]  # LATENTMAS_REQUIRE: tests that lack this fail instead of skipping
 
 
 def read_environment() -> Environment:

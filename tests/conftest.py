@@ -15,8 +15,8 @@ from latentmas_ray.env import Hardware, read_environment
 from latentmas_ray.errors import ConfigError
 
 TESTS = Path(__file__).parent
-FOLDERS_BY_COST = ("architecture", "unit", "numerics", "ray", "multinode", "gpu")
-MARKED_FOLDERS = frozenset({"ray", "multinode", "gpu"})
+FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "gpu")
+MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "gpu"})
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -114,4 +114,12 @@ def _ip(*arguments: str) -> str | None:
     return None if done.returncode == 0 else f"no network namespace can be made: {done.stderr.strip()}"
 
 
-OBSTACLES: dict[Hardware, Callable[[], str | None]] = {"gpu": _gpu_obstacle, "multinode": _multinode_obstacle}
+def _browser_obstacle() -> str | None:
+    return None if shutil.which("chromium") else "chromium is not installed"
+
+
+OBSTACLES: dict[Hardware, Callable[[], str | None]] = {
+    "browser": _browser_obstacle,
+    "gpu": _gpu_obstacle,
+    "multinode": _multinode_obstacle,
+}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def project(tmp_path: Path) -> Path:
     """A project with this one's rules and one test in each folder, the dear ones first in the alphabet."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for folder in ("gpu", "multinode", "unit"):
+    for folder in ("browser", "gpu", "multinode", "unit"):
         (tmp_path / "tests" / folder).mkdir(parents=True)
         (tmp_path / "tests" / folder / "test_it.py").write_text("def test_it():\n    pass\n")
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
@@ -32,19 +32,21 @@ def run_tests(project: Path, require: str) -> subprocess.CompletedProcess[str]:
 def test_they_skip_with_a_reason_and_run_in_the_order_of_cost(project: Path) -> None:
     done = run_tests(project, require="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed, 2 skipped" in done.stdout
+    assert "1 passed, 3 skipped" in done.stdout
     assert "no CUDA device is here" in done.stdout
     assert "the `ip` command (iproute2) is missing" in done.stdout
-    places = [done.stdout.index(f"tests/{folder}/test_it.py::") for folder in ("unit", "multinode", "gpu")]
+    assert "chromium is not installed" in done.stdout
+    places = [done.stdout.index(f"tests/{folder}/test_it.py::") for folder in ("unit", "browser", "multinode", "gpu")]
     assert places == sorted(places)
 
 
 def test_they_fail_where_they_are_required(project: Path) -> None:
-    done = run_tests(project, require="gpu,multinode")
+    done = run_tests(project, require="browser,gpu,multinode")
     assert done.returncode == 1
-    assert "1 passed, 2 errors" in done.stdout
+    assert "1 passed, 3 errors" in done.stdout
     assert "no CUDA device is here, and LATENTMAS_REQUIRE asks for gpu" in done.stdout
     assert "missing, and LATENTMAS_REQUIRE asks for multinode" in done.stdout
+    assert "chromium is not installed, and LATENTMAS_REQUIRE asks for browser" in done.stdout
 
 
 def test_a_mistake_in_the_variable_is_told(project: Path) -> None:

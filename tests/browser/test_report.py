@@ -1,0 +1,136 @@
+"""The report in a browser: nothing complains, nothing is asked of a network, nothing is wider than the screen."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.driver import Failure
+from latentmas_ray.report import read_runs
+from latentmas_ray.report.html import make_page
+from tests.browser.chromium import Page, open_chromium
+from tests.unit.report_cases import make_answer, make_trace, write_run, write_simple_run
+
+HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with open_chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every section, and with texts that would like to be more than text."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = RunConfig(task="sums", method="text")
+    hostile = make_answer(0, config, question=HOSTILE, answer=HOSTILE, correct=False)
+    folders = [
+        write_simple_run(folder / "single", "1101" * 30),
+        write_run(
+            folder / "text",
+            [hostile, make_answer(1, config)],
+            config=config,
+            failures=[Failure(id="q2", agent="judger", error=HOSTILE)],
+        ),
+        *(
+            write_simple_run(
+                folder / f"m{steps}",
+                "0111" * 30,
+                method="latent",
+                latent_steps=steps,
+                traces=[make_trace("q0", num_thoughts=40), make_trace("q1", bad=True), make_trace("q3")],
+            )
+            for steps in (0, 10, 40)
+        ),
+        write_simple_run(folder / "deranged", "0010" * 30, method="latent", latent_steps=10, memory="deranged"),
+        write_simple_run(folder / "other", "01", task="gsm8k", model="Qwen/Qwen3-4B"),
+    ]
+    path = folder / "report.html"
+    path.write_bytes(make_page([read_runs(found) for found in folders]).encode(errors="replace"))
+    return path
+
+
+@pytest.fixture
+def page(browser: Page, report: Path) -> Page:
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.show_as(width=1280)
+    browser.open(report)
+    return browser
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_fits_and_nothing_complains(page: Page, report: Path, width: int, scheme: str) -> None:
+    page.show_as(width=width, scheme=scheme)
+    page.open(report)
+    for element in ("details", "#question details"):  # thoughts come when they are opened
+        page.evaluate(f"document.querySelectorAll('{element}').forEach((found) => {{ found.open = true; }})")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("document.querySelectorAll('.strip .cells i').length") > 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.problems == []
+    assert set(page.requests) == {report.as_uri()}
+    assert page.evaluate("document.title") == "sums, tiny; gsm8k, Qwen3-4B – latentmas report"
+
+
+def test_the_background_follows_the_scheme_and_the_button(page: Page) -> None:
+    def background() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = background()
+    page.show_as(width=1280, scheme="dark")
+    dark = background()
+    assert light != dark
+    page.evaluate("document.getElementById('theme').click()")
+    assert background() == light
+    page.evaluate("document.getElementById('theme').click()")
+    assert background() == dark
+
+
+def shown_ids(page: Page) -> list[str]:
+    return list(page.evaluate("[...document.querySelectorAll('#list .id')].map((found) => found.textContent)"))
+
+
+def set_value(page: Page, name: str, value: str, event: str) -> None:
+    page.evaluate(
+        f"(() => {{ const found = document.getElementById('{name}'); found.value = '{value}'; "
+        f"found.dispatchEvent(new Event('{event}')); }})()"
+    )
+
+
+def test_questions_are_filtered_searched_and_turned_over(page: Page) -> None:
+    assert shown_ids(page) == [f"q{number}" for number in range(50)]
+    page.evaluate("document.getElementById('on').click()")
+    assert shown_ids(page)[0] == "q50"
+    set_value(page, "filter", "alarm", "change")
+    assert shown_ids(page) == ["q1"]
+    set_value(page, "filter", "failed", "change")
+    assert shown_ids(page) == ["q2"]
+    set_value(page, "filter", "all", "change")
+    set_value(page, "search", "It is 238", "input")  # stands in answers only
+    assert shown_ids(page) == ["q119"]
+    set_value(page, "search", "no such thing", "input")
+    assert shown_ids(page) == []
+
+
+def test_an_id_leads_to_its_question(page: Page) -> None:
+    page.evaluate("document.querySelector('a[data-question=q7]').click()")
+    assert page.evaluate("document.querySelector('#question h3').textContent") == "q7"
+    assert page.evaluate("document.querySelector('#list [aria-current=true] .id').textContent") == "q7"
+
+
+def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
+    drawn = "document.querySelector('.map .line').getAttribute('d')"
+    before = page.evaluate(drawn)
+    page.evaluate("[...document.querySelectorAll('#list button')][3].click()")
+    assert page.evaluate("document.querySelector('.map .shown-question').textContent") == "q3"
+    assert page.evaluate(drawn) != before
+
+
+def test_what_a_model_wrote_is_only_text(page: Page) -> None:
+    assert HOSTILE in page.evaluate("document.getElementById('question').textContent")
+    assert page.evaluate("document.querySelectorAll('#question img').length") == 0
