@@ -91,6 +91,10 @@ class TransferError(RunError):
     """Working memory that cannot be had: its actor is gone, or it did not come in time."""
 
 
+class SandboxError(RunError):
+    """A program that nobody has read, and that this machine cannot confine."""
+
+
 class TurnError(RunError):
     """One agent's turn over one batch failed."""
 

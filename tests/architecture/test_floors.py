@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
-    {"errors", "env", "units"},
+    {"errors", "env", "units", "sandbox"},
     {"config", "seeds", "topology", "tasks", "voting", "statistics"},
     {"memory", "placement"},
     {"models", "transport"},
@@ -23,6 +23,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # (importer, imported) on one floor, and why that is no tangle.
 SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
+    ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",

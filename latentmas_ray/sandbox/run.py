@@ -1,0 +1,115 @@
+"""This side of the sandbox: starts the keeper of a job, waits for its verdict, and cleans up."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from threading import Event
+
+from latentmas_ray.errors import SandboxError
+from latentmas_ray.sandbox.job import Job, Limits, Outcome
+
+_ROOT = Path(__file__).parents[2]
+_START = (
+    "import sys; sys.path.insert(0, {root!r}); from latentmas_ray.sandbox.keeper import main; del sys.path[0]; main()"
+)
+_GRACE_SECONDS = 20.0  # for Python to start and for the keeper to clean up
+_POLL_SECONDS = 0.2
+_MAX_VERDICT_CHARS = 1000
+
+
+def run_program(job: Job, *, cancelled: Event | None = None) -> Outcome:
+    """Run a job and wait for what comes of it; several may run at once, in threads.
+
+    `cancelled`, once set, ends it early as not passed. Afterwards none of its processes and files is left. Raises
+    SandboxError where this machine cannot confine it, or cannot run it at all.
+    """
+    if sys.platform != "linux":
+        raise SandboxError("programs can only be confined on Linux")
+    folder = Path(tempfile.mkdtemp(prefix="latentmas-sandbox-"))
+    try:
+        return _run_in(folder, job, cancelled or Event())
+    finally:
+        _remove(folder)
+
+
+@cache
+def find_obstacle() -> str | None:
+    """Why programs that nobody has read cannot be run on this machine; None if they can. Found out once."""
+    try:
+        outcome = run_program(Job(program="", tests="", limits=Limits(wall_seconds=10.0)))
+    except SandboxError as error:
+        return str(error)
+    return None if outcome.passed else f"an empty program does not come to its end: {outcome.reason}"
+
+
+def _run_in(folder: Path, job: Job, cancelled: Event) -> Outcome:
+    with tempfile.TemporaryFile() as given:
+        given.write(json.dumps(asdict(job)).encode())
+        given.seek(0)
+        keeper = subprocess.Popen(
+            # -I: neither this environment's settings nor this folder's modules.
+            [sys.executable, "-I", "-c", _START.format(root=str(_ROOT)), str(folder)],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=_environment(folder),
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + job.limits.wall_seconds + _GRACE_SECONDS
+    with keeper:
+        while True:
+            try:
+                return _outcome(*keeper.communicate(timeout=_POLL_SECONDS))
+            except subprocess.TimeoutExpired:
+                if not cancelled.is_set() and time.monotonic() <= deadline:
+                    continue
+                os.killpg(keeper.pid, signal.SIGKILL)  # and with it, by the kernel, all below it
+                keeper.communicate()
+                return Outcome(
+                    passed=False, reason="it was cancelled" if cancelled.is_set() else "it could not be ended in time"
+                )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """All that a program sees of it; numerical libraries must not start threads that count as processes."""
+    own = str(folder)
+    return {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": own,
+        "TMPDIR": own,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+
+
+def _outcome(verdict: bytes, complaint: bytes) -> Outcome:
+    try:
+        told = json.loads(verdict)
+    except ValueError:
+        last = complaint.decode(errors="replace").strip().splitlines()[-1:]
+        raise SandboxError(f"the sandbox did not start: {' '.join(last)[:_MAX_VERDICT_CHARS]}") from None
+    if "passed" in told:
+        return Outcome(passed=bool(told["passed"]), reason=str(told.get("reason", "")))
+    raise SandboxError(str(told.get("obstacle") or f"the sandbox did not start: {told.get('failed')}"))
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, also where the program took rights from its own folders."""
+    for place, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
