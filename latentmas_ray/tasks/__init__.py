@@ -4,23 +4,30 @@
 answer, `extract` reads the answer out of what it wrote, and `grade` compares that with the gold.
 """
 
+from latentmas_ray.tasks.benchmarks import BENCHMARKS, Benchmark, find_benchmark, task_max_new_tokens
 from latentmas_ray.tasks.derange import derange
 from latentmas_ray.tasks.extract import answer_form, extract
-from latentmas_ray.tasks.grade import grade
+from latentmas_ray.tasks.grade import SLOW_KINDS, check_graders, grade
 from latentmas_ray.tasks.load import BUILTIN_TASKS, load_questions
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question
 from latentmas_ray.tasks.record import question_from, questions_from
 
 __all__ = [
+    "BENCHMARKS",
     "BUILTIN_TASKS",
+    "SLOW_KINDS",
     "AnswerKind",
+    "Benchmark",
     "Grade",
     "Question",
     "answer_form",
+    "check_graders",
     "derange",
     "extract",
+    "find_benchmark",
     "grade",
     "load_questions",
     "question_from",
     "questions_from",
+    "task_max_new_tokens",
 ]

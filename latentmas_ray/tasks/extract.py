@@ -13,6 +13,8 @@ _EDGES = " \t\r\n*_`"
 _FORMS: dict[AnswerKind, str] = {
     "number": "Give the final number inside \\boxed{}.",
     "choice": "Give the letter of the correct option inside \\boxed{}.",
+    "math": "Give the final answer inside \\boxed{}, in LaTeX.",
+    "code": "Give the complete Python code, with its imports, in one last block that begins with ```python.",
     "text": 'Give the final answer on one last line that begins with "Answer:".',
 }
 
@@ -23,7 +25,8 @@ def answer_form(kind: AnswerKind) -> str:
 
 
 def extract(question: Question, answer: str) -> str | None:
-    """The prediction in an answer, in one form: `1000`, `0.5`, `1/3`; a capital letter; or text. None without one."""
+    """The prediction in a number's, choice's or text's answer, in one form: `1000`, `0.5`, `1/3`; a capital letter; or
+    text. None without one."""
     if question.kind == "number":
         return extract_number(answer)
     if question.kind == "choice":

@@ -1,20 +1,35 @@
 """Whether an answer is right."""
 
+from collections.abc import Iterable
 from fractions import Fraction
+from threading import Event
 
+from latentmas_ray.errors import TaskError
+from latentmas_ray.sandbox import find_obstacle
 from latentmas_ray.tasks.choices import choice_letter, options_of
+from latentmas_ray.tasks.code import grade_code
 from latentmas_ray.tasks.extract import extract, extract_text
+from latentmas_ray.tasks.latex import check_latex, grade_latex
 from latentmas_ray.tasks.markup import normalise
 from latentmas_ray.tasks.numbers import find_number, number_text, parse_number
 from latentmas_ray.tasks.question import Grade, Question
 
+SLOW_KINDS = frozenset({"code", "math"})  # graded by processes of their own: a tenth of a second to half a minute
 
-def grade(question: Question, answer: str) -> Grade:
-    """What was read out of the answer, and whether it equals the gold (None without a gold). Never raises.
+
+def grade(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+    """What was read out of the answer, and whether it equals the gold (None without a gold).
 
     Numbers are compared exactly (18.00 = 18, 0.5 = 1/2; 50% = 50), choices by letter, texts without regard to case,
-    white space and closing punctuation. A gold that is no number is compared as text.
+    white space and closing punctuation. A gold that is no number is compared as text. LaTeX is compared by value, and
+    code is right if it passes the question's tests; `cancelled`, once set, ends those two early.
+
+    Raises SandboxError for code, and TaskError for LaTeX, where `check_graders` does.
     """
+    if question.kind == "code":
+        return grade_code(question, answer, cancelled=cancelled)
+    if question.kind == "math":
+        return grade_latex(question, answer, cancelled=cancelled)
     if question.kind == "number":
         return _grade_number(question, answer)
     prediction = extract(question, answer)
@@ -24,6 +39,16 @@ def grade(question: Question, answer: str) -> Grade:
         letter = choice_letter(question.gold, options_of(question))
         return Grade(prediction=prediction, correct=prediction is not None and prediction == letter)
     return Grade(prediction=prediction, correct=_same_text(prediction, question.gold))
+
+
+def check_graders(questions: Iterable[Question]) -> None:
+    """Raises TaskError, before anything is answered, where these questions' answers cannot be graded here: code that
+    nothing can confine, LaTeX without math-verify."""
+    kinds = {question.kind for question in questions}
+    if "code" in kinds and (obstacle := find_obstacle()):
+        raise TaskError("task", "code", f"answers cannot be run here: {obstacle}")
+    if "math" in kinds:
+        check_latex()
 
 
 def _grade_number(question: Question, answer: str) -> Grade:

@@ -2,34 +2,41 @@
 
 import gzip
 import json
+import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.benchmarks import BENCHMARKS, find_benchmark
 from latentmas_ray.tasks.chain import chain_questions
+from latentmas_ray.tasks.hub import hub_records
 from latentmas_ray.tasks.notes import notes_questions
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.tasks.record import TASK_KINDS, Draft, KindInference, check_record
+from latentmas_ray.tasks.record import Draft, KindInference, check_record, question_from
 
 GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {"notes": notes_questions, "chain": chain_questions}
 BUILTIN_TASKS = ("sample", *GENERATED_TASKS)
 NUM_GENERATED = 1000
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
-_CODE_TASKS = frozenset({"humaneval", "humanevalplus", "mbpp", "mbppplus"})
+_LOG = logging.getLogger(__name__)
 _FILE_FORM = "FILE.jsonl or FILE.jsonl.gz with one JSON object a line: id, question, gold"
 
 
 def load_questions(task: str, limit: int | None = None) -> list[Question]:
-    """The questions of a built-in task, or of FILE.jsonl or FILE.jsonl.gz; the first `limit` of them. Built in are
-    `sample`, and `notes` and `chain`, which are generated: 1,000 questions each, always the same.
+    """The questions of a built-in task, of a published benchmark, or of FILE.jsonl or FILE.jsonl.gz; the first `limit`
+    of them. Built in are `sample`, and `notes` and `chain`, which are generated: 1,000 questions each, always the same.
+    Benchmarks (`BENCHMARKS`) come from the hub.
 
     A record names its answer's kind in `kind`, or by its `task`; else the golds of all such records of the file decide:
     all numbers, all single letters, or text. Reading stops after `limit` questions unless the later golds are needed.
+    A record that stands there twice counts once; another question under an id that is taken gets `ID#2`, and so on.
+    One warning tells of either.
 
     Raises TaskError: for an unknown name or a file that cannot be read with the field `task`, for a bad record with
     the field `FILE:LINE: KEY`.
@@ -38,6 +45,9 @@ def load_questions(task: str, limit: int | None = None) -> list[Question]:
         raise TaskError("limit", limit, "it must be at least 1")
     if task in GENERATED_TASKS:
         return GENERATED_TASKS[task](min(limit or NUM_GENERATED, NUM_GENERATED))
+    if (benchmark := find_benchmark(task)) is not None:
+        records = hub_records(benchmark, limit)
+        return [question_from(record, index=index) for index, record in enumerate(records)]
     with _opened(task) as (stream, name):
         drafts, inference = _read(stream, name, task, limit)
     if not drafts:
@@ -46,22 +56,47 @@ def load_questions(task: str, limit: int | None = None) -> list[Question]:
 
 
 def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> tuple[list[Draft], KindInference]:
-    drafts: list[Draft] = []
+    drafts: dict[str, Draft] = {}
     inference = KindInference()
-    line_of_id: dict[str, int] = {}
+    repeated: list[str] = []
+    renamed: list[str] = []
     undecided = False
     for number, line in _lines(stream, name, task):
         draft = check_record(_parse(line, f"{name}:{number}"), where=f"{name}:{number}: ")
-        if draft.id in line_of_id:
-            raise TaskError(f"{draft.where}id", draft.id, f"ids must differ; line {line_of_id[draft.id]} has the same")
-        line_of_id[draft.id] = number
+        same_id = list(_with_id(drafts, draft.id))
+        if any((other.question, other.gold) == (draft.question, draft.gold) for other in same_id):
+            repeated.append(draft.id)
+            continue
+        if same_id:
+            draft = replace(draft, id=f"{draft.id}#{len(same_id) + 1}")
+            renamed.append(draft.id)
         inference.see(draft)
         if limit is None or len(drafts) < limit:
-            drafts.append(draft)
+            drafts[draft.id] = draft
             undecided = undecided or draft.kind is None
         if len(drafts) == limit and not undecided:
             break
-    return drafts, inference
+    _warn(name, repeated, renamed)
+    return list(drafts.values()), inference
+
+
+def _with_id(drafts: Mapping[str, Draft], name: str) -> Iterator[Draft]:
+    """The questions that were called `name` in the file, whatever they are called now."""
+    number = 1
+    while (draft := drafts.get(name if number == 1 else f"{name}#{number}")) is not None:
+        yield draft
+        number += 1
+
+
+def _warn(name: str, repeated: Sequence[str], renamed: Sequence[str]) -> None:
+    """One line on ids that stand there twice."""
+    told = []
+    if repeated:
+        told.append(f"{len(repeated)} records that stand there twice count once (the first: {repeated[0]})")
+    if renamed:
+        told.append(f"{len(renamed)} questions have the id of another one and get a new id (the first: {renamed[0]})")
+    if told:
+        _LOG.warning("%s: %s", name, "; ".join(told))
 
 
 @contextmanager
@@ -88,13 +123,8 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
 def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
     if is_file or "/" in task or Path(task).suffix in (".json", ".csv", ".txt", ".gz", ".parquet"):
         raise TaskError("task", task, f"a file of questions must be named {_FILE_FORM}")
-    plain = task.lower().replace("-", "_")
-    if plain in _CODE_TASKS:
-        raise TaskError("task", task, "code grading is not available in this version")
-    if plain in TASK_KINDS:
-        raise TaskError("task", task, f"this benchmark is not part of the package; give its questions as {_FILE_FORM}")
-    known = ", ".join(BUILTIN_TASKS)
-    raise TaskError("task", task, f"unknown task; built in: {known}; or give a file of questions: {_FILE_FORM}")
+    known = ", ".join((*BUILTIN_TASKS, *(benchmark.name for benchmark in BENCHMARKS)))
+    raise TaskError("task", task, f"unknown task; known are {known}; or give a file of questions: {_FILE_FORM}")
 
 
 def _lines(stream: Iterable[bytes], name: str, task: str) -> Iterator[tuple[int, str]]:

@@ -35,6 +35,11 @@ def strip_thinking(text: str) -> str:
     An unclosed block reaches to the end. A `</think>` without its opening tag (chat templates often write the
     opening tag into the prompt) ends a block that began before the text.
     """
+    return without_thinking(text).strip()
+
+
+def without_thinking(text: str) -> str:
+    """As `strip_thinking`, but white space stays: a line of code may begin with it."""
     kept: list[str] = []
     start = 0
     inside = False
@@ -48,11 +53,17 @@ def strip_thinking(text: str) -> str:
             inside = True
     if not inside:
         kept.append(text[start:])
-    return "".join(kept).strip()
+    return "".join(kept)
 
 
 def last_box(text: str) -> str | None:
     """What stands in the last `\\boxed{…}` that is closed and not empty, as plain text; None without one."""
+    source = last_box_source(text)
+    return None if source is None else plain(source).strip()
+
+
+def last_box_source(text: str) -> str | None:
+    """The same as it was written, LaTeX and all."""
     open_braces: list[int | None] = []  # for each open brace: where its box's content begins, None for no box
     spans: list[tuple[int, int]] = []
     for token in _BRACE.finditer(text):
@@ -66,8 +77,8 @@ def last_box(text: str) -> str | None:
             if start is not None and (not spans or start > spans[-1][0]):
                 spans.append((start, token.start()))
     for start, end in reversed(spans):
-        if content := plain(text[start:end]).strip():
-            return content
+        if plain(text[start:end]).strip():
+            return text[start:end].strip()
     return None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-AnswerKind = Literal["number", "choice", "text"]
+AnswerKind = Literal["number", "choice", "text", "math", "code"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +25,4 @@ class Grade:
 
     prediction: str | None
     correct: bool | None
+    reason: str = ""  # why code did not pass its tests

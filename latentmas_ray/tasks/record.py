@@ -7,24 +7,22 @@ from itertools import count
 from typing import Any, get_args
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.benchmarks import find_benchmark, plain_name
 from latentmas_ray.tasks.choices import choice_letter, options_of
+from latentmas_ray.tasks.code import code_question
 from latentmas_ray.tasks.numbers import is_plain_number
 from latentmas_ray.tasks.question import AnswerKind, Question
 
 _KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 
-# The kind of answer that a benchmark asks for, by the `task` field of its records (and the names people try as --task).
-TASK_KINDS: dict[str, AnswerKind] = {
-    "gsm8k": "number",
+# Of tasks that are no benchmark of ours, but whose files people have.
+_OTHER_TASKS: dict[str, AnswerKind] = {
     "svamp": "number",
-    "aime2024": "number",
-    "aime2025": "number",
-    "medqa": "choice",
-    "arc_easy": "choice",
-    "arc_challenge": "choice",
     "openbookqa": "choice",
     "mmlu": "choice",
-    "gpqa": "choice",
+    "math500": "math",
+    "mbpp": "code",
+    "humaneval": "code",
 }
 
 
@@ -120,8 +118,11 @@ def question_from(record: Question | Mapping[str, Any] | str, *, index: int, def
 
 def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
     """The record with its fields checked. Raises TaskError, its field `where` and the key."""
-    if "test" in record and ("entry_point" in record or "question" not in record):
-        raise TaskError(f"{where}test", record["test"], "code grading is not available in this version")
+    kind = _kind(record, where)
+    if kind is None and "prompt" in record and "test" in record:
+        kind = "code"
+    if kind == "code":
+        record = _code_record(record, where)
     for key in ("id", "question"):
         if key not in record:
             raise TaskError(f"{where}{key}", "nothing", f"every question needs {key}; keys are {_some(record)}")
@@ -133,9 +134,23 @@ def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
         id=_text(id_value, f"{where}id", "a non-empty string or a whole number"),
         question=_text(record["question"], f"{where}question", "a non-empty string"),
         gold=_gold(record.get("gold"), f"{where}gold"),
-        kind=_kind(record, where),
+        kind=kind,
         record=dict(record),
     )
+
+
+def _code_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A record of code with the question that its prompt makes, where it has none."""
+    for key in ("prompt", "test"):
+        if key not in record:
+            raise TaskError(
+                f"{where}{key}", "nothing", f"every question of kind code needs {key}; keys are {_some(record)}"
+            )
+        _text(record[key], f"{where}{key}", "a non-empty string")
+    entry_point = record.get("entry_point")
+    if entry_point is not None and not (isinstance(entry_point, str) and entry_point.isidentifier()):
+        raise TaskError(f"{where}entry_point", entry_point, "it must be the name of the function that is tested")
+    return {"question": code_question(dict(record)), **record}
 
 
 def _text(value: object, field: str, expected: str) -> str:
@@ -164,7 +179,10 @@ def _kind(record: Mapping[str, Any], where: str) -> AnswerKind | None:
     if named is not None:
         raise TaskError(f"{where}kind", named, f"it must be {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
     task = record.get("task")
-    return TASK_KINDS.get(task.lower().replace("-", "_")) if isinstance(task, str) else None
+    if not isinstance(task, str):
+        return None
+    benchmark = find_benchmark(task)
+    return benchmark.kind if benchmark else _OTHER_TASKS.get(plain_name(task))
 
 
 def _some(keys: Iterable[object]) -> str:

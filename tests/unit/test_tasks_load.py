@@ -142,9 +142,16 @@ BAD_LINES = [
     ({"id": None, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
     ({"id": True, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
     ({"id": 1.5, "question": "x"}, "q.jsonl:2: id", "non-empty string"),
-    ({"id": "r1", "question": "x"}, "q.jsonl:2: id", "line 1 has the same"),
-    (record(2, kind="code"), "q.jsonl:2: kind", "number, choice or text"),
-    (record(2, kind=["text"]), "q.jsonl:2: kind", "number, choice or text"),
+    (record(2, kind="program"), "q.jsonl:2: kind", "number, choice, text, math or code"),
+    (record(2, kind=["text"]), "q.jsonl:2: kind", "number, choice, text, math or code"),
+    (record(2, kind="code"), "q.jsonl:2: prompt", "every question of kind code needs prompt"),
+    ({"id": "a", "task": "mbpp+", "prompt": "Add."}, "q.jsonl:2: test", "every question of kind code needs test"),
+    ({"id": "a", "prompt": "Add.", "test": " "}, "q.jsonl:2: test", "non-empty string"),
+    (
+        {"id": "a", "prompt": "Add.", "test": "f()", "entry_point": "f("},
+        "q.jsonl:2: entry_point",
+        "name of the function",
+    ),
     (record(2, gold=[]), "q.jsonl:2: gold", "non-empty string or a finite number"),
     (record(2, gold=True), "q.jsonl:2: gold", "non-empty string or a finite number"),
     (record(2, gold=" "), "q.jsonl:2: gold", "non-empty string or a finite number"),
@@ -152,8 +159,6 @@ BAD_LINES = [
     ('{"id": "a", "question": "x", "gold": 1e999}', "q.jsonl:2: gold", "finite"),
     (record(2, kind="choice", gold="red"), "q.jsonl:2: gold", "such as B"),
     (record(2, kind="choice", gold="C", choices=["x", "y"]), "q.jsonl:2: gold", "one of A, B"),
-    ({"id": "a", "prompt": "def f", "test": "assert", "entry_point": "f"}, "q.jsonl:2: test", "code grading"),
-    ({"id": "a", "prompt": "def f", "test": "assert"}, "q.jsonl:2: test", "code grading"),
 ]
 
 
@@ -167,9 +172,39 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Record | str, field: str, exp
     assert len(str(caught.value)) < 500
 
 
+def test_a_record_twice_counts_once_and_another_question_of_its_id_gets_a_new_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = {**record(1), "question": "What else?"}
+    path = write(tmp_path, record(1), record(2), record(1), other, other, {**other, "gold": "7"}, record(3))
+    questions = load_questions(path)
+    assert [question.id for question in questions] == ["r1", "r2", "r1#2", "r1#3", "r3"]
+    assert [question.question for question in questions[2:4]] == ["What else?", "What else?"]
+    assert [line.getMessage() for line in caplog.records] == [
+        "q.jsonl: 2 records that stand there twice count once (the first: r1); "
+        "2 questions have the id of another one and get a new id (the first: r1#2)"
+    ]
+    assert [question.id for question in load_questions(path, limit=3)] == ["r1", "r2", "r1#2"]  # whatever the limit
+
+
 def test_int_and_string_ids_share_one_name_space(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="line 1 has the same"):
-        load_questions(write(tmp_path, {**record(1), "id": 7}, {**record(2), "id": "7"}))
+    path = write(tmp_path, {**record(1), "id": 7}, {**record(2), "id": "7"})
+    assert [question.id for question in load_questions(path)] == ["7", "7#2"]
+
+
+def test_records_of_code_need_no_question(tmp_path: Path) -> None:
+    head = {
+        "id": "c/1",
+        "task": "humanevalplus",
+        "prompt": "def f(x):\n",
+        "test": "def check(f): pass",
+        "entry_point": "f",
+    }
+    examples = {"id": "c/2", "prompt": "Write f.", "test": "assert f(1) == 1", "test_list": ["assert f(1) == 1"]}
+    first, second = load_questions(write(tmp_path, head, examples))
+    assert (first.kind, second.kind, first.gold) == ("code", "code", None)
+    assert first.question == "Complete this Python function:\n\n```python\ndef f(x):\n```"
+    assert "tests such as these:\n\n```python\nassert f(1) == 1\n```" in second.question
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
@@ -225,11 +260,8 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("smaple", "built in: sample, notes, chain; or give a file of questions: FILE.jsonl"),
-        ("gsm8k", "give its questions as FILE.jsonl"),
-        ("MedQA", "give its questions as FILE.jsonl"),
-        ("arc-easy", "give its questions as FILE.jsonl"),
-        ("humaneval", "code grading is not available"),
+        ("smaple", "known are sample, notes, chain, gsm8k, aime2024"),
+        ("humaneval", "unknown task"),
         ("questions.json", "must be named FILE.jsonl"),
         ("", "it is a folder"),
     ],

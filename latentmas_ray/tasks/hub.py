@@ -1,0 +1,48 @@
+"""Questions of a published benchmark, from the hub. The one place that knows the `datasets` library."""
+
+from pathlib import Path
+from typing import Any
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.benchmarks import Benchmark
+
+_PROBE_SECONDS = 10.0
+
+
+def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` records of a benchmark, downloaded or out of the library's cache.
+
+    Raises TaskError where the extra `eval` is not installed, the dataset is gated, cannot be reached, or has another
+    form; it says how to give the questions as a file.
+    """
+    try:
+        import datasets
+        import huggingface_hub
+    except ImportError as error:
+        raise _refusal(benchmark, "the extra eval is not installed: pip install 'latentmas-ray[eval]'") from error
+    source = benchmark.hub_id
+    try:
+        if not (Path(source).is_dir() or huggingface_hub.is_offline_mode()):
+            # Asked first, because the library tries for half a minute to reach a hub that is not there.
+            huggingface_hub.HfApi().dataset_info(source, revision=benchmark.revision, timeout=_PROBE_SECONDS)
+        rows = datasets.load_dataset(source, benchmark.config, split=benchmark.split, revision=benchmark.revision)
+    except Exception as error:
+        raise _refusal(benchmark, _reason(benchmark, error)) from error
+    try:
+        num_rows = len(rows) if limit is None else min(limit, len(rows))
+        return [benchmark.to_record(rows[number], number) for number in range(num_rows)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        told = f"its rows have another form than expected ({type(error).__name__}: {error})"
+        raise _refusal(benchmark, told) from error
+
+
+def _reason(benchmark: Benchmark, error: Exception) -> str:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if benchmark.is_gated and ("gated" in str(error).lower() or "401" in first_line or "403" in first_line):
+        return f"{benchmark.hub_id} is gated: accept its terms on the hub and log in with `hf auth login`"
+    return f"{benchmark.hub_id} cannot be loaded from the hub ({first_line[:200]})"
+
+
+def _refusal(benchmark: Benchmark, reason: str) -> TaskError:
+    way = f"or give its questions as a file: --task FILE.jsonl with {benchmark.file_fields} on every line"
+    return TaskError("task", benchmark.name, f"{reason}; {way}")

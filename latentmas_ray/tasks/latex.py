@@ -1,0 +1,68 @@
+"""Mathematics in LaTeX, compared by value: `math-verify` (extra `eval`), in a process with limits.
+
+Two expressions may be so large that comparing them takes for ever; that must cost one question and not the run.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.sandbox import Job, Limits, run_program
+from latentmas_ray.tasks.extract import extract_text
+from latentmas_ray.tasks.markup import last_box_source, normalise, plain, strip_thinking
+from latentmas_ray.tasks.numbers import parse_number
+from latentmas_ray.tasks.question import Grade, Question
+
+_LIMITS = Limits(wall_seconds=60.0, cpu_seconds=20)
+# Its own time limits are signals, for which it would have to be in the main thread.
+_PROGRAM = """
+from math_verify import parse, verify
+gold, given = (parse("$" + text + "$", parsing_timeout=None) for text in {texts!r})
+"""
+_TESTS = "assert gold and given and verify(gold, given, timeout_seconds=None)"
+
+
+def extract_latex(answer: str) -> str | None:
+    """The last box as it was written, else the final answer as text."""
+    answer = strip_thinking(answer)
+    return last_box_source(answer) or extract_text(answer)
+
+
+def grade_latex(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+    """Whether the answer's expression has the gold's value. Raises TaskError where math-verify is not installed."""
+    prediction = extract_latex(answer)
+    if question.gold is None or prediction is None:
+        return Grade(prediction=prediction, correct=None if question.gold is None else False)
+    gold = (last_box_source(question.gold) or question.gold).strip().strip("$")
+    given = prediction.strip().strip("$")
+    if _same(gold, given):
+        return Grade(prediction=prediction, correct=True)
+    check_latex()
+    job = Job(
+        program=_PROGRAM.format(texts=(gold, given)),
+        tests=_TESTS,
+        limits=_LIMITS,
+        is_trusted=True,
+        import_paths=_places("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4"),
+    )
+    outcome = run_program(job, cancelled=cancelled)
+    return Grade(prediction=prediction, correct=outcome.passed, reason=outcome.reason)
+
+
+def check_latex() -> None:
+    """Raises TaskError where math-verify is not installed."""
+    if find_spec("math_verify") is None:
+        expected = "grading LaTeX needs the extra eval: pip install 'latentmas-ray[eval]'; or use kind number or text"
+        raise TaskError("kind", "math", expected)
+
+
+def _same(gold: str, given: str) -> bool:
+    number = parse_number(gold)
+    return normalise(plain(gold)) == normalise(plain(given)) or (number is not None and number == parse_number(given))
+
+
+def _places(*packages: str) -> tuple[str, ...]:
+    """Folders from which packages of this process are imported."""
+    specs = [find_spec(package) for package in packages]
+    return tuple(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin))
