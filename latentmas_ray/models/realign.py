@@ -55,7 +55,9 @@ def solve(output_VE: Tensor, input_VE: Tensor) -> Tensor:
         cross += rows.T @ in_chunk.to(rows.device).double()
     gram.diagonal().add_(RIDGE)
     matrix_EE: Tensor = torch.linalg.solve(gram, cross)
-    return matrix_EE.float()
+    # The solution comes column by column, a file's matrix row by row, and products with the two round differently: the
+    # first run would answer otherwise than those that find the file.
+    return matrix_EE.float().contiguous()
 
 
 def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: str) -> Tensor:

@@ -85,6 +85,17 @@ def test_the_second_engine_reads_what_the_first_kept(tmp_path: Path, monkeypatch
     assert torch.equal(load_file(kept)["matrix"], first)
 
 
+def test_the_run_that_computes_the_matrix_thinks_what_later_ones_do(tmp_path: Path) -> None:
+    """To the last bit: a greedy answer may hang on it."""
+    hidden = torch.randn(8, matrices()[0].shape[1], generator=torch.Generator().manual_seed(0))
+    computed, loaded = (Realignment(load_or_solve(*matrices(), tmp_path, "r1"), 1.0) for _ in range(2))
+    assert torch.equal(computed(hidden), loaded(hidden))
+    # Not only where the values happen to round alike.
+    assert computed.matrix_EE is not None
+    assert loaded.matrix_EE is not None
+    assert computed.matrix_EE.stride() == loaded.matrix_EE.stride()
+
+
 def test_every_model_has_a_file_of_its_own(lm_of: MakeLM, tmp_path: Path) -> None:
     for family in ("qwen3", "llama", "mistral"):
         Engine(lm_of(family), realign=True, cache_dir=tmp_path)
