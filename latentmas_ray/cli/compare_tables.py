@@ -8,24 +8,25 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latentmas_ray.cli.text import format_accuracy, format_number, format_spread, printable
+from latentmas_ray.cli.text import format_accuracy, format_number, printable
 
 if TYPE_CHECKING:
     from latentmas_ray.report.compare import Comparison, Pair
     from latentmas_ray.report.compare_runs import RunFigures
 
 
-_BRACKETS = "In brackets: 95 % intervals over questions; cost and speed as multiples of single's"
+_BRACKETS = "In brackets: 95 % intervals over questions; multiples of single's cost and speed"
 
 
 def comparison_tables(comparison: "Comparison") -> RenderableType:
     """What is compared, what each run came to, the differences, the gains over controls, and notes."""
+    folders = [Text(printable(f"  {run.name} = {run.folder}")) for run in comparison.runs]
     tables = [_run_table(comparison.runs), _figure_table(comparison.runs)]
     if pairs := [pair for pair in comparison.pairs if pair.paired is not None]:
         tables += [_pair_table([("", pair) for pair in pairs]), _cell_table(pairs)]
     if gains := [gain for gain in comparison.gains if gain.pair.paired is not None]:
         tables.append(_pair_table([(gain.kind, gain.pair) for gain in gains], named=True))
-    return Group(*tables, *(Text(f"  {note}.") for note in (_BRACKETS, *comparison.notes)))
+    return Group("", *folders, *tables, *(Text(f"  {note}.") for note in (_BRACKETS, *comparison.notes)))
 
 
 def answer_lists(pairs: Sequence["Pair"]) -> Iterator[str]:
@@ -39,12 +40,12 @@ def answer_lists(pairs: Sequence["Pair"]) -> Iterator[str]:
 
 
 def _run_table(runs: Sequence["RunFigures"]) -> Table:
-    table = _table("run", "folder", "method", "topology", "memory", "model")
+    table = _table("run", "method", "topology", "memory", "model")
     for title in ("seeds", "questions"):
         table.add_column(title, justify="right", no_wrap=True)
     for run in runs:
-        questions = str(run.num_questions)
-        texts = (run.name, run.folder, run.method, run.topology, run.memory, run.model, str(len(run.seeds)), questions)
+        memory = run.memory if run.method == "latent" else "-"  # others hand over none
+        texts = (run.name, run.method, run.topology, memory, run.model, str(len(run.seeds)), str(run.num_questions))
         table.add_row(*map(Text, map(printable, texts)))
     return table
 
@@ -57,7 +58,7 @@ def _figure_table(runs: Sequence["RunFigures"]) -> Table:
         speed = "-" if run.questions_per_second is None else f"{run.questions_per_second:.3g}"
         accuracy = format_accuracy(run.accuracy, run.accuracy_interval)
         if run.accuracy_half_width is not None:
-            accuracy += f"\n{format_spread(run.accuracy, run.accuracy_half_width)} over seeds"
+            accuracy += f"\n± {100 * run.accuracy_half_width:.1f} over seeds"
         table.add_row(
             run.name,
             accuracy,
@@ -69,11 +70,11 @@ def _figure_table(runs: Sequence["RunFigures"]) -> Table:
 
 
 def _pair_table(rows: Sequence[tuple[str, "Pair"]], *, named: bool = False) -> Table:
-    """Differences in percentage points; `named` has the gain's name in place of McNemar's p-value, for want of room."""
+    """Differences in percentage points; `named` has the gain's name in place of counts that stand elsewhere."""
     table = _table()
     for title in ("gain", "runs") if named else ("difference",):
         table.add_column(title, no_wrap=True)
-    for title in ("questions", "points (95 % interval)", "p", *(() if named else ("McNemar p",))):
+    for title in (*(() if named else ("questions", "McNemar p")), "p", "points (95 % interval)"):
         table.add_column(title, justify="right", no_wrap=True)
     for kind, pair in rows:
         assert pair.paired is not None
@@ -81,10 +82,9 @@ def _pair_table(rows: Sequence[tuple[str, "Pair"]], *, named: bool = False) -> T
         table.add_row(
             *((kind,) if named else ()),
             f"{pair.other} − {pair.base}",
-            str(pair.paired.num_questions),
-            f"{100 * pair.paired.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+            *(() if named else (str(pair.paired.num_questions), _p_value(pair.paired.mcnemar_p_value))),
             _p_value(pair.paired.p_value),
-            *(() if named else (_p_value(pair.paired.mcnemar_p_value),)),
+            f"{100 * pair.paired.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
         )
     return table
 
@@ -105,7 +105,8 @@ def _cell_table(pairs: Sequence["Pair"]) -> Table:
 def _table(*texts: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for text in texts:
-        table.add_column(text, overflow="fold", style="bold" if text == "run" else None)
+        is_name = text == "run"
+        table.add_column(text, overflow="fold", style="bold" if is_name else None, no_wrap=is_name)
     return table
 
 

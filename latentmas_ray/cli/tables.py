@@ -144,7 +144,7 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
     if summary.seconds_after_warm_up is not None and summary.questions_per_second_after_warm_up is not None:
         yield "after warm-up", _speed(summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up)
     if summary.num_resumed:
-        yield "before this start", f"{summary.num_resumed} questions were answered; the times above leave them out"
+        yield "before this start", f"{summary.num_resumed} questions, which these times leave out"
 
 
 def _transfer(transfer: "Transfer") -> str:

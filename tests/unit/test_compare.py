@@ -226,6 +226,7 @@ def test_the_command_prints_tables_that_fit_80_columns(
         "McNemar",
         "pairing gain",
         "only the first",
+        "A = single",
         "(0.5×)",
         "B right, A wrong (1): q2",
     ):
