@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmas_ray.config import RunConfig
+    from latentmas_ray.driver.over_seeds import SeedsSummary
     from latentmas_ray.driver.results import Answer, Summary
     from latentmas_ray.errors import InputError, LatentMASError, RunError, SegmentError
     from latentmas_ray.system import LatentMAS
@@ -25,6 +26,7 @@ _HOMES = {
     "Question": "tasks.question",
     "RunConfig": "config",
     "RunError": "errors",
+    "SeedsSummary": "driver.over_seeds",
     "SegmentError": "errors",
     "Summary": "driver.results",
     "Topology": "topology.spec",
@@ -38,6 +40,7 @@ __all__ = [
     "Question",
     "RunConfig",
     "RunError",
+    "SeedsSummary",
     "SegmentError",
     "Summary",
     "Topology",

@@ -11,6 +11,7 @@ PUBLIC_NAMES = [
     "Question",
     "RunConfig",
     "RunError",
+    "SeedsSummary",
     "SegmentError",
     "Summary",
     "Topology",
