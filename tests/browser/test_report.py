@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every section, and with texts that would like to be more than text."""
     folder = tmp_path_factory.mktemp("runs")
     config = RunConfig(task="sums", method="text")
-    hostile = make_answer(0, config, question=HOSTILE, answer=HOSTILE, correct=False)
+    hostile = make_answer(0, config, answer=HOSTILE, prediction=HOSTILE, correct=False)
     folders = [
         write_simple_run(folder / "single", "1101" * 30),
         write_run(

@@ -10,7 +10,9 @@ import pytest
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Failure
+from latentmas_ray.errors import JournalError
 from latentmas_ray.report import read_runs
+from latentmas_ray.report.compare import compare_folders
 from latentmas_ray.report.html import make_page
 from latentmas_ray.report.html.figures import look_up
 from tests.unit.report_cases import PageParts, make_answer, make_trace, write_run, write_simple_run
@@ -86,6 +88,31 @@ def test_cells_of_pairs_count_the_questions_that_both_have_graded(three: list[Pa
         if number.get("data-pair") == "r0 r1"
     }  # fmt: skip
     assert cells == {"both": 1, "first": 1, "second": 1, "neither": 1}
+
+
+def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None:
+    folders = [
+        write_simple_run(tmp_path / "single", "0110"),
+        write_simple_run(tmp_path / "matched", "1111", method="latent"),
+        write_simple_run(tmp_path / "deranged", "1000", method="latent", memory="deranged"),
+    ]
+    parts = parts_of(folders)
+    assert "gains" in parts.sections
+    gains = {gain.kind: gain.pair.paired for gain in compare_folders([str(folder) for folder in folders]).gains}
+    assert set(gains) == {"system gain over single", "pairing gain"}
+    shown = [float(number["value"]) for number in parts.numbers]
+    for kind, paired in gains.items():
+        assert kind in parts.text
+        assert paired is not None
+        assert {paired.difference, *paired.interval, paired.p_value} <= set(shown)
+
+
+def test_runs_of_different_questions_under_the_same_ids_are_refused(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="single")
+    for name, gold in (("a", "1"), ("b", "2")):
+        write_run(tmp_path / name, [make_answer(0, config, gold=gold)], config=config)
+    with pytest.raises(JournalError, match="gold of q0"):
+        parts_of([tmp_path / "a", tmp_path / "b"])
 
 
 def test_nothing_is_asked_of_a_network(three: list[Path]) -> None:

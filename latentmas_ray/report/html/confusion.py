@@ -1,11 +1,15 @@
 """Who got right what the other got wrong."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+from latentmas_ray.report.html.compared import Difference, make_difference
 from latentmas_ray.report.html.entries import Entry, Group
+from latentmas_ray.statistics import compare_paired
 
 MAX_IDS = 200
+_HALF = 0.5  # over seeds, right is what was right in more than half of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +29,23 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two runs, with their first seeds, on the questions that both have graded."""
+    """Two runs on the questions that both have graded."""
 
     first: Entry
     second: Entry
-    num_questions: int
+    difference: Difference  # second - first
     cells: tuple[Cell, ...]
 
 
 def make_pairs(group: Group) -> tuple[Pair, ...]:
-    """Every two runs of a group that have graded questions in common, with the same gold."""
-    found = (_pair(first, second) for first, second in combinations(group.entries, 2))
+    """Every two runs of a group that have graded questions in common."""
+    correct = [(entry, entry.correct()) for entry in group.entries]
+    found = (_pair(*first, *second) for first, second in combinations(correct, 2))
     return tuple(pair for pair in found if pair is not None)
 
 
-def _pair(first: Entry, second: Entry) -> Pair | None:
-    golds = {answer.id: answer.gold for answer in second.runs[0].answers}
-    common = {answer.id for answer in first.runs[0].answers if answer.id in golds and answer.gold == golds[answer.id]}
-    one, other = first.graded(), second.graded()
-    ids = [name for name in one if name in other and name in common]
+def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[str, float]) -> Pair | None:
+    ids = [name for name in one if name in other]
     if not ids:
         return None
     wanted = {
@@ -54,6 +56,7 @@ def _pair(first: Entry, second: Entry) -> Pair | None:
     }
     cells = []
     for name, (title, a, b) in wanted.items():
-        members = tuple(found for found in ids if (one[found], other[found]) == (a, b))
+        members = tuple(found for found in ids if (one[found] > _HALF, other[found] > _HALF) == (a, b))
         cells.append(Cell(name=name, title=title, ids=members, share=round(100 * len(members) / len(ids), 3)))
-    return Pair(first=first, second=second, num_questions=len(ids), cells=tuple(cells))
+    paired = compare_paired([one[found] for found in ids], [other[found] for found in ids])
+    return Pair(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))

@@ -6,7 +6,7 @@ from typing import Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Summary, summarise
-from latentmas_ray.driver.over_seeds import SeedRun, summarise_seeds
+from latentmas_ray.driver.over_seeds import SeedRun, mean_correct, summarise_seeds
 from latentmas_ray.report.html.figures import Figure, Write, look_up, percent, points
 from latentmas_ray.report.runs import FinishedRun
 
@@ -106,9 +106,9 @@ class Entry:
         """The number at `field` of the run's figures, or of those with the first seed."""
         return self.figure(field if len(self.runs) == 1 else f"runs.{self.config.seed}.{field}", write)
 
-    def graded(self) -> dict[str, bool]:
-        """Whether each graded question was right, with the first seed."""
-        return {answer.id: answer.correct for answer in self.runs[0].answers if answer.correct is not None}
+    def correct(self) -> dict[str, float]:
+        """How right each question was: 0 or 1, or its mean over seeds; only those that all seeds have graded."""
+        return mean_correct([run.answers for run in self.runs])
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ def signed_points(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{100 * value:+.1f}".replace("-", "−")
 
 
+def probability(value: float | None) -> str:
+    return NOT_KNOWN if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def number(value: float | None) -> str:
     """`40`, `212.4`, `12,345`; no more decimals than a reader can use."""
     if value is None:

@@ -29,7 +29,14 @@ _DISTINCT = {
     "replicas": "replicas {}",
 }
 _LATENT_ONLY = {"latent_steps", "realign", "handover", "codec"}
-_MEMORIES = ("matched", "deranged", "prompt-only", "latent-only", "none")
+# Controls, in the order in which they are shown.
+_CONTROLS = {
+    "deranged": "deranged memory",
+    "prompt-only": "memory of prompts only",
+    "latent-only": "memory of thoughts only",
+    "none": "no memory",
+}
+_MEMORIES = ("matched", *_CONTROLS)
 
 
 def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
@@ -79,7 +86,7 @@ def _labels(folders: Sequence[Runs]) -> Iterator[str]:
             if (config.method == "latent" or name not in _LATENT_ONLY)
             and any(_value(alike[0], name) != _value(other, name) for other in alike)
         ]
-        control = [] if config.memory == "matched" else [f"{config.memory} memory"]
+        control = [] if config.memory == "matched" else [_CONTROLS[config.memory]]
         parts = [config.method, *control, *(_DISTINCT[name].format(_value(runs, name)) for name in names)]
         twins = [other for other in alike if other[0].config.memory == config.memory]
         if sum(all(_value(other, name) == _value(runs, name) for name in names) for other in twins) > 1:

@@ -21,7 +21,7 @@ def find_missing(groups: Sequence[Group], *, with_published: bool, has_published
     if not any(len(group.entries) > 1 for group in groups):
         yield "Who got right what the other got wrong: add another run of the same questions."
     if not any(map(_is_control, entries)):
-        yield "What memory carries: add a latent run with --memory deranged (or prompt-only, latent-only, none)."
+        yield "What memory carries: add the same latent run with --memory deranged (or prompt-only, latent-only, none)."
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."
     if not any(run.traces for entry in entries for run in entry.runs):

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from latentmas_ray.report.html.compared import Compared, GainRow
 from latentmas_ray.report.html.confusion import Pair, make_pairs
 from latentmas_ray.report.html.entries import Group
 from latentmas_ray.report.html.groups import Runs, common_settings, make_groups
@@ -48,6 +49,7 @@ class Sections:
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
     pictures: tuple[Picture, ...]
     pairs: tuple[tuple[Group, tuple[Pair, ...]], ...]
+    gains: tuple[tuple[Group, tuple[GainRow, ...]], ...]
     settings: Mapping[str, Any]
     missing: tuple[str, ...]
 
@@ -76,7 +78,8 @@ def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
 
 def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     """What there is to be shown of these runs."""
-    tables = tuple(make_table(group, with_published=with_published) for group in groups)
+    compared = [Compared(group) for group in groups]
+    tables = tuple(make_table(found, with_published=with_published) for found in compared)
     pictures = (make_picture(member) for group in groups for member in group.members)
     hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
     pairs = ((group, make_pairs(group)) for group in groups)
@@ -88,6 +91,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
         pictures=tuple(picture for picture in pictures if picture),
         pairs=tuple((group, found) for group, found in pairs if found),
+        gains=tuple((found.group, gains) for found in compared if (gains := found.gains())),
         settings=common_settings([member.run for group in groups for member in group.members]),
         missing=tuple(
             find_missing(groups, with_published=with_published, has_published=any(t.has_published for t in tables))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from latentmas_ray.report.compare_runs import RunFigures
+from latentmas_ray.report.html.compared import Compared
 from latentmas_ray.report.html.entries import Entry, Group, Interval
 from latentmas_ray.report.html.figures import Figure, number, percent, rate, seconds, times
 from latentmas_ray.report.published import PublishedCell, find_cell
@@ -41,9 +43,10 @@ class Table:
         return any(row.published for row in self.rows)
 
 
-def make_table(group: Group, *, with_published: bool) -> Table:
+def make_table(compared: Compared, *, with_published: bool) -> Table:
     """The table of a group; `with_published` sets published cells beside its runs where there are any."""
-    return Table(group=group, rows=tuple(_row(entry, group.single, with_published) for entry in group.entries))
+    group = compared.group
+    return Table(group=group, rows=tuple(_row(entry, compared.costs(entry), with_published) for entry in group.entries))
 
 
 def total_tokens(entry: Entry) -> float:
@@ -51,8 +54,7 @@ def total_tokens(entry: Entry) -> float:
     return sum(float(entry.figures[f"{kind}_per_question"]) for kind in ("prompt_tokens", "latent_steps", _OUTPUT))
 
 
-def _row(entry: Entry, single: Entry | None, with_published: bool) -> Row:
-    base = single if single is not entry else None
+def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
     cell = find_cell(entry.config) if with_published else None
     return Row(
         entry=entry,
@@ -61,24 +63,19 @@ def _row(entry: Entry, single: Entry | None, with_published: bool) -> Row:
         accuracy=entry.accuracy,
         interval=entry.interval,
         output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),
-        output_tokens_ratio=_ratio(entry, base, f"{_OUTPUT}_per_question"),
+        output_tokens_ratio=_ratio(None if costs is None else costs.output_tokens_to_single),
         total_tokens=_own(total_tokens(entry), number(total_tokens(entry))),
-        total_tokens_ratio=_divided(total_tokens(entry), total_tokens(base) if base else None),
+        total_tokens_ratio=_ratio(None if costs is None else costs.total_tokens_to_single),
         seconds=entry.figure("seconds", seconds),
         speed=entry.figure("questions_per_second", rate),
         speed_after_warm_up=entry.figure("questions_per_second_after_warm_up", rate),
-        speed_ratio=_ratio(entry, base, "questions_per_second"),
+        speed_ratio=_ratio(None if costs is None else costs.speed_to_single),
         published=None if cell is None else _published(cell),
     )
 
 
-def _ratio(entry: Entry, base: Entry | None, field: str) -> Figure:
-    return _divided(entry.figures[field], base.figures[field] if base else None)
-
-
-def _divided(value: float | None, base: float | None) -> Figure:
-    ratio = value / base if value is not None and base else None
-    return _own(ratio, times(ratio))
+def _ratio(value: float | None) -> Figure:
+    return _own(value, times(value))
 
 
 def _own(value: float | None, text: str) -> Figure:
