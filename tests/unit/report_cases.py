@@ -11,7 +11,7 @@ import yaml
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import AgentUse, Answer, Failure, Transfer, summarise
-from latentmas_ray.driver.rows import encode_row
+from latentmas_ray.driver.folder import encode_row
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap, Thought
 
