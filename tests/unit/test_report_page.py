@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Failure
+from latentmas_ray.engine.trace import Alarm
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report import read_runs
 from latentmas_ray.report.compare import compare_folders
@@ -231,6 +233,17 @@ def test_a_thought_that_is_not_finite_is_shown_as_such(tmp_path: Path) -> None:
     assert planner["alarms"][0] == {"kind": "not-finite", "step": 0, "source": None, "value": None, "limit": 0.0}
     assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["ta", "t", "", ""]
     assert list(parts.data("paths-r0")) == ["q1"]
+
+
+def test_alarms_of_a_guard_are_shown_without_traces(tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="latent")
+    plain, alarmed = make_answer(0, config), make_answer(1, config)
+    planner = replace(alarmed.agents["planner"], alarms=(Alarm(kind="norm", step=2, value=9.0, limit=4.0),))
+    alarmed = replace(alarmed, agents={**alarmed.agents, "planner": planner})
+    parts = parts_of([write_run(tmp_path / "run", [plain, alarmed], config=config)])
+    assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["", "a"]
+    assert parts.data("questions-0-0")[1]["runs"]["r0"]["agents"][0]["alarms"][0]["kind"] == "norm"
+    assert "1 with alarms" in parts.text
 
 
 def test_a_large_run_stays_a_usable_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 when they are asked for."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,14 @@ def make_index(group: Group) -> dict[str, Any]:
     members = group.members
     answers = [{answer.id: answer for answer in member.run.answers} for member in members]
     failed = [{failure.id for failure in member.run.failures} for member in members]
+    alarmed = {name for found in answers for name, answer in found.items() if any(_alarms(answer))}
     rows = []
     for name in question_ids(group):
         outcomes = "".join(_outcome(found.get(name), name in lost) for found, lost in zip(answers, failed, strict=True))
         first = next((found[name] for found in answers if name in found), None)
         title = " ".join(first.question.split()) if first else ""
         shown = title if len(title) <= _MAX_TITLE_CHARS else title[: _MAX_TITLE_CHARS - 1] + "…"
-        rows.append([name, shown, outcomes, _flags(name, members)])
+        rows.append([name, shown, outcomes, _flags(name, members, alarmed)])
     return {"title": group.title, "runs": [member.key for member in members], "rows": rows, "piece_size": PIECE_SIZE}
 
 
@@ -83,11 +84,16 @@ def _outcome(answer: Answer | None, has_failed: bool) -> str:
     return _NOT_GRADED if answer.correct is None else _RIGHT if answer.correct else _WRONG
 
 
-def _flags(name: str, members: Sequence[Member]) -> str:
+def _flags(name: str, members: Sequence[Member], alarmed: Container[str]) -> str:
     """`t` traced, `a` with an alarm."""
     traces = [member.run.traces[name] for member in members if name in member.run.traces]
     has_alarm = any(agent.alarms for trace in traces for agent in trace.agents.values())
-    return ("t" if traces else "") + ("a" if has_alarm else "")
+    return ("t" if traces else "") + ("a" if has_alarm or name in alarmed else "")
+
+
+def _alarms(answer: Answer) -> Iterator[Alarm]:
+    """That a guard raised."""
+    return (alarm for use in answer.agents.values() for alarm in use.alarms)
 
 
 def _details(run: _Run, answer: Answer, limits: Limits) -> dict[str, Any]:
@@ -106,6 +112,7 @@ def _details(run: _Run, answer: Answer, limits: Limits) -> dict[str, Any]:
                     for found in answer.transfers
                     if found.reader == name
                 ],
+                "alarms": [_alarm(alarm) for alarm in dict.fromkeys((*(traced.alarms if traced else ()), *use.alarms))],
                 **({} if use.text is None else {"text": _shorten(use.text, limits)}),
                 **({} if traced is None else _traced(traced, limits, keep_thoughts=keep_thoughts)),
             }
@@ -123,7 +130,6 @@ def _traced(trace: AgentTrace, limits: Limits, *, keep_thoughts: bool) -> dict[s
     found: dict[str, Any] = {
         "prompt": _shorten(trace.prompt, limits),
         "reads": [[source, _round(trace.effects.get(source))] for source in trace.reads],
-        "alarms": [_alarm(alarm) for alarm in trace.alarms],
     }
     if keep_thoughts and trace.thoughts:
         found["thoughts"] = [_thought(thought) for thought in trace.thoughts]

@@ -18,6 +18,7 @@ class Row:
     entry: Entry
     num_questions: Figure
     num_failed: int
+    num_alarmed: Figure | None  # questions with an alarm; None without one
     accuracy: Figure
     interval: Interval | None
     output_tokens: Figure
@@ -60,6 +61,7 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
         entry=entry,
         num_questions=entry.figure("num_questions", number),
         num_failed=entry.figures["num_failed"],
+        num_alarmed=entry.figure("num_alarmed", number) if entry.figures.get("num_alarmed") else None,
         accuracy=entry.accuracy,
         interval=entry.interval,
         output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),

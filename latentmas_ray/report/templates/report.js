@@ -165,7 +165,7 @@
 
   function agent(found) {
     const [prompt, latent, output] = found.tokens;
-    const alarms = found.alarms || [];
+    const alarms = found.alarms;
     const parts = [`${prompt} prompt`, ...(latent ? [`${latent} latent`] : []), ...(output ? [`${output} output`] : [])];
     const summary = make("summary", null, make("b", null, found.name), make("small", null, parts.join(", ")),
       alarms.length ? make("span", { class: "flag" }, ` ${alarms.length} ${alarms.length === 1 ? "alarm" : "alarms"}`) : null);
@@ -176,7 +176,7 @@
   }
 
   function inside(found) {
-    const alarms = found.alarms || [];
+    const alarms = found.alarms;
     const spent = Object.entries(found.seconds).map(([phase, value]) => `${phase} ${seconds(value)}`);
     return [
       spent.length ? make("p", { class: "facts" }, spent.join(" · "), " (its batch)") : null,
