@@ -25,6 +25,7 @@ _TASKS = {
     "aime2024": "AIME24",
     "aime25": "AIME25",
     "aime2025": "AIME25",
+    "gpqa": "GPQA-D",
     "gpqad": "GPQA-D",
     "gpqadiamond": "GPQA-D",
 }
@@ -46,7 +47,7 @@ def find_cell(config: RunConfig) -> PublishedCell | None:
     if config.memory != "matched":
         return None
     tables = _tables()
-    task = _TASKS.get(_plain(file_stem(config.task)))
+    task = task_title(config.task)
     model = _MODEL.fullmatch(PurePath(config.model).name)
     of_task = tables["cells"].get(config.topology, {}).get(task, {})
     figures = of_task.get(model[1].upper()) if model else None
@@ -54,6 +55,12 @@ def find_cell(config: RunConfig) -> PublishedCell | None:
         return None
     percent, tokens, seconds = (row[tables["methods"].index(config.method)] for row in figures)
     return PublishedCell(accuracy=percent / 100, output_tokens=tokens, seconds=seconds)
+
+
+def task_title(task: str) -> str:
+    """How a task is called for people, whether it was given by name or as a file: published names where there are."""
+    stem = file_stem(task)
+    return _TASKS.get(_plain(stem), stem)
 
 
 def published_source() -> str:

@@ -74,7 +74,7 @@ def test_it_fits_and_nothing_complains(page: Page, report: Path, width: int, sch
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.problems == []
     assert set(page.requests) == {report.as_uri()}
-    assert page.evaluate("document.title") == "sums, tiny; gsm8k, Qwen3-4B – latentmas report"
+    assert page.evaluate("document.title") == "sums, tiny; GSM8K, Qwen3-4B – latentmas report"
 
 
 def test_the_background_follows_the_scheme_and_the_button(page: Page) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.report.published import PublishedCell, file_stem, find_cell
+from latentmas_ray.report.published import PublishedCell, file_stem, find_cell, task_title
 
 
 def cell_of(**config: Any) -> PublishedCell | None:
@@ -58,6 +58,11 @@ def test_every_task_has_cells(task: str, topology: str) -> None:
         assert 0 < cell.accuracy < 1
         assert cell.output_tokens > 100
         assert cell.seconds > 10
+
+
+def test_a_task_has_one_name_however_it_is_given() -> None:
+    assert {task_title(name) for name in ("arc_e", "ARC-Easy", "data/arc_easy.jsonl")} == {"ARC-E"}
+    assert task_title("data/mine.jsonl.gz") == "mine"
 
 
 def test_names_without_folders() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.report.published import file_stem
+from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
 
 Runs = Sequence[FinishedRun]  # of one folder: one, or one a seed
@@ -65,7 +65,7 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
 
 
 def _place(runs: Runs) -> tuple[str, str]:
-    return file_stem(runs[0].config.task), file_stem(runs[0].config.model)
+    return task_title(runs[0].config.task), file_stem(runs[0].config.model)
 
 
 def _rank(config: RunConfig) -> tuple[int, int, int]:

@@ -25,7 +25,8 @@
   }
 
   function figure(value) {
-    return value === null || value === undefined ? "not finite" : Number(value.toPrecision(3)).toString();
+    if (value === null || value === undefined) return "not finite";
+    return value > 0 && value < 0.001 ? "<0.001" : Number(value.toPrecision(3)).toString();
   }
 
   function seconds(value) {
@@ -152,7 +153,7 @@
 
   function answer(key, outcome, run) {
     const { label, accent } = index.runs[key];
-    const head = make("h4", null, label + " ", make("span", { class: MARKS[outcome][1] }, WORDS[outcome]));
+    const head = make("h4", null, label, make("span", { class: MARKS[outcome][1] }, MARKS[outcome][0] + " " + WORDS[outcome]));
     if (run.error) return make("div", { class: "answer " + accent }, head, make("p", { class: "words" }, run.error));
     const [prompt, latent, output] = run.tokens;
     const facts = [`read as ${run.prediction === null ? "no answer" : run.prediction}`, `${prompt} prompt tokens`,
