@@ -36,7 +36,9 @@ def imported_by(program: str, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("ask", "--help"), ("eval", "--help"), ()])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("ask", "--help"), ("eval", "--help"), ("report", "--help"), ()]
+)
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     imported = imported_by(RUN, *arguments)
     assert "typer" in imported

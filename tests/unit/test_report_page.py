@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray import LatentMAS, RunConfig
 from latentmas_ray.driver import Failure
 from latentmas_ray.engine.trace import Alarm
 from latentmas_ray.errors import JournalError
@@ -58,6 +58,25 @@ def test_all_numbers_are_those_of_summary_json(three: list[Path]) -> None:
         "hand_overs.0.num_bytes",
         "hand_overs.0.exposed_seconds",
     }
+
+
+def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = RunConfig(
+        task="notes", limit=2, runtime="local", latent_steps=2, max_new_tokens=4, trace=1, output=str(folder)
+    )
+    with LatentMAS(config) as system:
+        summary = system.evaluate()
+    parts = parts_of([folder])
+    fields = check_numbers(parts, {"r0": folder})
+    assert {f"agents.{name}.prefill_seconds" for name in summary.agents} <= fields
+    assert {f"hand_overs.{index}.num_bytes" for index in range(len(summary.hand_overs))} <= fields
+    assert parts.sections == ["results", "time", "hand-overs", "picture", "questions"]
+    first, second = parts.data("questions-0-0")
+    thinking = first["runs"]["r0"]["agents"][0]
+    assert len(thinking["thoughts"]) == 2
+    assert thinking["prompt"]
+    assert "thoughts" not in second["runs"]["r0"]["agents"][0]
 
 
 def test_numbers_over_seeds_are_those_of_their_summary_json(tmp_path: Path) -> None:
