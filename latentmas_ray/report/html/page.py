@@ -44,6 +44,7 @@ class Sections:
 
     groups: tuple[Group, ...]
     tables: tuple[Table, ...]
+    has_published: bool  # any cell beside any run
     steps: tuple[StepsChart, ...]
     times: tuple[TimeChart, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
@@ -83,9 +84,11 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     pictures = (make_picture(member) for group in groups for member in group.members)
     hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
     pairs = ((group, make_pairs(group)) for group in groups)
+    has_published = any(row.published for table in tables for row in table.rows)
     return Sections(
         groups=tuple(groups),
         tables=tables,
+        has_published=has_published,
         steps=tuple(filter(None, map(make_steps_chart, groups))),
         times=tuple(filter(None, map(make_time_chart, groups))),
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
@@ -93,9 +96,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         pairs=tuple((group, found) for group, found in pairs if found),
         gains=tuple((found.group, gains) for found in compared if (gains := found.gains())),
         settings=common_settings([member.run for group in groups for member in group.members]),
-        missing=tuple(
-            find_missing(groups, with_published=with_published, has_published=any(t.has_published for t in tables))
-        ),
+        missing=tuple(find_missing(groups, with_published=with_published, has_published=has_published)),
     )
 
 

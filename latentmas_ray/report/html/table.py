@@ -39,10 +39,6 @@ class Table:
     group: Group
     rows: tuple[Row, ...]
 
-    @property
-    def has_published(self) -> bool:
-        return any(row.published for row in self.rows)
-
 
 def make_table(compared: Compared, *, with_published: bool) -> Table:
     """The table of a group; `with_published` sets published cells beside its runs where there are any."""
