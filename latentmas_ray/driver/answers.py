@@ -8,12 +8,14 @@ from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.results import AgentUse, Answer, Transfer
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.turn import TurnReport
-from latentmas_ray.tasks import grade
+from latentmas_ray.tasks import Grade
 from latentmas_ray.topology.spec import Topology
 
 
-def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float) -> list[Answer]:
-    """The graded answers of a batch whose agents have all reported, in the order of its questions.
+def make_answers(
+    batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float, grades: Sequence[Grade]
+) -> list[Answer]:
+    """The answers, with their grades, of a batch whose agents have all reported, in the order of its questions.
 
     `seconds` is the wall clock from the batch's admission to now.
     """
@@ -22,7 +24,6 @@ def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnRep
     transfers = _transfers(topology, reports, len(batch.questions))
     answers = []
     for index, question in enumerate(batch.questions):
-        graded = grade(question, final.texts[index])
         answers.append(
             Answer(
                 id=question.id,
@@ -30,8 +31,8 @@ def make_answers(batch: Batch, topology: Topology, reports: Mapping[str, TurnRep
                 gold=question.gold,
                 answer=final.texts[index],
                 answer_token_ids=tuple(final.output_token_ids[index]),
-                prediction=graded.prediction,
-                correct=graded.correct,
+                prediction=grades[index].prediction,
+                correct=grades[index].correct,
                 seconds=seconds,
                 agents={
                     agent.name: _use(reports[agent.name], index, is_answering=agent.name == answering)

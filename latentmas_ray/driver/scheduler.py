@@ -3,12 +3,14 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 
 from latentmas_ray.driver.admission import MemoryLedger
 from latentmas_ray.driver.answers import make_answers
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.cause import Cause
 from latentmas_ray.driver.flight import Attempt, Flight, Route
+from latentmas_ray.driver.grading import Grader, Grading
 from latentmas_ray.driver.handover import choose_handovers
 from latentmas_ray.driver.metrics import Load, MetricSink, NoMetrics, RunMetrics
 from latentmas_ray.driver.protocol import Runtime, RuntimeInfo, Ticket
@@ -17,6 +19,7 @@ from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.tally import Tally
 from latentmas_ray.driver.work import segment_bounds
 from latentmas_ray.errors import LatentMASError, TurnError, TurnLostError
+from latentmas_ray.tasks import grade
 from latentmas_ray.topology.spec import Topology
 
 POLL_SECONDS = 0.2  # how long a wait lasts at most, so that Ctrl-C works and progress is told
@@ -35,6 +38,7 @@ class Driver:
         info: RuntimeInfo,
         metrics: MetricSink | None = None,
         clock: Callable[[], float] = time.monotonic,
+        grader: Grader = grade,
     ) -> None:
         """`info` is what `runtime.start()` returned; `metrics` is told what goes on; `clock` tells seconds."""
         self._runtime = runtime
@@ -45,6 +49,7 @@ class Driver:
         self._metrics = RunMetrics(metrics or NoMetrics(), [agent.name for agent in topology.agents])
         self._info = info
         self._clock = clock
+        self._grader = grader
         self._limit_bytes = settings.memory_limit_bytes or info.memory_limit_bytes
         self._choices = choose_handovers(
             settings.handover,
@@ -71,7 +76,7 @@ class Driver:
         self._observer.on_started(self._description(), self._tally.num_questions, num_done)
         error: LatentMASError | None = None
         try:
-            while error is None and (self._queue or self._flights):
+            while error is None and (self._queue or self._flights or len(self._grading)):
                 try:
                     self._step()
                 except LatentMASError as caught:
@@ -79,6 +84,7 @@ class Driver:
                 while self._results:
                     yield self._results.popleft()
             if error is not None:
+                yield from self._last_graded()
                 raise error
         finally:
             error = None  # its traceback knows this frame: the cycle would keep tickets alive
@@ -90,6 +96,7 @@ class Driver:
         self._next: Flight | None = None  # the head of the queue, once it is rendered
         self._flights: set[Flight] = set()
         self._waiting: dict[Ticket, Flight] = {}
+        self._grading: Grading[tuple[Flight, float]] = Grading(self._grader)
         self._results: deque[Answer | Failure] = deque()
         self._ledger = MemoryLedger(self._limit_bytes, self._info.bytes_per_token)
         num_open = sum(len(batch.open_questions) for batch in batches)
@@ -103,9 +110,13 @@ class Driver:
     def _step(self) -> None:
         # What has finished comes first, then a new batch, and only then patience: so a runtime that carries out
         # turns at once is not flooded, and finished answers never wait for an admission.
-        if not (self._collect(0.0) or self._admit()):
-            assert self._waiting, "batches are in flight but none of their turns is"
+        if self._collect(0.0) or self._take_graded(0.0) or self._admit():
+            return
+        assert self._waiting or len(self._grading), "batches are in flight but none of their turns is"
+        if self._waiting:
             self._collect(POLL_SECONDS)
+        else:
+            self._take_graded(POLL_SECONDS)
 
     def _admit(self) -> bool:
         """Start the next batch if there is room for it."""
@@ -188,12 +199,28 @@ class Driver:
             self._answer(flight)
 
     def _answer(self, flight: Flight) -> None:
+        """All agents have reported: the answers are graded, code beside the turns of other batches."""
         assert flight.admitted_at is not None
-        seconds = self._clock() - flight.admitted_at
-        for answer in make_answers(flight.batch, self._topology, flight.reports, seconds):
-            if answer.id not in flight.batch.done:
-                self._results.append(answer)
-                self._tally.count_answer(answer)
+        texts = flight.reports[self._topology.answering_agent.name].texts
+        self._grading.give((flight, self._clock() - flight.admitted_at), flight.batch.questions, texts)
+        self._take_graded(0.0)
+
+    def _take_graded(self, timeout_seconds: float) -> bool:
+        graded = self._grading.take(timeout_seconds)
+        for (flight, seconds), grades in graded:
+            for answer in make_answers(flight.batch, self._topology, flight.reports, seconds, grades):
+                if answer.id not in flight.batch.done:
+                    self._results.append(answer)
+                    self._tally.count_answer(answer)
+        return bool(graded)
+
+    def _last_graded(self) -> Generator[Answer | Failure, None, None]:
+        """The run breaks off; answers that only lack their grades are not lost with it."""
+        while len(self._grading):
+            with suppress(LatentMASError):
+                self._take_graded(POLL_SECONDS)
+            while self._results:
+                yield self._results.popleft()
 
     def _find_cause(self, flight: Flight, ticket: Ticket, error: TurnError | TurnLostError) -> Cause:
         """The agent whose turn failed first, and why: turns that read a failed turn's segment fail with it."""
@@ -255,6 +282,7 @@ class Driver:
         self._waiting.clear()
         self._queue.clear()
         self._next = None
+        self._grading.cancel()
         if pending:
             self._runtime.cancel(pending)
         if dropped:

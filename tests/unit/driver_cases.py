@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from latentmas_ray.driver import Answer, Driver, DriverSettings, Failure, Progress, plan_batches
+from latentmas_ray.driver.grading import Grader
+from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.spec import AgentSpec, Topology
 from tests.unit.fake_runtime import FakeRuntime
@@ -78,7 +80,9 @@ class Recorder:
         self.times_finished += 1
 
 
-def make_driver(runtime: FakeRuntime, of: Topology, observer: Recorder | None = None, **settings: Any) -> Driver:
+def make_driver(
+    runtime: FakeRuntime, of: Topology, observer: Recorder | None = None, grader: Grader = grade, **settings: Any
+) -> Driver:
     return Driver(
         runtime,
         of,
@@ -86,6 +90,7 @@ def make_driver(runtime: FakeRuntime, of: Topology, observer: Recorder | None = 
         observer or Recorder(),
         info=runtime.start(),
         clock=runtime.clock,
+        grader=grader,
     )
 
 
