@@ -1,6 +1,6 @@
-"""What is learned when: looking back for a word first, then short notes, then everything, at last soft tokens."""
+"""What is learned when: looking back for a word first, then short notes, then everything, then mostly soft tokens."""
 
-from latentmas_ray.training.layouts import Mix
+from latentmas_ray.training.document import Mix
 
 # (until this step, what steps are made of)
 _STAGES: tuple[tuple[int, Mix], ...] = (
@@ -12,12 +12,12 @@ _STAGES: tuple[tuple[int, Mix], ...] = (
     (
         130,
         Mix(recall=0.2, drill=0.2, chain=0.25, num_experts=(1, 3), num_facts=(1, 3), max_recall=24, max_filler=12,
-            wanted=("look-up", "look-up", "comparison", "sum", "difference"), max_gap=20),
+            wanted=("look-up", "look-up", "comparison", "sum", "difference"), max_gap=20, soft=0.2),
     ),
     # Word problems and sums are short beside notes, which take what is left of a row: hence their large shares.
-    (440, Mix(recall=0.08, drill=0.2, chain=0.45)),
+    (320, Mix(recall=0.08, drill=0.2, chain=0.4, soft=0.4, blind=0.05, solo=0.7)),
 )  # fmt: skip
-_REST = Mix(recall=0.08, drill=0.15, chain=0.35, soft=0.35)
+_REST = Mix(recall=0.05, drill=0.12, chain=0.35, soft=0.6, blind=0.06, solo=0.5, max_gap=120)
 
 
 def mix_at(step: int) -> Mix:

@@ -5,13 +5,13 @@ behind it, as it would if it were the only one. So a document trains as many ans
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 from tokenizers import Tokenizer
 
 from latentmas_ray.tasks.chain import MAX_STEPS, make_problem
-from latentmas_ray.tasks.notes import NUM_EXPERTS, WANTED, Notes, Wanted, draw, make_notes, notes_text
+from latentmas_ray.tasks.notes import Notes, draw, make_notes, notes_text
+from latentmas_ray.training.document import Document, Mix, Part
 from latentmas_ray.training.texts import (
     AGENTS,
     CHAIN_ROLES,
@@ -26,50 +26,8 @@ from latentmas_ray.training.texts import (
     role_text,
 )
 
-# What is learned, and told apart in the curves.
-KINDS = ("recall", "drill", "repeat", "chain", *WANTED)
-
-
-_MAX_SOFT = 60
-
-
-@dataclass(frozen=True)
-class Part:
-    """Token ids that stand together; those of a `kind` are targets of the loss. `soft` ones are only the heaviest part
-    of what is read in their place: a mixture with other tokens."""
-
-    ids: list[int]
-    kind: str | None = None
-    soft: bool = False
-
-
-@dataclass(frozen=True)
-class Document:
-    """`shared` segments, one after another, and `branches` behind them. `gaps[i]` positions stay free after segment i.
-
-    `parallel`: the shared segments do not see one another, as memories that are merged.
-    """
-
-    shared: list[list[Part]]
-    branches: list[list[Part]]
-    gaps: list[int]
-    parallel: bool = False
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What a step is made of: how often which document, and how hard they are. A stage of the curriculum."""
-
-    recall: float = 0.1
-    drill: float = 0.05
-    chain: float = 0.25
-    num_experts: tuple[int, int] = (NUM_EXPERTS, NUM_EXPERTS)
-    num_facts: tuple[int, int] = (1, 5)
-    wanted: tuple[Wanted, ...] = WANTED
-    max_filler: int = 48
-    max_recall: int = 60
-    soft: float = 0.0  # how often an agent adds soft tokens
-    max_gap: int = 80
+_MAX_SOFT = 100  # soft tokens in one agent's turn
+_LEAST_BRANCH = 70  # tokens that are kept for a question and its answer
 
 
 class Writer:
@@ -90,7 +48,7 @@ class Writer:
         if draw_of < mix.recall + mix.drill:
             return self._drill()
         if draw_of < mix.recall + mix.drill + mix.chain:
-            return self._chain(mix)
+            return self._chain(mix, max_tokens)
         return self._notes(mix, max_tokens)
 
     def _text(self, text: str, kind: str | None = None) -> Part:
@@ -125,12 +83,32 @@ class Writer:
             parts += [self._text(f" {left}{sign}{right}="), self._text(f"{result}.", "drill")]
         return Document([], [parts], [])
 
+    def _turns(self, mix: Mix, prompts: Sequence[str], texts: Sequence[str], max_tokens: int) -> list[list[Part]]:
+        """A segment of every agent. Where they add soft tokens, mostly all of them add equally many."""
+        segments = [self._user(prompt) for prompt in prompts]
+        room = max_tokens - _LEAST_BRANCH - sum(len(part.ids) for parts in segments for part in parts)
+        longest = min(_MAX_SOFT, room // len(segments))
+        if longest < 1 or self.rng.random() >= mix.soft:
+            return [parts + self._filler(mix, text) for parts, text in zip(segments, texts, strict=True)]
+        num = self.rng.randint(1, longest) if self.rng.random() < 0.6 else int(longest ** self.rng.random())
+        some = self.rng.random() < 0.2
+        return [
+            parts + (self._filler(mix, text) if some and self.rng.random() < 0.5 else [self._soft(text, num)])
+            for parts, text in zip(segments, texts, strict=True)
+        ]
+
+    def _soft(self, text: str, num: int) -> Part:
+        """Soft tokens whose words are any, those of a text in disorder, or the text itself, from its beginning."""
+        kind, ids = self.rng.random(), self._tokenizer.encode(text).ids
+        if kind < 0.4:
+            return Part(self.rng.choices(self._words, k=num), soft=True)
+        if kind < 0.7:
+            return Part(self.rng.choices(ids, k=num), soft=True)
+        return Part((ids * (num // len(ids) + 1))[:num], soft=True)
+
     def _filler(self, mix: Mix, text: str) -> list[Part]:
         """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning:
         one again and again, its own in disorder, or any."""
-        if mix.soft and self.rng.random() < mix.soft:
-            words = self._tokenizer.encode(text).ids if self.rng.random() < 0.5 else self._words
-            return [Part(self.rng.choices(words, k=self.rng.randint(1, _MAX_SOFT)), soft=True)]
         kind = self.rng.random()
         if kind < 0.35:
             return []
@@ -153,8 +131,11 @@ class Writer:
         num_facts = [rng.randint(*mix.num_facts) for _ in range(rng.randint(*mix.num_experts))]
         notes = make_notes(rng, "train", num_facts)
         way = rng.random()
+        if rng.random() < mix.blind:
+            return self._blind(mix, notes, max_tokens)
         if way < 0.7:
-            shared = [[*self._user(expert_prompt(facts)), *self._filler(mix, expert_text(facts))] for facts in notes]
+            prompts, texts = map(expert_prompt, notes), map(expert_text, notes)
+            shared = self._turns(mix, list(prompts), list(texts), max_tokens)
             gaps = [self._gap(mix) for _ in shared]
             before = [self._opening]
         else:
@@ -169,6 +150,16 @@ class Writer:
         room = max_tokens - sum(len(part.ids) for parts in shared for part in parts)
         branches = self._questions(mix, notes, before, room)
         return Document(shared, branches, gaps, parallel=rng.random() < 0.5)
+
+    def _blind(self, mix: Mix, notes: Notes, max_tokens: int) -> Document:
+        """Questions whose notes are nowhere, or only soft tokens in their place: all that is left is a guess."""
+        num = 0 if self.rng.random() < 0.6 else self.rng.randint(1, 40)
+        shared = [[self._soft(expert_text(facts), num)] for facts in notes if num]
+        branches: list[list[Part]] = []
+        for _ in range(3):  # each about notes of its own: answers that know of one another are no guesses
+            nowhere = make_notes(self.rng, "train", [len(facts) for facts in notes])
+            branches += self._questions(mix, nowhere, [self._opening], max_tokens)[:1]
+        return Document(shared, branches, [self.rng.randint(0, 60) for _ in shared])
 
     def _text_expert(self, notes: Notes, written: Sequence[tuple[str, str]]) -> Document:
         last = self.rng.randrange(1, len(notes))
@@ -190,26 +181,24 @@ class Writer:
             branches.append(branch)
         return branches
 
-    def _chain(self, mix: Mix) -> Document:
+    def _chain(self, mix: Mix, max_tokens: int) -> Document:
         """One word problem: for the answering agent alone, after the others' memories, or after their texts."""
         rng = self.rng
         problem = make_problem(rng, "train", rng.randint(1, MAX_STEPS))
         written = [(name, role_text(role, problem)) for name, role in zip(AGENTS["chain"], CHAIN_ROLES, strict=True)]
         answer = [self._text(answer_prompt(problem.question)), self._closing, self._text(problem.work + END, "chain")]
+        if rng.random() >= mix.solo:
+            num = rng.choice((1, 2, 3, 3))
+            prompts = [role_prompt(role, problem.question) for role in CHAIN_ROLES[-num:]]
+            shared = self._turns(mix, prompts, [text for _, text in written[-num:]], max_tokens - len(answer[0].ids))
+            gaps = [self._gap(mix) for _ in shared]
+            return Document(shared, [[self._opening, *answer]], gaps, parallel=rng.random() < 0.4)
         way = rng.random()
-        if way < 0.6:
-            return Document([], [[self._opening, *answer]], [])
         if way < 0.7:
+            return Document([], [[self._opening, *answer]], [])
+        if way < 0.82:
             return Document([], [[self._opening, self._text(context_of(written)), *answer]], [])
-        if way < 0.85:  # one of the others that writes
-            index = rng.randrange(len(CHAIN_ROLES))
-            before = context_of(written[:index])
-            parts = self._user(before + role_prompt(CHAIN_ROLES[index], problem.question))
-            return Document([], [[*parts, self._text(written[index][1] + END, "chain")]], [])
-        shared = [
-            [*self._user(role_prompt(role, problem.question)), *self._filler(mix, text)]
-            for role, (_, text) in zip(CHAIN_ROLES, written, strict=True)
-        ]
-        return Document(
-            shared, [[self._opening, *answer]], [self._gap(mix) for _ in shared], parallel=rng.random() < 0.4
-        )
+        index = rng.randrange(len(CHAIN_ROLES))  # one of the others that writes
+        before = context_of(written[:index])
+        parts = self._user(before + role_prompt(CHAIN_ROLES[index], problem.question))
+        return Document([], [[*parts, self._text(written[index][1] + END, "chain")]], [])

@@ -17,14 +17,16 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from latentmas_ray.tasks.words import HELD_OUT_NAMES, TRAIN_NAMES
+from latentmas_ray.training.document import KINDS, Mix
 from latentmas_ray.training.first_weights import draw_tokens
-from latentmas_ray.training.layouts import KINDS, Mix, Writer
+from latentmas_ray.training.layouts import Writer
 from latentmas_ray.training.packing import Rows, pack
+from latentmas_ray.training.soft import soft_embeddings
 
 _WARM_UP = 30
-_DECAY_FROM = 0.6  # of all steps; until then the rate stays, so that their number can still be changed
+_DECAY_FROM = 0.55  # of all steps; until then the rate stays, so that their number can still be changed
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
-_NEW_NAMES_FROM = 630
+_NEW_NAMES_FROM = 320
 _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
 
 
@@ -33,8 +35,8 @@ class Recipe:
     """What training does; two runs of one recipe see the same data in the same order."""
 
     num_steps: int
-    num_rows: int = 24
-    num_tokens: int = 384
+    num_rows: int = 18
+    num_tokens: int = 512
     seed: int = 2511
     rate: float = 1.0
 
@@ -110,19 +112,15 @@ class Trainer:
         return cross_entropy(logits, targets), accuracies(logits.argmax(-1) == targets, rows)
 
     def _embed(self, rows: Rows) -> Tensor:
-        """Input embeddings. A soft token is a random mixture with two others, of the usual norm: a thought has no word
-        of its own either, and readers must not stumble over it."""
+        """Input embeddings. A soft token has no word of its own, as a thought has none: readers must not stumble."""
         matrix_VE: Tensor = self.model.model.embed_tokens.weight
         embedded_BTE: Tensor = self.model.model.embed_tokens(rows.ids_BT)
         is_soft = rows.soft_BT.bool()
-        ids = rows.ids_BT[is_soft]
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_000 + self.progress.step)
-        others = torch.randint(3, len(matrix_VE), (len(ids), 2), generator=generator)
-        shares = torch.rand(len(ids), 3, generator=generator).sort(descending=True).values
-        mixed = (shares[..., None] * matrix_VE.detach()[torch.cat([ids[:, None], others], dim=1)].float()).sum(1)
-        norm = matrix_VE.detach().float().norm(dim=-1).mean()
-        soft = mixed * norm / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        return embedded_BTE.masked_scatter(is_soft[..., None], soft.to(embedded_BTE.dtype))
+        # A segment has one run of soft tokens at most.
+        runs_N = (torch.arange(len(rows.ids_BT))[:, None] * 10_000 + rows.own_BT)[is_soft]
+        soft_NE = soft_embeddings(matrix_VE, rows.ids_BT[is_soft], runs_N, generator)
+        return embedded_BTE.masked_scatter(is_soft[..., None], soft_NE.to(embedded_BTE.dtype))
 
     def _update(self, rate: float) -> None:
         named = dict(self.model.named_parameters())

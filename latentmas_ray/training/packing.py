@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentmas_ray.training.layouts import KINDS, Document, Mix, Part, Writer
+from latentmas_ray.training.document import KINDS, Document, Mix, Part
+from latentmas_ray.training.layouts import Writer
 
 _NOBODY = -1
 _LEAST_ROOM = 80  # tokens for which another document is tried

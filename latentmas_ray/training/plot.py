@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from latentmas_ray.training.layouts import KINDS
+from latentmas_ray.training.document import KINDS
 
 
 def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.models.embedded import untrained_model
+from latentmas_ray.training.document import Mix
 from latentmas_ray.training.first_weights import set_first_weights
-from latentmas_ray.training.layouts import Mix, Writer
+from latentmas_ray.training.layouts import Writer
 from latentmas_ray.training.loop import Recipe, Trainer
 from latentmas_ray.training.packing import pack
 from latentmas_ray.training.run import means, write_model
+from latentmas_ray.training.soft import soft_embeddings
 from latentmas_ray.training.tokens import train_tokenizer
 
 RECIPE = Recipe(num_steps=6, num_rows=2, num_tokens=256)
@@ -81,6 +83,26 @@ def test_soft_tokens_have_the_usual_norm_and_no_word() -> None:
     norms = embedded[is_soft].norm(dim=-1)
     torch.testing.assert_close(norms, matrix.norm(dim=-1).mean().expand_as(norms), rtol=0.02, atol=0.0)
     assert (embedded[is_soft] - matrix[rows.ids_BT[is_soft]]).norm(dim=-1).min() > 0.01
+
+
+def test_soft_tokens_of_one_run_are_alike_and_have_nothing_that_all_words_have_in_common() -> None:
+    words_VE = torch.randn(200, 64) + 0.5
+    ids = torch.arange(10, 170)
+    soft = [soft_embeddings(words_VE, ids, ids // 20, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    torch.testing.assert_close(soft[0], soft[1])
+    assert not torch.allclose(soft[0], soft[2], atol=0.1)
+    units = soft[0] / soft[0].norm(dim=-1, keepdim=True)
+    alike = units @ units.T
+    same_run = (ids[:, None] // 20) == (ids[None] // 20)
+    assert alike[same_run].mean() > alike[~same_run].mean() + 0.2
+    common = torch.nn.functional.normalize(words_VE.mean(0), dim=0)
+    assert (units @ common).abs().median() < 0.15
+    assert (words_VE / words_VE.norm(dim=-1, keepdim=True) @ common).median() > 0.3
+
+
+def test_without_soft_tokens_nothing_is_made() -> None:
+    none = torch.zeros(0, dtype=torch.long)
+    assert soft_embeddings(torch.randn(20, 8), none, none, torch.Generator()).shape == (0, 8)
 
 
 def test_new_names_differ_from_the_old_ones_by_their_random_part_only() -> None:

@@ -9,10 +9,11 @@ from tokenizers import Tokenizer
 
 from latentmas_ray.models.embedded import wrap_tokenizer
 from latentmas_ray.tasks import load_questions
-from latentmas_ray.tasks.notes import Fact, make_notes
+from latentmas_ray.tasks.notes import WANTED, Fact, make_notes
 from latentmas_ray.tasks.words import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
 from latentmas_ray.topology import format_context, load_topology, render_messages
-from latentmas_ray.training.layouts import Document, Mix, Part, Writer
+from latentmas_ray.training.document import Document, Mix, Part
+from latentmas_ray.training.layouts import Writer
 from latentmas_ray.training.packing import Rows, pack
 from latentmas_ray.training.texts import (
     AGENTS,
@@ -77,10 +78,36 @@ def test_every_word_and_digit_is_one_token(tokenizer: Tokenizer) -> None:
 
 def test_training_never_asks_about_held_out_names(tokenizer: Tokenizer) -> None:
     writer = Writer(tokenizer, Random(1))
-    rows = pack(writer, Mix(recall=0.0), 8, 384)
-    words = set(re.findall(r"\w+", " ".join(tokenizer.decode(ids) for ids in rows.ids_BT.tolist())))
-    assert not words & set(HELD_OUT_NAMES)
-    assert words & set(TRAIN_NAMES)
+    told: set[str] = set()
+    for _ in range(60):
+        document = writer.document(Mix(recall=0.0, soft=0.5, blind=0.1), 512)
+        # What agents add to their prompts may be any words.
+        prompts = [parts[:3] for parts in document.shared if not parts[0].soft]
+        for parts in (*prompts, *document.branches):
+            told |= set(re.findall(r"\w+", tokenizer.decode([token for part in parts for token in part.ids])))
+    assert not told & set(HELD_OUT_NAMES)
+    assert told & set(TRAIN_NAMES)
+
+
+def test_agents_mostly_add_equally_many_soft_tokens_and_leave_room_for_a_question(tokenizer: Tokenizer) -> None:
+    writer = Writer(tokenizer, Random(1))
+    documents = [writer.document(Mix(recall=0.0, drill=0.0, solo=0.0, soft=1.0), 512) for _ in range(60)]
+    counts = [
+        [sum(len(part.ids) for part in parts if part.soft) for parts in document.shared] for document in documents
+    ]
+    thinking = [some for some in counts if any(some)]
+    assert len(thinking) > 30
+    assert sum(len(set(some)) == 1 for some in thinking) > 0.7 * len(thinking)
+    assert max(map(max, thinking)) > 60
+    assert sum(bool(document.branches) for document in documents) > 50
+
+
+def test_questions_without_notes_have_the_answers_of_notes_that_are_nowhere(tokenizer: Tokenizer) -> None:
+    writer = Writer(tokenizer, Random(1))
+    for _ in range(20):
+        document = writer.document(Mix(recall=0.0, drill=0.0, chain=0.0, blind=1.0), 512)
+        assert all(part.soft for parts in document.shared for part in parts)
+        assert {branch[-1].kind for branch in document.branches} <= set(WANTED)
 
 
 class _Fixed(Writer):
