@@ -18,6 +18,7 @@ TASKS = ("notes", "chain")
 STEPS = (0, 1, 2, 5, 10, 20, 40, 80)
 CONTROLS = ("deranged", "prompt-only", "latent-only", "none")
 FORMS = ("sequential", "hierarchical")
+SWEEPS = tuple(f"{task}-{form}" for task, form in product(TASKS, FORMS))
 KEPT = ("accuracy", "accuracy_interval", "output_tokens_per_question", "seconds")
 
 
@@ -27,11 +28,13 @@ def plan(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"task": task, "method": "single", "limit": given.limit}
         for form in FORMS:
             fields = {"task": task, "topology": form, "limit": given.limit}
-            for memory in ("matched", *CONTROLS):
-                yield {**fields, "method": "latent", "latent_steps": given.latent_steps, "memory": memory}
-    for task, form in product(given.tasks, FORMS):
-        yield {"task": task, "topology": form, "limit": given.limit, "method": "text"}
-    for task, form, realign, steps in product(given.tasks, FORMS, (True, False), STEPS):
+            latent = {**fields, "method": "latent", "latent_steps": given.latent_steps}
+            yield {**latent, "memory": "matched"}
+            yield {**fields, "method": "text"}  # next to it, so that their seconds can be compared
+            for memory in CONTROLS:
+                yield {**latent, "memory": memory}
+    for name, realign, steps in product(given.sweep, (True, False), STEPS):
+        task, form = name.split("-")
         sweep = {"realign": realign, "latent_steps": steps, "limit": given.sweep_limit}
         yield {"task": task, "topology": form, "method": "latent", **sweep}
 
@@ -59,6 +62,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 points = sorted(
                     (row["latent_steps"], 100 * row["accuracy"]) for row in rows if same.items() <= row.items()
                 )
+                if not points:
+                    continue
                 label = f"{form}, realignment {'on' if realign else 'off'}"
                 panel.plot([x for x, _ in points], [y for _, y in points], style, marker="o", markersize=3, label=label)
         panel.set(title=task, xlabel="latent steps", ylabel="accuracy, %", ylim=(0, 102))
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--sweep-limit", type=int, default=1000, help="questions of each number of latent steps")
+    parser.add_argument("--sweep", nargs="*", choices=SWEEPS, default=SWEEPS, help="where latent steps are varied")
     parser.add_argument("--latent-steps", type=int, default=5, help="of the controls")
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--dtype", default="auto")
