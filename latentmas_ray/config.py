@@ -17,6 +17,7 @@ MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "none"
 RuntimeName = Literal["ray", "local"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
+GuardName = Literal["off", "warn", "drop", "text"]
 HandoverMode = Literal["kv", "recipe", "auto"]
 PlacementName = Literal["auto", "pack", "spread", "colocate"]
 TransportName = Literal["auto", "object_store", "shared_memory", "tcp", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]
@@ -77,6 +78,9 @@ class RunConfig(BaseModel):
     handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
     codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
     overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
+    guard: GuardName = Field(
+        "off", description="about thoughts with an alarm: tell it, do not hand them over, or have text written instead"
+    )
     trace: int = Field(0, ge=0, description="keep what every agent did and thought on the first N questions")
     runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(

@@ -29,6 +29,7 @@ from latentmas_ray.errors import ConfigError
     "handover",
     "codec",
     "overlap",
+    "guard",
     "runtime",
     "address",
 )

@@ -49,6 +49,9 @@ def summary_table(summary: "Summary") -> RenderableType:
         rows["memory"] = summary.memory
     if summary.codec != "none":
         rows["codec"] = f"{summary.codec}: KV arrives with a relative error of up to {summary.relative_error:.1%}"
+    if summary.num_alarmed:
+        by_agent = ", ".join(f"{name} {count}" for name, count in summary.alarms.items())
+        rows["guard"] = f"alarms in {summary.num_alarmed} of {summary.num_questions} questions: {by_agent}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

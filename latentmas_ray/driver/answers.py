@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.results import AgentUse, Answer, Transfer
 from latentmas_ray.driver.traces import Trace
+from latentmas_ray.engine.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnReport
 from latentmas_ray.tasks import Grade
 from latentmas_ray.topology.spec import Topology
@@ -35,7 +36,7 @@ def make_answers(
                 correct=grades[index].correct,
                 seconds=seconds,
                 agents={
-                    agent.name: _use(reports[agent.name], index, is_answering=agent.name == answering)
+                    agent.name: _use(reports[agent.name], question.id, index, is_answering=agent.name == answering)
                     for agent in topology.agents
                 },
                 transfers=transfers[index],
@@ -55,14 +56,15 @@ def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise(edges))
 
 
-def _use(report: TurnReport, index: int, *, is_answering: bool) -> AgentUse:
+def _use(report: TurnReport, question_id: str, index: int, *, is_answering: bool) -> AgentUse:
     return AgentUse(
         prompt_tokens=report.prompt_tokens[index],
         latent_steps=report.latent_steps,
         output_tokens=len(report.output_token_ids[index]) if report.output_token_ids else 0,
         memory_bytes=report.segment_bytes[index] if report.segment_bytes else 0,
         seconds=asdict(report.phases) | ({"trace": report.trace_seconds} if report.trace_seconds else {}),
-        text=report.texts[index] if report.texts and not is_answering else None,
+        text=report.texts[index] if report.texts and not is_answering else report.fallbacks.get(question_id),
+        alarms=first_of_each_kind(report.alarms[index]) if report.alarms else (),
     )
 
 

@@ -52,7 +52,8 @@ class Flight:
     """The state of one batch: which turns are submitted, which have reported, which tickets are still needed.
 
     A turn can be submitted when the turns whose segments it reads are *submitted* (the references are chained, so
-    nobody waits for them here) and the turns whose texts stand in its prompt have *reported*.
+    nobody waits for them here) and the turns whose texts stand in its prompt have *reported*. Under the guard `text`
+    any turn may have text in its prompt, so it waits for the reports of all turns whose segments it reads.
     A ticket is held until its turn has reported and so have all that read its segment.
     """
 
@@ -76,11 +77,11 @@ class Flight:
         self._submitted: set[str] = set()
         works = {agent.name: self._make_work(agent, {}) for agent in route.topology.agents}
         self.bounds = {
-            name: segment_bounds(work, len(route.texts[name]) * settings.sampling.max_new_tokens)
+            name: segment_bounds(work, len(self._may_write(name)) * settings.sampling.max_new_tokens)
             for name, work in works.items()
             if work.thinks == "latent"
         }
-        self._works = {name: work for name, work in works.items() if not route.texts[name]}
+        self._works = {name: work for name, work in works.items() if not self._may_write(name)}
 
     @property
     def is_complete(self) -> bool:
@@ -94,8 +95,7 @@ class Flight:
                 continue
             if (work := self._works.pop(agent.name, None)) is not None:
                 return work
-            texts = {name: self.reports[name].texts for name in self._route.texts[agent.name]}
-            return self._make_work(agent, texts)
+            return self._make_work(agent, {name: self.reports[name].texts for name in self._route.texts[agent.name]})
         return None
 
     def segments_for(self, work: TurnWork) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Flight:
             self.reports.pop(name, None)
             self._submitted.discard(name)
         for agent in self._route.topology.agents:
-            if agent.name in again and not self._route.texts[agent.name]:
+            if agent.name in again and not self._may_write(agent.name):
                 self._works[agent.name] = self._make_work(agent, {})
         return pending, reported
 
@@ -152,9 +152,16 @@ class Flight:
         return pending, reported
 
     def _make_work(self, agent: AgentSpec, texts: Mapping[str, Sequence[str]]) -> TurnWork:
-        return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers)
+        sources = self._route.sources[agent.name]
+        fallbacks = {name: self.reports[name].fallbacks for name in sources if name in self.reports}
+        return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers, fallbacks)
+
+    def _may_write(self, agent: str) -> tuple[str, ...]:
+        """Those whose texts stand, or may come to stand, in an agent's prompt."""
+        falls_back = self._settings.guard == "text"
+        return self._route.texts[agent] + (self._route.sources[agent] if falls_back else ())
 
     def _is_ready(self, agent: str) -> bool:
         return self._submitted.issuperset(self._route.sources[agent]) and all(
-            name in self.reports for name in self._route.texts[agent]
+            name in self.reports for name in self._may_write(agent)
         )

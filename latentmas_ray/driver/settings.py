@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from latentmas_ray.config import HandoverMode, RunConfig
+from latentmas_ray.config import GuardName, HandoverMode, RunConfig
 from latentmas_ray.engine.turn import Sampling
 
 
@@ -19,6 +19,7 @@ class DriverSettings:
     replicas: int = 1  # of the agent that has the most
     max_attempts: int = 2  # per question, the first one included
     traced: frozenset[str] = frozenset()  # the questions of which a trace is kept
+    guard: GuardName = "off"  # what is done about thoughts with an alarm
     max_losses: int = 3  # of a batch: actors that died of its turns, memory that was gone; fewer of later attempts
 
     @classmethod
@@ -36,6 +37,7 @@ class DriverSettings:
             memory_limit_bytes=config.memory_in_flight_bytes,
             replicas=config.max_replicas,
             traced=frozenset(traced),
+            guard=config.guard,
             # Colocated agents take turns: a second batch in their actor would only push the first out of its cache.
             max_batches_in_flight=config.max_replicas if config.placement == "colocate" else None,
         )

@@ -22,22 +22,29 @@ def make_work(
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
     handovers: Mapping[str, Handover] | None = None,
+    fallbacks: Mapping[str, Mapping[str, str]] | None = None,
 ) -> TurnWork:
     """The turn of `agent` over `batch`; `handovers` tells how the memory of latent agents travels (default: as KV).
 
     `texts` holds what each text agent wrote, one text a question; a text agent that is missing there is left out of
-    the context. Raises TopologyError for a prompt that cannot be rendered.
+    the context. `fallbacks` holds, by agent and question, what latent agents wrote instead of handing over memory; it
+    stands in the context like the text of a text agent. Raises TopologyError for a prompt that cannot be rendered.
     """
     handovers = handovers or {}
     reads = topology.memory_read_by(agent.name)
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
+    wrote = [
+        {name: texts[name][index] for name in ancestors}
+        | {name: by_id[question.id] for name, by_id in (fallbacks or {}).items() if question.id in by_id}
+        for index, question in enumerate(batch.questions)
+    ]
     return TurnWork(
         agent=agent.name,
         batch=batch.number,
         question_ids=tuple(question.id for question in batch.questions),
         prompts=tuple(
-            _prompt(agent, _seen(agent, topology, question), _context(ancestors, texts, index))
-            for index, question in enumerate(batch.questions)
+            _prompt(agent, _seen(agent, topology, question), _context(topology, written))
+            for question, written in zip(batch.questions, wrote, strict=True)
         ),
         thinks=agent.thinks,
         sampling=settings.sampling,
@@ -48,6 +55,7 @@ def make_work(
         handover=handovers.get(agent.name, "kv"),
         recipes=frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe"),
         traced=settings.traced & {question.id for question in batch.open_questions},
+        guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=agent.name == topology.answering_agent.name,
     )
 
@@ -81,8 +89,9 @@ def _seen(agent: AgentSpec, topology: Topology, question: Question) -> Question:
     return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
 
 
-def _context(ancestors: Sequence[str], texts: Mapping[str, Sequence[str]], index: int) -> str:
-    return format_context([(name, texts[name][index]) for name in ancestors])
+def _context(topology: Topology, wrote: Mapping[str, str]) -> str:
+    """What was written on one question, in the order of the agents' turns."""
+    return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])
 
 
 def _prompt(agent: AgentSpec, question: Question, context: str) -> Prompt:

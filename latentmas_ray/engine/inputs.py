@@ -35,6 +35,8 @@ class TurnInputs:
         self._prompt_lengths = (0,) * len(self._turn_starts)
         self._num_taken = [0] * len(self._turn_starts)  # inputs that have left in a part
         self._num_taken_thoughts = 0
+        self._is_cut = [False] * len(self._turn_starts)  # nothing behind the prompt is kept
+        self._is_withdrawn = [False] * len(self._turn_starts)
 
     def add_tokens(self, token_ids: Sequence[Sequence[int]]) -> None:
         """Known tokens of every question, ragged."""
@@ -51,11 +53,26 @@ class TurnInputs:
         """What has been added so far is the prompt."""
         self._prompt_lengths = tuple(map(len, self._ids))
 
+    def drop_thoughts(self, rows: Sequence[int]) -> None:
+        """Of these questions nothing behind the prompt is kept; positions stay what they were. Before any part left."""
+        for row in rows:
+            self._is_cut[row] = True
+
+    def withdraw(self, rows: Sequence[int]) -> None:
+        """As if the turn had never been, for these questions: no inputs, no positions. Before any part left."""
+        lengths = list(self._prompt_lengths)
+        for row in rows:
+            self._is_withdrawn[row], self._ids[row], lengths[row] = True, [], 0
+        self._prompt_lengths = tuple(lengths)
+
     def outline(self, hands_over: HandsOver, num_coming: int = 0) -> Outline:
         """What the turn's segment will be when `num_coming` more inputs of each question have been fed."""
         turns = tuple(len(ids) + num_coming for ids in self._ids)
         offsets = self._prompt_lengths if hands_over == "latents" else (0,) * len(turns)
-        stops = self._prompt_lengths if hands_over == "prompt" else turns
+        stops = [
+            prompt if hands_over == "prompt" or is_cut else turn
+            for prompt, turn, is_cut in zip(self._prompt_lengths, turns, self._is_cut, strict=True)
+        ]
         lengths = tuple(stop - offset for stop, offset in zip(stops, offsets, strict=True))
         return Outline(self._spec, lengths, self._turn_starts, offsets, turns)
 
@@ -79,7 +96,8 @@ class TurnInputs:
     def _recipe(self, first: Sequence[int], first_thought: int) -> Recipe:
         thoughts = self._thoughts[first_thought:]
         if thoughts:
-            thoughts_NE = torch.stack(thoughts, dim=1).reshape(-1, self._spec.hidden_size).cpu()
+            kept = [row for row, is_withdrawn in enumerate(self._is_withdrawn) if not is_withdrawn]
+            thoughts_NE = torch.stack(thoughts, dim=1)[kept].reshape(-1, self._spec.hidden_size).cpu()
         else:
             thoughts_NE = torch.empty(0, self._spec.hidden_size, dtype=self._spec.torch_dtype)
         ids = [row[begin:] for row, begin in zip(self._ids, first, strict=True)]

@@ -35,17 +35,20 @@ def replay(
             segments[node.agent] = join(list(pieces))
             continue
         placement = place(node.reads, segments, len(question_ids))
-        # Parts that are not handed over are computed all the same: what is handed over attended to them.
-        hidden = max(_outline(outlines[node.agent]).turn_lengths, default=0)
+        # Parts before those that are handed over are computed all the same: what is handed over attended to them. What
+        # is behind was perhaps left out for a reason, and is not even looked at.
+        outline = _outline(outlines[node.agent])
+        ends = [offset + length for offset, length in zip(outline.offsets, outline.lengths, strict=True)]
+        hidden = max(ends, default=0)
         with engine.lm.ranks.agreeing():
             num_needed = max(num_slots, max(placement.lengths) + hidden)
             session = engine.open(question_ids, num_slots=num_needed, reads=placement)
             session.absorb(placement)
         recipes_of_turn = []
         for piece in pieces:
-            session.feed_recipe(piece.recipe)
+            session.feed_recipe(piece.recipe.head(ends))
+            ends = [max(0, end - count) for end, count in zip(ends, piece.recipe.lengths, strict=True)]
             recipes_of_turn.append(piece.recipe)
-        outline = _outline(outlines[node.agent])
         segments[node.agent] = session.emit_as(outline, join_recipes(recipes_of_turn, outline.turn_lengths))
     return segments
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.fork import fork
+from latentmas_ray.engine.guard import Verdict, judge
 from latentmas_ray.engine.incoming import Incoming, Present
 from latentmas_ray.engine.lens import Lens
 from latentmas_ray.engine.outgoing import Outgoing
@@ -80,41 +82,53 @@ class TurnRunner:
         with watch.phase("prefill"):
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, placement, prompts)
-        outputs: list[list[int]] = []
+        verdict, piece = Verdict(), None
+        segment_bytes: tuple[int, ...] = ()
         if work.thinks == "latent":
-            piece, segment_bytes = self._think(session, work, watch, outgoing, tracer.seen)
+            seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
+            after_prompt_BE = session.last_hidden_BE
+            recipe_bytes = self._think(session, work, watch, outgoing, seen)
+            hidden_BNE = _stack(after_prompt_BE, seen or [])
+            if work.guard != "off":
+                with watch.phase("trace"):
+                    verdict = judge(self._lens, work, after_prompt_BE, hidden_BNE)
+                    session.drop_thoughts(verdict.without_thoughts)
+                    session.withdraw(verdict.withdrawn)
+            piece, segment_bytes = self._emit(session, work, watch, outgoing, recipe_bytes)
             with watch.phase("trace"):  # the segment has left
-                tracer.remember(session)
+                tracer.remember(session, hidden_BNE)
+            outputs = self._write_instead(session, placement, work, prompts, verdict.written, watch)
             memory_tokens = tuple(session.cache.lengths)
         else:
-            piece, segment_bytes = None, ()
             with watch.phase("trace"):  # before rows change places
                 tracer.remember(session)
             with watch.phase("decode"):
-                outputs = session.decode(work.sampling, work.agent, is_last=work.is_last)
+                outputs = dict(enumerate(session.decode(work.sampling, work.agent, is_last=work.is_last)))
             memory_tokens = tuple(
-                read + len(prompt) + len(output)
-                for read, prompt, output in zip(placement.lengths, prompts, outputs, strict=True)
+                read + len(prompt) + len(outputs[row])
+                for row, (read, prompt) in enumerate(zip(placement.lengths, prompts, strict=True))
             )
         del session  # it holds the cache
         self.engine.rest()
-        texts = tuple(lm.chat.decode(output) for output in outputs)
+        texts = {work.question_ids[row]: lm.chat.decode(output) for row, output in outputs.items()}
         with watch.phase("trace"):
-            tracer.look(outputs)
-            traces, embeddings = tracer.traces(texts), tracer.embeddings()
+            traces, embeddings = tracer.look(outputs, texts), tracer.embeddings()
         trace_seconds = watch.seconds.pop("trace")
+        is_text = work.thinks == "text"
         return piece, TurnReport(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
-            latent_steps=work.latent_steps if work.thinks == "latent" else 0,
-            output_token_ids=tuple(map(tuple, outputs)),
-            texts=texts,
+            latent_steps=0 if is_text else work.latent_steps,
+            output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
+            texts=tuple(texts.values()) if is_text else (),
             phases=Phases(**watch.seconds),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
             traces=traces,
             embeddings=embeddings,
-            trace_seconds=trace_seconds if tracer.is_on else 0.0,
+            trace_seconds=trace_seconds if tracer.is_on or work.guard != "off" else 0.0,
+            alarms=verdict.alarms,
+            fallbacks={} if is_text else texts,
         )
 
     @cached_property
@@ -171,15 +185,15 @@ class TurnRunner:
         watch: Stopwatch,
         outgoing: Outgoing | None,
         seen: list[Tensor] | None,
-    ) -> tuple[Piece | None, tuple[int, ...]]:
-        """The latent part of a turn. Returns the segment unless it has left, and its bytes per question. `seen` is
-        given what the thoughts were made from."""
+    ) -> tuple[int, ...]:
+        """The thoughts of a turn; what is final before them leaves early, if that is wanted. `seen` is given what the
+        thoughts were made from. Returns the bytes per question of the recipe that has left."""
         closing = self._closing(work)
-        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
         recipe_bytes = (0,) * len(work.prompts)
-        if outgoing is not None and outgoing.leaves_early:
+        if outgoing is not None and outgoing.leaves_early and work.leaves_early:
             with watch.phase("emit"), session.lm.ranks.agreeing():
                 final_at = time.time()
+                make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
                 first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
                 recipe_bytes = first.recipe.bytes_per_question
@@ -188,6 +202,18 @@ class TurnRunner:
             session.think(work.latent_steps, seen)
             if closing:
                 session.feed([closing] * len(work.prompts))
+        return recipe_bytes
+
+    def _emit(
+        self,
+        session: Session,
+        work: TurnWork,
+        watch: Stopwatch,
+        outgoing: Outgoing | None,
+        recipe_bytes: tuple[int, ...],
+    ) -> tuple[Piece | None, tuple[int, ...]]:
+        """What has not left yet. Returns the segment unless it leaves, and its bytes per question."""
+        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
         with watch.phase("emit"), session.lm.ranks.agreeing():
             final_at = time.time()
             if outgoing is not None:
@@ -202,6 +228,31 @@ class TurnRunner:
         else:
             segment_bytes = tuple(map(add, recipe_bytes, piece.recipe.bytes_per_question))
         return None if outgoing is not None else piece, segment_bytes
+
+    def _write_instead(
+        self,
+        session: Session,
+        reads: Placement,
+        work: TurnWork,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        watch: Stopwatch,
+    ) -> dict[int, list[int]]:
+        """What the agent writes on the questions of `rows`, as if it had never thought: token ids by row."""
+        if not rows:
+            return {}
+        with watch.phase("decode"):
+            asked = [prompts[row] for row in rows]
+            longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
+            room = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
+            other = fork(session, reads, rows, room=max(map(len, asked)) + room)
+            other.prefill(asked)
+            return dict(zip(rows, other.decode(work.sampling, work.agent), strict=True))
+
+
+def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
+    """What all thoughts were made from, [B, N, E]."""
+    return torch.stack(list(seen), dim=1) if seen else after_prompt_BE[:, None][:, :0]
 
 
 def load_runner(

@@ -95,7 +95,8 @@ class Session:
 
     def _feed(self, rows: Sequence[Tensor], hidden: Sequence[list[Tensor]] | None = None) -> None:
         """Input embeddings [T, E] of every row, ragged; `hidden` is given each row's last hidden states in parts."""
-        last_B = list(self.last_hidden_BE) or [torch.empty(0)] * len(rows)
+        nothing_E = torch.zeros(self.lm.spec.hidden_size, dtype=self.lm.spec.torch_dtype, device=self.lm.device)
+        last_B = list(self.last_hidden_BE) or [nothing_E] * len(rows)
         for windows in _chunks([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
             embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
@@ -119,6 +120,14 @@ class Session:
             thought_BE = self.realign(self.last_hidden_BE).to(dtype)
             self.last_hidden_BE = self._forward(thought_BE, ones)
             self._inputs.add_thought(thought_BE)
+
+    def drop_thoughts(self, rows: Sequence[int]) -> None:
+        """What these rows were fed after their prompts is not handed over."""
+        self._inputs.drop_thoughts(rows)
+
+    def withdraw(self, rows: Sequence[int]) -> None:
+        """Nothing of this turn is handed over for these rows, and a reader goes on where the turn began."""
+        self._inputs.withdraw(rows)
 
     @torch.inference_mode()
     def decode(self, sampling: Sampling, agent: str, *, is_last: bool = False) -> list[list[int]]:

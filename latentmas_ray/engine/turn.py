@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from latentmas_ray.config import CodecName
-from latentmas_ray.engine.trace import AgentTrace, EmbeddingMap
+from latentmas_ray.config import CodecName, GuardName
+from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
@@ -54,10 +54,14 @@ class TurnWork:
     submitted_at: float = 0.0  # seconds of the wall clock where the driver runs
     is_last: bool = False  # no turn after this one reads the memory of this batch
     traced: frozenset[str] = frozenset()  # the questions of which a trace is wanted
+    guard: GuardName = "off"  # what is done about thoughts with an alarm
 
     @property
     def leaves_early(self) -> bool:
-        """Whether a part of its segment is final while the agent still thinks."""
+        """Whether a part of its segment is final while the agent still thinks. Where a guard may change what is handed
+        over, nothing is before it has seen all thoughts."""
+        if self.guard in ("drop", "text"):
+            return False
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
 
     def segment_order(self) -> tuple[str, ...]:
@@ -112,4 +116,6 @@ class TurnReport:
     reads: tuple[SegmentRead, ...] = ()
     traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by question, of those that were to be traced
     embeddings: EmbeddingMap | None = None  # where traced thoughts lie; only of the last turn over a batch
-    trace_seconds: float = 0.0  # for the whole batch: spent on traces, and part of no phase
+    trace_seconds: float = 0.0  # for the whole batch: spent on traces and on the guard, and part of no phase
+    alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
+    fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over

@@ -48,6 +48,22 @@ class Recipe:
         """Number of latent thoughts of each question."""
         return tuple(int((ids == LATENT).sum()) for ids in self.token_ids_T.split(list(self.lengths)))
 
+    def head(self, counts: Sequence[int]) -> "Recipe":
+        """The first `counts[q]` inputs of each question, or all where there are fewer."""
+        ids = self.token_ids_T.split(list(self.lengths))
+        latents = self.latents_NE.split(list(self.latents_per_question()))
+        kept = [part[:count] for part, count in zip(ids, counts, strict=True)]
+        return Recipe(
+            torch.cat([self.token_ids_T[:0], *kept]),
+            torch.cat(
+                [
+                    self.latents_NE[:0],
+                    *(part[: int((ids == LATENT).sum())] for part, ids in zip(latents, kept, strict=True)),
+                ]
+            ),
+            tuple(map(len, kept)),
+        )
+
     def take(self, questions: Sequence[int]) -> "Recipe":
         """The recipe of some questions, in the order given."""
         ids = self.token_ids_T.split(list(self.lengths))

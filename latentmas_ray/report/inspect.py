@@ -48,6 +48,8 @@ def inspect_question(run: FinishedRun, question: str, agent: str | None = None) 
 def describe_alarm(alarm: Alarm) -> str:
     """One line that says what should not be: `norm 2300 at thought 3, beyond 2000`."""
     place = "" if alarm.step is None else f" at thought {alarm.step}"
+    if alarm.kind == "not-finite" and alarm.step is None:
+        return "not finite: the memory of its prompt"
     if alarm.kind == "not-finite":
         return f"not finite: {alarm.value:.0f} of the thoughts from thought {alarm.step} on"
     if alarm.kind == "no-effect":

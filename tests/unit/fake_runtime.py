@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
-from latentmas_ray.engine.trace import AgentTrace, EmbeddingMap
+from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnReport, TurnWork
 from latentmas_ray.errors import TurnError, TurnLostError
 
@@ -57,6 +57,7 @@ class FakeRuntime:
 
     seconds: Callable[[TurnWork], float] = lambda work: 1.0
     failure: Callable[[TurnWork], Exception | None] = lambda work: None
+    falls_back: Callable[[TurnWork, str], bool] = lambda work, question: False  # under the guard `text`
     on_wait: Callable[["FakeRuntime"], None] = lambda runtime: None
     tokens_per_byte: float = 1.0
     memory_limit_bytes: int = 10**9
@@ -167,6 +168,17 @@ class FakeRuntime:
                 name: AgentTrace(prompt=f"{work.agent} on {name}", reads=tuple(segments))
                 for name in work.question_ids
                 if name in work.traced
+            },
+            alarms=tuple(
+                (Alarm(kind="norm", step=0, value=9.0, limit=2.0),) if self.falls_back(work, name) else ()
+                for name in work.question_ids
+            )
+            if work.guard != "off"
+            else (),
+            fallbacks={
+                name: f"{work.agent} wrote on {name}"
+                for name in work.question_ids
+                if work.guard == "text" and self.falls_back(work, name)
             },
             embeddings=EmbeddingMap(explained=(0.5, 0.25), tokens=(("a", 1.0, 2.0),)) if work.is_last else None,
         )

@@ -33,6 +33,17 @@ def test_take_permutes_questions(segment: Segment, data: st.DataObject) -> None:
 
 
 @given(segments(), st.data())
+def test_the_head_of_a_recipe_is_its_first_inputs_with_their_thoughts(segment: Segment, data: st.DataObject) -> None:
+    recipe = segment.recipe
+    counts = [data.draw(st.integers(0, length + 2)) for length in recipe.lengths]
+    head = recipe.head(counts)
+    for question, count in enumerate(counts):
+        part, whole = head.take([question]), recipe.take([question])
+        assert part.token_ids_T.tolist() == whole.token_ids_T[:count].tolist()
+        assert torch.equal(part.latents_NE, whole.latents_NE[: len(part.latents_NE)])
+
+
+@given(segments(), st.data())
 def test_slices_keep_positions_and_recipe(segment: Segment, data: st.DataObject) -> None:
     windows = [
         tuple(sorted(data.draw(st.tuples(st.integers(0, length), st.integers(0, length)))))
