@@ -64,8 +64,8 @@ class Lens:
         best_N = torch.full((len(unit_NE),), -2.0, device=unit_NE.device)
         nearest_N = torch.zeros(len(unit_NE), dtype=torch.int64, device=unit_NE.device)
         for first, embeds_VE in self._embeddings():
-            units_VE = embeds_VE / embeds_VE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
-            cosines_NV = (unit_NE @ units_VE.T).nan_to_num(-2.0, -2.0, -2.0)
+            scales_V = self._inverse_norms[first : first + len(embeds_VE)]
+            cosines_NV = ((unit_NE @ embeds_VE.T) * scales_V).nan_to_num(-2.0, -2.0, -2.0)
             cosine_N, index_N = cosines_NV.max(dim=-1)
             is_nearer_N = cosine_N > best_N
             best_N = torch.where(is_nearer_N, cosine_N, best_N)
@@ -147,6 +147,10 @@ class Lens:
                 if good
             ),
         )
+
+    @cached_property
+    def _inverse_norms(self) -> Tensor:
+        return torch.cat([1 / part_VE.norm(dim=-1).clamp_min(_MIN_NORM) for _, part_VE in self._embeddings()])
 
     def _project(self, hidden_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The likeliest next tokens' probabilities and ids, [N, K], and the entropy of all next tokens, [N]."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentmas_ray.config import GuardName
 from latentmas_ray.engine.runner import TurnRunner, load_runner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import TransferError
@@ -149,6 +150,14 @@ def trace(ranks: Ranks, folder: Path) -> tuple[TurnReport, TurnReport]:
     assert piece is not None
     reader = replace(work("b", ["a"]), traced=frozenset(["q1"]), is_last=True)
     return thought, runner.run(reader, {"a": join([piece])})[1]
+
+
+def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnReport, TurnReport]:
+    """A latent turn under a guard, and an answering one that reads what is left of it."""
+    runner = load(folder, ranks)
+    piece, thought = runner.run(replace(work("a"), guard=policy), {})
+    assert piece is not None
+    return thought, runner.run(work("b", ["a"]), {"a": join([piece])})[1]
 
 
 def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[Piece]:

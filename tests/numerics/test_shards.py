@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen3Config
 
+from latentmas_ray.config import GuardName
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Handover
 from latentmas_ray.errors import ModelError, ShardError, TransferError
@@ -19,6 +20,7 @@ from latentmas_ray.models.rank_group import RankGroup, open_meeting
 from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.models.shards import check_divisible, check_shard_device
 from tests.numerics import shard_cases
+from tests.numerics.broken_model import save_broken_model
 from tests.numerics.families import make_lm
 from tests.numerics.processes import HOST, RankProcesses
 from tests.numerics.shard_cases import Arriving, Outbox, compute, hand_over, join_heads, load, taken, work
@@ -86,6 +88,17 @@ def test_ranks_see_the_thoughts_that_the_whole_model_sees(
         assert part_answered.output_token_ids == answered.output_token_ids
         effect, expected_effect = (one.traces["q1"].effects["a"] for one in (part_answered, answered))
         assert effect == pytest.approx(expected_effect, rel=1e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["drop", "text"])
+def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankProcesses) -> None:
+    save_broken_model(tmp_path / "model")
+    thought, answered = shard_cases.guard(ALONE, tmp_path, policy)
+    assert bool(thought.fallbacks) == (policy == "text")
+    for part_thought, part_answered in two.run(shard_cases.guard, tmp_path, policy):
+        assert part_thought.alarms == thought.alarms
+        assert part_thought.fallbacks == thought.fallbacks
+        assert part_answered.output_token_ids == answered.output_token_ids
 
 
 @pytest.mark.parametrize("handover", ["kv", "recipe"])
