@@ -19,10 +19,9 @@ def inspect(
     """Show what every agent read, thought and wrote on one question."""
     from latentmas_ray.cli.inspect_tables import inspection_view, question_table
     from latentmas_ray.cli.tables import results_console
-    from latentmas_ray.report import read_run
-    from latentmas_ray.report.inspect import inspect_question, traced_answers
+    from latentmas_ray.report.inspect import inspect_question, read_one_run, traced_answers
 
-    finished = read_run(run)
+    finished = read_one_run(run)
     console = results_console(width)
     if question is None:
         console.print(question_table(traced_answers(finished)))

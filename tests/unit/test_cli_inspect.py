@@ -85,6 +85,14 @@ def test_a_run_without_traces_says_how_to_get_them(tmp_path: Path, capsys: pytes
     assert "no such folder" in refused(capsys, tmp_path / "none")
 
 
+def test_of_a_run_over_several_seeds_one_is_to_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ["--task", "notes", "--limit", "1", "--trace", "1", "--method", "single", "--runtime", "local"]
+    assert main(["eval", *fields, "--max-new-tokens", "2", "--seeds", "1,2", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert f"such as {tmp_path}/seed-1" in refused(capsys, tmp_path)
+    assert "notes-0" in shown(capsys, tmp_path / "seed-2")
+
+
 def test_what_a_model_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     wild = Thought(
         tokens=(("\x1b[2J\n", 0.9), ("[red]", 0.1)), entropy=1.0, norm=2.0, distance=0.5, nearest="\x07", xy=(0.0, 0.0)
