@@ -195,7 +195,7 @@ def test_every_section_is_there_where_runs_have_what_it_shows(tmp_path: Path) ->
     ]
     parts = parts_of([write_simple_run(tmp_path / "one"), *steps])
     assert parts.sections == ["results", "steps", "time", "hand-overs", "picture", "confusion", "questions"]
-    assert "m = 40" in parts.text
+    assert "m\u00a0=\u00a040" in parts.text
 
 
 def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
         write_simple_run(tmp_path / "s", method="single", latent_steps=3),
     ]
     runs = parts_of(folders).data("index")["runs"]
-    assert [run["label"] for run in runs.values()] == [
+    assert [run["label"].replace("\u00a0", " ") for run in runs.values()] == [
         "single",
         "latent · m = 2 · y",
         "latent · m = 2 · z",

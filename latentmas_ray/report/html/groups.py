@@ -91,7 +91,7 @@ def _labels(folders: Sequence[Runs]) -> Iterator[str]:
         twins = [other for other in alike if other[0].config.memory == config.memory]
         if sum(all(_value(other, name) == _value(runs, name) for name in names) for other in twins) > 1:
             parts.append(runs[0].folder.name)
-        yield " · ".join(parts)
+        yield " · ".join(part.replace(" = ", "\u00a0=\u00a0") for part in parts)
 
 
 def _value(runs: Runs, name: str) -> str:
