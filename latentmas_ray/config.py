@@ -40,6 +40,7 @@ _FREE_ON_RESUME = frozenset(
         "trace",
     }
 )
+MAX_NEW_TOKENS = 256  # of tasks that have no bound of their own
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
 _REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
@@ -66,7 +67,12 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     temperature: float = Field(0.6, ge=0.0, le=10.0, description="0 decodes greedily")
     top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the sampled distribution")
-    max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="bound on decoded tokens per agent and question")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description=f"bound on decoded tokens per agent and question; without it the task's own, else {MAX_NEW_TOKENS}",
+    )
     seed: int = Field(42, ge=0, lt=2**63, description="seed of every question's own random stream")
     limit: int | None = Field(None, ge=1, description="only the first N questions")
     replicas: int | dict[str, int] = Field(1, description="copies of every agent's actor, or of some agents'")
@@ -122,6 +128,12 @@ class RunConfig(BaseModel):
     def memory_in_flight_bytes(self) -> int | None:
         """The bound in bytes; None lets the runtime choose."""
         return None if self.memory_in_flight == "auto" else parse_bytes(self.memory_in_flight)
+
+    def resolved(self, task_max_new_tokens: int | None) -> "RunConfig":
+        """The same run with nothing left to its task: without a bound on new tokens of its own it has the task's."""
+        if self.max_new_tokens is not None:
+            return self
+        return self.model_copy(update={"max_new_tokens": task_max_new_tokens or MAX_NEW_TOKENS})
 
     @property
     def max_replicas(self) -> int:

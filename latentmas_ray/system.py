@@ -41,7 +41,7 @@ from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.models import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.seeds import parse_seeds
-from latentmas_ray.tasks import derange, load_questions, questions_from
+from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import (
     Topology,
@@ -103,9 +103,11 @@ class LatentMAS:
         """
         asked = self._controlled(questions_from(questions))
         check_prompts(self.topology, asked)
+        check_graders(asked)
+        config = self.config.resolved(task_max_new_tokens(asked))
         failures: list[Failure] = []
-        batches = plan_batches(asked, self.config.batch_size)
-        with closing(self._drive(self.config, batches, self._traced(asked))) as results:
+        batches = plan_batches(asked, config.batch_size)
+        with closing(self._drive(config, batches, self._traced(asked))) as results:
             for result in results:
                 if isinstance(result, Answer):
                     yield result
@@ -125,14 +127,14 @@ class LatentMAS:
         Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if
         the run breaks off. What was finished by then stays in the folder, and `resume` goes on from it.
         """
-        questions = self._task_questions()
-        if self.config.output is None:
-            return self._answer_all(self.config, questions, None).summary
-        with open_output(self.config.output) as output:
+        config, questions = self._task()
+        if config.output is None:
+            return self._answer_all(config, questions, None).summary
+        with open_output(config.output) as output:
             refuse_seeds(output.folder)
-            with Journal.open(output.folder, self.config, questions, pinned=self._pinned()) as journal:
+            with Journal.open(output.folder, config, questions, pinned=self._pinned()) as journal:
                 output.begin()
-                return self._answer_all(self.config, questions, journal).summary
+                return self._answer_all(config, questions, journal).summary
 
     def evaluate_seeds(
         self, seeds: str | Sequence[int], *, on_seed: Callable[[int], None] = lambda seed: None
@@ -143,14 +145,15 @@ class LatentMAS:
 
         Raises ConfigError for seeds that are none or come twice, and what `evaluate` raises.
         """
-        configs = {seed: config_of(self.config, seed) for seed in parse_seeds(seeds)}
-        questions = self._task_questions()
-        with SeedsJournal(self.config.output, configs, questions, self._pinned()) as journals:
+        numbers = parse_seeds(seeds)
+        config_of_all, questions = self._task()
+        configs = {seed: config_of(config_of_all, seed) for seed in numbers}
+        with SeedsJournal(config_of_all.output, configs, questions, self._pinned()) as journals:
             runs = {}
             for seed, config in configs.items():
                 on_seed(seed)
                 runs[seed] = self._answer_all(config, questions, journals.of(seed))
-            summary = summarise_seeds(self.config, runs)
+            summary = summarise_seeds(config_of_all, runs)
             journals.finish(summary)
             return summary
 
@@ -168,10 +171,12 @@ class LatentMAS:
     ) -> None:
         self.close()
 
-    def _task_questions(self) -> list[Question]:
+    def _task(self) -> tuple[RunConfig, list[Question]]:
+        """The questions of the configured task, checked, and the configuration with what the task decides."""
         questions = self._controlled(load_questions(self.config.task, self.config.limit))
         check_prompts(self.topology, questions)
-        return questions
+        check_graders(questions)
+        return self.config.resolved(task_max_new_tokens(questions)), questions
 
     def _pinned(self) -> dict[str, str]:
         """What a resumed run must share beside the configuration."""

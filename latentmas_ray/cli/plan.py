@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from latentmas_ray.cli.options import run_options
-from latentmas_ray.config import RunConfig, replicas_by_agent
+from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
     LinkSpeeds,
@@ -130,7 +130,7 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
             batch_size=config.batch_size,
             prompt_tokens=prompt_tokens,
             latent_steps=config.latent_steps,
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
         ),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from latentmas_ray.config import GuardName, HandoverMode, RunConfig
+from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, HandoverMode, RunConfig
 from latentmas_ray.engine.turn import Sampling
 
 
@@ -30,7 +30,7 @@ class DriverSettings:
             sampling=Sampling(
                 temperature=config.temperature,
                 top_p=config.top_p,
-                max_new_tokens=config.max_new_tokens,
+                max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
                 seed=config.seed,
             ),
             handover=config.handover,

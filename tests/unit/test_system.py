@@ -1,13 +1,15 @@
 """`LatentMAS` from Python: what is checked before anything starts, and how one run follows another."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.errors import ActorError, TaskError
+from latentmas_ray.errors import ActorError, JournalError, TaskError
 from latentmas_ray.tasks import load_questions
 from tests.unit.fake_runtime import FakeRuntime
 
@@ -65,3 +67,26 @@ def test_a_traced_question_answers_as_it_would_and_tells_what_its_agents_thought
     assert [len(agent.thoughts) for agent in trace.agents.values()] == [3, 3, 3, 0]
     assert trace.agents["answerer"].text == traced[1].answer
     assert set(trace.agents["answerer"].effects) == {"expert_1", "expert_2", "expert_3"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "bound"),
+    [({"task": "gsm8k"}, None, 2048), ({"task": "medqa", "gold": "A"}, None, 4096), ({}, None, 256), ({}, 7, 7)],
+)
+def test_without_a_bound_on_new_tokens_a_run_has_its_tasks(
+    fields: dict[str, str], given: int | None, bound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatentMAS, "_make_runtime", lambda self, num_batches: FakeRuntime())
+    task = tmp_path / "task.jsonl"
+    task.write_text(json.dumps({"id": "1", "question": "How many?", "gold": "7", **fields}))
+    run = {"runtime": "local", "task": str(task), "max_new_tokens": given, "output": str(tmp_path / "out")}
+    with LatentMAS(**run) as mas:
+        assert mas.evaluate().num_questions == 1
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert config["max_new_tokens"] == bound
+    with LatentMAS(**{**run, "resume": True}) as mas:  # left out again, it is the same
+        mas.evaluate()
+    with LatentMAS(**{**run, "resume": True, "max_new_tokens": bound}) as mas:
+        mas.evaluate()
+    with LatentMAS(**{**run, "resume": True, "max_new_tokens": bound + 1}) as mas, pytest.raises(JournalError):
+        mas.evaluate()
