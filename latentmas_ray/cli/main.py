@@ -16,9 +16,11 @@ from latentmas_ray.cli.demo import demo
 from latentmas_ray.cli.doctor import doctor
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.evaluate import evaluate
+from latentmas_ray.cli.grade import grade
 from latentmas_ray.cli.inspect import inspect
 from latentmas_ray.cli.plan import plan
 from latentmas_ray.cli.report import report
+from latentmas_ray.cli.tasks import tasks
 
 app = typer.Typer(
     name="latentmas",
@@ -30,6 +32,8 @@ app = typer.Typer(
 app.command("ask")(ask)
 app.command("eval")(evaluate)
 app.command("compare")(compare)
+app.command("grade")(grade)
+app.command("tasks")(tasks)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("report")(report)

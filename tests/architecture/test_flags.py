@@ -21,6 +21,8 @@ COMMANDS = {
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
+    "grade": "--task --results --output --overwrite --json",
+    "tasks": "--json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "report": "runs --output --published --no-published",
     "doctor": "--address",

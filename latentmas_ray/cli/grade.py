@@ -1,0 +1,48 @@
+"""`latentmas grade`: an existing results file, graded again."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.errors import ConfigError
+
+_MAX_SHOWN = 20
+
+
+def grade(
+    task: Annotated[str, typer.Option("--task", metavar="NAME|FILE", help="the task whose answers they are")],
+    results: Annotated[str, typer.Option("--results", metavar="FILE.jsonl", help="answers, one JSON object a line")],
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE.jsonl", help="write the rows with their new grades here")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Grade an existing results file again; nothing is changed unless --output says so."""
+    from latentmas_ray.driver.regrade import regrade
+    from latentmas_ray.tasks import check_graders, load_questions
+
+    target = None if output is None else Path(output)
+    if target is not None and target.exists() and not overwrite:
+        raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
+    questions = load_questions(task)
+    check_graders(questions)
+    outcome = regrade(Path(results), {question.id: question for question in questions})
+    if target is not None:
+        outcome.write(target)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
+        return
+    before, after = (
+        "none graded" if accuracy is None else f"{accuracy:.1%}" for accuracy in (outcome.was, outcome.accuracy)
+    )
+    changed = f"{len(outcome.changes)} {'grade' if len(outcome.changes) == 1 else 'grades'} changed"
+    typer.echo(f"{len(outcome.rows)} answers, accuracy {after} (was {before}), {changed}")
+    for change in outcome.changes[:_MAX_SHOWN]:
+        typer.echo(f"  {change}")
+    if len(outcome.changes) > _MAX_SHOWN:
+        typer.echo(f"  … and {len(outcome.changes) - _MAX_SHOWN} more")
+    if target is not None:
+        typer.echo(f"written to {target}")

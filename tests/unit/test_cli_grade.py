@@ -1,0 +1,110 @@
+"""`latentmas grade` and `latentmas tasks`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray.cli.main import main
+from latentmas_ray.driver.regrade import regrade
+from latentmas_ray.errors import JournalError
+from latentmas_ray.sandbox import find_obstacle
+from latentmas_ray.tasks import BENCHMARKS, load_questions
+
+TASK = [
+    {"id": "a", "question": "6 times 7?", "gold": "42", "kind": "number"},
+    {"id": "b", "question": "Red?\nA. yes\nB. no", "gold": "B", "kind": "choice"},
+    {"id": "c", "question": "Say it.", "kind": "text"},
+    {"id": "d", "prompt": "Write f.", "test": "assert f() == 1", "kind": "code"},
+]
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "answer": r"\boxed{42}", "prediction": None, "correct": False, "seconds": 1.5},
+    {"id": "b", "answer": "Answer: (A)", "prediction": "A", "correct": False},
+    {"id": "c", "answer": "it", "prediction": "it", "correct": None},
+]
+CODE_ROW = {"id": "d", "answer": "```python\ndef f():\n    return 1\n```", "prediction": None, "correct": False}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    task = write(tmp_path / "task.jsonl", TASK[:3])
+    return ["grade", "--task", task, "--results", write(tmp_path / "results.jsonl", ROWS)]
+
+
+def test_a_results_file_is_graded_again_and_stays_as_it_is(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert main(files) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "3 answers, accuracy 50.0% (was 0.0%), 1 grade changed",
+        "  a: wrong -> right (read as '42')",
+    ]
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.jsonl", "task.jsonl"]
+
+
+def test_figures_as_json(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["num_answers"], told["accuracy"], told["accuracy_before"], told["num_changed"]) == (3, 0.5, 0.0, 1)
+    assert told["changed"][0]["id"] == "a"
+
+
+def test_new_grades_are_written_where_that_is_asked_and_never_over_a_file(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "new.jsonl"
+    assert main([*files, "--output", str(target)]) == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert rows == [{**ROWS[0], "prediction": "42", "correct": True}, *ROWS[1:]]
+    target.write_text("mine")
+    assert main([*files, "--output", str(target)]) == 2
+    assert "--output: got" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+    assert main([*files, "--output", str(target), "--overwrite"]) == 0
+    assert len(target.read_text().splitlines()) == 3
+
+
+@pytest.mark.skipif(find_obstacle() is not None, reason="no sandbox here")
+def test_code_is_run_again(tmp_path: Path) -> None:
+    questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
+    outcome = regrade(Path(write(tmp_path / "r.jsonl", [*ROWS, CODE_ROW])), questions)
+    assert [(change.id, change.now) for change in outcome.changes] == [("a", True), ("d", True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "holds no answer"),
+        ("{", "r.jsonl:1"),
+        ('{"id": "a"}', "id and answer"),
+        ('{"id": "a", "answer": 7}', "id and answer"),
+        ('{"id": "z", "answer": "7"}', "the task has no such question"),
+    ],
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, expected: str) -> None:
+    questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
+    (tmp_path / "r.jsonl").write_text(content)
+    with pytest.raises(JournalError, match=expected):
+        regrade(tmp_path / "r.jsonl", questions)
+    with pytest.raises(JournalError, match="cannot be read"):
+        regrade(tmp_path / "missing.jsonl", questions)
+
+
+def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == [*(one.name for one in BENCHMARKS), "sample", "notes", "chain"]
+    assert (rows["gsm8k"]["max_new_tokens"], rows["sample"]["max_new_tokens"]) == (2048, 256)
+    assert rows["gpqa_diamond"]["hub"]["gated"] is True
+    assert main(["tasks"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in rows)
+    assert r"\boxed{}" in table
