@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.driver.folder import write_atomically
+from latentmas_ray.driver.folder import encode_row, write_atomically
 from latentmas_ray.driver.grading import Grader, Grading
-from latentmas_ray.driver.rows import encode_row
 from latentmas_ray.errors import JournalError
 from latentmas_ray.tasks import Grade, Question, grade
 
