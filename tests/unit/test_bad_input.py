@@ -95,7 +95,7 @@ CASES: dict[str, Case] = {
     ),
     "an unknown task": flags("--task", "homework", names=["--task", "'homework'", "sample"]),
     "a benchmark that is not shipped": flags("--task", "gsm8k", names=["--task", "'gsm8k'", "FILE.jsonl"]),
-    "a code benchmark": flags("--task", "humanevalplus", names=["--task", "'humanevalplus'", "code grading"]),
+    "a code benchmark": flags("--task", "humanevalplus", names=["--task", "'humanevalplus'", "FILE.jsonl"]),
     "a missing question file": flags(
         "--task", "/nowhere/q.jsonl", names=["--task", "'/nowhere/q.jsonl'", "no such file"]
     ),
@@ -107,11 +107,13 @@ CASES: dict[str, Case] = {
     "no question in a record": task('{"id": "a"}\n', "questions.jsonl:1: question"),
     "no id in a record": task('{"question": "1 + 1?"}\n', "questions.jsonl:1: id"),
     "an empty question": task(question(question=" "), "questions.jsonl:1: question", "' '"),
-    "an id twice": task(question() + question(), "questions.jsonl:2: id", "'a'", "line 1"),
     "a gold of another kind": task(question(gold=[1]), "questions.jsonl:1: gold", "[1]"),
     "an unknown kind": task(question(kind="essay"), "questions.jsonl:1: kind", "'essay'"),
     "a letter that is no option": task(question(gold="Z", kind="choice", options={"A": "x", "B": "y"}), "gold", "'Z'"),
-    "code to be tested": task(question(test="assert f()", entry_point="f"), "questions.jsonl:1: test", "code grading"),
+    "code without a prompt": task(question(kind="code"), "questions.jsonl:1: prompt", "kind code"),
+    "tests that are no text": task(
+        question(kind="code", prompt="def f():", test=5, entry_point="f"), "questions.jsonl:1: test", "5"
+    ),
     "bytes that are no text": task(b"\xff\xfe\n", "questions.jsonl:1", "UTF-8"),
     "a cut gzip file": task(gzip.compress(question().encode())[:-12], "--task", "truncated", name="q.jsonl.gz"),
     "a gzip file that is none": task(question(), "--task", "gzip", name="q.jsonl.gz"),
