@@ -119,7 +119,7 @@ def question_from(record: Question | Mapping[str, Any] | str, *, index: int, def
 def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
     """The record with its fields checked. Raises TaskError, its field `where` and the key."""
     kind = _kind(record, where)
-    if kind is None and "prompt" in record and "test" in record:
+    if kind is None and "test" in record and ("prompt" in record or "entry_point" in record):
         kind = "code"
     if kind == "code":
         record = _code_record(record, where)

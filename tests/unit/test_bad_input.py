@@ -114,6 +114,7 @@ CASES: dict[str, Case] = {
     "tests that are no text": task(
         question(kind="code", prompt="def f():", test=5, entry_point="f"), "questions.jsonl:1: test", "5"
     ),
+    "code to be tested": task(question(test="assert f()", entry_point="f"), "questions.jsonl:1: prompt", "kind code"),
     "bytes that are no text": task(b"\xff\xfe\n", "questions.jsonl:1", "UTF-8"),
     "a cut gzip file": task(gzip.compress(question().encode())[:-12], "--task", "truncated", name="q.jsonl.gz"),
     "a gzip file that is none": task(question(), "--task", "gzip", name="q.jsonl.gz"),
