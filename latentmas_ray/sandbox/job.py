@@ -9,8 +9,8 @@ MIB = 2**20
 class Limits:
     """Bounds of one program. Memory, files and processor time are bounded for each of its processes."""
 
-    wall_seconds: float = 90.0  # three times the next, so that a busy machine fails nobody
-    cpu_seconds: int = 30
+    wall_seconds: float = 180.0  # three times the next, so that a busy machine fails nobody
+    cpu_seconds: int = 60  # the slowest of the known right solutions takes 20 to 30
     memory_bytes: int = 4096 * MIB  # of address space
     num_processes: int = 4  # threads count as processes
     file_bytes: int = 16 * MIB  # of one file
