@@ -55,7 +55,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    task: str = Field("sample", min_length=1, description="built-in task, or a FILE.jsonl[.gz] of questions")
+    task: str = Field("sample", min_length=1, description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions")
     method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
     topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
     model: str = Field("tiny", min_length=1, description="tiny, a model folder, or a hub id")
