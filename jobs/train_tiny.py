@@ -13,7 +13,7 @@ from latentmas_ray.training.run import train
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path)
-parser.add_argument("--steps", type=int, default=900, help="until this step (default: 900)")
+parser.add_argument("--steps", type=int, default=930, help="until this step (default: 930)")
 parser.add_argument("--seed", type=int, default=2511, help="of the data and the first weights (default: 2511)")
 parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")

@@ -14,7 +14,6 @@ _SMALL = {
     "model": "tiny",
     "limit": 64,
     "batch_size": 32,
-    "latent_steps": 5,
     "max_new_tokens": 64,
     "temperature": 0.0,
 }
@@ -32,7 +31,7 @@ Three experts know different facts; the answer needs some of them, and the answe
 agent sees only the question. single: one agent reads all notes. text: experts write
 their notes down. latent: they hand over memory instead. deranged: the memory is that
 of another question, so what is right there is luck. Try next:
-  latentmas eval --task notes --latent-steps 5 --output runs/a
+  latentmas eval --task notes --output runs/a
   latentmas eval --task sample --model Qwen/Qwen3-0.6B --method latent"""
 
 

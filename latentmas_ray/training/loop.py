@@ -24,7 +24,8 @@ from latentmas_ray.training.packing import Rows, pack
 from latentmas_ray.training.soft import soft_embeddings
 
 _WARM_UP = 30
-_DECAY_FROM = 0.55  # of all steps; until then the rate stays, so that their number can still be changed
+_DECAY_FROM = 0.55  # of the steps of a fall; until then the rate stays, so that their number can still be changed
+_FIRST_FALL = 730  # where the rate has fallen once; it begins again at about half, if there are more steps
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _NEW_NAMES_FROM = 320
 _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
@@ -96,7 +97,8 @@ class Trainer:
         return {"loss": loss.item(), **figures}
 
     def _rate(self, step: int) -> float:
-        left = (self.recipe.num_steps - step) / (self.recipe.num_steps * (1 - _DECAY_FROM))
+        end = _FIRST_FALL if step < _FIRST_FALL < self.recipe.num_steps else self.recipe.num_steps
+        left = (end - step) / (end * (1 - _DECAY_FROM))
         return self.recipe.rate * min(1.0, (step + 1) / _WARM_UP, max(left, 0.02))
 
     def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:

@@ -45,10 +45,15 @@ def test_a_folder_named_tiny_is_not_taken_for_it(tmp_path: Path, monkeypatch: py
     assert load_model("tiny").name == "tiny"
 
 
+@pytest.mark.parametrize("latent_steps", [2, 40])
 @pytest.mark.parametrize("topology", ["sequential", "hierarchical"])
-def test_memory_carries_what_the_answer_needs(topology: str) -> None:
-    assert accuracy(topology=topology) >= 0.8
-    assert accuracy(topology=topology, memory="deranged") <= 0.45
+def test_memory_carries_what_the_answer_needs(topology: str, latent_steps: int) -> None:
+    assert accuracy(topology=topology, latent_steps=latent_steps) >= 0.8
+    assert accuracy(topology=topology, latent_steps=latent_steps, memory="deranged") <= 0.45
+
+
+def test_thoughts_do_not_confuse_an_agent_that_needs_no_memory() -> None:
+    assert accuracy(task="chain", latent_steps=40) >= 0.8
 
 
 def test_without_memory_the_answer_is_a_guess() -> None:

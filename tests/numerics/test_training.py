@@ -1,5 +1,6 @@
 """The training loop: a stopped run goes on as if nothing had happened, and steps make the loss smaller."""
 
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -44,6 +45,17 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(again)[name], value, rtol=0.02, atol=0.02)
     assert losses[-1] < losses[0]
+
+
+def test_the_rate_falls_begins_again_once_and_falls_to_the_end() -> None:
+    trainer = make_trainer()
+    trainer.recipe = Recipe(num_steps=930)
+    rates = [trainer._rate(step) for step in range(930)]
+    assert rates[30] == rates[400] == 1.0
+    assert rates[729] < 0.03
+    assert 0.4 < rates[730] < 0.5
+    assert rates[929] < 0.03
+    assert sum(after > before for before, after in pairwise(rates[30:])) == 1
 
 
 def test_the_written_model_is_bfloat16_and_small(tmp_path: Path) -> None:
