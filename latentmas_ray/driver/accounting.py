@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from latentmas_ray.driver.results import Answer, HandOver, Transfer, mean_or_zero
 
 PER_QUESTION = "_per_question"
+_IDLE = frozenset({"wait", "trace"})  # waiting for memory is no work, and looking at it is not the turn's
 
 
 def agent_figures(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
@@ -31,7 +32,7 @@ def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
     phases = dict.fromkeys(phase for use in uses for phase in use.seconds)
     seconds = {phase: [use.seconds.get(phase, 0.0) for use in uses] for phase in phases}
     seconds |= _transfer_seconds(reads)
-    busy = [sum(taken for phase, taken in use.seconds.items() if phase != "wait") for use in uses]
+    busy = [sum(taken for phase, taken in use.seconds.items() if phase not in _IDLE) for use in uses]
     return {
         "prompt_tokens": mean_or_zero([use.prompt_tokens for use in uses]),
         "latent_steps": mean_or_zero([use.latent_steps for use in uses]),

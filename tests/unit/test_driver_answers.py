@@ -163,6 +163,22 @@ def test_shares_of_seconds_add_up_to_the_time_that_agents_were_busy() -> None:
     assert judger["read_bytes"] == judger["moved_bytes"] == 2 * summary.agents["planner"]["memory_bytes"]
 
 
+def test_an_agent_is_as_busy_with_a_trace_as_without() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(2), latent_steps=5)
+    traced = [
+        replace(
+            answer,
+            agents={name: replace(use, seconds={**use.seconds, "trace": 8.0}) for name, use in answer.agents.items()},
+        )
+        for answer in answers.values()
+    ]
+    plain = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    with_trace = summarise(traced, [], config=RunConfig(), seconds=1.0)
+    for name, figures in with_trace.agents.items():
+        assert figures["busy_seconds_per_question"] == plain.agents[name]["busy_seconds_per_question"]
+        assert figures["trace_seconds"] == 8.0
+
+
 def test_every_hand_over_is_accounted_for() -> None:
     answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3), latent_steps=5)
     summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
