@@ -66,8 +66,11 @@ def find_idle_memory(effects: Mapping[str, float], limits: Limits = LIMITS) -> t
 
 
 def first_of_each_kind(alarms: Sequence[Alarm]) -> tuple[Alarm, ...]:
-    """What is told where there is no room for all."""
-    return tuple({alarm.kind: alarm for alarm in reversed(alarms)}.values())[::-1]
+    """What is told where there is no room for all, in the order in which they come."""
+    first: dict[AlarmKind, Alarm] = {}
+    for alarm in alarms:
+        first.setdefault(alarm.kind, alarm)
+    return tuple(first.values())
 
 
 def _not_finite(readings: Sequence[Reading]) -> Iterator[Alarm]:

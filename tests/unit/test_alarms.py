@@ -124,6 +124,7 @@ def test_the_first_of_each_kind_is_kept(readings: list[Reading]) -> None:
     assert len(kept) == len({alarm.kind for alarm in kept})
     for alarm in kept:
         assert alarm == next(one for one in alarms if one.kind == alarm.kind)
+    assert list(kept) == sorted(kept, key=alarms.index)
 
 
 @given(st.dictionaries(st.text(), st.floats(0, 10)))
