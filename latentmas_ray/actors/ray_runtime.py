@@ -26,10 +26,6 @@ from latentmas_ray.transport import Situation, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
-MAX_LOSSES = 10  # for each of an agent's replicas, while none of its turns comes to an end
-ONE_FAULT_SECONDS = (
-    2.0  # actors of a node that die so soon one after another died of the same; none starts in that time
-)
 MAX_STARTS = 3  # of all actors anew: another node may die meanwhile
 PickTransport = Callable[[Situation], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
