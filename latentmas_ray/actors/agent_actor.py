@@ -16,7 +16,7 @@ import torch
 from ray.exceptions import RayError
 
 from latentmas_ray.actors.inbox import Delivery, Parcel
-from latentmas_ray.actors.turn import Runner, carry_out
+from latentmas_ray.actors.turn import Runner, as_it_leaves, carry_out
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
@@ -93,7 +93,7 @@ class AgentActor:
         # What stays in this process may stay in the engine's cache, until that is needed for something else.
         send = None if isinstance(self._transport, Loopback) else sent.append
         parcel, report = self._engine.submit(self._carry_out, work, later, first, send, leaves_early=False).result()
-        return (sent[0] if sent else parcel), report
+        return (as_it_leaves(sent[0], report) if sent else parcel), report
 
     def begin_turn(
         self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
@@ -212,7 +212,7 @@ class AgentActor:
 
         try:
             _, report = self._carry_out(work, later, first, send, leaves_early=True)
-            running.rest.set_result((last[0], report))
+            running.rest.set_result((as_it_leaves(last[0], report), report))
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
             self.release(*running.kept)
             # Its frames hold what the turn had read, and the error is about to be kept.

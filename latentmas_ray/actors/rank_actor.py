@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from latentmas_ray.actors.agent_actor import AgentActor, Loaded
 from latentmas_ray.actors.inbox import Delivery, Parcel
 from latentmas_ray.actors.shard_transport import ShardTransport, join_parcels
-from latentmas_ray.actors.turn import Runner
+from latentmas_ray.actors.turn import Runner, as_it_leaves
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.errors import LatentMASError, ShardError, TransferError
 from latentmas_ray.memory import Shard
@@ -96,7 +96,7 @@ class RankActor(AgentActor):
         first = [_wait_or_fail(source) for source in sources]
         turn = partial(self._carry_out, work, sources, first, sent.append, leaves_early=False)
         _, report = self._enter(number, turn).result()
-        return (sent[0] if sent else None), report
+        return (as_it_leaves(sent[0], report) if sent else None), report
 
     def begin_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel, int]:
         """Like `begin_turn`, which `end_turn` ends."""

@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from latentmas_ray.actors.inbox import Delivery, Inbox, Parcel
-from latentmas_ray.engine.turn import SegmentRead
+from latentmas_ray.actors.turn import as_it_leaves
+from latentmas_ray.engine.turn import SegmentRead, TurnReport
 from latentmas_ray.memory import Piece, join
 from latentmas_ray.transport import Loopback
 from tests.unit.memory_cases import SPEC, assert_equal, cut, make_segment
@@ -35,6 +36,14 @@ def test_the_way_to_a_reader_that_was_idle_is_exposed() -> None:
     (read,) = absorbed([Delivery("planner", Parcel(final_at, Piece.whole(SEGMENT)))], idle_since=0.0)
     assert read.exposed_seconds >= LONG_AGO
     assert read.seconds < LONG_AGO
+
+
+def test_what_was_looked_at_before_memory_left_is_not_exposed() -> None:
+    parcel = Parcel(time.time() - LONG_AGO, Piece.whole(SEGMENT))
+    for seconds, is_exposed in [(0.0, True), (LONG_AGO, False)]:
+        report = TurnReport(agent="planner", prompt_tokens=(3, 2), trace_seconds=seconds)
+        (read,) = absorbed([Delivery("planner", as_it_leaves(parcel, report))], idle_since=0.0)
+        assert (read.exposed_seconds >= LONG_AGO) == is_exposed
 
 
 def test_what_a_reader_did_meanwhile_is_not_exposed() -> None:
