@@ -14,6 +14,8 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.memory import Placement
 from latentmas_ray.models.cache import BatchCache
 
+_PLACES_CHUNK = 64  # places at a time: bounds their logits
+
 
 @torch.inference_mode()
 def fork(session: Session, reads: Placement, rows: Sequence[int], *, room: int, without: str | None = None) -> Session:
@@ -55,7 +57,7 @@ class Ablation:
     ) -> None:
         """The session must still hold its memory in its rows; afterwards it is not needed any more. At most `room`
         inputs will have followed the prompts."""
-        self._rows, self._reads = rows, reads
+        self._lm, self._rows, self._reads = session.lm, rows, reads
         self._prompts = [prompts[row] for row in rows]
         room += max(map(len, self._prompts), default=0)
         sources = [placed.agent for placed in reads.segments] if rows else []
@@ -74,23 +76,27 @@ class Ablation:
         found: list[dict[str, float]] = [{} for _ in self._rows]
         full = self._follow(None, followed) if self._forks else []
         for placed in self._reads.segments if self._forks else ():
-            for index, (row, p_TV, q_TV) in enumerate(
+            for index, (row, with_TE, without_TE) in enumerate(
                 zip(self._rows, full, self._follow(placed.agent, followed), strict=True)
             ):
-                moved_T = (p_TV.exp() * (p_TV - q_TV)).sum(dim=-1)
+                moved_T = self._moved(with_TE, without_TE)
                 moved_T = moved_T[moved_T.isfinite()]
                 if placed.segment.lengths[row] and len(moved_T):
                     found[index][placed.agent] = max(0.0, float(moved_T.max()))
         return found
 
     def _follow(self, without: str | None, followed: Sequence[Tensor]) -> list[Tensor]:
-        """Log probabilities of the next token after the prompt and after each input, [T, V] of each question."""
+        """The last hidden states after the prompt and after each input, [T, E] of each question."""
         session = self._forks.pop(without)
         session.prefill(self._prompts)
         last_BE = session.last_hidden_BE
         after = session.follow(followed)
-        lm = session.lm
-        return [
-            torch.log_softmax(lm.logits(torch.cat([last_E[None], row_TE])), dim=-1)
-            for last_E, row_TE in zip(last_BE, after, strict=True)
-        ]
+        return [torch.cat([last_E[None], row_TE]) for last_E, row_TE in zip(last_BE, after, strict=True)]
+
+    def _moved(self, with_TE: Tensor, without_TE: Tensor) -> Tensor:
+        """Σ p log(p/q) of the next token at each place, [T]."""
+        parts = []
+        for hidden in zip(with_TE.split(_PLACES_CHUNK), without_TE.split(_PLACES_CHUNK), strict=True):
+            p_TV, q_TV = (torch.log_softmax(self._lm.logits(hidden_TE), dim=-1) for hidden_TE in hidden)
+            parts.append((p_TV.exp() * (p_TV - q_TV)).sum(dim=-1))
+        return torch.cat(parts)

@@ -113,6 +113,20 @@ def test_thinking_projects_nothing_unless_it_is_traced(runner: TurnRunner, proje
     assert projections == [2 * NUM_STEPS]
 
 
+def test_no_effect_takes_the_logits_of_many_places_at_once(
+    runner: TurnRunner, projections: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of one place are as many numbers as the vocabulary has tokens."""
+    segments, whole = run_all(runner, CHAIN, QUESTIONS)
+    monkeypatch.setattr("latentmas_ray.engine.fork._PLACES_CHUNK", 2)
+    projections.clear()
+    reads = {"traced": frozenset(QUESTIONS), "reads": CHAIN}
+    _, report = runner.run(order("c", "text", **reads), segments)
+    assert max(projections) == len(QUESTIONS)  # decoding a step
+    for name in QUESTIONS:
+        assert report.traces[name].effects == pytest.approx(whole["c"].traces[name].effects, rel=1e-4, abs=1e-6)
+
+
 @pytest.mark.parametrize("family", ["qwen3", "qwen3-tied", "gemma3", "neox"])
 @pytest.mark.parametrize("chunk", [7, 10_000])
 def test_thoughts_are_seen_as_the_matrices_show_them(
