@@ -5,6 +5,7 @@ Nothing here changes what a turn computes. Of a divided model every call is a st
 Dimensions: N thoughts, V vocabulary, E hidden size, K likeliest tokens.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,7 +82,8 @@ class Lens:
 
     @torch.inference_mode()
     def look(self, hidden_NE: Tensor, bearings: Bearings | None = None) -> list[Thought]:
-        """Everything about each thought; of one that is not finite only that it has no tokens, all else is 0."""
+        """Everything about each thought; of one that is not finite only that it has no tokens, all else is 0. Neither
+        has one tokens of which the model cannot tell what it says."""
         if not len(hidden_NE):
             return []
         bearings = bearings or self.bearings(hidden_NE)
@@ -90,8 +92,10 @@ class Lens:
         xy_N2 = self.plane.place(self.realign(hidden_NE)).tolist()
         return [
             Thought(
-                tokens=tuple((self._token(token), share) for token, share in zip(ids, shares, strict=True)),
-                entropy=entropy,
+                tokens=tuple((self._token(token), share) for token, share in zip(ids, shares, strict=True))
+                if math.isfinite(entropy)
+                else (),
+                entropy=entropy if math.isfinite(entropy) else 0.0,
                 norm=norm,
                 distance=distance,
                 nearest=self._token(nearest),

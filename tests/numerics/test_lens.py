@@ -1,5 +1,7 @@
 """What the lens shows is what the model's own matrices give, and looking changes nothing."""
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -173,6 +175,16 @@ def test_a_thought_that_is_not_finite_shows_nothing(engine_of: MakeEngine) -> No
     assert (broken.norm, broken.entropy, broken.xy) == (0.0, 0.0, (0.0, 0.0))
     assert first.tokens
     assert last.tokens
+
+
+def test_a_thought_that_says_nothing_that_can_be_told_is_still_a_row_of_json(engine_of: MakeEngine) -> None:
+    engine = engine_of("qwen3")
+    engine.lm = make_lm("qwen3")
+    engine.lm.model.get_output_embeddings().weight.data[7] = torch.inf
+    (thought,) = Lens(engine.lm, engine.realign).look(torch.randn(1, engine.lm.spec.hidden_size))
+    assert (thought.tokens, thought.entropy) == ((), 0.0)
+    assert thought.norm > 0
+    json.dumps(asdict(thought), allow_nan=False)
 
 
 def test_embeddings_that_are_not_finite_are_near_to_nothing(lm_of: MakeLM, engine_of: MakeEngine) -> None:
