@@ -33,11 +33,14 @@ def run_program(job: Job, *, cancelled: Event | None = None) -> Outcome:
     """
     if sys.platform != "linux":
         raise SandboxError("programs can only be confined on Linux")
-    folder = Path(tempfile.mkdtemp(prefix="latentmas-sandbox-"))
     try:
-        return _run_in(folder, job, cancelled or Event())
-    finally:
-        _remove(folder)
+        folder = Path(tempfile.mkdtemp(prefix="latentmas-sandbox-"))
+        try:
+            return _run_in(folder, job, cancelled or Event())
+        finally:
+            _remove(folder)
+    except OSError as error:  # no room for a folder, no process to be had
+        raise SandboxError(f"the sandbox did not start: {error.strerror or error}") from error
 
 
 @cache

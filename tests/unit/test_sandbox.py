@@ -1,5 +1,6 @@
 """Programs that attack: graded wrong, and nothing of them is left – no process, no file."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from threading import Event, Timer
 
 import pytest
 
+from latentmas_ray.errors import SandboxError
 from latentmas_ray.sandbox import Job, Limits, Outcome, find_obstacle, run_program
 from latentmas_ray.sandbox.job import MIB
 
@@ -52,6 +54,16 @@ def test_a_right_program_passes_and_a_wrong_one_does_not() -> None:
     wrong = run("def double(x):\n    return x * x\n")
     assert not wrong.passed
     assert "AssertionError" in wrong.reason
+
+
+@pytest.mark.parametrize("refused", ["tempfile.mkdtemp", "subprocess.Popen"])
+def test_a_machine_that_is_full_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(refused, refuse)
+    with pytest.raises(SandboxError, match="did not start: No space left on device"):
+        run(RIGHT)
 
 
 def test_a_program_may_use_numpy_files_of_its_own_and_data_classes() -> None:
