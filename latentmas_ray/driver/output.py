@@ -24,8 +24,9 @@ from latentmas_ray.driver.traces import EMBEDDINGS_NAME, TRACES_NAME
 from latentmas_ray.errors import JournalError, RunError
 
 UPLOAD_SECONDS = 15.0
-# What says which run it is goes first: results without it could not be resumed.
-_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, FAILURES_NAME, SUMMARY_NAME)
+# What says which run it is goes first: results without it could not be resumed. Traces go before results: a question
+# that has its answer is not traced again.
+_NAMES = (CONFIG_NAME, TRACES_NAME, EMBEDDINGS_NAME, RESULTS_NAME, FAILURES_NAME, SUMMARY_NAME)
 _LOG = logging.getLogger(__name__)
 
 
@@ -128,14 +129,21 @@ class _RemoteOutput(Output):
                 _LOG.warning("results are not copied to %s for now: %s", self._url, _reason(error))
 
     def _send(self) -> None:
-        """Copy the files that have changed, as wholes, and remove there what is no more here."""
-        for name in _NAMES:
+        """Copy the files that have changed, as wholes, and remove there what is no more here.
+
+        They are read in the other direction, so that what is written meanwhile does not come without what goes before.
+        """
+        changed: dict[str, tuple[tuple[int, int] | None, bytes]] = {}
+        for name in reversed(_NAMES):
             version = _version(self.folder / name)
-            if version is None and self._there.get(name) is not None:
-                self._store.rm_file(f"{self._root}/{name}")
-            elif version is not None and version != self._there.get(name):
+            if version != self._there.get(name):
                 # Half a row at its end is what a killed run leaves too: a resumed one knows what to do.
-                self._put(f"{self._root}/{name}", (self.folder / name).read_bytes())
+                changed[name] = version, b"" if version is None else (self.folder / name).read_bytes()
+        for name, (version, content) in reversed(changed.items()):
+            if version is None:
+                self._store.rm_file(f"{self._root}/{name}")
+            else:
+                self._put(f"{self._root}/{name}", content)
             self._there[name] = version
 
     def _put(self, path: str, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Output in a URL: what is in the store when, what a resumed run ends with, and what happens where a store refuses."""
 
+import itertools
 import json
 import shutil
 import time
@@ -100,6 +101,36 @@ def test_rows_are_copied_while_the_run_goes_on() -> None:
             while len(rows()) < count:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
+
+
+def test_no_answer_is_in_the_store_without_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever a run is killed: a question that has its answer is not traced again."""
+    config = RunConfig(output=URL, batch_size=1, trace=len(QUESTIONS))
+    results = make_driver(FakeRuntime(), CHAIN, traced=frozenset(question.id for question in QUESTIONS)).run(
+        plan_batches(QUESTIONS, 1)
+    )
+    real = MemoryFileSystem.pipe_file
+    answered: set[str] = set()
+    lacking: set[str] = set()
+
+    def pipe_file(store: MemoryFileSystem, path: str, content: bytes) -> None:
+        for result in itertools.islice(results, 1):  # something new while the store is busy
+            journal.record(result)
+        real(store, path, content)
+        answered.update(ids("results.jsonl"))
+        lacking.update(answered - ids("traces.jsonl"))
+
+    def ids(name: str) -> set[str]:
+        if name not in names():
+            return set()
+        with fsspec.open(f"{URL}/{name}") as file:
+            return {json.loads(line)["id"] for line in file.read().splitlines()}
+
+    with open_output(URL) as output, Journal.open(output.folder, config, QUESTIONS) as journal:
+        monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
+        output.begin()
+    assert answered
+    assert not lacking
 
 
 def test_half_a_row_is_computed_again(store: MemoryFileSystem) -> None:
