@@ -16,6 +16,7 @@ _CHARACTERS = str.maketrans(
 )
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]++")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+_VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
 _GROUP_GAP = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!:; ]|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
 _STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|it|sf|tt|bb)?|mbox|operatorname|displaystyle|left|right|approx"
@@ -87,6 +88,7 @@ def plain(text: str) -> str:
 
     Commands that change a value (`\\sqrt`, `\\pi`) stay, backslash and all.
     """
+    text = _VULGAR_FRACTION.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), text)  # 1½ as 1 1/2
     text = _GROUP_GAP.sub(",", text).translate(_CHARACTERS)
     text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPT_DIGITS), text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\times", "×").replace("\\cdot", "×")

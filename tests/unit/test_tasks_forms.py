@@ -36,6 +36,8 @@ def make(kind: AnswerKind, gold: str, **record: object) -> Question:
         ("3/4", r"\boxed{\dfrac34}"),
         ("0.75", "3/4"),
         ("1.5", "1 1/2"),
+        ("1.5", "1½"),
+        ("0.75", r"\boxed{¾}"),
         ("1.5", r"\boxed{1\frac{1}{2}}"),
         ("50", "50%"),
         ("50%", r"\boxed{50\%}"),
