@@ -35,9 +35,13 @@ _ALONE = re.compile(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z]
 _LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
 _EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
 _PARENTHESISED = re.compile(r"(?<!\w)\(([A-Za-z])\)")
-_SINGLE = re.compile(r"(?<![\w'’-])([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)")
+_SINGLE = re.compile(  # not one of which it is said that it is wrong
+    r"(?<![\w'’-])([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
+    r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
+)
+_NEGATION = re.compile(r"\b(?:[Nn]ot|[Cc]annot)\b|n['’]t\b")
 _UNDECIDED = re.compile(
-    r"\b(?:not|either|neither)\b|n['’]t\b|(?<!\w)[A-Z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])"
+    rf"{_NEGATION.pattern}|\b(?:[Ee]ither|[Nn]either)\b|(?<!\w)[A-Z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])"
 )
 
 
@@ -137,6 +141,8 @@ def _stated(answer: str, options: Mapping[str, str]) -> str | None:
         if match.re is _VERDICT:
             if _is_label(match["letter"], options):
                 return match["letter"]
+        elif _NEGATION.search(match[0]):  # "the answer cannot be …"
+            continue
         elif letter := _leading_letter(plain(answer[match.end() : match.end() + _WINDOW]), options):
             return letter
     return None
