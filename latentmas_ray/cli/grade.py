@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from latentmas_ray.cli.text import printable
+from latentmas_ray.config import is_url
 from latentmas_ray.errors import ConfigError
 
 _MAX_SHOWN = 20
@@ -24,9 +26,7 @@ def grade(
     from latentmas_ray.driver.regrade import regrade
     from latentmas_ray.tasks import check_graders, load_questions
 
-    target = None if output is None else Path(output)
-    if target is not None and target.exists() and not overwrite:
-        raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
+    target = None if output is None else _checked(output, overwrite=overwrite)
     questions = load_questions(task)
     check_graders(questions)
     outcome = regrade(Path(results), {question.id: question for question in questions})
@@ -41,8 +41,20 @@ def grade(
     changed = f"{len(outcome.changes)} {'grade' if len(outcome.changes) == 1 else 'grades'} changed"
     typer.echo(f"{len(outcome.rows)} answers, accuracy {after} (was {before}), {changed}")
     for change in outcome.changes[:_MAX_SHOWN]:
-        typer.echo(f"  {change}")
+        typer.echo(f"  {printable(str(change))}")
     if len(outcome.changes) > _MAX_SHOWN:
         typer.echo(f"  … and {len(outcome.changes) - _MAX_SHOWN} more")
     if target is not None:
         typer.echo(f"written to {target}")
+
+
+def _checked(output: str, *, overwrite: bool) -> Path:
+    """Where the rows go. Raises ConfigError before anything is graded, which may take minutes."""
+    path = Path(output)
+    if is_url(output) or path.is_dir():
+        raise ConfigError("output", output, "it must be a file on this machine")
+    if not path.parent.is_dir():
+        raise ConfigError("output", output, f"its folder must exist: {path.parent}")
+    if path.exists() and not overwrite:
+        raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
+    return path

@@ -26,7 +26,8 @@ class Change:
 
     def __str__(self) -> str:
         words = {True: "right", False: "wrong", None: "not graded"}
-        why = self.reason or f"read as {(self.prediction or 'nothing').strip().splitlines()[0][:60]!r}"
+        first_line = (self.prediction or "").strip().partition("\n")[0] or "nothing"
+        why = self.reason or f"read as {first_line[:60]!r}"
         return f"{self.id}: {words[self.was]} -> {words[self.now]} ({why})"
 
 
@@ -107,12 +108,14 @@ def _read(path: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]
         place = f"{path.name}:{number}"
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise JournalError(place, line.decode(errors="replace"), "it must be one JSON object") from None
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("id", "answer")):
             raise JournalError(
                 place, line.decode(errors="replace"), "it must be an object with the texts id and answer"
             )
+        if row.get("correct") not in (True, False, None):
+            raise JournalError(f"{place}: correct", str(row["correct"]), "it must be true, false, null or left out")
         if row["id"] not in questions:
             raise JournalError(f"{place}: id", row["id"], "the task has no such question; give the task of this file")
         rows.append(row)

@@ -20,7 +20,7 @@ _PROGRAM = """
 from math_verify import parse, verify
 gold, given = (parse("$" + text + "$", parsing_timeout=None) for text in {texts!r})
 """
-_TESTS = "assert gold and given and verify(gold, given, timeout_seconds=None)"
+_TESTS = "assert gold and given and verify(gold, given, timeout_seconds=None), 'not the value of the gold'"
 
 
 def extract_latex(answer: str) -> str | None:

@@ -72,6 +72,24 @@ def test_new_grades_are_written_where_that_is_asked_and_never_over_a_file(
     assert len(target.read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("output", [".", "none/new.jsonl", "s3://bucket/new.jsonl"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_graded(
+    files: list[str], output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("latentmas_ray.driver.regrade.regrade", None)
+    assert main([*files, "--output", output]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output: got '{output}'; ")
+
+
+def test_what_a_program_said_does_not_drive_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, results = write(tmp_path / "task.jsonl", TASK[:1]), write(tmp_path / "r.jsonl", ROWS[:1])
+    monkeypatch.setattr("latentmas_ray.driver.regrade.Change.__str__", lambda change: f"{change.id}: \x1b[31mred")
+    assert main(["grade", "--task", task, "--results", results]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 @pytest.mark.skipif(find_obstacle() is not None, reason="no sandbox here")
 def test_code_is_run_again(tmp_path: Path) -> None:
     questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
@@ -87,6 +105,8 @@ def test_code_is_run_again(tmp_path: Path) -> None:
         ('{"id": "a"}', "id and answer"),
         ('{"id": "a", "answer": 7}', "id and answer"),
         ('{"id": "z", "answer": "7"}', "the task has no such question"),
+        ('{"id": "a", "answer": "7", "correct": "yes"}', "r.jsonl:1: correct: got 'yes'; it must be true, false, null"),
+        ("[" * 100_000, "must be one JSON object"),
     ],
 )
 def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, expected: str) -> None:
