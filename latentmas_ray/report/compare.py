@@ -135,7 +135,18 @@ def _gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
 
 
 def _rest(run: ComparedRun) -> dict[str, Any]:
-    return {name: value for name, value in run.config.identity().items() if name not in _FREE}
+    """What a run and its controls have in common. A guard that only tells changes no answer."""
+    identity = run.config.identity()
+    if identity["guard"] == "warn":
+        identity["guard"] = "off"
+    return {name: value for name, value in identity.items() if name not in _FREE}
+
+
+def _differing(control: ComparedRun, matched: Sequence[ComparedRun]) -> str:
+    """The settings that keep `control` from being a control of the run that is most like it."""
+    rest = _rest(control)
+    differing = [[name for name, value in _rest(run).items() if value != rest[name]] for run in matched]
+    return ", ".join(min(differing, key=len))
 
 
 def _notes(runs: Sequence[ComparedRun], pairs: Sequence[Pair]) -> Iterator[str]:
@@ -146,6 +157,11 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[Pair]) -> Iterator[str]:
             yield f"{run.name} was resumed: its speed is that of its last start, without {run.num_resumed} questions"
         if failed := sum(len(one.failures) for one in run.runs):
             yield f"{run.name} has no answer to {failed} questions that failed; they are left out, not counted as wrong"
+    matched = [run for run in runs if run.config.method == "latent" and run.config.memory == "matched"]
+    for run in runs if matched else ():
+        if run.config.memory in _GAINS and (differing := _differing(run, matched)):
+            memory = run.config.memory
+            yield f"{run.name} (memory {memory}) is no control: from a matched run it differs in {differing} too"
     for pair in pairs:
         if pair.paired is None:
             yield f"{pair.other} and {pair.base} have no graded question in common: they cannot be compared"

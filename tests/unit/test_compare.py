@@ -145,7 +145,19 @@ def test_controls_tell_what_memory_was_good_for(tmp_path: Path) -> None:
 def test_a_control_of_another_run_is_none(tmp_path: Path) -> None:
     matched = write_run(tmp_path / "matched", verdicts("11"), latent_steps=5)
     deranged = write_run(tmp_path / "deranged", verdicts("00"), memory="deranged", latent_steps=6)
-    assert compare_folders([matched, deranged]).gains == ()
+    comparison = compare_folders([matched, deranged])
+    assert comparison.gains == ()
+    assert any(note.startswith("B (memory deranged) is no control: ") for note in comparison.notes)
+
+
+def test_a_guard_that_only_tells_does_not_part_a_run_from_its_control(tmp_path: Path) -> None:
+    matched = write_run(tmp_path / "a", verdicts("11"), method="latent", guard="warn")
+    deranged = write_run(tmp_path / "b", verdicts("10"), method="latent", memory="deranged")
+    assert only_gains(compare_folders([matched, deranged])) == {"pairing gain": 0.5}
+    dropping = write_run(tmp_path / "c", verdicts("11"), method="latent", guard="drop")
+    comparison = compare_folders([dropping, deranged])
+    assert comparison.gains == ()
+    assert any("it differs in guard too" in note for note in comparison.notes)
 
 
 def test_seeds_are_averaged_over_each_question(tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None
         assert {paired.difference, *paired.interval, paired.p_value} <= set(shown)
 
 
+def test_a_control_of_no_run_is_told_where_gains_are_left_out(tmp_path: Path) -> None:
+    matched = write_simple_run(tmp_path / "a", method="latent", latent_steps=5)
+    deranged = write_simple_run(tmp_path / "b", method="latent", latent_steps=6, memory="deranged")
+    parts = parts_of([matched, deranged])
+    assert "gains" not in parts.sections
+    assert "What memory carries: add the same latent run, with no other setting changed" in parts.text
+
+
 def test_runs_of_different_questions_under_the_same_ids_are_refused(tmp_path: Path) -> None:
     config = RunConfig(task="sums", method="single")
     for name, gold in (("a", "1"), ("b", "2")):

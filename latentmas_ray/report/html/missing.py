@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from latentmas_ray.report.html.entries import Entry, Group
+from latentmas_ray.report.html.entries import Group
 from latentmas_ray.report.html.steps import make_steps_chart
 
 
-def find_missing(groups: Sequence[Group], *, with_published: bool, has_published: bool) -> Iterator[str]:
+def find_missing(
+    groups: Sequence[Group], *, with_published: bool, has_published: bool, has_gains: bool
+) -> Iterator[str]:
     """One line for each section that is left out."""
     entries = [entry for group in groups for entry in group.entries]
     if not any(group.single for group in groups) or len(entries) == 1:
@@ -20,8 +22,11 @@ def find_missing(groups: Sequence[Group], *, with_published: bool, has_published
         yield "Accuracy over latent steps: add runs that differ in --latent-steps only."
     if not any(len(group.entries) > 1 for group in groups):
         yield "Who got right what the other got wrong: add another run of the same questions."
-    if not any(map(_is_control, entries)):
-        yield "What memory carries: add the same latent run with --memory deranged (or prompt-only, latent-only, none)."
+    if not has_gains:
+        yield (
+            "What memory carries: add the same latent run, with no other setting changed, with --memory deranged (or "
+            "prompt-only, latent-only, none)."
+        )
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."
     if not any(run.traces for entry in entries for run in entry.runs):
@@ -29,7 +34,3 @@ def find_missing(groups: Sequence[Group], *, with_published: bool, has_published
     for entry in entries:
         if not entry.is_finished:
             yield f"The time of {entry.label}: it has not come to its end; go on with --resume."
-
-
-def _is_control(entry: Entry) -> bool:
-    return entry.accent == "control"

@@ -84,6 +84,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     pictures = (make_picture(member) for group in groups for member in group.members)
     hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
     pairs = ((group, make_pairs(group)) for group in groups)
+    gains = tuple((found.group, rows) for found in compared if (rows := found.gains()))
     has_published = any(row.published for table in tables for row in table.rows)
     return Sections(
         groups=tuple(groups),
@@ -94,9 +95,11 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
         pictures=tuple(picture for picture in pictures if picture),
         pairs=tuple((group, found) for group, found in pairs if found),
-        gains=tuple((found.group, gains) for found in compared if (gains := found.gains())),
+        gains=gains,
         settings=common_settings([member.run for group in groups for member in group.members]),
-        missing=tuple(find_missing(groups, with_published=with_published, has_published=has_published)),
+        missing=tuple(
+            find_missing(groups, with_published=with_published, has_published=has_published, has_gains=bool(gains))
+        ),
     )
 
 
