@@ -146,7 +146,8 @@ def _differing(control: ComparedRun, matched: Sequence[ComparedRun]) -> str:
     """The settings that keep `control` from being a control of the run that is most like it."""
     rest = _rest(control)
     differing = [[name for name, value in _rest(run).items() if value != rest[name]] for run in matched]
-    return ", ".join(min(differing, key=len))
+    fewest: list[str] = min(differing, key=len)
+    return ", ".join(fewest)
 
 
 def _notes(runs: Sequence[ComparedRun], pairs: Sequence[Pair]) -> Iterator[str]:
