@@ -30,6 +30,7 @@ def main() -> None:
     """Run the job on standard input in the folder that is the first argument."""
     kernel.die_with_parent()
     kernel.adopt_orphans()
+    signal.signal(signal.SIGTERM, _stop)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this and the program go first
     given = json.load(sys.stdin)
@@ -38,6 +39,11 @@ def main() -> None:
     json.dump(_verdict(job, os.path.realpath(sys.argv[1])), sys.stdout)
     sys.stdout.flush()
     os._exit(0)
+
+
+def _stop(*_: object) -> None:
+    """Nobody waits for the verdict any more."""
+    sys.exit(1)
 
 
 def _verdict(job: Job, folder: str) -> dict[str, Any]:
@@ -55,8 +61,11 @@ def _verdict(job: Job, folder: str) -> dict[str, Any]:
         others = _OWN_PROCESSES - 1 if isolation.has_own_user else num_others
         _begin(job, folder, theirs, token, isolation, uid=uid, num_others=others)
     os.close(theirs)
-    report, is_late = _await(ours, child, job.limits.wall_seconds)
-    ended_by = _end(child)
+    try:
+        report, is_late = _await(ours, child, job.limits.wall_seconds)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being ended is ended to the last
+        ended_by = _end(child)
     if not report.startswith(READY):
         return {"failed": report.decode(errors="replace") or "its process ended before the program began"}
     told = report.removeprefix(READY).partition(b"\n")
@@ -93,6 +102,7 @@ def _begin(
     The first process ignores most signals, and when it ends the kernel ends all others.
     """
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         kernel.die_with_parent()
         os.setsid()
         program = os.fork() if isolation.has_own_processes else 0

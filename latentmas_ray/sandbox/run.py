@@ -21,6 +21,7 @@ _START = (
     "import sys; sys.path.insert(0, {root!r}); from latentmas_ray.sandbox.keeper import main; del sys.path[0]; main()"
 )
 _GRACE_SECONDS = 20.0  # for Python to start and for the keeper to clean up
+_STOP_SECONDS = 10.0  # for the keeper to end what it keeps
 _POLL_SECONDS = 0.2
 _MAX_VERDICT_CHARS = 1000
 
@@ -75,11 +76,20 @@ def _run_in(folder: Path, job: Job, cancelled: Event) -> Outcome:
             except subprocess.TimeoutExpired:
                 if not cancelled.is_set() and time.monotonic() <= deadline:
                     continue
-                os.killpg(keeper.pid, signal.SIGKILL)  # and with it, by the kernel, all below it
-                keeper.communicate()
+                _stop(keeper)
                 return Outcome(
                     passed=False, reason="it was cancelled" if cancelled.is_set() else "it could not be ended in time"
                 )
+
+
+def _stop(keeper: "subprocess.Popen[bytes]") -> None:
+    """Have it end the program with all that this has started. Where it does not, the kernel ends the program."""
+    keeper.terminate()
+    try:
+        keeper.communicate(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(keeper.pid, signal.SIGKILL)
+        keeper.communicate()
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Timer
 
@@ -13,10 +14,13 @@ import pytest
 
 from latentmas_ray.errors import SandboxError
 from latentmas_ray.sandbox import Job, Limits, Outcome, find_obstacle, run_program
+from latentmas_ray.sandbox import run as run_module
 from latentmas_ray.sandbox.job import MIB
 
 pytestmark = pytest.mark.skipif(find_obstacle() is not None, reason=f"no sandbox here: {find_obstacle()}")
 
+LONG_SECONDS = 90
+PATIENCE_SECONDS = 60.0
 TESTS = "assert double(4) == 8"
 RIGHT = "def double(x):\n    return 2 * x\n"
 
@@ -274,3 +278,34 @@ def test_a_job_can_be_cancelled() -> None:
 
 def test_it_runs_this_python() -> None:
     assert run("import sys", f"assert sys.version_info[:3] == {tuple(sys.version_info[:3])!r}").passed
+
+
+def test_a_cancelled_program_takes_its_children_along_where_there_are_no_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if os.geteuid():
+        pytest.skip("without namespaces only root is sure to confine it")
+    changes = (
+        "from latentmas_ray.sandbox import keeper; from latentmas_ray.sandbox.namespaces import Isolation; "
+        "keeper.isolate = lambda *_: Isolation("
+        "has_own_user=False, has_no_network=False, has_own_processes=False, is_read_only=False); "
+    )
+    monkeypatch.setattr(run_module, "_START", run_module._START.replace("del sys", f"{changes}del sys"))
+    mark = f"lmr{os.getpid()}"
+    program = f"""
+import ctypes, os, time
+ctypes.CDLL(None).prctl(15, b"{mark}", 0, 0, 0)
+if os.fork() == 0:
+    os.setsid()
+time.sleep({LONG_SECONDS})
+"""
+    cancelled = Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_program, Job(program=program, tests=""), cancelled=cancelled)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(processes_called(mark)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cancelled.set()
+        assert running.result() == Outcome(passed=False, reason="it was cancelled")
+    assert processes_called(mark) == []
