@@ -75,9 +75,14 @@ class SeedsJournal:
         with ExitStack() as stack:
             self._root = stack.enter_context(open_output(output))
             _check_root(self._root.folder, output, configs)
-            for seed, config in configs.items():
-                own = stack.enter_context(open_output(config.output or seed_output(output, seed)))
-                self._journals[seed] = stack.enter_context(Journal.open(own.folder, config, questions, pinned=pinned))
+            outputs = {
+                seed: stack.enter_context(open_output(config.output or seed_output(output, seed)))
+                for seed, config in configs.items()
+            }
+            # First those that may be refused: then nothing is made for the others.
+            for seed, own in sorted(outputs.items(), key=lambda one: not (one[1].folder / RESULTS_NAME).exists()):
+                journal = Journal.open(own.folder, configs[seed], questions, pinned=pinned)
+                self._journals[seed] = stack.enter_context(journal)
                 own.begin()
             (self._root.folder / SUMMARY_NAME).unlink(missing_ok=True)  # `finish` will say it anew
             self._root.begin()

@@ -245,3 +245,13 @@ def test_the_command_shows_each_seed_and_says_what_greedy_decoding_means(
     out, err = capfd.readouterr()
     assert json.loads(out)["seeds"] == [1, 2]
     assert "all seeds give the same answers" in err
+
+
+def test_where_one_seed_is_refused_nothing_is_made_for_the_others(
+    runtimes: list[CountedRuntime], tmp_path: Path
+) -> None:
+    evaluate(tmp_path, "1")
+    with pytest.raises(JournalError, match="add --resume"):
+        evaluate(tmp_path, "3,1")
+    assert list(seed_folders(tmp_path)) == [1]
+    assert (tmp_path / "summary.json").exists()
