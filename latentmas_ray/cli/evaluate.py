@@ -37,6 +37,8 @@ def evaluate(
     from latentmas_ray.cli.tables import results_console, seeds_table, summary_table
 
     several = None if seeds is None else _several(context, seeds, config)
+    if config.trace and config.output is None:
+        raise ConfigError("trace", str(config.trace), "traces are kept in the output folder; add --output DIR")
     summary: Summary | SeedsSummary
     table: RenderableType
     with watch(config.method) as watcher, open_system(config, watcher) as system:
