@@ -31,7 +31,10 @@ def report(
 
     found = [read_runs(folder) for folder in _checked_folders(runs)]
     content = make_page(found, with_published=published).encode(errors="replace")
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ConfigError("--output", output, f"it cannot be written: {error.strerror or error}") from error
     plural = "run" if len(found) == 1 else "runs"
     typer.echo(f"{output}: {len(found)} {plural}, {format_bytes(len(content))}")
 

@@ -47,3 +47,17 @@ def test_mistakes_are_told_in_one_line(
     error = capsys.readouterr().err
     assert complaint in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_page_that_cannot_be_written_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr("latentmas_ray.driver.folder.write_atomically", refuse)
+    run, page = write_simple_run(tmp_path / "run"), tmp_path / "page.html"
+    assert main(["report", str(run), "--output", str(page)]) == 2
+    assert (
+        capsys.readouterr().err == f"error: --output: got '{page}'; it cannot be written: No such file or directory\n"
+    )
