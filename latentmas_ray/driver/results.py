@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter
+
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import Alarm
 
@@ -252,16 +254,21 @@ class Summary:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Summary":
-        """The inverse of `to_json`; what an older version did not write is None or empty. Raises TypeError for an
-        object of another form."""
+        """The inverse of `to_json`; what an older version did not write is None or empty. Raises TypeError or
+        ValueError for an object of another form."""
         interval = row.get("accuracy_interval")
         hand_overs = tuple(
             HandOver(**{**found, "transports": tuple(found["transports"]), "links": tuple(found["links"])})
             for found in row.get("hand_overs", ())
         )
-        return cls(
+        summary = cls(
             **{**row, "accuracy_interval": None if interval is None else tuple(interval), "hand_overs": hand_overs}
         )
+        _SUMMARY.validate_python(asdict(summary))
+        return summary
+
+
+_SUMMARY = TypeAdapter(Summary)  # checks what stands in a file; summaries of ours need no checks
 
 
 def mean_or_zero(values: Sequence[float]) -> float:

@@ -54,13 +54,14 @@ class AgentTrace:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "AgentTrace":
-        """The inverse of `to_row`. Raises KeyError or TypeError for a row of another form."""
+        """The inverse of `to_row`. Raises KeyError, TypeError or ValueError for a row of another form."""
         thoughts = tuple(
             Thought(
                 **{
                     **thought,
-                    "tokens": tuple((token, share) for token, share in thought["tokens"]),
-                    "xy": (thought["xy"][0], thought["xy"][1]),
+                    "tokens": tuple((token, float(share)) for token, share in thought["tokens"]),
+                    **{name: float(thought[name]) for name in ("entropy", "norm", "distance")},
+                    "xy": (float(thought["xy"][0]), float(thought["xy"][1])),
                 }
             )
             for thought in row["thoughts"]
@@ -82,6 +83,6 @@ class EmbeddingMap:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "EmbeddingMap":
-        """The inverse of `to_row`. Raises KeyError or TypeError for a row of another form."""
-        tokens = tuple((token, x, y) for token, x, y in row["tokens"])
-        return cls(explained=(row["explained"][0], row["explained"][1]), tokens=tokens)
+        """The inverse of `to_row`. Raises KeyError, TypeError or ValueError for a row of another form."""
+        tokens = tuple((str(token), float(x), float(y)) for token, x, y in row["tokens"])
+        return cls(explained=(float(row["explained"][0]), float(row["explained"][1])), tokens=tokens)

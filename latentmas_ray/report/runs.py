@@ -65,12 +65,20 @@ def read_runs(folder: str | Path) -> list[FinishedRun]:
 def read_answers(path: Path) -> tuple[Answer, ...]:
     """The rows of a results file; a last line that is still being written is passed over. Raises JournalError."""
     lines = path.read_bytes().split(b"\n")[:-1]
-    return tuple(decode_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+    answers: dict[str, Answer] = {}
+    for number, line in enumerate(lines, start=1):
+        answer = decode_row(line, f"{path}:{number}")
+        if answer.id in answers:
+            raise JournalError(f"{path}:{number}: id", answer.id, "it is there twice; remove one of the two lines")
+        answers[answer.id] = answer
+    return tuple(answers.values())
 
 
 def _read_config(path: Path) -> RunConfig:
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = dict(yaml.safe_load(path.read_bytes()))
+        if "task" not in values:  # without a single field of ours all would have its default
+            raise ValueError("no task")
         # Fields that another version of this project knows are none of this one's business.
         return RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
     except (yaml.YAMLError, ValueError, TypeError):
@@ -80,7 +88,10 @@ def _read_config(path: Path) -> RunConfig:
 def _read_failures(path: Path) -> tuple[Failure, ...]:
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
-        return tuple(Failure(**json.loads(line)) for line in lines)
+        failures = tuple(Failure(**json.loads(line)) for line in lines)
+        if not all(isinstance(value, str) for failure in failures for value in vars(failure).values()):
+            raise TypeError("a failure has texts only")
+        return failures
     except (ValueError, TypeError):
         raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None
 

@@ -13,6 +13,7 @@ from latentmas_ray.driver.traces import EMBEDDINGS_NAME, TRACES_NAME, Trace, rea
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap, Thought
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report import read_run
+from tests.unit.report_cases import make_trace, write_simple_run
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 THOUGHTS = st.builds(
@@ -80,9 +81,13 @@ def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("config.yaml", "[", "config.yaml"),
         ("config.yaml", "task: []", "config.yaml"),
         ("results.jsonl", "{}\n", r"results\.jsonl:1"),
+        ("config.yaml", "name: another program's", "config.yaml"),
+        ("config.yaml", "[1]", "config.yaml"),
         ("summary.json", "[]", "summary.json"),
         ("failures.jsonl", "[]\n", "failures.jsonl"),
+        ("failures.jsonl", '{"id": 1, "agent": 2, "error": 3}\n', "failures.jsonl"),
         ("embeddings.json", "{}", "embeddings.json"),
+        ("embeddings.json", '{"explained": [0.2, 0.1], "tokens": [["a", "b", "c"]]}', "embeddings.json"),
     ],
 )
 def test_what_no_run_wrote_is_refused(tmp_path: Path, name: str, content: str, field: str) -> None:
@@ -91,6 +96,32 @@ def test_what_no_run_wrote_is_refused(tmp_path: Path, name: str, content: str, f
     (tmp_path / name).write_text(content)
     with pytest.raises(JournalError, match=field):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"accuracy": "high"}, {"agents": {"solver": 3}}, {"seconds": None}, {"hand_overs": [{}]}]
+)
+def test_a_summary_with_other_values_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = write_simple_run(tmp_path / "run")
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(JournalError, match=r"summary\.json"):
+        read_run(folder)
+
+
+def test_a_thought_with_other_values_is_refused(tmp_path: Path) -> None:
+    folder = write_simple_run(tmp_path / "run", method="latent", traces=[make_trace()])
+    path = folder / TRACES_NAME
+    path.write_text(path.read_text().replace('"norm": 1.0', '"norm": "long"', 1))
+    with pytest.raises(JournalError, match=r"traces\.jsonl:1"):
+        read_run(folder)
+
+
+def test_an_answer_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    path = write_simple_run(tmp_path / "run", "10") / "results.jsonl"
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(JournalError, match=r"results\.jsonl:3: id: got 'q0'; it is there twice"):
+        read_run(path.parent)
 
 
 def test_what_is_no_folder_of_a_run_is_refused(tmp_path: Path) -> None:
