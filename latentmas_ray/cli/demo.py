@@ -6,6 +6,7 @@ from latentmas_ray.cli.errors import EXIT_FAILED
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError
 
 # Small enough for two cores and a start of Ray per row, large enough that accuracies mean something.
 _SMALL = {
@@ -41,6 +42,8 @@ def demo(config: RunConfig) -> None:
     from latentmas_ray.cli.progress import watch
     from latentmas_ray.cli.tables import demo_table, results_console
 
+    if config.limit == 1:
+        raise ConfigError("limit", str(config.limit), "it must be at least 2, so that each can get another's memory")
     console = results_console()
     summaries = []
     for row in _ROWS:

@@ -31,6 +31,7 @@ BAD_COMMAND_LINES = [
     (["eval", "--top-p", "1.01"], ["--top-p", "'1.01'"]),
     (["eval", "--max-new-tokens", "0"], ["--max-new-tokens", "'0'"]),
     (["eval", "--seed", "-1"], ["--seed", "'-1'"]),
+    (["demo", "--limit", "1"], ["--limit", "'1'", "at least 2"]),
     (["eval", "--trace", "3"], ["--trace", "'3'", "--output"]),
     (["eval", "--limit", "0"], ["--limit", "'0'"]),
     (["eval", "--replicas", "many"], ["--replicas", "'many'"]),
