@@ -55,6 +55,9 @@ def _checked(output: str, *, overwrite: bool) -> Path:
         raise ConfigError("output", output, "it must be a file on this machine")
     if not path.parent.is_dir():
         raise ConfigError("output", output, f"its folder must exist: {path.parent}")
+    if path.name == "results.jsonl" and (path.parent / "config.yaml").exists():
+        expected = "it belongs to a run, whose summary.json would tell other figures; choose another file"
+        raise ConfigError("output", output, expected)
     if path.exists() and not overwrite:
         raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
     return path

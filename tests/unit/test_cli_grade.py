@@ -81,6 +81,16 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_graded(
     assert capsys.readouterr().err.startswith(f"error: --output: got '{output}'; ")
 
 
+def test_the_results_of_a_run_stay_what_its_summary_tells_of(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert main([*files, "--output", str(tmp_path / "results.jsonl"), "--overwrite"]) == 2
+    assert "it belongs to a run" in capsys.readouterr().err
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
 def test_what_a_program_said_does_not_drive_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
