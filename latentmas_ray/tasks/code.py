@@ -30,15 +30,15 @@ def code_question(record: dict[str, object]) -> str:
     return f"{prompt.strip()}\n\nThe code must pass tests such as these:\n\n```python\n{lines}\n```"
 
 
-def extract_code(answer: str, entry_point: str | None = None) -> str | None:
-    """The code of an answer: its last fenced block of Python – of those, the last that defines `entry_point` – else
+def extract_code(answer: str, *names: str) -> str | None:
+    """The code of an answer: its last fenced block of Python – of those, the last that defines one of `names` – else
     what looks like code in all of it. None for an empty answer."""
     text = without_thinking(answer)
     blocks = list(_blocks(text))
     python = [code for language, code in blocks if language in _PYTHON]
     plain = [code for language, code in blocks if language == _NO_LANGUAGE]
     if fenced := python or plain or [code for _, code in blocks]:
-        defining = [code for code in fenced if entry_point and _defines(code, entry_point)]
+        defining = [code for code in fenced if any(_defines(code, name) for name in names)]
         return (defining or fenced)[-1]
     return _unfenced(text) if strip_thinking(answer) else None
 
@@ -46,7 +46,7 @@ def extract_code(answer: str, entry_point: str | None = None) -> str | None:
 def grade_code(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
     """Run the answer's code and then the question's tests. Raises SandboxError where nothing can confine it."""
     entry_point = _entry_point(question)
-    code = extract_code(answer, entry_point)
+    code = extract_code(answer, *(_tested_names(question) if entry_point is None else (entry_point,)))
     if code is None:
         return Grade(prediction=None, correct=False, reason="the answer is empty")
     program = complete_program(question, code)
@@ -86,6 +86,14 @@ def _bodies(code: str) -> Iterator[str]:
 def _entry_point(question: Question) -> str | None:
     name = question.record.get("entry_point")
     return name if isinstance(name, str) and name.isidentifier() else None
+
+
+def _tested_names(question: Question) -> tuple[str, ...]:
+    """What the tests call: one of these is the function that was asked for, where no field names it."""
+    examples = question.record.get("test_list")
+    tree = _parsed("\n".join(map(str, examples)) if isinstance(examples, list) else str(question.record["test"]))
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call)) if tree else ()
+    return tuple(sorted({function.id for function in calls if isinstance(function, ast.Name)}))
 
 
 def _tests(question: Question, entry_point: str | None) -> str:

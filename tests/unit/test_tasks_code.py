@@ -100,6 +100,15 @@ def test_a_function_is_completed_in_every_usual_form(answer: str) -> None:
 
 
 @needs_sandbox
+def test_an_example_of_its_use_does_not_stand_for_a_function_that_only_the_tests_name() -> None:
+    answer = (
+        "```python\ndef area(r):\n    return round(math.pi * r * r, 2)\n```\nUsage:\n```python\nprint(area(1))\n```"
+    )
+    outcome = grade(WRITE, answer)
+    assert outcome.correct is True, outcome.reason
+
+
+@needs_sandbox
 def test_imports_of_the_tests_come_first() -> None:
     assert grade(WRITE, "```python\ndef area(r):\n    return round(math.pi * r * r, 2)\n```").correct is True
     assert complete_program(WRITE, "x = 1").startswith("import math\n")
