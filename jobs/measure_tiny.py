@@ -68,6 +68,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.plot([x for x, _ in points], [y for _, y in points], style, marker="o", markersize=3, label=label)
         panel.set(title=task, xlabel="latent steps", ylabel="accuracy, %", ylim=(0, 102))
         panel.set_xscale("symlog", linthresh=1, base=2)
+        panel.set_xlim(-0.2, 100)
         panel.set_xticks(STEPS, [str(steps) for steps in STEPS])
         panel.legend(fontsize=8)
     figure.savefig(path, dpi=110)
