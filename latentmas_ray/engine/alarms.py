@@ -19,7 +19,7 @@ class Limits:
     """From where on a figure is an alarm."""
 
     norm: tuple[float, float] = (0.01, 2000.0)  # of h W_a, in mean norms of the input embeddings
-    distance: float = 0.98  # cosine distance to the nearest embedding: at right angles to all of them
+    distance: float = 1.0  # cosine distance to the nearest embedding: it points away from all of them
     entropy_jump: float = 0.8  # between two thoughts, as a share of the most that an entropy can be
     likeness: float = 0.999  # cosine between two thoughts in a row that are taken to be the same …
     num_alike: int = 8  # … and how many such pairs in a row are an alarm
