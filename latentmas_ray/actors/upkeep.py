@@ -15,9 +15,8 @@ from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.units import format_seconds
 
 MAX_LOSSES = 10  # for each of an agent's replicas, while none of its turns comes to an end
-ONE_FAULT_SECONDS = (
-    2.0  # actors of a node that die so soon one after another died of the same; none starts in that time
-)
+# Actors of a node that die so soon one after another died of the same: none starts in that time.
+ONE_FAULT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -62,12 +61,12 @@ class Upkeep:
 
         Raises like `Fleet.tend`, `lose` and `start_over`.
         """
-        self._find_silent()
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS:
-            return
-        self._looked_at = now
         try:
+            self._find_silent()
+            if now - self._looked_at < LOOK_SECONDS:
+                return
+            self._looked_at = now
             for replica, why in self._fleet.tend():
                 self.lose(replica, self._agent_of(replica), why)
             stranded = self._fleet.strand()

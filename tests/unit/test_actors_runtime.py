@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import ray
+from ray.exceptions import RaySystemError
 
 from latentmas_ray.actors import ray_runtime, upkeep
 from latentmas_ray.actors.ray_runtime import RayRuntime
 from latentmas_ray.driver.protocol import Ticket
 from latentmas_ray.engine.turn import Sampling, TurnWork
-from latentmas_ray.errors import ActorError, TurnLostError
+from latentmas_ray.errors import ActorError, ClusterError, TurnLostError
 from latentmas_ray.transport import ObjectStore
 from tests.unit.fleet_cases import NODES, StandingFleet, pretend, seen
 
@@ -112,3 +114,19 @@ def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
     die_of(runtime, first)
     runtime.wait([second], 0.0)
     runtime.report(second)
+
+
+def test_a_cluster_that_fails_while_actors_are_called_is_told_as_such(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    runtime = start(placement="pack")
+    first, second = submit(runtime, "planner"), submit(runtime, "judger")
+    die_of(runtime, first)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RaySystemError("no answer")
+
+    monkeypatch.setattr(ray, "wait", fail)
+    with pytest.raises(ClusterError, match="does not answer"):
+        runtime.wait([second], 0.0)
