@@ -6,6 +6,7 @@ Dimensions: B rows (questions), N thoughts, E hidden size.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from latentmas_ray.engine.alarms import ACTED_ON, Reading, find_alarms
 from latentmas_ray.engine.lens import Bearings, Lens
 from latentmas_ray.engine.trace import Alarm, Thought
 from latentmas_ray.engine.turn import TurnWork
+
+
+class _Measure(IntEnum):
+    """What is done about a question; a number, so that ranks can agree on it."""
+
+    NOTHING = 0
+    WITHOUT_THOUGHTS = 1
+    WITHDRAW = 2
+    WRITE = 3
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,12 @@ def judge(lens: Lens, work: TurnWork, after_prompt_BE: Tensor, hidden_BNE: Tenso
         for good, readings in zip(is_readable, take_readings(lens, hidden_BNE), strict=True)
     ]
     wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
-    measures = [int(measure) for measure in lens.lm.ranks.same(wants)]
+    measures = [_Measure(int(measure)) for measure in lens.lm.ranks.same(wants)]
     return Verdict(
         alarms=tuple(alarms),
-        without_thoughts=tuple(row for row, measure in enumerate(measures) if measure == 1),
-        withdrawn=tuple(row for row, measure in enumerate(measures) if measure >= 2),
-        written=tuple(row for row, measure in enumerate(measures) if measure == 3),
+        without_thoughts=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WITHOUT_THOUGHTS),
+        withdrawn=tuple(row for row, measure in enumerate(measures) if measure in (_Measure.WITHDRAW, _Measure.WRITE)),
+        written=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WRITE),
     )
 
 
@@ -85,12 +95,11 @@ def _of_row(
     ]
 
 
-def _measure(work: TurnWork, is_readable: bool, alarms: Sequence[Alarm]) -> int:
-    """0: nothing is done; 1: without thoughts; 2: nothing is handed over; 3: text instead."""
+def _measure(work: TurnWork, is_readable: bool, alarms: Sequence[Alarm]) -> _Measure:
     hands_thoughts = work.hands_over != "prompt"
     is_bad = not is_readable or (hands_thoughts and any(alarm.kind in ACTED_ON for alarm in alarms))
     if not is_bad or work.guard not in ("drop", "text"):
-        return 0
+        return _Measure.NOTHING
     if work.guard == "text":
-        return 3
-    return 1 if is_readable else 2
+        return _Measure.WRITE
+    return _Measure.WITHOUT_THOUGHTS if is_readable else _Measure.WITHDRAW
