@@ -14,17 +14,19 @@ from latentmas_ray.topology.spec import Topology
 
 
 def make_answers(
-    batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float, grades: Sequence[Grade]
+    batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float, grades: Mapping[str, Grade]
 ) -> list[Answer]:
-    """The answers, with their grades, of a batch whose agents have all reported, in the order of its questions.
+    """The answers of a batch whose agents have all reported, in the order of its questions: those that have a grade.
 
-    `seconds` is the wall clock from the batch's admission to now.
+    `grades` are by question id; `seconds` is the wall clock from the batch's admission to its last report.
     """
     answering = topology.answering_agent.name
     final = reports[answering]
     transfers = _transfers(topology, reports, len(batch.questions))
     answers = []
     for index, question in enumerate(batch.questions):
+        if (grade := grades.get(question.id)) is None:
+            continue
         answers.append(
             Answer(
                 id=question.id,
@@ -32,8 +34,8 @@ def make_answers(
                 gold=question.gold,
                 answer=final.texts[index],
                 answer_token_ids=tuple(final.output_token_ids[index]),
-                prediction=grades[index].prediction,
-                correct=grades[index].correct,
+                prediction=grade.prediction,
+                correct=grade.correct,
                 seconds=seconds,
                 agents={
                     agent.name: _use(reports[agent.name], question.id, index, is_answering=agent.name == answering)

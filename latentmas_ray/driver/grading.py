@@ -1,7 +1,7 @@
 """Answers on their way to their grades. Code and LaTeX take processes and seconds, for which no turn must wait."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
@@ -23,18 +23,24 @@ class Grader(Protocol):
 @dataclass(frozen=True)
 class _Batch(Generic[Key]):
     key: Key
-    grades: Sequence[Grade | Future[Grade]]
+    grades: Mapping[str, Grade | Future[Grade]]  # by question id
 
     @property
     def open(self) -> list[Future[Grade]]:
-        return [grade for grade in self.grades if isinstance(grade, Future) and not grade.done()]
+        return [grade for grade in self.grades.values() if isinstance(grade, Future) and not grade.done()]
 
     @property
-    def has_failed(self) -> bool:
-        return any(isinstance(grade, Future) and grade.exception() is not None for grade in self.grades)
+    def error(self) -> BaseException | None:
+        """What the first grade that could not be made failed with."""
+        errors = [grade.exception() for grade in self.grades.values() if isinstance(grade, Future)]
+        return next((error for error in errors if error is not None), None)
 
-    def result(self) -> list[Grade]:
-        return [grade.result() if isinstance(grade, Future) else grade for grade in self.grades]
+    def made(self) -> dict[str, Grade]:
+        return {
+            name: grade.result() if isinstance(grade, Future) else grade
+            for name, grade in self.grades.items()
+            if not isinstance(grade, Future) or grade.exception() is None
+        }
 
 
 class Grading(Generic[Key]):
@@ -45,35 +51,38 @@ class Grading(Generic[Key]):
         self._cancelled = Event()
         self._pool: ThreadPoolExecutor | None = None
         self._batches: list[_Batch[Key]] = []
+        self._error: BaseException | None = None  # of a batch that has been taken, not yet raised
 
     def __len__(self) -> int:
-        """How many batches have been given and not been taken."""
-        return len(self._batches)
+        """How many batches and errors have not been taken."""
+        return len(self._batches) + (self._error is not None)
 
-    def give(self, key: Key, questions: Sequence[Question], answers: Sequence[str]) -> None:
-        """One batch of answers; its grades come out of `take` with its `key`."""
-        grades = [self._begin(question, answer) for question, answer in zip(questions, answers, strict=True)]
-        self._batches.append(_Batch(key, grades))
+    def give(self, key: Key, answers: Sequence[tuple[Question, str]]) -> None:
+        """The answers of one batch; their grades come out of `take` with its `key`."""
+        self._batches.append(_Batch(key, {question.id: self._begin(question, text) for question, text in answers}))
 
-    def take(self, timeout_seconds: float = 0.0) -> list[tuple[Key, list[Grade]]]:
-        """The batches that are graded, in the order in which they were given; waits for one if there is none yet.
+    def take(self, timeout_seconds: float = 0.0) -> list[tuple[Key, dict[str, Grade]]]:
+        """The grades, by question id, of batches that are through, in the order in which these were given; waits for
+        one if there is none yet.
 
-        Raises what the grader raised, for the first batch of which it did; that batch is not given out again.
+        A grade that could not be made is missing from its batch, and the next call raises what the grader raised.
         """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if timeout_seconds and self._batches and all(batch.open for batch in self._batches):
             wait([future for batch in self._batches for future in batch.open], timeout_seconds, FIRST_COMPLETED)
-        results: list[tuple[Key, list[Grade]]] = []
-        for batch in [batch for batch in self._batches if not batch.open]:
-            if results and batch.has_failed:
-                break  # what came before it is given out first
+        through = [batch for batch in self._batches if not batch.open]
+        for batch in through:
             self._batches.remove(batch)
-            results.append((batch.key, batch.result()))
-        return results
+            self._error = self._error or batch.error
+        return [(batch.key, batch.made()) for batch in through]
 
     def cancel(self) -> None:
         """End what is under way; nothing more comes of it."""
         self._cancelled.set()
         self._batches.clear()
+        self._error = None
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -68,9 +68,10 @@ def regrade(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     grades: dict[int, Grade] = {}
     try:
         for number, row in enumerate(rows):
-            grading.give(number, [questions[row["id"]]], [row["answer"]])
+            grading.give(number, [(questions[row["id"]], row["answer"])])
         while len(grading):
-            grades.update((number, one[0]) for number, one in grading.take(_WAIT_SECONDS))
+            for number, made in grading.take(_WAIT_SECONDS):
+                grades.update((number, one) for one in made.values())
     finally:
         grading.cancel()
     changes = [

@@ -202,16 +202,17 @@ class Driver:
         """All agents have reported: the answers are graded, code beside the turns of other batches."""
         assert flight.admitted_at is not None
         texts = flight.reports[self._topology.answering_agent.name].texts
-        self._grading.give((flight, self._clock() - flight.admitted_at), flight.batch.questions, texts)
+        answers = zip(flight.batch.questions, texts, strict=True)
+        still_open = [(question, text) for question, text in answers if question.id not in flight.batch.done]
+        self._grading.give((flight, self._clock() - flight.admitted_at), still_open)
         self._take_graded(0.0)
 
     def _take_graded(self, timeout_seconds: float) -> bool:
         graded = self._grading.take(timeout_seconds)
         for (flight, seconds), grades in graded:
             for answer in make_answers(flight.batch, self._topology, flight.reports, seconds, grades):
-                if answer.id not in flight.batch.done:
-                    self._results.append(answer)
-                    self._tally.count_answer(answer)
+                self._results.append(answer)
+                self._tally.count_answer(answer)
         return bool(graded)
 
     def _last_graded(self) -> Generator[Answer | Failure, None, None]:

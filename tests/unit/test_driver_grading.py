@@ -75,12 +75,37 @@ def test_an_error_of_the_grader_ends_the_run_after_what_was_graded() -> None:
     assert "q1" not in got
 
 
+def test_a_grade_that_cannot_be_made_costs_no_answer_but_its_own() -> None:
+    def grader(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+        if question.id == "q1":
+            raise SandboxError("nothing confines it")
+        return Grade(prediction=answer, correct=True)
+
+    driver = make_driver(FakeRuntime(), CHAIN, grader=grader)
+    got: list[str] = []
+    with pytest.raises(SandboxError, match="nothing confines it"):
+        got.extend(result.id for result in driver.run(plan_batches(code_questions(3), 3)))
+    assert got == ["q0", "q2"]
+
+
+def test_answers_that_a_resumed_run_has_are_not_graded_again() -> None:
+    graded: list[str] = []
+
+    def grader(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+        graded.append(question.id)
+        return Grade(prediction=answer, correct=True)
+
+    driver = make_driver(FakeRuntime(), CHAIN, grader=grader)
+    results = list(driver.run(plan_batches(make_questions(3), 3, done_ids={"q1"}), num_done=1))
+    assert sorted(graded) == sorted(result.id for result in results) == ["q0", "q2"]
+
+
 def test_grades_come_out_in_the_order_in_which_answers_were_given() -> None:
     grader = HeldGrader()
     grader.allowed.set()
     grading: Grading[int] = Grading(grader)
     for key in range(4):
-        grading.give(key, code_questions(2), ["a", "b"])
+        grading.give(key, [(question, "an answer") for question in code_questions(2)])
     taken: list[int] = []
     while len(grading):
         taken += [key for key, _ in grading.take(LIMIT_SECONDS)]
