@@ -18,8 +18,12 @@ _MARKER = re.compile(
     r"|\b(?:choose|chose|pick|select|go with|going with)\b",
     re.IGNORECASE,
 )
+# Hepatitis B is no option B.
+_NAMING = ("vitamin", "hepatitis", "influenza", "group", "type", "class", "factor", "protein", "stage", "grade")
+_NOT_NAMED = "".join(f"(?<!{word[1:]} )" for word in _NAMING)  # without its first letter, which has either case
 _VERDICT = re.compile(
-    r"(?<![\w'’])(?=[A-Z])(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
+    rf"(?<![\w'’]){_NOT_NAMED}"
+    r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
     r"(?:the |also the )?(?:most |single |only )?(?:correct|right|best|likely|appropriate|answer)\b"
 )
 _LEAD = re.compile(
@@ -36,7 +40,8 @@ _LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z]
 _EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
 _PARENTHESISED = re.compile(r"(?<!\w)\(([A-Za-z])\)")
 _SINGLE = re.compile(  # not one of which it is said that it is wrong
-    r"(?<![\w'’-])([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
+    rf"(?<![\w'’-]){_NOT_NAMED}"
+    r"([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
     r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
 )
 _NEGATION = re.compile(r"\b(?:[Nn]ot|[Cc]annot)\b|n['’]t\b")

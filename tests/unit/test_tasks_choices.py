@@ -68,6 +68,9 @@ BY_TEXT = [
     (r"\boxed{\text{A decrease in pH}}", "D"),
     ("Select A) Aspirin", "A"),
     ("The answer is E.", None),
+    ("It lacks vitamin B", None),
+    ("Hepatitis B is most likely", None),
+    ("Group A streptococcus; so B is most likely", "B"),
     ("I", None),
 ]
 
