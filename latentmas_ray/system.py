@@ -27,6 +27,7 @@ from latentmas_ray.driver import (
     plan_batches,
     summarise,
 )
+from latentmas_ray.driver.made_with import made_with
 from latentmas_ray.driver.over_seeds import (
     SeedRun,
     SeedsJournal,
@@ -202,7 +203,15 @@ class LatentMAS:
                 else:
                     answers.append(result)
         seconds = time.perf_counter() - begin
-        summary = summarise(answers, failures, config=config, seconds=seconds, num_resumed=num_resumed, warm_up=warm_up)
+        summary = summarise(
+            answers,
+            failures,
+            config=config,
+            seconds=seconds,
+            num_resumed=num_resumed,
+            warm_up=warm_up,
+            made_with=made_with(config.runtime, self._info.description if self._info else None),
+        )
         if journal:
             summary = journal.finish(summary)
         return SeedRun(summary, answers)

@@ -241,6 +241,7 @@ class Summary:
     hand_overs: tuple[HandOver, ...] = ()
     num_alarmed: int = 0  # questions with an alarm, if a guard was on
     alarms: Mapping[str, int] = field(default_factory=dict)  # … by the agent whose thoughts it is about
+    made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, as `driver.made_with` names them
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""

@@ -1,7 +1,7 @@
 """From the answers of a run to its figures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.config import RunConfig
@@ -19,12 +19,13 @@ def summarise(
     seconds: float,
     num_resumed: int = 0,
     warm_up: WarmUp | None = None,
+    made_with: Mapping[str, str] | None = None,
 ) -> Summary:
     """The figures of a whole run.
 
     `answers` are those of the whole journal, of which `num_resumed` were there before this start; `seconds` is the
-    wall clock since, and `warm_up` has watched it. Accuracy is over the questions that could be graded; a failed
-    question is not among them.
+    wall clock since, and `warm_up` has watched it; `made_with` is what the function of this name tells. Accuracy is
+    over the questions that could be graded; a failed question is not among them.
     """
     graded = [answer.correct for answer in answers if answer.correct is not None]
     return Summary(
@@ -60,6 +61,7 @@ def summarise(
         hand_overs=hand_over_figures(answers),
         num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
         alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
+        made_with=made_with or {},
     )
 
 

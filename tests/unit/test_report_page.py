@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from latentmas_ray import LatentMAS, RunConfig
 from latentmas_ray.driver import Failure
@@ -67,7 +68,10 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     )
     with LatentMAS(config) as system:
         summary = system.evaluate()
+    assert summary.made_with["torch"] == torch.__version__
+    assert summary.made_with["runtime"] == "all agents in this process on cpu"
     parts = parts_of([folder])
+    assert f"torch {torch.__version__}" in parts.text
     fields = check_numbers(parts, {"r0": folder})
     assert {f"agents.{name}.prefill_seconds" for name in summary.agents} <= fields
     assert {f"hand_overs.{index}.num_bytes" for index in range(len(summary.hand_overs))} <= fields
@@ -223,6 +227,15 @@ def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
         "latent · deranged memory · m = 10",
     ]
     assert [run["accent"] for run in runs.values()] == ["single", "latent", "latent", "latent", "control"]
+
+
+def test_all_versions_that_made_the_runs_are_told(tmp_path: Path) -> None:
+    folders = [write_simple_run(tmp_path / name, method=name) for name in ("single", "text", "latent")]
+    for folder, number in zip(folders, ("2.9", "2.10", None), strict=True):
+        path = folder / "summary.json"
+        made = {"made_with": {"torch": number, "runtime": "some actors"}} if number else {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | made))
+    assert "torch 2.9; or: torch 2.10" in parts_of(folders).text
 
 
 def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:

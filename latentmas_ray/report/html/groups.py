@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.driver.made_with import versions_line
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
@@ -53,9 +54,14 @@ def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
 
 
 def common_settings(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """What all runs were told alike, of what decides the figures; names of tasks and models without their folders."""
+    """What all runs were told alike, of what decides the figures; names of tasks and models without their folders.
+
+    The versions that made the runs are there in any case, as far as they are known.
+    """
     first = _settings(runs[0])
-    return {name: value for name, value in first.items() if all(_settings(run)[name] == value for run in runs)}
+    common = {name: value for name, value in first.items() if all(_settings(run)[name] == value for run in runs)}
+    made = dict.fromkeys(versions_line(run.summary.made_with) for run in runs if run.summary and run.summary.made_with)
+    return common | ({"made_with": "; or: ".join(made)} if made else {})
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
