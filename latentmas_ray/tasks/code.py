@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from threading import Event
 
 from latentmas_ray.sandbox import Job, run_program
+from latentmas_ray.tasks.code_record import has_check
 from latentmas_ray.tasks.markup import strip_thinking, without_thinking
 from latentmas_ray.tasks.question import Grade, Question
 
@@ -98,8 +99,7 @@ def _tested_names(question: Question) -> tuple[str, ...]:
 
 def _tests(question: Question, entry_point: str | None) -> str:
     tests = str(question.record["test"])
-    calls = entry_point is not None and re.search(r"^def check\(", tests, re.MULTILINE)
-    return f"{tests}\ncheck({entry_point})\n" if calls else tests
+    return f"{tests}\ncheck({entry_point})\n" if entry_point is not None and has_check(tests) else tests
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:

@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, get_args
+from typing import Any
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.benchmarks import find_benchmark, plain_name
 from latentmas_ray.tasks.choices import choice_letter, options_of
 from latentmas_ray.tasks.code import code_question
+from latentmas_ray.tasks.code_record import check_code_record, some_keys
 from latentmas_ray.tasks.numbers import is_plain_number
-from latentmas_ray.tasks.question import AnswerKind, Question
-
-_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
 
 # Of tasks that are no benchmark of ours, but whose files people have.
 _OTHER_TASKS: dict[str, AnswerKind] = {
@@ -41,12 +40,7 @@ class Draft:
         """The question, of kind `inferred` where the record names none. Raises TaskError for a gold of another kind."""
         kind = self.kind or inferred
         question = Question(id=self.id, question=self.question, kind=kind, gold=self.gold, record=self.record)
-        if kind == "choice" and self.gold is not None:
-            options = options_of(question)
-            if choice_letter(self.gold, options) is None:
-                letters = f"one of {', '.join(options)}" if options else "such as B"
-                raise TaskError(f"{self.where}gold", self.gold, f"for kind choice it must be a letter, {letters}")
-        return question
+        return _with_letter(question, self.where)
 
 
 class KindInference:
@@ -103,9 +97,9 @@ def question_from(record: Question | Mapping[str, Any] | str, *, index: int, def
     A record without a kind gets the one of its `task`, else the one its own gold suggests. Raises TaskError, its field
     `questions[INDEX]: KEY`.
     """
-    if isinstance(record, Question):
-        return record
     where = f"questions[{index}]"
+    if isinstance(record, Question):
+        return _with_letter(record, f"{where}: ")
     if isinstance(record, str):
         record = {"question": record}
     if not isinstance(record, Mapping):
@@ -122,10 +116,11 @@ def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
     if kind is None and "test" in record and ("prompt" in record or "entry_point" in record):
         kind = "code"
     if kind == "code":
-        record = _code_record(record, where)
+        check_code_record(record, where, needs_prompt=True)
+        record = {"question": code_question(dict(record)), **record}
     for key in ("id", "question"):
         if key not in record:
-            raise TaskError(f"{where}{key}", "nothing", f"every question needs {key}; keys are {_some(record)}")
+            raise TaskError(f"{where}{key}", "nothing", f"every question needs {key}; keys are {some_keys(record)}")
     id_value = record["id"]
     if isinstance(id_value, int) and not isinstance(id_value, bool):
         id_value = str(id_value)
@@ -139,18 +134,14 @@ def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
     )
 
 
-def _code_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A record of code with the question that its prompt makes, where it has none."""
-    for key in ("prompt", "test"):
-        if key not in record:
-            raise TaskError(
-                f"{where}{key}", "nothing", f"every question of kind code needs {key}; keys are {_some(record)}"
-            )
-        _text(record[key], f"{where}{key}", "a non-empty string")
-    entry_point = record.get("entry_point")
-    if entry_point is not None and not (isinstance(entry_point, str) and entry_point.isidentifier()):
-        raise TaskError(f"{where}entry_point", entry_point, "it must be the name of the function that is tested")
-    return {"question": code_question(dict(record)), **record}
+def _with_letter(question: Question, where: str) -> Question:
+    """The question. Raises TaskError where the gold of a choice is none of its options: no answer would be right."""
+    if question.kind == "choice" and question.gold is not None:
+        options = options_of(question)
+        if choice_letter(question.gold, options) is None:
+            letters = f"one of {', '.join(options)}" if options else "such as B"
+            raise TaskError(f"{where}gold", question.gold, f"for kind choice it must be a letter, {letters}")
+    return question
 
 
 def _text(value: object, field: str, expected: str) -> str:
@@ -173,19 +164,13 @@ def _gold(value: object, field: str) -> str | None:
 
 def _kind(record: Mapping[str, Any], where: str) -> AnswerKind | None:
     named = record.get("kind")
-    for kind in _KINDS:
+    for kind in KINDS:
         if named == kind:
             return kind
     if named is not None:
-        raise TaskError(f"{where}kind", named, f"it must be {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
+        raise TaskError(f"{where}kind", named, KIND_FORM)
     task = record.get("task")
     if not isinstance(task, str):
         return None
     benchmark = find_benchmark(task)
     return benchmark.kind if benchmark else _OTHER_TASKS.get(plain_name(task))
-
-
-def _some(keys: Iterable[object]) -> str:
-    """A few of the keys, for a message."""
-    names = [str(key)[:40] for key in keys]
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

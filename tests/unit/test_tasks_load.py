@@ -126,6 +126,10 @@ def test_reading_stops_at_the_limit_where_kinds_are_known(tmp_path: Path) -> Non
     assert len(load_questions(write(tmp_path, record(1)), limit=5)) == 1
 
 
+UNCALLED = "import math\n\nEPSILON = 1e-6\n\ndef test_f():\n    assert f(1) == 1"
+MAIN_ONLY = (
+    "import unittest\n\nclass Tests(unittest.TestCase):\n    pass\n\nif __name__ == '__main__':\n    unittest.main()"
+)
 BAD_LINES = [
     ("{", "q.jsonl:2", "one JSON object"),
     ("[1]", "q.jsonl:2", "one JSON object"),
@@ -152,6 +156,14 @@ BAD_LINES = [
         "q.jsonl:2: entry_point",
         "name of the function",
     ),
+    (
+        {"id": "a", "prompt": "def f():\n", "test": "def check(candidate):\n    assert candidate() == 1"},
+        "q.jsonl:2: entry_point",
+        "the function that is tested",
+    ),
+    ({"id": "a", "prompt": "Add.", "test": UNCALLED}, "q.jsonl:2: test", "every answer would pass"),
+    ({"id": "a", "prompt": "Add.", "test": MAIN_ONLY}, "q.jsonl:2: test", "every answer would pass"),
+    ({"id": "a", "prompt": "Add.", "test": "answer = f(1"}, "q.jsonl:2: test", "it must be Python"),
     (record(2, gold=[]), "q.jsonl:2: gold", "non-empty string or a finite number"),
     (record(2, gold=True), "q.jsonl:2: gold", "non-empty string or a finite number"),
     (record(2, gold=" "), "q.jsonl:2: gold", "non-empty string or a finite number"),
@@ -205,6 +217,21 @@ def test_records_of_code_need_no_question(tmp_path: Path) -> None:
     assert (first.kind, second.kind, first.gold) == ("code", "code", None)
     assert first.question == "Complete this Python function:\n\n```python\ndef f(x):\n```"
     assert "tests such as these:\n\n```python\nassert f(1) == 1\n```" in second.question
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(1) == 1",
+        "def check(candidate):\n    assert candidate(1) == 1\ncheck(f)",
+        "def test_f():\n    assert f(1) == 1\ntest_f()",
+        "expected = 1\nif f(1) != expected:\n    raise AssertionError",
+        "[result] = [f(number) for number in (1,)]",
+        "def check_all(f):\n    pass\n\ntry:\n    f(1)\nexcept ValueError:\n    pass",
+    ],
+)
+def test_tests_that_do_something_are_taken(tmp_path: Path, test: str) -> None:
+    assert load_questions(write(tmp_path, {"id": "a", "prompt": "Write f.", "test": test}))[0].kind == "code"
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
@@ -305,6 +332,36 @@ def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> No
     with pytest.raises(TaskError) as caught:
         question_from(value, index=2)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"kind": "code"}, "question 1: test", "every question of kind code needs test"),
+        ({"kind": "code", "record": {"test": "def check(c): pass"}}, "question 1: entry_point", "name the function"),
+        ({"kind": "code", "record": {"test": "f()", "entry_point": "f"}}, "question 1: prompt", "needs prompt"),
+        ({"kind": "code", "record": {"test": ["f()"]}}, "question 1: test", "non-empty string"),
+        ({"kind": "numbers"}, "question 1: kind", "number, choice, text, math or code"),
+        ({"id": 1}, "question 1: id", "non-empty string"),
+        ({"question": None}, "question 1: question", "a string"),
+        ({"gold": 5}, "question 1: gold", "a string, or None"),
+        ({"record": None}, "question 1: record", "a mapping"),
+    ],
+)
+def test_a_question_of_ones_own_is_checked_when_it_is_made(changes: dict[str, Any], field: str, expected: str) -> None:
+    good: dict[str, Any] = {"id": "1", "question": "x?", "kind": "text", "gold": None, "record": {}}
+    Question(**good)
+    Question(**{**good, "kind": "code", "record": {"test": "assert f(1) == 1"}})
+    with pytest.raises(TaskError, match=expected) as caught:
+        Question(**{**good, **changes})
+    assert caught.value.field == field
+
+
+def test_a_gold_that_is_no_option_is_named_in_a_question_of_ones_own_too() -> None:
+    own = Question(id="a", question="x?", kind="choice", gold="red", record={"choices": ["blue", "green"]})
+    with pytest.raises(TaskError, match="it must be a letter, one of A, B") as caught:
+        questions_from(["y?", own])
+    assert caught.value.field == "questions[1]: gold"
 
 
 def test_an_id_of_ones_own_is_not_given_to_another_question() -> None:
