@@ -64,7 +64,7 @@ def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> t
     for number, line in _lines(stream, name, task):
         draft = check_record(_parse(line, f"{name}:{number}"), where=f"{name}:{number}: ")
         same_id = list(_with_id(drafts, draft.id))
-        if any((other.question, other.gold) == (draft.question, draft.gold) for other in same_id):
+        if any(_content(other) == _content(draft) for other in same_id):
             repeated.append(draft.id)
             continue
         if same_id:
@@ -78,6 +78,12 @@ def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> t
             break
     _warn(name, repeated, renamed)
     return list(drafts.values()), inference
+
+
+def _content(draft: Draft) -> tuple[str, str | None, Mapping[str, Any]]:
+    """All that is asked: two questions of the same words may differ in their choices, notes or tests."""
+    others = {key: value for key, value in draft.record.items() if key not in ("id", "question", "gold")}
+    return draft.question, draft.gold, others
 
 
 def _with_id(drafts: Mapping[str, Draft], name: str) -> Iterator[Draft]:

@@ -70,8 +70,11 @@ def questions_from(given: Iterable[Question | Mapping[str, Any] | str]) -> list[
     """What the Python API is given, in that order. A question without an id is called `q{index}`, or `q{index}_2` and
     so on where another has that name.
 
-    Raises TaskError as `question_from` does; for an id that stands there twice, with the field `questions[INDEX]: id`.
+    Raises TaskError as `question_from` does; for an id that stands there twice, with the field `questions[INDEX]: id`;
+    and for a single question, whose characters or keys would be taken for questions.
     """
+    if isinstance(given, str | Mapping | Question) or not isinstance(given, Iterable):
+        raise TaskError("questions", given, "it must be a list of questions; write a single one in brackets")
     asked = list(given)
     questions: dict[int, Question] = {}
     index_of_id: dict[str, int] = {}
