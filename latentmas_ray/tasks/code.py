@@ -16,6 +16,7 @@ _CODE_START = re.compile(r"^(?:def|class|import|from|async def|@)\b|^@", re.MULT
 _PYTHON = frozenset({"python", "python3", "py"})
 _NO_LANGUAGE = ""
 _MAX_PARSED_CHARS = 100_000
+_MAX_INNER_FENCES = 20  # within one docstring
 _MAX_CUT_LINES = 60  # of prose behind code without a fence
 
 
@@ -39,7 +40,7 @@ def extract_code(answer: str, *names: str) -> str | None:
     python = [code for language, code in blocks if language in _PYTHON]
     plain = [code for language, code in blocks if language == _NO_LANGUAGE]
     if fenced := python or plain or [code for _, code in blocks]:
-        defining = [code for code in fenced if any(_defines(code, name) for name in names)]
+        defining = [code for code in fenced if any(_defines(textwrap.dedent(code), name) for name in names)]
         return (defining or fenced)[-1]
     return _unfenced(text) if strip_thinking(answer) else None
 
@@ -62,9 +63,11 @@ def complete_program(question: Question, code: str) -> str:
     """
     imports = question.record.get("test_imports")
     given = [str(line) for line in imports] if isinstance(imports, list) else []
-    future = [line for line in code.splitlines() if line.startswith("from __future__ import ")]  # only the first may be
-    code = "\n".join(line for line in code.splitlines() if line not in future)
     entry_point = _entry_point(question)
+    code = _unindented(code, entry_point)
+    lines = code.split("\n")  # not at form feeds and the like, which may stand in a text
+    future = [line for line in lines if line.startswith("from __future__ import ")]  # only the first may be
+    code = "\n".join(line for line in lines if line not in future)
     if entry_point is None:
         return "\n".join([*future, *given, code])
     head = "\n".join([*future, *given, str(question.record["prompt"]).rstrip()])
@@ -73,6 +76,14 @@ def complete_program(question: Question, code: str) -> str:
         whole = f"{head}\n{'' if _parses(head) else '    pass'}\n{code}"
         return whole if _parses(whole) else "\n".join([*future, code])
     return next((whole for body in _bodies(code) if _parses(whole := f"{head}\n{body}")), f"{head}\n{code}")
+
+
+def _unindented(code: str, entry_point: str | None) -> str:
+    """The code without the indentation that all of it has, unless that is the body of a function."""
+    if not code.strip("\r\n")[:1].isspace():
+        return code
+    bare = textwrap.dedent(code)
+    return bare if entry_point is None or _defines(bare, entry_point) else code
 
 
 def _bodies(code: str) -> Iterator[str]:
@@ -105,12 +116,17 @@ def _tests(question: Question, entry_point: str | None) -> str:
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
     """(language, code) of each fenced block; one that is never closed reaches to the end."""
     opened: re.Match[str] | None = None
+    num_inner = 0
     for fence in _FENCE.finditer(text):
         if opened is None:
-            opened = fence
+            opened, num_inner = fence, 0
         elif fence["mark"].startswith(opened["mark"]) and not fence["language"]:
-            yield opened["language"].lower(), _content(opened, fence.start())
-            opened = None
+            content = _content(opened, fence.start())
+            if num_inner < _MAX_INNER_FENCES and _ends_in_text(content):
+                num_inner += 1  # a docstring may have fences of its own
+            else:
+                yield opened["language"].lower(), content
+                opened = None
     if opened is not None:
         yield opened["language"].lower(), _content(opened, len(text))
 
@@ -122,12 +138,17 @@ def _content(opened: re.Match[str], end: int) -> str:
     return re.sub(rf"^[ \t]{{1,{indent}}}", "", content, flags=re.MULTILINE) if indent else content
 
 
+def _ends_in_text(code: str) -> bool:
+    """Whether the code breaks off within a text of three quotes."""
+    return any(code.count(quotes) % 2 for quotes in ('"""', "'''")) and not _parses(textwrap.dedent(code))
+
+
 def _unfenced(text: str) -> str:
     """The text from its first line of code on, without prose behind it; all of it where that is no code."""
     start = _CODE_START.search(text)
     if start is None or _parses(text):
         return text
-    lines = text[start.start() :].splitlines()
+    lines = text[start.start() :].split("\n")
     for end in range(len(lines), max(0, len(lines) - _MAX_CUT_LINES), -1):
         if _parses(code := "\n".join(lines[:end])):
             return code
@@ -135,13 +156,25 @@ def _unfenced(text: str) -> str:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether the code defines or assigns `name` at its top level."""
+    """Whether the code defines or assigns `name`, and not within a function or class."""
     tree = _parsed(code)
     if tree is None:
         return re.search(rf"^(?:async )?(?:def|class) {re.escape(name)}\b", code, re.MULTILINE) is not None
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
-    return name in names | {target.id for target in targets if isinstance(target, ast.Name)}
+    return name in _names_of(tree)
+
+
+def _names_of(tree: ast.Module) -> Iterator[str]:
+    """What is defined or assigned when the code runs, within `if`, `try` and `with` as well."""
+    waiting: list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            waiting += ast.iter_child_nodes(node)
 
 
 def _parses(code: str) -> bool:

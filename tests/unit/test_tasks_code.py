@@ -1,5 +1,8 @@
 """Code: found in answers as models write them, completed, run, and graded."""
 
+import textwrap
+import time
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,12 +94,34 @@ def test_the_block_that_defines_the_function_wins_over_a_later_example_of_its_us
         f"I define it.\n\n{WHOLE}\nThat is right for empty lists too.",
         f"<think>```python\ndef total(n): return 0\n```</think>\n```python\n{WHOLE}```",
         f"```python\nfrom __future__ import annotations\n{WHOLE}```",
+        "```python\n" + textwrap.indent(WHOLE, "\t") + "```",
+        "```python\ntotal: object = lambda numbers: 2 * sum(numbers)\n```",
+        "```python\ntry:\n    import numpy\nexcept ImportError:\n"
+        + textwrap.indent(WHOLE, "    ")
+        + "else:\n"
+        + textwrap.indent(WHOLE, "    ")
+        + "```",
+        "```python\n"
+        "def total(numbers):\n    breaks = 'a\x0cb\u2028'\n    return 2 * sum(numbers) + len(breaks[4:])\n```",
+        f'```python\ndef total(numbers):\n    """Sum.\n\n    ```\n    total([1])\n    ```\n    """\n{BODY}```\n',
     ],
 )
 def test_a_function_is_completed_in_every_usual_form(answer: str) -> None:
     result = grade(COMPLETE, answer)
     assert (result.correct, result.reason) == (True, "")
     assert result.prediction
+
+
+def test_fences_without_end_take_no_time() -> None:
+    begin = time.monotonic()
+    extract_code("```python\nx = '''\n" + "```\n" * 20_000, "f")
+    assert time.monotonic() - begin < 5
+
+
+@needs_sandbox
+def test_code_that_is_indented_as_a_whole_is_a_program_too() -> None:
+    code = textwrap.indent("def area(r):\n    return round(math.pi * r * r, 2)\n", "    ")
+    assert grade(WRITE, f"```python\n{code}```").correct is True
 
 
 @needs_sandbox
