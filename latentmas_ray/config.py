@@ -213,6 +213,9 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     if config.memory != "matched" and config.method != "latent":
         expected = f"method {config.method} hands over no memory; use matched or method latent"
         raise ConfigError("memory", config.memory, expected)
+    if config.guard != "off" and config.method != "latent":
+        expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
+        raise ConfigError("guard", config.guard, expected)
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
     return config

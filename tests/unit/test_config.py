@@ -87,6 +87,14 @@ def test_bad_values_are_told_in_one_line(field: str, value: Any, expected: str) 
     assert len(message) < 600
 
 
+@pytest.mark.parametrize("method", ["single", "text"])
+def test_a_guard_is_for_agents_that_think_in_latent_space(method: str) -> None:
+    with pytest.raises(ConfigError, match=f"guard: got 'warn'; method {method} has no latent thoughts to guard"):
+        make_config({"method": method, "guard": "warn"})
+    assert make_config({"method": method, "guard": "off"}).guard == "off"
+    assert make_config({"method": "latent", "guard": "warn"}).guard == "warn"
+
+
 def test_a_key_that_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigError):
         make_config({1: "sample"})  # type: ignore[dict-item]
