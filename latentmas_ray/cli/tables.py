@@ -1,6 +1,7 @@
 """Results as tables on stdout, readable at 80 columns and in a file."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -27,11 +28,6 @@ def results_console(width: int | None = None) -> Console:
 
 def summary_table(summary: "Summary") -> RenderableType:
     """All figures of a run, then what each agent and each hand-over cost."""
-    tokens = (
-        f"{format_number(summary.prompt_tokens_per_question)} prompt, "
-        f"{format_number(summary.latent_steps_per_question)} latent, "
-        f"{format_number(summary.output_tokens_per_question)} output"
-    )
     questions = str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else "")
     rows = {
         "method": summary.method,
@@ -39,7 +35,7 @@ def summary_table(summary: "Summary") -> RenderableType:
         "model": summary.model,
         "questions": questions,
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
-        "tokens per question": tokens,
+        "tokens per question": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
         "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
@@ -47,26 +43,12 @@ def summary_table(summary: "Summary") -> RenderableType:
     }
     if summary.memory != "matched":
         rows["memory"] = summary.memory
-    if summary.codec != "none":
-        rows["codec"] = f"{summary.codec}: KV arrives with a relative error of up to {summary.relative_error:.1%}"
-    if summary.num_alarmed:
-        by_agent = ", ".join(f"{name} {count}" for name, count in summary.alarms.items())
-        rows["guard"] = f"alarms in {summary.num_alarmed} of {summary.num_questions} questions: {by_agent}"
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return Group("", table, *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
+    rows |= dict(_remarks([summary]))
+    return Group("", _figures(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 
 
 def seeds_table(summary: "SeedsSummary") -> RenderableType:
     """The figures over all seeds, then each seed's."""
-    tokens = (
-        f"{format_number(summary.prompt_tokens_per_question)} prompt, "
-        f"{format_number(summary.latent_steps_per_question)} latent, "
-        f"{format_number(summary.output_tokens_per_question)} output"
-    )
     rows = {
         "method": summary.method,
         "topology": summary.topology,
@@ -75,14 +57,10 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
         "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
         "over questions": format_accuracy(summary.accuracy, summary.question_interval),
-        "tokens per question": tokens,
+        "tokens per question": _tokens_a_question(summary),
         "time": _speed(summary.seconds, summary.questions_per_second),
+        **dict(_remarks([*summary.runs.values()])),
     }
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
     seeds = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for title in ("seed", "accuracy", "output tokens", "time", "questions/s"):
         seeds.add_column(title, justify="right", no_wrap=True)
@@ -94,7 +72,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
             format_seconds(run.seconds),
             f"{run.questions_per_second:.3g}",
         )
-    return Group("", table, seeds)
+    return Group("", _figures(rows), seeds)
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
@@ -146,8 +124,36 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
     yield "time", _speed(summary.seconds, summary.questions_per_second)
     if summary.seconds_after_warm_up is not None and summary.questions_per_second_after_warm_up is not None:
         yield "after warm-up", _speed(summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up)
-    if summary.num_resumed:
-        yield "before this start", f"{summary.num_resumed} questions, which these times leave out"
+
+
+def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
+    """What is to be known of the figures of a run, or of one run a seed, where there is something."""
+    if num_resumed := sum(run.num_resumed or 0 for run in runs):
+        yield "before this start", f"{num_resumed} questions, which these times leave out"
+    if runs[0].codec != "none":
+        error = max(run.relative_error for run in runs)
+        yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
+    if num_alarmed := sum(run.num_alarmed for run in runs):
+        by_agent = sum((Counter(run.alarms) for run in runs), Counter())
+        named = ", ".join(f"{name} {count}" for name, count in by_agent.items())
+        yield "guard", f"alarms in {num_alarmed} of {sum(run.num_questions for run in runs)} questions: {named}"
+
+
+def _figures(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:
+    return (
+        f"{format_number(summary.prompt_tokens_per_question)} prompt, "
+        f"{format_number(summary.latent_steps_per_question)} latent, "
+        f"{format_number(summary.output_tokens_per_question)} output"
+    )
 
 
 def _transfer(transfer: "Transfer") -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.cli.main import main
+from latentmas_ray.cli.tables import results_console, seeds_table
 from latentmas_ray.driver.over_seeds import SeedsSummary
 from latentmas_ray.driver.results import Observer
 from latentmas_ray.errors import ConfigError, JournalError
@@ -245,6 +247,19 @@ def test_the_command_shows_each_seed_and_says_what_greedy_decoding_means(
     out, err = capfd.readouterr()
     assert json.loads(out)["seeds"] == [1, 2]
     assert "all seeds give the same answers" in err
+
+
+def test_the_table_tells_of_all_seeds_what_the_one_of_a_single_run_tells(
+    runtimes: list[CountedRuntime], capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = evaluate(None, "1,2")
+    changes: dict[str, Any] = {"codec": "int8", "num_alarmed": 2, "alarms": {"expert_1": 2}, "num_resumed": 3}
+    runs = {seed: replace(run, **changes, relative_error=0.01 * seed) for seed, run in summary.runs.items()}
+    results_console(100).print(seeds_table(replace(summary, runs=runs)))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "guard alarms in 4 of 10 questions: expert_1 4" in out
+    assert "codec int8: KV arrives with a relative error of up to 2.0%" in out
+    assert "before this start 6 questions, which these times leave out" in out
 
 
 def test_where_one_seed_is_refused_nothing_is_made_for_the_others(
