@@ -55,8 +55,17 @@ def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
         for agent in topology.agents:
             # The second time as a reader of text, for branches that only then are taken.
             for context in ("", format_context([("agent", "text")])) if _mentions_context(agent) else ("",):
-                _messages(agent, question, context, "answer form", source)
-                _render(agent, "suffix", question, _variables(question, context, "answer form"), source)
+                messages = _messages(agent, question, context, "answer form", source)
+                suffix = _render(agent, "suffix", question, _variables(question, context, "answer form"), source)
+                _check_characters([*(message["content"] for message in messages), suffix], agent, question, source)
+
+
+def _check_characters(texts: Iterable[str], agent: AgentSpec, question: Question, source: str) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        expected = "a field that its prompt uses holds half of a surrogate pair, which is no character"
+        raise TopologyError(f"{source}agents.{agent.name}", f"question {question.id}", expected) from None
 
 
 def _messages(

@@ -168,6 +168,15 @@ def test_check_finds(prompt: str, part: str) -> None:
         check_prompts(_alone(prompt=prompt), [_question()])
 
 
+def test_a_field_that_is_no_text_is_found_before_the_run_where_a_prompt_uses_it() -> None:
+    broken = _question(notes="half \ud83d of it")
+    check_prompts(_alone(prompt="{{ question }}"), [broken])
+    with pytest.raises(
+        TopologyError, match="got 'question q7'; a field that its prompt uses holds half of a surrogate pair"
+    ):
+        check_prompts(_alone(prompt="Read {{ notes }}"), [broken])
+
+
 def test_check_accepts_optional_fields_and_names_few_of_many() -> None:
     check_prompts(
         _alone(prompt="{{ hint | default('none') }}{% if more is defined %}{{ more }}{% endif %}"), [_question()]
