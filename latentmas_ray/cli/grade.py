@@ -15,7 +15,9 @@ _MAX_SHOWN = 20
 
 def grade(
     task: Annotated[str, typer.Option("--task", metavar="NAME|FILE", help="the task whose answers they are")],
-    results: Annotated[str, typer.Option("--results", metavar="FILE.jsonl", help="answers, one JSON object a line")],
+    results: Annotated[
+        str, typer.Option("--results", metavar="FILE.jsonl[.gz]", help="answers, one JSON object a line")
+    ],
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE.jsonl", help="write the rows with their new grades here")
     ] = None,
@@ -32,6 +34,8 @@ def grade(
     outcome = regrade(Path(results), {question.id: question for question in questions})
     if target is not None:
         outcome.write(target)
+    if outcome.is_cut:
+        typer.echo(f"note: the last line of {printable(results)} is cut off, and left out", err=True)
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
         return

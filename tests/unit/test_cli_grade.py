@@ -1,5 +1,6 @@
 """`latentmas grade` and `latentmas tasks`."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,55 @@ def test_what_a_program_said_does_not_drive_the_terminal(
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_compressed_files_are_read_and_written(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, packed, again = (tmp_path / name for name in ("results.jsonl", "r.jsonl.gz", "again.jsonl.gz"))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert main([*files[:4], str(packed), "--output", str(again)]) == 0
+    assert [json.loads(line)["correct"] for line in gzip.decompress(again.read_bytes()).splitlines()] == [
+        True,
+        False,
+        None,
+    ]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert main([*files[:4], str(packed)]) == 2
+    assert "error: --results: got" in (err := capsys.readouterr().err)
+    assert "the gzip file is damaged or truncated" in err
+
+
+def test_half_a_row_at_the_end_is_left_out_and_told(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.jsonl"
+    whole = results.read_bytes()
+    results.write_bytes(whole + b'{"id": "a", "ans')
+    assert main(files) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("3 answers, ")
+    assert err == f"note: the last line of {results} is cut off, and left out\n"
+    results.write_bytes(whole.rstrip(b"\n"))
+    assert main(files) == 0
+    assert capsys.readouterr() == (out, "")
+    results.write_bytes(b'{"id": "a", "ans\n' + whole)
+    assert main(files) == 2
+
+
+def test_answers_to_other_questions_of_the_same_ids_are_refused(tmp_path: Path) -> None:
+    task = write(tmp_path / "t.jsonl", [{"id": 1, "question": "Capital of France?", "gold": "Paris"}])
+    questions = {question.id: question for question in load_questions(task)}
+    row = {"id": 1, "question": "Capital  of France?\n", "answer": "Paris"}
+    assert regrade(Path(write(tmp_path / "r.jsonl", [row])), questions).accuracy == 1
+    with pytest.raises(JournalError, match=r"the task has 'Capital of France\?'; give the task") as caught:
+        regrade(Path(write(tmp_path / "r.jsonl", [{**row, "question": "6 times 7?"}])), questions)
+    assert caught.value.field == "r.jsonl:1: question"
+
+
+def test_a_folder_is_told_what_to_give(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files[:4], str(tmp_path)]) == 2
+    assert "it is a folder; give its results.jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(find_obstacle() is not None, reason="no sandbox here")
 def test_code_is_run_again(tmp_path: Path) -> None:
     questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
@@ -112,8 +162,8 @@ def test_code_is_run_again(tmp_path: Path) -> None:
     [
         ("", "holds no answer"),
         ("{", "r.jsonl:1"),
-        ('{"id": "a"}', "id and answer"),
-        ('{"id": "a", "answer": 7}', "id and answer"),
+        ('{"id": "a"}', "an id and the text answer"),
+        ('{"id": "a", "answer": 7}', "an id and the text answer"),
         ('{"id": "z", "answer": "7"}', "the task has no such question"),
         ('{"id": "a", "answer": "7", "correct": "yes"}', "r.jsonl:1: correct: got 'yes'; it must be true, false, null"),
         ("[" * 100_000, "must be one JSON object"),
