@@ -7,19 +7,23 @@ from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.benchmarks import Benchmark
 
 _PROBE_SECONDS = 10.0
+_MAX_REASON_CHARS = 200
 
 
 def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` records of a benchmark, downloaded or out of the library's cache.
 
-    Raises TaskError where the extra `eval` is not installed, the dataset is gated, cannot be reached, or has another
-    form; it says how to give the questions as a file.
+    Raises TaskError where the extra `eval` is not installed or does not load, the dataset is gated, cannot be reached,
+    has no row, or has another form; it says how to give the questions as a file.
     """
     try:
         import datasets
         import huggingface_hub
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise _refusal(benchmark, "the extra eval is not installed: pip install 'latentmas-ray[eval]'") from error
+    except Exception as error:  # a library below it that is broken, or of another version, raises anything
+        told = f"the library datasets does not load here ({_first_line(error)})"
+        raise _refusal(benchmark, told) from error
     source = benchmark.hub_id
     try:
         if not (Path(source).is_dir() or huggingface_hub.is_offline_mode()):
@@ -30,17 +34,24 @@ def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str
         raise _refusal(benchmark, _reason(benchmark, error)) from error
     try:
         num_rows = len(rows) if limit is None else min(limit, len(rows))
-        return [benchmark.to_record(rows[number], number) for number in range(num_rows)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        records = [benchmark.to_record(rows[number], number) for number in range(num_rows)]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         told = f"its rows have another form than expected ({type(error).__name__}: {error})"
         raise _refusal(benchmark, told) from error
+    if not records:
+        raise _refusal(benchmark, f"{source} has no row in its split {benchmark.split}")
+    return records
 
 
 def _reason(benchmark: Benchmark, error: Exception) -> str:
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first_line = _first_line(error)
     if benchmark.is_gated and ("gated" in str(error).lower() or "401" in first_line or "403" in first_line):
         return f"{benchmark.hub_id} is gated: accept its terms on the hub and log in with `hf auth login`"
-    return f"{benchmark.hub_id} cannot be loaded from the hub ({first_line[:200]})"
+    return f"{benchmark.hub_id} cannot be loaded from the hub ({first_line})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_REASON_CHARS]
 
 
 def _refusal(benchmark: Benchmark, reason: str) -> TaskError:

@@ -127,6 +127,9 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
 
 
 def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
+    if names := [one.name for one in BENCHMARKS if one.hub_id.lower() == task.lower()]:
+        plural = "tasks" if len(names) > 1 else "task"
+        raise TaskError("task", task, f"it is a dataset, of the {plural} {' and '.join(names)}; give such a name")
     if is_file or "/" in task or Path(task).suffix in (".json", ".csv", ".txt", ".gz", ".parquet"):
         raise TaskError("task", task, f"a file of questions must be named {_FILE_FORM}")
     known = ", ".join((*BUILTIN_TASKS, *(benchmark.name for benchmark in BENCHMARKS)))

@@ -1,6 +1,7 @@
 """The published benchmarks: their table, their rows, and how they come from the hub or don't."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -164,6 +165,67 @@ def test_questions_come_from_a_dataset_in_a_folder(tmp_path: Path, monkeypatch: 
     assert {record["gold"] for record in records} == {"1034"}
     with pytest.raises(TaskError, match="another form"):
         hub_records(replace(local, to_record=find_benchmark("medqa").to_record))  # type: ignore[union-attr]
+
+
+class StandIn:
+    """Takes the place of the libraries of the hub: `rows`, or the error that comes of asking for them."""
+
+    def __init__(self, rows: object = (), error: Exception | None = None) -> None:
+        self.rows = rows
+        self.error = error
+
+    def HfApi(self) -> "StandIn":  # noqa: N802
+        return self
+
+    def is_offline_mode(self) -> bool:
+        return False
+
+    def dataset_info(self, *_: object, **__: object) -> None: ...
+
+    def load_dataset(self, *_: object, **__: object) -> object:
+        if self.error is not None:
+            raise self.error
+        return self.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "hub", "expected"),
+    [
+        ("gpqa", StandIn(error=RuntimeError("It is a gated dataset. You must log in.\nMore")), "is gated: accept its"),
+        ("gpqa", StandIn(error=RuntimeError("403 Client Error. (Request ID: 1)\n\nNo.")), "is gated: accept its"),
+        ("gsm8k", StandIn(error=RuntimeError("401 Client Error\nMore")), r"cannot be loaded from the hub \(401 Client"),
+        ("gsm8k", StandIn(error=TimeoutError()), r"cannot be loaded from the hub \(TimeoutError\)"),
+        ("gsm8k", StandIn(rows=[]), "openai/gsm8k has no row in its split test"),
+        ("gsm8k", StandIn(rows=[{"question": None, "answer": "#### 1"}]), "another form than expected"),
+        (
+            "arc_easy",
+            StandIn(
+                rows=[{"id": "a", "question": "?", "choices": {"text": [""], "label": range(30)}, "answerKey": 29}]
+            ),
+            "another form than expected",
+        ),
+    ],
+)
+def test_what_the_hub_does_not_give_is_told_with_the_other_way(
+    monkeypatch: pytest.MonkeyPatch, name: str, hub: StandIn, expected: str
+) -> None:
+    for library in ("datasets", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, library, hub)
+    with pytest.raises(TaskError, match=rf"{expected}.*or give its questions as a file: --task FILE\.jsonl") as caught:
+        load_questions(name)
+    assert "More" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [AttributeError("module 'numpy' has no attribute 'x'"), OSError("libarrow.so")])
+def test_a_library_that_is_broken_is_not_told_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    (tmp_path / "datasets.py").write_text(f"raise {error!r}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    with pytest.raises(TaskError, match=r"the library datasets does not load here .*--task FILE") as caught:
+        load_questions("gsm8k")
+    assert str(error) in str(caught.value)
 
 
 @needs_datasets

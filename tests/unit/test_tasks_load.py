@@ -303,6 +303,8 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
     [
         ("smaple", "known are sample, notes, chain, gsm8k, aime2024"),
         ("humaneval", "unknown task"),
+        ("openai/gsm8k", "it is a dataset, of the task gsm8k"),
+        ("allenai/AI2_ARC", "it is a dataset, of the tasks arc_easy and arc_challenge"),
         ("questions.json", "must be named FILE.jsonl"),
         ("", "it is a folder"),
     ],
