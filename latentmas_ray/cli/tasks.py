@@ -10,6 +10,7 @@ import typer
 from latentmas_ray.config import MAX_NEW_TOKENS
 from latentmas_ray.tasks import BENCHMARKS, Benchmark, answer_form
 from latentmas_ray.tasks.load import GENERATED_TASKS, NUM_GENERATED, load_questions
+from latentmas_ray.tasks.question import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ def tasks(
         table.add_row(*map(Text, cells))
     console = results_console()
     console.print(table)
-    for kind in dict.fromkeys(kind for row in rows for kind in row.kind.split(", ")):
-        console.print(Text(f"{kind}: {_form(kind)}"), soft_wrap=True)
+    for kind in KINDS:  # those of files, too
+        console.print(Text(f"{kind}: {answer_form(kind)}"), soft_wrap=True)
     console.print(
         "\nA file of the same fields does as well: --task FILE.jsonl[.gz]; its records' task decides the settings.",
         soft_wrap=True,
@@ -82,18 +83,14 @@ def _of_benchmark(one: Benchmark) -> TaskRow:
 def _built_in() -> Iterator[TaskRow]:
     for name in ("sample", *GENERATED_TASKS):
         questions = load_questions(name, limit=64)
-        kinds = sorted({question.kind for question in questions})
+        kinds = [kind for kind in sorted(KINDS) if any(question.kind == kind for question in questions)]
         yield TaskRow(
             name=name,
             title=name,
             kind=", ".join(kinds),
             num_questions=NUM_GENERATED if name in GENERATED_TASKS else len(questions),
             max_new_tokens=MAX_NEW_TOKENS,
-            answer_form=" ".join(_form(kind) for kind in kinds),
+            answer_form=" ".join(map(answer_form, kinds)),
             source="built in",
             hub={},
         )
-
-
-def _form(kind: str) -> str:
-    return next(answer_form(known) for known in ("number", "choice", "text", "math", "code") if known == kind)

@@ -11,7 +11,8 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.driver.regrade import regrade
 from latentmas_ray.errors import JournalError
 from latentmas_ray.sandbox import find_obstacle
-from latentmas_ray.tasks import BENCHMARKS, load_questions
+from latentmas_ray.tasks import BENCHMARKS, answer_form, load_questions
+from latentmas_ray.tasks.question import KINDS
 
 TASK = [
     {"id": "a", "question": "6 times 7?", "gold": "42", "kind": "number"},
@@ -187,4 +188,4 @@ def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in rows)
-    assert r"\boxed{}" in table
+    assert all(f"{kind}: {answer_form(kind)}" in table for kind in KINDS)
