@@ -3,6 +3,7 @@
 Two expressions may be so large that comparing them takes for ever; that must cost one question and not the run.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -21,6 +22,8 @@ from math_verify import parse, verify
 gold, given = (parse("$" + text + "$", parsing_timeout=None) for text in {texts!r})
 """
 _TESTS = "assert gold and given and verify(gold, given, timeout_seconds=None), 'not the value of the gold'"
+_GROUPING = re.compile(r"[\\^_]")
+_SINGLE = re.compile(r"([\^_])\{([0-9A-Za-z])\}")  # x^{2} is x^2
 
 
 def extract_latex(answer: str) -> str | None:
@@ -58,8 +61,17 @@ def check_latex() -> None:
 
 
 def _same(gold: str, given: str) -> bool:
+    """Whether they are alike without any mathematics: as numbers, as they are written, or as words."""
     number = parse_number(gold)
-    return normalise(plain(gold)) == normalise(plain(given)) or (number is not None and number == parse_number(given))
+    if (number is not None and number == parse_number(given)) or _written(gold) == _written(given):
+        return True
+    # Without its braces, an expression could be another one: e^{2x} and e^{2}x.
+    words = plain(gold), plain(given)
+    return normalise(words[0]) == normalise(words[1]) and not any(_GROUPING.search(text) for text in words)
+
+
+def _written(text: str) -> str:
+    return _SINGLE.sub(r"\1\2", " ".join(text.split()))
 
 
 def _places(*packages: str) -> tuple[str, ...]:

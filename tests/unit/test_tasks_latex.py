@@ -25,6 +25,9 @@ def make(gold: str | None) -> Question:
         ("18", r"so \boxed{18.00}"),
         (r"\frac{1}{2}", r"\boxed{0.5}"),
         (r"x^{2}+1", r"\boxed{x^2+1}"),
+        (r"\text{no solution}", r"\boxed{No solution}"),
+        (r"90^\circ", r"\boxed{90}"),
+        (r"\binom{n}{12}", r"\boxed{\binom{n}{12}}"),
         (r"\boxed{\sqrt{2}}", r"It is $\boxed{\sqrt{2}}$."),
     ],
 )
@@ -49,7 +52,17 @@ def test_the_same_value_is_right(gold: str, answer: str) -> None:
 @needs_library
 @pytest.mark.parametrize(
     ("gold", "answer"),
-    [(r"\sqrt{8}", r"\boxed{2\sqrt{3}}"), ("x^2+1", r"\boxed{x^2-1}"), ("(1, 2)", r"\boxed{(2, 1)}")],
+    [
+        (r"\sqrt{8}", r"\boxed{2\sqrt{3}}"),
+        ("x^2+1", r"\boxed{x^2-1}"),
+        ("(1, 2)", r"\boxed{(2, 1)}"),
+        # These differ in nothing but where the braces stand.
+        ("e^{2x}", r"\boxed{e^{2}x}"),
+        (r"\sqrt{2x}", r"\boxed{\sqrt{2}x}"),
+        (r"\frac{1}{2x}", r"\boxed{\frac{12}{x}}"),
+        ("x^{12}", r"\boxed{x^{1}2}"),
+        (r"\binom{n}{12}", r"\boxed{\binom{n1}{2}}"),
+    ],
 )
 def test_another_value_is_wrong(gold: str, answer: str) -> None:
     assert grade(make(gold), answer).correct is False
