@@ -1,7 +1,7 @@
 """The seeds of an evaluation that is repeated: read, checked, and where the output of each goes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from latentmas_ray.errors import ConfigError
@@ -15,6 +15,8 @@ _FOLDER = re.compile(r"seed-(0|[1-9]\d{0,18})", re.ASCII)
 def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
     """`1,2,3`, or numbers, as checked seeds. Raises ConfigError for none at all, one that stands there twice, and
     whatever is no seed."""
+    if not isinstance(seeds, Iterable):  # a single seed, say
+        raise ConfigError("seeds", repr(seeds), _FORM)
     parts = [part.strip() for part in seeds.split(",")] if isinstance(seeds, str) else list(seeds)
     given = seeds if isinstance(seeds, str) else ",".join(map(str, parts))
     numbers = tuple(map(_seed, parts))

@@ -70,7 +70,26 @@ def test_seeds_are_read(given: Any, seeds: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", ",", "1,", "1,1", "1,2,01", "a", "1.5", "-1", "1 2", "²", "9" * 30, str(2**63), [], [True], [-1], [1.5]],
+    [
+        "",
+        ",",
+        "1,",
+        "1,1",
+        "1,2,01",
+        "a",
+        "1.5",
+        "-1",
+        "1 2",
+        "²",
+        "9" * 30,
+        str(2**63),
+        [],
+        [True],
+        [-1],
+        [1.5],
+        5,
+        None,
+    ],
 )
 def test_what_is_no_list_of_seeds_is_refused(given: Any) -> None:
     with pytest.raises(ConfigError, match="different whole numbers from 0"):
