@@ -140,7 +140,8 @@ def test_answers_to_other_questions_of_the_same_ids_are_refused(tmp_path: Path) 
     task = write(tmp_path / "t.jsonl", [{"id": 1, "question": "Capital of France?", "gold": "Paris"}])
     questions = {question.id: question for question in load_questions(task)}
     row = {"id": 1, "question": "Capital  of France?\n", "answer": "Paris"}
-    assert regrade(Path(write(tmp_path / "r.jsonl", [row])), questions).accuracy == 1
+    prompted = {**row, "question": "Answer in one word. Capital of France? Think first."}
+    assert regrade(Path(write(tmp_path / "r.jsonl", [row, prompted])), questions).accuracy == 1
     with pytest.raises(JournalError, match=r"the task has 'Capital of France\?'; give the task") as caught:
         regrade(Path(write(tmp_path / "r.jsonl", [{**row, "question": "6 times 7?"}])), questions)
     assert caught.value.field == "r.jsonl:1: question"
