@@ -238,6 +238,31 @@ def test_all_versions_that_made_the_runs_are_told(tmp_path: Path) -> None:
     assert "torch 2.9; or: torch 2.10" in parts_of(folders).text
 
 
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    return [run["label"] for run in parts_of(folders).data("index")["runs"].values()]
+
+
+def test_no_two_runs_have_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("x", "y"):
+        write_simple_run(tmp_path / place / "run", method="text")
+        for seed in (1, 2):
+            write_simple_run(tmp_path / place / "seeds" / f"seed-{seed}", method="text", seed=seed)
+    same_name = [tmp_path / place / "run" for place in ("x", "y")]
+    assert labels_of(same_name) == ["text · run (1)", "text · run (2)"]
+    (tmp_path / "y" / "seeds").rename(tmp_path / "y" / "more")
+    assert labels_of([tmp_path / "x" / "seeds", tmp_path / "y" / "more"]) == [
+        f"text · {name} · seed {seed}" for name in ("seeds", "more") for seed in (1, 2)
+    ]
+    (tmp_path / "y" / "run").rename(tmp_path / "y" / "other")
+    monkeypatch.chdir(tmp_path / "x" / "run")
+    assert labels_of([Path(), tmp_path / "y" / "other"]) == ["text · run", "text · other"]
+
+
+def test_a_guard_stands_in_the_names_of_runs_that_differ_in_it(tmp_path: Path) -> None:
+    folders = [write_simple_run(tmp_path / guard, method="latent", guard=guard) for guard in ("off", "drop")]
+    assert labels_of(folders) == ["latent · guard off", "latent · guard drop"]
+
+
 def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
     folders = [write_simple_run(tmp_path / name, task=name, method="single") for name in ("sums", "words")]
     parts = parts_of(folders)

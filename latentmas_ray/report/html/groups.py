@@ -1,6 +1,7 @@
 """Runs put in order, named by what sets them apart, and grouped by what can be compared."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +21,7 @@ _DISTINCT = {
     "realign": "realign {}",
     "handover": "{}",
     "codec": "codec {}",
+    "guard": "guard {}",
     "temperature": "T = {}",
     "top_p": "top-p {}",
     "dtype": "{}",
@@ -29,7 +31,7 @@ _DISTINCT = {
     "runtime": "{}",
     "replicas": "replicas {}",
 }
-_LATENT_ONLY = {"latent_steps", "realign", "handover", "codec"}
+_LATENT_ONLY = {"latent_steps", "realign", "handover", "codec", "guard"}
 # Controls, in the order in which they are shown.
 _CONTROLS = {
     "deranged": "deranged memory",
@@ -79,25 +81,39 @@ def _rank(config: RunConfig) -> tuple[int, int, int]:
     return ("single", "text", "latent").index(config.method), _MEMORIES.index(config.memory), steps
 
 
-def _labels(folders: Sequence[Runs]) -> Iterator[str]:
+def _labels(folders: Sequence[Runs]) -> list[str]:
+    """What each is called; runs of one task and model that would be called alike are numbered."""
+    labels = [(_place(runs), _label(runs, folders)) for runs in folders]
+    counts, numbers = Counter(labels), Counter[tuple[tuple[str, str], str]]()
+    found = []
+    for named in labels:
+        numbers[named] += 1
+        found.append(named[1] if counts[named] == 1 else f"{named[1]} ({numbers[named]})")
+    return found
+
+
+def _label(runs: Runs, folders: Sequence[Runs]) -> str:
     """The method, and what sets a run apart from the others of its task, model and method; at last its folder."""
-    for runs in folders:
-        config = runs[0].config
-        alike = [
-            other for other in folders if _place(other) == _place(runs) and other[0].config.method == config.method
-        ]
-        names = [
-            name
-            for name in _DISTINCT
-            if (config.method == "latent" or name not in _LATENT_ONLY)
-            and any(_value(alike[0], name) != _value(other, name) for other in alike)
-        ]
-        control = [] if config.memory == "matched" else [_CONTROLS[config.memory]]
-        parts = [config.method, *control, *(_DISTINCT[name].format(_value(runs, name)) for name in names)]
-        twins = [other for other in alike if other[0].config.memory == config.memory]
-        if sum(all(_value(other, name) == _value(runs, name) for name in names) for other in twins) > 1:
-            parts.append(runs[0].folder.name)
-        yield " · ".join(part.replace(" = ", "\u00a0=\u00a0") for part in parts)
+    config = runs[0].config
+    alike = [other for other in folders if _place(other) == _place(runs) and other[0].config.method == config.method]
+    names = [
+        name
+        for name in _DISTINCT
+        if (config.method == "latent" or name not in _LATENT_ONLY)
+        and any(_value(alike[0], name) != _value(other, name) for other in alike)
+    ]
+    control = [] if config.memory == "matched" else [_CONTROLS[config.memory]]
+    parts = [config.method, *control, *(_DISTINCT[name].format(_value(runs, name)) for name in names)]
+    twins = [other for other in alike if other[0].config.memory == config.memory]
+    if sum(all(_value(other, name) == _value(runs, name) for name in names) for other in twins) > 1:
+        parts.append(_folder_name(runs))
+    return " · ".join(part.replace(" = ", "\u00a0=\u00a0") for part in parts)
+
+
+def _folder_name(runs: Runs) -> str:
+    """Of the run's folder, or of the one around those of its seeds."""
+    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
 def _value(runs: Runs, name: str) -> str:
