@@ -41,7 +41,7 @@ class SeedsSummary:
     accuracy: float | None  # mean over the seeds; None where nothing could be graded
     accuracy_half_width: float | None  # accuracy ± this is the 95 % interval over seeds; None for one seed
     question_interval: tuple[float, float] | None  # 95 %, over questions; each one's mean over seeds is what is drawn
-    prompt_tokens_per_question: float  # this and the next: means over seeds
+    prompt_tokens_per_question: float  # this and the next: means over the seeds that have an answer
     latent_steps_per_question: float
     output_tokens_per_question: float
     seconds: float  # of all seeds together
@@ -132,6 +132,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
     accuracies = [summary.accuracy for summary in summaries if summary.accuracy is not None]
     over_seeds = mean_interval(accuracies) if len(accuracies) == len(runs) else None
     by_question = mean_correct([run.answers for run in runs.values()])
+    answered = [run.summary for run in runs.values() if run.answers] or summaries
     seconds, per_second = speed(summaries)
     after, per_second_after = speed_after_warm_up(summaries)
     return SeedsSummary(
@@ -145,9 +146,9 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         accuracy=None if over_seeds is None else over_seeds.mean,
         accuracy_half_width=None if over_seeds is None else over_seeds.half_width,
         question_interval=bootstrap_interval([*by_question.values()]) if by_question else None,
-        prompt_tokens_per_question=fmean(summary.prompt_tokens_per_question for summary in summaries),
-        latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in summaries),
-        output_tokens_per_question=fmean(summary.output_tokens_per_question for summary in summaries),
+        prompt_tokens_per_question=fmean(summary.prompt_tokens_per_question for summary in answered),
+        latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in answered),
+        output_tokens_per_question=fmean(summary.output_tokens_per_question for summary in answered),
         seconds=seconds,
         questions_per_second=per_second,
         seconds_after_warm_up=after,

@@ -64,18 +64,12 @@ def read_compared(name: str, folder: str) -> ComparedRun:
     runs = tuple(run for run in found if run.answers)
     if not runs:
         raise JournalError("run", folder, "it holds no answer yet; wait for some, or leave it out")
-    first = runs[0]
-    for run in runs[1:]:
-        for field, value in _without(run.config, "seed").items():
-            if value != (was := _without(first.config, "seed")[field]):
-                expected = f"seed {first.config.seed} beside it has {was!r}; seeds of one run differ in nothing else"
-                raise JournalError(f"{run.folder}: {field}", str(value), expected)
     by_run = [{answer.id: answer for answer in run.answers} for run in runs]
     shared = [question for question in by_run[0] if all(question in answers for answers in by_run)]
     compared = ComparedRun(
         name=name,
         folder=folder,
-        config=first.config,
+        config=runs[0].config,
         seeds=tuple(run.config.seed for run in runs),
         runs=runs,
         answers={question: tuple(answers[question] for answers in by_run) for question in shared},
@@ -143,10 +137,6 @@ def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | N
         ),
         None,
     )
-
-
-def _without(config: RunConfig, *fields: str) -> dict[str, object]:
-    return {name: value for name, value in config.identity().items() if name not in fields}
 
 
 def _to_single(run: ComparedRun, single: ComparedRun) -> dict[str, float | None]:

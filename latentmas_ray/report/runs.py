@@ -56,10 +56,16 @@ def read_run(folder: str | Path) -> FinishedRun:
 
 
 def read_runs(folder: str | Path) -> list[FinishedRun]:
-    """Read an output folder of one run, or of one a seed, in the order of the seeds. Raises what `read_run` does."""
+    """Read an output folder of one run, or of one a seed, in the order of the seeds.
+
+    Raises what `read_run` does, and JournalError for seeds of different runs.
+    """
     folder = Path(folder)
     seeds = {} if (folder / CONFIG_NAME).exists() else seed_folders(folder)
-    return [read_run(path) for path in seeds.values()] or [read_run(folder)]
+    runs = [read_run(path) for path in seeds.values()] or [read_run(folder)]
+    for run in runs[1:]:
+        _check_same_but_seed(run, runs[0])
+    return runs
 
 
 def read_answers(path: Path) -> tuple[Answer, ...]:
@@ -72,6 +78,14 @@ def read_answers(path: Path) -> tuple[Answer, ...]:
             raise JournalError(f"{path}:{number}: id", answer.id, "it is there twice; remove one of the two lines")
         answers[answer.id] = answer
     return tuple(answers.values())
+
+
+def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:
+    was = first.config.identity()
+    for field, value in run.config.identity().items():
+        if field != "seed" and value != was[field]:
+            expected = f"seed {first.config.seed} beside it has {was[field]!r}; seeds of one run differ in nothing else"
+            raise JournalError(f"{run.folder}: {field}", str(value), expected)
 
 
 def _read_config(path: Path) -> RunConfig:

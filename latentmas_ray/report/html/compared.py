@@ -86,5 +86,5 @@ def make_difference(paired: PairedDifference) -> Difference:
 
 def _folder(entry: Entry) -> Path:
     """The folder that was given: that of the run, or the one around those of its seeds."""
-    folder = entry.runs[0].folder
-    return folder if len(entry.runs) == 1 else folder.parent
+    folder = entry.given[0].folder
+    return folder if len(entry.given) == 1 else folder.parent

@@ -7,7 +7,7 @@ from typing import Any
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Summary, summarise
 from latentmas_ray.driver.over_seeds import SeedRun, mean_correct, summarise_seeds
-from latentmas_ray.report.html.figures import Figure, Write, look_up, percent, points
+from latentmas_ray.report.html.figures import Figure, Write, look_up, number, percent, points
 from latentmas_ray.report.runs import FinishedRun
 
 _TIMES = frozenset({"seconds", "questions_per_second", "questions_per_second_after_warm_up"})
@@ -38,7 +38,13 @@ class Entry:
 
     key: str  # names it in the page: r0, r1, …
     label: str
-    runs: tuple[FinishedRun, ...]
+    given: tuple[FinishedRun, ...]  # all that are in the folder, one a seed
+
+    @cached_property
+    def runs(self) -> tuple[FinishedRun, ...]:
+        """Those that are shown: while seeds are still to come, those that have an answer, if any has."""
+        answered = tuple(run for run in self.given if run.answers)
+        return self.given if self.is_finished or not answered else answered
 
     @property
     def config(self) -> RunConfig:
@@ -61,7 +67,7 @@ class Entry:
 
     @property
     def is_finished(self) -> bool:
-        return all(run.summary is not None for run in self.runs)
+        return all(run.summary is not None for run in self.given)
 
     @cached_property
     def summary(self) -> Summary:
@@ -92,6 +98,14 @@ class Entry:
             return None
         low, high = self.figures[field]
         return Interval(low, high, (self.figure(f"{field}.0", points), self.figure(f"{field}.1", points)))
+
+    @property
+    def num_alarmed(self) -> Figure | None:
+        """Questions with an alarm, of all seeds together; None without one."""
+        if len(self.runs) == 1:
+            return self.figure("num_alarmed", number) if self.figures["num_alarmed"] else None
+        count = sum(_summary(run).num_alarmed for run in self.runs)
+        return Figure(value=count, text=number(count)) if count else None
 
     @property
     def accuracy(self) -> Figure:

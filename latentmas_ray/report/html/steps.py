@@ -76,9 +76,10 @@ def make_steps_chart(group: Group) -> StepsChart | None:
 
 
 def _family(entry: Entry) -> tuple[str, ...]:
-    """Everything that decides what is computed but the number of latent steps."""
+    """Everything that decides what is computed but the number of latent steps; all seeds of a run."""
     identity = entry.config.identity()
-    return tuple(f"{name}={value}" for name, value in identity.items() if name != "latent_steps")
+    settings = tuple(f"{name}={value}" for name, value in identity.items() if name not in ("latent_steps", "seed"))
+    return (*settings, *(f"seed={run.config.seed}" for run in entry.runs))
 
 
 def _steps(entry: Entry) -> int:

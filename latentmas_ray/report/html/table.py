@@ -17,7 +17,7 @@ class Row:
 
     entry: Entry
     num_questions: Figure
-    num_failed: int
+    num_failed: Figure  # with several seeds: in all of them, and so are alarms
     num_alarmed: Figure | None  # questions with an alarm; None without one
     accuracy: Figure
     interval: Interval | None
@@ -56,8 +56,8 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
     return Row(
         entry=entry,
         num_questions=entry.figure("num_questions", number),
-        num_failed=entry.figures["num_failed"],
-        num_alarmed=entry.figure("num_alarmed", number) if entry.figures.get("num_alarmed") else None,
+        num_failed=entry.figure("num_failed", number),
+        num_alarmed=entry.num_alarmed,
         accuracy=entry.accuracy,
         interval=entry.interval,
         output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),
