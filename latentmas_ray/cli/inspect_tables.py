@@ -78,13 +78,13 @@ def thought_table(thoughts: Sequence[Thought]) -> Table:
     table.add_column("nearest", overflow="fold")
     most = max((thought.entropy for thought in thoughts), default=0.0)
     for step, thought in enumerate(thoughts):
-        if not thought.tokens:
+        if not thought.is_finite:
             table.add_row(str(step), Text("not finite", style="red"), "", "", "", "")
             continue
         table.add_row(
             str(step),
             Text(_says(thought)),
-            Text(f"{thought.entropy:5.2f} {_bar(thought.entropy, most)}"),
+            Text(f"{thought.entropy:5.2f} {_bar(thought.entropy, most)}" if thought.tokens else "    –"),
             f"{thought.norm:.4g}",
             f"{thought.distance:.3f}",
             Text(_visible(thought.nearest)),
@@ -124,6 +124,8 @@ def _labelled(label: str, content: RenderableType) -> Table:
 
 
 def _says(thought: Thought) -> str:
+    if not thought.tokens:
+        return "nothing that is finite"
     shown = [(token, share) for token, share in thought.tokens[:_NUM_TOKENS] if share >= _MIN_SHARE]
     if not shown:  # it says nothing in particular
         return f"{_visible(thought.tokens[0][0])} <1%"

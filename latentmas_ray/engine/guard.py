@@ -67,7 +67,9 @@ def take_readings(
     bearings = lens.bearings(hidden_BNE.flatten(0, 1))
     units_BNE = lens.directions(hidden_BNE)
     cosines_BN = (units_BNE[:, 1:] * units_BNE[:, :-1]).sum(dim=-1).tolist()
-    entropies = [[thought.entropy for thought in row] for row in thoughts] if thoughts else None
+    entropies = (
+        [[thought.entropy if thought.tokens else None for thought in row] for row in thoughts] if thoughts else None
+    )
     return [
         _of_row(bearings, row * num_thoughts, [None, *cosines], entropies[row] if entropies else [None] * num_thoughts)
         for row, cosines in enumerate(cosines_BN)

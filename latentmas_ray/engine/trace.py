@@ -13,7 +13,8 @@ AlarmKind = Literal["not-finite", "norm", "distance", "entropy", "repetition", "
 
 @dataclass(frozen=True, kw_only=True)
 class Thought:
-    """One latent thought through the lens."""
+    """One latent thought through the lens. One that is not finite has no tokens, is near to none, and its figures are
+    0; one of which the model cannot tell what it says has no tokens, and its entropy is 0."""
 
     tokens: tuple[tuple[str, float], ...]  # the likeliest next tokens and their probabilities, the likeliest first
     entropy: float  # of all next tokens, in nats
@@ -21,6 +22,11 @@ class Thought:
     distance: float  # cosine distance to the nearest input embedding: 0 the same direction, 1 at right angles
     nearest: str  # that embedding's token
     xy: tuple[float, float]  # on the plane of the two main directions of the input embeddings
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its figures mean anything."""
+        return bool(self.nearest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine.guard import take_readings
 from latentmas_ray.engine.lens import Lens
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
@@ -173,6 +174,7 @@ def test_a_thought_that_is_not_finite_shows_nothing(engine_of: MakeEngine) -> No
     first, broken, last = Lens(engine.lm, engine.realign).look(hidden_NE)
     assert broken.tokens == ()
     assert (broken.norm, broken.entropy, broken.xy) == (0.0, 0.0, (0.0, 0.0))
+    assert [thought.is_finite for thought in (first, broken, last)] == [True, False, True]
     assert first.tokens
     assert last.tokens
 
@@ -181,9 +183,13 @@ def test_a_thought_that_says_nothing_that_can_be_told_is_still_a_row_of_json(eng
     engine = engine_of("qwen3")
     engine.lm = make_lm("qwen3")
     engine.lm.model.get_output_embeddings().weight.data[7] = torch.inf
-    (thought,) = Lens(engine.lm, engine.realign).look(torch.randn(1, engine.lm.spec.hidden_size))
+    lens, hidden_NE = Lens(engine.lm, engine.realign), torch.randn(1, engine.lm.spec.hidden_size)
+    (thought,) = lens.look(hidden_NE)
     assert (thought.tokens, thought.entropy) == ((), 0.0)
     assert thought.norm > 0
+    assert thought.is_finite
+    ((reading,),) = take_readings(lens, hidden_NE[None], [[thought]])
+    assert reading.entropy is None  # not 0, which would look like a jump of it
     json.dumps(asdict(thought), allow_nan=False)
 
 

@@ -1,5 +1,6 @@
 """`latentmas inspect` on a small run: what it shows, and what it says to a mistake."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,15 @@ def test_what_a_model_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixtu
         tokens=(("\x1b[2J\n", 0.9), ("[red]", 0.1)), entropy=1.0, norm=2.0, distance=0.5, nearest="\x07", xy=(0.0, 0.0)
     )
     broken = Thought(tokens=(), entropy=0.0, norm=0.0, distance=0.0, nearest="", xy=(0.0, 0.0))
-    results_console(100).print(thought_table([wild, broken]))
+    silent = replace(wild, tokens=(), entropy=0.0)
+    results_console(100).print(thought_table([wild, broken, silent]))
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\x07" not in out
     assert "[2J⏎ 90%  [red] 10%" in out
-    assert "not finite" in out
+    assert out.count("not finite") == 1
+    assert "nothing that is finite" in out
+    assert out.count("0.500") == 2  # how far it is from the nearest embedding is known all the same
 
 
 @pytest.mark.parametrize(

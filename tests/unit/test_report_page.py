@@ -12,7 +12,8 @@ import torch
 
 from latentmas_ray import LatentMAS, RunConfig
 from latentmas_ray.driver import Failure
-from latentmas_ray.engine.trace import Alarm
+from latentmas_ray.driver.traces import Trace
+from latentmas_ray.engine.trace import AgentTrace, Alarm, Thought
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report import read_runs
 from latentmas_ray.report.compare import compare_folders
@@ -354,6 +355,18 @@ def test_a_thought_that_is_not_finite_is_shown_as_such(tmp_path: Path) -> None:
     assert planner["alarms"][0] == {"kind": "not-finite", "step": 0, "source": None, "value": None, "limit": 0.0}
     assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["ta", "t", "", ""]
     assert list(parts.data("paths-r0")) == ["q1"]
+
+
+def test_a_thought_as_the_lens_tells_one_that_is_not_finite_has_no_figures_and_no_place(tmp_path: Path) -> None:
+    good = make_trace().agents["planner"].thoughts[0]
+    broken = Thought(tokens=(), entropy=0.0, norm=0.0, distance=0.0, nearest="", xy=(0.0, 0.0))
+    silent = replace(good, tokens=(), entropy=0.0)
+    planner = AgentTrace(prompt="Plan it.", thoughts=(good, silent, broken))
+    folder = write_simple_run(tmp_path / "run", method="latent", traces=[Trace(id="q0", agents={"planner": planner})])
+    parts = parts_of([folder])
+    shown = parts.data("questions-0-0")[0]["runs"]["r0"]["agents"][0]["thoughts"]
+    assert shown[1:] == [[[], None, 1.0, 0.25, " four"], [[], None, None, None, ""]]
+    assert parts.data("paths-r0")["q0"]["planner"]["dots"].count("M") == 2
 
 
 def test_alarms_of_a_guard_are_shown_without_traces(tmp_path: Path) -> None:

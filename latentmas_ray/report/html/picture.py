@@ -89,7 +89,7 @@ def make_picture(member: Member) -> Picture | None:
 def _thoughts(trace: Trace) -> dict[str, list[tuple[float, float]]]:
     """The places of every agent's thoughts; one that is not finite has none."""
     found = {
-        name: [thought.xy for thought in agent.thoughts if all(map(math.isfinite, thought.xy))]
+        name: [thought.xy for thought in agent.thoughts if thought.is_finite and all(map(math.isfinite, thought.xy))]
         for name, agent in trace.agents.items()
     }
     return {name: places for name, places in found.items() if places}

@@ -137,9 +137,12 @@ def _traced(trace: AgentTrace, limits: Limits, *, keep_thoughts: bool) -> dict[s
 
 
 def _thought(thought: Thought) -> list[Any]:
-    """Tokens with their shares, entropy, norm, distance, nearest token: a list, as there are thousands of them."""
+    """Tokens with their shares, entropy, norm, distance, nearest token: a list, as there are thousands of them. What is
+    not known is None."""
     shares = [[token, _round(share)] for token, share in thought.tokens]
-    return [shares, *(_round(value) for value in (thought.entropy, thought.norm, thought.distance)), thought.nearest]
+    entropy = thought.entropy if thought.tokens else None
+    bearings = (thought.norm, thought.distance) if thought.is_finite else (None, None)
+    return [shares, *(_round(value) for value in (entropy, *bearings)), thought.nearest]
 
 
 def _alarm(alarm: Alarm) -> Mapping[str, Any]:
