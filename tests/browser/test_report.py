@@ -1,6 +1,7 @@
 """The report in a browser: nothing complains, nothing is asked of a network, nothing is wider than the screen."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,77 @@ def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
 def test_what_a_model_wrote_is_only_text(page: Page) -> None:
     assert HOSTILE in page.evaluate("document.getElementById('question').textContent")
     assert page.evaluate("document.querySelectorAll('#question img').length") == 0
+
+
+@pytest.fixture(scope="module")
+def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page in which everything that has a name has a long one, without a space in it."""
+    folder, long = tmp_path_factory.mktemp("long"), "x" * 200
+    config = RunConfig(task=f"{long}.jsonl", model="m" * 100, method="latent", latent_steps=5)
+    answers = []
+    for number, name in enumerate(("q  0 ", long)):
+        answer = make_answer(number, config, id=name, question=long, gold=long, answer=long, prediction=long)
+        agents = {"p" * 64: answer.agents["planner"], "judger": answer.agents["judger"]}
+        answers.append(replace(answer, agents=agents, transfers=(replace(answer.transfers[0], source="p" * 64),)))
+    traces = [make_trace(answer.id) for answer in answers]
+    failures = [Failure(id="q9", agent="judger", error=long)]
+    folders = [
+        write_run(folder / long, answers, config=config, failures=failures, traces=traces),
+        write_run(folder / long[1:], answers, config=config, traces=traces),
+        write_run(folder / "deranged", answers, config=config.model_copy(update={"memory": "deranged"})),
+        write_run(folder / "other", answers, config=config.model_copy(update={"topology": "t" * 100})),
+    ]
+    path = folder / "report.html"
+    path.write_text(make_page([read_runs(found) for found in folders]))
+    return path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_make_it_no_wider(browser: Page, long_report: Path, width: int) -> None:
+    browser.show_as(width=width)
+    browser.open(long_report)
+    for number in (0, 1, 2):
+        browser.evaluate(f"document.querySelectorAll('#list button')[{number}].click()")
+        browser.evaluate("document.querySelectorAll('details').forEach((found) => { found.open = true; })")
+        browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_gains_of_runs_with_names_of_the_usual_length_are_legible(browser: Page, tmp_path: Path) -> None:
+    settings = ({}, {"memory": "deranged"}, {"memory": "none"}, {"latent_steps": 10, "seed": 1, "limit": 9})
+    folders = [
+        write_simple_run(tmp_path / str(number), method="latent", **fields) for number, fields in enumerate(settings)
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    browser.show_as(width=1280)
+    browser.open(path)
+    table, axis = (f"document.querySelector('{found}').getBoundingClientRect()" for found in (".gains", ".gains .axis"))
+    assert browser.evaluate(f"{table}.right <= document.querySelector('main').getBoundingClientRect().right - 32")
+    assert browser.evaluate(f"{axis}.width") > 100
+    browser.show_as(width=390)
+    kind = "document.querySelector('.gains tbody th').getBoundingClientRect()"
+    assert browser.evaluate(f"{kind}.width") > 300
+
+
+def test_a_question_of_a_picture_may_have_blanks_in_its_id(browser: Page, long_report: Path) -> None:
+    browser.show_as(width=1280)
+    browser.open(long_report)
+    choice = "document.querySelector('.map select')"
+    browser.evaluate(f"{choice}.selectedIndex = 1; {choice}.dispatchEvent(new Event('change'))")
+    browser.evaluate(f"{choice}.selectedIndex = 0; {choice}.dispatchEvent(new Event('change'))")
+    assert browser.evaluate("document.querySelector('.map .shown-question').textContent") == "q  0 "
+
+
+def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Page, tmp_path: Path) -> None:
+    config = RunConfig(task="sums", method="single")
+    answer = make_answer(0, config, prediction="\u202e\u05d0\u05d1", answer="\u05d0\u05d1 12.")
+    path = tmp_path / "report.html"
+    path.write_text(make_page([read_runs(write_run(tmp_path / "run", [answer], config=config))]))
+    browser.open(path)
+    following = "document.querySelector('.facts').lastChild"
+    browser.evaluate(f"window.range = document.createRange(); window.range.selectNode({following})")
+    assert browser.evaluate(
+        "window.range.getBoundingClientRect().left > document.querySelector('.facts bdi').getBoundingClientRect().left"
+    )
+    assert browser.evaluate("getComputedStyle(document.querySelector('.answer pre')).unicodeBidi") == "plaintext"

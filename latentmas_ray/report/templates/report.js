@@ -127,7 +127,7 @@
     at("list").replaceChildren(...state.found.slice(state.start, end).map((number) => {
       const [id, title, outcomes, flags] = rows[number];
       const button = make("button", { type: "button", "aria-current": String(number === state.question) },
-        make("span", { class: "top" }, make("span", { class: "id" }, id),
+        make("span", { class: "top" }, make("span", { class: "id", dir: "auto" }, id),
           flags.includes("a") ? make("span", { class: "flag" }, "alarm") : null,
           make("span", { class: "outcomes" }, marks(outcomes))),
         make("span", { class: "title" }, title));
@@ -143,9 +143,9 @@
     const runs = index.groups[state.group].runs;
     const shown = runs.map((key, place) => (state.runs.has(key) && all.runs[key] ? answer(key, outcomes[place], all.runs[key]) : null));
     at("question").replaceChildren(
-      make("h3", null, id),
+      make("h3", { dir: "auto" }, id),
       make("p", { class: "words" }, all.question),
-      ...(all.gold === null ? [] : [make("p", { class: "caption" }, "gold: ", make("b", null, all.gold))]),
+      ...(all.gold === null ? [] : [make("p", { class: "caption" }, "gold: ", make("bdi", { class: "gold" }, all.gold))]),
       make("div", { class: "answers" }, shown));
     for (const map of maps) if (runs.includes(map.dataset.run)) draw(map, id);
     list();
@@ -156,11 +156,12 @@
     const head = make("h4", null, label, make("span", { class: MARKS[outcome][1] }, MARKS[outcome][0] + " " + WORDS[outcome]));
     if (run.error) return make("div", { class: "answer " + accent }, head, make("p", { class: "words" }, run.error));
     const [prompt, latent, output] = run.tokens;
-    const facts = [`read as ${run.prediction === null ? "no answer" : run.prediction}`, `${prompt} prompt tokens`,
+    const read = run.prediction === null ? "no answer" : run.prediction;
+    const facts = [`${prompt} prompt tokens`,
       ...(latent ? [`${latent} latent steps`] : []), `${output} output tokens`, seconds(run.seconds)];
     return make("div", { class: "answer " + accent }, head,
       make("pre", null, run.answer || "(nothing)"),
-      make("p", { class: "facts" }, facts.join(" · ")),
+      make("p", { class: "facts" }, "read as ", make("bdi", null, read), " · " + facts.join(" · ")),
       run.agents.map(agent));
   }
 
