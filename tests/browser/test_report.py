@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,20 @@ def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Pag
         "window.range.getBoundingClientRect().left > document.querySelector('.facts bdi').getBoundingClientRect().left"
     )
     assert browser.evaluate("getComputedStyle(document.querySelector('.answer pre')).unicodeBidi") == "plaintext"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_numbers_of_steps_that_are_near_to_one_another_do_not_overlap(
+    browser: Page, tmp_path: Path, width: int
+) -> None:
+    numbers = (0, 1, 2, 3, 38, 39, 40, 42)
+    folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in numbers]
+    path = tmp_path / "report.html"
+    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    browser.show_as(width=width)
+    browser.open(path)
+    bounds = "[...document.querySelectorAll('.ticks span')].map((tick) => tick.getBoundingClientRect())"
+    edges = browser.evaluate(f"{bounds}.map((found) => [found.left, found.right])")
+    assert len(edges) >= 5
+    assert all(right < left for (_, right), (left, _) in pairwise(edges))
+    assert browser.evaluate("document.querySelectorAll('.plot circle').length") == len(numbers)

@@ -1,14 +1,15 @@
 """Accuracy over latent steps, where runs differ in nothing else."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log1p
 
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure
 
+_DIGIT_WIDTH, _TICK_GAP = 2.4, 1.2  # in percent of the plot on a phone, the narrowest there is
 _OFTEN_RUN = 8  # horizontal axis: linear up to here, then in ever larger steps
 
 
@@ -44,7 +45,7 @@ class StepsChart:
     group: Group
     lines: tuple[Line, ...]
     levels: tuple[Point, ...]
-    ticks: tuple[tuple[float, str], ...]  # horizontal: place and number of steps
+    ticks: tuple[tuple[float, str], ...]  # horizontal: place and number of steps, where there is room for it
 
 
 def make_steps_chart(group: Group) -> StepsChart | None:
@@ -71,8 +72,7 @@ def make_steps_chart(group: Group) -> StepsChart | None:
         for entry in group.entries
         if entry.config.method != "latent" and entry.accuracy.value is not None
     )
-    ticks = tuple((places[steps], str(steps)) for steps in numbers)
-    return StepsChart(group=group, lines=lines, levels=levels, ticks=ticks)
+    return StepsChart(group=group, lines=lines, levels=levels, ticks=tuple(_ticks(places)))
 
 
 def _family(entry: Entry) -> tuple[str, ...]:
@@ -88,8 +88,19 @@ def _steps(entry: Entry) -> int:
 
 def _places(numbers: list[int]) -> dict[int, float]:
     """Where numbers of steps stand, so that 0, 10, 20, 40 and 80 are all apart."""
-    least, most = (log1p(number / _OFTEN_RUN) for number in (numbers[0], numbers[-1]))
-    return {number: 3 + 94 * (log1p(number / _OFTEN_RUN) - least) / (most - least) for number in numbers}
+    least, most = (math.log1p(number / _OFTEN_RUN) for number in (numbers[0], numbers[-1]))
+    return {number: 3 + 94 * (math.log1p(number / _OFTEN_RUN) - least) / (most - least) for number in numbers}
+
+
+def _ticks(places: Mapping[int, float]) -> Iterator[tuple[float, str]]:
+    """Numbers of steps that do not touch one another; `places` are in their order."""
+    free = -math.inf
+    for steps, place in places.items():
+        text = str(steps)
+        half = (_DIGIT_WIDTH * len(text) + _TICK_GAP) / 2
+        if place - half >= free:
+            yield place, text
+            free = place + half
 
 
 def _line_label(entries: list[Entry]) -> str:
