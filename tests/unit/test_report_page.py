@@ -380,13 +380,13 @@ def test_alarms_of_a_guard_are_shown_without_traces(tmp_path: Path) -> None:
     assert "1 with alarms" in parts.text
 
 
-def test_a_large_run_stays_a_usable_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["It goes on and on. " * 400, "\u6f22" * 5000])
+def test_a_large_run_stays_a_usable_file(tmp_path: Path, text: str) -> None:
     config = RunConfig(task="sums", method="text")
-    text = "It goes on and on. " * 400
     answers = [make_answer(number, config, answer=f"{text} The answer is {number}.") for number in range(1319)]
     folder = write_run(tmp_path / "run", answers, config=config)
     page = make_page([read_runs(folder)])
-    assert len(page) < 10_000_000
+    assert len(page.encode()) < 10_000_000
     parts = PageParts(page)
     assert "without their middle" in parts.text
     index = parts.data("index")["groups"][0]

@@ -24,7 +24,7 @@ from latentmas_ray.report.html.table import Table, make_table
 from latentmas_ray.report.html.time import TimeChart, make_time_chart
 from latentmas_ray.report.published import published_source
 
-MAX_DATA_CHARS = 8_000_000
+MAX_DATA_BYTES = 8_000_000
 # From whole texts with all thoughts to the least that still says what happened.
 _LIMITS = (
     Limits(),
@@ -108,7 +108,7 @@ def fit_data(groups: Sequence[Group], pictures: Sequence[Picture]) -> tuple[Limi
     index = {"index": _json(_index(groups))}
     for limits in _LIMITS:
         blocks = index | dict(_pieces(groups, pictures, limits))
-        if sum(map(len, blocks.values())) <= MAX_DATA_CHARS:
+        if sum(len(block.encode(errors="replace")) for block in blocks.values()) <= MAX_DATA_BYTES:
             break
     return limits, blocks
 
