@@ -42,9 +42,14 @@ def report(
 def _checked(output: str) -> Path:
     """Raises ConfigError unless a page could be written there."""
     path = Path(output)
-    if path.suffix.lower() not in _ENDINGS or path.is_dir():
+    try:
+        is_file = path.suffix.lower() in _ENDINGS and not path.is_dir()
+        has_folder = path.parent.is_dir()
+    except OSError as error:  # such as a name that is longer than names can be
+        raise ConfigError("--output", output, f"it cannot be written: {error.strerror or error}") from error
+    if not is_file:
         raise ConfigError("--output", output, "it must be a file that ends in .html")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise ConfigError("--output", output, f"its folder must exist: {path.parent}")
     return path
 

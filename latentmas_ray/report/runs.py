@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.driver import Answer, Failure, Summary
 from latentmas_ray.driver.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.driver.rows import decode_row
@@ -35,9 +35,7 @@ def read_run(folder: str | Path) -> FinishedRun:
 
     Raises JournalError if it is no folder, holds no results, or holds a file that no run of this project wrote.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise JournalError("run", str(folder), "there is no such folder; give the output folder of a run")
+    folder = _existing(folder)
     for name in (CONFIG_NAME, RESULTS_NAME):
         if not (folder / name).is_file():
             raise JournalError("run", str(folder), f"it holds no {name}; give the output folder of a run")
@@ -60,7 +58,7 @@ def read_runs(folder: str | Path) -> list[FinishedRun]:
 
     Raises what `read_run` does, and JournalError for seeds of different runs.
     """
-    folder = Path(folder)
+    folder = _existing(folder)
     seeds = {} if (folder / CONFIG_NAME).exists() else seed_folders(folder)
     runs = [read_run(path) for path in seeds.values()] or [read_run(folder)]
     for run in runs[1:]:
@@ -78,6 +76,18 @@ def read_answers(path: Path) -> tuple[Answer, ...]:
             raise JournalError(f"{path}:{number}: id", answer.id, "it is there twice; remove one of the two lines")
         answers[answer.id] = answer
     return tuple(answers.values())
+
+
+def _existing(given: str | Path) -> Path:
+    if is_url(str(given)):
+        raise JournalError("run", str(given), "it must be a folder on this machine; copy the run's files to one")
+    try:
+        is_there = Path(given).is_dir()
+    except OSError as error:  # such as a name that is longer than names can be
+        raise JournalError("run", str(given), f"it cannot be read: {error.strerror or error}") from error
+    if not is_there:
+        raise JournalError("run", str(given), "there is no such folder; give the output folder of a run")
+    return Path(given)
 
 
 def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:

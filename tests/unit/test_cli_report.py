@@ -31,6 +31,9 @@ def test_published_cells_can_be_left_out(tmp_path: Path) -> None:
         (["none"], "run: got 'none'; there is no such folder"),
         (["run", "run/"], "run: got 'run/'; it is given twice"),
         (["run", "--output", "page.pdf"], "--output: got 'page.pdf'; it must be a file that ends in .html"),
+        (["run", "s3://bucket/run"], "run: got 's3://bucket/run'; it must be a folder on this machine"),
+        (["run", "x" * 300], "it cannot be read: File name too long"),
+        (["run", "--output", f"{'x' * 300}.html"], "it cannot be written: File name too long"),
         (["run", "--output", "no/page.html"], "--output: got 'no/page.html'; its folder must exist"),
     ],
 )

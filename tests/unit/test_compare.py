@@ -253,7 +253,7 @@ def test_the_command_prints_json(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert told["pairs"][0]["paired"]["difference"] == 0
 
 
-@pytest.mark.parametrize("folders", [["none", "other"], ["empty", "other"]])
+@pytest.mark.parametrize("folders", [["none", "other"], ["empty", "other"], ["s3://bucket/run", "other"]])
 def test_a_folder_without_a_run_is_told_in_one_line(
     folders: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
