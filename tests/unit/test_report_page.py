@@ -186,7 +186,7 @@ def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None
     for kind, paired in gains.items():
         assert kind in parts.text
         assert paired is not None
-        assert {paired.difference, *paired.interval, paired.p_value} <= set(shown)
+        assert {paired.difference, *paired.interval, paired.p_value, paired.num_questions} <= set(shown)
 
 
 def test_a_control_of_no_run_is_told_where_gains_are_left_out(tmp_path: Path) -> None:
@@ -335,6 +335,16 @@ def test_a_run_that_goes_on_has_no_time_yet(tmp_path: Path) -> None:
     assert "--resume" in parts.text
     assert [number for number in parts.numbers if "data-field" in number] == []
     assert "100.0 %" in parts.text
+
+
+def test_a_resumed_run_says_what_its_time_is_without(tmp_path: Path) -> None:
+    folder = write_simple_run(tmp_path / "run", "1101")
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_resumed": 3}))
+    parts = parts_of([folder])
+    assert "without 3 answered before" in parts.text
+    assert "num_resumed" in check_numbers(parts, {"r0": folder})
+    assert "answered before" not in parts_of([write_simple_run(tmp_path / "other")]).text
 
 
 def test_a_run_without_an_answer_has_a_page(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentmas_ray.report.compare import Comparison, compare_folders
 from latentmas_ray.report.compare_runs import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.report.html.figures import Figure, probability, signed_points
+from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
 from latentmas_ray.statistics import PairedDifference
 
 
@@ -20,7 +20,7 @@ class Difference:
     low: Figure
     high: Figure
     p_value: Figure
-    num_questions: int
+    num_questions: Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def make_difference(paired: PairedDifference) -> Difference:
         low=low,
         high=high,
         p_value=Figure(value=paired.p_value, text=probability(paired.p_value)),
-        num_questions=paired.num_questions,
+        num_questions=Figure(value=paired.num_questions, text=number(paired.num_questions)),
     )
 
 

@@ -100,6 +100,14 @@ class Entry:
         return Interval(low, high, (self.figure(f"{field}.0", points), self.figure(f"{field}.1", points)))
 
     @property
+    def num_resumed(self) -> Figure | None:
+        """Questions that its times leave out, of all seeds together; None without one, or without times."""
+        count = sum(_summary(run).num_resumed or 0 for run in self.runs)
+        if not count or not self.is_finished:
+            return None
+        return self.figure("num_resumed", number) if len(self.runs) == 1 else Figure(value=count, text=number(count))
+
+    @property
     def num_alarmed(self) -> Figure | None:
         """Questions with an alarm, of all seeds together; None without one."""
         if len(self.runs) == 1:

@@ -26,6 +26,7 @@ class Row:
     total_tokens: Figure
     total_tokens_ratio: Figure
     seconds: Figure
+    num_resumed: Figure | None  # questions that the times leave out
     speed: Figure
     speed_after_warm_up: Figure
     speed_ratio: Figure
@@ -65,6 +66,7 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
         total_tokens=_own(total_tokens(entry), number(total_tokens(entry))),
         total_tokens_ratio=_ratio(None if costs is None else costs.total_tokens_to_single),
         seconds=entry.figure("seconds", seconds),
+        num_resumed=entry.num_resumed,
         speed=entry.figure("questions_per_second", rate),
         speed_after_warm_up=entry.figure("questions_per_second_after_warm_up", rate),
         speed_ratio=_ratio(None if costs is None else costs.speed_to_single),
