@@ -93,6 +93,29 @@ def test_the_background_follows_the_scheme_and_the_button(page: Page) -> None:
     assert background() == dark
 
 
+LEAST_CONTRAST = """(() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.map((value) => value / 255)
+    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+  return Math.min(...[...document.querySelectorAll(".thoughts .token")].map((token) => {
+    const style = getComputedStyle(token), [ink, paper] = [style.color, style.backgroundColor].map(channels);
+    const shown = ink.map((value, place) => style.opacity * value + (1 - style.opacity) * paper[place]);
+    const [low, high] = [light(shown), light(paper)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  }));
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_unlikely_tokens_can_be_read(page: Page, report: Path, scheme: str) -> None:
+    page.show_as(width=1280, scheme=scheme)
+    page.open(report)
+    page.evaluate("document.querySelectorAll('#question details').forEach((found) => { found.open = true; })")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate(LEAST_CONTRAST) > 4.5
+
+
 def shown_ids(page: Page) -> list[str]:
     return list(page.evaluate("[...document.querySelectorAll('#list .id')].map((found) => found.textContent)"))
 

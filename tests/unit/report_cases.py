@@ -73,7 +73,7 @@ def make_trace(name: str = "q0", *, num_thoughts: int = 3, bad: bool = False) ->
         )
         for step in range(num_thoughts)
     )
-    alarms = (Alarm(kind="not-finite", step=0, value=float("nan"), limit=0.0),) if bad else ()
+    alarms = (Alarm(kind="not-finite", step=0, value=float(num_thoughts)),) if bad else ()
     planner = AgentTrace(prompt="<|user|>Plan it.", thoughts=thoughts, alarms=alarms)
     judger = AgentTrace(prompt="<|user|>Judge it.", reads=("planner",), effects={"planner": 2.25}, text="It is 0.")
     return Trace(id=name, agents={"planner": planner, "judger": judger})

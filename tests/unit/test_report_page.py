@@ -362,7 +362,7 @@ def test_a_thought_that_is_not_finite_is_shown_as_such(tmp_path: Path) -> None:
     parts = parts_of([folder])
     planner = parts.data("questions-0-0")[0]["runs"]["r0"]["agents"][0]
     assert planner["thoughts"][0][1] is None
-    assert planner["alarms"][0] == {"kind": "not-finite", "step": 0, "source": None, "value": None, "limit": 0.0}
+    assert planner["alarms"][0] == {"step": 0, "text": "not finite: 3 of the thoughts from thought 0 on"}
     assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["ta", "t", "", ""]
     assert list(parts.data("paths-r0")) == ["q1"]
 
@@ -386,7 +386,10 @@ def test_alarms_of_a_guard_are_shown_without_traces(tmp_path: Path) -> None:
     alarmed = replace(alarmed, agents={**alarmed.agents, "planner": planner})
     parts = parts_of([write_run(tmp_path / "run", [plain, alarmed], config=config)])
     assert [row[3] for row in parts.data("index")["groups"][0]["rows"]] == ["", "a"]
-    assert parts.data("questions-0-0")[1]["runs"]["r0"]["agents"][0]["alarms"][0]["kind"] == "norm"
+    assert (
+        parts.data("questions-0-0")[1]["runs"]["r0"]["agents"][0]["alarms"][0]["text"]
+        == "norm at thought 2 is 9, beyond 4"
+    )
     assert "1 with alarms" in parts.text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from latentmas_ray.driver import Answer
 from latentmas_ray.engine.trace import AgentTrace, Alarm, Thought
 from latentmas_ray.report.html.entries import Group, Member
+from latentmas_ray.report.inspect import describe_alarm
 
 PIECE_SIZE = 40  # questions in one piece of details
 _MAX_TITLE_CHARS = 110
@@ -146,13 +147,7 @@ def _thought(thought: Thought) -> list[Any]:
 
 
 def _alarm(alarm: Alarm) -> Mapping[str, Any]:
-    return {
-        "kind": alarm.kind,
-        "step": alarm.step,
-        "source": alarm.source,
-        "value": _round(alarm.value),
-        "limit": _round(alarm.limit),
-    }
+    return {"step": alarm.step, "text": describe_alarm(alarm)}
 
 
 def _shorten(text: str, limits: Limits) -> str:

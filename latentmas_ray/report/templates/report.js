@@ -182,18 +182,12 @@
     const spent = Object.entries(found.seconds).map(([phase, value]) => `${phase} ${seconds(value)}`);
     return [
       spent.length ? make("p", { class: "facts" }, spent.join(" · "), " (its batch)") : null,
-      alarms.length ? make("ul", { class: "alarms" }, alarms.map((alarm) => make("li", null, describe(alarm)))) : null,
+      alarms.length ? make("ul", { class: "alarms" }, alarms.map((alarm) => make("li", null, alarm.text))) : null,
       ...(found.prompt === undefined ? [] : [make("h5", null, "prompt"), make("pre", null, found.prompt)]),
       ...reads(found),
       ...(found.thoughts ? [make("h5", null, "thoughts through the lens"), strip(found.thoughts, alarms), table(found.thoughts, alarms)] : []),
       ...(found.text === undefined ? [] : [make("h5", null, "wrote"), make("pre", null, found.text)]),
     ].filter((element) => element !== null);
-  }
-
-  function describe(alarm) {
-    const where = alarm.step === null ? "" : ` at thought ${alarm.step}`;
-    const whose = alarm.source === null ? "" : ` of ${alarm.source}'s memory`;
-    return `${alarm.kind}${whose}${where}: ${figure(alarm.value)}, limit ${figure(alarm.limit)}`;
   }
 
   function reads(found) {
@@ -237,7 +231,7 @@
     const body = thoughts.map(([tokens, entropy, norm, distance, nearest], step) => make("tr", { class: flagged.has(step) ? "alarm" : null },
       make("td", null, String(step)),
       make("td", null, tokens.map(([token, share]) => make("span", {
-        class: "token", title: share === null ? "" : `${(100 * share).toFixed(1)} %`, style: `opacity:${(0.4 + 0.6 * (share || 0)).toFixed(2)}` }, token))),
+        class: "token", title: share === null ? "" : `${(100 * share).toFixed(1)} %`, style: `opacity:${(0.65 + 0.35 * (share || 0)).toFixed(2)}` }, token))),
       [entropy, norm, distance].map((value) => make("td", { class: "number" }, figure(value))),
       make("td", null, make("span", { class: "token" }, nearest))));
     return make("div", { class: "scroll" }, make("table", { class: "thoughts" },
