@@ -14,6 +14,9 @@ from latentmas_ray.driver import AgentUse, Answer, Failure, Transfer, summarise
 from latentmas_ray.driver.folder import encode_row
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap, Thought
+from latentmas_ray.report import read_runs
+from latentmas_ray.report.html import make_page
+from latentmas_ray.report.html.figures import look_up
 
 PLANE = EmbeddingMap(
     explained=(0.04, 0.02),
@@ -151,3 +154,17 @@ class PageParts(HTMLParser):
     def data(self, name: str) -> Any:
         """One of the page's blocks of data."""
         return json.loads(self.scripts[f"data-{name}"])
+
+
+def parts_of(folders: Sequence[Path], **options: Any) -> PageParts:
+    return PageParts(make_page([read_runs(folder) for folder in folders], **options))
+
+
+def check_numbers(parts: PageParts, folder_of: dict[str, Path]) -> set[str]:
+    """Every number that says where it is from is there with the same value; returns where they are from."""
+    summaries = {key: json.loads((folder / "summary.json").read_text()) for key, folder in folder_of.items()}
+    named = [number for number in parts.numbers if "data-field" in number]
+    for number in named:
+        found = look_up(summaries[number["data-run"]], number["data-field"].split("."))
+        assert float(number["value"]) == found, number
+    return {number["data-field"] for number in named}
