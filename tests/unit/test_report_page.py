@@ -82,6 +82,14 @@ def test_ratios_are_to_the_single_run(three: list[Path]) -> None:
     assert 37 / 12 in ratios  # output tokens of the text agents
 
 
+def test_where_nothing_is_relative_to_a_single_run_the_page_does_not_say_so(tmp_path: Path) -> None:
+    single = write_simple_run(tmp_path / "single", task="gsm8k")
+    latent = write_simple_run(tmp_path / "latent", task="data/gsm8k.jsonl", method="latent", latent_steps=3)
+    text = parts_of([single, latent]).text
+    assert "× is in relation to" not in text
+    assert "Cost relative to one agent: add a run of the same --task and --model" in text
+
+
 def test_cells_of_pairs_count_the_questions_that_both_have_graded(three: list[Path]) -> None:
     parts = parts_of(three)
     cells = {
@@ -173,7 +181,8 @@ def test_the_same_runs_give_the_same_page_wherever_they_lie(tmp_path: Path) -> N
 def test_what_no_run_has_is_left_out_and_named(tmp_path: Path) -> None:
     parts = parts_of([write_simple_run(tmp_path / "run", "10")])
     assert parts.sections == ["results", "time", "questions"]
-    for hint in ("--trace", "--latent-steps", "--memory deranged", "add another run", "Qwen3-4B"):
+    assert "× is in relation to" not in parts.text
+    for hint in ("--method single", "--trace", "--latent-steps", "--memory deranged", "add another run", "Qwen3-4B"):
         assert hint in parts.text
 
 

@@ -142,11 +142,6 @@ class Group:
     entries: tuple[Entry, ...]
 
     @property
-    def single(self) -> Entry | None:
-        """The run that others are set in relation to: the first of one agent alone."""
-        return next((entry for entry in self.entries if entry.config.method == "single"), None)
-
-    @property
     def members(self) -> tuple[Member, ...]:
         return tuple(member for entry in self.entries for member in entry.members)
 

@@ -7,16 +7,16 @@ from latentmas_ray.report.html.steps import make_steps_chart
 
 
 def find_missing(
-    groups: Sequence[Group], *, with_published: bool, has_published: bool, has_gains: bool
+    groups: Sequence[Group], *, with_published: bool, has_published: bool, has_ratios: bool, has_gains: bool
 ) -> Iterator[str]:
     """One line for each section that is left out."""
     entries = [entry for group in groups for entry in group.entries]
-    if not any(group.single for group in groups) or len(entries) == 1:
-        yield "Cost relative to one agent: add a run of the same questions with --method single."
+    if not has_ratios:
+        yield "Cost relative to one agent: add a run of the same --task and --model with --method single."
     if with_published and not has_published:
         yield (
-            "Published cells beside these: there are none for this model and task; there are for Qwen3-4B, Qwen3-8B "
-            "and Qwen3-14B."
+            "Published cells beside these: there are none for these runs; there are for Qwen3-4B, Qwen3-8B and "
+            "Qwen3-14B on nine benchmarks."
         )
     if not any(make_steps_chart(group) for group in groups):
         yield "Accuracy over latent steps: add runs that differ in --latent-steps only."

@@ -98,7 +98,13 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         gains=gains,
         settings=common_settings([member.run for group in groups for member in group.members]),
         missing=tuple(
-            find_missing(groups, with_published=with_published, has_published=has_published, has_gains=bool(gains))
+            find_missing(
+                groups,
+                with_published=with_published,
+                has_published=has_published,
+                has_ratios=any(table.has_ratios for table in tables),
+                has_gains=bool(gains),
+            )
         ),
     )
 

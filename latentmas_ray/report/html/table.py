@@ -40,6 +40,11 @@ class Table:
     group: Group
     rows: tuple[Row, ...]
 
+    @property
+    def has_ratios(self) -> bool:
+        """Whether any run is set in relation to one agent alone, beside that one itself."""
+        return sum(row.total_tokens_ratio.value is not None for row in self.rows) > 1
+
 
 def make_table(compared: Compared, *, with_published: bool) -> Table:
     """The table of a group; `with_published` sets published cells beside its runs where there are any."""
