@@ -148,6 +148,27 @@ def test_an_id_leads_to_its_question(page: Page) -> None:
     assert page.evaluate("document.querySelector('#list [aria-current=true] .id').textContent") == "q7"
 
 
+def test_an_id_that_is_further_down_is_marked_in_the_list_too(page: Page) -> None:
+    page.evaluate("document.querySelector('a[data-question=q119]').click()")
+    assert page.evaluate("document.querySelector('#list [aria-current=true] .id').textContent") == "q119"
+    assert page.evaluate("document.getElementById('range').textContent") == "101–120 of 120"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_ids_stand_beside_the_marks_of_many_runs(browser: Page, tmp_path: Path, width: int) -> None:
+    folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in range(40)]
+    path = tmp_path / "report.html"
+    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    browser.show_as(width=width)
+    browser.open(path)
+    name, marks, pane = (
+        f"document.querySelector('{found}').getBoundingClientRect()"
+        for found in ("#list .id", "#list .outcomes", ".list")
+    )
+    assert browser.evaluate(f"{name}.width") > 10
+    assert browser.evaluate(f"{marks}.right <= {pane}.right")
+
+
 def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
     drawn = "document.querySelector('.map .line').getAttribute('d')"
     before = page.evaluate(drawn)

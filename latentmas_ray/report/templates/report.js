@@ -272,7 +272,10 @@
       const group = Number(link.dataset.group);
       if (group !== state.group) { at("group").value = String(group); choose(group); }
       const number = index.groups[group].rows.findIndex((row) => row[0] === link.dataset.question);
-      if (number >= 0) show(number);
+      if (number < 0) return;
+      const place = state.found.indexOf(number);
+      if (place >= 0) state.start = place - (place % PAGE_SIZE);
+      show(number);
     });
   }
   choose(0);
