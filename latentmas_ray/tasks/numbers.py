@@ -126,7 +126,7 @@ def _after_hashes(statement: str) -> Fraction | None:
 
 def _last_number(answer: str) -> Fraction | None:
     for line in reversed(answer.splitlines()):
-        if any(digit in line for digit in "0123456789"):
+        if any(map(str.isnumeric, line)):  # ¾ is no digit
             for match in reversed(list(_NUMBER.finditer(_bare(plain(line))))):
                 if (value := _value(match)) is not None:
                     return value

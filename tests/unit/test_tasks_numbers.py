@@ -64,6 +64,8 @@ STATED = [
     ("I look for the answer. It costs 3.", "3"),
 ]
 LAST = [
+    ("She had 5.\nSo it is ¾ of it.", "0.75"),
+    ("She had 5.\nSee note ¹ and ⁵, in m².", "5"),
     ("so she has 16 - 3 - 4 = 9 eggs", "9"),
     ("between 10-5", "5"),
     ("- 5 apples", "5"),
