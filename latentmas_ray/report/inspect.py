@@ -66,6 +66,8 @@ def describe_alarm(alarm: Alarm) -> str:
         return f"memory of {alarm.source} changes nothing: {alarm.value:.2g} nats, below {alarm.limit:.2g}"
     if alarm.kind == "repetition":
         return f"thoughts repeat{place}: their cosine is {alarm.value:.4f}, at least {alarm.limit:.4f}"
+    if alarm.kind == "entropy":
+        return f"entropy jumps by {alarm.value:.4g}{place}, beyond {alarm.limit:.4g}"
     side = "below" if alarm.value < alarm.limit else "beyond"
     return f"{alarm.kind}{place} is {alarm.value:.4g}, {side} {alarm.limit:.4g}"
 

@@ -115,6 +115,7 @@ def test_what_a_model_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixtu
     [
         (Alarm(kind="norm", step=3, value=2300.0, limit=2000.0), "norm at thought 3 is 2300, beyond 2000"),
         (Alarm(kind="norm", step=0, value=0.001, limit=0.01), "norm at thought 0 is 0.001, below 0.01"),
+        (Alarm(kind="entropy", step=4, value=5.5, limit=5.352), "entropy jumps by 5.5 at thought 4, beyond 5.352"),
         (Alarm(kind="not-finite", step=2, value=5.0), "not finite: 5 of the thoughts from thought 2 on"),
         (Alarm(kind="no-effect", source="critic", value=0.0, limit=0.001), "memory of critic changes nothing"),
         (Alarm(kind="repetition", step=7, value=0.9999, limit=0.999), "thoughts repeat at thought 7"),
