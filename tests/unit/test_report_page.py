@@ -76,6 +76,20 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     assert "thoughts" not in second["runs"]["r0"]["agents"][0]
 
 
+def test_lines_over_latent_steps_can_be_told_apart(tmp_path: Path) -> None:
+    folders = [
+        write_simple_run(tmp_path / f"{topology}{steps}", method="latent", topology=topology, latent_steps=steps)
+        for topology in ("sequential", "hierarchical")
+        for steps in (0, 10)
+    ]
+    page = make_page([read_runs(folder) for folder in folders])
+    legend = re.findall(r'<span class="run ([\w-]+)"><i class="mark"></i>(latent · \w+): ', page)
+    assert len(legend) == len({accent for accent, _ in legend}) == 2
+    assert {accent for accent, _ in legend} == set(re.findall(r'<line class="stroke ([\w-]+)"', page))
+    one = make_page([read_runs(folder) for folder in folders[:2]])
+    assert re.findall(r'<line class="stroke ([\w-]+)"', one) == ["latent"]
+
+
 def test_ratios_are_to_the_single_run(three: list[Path]) -> None:
     parts = parts_of(three)
     ratios = [float(number["value"]) for number in parts.numbers if number.keys() == {"value"}]

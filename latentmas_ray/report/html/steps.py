@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.report.html.figures import Figure
+from latentmas_ray.report.html.figures import NUM_COLOURS, Figure
 
 _DIGIT_WIDTH, _TICK_GAP = 2.4, 1.2  # in percent of the plot on a phone, the narrowest there is
 _OFTEN_RUN = 8  # horizontal axis: linear up to here, then in ever larger steps
@@ -30,7 +30,7 @@ class Point:
 class Line:
     """Runs that differ in their latent steps only."""
 
-    accent: str
+    accent: str  # the runs' own; a colour of its own where lines would have the same
     label: str
     points: tuple[Point, ...]
 
@@ -59,13 +59,16 @@ def make_steps_chart(group: Group) -> StepsChart | None:
         return None
     numbers = sorted({_steps(entry) for found in members for entry in found})
     places = _places(numbers)
+    accents = [found[0].accent for found in members]
+    if len(set(accents)) < len(accents):
+        accents = [f"agent-{index % NUM_COLOURS}" for index in range(len(members))]
     lines = tuple(
         Line(
-            accent=found[0].accent,
+            accent=accent,
             label=_line_label(found),
             points=tuple(_point(entry, places[_steps(entry)]) for entry in sorted(found, key=_steps)),
         )
-        for found in members
+        for accent, found in zip(accents, members, strict=True)
     )
     levels = tuple(
         _point(entry, 0.0)
