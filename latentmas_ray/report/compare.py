@@ -156,8 +156,9 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[Pair]) -> Iterator[str]:
             yield f"{run.name} has not come to its end: what it has answered is compared, and its speed is not known"
         if run.num_resumed:
             yield f"{run.name} was resumed: its speed is that of its last start, without {run.num_resumed} questions"
-        if failed := sum(len(one.failures) for one in run.runs):
-            yield f"{run.name} has no answer to {failed} questions that failed; they are left out, not counted as wrong"
+        if run.num_failed:
+            failed = f"{run.num_failed} questions that failed"
+            yield f"{run.name} has no answer to {failed}; they are left out, not counted as wrong"
     matched = [run for run in runs if run.config.method == "latent" and run.config.memory == "matched"]
     for run in runs if matched else ():
         if run.config.memory in _GAINS and (differing := _differing(run, matched)):

@@ -24,6 +24,7 @@ class ComparedRun:
     runs: tuple[FinishedRun, ...]  # one a seed, without those that have no answer yet
     answers: Mapping[str, tuple[Answer, ...]]  # by question, one a seed
     correct: Mapping[str, float]  # by graded question, the mean over seeds
+    num_failed: int  # of all seeds together, also of those without an answer
     is_complete: bool  # every seed's run has come to its end
 
     @property
@@ -74,6 +75,7 @@ def read_compared(name: str, folder: str) -> ComparedRun:
         runs=runs,
         answers={question: tuple(answers[question] for answers in by_run) for question in shared},
         correct=mean_correct([run.answers for run in runs]),
+        num_failed=sum(len(run.failures) for run in found),
         is_complete=all(run.summary is not None for run in found),
     )
     check_same_questions([compared])
@@ -113,7 +115,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         model=run.config.model,
         seeds=run.seeds,
         num_questions=len(run.answers),
-        num_failed=sum(len(one.failures) for one in run.runs),
+        num_failed=run.num_failed,
         accuracy=fmean(run.correct.values()) if run.correct else None,
         accuracy_interval=bootstrap_interval([*run.correct.values()]) if run.correct else None,
         accuracy_half_width=mean_interval(accuracies).half_width if accuracies else None,

@@ -187,6 +187,17 @@ def test_a_seed_that_has_only_begun_is_left_out_and_the_rest_is_compared(tmp_pat
     assert sum("has not come to its end" in note for note in comparison.notes) == 2
 
 
+def test_a_seed_of_which_all_failed_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    write_run(tmp_path / "seeds" / "seed-1", verdicts("11"), seed=1)
+    write_run(tmp_path / "seeds" / "seed-2", {}, seed=2)
+    failure = {"id": "q0", "agent": "solver", "error": "lost"}
+    (tmp_path / "seeds" / "seed-2" / "failures.jsonl").write_text(json.dumps(failure) + "\n")
+    other = write_run(tmp_path / "other", verdicts("11"))
+    comparison = compare_folders([str(tmp_path / "seeds"), other])
+    assert [run.num_failed for run in comparison.runs] == [1, 0]
+    assert any("A has no answer to 1 questions that failed" in note for note in comparison.notes)
+
+
 def test_seeds_of_different_runs_do_not_stand_in_one_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "seed-1", verdicts("1"), seed=1)
     write_run(tmp_path / "seed-2", verdicts("1"), seed=2, latent_steps=7)
