@@ -112,6 +112,7 @@ def test_cells_of_pairs_count_the_questions_that_both_have_graded(three: list[Pa
         if number.get("data-pair") == "r0 r1"
     }  # fmt: skip
     assert cells == {"both": 1, "first": 1, "second": 1, "neither": 1}
+    assert "Where fewer than ten questions differ, p is too small" in parts.text
 
 
 def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None:
