@@ -62,7 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
-    items.sort(key=_cost)
+    # In one process what is quick comes first. In several what takes longest does, or one is left alone with it at the
+    # end; more of them than cores, as tests with clusters mostly wait.
+    items.sort(key=_cost, reverse=IS_ONE_OF_SEVERAL)
 
 
 def _folder(item: pytest.Item) -> str:
