@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
     # In one process what is quick comes first. In several what takes longest does, or one is left alone with it at the
-    # end; more of them than cores, as tests with clusters mostly wait.
+    # end.
     items.sort(key=_cost, reverse=IS_ONE_OF_SEVERAL)
 
 
