@@ -15,7 +15,7 @@ demo: $(READY) ## set up, then run the sample questions with one agent, with tex
 	@$(BIN)/latentmas demo
 
 test: $(READY) system-packages check ## set up, then all checks and tests (PYTEST_ARGS="-k merge" and the like pass through)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(READY) ## lint, format, types and architecture
 	$(BIN)/ruff check .

@@ -62,9 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
-    # In one process what is quick comes first. In several what takes longest does, or one is left alone with it at the
-    # end.
-    items.sort(key=_cost, reverse=IS_ONE_OF_SEVERAL)
+    items.sort(key=_cost)
 
 
 def _folder(item: pytest.Item) -> str:
