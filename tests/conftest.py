@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -47,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CACHE_DIR] = tempfile.mkdtemp(prefix="latentmas-tests-")
     for name in UNSET:
         os.environ.pop(name, None)
+    # A shell has what it starts in the background ignore Ctrl-C, and with it the commands that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A busy machine is no failure, and a failure must come back when it is run again.
     settings.register_profile("tests", deadline=None, derandomize=True)
     settings.load_profile("tests")
