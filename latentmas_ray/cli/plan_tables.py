@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.tables import named_rows
 from latentmas_ray.cli.transfer_tables import format_time
 from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, Shard
 from latentmas_ray.units import format_bytes
@@ -59,12 +60,7 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str) -> Table:
         )
         or "none: nothing moves",
     }
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
+    return named_rows(rows)
 
 
 def _used(plan: Plan, speeds: LinkSpeeds) -> set[str]:

@@ -44,7 +44,7 @@ def summary_table(summary: "Summary") -> RenderableType:
     if summary.memory != "matched":
         rows["memory"] = summary.memory
     rows |= dict(_remarks([summary]))
-    return Group("", _figures(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
+    return Group("", named_rows(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 
 
 def seeds_table(summary: "SeedsSummary") -> RenderableType:
@@ -72,7 +72,17 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
             format_seconds(run.seconds),
             f"{run.questions_per_second:.3g}",
         )
-    return Group("", _figures(rows), seeds)
+    return Group("", named_rows(rows), seeds)
+
+
+def named_rows(rows: Mapping[str, str]) -> Table:
+    """Names and what belongs to them, without lines."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
@@ -137,15 +147,6 @@ def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
         by_agent = sum((Counter(run.alarms) for run in runs), Counter())
         named = ", ".join(f"{name} {count}" for name, count in by_agent.items())
         yield "guard", f"alarms in {num_alarmed} of {sum(run.num_questions for run in runs)} questions: {named}"
-
-
-def _figures(rows: Mapping[str, str]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
 
 
 def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:

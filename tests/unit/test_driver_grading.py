@@ -35,6 +35,12 @@ class HeldGrader:
         return Grade(prediction=f"{question.id}: {answer}", correct=True)
 
 
+def fails_at_q1(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+    if question.id == "q1":
+        raise SandboxError("nothing confines it")
+    return Grade(prediction=answer, correct=True)
+
+
 def test_all_turns_are_carried_out_while_grades_are_waited_for() -> None:
     grader, observer, runtime = HeldGrader(), Recorder(), FakeRuntime()
     driver = make_driver(runtime, CHAIN, observer, grader)
@@ -63,12 +69,7 @@ def test_leaving_the_run_ends_what_is_being_graded() -> None:
 
 
 def test_an_error_of_the_grader_ends_the_run_after_what_was_graded() -> None:
-    def grader(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-        if question.id == "q1":
-            raise SandboxError("nothing confines it")
-        return Grade(prediction=answer, correct=True)
-
-    driver = make_driver(FakeRuntime(), CHAIN, grader=grader)
+    driver = make_driver(FakeRuntime(), CHAIN, grader=fails_at_q1)
     got: list[str] = []
     with pytest.raises(SandboxError, match="nothing confines it"):
         got.extend(result.id for result in driver.run(plan_batches(code_questions(3), 1)))
@@ -76,12 +77,7 @@ def test_an_error_of_the_grader_ends_the_run_after_what_was_graded() -> None:
 
 
 def test_a_grade_that_cannot_be_made_costs_no_answer_but_its_own() -> None:
-    def grader(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-        if question.id == "q1":
-            raise SandboxError("nothing confines it")
-        return Grade(prediction=answer, correct=True)
-
-    driver = make_driver(FakeRuntime(), CHAIN, grader=grader)
+    driver = make_driver(FakeRuntime(), CHAIN, grader=fails_at_q1)
     got: list[str] = []
     with pytest.raises(SandboxError, match="nothing confines it"):
         got.extend(result.id for result in driver.run(plan_batches(code_questions(3), 3)))
