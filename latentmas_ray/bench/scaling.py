@@ -29,7 +29,7 @@ from latentmas_ray.bench.timer import LATENT_STEPS, TimerRunner
 from latentmas_ray.driver import Driver, DriverSettings, Failure, Runtime, RuntimeInfo, SilentObserver, plan_batches
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import AgentSpec, Topology
+from latentmas_ray.topology import Agent, Topology
 from latentmas_ray.transport import pick_transport
 from latentmas_ray.units import format_bytes
 
@@ -187,7 +187,7 @@ def chain(num_latent: int, num_text: int) -> Topology:
     return Topology(
         name="timers",
         agents=tuple(
-            AgentSpec(
+            Agent(
                 name=name,
                 prompt=f"{{{{ context }}}} {{{{ {'first' if index == 0 else 'later'} }}}}",
                 thinks="latent" if index < num_latent else "text",

@@ -10,7 +10,7 @@ from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnReport
 from latentmas_ray.tasks import Grade
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 
 
 def make_answers(

@@ -9,7 +9,7 @@ from latentmas_ray.driver.protocol import Ticket
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.work import make_work, segment_bounds
 from latentmas_ray.engine.turn import Handover, TurnReport, TurnWork
-from latentmas_ray.topology.spec import AgentMemory, AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, AgentMemory, Topology
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Flight:
         self.tickets.clear()
         return pending, reported
 
-    def _make_work(self, agent: AgentSpec, texts: Mapping[str, Sequence[str]]) -> TurnWork:
+    def _make_work(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnWork:
         sources = self._route.sources[agent.name]
         fallbacks = {name: self.reports[name].fallbacks for name in sources if name in self.reports}
         return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers, fallbacks)

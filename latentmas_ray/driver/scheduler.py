@@ -20,7 +20,7 @@ from latentmas_ray.driver.tally import Tally
 from latentmas_ray.driver.work import segment_bounds
 from latentmas_ray.errors import LatentMASError, TurnError, TurnLostError
 from latentmas_ray.tasks import grade
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 
 POLL_SECONDS = 0.2  # how long a wait lasts at most, so that Ctrl-C works and progress is told
 

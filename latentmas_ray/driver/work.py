@@ -9,7 +9,7 @@ from latentmas_ray.engine.turn import Handover, Prompt, TurnWork
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, render_messages, render_suffix
-from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, Topology
 
 # What a chat template puts around the messages: role names, turn marks, a default system message.
 FRAME_TOKENS = 64
@@ -17,7 +17,7 @@ FRAME_TOKENS = 64
 
 def make_work(
     topology: Topology,
-    agent: AgentSpec,
+    agent: Agent,
     batch: Batch,
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
@@ -78,13 +78,13 @@ def segment_bounds(work: TurnWork, coming_tokens: int = 0) -> tuple[SegmentBound
     )
 
 
-def _latent_steps(agent: AgentSpec, settings: DriverSettings) -> int:
+def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
     if agent.thinks == "text":
         return 0
     return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
 
 
-def _seen(agent: AgentSpec, topology: Topology, question: Question) -> Question:
+def _seen(agent: Agent, topology: Topology, question: Question) -> Question:
     """The question as this agent sees it."""
     return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
 
@@ -94,7 +94,7 @@ def _context(topology: Topology, wrote: Mapping[str, str]) -> str:
     return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])
 
 
-def _prompt(agent: AgentSpec, question: Question, context: str) -> Prompt:
+def _prompt(agent: Agent, question: Question, context: str) -> Prompt:
     form = answer_form(question.kind)
     return Prompt(
         messages=render_messages(agent, question, context=context, answer_form=form),

@@ -20,7 +20,7 @@ from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
-from latentmas_ray.topology.spec import HandsOver
+from latentmas_ray.topology.agent import HandsOver
 
 PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the activations of long prompts
 

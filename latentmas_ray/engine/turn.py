@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from latentmas_ray.config import CodecName, GuardName
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap
-from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
+from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
 Link = Literal["same_process", "same_node", "cross_node"]

@@ -6,7 +6,7 @@ Whoever claims that memory carried a thought has to show that another memory, or
 from dataclasses import replace
 from typing import Literal
 
-from latentmas_ray.topology.spec import HandsOver, Topology
+from latentmas_ray.topology.agent import HandsOver, Topology
 
 MemoryControl = Literal["matched", "deranged", "prompt-only", "latent-only", "none"]
 

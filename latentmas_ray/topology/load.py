@@ -11,9 +11,9 @@ import yaml
 from yaml.nodes import ScalarNode, SequenceNode
 
 from latentmas_ray.errors import TopologyError
+from latentmas_ray.topology.agent import Agent, Topology
 from latentmas_ray.topology.graph import MAX_AGENTS, arrange
 from latentmas_ray.topology.nodes import MAX_FILE_BYTES, Item, compose
-from latentmas_ray.topology.spec import AgentSpec, Topology
 from latentmas_ray.topology.templates import find_problem
 
 MAX_LATENT_STEPS = 100_000
@@ -151,7 +151,7 @@ def _read(path: str) -> str:
         raise TopologyError(f"{path}:{line}", byte, "the file must be UTF-8 text") from None
 
 
-def _parse_agent(entry: Item) -> tuple[AgentSpec, Item]:
+def _parse_agent(entry: Item) -> tuple[Agent, Item]:
     name = entry.peek("name")
     item = entry.at(f"agents.{name}") if name is not None and _NAME.fullmatch(name) else entry
     fields = item.mapping(_AGENT_KEYS)
@@ -163,7 +163,7 @@ def _parse_agent(entry: Item) -> tuple[AgentSpec, Item]:
     values = {key: _PARSERS[key](field) for key, field in fields.items() if key != "name"}
     if not values["prompt"].strip():
         fields["prompt"].refuse("it must not be empty")
-    agent = AgentSpec(name=fields["name"].string(), **values)
+    agent = Agent(name=fields["name"].string(), **values)
     if agent.thinks == "text":
         for key in _LATENT_KEYS:
             if key in fields:

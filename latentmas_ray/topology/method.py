@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Literal
 
 from latentmas_ray.errors import TopologyError
+from latentmas_ray.topology.agent import Topology
 from latentmas_ray.topology.load import BUILTIN, load_topology
-from latentmas_ray.topology.spec import Topology
 
 
 def builtin_for(task: str, name: str) -> str:

@@ -4,6 +4,7 @@ import latentmas_ray
 from tests.architecture.test_startup import HEAVY, imported_by
 
 PUBLIC_NAMES = [
+    "Agent",
     "Answer",
     "InputError",
     "LatentMAS",

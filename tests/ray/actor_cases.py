@@ -21,7 +21,7 @@ from latentmas_ray.driver import (
     plan_batches,
 )
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from latentmas_ray.transport import ObjectStore
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do

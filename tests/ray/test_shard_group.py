@@ -18,7 +18,7 @@ from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, Tu
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
 from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, Transport, make_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS
 

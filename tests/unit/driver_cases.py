@@ -7,7 +7,7 @@ from latentmas_ray.driver import Answer, Driver, DriverSettings, Failure, Progre
 from latentmas_ray.driver.grading import Grader
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, Topology
 from tests.unit.fake_runtime import FakeRuntime
 
 
@@ -19,11 +19,11 @@ def make_questions(count: int, *, sizes: Sequence[int] = ()) -> list[Question]:
     ]
 
 
-def agent(name: str, *reads: str, thinks: Any = "latent", prompt: str = "{{ question }}", **more: Any) -> AgentSpec:
-    return AgentSpec(name=name, prompt=prompt, thinks=thinks, reads=reads, **more)
+def agent(name: str, *reads: str, thinks: Any = "latent", prompt: str = "{{ question }}", **more: Any) -> Agent:
+    return Agent(name=name, prompt=prompt, thinks=thinks, reads=reads, **more)
 
 
-def topology(*agents: AgentSpec) -> Topology:
+def topology(*agents: Agent) -> Topology:
     return Topology(name="made-up", agents=agents)
 
 

@@ -9,7 +9,7 @@ import pytest
 from latentmas_ray.driver import Driver, DriverSettings, SilentObserver, plan_batches
 from latentmas_ray.driver.metrics import METRICS, Metric
 from latentmas_ray.errors import ActorError, TurnError
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from tests.unit.driver_cases import CHAIN, TALK, make_questions
 from tests.unit.fake_runtime import FakeRuntime
 

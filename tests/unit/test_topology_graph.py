@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmas_ray.topology import (
+    Agent,
     AgentMemory,
-    AgentSpec,
     Topology,
     apply_method,
     dump_topology,
@@ -44,7 +44,7 @@ names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
 def topologies(draw: st.DrawFn) -> Topology:
     """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the ends."""
     agent_names = draw(st.lists(names, min_size=1, max_size=8, unique=True))
-    agents: list[AgentSpec] = []
+    agents: list[Agent] = []
     for i, name in enumerate(agent_names):
         is_last = i == len(agent_names) - 1
         thinks = "text" if is_last else draw(st.sampled_from(("latent", "latent", "text")))
@@ -53,7 +53,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         if is_last:
             read = {name for agent in agents for name in agent.reads} | set(reads)
             reads += [agent.name for agent in agents if agent.name not in read]
-        agent = AgentSpec(
+        agent = Agent(
             name=name,
             thinks=thinks,
             reads=tuple(reads),
@@ -161,7 +161,7 @@ agents:
   - {name: b, reads: a, prompt: p, thinks: text}
 """
     a, b = parse_topology(text, "t.yaml").agents
-    assert a == AgentSpec(
+    assert a == Agent(
         name="a",
         system="Be brief.",
         prompt="{{ question }}",
@@ -171,7 +171,7 @@ agents:
         template={"enable_thinking": False, "levels": [1, 2.5, None, "text"], "more": {"a": "b"}},
         suffix="<think>\n",
     )
-    assert b == AgentSpec(name="b", reads=("a",), prompt="p", thinks="text")
+    assert b == Agent(name="b", reads=("a",), prompt="p", thinks="text")
 
 
 def test_the_longest_chain_can_be_walked_and_pickled() -> None:

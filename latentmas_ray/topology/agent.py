@@ -11,7 +11,7 @@ HandsOver = Literal["all", "prompt", "latents"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgentSpec:
+class Agent:
     """One participant: its role, its prompt, what it reads and how it thinks."""
 
     name: str
@@ -51,15 +51,15 @@ class Topology:
     """A validated DAG with exactly one answering agent. Agents stand in topological order."""
 
     name: str
-    agents: tuple[AgentSpec, ...]
+    agents: tuple[Agent, ...]
     source: str = "<memory>"  # the file it came from, for messages
 
     @cached_property
-    def by_name(self) -> dict[str, AgentSpec]:
+    def by_name(self) -> dict[str, Agent]:
         return {agent.name: agent for agent in self.agents}
 
     @cached_property
-    def answering_agent(self) -> AgentSpec:
+    def answering_agent(self) -> Agent:
         """The one agent that nobody reads; it decodes the answer."""
         read = {name for agent in self.agents for name in agent.reads}
         (answering,) = (agent for agent in self.agents if agent.name not in read)
@@ -81,7 +81,7 @@ class Topology:
         """The memories that `name` starts from, in the order of its `reads`; text agents hand over none."""
         return tuple(self.memory_of(read) for read in self.by_name[name].reads if self.by_name[read].thinks == "latent")
 
-    def text_ancestors(self, name: str) -> tuple[AgentSpec, ...]:
+    def text_ancestors(self, name: str) -> tuple[Agent, ...]:
         """Every text agent that `name` reads, directly or through other text agents, in topological order."""
         wanted, todo = set(), [name]
         while todo:
