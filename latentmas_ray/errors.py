@@ -5,6 +5,9 @@
 `SegmentError` and its children mean that a piece of working memory is damaged or does not belong here.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 MAX_VALUE_CHARS = 120
 
 
@@ -65,6 +68,22 @@ class IncompatibleMemoryError(SegmentError):
 
 class RunError(LatentMASError, RuntimeError):
     """A run that failed although its input was right."""
+
+
+class QuestionsFailedError(RunError):
+    """Some questions of a call have no answer; `failures` (id, agent and error of each) says which, and why."""
+
+    def __init__(self, failures: Sequence[Any], num_questions: int) -> None:
+        self.failures = tuple(failures)
+        self.num_questions = num_questions
+        super().__init__(self.failures, num_questions)
+
+    def __str__(self) -> str:
+        first = self.failures[0]
+        return (
+            f"{len(self.failures)} of {self.num_questions} questions have no answer; question {first.id}: "
+            f"agent {first.agent}: {first.error}"
+        )
 
 
 class ClusterError(RunError):

@@ -22,6 +22,7 @@ from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
+from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.transport import Situation, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
@@ -109,6 +110,7 @@ class RayRuntime:
             handover_costs=measure_costs(self._fleet.replicas_of())
             if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
+            kv_spec=spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
@@ -153,7 +155,10 @@ class RayRuntime:
         try:
             if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
                 raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = submitted.report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            # The bytes lie in the object store, and may be asked for when this process has left the cluster.
+            kept = tuple((header, body.copy()) for header, body in report.kept)
+            report = submitted.report = replace(report, kept=kept)
         except ActorError as error:
             if replica.lost is None:
                 self._upkeep.lose(replica, submitted.agent, str(error))

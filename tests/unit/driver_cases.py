@@ -1,9 +1,19 @@
 """Questions, topologies and shortcuts for the tests of the driver."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from latentmas_ray.driver import Answer, Driver, DriverSettings, Failure, Progress, plan_batches
+from latentmas_ray.driver import (
+    Answer,
+    Batch,
+    DriverSettings,
+    Failure,
+    Progress,
+    RunRequest,
+    Scheduler,
+    SharedScheduler,
+    plan_batches,
+)
 from latentmas_ray.driver.grading import Grader
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
@@ -80,18 +90,26 @@ class Recorder:
         self.times_finished += 1
 
 
+class Driver:
+    """One topology with one observer on a scheduler of its own."""
+
+    def __init__(self, scheduler: SharedScheduler, of: Topology, settings: DriverSettings, observer: Recorder) -> None:
+        self.scheduler = scheduler
+        self._of, self._settings, self._observer = of, settings, observer
+
+    def request(self, batches: Sequence[Batch], **more: Any) -> RunRequest:
+        return RunRequest(topology=self._of, settings=self._settings, batches=batches, observer=self._observer, **more)
+
+    def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Generator[Answer | Failure, None, None]:
+        return self.scheduler.run(self.request(batches, num_done=num_done))  # type: ignore[return-value]
+
+
 def make_driver(
     runtime: FakeRuntime, of: Topology, observer: Recorder | None = None, grader: Grader = grade, **settings: Any
 ) -> Driver:
-    return Driver(
-        runtime,
-        of,
-        DriverSettings(**settings),
-        observer or Recorder(),
-        info=runtime.start(),
-        clock=runtime.clock,
-        grader=grader,
-    )
+    limit = settings.get("memory_limit_bytes")
+    scheduler = Scheduler(runtime, info=runtime.start(), memory_limit_bytes=limit, clock=runtime.clock, grader=grader)
+    return Driver(SharedScheduler(scheduler), of, DriverSettings(**settings), observer or Recorder())
 
 
 def drain(results: Iterator[Answer | Failure], into: list[str]) -> None:
