@@ -8,6 +8,7 @@ PUBLIC_NAMES = [
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
     "RunConfig",
     "RunError",
