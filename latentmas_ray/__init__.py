@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from latentmas_ray.driver.over_seeds import SeedsSummary
     from latentmas_ray.driver.results import Answer, Summary
     from latentmas_ray.errors import InputError, LatentMASError, RunError, SegmentError
+    from latentmas_ray.memory import Memory
     from latentmas_ray.system import LatentMAS
     from latentmas_ray.tasks.question import Question
     from latentmas_ray.topology.agent import Agent, Topology
@@ -24,6 +25,7 @@ _HOMES = {
     "InputError": "errors",
     "LatentMAS": "system",
     "LatentMASError": "errors",
+    "Memory": "memory",
     "Question": "tasks.question",
     "RunConfig": "config",
     "RunError": "errors",
@@ -39,6 +41,7 @@ __all__ = [
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
     "RunConfig",
     "RunError",

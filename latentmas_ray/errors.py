@@ -50,6 +50,10 @@ class ModelError(InputError):
     """A model that cannot be found, loaded, or used for latent collaboration."""
 
 
+class MemoryInputError(InputError):
+    """Working memory, given as a file or as an object, that is damaged, of another version or of another model."""
+
+
 class JournalError(InputError):
     """An output folder that does not fit the run."""
 

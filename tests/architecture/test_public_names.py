@@ -9,6 +9,7 @@ PUBLIC_NAMES = [
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
     "RunConfig",
     "RunError",
