@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.working_memory import Memory
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 MAX_NAME_CHARS = 64
 _Agent = tuple[MemorySegment | None, str | None, tuple[AgentMemory, ...]]  # what it handed over, wrote and read

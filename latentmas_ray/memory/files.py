@@ -32,7 +32,7 @@ from latentmas_ray.memory.segment import Recipe
 from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.memory.working_memory import Memory
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 VERSION = 1
 NOTICE = (

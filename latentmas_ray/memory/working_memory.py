@@ -14,8 +14,8 @@ from latentmas_ray.memory.merge import Placement, place
 from latentmas_ray.memory.piece import Piece
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.topology.graph import MAX_LATENT_CHAIN, MAX_MEMORY_NODES
-from latentmas_ray.topology.spec import AgentMemory
 from latentmas_ray.units import format_bytes
 
 Wire = Mapping[str, Sequence[tuple[bytes, np.ndarray]]]  # pieces of segments, by agent: each its header and its KV

@@ -19,7 +19,7 @@ from latentmas_ray.memory import (
     Segment,
     place,
 )
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 ROPE = RopeSpec("default", (1.0, 0.1))
 SPEC = KVCacheSpec(

@@ -14,7 +14,7 @@ from latentmas_ray.errors import IncompatibleMemoryError, MemoryInputError, Segm
 from latentmas_ray.memory import Memory, MemorySegment, Outline, Piece, Segment, Shard, concatenate, join, repeat
 from latentmas_ray.memory.piece import have_kv
 from latentmas_ray.memory.wire import encode_piece, raw_bytes
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.unit.memory_cases import (
     SPEC,
     assert_equal,
