@@ -8,7 +8,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from latentmas_ray.actors import LocalRuntime, RayMetrics, RayRuntime
 from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import (
     Answer,
@@ -28,6 +27,7 @@ from latentmas_ray.driver import (
     summarise,
 )
 from latentmas_ray.driver.made_with import made_with
+from latentmas_ray.driver.metrics import MetricSink
 from latentmas_ray.driver.over_seeds import (
     SeedRun,
     SeedsJournal,
@@ -36,10 +36,10 @@ from latentmas_ray.driver.over_seeds import (
     refuse_seeds,
     summarise_seeds,
 )
-from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
-from latentmas_ray.models import absolute_name, check_name
+from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
@@ -53,7 +53,7 @@ from latentmas_ray.topology import (
     dump_topology,
     load_topology,
 )
-from latentmas_ray.transport import Situation, pick_transport
+from latentmas_ray.transport.choose import Situation, choose
 
 
 class LatentMAS:
@@ -227,8 +227,7 @@ class LatentMAS:
             return
         runtime, info = self._start(len(batches))
         settings = DriverSettings.from_config(config, traced)
-        metrics = RayMetrics() if config.runtime == "ray" else None
-        driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=metrics)
+        driver = Driver(runtime, self.topology, settings, self._observer, info=info, metrics=_metrics_of(config))
         with closing(driver.run(batches, num_done=num_done)) as results:
             try:
                 yield from results
@@ -259,7 +258,7 @@ class LatentMAS:
         """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
         config = self.config
         if config.runtime == "local" or config.placement == "colocate":
-            pick_transport(config.transport, config.codec, Situation(same_process=True))
+            choose(config.transport, Situation(same_process=True), config.codec)
         elif config.transport == "loopback":
             raise ConfigError(
                 "transport",
@@ -268,6 +267,8 @@ class LatentMAS:
             )
 
     def _make_runtime(self, num_batches: int) -> Runtime:
+        from latentmas_ray.transport.make import pick_transport  # torch takes seconds to import, Ray one more
+
         config = self.config
         make_runner = partial(
             load_runner,
@@ -279,8 +280,12 @@ class LatentMAS:
             cache_dir=read_environment().cache_dir.absolute(),
         )
         if config.runtime == "local":
+            from latentmas_ray.actors.local_runtime import LocalRuntime
+
             transport, _ = pick_transport(config.transport, config.codec, Situation(same_process=True))
             return LocalRuntime(make_runner, transport)
+        from latentmas_ray.actors.ray_runtime import RayRuntime
+
         names = [agent.name for agent in self.topology.agents]
         return RayRuntime(
             names,
@@ -296,6 +301,15 @@ class LatentMAS:
             measures_costs=config.handover == "auto",
             busy_agents=min(len(names), num_batches * self.topology.width),
         )
+
+
+def _metrics_of(config: RunConfig) -> MetricSink | None:
+    """Where the run's figures are shown while it goes on; nowhere without Ray."""
+    if config.runtime != "ray":
+        return None
+    from latentmas_ray.actors.metrics import RayMetrics
+
+    return RayMetrics()
 
 
 def _topology_of(config: RunConfig, own: Topology | None) -> Topology:
