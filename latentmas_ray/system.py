@@ -267,8 +267,6 @@ class LatentMAS:
             )
 
     def _make_runtime(self, num_batches: int) -> Runtime:
-        from latentmas_ray.transport.make import pick_transport  # torch takes seconds to import, Ray one more
-
         config = self.config
         make_runner = partial(
             load_runner,
@@ -281,17 +279,23 @@ class LatentMAS:
         )
         if config.runtime == "local":
             from latentmas_ray.actors.local_runtime import LocalRuntime
+            from latentmas_ray.transport.make import pick_transport
 
             transport, _ = pick_transport(config.transport, config.codec, Situation(same_process=True))
             return LocalRuntime(make_runner, transport)
+        from latentmas_ray.actors.cluster import connect_as_configured
+
+        # Before the imports that follow: they need torch, which is imported while Ray starts.
+        cluster = connect_as_configured(config.address)
         from latentmas_ray.actors.ray_runtime import RayRuntime
+        from latentmas_ray.transport.make import pick_transport
 
         names = [agent.name for agent in self.topology.agents]
         return RayRuntime(
             names,
             make_runner,
             partial(pick_transport, config.transport, config.codec),
-            address=config.address,
+            cluster=cluster,
             replicas=config.replicas,
             placement=config.placement,
             tp=config.tp,
