@@ -3,16 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import DriverSettings, Observer, RunRequest, RuntimeInfo, plan_batches
 from latentmas_ray.driver.route import Goal
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.memory import Memory
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology, check_prompts
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ def plan_call(
     questions: Sequence[Question],
     *,
     observer: Observer,
-    memory: Memory | None = None,
+    memory: "Memory | None" = None,
     keep_memory: bool = False,
     thinks: bool = False,
 ) -> Call:
@@ -66,7 +69,7 @@ def settings_of(config: RunConfig, questions: Sequence[Question]) -> DriverSetti
     return DriverSettings.from_config(config, [question.id for question in questions[: config.trace]])
 
 
-def given_memory(memory: Memory) -> GivenMemory:
+def given_memory(memory: "Memory") -> GivenMemory:
     """Memory as it travels with a turn."""
     return GivenMemory(
         reads=memory.reads,
@@ -83,5 +86,5 @@ def check_keeps(field: str, value: object, topology: Topology) -> None:
         raise ConfigError(field, value, expected)
 
 
-def _check_fits(memory: Memory, model: str, info: RuntimeInfo) -> None:
+def _check_fits(memory: "Memory", model: str, info: RuntimeInfo) -> None:
     memory.check_fits(info.kv_spec, model)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from latentmas_ray.actors import LocalRuntime, RayMetrics, RayRuntime
 from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import (
     Answer,
@@ -22,16 +21,14 @@ from latentmas_ray.driver import (
     Summary,
 )
 from latentmas_ray.driver.over_seeds import SeedsSummary
-from latentmas_ray.engine.runner import load_runner
-from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError, QuestionsFailedError
-from latentmas_ray.memory import Memory
-from latentmas_ray.models import absolute_name, check_name
+from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.system.call import Call, check_keeps, plan_call, settings_of
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.live import LiveRuntime
+from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.stream import ResultStream
 from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
@@ -45,7 +42,10 @@ from latentmas_ray.topology import (
     dump_topology,
     load_topology,
 )
-from latentmas_ray.transport import Situation, pick_transport
+from latentmas_ray.transport.choose import Situation, choose
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
 
 QuestionLike = str | Mapping[str, Any] | Question
 
@@ -96,11 +96,11 @@ class LatentMAS:
         self._observer = observer or SilentObserver()
         self._live = LiveRuntime(
             lambda topology, num_batches: self._make_runtime(topology, num_batches),
-            lambda: RayMetrics() if self.config.runtime == "ray" else None,
+            partial(make_metrics, self.config),
             self.config.memory_in_flight_bytes,
         )
 
-    def ask(self, question: QuestionLike, *, memory: Memory | None = None, keep_memory: bool = False) -> Answer:
+    def ask(self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False) -> Answer:
         """The answer to one question: a text, a record with `question` (and `id`, `gold`, whatever else prompts use),
         or a `Question`. Writes no files.
 
@@ -112,7 +112,9 @@ class LatentMAS:
         with closing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
             return next(answers)
 
-    async def aask(self, question: QuestionLike, *, memory: Memory | None = None, keep_memory: bool = False) -> Answer:
+    async def aask(
+        self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False
+    ) -> Answer:
         """Like `ask`, while the event loop goes on. Cancelling the task cancels the question."""
         async with aclosing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
             return await anext(answers)
@@ -122,7 +124,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: Literal[False] = False,
     ) -> ResultStream[Answer]: ...
@@ -132,7 +134,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: Literal[True],
     ) -> ResultStream[Answer | Failure]: ...
@@ -141,7 +143,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: bool = False,
     ) -> ResultStream[Any]:
@@ -158,7 +160,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: Literal[False] = False,
     ) -> ResultStream[Answer]: ...
@@ -168,7 +170,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: Literal[True],
     ) -> ResultStream[Answer | Failure]: ...
@@ -177,7 +179,7 @@ class LatentMAS:
         self,
         questions: Iterable[QuestionLike],
         *,
-        memory: Memory | None = None,
+        memory: "Memory | None" = None,
         keep_memory: bool = False,
         return_failures: bool = False,
     ) -> ResultStream[Any]:
@@ -188,7 +190,7 @@ class LatentMAS:
         """The older name of `as_completed`."""
         return self.as_completed(questions)
 
-    def think(self, question: QuestionLike) -> Memory:
+    def think(self, question: QuestionLike) -> "Memory":
         """The working memory that the answering agent would read: all agents but that one work.
 
         `ask(question, memory=…)` goes on from it, here or in another process. Raises what `ask` raises.
@@ -306,7 +308,7 @@ class LatentMAS:
     def _stream(
         self,
         questions: Iterable[QuestionLike],
-        memory: Memory | None,
+        memory: "Memory | None",
         keep_memory: bool,
         *,
         in_order: bool,
@@ -363,7 +365,7 @@ class LatentMAS:
         """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
         config = self.config
         if config.runtime == "local" or config.placement == "colocate":
-            pick_transport(config.transport, config.codec, Situation(same_process=True))
+            choose(config.transport, Situation(same_process=True), config.codec)
         elif config.transport == "loopback":
             raise ConfigError(
                 "transport",
@@ -372,34 +374,7 @@ class LatentMAS:
             )
 
     def _make_runtime(self, topology: Topology, num_batches: int) -> Runtime:
-        config = self.config
-        make_runner = partial(
-            load_runner,
-            self._model,
-            dtype=config.dtype,
-            device=config.device,
-            realign=config.realign,
-            # Asked here: an actor has the environment and the working directory of its cluster.
-            cache_dir=read_environment().cache_dir.absolute(),
-        )
-        if config.runtime == "local":
-            transport, _ = pick_transport(config.transport, config.codec, Situation(same_process=True))
-            return LocalRuntime(make_runner, transport)
-        names = [agent.name for agent in topology.agents]
-        return RayRuntime(
-            names,
-            make_runner,
-            partial(pick_transport, config.transport, config.codec),
-            address=config.address,
-            replicas=config.replicas,
-            placement=config.placement,
-            tp=config.tp,
-            turn_seconds=config.turn_timeout,
-            uses_gpus=config.device != "cpu",
-            overlap=config.overlap,
-            measures_costs=config.handover == "auto",
-            busy_agents=min(len(names), num_batches * topology.width),
-        )
+        return make_runtime(self.config, self._model, topology, num_batches)
 
 
 def _ignore(seed: int) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latentmas_ray.actors.turn import carry_out
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Segment
 from latentmas_ray.models import load_model

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.config import GuardName
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import Outline, Piece, Segment, join

@@ -11,7 +11,7 @@ import ray
 from latentmas_ray.actors import LocalRuntime, RayRuntime
 from latentmas_ray.config import Method
 from latentmas_ray.driver import Answer, Runtime, RuntimeInfo, Ticket
-from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling, TurnWork
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece, from_raw, to_bytes
