@@ -39,7 +39,14 @@ class ConfigError(InputError):
 
 
 class TopologyError(InputError):
-    """A topology file; `field` reads `FILE:LINE: agents.NAME.KEY`."""
+    """A topology; `field` reads `FILE:LINE: agents.NAME.KEY`, without the file if it was made in Python.
+
+    `path` is the same place by keys and indices, such as ("agents", 1, "reads"); empty where there is none.
+    """
+
+    def __init__(self, field: str, value: object, expected: str, *, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(field, value, expected)
+        self.path = path
 
 
 class TaskError(InputError):

@@ -14,7 +14,7 @@ import jinja2
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent, Topology
-from latentmas_ray.topology.templates import find_problem, render, variables_of
+from latentmas_ray.topology.templates import render, variables_of
 
 _MAX_FIELDS_NAMED = 20
 
@@ -43,12 +43,7 @@ def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
 
     Raises TopologyError with the agent, the id of the question and what is missing or wrong.
     """
-    source = f"{topology.source}: "
-    for agent in topology.agents:
-        for key, template in (("system", agent.system or ""), ("prompt", agent.prompt), ("suffix", agent.suffix)):
-            problem = find_problem(template)
-            if problem is not None:
-                raise TopologyError(f"{source}agents.{agent.name}.{key}", template, problem[1])
+    source = topology.at("")
     for question in questions:
         for agent in topology.agents:
             # The second time as a reader of text, for branches that only then are taken.

@@ -53,8 +53,8 @@ TALK = topology(
 MIXED = topology(
     agent("scout", thinks="text"),
     agent("thinker"),
-    agent("planner", "scout", "thinker", prompt=TALK_PROMPT),
-    agent("judger", "planner", thinks="text"),
+    agent("planner", "thinker"),
+    agent("judger", "scout", "planner", thinks="text", prompt=TALK_PROMPT),
 )
 SINGLE = topology(agent("solver", thinks="text"))
 ALL = {"chain": CHAIN, "parallel": PARALLEL, "diamond": DIAMOND, "talk": TALK, "mixed": MIXED, "single": SINGLE}

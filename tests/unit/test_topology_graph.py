@@ -1,7 +1,6 @@
 """YAML there and back, the order of agents, and whose memory and text an agent gets."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,8 +62,7 @@ def topologies(draw: st.DrawFn) -> Topology:
             suffix=draw(texts | lines),
         )
         if thinks == "latent":
-            agent = replace(
-                agent,
+            agent = agent.replace(
                 latent_steps=draw(st.none() | st.integers(1, 100_000)),
                 hands_over=draw(st.sampled_from(("all", "prompt", "latents"))),
                 close_turn=draw(st.booleans()),
@@ -89,7 +87,7 @@ def test_dump_and_parse_are_inverse(topology: Topology) -> None:
 def test_any_order_of_the_file_is_sorted(topology: Topology, random: object) -> None:
     agents = list(topology.agents)
     random.shuffle(agents)  # type: ignore[attr-defined]
-    parsed = parse_topology(dump_topology(replace(topology, agents=tuple(agents))), "t.yaml")
+    parsed = parse_topology(dump_topology(topology.replace(agents=agents)), "t.yaml")
     place = {agent.name: i for i, agent in enumerate(parsed.agents)}
     assert all(place[name] < place[agent.name] for agent in parsed.agents for name in agent.reads)
     assert parsed.answering_agent == topology.answering_agent

@@ -30,7 +30,7 @@ def _rendered(prompt: str, *, context: str = "", **fields: Any) -> str:
 
 
 def _alone(**keys: Any) -> Topology:
-    return Topology(name="x", agents=(Agent(name="a", thinks="text", **{"prompt": "p", **keys}),), source="t.yaml")
+    return Topology(name="x", agents=[Agent(name="a", thinks="text", **{"prompt": "p", **keys})])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_missing_field_is_found_before_the_run(key: str) -> None:
     check_prompts(topology, [_question(hint="h")])
     with pytest.raises(TopologyError) as caught:
         check_prompts(topology, [_question(hint="h"), _question()])
-    assert caught.value.field == f"t.yaml: agents.a.{key}"
+    assert caught.value.field == f"agents.a.{key}"
     assert caught.value.value == "hint"
     assert "question q7 does not have it; a prompt can use id, question, record, context" in str(caught.value)
 
