@@ -42,7 +42,9 @@ def plan_call(
     Raises ConfigError where the call wants memory that no agent hands over, TopologyError for prompts that these
     questions do not fill, TaskError for questions that cannot be graded here.
     """
-    check_prompts(topology, questions)
+    # On memory that is given no other agent works.
+    answering = [topology.answering_agent.replace(reads=())]
+    check_prompts(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "with memory given there is no other to keep; leave one of the two out")
