@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "report": "runs --output --published --no-published",
     "doctor": "--address",
+    "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps --max-new-tokens
