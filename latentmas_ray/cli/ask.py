@@ -13,6 +13,7 @@ from latentmas_ray.errors import ConfigError
 
 @run_options(
     "model",
+    "revision",
     "topology",
     "method",
     "latent_steps",

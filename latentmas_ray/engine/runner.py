@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import add
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, Piece, Placement, Segment, place
 from latentmas_ray.models import load_model
 from latentmas_ray.models.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from latentmas_ray.models.given import GivenModel
 
 
 class TurnRunner:
@@ -256,10 +260,20 @@ def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
 
 
 def load_runner(
-    model: str, *, dtype: str, device: str, realign: bool, cache_dir: Path | None = None, ranks: Ranks = ALONE
+    model: "str | GivenModel",
+    *,
+    dtype: str,
+    device: str,
+    realign: bool,
+    cache_dir: Path | None = None,
+    ranks: Ranks = ALONE,
+    revision: str | None = None,
 ) -> TurnRunner:
-    """A model by name, or this rank's shard of it, ready for turns; its realignment is kept in `cache_dir` (default:
-    what the environment says). Raises ModelError, ShardError.
+    """A model by name, or this rank's shard of it, or a model object, ready for turns; its realignment is kept in
+    `cache_dir` (default: what the environment says). `revision` is of a hub model. Raises ModelError, ShardError.
     """
-    lm = load_model(model, dtype=dtype, device=device, ranks=ranks)
+    if isinstance(model, str):
+        lm = load_model(model, dtype=dtype, device=device, ranks=ranks, revision=revision)
+    else:
+        lm = model.load(dtype=dtype, device=device, ranks=ranks)
     return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))

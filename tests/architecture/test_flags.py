@@ -8,7 +8,7 @@ import typer
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
+    --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
     --max-new-tokens --seed --placement --tp --transport --handover --codec --overlap --no-overlap --runtime --address
     --guard --json
 """
