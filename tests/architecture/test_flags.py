@@ -29,8 +29,8 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps --max-new-tokens
-        --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process --same-gpu --nvlink --pcie
+        --model --revision --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps
+        --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process --same-gpu --nvlink --pcie
         --shared-memory --network --json
     """,
     "bench": "",
