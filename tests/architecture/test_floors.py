@@ -27,6 +27,7 @@ SAME_FLOOR = {
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
+    ("", "report"): "the face offers load_run, which reads a finished run",
     ("bench", "system"): "a benchmark measures a whole run",
 }
 
