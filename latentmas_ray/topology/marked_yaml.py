@@ -91,7 +91,7 @@ class MarkedYAML:
         line = self._line_at(path)
         if isinstance(node, ScalarNode):
             if node.tag != _TAG + "str":
-                value = str(node.value)  # as it was written: `yes`, not `true`
+                value = str(node.value) or "nothing"  # as it was written: `yes`, not `true`
             if expected.startswith("it must be text"):
                 expected += _hint(node)
             if node.style == "|" and (problem := find_problem(str(node.value))):
