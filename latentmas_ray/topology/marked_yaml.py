@@ -171,6 +171,8 @@ def _scalar(node: ScalarNode, *, takes_null: bool) -> Any:
 def _hint(node: Node) -> str:
     """What YAML makes of text that is not quoted, if that is not text."""
     kind = _KINDS.get(node.tag.removeprefix(_TAG)) if isinstance(node, ScalarNode) else None
+    if node.tag == _TAG + "int" and not _DECIMAL.fullmatch(node.value):
+        kind = "a number that is not decimal"
     return f"; YAML reads this as {kind}, so quote it" if kind else ""
 
 
