@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from latentmas_ray.actors import LocalRuntime, RayMetrics, RayRuntime
-from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
+from latentmas_ray.config import EMBEDDED_MODEL, RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import (
     Answer,
     Batch,
@@ -44,6 +44,7 @@ from latentmas_ray.placement.strategies import ALIKE
 from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
     Topology,
     apply_control,
@@ -105,6 +106,8 @@ class LatentMAS:
         asked = self._controlled(questions_from(questions))
         check_prompts(self.topology, asked)
         check_graders(asked)
+        if self.config.model == EMBEDDED_MODEL:
+            warn_of_untrained(asked)
         config = self.config.resolved(task_max_new_tokens(asked))
         failures: list[Failure] = []
         batches = plan_batches(asked, config.batch_size)
@@ -177,6 +180,8 @@ class LatentMAS:
         questions = self._controlled(load_questions(self.config.task, self.config.limit))
         check_prompts(self.topology, questions)
         check_graders(questions)
+        if self.config.model == EMBEDDED_MODEL:
+            warn_of_untrained(questions)
         return self.config.resolved(task_max_new_tokens(questions)), questions
 
     def _pinned(self) -> dict[str, str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-EMBEDDED_NAME = "tiny"
+from latentmas_ray.config import EMBEDDED_MODEL
+
+EMBEDDED_NAME = EMBEDDED_MODEL
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 CHAT_TEMPLATE = (
