@@ -12,31 +12,36 @@ if TYPE_CHECKING:
     from latentmas_ray.driver.over_seeds import SeedsSummary
     from latentmas_ray.driver.results import Answer, Summary
     from latentmas_ray.errors import InputError, LatentMASError, RunError, SegmentError
+    from latentmas_ray.memory import Memory
     from latentmas_ray.system import LatentMAS
     from latentmas_ray.tasks.question import Question
-    from latentmas_ray.topology.spec import Topology
+    from latentmas_ray.topology.agent import Agent, Topology
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agent": "topology.agent",
     "Answer": "driver.results",
     "InputError": "errors",
     "LatentMAS": "system",
     "LatentMASError": "errors",
+    "Memory": "memory",
     "Question": "tasks.question",
     "RunConfig": "config",
     "RunError": "errors",
     "SeedsSummary": "driver.over_seeds",
     "SegmentError": "errors",
     "Summary": "driver.results",
-    "Topology": "topology.spec",
+    "Topology": "topology.agent",
 }
 
 __all__ = [
+    "Agent",
     "Answer",
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
     "RunConfig",
     "RunError",

@@ -38,6 +38,7 @@ _FREE_ON_RESUME = frozenset(
         "overlap",
         "memory_in_flight",
         "trace",
+        "save_memory",
     }
 )
 EMBEDDED_MODEL = "tiny"
@@ -101,6 +102,9 @@ class RunConfig(BaseModel):
     memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
     turn_timeout: float = Field(
         1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
+    )
+    save_memory: str | None = Field(
+        None, min_length=1, description="folder that gets the working memory of every question, a file each"
     )
     output: str | None = Field(
         None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"

@@ -1,10 +1,23 @@
 """Who carries out turns: thin Ray actors, one per agent and replica, or this process alone.
 
-Both runtimes speak the driver's `Runtime` protocol and call the same `carry_out`.
+Both runtimes speak the driver's `Runtime` protocol and call the same `carry_out`. Each is imported when it is first
+used: the local one needs no Ray, and neither needs transformers before a model is loaded.
 """
 
-from latentmas_ray.actors.local_runtime import LocalRuntime
-from latentmas_ray.actors.metrics import RayMetrics
-from latentmas_ray.actors.ray_runtime import RayRuntime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentmas_ray.actors.local_runtime import LocalRuntime
+    from latentmas_ray.actors.metrics import RayMetrics
+    from latentmas_ray.actors.ray_runtime import RayRuntime
+
+_HOMES = {"LocalRuntime": "local_runtime", "RayMetrics": "metrics", "RayRuntime": "ray_runtime"}
 
 __all__ = ["LocalRuntime", "RayMetrics", "RayRuntime"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,8 +8,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from latentmas_ray.actors.cluster import Cluster, connect
-from latentmas_ray.env import read_environment
+from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.errors import ActorError, LatentMASError
 
 
@@ -75,11 +74,7 @@ class BenchCluster:
 
     def __enter__(self) -> "BenchCluster":
         """Raises ConfigError for an address where no cluster answers."""
-        own = read_environment().ray_address
-        if self._address is None and own is not None:
-            self._cluster = connect(own, field="RAY_ADDRESS")
-        else:
-            self._cluster = connect(self._address)
+        self._cluster = connect_as_configured(self._address)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
+from threading import Thread
 
 import ray
 from ray.exceptions import AuthenticationError
 
-from latentmas_ray.env import leave_errors_to_us
+from latentmas_ray.env import leave_errors_to_us, read_environment
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.shares import NodeResources
 
@@ -55,6 +57,23 @@ class Cluster:
         """End the connection if `connect` made it; a cluster that was joined goes on."""
         if self.owned and ray.is_initialized():
             ray.shutdown()
+
+
+def connect_as_configured(address: str | None) -> Cluster:
+    """`connect` to `address`; without one, to the cluster in RAY_ADDRESS, if that is set.
+
+    Imports torch at the same time where that has not been done: both take seconds, and Ray's are spent in other
+    processes. Raises like `connect`, and ConfigError for a bad environment.
+    """
+    environment = read_environment()
+    importing = Thread(target=import_module, args=("latentmas_ray.transport.make",), name="import torch")
+    importing.start()
+    try:
+        if address is None and environment.ray_address is not None:
+            return connect(environment.ray_address, field="RAY_ADDRESS")
+        return connect(address)
+    finally:
+        importing.join()
 
 
 def connect(address: str | None, *, field: str = "address") -> Cluster:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import ray
 from ray.exceptions import RayError
 
-from latentmas_ray.actors.cluster import Cluster, connect
+from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.dispatch import choose_replica
 from latentmas_ray.actors.fleet import Fleet, FleetRequest
 from latentmas_ray.actors.measure import measure_costs
@@ -22,6 +22,7 @@ from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
+from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.transport import Situation, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
@@ -52,6 +53,7 @@ class RayRuntime:
         transport: Transport | PickTransport,
         *,
         address: str | None = None,
+        cluster: Cluster | None = None,
         replicas: int | Mapping[str, int] = 1,
         placement: PlacementName = "auto",
         tp: int = 1,
@@ -66,9 +68,9 @@ class RayRuntime:
         `transport` may be a function that picks one, and says why, once it is known where the actors are.
         `measures_costs` has `start` measure what the choice between KV and recipes rests on. With `tp` above 1 every
         replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that takes
-        longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended.
+        longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended. `cluster` is a
+        connection that there is already, in place of one to `address`; `close` ends it if it is owned.
         """
-        env = read_environment()
         self._fleet = Fleet(
             FleetRequest(
                 agents=tuple(agents),
@@ -78,27 +80,24 @@ class RayRuntime:
                 tp=tp,
                 busy_agents=busy_agents,
                 uses_gpus=uses_gpus,
-                num_threads=env.torch_threads,
+                num_threads=read_environment().torch_threads,
             )
         )
         self._upkeep = Upkeep(self._fleet, self._start_over, turn_seconds)
-        self._env_address = env.ray_address
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
-        self._cluster: Cluster | None = None
+        self._cluster = cluster
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
 
         Raises ConfigError for an unreachable address, ClusterError if the actors find no place, ModelError, ActorError.
         """
-        if self._address is None and self._env_address is not None:
-            self._cluster = connect(self._env_address, field="RAY_ADDRESS")
-        else:
-            self._cluster = connect(self._address)
+        if self._cluster is None:
+            self._cluster = connect_as_configured(self._address)
         why = self._bring_up()
         spec = self._fleet.spec
         return RuntimeInfo(
@@ -109,6 +108,7 @@ class RayRuntime:
             handover_costs=measure_costs(self._fleet.replicas_of())
             if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
+            kv_spec=spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
@@ -153,7 +153,10 @@ class RayRuntime:
         try:
             if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
                 raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = submitted.report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            # The bytes lie in the object store, and may be asked for when this process has left the cluster.
+            kept = tuple((header, body.copy()) for header, body in report.kept)
+            report = submitted.report = replace(report, kept=kept)
         except ActorError as error:
             if replica.lost is None:
                 self._upkeep.lose(replica, submitted.agent, str(error))

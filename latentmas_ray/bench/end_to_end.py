@@ -12,13 +12,14 @@ from latentmas_ray.actors import RayRuntime
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.incoming import Incoming
+from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.models.shapes import SHAPES, random_model
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 
 WRITER, READER = "writer", "reader"

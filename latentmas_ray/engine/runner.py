@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import add
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,11 +20,8 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.stopwatch import Stopwatch
 from latentmas_ray.engine.tracing import TurnTracer
 from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
-from latentmas_ray.env import read_environment
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, Piece, Placement, Segment, place
-from latentmas_ray.models import load_model
-from latentmas_ray.models.ranks import ALONE, Ranks
 
 
 class TurnRunner:
@@ -253,13 +249,3 @@ class TurnRunner:
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
     """What all thoughts were made from, [B, N, E]."""
     return torch.stack(list(seen), dim=1) if seen else after_prompt_BE[:, None][:, :0]
-
-
-def load_runner(
-    model: str, *, dtype: str, device: str, realign: bool, cache_dir: Path | None = None, ranks: Ranks = ALONE
-) -> TurnRunner:
-    """A model by name, or this rank's shard of it, ready for turns; its realignment is kept in `cache_dir` (default:
-    what the environment says). Raises ModelError, ShardError.
-    """
-    lm = load_model(model, dtype=dtype, device=device, ranks=ranks)
-    return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))

@@ -20,7 +20,7 @@ from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
-from latentmas_ray.topology.spec import HandsOver
+from latentmas_ray.topology.agent import HandsOver
 
 PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the activations of long prompts
 
@@ -175,9 +175,7 @@ class Session:
     def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
         """Like `emit_piece`, but without the KV: the reader computes it from the recipe."""
         outline = self._inputs.outline(hands_over, num_coming)
-        spec, nothing = outline.spec, (0,) * outline.num_questions
-        kv_LCHTD = torch.empty(spec.num_layers, 2, spec.num_kv_heads, 0, spec.head_dim, dtype=spec.torch_dtype)
-        return Piece(outline, nothing, nothing, kv_LCHTD, self._inputs.take_part(outline).recipe)
+        return Piece.without_kv(outline, self._inputs.take_part(outline).recipe)
 
     @torch.inference_mode()
     def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:

@@ -1,10 +1,25 @@
 """The border to transformers: load a model, its chat template, cache, realignment and sampling.
 
-Nothing outside this folder imports transformers.
+Nothing outside this folder imports transformers, and importing this package does not either: what needs it is imported
+when it is first used. `names` and `ranks` never need it.
 """
 
-from latentmas_ray.models.accept import wrap
-from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import absolute_name, check_name, choose_device, load_model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from latentmas_ray.models.names import absolute_name, check_name
+
+if TYPE_CHECKING:
+    from latentmas_ray.models.accept import wrap
+    from latentmas_ray.models.language_model import LanguageModel
+    from latentmas_ray.models.load import choose_device, load_model
+
+_HOMES = {"LanguageModel": "language_model", "choose_device": "load", "load_model": "load", "wrap": "accept"}
 
 __all__ = ["LanguageModel", "absolute_name", "check_name", "choose_device", "load_model", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

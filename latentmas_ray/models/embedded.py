@@ -3,14 +3,7 @@
 `jobs/train_tiny.py` makes it; its model card is beside its weights.
 """
 
-from pathlib import Path
-
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-from latentmas_ray.config import EMBEDDED_MODEL
-
-EMBEDDED_NAME = EMBEDDED_MODEL
-EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

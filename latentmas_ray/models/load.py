@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,8 @@ from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES, WHOLE
 from latentmas_ray.models.accept import check_config, wrap
-from latentmas_ray.models.embedded import EMBEDDED_FOLDER, EMBEDDED_NAME
 from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.names import check_name, find_path
 from latentmas_ray.models.placement import place_weights
 from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments
@@ -66,18 +65,10 @@ def _check_template(lm: LanguageModel) -> None:
         _log.warning("model %s has no chat template: prompts are given as plain paragraphs", lm.name)
 
 
-def check_name(name: str) -> None:
-    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id
-    that is neither in the local cache nor reachable, and for a model whose configuration rules it out."""
-    if name == EMBEDDED_NAME:
-        return
-    path = _path(name)
-    if path is None and name.startswith((".", "/", "~")):
-        raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
-    if path is not None and not (path / "config.json").is_file():
-        raise ModelError("model", name, "it must be a folder with a config.json (a model saved by save_pretrained)")
+def check_configuration(name: str) -> None:
+    """The part of `check_name` that reads the configuration. Raises ModelError."""
     with _translated(name, "it must be tiny, a model folder or a hub id"):
-        if path is None:
+        if find_path(name) is None:
             _find_on_hub(name)
         check_config(AutoConfig.from_pretrained(_location(name)), name)
 
@@ -94,12 +85,6 @@ def _find_on_hub(name: str) -> None:
     except Exception as error:  # the hub's library lets the errors of whatever HTTP library it uses through
         expected = f"it is no folder and not in the local cache, and the hub cannot be reached: {error}"
         raise ModelError("model", name, expected) from error
-
-
-def absolute_name(name: str) -> str:
-    """The same model for a process with another working directory: a folder that is here gets its whole path."""
-    path = None if name == EMBEDDED_NAME else _path(name)
-    return name if path is None else str(path.absolute())
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -195,16 +180,5 @@ def _free_bytes(gpu: int) -> int:
 
 
 def _location(name: str) -> str:
-    path = _path(name)
+    path = find_path(name)
     return name if path is None else str(path)
-
-
-def _path(name: str) -> Path | None:
-    """The file or folder of this name, if there is one; the embedded model's own."""
-    if name == EMBEDDED_NAME:
-        return EMBEDDED_FOLDER
-    try:
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):  # too long for a file name; the home folder of nobody
-        return None

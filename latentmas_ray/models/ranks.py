@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from latentmas_ray.memory.spec import WHOLE, Shard
 
@@ -99,11 +98,15 @@ ALONE = Alone()
 
 def whole(weight: Tensor) -> Tensor:
     """All of a weight, brought here from all ranks if it is divided: they call this at the same time."""
+    from torch.distributed.tensor import DTensor  # takes a second to import, and comes with transformers anyway
+
     full: Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return full
 
 
 def own_part(weight: Tensor) -> Tensor:
     """What lies here of a weight."""
+    from torch.distributed.tensor import DTensor
+
     local: Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
     return local

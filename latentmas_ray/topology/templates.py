@@ -15,6 +15,7 @@ from latentmas_ray.topology.sandbox import Sandbox
 _REACHES_OUT = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
+@lru_cache(maxsize=4096)
 def find_problem(template: str) -> tuple[int, str] | None:
     """The line (from 1) and what is wrong there; None for a template that compiles and reads nothing it must not."""
     try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from latentmas_ray.config import TransportName
+from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.traits import TRAITS, Device, Link
 
@@ -58,11 +58,15 @@ class Choice:
     why: str
 
 
-def choose(name: TransportName, where: Situation) -> Choice:
+def choose(name: TransportName, where: Situation, codec: CodecName = "none") -> Choice:
     """The transport that a run asked for; `auto` takes the best that reaches every reader.
 
-    Raises ConfigError for one that cannot be used here.
+    Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.
     """
+    if codec != "none" and where.same_process:
+        if name == "loopback":
+            raise ConfigError("codec", codec, "loopback sends nothing; use transport auto or object_store")
+        name = "object_store" if name == "auto" else name
     if name != "auto":
         if (obstacle := _obstacle(name, where)) is not None:
             usable = [other for other in TRAITS if _obstacle(other, where) is None]

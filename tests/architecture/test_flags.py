@@ -14,10 +14,10 @@ FOR_ONE_QUESTION = """
 """
 COMMANDS = {
     "": "--version",
-    "ask": f"question --example --anyway --trace {FOR_ONE_QUESTION}",
+    "ask": f"question --example --anyway --trace --save-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
-        --trace
+        --trace --save-memory
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",

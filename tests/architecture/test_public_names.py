@@ -4,10 +4,12 @@ import latentmas_ray
 from tests.architecture.test_startup import HEAVY, imported_by
 
 PUBLIC_NAMES = [
+    "Agent",
     "Answer",
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
     "RunConfig",
     "RunError",

@@ -1,4 +1,4 @@
-"""`latentmas --help` comes at once: nothing heavy is imported before a command needs it."""
+"""`latentmas --help` comes at once, and so do mistakes and actors: nothing heavy is imported before it is needed."""
 
 import json
 import subprocess
@@ -26,14 +26,30 @@ for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "
         importlib.import_module(found.name)
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
+# All that an actor imports before it loads a model, and all that a driver of actors does.
+IMPORT_ACTORS = """
+import json, sys, time
+import torch, ray
+needed = time.process_time()
+import latentmas_ray.actors.agent_actor, latentmas_ray.actors.rank_actor, latentmas_ray.actors.ray_runtime
+import latentmas_ray.actors.local_runtime, latentmas_ray.actors.metrics, latentmas_ray.engine.load, latentmas_ray.system
+print(time.process_time() / needed)
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+MAX_SHARE = 1.3
+ATTEMPTS = 3  # another program may have taken the processor's caches meanwhile
 
 
 def imported_by(program: str, *arguments: str) -> set[str]:
     """The top-level modules in memory after `program` ran in a process of its own."""
+    return set(json.loads(printed_by(program, *arguments)[-1]))
+
+
+def printed_by(program: str, *arguments: str) -> list[str]:
     command = [sys.executable, "-c", program, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +63,30 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
 
 def test_a_flag_that_is_wrong_is_told_before_anything_heavy_is_imported() -> None:
     assert imported_by(RUN, "eval", "--latent-steps", "-1") & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval", "--task", "mistyped"),
+        ("ask", "What is 6 times 7?", "--topology", "mistyped"),
+        ("ask", "What is 6 times 7?", "--model", "./mistyped", "--runtime", "ray"),
+        ("ask", "What is 6 times 7?", "--runtime", "ray", "--transport", "loopback"),
+    ],
+)
+def test_a_mistake_is_told_before_torch_or_ray_is_imported(arguments: tuple[str, ...]) -> None:
+    assert imported_by(RUN, *arguments) & (HEAVY - {"numpy"}) == set()
+
+
+def test_actors_need_little_more_than_torch_and_ray_before_a_model_is_loaded() -> None:
+    shares = []
+    for _ in range(ATTEMPTS):
+        share, modules = printed_by(IMPORT_ACTORS)
+        assert set(json.loads(modules)) & (HEAVY - {"torch", "ray", "numpy"}) == set()
+        shares.append(float(share))
+        if shares[-1] <= MAX_SHARE:
+            break
+    assert min(shares) <= MAX_SHARE, f"CPU seconds of the imports, as a multiple of torch's and Ray's: {shares}"
 
 
 def test_configuration_topologies_and_tasks_need_no_torch() -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from latentmas_ray.actors.turn import carry_out
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Segment
 from latentmas_ray.models import load_model
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore
 
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.config import GuardName
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import Outline, Piece, Segment, join
@@ -16,7 +17,7 @@ from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.memory.reslice import reslice, sources_of
 from latentmas_ray.memory.wire import decode_piece, encode_piece
 from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.turns import begin, logits_of, place_chain, prompts_of
 
 PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}

@@ -6,7 +6,7 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.models import load_model
-from latentmas_ray.models.embedded import EMBEDDED_FOLDER
+from latentmas_ray.models.names import EMBEDDED_FOLDER
 from latentmas_ray.placement.figures import TINY
 from latentmas_ray.training.tokens import train_tokenizer
 

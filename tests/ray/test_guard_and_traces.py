@@ -11,7 +11,7 @@ from latentmas_ray.actors import LocalRuntime
 from latentmas_ray.config import TransportName
 from latentmas_ray.driver import Answer, Runtime, RuntimeInfo
 from latentmas_ray.driver.traces import Trace
-from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.tasks import questions_from
 from latentmas_ray.topology import apply_method, load_topology

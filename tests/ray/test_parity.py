@@ -1,7 +1,6 @@
 """A run on actors gives what the same run in one process gives, token for token."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import ray
 from latentmas_ray.actors import LocalRuntime, RayRuntime
 from latentmas_ray.config import Method
 from latentmas_ray.driver import Answer, Runtime, RuntimeInfo, Ticket
-from latentmas_ray.engine.runner import load_runner
+from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling, TurnWork
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece, from_raw, to_bytes
@@ -31,12 +30,10 @@ def _topology(name: str, method: Method) -> Topology:
     topology = apply_method(load_topology(name), method)
     agents = topology.agents
     renamed = dict(zip((agent.name for agent in agents), NAMES[-len(agents) :], strict=True))
-    return replace(
-        topology,
-        agents=tuple(
-            replace(agent, name=renamed[agent.name], reads=tuple(renamed[read] for read in agent.reads))
-            for agent in agents
-        ),
+    return topology.replace(
+        agents=[
+            agent.replace(name=renamed[agent.name], reads=[renamed[read] for read in agent.reads]) for agent in agents
+        ]
     )
 
 

@@ -13,12 +13,13 @@ import ray
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
 from latentmas_ray.actors.replica import PackedSegment, Turn
 from latentmas_ray.actors.shard_group import ShardGroup
-from latentmas_ray.engine.runner import TurnRunner, load_runner
+from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
 from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, Transport, make_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS
 

@@ -20,7 +20,7 @@ from tests.unit.fleet_cases import NODES, StandingFleet, pretend, seen
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
     """A runtime of two agents whose actors are up."""
     monkeypatch.setattr(ray_runtime, "Fleet", StandingFleet)
-    monkeypatch.setattr(ray_runtime, "connect", lambda *_, **more: seen(NODES))
+    monkeypatch.setattr(ray_runtime, "connect_as_configured", lambda *_, **more: seen(NODES))
 
     def start(**more: Any) -> RayRuntime:
         make_runner: Any = None

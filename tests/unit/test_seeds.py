@@ -18,6 +18,7 @@ from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.report import read_runs
 from latentmas_ray.seeds import parse_seeds, seed_folders
 from latentmas_ray.statistics import mean_interval
+from latentmas_ray.topology import Topology
 from tests.unit.fake_runtime import FakeRuntime
 
 
@@ -39,7 +40,7 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> list[CountedRuntime]:
     """Those that systems have made; a test puts one in first to have it taken."""
     made: list[CountedRuntime] = []
 
-    def make(system: LatentMAS, num_batches: int) -> CountedRuntime:
+    def make(system: LatentMAS, topology: Topology, num_batches: int) -> CountedRuntime:
         made.append(CountedRuntime())
         return made[-1]
 
@@ -58,7 +59,7 @@ def evaluate(
     output = None if folder is None else str(folder)
     values = {"task": "notes", "limit": 5, "batch_size": 2, "runtime": "local", "output": output, **fields}
     with LatentMAS(observer=observer, **values) as system:
-        return system.evaluate_seeds(seeds, on_seed=on_seed or (lambda seed: None))
+        return system.evaluate(seeds=seeds, on_seed=on_seed or (lambda seed: None))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_seeds_in_a_store(runtimes: list[CountedRuntime]) -> None:
     store = fsspec.filesystem("memory")
     store.store.clear()
     with LatentMAS(task="notes", limit=2, runtime="local", output="memory://bucket/runs") as system:
-        system.evaluate_seeds("1,2")
+        system.evaluate(seeds="1,2")
     found = set(store.find("/bucket/runs"))
     names = ("config.yaml", "results.jsonl", "summary.json")
     assert found == {"/bucket/runs/summary.json"} | {

@@ -42,7 +42,7 @@ def test_after_a_run_that_lost_its_actors_the_next_one_starts_others(monkeypatch
         raise ActorError("no more of them")
 
     runtimes = [FakeRuntime(), FakeRuntime(on_wait=give_up)]
-    monkeypatch.setattr(LatentMAS, "_make_runtime", lambda self, num_batches: runtimes.pop())
+    monkeypatch.setattr(LatentMAS, "_make_runtime", lambda self, topology, num_batches: runtimes.pop())
     with LatentMAS(runtime="local", model="tiny", method="single") as mas:
         with pytest.raises(ActorError, match="no more of them"):
             list(mas.run(["why?"]))
@@ -76,7 +76,7 @@ def test_a_traced_question_answers_as_it_would_and_tells_what_its_agents_thought
 def test_without_a_bound_on_new_tokens_a_run_has_its_tasks(
     fields: dict[str, str], given: int | None, bound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LatentMAS, "_make_runtime", lambda self, num_batches: FakeRuntime())
+    monkeypatch.setattr(LatentMAS, "_make_runtime", lambda self, topology, num_batches: FakeRuntime())
     task = tmp_path / "task.jsonl"
     task.write_text(json.dumps({"id": "1", "question": "How many?", "gold": "7", **fields}))
     run = {"runtime": "local", "task": str(task), "max_new_tokens": given, "output": str(tmp_path / "out")}

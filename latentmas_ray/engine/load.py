@@ -1,0 +1,31 @@
+"""Loads what carries out turns. Importing this module needs neither torch nor transformers, so whoever only hands
+`load_runner` to another process pays for neither."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentmas_ray.engine.runner import TurnRunner
+    from latentmas_ray.models.ranks import Ranks
+
+
+def load_runner(
+    model: str,
+    *,
+    dtype: str,
+    device: str,
+    realign: bool,
+    cache_dir: Path | None = None,
+    ranks: "Ranks | None" = None,
+) -> "TurnRunner":
+    """A model by name, or this rank's shard of it, ready for turns; its realignment is kept in `cache_dir` (default:
+    what the environment says). Raises ModelError, ShardError.
+    """
+    from latentmas_ray.engine.engine import Engine
+    from latentmas_ray.engine.runner import TurnRunner
+    from latentmas_ray.env import read_environment
+    from latentmas_ray.models.load import load_model
+    from latentmas_ray.models.ranks import ALONE
+
+    lm = load_model(model, dtype=dtype, device=device, ranks=ranks or ALONE)
+    return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))
