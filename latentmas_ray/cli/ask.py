@@ -1,15 +1,18 @@
 """`latentmas ask`: one question, one answer."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentmas_ray.cli.asked import Asked, example_question, print_example, typed_question
+from latentmas_ray.cli.asked import example_question, print_example, typed_question
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, MemoryInputError
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
 
 
 @run_options(
@@ -31,6 +34,7 @@ from latentmas_ray.errors import ConfigError
     "codec",
     "overlap",
     "guard",
+    "save_memory",
     "runtime",
     "address",
 )
@@ -46,6 +50,10 @@ def ask(
         bool, typer.Option("--anyway", help="ask the embedded model also what it was not trained for")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
+    from_memory: Annotated[
+        str | None,
+        typer.Option("--from-memory", metavar="FILE", help="let the last agent answer from this working memory alone"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
 ) -> None:
     """Ask one question and print the answer."""
@@ -53,13 +61,18 @@ def ask(
     from latentmas_ray.cli.progress import watch
     from latentmas_ray.cli.tables import print_answer, results_console, trace_tree
 
-    asked = _asked(config, context, question, example, anyway)
+    if example is None:
+        asked = typed_question(config, question, anyway=anyway, has_memory=from_memory is not None)
+    else:
+        _refuse_beside_example(question, from_memory)
+        asked = example_question(config, example, _given_seed(config, context))
     config = asked.config
     console = results_console()
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
+    memory = None if from_memory is None else _load(from_memory)
     with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
-        answers = list(system.run([asked.record]))
+        answers = list(system.map([asked.record], memory=memory))
     for answer in answers:
         if as_json:
             typer.echo(json.dumps(answer.to_row(), ensure_ascii=False))
@@ -75,14 +88,22 @@ def ask(
             print_answer(console, answer)
 
 
-def _asked(config: RunConfig, context: typer.Context, question: str | None, example: str | None, anyway: bool) -> Asked:
-    """The question that was typed, or an example. Raises ConfigError where there is neither or both."""
-    if example is None:
-        if question is None:
-            raise ConfigError("QUESTION", "nothing", "give the question in quotes, or --example chain")
-        return typed_question(config, question, anyway=anyway)
-    if question is not None:
-        raise ConfigError("QUESTION", question, "it cannot stand beside --example; give one of the two")
+def _refuse_beside_example(question: str | None, from_memory: str | None) -> None:
+    for field, value in (("QUESTION", question), ("from_memory", from_memory)):
+        if value is not None:
+            raise ConfigError(field, value, "it cannot stand beside --example; give one of the two")
+
+
+def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
     source = context.get_parameter_source("seed")
-    has_seed = source is not None and source.name == "COMMANDLINE"
-    return example_question(config, example, config.seed if has_seed else None)
+    return config.seed if source is not None and source.name == "COMMANDLINE" else None
+
+
+def _load(path: str) -> "Memory":
+    """The working memory of a file. Raises MemoryInputError."""
+    from latentmas_ray.memory import Memory  # needs torch
+
+    try:
+        return Memory.load(path)
+    except MemoryInputError as error:
+        raise MemoryInputError("from_memory", error.value, error.expected) from error

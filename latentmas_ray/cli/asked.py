@@ -32,18 +32,21 @@ class Asked:
         return tuple(self.record.get("notes", ()))
 
 
-def typed_question(config: RunConfig, text: str, *, anyway: bool) -> Asked:
+def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_memory: bool) -> Asked:
     """The question as it was typed, with the prompts that the embedded model knows where that is the model.
 
-    Raises ConfigError for an empty question, and, unless `anyway`, for one that the embedded model was not trained for.
+    Raises ConfigError for none or an empty one, and, unless `anyway`, for one that the embedded model was not trained
+    for. With `has_memory` a question about notes may leave them out: they are in the memory.
     """
     from latentmas_ray.tasks.trained import ABILITIES, trained_task, with_notes
 
+    if text is None:
+        raise ConfigError("QUESTION", "nothing", "give the question in quotes, or --example chain")
     if not text.strip():
         raise ConfigError("QUESTION", text, "it must not be empty")
     if config.model != EMBEDDED_MODEL:
         return Asked(config, {"question": text})
-    task = trained_task(text)
+    task = trained_task(text, has_memory=has_memory)
     if task is None and not anyway:
         raise ConfigError(
             "QUESTION",
@@ -52,7 +55,7 @@ def typed_question(config: RunConfig, text: str, *, anyway: bool) -> Asked:
         )
     if task is None:
         return Asked(config, {"question": text})
-    record = with_notes(text) if task == "notes" else {"question": text}
+    record = with_notes(text) if trained_task(text) == "notes" else {"question": text}
     return Asked(config.model_copy(update={"task": task}), record)
 
 

@@ -12,6 +12,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import Topology, check_prompts
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def plan_call(
     Raises ConfigError where the call wants memory that no agent hands over, TopologyError for prompts that these
     questions do not fill, TaskError for questions that cannot be graded here.
     """
-    check_prompts(topology, questions)
+    # On memory that is given no other agent works.
+    answering = [topology.answering_agent.replace(reads=())]
+    check_prompts(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions)
+    warn_of_untrained(config.model, questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "with memory given there is no other to keep; leave one of the two out")
     if keep_memory or thinks:

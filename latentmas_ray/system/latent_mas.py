@@ -33,6 +33,7 @@ from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.stream import ResultStream
 from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
     Topology,
     apply_control,
@@ -54,7 +55,7 @@ class LatentMAS:
     """Several agents that answer questions together. Use it as a context manager.
 
         with LatentMAS("tiny", topology="sequential", latent_steps=40) as mas:
-            print(mas.ask("What is 6 times 7?").answer)
+            print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
 
     The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, when the first question comes.
     Several threads and event loops may use one object at the same time: their questions become batches of one run, and
@@ -282,6 +283,7 @@ class LatentMAS:
         questions = self._controlled(load_questions(config.task, config.limit))
         check_prompts(topology, questions)
         check_graders(questions)
+        warn_of_untrained(config.model, questions)
         evaluation = Evaluation(
             config.resolved(task_max_new_tokens(questions)),
             questions,

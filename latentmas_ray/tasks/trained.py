@@ -4,12 +4,14 @@ A question is recognised by its grammar, its words and the range of its numbers:
 numbers the model's answers are mostly wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
 """
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
+from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import UntrainedQuestionWarning
 from latentmas_ray.tasks.chain import LESS, MAX_CHANGE, MAX_START, MAX_STEPS, MAX_VALUE, MORE, TWICE
 from latentmas_ray.tasks.notes import MAX_COUNT, MAX_FACTS, MIN_COUNT, NUM_EXPERTS
@@ -20,7 +22,10 @@ TrainedTask = Literal["chain", "notes"]
 
 EXAMPLE_OF_CHAIN = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 EXAMPLE_OF_NOTES = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys. How many keys have Tom and Zoe together?"
-ABILITIES = f"the embedded model tiny only knows questions in the words of its training, such as {EXAMPLE_OF_CHAIN!r}"
+ABILITIES = (
+    f"the embedded model {EMBEDDED_MODEL} only knows questions in the words of its training, such as "
+    f"{EXAMPLE_OF_CHAIN!r}"
+)
 
 _NAME = f"(?:{'|'.join((*TRAIN_NAMES, *HELD_OUT_NAMES))})"
 _ITEM = f"(?P<item>{'|'.join(ITEMS)})"
@@ -75,16 +80,22 @@ def with_notes(text: str) -> dict[str, object]:
     return {"question": question, "notes": notes}
 
 
-def warn_of_untrained(questions: Iterable[Question]) -> None:
-    """Warn (UntrainedQuestionWarning) where the embedded model was not trained for one of `questions`.
+def warn_of_untrained(model: str, questions: Iterable[Question]) -> None:
+    """Warn (UntrainedQuestionWarning) where `model` is the embedded one and was not trained for one of `questions`.
 
     A question about notes may have its facts in its record's `notes` or in a memory; only its own words are checked.
     """
-    for question in questions:
-        if trained_task(question.question, has_memory=True) is None:
-            message = f"{ABILITIES}; its answers to others mean nothing; bring a model of your own"
-            warnings.warn(message, UntrainedQuestionWarning, stacklevel=3)
-            return
+    if model == EMBEDDED_MODEL and any(trained_task(one.question, has_memory=True) is None for one in questions):
+        message = f"{ABILITIES}; its answers to others mean nothing; bring a model of your own"
+        warnings.warn(message, UntrainedQuestionWarning, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """The `stacklevel` at which the function that warns is called from outside of this package."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("latentmas_ray."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _is_chain(text: str) -> bool:

@@ -1,6 +1,7 @@
 """`latentmas ask` with the embedded model: what it answers, what it refuses, and questions that it makes itself."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -77,11 +78,24 @@ def test_without_a_seed_each_example_is_another_one(capfd: pytest.CaptureFixture
             ["why?", "--example", "chain"],
             "error: QUESTION: got 'why?'; it cannot stand beside --example; give one of the two\n",
         ),
+        (
+            ["--from-memory", "m", "--example", "chain"],
+            "error: --from-memory: got 'm'; it cannot stand beside --example; give one of the two\n",
+        ),
     ],
 )
 def test_what_is_asked_must_be_clear(args: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", *args]) == 2
     assert capfd.readouterr() == ("", line)
+
+
+def test_facts_that_are_in_a_memory_need_not_be_told_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", EXAMPLE_OF_NOTES, *QUICK, "--save-memory", str(tmp_path)]) == 0
+    (file,) = tmp_path.iterdir()
+    capfd.readouterr()
+    assert main(["ask", "How many keys has Uma?", *QUICK, "--from-memory", str(file)]) == 0
+    assert capfd.readouterr() == ("So Uma=4. \\boxed{4}\n", "")
+    assert main(["ask", "How many keys has Uma?", *QUICK]) == 2
 
 
 def test_a_task_that_it_was_not_trained_for_is_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ class PretendedSystem:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def run(self, questions: Iterable[Any]) -> Iterator[Answer]:
+    def map(self, questions: Iterable[Any], memory: None = None) -> Iterator[Answer]:
         self.asked.extend(questions)
         self.observer.on_started("2 actors", 1, 0)
         if self.raised_in_run is not None:

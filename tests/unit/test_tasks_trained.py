@@ -78,9 +78,10 @@ def test_one_warning_for_questions_of_another_kind() -> None:
     other = Question(id="1", question="What is 2+2?", kind="text", gold=None, record={})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_untrained(known)
+        warn_of_untrained("tiny", known)
+        warn_of_untrained("Qwen/Qwen3-4B", [other])
     with pytest.warns(UntrainedQuestionWarning, match="only knows .* 'Nadia has 5 beads") as caught:
-        warn_of_untrained([*known, other, other])
+        warn_of_untrained("tiny", [*known, other, other])
     assert len(caught) == 1
 
 
@@ -88,7 +89,8 @@ def test_the_embedded_model_answers_such_a_question_and_warns_about_another() ->
     with LatentMAS(model="tiny", runtime="local", latent_steps=2, temperature=0.0) as mas:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UntrainedQuestionWarning)
-            (answer,) = mas.run([EXAMPLE_OF_CHAIN])
+            answer = mas.ask(EXAMPLE_OF_CHAIN)
         assert answer.answer == "5+3=8. \\boxed{8}"
-        with pytest.warns(UntrainedQuestionWarning):
-            list(mas.run(["What is 2+2?"]))
+        with pytest.warns(UntrainedQuestionWarning) as caught:
+            mas.ask("What is 2+2?")
+        assert caught[0].filename == __file__
