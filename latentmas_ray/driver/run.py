@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from latentmas_ray.driver.batch import Batch
@@ -131,6 +132,12 @@ class Run:
         self.flights.clear()
         rest = [replace(batch, done=batch.done | self._settled) for batch in self.batches]
         self.queue = deque(Attempt(batch) for batch in rest if batch.open_questions)
+
+    def fail(self, error: BaseException) -> None:
+        """This is what its caller is told, unless something was before it. A copy: several threads may raise it."""
+        if self.error is None:
+            self.error = copy(error)
+            self.error.__cause__ = error.__cause__
 
     def drop(self) -> None:
         """Nothing of it waits any more."""

@@ -105,7 +105,7 @@ class Scheduler:
     def end_all(self, error: BaseException) -> None:
         """End all runs with this error."""
         for run in list(self._runs):
-            run.error = run.error or error
+            run.fail(error)
             self.end(run)
 
     def start_over(self) -> None:
@@ -185,7 +185,7 @@ class Scheduler:
     def _fail(self, runs: Iterable[Run], error: LatentMASError) -> None:
         """These runs end with an error; answers that only lack their grades are not lost with them."""
         for run in runs:
-            run.error = run.error or error
+            run.fail(error)
             self._abandon(list(run.flights))
             run.drop()
 

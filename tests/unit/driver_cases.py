@@ -1,6 +1,7 @@
 """Questions, topologies and shortcuts for the tests of the driver."""
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.driver import (
@@ -99,6 +100,10 @@ class Driver:
 
     def request(self, batches: Sequence[Batch], **more: Any) -> RunRequest:
         return RunRequest(topology=self._of, settings=self._settings, batches=batches, observer=self._observer, **more)
+
+    @staticmethod
+    def observed(request: RunRequest, observer: Recorder) -> RunRequest:
+        return replace(request, observer=observer)
 
     def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Generator[Answer | Failure, None, None]:
         return self.scheduler.run(self.request(batches, num_done=num_done))  # type: ignore[return-value]
