@@ -41,6 +41,7 @@ _FREE_ON_RESUME = frozenset(
         "save_memory",
     }
 )
+EMBEDDED_MODEL = "tiny"
 MAX_NEW_TOKENS = 256  # of tasks that have no bound of their own
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
@@ -56,10 +57,15 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    task: str = Field("sample", min_length=1, description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions")
+    model: str = Field(EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
+    task: str = Field(
+        default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
+        min_length=1,
+        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, the task that tiny "
+        "was trained for, and sample with any other model",
+    )
     method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
     topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
-    model: str = Field("tiny", min_length=1, description="tiny, a model folder, or a hub id")
     revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub model")
     memory: MemoryName = Field("matched", description="a control: another question's memory, a part of it, or none")
     latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")

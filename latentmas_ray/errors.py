@@ -139,3 +139,7 @@ class TurnLostError(RunError):
         super().__init__(reason)
         self.lacks_memory = lacks_memory
         self.is_suspect = is_suspect
+
+
+class UntrainedQuestionWarning(UserWarning):
+    """The embedded model is asked a question of a kind that it was not trained for."""

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import ModelError
 
-EMBEDDED_NAME = "tiny"
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 
@@ -14,9 +14,9 @@ def check_name(name: str, revision: str | None = None) -> None:
     configuration rules it out."""
     path = find_path(name)
     if revision is not None and path is not None:
-        kind = "the embedded model" if name == EMBEDDED_NAME else f"{name} is a folder, and"
+        kind = "the embedded model" if name == EMBEDDED_MODEL else f"{name} is a folder, and"
         raise ModelError("revision", revision, f"{kind} has no revisions; leave it out, or give the model's hub id")
-    if name == EMBEDDED_NAME:
+    if name == EMBEDDED_MODEL:
         return
     if path is None and name.startswith((".", "/", "~")):
         raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
@@ -29,13 +29,13 @@ def check_name(name: str, revision: str | None = None) -> None:
 
 def absolute_name(name: str) -> str:
     """The same model for a process with another working directory: a folder that is here gets its whole path."""
-    path = None if name == EMBEDDED_NAME else find_path(name)
+    path = None if name == EMBEDDED_MODEL else find_path(name)
     return name if path is None else str(path.absolute())
 
 
 def find_path(name: str) -> Path | None:
     """The file or folder of this name, if there is one; the embedded model's own."""
-    if name == EMBEDDED_NAME:
+    if name == EMBEDDED_MODEL:
         return EMBEDDED_FOLDER
     try:
         path = Path(name).expanduser()

@@ -12,6 +12,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import Topology, check_prompts
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def plan_call(
     answering = [topology.answering_agent.replace(reads=())]
     check_prompts(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions)
+    warn_of_untrained(config.model, questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "with memory given there is no other to keep; leave one of the two out")
     if keep_memory or thinks:

@@ -25,7 +25,7 @@ class LatentMAS:
     """Several agents that answer questions together. Use it as a context manager.
 
         with LatentMAS("tiny", topology="sequential", latent_steps=40) as mas:
-            print(mas.ask("What is 6 times 7?").answer)
+            print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
 
     The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, when the first question comes.
     Several threads and event loops may use one object at the same time: their questions become batches of one run, and

@@ -18,6 +18,7 @@ from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
     Topology,
     apply_control,
@@ -86,6 +87,7 @@ class Setup:
         questions = self._controlled(load_questions(config.task, config.limit))
         check_prompts(topology, questions)
         check_graders(questions)
+        warn_of_untrained(config.model, questions)
         return Evaluation(
             config.resolved(task_max_new_tokens(questions)),
             questions,

@@ -14,7 +14,7 @@ FOR_ONE_QUESTION = """
 """
 COMMANDS = {
     "": "--version",
-    "ask": f"question --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
+    "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
         --trace --save-memory

@@ -25,6 +25,7 @@ SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
+    ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("", "report"): "the face offers load_run, which reads a finished run",

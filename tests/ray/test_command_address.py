@@ -62,11 +62,23 @@ def test_a_running_cluster_is_joined_and_left_running(
     shutil.copytree(ROOT / "tests/golden/model", tmp_path / "checkpoint")
     monkeypatch.chdir(tmp_path)
     asked = run_command(
-        *["ask", "why?", "--method", "single", "--max-new-tokens", "4", "--address", address, "--model", "checkpoint"],
+        *[
+            "ask",
+            "why?",
+            "--anyway",
+            "--method",
+            "single",
+            "--max-new-tokens",
+            "4",
+            "--address",
+            address,
+            "--model",
+            "checkpoint",
+        ],
         more=AUTH | {"RAY_ADDRESS": "127.0.0.1:1"},
     )
     assert asked.returncode == 0, asked.stderr
-    client = run_command("ask", "why?", "--address", f"ray://{address}", more=AUTH)
+    client = run_command("ask", "why?", "--anyway", "--address", f"ray://{address}", more=AUTH)
     assert client.returncode == 2
     assert client.stderr.count("\n") == 1, client.stderr
     doctor = run_command("doctor", "--address", address, more=AUTH)
@@ -94,7 +106,7 @@ def test_an_address_where_no_cluster_answers_is_one_line(
 ) -> None:
     if given == "environment":
         monkeypatch.setenv("RAY_ADDRESS", bad)
-    assert main(["ask", "why?", *(["--address", bad] if given == "flag" else [])]) == 2
+    assert main(["ask", "why?", "--anyway", *(["--address", bad] if given == "flag" else [])]) == 2
     err = capfd.readouterr().err
     assert not ray.is_initialized()
     assert err.count("\n") == 1, err
@@ -117,7 +129,7 @@ def test_something_else_that_listens_is_no_cluster(
         thread = Thread(target=_serve, args=(server, reply))
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert main(["ask", "why?", "--address", address]) == 2
+        assert main(["ask", "why?", "--anyway", "--address", address]) == 2
         thread.join()
     expected = f"error: --address: got '{address}'; a Ray cluster must answer there: what listens is not Ray\n"
     assert capfd.readouterr().err == expected
@@ -126,7 +138,7 @@ def test_something_else_that_listens_is_no_cluster(
 def test_what_listens_and_is_silent_is_no_cluster(no_ray: None, capfd: pytest.CaptureFixture[str]) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert main(["ask", "why?", "--address", address]) == 2
+        assert main(["ask", "why?", "--anyway", "--address", address]) == 2
     assert capfd.readouterr().err == (
         f"error: --address: got '{address}'; a Ray cluster must answer there: timed out\n"
     )
