@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import Batch, Observer, Result, RunRequest, Runtime
+from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
-from latentmas_ray.system.call import Call, check_keeps, plan_call, settings_of
+from latentmas_ray.system.call import Call, check_keeps, given_memory, plan_call, settings_of
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.given import given_model
 from latentmas_ray.system.live import LiveRuntime
@@ -31,6 +32,7 @@ from latentmas_ray.topology import (
 from latentmas_ray.transport.choose import Situation, choose
 
 if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
     from latentmas_ray.models.given import GivenModel
 
 QuestionLike = str | Mapping[str, Any] | Question
@@ -65,6 +67,7 @@ class Setup:
             MemoryFolder.of(self.config.save_memory)
         self._model = self._checked_model(given)
         self._observer = observer
+        self._last_given: tuple[Memory, GivenMemory] | None = None
         self.live = LiveRuntime(
             lambda topology, num_batches: self.make_runtime(topology, num_batches),
             partial(make_metrics, self.config),
@@ -75,10 +78,18 @@ class Setup:
         """A runtime that is not started, see `make_runtime.make_runtime`."""
         return make_runtime(self.config, self._model, topology, num_batches)
 
-    def call(self, questions: Iterable[QuestionLike], **more: Any) -> Call:
+    def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """See `plan_call`, which gets `more`. Raises TaskError for malformed questions, and what that raises."""
         asked = self._controlled(questions_from(questions))
-        return plan_call(self.config, self.topology, asked, observer=self._observer, **more)
+        given = None if memory is None else self._given_of(memory)
+        return plan_call(self.config, self.topology, asked, observer=self._observer, memory=memory, given=given, **more)
+
+    def _given_of(self, memory: "Memory") -> GivenMemory:
+        """The same object for the same memory asked about again, so that a runtime sends it once."""
+        last = self._last_given
+        if last is None or last[0] is not memory:
+            last = self._last_given = (memory, given_memory(memory))
+        return last[1]
 
     def evaluation(self, changes: Mapping[str, Any]) -> Evaluation:
         """The evaluation of the configured task, with fields of the configuration changed. Raises InputError kinds."""
