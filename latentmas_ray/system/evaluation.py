@@ -52,7 +52,7 @@ class Evaluation:
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
     ) -> None:
-        """`pinned` is what a resumed run must share beside the configuration; `start` loads the models for so many
+        """`pinned` is what a resumed run must share with the first, apart from the configuration; `start` loads the models for so many
         batches; `run` answers the questions that are in batches."""
         self._config = config
         self._questions = questions
@@ -64,7 +64,7 @@ class Evaluation:
     ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
         """Evaluate once, or once for each number of `latent_steps`, of `seeds`, or of both.
 
-        All outputs are opened at once, so that what one of them refuses is told before anything starts. Raises
+        All outputs are opened at once, so that one that refuses does so before anything starts. Raises
         ConfigError, JournalError, RunError kinds.
         """
         numbers = None if seeds is None else parse_seeds(seeds)

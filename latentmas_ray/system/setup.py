@@ -147,7 +147,7 @@ class Setup:
         return absolute_name(config.model)
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
-        """What a resumed run must share beside the configuration."""
+        """What a resumed run must share with the first, apart from the configuration."""
         pinned = {"topology_digest": hashlib.blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()}
         # The name of an object does not tell its weights.
         return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}

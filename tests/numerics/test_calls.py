@@ -24,7 +24,7 @@ def mas() -> Iterator[LatentMAS]:
 
 def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(mas: LatentMAS) -> None:
     in_turn = ask_in_turn(mas)
-    assert len(set(in_turn.values())) > 50  # else nobody would see a mix-up
+    assert len(set(in_turn.values())) > 50  # else a mix-up would not show
     assert ask_in_threads(mas) == in_turn
     assert ask_in_tasks(mas) == in_turn
 

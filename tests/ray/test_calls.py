@@ -48,7 +48,7 @@ def test_a_program_that_uses_ray_keeps_its_connection(mas: LatentMAS) -> None:
 
 @ray.remote(num_cpus=0)
 class Service:
-    """A program of somebody else's, in an actor: plain calls, and calls of an event loop."""
+    """Another program, in an actor: plain calls, and calls of an event loop."""
 
     def __init__(self) -> None:
         self._mas = LatentMAS("tiny", **ON_RAY, placement="colocate")
