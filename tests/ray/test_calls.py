@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS, Memory
-from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
+from tests.callers import FAST, PAIR, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
 
 ROOT = Path(__file__).parents[2]
 ON_RAY: dict[str, Any] = {**FAST, "runtime": "ray"}
@@ -19,29 +18,19 @@ TOPOLOGIES = ("notes-sequential", "notes-hierarchical")
 
 
 @pytest.fixture(scope="module")
-def mas(cluster: None) -> Iterator[LatentMAS]:
-    with LatentMAS("tiny", **ON_RAY) as system:
-        yield system
-
-
-@pytest.fixture(scope="module")
 def local_answers() -> dict[str, tuple[int, ...]]:
     with LatentMAS("tiny", **{**FAST, "runtime": "local"}) as system:
         return ask_in_turn(system)
 
 
-def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(
-    mas: LatentMAS, local_answers: dict[str, tuple[int, ...]]
+def test_threads_and_tasks_of_a_program_that_uses_ray_get_the_answers_they_would_get_in_turn(
+    cluster: None, local_answers: dict[str, tuple[int, ...]]
 ) -> None:
-    assert ask_in_turn(mas, QUESTIONS[:20]) == {name: local_answers[name] for name in list(local_answers)[:20]}
-    assert ask_in_threads(mas) == local_answers
-    assert ask_in_tasks(mas) == local_answers
-
-
-def test_a_program_that_uses_ray_keeps_its_connection(mas: LatentMAS) -> None:
     before = ray.put("its own")
-    with LatentMAS("tiny", **ON_RAY, placement="colocate") as other:
-        assert other.ask(QUESTIONS[0]).id == QUESTIONS[0].id
+    with LatentMAS("tiny", **ON_RAY) as mas:
+        assert ask_in_turn(mas, QUESTIONS[:20]) == {name: local_answers[name] for name in list(local_answers)[:20]}
+        assert ask_in_threads(mas) == local_answers
+        assert ask_in_tasks(mas) == local_answers
     assert ray.is_initialized()
     assert ray.get(before) == "its own"
 
@@ -140,10 +129,10 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
 @pytest.mark.parametrize("fields", [{"transport": "tcp"}, {"transport": "shared_memory", "overlap": False}, {"tp": 2}])
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:
     question = QUESTIONS[2]
-    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="local", **MEMORY_RUN) as reference:
+    with LatentMAS("tiny", topology=PAIR, runtime="local", **MEMORY_RUN) as reference:
         expected = reference.think(question)
         undisturbed = reference.ask(question).answer_token_ids
-    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="ray", **MEMORY_RUN, **fields) as mas:
+    with LatentMAS("tiny", topology=PAIR, runtime="ray", **MEMORY_RUN, **fields) as mas:
         memory = mas.think(question)
         assert memory.agents == expected.agents
         assert memory.num_tokens == expected.num_tokens
