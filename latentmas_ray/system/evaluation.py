@@ -52,8 +52,8 @@ class Evaluation:
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
     ) -> None:
-        """`pinned` is what a resumed run must share with the first, apart from the configuration; `start` loads the models for so many
-        batches; `run` answers the questions that are in batches."""
+        """`pinned` is what a resumed run must share with the first, apart from the configuration. `start` loads the
+        models for so many batches; `run` answers the questions that are in batches."""
         self._config = config
         self._questions = questions
         self._pinned = dict(pinned)

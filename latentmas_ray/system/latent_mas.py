@@ -228,7 +228,7 @@ class LatentMAS:
         With `seeds` once with each of them, with several `latent_steps` once with each number, on the same actors: no
         model is loaded again. `output` (a folder or URL) gets what finishes at once; each seed has its own folder
         `seed-S` in it, each number of steps `latent-steps-M`, and `resume` goes on with what was broken off. Failed
-        questions are counted in the summary and kept in failures.jsonl. `on_seed` is called with each seed as it begins.
+        questions are counted in the summary and kept in failures.jsonl. `on_seed` gets each seed as it begins.
 
         Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if the
         run breaks off.
