@@ -45,6 +45,11 @@ def cluster(start_ray: Callable[..., None]) -> None:
 
 
 @pytest.fixture
-def no_ray() -> None:
-    """This process has no connection to Ray."""
-    ray.shutdown()
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had no connection to Ray; it must not try to get one. The connection of other tests stays."""
+
+    def refuse(*_: object, **more: object) -> None:
+        raise AssertionError(f"Ray was asked for a connection: {more}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
