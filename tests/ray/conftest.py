@@ -34,6 +34,8 @@ def start_ray() -> Iterator[Callable[..., None]]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import stand-ins from the tests, wherever pytest was started.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        # More threads than cores cost time; the four CPUs are pretended.
+        patch.setenv("LATENTMAS_TORCH_THREADS", "1")
         yield start
         ray.shutdown()
 

@@ -42,9 +42,9 @@ for arguments in json.loads(sys.argv[1]):
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded runs can be repeated on x86 only")
 
 
-def golden_command(case: str, output: Path, *flags: str) -> list[str]:
+def golden_command(case: str, output: Path, *flags: str, model: Path | str = GOLDEN / "model") -> list[str]:
     """The command that repeats a recorded case; also used where a cluster is joined."""
-    files = ["--task", GOLDEN / "questions.jsonl", "--topology", GOLDEN / "topology.yaml", "--model", GOLDEN / "model"]
+    files = ["--task", GOLDEN / "questions.jsonl", "--topology", GOLDEN / "topology.yaml", "--model", model]
     return ["eval", *map(str, files), *FLAGS, SWITCHES[case], "--output", str(output), *flags]
 
 

@@ -11,13 +11,13 @@ from latentmas_ray.cli.main import main
 from tests.ray.actor_cases import timeless
 from tests.ray.command_cases import COMMAND, PAIR, processes_of, read_rows, started, wait_for
 
-NUM_QUESTIONS = 40
+NUM_QUESTIONS = 24
 FLAGS = ["--batch-size", "3", "--latent-steps", "10", "--max-new-tokens", "24", "--temperature", "0.8"]
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The evaluation of forty questions by two agents."""
+    """The evaluation of some questions by two agents."""
     folder = tmp_path_factory.mktemp("inputs")
     lines = [json.dumps({"id": f"q{index}", "question": f"What is {index} + 9?"}) for index in range(NUM_QUESTIONS)]
     (folder / "questions.jsonl").write_text("\n".join(lines))

@@ -71,8 +71,6 @@ def test_what_happens_once_costs_nothing(run: Run, tmp_path: Path, capfd: pytest
     assert "Traceback" not in out + err
     assert not any(path.exists() for path in armed.values())
     assert _answers(tmp_path) == UNDISTURBED
-    # An actor that never came to the end of a turn has written nothing down.
-    assert len({turn.pid for turn in turns_in(tmp_path) if turn.agent == "judger"}) in (2, 3)
 
 
 def test_an_actor_that_takes_its_segments_along_is_started_again(

@@ -1,6 +1,5 @@
 """A replica of several actors, one for each rank: one turn, one report, one failure."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import ray
-import torch
 
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
 from latentmas_ray.actors.replica import PackedSegment, Turn
@@ -19,45 +17,15 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
-from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.topology.spec import AgentMemory
 from latentmas_ray.transport import ObjectStore, Transport, make_transport
+from tests.ray import stand_ins
 from tests.ray.actor_cases import PATIENCE_SECONDS
-from tests.ray.stand_ins import SPEC
 
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
 STEP_SECONDS = 60.0
-POISON = 13  # a batch of which one rank does not survive
 
 load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
-
-
-class Fragile:
-    """A runner without a model whose ranks take every turn together; it fails on batches it is told to fail on."""
-
-    device = "cpu"
-
-    def __init__(self, ranks: Ranks, deeds: Mapping[int, Callable[[], None]]) -> None:
-        self.spec = SPEC.of_shard(ranks.shard)
-        self._ranks, self._deeds = ranks, deeds
-
-    def run(self, work: TurnWork, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnReport]:
-        if work.batch == POISON and self._ranks.shard.rank in self._deeds:
-            self._deeds[self._ranks.shard.rank]()
-        (told,) = self._ranks.same(torch.tensor([work.batch])).tolist()
-        return None, TurnReport(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)
-
-
-def _die() -> None:
-    os._exit(1)
-
-
-def _raise() -> None:
-    raise KeyError("a fault that nobody foresaw")
-
-
-def fragile(deeds: Mapping[int, Callable[[], None]], ranks: Ranks = ALONE) -> Any:
-    return Fragile(ranks, deeds)
 
 
 def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> ShardGroup:
@@ -186,8 +154,8 @@ def test_memory_that_only_one_rank_cannot_have_costs_one_turn(groups: tuple[Shar
     segment, _ = submit(two, work("first"), {}, overlap=False)
     assert segment is not None
     [good], _ = segment.parcels
-    unmade = ray.remote(num_cpus=0.01)(_raise).remote()
-    for wrong, reason in ((unmade, "nobody foresaw"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
+    unmade = ray.remote(num_cpus=0.01)(stand_ins.raise_error).remote()
+    for wrong, reason in ((unmade, "did not like"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
         wrong_segment = replace(segment, parcels=((good,), (wrong,)))
         _, turn = submit(two, work("last", "first"), {"first": wrong_segment})
         with pytest.raises((TurnError, TurnLostError), match=reason):
@@ -224,16 +192,16 @@ def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(
 
 @pytest.mark.parametrize(
     ("deed", "rank", "what"),
-    [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")],
+    [(stand_ins.die, 1, "died"), (stand_ins.die, 0, "died"), (stand_ins.raise_error, 1, "failed")],
     ids=["1 dies", "0 dies", "1 fails"],
 )
 def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: int, what: str, cluster: None) -> None:
-    group = group_of(2, partial(fragile, {rank: deed}))
+    group = group_of(2, partial(stand_ins.Fragile, {rank: deed}))
     try:
         _, turn = submit(group, work("last", batch=1), {})
         assert report_of(group, turn).output_token_ids == ((1,),) * 3
         begin = time.monotonic()
-        _, turn = submit(group, work("last", batch=POISON), {})
+        _, turn = submit(group, work("last", batch=stand_ins.POISON), {})
         with pytest.raises(ActorError, match=f"rank {rank} of 2 {what}"):
             report_of(group, turn)
         assert time.monotonic() - begin < STEP_SECONDS / 2
