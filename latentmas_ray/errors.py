@@ -5,7 +5,6 @@
 `SegmentError` and its children mean that a piece of working memory is damaged or does not belong here.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 MAX_VALUE_CHARS = 120
@@ -84,8 +83,8 @@ class RunError(LatentMASError, RuntimeError):
 class QuestionsFailedError(RunError):
     """Some questions of a call have no answer; `failures` (id, agent and error of each) says which, and why."""
 
-    def __init__(self, failures: Sequence[Any], num_questions: int) -> None:
-        self.failures = tuple(failures)
+    def __init__(self, failures: tuple[Any, ...], num_questions: int) -> None:
+        self.failures = failures
         self.num_questions = num_questions
         super().__init__(self.failures, num_questions)
 

@@ -160,7 +160,7 @@ class LatentMAS:
             (result,) = results
         if isinstance(result, KeptMemory):
             return result.memory()
-        raise QuestionsFailedError([result], 1)
+        raise QuestionsFailedError((result,), 1)
 
     @overload
     def evaluate(

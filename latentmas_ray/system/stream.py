@@ -124,4 +124,4 @@ class _Order:
     def raise_failures(self) -> None:
         """Raises QuestionsFailedError if a question failed and its failure was no result."""
         if self._failures and not self._return_failures:
-            raise QuestionsFailedError(self._failures, len(self._ids))
+            raise QuestionsFailedError(tuple(self._failures), len(self._ids))

@@ -7,11 +7,24 @@ import pickle
 import pytest
 
 from latentmas_ray import errors
-from latentmas_ray.errors import MAX_VALUE_CHARS, ConfigError, InputError, LatentMASError, RunError, SegmentError
+from latentmas_ray.driver.results import Failure
+from latentmas_ray.errors import (
+    MAX_VALUE_CHARS,
+    ConfigError,
+    InputError,
+    LatentMASError,
+    QuestionsFailedError,
+    RunError,
+    SegmentError,
+)
 
-ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if not issubclass(kind, Warning)]
+ALL = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if kind.__module__ == errors.__name__ and not issubclass(kind, Warning)
+]
 INPUT_ERRORS = [kind for kind in ALL if issubclass(kind, InputError)]
-OTHER_ERRORS = [kind for kind in ALL if not issubclass(kind, InputError)]
+OTHER_ERRORS = [kind for kind in ALL if not issubclass(kind, InputError | QuestionsFailedError)]
 
 
 def test_there_is_one_root_and_three_branches_below_it() -> None:
@@ -38,6 +51,14 @@ def test_other_errors_survive_pickling(kind: type[LatentMASError]) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error) == "actor planner died after 3 s"
+
+
+def test_failed_questions_survive_pickling() -> None:
+    failures = (Failure(id="q7", agent="planner", error="too long"), Failure(id="q9", agent="judger", error="no"))
+    error = QuestionsFailedError(failures, 12)
+    again = pickle.loads(pickle.dumps(error))
+    assert again.failures == failures
+    assert str(again) == str(error) == "2 of 12 questions have no answer; question q7: agent planner: too long"
 
 
 @pytest.mark.parametrize("kind", INPUT_ERRORS)
