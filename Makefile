@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help demo test check clean system-packages
+.PHONY: help demo test check lint clean system-packages
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -14,14 +14,16 @@ help: ## list what can be made
 demo: $(READY) ## set up, then run the sample questions with one agent, with text and in latent space
 	@$(BIN)/latentmas demo
 
-test: $(READY) system-packages check ## set up, then all checks and tests (PYTEST_ARGS="-k merge" and the like pass through)
+test: $(READY) system-packages lint ## set up, then all checks and tests but the slow ones (PYTEST_ARGS="-k merge" and the like pass through)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
-check: $(READY) ## lint, format, types and architecture
+check: $(READY) lint ## lint, format, types and architecture
+	$(BIN)/python -m pytest --quiet tests/architecture
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/architecture
 
 clean: ## remove the set-up and everything that can be made again (not runs/)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,6 +66,7 @@ class RunConfig(BaseModel):
     )
     method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
     topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
+    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub model")
     memory: MemoryName = Field("matched", description="a control: another question's memory, a part of it, or none")
     latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
     realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")

@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 from latentmas_ray.errors import ConfigError
 
-Hardware = Literal["browser", "gpu", "multinode"]
+Requirement = Literal["browser", "gpu", "multinode", "slow"]
 
-_HARDWARE: dict[str, Hardware] = {name: name for name in get_args(Hardware)}
+_REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
 _MAX_TORCH_THREADS = 4096
 
 
@@ -23,7 +23,7 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are kept
     ray_address: str | None  # RAY_ADDRESS: the cluster a run joins when --address is not given
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor instead of the computed number
-    require: frozenset[Hardware]  # LATENTMAS_REQUIRE: tests that lack this fail instead of skipping
+    require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run, and not be left out or skipped
 
 
 def read_environment() -> Environment:
@@ -59,12 +59,12 @@ def _torch_threads() -> int | None:
     return int(text)
 
 
-def _require() -> frozenset[Hardware]:
+def _require() -> frozenset[Requirement]:
     text = os.environ.get("LATENTMAS_REQUIRE", "")
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if any(name not in _HARDWARE for name in names):
-        raise ConfigError("LATENTMAS_REQUIRE", text, f"it must be a comma-separated list of {', '.join(_HARDWARE)}")
-    return frozenset(_HARDWARE[name] for name in names)
+    if any(name not in _REQUIREMENTS for name in names):
+        raise ConfigError("LATENTMAS_REQUIRE", text, f"it must be a comma-separated list of {', '.join(_REQUIREMENTS)}")
+    return frozenset(_REQUIREMENTS[name] for name in names)
 
 
 def keep_nccl_from_killing() -> None:

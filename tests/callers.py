@@ -19,7 +19,14 @@ PAIR = Topology(
         Agent(name="answerer", reads=["reader"], thinks="text", prompt="{{ question }}"),
     ],
 )
-FAST: dict[str, Any] = {"topology": PAIR, "latent_steps": 1, "max_new_tokens": 4, "device": "cpu", "seed": 7}
+FAST: dict[str, Any] = {
+    "topology": PAIR,
+    "latent_steps": 1,
+    "max_new_tokens": 3,
+    "dtype": "float32",
+    "device": "cpu",
+    "seed": 7,
+}
 Tokens = dict[str, tuple[int, ...]]  # of each question's answer, by its id
 
 

@@ -1,4 +1,5 @@
-"""Rules for all tests: what their folder means, the order they run in, and what happens where hardware is missing."""
+"""Rules for all tests: what their folder means, the order they run in, which ones are left out, and what happens where
+hardware is missing."""
 
 import os
 import shutil
@@ -8,11 +9,12 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from latentmas_ray.env import Hardware, read_environment
+from latentmas_ray.env import Requirement, read_environment
 from latentmas_ray.errors import ConfigError
 
 TESTS = Path(__file__).parent
@@ -26,6 +28,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # most tests have fewer actors than Ray would start workers for them
 }
 # A developer's own settings must not send the tests to another cluster or change what they compute.
 UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
@@ -37,7 +40,8 @@ IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_ONE_OF_SEVERAL else str(min(2, os.cpu_count() or 1)))
 
 CACHE_DIR = pytest.StashKey[str]()
-REQUIRED = pytest.StashKey[frozenset[Hardware]]()
+NUM_LEFT_OUT = pytest.StashKey[int]()
+REQUIRED = pytest.StashKey[frozenset[Requirement]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,11 +66,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[CACHE_DIR], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
     items.sort(key=_cost)
+    if "slow" not in config.stash[REQUIRED]:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.stash[NUM_LEFT_OUT] = len(slow)
+        config.hook.pytest_deselected(items=slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (told := getattr(session.config, "workeroutput", None)) is not None:  # this process is one of several
+        told["num_left_out"] = session.config.stash.get(NUM_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each of several processes has collected the same tests; the one that leads them has collected none."""
+    node.config.stash[NUM_LEFT_OUT] = getattr(node, "workeroutput", {}).get("num_left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if num_left_out := config.stash.get(NUM_LEFT_OUT, 0):
+        tests = "1 slow test was" if num_left_out == 1 else f"{num_left_out} slow tests were"
+        terminalreporter.write_line(f"{tests} not run; LATENTMAS_REQUIRE=slow runs them")
 
 
 def _folder(item: pytest.Item) -> str:
@@ -122,7 +148,7 @@ def _browser_obstacle() -> str | None:
     return None if shutil.which("chromium") else "chromium is not installed"
 
 
-OBSTACLES: dict[Hardware, Callable[[], str | None]] = {
+OBSTACLES: dict[Requirement, Callable[[], str | None]] = {
     "browser": _browser_obstacle,
     "gpu": _gpu_obstacle,
     "multinode": _multinode_obstacle,

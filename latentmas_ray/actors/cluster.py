@@ -60,20 +60,12 @@ class Cluster:
 
 
 def connect_as_configured(address: str | None) -> Cluster:
-    """`connect` to `address`; without one, to the cluster in RAY_ADDRESS, if that is set.
-
-    Imports torch at the same time where that has not been done: both take seconds, and Ray's are spent in other
-    processes. Raises like `connect`, and ConfigError for a bad environment.
-    """
+    """`connect` to `address`; without one, to the cluster in RAY_ADDRESS, if that is set. Raises like `connect`, and
+    ConfigError for a bad environment."""
     environment = read_environment()
-    importing = Thread(target=import_module, args=("latentmas_ray.transport.make",), name="import torch")
-    importing.start()
-    try:
-        if address is None and environment.ray_address is not None:
-            return connect(environment.ray_address, field="RAY_ADDRESS")
-        return connect(address)
-    finally:
-        importing.join()
+    if address is None and environment.ray_address is not None:
+        return connect(environment.ray_address, field="RAY_ADDRESS")
+    return connect(address)
 
 
 def connect(address: str | None, *, field: str = "address") -> Cluster:
@@ -88,7 +80,7 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
             _check_reachable(address, field)
         leave_errors_to_us()
         try:
-            with _hold_back_stderr() if address else nullcontext():
+            with _importing_torch(), _hold_back_stderr() if address else nullcontext():
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
@@ -100,6 +92,18 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError(field, address, _what_it_takes(error)) from error
     return Cluster.look(owned=owned)
+
+
+@contextmanager
+def _importing_torch() -> Iterator[None]:
+    """Import torch, which whoever talks to actors needs, while the body starts Ray: both take seconds, and Ray's are
+    spent in other processes."""
+    importing = Thread(target=import_module, args=("latentmas_ray.transport.make",), name="import torch")
+    importing.start()
+    try:
+        yield
+    finally:
+        importing.join()
 
 
 @contextmanager

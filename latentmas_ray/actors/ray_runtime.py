@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.dispatch import choose_replica
 from latentmas_ray.actors.fleet import Fleet, FleetRequest
+from latentmas_ray.actors.given import GivenStore
 from latentmas_ray.actors.measure import measure_costs
 from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
 from latentmas_ray.actors.turn import Runner
@@ -90,6 +91,7 @@ class RayRuntime:
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
+        self._given = GivenStore()
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -117,7 +119,7 @@ class RayRuntime:
         replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
         if replica.lost is not None:  # it would fail for ever, for nobody replaces what is known to be lost
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost}")
-        work = replace(work, submitted_at=time.time())
+        work = replace(self._given.store(work), submitted_at=time.time())
         segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
         replica.pending[turn] = None
         return Ticket(work.agent, segment, _Submitted(turn, replica, work.agent))

@@ -5,6 +5,7 @@ here. After each hand-over the link itself moves as many bytes: A B A B …, so 
 both. Ratios are taken pair by pair, and medians are what is reported.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -101,9 +102,10 @@ def _measure(
     nodes: Sequence[Node],
     progress: Progress,
 ) -> WayFigures:
+    store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
+    fitting(settings.tokens, spec.bytes_per_token, free=None, store=store_bytes)  # before two actors are started for it
     pair = _make_pair(spec, offer, link, nodes)
     with closing(pair):
-        store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
         sizes = fitting(settings.tokens, spec.bytes_per_token, free=pair.free_bytes(), store=store_bytes)
         figures = [_measure_size(pair, name, spec, tokens, settings.repeats, progress) for tokens in sizes]
         return WayFigures(
@@ -122,20 +124,25 @@ def _make_pair(spec: KVCacheSpec, offer: Offer, link: Link, nodes: Sequence[Node
     return TwoActors(spec, transport, nodes[0], nodes[0 if link == "same_node" else 1])
 
 
-def fitting(tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float, store: float | None) -> list[int]:
-    """The sizes to measure. Raises ConfigError for a given one that does not fit, or if none fits."""
-    room = int(min(free / _COPIES, float("inf") if store is None else store / _COPIES_IN_STORE) / bytes_per_token)
+def fitting(
+    tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float | None, store: float | None
+) -> list[int]:
+    """The sizes to measure; None is a limit that is not there, or not known yet. Raises ConfigError for a given one
+    that does not fit, or if none fits."""
+    limits = {"free memory": (free, _COPIES), "object store": (store, _COPIES_IN_STORE)}
+    known = {name: (limit, copies) for name, (limit, copies) in limits.items() if limit is not None}
+    room = min((limit / copies / bytes_per_token for limit, copies in known.values()), default=math.inf)
     fits = [count for count in tokens or DEFAULT_TOKENS if count <= room]
     if fits and (tokens is None or len(fits) == len(tokens)):
         return sorted(set(fits))
     too_large = max(tokens or DEFAULT_TOKENS[:1])
-    places = f"{format_bytes(free)} of free memory hold {_COPIES} copies"
-    if store is not None:
-        places += f" and {format_bytes(store)} of object store {_COPIES_IN_STORE}"
+    places = " and ".join(
+        f"{format_bytes(limit)} of {name} hold {copies} copies" for name, (limit, copies) in known.items()
+    )
     raise ConfigError(
         "tokens",
         str(too_large),
-        f"it must be at most {room} tokens of {format_bytes(bytes_per_token)}, of which {places}",
+        f"it must be at most {int(room)} tokens of {format_bytes(bytes_per_token)}, of which {places}",
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @run_options(
     "model",
+    "revision",
     "topology",
     "method",
     "latent_steps",

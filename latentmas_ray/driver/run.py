@@ -134,7 +134,7 @@ class Run:
         self.queue = deque(Attempt(batch) for batch in rest if batch.open_questions)
 
     def fail(self, error: BaseException) -> None:
-        """This is what its caller is told, unless something was before it. A copy: several threads may raise it."""
+        """Keep a copy of the first error, for its caller to raise: several threads may raise the same one."""
         if self.error is None:
             self.error = copy(error)
             self.error.__cause__ = error.__cause__

@@ -16,7 +16,7 @@ from latentmas_ray.driver.scheduler import Scheduler
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS = 1.0  # how long a thread waits at most before it looks again; whoever changes something wakes it
+_PATIENCE_SECONDS = 1.0  # how long a thread waits at most before it looks again; every change wakes it
 
 
 class SharedScheduler:
@@ -68,7 +68,7 @@ class SharedScheduler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody waits for results."""
+        """Whether any run is not over."""
         return self._scheduler.has_runs
 
     def close(self, error: BaseException) -> None:
@@ -198,5 +198,5 @@ def _raise_error(run: Run) -> None:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, has_news: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody waits
+    with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(has_news.set)

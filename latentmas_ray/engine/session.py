@@ -79,8 +79,11 @@ class Session:
     def feed_recipe(self, recipe: Recipe) -> None:
         """Feed the inputs of another turn, tokens and latent thoughts, to every row: its memory is computed again.
 
-        Ends with `emit_as`.
+        Ends with `emit_as`. Raises SegmentError for a token that the model does not have.
         """
+        num_embeddings = self.lm.num_embeddings
+        if recipe.token_ids_T.numel() and (largest := int(recipe.token_ids_T.max())) >= num_embeddings:
+            raise SegmentError(f"token {largest} was fed to the agent, but model {self.lm.name} has {num_embeddings}")
         is_thought_T = recipe.token_ids_T == LATENT
         embeds_TE = self.lm.embed(recipe.token_ids_T.masked_fill(is_thought_T, 0))
         embeds_TE[is_thought_T.to(embeds_TE.device)] = recipe.latents_NE.to(embeds_TE.device)

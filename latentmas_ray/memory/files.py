@@ -75,10 +75,10 @@ def load_memory(path: Path) -> Memory:
     except MemoryInputError:
         raise
     except OSError as error:
-        raise MemoryInputError("memory", str(path), _cannot_read(error)) from error
+        raise MemoryInputError("memory file", str(path), _cannot_read(error)) from error
     except (LatentMASError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         # RuntimeError: torch's of shapes, Python's of JSON that is nested too deeply.
-        raise MemoryInputError("memory", str(path), f"the file contradicts itself: {error}") from error
+        raise MemoryInputError("memory file", str(path), f"the file contradicts itself: {error}") from error
     return memory
 
 
@@ -165,21 +165,21 @@ def _check_whole(path: Path) -> None:
     # Without O_NONBLOCK, to open a pipe would wait for whoever writes into it.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise MemoryInputError("memory", str(path), "it is no file; give one that Memory.save has written")
+            raise MemoryInputError("memory file", str(path), "it is no file; give one that Memory.save has written")
         start = file.read(_HEADER_LENGTH.size + 256)
         begin = _BEGIN.match(start, _HEADER_LENGTH.size)
         if begin is None:
             is_other = start[_HEADER_LENGTH.size :].startswith(b"{")
             kind = "it is a safetensors file, but not of working memory" if is_other else "it is not a safetensors file"
-            raise MemoryInputError("memory", str(path), f"{kind}; give one that Memory.save has written")
+            raise MemoryInputError("memory file", str(path), f"{kind}; give one that Memory.save has written")
         if (version := int(begin[2])) != VERSION:
             expected = f"it is of version {version}, and this program reads version {VERSION}"
-            raise MemoryInputError("memory", str(path), expected)
+            raise MemoryInputError("memory file", str(path), expected)
         digest = xxhash.xxh3_128(start[: begin.end(1)] + _NO_DIGEST.encode() + start[begin.end(3) :])
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     if digest.hexdigest() != begin[3].decode():
-        raise MemoryInputError("memory", str(path), "it was altered or cut short: its digest does not match")
+        raise MemoryInputError("memory file", str(path), "it was altered or cut short: its digest does not match")
 
 
 def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:

@@ -126,7 +126,7 @@ class Memory:
         difference = self.spec and spec.of_shard(WHOLE).difference(self.spec)
         if difference:
             expected = f"it is the model that wrote this memory, and {model} cannot read it: {difference}"
-            raise MemoryInputError("memory", self.model, expected)
+            raise MemoryInputError("working memory", self.model, expected)
 
     @classmethod
     def merge(cls, memories: "Sequence[Memory]") -> "Memory":

@@ -35,11 +35,13 @@ def plan_call(
     *,
     observer: Observer,
     memory: "Memory | None" = None,
+    given: GivenMemory | None = None,
     keep_memory: bool = False,
     thinks: bool = False,
 ) -> Call:
-    """The call that answers `questions`, from `memory` if that is given, or that `thinks` and brings their memory.
+    """The call that answers `questions`, from `memory` if there is one, or that `thinks` and brings their memory.
 
+    `given` is `given_memory(memory)`, one object for all calls with the same memory.
     Raises ConfigError where the call wants memory that no agent hands over, TopologyError for prompts that these
     questions do not fill, TaskError for questions that cannot be graded here.
     """
@@ -60,7 +62,7 @@ def plan_call(
         batches=plan_batches(questions, config.batch_size),
         observer=observer,
         goal=goal,
-        given=None if memory is None else given_memory(memory),
+        given=given,
         keeps_memory=keep_memory or (config.save_memory is not None and memory is None),
         model=config.model,
     )

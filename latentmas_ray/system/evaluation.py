@@ -48,14 +48,15 @@ class Evaluation:
         config: RunConfig,
         questions: Sequence[Question],
         *,
-        topology_digest: str,
+        pinned: Mapping[str, str],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
     ) -> None:
-        """`start` loads the models for so many batches; `run` answers the questions that are in batches."""
+        """`pinned` is what a resumed run must share with the first, apart from the configuration. `start` loads the
+        models for so many batches; `run` answers the questions that are in batches."""
         self._config = config
         self._questions = questions
-        self._pinned = {"topology_digest": topology_digest}  # what a resumed run must share beside the configuration
+        self._pinned = dict(pinned)
         self._start, self._run = start, run
 
     def run(
@@ -63,7 +64,7 @@ class Evaluation:
     ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
         """Evaluate once, or once for each number of `latent_steps`, of `seeds`, or of both.
 
-        All outputs are opened at once, so that what one of them refuses is told before anything starts. Raises
+        All outputs are opened at once, so that one that refuses does so before anything starts. Raises
         ConfigError, JournalError, RunError kinds.
         """
         numbers = None if seeds is None else parse_seeds(seeds)
@@ -149,7 +150,7 @@ class Evaluation:
 def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:
     """The configuration of each number of latent steps, with folders of its own. Raises ConfigError."""
     given = ",".join(map(str, latent_steps))
-    if not latent_steps or len(set(latent_steps)) < len(latent_steps):
+    if not latent_steps or len(set(latent_steps)) < len(latent_steps) or not all(type(m) is int for m in latent_steps):
         raise ConfigError("latent_steps", given, _STEPS_FORM)
     configs = {}
     for steps in latent_steps:

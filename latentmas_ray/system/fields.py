@@ -47,6 +47,7 @@ class RunFields(TypedDict, total=False):
     address: str | None
     memory_in_flight: str
     turn_timeout: float
+    revision: str | None
     save_memory: str | None
     output: str | None
     resume: bool

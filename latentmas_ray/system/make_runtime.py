@@ -1,6 +1,7 @@
 """From a configuration to a runtime that is not started. What a runtime needs is imported here, and only that."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Runtime
@@ -10,8 +11,11 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import Situation
 
+if TYPE_CHECKING:
+    from latentmas_ray.models.given import GivenModel
 
-def make_runtime(config: RunConfig, model: str, topology: Topology, num_batches: int) -> Runtime:
+
+def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topology, num_batches: int) -> Runtime:
     """A runtime with actors for the agents of `topology`, which is run over `num_batches` first.
 
     Joins or starts the Ray cluster of `config`, if it is one on Ray. Raises ConfigError and ClusterError.
@@ -22,6 +26,7 @@ def make_runtime(config: RunConfig, model: str, topology: Topology, num_batches:
         dtype=config.dtype,
         device=config.device,
         realign=config.realign,
+        revision=config.revision,
         # Asked here: an actor has the environment and the working directory of its cluster.
         cache_dir=read_environment().cache_dir.absolute(),
     )

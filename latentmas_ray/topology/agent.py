@@ -60,6 +60,9 @@ class Agent(ValidatedModel):
         name = fields.get("name")
         return place(f"agents.{name}" if _is_name(name) else "agent", path)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.prompt, self.reads))  # `template` is a dict, which has none
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
@@ -202,6 +205,13 @@ class Topology(ValidatedModel):
     def at(self, path: str) -> str:
         """A place in it, behind the file that it came from, for messages."""
         return f"{self._source}: {path}" if self._source else path
+
+    def __eq__(self, other: object) -> bool:
+        """Of the same agents; wherever it came from."""
+        return isinstance(other, Topology) and (self.name, self.agents) == (other.name, other.agents)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.agents))
 
     def replace(self, **changes: Any) -> "Topology":
         made = super().replace(**changes)

@@ -91,7 +91,7 @@ class MarkedYAML:
         line = self._line_at(path)
         if isinstance(node, ScalarNode):
             if node.tag != _TAG + "str":
-                value = str(node.value)  # as it was written: `yes`, not `true`
+                value = str(node.value) or "nothing"  # as it was written: `yes`, not `true`
             if expected.startswith("it must be text"):
                 expected += _hint(node)
             if node.style == "|" and (problem := find_problem(str(node.value))):
@@ -171,6 +171,8 @@ def _scalar(node: ScalarNode, *, takes_null: bool) -> Any:
 def _hint(node: Node) -> str:
     """What YAML makes of text that is not quoted, if that is not text."""
     kind = _KINDS.get(node.tag.removeprefix(_TAG)) if isinstance(node, ScalarNode) else None
+    if node.tag == _TAG + "int" and not _DECIMAL.fullmatch(node.value):
+        kind = "a number that is not decimal"
     return f"; YAML reads this as {kind}, so quote it" if kind else ""
 
 

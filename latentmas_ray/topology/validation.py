@@ -30,7 +30,8 @@ class ValidatedModel(BaseModel):
     A subclass says in `EXPECTED` what each field must be, and in `where` how a path into it is written.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Built when the first one is made: commands such as `--help` make none.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     EXPECTED: ClassVar[Mapping[str, str]]
 
@@ -50,6 +51,10 @@ class ValidatedModel(BaseModel):
         """A copy with other values in some fields. Raises TopologyError if it breaks a rule."""
         given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return type(self)(**(given | changes))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's own, but validated."""
+        return self.replace(**update) if update else super().model_copy(deep=deep)
 
     @classmethod
     def _explain(cls, error: ValidationError) -> tuple[Path, str, str]:
@@ -89,7 +94,7 @@ def place(prefix: str, path: Path) -> str:
 def shown(value: object) -> str:
     """A value in one line, the way that YAML writes it."""
     try:
-        return _flow(value)
+        return "nothing" if value is None else _flow(value)
     except Exception:  # noqa: BLE001 - a value of any class can be given, and its `__repr__` may raise anything
         return f"<{type(value).__name__}>"
 

@@ -28,6 +28,7 @@ SAME_FLOOR = {
     ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
+    ("", "report"): "the face offers load_run, which reads a finished run",
     ("bench", "system"): "a benchmark measures a whole run",
 }
 

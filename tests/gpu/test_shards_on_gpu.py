@@ -12,8 +12,6 @@ from tests.numerics.processes import RankProcesses
 from tests.numerics.shard_cases import compute, join_heads
 from tests.numerics.turns import assert_close
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[RankProcesses]:

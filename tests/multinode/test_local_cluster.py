@@ -26,7 +26,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.slow
 def test_a_command_runs_on_the_head_and_its_exit_code_is_the_scripts(temporary: Path) -> None:
     command = ["python", "-c", f"{LOOK}; raise SystemExit(7)"]
     done = subprocess.run(
@@ -42,13 +41,14 @@ def test_a_command_runs_on_the_head_and_its_exit_code_is_the_scripts(temporary: 
     assert list(temporary.glob("lmn-*")) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_how_to_get_in_and_leaves_nothing_when_it_is_stopped(temporary: Path, number: signal.Signals) -> None:
-    with started([*SCRIPT, "--nodes", "2", "--num-cpus", "1"]) as process:
+@pytest.mark.parametrize(("number", "num_nodes"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_it_says_how_to_get_in_and_leaves_nothing_when_it_is_stopped(
+    temporary: Path, number: signal.Signals, num_nodes: int
+) -> None:
+    with started([*SCRIPT, "--nodes", str(num_nodes), "--num-cpus", "1"]) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
-        assert re.match(r"2 nodes are up; address [\d.]+:6379, ", lines[0]), lines
+        assert re.match(rf"{num_nodes} nodes are up; address [\d.]+:6379, ", lines[0]), lines
         sudo, *shell = shlex.split(lines[2])
         assert sudo == "sudo"
         inside = subprocess.run(
@@ -59,7 +59,7 @@ def test_it_says_how_to_get_in_and_leaves_nothing_when_it_is_stopped(temporary: 
             timeout=PATIENCE_SECONDS,
             check=False,
         )
-        assert "2 alive" in inside.stdout, inside.stderr
+        assert f"{num_nodes} alive" in inside.stdout, inside.stderr
         process.send_signal(number)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, err) == (0, "the cluster is gone\n")

@@ -1,4 +1,5 @@
-"""On two nodes: where agents stand under each placement, and that their answers do not depend on it."""
+"""On two nodes: where agents stand under each placement, that their answers do not depend on it, and the link between
+them."""
 
 import json
 import re
@@ -18,12 +19,10 @@ from tests.multinode.runs import (
     write_questions,
 )
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, read_rows
+from tests.ray.command_cases import COMMAND, PAIR, read_rows
 
 NUM_QUESTIONS = 4
 HEAD, WORKER = NODES = range(2)
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,9 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return evaluation(write_questions(tmp_path_factory.mktemp("task"), NUM_QUESTIONS), "sequential")
+    folder = tmp_path_factory.mktemp("task")
+    (folder / "pair.yaml").write_text(PAIR)
+    return evaluation(write_questions(folder, NUM_QUESTIONS), str(folder / "pair.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def rows_of_one_process(command: list[str], tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize(
     ("placement", "actors", "links"),
     [
-        ("spread", [2, 2], {"same_node", "cross_node"}),
-        ("pack", [0, 4], {"same_node"}),
-        ("auto", [0, 4], {"same_node"}),
+        ("spread", [1, 1], {"cross_node"}),
+        ("pack", [0, 2], {"same_node"}),
+        ("auto", [0, 2], {"same_node"}),
         ("colocate", [0, 1], {"same_process"}),
     ],
 )
@@ -90,3 +91,19 @@ def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
     assert all(re.fullmatch("[0-9a-f]{56}", node["name"]) for node in told["nodes"])
     assert {shard["node"] for shard in told["shards"]} == {0, 1}
     assert not any(cluster.num_actors(node) for node in NODES)
+
+
+def test_the_link_between_two_nodes_is_measured_beside_plain_tcp(cluster: Cluster) -> None:
+    """A link more than on one machine, and two clocks."""
+    flags = ["--model", "tiny", "--tokens", "1,200", "--repeats", "2", "--no-end-to-end", "--json"]
+    command = [str(COMMAND), "bench", "transfer", *flags, "--transports", "object_store", "--address", cluster.address]
+    with started_on(cluster, HEAD, command) as process:
+        done = process.finish()
+    assert done.returncode == 0, done.stderr
+    ways = {way["link"]: way for way in json.loads(done.stdout)["ways"]}
+    far = ways["cross_node"]
+    assert far["limit"] == "TCP"
+    assert 0 < far["clock_error_seconds"] < 0.1
+    for size in far["sizes"]:
+        assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
+    assert ways["same_node"]["clock_error_seconds"] == 0

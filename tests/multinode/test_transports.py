@@ -5,15 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.multinode.cluster import Cluster
 from tests.multinode.transport_reads import TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_gloo_and_tcp_reach_the_other_node_and_tell_of_its_death() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Cluster(num_cpus=(1, 1), environment=environment) as cluster:

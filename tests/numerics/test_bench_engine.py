@@ -13,7 +13,6 @@ from latentmas_ray.errors import RunError
 SMALL = ["--model", "tiny", "--dtype", "float32", "--latent-steps", "2", "--max-new-tokens", "3", "--repeats", "1"]
 
 
-@pytest.mark.slow
 def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "engine", *SMALL, "--prompt-tokens", "16", "--batch-size", "1,3", "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)

@@ -26,7 +26,6 @@ from tests.numerics.processes import HOST, RankProcesses
 from tests.numerics.shard_cases import Arriving, Outbox, compute, hand_over, join_heads, load, taken, work
 from tests.numerics.turns import assert_close
 
-pytestmark = pytest.mark.slow  # processes that import torch
 STEP_SECONDS = 5.0
 
 MakeFolder = Callable[[str], Path]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util import placement_group_table
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.turn import Runner
@@ -84,6 +85,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE_SECONDS:.0f} s"
         time.sleep(0.05)
+
+
+def groups() -> list[dict[str, Any]]:
+    """The placement groups that hold places, by Ray's own account."""
+    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
 def store_bytes_used() -> int:

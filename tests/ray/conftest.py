@@ -34,6 +34,8 @@ def start_ray() -> Iterator[Callable[..., None]]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import stand-ins from the tests, wherever pytest was started.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        # More threads than cores cost time; the four CPUs are pretended.
+        patch.setenv("LATENTMAS_TORCH_THREADS", "1")
         yield start
         ray.shutdown()
 
@@ -45,6 +47,11 @@ def cluster(start_ray: Callable[..., None]) -> None:
 
 
 @pytest.fixture
-def no_ray() -> None:
-    """This process has no connection to Ray."""
-    ray.shutdown()
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had no connection to Ray; it must not try to get one. The connection of other tests stays."""
+
+    def refuse(*_: object, **more: object) -> None:
+        raise AssertionError(f"Ray was asked for a connection: {more}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)

@@ -18,6 +18,7 @@ from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment, join
+from latentmas_ray.models.ranks import Ranks
 
 # 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
 SPEC = KVCacheSpec(
@@ -30,6 +31,9 @@ SPEC = KVCacheSpec(
     rope=RopeSpec("default", (1.0,)),
     weights_revision="stand-in",
 )
+
+
+POISON = 13  # a batch on which `Fragile` misbehaves
 
 
 @dataclass(frozen=True)
@@ -191,3 +195,20 @@ def raise_once(armed: Path) -> None:
     """Raise, and take the weapon away."""
     armed.unlink()
     raise_error()
+
+
+class Fragile:
+    """A runner without a model whose ranks take every turn together; it fails on batches it is told to fail on."""
+
+    device = "cpu"
+
+    def __init__(self, deeds: Mapping[int, Callable[[], None]], ranks: Ranks) -> None:
+        """`deeds` by rank."""
+        self.spec = SPEC.of_shard(ranks.shard)
+        self._ranks, self._deeds = ranks, deeds
+
+    def run(self, work: TurnWork, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnReport]:
+        if work.batch == POISON and self._ranks.shard.rank in self._deeds:
+            self._deeds[self._ranks.shard.rank]()
+        (told,) = self._ranks.same(torch.tensor([work.batch])).tolist()
+        return None, TurnReport(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)

@@ -2,18 +2,21 @@
 
 With their random weights a rounding difference grows about 1.5 times with each of the 36 latent steps, and matrix
 products round differently from one kind of CPU to the next. `SAME_ROUNDING` makes every x86 CPU round alike: AVX2 in
-torch's own kernels, MKL's compatible path, one thread. Ray's workers inherit it from the process that starts Ray.
+torch's own kernels, MKL's compatible path, one thread. Ray's workers inherit it from the process that starts Ray. Those
+settings are read when torch is imported, so the runs have a process of their own, which is one for all of them.
+`test_command_address.py` repeats a case on the actors of a cluster.
 """
 
 import json
 import platform
+import sys
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.ray.command_cases import ROOT, read_rows, run_command
+from tests.ray.command_cases import ROOT, TIMEOUT_SECONDS, read_rows, started
 
 GOLDEN = ROOT / "tests" / "golden"
 SAME_ROUNDING = {
@@ -25,18 +28,28 @@ SAME_ROUNDING = {
 FLAGS = ["--temperature", "0", "--latent-steps", "12", "--max-new-tokens", "24", "--dtype", "float32"]
 SWITCHES = {"realign": "--realign", "identity": "--no-realign"}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded runs can be repeated on x86 only"),
-]
+VARIANTS = {
+    **{f"batches of {size}": ["--batch-size", size] for size in ("1", "3")},
+    "recipes": ["--batch-size", "1", "--handover", "recipe"],
+}
+RUN_ALL = """
+import json, sys
+from latentmas_ray.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0, arguments
+"""
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded runs can be repeated on x86 only")
 
 
-def check_golden(case: str, output: Path, *flags: str, **environment: str) -> list[dict[str, Any]]:
-    """Repeat a recorded case; returns its rows. Also used where a cluster is joined."""
-    files = ["--task", GOLDEN / "questions.jsonl", "--topology", GOLDEN / "topology.yaml", "--model", GOLDEN / "model"]
-    more = SAME_ROUNDING | environment
-    done = run_command("eval", *files, *FLAGS, SWITCHES[case], "--output", output, *flags, more=more)
-    assert done.returncode == 0, done.stderr
+def golden_command(case: str, output: Path, *flags: str, model: Path | str = GOLDEN / "model") -> list[str]:
+    """The command that repeats a recorded case; also used where a cluster is joined."""
+    files = ["--task", GOLDEN / "questions.jsonl", "--topology", GOLDEN / "topology.yaml", "--model", model]
+    return ["eval", *map(str, files), *FLAGS, SWITCHES[case], "--output", str(output), *flags]
+
+
+def golden_rows(case: str, output: Path) -> list[dict[str, Any]]:
+    """The rows of a repeated case, which must be those that were recorded."""
     rows = read_rows(output)
     recorded = json.loads((GOLDEN / "expected.json").read_text())[case]["results"]
     assert [row["question"] for row in rows] == [result["question"] for result in recorded]
@@ -48,18 +61,24 @@ def check_golden(case: str, output: Path, *flags: str, **environment: str) -> li
     return rows
 
 
-@pytest.mark.parametrize("batch_size", ["1", "3"])
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """The output folders of every case in every variant."""
+    folder = tmp_path_factory.mktemp("golden")
+    outputs = {(case, name): folder / f"{case} {name}" for case in SWITCHES for name in VARIANTS}
+    commands = [
+        golden_command(case, output, "--runtime", "local", *VARIANTS[name]) for (case, name), output in outputs.items()
+    ]
+    with started([sys.executable, "-c", RUN_ALL, json.dumps(commands)], SAME_ROUNDING) as process:
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 0, err
+    return outputs
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("case", SWITCHES)
-def test_in_one_process(tmp_path: Path, case: str, batch_size: str) -> None:
-    check_golden(case, tmp_path / "run", "--runtime", "local", "--batch-size", batch_size)
-
-
-def test_on_actors(tmp_path: Path) -> None:
-    rows = check_golden("realign", tmp_path / "run", "--runtime", "ray", "--batch-size", "1")
-    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"shared_memory"}
-
-
-@pytest.mark.parametrize("case", SWITCHES)
-def test_recipes_give_the_same_answers(tmp_path: Path, case: str) -> None:
-    rows = check_golden(case, tmp_path / "run", "--runtime", "local", "--batch-size", "1", "--handover", "recipe")
-    assert {transfer["handover"] for row in rows for transfer in row["transfers"]} == {"recipe"}
+def test_in_one_process(outputs: dict[tuple[str, str], Path], case: str, name: str) -> None:
+    rows = golden_rows(case, outputs[case, name])
+    assert {transfer["handover"] for row in rows for transfer in row["transfers"]} == {
+        "recipe" if name == "recipes" else "kv"
+    }

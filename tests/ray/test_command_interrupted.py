@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from latentmas_ray.cli.main import main
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, PAIR, processes_of, read_rows, run_command, started, wait_for
+from tests.ray.command_cases import COMMAND, PAIR, processes_of, read_rows, started, wait_for
 
-pytestmark = pytest.mark.slow
-
-NUM_QUESTIONS = 40
+NUM_QUESTIONS = 24
 FLAGS = ["--batch-size", "3", "--latent-steps", "10", "--max-new-tokens", "24", "--temperature", "0.8"]
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The evaluation of forty questions by two agents."""
+    """The evaluation of some questions by two agents."""
     folder = tmp_path_factory.mktemp("inputs")
     lines = [json.dumps({"id": f"q{index}", "question": f"What is {index} + 9?"}) for index in range(NUM_QUESTIONS)]
     (folder / "questions.jsonl").write_text("\n".join(lines))
@@ -29,7 +28,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert run_command(*command, "--runtime", "local", "--output", folder).returncode == 0
+    assert main([*command, "--runtime", "local", "--output", str(folder)]) == 0
     rows = [timeless(row) for row in read_rows(folder)]
     assert [row["id"] for row in rows] == [f"q{index}" for index in range(NUM_QUESTIONS)]
     return rows
@@ -43,13 +42,13 @@ def _check_half_done(folder: Path, undisturbed: list[dict[str, object]]) -> None
 
 
 def _check_resumed(folder: Path, undisturbed: list[dict[str, object]], *command: str) -> None:
-    resumed = run_command(*command, "--resume", "--json")
-    assert resumed.returncode == 0, resumed.stderr
+    """Resumed in this process, which is another one than the command's."""
+    assert main([*command, "--resume"]) == 0
     assert [timeless(row) for row in read_rows(folder)] == undisturbed
-    assert json.loads(resumed.stdout)["num_questions"] == NUM_QUESTIONS
+    assert json.loads((folder / "summary.json").read_text())["num_questions"] == NUM_QUESTIONS
 
 
-@pytest.mark.parametrize("runtime", ["local", "ray"])
+@pytest.mark.parametrize("runtime", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_run_whose_driver_is_killed_is_resumed(
     command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, runtime: str
 ) -> None:

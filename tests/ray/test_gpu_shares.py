@@ -6,30 +6,43 @@ from pathlib import Path
 
 import pytest
 
-from tests.ray.actor_cases import actors_of
-from tests.ray.stand_ins import StandIn
+from latentmas_ray.driver import Answer
+from tests.ray.actor_cases import actors_of, drive, groups, questions_that_wait
+from tests.ray.stand_ins import StandIn, turns_in
+from tests.unit.driver_cases import agent, topology
 
-AGENTS = ("planner", "critic", "refiner", "judger")
+PAIR = topology(agent("planner"), agent("judger", "planner", thinks="text"))
 
 
-@pytest.mark.parametrize(
-    ("num_gpus", "devices", "share"), [(4, {"0", "1", "2", "3"}, "1 GPU each"), (1, {"0"}, "0.25 GPU each")]
-)
-def test_actors_are_pinned_to_gpus(
-    start_ray: Callable[..., None], tmp_path: Path, num_gpus: int, devices: set[str], share: str
-) -> None:
+@pytest.fixture(autouse=True)
+def _two_gpus(start_ray: Callable[..., None]) -> None:
+    start_ray(num_gpus=2)
+
+
+def test_actors_are_pinned_to_gpus(tmp_path: Path) -> None:
     """The stand-in calls CUDA_VISIBLE_DEVICES its device, and the runtime names all devices in its description."""
-    start_ray(num_gpus=num_gpus)
-    with actors_of(AGENTS, partial(StandIn, tmp_path)) as (_, info):
-        place, *middle, told_share, placement, _ = info.description.split(", ")
-    assert place == "4 actors on 1 node"
-    assert set(middle) == devices
-    assert told_share == share
+    with actors_of(PAIR, partial(StandIn, tmp_path)) as (_, info):
+        place, *devices, share, placement, _ = info.description.split(", ")
+    assert place == "2 actors on 1 node"
+    assert set(devices) == {"0", "1"}
+    assert share == "1 GPU each"
     assert placement == "placement pack"
 
 
-def test_actors_that_compute_on_the_cpu_leave_the_gpus_alone(start_ray: Callable[..., None], tmp_path: Path) -> None:
-    start_ray(num_gpus=1)
-    with actors_of(AGENTS, partial(StandIn, tmp_path), uses_gpus=False) as (_, info):
+def test_more_actors_than_gpus_share_them(tmp_path: Path) -> None:
+    """Two of them are replicas of one agent, and both have work."""
+    with actors_of(PAIR, partial(StandIn, tmp_path), replicas={"judger": 3}) as started:
+        _, info = started
+        assert "4 actors on 1 node, 0, 1, 0.5 GPU each" in info.description
+        (group,) = groups()
+        assert [bundle["GPU"] for bundle in group["bundles"].values()] == [0.5] * 4
+        answers = drive(*started, PAIR, questions_that_wait(6, 0.0))
+    assert all(isinstance(answer, Answer) for answer in answers.values())
+    pids = {name: {turn.pid for turn in turns_in(tmp_path) if turn.agent == name} for name in ("planner", "judger")}
+    assert {name: len(pids[name]) for name in pids} == {"planner": 1, "judger": 3}
+
+
+def test_actors_that_compute_on_the_cpu_leave_the_gpus_alone(tmp_path: Path) -> None:
+    with actors_of(["planner"], partial(StandIn, tmp_path), uses_gpus=False) as (_, info):
         assert "torch thread" in info.description
         assert "GPU" not in info.description

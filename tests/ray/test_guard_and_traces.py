@@ -14,13 +14,17 @@ from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.tasks import questions_from
-from latentmas_ray.topology import apply_method, load_topology
+from latentmas_ray.topology import apply_method
 from latentmas_ray.transport import Loopback, pick_transport
 from tests.numerics.broken_model import save_broken_model
 from tests.ray.actor_cases import actors_of, drive
+from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
-TOPOLOGY = load_topology("sequential")
+TOPOLOGY = topology(
+    agent("planner", prompt="plan {{ question }} {{ context }}"),
+    agent("judger", "planner", thinks="text", prompt="judge {{ question }} {{ context }}"),
+)
 QUESTIONS = questions_from(["What is 1 + 1?", "Which is longer?", "Why?"])
 SETTINGS: dict[str, Any] = {
     "latent_steps": 3, "sampling": Sampling(max_new_tokens=6, temperature=0.8), "batch_size": 2,
@@ -37,7 +41,7 @@ def loader(model: str) -> partial[Any]:
     return partial(load_runner, model, dtype="float32", device="cpu", realign=True)
 
 
-@pytest.fixture(scope="module", params=["shared_memory", "object_store", "tcp"])
+@pytest.fixture(scope="module", params=["shared_memory", "tcp"])
 def transport(request: pytest.FixtureRequest) -> TransportName:
     name: TransportName = request.param
     return name
@@ -56,8 +60,8 @@ def local(broken: str) -> Started:
     return runtime, runtime.start()
 
 
-def answers(started: Started, topology: Any = TOPOLOGY, **settings: Any) -> dict[str, Answer]:
-    results = drive(*started, topology, QUESTIONS, **{**SETTINGS, **settings})
+def answers(started: Started, agents: Any = TOPOLOGY, **settings: Any) -> dict[str, Answer]:
+    results = drive(*started, agents, QUESTIONS, **{**SETTINGS, **settings})
     return {name: result for name, result in results.items() if isinstance(result, Answer)}
 
 

@@ -26,7 +26,7 @@ agents:
 def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(PAIR)
     rows = {}
-    for runtime, replicas in (("local", 1), ("ray", 2)):
+    for runtime, replicas in (("local", 1), ("ray", {"judger": 2})):
         with LatentMAS(
             model="tiny",
             task="sample",
@@ -58,7 +58,6 @@ def test_replicas_of_two_ranks_each_give_the_answers_of_one_process(tmp_path: Pa
             topology=str(tmp_path / "pair.yaml"),
             runtime=runtime,
             placement=placement,
-            replicas=2 if placement == "colocate" else 1,
             tp=tp,
             batch_size=2,
             latent_steps=3,

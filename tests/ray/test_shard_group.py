@@ -1,6 +1,5 @@
 """A replica of several actors, one for each rank: one turn, one report, one failure."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,56 +17,30 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
-from latentmas_ray.models.ranks import ALONE, Ranks
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, Transport, make_transport
+from tests.ray import stand_ins
 from tests.ray.actor_cases import PATIENCE_SECONDS
 
-pytestmark = pytest.mark.slow
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
 STEP_SECONDS = 60.0
-POISON = 13  # a batch of which one rank does not survive
 
 load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
 
 
-class Fragile:
-    """A runner that fails on batches it is told to fail on."""
-
-    def __init__(self, ranks: Ranks, deeds: Mapping[int, Callable[[], None]]) -> None:
-        self._runner, self._rank, self._deeds = load_tiny(ranks=ranks), ranks.shard.rank, deeds
-
-    def run(self, work: TurnWork, memory: Any, *, outgoing: Any = None) -> Any:
-        if work.batch == POISON and self._rank in self._deeds:
-            self._deeds[self._rank]()
-        return self._runner.run(work, memory, outgoing=outgoing)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runner, name)
-
-
-def _die() -> None:
-    os._exit(1)
-
-
-def _raise() -> None:
-    raise KeyError("a fault that nobody foresaw")
-
-
-def fragile(deeds: Mapping[int, Callable[[], None]], ranks: Ranks = ALONE) -> Any:
-    return Fragile(ranks, deeds)
-
-
-def group_of(
-    num_ranks: int, make_runner: Callable[..., Any] = load_tiny, transport: Transport | None = None
-) -> ShardGroup:
+def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> ShardGroup:
     """A replica that has loaded its model."""
     remote = ray.remote(num_cpus=0.01, allow_out_of_order_execution=True, concurrency_groups=RANK_GROUPS)(RankActor)
     actors = [remote.remote(make_runner, 1, Shard(rank, num_ranks), STEP_SECONDS) for rank in range(num_ranks)]
     group = ShardGroup(actors, [""] * num_ranks)
     group.accept(ray.get(group.start(), timeout=PATIENCE_SECONDS))
-    ray.get(group.use(transport or ObjectStore()), timeout=PATIENCE_SECONDS)
+    use([group], ObjectStore())
     return group
+
+
+def use(groups: Sequence[ShardGroup], transport: Transport) -> None:
+    """Have memory of these groups travel this way from now on."""
+    ray.get([told for group in groups for told in group.use(transport)], timeout=PATIENCE_SECONDS)
 
 
 def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> TurnWork:
@@ -181,8 +154,8 @@ def test_memory_that_only_one_rank_cannot_have_costs_one_turn(groups: tuple[Shar
     segment, _ = submit(two, work("first"), {}, overlap=False)
     assert segment is not None
     [good], _ = segment.parcels
-    unmade = ray.remote(num_cpus=0.01)(_raise).remote()
-    for wrong, reason in ((unmade, "nobody foresaw"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
+    unmade = ray.remote(num_cpus=0.01)(stand_ins.raise_error).remote()
+    for wrong, reason in ((unmade, "did not like"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
         wrong_segment = replace(segment, parcels=((good,), (wrong,)))
         _, turn = submit(two, work("last", "first"), {"first": wrong_segment})
         with pytest.raises((TurnError, TurnLostError), match=reason):
@@ -201,37 +174,39 @@ def test_a_cancelled_turn_is_forgotten(groups: tuple[ShardGroup, ShardGroup]) ->
     segment.release()
 
 
-def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(cluster: None, alone: TurnRunner) -> None:
+def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(
+    groups: tuple[ShardGroup, ShardGroup], alone: TurnRunner
+) -> None:
     gloo = make_transport("gloo")
-    made = [group_of(2, transport=gloo) for _ in range(2)]
+    use(groups, gloo)
     try:
-        segment, _ = submit(made[0], work("first"), {}, transport=gloo)
-        assert segment is not None
-        _, turn = submit(made[1], work("last", "first"), {"first": segment}, transport=gloo)
-        assert report_of(made[1], turn).output_token_ids == expected(alone)[1].output_token_ids
-        segment.release()
+        for writer, reader in (groups, groups[::-1]):
+            segment, _ = submit(writer, work("first"), {}, transport=gloo)
+            assert segment is not None
+            _, turn = submit(reader, work("last", "first"), {"first": segment}, transport=gloo)
+            assert report_of(reader, turn).output_token_ids == expected(alone)[1].output_token_ids
+            segment.release()
     finally:
-        for group in made:
-            group.end()
+        use(groups, ObjectStore())
 
 
 @pytest.mark.parametrize(
     ("deed", "rank", "what"),
-    [(_die, 1, "died"), (_die, 0, "died"), (_raise, 1, "failed")],
+    [(stand_ins.die, 1, "died"), (stand_ins.die, 0, "died"), (stand_ins.raise_error, 1, "failed")],
     ids=["1 dies", "0 dies", "1 fails"],
 )
 def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: int, what: str, cluster: None) -> None:
-    group = group_of(2, partial(fragile, {rank: deed}))
+    group = group_of(2, partial(stand_ins.Fragile, {rank: deed}))
     try:
-        _, turn = submit(group, work("first"), {})
-        assert report_of(group, turn).latent_steps == 3
+        _, turn = submit(group, work("last", batch=1), {})
+        assert report_of(group, turn).output_token_ids == ((1,),) * 3
         begin = time.monotonic()
-        _, turn = submit(group, work("first", batch=POISON), {})
+        _, turn = submit(group, work("last", batch=stand_ins.POISON), {})
         with pytest.raises(ActorError, match=f"rank {rank} of 2 {what}"):
             report_of(group, turn)
         assert time.monotonic() - begin < STEP_SECONDS / 2
         group.lose("a rank is gone")
-        _, turn = submit(group, work("first"), {})
+        _, turn = submit(group, work("last"), {})
         with pytest.raises(ActorError, match=r"rank \d of 2"):
             report_of(group, turn)
     finally:

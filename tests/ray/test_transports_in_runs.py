@@ -14,16 +14,15 @@ from tests.ray.actor_cases import drive, questions_that_wait
 from tests.ray.stand_ins import StandIn, number_of, turns_in
 from tests.unit.driver_cases import agent, topology
 
-DIAMOND = topology(
-    agent("first"), agent("left", "first"), agent("right", "first"), agent("last", "left", "right", thinks="text")
-)
+# The first agent has two readers, the last one reads two agents.
+FORK = topology(agent("first"), agent("middle", "first"), agent("last", "first", "middle", thinks="text"))
 Fleet = tuple[RayRuntime, RuntimeInfo, Path]
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def start(folder: Path, name: TransportName, codec: CodecName = "none") -> RayRuntime:
-    names = [agent.name for agent in DIAMOND.agents]
+    names = [agent.name for agent in FORK.agents]
     return RayRuntime(names, partial(StandIn, folder), partial(pick_transport, name, codec))
 
 
@@ -45,10 +44,10 @@ def test_every_reader_gets_what_was_written(fleet: Fleet, latent_steps: int) -> 
     runtime, info, folder = fleet
     num_before = len(turns_in(folder))
     questions = questions_that_wait(6, 0.02, size=300)
-    results = drive(runtime, info, DIAMOND, questions, batch_size=2, latent_steps=latent_steps)
+    results = drive(runtime, info, FORK, questions, batch_size=2, latent_steps=latent_steps)
     answers = [result for result in results.values() if isinstance(result, Answer)]
     assert len(answers) == len(questions)
-    expected = {"left": ["first"], "right": ["first"], "last": ["first", "left", "right"]}
+    expected = {"middle": ["first"], "last": ["first", "middle"]}
     for turn in turns_in(folder)[num_before:]:
         assert turn.read == {name: number_of(name) for name in expected.get(turn.agent, [])}
     for transfer in (transfer for answer in answers for transfer in answer.transfers):

@@ -183,7 +183,7 @@ def test_lost_actors_end_the_runs_of_all_callers() -> None:
 
 
 def test_ctrl_c_in_one_thread_costs_the_others_nothing() -> None:
-    """It comes in the middle of a step, of which nobody knows how far it had come."""
+    """It comes in the middle of a step, which may have done any part of its work."""
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     goes_on = driver.run(batches_of(0, 20))

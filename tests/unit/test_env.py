@@ -70,7 +70,7 @@ def test_bad_torch_threads_are_named(monkeypatch: pytest.MonkeyPatch, value: str
 
 @pytest.mark.parametrize(
     ("value", "hardware"),
-    [("", set()), ("gpu", {"gpu"}), ("multinode,gpu", {"gpu", "multinode"}), (" gpu , ", {"gpu"})],
+    [("", set()), ("gpu", {"gpu"}), ("multinode,slow", {"slow", "multinode"}), (" gpu , ", {"gpu"})],
 )
 def test_required_hardware(monkeypatch: pytest.MonkeyPatch, value: str, hardware: set[str]) -> None:
     monkeypatch.setenv("LATENTMAS_REQUIRE", value)
@@ -79,5 +79,5 @@ def test_required_hardware(monkeypatch: pytest.MonkeyPatch, value: str, hardware
 
 def test_unknown_required_hardware_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTMAS_REQUIRE", "gpu,tpu")
-    with pytest.raises(ConfigError, match=r"LATENTMAS_REQUIRE: got 'gpu,tpu'; .* browser, gpu, multinode"):
+    with pytest.raises(ConfigError, match=r"LATENTMAS_REQUIRE: got 'gpu,tpu'; .* browser, gpu, multinode, slow"):
         read_environment()

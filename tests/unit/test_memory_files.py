@@ -40,7 +40,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(MemoryInputError) as error:
         Memory.load(path)
     line = str(error.value)
-    assert line.startswith("memory: got ")
+    assert line.startswith("memory file: got ")
     assert len(line.splitlines()) == 1
     return line
 

@@ -264,7 +264,9 @@ class TestFit:
         ],
     )
     def test_another_one_is_refused_in_one_line(self, change: dict[str, object], told: str) -> None:
-        with pytest.raises(MemoryInputError, match=r"memory: got 'test-model'; .*other-model cannot read it") as error:
+        with pytest.raises(
+            MemoryInputError, match=r"working memory: got 'test-model'; .*other-model cannot read it"
+        ) as error:
             CHAIN.check_fits(replace(SPEC, **change), "other-model")  # type: ignore[arg-type]
         assert told in str(error.value)
         assert len(str(error.value)) < 300

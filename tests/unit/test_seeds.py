@@ -18,6 +18,7 @@ from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.report import load_runs
 from latentmas_ray.seeds import parse_seeds, seed_folders
 from latentmas_ray.statistics import mean_interval
+from latentmas_ray.system.setup import Setup
 from latentmas_ray.topology import Topology
 from tests.unit.fake_runtime import FakeRuntime
 
@@ -40,11 +41,11 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> list[CountedRuntime]:
     """Those that systems have made; a test puts one in first to have it taken."""
     made: list[CountedRuntime] = []
 
-    def make(system: LatentMAS, topology: Topology, num_batches: int) -> CountedRuntime:
+    def make(setup: Setup, topology: Topology, num_batches: int) -> CountedRuntime:
         made.append(CountedRuntime())
         return made[-1]
 
-    monkeypatch.setattr(LatentMAS, "_make_runtime", make)
+    monkeypatch.setattr(Setup, "make_runtime", make)
     return made
 
 

@@ -154,6 +154,9 @@ BAD_FILES = {
     "template key a number": _planner("template: {1: a}", "template", "must be text"),
     "template key twice": _planner("template: {a: 1, a: 2}", "template.a", "already"),
     "template with a date": _planner("template: {a: 2024-01-01}", "template.a", "a date"),
+    "template with an octal number": _planner(
+        "template: {a: 010}", "template.a", "a number that is not decimal, so quote"
+    ),
     "template of the engine": (
         _with_planner("template: {tokenize: true}"),
         "t.yaml:6: agents.planner.template.tokenize",

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,11 @@ plain = st.recursive(
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
 
 
+class WithoutAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
     """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the ends."""
@@ -71,7 +77,7 @@ def topologies(draw: st.DrawFn) -> Topology:
     return Topology(name=draw(names), agents=tuple(agents))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(topologies())
 def test_dump_and_parse_are_inverse(topology: Topology) -> None:
     text = dump_topology(topology)
@@ -82,17 +88,21 @@ def test_dump_and_parse_are_inverse(topology: Topology) -> None:
     assert parse_topology(dump_topology(parsed), parsed.source) == parsed
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(topologies(), st.randoms(use_true_random=False))
 def test_any_order_of_the_file_is_sorted(topology: Topology, random: object) -> None:
     agents = list(topology.agents)
     random.shuffle(agents)  # type: ignore[attr-defined]
-    parsed = parse_topology(dump_topology(topology.replace(agents=agents)), "t.yaml")
+    entries = [
+        {key: value for key, value in agent.model_dump(exclude_unset=True).items() if value is not None}
+        for agent in agents
+    ]
+    parsed = parse_topology(yaml.dump({"name": topology.name, "agents": entries}, Dumper=WithoutAliases), "t.yaml")
+    assert parsed == Topology(name=topology.name, agents=agents)
     place = {agent.name: i for i, agent in enumerate(parsed.agents)}
     assert all(place[name] < place[agent.name] for agent in parsed.agents for name in agent.reads)
     assert parsed.answering_agent == topology.answering_agent
     assert parsed.agents[-1] == topology.answering_agent
-    assert parse_topology(dump_topology(parsed), "t.yaml").agents == parsed.agents
 
 
 @settings(max_examples=100, deadline=None)
