@@ -10,41 +10,69 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentmas_ray.config import RunConfig
     from latentmas_ray.driver.over_seeds import SeedsSummary
-    from latentmas_ray.driver.results import Answer, Summary
-    from latentmas_ray.errors import InputError, LatentMASError, RunError, SegmentError
-    from latentmas_ray.system import LatentMAS
+    from latentmas_ray.driver.results import Answer, Failure, Summary
+    from latentmas_ray.errors import (
+        ConfigError,
+        InputError,
+        LatentMASError,
+        QuestionsFailedError,
+        RunError,
+        SegmentError,
+        TopologyError,
+    )
+    from latentmas_ray.memory import Memory
+    from latentmas_ray.report.runs import FinishedRun, load_run
+    from latentmas_ray.system import LatentMAS, ResultStream
     from latentmas_ray.tasks.question import Question
-    from latentmas_ray.topology.spec import Topology
+    from latentmas_ray.topology.agent import Agent, Topology
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agent": "topology.agent",
     "Answer": "driver.results",
+    "ConfigError": "errors",
+    "Failure": "driver.results",
+    "FinishedRun": "report.runs",
     "InputError": "errors",
     "LatentMAS": "system",
     "LatentMASError": "errors",
+    "Memory": "memory",
     "Question": "tasks.question",
+    "QuestionsFailedError": "errors",
+    "ResultStream": "system",
     "RunConfig": "config",
     "RunError": "errors",
     "SeedsSummary": "driver.over_seeds",
     "SegmentError": "errors",
     "Summary": "driver.results",
-    "Topology": "topology.spec",
+    "Topology": "topology.agent",
+    "TopologyError": "errors",
+    "load_run": "report.runs",
 }
 
 __all__ = [
+    "Agent",
     "Answer",
+    "ConfigError",
+    "Failure",
+    "FinishedRun",
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
+    "QuestionsFailedError",
+    "ResultStream",
     "RunConfig",
     "RunError",
     "SeedsSummary",
     "SegmentError",
     "Summary",
     "Topology",
+    "TopologyError",
     "__version__",
+    "load_run",
 ]
 
 

@@ -38,8 +38,10 @@ _FREE_ON_RESUME = frozenset(
         "overlap",
         "memory_in_flight",
         "trace",
+        "save_memory",
     }
 )
+EMBEDDED_MODEL = "tiny"
 MAX_NEW_TOKENS = 256  # of tasks that have no bound of their own
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
@@ -55,10 +57,16 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    task: str = Field("sample", min_length=1, description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions")
+    model: str = Field(EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
+    task: str = Field(
+        default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
+        min_length=1,
+        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, the task that tiny "
+        "was trained for, and sample with any other model",
+    )
     method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
     topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
-    model: str = Field("tiny", min_length=1, description="tiny, a model folder, or a hub id")
+    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub model")
     memory: MemoryName = Field("matched", description="a control: another question's memory, a part of it, or none")
     latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
     realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
@@ -95,6 +103,9 @@ class RunConfig(BaseModel):
     memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
     turn_timeout: float = Field(
         1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
+    )
+    save_memory: str | None = Field(
+        None, min_length=1, description="folder that gets the working memory of every question, a file each"
     )
     output: str | None = Field(
         None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"

@@ -5,6 +5,9 @@
 `SegmentError` and its children mean that a piece of working memory is damaged or does not belong here.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 MAX_VALUE_CHARS = 120
 
 
@@ -36,7 +39,14 @@ class ConfigError(InputError):
 
 
 class TopologyError(InputError):
-    """A topology file; `field` reads `FILE:LINE: agents.NAME.KEY`."""
+    """A topology; `field` reads `FILE:LINE: agents.NAME.KEY`, without the file if it was made in Python.
+
+    `path` is the same place by keys and indices, such as ("agents", 1, "reads"); empty where there is none.
+    """
+
+    def __init__(self, field: str, value: object, expected: str, *, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(field, value, expected)
+        self.path = path
 
 
 class TaskError(InputError):
@@ -45,6 +55,10 @@ class TaskError(InputError):
 
 class ModelError(InputError):
     """A model that cannot be found, loaded, or used for latent collaboration."""
+
+
+class MemoryInputError(InputError):
+    """Working memory, given as a file or as an object, that is damaged, of another version or of another model."""
 
 
 class JournalError(InputError):
@@ -65,6 +79,22 @@ class IncompatibleMemoryError(SegmentError):
 
 class RunError(LatentMASError, RuntimeError):
     """A run that failed although its input was right."""
+
+
+class QuestionsFailedError(RunError):
+    """Some questions of a call have no answer; `failures` (id, agent and error of each) says which, and why."""
+
+    def __init__(self, failures: Sequence[Any], num_questions: int) -> None:
+        self.failures = tuple(failures)
+        self.num_questions = num_questions
+        super().__init__(self.failures, num_questions)
+
+    def __str__(self) -> str:
+        first = self.failures[0]
+        return (
+            f"{len(self.failures)} of {self.num_questions} questions have no answer; question {first.id}: "
+            f"agent {first.agent}: {first.error}"
+        )
 
 
 class ClusterError(RunError):
@@ -109,3 +139,7 @@ class TurnLostError(RunError):
         super().__init__(reason)
         self.lacks_memory = lacks_memory
         self.is_suspect = is_suspect
+
+
+class UntrainedQuestionWarning(UserWarning):
+    """The embedded model is asked a question of a kind that it was not trained for."""

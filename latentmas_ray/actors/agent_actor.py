@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from latentmas_ray.actors.given import fetch
 from latentmas_ray.actors.inbox import Delivery, Parcel
 from latentmas_ray.actors.turn import Runner, as_it_leaves, carry_out
 from latentmas_ray.engine.turn import TurnReport, TurnWork
@@ -173,7 +174,7 @@ class AgentActor:
         leaves_early: bool,
     ) -> tuple[Parcel | None, TurnReport]:
         assert self._runner is not None, "load() comes first"
-        deliveries = self._deliveries(work, later, first)
+        deliveries, work = self._deliveries(work, later, first), fetch(work)
         try:
             return carry_out(
                 self._runner,

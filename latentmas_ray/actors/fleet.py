@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pickle import PicklingError
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
@@ -18,7 +19,7 @@ from latentmas_ray.actors.shard_group import ShardGroup
 from latentmas_ray.actors.solo_replica import NO_MEMORY, SoloReplica
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.config import PlacementName
-from latentmas_ray.errors import ActorError, ClusterError, InputError
+from latentmas_ray.errors import ActorError, ClusterError, InputError, ModelError
 from latentmas_ray.memory import KVCacheSpec, Shard
 from latentmas_ray.placement import Plan, PlanRequest, Team, make_plan
 from latentmas_ray.transport import Situation, Transport
@@ -55,6 +56,7 @@ class Fleet:
         self._request = request
         self._plan: Plan | None = None
         self._bundles: Bundles | None = None
+        self._make_runner: ray.ObjectRef | None = None
         self._transport: Transport | None = None
         self._replicas: dict[Team, Replica] = {}
         self._by_agent: dict[str, list[Replica]] | None = None  # made when it is asked for, as every turn does
@@ -186,7 +188,7 @@ class Fleet:
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
         for replica in replicas.values():
             replica.end()
-        bundles, self._bundles = self._bundles, None
+        bundles, self._bundles, self._make_runner = self._bundles, None, None
         if bundles is not None:
             bundles.remove()
 
@@ -256,10 +258,24 @@ class Fleet:
         for rank, index in enumerate(bundles):
             strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
             more = (Shard(rank, len(bundles)),) if is_group else ()
-            arguments = (self._request.make_runner, self._threads(plan), *more)
+            arguments = (self._sent_runner(), self._threads(plan), *more)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
         make = ShardGroup if is_group else SoloReplica
         return make(actors, nodes, stays=plan.is_colocated, spec=spec)
+
+    def _sent_runner(self) -> ray.ObjectRef:
+        """What every actor loads its model with, in the object store once: it may hold the weights themselves.
+
+        Raises InputError kinds, ClusterError if the object store has no room for it.
+        """
+        if self._make_runner is None:
+            try:
+                self._make_runner = ray.put(self._request.make_runner)
+            except (TypeError, PicklingError) as error:
+                raise ModelError("model", "an object", f"it must be possible to send it: {reason(error)}") from error
+            except RayError as error:
+                raise ClusterError(f"the object store has no room for the model: {reason(error)}") from error
+        return self._make_runner
 
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
         """What every actor has to say of its model; None if a node died before all were ready."""

@@ -5,8 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentmas_ray.engine.turn import SegmentRead
+from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Segment, join
+from latentmas_ray.memory.piece import repeat
+from latentmas_ray.memory.reslice import reslice
+from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.memory.wire import decode_piece, from_raw
 from latentmas_ray.transport import Transport
 
 
@@ -123,6 +127,36 @@ class Inbox:
         end = time.time()
         self._busy_seconds[source] += end - begin
         self._intervals.append((source, end))
+
+
+class GivenInbox:
+    """Memory that comes with the work: nothing is on its way, and no transport is asked."""
+
+    waited_seconds = 0.0
+
+    def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec) -> None:
+        """Decodes what is given, for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
+        whole = spec.of_shard(WHOLE)
+        self._pieces = {
+            name: reslice([repeat(decode_piece(header, from_raw(body), expected=whole), num_questions)], spec)
+            for name, (header, body) in given.segments.items()
+        }
+
+    def segments(self) -> dict[str, Segment | Outline]:
+        """Each agent's segment, or its outline where that has no KV."""
+        return {name: join([piece]) if piece.is_whole else piece.outline for name, piece in self._pieces.items()}
+
+    def pieces(self) -> Iterator[tuple[str, Piece]]:
+        """One piece of every agent."""
+        return iter(self._pieces.items())
+
+    def pieces_of(self, agent: str) -> Iterator[Piece]:
+        """The only piece of one agent's segment."""
+        yield self._pieces[agent]
+
+    def account(self, transport: str, recipes: Collection[str]) -> tuple[SegmentRead, ...]:
+        """Nothing was transferred."""
+        return ()
 
 
 def by_source(parcels: Mapping[str, Parcel]) -> list[Delivery]:

@@ -10,6 +10,7 @@ from latentmas_ray.actors.turn import Runner, carry_out
 from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
 from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.errors import InputError, TurnError
+from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.transport import Transport
 
 _MEMORY_SHARE = 0.25  # of the free memory may be held by segments in flight
@@ -31,6 +32,7 @@ class LocalRuntime:
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(free_memory_bytes() * _MEMORY_SHARE),
             description=f"all agents in this process on {self._runner.device}",
+            kv_spec=self._runner.spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:

@@ -11,7 +11,8 @@ def merge_reports(reports: Sequence[TurnReport]) -> TurnReport:
     first = reports[0]
     reads = tuple(map(_merge_reads, zip(*(report.reads for report in reports), strict=True)))
     segment_bytes = tuple(map(sum, zip(*(report.segment_bytes for report in reports), strict=True)))
-    return replace(first, segment_bytes=segment_bytes, reads=reads)
+    kept = tuple(piece for report in reports for piece in report.kept)
+    return replace(first, segment_bytes=segment_bytes, reads=reads, kept=kept)
 
 
 def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:

@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.dispatch import choose_replica
 from latentmas_ray.actors.fleet import Fleet, FleetRequest
+from latentmas_ray.actors.given import GivenStore
 from latentmas_ray.actors.measure import measure_costs
 from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
 from latentmas_ray.actors.turn import Runner
@@ -22,6 +23,7 @@ from latentmas_ray.engine.turn import TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
+from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.transport import Situation, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
@@ -89,6 +91,7 @@ class RayRuntime:
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
+        self._given = GivenStore()
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -107,6 +110,7 @@ class RayRuntime:
             handover_costs=measure_costs(self._fleet.replicas_of())
             if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
+            kv_spec=spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
@@ -115,7 +119,7 @@ class RayRuntime:
         replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
         if replica.lost is not None:  # it would fail for ever, for nobody replaces what is known to be lost
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost}")
-        work = replace(work, submitted_at=time.time())
+        work = replace(self._given.store(work), submitted_at=time.time())
         segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
         replica.pending[turn] = None
         return Ticket(work.agent, segment, _Submitted(turn, replica, work.agent))
@@ -151,7 +155,10 @@ class RayRuntime:
         try:
             if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
                 raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = submitted.report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            # The bytes lie in the object store, and may be asked for when this process has left the cluster.
+            kept = tuple((header, body.copy()) for header, body in report.kept)
+            report = submitted.report = replace(report, kept=kept)
         except ActorError as error:
             if replica.lost is None:
                 self._upkeep.lose(replica, submitted.agent, str(error))

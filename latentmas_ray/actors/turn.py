@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from latentmas_ray.actors.inbox import Delivery, Inbox, Parcel
+from latentmas_ray.actors.inbox import Delivery, GivenInbox, Inbox, Parcel
 from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.engine.turn import TurnReport, TurnWork, WirePiece
 from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.memory.wire import encode_piece, raw_bytes
 from latentmas_ray.transport import Transport
 
 
@@ -36,15 +37,27 @@ class Runner(Protocol):
 class Outbox:
     """Packs the pieces of a turn's segment and sends them on."""
 
-    def __init__(self, transport: Transport, send: Callable[[Parcel], None], *, leaves_early: bool) -> None:
+    def __init__(
+        self, transport: Transport, send: Callable[[Parcel], None], *, leaves_early: bool, keeps_memory: bool
+    ) -> None:
         self.leaves_early = leaves_early
         self.reserve = transport.reserve
+        self.kept: list[WirePiece] = []
         self._transport = transport
         self._send = send
+        self._keeps_memory = keeps_memory
 
     def publish(self, final_at: float, piece: Piece) -> None:
         """Pack a piece and send it."""
+        if self._keeps_memory:  # before its bytes belong to the transport
+            self.kept.append(copy_to_wire(piece))
         self._send(Parcel(final_at, self._transport.pack(piece)))
+
+
+def copy_to_wire(piece: Piece) -> WirePiece:
+    """A piece as bytes of its own, which nobody else writes to."""
+    header, body = encode_piece(piece)
+    return header, raw_bytes(body).copy()
 
 
 def as_it_leaves(parcel: Parcel, report: TurnReport) -> Parcel:
@@ -71,10 +84,19 @@ def carry_out(
     format raise.
     """
     idle_since = time.time() if idle_since is None else idle_since
-    inbox = Inbox(transport, deliveries, runner.spec, idle_since=idle_since)
-    outbox = None if send is None else Outbox(transport, send, leaves_early=leaves_early)
+    inbox: Inbox | GivenInbox
+    if work.given is not None:
+        inbox = GivenInbox(work.given, len(work.prompts), runner.spec)
+    else:
+        inbox = Inbox(transport, deliveries, runner.spec, idle_since=idle_since)
+    outbox = (
+        None if send is None else Outbox(transport, send, leaves_early=leaves_early, keeps_memory=work.keeps_memory)
+    )
     piece, report = runner.run(work, inbox, outgoing=outbox)
     begin, final_at = time.perf_counter(), time.time()
+    kept = tuple(outbox.kept) if outbox is not None else ()
+    if piece is not None and work.keeps_memory:
+        kept = (copy_to_wire(piece),)
     parcel = None if piece is None else Parcel(final_at, transport.pack(piece))
     phases = replace(
         report.phases,
@@ -83,4 +105,4 @@ def carry_out(
         # A segment may still lie in the engine's cache: packing is then what copies it out.
         emit=report.phases.emit + time.perf_counter() - begin,
     )
-    return parcel, replace(report, reads=inbox.account(transport.name, work.recipes), phases=phases)
+    return parcel, replace(report, reads=inbox.account(transport.name, work.recipes), phases=phases, kept=kept)

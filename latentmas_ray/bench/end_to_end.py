@@ -19,7 +19,7 @@ from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.env import read_environment
 from latentmas_ray.memory import KVCacheSpec, Piece
 from latentmas_ray.models.shapes import SHAPES, random_model
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 
 WRITER, READER = "writer", "reader"

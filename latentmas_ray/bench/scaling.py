@@ -26,10 +26,19 @@ from latentmas_ray.bench.scaling_figures import (
 from latentmas_ray.bench.scaling_settings import CHAIN_AGENTS, DEFAULT_ACTORS, ScalingBenchSettings
 from latentmas_ray.bench.timed_runtime import TimedRuntime
 from latentmas_ray.bench.timer import LATENT_STEPS, TimerRunner
-from latentmas_ray.driver import Driver, DriverSettings, Failure, Runtime, RuntimeInfo, SilentObserver, plan_batches
+from latentmas_ray.driver import (
+    DriverSettings,
+    Failure,
+    RunRequest,
+    Runtime,
+    RuntimeInfo,
+    Scheduler,
+    SharedScheduler,
+    plan_batches,
+)
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import AgentSpec, Topology
+from latentmas_ray.topology import Agent, Topology
 from latentmas_ray.transport import pick_transport
 from latentmas_ray.units import format_bytes
 
@@ -187,7 +196,7 @@ def chain(num_latent: int, num_text: int) -> Topology:
     return Topology(
         name="timers",
         agents=tuple(
-            AgentSpec(
+            Agent(
                 name=name,
                 prompt=f"{{{{ context }}}} {{{{ {'first' if index == 0 else 'later'} }}}}",
                 thinks="latent" if index < num_latent else "text",
@@ -237,10 +246,10 @@ def _drive(
     settings = DriverSettings(
         latent_steps=LATENT_STEPS, replicas=replicas, max_batches_in_flight=max_batches_in_flight, max_attempts=1
     )
-    driver = Driver(runtime, topology, settings, SilentObserver(), info=info, metrics=RayMetrics())
-    batches = plan_batches(questions, 1)
+    scheduler = SharedScheduler(Scheduler(runtime, info=info, metrics=RayMetrics()))
+    request = RunRequest(topology=topology, settings=settings, batches=plan_batches(questions, 1))
     begin = time.perf_counter()
-    with closing(driver.run(batches)) as results:
+    with closing(scheduler.run(request)) as results:
         for result in results:
             if isinstance(result, Failure):
                 raise RunError(f"a turn of {result.agent} failed: {result.error}")

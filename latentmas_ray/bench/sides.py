@@ -17,7 +17,7 @@ from latentmas_ray.errors import LatentMASError, RunError
 from latentmas_ray.memory import Segment, place
 from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.shapes import SHAPES, random_model
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 Seconds = dict[str, float]
 

@@ -1,18 +1,23 @@
 """`latentmas ask`: one question, one answer."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentmas_ray.cli.asked import example_question, print_example, typed_question
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, MemoryInputError
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
 
 
 @run_options(
     "model",
+    "revision",
     "topology",
     "method",
     "latent_steps",
@@ -30,13 +35,26 @@ from latentmas_ray.errors import ConfigError
     "codec",
     "overlap",
     "guard",
+    "save_memory",
     "runtime",
     "address",
 )
 def ask(
     config: RunConfig,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="what the agents are asked")],
+    context: typer.Context,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="what the agents are asked")] = None,
+    example: Annotated[
+        str | None,
+        typer.Option("--example", metavar="chain|notes", help="ask a generated question instead, and show its gold"),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="ask the embedded model also what it was not trained for")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
+    from_memory: Annotated[
+        str | None,
+        typer.Option("--from-memory", metavar="FILE", help="let the last agent answer from this working memory alone"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
 ) -> None:
     """Ask one question and print the answer."""
@@ -44,13 +62,18 @@ def ask(
     from latentmas_ray.cli.progress import watch
     from latentmas_ray.cli.tables import print_answer, results_console, trace_tree
 
-    if not question.strip():
-        raise ConfigError("QUESTION", question, "it must not be empty")
+    if example is None:
+        asked = typed_question(config, question, anyway=anyway, has_memory=from_memory is not None)
+    else:
+        _refuse_beside_example(question, from_memory)
+        asked = example_question(config, example, _given_seed(config, context))
+    config = asked.config
     console = results_console()
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
+    memory = None if from_memory is None else _load(from_memory)
     with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
-        answers = list(system.run([question]))
+        answers = list(system.map([asked.record], memory=memory))
     for answer in answers:
         if as_json:
             typer.echo(json.dumps(answer.to_row(), ensure_ascii=False))
@@ -60,4 +83,28 @@ def ask(
             for part in agents_view(answer.trace.agents) if answer.trace else ():
                 console.print(part)
             console.print()
-        print_answer(console, answer)
+        if asked.is_example:
+            print_example(console, answer, asked.notes)
+        else:
+            print_answer(console, answer)
+
+
+def _refuse_beside_example(question: str | None, from_memory: str | None) -> None:
+    for field, value in (("QUESTION", question), ("from_memory", from_memory)):
+        if value is not None:
+            raise ConfigError(field, value, "it cannot stand beside --example; give one of the two")
+
+
+def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
+    source = context.get_parameter_source("seed")
+    return config.seed if source is not None and source.name == "COMMANDLINE" else None
+
+
+def _load(path: str) -> "Memory":
+    """The working memory of a file. Raises MemoryInputError."""
+    from latentmas_ray.memory import Memory  # needs torch
+
+    try:
+        return Memory.load(path)
+    except MemoryInputError as error:
+        raise MemoryInputError("from_memory", error.value, error.expected) from error

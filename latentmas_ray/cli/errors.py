@@ -31,7 +31,18 @@ _FLAG_FIELDS = (
         for field in fields(settings)
     }
     | {field.name for field in fields(LinkSpeeds)}
-    | {"seeds", "tp", "prompt_tokens", "nodes", "gpus_per_node", "gpu_memory", "cpus_per_node", "results"}
+    | {
+        "seeds",
+        "example",
+        "from_memory",
+        "tp",
+        "prompt_tokens",
+        "nodes",
+        "gpus_per_node",
+        "gpu_memory",
+        "cpus_per_node",
+        "results",
+    }
 )
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

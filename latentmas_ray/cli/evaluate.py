@@ -46,7 +46,7 @@ def evaluate(
             summary = system.evaluate()
             table = summary_table(summary)
         else:
-            summary = system.evaluate_seeds(several, on_seed=lambda seed: typer.echo(f"seed {seed}", err=True))
+            summary = system.evaluate(seeds=several, on_seed=lambda seed: typer.echo(f"seed {seed}", err=True))
             table = seeds_table(summary)
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))

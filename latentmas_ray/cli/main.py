@@ -18,6 +18,7 @@ from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.evaluate import evaluate
 from latentmas_ray.cli.grade import grade
 from latentmas_ray.cli.inspect import inspect
+from latentmas_ray.cli.memory import memory
 from latentmas_ray.cli.plan import plan
 from latentmas_ray.cli.report import report
 from latentmas_ray.cli.tasks import tasks
@@ -36,6 +37,7 @@ app.command("grade")(grade)
 app.command("tasks")(tasks)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
+app.command("memory")(memory)
 app.command("report")(report)
 app.command("plan")(plan)
 app.command("doctor")(doctor)

@@ -53,13 +53,19 @@ def run_options(
             given = {name: value for name, value in flags.items() if value is not None}
             command(make_config({**fixed, **given}), **values)
 
-        flags = [_parameter(name, fixed.get(name, RunConfig.model_fields[name].default)) for name in names]
+        flags = [_parameter(name, fixed.get(name, _default_of(name))) for name in names]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         with_flags.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         return with_flags
 
     return decorate
+
+
+def _default_of(name: str) -> Any:
+    """The field's default; None where other fields decide it, so that nothing is passed on."""
+    field = RunConfig.model_fields[name]
+    return None if field.default_factory is not None else field.default
 
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:

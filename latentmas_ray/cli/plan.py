@@ -57,6 +57,7 @@ Network = Annotated[str | None, typer.Option("--network", metavar="SPEED", help=
 
 @run_options(
     "model",
+    "revision",
     "topology",
     "placement",
     "replicas",
@@ -125,7 +126,7 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
         tp=config.tp,
         busy_agents=len(names),
         topology=topology,
-        model=_figures(config.model).in_dtype(config.dtype),
+        model=_figures(config.model, config.revision).in_dtype(config.dtype),
         workload=Workload(
             batch_size=config.batch_size,
             prompt_tokens=prompt_tokens,
@@ -135,12 +136,12 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
     )
 
 
-def _figures(name: str) -> ModelFigures:
-    if (figures := known_figures(name)) is not None:
+def _figures(name: str, revision: str | None) -> ModelFigures:
+    if revision is None and (figures := known_figures(name)) is not None:
         return figures
     from latentmas_ray.models.load import load_config  # takes seconds
 
-    return figures_of_config(load_config(name).to_dict(), name)
+    return figures_of_config(load_config(name, revision).to_dict(), name)
 
 
 def _cluster(

@@ -26,10 +26,10 @@ def report(
     """
     path = _checked(output)
     from latentmas_ray.driver.folder import write_atomically  # nothing heavy before the flags are known good
-    from latentmas_ray.report import read_runs
+    from latentmas_ray.report import load_runs
     from latentmas_ray.report.html import make_page
 
-    found = [read_runs(folder) for folder in _checked_folders(runs)]
+    found = [load_runs(folder) for folder in _checked_folders(runs)]
     content = make_page(found, with_published=published).encode(errors="replace")
     try:
         write_atomically(path, content)

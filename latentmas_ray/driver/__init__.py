@@ -2,7 +2,7 @@
 
 The driver knows actors only by the `Runtime` protocol. It holds references and numbers, never a tensor.
 
-One run is: `Journal.open` → `plan_batches` → `Driver.run`, each result into the journal → `summarise` →
+One run is: `Journal.open` → `plan_batches` → `SharedScheduler.run`, each result into the journal → `summarise` →
 `Journal.finish`.
 """
 
@@ -15,14 +15,17 @@ from latentmas_ray.driver.results import (
     Answer,
     Failure,
     HandOver,
+    KeptMemory,
     Observer,
     Progress,
     SilentObserver,
     Summary,
     Transfer,
 )
-from latentmas_ray.driver.scheduler import Driver
+from latentmas_ray.driver.run import Result, RunRequest
+from latentmas_ray.driver.scheduler import Scheduler
 from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.driver.shared import SharedScheduler
 from latentmas_ray.driver.summary import summarise
 from latentmas_ray.driver.warm_up import WarmUp
 
@@ -30,16 +33,20 @@ __all__ = [
     "AgentUse",
     "Answer",
     "Batch",
-    "Driver",
     "DriverSettings",
     "Failure",
     "HandOver",
     "Journal",
+    "KeptMemory",
     "Observer",
     "Output",
     "Progress",
+    "Result",
+    "RunRequest",
     "Runtime",
     "RuntimeInfo",
+    "Scheduler",
+    "SharedScheduler",
     "SilentObserver",
     "Summary",
     "Ticket",

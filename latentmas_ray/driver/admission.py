@@ -83,6 +83,10 @@ class MemoryLedger:
         """The segment is dropped. One that does not count (any more) is ignored."""
         self._segments.pop((batch, agent), None)
 
+    def clear(self) -> None:
+        """All segments are dropped."""
+        self._segments.clear()
+
     def _estimate(self, agent: str, bounds: Sequence[SegmentBound]) -> int:
         tokens_per_byte = self._tokens_per_byte.get(agent, 1.0)
         tokens = sum(ceil(b.prompt_bytes * tokens_per_byte) + b.latent_steps + b.spare_tokens for b in bounds)

@@ -5,24 +5,31 @@ from dataclasses import asdict
 from itertools import accumulate, pairwise
 
 from latentmas_ray.driver.batch import Batch
-from latentmas_ray.driver.results import AgentUse, Answer, Transfer
+from latentmas_ray.driver.results import AgentUse, Answer, KeptMemory, Transfer
+from latentmas_ray.driver.route import Route
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnReport
 from latentmas_ray.tasks import Grade
-from latentmas_ray.topology.spec import Topology
 
 
 def make_answers(
-    batch: Batch, topology: Topology, reports: Mapping[str, TurnReport], seconds: float, grades: Mapping[str, Grade]
+    batch: Batch,
+    route: Route,
+    reports: Mapping[str, TurnReport],
+    seconds: float,
+    grades: Mapping[str, Grade],
+    *,
+    kept: Mapping[str, KeptMemory] | None = None,
 ) -> list[Answer]:
     """The answers of a batch whose agents have all reported, in the order of its questions: those that have a grade.
 
-    `grades` are by question id; `seconds` is the wall clock from the batch's admission to its last report.
+    `grades` are by question id, and so is the memory `kept`; `seconds` is the wall clock from the batch's admission to
+    its last report.
     """
-    answering = topology.answering_agent.name
+    answering = route.topology.answering_agent.name
     final = reports[answering]
-    transfers = _transfers(topology, reports, len(batch.questions))
+    transfers = _transfers(route, reports, len(batch.questions))
     answers = []
     for index, question in enumerate(batch.questions):
         if (grade := grades.get(question.id)) is None:
@@ -39,14 +46,50 @@ def make_answers(
                 seconds=seconds,
                 agents={
                     agent.name: _use(reports[agent.name], question.id, index, is_answering=agent.name == answering)
-                    for agent in topology.agents
+                    for agent in route.agents
                 },
                 transfers=transfers[index],
                 batch_size=len(batch.questions),
-                trace=_trace(question.id, topology, reports),
+                trace=_trace(question.id, route, reports),
+                kept=(kept or {}).get(question.id),
             )
         )
     return answers
+
+
+def kept_memories(batch: Batch, route: Route, reports: Mapping[str, TurnReport], model: str) -> list[KeptMemory]:
+    """What the answering agent reads on each question of a batch, whose agents have reported their segments."""
+    topology, answering = route.topology, route.topology.answering_agent.name
+    reads = topology.memory_read_by(answering)
+    is_read = {agent.name for agent in topology.text_ancestors(answering)} | set(route.read_by_answering)
+    texts = [
+        {
+            agent.name: text
+            for agent in route.agents
+            if agent.name in is_read and (text := _text_in_context(reports[agent.name], question.id, index)) is not None
+        }
+        for index, question in enumerate(batch.questions)
+    ]
+    return [
+        KeptMemory(
+            id=question.id,
+            question=question.question,
+            model=model,
+            index=index,
+            reads=reads,
+            pieces={name: reports[name].kept for name in route.read_by_answering},
+            texts=texts[index],
+        )
+        for index, question in enumerate(batch.questions)
+    ]
+
+
+def _text_in_context(report: TurnReport, question_id: str, index: int) -> str | None:
+    """What a reader's prompt holds of this agent: the text of a text agent, or what a latent one wrote instead of
+    handing over memory."""
+    if report.texts:
+        return report.texts[index]
+    return report.fallbacks.get(question_id)
 
 
 def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
@@ -70,17 +113,17 @@ def _use(report: TurnReport, question_id: str, index: int, *, is_answering: bool
     )
 
 
-def _trace(question_id: str, topology: Topology, reports: Mapping[str, TurnReport]) -> Trace | None:
+def _trace(question_id: str, route: Route, reports: Mapping[str, TurnReport]) -> Trace | None:
     agents = {
         agent.name: reports[agent.name].traces[question_id]
-        for agent in topology.agents
+        for agent in route.agents
         if question_id in reports[agent.name].traces
     }
-    embeddings = reports[topology.answering_agent.name].embeddings
+    embeddings = reports[route.topology.answering_agent.name].embeddings
     return Trace(id=question_id, agents=agents, embeddings=embeddings) if agents else None
 
 
-def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questions: int) -> list[tuple[Transfer, ...]]:
+def _transfers(route: Route, reports: Mapping[str, TurnReport], num_questions: int) -> list[tuple[Transfer, ...]]:
     """The transfers of each question."""
     shared = [
         (
@@ -89,7 +132,7 @@ def _transfers(topology: Topology, reports: Mapping[str, TurnReport], num_questi
             _shares(read.num_bytes, reports[read.source], num_questions),
             _shares(read.moved_bytes, reports[read.source], num_questions),
         )
-        for agent in topology.agents
+        for agent in route.agents
         for read in reports[agent.name].reads
     ]
     return [

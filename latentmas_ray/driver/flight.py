@@ -1,42 +1,16 @@
 """One batch on its way through the topology."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.protocol import Ticket
+from latentmas_ray.driver.route import Route
 from latentmas_ray.driver.settings import DriverSettings
 from latentmas_ray.driver.work import make_work, segment_bounds
-from latentmas_ray.engine.turn import Handover, TurnReport, TurnWork
-from latentmas_ray.topology.spec import AgentMemory, AgentSpec, Topology
-
-
-@dataclass(frozen=True)
-class Route:
-    """Of every agent of a topology, in topological order: what its turn waits for and who reads its segment."""
-
-    topology: Topology
-    sources: Mapping[str, tuple[str, ...]]  # latent agents whose segments it reads, near and far
-    texts: Mapping[str, tuple[str, ...]]  # text agents whose texts stand in its prompt
-    readers: Mapping[str, frozenset[str]]
-
-    @classmethod
-    def of(cls, topology: Topology) -> "Route":
-        """The route through `topology`."""
-        names = [agent.name for agent in topology.agents]
-        sources = {name: agents_of(topology.memory_read_by(name)) for name in names}
-        return cls(
-            topology=topology,
-            sources=sources,
-            texts={name: tuple(agent.name for agent in topology.text_ancestors(name)) for name in names},
-            readers={name: frozenset(reader for reader in names if name in sources[reader]) for name in names},
-        )
-
-
-def agents_of(memories: Iterable[AgentMemory]) -> tuple[str, ...]:
-    """All agents whose segments these memories hold, each once."""
-    return tuple(dict.fromkeys(name for memory in memories for name in memory.agents()))
+from latentmas_ray.engine.turn import GivenMemory, Handover, TurnReport, TurnWork
+from latentmas_ray.topology.agent import Agent
 
 
 @dataclass(frozen=True)
@@ -63,8 +37,14 @@ class Flight:
         route: Route,
         settings: DriverSettings,
         handovers: Mapping[str, Handover] | None = None,
+        *,
+        given: GivenMemory | None = None,
+        keeps_memory: bool = False,
     ) -> None:
-        """Renders what can be rendered by now. Raises TopologyError for a prompt that cannot be."""
+        """Renders what can be rendered by now. `given` is what the answering agent reads in place of other agents'
+        memory; with `keeps_memory` what the answering agent reads is reported as well. Raises TopologyError for a
+        prompt that cannot be rendered.
+        """
         self.batch = attempt.batch
         self.attempt = attempt.number
         self.admitted_at = attempt.admitted_at
@@ -74,8 +54,10 @@ class Flight:
         self._route = route
         self._settings = settings
         self._handovers = handovers or {}
+        self._given = given
+        self._kept = frozenset(route.read_by_answering if keeps_memory else ())
         self._submitted: set[str] = set()
-        works = {agent.name: self._make_work(agent, {}) for agent in route.topology.agents}
+        works = {agent.name: self._make_work(agent, {}) for agent in route.agents}
         self.bounds = {
             name: segment_bounds(work, len(self._may_write(name)) * settings.sampling.max_new_tokens)
             for name, work in works.items()
@@ -85,12 +67,12 @@ class Flight:
 
     @property
     def is_complete(self) -> bool:
-        """All agents have reported, the answering one among them."""
-        return len(self.reports) == len(self._route.topology.agents)
+        """All agents of the route have reported."""
+        return len(self.reports) == len(self._route.agents)
 
     def next_work(self) -> TurnWork | None:
         """The next turn that can be submitted now, in topological order."""
-        for agent in self._route.topology.agents:
+        for agent in self._route.agents:
             if agent.name in self._submitted or not self._is_ready(agent.name):
                 continue
             if (work := self._works.pop(agent.name, None)) is not None:
@@ -134,7 +116,7 @@ class Flight:
             self.tickets.pop(name, None)
             self.reports.pop(name, None)
             self._submitted.discard(name)
-        for agent in self._route.topology.agents:
+        for agent in self._route.agents:
             if agent.name in again and not self._may_write(agent.name):
                 self._works[agent.name] = self._make_work(agent, {})
         return pending, reported
@@ -151,10 +133,20 @@ class Flight:
         self.tickets.clear()
         return pending, reported
 
-    def _make_work(self, agent: AgentSpec, texts: Mapping[str, Sequence[str]]) -> TurnWork:
+    def _make_work(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnWork:
         sources = self._route.sources[agent.name]
         fallbacks = {name: self.reports[name].fallbacks for name in sources if name in self.reports}
-        return make_work(self._route.topology, agent, self.batch, self._settings, texts, self._handovers, fallbacks)
+        work = make_work(
+            self._route.topology,
+            agent,
+            self.batch,
+            self._settings,
+            texts,
+            self._handovers,
+            fallbacks,
+            given=self._given,
+        )
+        return replace(work, keeps_memory=agent.name in self._kept)
 
     def _may_write(self, agent: str) -> tuple[str, ...]:
         """Those whose texts stand, or may come to stand, in an agent's prompt."""

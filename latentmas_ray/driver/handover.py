@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from latentmas_ray.config import HandoverMode
 from latentmas_ray.driver.costs import HandoverCosts
-from latentmas_ray.driver.flight import Route
+from latentmas_ray.driver.route import Route
 from latentmas_ray.engine.turn import Handover
 from latentmas_ray.units import format_seconds
 

@@ -87,7 +87,7 @@ METRICS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is under way at one moment. An agent that is left out has nothing."""
+    """What is under way at one moment in all runs. An agent that is left out has nothing."""
 
     batches_in_flight: int = 0
     batches_waiting: int = 0
@@ -108,12 +108,19 @@ class NoMetrics:
     def record(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None: ...
 
 
-class RunMetrics:
-    """One run's events and states as metrics."""
+def record_load(sink: MetricSink, load: Load, agents: Iterable[str]) -> None:
+    """What is under way now, in all runs together; `agents` are all that a run has had."""
+    sink.record(BATCHES_WAITING, load.batches_waiting, {})
+    for agent in agents:
+        sink.record(TURNS_IN_FLIGHT, load.turns_in_flight.get(agent, 0), {"agent": agent})
+        sink.record(MEMORY_BYTES, load.memory_bytes.get(agent, 0), {"agent": agent})
 
-    def __init__(self, sink: MetricSink, agents: Iterable[str]) -> None:
+
+class RunMetrics:
+    """One run's events as metrics."""
+
+    def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
-        self._agents = tuple(agents)
 
     def turn(self, report: TurnReport) -> None:
         """A turn has finished."""
@@ -136,13 +143,6 @@ class RunMetrics:
     def settled(self, outcome: Literal["answered", "failed"]) -> None:
         """A question has its answer, or is given up."""
         self._count(QUESTIONS, 1, outcome=outcome)
-
-    def load(self, load: Load) -> None:
-        """What is under way now."""
-        self._sink.record(BATCHES_WAITING, load.batches_waiting, {})
-        for agent in self._agents:
-            self._sink.record(TURNS_IN_FLIGHT, load.turns_in_flight.get(agent, 0), {"agent": agent})
-            self._sink.record(MEMORY_BYTES, load.memory_bytes.get(agent, 0), {"agent": agent})
 
     def _count(self, metric: Metric, value: float, **tags: str) -> None:
         if value > 0:

@@ -33,6 +33,7 @@ class RuntimeInfo:
     description: str  # one line for the log: actors, devices, threads
     sent_bytes_per_token: int | None = None  # of KV as it travels, where a codec makes that another number
     handover_costs: HandoverCosts | None = None  # measured, if the runtime was asked to
+    kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model, which only those look at who hold memory
 
 
 class Runtime(Protocol):

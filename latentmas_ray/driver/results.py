@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from statistics import fmean
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
 
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import Alarm
+from latentmas_ray.engine.turn import WirePiece
+from latentmas_ray.topology.agent import AgentMemory
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,26 @@ class Transfer:
     moved_bytes: int = 0  # less than `num_bytes` where the reader's node held the segment already
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeptMemory:
+    """What the answering agent reads on one question, as bytes: `memory.Memory.from_wire` makes tensors of it."""
+
+    id: str
+    question: str
+    model: str
+    index: int  # of the question in its batch
+    reads: tuple[AgentMemory, ...]
+    pieces: Mapping[str, Sequence[WirePiece]]  # by agent, of the whole batch and of every rank
+    texts: Mapping[str, str]  # by agent: what stands in the answering agent's prompt
+
+    def memory(self) -> "Memory":
+        """The same as an object of its own."""
+        from latentmas_ray.memory import Memory  # needs torch, which only those pay for who want it
+
+        named = {"model": self.model, "question": self.question, "reads": self.reads, "texts": self.texts}
+        return Memory.from_wire(self.pieces, self.index, checks_digest=False, **named)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """One finished question."""
@@ -58,6 +84,14 @@ class Answer:
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
     trace: Trace | None = field(default=None, compare=False)  # if one was wanted; it has a file of its own
+    kept: KeptMemory | None = field(
+        default=None, compare=False, repr=False
+    )  # what it was made from, if that was wanted
+
+    @cached_property
+    def memory(self) -> "Memory | None":
+        """The working memory that the answering agent read, if the call asked for it (`keep_memory=True`)."""
+        return None if self.kept is None else self.kept.memory()
 
     @property
     def prompt_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from latentmas_ray.driver.metrics import Load, RunMetrics
+from latentmas_ray.driver.metrics import RunMetrics
 from latentmas_ray.driver.results import Answer, Failure, Observer, Progress
 from latentmas_ray.engine.turn import TurnReport
 
@@ -50,22 +50,29 @@ class Tally:
         self._metrics.fault(agent)
         self._observer.on_fault(reason)
 
-    def tell(self, load: Load) -> None:
-        """Give the observer a snapshot."""
-        self._metrics.load(load)
+    def count_memory(self) -> None:
+        """A question's memory is there."""
+        self._num_done += 1
+        self._metrics.settled("answered")
+
+    def report(self, *, batches_in_flight: int, memory_bytes: int) -> None:
+        """Give the observer a snapshot; `memory_bytes` are those in flight, of all runs."""
         self._observer.on_progress(
             Progress(
                 num_questions=self.num_questions,
                 num_done=self._num_done,
                 num_failed=self._num_failed,
-                batches_in_flight=load.batches_in_flight,
-                memory_in_flight_bytes=sum(load.memory_bytes.values()),
+                batches_in_flight=batches_in_flight,
+                memory_in_flight_bytes=memory_bytes,
                 tokens=self._tokens,
                 seconds=self._clock() - self._started_at,
             )
         )
 
+    def start(self, description: str) -> None:
+        """The run begins on a runtime of this description."""
+        self._observer.on_started(description, self.num_questions, self._num_done)
+
     def end(self) -> None:
-        """Nothing is under way any more, whatever ended the run."""
-        self._metrics.load(Load())
+        """Nothing of the run is under way any more, whatever ended it."""
         self._observer.on_finished()

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from latentmas_ray.driver.admission import SegmentBound
 from latentmas_ray.driver.batch import Batch
 from latentmas_ray.driver.settings import DriverSettings
-from latentmas_ray.engine.turn import Handover, Prompt, TurnWork
+from latentmas_ray.engine.turn import GivenMemory, Handover, Prompt, TurnWork
 from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, render_messages, render_suffix
-from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, Topology
 
 # What a chat template puts around the messages: role names, turn marks, a default system message.
 FRAME_TOKENS = 64
@@ -17,21 +17,27 @@ FRAME_TOKENS = 64
 
 def make_work(
     topology: Topology,
-    agent: AgentSpec,
+    agent: Agent,
     batch: Batch,
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
     handovers: Mapping[str, Handover] | None = None,
     fallbacks: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    given: GivenMemory | None = None,
 ) -> TurnWork:
     """The turn of `agent` over `batch`; `handovers` tells how the memory of latent agents travels (default: as KV).
 
     `texts` holds what each text agent wrote, one text a question; a text agent that is missing there is left out of
     the context. `fallbacks` holds, by agent and question, what latent agents wrote instead of handing over memory; it
-    stands in the context like the text of a text agent. Raises TopologyError for a prompt that cannot be rendered.
+    stands in the context like the text of a text agent. The answering agent reads `given`, where there is one, in
+    place of what other agents wrote. Raises TopologyError for a prompt that cannot be rendered.
     """
     handovers = handovers or {}
     reads = topology.memory_read_by(agent.name)
+    recipes = frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe")
+    if given is not None:
+        reads, recipes = given.reads, given.recipes
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
     wrote = [
         {name: texts[name][index] for name in ancestors}
@@ -43,7 +49,7 @@ def make_work(
         batch=batch.number,
         question_ids=tuple(question.id for question in batch.questions),
         prompts=tuple(
-            _prompt(agent, _seen(agent, topology, question), _context(topology, written))
+            _prompt(agent, _seen(agent, topology, question), _context(topology, written, given))
             for question, written in zip(batch.questions, wrote, strict=True)
         ),
         thinks=agent.thinks,
@@ -53,7 +59,8 @@ def make_work(
         close_turn=agent.close_turn,
         reads=reads,
         handover=handovers.get(agent.name, "kv"),
-        recipes=frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe"),
+        recipes=recipes,
+        given=given,
         traced=settings.traced & {question.id for question in batch.open_questions},
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=agent.name == topology.answering_agent.name,
@@ -78,23 +85,25 @@ def segment_bounds(work: TurnWork, coming_tokens: int = 0) -> tuple[SegmentBound
     )
 
 
-def _latent_steps(agent: AgentSpec, settings: DriverSettings) -> int:
+def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
     if agent.thinks == "text":
         return 0
     return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
 
 
-def _seen(agent: AgentSpec, topology: Topology, question: Question) -> Question:
+def _seen(agent: Agent, topology: Topology, question: Question) -> Question:
     """The question as this agent sees it."""
     return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
 
 
-def _context(topology: Topology, wrote: Mapping[str, str]) -> str:
+def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:
     """What was written on one question, in the order of the agents' turns."""
+    if given is not None:
+        return format_context(list(given.texts.items()))
     return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])
 
 
-def _prompt(agent: AgentSpec, question: Question, context: str) -> Prompt:
+def _prompt(agent: Agent, question: Question, context: str) -> Prompt:
     form = answer_form(question.kind)
     return Prompt(
         messages=render_messages(agent, question, context=context, answer_form=form),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Recipe
-from latentmas_ray.topology.spec import HandsOver
+from latentmas_ray.topology.agent import HandsOver
 
 
 @dataclass(frozen=True)

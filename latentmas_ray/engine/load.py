@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from latentmas_ray.engine.runner import TurnRunner
+    from latentmas_ray.models.given import GivenModel
     from latentmas_ray.models.ranks import Ranks
 
 
 def load_runner(
-    model: str,
+    model: "str | GivenModel",
     *,
     dtype: str,
     device: str,
     realign: bool,
     cache_dir: Path | None = None,
     ranks: "Ranks | None" = None,
+    revision: str | None = None,
 ) -> "TurnRunner":
-    """A model by name, or this rank's shard of it, ready for turns; its realignment is kept in `cache_dir` (default:
-    what the environment says). Raises ModelError, ShardError.
+    """A model by name, or this rank's shard of it, or a model object, ready for turns; its realignment is kept in
+    `cache_dir` (default: what the environment says). `revision` is of a hub model. Raises ModelError, ShardError.
     """
     from latentmas_ray.engine.engine import Engine
     from latentmas_ray.engine.runner import TurnRunner
@@ -27,5 +29,8 @@ def load_runner(
     from latentmas_ray.models.load import load_model
     from latentmas_ray.models.ranks import ALONE
 
-    lm = load_model(model, dtype=dtype, device=device, ranks=ranks or ALONE)
+    if isinstance(model, str):
+        lm = load_model(model, dtype=dtype, device=device, ranks=ranks or ALONE, revision=revision)
+    else:
+        lm = model.load(dtype=dtype, device=device, ranks=ranks or ALONE)
     return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))

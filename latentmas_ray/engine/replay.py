@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.memory import Outline, Segment, join, join_recipes, place
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 
 def replay(

@@ -20,7 +20,7 @@ from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
-from latentmas_ray.topology.spec import HandsOver
+from latentmas_ray.topology.agent import HandsOver
 
 PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the activations of long prompts
 
@@ -79,8 +79,11 @@ class Session:
     def feed_recipe(self, recipe: Recipe) -> None:
         """Feed the inputs of another turn, tokens and latent thoughts, to every row: its memory is computed again.
 
-        Ends with `emit_as`.
+        Ends with `emit_as`. Raises SegmentError for a token that the model does not have.
         """
+        num_embeddings = self.lm.num_embeddings
+        if recipe.token_ids_T.numel() and (largest := int(recipe.token_ids_T.max())) >= num_embeddings:
+            raise SegmentError(f"token {largest} was fed to the agent, but model {self.lm.name} has {num_embeddings}")
         is_thought_T = recipe.token_ids_T == LATENT
         embeds_TE = self.lm.embed(recipe.token_ids_T.masked_fill(is_thought_T, 0))
         embeds_TE[is_thought_T.to(embeds_TE.device)] = recipe.latents_NE.to(embeds_TE.device)
@@ -175,9 +178,7 @@ class Session:
     def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
         """Like `emit_piece`, but without the KV: the reader computes it from the recipe."""
         outline = self._inputs.outline(hands_over, num_coming)
-        spec, nothing = outline.spec, (0,) * outline.num_questions
-        kv_LCHTD = torch.empty(spec.num_layers, 2, spec.num_kv_heads, 0, spec.head_dim, dtype=spec.torch_dtype)
-        return Piece(outline, nothing, nothing, kv_LCHTD, self._inputs.take_part(outline).recipe)
+        return Piece.without_kv(outline, self._inputs.take_part(outline).recipe)
 
     @torch.inference_mode()
     def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:

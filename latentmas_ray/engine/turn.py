@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from latentmas_ray.config import CodecName, GuardName
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap
-from latentmas_ray.topology.spec import AgentMemory, HandsOver, Thinks
+from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
 Link = Literal["same_process", "same_node", "cross_node"]
@@ -35,6 +35,20 @@ class Sampling:
     seed: int = 42
 
 
+# One piece of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
+WirePiece = tuple[bytes, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenMemory:
+    """Memory that no agent of the run wrote: an earlier run did. Every question of a batch reads the same."""
+
+    reads: tuple[AgentMemory, ...]
+    segments: Mapping[str, WirePiece]  # by agent, each of one question and of the whole model
+    recipes: frozenset[str] = frozenset()  # the agents whose segments have no KV
+    texts: Mapping[str, str] = field(default_factory=dict)  # by agent: what stands in the reader's prompt
+
+
 @dataclass(frozen=True, kw_only=True)
 class TurnWork:
     """One agent's turn over one batch."""
@@ -55,6 +69,8 @@ class TurnWork:
     is_last: bool = False  # no turn after this one reads the memory of this batch
     traced: frozenset[str] = frozenset()  # the questions of which a trace is wanted
     guard: GuardName = "off"  # what is done about thoughts with an alarm
+    keeps_memory: bool = False  # its segment is wanted in the report, too
+    given: GivenMemory | None = None  # what `reads` names, where it comes with the work
 
     @property
     def leaves_early(self) -> bool:
@@ -65,7 +81,9 @@ class TurnWork:
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
 
     def segment_order(self) -> tuple[str, ...]:
-        """The agents whose segments the turn needs, each once, in the order in which they are passed."""
+        """The agents whose segments come from other turns, each once, in the order in which they are passed."""
+        if self.given is not None:
+            return ()
         return tuple(dict.fromkeys(name for memory in self.reads for name in memory.agents()))
 
 
@@ -119,3 +137,4 @@ class TurnReport:
     trace_seconds: float = 0.0  # for the whole batch: spent on traces and on the guard, and part of no phase
     alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over
+    kept: tuple[WirePiece, ...] = ()  # its segment, if that was wanted: in pieces, and of every rank

@@ -3,16 +3,19 @@
 Needs torch, and neither transformers nor Ray.
 """
 
-from latentmas_ray.memory.files import load_segment, save_segment
+from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.merge import PlacedSegment, Placement, place
-from latentmas_ray.memory.piece import Outline, Piece, join, join_recipes
+from latentmas_ray.memory.piece import Outline, Piece, join, join_recipes, repeat
 from latentmas_ray.memory.rope import rotate_keys
 from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
 from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec, Shard
+from latentmas_ray.memory.working_memory import Memory
 
 __all__ = [
     "LATENT",
     "KVCacheSpec",
+    "Memory",
+    "MemorySegment",
     "Outline",
     "Piece",
     "PlacedSegment",
@@ -24,8 +27,7 @@ __all__ = [
     "concatenate",
     "join",
     "join_recipes",
-    "load_segment",
     "place",
+    "repeat",
     "rotate_keys",
-    "save_segment",
 ]

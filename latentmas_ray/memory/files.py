@@ -1,85 +1,230 @@
-"""Segments as safetensors files, for keeping and for looking at with other tools."""
+"""A memory as one safetensors file, which other tools can look at too.
 
+Of every agent it holds the tensors `AGENT.token_ids` and `AGENT.latents` (its recompute inputs) and, if the memory has
+its KV, `AGENT.kv`; everything else is JSON in the file's metadata. The metadata begins with the version and a digest of
+the whole file, at a fixed place, so that damage is found before anything of it is believed:
+
+    u64 length of the header | {"__metadata__":{"latentmas_memory":"1","digest":"32 hex digits", … | tensors
+
+The digest is the xxh3 of the file with 32 zeros in its place.
+"""
+
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import re
+import secrets
+import stat
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from latentmas_ray.errors import SegmentError, WireError
-from latentmas_ray.memory.segment import Recipe, Segment
+from latentmas_ray.errors import LatentMASError, MemoryInputError, SegmentError
+from latentmas_ray.memory.memory_segment import MemorySegment
+from latentmas_ray.memory.piece import Outline
+from latentmas_ray.memory.segment import Recipe
 from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.memory.working_memory import Memory
+from latentmas_ray.topology.agent import AgentMemory
 
 VERSION = 1
-_KEY = "latentmas_segment"
+NOTICE = (
+    "This file holds working memory of LLM agents: the prompts that they were given, and what they thought about them. "
+    "Whoever has it can read both."
+)
+_DTYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_MAX_HEADER_BYTES = 100_000_000  # what safetensors reads
+_NO_DIGEST = "0" * 32
+_BEGIN = re.compile(rb'(\{"__metadata__":\{"latentmas_memory":"(\d{1,9})","digest":")([0-9a-f]{32})"')
+_HEADER_LENGTH = struct.Struct("<Q")
+_BLOCK_BYTES = 4 * 2**20
+_MAX_COUNT = 2**31  # of tokens and positions
 
 
-def save_segment(segment: Segment, path: Path) -> None:
-    """Write tensors `kv`, `token_ids` and `latents`, and the rest as metadata. Raises OSError where it cannot."""
-    meta = {
-        "version": VERSION,
-        "spec": segment.spec.to_header(),
-        "lengths": list(segment.lengths),
-        "turn_starts": list(segment.turn_starts),
-        "offsets": list(segment.offsets),
-        "recipe_lengths": list(segment.recipe.lengths),
-    }
-    tensors = {
-        "kv": segment.kv_LCHTD.cpu(),
-        "token_ids": segment.recipe.token_ids_T.cpu().contiguous(),
-        "latents": segment.recipe.latents_NE.cpu().contiguous(),
-    }
-    text = json.dumps({**meta, "digest": _digest(meta, tensors)})
-    try:
-        save_file(tensors, path, metadata={_KEY: text})
-    except SafetensorError as error:  # what a full disk or a missing folder looks like here
-        raise OSError(f"{path}: {error}") from error
-
-
-def load_segment(path: Path, *, expected: KVCacheSpec | None = None) -> Segment:
-    """Read what `save_segment` wrote.
-
-    Raises WireError for a file that is missing, damaged or something else, IncompatibleMemoryError if `expected` is
-    given and the memory is of another model.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in ("kv", "token_ids", "latents")} if meta else {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise WireError(f"{path}: cannot be read as a segment: {error}") from error
-    if not isinstance(meta, dict):
-        raise WireError(f"{path}: a safetensors file, but not of a segment")
-    if meta.get("version") != VERSION:
-        raise WireError(f"{path}: segment version {meta.get('version')!r}; this program reads version {VERSION}")
-    if meta.pop("digest", None) != _digest(meta, tensors):
-        raise WireError(f"{path}: the digest does not match: the file was altered")
-    try:
-        segment = _segment(meta, tensors)
-    except (KeyError, TypeError, ValueError, OverflowError, SegmentError) as error:
-        raise WireError(f"{path}: the segment contradicts itself: {error}") from error
-    if expected is not None:
-        expected.check_same(segment.spec)
-    return segment
-
-
-def _segment(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Segment:
-    lengths, starts, offsets, turns = (
-        tuple(int(value) for value in meta[name]) for name in ("lengths", "turn_starts", "offsets", "recipe_lengths")
-    )
-    recipe = Recipe(tensors["token_ids"].to(torch.int64), tensors["latents"], turns)
-    return Segment(KVCacheSpec.from_header(meta["spec"]), tensors["kv"], lengths, starts, offsets, recipe)
-
-
-def _digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = xxhash.xxh3_128(json.dumps(meta, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+def save_memory(memory: Memory, path: Path) -> None:
+    """See `Memory.save`."""
+    tensors = _tensors_of(memory)
+    header = _header(memory, tensors, _NO_DIGEST)
+    if len(header) > _MAX_HEADER_BYTES:
+        raise SegmentError(f"the texts of a memory may take {_MAX_HEADER_BYTES} bytes, not {len(header)}")
+    digest = xxhash.xxh3_128(header)
+    for tensor in tensors.values():
         digest.update(raw_bytes(tensor).data)
-    return digest.hexdigest()
+    header = _header(memory, tensors, digest.hexdigest())
+    with _new_file(path) as file:
+        file.write(header)
+        for tensor in tensors.values():
+            file.write(raw_bytes(tensor).data)
+
+
+def load_memory(path: Path) -> Memory:
+    """See `Memory.load`."""
+    try:
+        _check_whole(path)
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads(file.metadata()["memory"])
+            names = list(file.keys())
+            memory = _memory(meta, {name: file.get_tensor(name).clone() for name in names})
+    except MemoryInputError:
+        raise
+    except OSError as error:
+        raise MemoryInputError("memory file", str(path), _cannot_read(error)) from error
+    except (LatentMASError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # RuntimeError: torch's of shapes, Python's of JSON that is nested too deeply.
+        raise MemoryInputError("memory file", str(path), f"the file contradicts itself: {error}") from error
+    return memory
+
+
+def _tensors_of(memory: Memory) -> dict[str, Tensor]:
+    """By their names in the file; those of the largest numbers first, so that all are aligned."""
+    segments = memory.segments.items()
+    return {
+        **{f"{agent}.token_ids": segment.inputs.token_ids_T.contiguous() for agent, segment in segments},
+        **{f"{agent}.latents": segment.inputs.latents_NE.contiguous() for agent, segment in segments},
+        **{f"{agent}.kv": segment.kv_LCHTD for agent, segment in segments if segment.kv_LCHTD is not None},
+    }
+
+
+def _header(memory: Memory, tensors: Mapping[str, Tensor], digest: str) -> bytes:
+    """Everything before the first tensor: its length, and JSON that is padded to a multiple of 8 bytes."""
+    metadata = {
+        "latentmas_memory": str(VERSION),
+        "digest": digest,
+        "notice": NOTICE,
+        "memory": json.dumps(_meta(memory)),
+    }
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    first = 0
+    for name, tensor in tensors.items():
+        stop = first + tensor.nbytes
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [first, stop],
+        }
+        first = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return _HEADER_LENGTH.pack(len(text)) + text
+
+
+def _meta(memory: Memory) -> dict[str, Any]:
+    """What is not a tensor. Agents stand behind those that they read."""
+    return {
+        "model": memory.model,
+        "question": memory.question,
+        "has_kv": memory.has_kv,
+        "spec": None if memory.spec is None else memory.spec.to_header(),
+        "reads": [root.agent for root in memory.reads],
+        "agents": {
+            name: {
+                "reads": [read.agent for read in node.reads],
+                "num_tokens": memory.segments[name].meta.lengths[0],
+                "turn_start": memory.segments[name].meta.turn_starts[0],
+                "offset": memory.segments[name].meta.offsets[0],
+                "turn_length": memory.segments[name].meta.turn_lengths[0],
+            }
+            for name, node in memory.tree.items()
+        },
+        "texts": dict(memory.texts),
+    }
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when it is complete and on disk; until then it has another name."""
+    temporary = path.with_name(f".memory-{secrets.token_hex(8)}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that cannot
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check_whole(path: Path) -> None:
+    """Raises MemoryInputError unless this is a memory of our version as it was written, and OSError."""
+    # Without O_NONBLOCK, to open a pipe would wait for whoever writes into it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise MemoryInputError("memory file", str(path), "it is no file; give one that Memory.save has written")
+        start = file.read(_HEADER_LENGTH.size + 256)
+        begin = _BEGIN.match(start, _HEADER_LENGTH.size)
+        if begin is None:
+            is_other = start[_HEADER_LENGTH.size :].startswith(b"{")
+            kind = "it is a safetensors file, but not of working memory" if is_other else "it is not a safetensors file"
+            raise MemoryInputError("memory file", str(path), f"{kind}; give one that Memory.save has written")
+        if (version := int(begin[2])) != VERSION:
+            expected = f"it is of version {version}, and this program reads version {VERSION}"
+            raise MemoryInputError("memory file", str(path), expected)
+        digest = xxhash.xxh3_128(start[: begin.end(1)] + _NO_DIGEST.encode() + start[begin.end(3) :])
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    if digest.hexdigest() != begin[3].decode():
+        raise MemoryInputError("memory file", str(path), "it was altered or cut short: its digest does not match")
+
+
+def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
+    """Raises SegmentError and what Python raises for values of other types than were expected."""
+    tree: dict[str, AgentMemory] = {}
+    segments: dict[str, MemorySegment] = {}
+    spec = None if meta["spec"] is None else KVCacheSpec.from_header(meta["spec"])
+    for name, agent in _typed(meta["agents"], dict).items():
+        if spec is None:
+            raise SegmentError("it holds memory, and does not say of which model")
+        tree[name] = AgentMemory(name, tuple(tree[read] for read in _texts(agent["reads"])))
+        counts = [(_count(agent[key]),) for key in ("num_tokens", "turn_start", "offset", "turn_length")]
+        outline = Outline(spec, *counts)
+        inputs = Recipe(tensors.pop(f"{name}.token_ids"), tensors.pop(f"{name}.latents"), outline.turn_lengths)
+        kv_LCHTD = tensors.pop(f"{name}.kv") if _typed(meta["has_kv"], bool) else None
+        segments[name] = MemorySegment(outline, inputs, kv_LCHTD)
+    if tensors:
+        raise SegmentError(f"it holds {sorted(tensors)[0]}, which is of no agent")
+    _texts([*_typed(meta["texts"], dict), *meta["texts"].values()])
+    return Memory(
+        model=_typed(meta["model"], str),
+        question=_typed(meta["question"], str),
+        reads=tuple(tree[root] for root in _texts(meta["reads"])),
+        segments=segments,
+        texts=meta["texts"],
+    )
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__} was expected, not {type(value).__name__}")
+    return value
+
+
+def _texts(values: Any) -> list[str]:
+    return [_typed(value, str) for value in _typed(values, list)]
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MAX_COUNT:
+        raise ValueError(f"{value!r} is no number of tokens")
+    return value
+
+
+def _cannot_read(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; give one that Memory.save has written"
+    return f"the file cannot be read: {error.strerror or error}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.piece import Outline, Piece
 from latentmas_ray.memory.segment import Segment
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 
 
 @dataclass(frozen=True)

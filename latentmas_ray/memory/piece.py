@@ -106,6 +106,13 @@ class Piece:
         """All of a segment; shares its bytes."""
         return _WholePiece(segment)
 
+    @staticmethod
+    def without_kv(outline: Outline, recipe: Recipe) -> "Piece":
+        """Inputs of a turn alone, all or those that follow the pieces before: whoever reads it computes the KV."""
+        spec, nothing = outline.spec, (0,) * outline.num_questions
+        kv_LCHTD = torch.empty(spec.num_layers, 2, spec.num_kv_heads, 0, spec.head_dim, dtype=spec.torch_dtype)
+        return Piece(outline, nothing, nothing, kv_LCHTD, recipe)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of KV (the recipe is not counted)."""
@@ -185,6 +192,30 @@ def join(pieces: Sequence[Piece]) -> Segment:
         kv_LCHTD = torch.cat([piece.kv_of(question) for question in questions for piece in pieces], dim=3)
         recipe = join_recipes([piece.recipe for piece in pieces], outline.turn_lengths)
     return Segment(outline.spec, kv_LCHTD, outline.lengths, outline.turn_starts, outline.offsets, recipe)
+
+
+def have_kv(pieces: Sequence[Piece]) -> bool:
+    """Whether all these pieces of one segment bring its KV, and not its recompute inputs alone."""
+    return any(sum(piece.lengths) for piece in pieces) or not any(sum(piece.outline.lengths) for piece in pieces)
+
+
+def repeat(piece: Piece, num_questions: int) -> Piece:
+    """A piece of one question as that of `num_questions` that all have the same memory; copies its KV for each.
+
+    Raises SegmentError for a piece of several questions.
+    """
+    outline, once = piece.outline, [0] * num_questions
+    if outline.num_questions != 1:
+        raise SegmentError(f"only memory of one question can be repeated, not of {outline.num_questions}")
+    per_question = (outline.lengths, outline.turn_starts, outline.offsets, outline.turn_lengths)
+    return Piece(
+        Outline(outline.spec, *(values * num_questions for values in per_question)),
+        piece.begins * num_questions,
+        piece.lengths * num_questions,
+        torch.cat([piece.kv_LCHTD[:, :, :, :0], *(piece.kv_of(question) for question in once)], dim=3),
+        piece.recipe.take(once),
+        piece.loss,
+    )
 
 
 def join_recipes(recipes: Sequence[Recipe], lengths: tuple[int, ...]) -> Recipe:

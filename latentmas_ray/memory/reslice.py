@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.piece import Loss, Outline, Piece
-from latentmas_ray.memory.spec import KVCacheSpec, Shard
+from latentmas_ray.memory.piece import Loss, Outline, Piece, have_kv
+from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, Shard
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,25 @@ def reslice(pieces: Sequence[Piece], spec: KVCacheSpec) -> Piece:
         if replace(piece.outline, spec=spec) != outline or _part(piece) != _part(first):
             raise SegmentError("pieces of different shards must be the same part of one segment")
     return first if first.outline.spec == spec else _ReslicedPiece(pieces, ranges, outline)
+
+
+def gather(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces of one segment, in order, as those of the whole model, from the pieces of all ranks of a divided one:
+    in any order among the ranks, and of each rank in its own. Shares their bytes like `reslice`.
+
+    Where they bring no KV, one rank's are enough. Raises SegmentError where a rank or a piece is missing.
+    """
+    by_rank: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        by_rank.setdefault(piece.outline.spec.shard.rank, []).append(piece)
+    if not by_rank:
+        raise SegmentError("a segment has at least one piece")
+    spec = pieces[0].outline.spec.of_shard(WHOLE)
+    if not have_kv(pieces):
+        return [Piece.without_kv(replace(piece.outline, spec=spec), piece.recipe) for piece in by_rank[min(by_rank)]]
+    if len({len(own) for own in by_rank.values()}) > 1:
+        raise SegmentError(f"the ranks sent {[len(by_rank[rank]) for rank in sorted(by_rank)]} pieces of one segment")
+    return [reslice(same_part, spec) for same_part in zip(*(by_rank[rank] for rank in sorted(by_rank)), strict=True)]
 
 
 def _part(piece: Piece) -> tuple[tuple[int, ...], ...]:

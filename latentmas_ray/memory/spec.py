@@ -6,6 +6,7 @@ Dimensions: L layers, H KV heads, D head dim, E hidden size, R rotary dim (R ≤
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -121,9 +122,15 @@ class KVCacheSpec:
             return
         if self.num_model_kv_heads == other.num_model_kv_heads and self.of_shard(other.shard) == other:
             raise IncompatibleMemoryError(f"memory does not fit this shard: it is of {other.shard}, not {self.shard}")
+        raise IncompatibleMemoryError(f"memory does not fit this model: {self.difference(other)}")
+
+    def difference(self, other: "KVCacheSpec") -> str | None:
+        """The first field in which `other` differs, as in `head_dim is 64, not 128`; None if there is none."""
         mine, theirs = asdict(self), asdict(other)
-        name = next(name for name in mine if mine[name] != theirs[name])
-        raise IncompatibleMemoryError(f"memory does not fit this model: {name} is {theirs[name]!r}, not {mine[name]!r}")
+        for name, value in mine.items():
+            if theirs[name] != value:
+                return f"{name} is {reprlib.repr(theirs[name])}, not {reprlib.repr(value)}"
+        return None
 
     def check_tensors(self, kv_LCHTD: Tensor, num_tokens: int, latents_NE: Tensor) -> None:
         """Raises SegmentError unless these are KV [L, 2, H, num_tokens, D] in one buffer and latents [N, E] of such a

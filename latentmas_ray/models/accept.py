@@ -30,12 +30,12 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
     """
     try:
         check_config(model.config, name)
-        _check_build(model, name)
+        check_build(model, name)
         model.eval().requires_grad_(False)
         model.set_attn_implementation(attention.NAME)
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
-        _check_tokenizer(lm)
+        check_tokenizer(tokenizer, model, name)
         check_model(lm)
     except LatentMASError:
         raise
@@ -93,7 +93,8 @@ def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     return spec.of_shard(ranks.shard)
 
 
-def _check_build(model: PreTrainedModel, name: str) -> None:
+def check_build(model: PreTrainedModel, name: str) -> None:
+    """What its modules tell. Raises ModelError for a model that cannot collaborate."""
     if model.get_output_embeddings() is None:
         raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
     if away := [key for key, weight in model.named_parameters() if weight.device.type == "meta"]:
@@ -112,15 +113,18 @@ def _check_build(model: PreTrainedModel, name: str) -> None:
             )
 
 
-def _check_tokenizer(lm: LanguageModel) -> None:
-    """transformers makes an empty tokenizer up where a folder has none."""
-    ids = lm.chat.tokenizer("Question 1", add_special_tokens=False)["input_ids"]
-    if not ids or not lm.chat.decode(ids).strip():
-        raise ModelError("model", lm.name, "its tokenizer must be there and turn text into tokens and back")
-    num_embeddings = lm.model.get_input_embeddings().weight.shape[0]
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Raises ModelError unless the tokenizer works, and knows no token that the model lacks.
+
+    transformers makes an empty one up where a folder has none.
+    """
+    ids = tokenizer("Question 1", add_special_tokens=False)["input_ids"]
+    if not ids or not tokenizer.decode(list(ids), skip_special_tokens=True).strip():
+        raise ModelError("model", name, "its tokenizer must be there and turn text into tokens and back")
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
     if max(ids) >= num_embeddings:
         expected = f"its tokenizer must fit: token {max(ids)}, but the model has {num_embeddings} embeddings"
-        raise ModelError("model", lm.name, expected)
+        raise ModelError("model", name, expected)
 
 
 def _dtype_name(model: PreTrainedModel, name: str) -> str:

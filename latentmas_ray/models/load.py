@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,72 +32,84 @@ _HUB_SECONDS = 10.0  # for the hub's first answer
 _log = logging.getLogger(__name__)
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
-    """Load and check a model. `name` is `tiny`, a folder or a hub id; `dtype` auto keeps the model's own.
+def load_model(
+    name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE, revision: str | None = None
+) -> LanguageModel:
+    """Load and check a model. `name` is `tiny`, a folder or a hub id; `revision` a branch, tag or commit of a hub id;
+    `dtype` auto keeps the model's own.
 
     A model that is too large for one GPU is spread over those that are visible here, unless `device` names one. With
     several `ranks` this is the shard of one of them, of whose weights only its part is read. Raises ModelError with one
     line for whatever is wrong with the model, and if it does not fit; ShardError.
     """
     if ranks.shard != WHOLE:
-        return _load_shard(name, dtype, device, ranks)
+        return _load_shard(name, dtype, device, ranks, revision)
     place = choose_device(device)
-    model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place)})
-    lm = wrap(model, _load_tokenizer(name), name)
-    _check_template(lm)
+    model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
+    lm = wrap(model, _load_tokenizer(name, revision), name)
+    warn_without_template(lm)
     return lm
 
 
-def _load_shard(name: str, dtype: str, device: str, ranks: Ranks) -> LanguageModel:
+def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str | None) -> LanguageModel:
     with ranks.agreeing():
         num_ranks = ranks.shard.of
         check_shard_device(choose_device(device), device, num_ranks)
-        check_divisible(load_config(name), name, num_ranks)
-        tokenizer = _load_tokenizer(name)
-        model = _load_weights(name, dtype, shard_arguments(num_ranks))
+        check_divisible(load_config(name, revision), name, num_ranks)
+        tokenizer = _load_tokenizer(name, revision)
+        model = _load_weights(name, dtype, shard_arguments(num_ranks), revision)
     lm = wrap(model, tokenizer, name, ranks)
-    _check_template(lm)
+    warn_without_template(lm)
     return lm
 
 
-def _check_template(lm: LanguageModel) -> None:
+def warn_without_template(lm: LanguageModel) -> None:
+    """In the log, of a base model."""
     if not lm.chat.tokenizer.chat_template and lm.ranks.shard.rank == 0:
         _log.warning("model %s has no chat template: prompts are given as plain paragraphs", lm.name)
 
 
-def check_configuration(name: str) -> None:
+def check_configuration(name: str, revision: str | None) -> None:
     """The part of `check_name` that reads the configuration. Raises ModelError."""
-    with _translated(name, "it must be tiny, a model folder or a hub id"):
+    with translated(name, "it must be tiny, a model folder or a hub id"):
         if find_path(name) is None:
-            _find_on_hub(name)
-        check_config(AutoConfig.from_pretrained(_location(name)), name)
+            _find_on_hub(name, revision)
+        check_config(_read_config(name, revision), name)
 
 
-def _find_on_hub(name: str) -> None:
+def _find_on_hub(name: str, revision: str | None) -> None:
     """Ask once whether there is such a model: transformers asks for file after file, each of them again and again, and
     takes half a minute to find that nobody answers. Raises the hub's own errors, and ModelError."""
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return
     try:
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
+        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
+    except RevisionNotFoundError as error:
+        expected = f"the hub has no branch, tag or commit of this name of model {name}"
+        raise ModelError("revision", str(revision), expected) from error
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         raise
     except Exception as error:  # the hub's library lets the errors of whatever HTTP library it uses through
-        expected = f"it is no folder and not in the local cache, and the hub cannot be reached: {error}"
+        wanted = "it is no folder and" if revision is None else f"its revision {revision} is"
+        expected = f"{wanted} not in the local cache, and the hub cannot be reached: {error}"
         raise ModelError("model", name, expected) from error
 
 
-def load_config(name: str) -> PretrainedConfig:
+def load_config(name: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a model folder or hub id, without its weights. Raises ModelError like `check_name`."""
-    check_name(name)
-    with _translated(name, "its configuration must load"):
-        return AutoConfig.from_pretrained(_location(name))
+    check_name(name, revision)
+    with translated(name, "its configuration must load"):
+        return _read_config(name, revision)
 
 
-def _load_weights(name: str, dtype: str, where: Mapping[str, Any]) -> PreTrainedModel:
+def _read_config(name: str, revision: str | None) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(_location(name), **_at(revision))
+
+
+def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
     """`where` are the arguments of `from_pretrained` that say where the weights, or parts of them, go."""
-    check_name(name)
-    with _translated(name, "its weights must load"):
+    check_name(name, revision)
+    with translated(name, "its weights must load"):
         model, report = AutoModelForCausalLM.from_pretrained(
             _location(name),
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
@@ -105,6 +117,7 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any]) -> PreTrained
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, in one line
             **where,
+            **_at(revision),
         )
     if missing := sorted(report["missing_keys"]):  # transformers makes random ones up, with a warning
         raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
@@ -117,13 +130,18 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any]) -> PreTrained
     return model
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    with _translated(name, "its tokenizer must load"):
-        return AutoTokenizer.from_pretrained(_location(name))
+def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    with translated(name, "its tokenizer must load"):
+        return AutoTokenizer.from_pretrained(_location(name), **_at(revision))
+
+
+def _at(revision: str | None) -> dict[str, str]:
+    """The argument of every `from_pretrained`."""
+    return {} if revision is None else {"revision": revision}
 
 
 @contextmanager
-def _translated(name: str, expected: str) -> Iterator[None]:
+def translated(name: str, expected: str) -> Iterator[None]:
     """Whatever is raised inside becomes a ModelError of one line, which says what transformers' reports would say."""
     level, has_bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
     hub_log = logging.getLogger("huggingface_hub")
@@ -159,11 +177,11 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _device_map(name: str, dtype: str, place: torch.device) -> Mapping[str, torch.device | int]:
+def _device_map(name: str, dtype: str, place: torch.device, revision: str | None) -> Mapping[str, torch.device | int]:
     """A named device takes the whole model; plain `cuda` is whichever GPUs have room for it."""
     if place != torch.device("cuda"):
         return {"": place}
-    config = AutoConfig.from_pretrained(_location(name))
+    config = _read_config(name, revision)
     if getattr(config, "quantization_config", None) is not None:
         return {"": 0}  # how large it will be, only its quantizer knows
     with torch.device("meta"):

@@ -2,36 +2,40 @@
 
 from pathlib import Path
 
+from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import ModelError
 
-EMBEDDED_NAME = "tiny"
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 
-def check_name(name: str) -> None:
-    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id
-    that is neither in the local cache nor reachable, and for a model whose configuration rules it out."""
-    if name == EMBEDDED_NAME:
-        return
+def check_name(name: str, revision: str | None = None) -> None:
+    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id or a
+    revision that is neither in the local cache nor to be had, for a revision of what has none, and for a model whose
+    configuration rules it out."""
     path = find_path(name)
+    if revision is not None and path is not None:
+        kind = "the embedded model" if name == EMBEDDED_MODEL else f"{name} is a folder, and"
+        raise ModelError("revision", revision, f"{kind} has no revisions; leave it out, or give the model's hub id")
+    if name == EMBEDDED_MODEL:
+        return
     if path is None and name.startswith((".", "/", "~")):
         raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
     if path is not None and not (path / "config.json").is_file():
         raise ModelError("model", name, "it must be a folder with a config.json (a model saved by save_pretrained)")
     from latentmas_ray.models.load import check_configuration  # transformers takes seconds to import
 
-    check_configuration(name)
+    check_configuration(name, revision)
 
 
 def absolute_name(name: str) -> str:
     """The same model for a process with another working directory: a folder that is here gets its whole path."""
-    path = None if name == EMBEDDED_NAME else find_path(name)
+    path = None if name == EMBEDDED_MODEL else find_path(name)
     return name if path is None else str(path.absolute())
 
 
 def find_path(name: str) -> Path | None:
     """The file or folder of this name, if there is one; the embedded model's own."""
-    if name == EMBEDDED_NAME:
+    if name == EMBEDDED_MODEL:
         return EMBEDDED_FOLDER
     try:
         path = Path(name).expanduser()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.figures import ModelFigures
-from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, Topology
 
 SLOT_STEP = 256  # a cache is reserved in steps of this many tokens a question
 FORWARD_TOKENS = 1024  # that one forward takes at most, of all questions together
@@ -108,11 +108,11 @@ def allowance_bytes(model: ModelFigures, workload: Workload) -> int:
     return FIXED_BYTES + activations + workload.batch_size * model.vocab_size * _LOGITS_BYTES
 
 
-def _steps(agent: AgentSpec, workload: Workload) -> int:
+def _steps(agent: Agent, workload: Workload) -> int:
     return workload.latent_steps if agent.latent_steps is None else agent.latent_steps
 
 
-def _segment_tokens(agent: AgentSpec, workload: Workload) -> int:
+def _segment_tokens(agent: Agent, workload: Workload) -> int:
     if agent.thinks == "text":
         return 0
     prompt = 0 if agent.hands_over == "latents" else workload.prompt_tokens

@@ -12,7 +12,7 @@ from latentmas_ray.placement.figures import ModelFigures
 from latentmas_ray.placement.links import HandOver, LinkSpeeds, PlannedLink
 from latentmas_ray.placement.seats import Chain, Seat, Seats, Team
 from latentmas_ray.placement.shares import ActorResources, NodeResources
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 
 _MAX_PAIRS = 4096  # of replicas that are looked at for one hand-over
 

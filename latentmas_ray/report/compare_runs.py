@@ -9,7 +9,7 @@ from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Answer
 from latentmas_ray.driver.over_seeds import mean_correct, speed, speed_after_warm_up
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report.runs import FinishedRun, read_runs
+from latentmas_ray.report.runs import FinishedRun, load_runs
 from latentmas_ray.statistics import bootstrap_interval, mean_interval
 
 
@@ -61,7 +61,7 @@ class RunFigures:
 
 def read_compared(name: str, folder: str) -> ComparedRun:
     """Read an output folder. Raises JournalError where it holds no run, no answer, or seeds of different runs."""
-    found = read_runs(folder)
+    found = load_runs(folder)
     runs = tuple(run for run in found if run.answers)
     if not runs:
         raise JournalError("run", folder, "it holds no answer yet; wait for some, or leave it out")

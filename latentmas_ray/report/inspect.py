@@ -8,7 +8,7 @@ from latentmas_ray.driver import Answer
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import AgentTrace, Alarm
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.report.runs import FinishedRun, read_runs
+from latentmas_ray.report.runs import FinishedRun, load_runs
 
 _MAX_NAMED = 5
 _HOW_TO_TRACE = "`latentmas eval … --trace N --output DIR` traces the first N questions"
@@ -24,8 +24,8 @@ class Inspection:
 
 def read_one_run(folder: str) -> FinishedRun:
     """Read an output folder. Raises ConfigError for one that holds a run for each of several seeds, else what
-    `read_run` raises."""
-    first, *others = read_runs(folder)
+    `load_run` raises."""
+    first, *others = load_runs(folder)
     if others:
         folders = ", ".join(str(one.folder) for one in (first, *others)[:_MAX_NAMED])
         raise ConfigError("run", folder, f"it holds a run for each seed; give one of them, such as {folders}")

@@ -30,7 +30,7 @@ class FinishedRun:
     embeddings: EmbeddingMap | None
 
 
-def read_run(folder: str | Path) -> FinishedRun:
+def load_run(folder: str | Path) -> FinishedRun:
     """Read an output folder. Nothing is changed, and a run may still be writing into it.
 
     Raises JournalError if it is no folder, holds no results, or holds a file that no run of this project wrote.
@@ -53,14 +53,14 @@ def read_run(folder: str | Path) -> FinishedRun:
         raise JournalError("run", str(folder), f"its files cannot be read: {error.strerror or error}") from error
 
 
-def read_runs(folder: str | Path) -> list[FinishedRun]:
+def load_runs(folder: str | Path) -> list[FinishedRun]:
     """Read an output folder of one run, or of one a seed, in the order of the seeds.
 
-    Raises what `read_run` does, and JournalError for seeds of different runs.
+    Raises what `load_run` does, and JournalError for seeds of different runs.
     """
     folder = _existing(folder)
     seeds = {} if (folder / CONFIG_NAME).exists() else seed_folders(folder)
-    runs = [read_run(path) for path in seeds.values()] or [read_run(folder)]
+    runs = [load_run(path) for path in seeds.values()] or [load_run(folder)]
     for run in runs[1:]:
         _check_same_but_seed(run, runs[0])
     return runs

@@ -8,13 +8,13 @@ from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.words import ITEMS, Split, names_of, split_of
 
 MAX_STEPS = 3
-_MAX_START = 12
-_MAX_CHANGE = 9
-_MAX_VALUE = 30
+MAX_START = 12
+MAX_CHANGE = 9
+MAX_VALUE = 30
 
-_MORE = ("buys {n} more", "finds {n} more", "gets {n} from {other}", "wins {n} more")
-_LESS = ("loses {n}", "gives {n} to {other}", "sells {n}", "breaks {n}")
-_TWICE = ("doubles the number",)
+MORE = ("buys {n} more", "finds {n} more", "gets {n} from {other}", "wins {n} more")
+LESS = ("loses {n}", "gives {n} to {other}", "sells {n}", "breaks {n}")
+TWICE = ("doubles the number",)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Problem:
 def make_problem(rng: Random, split: Split, num_steps: int) -> Problem:
     """A problem of this many steps whose names and combination of numbers belong to `split`."""
     while True:
-        start = rng.randint(2, _MAX_START)
+        start = rng.randint(2, MAX_START)
         changes = _draw_changes(rng, start, num_steps)
         if split_of([start, *changes]) == split:
             return _tell(rng, split, start, changes)
@@ -45,9 +45,9 @@ def _draw_changes(rng: Random, start: int, num_steps: int) -> list[int]:
     value = start
     changes: list[int] = []
     while len(changes) < num_steps:
-        change = rng.randint(1, _MAX_CHANGE) * rng.choice((1, -1)) if rng.random() < 0.85 else 0
+        change = rng.randint(1, MAX_CHANGE) * rng.choice((1, -1)) if rng.random() < 0.85 else 0
         after = value + (change or value)
-        if 1 <= after <= _MAX_VALUE:
+        if 1 <= after <= MAX_VALUE:
             value = after
             changes.append(change)
     return changes
@@ -58,7 +58,7 @@ def _tell(rng: Random, split: Split, start: int, changes: Sequence[int]) -> Prob
     item = rng.choice(ITEMS)
     told, plan, steps, value = [f"{name} has {start} {item}."], [f"start with {start}"], [], start
     for change in changes:
-        form = rng.choice(_MORE if change > 0 else _LESS if change < 0 else _TWICE)
+        form = rng.choice(MORE if change > 0 else LESS if change < 0 else TWICE)
         told.append(f"Then {name} {form.format(n=abs(change), other=other)}.")
         after = value + (change or value)
         sign, operand = ("+", change) if change > 0 else ("-", -change) if change < 0 else ("*", 2)

@@ -14,6 +14,7 @@ from latentmas_ray.tasks.words import ITEMS, Split, names_of, split_of
 
 NUM_EXPERTS = 3
 MIN_COUNT, MAX_COUNT = 2, 20
+MAX_FACTS = 6  # of one expert
 
 Wanted = Literal["look-up", "sum", "difference", "comparison"]
 WANTED: tuple[Wanted, ...] = ("look-up", "sum", "difference", "comparison")
@@ -112,7 +113,7 @@ def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> Asked | Non
 
 
 def notes_questions(
-    num: int, seed: int = 0, split: Split = "held_out", num_facts: tuple[int, int] = (2, 6)
+    num: int, seed: int = 0, split: Split = "held_out", num_facts: tuple[int, int] = (2, MAX_FACTS)
 ) -> list[Question]:
     """`num` questions, the same for the same seed: kinds in turn, `num_facts` (from, to) facts an expert.
 

@@ -1,19 +1,19 @@
 """Topologies: the agents of a run, what each is told, and the DAG of who reads whose working memory.
 
-`spec` holds the data, `load` reads and writes YAML (`nodes` knows lines, `graph` the rules of the DAG), `prompts` fills
-in templates (`templates` is the sandbox), `method` turns a topology into the one that a method runs. Pure Python.
+`agent` holds the models (`graph` has the rules of the DAG, `plain` those of text and data, `validation` makes errors),
+`yaml` reads and writes files (`marked_yaml` knows lines), `prompts` fills in templates (`templates` is the sandbox),
+`ablations` turns a topology into the one that is run. Pure Python.
 """
 
-from latentmas_ray.topology.control import MemoryControl, apply_control
-from latentmas_ray.topology.load import BUILTIN, dump_topology, load_topology, parse_topology
-from latentmas_ray.topology.method import apply_method, builtin_for
+from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for
+from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, Topology
 from latentmas_ray.topology.prompts import check_prompts, format_context, render_messages, render_suffix
-from latentmas_ray.topology.spec import AgentMemory, AgentSpec, HandsOver, Thinks, Topology
+from latentmas_ray.topology.yaml import BUILTIN, dump_topology, load_topology, parse_topology
 
 __all__ = [
     "BUILTIN",
+    "Agent",
     "AgentMemory",
-    "AgentSpec",
     "HandsOver",
     "MemoryControl",
     "Thinks",

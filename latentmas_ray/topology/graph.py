@@ -2,14 +2,26 @@
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, Protocol
-
-from latentmas_ray.topology.spec import AgentSpec
+from typing import NoReturn, Protocol, TypeVar
 
 MAX_AGENTS = 1000
 # Working memory travels as a tree of names that several parts walk recursively; these bounds keep every walk short.
 MAX_LATENT_CHAIN = 100
 MAX_MEMORY_NODES = 10_000
+
+
+class Node(Protocol):
+    """What the rules need to know of an agent."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> Sequence[str]: ...
+    @property
+    def thinks(self) -> str: ...
+
+
+A = TypeVar("A", bound=Node)
 
 
 class Refuse(Protocol):
@@ -18,7 +30,7 @@ class Refuse(Protocol):
     def __call__(self, agent: str, key: str, value: str, expected: str) -> NoReturn: ...
 
 
-def arrange(agents: Sequence[AgentSpec], refuse: Refuse) -> tuple[AgentSpec, ...]:
+def arrange(agents: Sequence[A], refuse: Refuse) -> tuple[A, ...]:
     """The agents in topological order; those that could stand in any order keep the one they have.
 
     Calls `refuse`, which raises, for reads of nobody, of itself or twice, cycles, a latent agent that reads a
@@ -33,7 +45,7 @@ def arrange(agents: Sequence[AgentSpec], refuse: Refuse) -> tuple[AgentSpec, ...
     return ordered
 
 
-def _check_reads(agent: AgentSpec, by_name: Mapping[str, AgentSpec], refuse: Refuse) -> None:
+def _check_reads(agent: Node, by_name: Mapping[str, Node], refuse: Refuse) -> None:
     seen: set[str] = set()
     for name in agent.reads:
         if name not in by_name:
@@ -51,14 +63,14 @@ def _check_reads(agent: AgentSpec, by_name: Mapping[str, AgentSpec], refuse: Ref
         seen.add(name)
 
 
-def _sort(agents: Sequence[AgentSpec], by_name: Mapping[str, AgentSpec], refuse: Refuse) -> tuple[AgentSpec, ...]:
+def _sort(agents: Sequence[A], by_name: Mapping[str, A], refuse: Refuse) -> tuple[A, ...]:
     readers: dict[str, list[int]] = {agent.name: [] for agent in agents}
     for position, agent in enumerate(agents):
         for name in agent.reads:
             readers[name].append(position)
     missing = [len(agent.reads) for agent in agents]
     ready = [position for position, count in enumerate(missing) if count == 0]
-    ordered: list[AgentSpec] = []
+    ordered: list[A] = []
     while ready:
         agent = agents[heapq.heappop(ready)]
         ordered.append(agent)
@@ -73,7 +85,7 @@ def _sort(agents: Sequence[AgentSpec], by_name: Mapping[str, AgentSpec], refuse:
     return tuple(ordered)
 
 
-def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, AgentSpec]) -> list[str]:
+def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, Node]) -> list[str]:
     """A cycle among `stuck` agents, each of which reads another one; its first name stands again at the end."""
     path: list[str] = []
     name = start
@@ -83,7 +95,7 @@ def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, AgentSpec]) -
     return [*path[path.index(name) :], name]
 
 
-def _check_answering(agents: Sequence[AgentSpec], refuse: Refuse) -> None:
+def _check_answering(agents: Sequence[Node], refuse: Refuse) -> None:
     read = {name for agent in agents for name in agent.reads}
     candidates = [agent for agent in agents if agent.name not in read]
     if len(candidates) > 1:
@@ -95,7 +107,7 @@ def _check_answering(agents: Sequence[AgentSpec], refuse: Refuse) -> None:
         refuse(candidates[0].name, "thinks", candidates[0].thinks, expected)
 
 
-def _check_memory(ordered: Sequence[AgentSpec], by_name: Mapping[str, AgentSpec], refuse: Refuse) -> None:
+def _check_memory(ordered: Sequence[Node], by_name: Mapping[str, Node], refuse: Refuse) -> None:
     depth: dict[str, int] = {}
     num_nodes: dict[str, int] = {}
     for agent in ordered:

@@ -13,15 +13,13 @@ import jinja2
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology.spec import AgentSpec, Topology
-from latentmas_ray.topology.templates import find_problem, render, variables_of
+from latentmas_ray.topology.agent import Agent, Topology
+from latentmas_ray.topology.templates import render, variables_of
 
 _MAX_FIELDS_NAMED = 20
 
 
-def render_messages(
-    agent: AgentSpec, question: Question, *, context: str, answer_form: str
-) -> tuple[dict[str, str], ...]:
+def render_messages(agent: Agent, question: Question, *, context: str, answer_form: str) -> tuple[dict[str, str], ...]:
     """The system message, if the agent has one, and the user message, as `{"role": …, "content": …}`.
 
     A `context` that none of the agent's templates mentions goes before the prompt, so that every topology can
@@ -30,7 +28,7 @@ def render_messages(
     return _messages(agent, question, context, answer_form, "")
 
 
-def render_suffix(agent: AgentSpec, question: Question, *, context: str, answer_form: str) -> str:
+def render_suffix(agent: Agent, question: Question, *, context: str, answer_form: str) -> str:
     """The text after the generation prompt. Raises TopologyError if it cannot be rendered for this question."""
     return _render(agent, "suffix", question, _variables(question, context, answer_form), "")
 
@@ -45,12 +43,7 @@ def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
 
     Raises TopologyError with the agent, the id of the question and what is missing or wrong.
     """
-    source = f"{topology.source}: "
-    for agent in topology.agents:
-        for key, template in (("system", agent.system or ""), ("prompt", agent.prompt), ("suffix", agent.suffix)):
-            problem = find_problem(template)
-            if problem is not None:
-                raise TopologyError(f"{source}agents.{agent.name}.{key}", template, problem[1])
+    source = topology.at("")
     for question in questions:
         for agent in topology.agents:
             # The second time as a reader of text, for branches that only then are taken.
@@ -60,7 +53,7 @@ def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
                 _check_characters([*(message["content"] for message in messages), suffix], agent, question, source)
 
 
-def _check_characters(texts: Iterable[str], agent: AgentSpec, question: Question, source: str) -> None:
+def _check_characters(texts: Iterable[str], agent: Agent, question: Question, source: str) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -69,7 +62,7 @@ def _check_characters(texts: Iterable[str], agent: AgentSpec, question: Question
 
 
 def _messages(
-    agent: AgentSpec, question: Question, context: str, answer_form: str, source: str
+    agent: Agent, question: Question, context: str, answer_form: str, source: str
 ) -> tuple[dict[str, str], ...]:
     variables = _variables(question, context, answer_form)
     system = _render(agent, "system", question, variables, source)
@@ -90,11 +83,11 @@ def _variables(question: Question, context: str, answer_form: str) -> dict[str, 
     }
 
 
-def _mentions_context(agent: AgentSpec) -> bool:
+def _mentions_context(agent: Agent) -> bool:
     return any("context" in variables_of(text) for text in (agent.system or "", agent.prompt, agent.suffix))
 
 
-def _render(agent: AgentSpec, key: str, question: Question, variables: dict[str, Any], source: str) -> str:
+def _render(agent: Agent, key: str, question: Question, variables: dict[str, Any], source: str) -> str:
     template = {"system": agent.system or "", "prompt": agent.prompt, "suffix": agent.suffix}[key]
     try:
         return render(template, variables, keep_trailing_newline=key == "suffix")

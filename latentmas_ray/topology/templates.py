@@ -15,8 +15,11 @@ from latentmas_ray.topology.sandbox import Sandbox
 _REACHES_OUT = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
+@lru_cache(maxsize=4096)
 def find_problem(template: str) -> tuple[int, str] | None:
     """The line (from 1) and what is wrong there; None for a template that compiles and reads nothing it must not."""
+    if "{" not in template:
+        return None  # plain text
     try:
         tree = _PROMPTS.parse(template)
         for node in tree.find_all(_REACHES_OUT):
@@ -27,8 +30,8 @@ def find_problem(template: str) -> tuple[int, str] | None:
         _compile(template, keep_trailing_newline=False)
     except jinja2.TemplateSyntaxError as error:
         return error.lineno, f"Jinja2: {error.message}"
-    except (RecursionError, MemoryError, SyntaxError, ValueError) as error:
-        # Python's own limits on generated code: nesting, length of numbers.
+    except Exception as error:  # noqa: BLE001 - constants are computed here, which can raise anything
+        # Python also has limits on generated code: nesting, length of numbers.
         return 1, f"Jinja2 cannot compile it: {error}"
     return None
 

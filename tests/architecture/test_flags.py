@@ -8,16 +8,16 @@ import typer
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
+    --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
     --max-new-tokens --seed --placement --tp --transport --handover --codec --overlap --no-overlap --runtime --address
     --guard --json
 """
 COMMANDS = {
     "": "--version",
-    "ask": f"question --trace {FOR_ONE_QUESTION}",
+    "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
-        --trace
+        --trace --save-memory
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -26,11 +26,12 @@ COMMANDS = {
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "report": "runs --output --published --no-published",
     "doctor": "--address",
+    "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps --max-new-tokens
-        --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process --same-gpu --nvlink --pcie
-        --shared-memory --network --json
+        --model --revision --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps
+        --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process
+        --same-gpu --nvlink --pcie --shared-memory --network --json
     """,
     "bench": "",
     "bench engine": """

@@ -25,8 +25,10 @@ SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
+    ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
     ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
+    ("", "report"): "the face offers load_run, which reads a finished run",
     ("bench", "system"): "a benchmark measures a whole run",
 }
 
@@ -110,7 +112,7 @@ def test_every_name_says_what_is_inside() -> None:
         ("driver/driver.py", "from latentmas_ray.actors.group import Group", True),
         ("system.py", "from latentmas_ray import LatentMAS", True),
         ("memory/merge.py", "from latentmas_ray.memory.segment import Segment", False),
-        ("memory/merge.py", "from latentmas_ray.topology.spec import AgentMemory", False),
+        ("memory/merge.py", "from latentmas_ray.topology.agent import AgentMemory", False),
         ("actors/shell.py", "from latentmas_ray.driver.protocol import Ticket", False),
         ("cli/main.py", "from latentmas_ray import __version__", False),
     ],

@@ -4,18 +4,27 @@ import latentmas_ray
 from tests.architecture.test_startup import HEAVY, imported_by
 
 PUBLIC_NAMES = [
+    "Agent",
     "Answer",
+    "ConfigError",
+    "Failure",
+    "FinishedRun",
     "InputError",
     "LatentMAS",
     "LatentMASError",
+    "Memory",
     "Question",
+    "QuestionsFailedError",
+    "ResultStream",
     "RunConfig",
     "RunError",
     "SeedsSummary",
     "SegmentError",
     "Summary",
     "Topology",
+    "TopologyError",
     "__version__",
+    "load_run",
 ]
 
 

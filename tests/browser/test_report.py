@@ -9,7 +9,7 @@ import pytest
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import Failure
-from latentmas_ray.report import read_runs
+from latentmas_ray.report import load_runs
 from latentmas_ray.report.html import make_page
 from tests.browser.chromium import Page, open_chromium
 from tests.unit.report_cases import make_answer, make_trace, write_run, write_simple_run
@@ -51,7 +51,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_simple_run(folder / "other", "01", task="gsm8k", model="Qwen/Qwen3-4B"),
     ]
     path = folder / "report.html"
-    path.write_bytes(make_page([read_runs(found) for found in folders]).encode(errors="replace"))
+    path.write_bytes(make_page([load_runs(found) for found in folders]).encode(errors="replace"))
     return path
 
 
@@ -158,7 +158,7 @@ def test_an_id_that_is_further_down_is_marked_in_the_list_too(page: Page) -> Non
 def test_ids_stand_beside_the_marks_of_many_runs(browser: Page, tmp_path: Path, width: int) -> None:
     folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in range(40)]
     path = tmp_path / "report.html"
-    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    path.write_text(make_page([load_runs(folder) for folder in folders]))
     browser.show_as(width=width)
     browser.open(path)
     name, marks, pane = (
@@ -201,7 +201,7 @@ def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / "other", answers, config=config.model_copy(update={"topology": "t" * 100})),
     ]
     path = folder / "report.html"
-    path.write_text(make_page([read_runs(found) for found in folders]))
+    path.write_text(make_page([load_runs(found) for found in folders]))
     return path
 
 
@@ -222,7 +222,7 @@ def test_gains_of_runs_with_names_of_the_usual_length_are_legible(browser: Page,
         write_simple_run(tmp_path / str(number), method="latent", **fields) for number, fields in enumerate(settings)
     ]
     path = tmp_path / "report.html"
-    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    path.write_text(make_page([load_runs(folder) for folder in folders]))
     browser.show_as(width=1280)
     browser.open(path)
     table, axis = (f"document.querySelector('{found}').getBoundingClientRect()" for found in (".gains", ".gains .axis"))
@@ -246,7 +246,7 @@ def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Pag
     config = RunConfig(task="sums", method="single")
     answer = make_answer(0, config, prediction="\u202e\u05d0\u05d1", answer="\u05d0\u05d1 12.")
     path = tmp_path / "report.html"
-    path.write_text(make_page([read_runs(write_run(tmp_path / "run", [answer], config=config))]))
+    path.write_text(make_page([load_runs(write_run(tmp_path / "run", [answer], config=config))]))
     browser.open(path)
     following = "document.querySelector('.facts').lastChild"
     browser.evaluate(f"window.range = document.createRange(); window.range.selectNode({following})")
@@ -263,7 +263,7 @@ def test_numbers_of_steps_that_are_near_to_one_another_do_not_overlap(
     numbers = (0, 1, 2, 3, 38, 39, 40, 42)
     folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in numbers]
     path = tmp_path / "report.html"
-    path.write_text(make_page([read_runs(folder) for folder in folders]))
+    path.write_text(make_page([load_runs(folder) for folder in folders]))
     browser.show_as(width=width)
     browser.open(path)
     bounds = "[...document.querySelectorAll('.ticks span')].map((tick) => tick.getBoundingClientRect())"

@@ -11,7 +11,7 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Segment
 from latentmas_ray.models import load_model
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore
 
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")

@@ -1,7 +1,7 @@
 """A real Ray cluster of several nodes on this machine: a head and raylets, each on a pretended machine of its own.
 
     with Cluster(num_cpus=(1, 1)) as cluster:
-        cluster.start(0, ["latentmas", "ask", "why?", "--address", cluster.address]).wait()
+        cluster.start(0, ["latentmas", "ask", "why?", "--anyway", "--address", cluster.address]).wait()
 
 Node 0 is the head. Nothing of it can be reached from outside, and nothing outside is touched: other Ray clusters on
 this machine, their ports and their files are out of its sight.

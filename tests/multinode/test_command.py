@@ -130,7 +130,7 @@ def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
     hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     bare = {name: value for name, value in environment(ONE_THREAD).items() if name not in hidden}
-    ask = [str(COMMAND), "ask", "why?", "--address"]
+    ask = [str(COMMAND), "ask", "why?", "--anyway", "--address"]
     with ExitStack() as stack:
         yield {
             name: (address, stack.enter_context(started_on(cluster, node, [*ask, address], bare | more)))

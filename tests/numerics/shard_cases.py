@@ -17,7 +17,7 @@ from latentmas_ray.memory.pages import empty_bytes
 from latentmas_ray.memory.reslice import reslice, sources_of
 from latentmas_ray.memory.wire import decode_piece, encode_piece
 from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.turns import begin, logits_of, place_chain, prompts_of
 
 PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}

@@ -11,7 +11,7 @@ from latentmas_ray.engine.alarms import Limits, find_alarms
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Outline, Piece, Segment, join
-from latentmas_ray.topology.spec import AgentMemory, HandsOver
+from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm
 from tests.numerics.test_lens import NUM_STEPS, QUESTIONS, order

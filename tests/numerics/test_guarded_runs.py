@@ -10,7 +10,7 @@ import pytest
 from latentmas_ray import LatentMAS
 from latentmas_ray.cli.main import main
 from latentmas_ray.driver.traces import read_traces
-from latentmas_ray.report import read_run
+from latentmas_ray.report import load_run
 from tests.numerics.broken_model import save_broken_model
 
 QUESTIONS = ["What is 1 + 1?", "Which is longer?", "Why?"]
@@ -55,7 +55,7 @@ def test_alarms_are_told_with_every_answer_and_at_the_end(
     arguments += ["--max-new-tokens", "4", "--output", str(tmp_path / "run"), "--trace", "1"]
     assert main(["eval", *arguments]) == 0
     assert "alarms in 3 of 3 questions: planner 3, critic 3, refiner 3" in " ".join(capsys.readouterr().out.split())
-    run = read_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     for answer in run.answers:
         assert [alarm.kind for alarm in answer.agents["critic"].alarms] == ["not-finite"]
         assert answer.agents["critic"].text is not None

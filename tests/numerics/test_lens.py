@@ -14,7 +14,7 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Segment, join, place
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.conftest import MakeEngine, MakeLM
 from tests.numerics.families import make_lm
 from tests.numerics.turns import begin, logits_of

@@ -163,7 +163,7 @@ def test_a_base_model_is_told_about(folder: Path, caplog: pytest.LogCaptureFixtu
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(_: object, name: str, *, timeout: float) -> None:
+    def refuse(_: object, name: str, *, timeout: float, revision: str | None) -> None:
         asked.append((name, timeout))
         raise OSError("nobody there")
 

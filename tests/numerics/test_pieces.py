@@ -9,7 +9,7 @@ import torch
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import Outline, Piece, Placement, Segment, join, place
-from latentmas_ray.topology.spec import AgentMemory, HandsOver
+from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.turns import begin, logits_of, prompts_of, think
 from tests.unit.memory_cases import assert_equal, cut
 

@@ -6,7 +6,7 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.placement import LinkSpeeds, PlanRequest, Workload, known_figures, make_plan, nodes_alike
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from tests.unit.driver_cases import agent, topology
 
 QUESTIONS = [f"What is {number} + 9?" for number in range(3)]

@@ -11,7 +11,7 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.memory import Piece, Segment, join, join_recipes
 from latentmas_ray.memory.pages import empty_bytes
-from latentmas_ray.topology.spec import AgentMemory, HandsOver
+from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.turns import TOLERANCE
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.session import Session
 from latentmas_ray.memory import Placement, Segment, place
-from latentmas_ray.topology.spec import AgentMemory, HandsOver
+from latentmas_ray.topology.agent import AgentMemory, HandsOver
 
 Prompts = Sequence[Sequence[int]]
 TOLERANCE = 1e-4

@@ -12,17 +12,19 @@ from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.turn import Runner
 from latentmas_ray.driver import (
     Answer,
-    Driver,
     DriverSettings,
     Failure,
     Observer,
+    RunRequest,
     Runtime,
     RuntimeInfo,
+    Scheduler,
+    SharedScheduler,
     SilentObserver,
     plan_batches,
 )
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from latentmas_ray.transport import ObjectStore
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
@@ -61,8 +63,14 @@ def drive(
     **settings: Any,
 ) -> dict[str, Answer | Failure]:
     """All results of one run by the question's id."""
-    driver = Driver(runtime, topology, DriverSettings(**settings), observer or SilentObserver(), info=info)
-    return {result.id: result for result in driver.run(plan_batches(questions, batch_size))}
+    scheduler = SharedScheduler(Scheduler(runtime, info=info, memory_limit_bytes=settings.get("memory_limit_bytes")))
+    request = RunRequest(
+        topology=topology,
+        settings=DriverSettings(**settings),
+        batches=plan_batches(questions, batch_size),
+        observer=observer or SilentObserver(),
+    )
+    return {result.id: result for result in scheduler.run(request) if isinstance(result, Answer | Failure)}
 
 
 def timeless(row: Mapping[str, Any]) -> dict[str, Any]:

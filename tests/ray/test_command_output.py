@@ -10,6 +10,8 @@ from tests.ray.command_cases import PAIR, read_rows, run_command
 
 SHORT = ["--latent-steps", "3", "--max-new-tokens", "5", "--temperature", "0"]
 
+QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
+
 
 @pytest.fixture
 def pair(tmp_path: Path) -> str:
@@ -20,7 +22,7 @@ def pair(tmp_path: Path) -> str:
 def test_ask_prints_the_same_answer_from_actors_and_from_one_process(
     pair: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ask = ["ask", "What is 6 + 7?", "--topology", pair, *SHORT, "--json", "--runtime"]
+    ask = ["ask", "What is 6 + 7?", "--anyway", "--topology", pair, *SHORT, "--json", "--runtime"]
     assert main([*ask, "local"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -47,7 +49,7 @@ def test_eval_writes_its_files_and_prints_the_summary(
     assert summary["num_failed"] == 0
     assert summary["latent_steps_per_question"] == 3
     rows = read_rows(output)
-    assert [row["id"] for row in rows] == ["sample/1", "sample/2", "sample/3"]
+    assert [row["id"] for row in rows] == ["chain-0", "chain-1", "chain-2"]
     assert summary["output_tokens_per_question"] == sum(row["tokens"]["output"] for row in rows) / 3
     for row in rows:
         assert row["memory_bytes"] == row["agent_memory_bytes"]["planner"] > 0

@@ -149,7 +149,7 @@ def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(system, "load_runner", stand_ins.refuse_model)
-    assert main(["ask", "why?", "--method", "single"]) == 2
+    assert main(["ask", "why?", "--anyway", "--method", "single"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "--model: got 'made-up'; its weights must load: half of them are missing" in err

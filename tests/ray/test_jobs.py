@@ -34,7 +34,7 @@ def test_an_evaluation_succeeds_as_a_job(cluster: JobCluster, tmp_path: Path) ->
     assert not any("\x1b" in line for line in log.splitlines() if line.startswith("latent: "))
     assert "accuracy" in log
     rows = read_rows(tmp_path / "run")
-    assert [row["id"] for row in rows] == ["sample/1", "sample/2", "sample/3"]
+    assert [row["id"] for row in rows] == ["chain-0", "chain-1", "chain-2"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_questions"] == 3
     again = cluster.submit(*EVAL, *SHORT, *output, "--resume")
     assert again.returncode == 0, output_of(again)

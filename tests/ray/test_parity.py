@@ -1,7 +1,6 @@
 """A run on actors gives what the same run in one process gives, token for token."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,12 +30,10 @@ def _topology(name: str, method: Method) -> Topology:
     topology = apply_method(load_topology(name), method)
     agents = topology.agents
     renamed = dict(zip((agent.name for agent in agents), NAMES[-len(agents) :], strict=True))
-    return replace(
-        topology,
-        agents=tuple(
-            replace(agent, name=renamed[agent.name], reads=tuple(renamed[read] for read in agent.reads))
-            for agent in agents
-        ),
+    return topology.replace(
+        agents=[
+            agent.replace(name=renamed[agent.name], reads=[renamed[read] for read in agent.reads]) for agent in agents
+        ]
     )
 
 

@@ -29,6 +29,7 @@ def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Pa
     for runtime, replicas in (("local", 1), ("ray", {"judger": 2})):
         with LatentMAS(
             model="tiny",
+            task="sample",
             topology=str(tmp_path / "pair.yaml"),
             runtime=runtime,
             replicas=replicas,

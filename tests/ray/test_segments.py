@@ -16,7 +16,7 @@ from latentmas_ray.actors.agent_actor import AgentActor
 from latentmas_ray.driver import Answer, Ticket
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
 from latentmas_ray.errors import ConfigError, TransferError, TurnLostError
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait, wait_until
 from tests.ray.stand_ins import SPEC, On, StandIn, number_of, raise_error, turns_in

@@ -17,7 +17,7 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, Shard, join
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, Transport, make_transport
 from tests.ray import stand_ins
 from tests.ray.actor_cases import PATIENCE_SECONDS

@@ -1,13 +1,24 @@
 """Questions, topologies and shortcuts for the tests of the driver."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from latentmas_ray.driver import Answer, Driver, DriverSettings, Failure, Progress, plan_batches
+from latentmas_ray.driver import (
+    Answer,
+    Batch,
+    DriverSettings,
+    Failure,
+    Progress,
+    RunRequest,
+    Scheduler,
+    SharedScheduler,
+    plan_batches,
+)
 from latentmas_ray.driver.grading import Grader
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology.spec import AgentSpec, Topology
+from latentmas_ray.topology.agent import Agent, Topology
 from tests.unit.fake_runtime import FakeRuntime
 
 
@@ -19,11 +30,11 @@ def make_questions(count: int, *, sizes: Sequence[int] = ()) -> list[Question]:
     ]
 
 
-def agent(name: str, *reads: str, thinks: Any = "latent", prompt: str = "{{ question }}", **more: Any) -> AgentSpec:
-    return AgentSpec(name=name, prompt=prompt, thinks=thinks, reads=reads, **more)
+def agent(name: str, *reads: str, thinks: Any = "latent", prompt: str = "{{ question }}", **more: Any) -> Agent:
+    return Agent(name=name, prompt=prompt, thinks=thinks, reads=reads, **more)
 
 
-def topology(*agents: AgentSpec) -> Topology:
+def topology(*agents: Agent) -> Topology:
     return Topology(name="made-up", agents=agents)
 
 
@@ -43,8 +54,8 @@ TALK = topology(
 MIXED = topology(
     agent("scout", thinks="text"),
     agent("thinker"),
-    agent("planner", "scout", "thinker", prompt=TALK_PROMPT),
-    agent("judger", "planner", thinks="text"),
+    agent("planner", "thinker"),
+    agent("judger", "scout", "planner", thinks="text", prompt=TALK_PROMPT),
 )
 SINGLE = topology(agent("solver", thinks="text"))
 ALL = {"chain": CHAIN, "parallel": PARALLEL, "diamond": DIAMOND, "talk": TALK, "mixed": MIXED, "single": SINGLE}
@@ -80,18 +91,30 @@ class Recorder:
         self.times_finished += 1
 
 
+class Driver:
+    """One topology with one observer on a scheduler of its own."""
+
+    def __init__(self, scheduler: SharedScheduler, of: Topology, settings: DriverSettings, observer: Recorder) -> None:
+        self.scheduler = scheduler
+        self._of, self._settings, self._observer = of, settings, observer
+
+    def request(self, batches: Sequence[Batch], **more: Any) -> RunRequest:
+        return RunRequest(topology=self._of, settings=self._settings, batches=batches, observer=self._observer, **more)
+
+    @staticmethod
+    def observed(request: RunRequest, observer: Recorder) -> RunRequest:
+        return replace(request, observer=observer)
+
+    def run(self, batches: Sequence[Batch], *, num_done: int = 0) -> Generator[Answer | Failure, None, None]:
+        return self.scheduler.run(self.request(batches, num_done=num_done))  # type: ignore[return-value]
+
+
 def make_driver(
     runtime: FakeRuntime, of: Topology, observer: Recorder | None = None, grader: Grader = grade, **settings: Any
 ) -> Driver:
-    return Driver(
-        runtime,
-        of,
-        DriverSettings(**settings),
-        observer or Recorder(),
-        info=runtime.start(),
-        clock=runtime.clock,
-        grader=grader,
-    )
+    limit = settings.get("memory_limit_bytes")
+    scheduler = Scheduler(runtime, info=runtime.start(), memory_limit_bytes=limit, clock=runtime.clock, grader=grader)
+    return Driver(SharedScheduler(scheduler), of, DriverSettings(**settings), observer or Recorder())
 
 
 def drain(results: Iterator[Answer | Failure], into: list[str]) -> None:

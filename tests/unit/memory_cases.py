@@ -1,12 +1,25 @@
 """Small specs and segments that the tests of working memory are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from hypothesis import strategies as st
 
-from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment
+from latentmas_ray.memory import (
+    LATENT,
+    KVCacheSpec,
+    Memory,
+    MemorySegment,
+    Outline,
+    Piece,
+    Recipe,
+    RopeSpec,
+    Segment,
+    place,
+)
+from latentmas_ray.topology.agent import AgentMemory
 
 ROPE = RopeSpec("default", (1.0, 0.1))
 SPEC = KVCacheSpec(
@@ -119,3 +132,55 @@ def assert_equal(first: Segment, second: Segment) -> None:
     ):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
+
+
+def make_memory(
+    turns: Mapping[str, tuple[int, int]],
+    *,
+    reads: Mapping[str, Sequence[str]] | None = None,
+    texts: Mapping[str, str] | None = None,
+    spec: KVCacheSpec = SPEC,
+    seed: int = 0,
+    has_kv: bool = True,
+    question: str = "What is 6 times 7?",
+) -> Memory:
+    """A memory of random numbers: (prompt tokens, latent thoughts) of each agent. Without `reads`, each agent reads the
+    one before it; with them, whatever is read by no agent is a branch of its own. Readers stand behind what they read.
+    """
+    if reads is None:
+        reads = {after: [before] for before, after in pairwise(turns)}
+    tree: dict[str, AgentMemory] = {}
+    segments: dict[str, MemorySegment] = {}
+    for number, (agent, turn) in enumerate(turns.items()):
+        tree[agent] = AgentMemory(agent, tuple(tree[name] for name in reads.get(agent, ())))
+        begin = place(tree[agent].reads, {name: one.meta for name, one in segments.items()}, 1).next_positions[0]
+        segment = make_segment([turn], turn_starts=[begin], spec=spec, seed=seed + number)
+        segments[agent] = MemorySegment.from_pieces([Piece.whole(segment)])
+    read = {name for names in reads.values() for name in names}
+    memory = Memory(
+        model="test-model",
+        question=question,
+        reads=tuple(node for name, node in tree.items() if name not in read),
+        segments=segments,
+        texts=texts or {},
+    )
+    return memory if has_kv else memory.without_kv()
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> Memory:
+    """Any memory: of up to four agents, who read any of those before them, with empty turns, in every dtype."""
+    names = [f"agent-{number}" for number in range(draw(st.integers(1, 4)))]
+    reads = {
+        name: draw(st.lists(st.sampled_from(names[:number]), unique=True)) if number else []
+        for number, name in enumerate(names)
+    }
+    return make_memory(
+        {name: (draw(st.integers(0, 5)), draw(st.integers(0, 3))) for name in names},
+        reads=reads,
+        texts=draw(st.dictionaries(st.sampled_from(["critic", "agent-0", "Ωmega", "評論家"]), st.text(), max_size=3)),
+        spec=spec_of(draw(st.sampled_from(["float32", "bfloat16", "float16"]))),
+        seed=draw(st.integers(0, 2**31)),
+        has_kv=draw(st.booleans()),
+        question=draw(st.text()),
+    )

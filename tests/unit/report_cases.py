@@ -14,7 +14,7 @@ from latentmas_ray.driver import AgentUse, Answer, Failure, Transfer, summarise
 from latentmas_ray.driver.folder import encode_row
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap, Thought
-from latentmas_ray.report import read_runs
+from latentmas_ray.report import load_runs
 from latentmas_ray.report.html import make_page
 from latentmas_ray.report.html.figures import look_up
 
@@ -157,7 +157,7 @@ class PageParts(HTMLParser):
 
 
 def parts_of(folders: Sequence[Path], **options: Any) -> PageParts:
-    return PageParts(make_page([read_runs(folder) for folder in folders], **options))
+    return PageParts(make_page([load_runs(folder) for folder in folders], **options))
 
 
 def check_numbers(parts: PageParts, folder_of: dict[str, Path]) -> set[str]:

@@ -133,7 +133,7 @@ CASES: dict[str, Case] = {
     "a field that no record has": topology([AGENT, JUDGER.replace("question", "hint")], "judger.prompt", "'hint'"),
     "the gold in a prompt": topology([AGENT, JUDGER.replace("question", "gold")], "judger.prompt", "{{ gold }}"),
     "no YAML": topology(["- {name: ["], "mine.yaml:"),
-    "nobody latent": flags("--topology", "single", names=["agents", "'single'", "latent"]),
+    "nobody latent": flags("--topology", "single", names=["agents", "'chain-single'", "latent"]),
     "a missing model": flags("--model", "/nowhere/model", names=["--model", "'/nowhere/model'", "no such folder"]),
     "a folder that is no model": lambda folder: (["--model", str(folder)], ["--model", str(folder), "config.json"]),
     "a hub id without a hub": flags("--model", "nobody/nothing", names=["--model", "'nobody/nothing'"]),
@@ -174,7 +174,7 @@ def test_an_environment_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert main(["ask", "why?", "--runtime", "local"]) == 2
+    assert main(["ask", "why?", "--anyway", "--runtime", "local"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert f"error: {variable}: got '{value}'" in err

@@ -17,7 +17,7 @@ from latentmas_ray.bench.timed_runtime import TimedRuntime, TurnTimes
 from latentmas_ray.bench.timer import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_pieces
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.scaling_tables import scaling_tables
-from latentmas_ray.driver import Answer, Driver, DriverSettings, SilentObserver, plan_batches
+from latentmas_ray.driver import Answer, DriverSettings, RunRequest, Scheduler, SharedScheduler, plan_batches
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import join
 from latentmas_ray.tasks.question import Question
@@ -103,8 +103,10 @@ def test_turns_are_driven_and_counted_without_ray() -> None:
     timed = TimedRuntime(LocalRuntime(TimerRunner, Loopback()))
     with closing(timed):
         info = timed.start()
-        driver = Driver(timed, topology, DriverSettings(latent_steps=LATENT_STEPS), SilentObserver(), info=info)
-        results = list(driver.run(plan_batches(questions, 1)))
+        scheduler = SharedScheduler(Scheduler(timed, info=info))
+        settings = DriverSettings(latent_steps=LATENT_STEPS)
+        request = RunRequest(topology=topology, settings=settings, batches=plan_batches(questions, 1))
+        results = list(scheduler.run(request))
     assert all(isinstance(result, Answer) for result in results)
     names = [agent.name for agent in topology.agents]
     assert set(timed.turns) == {(batch, name) for batch in range(3) for name in names}

@@ -15,6 +15,8 @@ from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.driver.results import AgentUse, Answer, Failure, Observer, Summary, Transfer
 from latentmas_ray.errors import ClusterError, TaskError, TurnError, WireError
 
+QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
+
 
 def make_answer(text: str = "The answer is 4.") -> Answer:
     thinking = AgentUse(
@@ -87,7 +89,7 @@ class PretendedSystem:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def run(self, questions: Iterable[Any]) -> Iterator[Answer]:
+    def map(self, questions: Iterable[Any], memory: None = None) -> Iterator[Answer]:
         self.asked.extend(questions)
         self.observer.on_started("2 actors", 1, 0)
         if self.raised_in_run is not None:
@@ -122,22 +124,22 @@ def system(monkeypatch: pytest.MonkeyPatch) -> type[PretendedSystem]:
 def test_ask_prints_the_answer_and_nothing_else(
     system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["ask", "2+2?", "--method", "text", "--temperature", "0"]) == 0
+    assert main(["ask", QUESTION, "--method", "text", "--temperature", "0"]) == 0
     out, err = capfd.readouterr()
     assert (out, err) == ("The answer is 4.\n", "")
-    assert system.asked == ["2+2?"]
+    assert system.asked == [{"question": QUESTION}]
     assert system.configs == [make_config({"method": "text", "temperature": 0.0})]
 
 
 def test_an_answer_is_printed_as_it_is(system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]) -> None:
     text = "[bold]no markup[/bold] :smile: \\boxed{4} " + 200 * "long "
     system.answer = make_answer(text)
-    assert main(["ask", "2+2?"]) == 0
+    assert main(["ask", QUESTION]) == 0
     assert capfd.readouterr().out == text + "\n"
 
 
 def test_ask_trace_shows_what_each_agent_did(system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["ask", "2+2?", "--trace"]) == 0
+    assert main(["ask", QUESTION, "--trace"]) == 0
     out = capfd.readouterr().out
     for words in (
         "planner",
@@ -154,7 +156,7 @@ def test_ask_trace_shows_what_each_agent_did(system: type[PretendedSystem], capf
 def test_ask_json_is_one_row_of_the_results_file(
     system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["ask", "2+2?", "--json", "--trace"]) == 0
+    assert main(["ask", QUESTION, "--json", "--trace"]) == 0
     assert Answer.from_row(json.loads(capfd.readouterr().out)) == make_answer()
 
 
@@ -216,7 +218,7 @@ def test_a_bad_environment_variable_is_named(
     system: type[PretendedSystem], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATENTMAS_TORCH_THREADS", "lots")
-    assert main(["ask", "2+2?"]) == 2
+    assert main(["ask", QUESTION]) == 2
     err = capfd.readouterr().err
     assert err.startswith("error: LATENTMAS_TORCH_THREADS: got 'lots'; ")
     assert err.count("\n") == 1
@@ -229,7 +231,7 @@ def test_a_failed_run_is_exit_code_1(
     error: Exception, system: type[PretendedSystem], capfd: pytest.CaptureFixture[str]
 ) -> None:
     system.raised_in_run = error
-    assert main(["ask", "2+2?"]) == 1
+    assert main(["ask", QUESTION]) == 1
     assert capfd.readouterr() == ("", "error: no node answers\n")
 
 
@@ -249,7 +251,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
     system: type[PretendedSystem], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     system.raised_in_run = KeyboardInterrupt()
-    assert main(["ask", "2+2?"]) == 130
+    assert main(["ask", QUESTION]) == 130
     assert capfd.readouterr().err == "error: interrupted\n"
     (tmp_path / "results.jsonl").touch()
     system.raised_in_run = KeyboardInterrupt()

@@ -74,7 +74,7 @@ def test_every_field_is_a_flag_of_eval_with_its_own_default(name: str, capfd: py
     text = " ".join(capfd.readouterr().out.split())
     assert f" {flag_of(name)} " in text
     field = RunConfig.model_fields[name]
-    if field.annotation is not bool and field.default is not None:
+    if field.annotation is not bool and not field.default_factory and field.default is not None:
         assert f"[default: {field.default}]" in text.split(f" {flag_of(name)} ")[1].split(" --")[0]
 
 

@@ -137,3 +137,9 @@ def test_replicas_of_an_agent_that_is_not_there() -> None:
     assert replicas_by_agent({"b": 2}, ["a", "b"]) == {"a": 1, "b": 2}
     with pytest.raises(ConfigError, match="no agent 'c'; the agents are a, b"):
         replicas_by_agent({"c": 2}, ["a", "b"])
+
+
+def test_the_task_left_out_is_one_that_the_model_knows() -> None:
+    assert make_config({}).task == "chain"
+    assert make_config({"model": "Qwen/Qwen3-4B"}).task == "sample"
+    assert make_config({"model": "Qwen/Qwen3-4B", "task": "notes"}).task == "notes"

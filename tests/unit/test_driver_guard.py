@@ -71,7 +71,7 @@ def test_text_instead_of_memory_stands_in_the_prompts_of_all_that_would_read_it(
 def test_texts_of_text_agents_and_of_those_that_fell_back_stand_in_the_order_of_the_agents() -> None:
     runtime = FakeRuntime(falls_back=lambda work, question: work.agent == "thinker" and question == "q2")
     run_all(runtime, MIXED, QUESTIONS, guard="text")
-    seen = contexts(runtime, "planner")
+    seen = contexts(runtime, "judger")
     assert seen["q0"].startswith("scout wrote:")
     assert "thinker" not in seen["q0"]
     assert seen["q2"].index("scout wrote:") < seen["q2"].index("thinker wrote:\nthinker wrote on q2")

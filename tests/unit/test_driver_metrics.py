@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from latentmas_ray.driver import Driver, DriverSettings, SilentObserver, plan_batches
+from latentmas_ray.driver import DriverSettings, RunRequest, Scheduler, SharedScheduler, plan_batches
 from latentmas_ray.driver.metrics import METRICS, Metric
 from latentmas_ray.errors import ActorError, TurnError
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from tests.unit.driver_cases import CHAIN, TALK, make_questions
 from tests.unit.fake_runtime import FakeRuntime
 
@@ -42,11 +42,10 @@ class Sink:
 def metrics_of(runtime: FakeRuntime, topology: Topology, num_questions: int = 6) -> Sink:
     sink = Sink()
     settings = DriverSettings(latent_steps=5)
-    driver = Driver(
-        runtime, topology, settings, SilentObserver(), info=runtime.start(), metrics=sink, clock=runtime.clock
-    )
+    scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), metrics=sink, clock=runtime.clock))
+    batches = plan_batches(make_questions(num_questions), 2)
     with contextlib.suppress(ActorError):
-        list(driver.run(plan_batches(make_questions(num_questions), 2)))
+        list(scheduler.run(RunRequest(topology=topology, settings=settings, batches=batches)))
     return sink
 
 

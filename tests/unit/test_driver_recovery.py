@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from latentmas_ray.driver import Failure, plan_batches
 from latentmas_ray.engine.turn import TurnWork
 from latentmas_ray.errors import ActorError, TurnLostError
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from tests.unit.driver_cases import ALL, CHAIN, DIAMOND, MIXED, Recorder, drain, make_driver, make_questions, run_all
 from tests.unit.fake_runtime import FakeRuntime
 

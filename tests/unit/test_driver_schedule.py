@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from latentmas_ray.driver import plan_batches
 from latentmas_ray.engine.turn import TurnWork
 from latentmas_ray.errors import TurnError
-from latentmas_ray.topology.spec import Topology
+from latentmas_ray.topology.agent import Topology
 from tests.unit.driver_cases import (
     ALL,
     CHAIN,
@@ -107,7 +107,7 @@ def test_text_and_latent_agents_mix() -> None:
     run_all(runtime, MIXED, make_questions(2), latent_steps=7)
     by_agent = {work.agent: work for work in runtime.works}
     assert by_agent["planner"].segment_order() == ("thinker",)
-    assert "scout on q0" in by_agent["planner"].prompts[0].messages[-1]["content"]
+    assert "scout on q0" in by_agent["judger"].prompts[0].messages[-1]["content"]
     assert by_agent["judger"].segment_order() == ("thinker", "planner")
     assert {name: work.latent_steps for name, work in by_agent.items()} == {
         "scout": 0,
@@ -193,7 +193,11 @@ def topologies(draw: st.DrawFn) -> Topology:
     for index in range(count - 1):
         for reader in draw(st.sets(st.integers(index + 1, count - 1), min_size=1)):
             reads[reader].append(f"a{index}")
-    kinds = [draw(st.sampled_from(["latent", "text"])) for _ in range(count - 1)] + ["text"]
+    kinds: list[str] = []
+    for index in range(count):
+        reads_text = any(kinds[int(name[1:])] == "text" for name in reads[index])
+        is_text = index == count - 1 or reads_text or draw(st.booleans())
+        kinds.append("text" if is_text else "latent")
     return topology(*(agent(f"a{index}", *reads[index], thinks=kinds[index]) for index in range(count)))
 
 

@@ -9,7 +9,7 @@ import pytest
 from latentmas_ray import errors
 from latentmas_ray.errors import MAX_VALUE_CHARS, ConfigError, InputError, LatentMASError, RunError, SegmentError
 
-ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if not issubclass(kind, Warning)]
 INPUT_ERRORS = [kind for kind in ALL if issubclass(kind, InputError)]
 OTHER_ERRORS = [kind for kind in ALL if not issubclass(kind, InputError)]
 

@@ -12,7 +12,7 @@ from latentmas_ray import LatentMAS, RunConfig
 from latentmas_ray.driver.traces import EMBEDDINGS_NAME, TRACES_NAME, Trace, read_embeddings, read_traces
 from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap, Thought
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report import read_run
+from latentmas_ray.report import load_run
 from tests.unit.report_cases import make_trace, write_simple_run
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -64,7 +64,7 @@ def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
     config = RunConfig(task="notes", limit=2, runtime="local", latent_steps=1, max_new_tokens=4, output=str(tmp_path))
     with LatentMAS(config) as system:
         summary = system.evaluate()
-    run = read_run(tmp_path)
+    run = load_run(tmp_path)
     assert run.config == config
     assert run.summary == summary
     assert [answer.id for answer in run.answers] == ["notes-0", "notes-1"]
@@ -72,7 +72,7 @@ def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert run.traces == {}
     assert run.embeddings is None
     (tmp_path / "summary.json").unlink()
-    assert read_run(tmp_path) == replace(run, summary=None)
+    assert load_run(tmp_path) == replace(run, summary=None)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_no_run_wrote_is_refused(tmp_path: Path, name: str, content: str, f
     (tmp_path / "results.jsonl").write_text("")
     (tmp_path / name).write_text(content)
     with pytest.raises(JournalError, match=field):
-        read_run(tmp_path)
+        load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_summary_with_other_values_is_refused(tmp_path: Path, change: dict[str
     path = folder / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(JournalError, match=r"summary\.json"):
-        read_run(folder)
+        load_run(folder)
 
 
 def test_a_thought_with_other_values_is_refused(tmp_path: Path) -> None:
@@ -114,18 +114,18 @@ def test_a_thought_with_other_values_is_refused(tmp_path: Path) -> None:
     path = folder / TRACES_NAME
     path.write_text(path.read_text().replace('"norm": 1.0', '"norm": "long"', 1))
     with pytest.raises(JournalError, match=r"traces\.jsonl:1"):
-        read_run(folder)
+        load_run(folder)
 
 
 def test_an_answer_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     path = write_simple_run(tmp_path / "run", "10") / "results.jsonl"
     path.write_bytes(2 * path.read_bytes())
     with pytest.raises(JournalError, match=r"results\.jsonl:3: id: got 'q0'; it is there twice"):
-        read_run(path.parent)
+        load_run(path.parent)
 
 
 def test_what_is_no_folder_of_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"config\.yaml"):
-        read_run(tmp_path)
+        load_run(tmp_path)
     with pytest.raises(JournalError, match="no such folder"):
-        read_run(tmp_path / "none")
+        load_run(tmp_path / "none")

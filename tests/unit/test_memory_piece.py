@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory import Outline, Piece, Segment, join, place
 from latentmas_ray.memory.wire import decode_piece, encode_piece
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.unit.memory_cases import assert_equal, cut, make_segment, segments
 
 SMALL = make_segment([(3, 2), (2, 1)], turn_starts=[3, 4])

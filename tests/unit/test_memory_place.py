@@ -6,7 +6,7 @@ import pytest
 
 from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
 from latentmas_ray.memory import Placement, Segment, place
-from latentmas_ray.topology.spec import AgentMemory
+from latentmas_ray.topology.agent import AgentMemory
 from tests.unit.memory_cases import SPEC, make_segment
 
 A = AgentMemory("a")

@@ -14,7 +14,7 @@ from latentmas_ray.driver import Failure
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.trace import AgentTrace, Alarm, Thought
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report import read_runs
+from latentmas_ray.report import load_runs
 from latentmas_ray.report.compare import compare_folders
 from latentmas_ray.report.html import make_page
 from tests.unit.report_cases import (
@@ -82,11 +82,11 @@ def test_lines_over_latent_steps_can_be_told_apart(tmp_path: Path) -> None:
         for topology in ("sequential", "hierarchical")
         for steps in (0, 10)
     ]
-    page = make_page([read_runs(folder) for folder in folders])
+    page = make_page([load_runs(folder) for folder in folders])
     legend = re.findall(r'<span class="run ([\w-]+)"><i class="mark"></i>(latent · \w+): ', page)
     assert len(legend) == len({accent for accent, _ in legend}) == 2
     assert {accent for accent, _ in legend} == set(re.findall(r'<line class="stroke ([\w-]+)"', page))
-    one = make_page([read_runs(folder) for folder in folders[:2]])
+    one = make_page([load_runs(folder) for folder in folders[:2]])
     assert re.findall(r'<line class="stroke ([\w-]+)"', one) == ["latent"]
 
 
@@ -178,7 +178,7 @@ def test_what_models_and_files_say_is_only_text(tmp_path: Path) -> None:
     assert "x" not in parts.addresses
     asked = parts.data("questions-0-0")[0]
     assert asked["question"] == asked["runs"]["r0"]["answer"] == HOSTILE
-    page = make_page([read_runs(folder) for folder in folders])
+    page = make_page([load_runs(folder) for folder in folders])
     assert page.encode(errors="replace")
 
 
@@ -188,7 +188,7 @@ def test_the_same_runs_give_the_same_page_wherever_they_lie(tmp_path: Path) -> N
         folder = write_simple_run(
             tmp_path / place / "run", model=f"/models/{place}/Some-1B", task=f"/{place}/sums.jsonl"
         )
-        pages.append(make_page([read_runs(folder)]))
+        pages.append(make_page([load_runs(folder)]))
     assert pages[0] == pages[1]
     assert str(tmp_path) not in pages[0]
 
@@ -342,7 +342,7 @@ def test_a_large_run_stays_a_usable_file(tmp_path: Path, text: str) -> None:
     config = RunConfig(task="sums", method="text")
     answers = [make_answer(number, config, answer=f"{text} The answer is {number}.") for number in range(1319)]
     folder = write_run(tmp_path / "run", answers, config=config)
-    page = make_page([read_runs(folder)])
+    page = make_page([load_runs(folder)])
     assert len(page.encode()) < 10_000_000
     parts = PageParts(page)
     assert "without their middle" in parts.text

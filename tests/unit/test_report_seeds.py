@@ -12,7 +12,7 @@ from latentmas_ray.driver import Failure
 from latentmas_ray.driver.over_seeds import SeedRun, summarise_seeds
 from latentmas_ray.engine.trace import Alarm
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report import read_runs
+from latentmas_ray.report import load_runs
 from tests.unit.report_cases import check_numbers, make_answer, parts_of, write_run, write_simple_run
 
 
@@ -20,7 +20,7 @@ def test_numbers_over_seeds_are_those_of_their_summary_json(tmp_path: Path) -> N
     folder = tmp_path / "seeded"
     for seed, right in ((1, "1100"), (2, "1110")):
         write_simple_run(folder / f"seed-{seed}", right, method="latent", latent_steps=4, seed=seed)
-    runs = read_runs(folder)
+    runs = load_runs(folder)
     assert all(run.summary for run in runs)
     by_seed = {run.config.seed: SeedRun(run.summary, run.answers) for run in runs if run.summary}
     (folder / "summary.json").write_text(json.dumps(summarise_seeds(runs[0].config, by_seed).to_json()))

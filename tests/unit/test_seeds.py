@@ -15,9 +15,11 @@ from latentmas_ray.cli.tables import results_console, seeds_table
 from latentmas_ray.driver.over_seeds import SeedsSummary
 from latentmas_ray.driver.results import Observer
 from latentmas_ray.errors import ConfigError, JournalError
-from latentmas_ray.report import read_runs
+from latentmas_ray.report import load_runs
 from latentmas_ray.seeds import parse_seeds, seed_folders
 from latentmas_ray.statistics import mean_interval
+from latentmas_ray.system.setup import Setup
+from latentmas_ray.topology import Topology
 from tests.unit.fake_runtime import FakeRuntime
 
 
@@ -39,11 +41,11 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> list[CountedRuntime]:
     """Those that systems have made; a test puts one in first to have it taken."""
     made: list[CountedRuntime] = []
 
-    def make(system: LatentMAS, num_batches: int) -> CountedRuntime:
+    def make(setup: Setup, topology: Topology, num_batches: int) -> CountedRuntime:
         made.append(CountedRuntime())
         return made[-1]
 
-    monkeypatch.setattr(LatentMAS, "_make_runtime", make)
+    monkeypatch.setattr(Setup, "make_runtime", make)
     return made
 
 
@@ -58,7 +60,7 @@ def evaluate(
     output = None if folder is None else str(folder)
     values = {"task": "notes", "limit": 5, "batch_size": 2, "runtime": "local", "output": output, **fields}
     with LatentMAS(observer=observer, **values) as system:
-        return system.evaluate_seeds(seeds, on_seed=on_seed or (lambda seed: None))
+        return system.evaluate(seeds=seeds, on_seed=on_seed or (lambda seed: None))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_each_seed_has_its_run_and_its_folder_and_models_are_loaded_once(
     stored = json.loads((tmp_path / "runs" / "summary.json").read_text())
     assert stored == json.loads(json.dumps(summary.to_json()))
     assert stored["seeds"] == [5, 3]
-    runs = read_runs(tmp_path / "runs")
+    runs = load_runs(tmp_path / "runs")
     assert [run.config.seed for run in runs] == [3, 5]
     assert {run.config.seed: run.summary for run in runs} == summary.runs
     assert [len(run.answers) for run in runs] == [5, 5]
@@ -169,11 +171,11 @@ def test_a_run_that_is_broken_off_goes_on_with_the_seed_it_was_in(
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "broken", (1, 2, 3), observer=Interrupting())
     assert not (tmp_path / "broken" / "summary.json").exists()
-    num_kept = len(read_runs(tmp_path / "broken")[1].answers)
+    num_kept = len(load_runs(tmp_path / "broken")[1].answers)
     assert 0 < num_kept < 5
     evaluate(tmp_path / "broken", (1, 2, 3), resume=True)
     assert runtimes[-1].seeds() == [2, 3]
-    whole, broken = read_runs(tmp_path / "whole"), read_runs(tmp_path / "broken")
+    whole, broken = load_runs(tmp_path / "whole"), load_runs(tmp_path / "broken")
     assert [[answer.answer for answer in run.answers] for run in broken] == [
         [answer.answer for answer in run.answers] for run in whole
     ]
@@ -222,7 +224,7 @@ def test_seeds_in_a_store(runtimes: list[CountedRuntime]) -> None:
     store = fsspec.filesystem("memory")
     store.store.clear()
     with LatentMAS(task="notes", limit=2, runtime="local", output="memory://bucket/runs") as system:
-        system.evaluate_seeds("1,2")
+        system.evaluate(seeds="1,2")
     found = set(store.find("/bucket/runs"))
     names = ("config.yaml", "results.jsonl", "summary.json")
     assert found == {"/bucket/runs/summary.json"} | {
@@ -234,13 +236,13 @@ def test_seeds_in_a_store(runtimes: list[CountedRuntime]) -> None:
 def test_a_folder_of_one_run_reads_as_one(tmp_path: Path, runtimes: list[CountedRuntime]) -> None:
     with LatentMAS(task="notes", limit=2, runtime="local", output=str(tmp_path)) as system:
         system.evaluate()
-    (run,) = read_runs(tmp_path)
+    (run,) = load_runs(tmp_path)
     assert run.folder == tmp_path
     with pytest.raises(JournalError, match="no such folder"):
-        read_runs(tmp_path / "none")
+        load_runs(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(JournalError, match=re.escape("config.yaml")):
-        read_runs(tmp_path / "empty")
+        load_runs(tmp_path / "empty")
 
 
 def test_only_folders_of_seeds_are_taken_for_them(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ BAD_FILES = {
     "agents missing": ("name: x\n", "t.yaml:1: agents", "missing"),
     "agents empty": ("name: x\nagents: []\n", "t.yaml:2: agents", "1 to 1000"),
     "agents nothing": ("name: x\nagents:\n", "t.yaml:2: agents", "must be a list"),
-    "agents a mapping": ("name: x\nagents:\n  planner: {prompt: p}\n", "t.yaml:3: agents", "must be a list"),
+    "agents a mapping": ("name: x\nagents:\n  planner: {prompt: p}\n", "t.yaml:2: agents", "must be a list"),
     "agents text": ("name: x\nagents: planner\n", "t.yaml:2: agents", "must be a list"),
-    "an agent is text": ("name: x\nagents:\n  - planner\n", "t.yaml:3: agents[0]", "must be a mapping"),
+    "an agent is text": ("name: x\nagents:\n  - planner\n", "t.yaml:3: agents[0]", "or a mapping"),
     "unknown top key": (GOOD + "agent: []\n", "t.yaml:12: agent", "did you mean agents?"),
     "unknown agent key": _planner("promt: x", "promt", "did you mean prompt?"),
     "far-off key": _planner("zzz: x", "zzz", "the keys here are name, thinks"),
@@ -102,7 +102,7 @@ BAD_FILES = {
         "missing",
     ),
     "agent without prompt": ("name: x\nagents:\n  - name: a\n", "t.yaml:3: agents.a.prompt", "missing"),
-    "agent's name a boolean": (_replaced("name: judger", "name: yes"), "t.yaml:6: agents.yes.name", "true or false"),
+    "agent's name a boolean": (_replaced("name: judger", "name: yes"), "t.yaml:6: agents[1].name", "true or false"),
     "agent's name a date": (_replaced("name: judger", "name: 2024-01-01"), "t.yaml:6: agents[1].name", "a date"),
     "agent's name with a blank": (
         _replaced("name: judger", "name: the judger"),
@@ -154,6 +154,9 @@ BAD_FILES = {
     "template key a number": _planner("template: {1: a}", "template", "must be text"),
     "template key twice": _planner("template: {a: 1, a: 2}", "template.a", "already"),
     "template with a date": _planner("template: {a: 2024-01-01}", "template.a", "a date"),
+    "template with an octal number": _planner(
+        "template: {a: 010}", "template.a", "a number that is not decimal, so quote"
+    ),
     "template of the engine": (
         _with_planner("template: {tokenize: true}"),
         "t.yaml:6: agents.planner.template.tokenize",
@@ -162,7 +165,7 @@ BAD_FILES = {
     "text agent with latent_steps": _judger("latent_steps: 3", "latent_steps", "latent agent"),
     "text agent with hands_over": _judger("hands_over: all", "hands_over", "latent agent"),
     "text agent with close_turn": _judger("close_turn: false", "close_turn", "latent agent"),
-    "reads a mapping": (_replaced("[planner]", "{planner: 1}"), "t.yaml:8: agents.judger.reads", "must be a list"),
+    "reads a mapping": (_replaced("[planner]", "{planner: 1}"), "t.yaml:8: agents.judger.reads", "or a list"),
     "reads nothing": (_replaced("reads: [planner]", "reads:"), "t.yaml:8: agents.judger.reads", "nothing"),
     "reads a number": (_replaced("[planner]", "[planner, 3]"), "t.yaml:8: agents.judger.reads[1]", "a number"),
     "reads nobody": (_replaced("[planner]", "[planer]"), "t.yaml:8: agents.judger.reads", "other agents are planner"),
@@ -194,7 +197,7 @@ BAD_FILES = {
     ),
     "the answering agent is latent": (_agents("name: a, thinks: latent"), "t.yaml:3: agents.a.thinks", "thinks: text"),
     "the answering agent is latent by default": (_agents("name: a"), "t.yaml:3: agents.a.thinks", "thinks: text"),
-    "too many agents": (_agents(*["name: a"] * 1001), "t.yaml:3: agents", "1 to 1000"),
+    "too many agents": (_agents(*["name: a"] * 1001), "t.yaml:2: agents", "1 to 1000"),
     "memory too deep": (
         _chain(102),
         "t.yaml:104: agents.a101.reads",

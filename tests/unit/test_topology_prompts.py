@@ -8,7 +8,7 @@ import pytest
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import (
-    AgentSpec,
+    Agent,
     Topology,
     check_prompts,
     format_context,
@@ -23,14 +23,14 @@ def _question(**fields: Any) -> Question:
 
 
 def _rendered(prompt: str, *, context: str = "", **fields: Any) -> str:
-    agent = AgentSpec(name="a", prompt=prompt)
+    agent = Agent(name="a", prompt=prompt)
     (message,) = render_messages(agent, _question(**fields), context=context, answer_form="Say it.")
     assert message["role"] == "user"
     return message["content"]
 
 
 def _alone(**keys: Any) -> Topology:
-    return Topology(name="x", agents=(AgentSpec(name="a", thinks="text", **{"prompt": "p", **keys}),), source="t.yaml")
+    return Topology(name="x", agents=[Agent(name="a", thinks="text", **{"prompt": "p", **keys})])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_context_that_no_template_mentions_goes_before_the_prompt() -> None:
 
 
 def test_context_in_the_system_message() -> None:
-    agent = AgentSpec(name="a", system="{{ context }}", prompt="Now.")
+    agent = Agent(name="a", system="{{ context }}", prompt="Now.")
     messages = render_messages(agent, _question(), context="Work", answer_form="")
     assert messages == ({"role": "system", "content": "Work"}, {"role": "user", "content": "Now."})
     # An empty system message is none: some chat templates would print its frame.
@@ -76,7 +76,7 @@ def test_context_in_the_system_message() -> None:
 
 
 def test_suffix_keeps_its_last_line_break() -> None:
-    agent = AgentSpec(name="a", prompt="p", suffix="<think>{{ id }}\n")
+    agent = Agent(name="a", prompt="p", suffix="<think>{{ id }}\n")
     assert render_suffix(agent, _question(), context="", answer_form="") == "<think>q7\n"
 
 
@@ -147,7 +147,7 @@ def test_a_missing_field_is_found_before_the_run(key: str) -> None:
     check_prompts(topology, [_question(hint="h")])
     with pytest.raises(TopologyError) as caught:
         check_prompts(topology, [_question(hint="h"), _question()])
-    assert caught.value.field == f"t.yaml: agents.a.{key}"
+    assert caught.value.field == f"agents.a.{key}"
     assert caught.value.value == "hint"
     assert "question q7 does not have it; a prompt can use id, question, record, context" in str(caught.value)
 

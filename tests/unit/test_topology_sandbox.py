@@ -6,13 +6,13 @@ import pytest
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import AgentSpec, render_messages
+from latentmas_ray.topology import Agent, render_messages
 
 QUESTION = Question(id="q7", question="How many?", kind="text", gold=None, record={"docs": ["one two", "three"]})
 
 
 def rendered(prompt: str) -> str:
-    (message,) = render_messages(AgentSpec(name="a", prompt=prompt), QUESTION, context="", answer_form="")
+    (message,) = render_messages(Agent(name="a", prompt=prompt), QUESTION, context="", answer_form="")
     return message["content"]
 
 

@@ -1,0 +1,146 @@
+"""One caller's questions on their way through a scheduler that serves several callers."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+
+from latentmas_ray.driver.batch import Batch
+from latentmas_ray.driver.flight import Attempt, Flight
+from latentmas_ray.driver.grading import Grader, Grading
+from latentmas_ray.driver.handover import choose_handovers
+from latentmas_ray.driver.metrics import MetricSink, RunMetrics
+from latentmas_ray.driver.protocol import RuntimeInfo
+from latentmas_ray.driver.results import Answer, Failure, KeptMemory, Observer, SilentObserver
+from latentmas_ray.driver.route import Goal, Route
+from latentmas_ray.driver.settings import DriverSettings
+from latentmas_ray.driver.tally import Tally
+from latentmas_ray.engine.turn import GivenMemory
+from latentmas_ray.topology.agent import Topology
+
+Result = Answer | Failure | KeptMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a caller wants: these batches through this topology.
+
+    `num_done` questions had an answer before; they only count for the progress. With the goal `think` the results are
+    `KeptMemory`, what the answering agent would read; with `answer-from-memory` it reads `given`. With `keeps_memory`
+    answers bring the memory that they were made from.
+    """
+
+    topology: Topology
+    settings: DriverSettings
+    batches: Sequence[Batch]
+    observer: Observer = field(default_factory=SilentObserver)
+    num_done: int = 0
+    goal: Goal = "answer"
+    given: GivenMemory | None = None
+    keeps_memory: bool = False
+    model: str = ""  # its name, for the memory that is kept
+
+
+class Run:
+    """The state of one request: what waits, what is in flight, what has finished and was not fetched."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        info: RuntimeInfo,
+        *,
+        metrics: MetricSink,
+        clock: Callable[[], float],
+        grader: Grader,
+        first_batch: int,
+    ) -> None:
+        """`first_batch` is added to the numbers of the batches, which differ between runs that go on at one time."""
+        self.request = request
+        self.settings = request.settings
+        self.topology = request.topology
+        self.route = Route.of(request.topology, request.goal)
+        self.choices = choose_handovers(
+            self.settings.handover,
+            self.route,
+            info.handover_costs,
+            bytes_per_token=info.sent_bytes_per_token or info.bytes_per_token,
+        )
+        self.max_flights = self.settings.batches_in_flight(len(self.route.agents))
+        self.batches = [replace(batch, number=batch.number + first_batch) for batch in request.batches]
+        self.queue = deque(Attempt(batch) for batch in self.batches)
+        self.flights: set[Flight] = set()
+        self.grading: Grading[tuple[Flight, float]] = Grading(grader)
+        self.results: deque[Result] = deque()
+        self.error: BaseException | None = None  # what ended it; raised once its results are fetched
+        self.is_over = False
+        self.is_cancelled = False
+        self.wake: Callable[[], None] | None = None  # called when a result has come or the run is over
+        self._next: Flight | None = None  # the head of the queue, once it is rendered
+        self._settled: set[str] = set()
+        num_open = sum(len(batch.open_questions) for batch in request.batches)
+        self.tally = Tally(request.observer, RunMetrics(metrics), clock, request.num_done + num_open, request.num_done)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, and nothing is under way."""
+        return not (self.queue or self.flights or len(self.grading))
+
+    def describe(self, runtime: str) -> str:
+        """One line for the log: the runtime, and how memory travels where that was chosen by measured costs."""
+        if self.settings.handover != "auto" or not self.choices:
+            return runtime
+        return "; ".join([runtime, *map(str, self.choices.values())])
+
+    def next_flight(self) -> Flight | None:
+        """The head of the queue, rendered; None where nothing waits or enough is under way. Raises TopologyError for a
+        prompt that cannot be rendered."""
+        if not self.queue or len(self.flights) >= self.max_flights:
+            return None
+        if self._next is None:
+            self._next = Flight(
+                self.queue[0],
+                self.route,
+                self.settings,
+                {agent: choice.handover for agent, choice in self.choices.items()},
+                given=self.request.given,
+                keeps_memory=self.request.keeps_memory or self.request.goal == "think",
+            )
+        return self._next
+
+    def admit(self, flight: Flight) -> None:
+        """The head of the queue is on its way."""
+        self.flights.add(flight)
+        self.queue.popleft()
+        self._next = None
+
+    def retry(self, attempts: Sequence[Attempt]) -> None:
+        """These go before all that waits."""
+        self._next = None
+        self.queue.extendleft(reversed(attempts))
+
+    def settle(self, result: Result) -> bool:
+        """Hand out a result; False, and nothing happens, if its question has one already."""
+        if result.id in self._settled:
+            return False
+        self._settled.add(result.id)
+        self.results.append(result)
+        return True
+
+    def start_over(self) -> None:
+        """Nothing of it is in flight any more: what has no result yet waits again."""
+        self._next = None
+        self.flights.clear()
+        rest = [replace(batch, done=batch.done | self._settled) for batch in self.batches]
+        self.queue = deque(Attempt(batch) for batch in rest if batch.open_questions)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep a copy of the first error, for its caller to raise: several threads may raise the same one."""
+        if self.error is None:
+            self.error = copy(error)
+            self.error.__cause__ = error.__cause__
+
+    def drop(self) -> None:
+        """Nothing of it waits any more."""
+        self._next = None
+        self.flights.clear()
+        self.queue.clear()

@@ -1,0 +1,149 @@
+"""What one agent handed over for one question, on the CPU of this process: with its KV, or its recompute inputs alone.
+
+Dimensions: L layers, C 2 (key, value), H KV heads, T tokens that are kept, D head dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory.pages import copy_into, empty_bytes
+from latentmas_ray.memory.piece import Outline, Piece, have_kv, join, join_recipes
+from latentmas_ray.memory.reslice import gather
+from latentmas_ray.memory.segment import LATENT, Recipe, Segment
+from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
+from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.units import format_bytes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MemorySegment:
+    """One agent's segment of a `Memory`: one question, all KV heads of the model. Never mutated after it was made.
+
+    `meta` says whose model's it is and where its tokens stand; `inputs` are what the agent's turn was fed, tokens and
+    latent thoughts. `kv_LCHTD` [L, 2, H, T, D] is one contiguous buffer, or None: then a reader computes the KV from
+    the inputs. Raises SegmentError if the parts contradict each other.
+    """
+
+    meta: Outline
+    inputs: Recipe
+    kv_LCHTD: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.meta.num_questions != 1:
+            raise SegmentError(f"a memory is of one question, not of {self.meta.num_questions}")
+        if self.spec.shard != WHOLE:
+            raise SegmentError(f"a memory is of a whole model, not of {self.spec.shard}")
+        if self.inputs.lengths != self.meta.turn_lengths:
+            raise SegmentError(f"{self.inputs.lengths} inputs of a turn of {self.meta.turn_lengths}")
+        tensors = [self.inputs.token_ids_T, self.inputs.latents_NE]
+        if self.kv_LCHTD is None:
+            self.to_piece()  # checks the thoughts
+        else:
+            self.spec.check_tensors(self.kv_LCHTD, self.num_tokens, self.inputs.latents_NE)
+            tensors.append(self.kv_LCHTD)
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            raise SegmentError("a memory is held on the CPU")
+        if self.inputs.token_ids_T.numel() and int(self.inputs.token_ids_T.min()) < LATENT:
+            raise SegmentError(f"token ids begin with 0, not with {int(self.inputs.token_ids_T.min())}")
+
+    @classmethod
+    def from_pieces(cls, pieces: Sequence[Piece], question: int = 0) -> "MemorySegment":
+        """Question number `question` of a segment, from all its pieces in order; copies its bytes.
+
+        Of a divided model the pieces of all its ranks are joined. Raises SegmentError if something is missing.
+        """
+        whole = gather(pieces)
+        if not 0 <= question < whole[0].outline.num_questions:
+            raise SegmentError(f"there is no question {question} of {whole[0].outline.num_questions}")
+        parts = [_question_of(piece, question) for piece in whole]
+        if have_kv(whole):
+            segment = join(parts)
+            return cls(Outline.of(segment), segment.recipe, segment.kv_LCHTD)
+        meta = parts[0].outline
+        if any(part.outline != meta for part in parts):
+            raise SegmentError("pieces of different segments")
+        return cls(meta, join_recipes([part.recipe for part in parts], meta.turn_lengths))
+
+    def to_piece(self) -> Piece:
+        """This segment as a turn reads it; shares its bytes. `memory.piece.repeat` makes it one of a whole batch."""
+        if self.kv_LCHTD is None:
+            return Piece.without_kv(self.meta, self.inputs)
+        meta = self.meta
+        segment = Segment(self.spec, self.kv_LCHTD, meta.lengths, meta.turn_starts, meta.offsets, self.inputs)
+        return Piece.whole(segment)
+
+    def without_kv(self) -> "MemorySegment":
+        """Its recompute inputs alone."""
+        return replace(self, kv_LCHTD=None)
+
+    @property
+    def spec(self) -> KVCacheSpec:
+        return self.meta.spec
+
+    @property
+    def has_kv(self) -> bool:
+        return self.kv_LCHTD is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens and latent thoughts that it adds to a reader's cache."""
+        return self.meta.lengths[0]
+
+    @property
+    def num_latent_thoughts(self) -> int:
+        """Of these tokens, how many are latent thoughts."""
+        first = self.meta.offsets[0]
+        return int((self.inputs.token_ids_T[first : first + self.num_tokens] == LATENT).sum())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of KV, or of the recompute inputs where there is none."""
+        return self.meta.num_bytes if self.has_kv else self.inputs.bytes_per_question[0]
+
+    @property
+    def start(self) -> int:
+        """The position at which its first token was computed. A reader of parallel branches moves it."""
+        return self.meta.turn_starts[0] + self.meta.offsets[0]
+
+    def __eq__(self, other: object) -> bool:
+        """Bit for bit the same."""
+        if not isinstance(other, MemorySegment):
+            return NotImplemented
+        return (
+            self.meta == other.meta
+            and _are_equal(self.inputs.token_ids_T, other.inputs.token_ids_T)
+            and _are_equal(self.inputs.latents_NE, other.inputs.latents_NE)
+            and _are_equal(self.kv_LCHTD, other.kv_LCHTD)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # its tensors can only be compared
+
+    def __repr__(self) -> str:
+        kind = "KV" if self.has_kv else "recompute inputs"
+        size = format_bytes(self.num_bytes)
+        return f"MemorySegment({self.num_tokens} tokens, {self.num_latent_thoughts} latent thoughts, {size} of {kind})"
+
+
+def _question_of(piece: Piece, question: int) -> Piece:
+    """One question of a piece, in memory of its own on the CPU."""
+    meta, length = piece.outline, piece.lengths[question]
+    per_question = (meta.lengths, meta.turn_starts, meta.offsets, meta.turn_lengths)
+    outline = Outline(meta.spec, *((values[question],) for values in per_question))
+    recipe = piece.recipe.take([question])
+    recipe = Recipe(recipe.token_ids_T.cpu(), recipe.latents_NE.cpu(), recipe.lengths)
+    spec = meta.spec
+    flat = empty_bytes(length * spec.bytes_per_token, recipe.latents_NE.device)
+    kv_LCHTD = flat.view(spec.torch_dtype).view(spec.num_layers, 2, spec.num_kv_heads, length, spec.head_dim)
+    for head, part_LCHTD in piece.parts_of(question):
+        copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
+    return Piece(outline, (piece.begins[question],), (length,), kv_LCHTD, recipe)
+
+
+def _are_equal(mine: Tensor | None, other: Tensor | None) -> bool:
+    if mine is None or other is None or mine is other:
+        return mine is other
+    return mine.shape == other.shape and np.array_equal(raw_bytes(mine), raw_bytes(other))

@@ -1,0 +1,206 @@
+"""What the agents of one question hand to a reader, as an object: to keep, combine, save and give to others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentmas_ray.errors import MemoryInputError, SegmentError
+from latentmas_ray.memory.memory_segment import MemorySegment
+from latentmas_ray.memory.merge import Placement, place
+from latentmas_ray.memory.piece import Piece
+from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
+from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
+from latentmas_ray.topology.agent import AgentMemory
+from latentmas_ray.topology.graph import MAX_LATENT_CHAIN, MAX_MEMORY_NODES
+from latentmas_ray.units import format_bytes
+
+Wire = Mapping[str, Sequence[tuple[bytes, np.ndarray]]]  # pieces of segments, by agent: each its header and its KV
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Memory:
+    """The working memory of the agents that were asked one question, on the CPU of this process. Never mutated.
+
+    `reads` is the tree of agents: it tells a reader in which order, and from which position, it reads the segments.
+    `texts` is what agents wrote instead of handing over memory, in the order in which a reader finds it in its prompt.
+    Either all segments have their KV or none has. Can be pickled and compared.
+
+    Raises SegmentError if the parts contradict each other.
+    """
+
+    model: str
+    question: str
+    reads: tuple[AgentMemory, ...]
+    segments: Mapping[str, MemorySegment]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.segments and not self.texts:
+            raise SegmentError("a memory is of at least one agent")
+        for name in (*self.tree, *self.segments, *self.texts):
+            if not name or not name.isprintable():
+                raise SegmentError(f"an agent cannot be called {name!r}")
+        for name in (*self.tree, *self.segments):
+            if name not in self.segments or name not in self.tree:
+                missing = "segment" if name in self.tree else "place among the agents"
+                raise SegmentError(f"the memory of agent {name!r} has no {missing}")
+        if len({segment.has_kv for segment in self.segments.values()}) > 1:
+            raise SegmentError("either all segments of a memory have their KV, or none has")
+        self.placement()  # raises where segments are of different models
+
+    @cached_property
+    def tree(self) -> Mapping[str, AgentMemory]:
+        """The agents with memory, each with what it read; those that are read stand before their readers."""
+        found: dict[str, AgentMemory] = {}
+        num_nodes = 0
+
+        def visit(node: AgentMemory, depth: int) -> None:
+            nonlocal num_nodes
+            num_nodes += 1
+            if depth > MAX_LATENT_CHAIN or num_nodes > MAX_MEMORY_NODES:
+                raise SegmentError(f"the memory of agent {node.agent!r} is behind too many others")
+            for read in node.reads:
+                visit(read, depth + 1)
+            known = found.setdefault(node.agent, node)
+            if [read.agent for read in known.reads] != [read.agent for read in node.reads]:
+                raise SegmentError(f"agent {node.agent!r} stands there twice, and read different memories")
+
+        for root in self.reads:
+            visit(root, 1)
+        return found
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents whose segments it holds, in the order in which they are read."""
+        return tuple(self.tree)
+
+    @property
+    def spec(self) -> KVCacheSpec | None:
+        """What a model must agree with to read it; None where there is nothing but text."""
+        return next((segment.spec for segment in self.segments.values()), None)
+
+    @property
+    def has_kv(self) -> bool:
+        """Whether it holds KV; otherwise a reader computes it from the recompute inputs."""
+        return all(segment.has_kv for segment in self.segments.values())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens and latent thoughts that a reader has in its cache before its own prompt."""
+        return sum(segment.num_tokens for segment in self.segments.values())
+
+    @property
+    def num_latent_thoughts(self) -> int:
+        return sum(segment.num_latent_thoughts for segment in self.segments.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of KV, or of the recompute inputs where there is none."""
+        return sum(segment.num_bytes for segment in self.segments.values())
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that are taken when a reader begins its own prompt; at least its tokens."""
+        return self.placement().next_positions[0]
+
+    def positions(self) -> dict[str, tuple[int, int]]:
+        """The positions [first, stop) at which a reader finds each agent's segment."""
+        first = {item.agent: self.segments[item.agent].start + item.shifts[0] for item in self.placement().segments}
+        return {agent: (start, start + self.segments[agent].num_tokens) for agent, start in first.items()}
+
+    def placement(self) -> Placement:
+        """Where each segment stands for a reader. Moves no bytes."""
+        return place(self.reads, {name: segment.meta for name, segment in self.segments.items()}, 1)
+
+    def without_kv(self) -> "Memory":
+        """The same memory with its recompute inputs alone: many times smaller, and computed again by its reader."""
+        return replace(self, segments={name: segment.without_kv() for name, segment in self.segments.items()})
+
+    def check_fits(self, spec: KVCacheSpec, model: str) -> None:
+        """Raises MemoryInputError, which names what differs, unless the model of that name and spec, or of which it is
+        a shard's, made this memory."""
+        difference = self.spec and spec.of_shard(WHOLE).difference(self.spec)
+        if difference:
+            expected = f"it is the model that wrote this memory, and {model} cannot read it: {difference}"
+            raise MemoryInputError("working memory", self.model, expected)
+
+    @classmethod
+    def merge(cls, memories: "Sequence[Memory]") -> "Memory":
+        """Several memories as parallel branches, in this order: a reader reads one after another.
+
+        Agents of one name with different memory get a number: `planner-2`, `planner-3`. What is the same in several of
+        them stands there once. The KV is kept if all have theirs.
+        Raises SegmentError for no memory at all, IncompatibleMemoryError for memories of different models.
+        """
+        from latentmas_ray.memory.combine import combine
+
+        return combine(memories)
+
+    def save(self, path: str | Path, *, kv: bool = True) -> None:
+        """Write it as one safetensors file that only its owner can read; without `kv`, its recompute inputs alone.
+
+        The file holds the prompts and what the agents thought about them. It is written as a whole or not at all.
+        Raises OSError where it cannot be written.
+        """
+        from latentmas_ray.memory.files import save_memory
+
+        save_memory(self if kv else self.without_kv(), Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> "Memory":
+        """Read what `save` wrote. Raises MemoryInputError, in one line, for whatever is no such file or was altered."""
+        from latentmas_ray.memory.files import load_memory
+
+        return load_memory(Path(path))
+
+    @classmethod
+    def from_pieces(cls, pieces: Mapping[str, Sequence[Piece]], question_index: int = 0, **fields: Any) -> "Memory":
+        """One question of the batch that these pieces are of, by agent and in order; copies its bytes.
+
+        Of a divided model the pieces of all its ranks are joined. `fields` are the other ones of this class. If one
+        segment came as recompute inputs, the KV of the others is left out. Raises SegmentError if something is missing.
+        """
+        segments = {agent: MemorySegment.from_pieces(own, question_index) for agent, own in pieces.items()}
+        if not all(segment.has_kv for segment in segments.values()):
+            segments = {agent: segment.without_kv() for agent, segment in segments.items()}
+        return cls(segments=segments, **fields)
+
+    @classmethod
+    def from_wire(cls, wire: Wire, question_index: int = 0, *, checks_digest: bool = True, **fields: Any) -> "Memory":
+        """`from_pieces` on pieces as bytes, which are free to change afterwards. Raises WireError for damaged ones."""
+        pieces = {
+            agent: [decode_piece(header, from_raw(body), checks_digest=checks_digest) for header, body in own]
+            for agent, own in wire.items()
+        }
+        return cls.from_pieces(pieces, question_index, **fields)
+
+    def to_pieces(self) -> dict[str, Piece]:
+        """Each agent's segment as a turn reads it, in the order in which they are read; shares their bytes."""
+        return {agent: self.segments[agent].to_piece() for agent in self.agents}
+
+    def to_wire(self, *, with_digest: bool = True) -> dict[str, tuple[bytes, np.ndarray]]:
+        """`to_pieces` as bytes: a header, and a view of the KV."""
+        encoded = {agent: encode_piece(piece, with_digest=with_digest) for agent, piece in self.to_pieces().items()}
+        return {agent: (header, raw_bytes(body)) for agent, (header, body) in encoded.items()}
+
+    def __eq__(self, other: object) -> bool:
+        """Bit for bit the same."""
+        if not isinstance(other, Memory):
+            return NotImplemented
+        return (
+            (self.model, self.question, self.reads) == (other.model, other.question, other.reads)
+            and list(self.texts.items()) == list(other.texts.items())
+            and self.segments == other.segments
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # its segments can only be compared
+
+    def __repr__(self) -> str:
+        agents = ", ".join(self.agents)
+        kind = "KV" if self.has_kv else "recompute inputs"
+        size = f"{format_bytes(self.num_bytes)} of {kind}"
+        return f"Memory(model={self.model!r}, agents=({agents}), {self.num_tokens} tokens, {size})"

@@ -1,0 +1,144 @@
+"""A model and a tokenizer of the user's own, as objects of transformers: used as they are, and sent to actors.
+
+The object itself is never changed: what the engine needs to set, it sets in modules of its own on the same weights.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from latentmas_ray.config import RuntimeName
+from latentmas_ray.errors import ModelError
+from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.memory.wire import from_raw, raw_bytes
+from latentmas_ray.models.accept import check_build, check_config, check_tokenizer, weights_revision, wrap
+from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.load import choose_device, translated, warn_without_template
+from latentmas_ray.models.ranks import ALONE, Ranks
+
+ModelObject = PreTrainedModel
+TokenizerObject = PreTrainedTokenizerBase
+_GIVE_A_NAME = "give the name or the folder of the model instead"
+
+
+class GivenModel:
+    """Stands where the name of a model would. Its weights must stay as they are as long as it is used.
+
+    Pickled, it is a copy of the weights as buffers outside of the pickle, which the processes of a node can share.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Raises ModelError for objects of other kinds, and for a model that its configuration or build rules out."""
+        if not isinstance(model, PreTrainedModel):
+            expected = "it must be a name, a folder, or a causal language model of transformers"
+            raise ModelError("model", _kind(model), expected)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            expected = "a model object needs its tokenizer beside it (tokenizer=AutoTokenizer.from_pretrained(…))"
+            raise ModelError("tokenizer", "none" if tokenizer is None else _kind(tokenizer), expected)
+        self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+        self._model, self._tokenizer, self._was_sent = model, tokenizer, False
+        with translated(self.name, "it must be a usual decoder-only model of transformers"):
+            check_config(model.config, self.name)
+            check_build(model, self.name)
+            check_tokenizer(tokenizer, model, self.name)
+        if any(hasattr(weight, "device_mesh") for weight in model.parameters()):
+            expected = f"all its weights must lie in this process, and it is divided over several; {_GIVE_A_NAME}"
+            raise ModelError("model", self.name, expected)
+
+    def check_run(
+        self, *, runtime: RuntimeName = "local", tp: int = 1, dtype: str = "auto", revision: str | None = None
+    ) -> None:
+        """Raises ModelError unless a run with these settings can use it."""
+        own = str(self._model.dtype).removeprefix("torch.")
+        if dtype not in ("auto", own):
+            raise ModelError("dtype", dtype, f"a model object keeps its own, which is {own}; use auto")
+        if revision is not None:
+            raise ModelError("revision", revision, "a model object has none; leave it out, or give the model's hub id")
+        if tp > 1:
+            raise ModelError("tp", str(tp), f"a model object cannot be divided: use 1, or {_GIVE_A_NAME}")
+        if runtime == "ray":
+            self._check_sendable()
+
+    @cached_property
+    def weights_revision(self) -> str:
+        """What its memory's spec says of the weights: that of the same weights in a folder, if they have one dtype."""
+        return weights_revision(self._model)
+
+    def load(self, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
+        """The model, checked and ready, on the same weights where they lie already; `device` auto leaves it where it
+        is, or in an actor takes a GPU where there is one. Raises ModelError."""
+        self.check_run(dtype=dtype, tp=1 if ranks.shard == WHOLE else ranks.shard.of)
+        with translated(self.name, "it must be possible to use it"):
+            model = _with_weights(self._model, lambda weight: Parameter(weight.detach(), requires_grad=False))
+            if self._was_sent or device != "auto":
+                model.to(choose_device(device))
+        lm = wrap(model, self._tokenizer, self.name)
+        warn_without_template(lm)
+        return lm
+
+    def _check_sendable(self) -> None:
+        config, kinds = self._model.config, {type(weight) for weight in self._model.parameters()}
+        is_quantised = getattr(config, "quantization_config", None) is not None or kinds != {Parameter}
+        if is_quantised:
+            reason = "a quantised one cannot be"
+        elif any(hasattr(module, "_hf_hook") for module in self._model.modules()):
+            reason = "one that is spread over devices cannot be"
+        else:
+            return
+        raise ModelError(
+            "model", self.name, f"actors must be sent it, and {reason}: use runtime local, or {_GIVE_A_NAME}"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_sendable()
+        with translated(self.name, "it must be possible to send it to actors"):
+            skeleton = _with_weights(
+                self._model, lambda weight: Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
+            )
+            for module in skeleton.modules():
+                for name, buffer in list(module.named_buffers(recurse=False)):
+                    setattr(module, name, buffer.cpu())
+        weights = [_pack(weight) for weight in self._model.parameters()]
+        return _unpack, (skeleton, self._tokenizer, self.name, weights)
+
+
+_Packed = tuple[np.ndarray, str, tuple[int, ...]]  # bytes, dtype, shape
+
+
+def _pack(weight: Tensor) -> _Packed:
+    return raw_bytes(weight.contiguous()), str(weight.dtype).removeprefix("torch."), tuple(weight.shape)
+
+
+def _unpack(
+    skeleton: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, weights: Sequence[_Packed]
+) -> GivenModel:
+    """Fill an empty model. Weights that are tied are one in both."""
+    filled = {
+        id(empty): Parameter(from_raw(raw).view(getattr(torch, dtype)).view(shape), requires_grad=False)
+        for empty, (raw, dtype, shape) in zip(skeleton.parameters(), weights, strict=True)
+    }
+    for module in skeleton.modules():
+        for key, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, key, filled[id(empty)])
+    given = GivenModel.__new__(GivenModel)
+    given.name, given._model, given._tokenizer, given._was_sent = name, skeleton, tokenizer, True
+    return given
+
+
+def _with_weights(model: PreTrainedModel, replace: Callable[[Parameter], Parameter]) -> PreTrainedModel:
+    """A copy of all modules with other weights, and with the same buffers; the weights themselves are not copied."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for weight in model.parameters():
+        memo[id(weight)] = replace(weight) if type(weight) is Parameter else weight
+    return copy.deepcopy(model, memo)
+
+
+def _kind(thing: object) -> str:
+    return f"a {type(thing).__module__}.{type(thing).__qualname__}" if not isinstance(thing, str) else thing

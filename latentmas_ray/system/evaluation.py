@@ -1,0 +1,169 @@
+"""A task answered, graded and journaled: once, with several seeds, with several numbers of latent steps."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from latentmas_ray.config import RunConfig, is_url, make_config
+from latentmas_ray.driver import (
+    Answer,
+    Batch,
+    Failure,
+    Journal,
+    Result,
+    RuntimeInfo,
+    Summary,
+    WarmUp,
+    open_output,
+    plan_batches,
+    summarise,
+)
+from latentmas_ray.driver.journal import CONFIG_NAME
+from latentmas_ray.driver.made_with import made_with
+from latentmas_ray.driver.over_seeds import (
+    SeedRun,
+    SeedsJournal,
+    SeedsSummary,
+    config_of,
+    refuse_seeds,
+    summarise_seeds,
+)
+from latentmas_ray.errors import ConfigError, JournalError
+from latentmas_ray.seeds import parse_seeds
+from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.tasks.question import Question
+
+RunBatches = Callable[[RunConfig, Sequence[Question], Sequence[Batch]], Generator[Result, None, None]]
+OnSeed = Callable[[int], None]
+_STEPS_FORM = "it must be different whole numbers of at least 0, as in [0, 10, 40]"
+
+
+class Evaluation:
+    """The questions of a task, and how to have them answered."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        questions: Sequence[Question],
+        *,
+        pinned: Mapping[str, str],
+        start: Callable[[int], RuntimeInfo],
+        run: RunBatches,
+    ) -> None:
+        """`pinned` is what a resumed run must share with the first, apart from the configuration; `start` loads the models for so many
+        batches; `run` answers the questions that are in batches."""
+        self._config = config
+        self._questions = questions
+        self._pinned = dict(pinned)
+        self._start, self._run = start, run
+
+    def run(
+        self, seeds: str | Sequence[int] | None, latent_steps: Sequence[int] | None, on_seed: OnSeed
+    ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
+        """Evaluate once, or once for each number of `latent_steps`, of `seeds`, or of both.
+
+        All outputs are opened at once, so that one that refuses does so before anything starts. Raises
+        ConfigError, JournalError, RunError kinds.
+        """
+        numbers = None if seeds is None else parse_seeds(seeds)
+        if latent_steps is None:
+            with self._opened(self._config, numbers, on_seed) as evaluate:
+                return evaluate()
+        configs = _over_steps(self._config, latent_steps)
+        _refuse_single_run(self._config.output)
+        with ExitStack() as stack:
+            opened = {
+                steps: stack.enter_context(self._opened(config, numbers, on_seed)) for steps, config in configs.items()
+            }
+            return {steps: evaluate() for steps, evaluate in opened.items()}  # type: ignore[return-value]  # all alike
+
+    @contextmanager
+    def _opened(
+        self, config: RunConfig, seeds: Sequence[int] | None, on_seed: OnSeed
+    ) -> Iterator[Callable[[], Summary | SeedsSummary]]:
+        """One configuration with its output open; what evaluates it."""
+        if seeds is not None:
+            configs = {seed: config_of(config, seed) for seed in seeds}
+            with SeedsJournal(config.output, configs, self._questions, self._pinned) as journals:
+                yield partial(self._answer_seeds, config, configs, journals, on_seed)
+        elif config.output is None:
+            yield lambda: self._answer_all(config, None).summary
+        else:
+            with open_output(config.output) as output:
+                refuse_seeds(output.folder)
+                with Journal.open(output.folder, config, self._questions, pinned=self._pinned) as journal:
+                    output.begin()
+                    yield lambda: self._answer_all(config, journal).summary
+
+    def _answer_seeds(
+        self, config: RunConfig, configs: Mapping[int, RunConfig], journals: SeedsJournal, on_seed: OnSeed
+    ) -> SeedsSummary:
+        runs = {}
+        for seed, own in configs.items():
+            on_seed(seed)
+            runs[seed] = self._answer_all(own, journals.of(seed))
+        summary = summarise_seeds(config, runs)
+        journals.finish(summary)
+        return summary
+
+    def _answer_all(self, config: RunConfig, journal: Journal | None) -> SeedRun:
+        answers = journal.answers if journal else []
+        failures: list[Failure] = []
+        num_resumed = len(answers)
+        batches = plan_batches(self._questions, config.batch_size, {answer.id for answer in answers})
+        info = self._start(len(batches)) if batches else None
+        warm_up = WarmUp(batches, config.max_replicas)
+        folder = MemoryFolder.of(config.save_memory)
+        begin = time.perf_counter()
+        with closing(self._results(config, batches)) as results:
+            for result in results:
+                warm_up.settle(result, time.perf_counter() - begin)
+                result = folder.save(result, keeps=False)
+                if journal:
+                    journal.record(result)
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    answers.append(result)
+        seconds = time.perf_counter() - begin
+        summary = summarise(
+            answers,
+            failures,
+            config=config,
+            seconds=seconds,
+            num_resumed=num_resumed,
+            warm_up=warm_up,
+            made_with=made_with(config.runtime, info.description if info else None),
+        )
+        if journal:
+            summary = journal.finish(summary)
+        return SeedRun(summary, answers)
+
+    def _results(self, config: RunConfig, batches: Sequence[Batch]) -> Generator[Answer | Failure, None, None]:
+        if batches:
+            with closing(self._run(config, self._questions, batches)) as results:
+                yield from (result for result in results if isinstance(result, Answer | Failure))
+
+
+def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:
+    """The configuration of each number of latent steps, with folders of its own. Raises ConfigError."""
+    given = ",".join(map(str, latent_steps))
+    if not latent_steps or len(set(latent_steps)) < len(latent_steps) or not all(type(m) is int for m in latent_steps):
+        raise ConfigError("latent_steps", given, _STEPS_FORM)
+    configs = {}
+    for steps in latent_steps:
+        folders = {
+            name: f"{folder.rstrip('/')}/latent-steps-{steps}"
+            for name in ("output", "save_memory")
+            if (folder := getattr(config, name)) is not None
+        }
+        configs[steps] = make_config({**config.model_dump(), "latent_steps": steps, **folders})
+    return configs
+
+
+def _refuse_single_run(output: str | None) -> None:
+    if output is not None and not is_url(output) and (Path(output) / CONFIG_NAME).exists():
+        expected = f"it holds the {CONFIG_NAME} of a run with one number of latent steps; choose another folder"
+        raise JournalError("output", output, expected)

@@ -1,0 +1,53 @@
+"""The keywords of `LatentMAS`, so that an editor completes them and a type checker knows them.
+
+They are the fields of `RunConfig`; a test holds that none is missing and that the types agree.
+"""
+
+from typing import TypedDict
+
+from latentmas_ray.config import (
+    CodecName,
+    DTypeName,
+    GuardName,
+    HandoverMode,
+    MemoryName,
+    Method,
+    PlacementName,
+    RuntimeName,
+    TransportName,
+)
+
+
+class RunFields(TypedDict, total=False):
+    """See the fields of `RunConfig` of the same names, with their defaults and what they mean."""
+
+    task: str
+    method: Method
+    memory: MemoryName
+    latent_steps: int
+    realign: bool
+    batch_size: int
+    dtype: DTypeName
+    device: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int | None
+    seed: int
+    limit: int | None
+    replicas: int | dict[str, int]
+    placement: PlacementName
+    tp: int
+    transport: TransportName
+    handover: HandoverMode
+    codec: CodecName
+    overlap: bool
+    guard: GuardName
+    trace: int
+    runtime: RuntimeName
+    address: str | None
+    memory_in_flight: str
+    turn_timeout: float
+    revision: str | None
+    save_memory: str | None
+    output: str | None
+    resume: bool

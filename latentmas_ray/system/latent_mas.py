@@ -1,0 +1,278 @@
+"""`LatentMAS`: a team of agents, and what can be asked of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing, closing
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.driver import Answer, Failure, KeptMemory, Observer, SilentObserver, Summary
+from latentmas_ray.driver.over_seeds import SeedsSummary
+from latentmas_ray.errors import QuestionsFailedError
+from latentmas_ray.system.fields import RunFields
+from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.system.setup import QuestionLike, Setup
+from latentmas_ray.system.stream import ResultStream
+from latentmas_ray.topology import Topology
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
+    from latentmas_ray.models.given import ModelObject, TokenizerObject
+
+
+class LatentMAS:
+    """Several agents that answer questions together. Use it as a context manager.
+
+        with LatentMAS("tiny", topology="sequential", latent_steps=40) as mas:
+            print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
+
+    The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, when the first question comes.
+    Several threads and event loops may use one object at the same time: their questions become batches of one run, and
+    each gets the answers to its own.
+    """
+
+    def __init__(
+        self,
+        model: "str | RunConfig | ModelObject | None" = None,
+        *,
+        tokenizer: "TokenizerObject | None" = None,
+        topology: str | Topology | None = None,
+        observer: Observer | None = None,
+        **fields: Unpack[RunFields],
+    ) -> None:
+        """Check everything that can be checked without starting anything.
+
+        `model` is `tiny`, a folder or a hub id; or a model object of transformers, with its `tokenizer`; or a whole
+        configuration that the keywords then change. `topology` is a name, a file, or one of your own making.
+
+        Raises ConfigError, TopologyError or ModelError, each naming the field, the value and what would be right.
+        """
+        self._setup = Setup(model, tokenizer, topology, observer or SilentObserver(), dict(fields))
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration, checked."""
+        return self._setup.config
+
+    @property
+    def topology(self) -> Topology:
+        """The topology that is run: as configured, and as method and memory control make it."""
+        return self._setup.topology
+
+    def ask(self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False) -> Answer:
+        """The answer to one question: a text, a record with `question` (and `id`, `gold`, whatever else prompts use),
+        or a `Question`. Writes no files.
+
+        With `memory` only the answering agent works, on that memory. With `keep_memory` the answer has the memory that
+        it was made from. Raises TaskError, TopologyError, ConfigError or IncompatibleMemoryError for what is wrong with
+        the call, QuestionsFailedError if the question has no answer, ActorError and ClusterError where the run breaks
+        off.
+        """
+        with closing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
+            return next(answers)
+
+    async def aask(
+        self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False
+    ) -> Answer:
+        """Like `ask`, while the event loop goes on. Cancelling the task cancels the question."""
+        async with aclosing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
+            return await anext(answers)
+
+    @overload
+    def map(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: Literal[False] = False,
+    ) -> ResultStream[Answer]: ...
+
+    @overload
+    def map(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: Literal[True],
+    ) -> ResultStream[Answer | Failure]: ...
+
+    def map(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: bool = False,
+    ) -> ResultStream[Any]:
+        """Answers in the order of the questions, for a `for` loop or an `async for` loop; see `ask`. `memory` is read
+        on every question.
+
+        With `return_failures` a question that has no answer gives a `Failure` in its place; else the stream raises
+        QuestionsFailedError after the last answer.
+        """
+        return self._stream(questions, memory, keep_memory, in_order=True, return_failures=return_failures)
+
+    @overload
+    def as_completed(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: Literal[False] = False,
+    ) -> ResultStream[Answer]: ...
+
+    @overload
+    def as_completed(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: Literal[True],
+    ) -> ResultStream[Answer | Failure]: ...
+
+    def as_completed(
+        self,
+        questions: Iterable[QuestionLike],
+        *,
+        memory: "Memory | None" = None,
+        keep_memory: bool = False,
+        return_failures: bool = False,
+    ) -> ResultStream[Any]:
+        """Like `map`, in the order in which answers are finished."""
+        return self._stream(questions, memory, keep_memory, in_order=False, return_failures=return_failures)
+
+    def run(self, questions: Iterable[QuestionLike]) -> ResultStream[Answer]:
+        """The older name of `as_completed`."""
+        return self.as_completed(questions)
+
+    def think(self, question: QuestionLike) -> "Memory":
+        """The working memory that the answering agent would read: all agents but that one work.
+
+        `ask(question, memory=…)` goes on from it, here or in another process. Raises what `ask` raises.
+        """
+        call = self._setup.call([question], thinks=True)
+        with closing(self._setup.live.run(call.request)) as results:
+            (result,) = results
+        if isinstance(result, KeptMemory):
+            return result.memory()
+        raise QuestionsFailedError([result], 1)
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: None = None,
+        latent_steps: int | None = None,
+    ) -> Summary: ...
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: str | Sequence[int],
+        latent_steps: int | None = None,
+        on_seed: Callable[[int], None] | None = None,
+    ) -> SeedsSummary: ...
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: None = None,
+        latent_steps: Sequence[int],
+    ) -> dict[int, Summary]: ...
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: str | Sequence[int],
+        latent_steps: Sequence[int],
+        on_seed: Callable[[int], None] | None = None,
+    ) -> dict[int, SeedsSummary]: ...
+
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: str | Sequence[int] | None = None,
+        latent_steps: int | Sequence[int] | None = None,
+        on_seed: Callable[[int], None] | None = None,
+    ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
+        """Answer all questions of a task, and grade the answers. What is left out is as configured.
+
+        With `seeds` once with each of them, with several `latent_steps` once with each number, on the same actors: no
+        model is loaded again. `output` (a folder or URL) gets what finishes at once; each seed has its own folder
+        `seed-S` in it, each number of steps `latent-steps-M`, and `resume` goes on with what was broken off. Failed
+        questions are counted in the summary and kept in failures.jsonl. `on_seed` is called with each seed as it begins.
+
+        Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if the
+        run breaks off.
+        """
+        changes: dict[str, Any] = {"task": task, "limit": limit, "output": output, "resume": resume}
+        steps = None if latent_steps is None or isinstance(latent_steps, int) else latent_steps
+        if steps is None:
+            changes["latent_steps"] = latent_steps
+        evaluation = self._setup.evaluation({name: value for name, value in changes.items() if value is not None})
+        return evaluation.run(seeds, steps, on_seed or _ignore)
+
+    def close(self) -> None:
+        """End the actors and, if this object started it, Ray. Calls that are still at work raise RunError. Safe to call
+        twice; another call starts again."""
+        self._setup.live.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream(
+        self,
+        questions: Iterable[QuestionLike],
+        memory: "Memory | None",
+        keep_memory: bool,
+        *,
+        in_order: bool,
+        return_failures: bool,
+    ) -> ResultStream[Any]:
+        call = self._setup.call(questions, memory=memory, keep_memory=keep_memory)
+        folder = MemoryFolder.of(self.config.save_memory)
+        return ResultStream(
+            partial(self._setup.live.run, call.request, call.check_memory),
+            partial(self._setup.live.arun, call.request, call.check_memory),
+            [question.id for question in call.questions],
+            finish=partial(folder.save, keeps=keep_memory),
+            in_order=in_order,
+            return_failures=return_failures,
+        )
+
+
+def _ignore(seed: int) -> None:
+    """The default of `on_seed`."""

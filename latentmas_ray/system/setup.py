@@ -1,0 +1,168 @@
+"""From what a `LatentMAS` was made with to what runs: topology, model, runtime, calls and evaluations."""
+
+import hashlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
+from latentmas_ray.driver import Batch, Observer, Result, RunRequest, Runtime
+from latentmas_ray.engine.turn import GivenMemory
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.models.names import absolute_name, check_name
+from latentmas_ray.placement.strategies import ALIKE
+from latentmas_ray.system.call import Call, check_keeps, given_memory, plan_call, settings_of
+from latentmas_ray.system.evaluation import Evaluation
+from latentmas_ray.system.given import given_model
+from latentmas_ray.system.live import LiveRuntime
+from latentmas_ray.system.make_runtime import make_metrics, make_runtime
+from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.trained import warn_of_untrained
+from latentmas_ray.topology import (
+    Topology,
+    apply_control,
+    apply_method,
+    builtin_for,
+    check_prompts,
+    dump_topology,
+    load_topology,
+)
+from latentmas_ray.transport.choose import Situation, choose
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
+    from latentmas_ray.models.given import GivenModel
+
+QuestionLike = str | Mapping[str, Any] | Question
+
+
+class Setup:
+    """The parts of a `LatentMAS`, and the runtime that they share. Thread-safe: nothing changes but the runtime."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        topology: str | Topology | None,
+        observer: Observer,
+        fields: Mapping[str, Any],
+    ) -> None:
+        """The arguments of `LatentMAS`. Raises ConfigError, TopologyError or ModelError; nothing is started."""
+        given = given_model(model, tokenizer)
+        values: dict[str, Any] = {}
+        if isinstance(model, RunConfig):
+            values = model.model_dump()
+        elif model is not None:
+            values["model"] = model if given is None else given.name
+        self._own_topology = topology if isinstance(topology, Topology) else None
+        if topology is not None:
+            values["topology"] = topology if isinstance(topology, str) else topology.name
+        self.config = make_config({**values, **fields})
+        self.topology = self.topology_for(self.config)
+        self._check_transport()
+        if self.config.save_memory is not None:
+            check_keeps("save_memory", self.config.save_memory, self.topology)
+            MemoryFolder.of(self.config.save_memory)
+        self._model = self._checked_model(given)
+        self._observer = observer
+        self._last_given: tuple[Memory, GivenMemory] | None = None
+        self.live = LiveRuntime(
+            lambda topology, num_batches: self.make_runtime(topology, num_batches),
+            partial(make_metrics, self.config),
+            self.config.memory_in_flight_bytes,
+        )
+
+    def make_runtime(self, topology: Topology, num_batches: int) -> Runtime:
+        """A runtime that is not started, see `make_runtime.make_runtime`."""
+        return make_runtime(self.config, self._model, topology, num_batches)
+
+    def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
+        """See `plan_call`, which gets `more`. Raises TaskError for malformed questions, and what that raises."""
+        asked = self._controlled(questions_from(questions))
+        given = None if memory is None else self._given_of(memory)
+        return plan_call(self.config, self.topology, asked, observer=self._observer, memory=memory, given=given, **more)
+
+    def _given_of(self, memory: "Memory") -> GivenMemory:
+        """The same object for the same memory asked about again, so that a runtime sends it once."""
+        last = self._last_given
+        if last is None or last[0] is not memory:
+            last = self._last_given = (memory, given_memory(memory))
+        return last[1]
+
+    def evaluation(self, changes: Mapping[str, Any]) -> Evaluation:
+        """The evaluation of the configured task, with fields of the configuration changed. Raises InputError kinds."""
+        config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
+        topology = self.topology_for(config)
+        questions = self._controlled(load_questions(config.task, config.limit))
+        check_prompts(topology, questions)
+        check_graders(questions)
+        warn_of_untrained(config.model, questions)
+        return Evaluation(
+            config.resolved(task_max_new_tokens(questions)),
+            questions,
+            pinned=self._pinned(topology),
+            start=partial(self.live.start, topology),
+            run=partial(self._run_batches, topology),
+        )
+
+    def topology_for(self, config: RunConfig) -> Topology:
+        """What is run: the configured topology, or the task's own one of that name, as method and memory make it.
+
+        Raises ConfigError for an agent of `replicas` that there is not, and for numbers that the placement rules out.
+        """
+        topology = self._own_topology or load_topology(builtin_for(config.task, config.topology))
+        topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
+        topology = apply_control(topology, config.memory)
+        counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
+        if config.placement == "colocate" and len(set(counts.values())) > 1:
+            raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), ALIKE)
+        return topology
+
+    def _run_batches(
+        self, topology: Topology, config: RunConfig, questions: Sequence[Question], batches: Sequence[Batch]
+    ) -> Generator[Result, None, None]:
+        """The results of an evaluation of these questions, of which some are in no batch: they have an answer."""
+        num_open = sum(len(batch.open_questions) for batch in batches)
+        request = RunRequest(
+            topology=topology,
+            settings=settings_of(config, questions),
+            batches=batches,
+            observer=self._observer,
+            num_done=len(questions) - num_open,
+            keeps_memory=config.save_memory is not None,
+            model=config.model,
+        )
+        return self.live.run(request)
+
+    def _checked_model(self, given: "GivenModel | None") -> "str | GivenModel":
+        """What actors load. Raises ModelError."""
+        config = self.config
+        if given is not None:
+            given.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
+            return given
+        check_name(config.model, config.revision)
+        # Actors on a cluster that is joined have another working directory, and so may this process when they start.
+        return absolute_name(config.model)
+
+    def _pinned(self, topology: Topology) -> dict[str, str]:
+        """What a resumed run must share with the first, apart from the configuration."""
+        pinned = {"topology_digest": hashlib.blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()}
+        # The name of an object does not tell its weights.
+        return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}
+
+    def _controlled(self, questions: list[Question]) -> list[Question]:
+        return derange(questions) if self.config.memory == "deranged" else questions
+
+    def _check_transport(self) -> None:
+        """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
+        config = self.config
+        if config.runtime == "local" or config.placement == "colocate":
+            choose(config.transport, Situation(same_process=True), config.codec)
+        elif config.transport == "loopback":
+            raise ConfigError(
+                "transport",
+                "loopback",
+                "loopback stays within one process; use auto, or placement colocate or runtime local",
+            )

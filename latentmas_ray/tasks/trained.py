@@ -1,0 +1,149 @@
+"""Which questions the embedded model was trained for: those of the tasks `chain` and `notes`, in their own words.
+
+A question is recognised by its grammar, its words and the range of its numbers: with other names, things or larger
+numbers the model's answers are mostly wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
+"""
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from latentmas_ray.config import EMBEDDED_MODEL
+from latentmas_ray.errors import UntrainedQuestionWarning
+from latentmas_ray.tasks.chain import LESS, MAX_CHANGE, MAX_START, MAX_STEPS, MAX_VALUE, MORE, TWICE
+from latentmas_ray.tasks.notes import MAX_COUNT, MAX_FACTS, MIN_COUNT, NUM_EXPERTS
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.words import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
+
+TrainedTask = Literal["chain", "notes"]
+
+EXAMPLE_OF_CHAIN = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
+EXAMPLE_OF_NOTES = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys. How many keys have Tom and Zoe together?"
+ABILITIES = (
+    f"the embedded model {EMBEDDED_MODEL} only knows questions in the words of its training, such as "
+    f"{EXAMPLE_OF_CHAIN!r}"
+)
+
+_NAME = f"(?:{'|'.join((*TRAIN_NAMES, *HELD_OUT_NAMES))})"
+_ITEM = f"(?P<item>{'|'.join(ITEMS)})"
+_NUMBER = r"[1-9]\d?"
+
+
+def _change(form: str, mark: str) -> str:
+    """`gets {n} from {other}` as a pattern whose number is in the group `mark`."""
+    return form.replace("{n}", f"(?P<{mark}>{_NUMBER})").replace("{other}", _NAME)
+
+
+_CHAIN = re.compile(
+    rf"(?P<name>{_NAME}) has (?P<start>{_NUMBER}) {_ITEM}\.(?P<changes>(?: Then (?P=name) [^.?]+\.)+)"
+    r" How many (?P=item) has (?P=name) now\?"
+)
+_CHANGES = [
+    (sign, re.compile(_change(form, "n"))) for sign, forms in ((1, MORE), (-1, LESS), (0, TWICE)) for form in forms
+]
+_FACT = re.compile(rf"(?P<name>{_NAME}) has (?P<count>{_NUMBER}) {_ITEM}\.")
+_LOOK_UP = rf"How many {_ITEM} has {_NAME}\?"
+_SUM = rf"How many {_ITEM} have {_NAME}(?:, {_NAME})? and {_NAME} together\?"
+_DIFFERENCE = rf"How many more {_ITEM} has {_NAME} than {_NAME}\?"
+_COMPARISON = rf"Who has more {_ITEM}: \(A\) {_NAME} or \(B\) {_NAME}\?"
+_ABOUT_NOTES = [re.compile(form) for form in (_LOOK_UP, _SUM, _DIFFERENCE, _COMPARISON)]
+
+
+def trained_task(text: str, *, has_memory: bool = False) -> TrainedTask | None:
+    """The task that `text` is a question of, or None.
+
+    A question about notes brings its facts along, sentence by sentence, and comes last. With `has_memory` the facts may
+    be missing: the answering agent reads them in the memory.
+    """
+    text = " ".join(text.split())
+    if _is_chain(text):
+        return "chain"
+    facts, question = _divided(text)
+    if any(form.fullmatch(question) for form in _ABOUT_NOTES):
+        return "notes" if _are_notes(facts, question) or (has_memory and not facts) else None
+    return None
+
+
+def with_notes(text: str) -> dict[str, object]:
+    """A recognised question about notes as a record: its facts are dealt to the experts in equal runs, as `notes`.
+
+    Raises ValueError where `trained_task` does not say `notes`.
+    """
+    if trained_task(text) != "notes":
+        raise ValueError(f"not a question about notes: {text!r}")
+    facts, question = _divided(" ".join(text.split()))
+    bounds = [len(facts) * expert // NUM_EXPERTS for expert in range(NUM_EXPERTS + 1)]
+    notes = [" ".join(facts[begin:end]) for begin, end in pairwise(bounds)]
+    return {"question": question, "notes": notes}
+
+
+def warn_of_untrained(model: str, questions: Iterable[Question]) -> None:
+    """Warn (UntrainedQuestionWarning) where `model` is the embedded one and was not trained for one of `questions`.
+
+    A question about notes may have its facts in its record's `notes` or in a memory; only its own words are checked.
+    """
+    if model == EMBEDDED_MODEL and any(trained_task(one.question, has_memory=True) is None for one in questions):
+        message = f"{ABILITIES}; its answers to others mean nothing; bring a model of your own"
+        warnings.warn(message, UntrainedQuestionWarning, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """The `stacklevel` at which the function that warns is called from outside of this package."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("latentmas_ray."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_chain(text: str) -> bool:
+    found = _CHAIN.fullmatch(text)
+    if found is None:
+        return False
+    value = int(found["start"])
+    changes = found["changes"].removesuffix(".").split(".")
+    if not 2 <= value <= MAX_START or len(changes) > MAX_STEPS:
+        return False
+    for change in changes:
+        step = _step(change.strip().removeprefix(f"Then {found['name']} "))
+        if step is None:
+            return False
+        value += step or value
+        if not 1 <= value <= MAX_VALUE:
+            return False
+    return True
+
+
+def _step(change: str) -> int | None:
+    """The signed number of a change, 0 for one that doubles, None for one that no question of the task makes."""
+    for sign, form in _CHANGES:
+        if (found := form.fullmatch(change)) is not None:
+            number = sign * int(found["n"]) if sign else 0
+            return number if abs(number) <= MAX_CHANGE else None
+    return None
+
+
+def _divided(text: str) -> tuple[list[str], str]:
+    """The sentences before the last one, and the last one."""
+    *facts, question = re.split(r"(?<=\.) ", text)
+    return facts, question
+
+
+def _are_notes(facts: Sequence[str], question: str) -> bool:
+    """Whether these are the facts of all experts, of one thing, each name once, and those asked about among them."""
+    found = [_FACT.fullmatch(fact) for fact in facts]
+    if not NUM_EXPERTS <= len(found) <= NUM_EXPERTS * MAX_FACTS:
+        return False
+    counts = {one["name"]: int(one["count"]) for one in found if one}
+    items = {one["item"] for one in found if one}
+    asked = re.findall(rf"\b{_NAME}\b", question)
+    return (
+        len(counts) == len(facts)
+        and len(items) == 1
+        and items.pop() in question
+        and all(MIN_COUNT <= count <= MAX_COUNT for count in counts.values())
+        and len(set(asked)) == len(asked)
+        and set(asked) <= set(counts)
+    )

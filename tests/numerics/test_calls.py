@@ -1,0 +1,203 @@
+"""What can be asked of a `LatentMAS` from Python, with a real model in this process."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray import LatentMAS, Memory
+from latentmas_ray.errors import ConfigError, InputError, RunError, TaskError
+from latentmas_ray.models import load as model_loading
+from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
+
+LOCAL: dict[str, Any] = {**FAST, "runtime": "local"}
+
+
+@pytest.fixture(scope="module")
+def mas() -> Iterator[LatentMAS]:
+    with LatentMAS("tiny", **LOCAL) as system:
+        yield system
+
+
+def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(mas: LatentMAS) -> None:
+    in_turn = ask_in_turn(mas)
+    assert len(set(in_turn.values())) > 50  # else a mix-up would not show
+    assert ask_in_threads(mas) == in_turn
+    assert ask_in_tasks(mas) == in_turn
+
+
+def test_batches_of_several_threads_are_kept_apart(mas: LatentMAS) -> None:
+    parts = [QUESTIONS[first : first + 20] for first in range(0, 80, 20)]
+    alone = [{answer.id: answer.answer_token_ids for answer in mas.map(part)} for part in parts]
+    found: list[Any] = [None] * len(parts)
+
+    def run(index: int) -> None:
+        found[index] = {answer.id: answer.answer_token_ids for answer in mas.as_completed(parts[index])}
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == alone
+
+
+def test_map_is_in_the_order_of_the_questions_in_both_kinds_of_loop(mas: LatentMAS) -> None:
+    questions = [*reversed(QUESTIONS[:12])]
+    assert [answer.id for answer in mas.map(questions)] == [question.id for question in questions]
+
+    async def collect() -> list[str]:
+        return [answer.id async for answer in mas.map(questions)]
+
+    assert asyncio.run(collect()) == [question.id for question in questions]
+
+
+def test_a_malformed_question_is_told_by_the_call_itself(mas: LatentMAS) -> None:
+    with pytest.raises(TaskError, match="ids must differ"):
+        mas.map([QUESTIONS[0], QUESTIONS[0]])
+
+
+def test_after_close_the_next_call_starts_again() -> None:
+    mas = LatentMAS("tiny", **LOCAL)
+    first = mas.ask(QUESTIONS[0]).answer
+    left = mas.map(QUESTIONS[:20])
+    next(left)
+    mas.close()
+    with pytest.raises(RunError, match="closed"):
+        list(left)
+    assert mas.ask(QUESTIONS[0]).answer == first
+    mas.close()
+
+
+@pytest.mark.parametrize("topology", ["notes-sequential", "notes-hierarchical"])
+@pytest.mark.parametrize("handover", ["kv", "recipe"])
+def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
+    topology: str, handover: Any, tmp_path: Path
+) -> None:
+    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 24, "handover": handover}
+    questions = QUESTIONS[:3]
+    with LatentMAS("tiny", **fields) as mas:
+        undisturbed = [mas.ask(question).answer_token_ids for question in questions]
+        kept = [mas.ask(question, keep_memory=True) for question in questions]
+        assert [answer.answer_token_ids for answer in kept] == undisturbed
+        for number, question in enumerate(questions):
+            memory = mas.think(question)
+            assert kept[number].memory == memory
+            assert memory.has_kv == (handover == "kv")
+            memory.save(tmp_path / f"{number}.safetensors")
+            memory.save(tmp_path / f"{number}-inputs.safetensors", kv=False)
+    with LatentMAS("tiny", **fields) as other:
+        for number, question in enumerate(questions):
+            for name in (f"{number}", f"{number}-inputs"):
+                memory = Memory.load(tmp_path / f"{name}.safetensors")
+                assert other.ask(question, memory=memory).answer_token_ids == undisturbed[number]
+
+
+def test_the_memory_of_a_batch_comes_apart_by_question() -> None:
+    fields = {**LOCAL, "topology": "notes-hierarchical", "latent_steps": 2, "batch_size": 4, "dtype": "float32"}
+    with LatentMAS("tiny", **fields) as mas:
+        for answer, question in zip(mas.map(QUESTIONS[:4], keep_memory=True), QUESTIONS[:4], strict=True):
+            alone = mas.think(question)
+            assert answer.memory is not None
+            assert answer.memory.agents == alone.agents
+            assert answer.memory.question == question.question
+            for agent in alone.agents:
+                ours, theirs = answer.memory.segments[agent], alone.segments[agent]
+                assert ours.meta == theirs.meta
+                assert ours.kv_LCHTD is not None
+                assert theirs.kv_LCHTD is not None
+                assert (ours.kv_LCHTD - theirs.kv_LCHTD).abs().max() < 1e-4
+
+
+def test_one_memory_serves_many_questions(mas: LatentMAS) -> None:
+    """In a batch and one by one."""
+    memory = mas.think(QUESTIONS[0])
+    asked = [{"id": str(number), "question": QUESTIONS[number].question} for number in range(5)]
+    together = [answer.answer_token_ids for answer in mas.map(asked, memory=memory)]
+    assert together == [mas.ask(question, memory=memory).answer_token_ids for question in asked]
+    assert mas.ask({**asked[0], "id": QUESTIONS[0].id}, memory=memory).answer == mas.ask(QUESTIONS[0]).answer
+
+
+def test_merged_memories_are_read_like_parallel_branches() -> None:
+    """Two experts' memories, each from a run of its own, give what the run with both gives."""
+    experts = "notes-hierarchical"
+    fields = {**LOCAL, "topology": experts, "latent_steps": 3, "max_new_tokens": 24, "temperature": 0.0}
+    with LatentMAS("tiny", **fields) as mas:
+        whole = mas.think(QUESTIONS[0])
+        parts = [
+            Memory(
+                model=whole.model,
+                question=whole.question,
+                reads=(node,),
+                segments={node.agent: whole.segments[node.agent]},
+            )
+            for node in whole.reads
+        ]
+        assert Memory.merge(parts) == whole
+        twice = Memory.merge([whole, mas.think(QUESTIONS[1])])
+        assert twice.num_tokens == 2 * whole.num_tokens or twice.num_tokens > whole.num_tokens
+        assert mas.ask(QUESTIONS[0], memory=twice).answer
+
+
+def test_memory_of_other_weights_is_refused_before_anything_is_computed(mas: LatentMAS) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "model"
+    with LatentMAS(str(golden), **LOCAL) as other:
+        memory = other.think({"question": "x", "notes": "y"})
+    with pytest.raises(InputError, match="cannot read it") as caught:
+        mas.ask(QUESTIONS[0], memory=memory)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_no_memory_is_handed_over_none_can_be_kept() -> None:
+    for method in ("single", "text"):
+        with LatentMAS("tiny", **{**LOCAL, "topology": "notes-sequential", "method": method}) as mas:
+            with pytest.raises(ConfigError, match="reads no memory"):
+                mas.think(QUESTIONS[0])
+            with pytest.raises(ConfigError, match="reads no memory"):
+                mas.ask(QUESTIONS[0], keep_memory=True)
+    with pytest.raises(ConfigError, match="save_memory"):
+        LatentMAS("tiny", method="single", runtime="local", save_memory="/nowhere")
+
+
+def test_evaluation_over_steps_and_seeds_loads_each_model_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loaded: list[str] = []
+    load = model_loading.load_model
+
+    def count(name: Any, **more: Any) -> Any:
+        loaded.append(name)
+        return load(name, **more)
+
+    monkeypatch.setattr(model_loading, "load_model", count)
+    fields = {**LOCAL, "topology": "hierarchical", "temperature": 0.0, "max_new_tokens": 24}
+    with LatentMAS("tiny", **fields) as mas:
+        sweep = mas.evaluate("notes", limit=4, latent_steps=[0, 10, 40], output=str(tmp_path / "sweep"))
+        assert list(sweep) == [0, 10, 40]
+        assert [summary.latent_steps_per_question for summary in sweep.values()] == [0, 30, 120]
+        both = mas.evaluate("notes", limit=2, seeds=[1, 2], latent_steps=[0, 1])
+        assert [(steps, summary.seeds) for steps, summary in both.items()] == [(0, (1, 2)), (1, (1, 2))]
+        assert mas.evaluate("notes", limit=2).num_questions == 2
+    assert len(loaded) == 1
+    folders = sorted(path.parent.relative_to(tmp_path) for path in tmp_path.rglob("summary.json"))
+    assert [str(folder) for folder in folders] == [f"sweep/latent-steps-{steps}" for steps in (0, 10, 40)]
+
+
+@pytest.mark.parametrize("steps", [[], [1, 1], [-1], [True], ["x"]])
+def test_what_is_no_list_of_steps_is_refused(mas: LatentMAS, steps: Any) -> None:
+    with pytest.raises(ConfigError, match="latent_steps"):
+        mas.evaluate("notes", latent_steps=steps)
+
+
+def test_memories_are_saved_as_answers_come(tmp_path: Path) -> None:
+    fields = {**LOCAL, "save_memory": str(tmp_path / "memories")}
+    questions = [{"id": name, "question": "?", "notes": "n"} for name in ("a", "b/../c", "ü", "." * 300)]
+    with LatentMAS("tiny", **fields) as mas:
+        answers = list(mas.map(questions))
+    assert [answer.memory for answer in answers] == [None] * 4
+    files = sorted(path.name for path in (tmp_path / "memories").iterdir())
+    assert len(files) == 4
+    assert "a.safetensors" in files
+    assert all(Memory.load(tmp_path / "memories" / name).question == "?" for name in files)
+    assert (tmp_path / "memories" / "a.safetensors").stat().st_mode & 0o777 == 0o600

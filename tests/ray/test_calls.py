@@ -1,0 +1,152 @@
+"""What can be asked of a `LatentMAS` from Python, on actors; inside a Ray actor and inside a program that uses Ray."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from latentmas_ray import LatentMAS, Memory
+from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
+
+ROOT = Path(__file__).parents[2]
+ON_RAY: dict[str, Any] = {**FAST, "runtime": "ray"}
+MEMORY_RUN: dict[str, Any] = {"latent_steps": 2, "max_new_tokens": 12, "dtype": "float32", "device": "cpu"}
+TOPOLOGIES = ("notes-sequential", "notes-hierarchical")
+
+
+@pytest.fixture(scope="module")
+def mas(cluster: None) -> Iterator[LatentMAS]:
+    with LatentMAS("tiny", **ON_RAY) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def local_answers() -> dict[str, tuple[int, ...]]:
+    with LatentMAS("tiny", **{**FAST, "runtime": "local"}) as system:
+        return ask_in_turn(system)
+
+
+def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(
+    mas: LatentMAS, local_answers: dict[str, tuple[int, ...]]
+) -> None:
+    assert ask_in_turn(mas, QUESTIONS[:20]) == {name: local_answers[name] for name in list(local_answers)[:20]}
+    assert ask_in_threads(mas) == local_answers
+    assert ask_in_tasks(mas) == local_answers
+
+
+def test_a_program_that_uses_ray_keeps_its_connection(mas: LatentMAS) -> None:
+    before = ray.put("its own")
+    with LatentMAS("tiny", **ON_RAY, placement="colocate") as other:
+        assert other.ask(QUESTIONS[0]).id == QUESTIONS[0].id
+    assert ray.is_initialized()
+    assert ray.get(before) == "its own"
+
+
+@ray.remote(num_cpus=0)
+class Service:
+    """Another program, in an actor: plain calls, and calls of an event loop."""
+
+    def __init__(self) -> None:
+        self._mas = LatentMAS("tiny", **ON_RAY, placement="colocate")
+
+    def in_threads(self, count: int) -> dict[str, tuple[int, ...]]:
+        return ask_in_threads(self._mas, QUESTIONS[:count])
+
+    def in_tasks(self, count: int) -> dict[str, tuple[int, ...]]:
+        return ask_in_tasks(self._mas, QUESTIONS[:count])
+
+    def close(self) -> bool:
+        self._mas.close()
+        return ray.is_initialized()
+
+
+@ray.remote(num_cpus=0)
+class AsyncService:
+    """The same as an actor whose methods are coroutines."""
+
+    def __init__(self) -> None:
+        self._mas = LatentMAS("tiny", **ON_RAY, placement="colocate")
+
+    async def ask(self, index: int) -> tuple[int, ...]:
+        return (await self._mas.aask(QUESTIONS[index])).answer_token_ids
+
+    def close(self) -> bool:
+        self._mas.close()
+        return ray.is_initialized()
+
+
+def test_inside_an_actor(cluster: None, local_answers: dict[str, tuple[int, ...]]) -> None:
+    expected = {question.id: local_answers[question.id] for question in QUESTIONS[:24]}
+    service = Service.remote()
+    assert ray.get(service.in_threads.remote(24)) == expected
+    assert ray.get(service.in_tasks.remote(24)) == expected
+    assert ray.get(service.close.remote())
+    ray.kill(service)
+
+
+def test_inside_an_actor_of_coroutines(cluster: None, local_answers: dict[str, tuple[int, ...]]) -> None:
+    service = AsyncService.remote()
+    answers = ray.get([service.ask.remote(index) for index in range(16)])
+    assert answers == [local_answers[QUESTIONS[index].id] for index in range(16)]
+    assert ray.get(service.close.remote())
+    ray.kill(service)
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from latentmas_ray import LatentMAS
+from tests.ray.test_calls import MEMORY_RUN, QUESTIONS, TOPOLOGIES
+for topology in TOPOLOGIES:
+    with LatentMAS("tiny", topology=topology, runtime="local", **MEMORY_RUN) as mas:
+        memory = mas.think(QUESTIONS[1])
+        memory.save(Path(sys.argv[1]) / f"{topology}-kv.safetensors")
+        memory.save(Path(sys.argv[1]) / f"{topology}-inputs.safetensors", kv=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Memories that another process has thought and saved, without Ray."""
+    folder = tmp_path_factory.mktemp("memories")
+    subprocess.run([sys.executable, "-c", SAVE, str(folder)], cwd=ROOT, check=True, timeout=600)
+    return folder
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_run(
+    cluster: None, saved: Path, topology: str
+) -> None:
+    question = QUESTIONS[1]
+    with LatentMAS("tiny", topology=topology, runtime="ray", **MEMORY_RUN) as mas:
+        undisturbed = mas.ask(question).answer_token_ids
+        kept = mas.ask(question, keep_memory=True)
+        assert kept.answer_token_ids == undisturbed
+        assert kept.memory is not None
+        for kind in ("kv", "inputs"):
+            memory = Memory.load(saved / f"{topology}-{kind}.safetensors")
+            assert memory.agents == kept.memory.agents
+            assert memory.has_kv == (kind == "kv")
+            assert mas.ask(question, memory=memory).answer_token_ids == undisturbed
+        assert mas.ask(question, memory=mas.think(question)).answer_token_ids == undisturbed
+    with LatentMAS("tiny", topology=topology, runtime="local", **MEMORY_RUN) as other:
+        assert other.ask(question, memory=kept.memory).answer_token_ids == undisturbed
+
+
+@pytest.mark.parametrize("fields", [{"transport": "tcp"}, {"transport": "shared_memory", "overlap": False}, {"tp": 2}])
+def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:
+    question = QUESTIONS[2]
+    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="local", **MEMORY_RUN) as reference:
+        expected = reference.think(question)
+        undisturbed = reference.ask(question).answer_token_ids
+    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="ray", **MEMORY_RUN, **fields) as mas:
+        memory = mas.think(question)
+        assert memory.agents == expected.agents
+        assert memory.num_tokens == expected.num_tokens
+        assert memory.spec == expected.spec
+        assert mas.ask(question, memory=expected).answer_token_ids == undisturbed
+        assert mas.ask(question, memory=memory).answer_token_ids == undisturbed
