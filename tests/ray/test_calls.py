@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS, Memory
-from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
+from tests.callers import FAST, PAIR, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
 
 ROOT = Path(__file__).parents[2]
 ON_RAY: dict[str, Any] = {**FAST, "runtime": "ray"}
@@ -140,10 +140,10 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
 @pytest.mark.parametrize("fields", [{"transport": "tcp"}, {"transport": "shared_memory", "overlap": False}, {"tp": 2}])
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:
     question = QUESTIONS[2]
-    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="local", **MEMORY_RUN) as reference:
+    with LatentMAS("tiny", topology=PAIR, runtime="local", **MEMORY_RUN) as reference:
         expected = reference.think(question)
         undisturbed = reference.ask(question).answer_token_ids
-    with LatentMAS("tiny", topology=TOPOLOGIES[0], runtime="ray", **MEMORY_RUN, **fields) as mas:
+    with LatentMAS("tiny", topology=PAIR, runtime="ray", **MEMORY_RUN, **fields) as mas:
         memory = mas.think(question)
         assert memory.agents == expected.agents
         assert memory.num_tokens == expected.num_tokens
