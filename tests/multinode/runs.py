@@ -11,9 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from latentmas_ray.cli.main import main
 from tests.multinode.cluster import Cluster
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, environment, read_rows, run_command
+from tests.ray.command_cases import COMMAND, environment, read_rows
 
 PATIENCE_SECONDS = 300.0  # Ray takes a minute to give up a node that is silent, and the machine may be busy
 # Every process computes with one thread, and so rounds alike.
@@ -41,9 +44,13 @@ def evaluation(task: Path, topology: str) -> list[str]:
 
 
 def local_rows(command: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """The rows, without times, of the same run in one process: what every cluster must give."""
-    done = run_command(*command[1:], "--runtime", "local", "--output", folder, more=ONE_THREAD)
-    assert done.returncode == 0, done.stderr
+    """The rows, without times, of the same run in this process: what every cluster must give."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main([*command[1:], "--runtime", "local", "--output", str(folder)]) == 0
+    finally:
+        torch.set_num_threads(num_threads)
     return [timeless(row) for row in read_rows(folder)]
 
 

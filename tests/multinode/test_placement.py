@@ -49,7 +49,6 @@ def rows_of_one_process(command: list[str], tmp_path_factory: pytest.TempPathFac
     [
         ("spread", [1, 1], {"cross_node"}),
         ("pack", [0, 2], {"same_node"}),
-        ("auto", [0, 2], {"same_node"}),
         ("colocate", [0, 1], {"same_process"}),
     ],
 )
