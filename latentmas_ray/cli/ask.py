@@ -72,10 +72,7 @@ def ask(
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
     memory = None if from_memory is None else _load(from_memory)
-    with (
-        watch(config.method, brief=True) as watcher,
-        open_system(config, watcher, warns_of_untrained=not anyway) as system,
-    ):
+    with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
         answers = list(system.map([asked.record], memory=memory))
     for answer in answers:
         if as_json:

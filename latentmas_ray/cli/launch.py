@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_system(config: RunConfig, observer: "Observer", *, warns_of_untrained: bool = True) -> Iterator["LatentMAS"]:
+def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"]:
     """The system of `config`, closed at the end. An error that stops the run leaves with a note on how to go on.
-    Without `warns_of_untrained` nothing is said of questions that the embedded model was not trained for.
 
     Nothing may be printed to stdout meanwhile: Ray prints warnings of its nodes there, and they go to stderr.
     """
@@ -30,11 +29,7 @@ def open_system(config: RunConfig, observer: "Observer", *, warns_of_untrained: 
     from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are known good
 
     try:
-        with (
-            redirect_stdout(sys.stderr),
-            _warnings_as_notes(warns_of_untrained),
-            LatentMAS(config, observer=observer) as system,
-        ):
+        with redirect_stdout(sys.stderr), _warnings_as_notes(), LatentMAS(config, observer=observer) as system:
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):
@@ -43,9 +38,8 @@ def open_system(config: RunConfig, observer: "Observer", *, warns_of_untrained: 
 
 
 @contextmanager
-def _warnings_as_notes(warns_of_untrained: bool) -> Iterator[None]:
-    """Show the warning about questions that the embedded model was not trained for as one line on stderr, or not at
-    all."""
+def _warnings_as_notes() -> Iterator[None]:
+    """Have the warning about questions that the embedded model was not trained for shown as one line on stderr."""
     show = warnings.showwarning
 
     def show_as_note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -55,7 +49,7 @@ def _warnings_as_notes(warns_of_untrained: bool) -> Iterator[None]:
             show(message, category, *where, **more)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always" if warns_of_untrained else "ignore", UntrainedQuestionWarning)
+        warnings.simplefilter("always", UntrainedQuestionWarning)
         warnings.showwarning = show_as_note
         yield
 

@@ -12,6 +12,7 @@ from latentmas_ray import system
 from latentmas_ray.actors import upkeep
 from latentmas_ray.cli.main import main
 from tests.ray import stand_ins
+from tests.ray.command_cases import QUESTION
 from tests.ray.stand_ins import On, StandIn, turns_in
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -149,7 +150,7 @@ def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(system, "load_runner", stand_ins.refuse_model)
-    assert main(["ask", "why?", "--anyway", "--method", "single"]) == 2
+    assert main(["ask", QUESTION, "--method", "single"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "--model: got 'made-up'; its weights must load: half of them are missing" in err
