@@ -73,17 +73,31 @@ class Run:
         self.results: deque[Result] = deque()
         self.error: BaseException | None = None  # what ended it; raised once its results are fetched
         self.is_over = False
-        self.is_cancelled = False
-        self.wake: Callable[[], None] | None = None  # called when a result has come or the run is over
+        self.is_cancelled = False  # the next step ends it
         self._next: Flight | None = None  # the head of the queue, once it is rendered
         self._settled: set[str] = set()
+        # As many as are under way: a caller that fetches slowly must not have all memory filled with what it gets.
+        self._max_results = self.max_flights * max((len(batch.questions) for batch in request.batches), default=1)
         num_open = sum(len(batch.open_questions) for batch in request.batches)
-        self.tally = Tally(request.observer, RunMetrics(metrics), clock, request.num_done + num_open, request.num_done)
+        self.tally = Tally(
+            request.observer,
+            RunMetrics(metrics),
+            clock,
+            request.num_done + num_open,
+            request.num_done,
+            on_error=self._break_off,
+        )
 
     @property
     def is_idle(self) -> bool:
         """Nothing waits, and nothing is under way."""
         return not (self.queue or self.flights or len(self.grading))
+
+    @property
+    def is_held_back(self) -> bool:
+        """Nothing is under way, and nothing begins before its caller has fetched some of its results."""
+        is_full = len(self.results) >= self._max_results
+        return is_full and not (self.is_cancelled or self.flights or len(self.grading))
 
     def describe(self, runtime: str) -> str:
         """One line for the log: the runtime, and how memory travels where that was chosen by measured costs."""
@@ -92,9 +106,10 @@ class Run:
         return "; ".join([runtime, *map(str, self.choices.values())])
 
     def next_flight(self) -> Flight | None:
-        """The head of the queue, rendered; None where nothing waits or enough is under way. Raises TopologyError for a
-        prompt that cannot be rendered."""
-        if not self.queue or len(self.flights) >= self.max_flights:
+        """The head of the queue, rendered; None where nothing waits, enough is under way or not fetched, or its caller
+        is gone. Raises TopologyError for a prompt that cannot be rendered."""
+        is_full = len(self.flights) >= self.max_flights or len(self.results) >= self._max_results
+        if not self.queue or is_full or self.is_cancelled:
             return None
         if self._next is None:
             self._next = Flight(
@@ -138,6 +153,12 @@ class Run:
         if self.error is None:
             self.error = copy(error)
             self.error.__cause__ = error.__cause__
+
+    def _break_off(self, error: Exception) -> None:
+        """Its observer raised this, which is raised in its caller's loop and in no other."""
+        if self.error is None:
+            self.error = error
+        self.is_cancelled = True
 
     def drop(self) -> None:
         """Nothing of it waits any more."""

@@ -68,8 +68,8 @@ class Scheduler:
         )
         self._num_batches += 1 + max((batch.number for batch in request.batches), default=0)
         self._agents.update(agent.name for agent in run.route.agents)
-        self._runs.append(run)
         run.tally.start(run.describe(self._info.description))
+        self._runs.append(run)
         return run
 
     def step(self) -> None:
@@ -93,12 +93,14 @@ class Scheduler:
         """Nothing more comes of a run: cancels what is in flight and drops its memory."""
         if run.is_over:
             return
-        self._abandon(list(run.flights))
-        run.grading.cancel()
-        run.drop()
-        run.is_over = True
-        if run in self._runs:
-            self._runs.remove(run)
+        try:
+            self._abandon(list(run.flights))
+            run.grading.cancel()
+        finally:
+            run.drop()
+            run.is_over = True
+            if run in self._runs:
+                self._runs.remove(run)
         record_load(self._metrics, self._load(), self._agents)
         run.tally.end()
 
@@ -106,6 +108,7 @@ class Scheduler:
         """End all runs with this error."""
         for run in list(self._runs):
             run.fail(error)
+        for run in list(self._runs):
             self.end(run)
 
     def start_over(self) -> None:
