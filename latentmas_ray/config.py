@@ -112,6 +112,13 @@ class RunConfig(BaseModel):
     )
     resume: bool = Field(False, description="go on from the results already in the output folder")
 
+    @field_validator("latent_steps", "batch_size", "max_new_tokens", "seed", "limit", "tp", "trace", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("it must be a number, not true or false")
+        return value
+
     @field_validator("replicas", mode="before")
     @classmethod
     def _parse_replicas(cls, value: object) -> int | dict[str, int]:

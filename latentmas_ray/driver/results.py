@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter
 
@@ -192,6 +192,7 @@ class Progress:
     seconds: float  # since the first batch was admitted
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Whoever wants to watch a run: a progress bar, log lines, metrics.
 

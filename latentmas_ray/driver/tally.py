@@ -78,7 +78,7 @@ class Tally:
 
     def end(self) -> None:
         """Nothing of the run is under way any more, whatever ended it."""
-        self._tell(self._observer.on_finished)
+        self._tell(lambda: self._observer.on_finished())
 
     def _tell(self, call: Callable[[], None]) -> None:
         try:

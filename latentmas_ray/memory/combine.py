@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 
-from latentmas_ray.errors import SegmentError
+from latentmas_ray.errors import MemoryInputError, SegmentError
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.working_memory import Memory
 from latentmas_ray.topology.agent import AgentMemory
@@ -14,6 +14,8 @@ _Agent = tuple[MemorySegment | None, str | None, tuple[AgentMemory, ...]]  # wha
 
 def combine(memories: Sequence[Memory]) -> Memory:
     """See `Memory.merge`."""
+    if isinstance(memories, Memory) or not all(isinstance(memory, Memory) for memory in memories):
+        raise MemoryInputError("memories", memories, "it must be a list of Memory objects")
     if not memories:
         raise SegmentError("no memory to merge")
     specs = [memory.spec for memory in memories if memory.spec is not None]

@@ -10,6 +10,7 @@ The digest is the xxh3 of the file with 32 zeros in its place.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -58,10 +59,14 @@ def save_memory(memory: Memory, path: Path) -> None:
     for tensor in tensors.values():
         digest.update(raw_bytes(tensor).data)
     header = _header(memory, tensors, digest.hexdigest())
-    with _new_file(path) as file:
-        file.write(header)
-        for tensor in tensors.values():
-            file.write(raw_bytes(tensor).data)
+    try:
+        with _new_file(path) as file:
+            file.write(header)
+            for tensor in tensors.values():
+                file.write(raw_bytes(tensor).data)
+    except OSError as error:
+        # The name that is known to the caller, which may be in another folder than the one that failed.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def load_memory(path: Path) -> Memory:
@@ -140,11 +145,14 @@ def _meta(memory: Memory) -> dict[str, Any]:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when it is complete and on disk; until then it has another name."""
+    if not path.name or "\0" in path.name:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     temporary = path.with_name(f".memory-{secrets.token_hex(8)}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask takes away
             yield file
             file.flush()
             os.fsync(file.fileno())

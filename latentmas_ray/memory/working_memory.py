@@ -134,7 +134,8 @@ class Memory:
 
         Agents of one name with different memory get a number: `planner-2`, `planner-3`. What is the same in several of
         them stands there once. The KV is kept if all have theirs.
-        Raises SegmentError for no memory at all, IncompatibleMemoryError for memories of different models.
+        Raises SegmentError for no memory at all, MemoryInputError for anything else, IncompatibleMemoryError for
+        memories of different models.
         """
         from latentmas_ray.memory.combine import combine
 

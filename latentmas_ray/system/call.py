@@ -9,7 +9,7 @@ from latentmas_ray.config import RunConfig
 from latentmas_ray.driver import DriverSettings, Observer, RunRequest, RuntimeInfo, plan_batches
 from latentmas_ray.driver.route import Goal
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, MemoryInputError
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -83,6 +83,14 @@ def given_memory(memory: "Memory") -> GivenMemory:
         recipes=frozenset() if memory.has_kv else frozenset(memory.segments),
         texts=memory.texts,
     )
+
+
+def check_is_memory(memory: object) -> None:
+    """Raises MemoryInputError for whatever else was given."""
+    from latentmas_ray.memory import Memory  # needs torch, as whoever has one
+
+    if not isinstance(memory, Memory):
+        raise MemoryInputError("memory", memory, "it must be a Memory; Memory.load(path) reads one from its file")
 
 
 def check_keeps(field: str, value: object, topology: Topology) -> None:

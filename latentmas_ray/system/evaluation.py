@@ -149,9 +149,10 @@ class Evaluation:
 
 def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:
     """The configuration of each number of latent steps, with folders of its own. Raises ConfigError."""
-    given = ",".join(map(str, latent_steps))
+    if not isinstance(latent_steps, Sequence) or isinstance(latent_steps, str | bytes):
+        raise ConfigError("latent_steps", latent_steps, _STEPS_FORM)
     if not latent_steps or len(set(latent_steps)) < len(latent_steps) or not all(type(m) is int for m in latent_steps):
-        raise ConfigError("latent_steps", given, _STEPS_FORM)
+        raise ConfigError("latent_steps", ",".join(map(str, latent_steps)), _STEPS_FORM)
     configs = {}
     for steps in latent_steps:
         folders = {

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
 from latentmas_ray.driver import Batch, Observer, Result, RunRequest, Runtime
 from latentmas_ray.engine.turn import GivenMemory
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
-from latentmas_ray.system.call import Call, check_keeps, given_memory, plan_call, settings_of
+from latentmas_ray.system.call import Call, check_is_memory, check_keeps, given_memory, plan_call, settings_of
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.given import given_model
 from latentmas_ray.system.live import LiveRuntime
@@ -50,6 +51,7 @@ class Setup:
         fields: Mapping[str, Any],
     ) -> None:
         """The arguments of `LatentMAS`. Raises ConfigError, TopologyError or ModelError; nothing is started."""
+        _check_arguments(model, topology, observer)
         given = given_model(model, tokenizer)
         values: dict[str, Any] = {}
         if isinstance(model, RunConfig):
@@ -80,6 +82,8 @@ class Setup:
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """See `plan_call`, which gets `more`. Raises TaskError for malformed questions, and what that raises."""
+        if memory is not None:
+            check_is_memory(memory)
         asked = self._controlled(questions_from(questions))
         given = None if memory is None else self._given_of(memory)
         return plan_call(self.config, self.topology, asked, observer=self._observer, memory=memory, given=given, **more)
@@ -166,3 +170,14 @@ class Setup:
                 "loopback",
                 "loopback stays within one process; use auto, or placement colocate or runtime local",
             )
+
+
+def _check_arguments(model: object, topology: object, observer: object) -> None:
+    """What is no field of the configuration. Raises ModelError, TopologyError or ConfigError for other types."""
+    if isinstance(model, PurePath | Topology):
+        raise ModelError("model", str(model), "it must be text, or a model object; give a folder as str(folder)")
+    if not isinstance(topology, str | Topology | None):
+        expected = "it must be a name, a file name as text, or a Topology, as Topology(name=…, agents=[…]) makes one"
+        raise TopologyError("topology", topology, expected)
+    if isinstance(observer, type) or not isinstance(observer, Observer):
+        raise ConfigError("observer", observer, "it must be an object with the methods of SilentObserver")

@@ -1,11 +1,13 @@
 """What `map` and `as_completed` return: results for a `for` loop or an `async for` loop."""
 
+import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Generic, Self, TypeVar, cast
 
 from latentmas_ray.driver import Answer, Failure, Result
-from latentmas_ray.errors import LatentMASError, QuestionsFailedError
+from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
 
 Item = TypeVar("Item", bound=Answer | Failure)
 
@@ -14,9 +16,10 @@ class ResultStream(Generic[Item]):
     """Results of some questions. Work begins with the first one that is fetched, and ends with the loop: leaving the
     loop early (`close`, or dropping the stream) cancels what is in flight.
 
-    It is read once, by `for` or by `async for`. Raises at the end, after every result: QuestionsFailedError for
-    questions that have no answer (unless failures are results, too), ActorError and ClusterError where the run broke
-    off, InputError for a mistake that showed only while it went on.
+    It is read once, by `for` or by `async for`, by as many threads or tasks as share it. Raises at the end, after every
+    result: QuestionsFailedError for questions that have no answer (unless failures are results, too), ActorError and
+    ClusterError where the run broke off, InputError for a mistake that showed only while it went on. Raises RunError
+    where it is read again after Ctrl-C or a cancelled task has broken it off.
     """
 
     def __init__(
@@ -33,34 +36,72 @@ class ResultStream(Generic[Item]):
         each result before it is given out."""
         self._run, self._arun, self._finish = run, arun, finish
         self._order = _Order(ids, in_order=in_order, return_failures=return_failures)
+        self._lock = threading.RLock()
         self._results: Generator[Item, None, None] | None = None
+        self._async_lock = asyncio.Lock()
         self._async_results: AsyncGenerator[Item, None] | None = None
+        self._is_closed = False
+        self._is_broken_off = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Item:
-        if self._results is None:
-            self._results = self._fetch()
-        return next(self._results)
+        with self._lock:
+            self._refuse(self._async_results, "async for")
+            if self._results is None:
+                if self._is_closed:
+                    raise StopIteration
+                self._results = self._fetch()
+            try:
+                return next(self._results)
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C: what the generator would say next is that this was all
+                self._is_broken_off = True
+                raise
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Item:
-        if self._async_results is None:
-            self._async_results = self._afetch()
-        return await anext(self._async_results)
+        async with self._async_lock:
+            self._refuse(self._results, "for")
+            if self._async_results is None:
+                if self._is_closed:
+                    raise StopAsyncIteration
+                self._async_results = self._afetch()
+            try:
+                return await anext(self._async_results)
+            except Exception:
+                raise
+            except BaseException:  # its task is cancelled
+                self._is_broken_off = True
+                raise
 
     def close(self) -> None:
-        """Cancel what is not finished. Safe to call twice."""
-        if self._results is not None:
-            self._results.close()
+        """Cancel what is not finished: at once in a `for` loop, after the result that another thread may wait for; soon
+        in an `async for` loop. Safe to call twice."""
+        self._is_closed = True
+        self._async_results = None  # its event loop closes a generator that nobody has any more
+        with self._lock:
+            if self._results is not None:
+                self._results.close()
 
     async def aclose(self) -> None:
         """Like `close`, for a stream that is read by `async for`."""
+        self._is_closed = True
         if self._async_results is not None:
             await self._async_results.aclose()
+        self.close()
+
+    def _refuse(self, other: object, other_loop: str) -> None:
+        """Raises RunError where the results are not to be had: all of them would be computed again, and some given out
+        twice."""
+        if other is not None:
+            raise RunError(f"this stream is read by another kind of loop already ({other_loop}); call map again")
+        if self._is_broken_off:
+            raise RunError("this stream was broken off, and has no more results; call map again for those that lack")
 
     def _fetch(self) -> Generator[Item, None, None]:
         with closing(self._run()) as results:

@@ -112,8 +112,9 @@ def test_other_tools_can_look_at_it(kept: Path) -> None:
 
 
 class TestWriting:
-    def test_only_its_owner_can_read_it(self, path: Path) -> None:
-        old = os.umask(0)
+    @pytest.mark.parametrize("umask", [0, 0o022, 0o277, 0o777])
+    def test_only_its_owner_can_read_it(self, path: Path, umask: int) -> None:
+        old = os.umask(umask)
         try:
             MEMORY.save(path)
         finally:
@@ -152,6 +153,13 @@ class TestWriting:
         with pytest.raises(IsADirectoryError):
             MEMORY.save(tmp_path / "folder")
         assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize("name", ["missing/memory", "file/memory", "", "with\0nothing"])
+    def test_an_os_error_names_the_path_that_was_given(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match=r".") as caught:
+            MEMORY.save(str(tmp_path / name) if name else "")
+        assert caught.value.filename == str(Path(tmp_path / name if name else ""))
 
     def test_texts_that_no_reader_takes_are_refused(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory_files, "_MAX_HEADER_BYTES", 1000)
