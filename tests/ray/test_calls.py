@@ -106,12 +106,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(("topology", "placement"), zip(TOPOLOGIES, ("pack", "colocate"), strict=True))
 def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_run(
-    cluster: None, saved: Path, topology: str
+    cluster: None, saved: Path, topology: str, placement: Any
 ) -> None:
     question = QUESTIONS[1]
-    with LatentMAS("tiny", topology=topology, runtime="ray", **MEMORY_RUN) as mas:
+    with LatentMAS("tiny", topology=topology, runtime="ray", placement=placement, **MEMORY_RUN) as mas:
         undisturbed = mas.ask(question).answer_token_ids
         kept = mas.ask(question, keep_memory=True)
         assert kept.answer_token_ids == undisturbed
