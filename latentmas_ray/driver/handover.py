@@ -31,13 +31,13 @@ class HandoverChoice:
 def choose_handovers(
     mode: HandoverMode, route: Route, costs: HandoverCosts | None, *, bytes_per_token: int
 ) -> dict[str, HandoverChoice]:
-    """The choice for each latent agent. `auto` takes the faster by the measured costs, KV where there are none.
+    """The choice for each latent agent that works. `auto` takes the faster by the measured costs, KV without any.
 
     KV takes bytes / bandwidth; a recipe is hardly anything on the link and takes tokens / prefill throughput at the
     reader (Theorem 3.4 of arXiv 2511.20639 counts the same forward). Every reader does this at the same time as the
     others, so the slowest one counts.
     """
-    agents = [agent.name for agent in route.topology.agents if agent.thinks == "latent"]
+    agents = [agent.name for agent in route.agents if agent.thinks == "latent"]
     if mode != "auto":
         return {agent: HandoverChoice(agent=agent, handover=mode) for agent in agents}
     return {agent: _cheaper(agent, route.readers[agent], costs, bytes_per_token) for agent in agents}

@@ -112,9 +112,13 @@ class SeedsJournal:
 
 
 def config_of(config: RunConfig, seed: int) -> RunConfig:
-    """The configuration of one seed's run."""
-    output = None if config.output is None else seed_output(config.output, seed)
-    return config.model_copy(update={"seed": seed, "output": output})
+    """The configuration of one seed's run, with folders of its own."""
+    folders = {
+        name: seed_output(folder, seed)
+        for name in ("output", "save_memory")
+        if (folder := getattr(config, name)) is not None
+    }
+    return config.model_copy(update={"seed": seed, **folders})
 
 
 def refuse_seeds(folder: Path) -> None:

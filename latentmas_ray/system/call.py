@@ -53,7 +53,7 @@ def plan_call(
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "with memory given there is no other to keep; leave one of the two out")
     if keep_memory or thinks:
-        check_keeps("method", config.method, topology)
+        check_keeps(config, topology)
     goal: Goal = "think" if thinks else "answer" if memory is None else "answer-from-memory"
     resolved = config.resolved(task_max_new_tokens(questions))
     request = RunRequest(
@@ -93,11 +93,18 @@ def check_is_memory(memory: object) -> None:
         raise MemoryInputError("memory", memory, "it must be a Memory; Memory.load(path) reads one from its file")
 
 
-def check_keeps(field: str, value: object, topology: Topology) -> None:
-    """Raises ConfigError, for that field, where the answering agent reads no memory that could be kept."""
-    if not topology.memory_read_by(topology.answering_agent.name):
-        expected = f"in topology {topology.name} the answering agent reads no memory; use method latent and another one"
-        raise ConfigError(field, value, expected)
+def check_keeps(config: RunConfig, topology: Topology) -> None:
+    """Raises ConfigError where the answering agent reads no memory that could be kept."""
+    if topology.memory_read_by(topology.answering_agent.name):
+        return
+    field, value, remedy = "topology", topology.name, "let it read an agent that thinks latently"
+    if config.method != "latent":
+        field, value, remedy = "method", config.method, "use method latent"
+    elif config.memory == "none":
+        field, value, remedy = "memory", config.memory, "use another control, or matched"
+    use = "keep" if config.save_memory is None else "save (save_memory)"
+    expected = f"the answering agent of {topology.name} reads no memory, so there is none to {use}; {remedy}"
+    raise ConfigError(field, value, expected)
 
 
 def _check_fits(memory: "Memory", model: str, info: RuntimeInfo) -> None:

@@ -1,5 +1,6 @@
 """A task answered, graded and journaled: once, with several seeds, with several numbers of latent steps."""
 
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -37,6 +38,7 @@ from latentmas_ray.tasks.question import Question
 
 RunBatches = Callable[[RunConfig, Sequence[Question], Sequence[Batch]], Generator[Result, None, None]]
 OnSeed = Callable[[int], None]
+_STEPS_FOLDER = re.compile(r"latent-steps-(0|[1-9]\d{0,5})", re.ASCII)
 _STEPS_FORM = "it must be different whole numbers of at least 0, as in [0, 10, 40]"
 
 
@@ -73,6 +75,8 @@ class Evaluation:
                 return evaluate()
         configs = _over_steps(self._config, latent_steps)
         _refuse_single_run(self._config.output)
+        if self._config.output is not None:
+            refuse_seeds(Path(self._config.output))
         with ExitStack() as stack:
             opened = {
                 steps: stack.enter_context(self._opened(config, numbers, on_seed)) for steps, config in configs.items()
@@ -84,6 +88,8 @@ class Evaluation:
         self, config: RunConfig, seeds: Sequence[int] | None, on_seed: OnSeed
     ) -> Iterator[Callable[[], Summary | SeedsSummary]]:
         """One configuration with its output open; what evaluates it."""
+        if config.output is not None:
+            _refuse_steps(config.output)
         if seeds is not None:
             configs = {seed: config_of(config, seed) for seed in seeds}
             with SeedsJournal(config.output, configs, self._questions, self._pinned) as journals:
@@ -156,7 +162,7 @@ def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, Run
     configs = {}
     for steps in latent_steps:
         folders = {
-            name: f"{folder.rstrip('/')}/latent-steps-{steps}"
+            name: f"{folder.rstrip('/')}/latent-steps-{steps}"  # as _STEPS_FOLDER
             for name in ("output", "save_memory")
             if (folder := getattr(config, name)) is not None
         }
@@ -167,4 +173,15 @@ def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, Run
 def _refuse_single_run(output: str | None) -> None:
     if output is not None and not is_url(output) and (Path(output) / CONFIG_NAME).exists():
         expected = f"it holds the {CONFIG_NAME} of a run with one number of latent steps; choose another folder"
+        raise JournalError("output", output, expected)
+
+
+def _refuse_steps(output: str) -> None:
+    """Raises JournalError for a folder with runs of several numbers of latent steps: no other has its place there."""
+    if is_url(output) or not (folder := Path(output)).is_dir():
+        return
+    found = sorted(int(match[1]) for path in folder.iterdir() if (match := _STEPS_FOLDER.fullmatch(path.name)))
+    if found:
+        there = ", ".join(map(str, found))
+        expected = f"it holds runs with {there} latent steps; give latent_steps as a list, or choose another folder"
         raise JournalError("output", output, expected)

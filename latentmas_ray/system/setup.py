@@ -65,7 +65,7 @@ class Setup:
         self.topology = self.topology_for(self.config)
         self._check_transport()
         if self.config.save_memory is not None:
-            check_keeps("save_memory", self.config.save_memory, self.topology)
+            check_keeps(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
         self._model = self._checked_model(given)
         self._observer = observer

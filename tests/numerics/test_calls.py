@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray import LatentMAS, Memory, load_run
+from latentmas_ray import Agent, LatentMAS, Memory, Topology, load_run
 from latentmas_ray.cli.main import main
-from latentmas_ray.errors import ConfigError, InputError, RunError, TaskError
+from latentmas_ray.errors import ConfigError, InputError, JournalError, RunError, TaskError
 from latentmas_ray.models import load as model_loading
 from latentmas_ray.models.names import EMBEDDED_FOLDER
 from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
@@ -160,8 +160,17 @@ def test_where_no_memory_is_handed_over_none_can_be_kept() -> None:
                 mas.think(QUESTIONS[0])
             with pytest.raises(ConfigError, match="reads no memory"):
                 mas.ask(QUESTIONS[0], keep_memory=True)
-    with pytest.raises(ConfigError, match="save_memory"):
+    with pytest.raises(ConfigError, match=r"^method: got 'single'; .*save_memory.*; use method latent"):
         LatentMAS("tiny", method="single", runtime="local", save_memory="/nowhere")
+    with pytest.raises(ConfigError, match=r"^memory: got 'none'; .* reads no memory"):
+        LatentMAS("tiny", memory="none", runtime="local").think(QUESTIONS[0])
+    thinker = Agent(name="thinker", prompt="{{ question }}")
+    scribe = Agent(name="scribe", thinks="text", prompt="{{ question }}", reads=["thinker"])
+    answerer = Agent(name="answerer", thinks="text", prompt="{{ context }}", reads=["scribe"])
+    with pytest.raises(ConfigError, match=r"^topology: got 'texts'; .* reads no memory"):
+        LatentMAS("tiny", topology=Topology(name="texts", agents=[thinker, scribe, answerer]), runtime="local").think(
+            "?"
+        )
 
 
 def test_evaluation_over_steps_and_seeds_loads_each_model_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -184,6 +193,32 @@ def test_evaluation_over_steps_and_seeds_loads_each_model_once(monkeypatch: pyte
     assert len(loaded) == 1
     folders = sorted(path.parent.relative_to(tmp_path) for path in tmp_path.rglob("summary.json"))
     assert [str(folder) for folder in folders] == [f"sweep/latent-steps-{steps}" for steps in (0, 10, 40)]
+
+
+def test_runs_of_several_kinds_keep_their_memories_apart_and_have_no_folder_in_common(tmp_path: Path) -> None:
+    memories, output = tmp_path / "memories", tmp_path / "output"
+    fields = {**LOCAL, "save_memory": str(memories)}
+    with LatentMAS("tiny", **fields) as mas:
+        calls: dict[str, dict[str, Any]] = {
+            "seeds": {"seeds": [1, 2]},
+            "steps": {"latent_steps": [0, 1]},
+            "one": {},
+        }
+        for name, call in calls.items():
+            mas.evaluate("notes", limit=1, output=str(output / name), **call)
+        with pytest.raises(JournalError, match="holds runs with seeds 1, 2"):
+            mas.evaluate("notes", limit=1, output=str(output / "seeds"), **calls["steps"])
+        for other in ("one", "seeds"):
+            with pytest.raises(JournalError, match="holds runs with 0, 1 latent steps"):
+                mas.evaluate("notes", limit=1, output=str(output / "steps"), **calls[other])
+        mas.evaluate("notes", limit=1, output=str(output / "both"), seeds=[1, 2], latent_steps=[0, 1])
+        resumed = mas.evaluate(
+            "notes", limit=1, output=str(output / "both"), seeds=[1, 2], latent_steps=[0, 1], resume=True
+        )
+    assert list(resumed) == [0, 1]
+    folders = {str(path.parent.relative_to(memories)) for path in memories.rglob("*.safetensors")}
+    both = {f"latent-steps-{steps}/seed-{seed}" for steps in (0, 1) for seed in (1, 2)}
+    assert folders == {".", "seed-1", "seed-2", "latent-steps-0", "latent-steps-1", *both}
 
 
 @pytest.mark.parametrize("steps", [[], [1, 1], [-1], [True], ["x"]])

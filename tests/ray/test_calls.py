@@ -9,6 +9,8 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS, Memory
+from latentmas_ray.actors import cluster as joining
+from latentmas_ray.errors import ConfigError
 from tests.callers import FAST, PAIR, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +141,12 @@ def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: 
         assert memory.spec == expected.spec
         assert mas.ask(question, memory=expected).answer_token_ids == undisturbed
         assert mas.ask(question, memory=memory).answer_token_ids == undisturbed
+
+
+def test_another_cluster_than_the_one_of_the_program_is_refused(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "_check_reachable", lambda address, field: None)
+    with (
+        LatentMAS("tiny", **ON_RAY, address="127.0.0.1:1") as mas,
+        pytest.raises(ConfigError, match="address: got '127.0.0.1:1'; this process uses the Ray cluster at "),
+    ):
+        mas.ask(QUESTIONS[0])

@@ -41,6 +41,16 @@ def test_the_faster_hand_over_is_taken(mode: HandoverMode, measured: HandoverCos
     assert list(choices) == ["planner", "critic"]
 
 
+def test_only_agents_that_work_have_a_choice() -> None:
+    slow_link = costs(1e9 / 8, 20_000)
+    thinking = choose_handovers("auto", Route.of(CHAIN, "think"), slow_link, bytes_per_token=BYTES_PER_TOKEN)
+    # What only the answering agent would read goes nowhere.
+    assert {name: choice.handover for name, choice in thinking.items()} == {"planner": "recipe", "critic": "kv"}
+    for mode in ("auto", "kv", "recipe"):
+        route = Route.of(CHAIN, "answer-from-memory")
+        assert choose_handovers(mode, route, slow_link, bytes_per_token=BYTES_PER_TOKEN) == {}
+
+
 def test_the_choice_says_why() -> None:
     choices = choose_handovers("auto", Route.of(CHAIN), costs(1e8, 1e4), bytes_per_token=BYTES_PER_TOKEN)
     assert str(choices["planner"]) == "planner hands over recipe (kv 1.1 s, recipe 100 ms for 1,000 tokens)"
