@@ -147,6 +147,6 @@ def test_another_cluster_than_the_one_of_the_program_is_refused(cluster: None, m
     monkeypatch.setattr(joining, "_check_reachable", lambda address, field: None)
     with (
         LatentMAS("tiny", **ON_RAY, address="127.0.0.1:1") as mas,
-        pytest.raises(ConfigError, match="address: got '127.0.0.1:1'; this process uses the Ray cluster at "),
+        pytest.raises(ConfigError, match=r"address: got '127\.0\.0\.1:1'; this process uses the Ray cluster at "),
     ):
         mas.ask(QUESTIONS[0])
