@@ -20,7 +20,7 @@ def main() -> None:
         f"{run.config.task} with topology {run.config.topology}: "
         f"{len(run.answers)} answers, {len(run.failures)} failures"
     )
-    print("files:", ", ".join(sorted(path.name for path in folder.iterdir())))
+    print("files:", ", ".join(sorted(path.name for path in folder.glob("[a-z]*"))))
     assert run.summary is not None  # it is None for a run that was broken off
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RunError,
         SegmentError,
         TopologyError,
+        UntrainedQuestionWarning,
     )
     from latentmas_ray.memory import Memory
     from latentmas_ray.report.runs import FinishedRun, load_run
@@ -48,6 +49,7 @@ _HOMES = {
     "Summary": "driver.results",
     "Topology": "topology.agent",
     "TopologyError": "errors",
+    "UntrainedQuestionWarning": "errors",
     "load_run": "report.runs",
 }
 
@@ -71,6 +73,7 @@ __all__ = [
     "Summary",
     "Topology",
     "TopologyError",
+    "UntrainedQuestionWarning",
     "__version__",
     "load_run",
 ]

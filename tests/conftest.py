@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -153,3 +154,12 @@ OBSTACLES: dict[Requirement, Callable[[], str | None]] = {
     "gpu": _gpu_obstacle,
     "multinode": _multinode_obstacle,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_left_over(request: pytest.FixtureRequest) -> None:
+    """Tests of other folders begin without the Ray that those of `tests/ray` share: a process that is connected to one
+    cluster joins no other."""
+    ray = sys.modules.get("ray")
+    if _folder(request.node) not in MARKED_FOLDERS and ray is not None and ray.is_initialized():
+        ray.shutdown()

@@ -72,12 +72,15 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     """Use the connection that this process has; else join the cluster at `address`; else start one here.
 
     `field` names for messages where the address was given. Raises ConfigError for an address where no cluster
-    answers, ClusterError if Ray cannot start.
+    answers, or that is not the one of the connection; ClusterError if Ray cannot start.
     """
     owned = not ray.is_initialized()
+    if address is not None and (owned or not _is_current(address)):
+        _check_reachable(address, field)
+    if not owned and address is not None and field == "address" and not _is_current(address):
+        current = ray.get_runtime_context().gcs_address
+        raise ConfigError(field, address, f"this process uses the Ray cluster at {current}; leave it out, or use that")
     if owned:
-        if address is not None:
-            _check_reachable(address, field)
         leave_errors_to_us()
         try:
             with _importing_torch(), _hold_back_stderr() if address else nullcontext():
@@ -104,6 +107,14 @@ def _importing_torch() -> Iterator[None]:
         yield
     finally:
         importing.join()
+
+
+def _is_current(address: str) -> bool:
+    """Whether this process is connected to the cluster at `address`, whose host may have several names."""
+    if address in ("auto", "local"):
+        return True
+    port = str(ray.get_runtime_context().gcs_address).rpartition(":")[2]
+    return address.rpartition(":")[2] == port
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _LIMIT_DASHES: Mapping[str, Any] = {
 def check_matplotlib(plot: str) -> None:
     """Raises ConfigError if a picture was asked for and cannot be drawn: before minutes are spent on measuring."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("plot", plot, "it takes matplotlib: pip install 'latentmas-ray[report]'")
+        raise ConfigError("plot", plot, "it takes matplotlib: pip install '.[report]' in a checkout")
 
 
 def draw(outcome: "TransferBench", plot: str) -> None:

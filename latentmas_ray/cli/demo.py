@@ -32,6 +32,7 @@ Three experts know different facts; the answer needs some of them, and the answe
 agent sees only the question. single: one agent reads all notes. text: experts write
 their notes down. latent: they hand over memory instead. deranged: the memory is that
 of another question, so what is right there is luck. Try next:
+  latentmas ask --example notes
   latentmas eval --task notes --output runs/a
   latentmas eval --task sample --model Qwen/Qwen3-0.6B --method latent"""
 

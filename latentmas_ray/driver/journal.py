@@ -27,6 +27,7 @@ CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
 FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
+_BEFORE_THE_FIELD = {"revision": None}  # what runs had that were made before the configuration had this field
 
 
 class Journal:
@@ -174,7 +175,7 @@ class Journal:
         if not isinstance(stored, dict):
             raise JournalError(str(path), stored, "it must hold the fields of a run's configuration")
         pinned = stored.get("pinned")
-        was = stored | (pinned if isinstance(pinned, dict) else {})
+        was = _BEFORE_THE_FIELD | stored | (pinned if isinstance(pinned, dict) else {})
         for name, value in (self._config.identity() | self._pinned).items():
             if name not in was or was[name] != value:
                 made_with = repr(was[name]) if name in was else "no such field"

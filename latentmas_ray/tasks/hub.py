@@ -20,7 +20,7 @@ def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str
         import datasets
         import huggingface_hub
     except ModuleNotFoundError as error:
-        raise _refusal(benchmark, "the extra eval is not installed: pip install 'latentmas-ray[eval]'") from error
+        raise _refusal(benchmark, "the extra eval is not installed: pip install '.[eval]' in a checkout") from error
     except Exception as error:  # a library below it that is broken, or of another version, raises anything
         told = f"the library datasets does not load here ({_first_line(error)})"
         raise _refusal(benchmark, told) from error

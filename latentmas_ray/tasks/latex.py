@@ -56,7 +56,7 @@ def grade_latex(question: Question, answer: str, *, cancelled: Event | None = No
 def check_latex() -> None:
     """Raises TaskError where math-verify is not installed."""
     if find_spec("math_verify") is None:
-        expected = "grading LaTeX needs the extra eval: pip install 'latentmas-ray[eval]'; or use kind number or text"
+        expected = "grading LaTeX needs the extra eval: pip install '.[eval]' in a checkout; or use kind number or text"
         raise TaskError("kind", "math", expected)
 
 

@@ -1,7 +1,7 @@
 """Which questions the embedded model was trained for: those of the tasks `chain` and `notes`, in their own words.
 
 A question is recognised by its grammar, its words and the range of its numbers: with other names, things or larger
-numbers the model's answers are mostly wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
+numbers the model's answers are often wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
 """
 
 import inspect

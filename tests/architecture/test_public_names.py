@@ -23,6 +23,7 @@ PUBLIC_NAMES = [
     "Summary",
     "Topology",
     "TopologyError",
+    "UntrainedQuestionWarning",
     "__version__",
     "load_run",
 ]

@@ -19,7 +19,7 @@ from tests.multinode.runs import (
     write_questions,
 )
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, environment, read_rows
+from tests.ray.command_cases import COMMAND, QUESTION, environment, read_rows
 
 NUM_QUESTIONS = 4
 NODES = HEAD, WORKER, IDLE, OUTSIDER = range(4)
@@ -112,7 +112,7 @@ def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
     hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     bare = {name: value for name, value in environment(ONE_THREAD).items() if name not in hidden}
-    ask = [str(COMMAND), "ask", "why?", "--anyway", "--address"]
+    ask = [str(COMMAND), "ask", QUESTION, "--address"]
     with ExitStack() as stack:
         yield {
             name: (address, stack.enter_context(started_on(cluster, node, [*ask, address], bare | more)))

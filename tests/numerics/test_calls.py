@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray import Agent, LatentMAS, Memory, Topology
+from latentmas_ray import Agent, LatentMAS, Memory, Topology, load_run
+from latentmas_ray.cli.main import main
 from latentmas_ray.errors import ConfigError, InputError, JournalError, RunError, TaskError
 from latentmas_ray.models import load as model_loading
+from latentmas_ray.models.names import EMBEDDED_FOLDER
 from tests.callers import FAST, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
 
+GOLDEN_MODEL = Path(__file__).parents[1] / "golden" / "model"
 LOCAL: dict[str, Any] = {**FAST, "runtime": "local"}
 
 
@@ -143,8 +146,7 @@ def test_merged_memories_are_read_like_parallel_branches() -> None:
 
 
 def test_memory_of_other_weights_is_refused_before_anything_is_computed(mas: LatentMAS) -> None:
-    golden = Path(__file__).parents[1] / "golden" / "model"
-    with LatentMAS(str(golden), **LOCAL) as other:
+    with LatentMAS(str(GOLDEN_MODEL), **LOCAL) as other:
         memory = other.think({"question": "x", "notes": "y"})
     with pytest.raises(InputError, match="cannot read it") as caught:
         mas.ask(QUESTIONS[0], memory=memory)
@@ -236,3 +238,38 @@ def test_memories_are_saved_as_answers_come(tmp_path: Path) -> None:
     assert "a.safetensors" in files
     assert all(Memory.load(tmp_path / "memories" / name).question == "?" for name in files)
     assert (tmp_path / "memories" / "a.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_model_object_answers_and_remembers_like_the_model_of_that_name(mas: LatentMAS) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    fields = {name: value for name, value in LOCAL.items() if name != "dtype"}
+    with LatentMAS(model, tokenizer=tokenizer, **fields) as own:
+        assert ask_in_turn(own, QUESTIONS[:3]) == ask_in_turn(mas, QUESTIONS[:3])
+        memory = own.think(QUESTIONS[0])
+        assert mas.ask(QUESTIONS[0], memory=memory).answer == mas.ask(QUESTIONS[0]).answer
+    with pytest.raises(InputError, match="tp"):
+        LatentMAS(model, tokenizer=tokenizer, **{**fields, "runtime": "ray"}, tp=2)
+
+
+def test_the_command_line_saves_memory_and_answers_from_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "memories"
+    run = ["--topology", "notes-hierarchical", "--runtime", "local", "--temperature", "0", "--latent-steps", "2"]
+    files = ["--save-memory", str(folder), "--output", str(tmp_path / "run")]
+    assert main(["eval", "--task", "notes", "--limit", "2", *run, *files]) == 0
+    rows = load_run(tmp_path / "run").answers
+    assert sorted(path.name for path in folder.iterdir()) == [f"{row.id}.safetensors" for row in rows]
+    capfd.readouterr()
+    for row in rows:
+        file = str(folder / f"{row.id}.safetensors")
+        assert main(["ask", row.question, "--anyway", *run, "--from-memory", file]) == 0
+        assert capfd.readouterr().out.strip() == row.answer
+    assert main(["ask", rows[0].question, "--anyway", *run, "--from-memory", str(tmp_path / "none")]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: --from-memory: got ")
+    assert error.count("\n") == 1
+    other = [*run[:-1], "2", "--model", str(GOLDEN_MODEL)]
+    assert main(["ask", rows[0].question, *other, "--from-memory", file]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")

@@ -10,6 +10,7 @@ from ray.util import placement_group_table
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.turn import Runner
+from latentmas_ray.config import TransportName
 from latentmas_ray.driver import (
     Answer,
     DriverSettings,
@@ -25,7 +26,7 @@ from latentmas_ray.driver import (
 )
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
-from latentmas_ray.transport import ObjectStore
+from latentmas_ray.transport import ObjectStore, pick_transport
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
 
@@ -50,6 +51,12 @@ def actors_of(
         yield runtime, runtime.start()
     finally:
         runtime.close()
+
+
+def use_transport(runtime: RayRuntime, name: TransportName) -> None:
+    """Have a runtime that has nothing to do go on with another transport, on the same actors."""
+    runtime._transport, _ = pick_transport(name, "none", runtime._fleet.situation())
+    runtime._fleet.use(runtime._transport)
 
 
 def drive(

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("latentmas")
 TIMEOUT_SECONDS = 300.0
+# One that the embedded model was trained for: of others the commands say so.
+QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 
 PAIR = """\
 name: pair

@@ -9,6 +9,8 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS, Memory
+from latentmas_ray.actors import cluster as joining
+from latentmas_ray.errors import ConfigError
 from tests.callers import FAST, PAIR, QUESTIONS, ask_in_tasks, ask_in_threads, ask_in_turn
 
 ROOT = Path(__file__).parents[2]
@@ -106,12 +108,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(("topology", "placement"), zip(TOPOLOGIES, ("pack", "colocate"), strict=True))
 def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_run(
-    cluster: None, saved: Path, topology: str
+    cluster: None, saved: Path, topology: str, placement: Any
 ) -> None:
     question = QUESTIONS[1]
-    with LatentMAS("tiny", topology=topology, runtime="ray", **MEMORY_RUN) as mas:
+    with LatentMAS("tiny", topology=topology, runtime="ray", placement=placement, **MEMORY_RUN) as mas:
         undisturbed = mas.ask(question).answer_token_ids
         kept = mas.ask(question, keep_memory=True)
         assert kept.answer_token_ids == undisturbed
@@ -139,3 +141,12 @@ def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: 
         assert memory.spec == expected.spec
         assert mas.ask(question, memory=expected).answer_token_ids == undisturbed
         assert mas.ask(question, memory=memory).answer_token_ids == undisturbed
+
+
+def test_another_cluster_than_the_one_of_the_program_is_refused(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "_check_reachable", lambda address, field: None)
+    with (
+        LatentMAS("tiny", **ON_RAY, address="127.0.0.1:1") as mas,
+        pytest.raises(ConfigError, match="address: got '127.0.0.1:1'; this process uses the Ray cluster at "),
+    ):
+        mas.ask(QUESTIONS[0])

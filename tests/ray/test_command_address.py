@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from latentmas_ray.cli.main import main
-from tests.ray.command_cases import COMMAND, run_command, started, wait_for
+from tests.ray.command_cases import COMMAND, QUESTION, run_command, started, wait_for
 from tests.ray.test_command_golden import GOLDEN, SAME_ROUNDING, golden_command, golden_rows
 
 AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
@@ -61,7 +61,7 @@ def test_a_running_cluster_is_joined_and_left_running(
     assert done.returncode == 0, done.stderr
     rows = golden_rows("realign", tmp_path / "run")
     assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"shared_memory"}
-    client = run_command("ask", "why?", "--anyway", "--address", f"ray://{address}", more=AUTH)
+    client = run_command("ask", QUESTION, "--address", f"ray://{address}", more=AUTH)
     assert client.returncode == 2
     assert client.stderr.count("\n") == 1, client.stderr
     doctor = run_command("doctor", more=AUTH | {"RAY_ADDRESS": address})
@@ -89,7 +89,7 @@ def test_an_address_where_no_cluster_answers_is_one_line(
 ) -> None:
     if given == "environment":
         monkeypatch.setenv("RAY_ADDRESS", bad)
-    assert main(["ask", "why?", "--anyway", *(["--address", bad] if given == "flag" else [])]) == 2
+    assert main(["ask", QUESTION, *(["--address", bad] if given == "flag" else [])]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1, err
     name = {"flag": "--address", "environment": "RAY_ADDRESS"}[given]
@@ -111,7 +111,7 @@ def test_something_else_that_listens_is_no_cluster(
         thread = Thread(target=_serve, args=(server, reply))
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert main(["ask", "why?", "--anyway", "--address", address]) == 2
+        assert main(["ask", QUESTION, "--address", address]) == 2
         thread.join()
     expected = f"error: --address: got '{address}'; a Ray cluster must answer there: what listens is not Ray\n"
     assert capfd.readouterr().err == expected
@@ -120,7 +120,7 @@ def test_something_else_that_listens_is_no_cluster(
 def test_what_listens_and_is_silent_is_no_cluster(no_ray: None, capfd: pytest.CaptureFixture[str]) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert main(["ask", "why?", "--anyway", "--address", address]) == 2
+        assert main(["ask", QUESTION, "--address", address]) == 2
     assert capfd.readouterr().err == (
         f"error: --address: got '{address}'; a Ray cluster must answer there: timed out\n"
     )

@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_a_journal_that_can_be_resumed(
         assert process.returncode == 130
         wait_for(lambda: not processes_of(process.pid))
     *progress, said, advice = err.splitlines()
-    assert all(line.startswith("latent: ") for line in progress)
+    assert all(line.startswith(("latent: ", "note: ")) for line in progress)
     assert said == "error: interrupted"
     assert str(tmp_path) in advice
     assert "--resume" in advice

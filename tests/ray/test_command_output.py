@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.cli.main import main
-from tests.ray.command_cases import PAIR, read_rows, run_command
+from tests.ray.command_cases import PAIR, QUESTION, read_rows, run_command
 
 SHORT = ["--latent-steps", "3", "--max-new-tokens", "5", "--temperature", "0"]
-
-QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def pair(tmp_path: Path) -> str:
 def test_ask_prints_the_same_answer_from_actors_and_from_one_process(
     pair: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ask = ["ask", "What is 6 + 7?", "--anyway", "--topology", pair, *SHORT, "--json", "--runtime"]
+    ask = ["ask", QUESTION, "--topology", pair, *SHORT, "--json", "--runtime"]
     assert main([*ask, "local"]) == 0
     out, err = capfd.readouterr()
     assert err == ""

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray import system
 from latentmas_ray.actors import upkeep
 from latentmas_ray.cli.main import main
+from latentmas_ray.system import make_runtime
 from tests.ray import stand_ins
+from tests.ray.command_cases import QUESTION
 from tests.ray.stand_ins import On, StandIn, turns_in
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -37,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         def load(*args: Any, **more: Any) -> StandIn:
             return StandIn(tmp_path, tuple(misbehave))
 
-        monkeypatch.setattr(system, "load_runner", load)
+        monkeypatch.setattr(make_runtime, "load_runner", load)
         files = ["--task", str(tmp_path / "questions.jsonl"), "--topology", str(tmp_path / "pair.yaml")]
         return main(["eval", *files, "--output", str(tmp_path / "run"), "--batch-size", "2", *flags])
 
@@ -148,8 +149,8 @@ def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd:
 def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(system, "load_runner", stand_ins.refuse_model)
-    assert main(["ask", "why?", "--anyway", "--method", "single"]) == 2
+    monkeypatch.setattr(make_runtime, "load_runner", stand_ins.refuse_model)
+    assert main(["ask", QUESTION, "--method", "single"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "--model: got 'made-up'; its weights must load: half of them are missing" in err

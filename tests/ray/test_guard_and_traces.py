@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors import LocalRuntime
-from latentmas_ray.config import TransportName
+from latentmas_ray.actors import LocalRuntime, RayRuntime
 from latentmas_ray.driver import Answer, Runtime, RuntimeInfo
 from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.tasks import questions_from
 from latentmas_ray.topology import apply_method
-from latentmas_ray.transport import Loopback, pick_transport
+from latentmas_ray.transport import Loopback
 from tests.numerics.broken_model import save_broken_model
-from tests.ray.actor_cases import actors_of, drive
+from tests.ray.actor_cases import actors_of, drive, use_transport
 from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -41,17 +40,16 @@ def loader(model: str) -> partial[Any]:
     return partial(load_runner, model, dtype="float32", device="cpu", realign=True)
 
 
-@pytest.fixture(scope="module", params=["shared_memory", "tcp"])
-def transport(request: pytest.FixtureRequest) -> TransportName:
-    name: TransportName = request.param
-    return name
-
-
 @pytest.fixture(scope="module")
-def on_ray(transport: TransportName, broken: str) -> Iterator[Started]:
-    pick = partial(pick_transport, transport, "none")
-    with actors_of(TOPOLOGY, loader(broken), transport=pick) as started:
+def started(broken: str) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
+    with actors_of(TOPOLOGY, loader(broken)) as started:
         yield started
+
+
+@pytest.fixture(scope="module", params=["shared_memory", "tcp", "object_store"])
+def on_ray(request: pytest.FixtureRequest, started: tuple[RayRuntime, RuntimeInfo]) -> Started:
+    use_transport(started[0], request.param)
+    return started
 
 
 @pytest.fixture(scope="module")

@@ -132,10 +132,11 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(fleet: Fleet) -> None:
     limit_bytes = 5 * segment_bytes  # two batches of two segments, and what the driver allows for the chat template
     questions = questions_that_wait(12, 0.2, size=prompt_tokens)
     meter = Meter()
-    wait_until(lambda: store_bytes_used() == 0, "an empty object store")
+    # What the actors are made of lies there, too, and is smaller than any segment.
+    wait_until(lambda: store_bytes_used() < segment_bytes, "an empty object store")
     drive(*fleet, CHAIN, questions, observer=meter, memory_limit_bytes=limit_bytes, latent_steps=0)
     assert not fleet[0].tickets
-    wait_until(lambda: store_bytes_used() == 0, "the release of all segments")
+    wait_until(lambda: store_bytes_used() < segment_bytes, "the release of all segments")
     # What the store tells is a moment old: a segment that was just dropped may still count.
     assert segment_bytes < meter.peak_bytes <= limit_bytes + segment_bytes
     assert segment_bytes < meter.peak_told_bytes <= limit_bytes

@@ -14,7 +14,7 @@ from tests.ray.transport_peers import Case, Read, killed_after, start, stopped
 
 PATIENCE_SECONDS = 60.0
 TIMEOUT_SECONDS = 2.0
-BIG = Case(megabytes=64, dtype="bfloat16")
+BIG = Case(megabytes=24, dtype="bfloat16")
 MIDDLING = Case(megabytes=8)
 MAKERS: dict[str, Callable[[], Transport]] = {
     "object_store": ObjectStore,
@@ -87,7 +87,7 @@ def assert_told(read: Read, error: str = "TransferError", *, within: float = TIM
         Case(turns=((4, 0),), windows=((4, 4),)),
         BIG,
     ],
-    ids=["float32", "bfloat16", "float16", "part", "empty", "64 MB"],
+    ids=["float32", "bfloat16", "float16", "part", "empty", "24 MB"],
 )
 def test_a_piece_arrives_as_it_left(peers: Peers, case: Case) -> None:
     payload = peers.producer.pack.remote(case)

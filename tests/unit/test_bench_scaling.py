@@ -190,7 +190,7 @@ def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "scaling", "--plot", str(tmp_path / "plot.png")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "latentmas-ray[report]" in line
+    assert "'.[report]'" in line
 
 
 def test_wrong_flags_are_told_before_anything_heavy_is_imported() -> None:

@@ -70,6 +70,17 @@ def test_a_run_leaves_its_three_files(finished: Path) -> None:
     assert RunConfig(**stored) == RunConfig(output=str(finished), batch_size=BATCH_SIZE)
 
 
+def test_a_run_from_before_a_field_is_resumed_without_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, FakeRuntime(), stop_after=5)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del config["revision"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(JournalError, match="revision"):
+        open_again(tmp_path, revision="main")
+    assert open_again(tmp_path).num_resumed == 5
+
+
 @pytest.mark.parametrize("stop_after", range(10))
 def test_a_resumed_run_ends_with_the_file_of_an_undisturbed_one(
     tmp_path: Path, finished: Path, stop_after: int

@@ -1,0 +1,95 @@
+"""Every command that a document shows in a block of its own is run as it stands there, or the table below says why not.
+
+What a document shows below a block is the output of its last command.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from latentmas_ray.cli.main import main
+from tests.documents import DOCUMENTS, Block, shell_blocks
+
+_A_CLUSTER = "it needs a cluster; tests/ray/test_jobs.py and tests/multinode run jobs and commands on some"
+_MINUTES = "it takes minutes; tests/unit and tests/ray run the same command with small sizes"
+_HUB = "it loads a model of 8 GB and a dataset from the hub"
+_CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/test_cluster_files.py checks the files"
+NOT_RUN = {
+    "pip install .": "it installs the package that is being tested",
+    "latentmas eval --task gsm8k --model Qwen/Qwen3-4B --method latent --topology sequential --output runs/gsm8k": _HUB,
+    "sudo .venv/bin/python cluster/local_cluster.py --nodes 3 -- latentmas eval --task chain --model tiny --limit 64": (
+        "it makes network namespaces; tests/multinode/test_local_cluster.py runs it"
+    ),
+    "sudo .venv/bin/python cluster/local_cluster.py --nodes 3": "it stays until it is ended",
+    "latentmas plan --address HOST:PORT --model qwen3-8b --gpu-memory 80GB": _A_CLUSTER,
+    "ray job submit --address http://HOST:8265 --working-dir . -- "
+    "python jobs/eval.py --task chain --model tiny --output s3://BUCKET/runs/a": _A_CLUSTER,
+    "ray job submit --address http://HOST:8265 --working-dir . -- "
+    "python jobs/bench_transfer.py --tokens 64,1024,8192": _A_CLUSTER,
+    "ray job submit --working-dir . -- python jobs/bench_transfer.py --tokens 64,1024,8192": _A_CLUSTER,
+    "ray get-auth-token --generate": _CLOUD,
+    "ray up cluster/ray-cluster-aws.yaml": _CLOUD,
+    "ray dashboard cluster/ray-cluster-aws.yaml": _CLOUD,
+    "RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:8265 --working-dir . -- "
+    "python jobs/eval.py …": _CLOUD,
+    "ray down cluster/ray-cluster-aws.yaml": _CLOUD,
+    "sbatch --nodes=8 cluster/slurm/latentmas.sbatch --task sample --model Qwen/Qwen3-14B --output runs/a": _CLOUD,
+    "latentmas bench transfer": _MINUTES,
+    "latentmas bench transfer --model qwen3-14b --tokens 64,1024,8192 --plot transfer.png": _MINUTES,
+    "latentmas bench transfer --address HOST:PORT": _A_CLUSTER,
+    "latentmas bench scaling": _MINUTES,
+    "latentmas bench scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
+    "latentmas bench scaling --agents 4 --no-hand-overs": _MINUTES,
+    "latentmas bench scaling --no-throughput --actors 64": _MINUTES,
+    "latentmas bench scaling --address HOST:PORT": _A_CLUSTER,
+}
+# Longer than a few seconds: evaluations.
+_LONG = re.compile(r"latentmas (demo|eval)\b")
+_TIME = re.compile(r"\d+(\.\d+)? (ms|s|min)\b")
+
+BLOCKS = {
+    f"{document}-{number}": block for document in DOCUMENTS for number, block in enumerate(shell_blocks(document))
+}
+COMMANDS = {line for block in BLOCKS.values() for line in block.commands}
+
+
+def run_of(block: Block) -> list[str]:
+    return [line for line in block.commands if line not in NOT_RUN]
+
+
+def test_every_command_is_run_or_has_its_reason() -> None:
+    assert set(NOT_RUN) - COMMANDS == set(), "these stand in no document any more"
+    assert [line for line in COMMANDS - set(NOT_RUN) if not line.startswith("latentmas ")] == []
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=name, marks=[pytest.mark.slow] * any(map(_LONG.match, run_of(block))))
+        for name, block in BLOCKS.items()
+        if run_of(block)
+    ],
+)
+def test_commands_run_as_shown(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in run_of(block):
+        capfd.readouterr()
+        code = main(shlex.split(line)[1:])
+        out, err = capfd.readouterr()
+        assert code == 0, f"{line}\n{err}"
+        assert "note: " not in err, err
+    if block.output is not None:
+        shown, printed = _plain(block.output), _plain(out)
+        assert printed[: len(shown)] == shown
+
+
+def _plain(text: str) -> list[str]:
+    """The lines that are not empty, without times and without what aligns them."""
+    lines = (" ".join(_TIME.sub("TIME", line).replace("─", "").split()) for line in text.splitlines())
+    return [line for line in lines if line]
