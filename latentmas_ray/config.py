@@ -57,60 +57,66 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    model: str = Field(EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
+    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
     task: str = Field(
         default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
         min_length=1,
         description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, the task that tiny "
         "was trained for, and sample with any other model",
     )
-    method: Method = Field("latent", description="one agent alone, agents that talk in text, or in latent space")
-    topology: str = Field("sequential", min_length=1, description="built-in topology, or a FILE.yaml")
-    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub model")
-    memory: MemoryName = Field("matched", description="a control: another question's memory, a part of it, or none")
-    latent_steps: int = Field(40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
-    realign: bool = Field(True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
-    batch_size: int = Field(8, ge=1, le=4096, description="questions in one batch")
-    dtype: DTypeName = Field("auto", description="auto: the one that the model's weights are stored in")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    temperature: float = Field(0.6, ge=0.0, le=10.0, description="0 decodes greedily")
-    top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the sampled distribution")
+    method: Method = Field(
+        default="latent", description="one agent alone, agents that talk in text, or in latent space"
+    )
+    topology: str = Field(default="sequential", min_length=1, description="built-in topology, or a FILE.yaml")
+    revision: str | None = Field(default=None, min_length=1, description="branch, tag or commit of a hub model")
+    memory: MemoryName = Field(
+        default="matched", description="a control: another question's memory, a part of it, or none"
+    )
+    latent_steps: int = Field(default=40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
+    realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="questions in one batch")
+    dtype: DTypeName = Field(default="auto", description="auto: the one that the model's weights are stored in")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    temperature: float = Field(default=0.6, ge=0.0, le=10.0, description="0 decodes greedily")
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0, description="nucleus of the sampled distribution")
     max_new_tokens: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=1_000_000,
         description=f"bound on decoded tokens per agent and question; without it the task's own, else {MAX_NEW_TOKENS}",
     )
-    seed: int = Field(42, ge=0, lt=2**63, description="seed of every question's own random stream")
-    limit: int | None = Field(None, ge=1, description="only the first N questions")
-    replicas: int | dict[str, int] = Field(1, description="copies of every agent's actor, or of some agents'")
+    seed: int = Field(default=42, ge=0, lt=2**63, description="seed of every question's own random stream")
+    limit: int | None = Field(default=None, ge=1, description="only the first N questions")
+    replicas: int | dict[str, int] = Field(default=1, description="copies of every agent's actor, or of some agents'")
     placement: PlacementName = Field(
-        "auto", description="agents that hand over on one node, over all nodes, or as one actor; auto: pack if it fits"
+        default="auto",
+        description="agents that hand over on one node, over all nodes, or as one actor; auto: pack if it fits",
     )
-    tp: int = Field(1, ge=1, le=1024, description="GPUs of one node that each replica's model is divided over")
-    transport: TransportName = Field("auto", description="what moves memory between actors")
-    handover: HandoverMode = Field("kv", description="send KV, or the recipe from which its readers compute it")
-    codec: CodecName = Field("none", description="send KV in fewer bytes, with a loss that the results tell")
-    overlap: bool = Field(True, description="a prompt's memory travels while its agent still thinks")
+    tp: int = Field(default=1, ge=1, le=1024, description="GPUs of one node that each replica's model is divided over")
+    transport: TransportName = Field(default="auto", description="what moves memory between actors")
+    handover: HandoverMode = Field(default="kv", description="send KV, or the recipe from which its readers compute it")
+    codec: CodecName = Field(default="none", description="send KV in fewer bytes, with a loss that the results tell")
+    overlap: bool = Field(default=True, description="a prompt's memory travels while its agent still thinks")
     guard: GuardName = Field(
-        "off", description="about thoughts with an alarm: tell it, do not hand them over, or have text written instead"
+        default="off",
+        description="about thoughts with an alarm: tell it, do not hand them over, or have text written instead",
     )
-    trace: int = Field(0, ge=0, description="keep what every agent did and thought on the first N questions")
-    runtime: RuntimeName = Field("ray", description="ray: actors on a cluster; local: one process, no Ray")
+    trace: int = Field(default=0, ge=0, description="keep what every agent did and thought on the first N questions")
+    runtime: RuntimeName = Field(default="ray", description="ray: actors on a cluster; local: one process, no Ray")
     address: str | None = Field(
-        None, min_length=1, description="address of a running Ray cluster; without it one is started"
+        default=None, min_length=1, description="address of a running Ray cluster; without it one is started"
     )
-    memory_in_flight: str = Field("auto", description="bound on working memory held at once, for example 4GB")
+    memory_in_flight: str = Field(default="auto", description="bound on working memory held at once, for example 4GB")
     turn_timeout: float = Field(
-        1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
+        default=1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
     )
     save_memory: str | None = Field(
-        None, min_length=1, description="folder that gets the working memory of every question, a file each"
+        default=None, min_length=1, description="folder that gets the working memory of every question, a file each"
     )
     output: str | None = Field(
-        None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
+        default=None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
     )
-    resume: bool = Field(False, description="go on from the results already in the output folder")
+    resume: bool = Field(default=False, description="go on from the results already in the output folder")
 
     @field_validator("latent_steps", "batch_size", "max_new_tokens", "seed", "limit", "tp", "trace", mode="before")
     @classmethod

@@ -96,7 +96,7 @@ class LatentMAS:
         *,
         memory: "Memory | None" = None,
         keep_memory: bool = False,
-        return_failures: Literal[True],
+        return_failures: bool,
     ) -> ResultStream[Answer | Failure]: ...
 
     def map(
@@ -132,7 +132,7 @@ class LatentMAS:
         *,
         memory: "Memory | None" = None,
         keep_memory: bool = False,
-        return_failures: Literal[True],
+        return_failures: bool,
     ) -> ResultStream[Answer | Failure]: ...
 
     def as_completed(

@@ -9,10 +9,10 @@ from typing import Generic, Self, TypeVar, cast
 from latentmas_ray.driver import Answer, Failure, Result
 from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
 
-Item = TypeVar("Item", bound=Answer | Failure)
+Item_co = TypeVar("Item_co", bound=Answer | Failure, covariant=True)
 
 
-class ResultStream(Generic[Item]):
+class ResultStream(Generic[Item_co]):
     """Results of some questions. Work begins with the first one that is fetched, and ends with the loop: leaving the
     loop early (`close`, or dropping the stream) cancels what is in flight.
 
@@ -37,16 +37,16 @@ class ResultStream(Generic[Item]):
         self._run, self._arun, self._finish = run, arun, finish
         self._order = _Order(ids, in_order=in_order, return_failures=return_failures)
         self._lock = threading.RLock()
-        self._results: Generator[Item, None, None] | None = None
+        self._results: Generator[Item_co, None, None] | None = None
         self._async_lock = asyncio.Lock()
-        self._async_results: AsyncGenerator[Item, None] | None = None
+        self._async_results: AsyncGenerator[Item_co, None] | None = None
         self._is_closed = False
         self._is_broken_off = False
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Item:
+    def __next__(self) -> Item_co:
         with self._lock:
             self._refuse(self._async_results, "async for")
             if self._results is None:
@@ -64,7 +64,7 @@ class ResultStream(Generic[Item]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Item:
+    async def __anext__(self) -> Item_co:
         async with self._async_lock:
             self._refuse(self._results, "for")
             if self._async_results is None:
@@ -103,31 +103,31 @@ class ResultStream(Generic[Item]):
         if self._is_broken_off:
             raise RunError("this stream was broken off, and has no more results; call map again for those that lack")
 
-    def _fetch(self) -> Generator[Item, None, None]:
+    def _fetch(self) -> Generator[Item_co, None, None]:
         with closing(self._run()) as results:
             try:
                 for result in results:
                     yield from self._take(result)
             except LatentMASError:
-                yield from cast("list[Item]", self._order.rest())
+                yield from cast("list[Item_co]", self._order.rest())
                 raise
         self._order.raise_failures()
 
-    async def _afetch(self) -> AsyncGenerator[Item, None]:
+    async def _afetch(self) -> AsyncGenerator[Item_co, None]:
         async with aclosing(self._arun()) as results:
             try:
                 async for result in results:
                     for item in self._take(result):
                         yield item
             except LatentMASError:
-                for item in cast("list[Item]", self._order.rest()):
+                for item in cast("list[Item_co]", self._order.rest()):
                     yield item
                 raise
         self._order.raise_failures()
 
-    def _take(self, result: Result) -> list[Item]:
+    def _take(self, result: Result) -> list[Item_co]:
         assert isinstance(result, Answer | Failure)
-        return cast("list[Item]", self._order.take(self._finish(result)))
+        return cast("list[Item_co]", self._order.take(self._finish(result)))
 
 
 class _Order:

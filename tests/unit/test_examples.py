@@ -28,6 +28,23 @@ WRONG = {
     'Memory.load("file", kv=True)': "kv",
 }
 
+# What each call gives, as a type checker is to know it.
+TYPES = {
+    "mas.ask('?')": "Answer",
+    "mas.ask('?', keep_memory=True).memory": "Memory | None",
+    "mas.think('?')": "Memory",
+    "list(mas.map(['?']))": "list[Answer]",
+    "list(mas.map(['?'], return_failures=True))": "list[Answer | Failure]",
+    "list(mas.as_completed(['?'], return_failures=bool(input())))": "list[Answer | Failure]",
+    "mas.evaluate(latent_steps=4, resume=True, output='folder')": "Summary",
+    "mas.evaluate(seeds='1,2', on_seed=print)": "SeedsSummary",
+    "mas.evaluate(latent_steps=range(3))": "dict[int, Summary]",
+    "mas.evaluate(latent_steps=[0, 10], seeds=[1])": "dict[int, SeedsSummary]",
+    "LatentMAS(RunConfig(runtime='local'), latent_steps=3)": "LatentMAS",
+    "Topology(name='a', agents=[Agent(name='b', prompt='c')])": "Topology",
+    "load_run('folder').answers[0]": "Answer",
+}
+
 
 def promised(path: Path) -> str:
     """What the example's docstring says that it prints."""
@@ -59,9 +76,13 @@ def test_a_type_checker_knows_every_keyword(tmp_path: Path) -> None:
     """One run of mypy: the examples have no mistake, and each of these lines has one, at its wrong word."""
     lines = ["from latentmas_ray import Agent, LatentMAS, Memory, Topology", *WRONG]
     (tmp_path / "mistakes.py").write_text("\n".join(lines) + "\n")
+    types = [f"assert_type({call}, {kind})" for call, kind in TYPES.items()]
+    head = ["from typing import assert_type", "from latentmas_ray import *", "mas = LatentMAS()"]
+    (tmp_path / "calls.py").write_text("\n".join([*head, *types]) + "\n")
     flags = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
-    told, _, _ = mypy.run([*flags, str(tmp_path / "mistakes.py"), *map(str, EXAMPLES)])
+    told, _, _ = mypy.run([*flags, str(tmp_path / "mistakes.py"), str(tmp_path / "calls.py"), *map(str, EXAMPLES)])
     assert [line for line in told.splitlines() if "examples/" in line and ": error:" in line] == []
+    assert [line for line in told.splitlines() if "calls.py" in line and ": error:" in line] == []
     for number, word in enumerate(WRONG.values(), start=2):
         at_line = [line for line in told.splitlines() if f"mistakes.py:{number}: error:" in line]
         assert any(word in line for line in at_line), (lines[number - 1], at_line)
