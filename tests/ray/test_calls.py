@@ -108,7 +108,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("topology", "placement"), zip(TOPOLOGIES, ("pack", "colocate"), strict=True))
+@pytest.mark.parametrize(("topology", "placement"), [(TOPOLOGIES[0], "pack"), (TOPOLOGIES[1], "colocate")])
 def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_run(
     cluster: None, saved: Path, topology: str, placement: Any
 ) -> None:
