@@ -71,6 +71,9 @@ def ask(
     console = results_console()
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
+    if from_memory is not None and config.save_memory is not None:
+        expected = "it cannot stand beside --from-memory, with which no agent makes memory to save; leave one out"
+        raise ConfigError("save_memory", config.save_memory, expected)
     memory = None if from_memory is None else _load(from_memory)
     with watch(config.method, brief=True) as watcher, open_system(config, watcher) as system:
         answers = list(system.map([asked.record], memory=memory))

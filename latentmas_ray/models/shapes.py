@@ -45,7 +45,8 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
     Raises ModelError for an unknown shape.
     """
     config = shape_config(shape, dtype=dtype)
-    with torch.random.fork_rng(devices=[]):
+    # Drawn on the device itself: billions of numbers take minutes on a CPU, and then have to be copied.
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.device(device):
         torch.manual_seed(_SEED)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
     return wrap(model.to(device), tiny_tokenizer(), shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from latentmas_ray.actors.inbox import Delivery
 from latentmas_ray.actors.turn import carry_out
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
@@ -42,9 +43,11 @@ def runners() -> tuple[TurnRunner, TurnRunner]:
 def chain(writer: TurnRunner, reader: TurnRunner) -> tuple[Segment, TurnReport]:
     """A latent agent on one runner, an answering agent that reads it on another, through the object store's form."""
     store = ObjectStore()
-    packed, _ = carry_out(writer, store, work("thinker"), [])
-    _, report = carry_out(reader, store, work("answerer", reads=(AgentMemory("thinker"),), answers=True), [packed])
-    return store.unpack(packed, expected=writer.spec), report
+    parcel, _ = carry_out(writer, store, work("thinker"), [])
+    assert parcel is not None
+    answering = work("answerer", reads=(AgentMemory("thinker"),), answers=True)
+    _, report = carry_out(reader, store, answering, [Delivery("thinker", parcel)])
+    return store.unpack(parcel.payload, expected=writer.spec), report
 
 
 def test_memory_and_answers_are_those_of_the_cpu(runners: tuple[TurnRunner, TurnRunner]) -> None:

@@ -82,6 +82,11 @@ def test_without_a_seed_each_example_is_another_one(capfd: pytest.CaptureFixture
             ["--from-memory", "m", "--example", "chain"],
             "error: --from-memory: got 'm'; it cannot stand beside --example; give one of the two\n",
         ),
+        (
+            ["why?", "--anyway", "--from-memory", "m", "--save-memory", "d"],
+            "error: --save-memory: got 'd'; it cannot stand beside --from-memory, with which no agent makes memory to "
+            "save; leave one out\n",
+        ),
     ],
 )
 def test_what_is_asked_must_be_clear(args: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
