@@ -6,7 +6,7 @@ For trying and measuring on machines that reach no model hub: memory and time ar
 import argparse
 from pathlib import Path
 
-from latentmas_ray.models.shapes import SHAPES, save_random_model
+from latentmas_ray.models.presets import SHAPES, save_random_model
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("shape", choices=SHAPES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from latentmas_ray.training.run import train
+from examples.tiny_model.run import train
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=Path)

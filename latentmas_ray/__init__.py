@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmas_ray.config import RunConfig
-    from latentmas_ray.driver.over_seeds import SeedsSummary
-    from latentmas_ray.driver.results import Answer, Failure, Summary
     from latentmas_ray.errors import (
         ConfigError,
         InputError,
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     )
     from latentmas_ray.memory import Memory
     from latentmas_ray.report.runs import FinishedRun, load_run
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+    from latentmas_ray.runs.results import Answer, Failure, Summary
     from latentmas_ray.system import LatentMAS, ResultStream
     from latentmas_ray.tasks.question import Question
     from latentmas_ray.topology.agent import Agent, Topology
@@ -31,9 +31,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "topology.agent",
-    "Answer": "driver.results",
+    "Answer": "runs.results",
     "ConfigError": "errors",
-    "Failure": "driver.results",
+    "Failure": "runs.results",
     "FinishedRun": "report.runs",
     "InputError": "errors",
     "LatentMAS": "system",
@@ -44,9 +44,9 @@ _HOMES = {
     "ResultStream": "system",
     "RunConfig": "config",
     "RunError": "errors",
-    "SeedsSummary": "driver.over_seeds",
+    "SeedsSummary": "runs.multi_seed",
     "SegmentError": "errors",
-    "Summary": "driver.results",
+    "Summary": "runs.results",
     "Topology": "topology.agent",
     "TopologyError": "errors",
     "UntrainedQuestionWarning": "errors",

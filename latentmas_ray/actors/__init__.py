@@ -1,6 +1,6 @@
 """Who carries out turns: thin Ray actors, one per agent and replica, or this process alone.
 
-Both runtimes speak the driver's `Runtime` protocol and call the same `carry_out`. Each is imported when it is first
+Both runtimes speak the driver's `Runtime` protocol and call the same `execute_turn`. Each is imported when it is first
 used: the local one needs no Ray, and neither needs transformers before a model is loaded.
 """
 

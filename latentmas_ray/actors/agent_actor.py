@@ -15,10 +15,10 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from latentmas_ray.actors.given import fetch
-from latentmas_ray.actors.inbox import Delivery, Parcel
-from latentmas_ray.actors.turn import Runner, as_it_leaves, carry_out
-from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_departure
+from latentmas_ray.actors.given_memory import fetch
+from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Transport, find_available, gpu_in_use
@@ -43,9 +43,9 @@ class Loaded:
 class _Running:
     """A turn whose segment leaves in two parcels."""
 
-    first: "Future[Parcel]" = field(default_factory=Future)
-    rest: "Future[tuple[Parcel, TurnReport]]" = field(default_factory=Future)
-    kept: list[Parcel] = field(default_factory=list)  # those of which this process holds the bytes
+    first: "Future[SentChunk]" = field(default_factory=Future)
+    rest: "Future[tuple[SentChunk, TurnResult]]" = field(default_factory=Future)
+    kept: list[SentChunk] = field(default_factory=list)  # those of which this process holds the bytes
     is_forgotten: bool = False  # nobody will ask for the rest
 
 
@@ -83,40 +83,42 @@ class AgentActor:
         self._is_ready.set()
 
     def run_turn(
-        self, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
-    ) -> tuple[Parcel | None, TurnReport]:
+        self, work: TurnRequest, later: Sequence[Sequence[Any]], *first: SentChunk
+    ) -> tuple[SentChunk | None, TurnResult]:
         """One turn: the packed segment and the report, as two objects.
 
         `first` holds the first parcel of each segment that is read, `later` references to the others of each.
         """
         self._is_ready.wait()
-        sent: list[Parcel] = []
+        sent: list[SentChunk] = []
         # What stays in this process may stay in the engine's cache, until that is needed for something else.
         send = None if isinstance(self._transport, Loopback) else sent.append
-        parcel, report = self._engine.submit(self._carry_out, work, later, first, send, leaves_early=False).result()
-        return (as_it_leaves(sent[0], report) if sent else parcel), report
+        chunk, report = self._engine.submit(self._execute_turn, work, later, first, send, leaves_early=False).result()
+        return (stamp_departure(sent[0], report) if sent else chunk), report
 
     def begin_turn(
-        self, number: int, work: TurnWork, later: Sequence[Sequence[Any]], *first: Parcel
-    ) -> tuple[Parcel, int]:
+        self, number: int, work: TurnRequest, later: Sequence[Sequence[Any]], *first: SentChunk
+    ) -> tuple[SentChunk, int]:
         """Begin a turn: its segment's first parcel as soon as that is final, and the number for `end_turn`."""
         self._is_ready.wait()
         return self._begin(number, work, later, first)
 
-    def _begin(self, number: int, work: TurnWork, later: Sequence[Any], first: Sequence[Any]) -> tuple[Parcel, int]:
+    def _begin(
+        self, number: int, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]
+    ) -> tuple[SentChunk, int]:
         running = self._running.setdefault(number, _Running())
-        self._enter(number, partial(self._carry_out_in_parcels, number, running, work, later, first))
+        self._enter(number, partial(self._execute_turn_in_chunks, number, running, work, later, first))
         try:
-            parcel = running.first.result()
+            chunk = running.first.result()
             running.first = Future()  # or it would hold the parcel's bytes as long as the turn thinks
-            return parcel, number
+            return chunk, number
         except BaseException:
             self._running.pop(number, None)
             raise
         finally:
             del running  # a raised error knows this frame: the cycle would keep what the turn had read
 
-    def end_turn(self, number: int) -> tuple[Parcel, TurnReport]:
+    def end_turn(self, number: int) -> tuple[SentChunk, TurnResult]:
         """The last parcel and the report of a turn that was begun."""
         return self._running.pop(number).rest.result()
 
@@ -133,10 +135,10 @@ class AgentActor:
             with contextlib.suppress(RayError, LatentMASError):  # the turn that reads it will tell
                 self._transport.fetch(ray.get(reference).payload)
 
-    def release(self, *parcels: Parcel) -> None:
+    def release(self, *chunks: SentChunk) -> None:
         """Nobody will read these any more."""
-        for parcel in parcels:
-            self._transport.release(parcel.payload)
+        for chunk in chunks:
+            self._transport.release(chunk.payload)
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Tokens per second of a prefill."""
@@ -158,25 +160,25 @@ class AgentActor:
         """Queue a turn of which the number is known."""
         return self._engine.submit(turn)
 
-    def _deliveries(self, work: TurnWork, later: Sequence[Any], first: Sequence[Any]) -> list[Delivery]:
+    def _deliveries(self, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]) -> list[IncomingSegment]:
         return [
-            Delivery(source, parcel, [partial(ray.get, reference) for reference in references])
-            for source, parcel, references in zip(work.segment_order(), first, later, strict=True)
+            IncomingSegment(source, chunk, [partial(ray.get, reference) for reference in references])
+            for source, chunk, references in zip(work.segment_order(), first, later, strict=True)
         ]
 
-    def _carry_out(
+    def _execute_turn(
         self,
-        work: TurnWork,
+        work: TurnRequest,
         later: Sequence[Any],
         first: Sequence[Any],
-        send: Callable[[Parcel], None] | None,
+        send: Callable[[SentChunk], None] | None,
         *,
         leaves_early: bool,
-    ) -> tuple[Parcel | None, TurnReport]:
+    ) -> tuple[SentChunk | None, TurnResult]:
         assert self._runner is not None, "load() comes first"
         deliveries, work = self._deliveries(work, later, first), fetch(work)
         try:
-            return carry_out(
+            return execute_turn(
                 self._runner,
                 self._transport,
                 work,
@@ -193,27 +195,27 @@ class AgentActor:
         self._running.pop(number, None)
         self.release(*running.kept)
 
-    def _carry_out_in_parcels(
+    def _execute_turn_in_chunks(
         self,
         number: int,
         running: _Running,
-        work: TurnWork,
+        work: TurnRequest,
         later: Sequence[Any],
         first: Sequence[Any],
     ) -> None:
         published = running.first
-        last: list[Parcel] = []
+        last: list[SentChunk] = []
 
-        def send(parcel: Parcel) -> None:
+        def send(chunk: SentChunk) -> None:
             if not self._transport.traits.survives_producer:
-                running.kept.append(parcel)
-            last[:] = [parcel]
+                running.kept.append(chunk)
+            last[:] = [chunk]
             if not published.done():
-                published.set_result(parcel)
+                published.set_result(chunk)
 
         try:
-            _, report = self._carry_out(work, later, first, send, leaves_early=True)
-            running.rest.set_result((as_it_leaves(last[0], report), report))
+            _, report = self._execute_turn(work, later, first, send, leaves_early=True)
+            running.rest.set_result((stamp_departure(last[0], report), report))
         except BaseException as error:  # noqa: BLE001  whatever it is, two other threads wait for it
             self.release(*running.kept)
             # Its frames hold what the turn had read, and the error is about to be kept.

@@ -16,7 +16,7 @@ from ray.exceptions import AuthenticationError
 
 from latentmas_ray.env import leave_errors_to_us, read_environment
 from latentmas_ray.errors import ClusterError, ConfigError
-from latentmas_ray.placement.shares import NodeResources
+from latentmas_ray.placement.resources import NodeResources
 
 _PROBE_SECONDS = 5.0
 # How an HTTP/2 client begins: the preface of the protocol and an empty frame of settings. The server's first frame is

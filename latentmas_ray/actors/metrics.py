@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from latentmas_ray.driver.metrics import METRICS, Metric
+from latentmas_ray.scheduler.metrics import METRICS, Metric
 
 
 class RayMetrics:

@@ -16,14 +16,14 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from latentmas_ray.actors.agent_actor import AgentActor, Loaded
-from latentmas_ray.actors.inbox import Delivery, Parcel
-from latentmas_ray.actors.shard_transport import ShardTransport, join_parcels
-from latentmas_ray.actors.turn import Runner, as_it_leaves
-from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.actors.execute_turn import Runner, stamp_departure
+from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
+from latentmas_ray.actors.replicas.sharded_transport import ShardedTransport, join_chunks
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError, ShardError, TransferError
-from latentmas_ray.memory import Shard
-from latentmas_ray.models.rank_group import STEP_SECONDS, RankGroup, find_meeting, open_meeting
-from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.memory import TPRank
+from latentmas_ray.parallel.process_group import STEP_SECONDS, RankGroup, find_rendezvous, open_rendezvous
+from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.transport import Transport
 
 T = TypeVar("T")
@@ -33,15 +33,15 @@ RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "fetch": 1}
 
 @dataclass(frozen=True)
 class Source:
-    """Where a rank finds its heads of one segment: `parcels[part][i]` is a reference to what `shards[i]` has of it."""
+    """Where a rank finds its heads of one segment: `chunks[part][i]` is a reference to what `shards[i]` has of it."""
 
-    shards: tuple[Shard, ...]
-    parcels: tuple[tuple[Any, ...], ...]
+    shards: tuple[TPRank, ...]
+    chunks: tuple[tuple[Any, ...], ...]
 
-    def wait(self, part: int) -> Parcel:
+    def wait(self, part: int) -> SentChunk:
         """One part, when all shards of it have come. Raises what kept it from coming."""
         try:
-            return join_parcels(self.shards, ray.get(list(self.parcels[part])))
+            return join_chunks(self.shards, ray.get(list(self.chunks[part])))
         except RayTaskError as error:
             if isinstance(error.cause, LatentMASError):
                 raise error.cause from error
@@ -63,7 +63,7 @@ class RankActor(AgentActor):
         self,
         make_runner: Callable[..., Runner],
         num_threads: int,
-        shard: Shard,
+        shard: TPRank,
         step_seconds: float = STEP_SECONDS,
     ) -> None:
         """`make_runner(ranks=…)` loads this rank's shard."""
@@ -74,10 +74,10 @@ class RankActor(AgentActor):
         self._arrived = threading.Condition()
         self._waiting: dict[int, _Waiting] = {}  # by the number of the turn, in the order of arrival
 
-    def open_meeting(self) -> tuple[str, int]:
+    def open_rendezvous(self) -> tuple[str, int]:
         """Rank 0: where the others find it."""
         host = ray.util.get_node_ip_address()
-        self._meeting = open_meeting(host, timeout_seconds=self._step_seconds)
+        self._meeting = open_rendezvous(host, timeout_seconds=self._step_seconds)
         return host, self._meeting.port
 
     def load_shard(self, address: tuple[str, int], transport: Transport | None = None) -> Loaded:
@@ -87,18 +87,20 @@ class RankActor(AgentActor):
 
     def use(self, transport: Transport) -> None:
         """Have memory travel this way from now on."""
-        super().use(ShardTransport(transport, self._ranks))
+        super().use(ShardedTransport(transport, self._ranks))
 
-    def run_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel | None, TurnReport]:
+    def run_rank(
+        self, number: int, work: TurnRequest, sources: Sequence[Source]
+    ) -> tuple[SentChunk | None, TurnResult]:
         """This rank's part of one turn: its packed segment and its report, as two objects."""
         self._is_ready.wait()
-        sent: list[Parcel] = []
+        sent: list[SentChunk] = []
         first = [_wait_or_fail(source) for source in sources]
-        turn = partial(self._carry_out, work, sources, first, sent.append, leaves_early=False)
+        turn = partial(self._execute_turn, work, sources, first, sent.append, leaves_early=False)
         _, report = self._enter(number, turn).result()
-        return (as_it_leaves(sent[0], report) if sent else None), report
+        return (stamp_departure(sent[0], report) if sent else None), report
 
-    def begin_rank(self, number: int, work: TurnWork, sources: Sequence[Source]) -> tuple[Parcel, int]:
+    def begin_rank(self, number: int, work: TurnRequest, sources: Sequence[Source]) -> tuple[SentChunk, int]:
         """Like `begin_turn`, which `end_turn` ends."""
         self._is_ready.wait()
         return self._begin(number, work, sources, [_wait_or_fail(source) for source in sources])
@@ -106,7 +108,7 @@ class RankActor(AgentActor):
     def _join(self, host: str, port: int) -> None:
         if self._shard.of == 1:
             return
-        meeting = self._meeting or find_meeting(host, port, timeout_seconds=self._step_seconds)
+        meeting = self._meeting or find_rendezvous(host, port, timeout_seconds=self._step_seconds)
         self._ranks = RankGroup(meeting, self._shard, timeout_seconds=self._step_seconds)
 
     def _enter(self, number: int, turn: Callable[[], T]) -> "Future[T]":
@@ -142,15 +144,17 @@ class RankActor(AgentActor):
         with self._arrived:
             return next(iter(self._waiting))
 
-    def _deliveries(self, work: TurnWork, later: Sequence[Source], first: Sequence[Any]) -> list[Delivery]:
-        with self._ranks.agreeing():
+    def _deliveries(self, work: TurnRequest, later: Sequence[Source], first: Sequence[Any]) -> list[IncomingSegment]:
+        with self._ranks.all_or_none():
             return [
-                Delivery(name, _parcel(one), [partial(source.wait, part) for part in range(1, len(source.parcels))])
+                IncomingSegment(
+                    name, _parcel(one), [partial(source.wait, part) for part in range(1, len(source.chunks))]
+                )
                 for name, source, one in zip(work.segment_order(), later, first, strict=True)
             ]
 
 
-def _wait_or_fail(source: Source) -> Parcel | Exception:
+def _wait_or_fail(source: Source) -> SentChunk | Exception:
     """The first part of a segment, or why there is none: a turn that fails here begins all the same, on all ranks."""
     try:
         return source.wait(0)
@@ -158,7 +162,7 @@ def _wait_or_fail(source: Source) -> Parcel | Exception:
         return error
 
 
-def _parcel(one: Parcel | Exception) -> Parcel:
+def _parcel(one: SentChunk | Exception) -> SentChunk:
     if isinstance(one, Exception):
         raise one
     return one

@@ -10,26 +10,26 @@ import ray
 from ray.exceptions import RayError
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.actors.dispatch import choose_replica
-from latentmas_ray.actors.fleet import Fleet, FleetRequest
-from latentmas_ray.actors.given import GivenStore
-from latentmas_ray.actors.measure import measure_costs
-from latentmas_ray.actors.replica import PackedSegment, Replica, Turn
-from latentmas_ray.actors.turn import Runner
-from latentmas_ray.actors.upkeep import Upkeep
+from latentmas_ray.actors.execute_turn import Runner
+from latentmas_ray.actors.given_memory import GivenMemoryStore
+from latentmas_ray.actors.health import HealthMonitor
+from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
+from latentmas_ray.actors.measure_links import measure_costs
+from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
+from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.config import PlacementName, replicas_by_agent
-from latentmas_ray.driver.protocol import RuntimeInfo, Ticket
-from latentmas_ray.engine.turn import TurnReport, TurnWork
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.transport import Situation, Transport
+from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
+from latentmas_ray.transport import DeviceLayout, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
 _SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
 MAX_STARTS = 3  # of all actors anew: another node may die meanwhile
-PickTransport = Callable[[Situation], tuple[Transport, str]]
+PickTransport = Callable[[DeviceLayout], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +40,7 @@ class _Submitted:
     turn: Turn
     replica: Replica
     agent: str
-    report: TurnReport | None = None  # once it was asked for: whether a transfer moved bytes, is told only once
+    report: TurnResult | None = None  # once it was asked for: whether a transfer moved bytes, is told only once
 
 
 class RayRuntime:
@@ -67,13 +67,13 @@ class RayRuntime:
         """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
         `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
         `transport` may be a function that picks one, and says why, once it is known where the actors are.
-        `measures_costs` has `start` measure what the choice between KV and recipes rests on. With `tp` above 1 every
+        `measures_costs` has `start` measure what the choice between KV and recompute inputs rests on. With `tp` above 1 every
         replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that takes
         longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended. `cluster` is a
         connection that there is already, in place of one to `address`; `close` ends it if it is owned.
         """
-        self._fleet = Fleet(
-            FleetRequest(
+        self._fleet = ReplicaManager(
+            ReplicaRequest(
                 agents=tuple(agents),
                 replicas=replicas_by_agent(replicas, agents),
                 make_runner=make_runner,
@@ -84,14 +84,14 @@ class RayRuntime:
                 num_threads=read_environment().torch_threads,
             )
         )
-        self._upkeep = Upkeep(self._fleet, self._start_over, turn_seconds)
+        self._upkeep = HealthMonitor(self._fleet, self._start_over, turn_seconds)
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
-        self._given = GivenStore()
+        self._given = GivenMemoryStore()
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -113,7 +113,7 @@ class RayRuntime:
             kv_spec=spec.of_shard(WHOLE),
         )
 
-    def submit(self, work: TurnWork, segments: Mapping[str, PackedSegment]) -> Ticket:
+    def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
         """Queue the turn at one of the agent's replicas. Raises ActorError if an earlier run ended without them."""
         read = [segments[name] for name in work.segment_order()]
         replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
@@ -122,14 +122,14 @@ class RayRuntime:
         work = replace(self._given.store(work), submitted_at=time.time())
         segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
         replica.pending[turn] = None
-        return Ticket(work.agent, segment, _Submitted(turn, replica, work.agent))
+        return TurnHandle(work.agent, segment, _Submitted(turn, replica, work.agent))
 
-    def wait(self, tickets: Sequence[Ticket], timeout_seconds: float) -> list[Ticket]:
+    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
         """Those that have finished, or never will; at least one unless the time is up.
 
         Raises like `start` where actors that died cannot be replaced.
         """
-        self._upkeep.look_after()
+        self._upkeep.check_health()
         lost = [ticket for ticket in tickets if ticket.report.replica.lost]
         by_reference = {reference: ticket for ticket in tickets for reference in ticket.report.turn.reports}
         if not by_reference:
@@ -142,7 +142,7 @@ class RayRuntime:
             raise ClusterError(f"the cluster does not answer: {error}") from error
         return list(dict.fromkeys([*(by_reference[reference] for reference in ready), *lost]))
 
-    def report(self, ticket: Ticket) -> TurnReport:
+    def report(self, ticket: TurnHandle) -> TurnResult:
         """The report of a finished turn.
 
         Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is gone; a user's
@@ -173,7 +173,7 @@ class RayRuntime:
         self._upkeep.note_success(submitted.agent)
         return report
 
-    def is_lost(self, ticket: Ticket) -> bool:
+    def is_lost(self, ticket: TurnHandle) -> bool:
         """Whether a turn will never finish, or has, and its segment is gone with the actor that held it."""
         submitted: _Submitted = ticket.report
         if submitted.replica.lost is None:
@@ -181,7 +181,7 @@ class RayRuntime:
         is_reported = all(place.final_at is not None for place in submitted.turn.writes)
         return not is_reported or (ticket.segment is not None and bool(ticket.segment.holders))
 
-    def cancel(self, tickets: Sequence[Ticket]) -> None:
+    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
         for ticket in tickets:
             submitted: _Submitted = ticket.report
@@ -189,7 +189,7 @@ class RayRuntime:
             if submitted.replica.lost is None:
                 submitted.replica.cancel(submitted.turn)
 
-    def release(self, tickets: Sequence[Ticket]) -> None:
+    def release(self, tickets: Sequence[TurnHandle]) -> None:
         """Tell the actors that nobody will read the segments of these turns any more, if they keep them."""
         for ticket in tickets:
             if ticket.segment is not None:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import xxhash
 
-from latentmas_ray.bench.links import Buffers, Line, Sink
+from latentmas_ray.bench.links import Buffers, Sink, TcpLine
 from latentmas_ray.bench.stamps import Received, Sent
-from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Piece, Recipe
+from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.transport import Transport
@@ -30,12 +30,12 @@ class End:
         self._spec = spec
         self._transport = transport
         self._cache: BatchCache | None = None
-        self._outline: Outline | None = None
-        self._recipe: Recipe | None = None
+        self._outline: SegmentMeta | None = None
+        self._recompute_inputs: RecomputeInputs | None = None
         self._buffers: Buffers | None = None
         self._kept: Any = None
         self._sink: Sink | None = None
-        self._line: Line | None = None
+        self._line: TcpLine | None = None
         transport.open()
 
     def free_bytes(self) -> int:
@@ -48,8 +48,8 @@ class End:
         link's own measurement. All memory has been touched once when this returns."""
         self._drop()
         self._cache = _make_cache(self._spec, num_tokens, seed=1 if is_sender else None)
-        self._outline = Outline(self._spec, (num_tokens,), (0,), (0,), (num_tokens,))
-        self._recipe = _make_recipe(self._spec, num_tokens)
+        self._outline = SegmentMeta(self._spec, (num_tokens,), (0,), (0,), (num_tokens,))
+        self._recompute_inputs = _make_recipe(self._spec, num_tokens)
         if with_buffers:
             self._buffers = Buffers(num_tokens * self._spec.bytes_per_token)
             if self._sink is not None:
@@ -60,11 +60,15 @@ class End:
         """What an agent does when its memory is final: copy it out of the cache, and pack it."""
         assert self._cache is not None
         assert self._outline is not None
-        assert self._recipe is not None
+        assert self._recompute_inputs is not None
         begun = time.time()
         lengths = self._outline.lengths
-        piece = Piece(
-            self._outline, (0,), lengths, self._cache.copy_out([0], lengths, self._transport.reserve), self._recipe
+        piece = SegmentChunk(
+            self._outline,
+            (0,),
+            lengths,
+            self._cache.copy_out([0], lengths, self._transport.reserve),
+            self._recompute_inputs,
         )
         copied = time.time()
         payload = self._transport.pack(piece)
@@ -113,7 +117,7 @@ class End:
 
     def dial(self, host: str, port: int, key: bytes) -> None:
         """Be connected to an end that listens."""
-        self._line = Line(host, port, key)
+        self._line = TcpLine(host, port, key)
 
     def clock(self) -> tuple[float, float]:
         """How far the clock of the end that was dialled is ahead, and by how much that may be wrong."""
@@ -148,7 +152,7 @@ def carries(payload: Any, num_bytes: int) -> bool:
         return any(carries(part, num_bytes) for part in payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return len(payload) >= num_bytes
-    return isinstance(payload, Piece) or (isinstance(payload, np.ndarray) and payload.nbytes >= num_bytes)
+    return isinstance(payload, SegmentChunk) or (isinstance(payload, np.ndarray) and payload.nbytes >= num_bytes)
 
 
 def _make_cache(spec: KVCacheSpec, num_tokens: int, *, seed: int | None) -> BatchCache:
@@ -168,8 +172,8 @@ def _make_cache(spec: KVCacheSpec, num_tokens: int, *, seed: int | None) -> Batc
     return cache
 
 
-def _make_recipe(spec: KVCacheSpec, num_tokens: int) -> Recipe:
+def _make_recipe(spec: KVCacheSpec, num_tokens: int) -> RecomputeInputs:
     num_thoughts = _NUM_THOUGHTS if num_tokens > _NUM_THOUGHTS else 0
     ids = torch.randint(0, 32_000, (num_tokens,))
     ids[num_tokens - num_thoughts :] = LATENT
-    return Recipe(ids, torch.zeros(num_thoughts, spec.hidden_size, dtype=spec.torch_dtype), (num_tokens,))
+    return RecomputeInputs(ids, torch.zeros(num_thoughts, spec.hidden_size, dtype=spec.torch_dtype), (num_tokens,))

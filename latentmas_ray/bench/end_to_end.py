@@ -15,10 +15,10 @@ from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
-from latentmas_ray.memory import KVCacheSpec, Piece
-from latentmas_ray.models.shapes import SHAPES, random_model
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.models.presets import SHAPES, random_model
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 
@@ -55,7 +55,7 @@ class _Times:
 
     finished_at: float
     absorbed_at: float
-    report: TurnReport
+    report: TurnResult
     prompt_tokens: int
 
 
@@ -83,8 +83,8 @@ class ClockedRunner:
         return self._runner.measure_prefill(num_tokens)
 
     def run(
-        self, work: TurnWork, memory: Incoming, *, outgoing: Outgoing | None = None
-    ) -> tuple[Piece | None, TurnReport]:
+        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+    ) -> tuple[SegmentChunk | None, TurnResult]:
         """One turn."""
         watched = _Watched(memory)
         clocked = None if outgoing is None else _Clocked(outgoing)
@@ -101,7 +101,7 @@ class _Watched:
         self._memory = memory
         self.segments, self.pieces_of = memory.segments, memory.pieces_of
 
-    def pieces(self) -> Iterator[tuple[str, Piece]]:
+    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         """The pieces; the last is in the cache when the next one is asked for."""
         yield from self._memory.pieces()
         self.absorbed_at = time.time()
@@ -115,7 +115,7 @@ class _Clocked:
         self.leaves_early, self.reserve = outgoing.leaves_early, outgoing.reserve
         self._outgoing = outgoing
 
-    def publish(self, final_at: float, piece: Piece) -> None:
+    def publish(self, final_at: float, piece: SegmentChunk) -> None:
         """Pass the piece on."""
         self.finished_at = final_at
         self._outgoing.publish(final_at, piece)
@@ -178,14 +178,14 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
 def _one(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _Times:
     """One question through both agents; both turns are submitted at once, as in a run."""
     common = {"batch": batch, "question_ids": ("q0",), "sampling": Sampling(max_new_tokens=1)}
-    write = TurnWork(
+    write = TurnRequest(
         agent=WRITER,
         prompts=(_prompt("w" * settings.prompt_tokens),),
         thinks="latent",
         latent_steps=settings.latent_steps,
         **common,  # type: ignore[arg-type]
     )
-    read = TurnWork(
+    read = TurnRequest(
         agent=READER,
         prompts=(_prompt("r"),),
         thinks="text",

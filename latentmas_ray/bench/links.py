@@ -93,7 +93,7 @@ class Sink:
                 connection.sendall(_CLOCK.pack(time.time()))
 
 
-class Line:
+class TcpLine:
     """The other end of a `Sink`: as many connections as there are streams."""
 
     def __init__(self, host: str, port: int, key: bytes) -> None:

@@ -5,10 +5,10 @@ import secrets
 from abc import ABC, abstractmethod
 from functools import partial
 
-from latentmas_ray.actors.bench_actor import Node, Station
+from latentmas_ray.bench.actors import BenchNode, Station
 from latentmas_ray.bench.end import End
 from latentmas_ray.bench.links import NUM_THREADS
-from latentmas_ray.bench.stamps import HandOver
+from latentmas_ray.bench.stamps import TransferSample
 from latentmas_ray.engine.turn import Link
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
@@ -16,7 +16,7 @@ from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Transport
 
 
-class Pair(ABC):
+class TransferPath(ABC):
     """A sender and a receiver. Calls go in this order: `prepare`, then `hand_over`, and again."""
 
     link: Link
@@ -27,7 +27,7 @@ class Pair(ABC):
         """Have a segment of so many tokens ready, and empty room for it at the receiver."""
 
     @abstractmethod
-    def hand_over(self) -> HandOver:
+    def hand_over(self) -> TransferSample:
         """One hand-over, and right after it what the link and memcpy need for as many bytes."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Pair(ABC):
         """End both."""
 
 
-class OneProcess(Pair):
+class InProcessPath(TransferPath):
     """Both ends here."""
 
     link: Link = "same_process"
@@ -56,11 +56,11 @@ class OneProcess(Pair):
         self._sender.prepare(num_tokens, is_sender=True, with_buffers=False)
         self._receiver.prepare(num_tokens, is_sender=False, with_buffers=True)
 
-    def hand_over(self) -> HandOver:
+    def hand_over(self) -> TransferSample:
         sent, received = self._receiver.take(self._sender.give())
         self._sender.release()
         copy_seconds = self._receiver.copy_seconds()
-        return HandOver.of(sent, received, 0.0, limit=copy_seconds, copies=2 * copy_seconds)
+        return TransferSample.of(sent, received, 0.0, limit=copy_seconds, copies=2 * copy_seconds)
 
     def check(self) -> None:
         check_digests(self._sender.digest(), self._receiver.digest())
@@ -73,11 +73,11 @@ class OneProcess(Pair):
         self._receiver.close()
 
 
-class TwoActors(Pair):
+class TwoActorPath(TransferPath):
     """The ends are Ray actors, on one node or on two. References are chained, as between agents: the receiver's call
     is waiting when the sender returns."""
 
-    def __init__(self, spec: KVCacheSpec, transport: Transport, sender: Node, receiver: Node) -> None:
+    def __init__(self, spec: KVCacheSpec, transport: Transport, sender: BenchNode, receiver: BenchNode) -> None:
         self.link = "same_node" if sender == receiver else "cross_node"
         make = partial(End, spec, transport, num_threads())
         self._sender = Station(make, sender.node_id)
@@ -93,7 +93,7 @@ class TwoActors(Pair):
         self._sender.call("prepare", num_tokens, is_sender=True, with_buffers=is_remote)
         self._receiver.call("prepare", num_tokens, is_sender=False, with_buffers=True)
 
-    def hand_over(self) -> HandOver:
+    def hand_over(self) -> TransferSample:
         if self.link == "cross_node":
             self._offset, self.clock_error_seconds = self._sender.call("clock")
         sent, received = self._receiver.call("take", self._sender.begin("give"))
@@ -101,10 +101,10 @@ class TwoActors(Pair):
             station.call("release")
         copies = self._receiver.call("copy_seconds")
         if self.link == "same_node":
-            return HandOver.of(sent, received, 0.0, limit=copies, copies=2 * copies)
+            return TransferSample.of(sent, received, 0.0, limit=copies, copies=2 * copies)
         copies += self._sender.call("copy_seconds")
         limit = self._sender.call("line_seconds")
-        return HandOver.of(sent, received, self._offset, limit=limit, copies=copies)
+        return TransferSample.of(sent, received, self._offset, limit=limit, copies=copies)
 
     def check(self) -> None:
         check_digests(self._sender.call("digest"), self._receiver.call("digest"))

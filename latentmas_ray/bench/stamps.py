@@ -31,7 +31,7 @@ class Received:
 
 
 @dataclass(frozen=True)
-class HandOver:
+class TransferSample:
     """One hand-over in seconds, with what the link and memcpy needed for as many bytes right after it."""
 
     phases: Mapping[str, float]
@@ -43,14 +43,14 @@ class HandOver:
     @staticmethod
     def of(
         sent: tuple[float, float, float], received: Received, offset: float, *, limit: float, copies: float
-    ) -> "HandOver":
+    ) -> "TransferSample":
         """`sent` is begun, copied, packed; `offset` is how far the receiver's clock is ahead of the sender's."""
         begun, copied, packed = sent
         arrived, unpacked, written = (time - offset for time in (received.arrived, received.unpacked, received.written))
         times = (begun, copied, packed, arrived, unpacked, written)
         phases = {name: max(0.0, end - begin) for name, begin, end in zip(PHASES, times[:-1], times[1:], strict=True)}
         move = phases["way"] + (0.0 if received.carried else phases["unpack"])
-        return HandOver(phases, move, written - begun, limit, copies)
+        return TransferSample(phases, move, written - begun, limit, copies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class SizeFigures:
     phases: dict[str, float]  # medians
 
 
-def size_figures(tokens: int, num_bytes: int, runs: Sequence[HandOver], *, is_remote: bool) -> SizeFigures:
+def size_figures(tokens: int, num_bytes: int, runs: Sequence[TransferSample], *, is_remote: bool) -> SizeFigures:
     """The figures of one size; between nodes a hand-over needs the link beside the copies."""
     return SizeFigures(
         tokens=tokens,

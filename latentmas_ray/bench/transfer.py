@@ -11,17 +11,17 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latentmas_ray.actors.bench_actor import BenchCluster, Node
+from latentmas_ray.bench.actors import BenchCluster, BenchNode
 from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
 from latentmas_ray.bench.machine import processor
-from latentmas_ray.bench.pairs import OneProcess, Pair, TwoActors, num_threads
+from latentmas_ray.bench.pairs import InProcessPath, TransferPath, TwoActorPath, num_threads
 from latentmas_ray.bench.stamps import SizeFigures, size_figures
 from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchSettings
 from latentmas_ray.engine.turn import Link
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.kv_shape import kv_shape
-from latentmas_ray.transport.offers import Offer, offers
+from latentmas_ray.transport.candidates import Candidate, offers
 from latentmas_ray.units import format_bytes
 
 LINKS: tuple[Link, ...] = ("same_process", "same_node", "cross_node")
@@ -65,7 +65,7 @@ def run(settings: TransferBenchSettings, progress: Progress) -> TransferBench:
     chosen = offers(settings.transports)
     spec = kv_shape(settings.model, dtype=settings.dtype)
     with ExitStack() as stack:
-        nodes: Sequence[Node] = ()
+        nodes: Sequence[BenchNode] = ()
         if settings.end_to_end or any(offer.links - {"same_process"} for offer in chosen.values()):
             nodes = stack.enter_context(BenchCluster(settings.address)).nodes()
         elif settings.address is not None:
@@ -86,7 +86,7 @@ def run(settings: TransferBenchSettings, progress: Progress) -> TransferBench:
     )
 
 
-def _ways(chosen: Mapping[str, Offer], nodes: Sequence[Node]) -> Iterator[tuple[str, Offer, Link]]:
+def _ways(chosen: Mapping[str, Candidate], nodes: Sequence[BenchNode]) -> Iterator[tuple[str, Candidate, Link]]:
     for link in LINKS:
         for name, offer in chosen.items():
             if link in offer.links and (link != "cross_node" or len(nodes) > 1):
@@ -97,31 +97,31 @@ def _measure(
     settings: TransferBenchSettings,
     spec: KVCacheSpec,
     name: str,
-    offer: Offer,
+    offer: Candidate,
     link: Link,
-    nodes: Sequence[Node],
+    nodes: Sequence[BenchNode],
     progress: Progress,
 ) -> WayFigures:
     store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
     fitting(settings.tokens, spec.bytes_per_token, free=None, store=store_bytes)  # before two actors are started for it
-    pair = _make_pair(spec, offer, link, nodes)
-    with closing(pair):
-        sizes = fitting(settings.tokens, spec.bytes_per_token, free=pair.free_bytes(), store=store_bytes)
-        figures = [_measure_size(pair, name, spec, tokens, settings.repeats, progress) for tokens in sizes]
+    path = _make_path(spec, offer, link, nodes)
+    with closing(path):
+        sizes = fitting(settings.tokens, spec.bytes_per_token, free=path.free_bytes(), store=store_bytes)
+        figures = [_measure_size(path, name, spec, tokens, settings.repeats, progress) for tokens in sizes]
         return WayFigures(
             link=link,
             transport=name,
             limit="TCP" if link == "cross_node" else "memcpy",
-            clock_error_seconds=pair.clock_error_seconds,
+            clock_error_seconds=path.clock_error_seconds,
             sizes=tuple(figures),
         )
 
 
-def _make_pair(spec: KVCacheSpec, offer: Offer, link: Link, nodes: Sequence[Node]) -> Pair:
+def _make_path(spec: KVCacheSpec, offer: Candidate, link: Link, nodes: Sequence[BenchNode]) -> TransferPath:
     transport = offer.make(within_one_node=link != "cross_node")
     if link == "same_process":
-        return OneProcess(spec, transport)
-    return TwoActors(spec, transport, nodes[0], nodes[0 if link == "same_node" else 1])
+        return InProcessPath(spec, transport)
+    return TwoActorPath(spec, transport, nodes[0], nodes[0 if link == "same_node" else 1])
 
 
 def fitting(
@@ -147,18 +147,18 @@ def fitting(
 
 
 def _measure_size(
-    pair: Pair, name: str, spec: KVCacheSpec, tokens: int, repeats: int, progress: Progress
+    path: TransferPath, name: str, spec: KVCacheSpec, tokens: int, repeats: int, progress: Progress
 ) -> SizeFigures:
-    pair.prepare(tokens)
+    path.prepare(tokens)
     for index in range(_NUM_WARM_UPS):
-        pair.hand_over()
+        path.hand_over()
         if index == 0:
-            pair.check()
+            path.check()
     num_bytes = tokens * spec.bytes_per_token
-    runs = [pair.hand_over() for _ in range(repeats)]
-    figures = size_figures(tokens, num_bytes, runs, is_remote=pair.link == "cross_node")
+    runs = [path.hand_over() for _ in range(repeats)]
+    figures = size_figures(tokens, num_bytes, runs, is_remote=path.link == "cross_node")
     progress(
-        f"{pair.link.replace('_', ' ')}, {name}, {tokens} tokens ({format_bytes(num_bytes)}): "
+        f"{path.link.replace('_', ' ')}, {name}, {tokens} tokens ({format_bytes(num_bytes)}): "
         f"move {figures.move.seconds * 1000:.2f} ms, hand-over {figures.hand_over.seconds * 1000:.2f} ms"
     )
     return figures

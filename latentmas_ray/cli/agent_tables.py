@@ -11,7 +11,7 @@ from latentmas_ray.cli.text import format_figure
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.driver.results import HandOver
+    from latentmas_ray.runs.results import TransferStats
 
 _PER_QUESTION = "_seconds_per_question"
 _PER_BATCH = "_seconds"
@@ -38,7 +38,7 @@ def agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
         yield table
 
 
-def hand_over_table(hand_overs: Sequence["HandOver"]) -> Iterator[Table]:
+def hand_over_table(hand_overs: Sequence["TransferStats"]) -> Iterator[Table]:
     """One line for each agent and each whose memory it read; none where nothing was handed over."""
     if not hand_overs:
         return

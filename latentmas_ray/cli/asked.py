@@ -11,7 +11,7 @@ from latentmas_ray.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from latentmas_ray.driver.results import Answer
+    from latentmas_ray.runs.results import Answer
 
 ExampleTask = Literal["chain", "notes"]
 EXAMPLE_TASKS: tuple[ExampleTask, ...] = get_args(ExampleTask)
@@ -19,7 +19,7 @@ _NUM_DRAWN = 12  # holds each kind of question of both tasks equally often
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedQuestion:
     """One question: the run's configuration for it, its record, and whether a task generated it."""
 
     config: RunConfig
@@ -32,7 +32,7 @@ class Asked:
         return tuple(self.record.get("notes", ()))
 
 
-def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_memory: bool) -> Asked:
+def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_memory: bool) -> AskedQuestion:
     """The question as it was typed, with the prompts that the embedded model knows where that is the model.
 
     Raises ConfigError for none or an empty one, and, unless `anyway`, for one that the embedded model was not trained
@@ -45,7 +45,7 @@ def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_mem
     if not text.strip():
         raise ConfigError("QUESTION", text, "it must not be empty")
     if config.model != EMBEDDED_MODEL:
-        return Asked(config, {"question": text})
+        return AskedQuestion(config, {"question": text})
     task = trained_task(text, has_memory=has_memory)
     if task is None and not anyway:
         raise ConfigError(
@@ -54,12 +54,12 @@ def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_mem
             f"{ABILITIES} (--example asks one); bring a model with --model, or have it try with --anyway",
         )
     if task is None:
-        return Asked(config, {"question": text})
+        return AskedQuestion(config, {"question": text})
     record = with_notes(text) if trained_task(text) == "notes" else {"question": text}
-    return Asked(config.model_copy(update={"task": task}), record)
+    return AskedQuestion(config.model_copy(update={"task": task}), record)
 
 
-def example_question(config: RunConfig, task: str, seed: int | None) -> Asked:
+def example_question(config: RunConfig, task: str, seed: int | None) -> AskedQuestion:
     """A generated question of `task` with its gold, the same for the same `seed`; another one each time without.
 
     Raises ConfigError for a task that generates none.
@@ -72,7 +72,7 @@ def example_question(config: RunConfig, task: str, seed: int | None) -> Asked:
     seed = SystemRandom().randrange(10**6) if seed is None else seed
     generate = chain_questions if task == "chain" else notes_questions
     question = Random(seed).choice(generate(_NUM_DRAWN, seed))
-    return Asked(config.model_copy(update={"task": task}), question.record, is_example=True)
+    return AskedQuestion(config.model_copy(update={"task": task}), question.record, is_example=True)
 
 
 def print_example(console: "Console", answer: "Answer", notes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from latentmas_ray.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from latentmas_ray.bench.engine import BatchFigures, EngineBench
+    from benchmarks.engine import BatchFigures, EngineBench
 
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure beside a reference.")
 bench_app.command("transfer")(transfer)
@@ -62,7 +62,7 @@ def engine(
     plain transformers with full forwards, all hidden states and logits, and a cache that grows by concatenation.
     SHAPE is a well-known model's shape with random weights: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
     """
-    from latentmas_ray.bench.settings import EngineBenchSettings
+    from benchmarks.engine_settings import EngineBenchSettings
 
     given = {
         "model": model,
@@ -76,7 +76,7 @@ def engine(
         "repeats": repeats,
     }
     settings = EngineBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    from latentmas_ray.bench.engine import run  # torch and transformers: only once the flags are known good
+    from benchmarks.engine import run  # torch and transformers: only once the flags are known good
 
     outcome = run(settings, lambda line: typer.echo(line, err=True))
     if as_json:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentmas_ray.bench.scaling_settings import ScalingBenchSettings
+from benchmarks.scaling_settings import ScalingBenchSettings
 from latentmas_ray.cli.numbers import whole_numbers
 from latentmas_ray.cli.outcome import measure_and_show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from latentmas_ray.bench.scaling import ScalingBench
+    from benchmarks.scaling import ScalingBench
 
 
 def scaling(
@@ -72,7 +72,7 @@ def scaling(
 
 
 def _measure(settings: ScalingBenchSettings, say: Callable[[str], None]) -> "ScalingBench":
-    from latentmas_ray.bench.scaling import run  # torch and Ray: only once the flags are known good
+    from benchmarks.scaling import run  # torch and Ray: only once the flags are known good
 
     return run(settings, say)
 
@@ -84,6 +84,6 @@ def _tables(outcome: "ScalingBench") -> "RenderableType":
 
 
 def _draw(outcome: "ScalingBench", plot: str) -> None:
-    from latentmas_ray.bench.scaling_plot import draw
+    from benchmarks.scaling_plot import draw
 
     draw(outcome, plot)

@@ -11,8 +11,8 @@ from rich.text import Text
 from latentmas_ray.cli.text import format_accuracy, format_number, printable
 
 if TYPE_CHECKING:
-    from latentmas_ray.report.compare import Comparison, Pair
-    from latentmas_ray.report.compare_runs import RunFigures
+    from latentmas_ray.report.compare import Comparison, PairedRuns
+    from latentmas_ray.report.compared_run import RunFigures
 
 
 _BRACKETS = "In brackets: 95 % intervals over questions; multiples of single's cost and speed"
@@ -29,7 +29,7 @@ def comparison_tables(comparison: "Comparison") -> RenderableType:
     return Group("", *folders, *tables, *(Text(f"  {note}.") for note in (_BRACKETS, *comparison.notes)))
 
 
-def answer_lists(pairs: Sequence["Pair"]) -> Iterator[str]:
+def answer_lists(pairs: Sequence["PairedRuns"]) -> Iterator[str]:
     """Of each pair, the questions that only one of the two got right: a line for each."""
     for pair in pairs:
         for name, against, ids in (
@@ -69,7 +69,7 @@ def _figure_table(runs: Sequence["RunFigures"]) -> Table:
     return table
 
 
-def _pair_table(rows: Sequence[tuple[str, "Pair"]], *, named: bool = False) -> Table:
+def _pair_table(rows: Sequence[tuple[str, "PairedRuns"]], *, named: bool = False) -> Table:
     """Differences in percentage points; `named` has the gain's name in place of counts that stand elsewhere."""
     table = _table()
     for title in ("gain", "runs") if named else ("difference",):
@@ -89,7 +89,7 @@ def _pair_table(rows: Sequence[tuple[str, "Pair"]], *, named: bool = False) -> T
     return table
 
 
-def _cell_table(pairs: Sequence["Pair"]) -> Table:
+def _cell_table(pairs: Sequence["PairedRuns"]) -> Table:
     """How many questions who got right."""
     table = _table("right in")
     for title in ("both", "only the first", "only the second", "neither"):

@@ -14,13 +14,13 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from latentmas_ray.bench.scaling_settings import ScalingBenchSettings
-from latentmas_ray.bench.settings import EngineBenchSettings
+from benchmarks.engine_settings import EngineBenchSettings
+from benchmarks.scaling_settings import ScalingBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError
-from latentmas_ray.placement.links import LinkSpeeds
+from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 # Fields that are flags of some command, and are told under the flag's name.
 _FLAG_FIELDS = (

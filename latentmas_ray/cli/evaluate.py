@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from latentmas_ray.cli.progress import RunWatcher
-    from latentmas_ray.driver.over_seeds import SeedsSummary
-    from latentmas_ray.driver.results import Summary
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+    from latentmas_ray.runs.results import Summary
 
 _MAX_FAILURE_CHARS = 200
 

@@ -25,13 +25,13 @@ def grade(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Grade an existing results file again; nothing is changed unless --output says so."""
-    from latentmas_ray.driver.regrade import regrade
+    from latentmas_ray.runs.rescore import rescore
     from latentmas_ray.tasks import check_graders, load_questions
 
     target = None if output is None else _checked(output, overwrite=overwrite)
     questions = load_questions(task)
     check_graders(questions)
-    outcome = regrade(Path(results), {question.id: question for question in questions})
+    outcome = rescore(Path(results), {question.id: question for question in questions})
     if target is not None:
         outcome.write(target)
     if outcome.is_cut:

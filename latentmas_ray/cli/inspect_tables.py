@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from latentmas_ray.cli.text import printable, shorten
-from latentmas_ray.driver import Answer
-from latentmas_ray.driver.traces import Trace
-from latentmas_ray.engine.trace import AgentTrace, Thought
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
 from latentmas_ray.report.inspect import Inspection, describe_alarm
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.traces import Trace
 
 _MAX_CHARS = 300  # of a prompt or a text, unless all of it is wanted
 _MAX_ROW_CHARS = 60

@@ -15,7 +15,7 @@ from latentmas_ray.errors import RunError, UntrainedQuestionWarning
 from latentmas_ray.seeds import seed_folders
 
 if TYPE_CHECKING:
-    from latentmas_ray.driver.results import Observer
+    from latentmas_ray.runs.results import Observer
     from latentmas_ray.system import LatentMAS
 
 

@@ -12,8 +12,8 @@ def memory(
     """Show what a file of working memory holds, and which model can read it."""
     from latentmas_ray.cli.memory_tables import memory_row, memory_view
     from latentmas_ray.cli.tables import results_console
-    from latentmas_ray.driver.folder import encode_row
     from latentmas_ray.memory import Memory
+    from latentmas_ray.runs.folder import encode_row
 
     loaded = Memory.load(file)
     if as_json:

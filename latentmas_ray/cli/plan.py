@@ -12,13 +12,13 @@ from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
     LinkSpeeds,
-    ModelFigures,
+    ModelDims,
     NodeResources,
     Plan,
     PlanRequest,
     Workload,
-    figures_of_config,
-    known_figures,
+    dims_of_config,
+    known_dims,
     make_plan,
     nodes_alike,
 )
@@ -136,12 +136,12 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
     )
 
 
-def _figures(name: str, revision: str | None) -> ModelFigures:
-    if revision is None and (figures := known_figures(name)) is not None:
+def _figures(name: str, revision: str | None) -> ModelDims:
+    if revision is None and (figures := known_dims(name)) is not None:
         return figures
     from latentmas_ray.models.load import load_config  # takes seconds
 
-    return figures_of_config(load_config(name, revision).to_dict(), name)
+    return dims_of_config(load_config(name, revision).to_dict(), name)
 
 
 def _cluster(
@@ -217,14 +217,14 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
         "replicas": dict(request.replicas),
         "actor": asdict(made.share),
         "nodes": [asdict(node) for node in request.nodes],
-        "demands": [asdict(demand) for demand in made.demands.values()],
+        "demands": [asdict(demand) for demand in made.memory_estimates.values()],
         "shards": [
             {
-                "agents": list(shard.team.agents),
-                "replica": shard.team.replica,
+                "agents": list(shard.replica_id.agents),
+                "replica": shard.replica_id.replica,
                 "rank": shard.rank,
-                **asdict(shard.seat),
-                **asdict(made.memory_of(shard.team)),
+                **asdict(shard.slot),
+                **asdict(made.memory_of(shard.replica_id)),
             }
             for shard in made.shards()
         ],

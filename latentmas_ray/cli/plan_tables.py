@@ -11,7 +11,7 @@ from rich.text import Text
 
 from latentmas_ray.cli.tables import named_rows
 from latentmas_ray.cli.transfer_tables import format_time
-from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, Shard
+from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlannedActor
 from latentmas_ray.units import format_bytes
 
 _LINKS = {
@@ -86,9 +86,9 @@ def _actors(plan: Plan) -> str:
 
 def _picture(plan: Plan) -> Table:
     """One line a node: its GPUs and who is on each. Neighbours on which there is nobody share a line."""
-    on_node: defaultdict[int, list[Shard]] = defaultdict(list)
+    on_node: defaultdict[int, list[PlannedActor]] = defaultdict(list)
     for shard in plan.shards():
-        on_node[shard.seat.node].append(shard)
+        on_node[shard.slot.node].append(shard)
     table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -104,12 +104,12 @@ def _picture(plan: Plan) -> Table:
     return table
 
 
-def _gpus(plan: Plan, number: int, shards: list[Shard]) -> Text:
+def _gpus(plan: Plan, number: int, shards: list[PlannedActor]) -> Text:
     if not plan.share.num_gpus:
         return Text("cores: " + ", ".join(_name(plan, shard) for shard in shards))
     on_gpu: defaultdict[int | None, list[str]] = defaultdict(list)
     for shard in shards:
-        on_gpu[shard.seat.gpu].append(_name(plan, shard))
+        on_gpu[shard.slot.gpu].append(_name(plan, shard))
     cells = []
     all_gpus = range(plan.request.nodes[number].whole_gpus)
     for is_used, group in groupby(all_gpus, key=lambda gpu: gpu in on_gpu):
@@ -121,23 +121,27 @@ def _gpus(plan: Plan, number: int, shards: list[Shard]) -> Text:
     return Text("[ " + " | ".join(cells) + " ]")
 
 
-def _name(plan: Plan, shard: Shard) -> str:
-    name = "all" if plan.is_colocated and len(shard.team.agents) > 1 else shard.team.agents[0]
-    has_more = max(plan.request.replicas[agent] for agent in shard.team.agents) > 1
-    return name + (f"/{shard.team.replica}" if has_more else "") + (f".{shard.rank}" if plan.request.tp > 1 else "")
+def _name(plan: Plan, shard: PlannedActor) -> str:
+    name = "all" if plan.is_colocated and len(shard.replica_id.agents) > 1 else shard.replica_id.agents[0]
+    has_more = max(plan.request.replicas[agent] for agent in shard.replica_id.agents) > 1
+    return (
+        name + (f"/{shard.replica_id.replica}" if has_more else "") + (f".{shard.rank}" if plan.request.tp > 1 else "")
+    )
 
 
 def _memory_table(plan: Plan) -> Table:
     columns = ("own", "read", "in\ncache", "weights", "KV", "seg-\nments", "allow-\nance", "total")
     table = _make_table("tokens:", *columns)
-    for team in dict.fromkeys(shard.team for shard in plan.shards()):
-        if team.replica:
+    for replica_id in dict.fromkeys(shard.replica_id for shard in plan.shards()):
+        if replica_id.replica:
             continue
-        memory = plan.memory_of(team)
-        largest = max((plan.demands[agent] for agent in team.agents), key=lambda demand: demand.cache_tokens)
+        memory = plan.memory_of(replica_id)
+        largest = max(
+            (plan.memory_estimates[agent] for agent in replica_id.agents), key=lambda demand: demand.cache_tokens
+        )
         parts = (memory.weights_bytes, memory.kv_bytes, memory.segments_bytes, memory.allowance_bytes)
         table.add_row(
-            Text(" " + (team.agents[0] if len(team.agents) == 1 else "all agents")),
+            Text(" " + (replica_id.agents[0] if len(replica_id.agents) == 1 else "all agents")),
             *map(str, (largest.own_tokens, largest.read_tokens, largest.cache_tokens)),
             *map(format_bytes, (*parts, memory.total_bytes)),
         )
@@ -155,11 +159,11 @@ def _memory_notes(plan: Plan) -> Text:
         f"segments = the same for the tokens that are {in_segments}",
         "allowance = 2 GB fixed + activations of a forward + logits",
     ]
-    if any(seat.gpu is not None for seat in plan.memory):
-        seat, fullest = max(plan.memory.items(), key=lambda item: item[1].total_bytes)
-        size = request.nodes[seat.node].gpu_bytes
+    if any(slot.gpu is not None for slot in plan.memory):
+        slot, fullest = max(plan.memory.items(), key=lambda item: item[1].total_bytes)
+        size = request.nodes[slot.node].gpu_bytes
         lines.append(
-            f"the fullest GPU is {seat.gpu} of node {seat.node}: {format_bytes(fullest.total_bytes)}"
+            f"the fullest GPU is {slot.gpu} of node {slot.node}: {format_bytes(fullest.total_bytes)}"
             + (f" of {format_bytes(size)}" if size else "")
         )
     return Text("\n".join(f" {line}" for line in lines), style="dim")

@@ -13,7 +13,7 @@ from latentmas_ray.cli.text import format_number, shorten
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.driver.results import Answer, Failure, Progress
+    from latentmas_ray.runs.results import Answer, Failure, Progress
 
 MAX_FAILURES_KEPT = 10
 MIN_LINE_SECONDS = 3.0  # plain lines never come faster

@@ -25,9 +25,9 @@ def report(
     other got wrong, and every question with what each agent did. It needs no network, nor any other file.
     """
     path = _checked(output)
-    from latentmas_ray.driver.folder import write_atomically  # nothing heavy before the flags are known good
     from latentmas_ray.report import load_runs
     from latentmas_ray.report.html import make_page
+    from latentmas_ray.runs.folder import write_atomically  # nothing heavy before the flags are known good
 
     found = [load_runs(folder) for folder in _checked_folders(runs)]
     content = make_page(found, with_published=published).encode(errors="replace")

@@ -10,8 +10,8 @@ from rich.text import Text
 from latentmas_ray.cli.transfer_tables import format_time, make_table
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.scaling import ScalingBench
-    from latentmas_ray.bench.scaling_figures import HandOvers, Spread, Throughput
+    from benchmarks.scaling import ScalingBench
+    from benchmarks.scaling_figures import HandOvers, Spread, Throughput
 
 
 def scaling_tables(outcome: "ScalingBench") -> RenderableType:

@@ -15,8 +15,8 @@ from latentmas_ray.cli.text import format_accuracy, format_number, format_spread
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.driver.over_seeds import SeedsSummary
-    from latentmas_ray.driver.results import AgentUse, Answer, Summary, Transfer
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+    from latentmas_ray.runs.results import AgentUse, Answer, Summary, Transfer
 
 MAX_TEXT_CHARS = 600
 

@@ -9,7 +9,7 @@ import typer
 
 from latentmas_ray.config import MAX_NEW_TOKENS
 from latentmas_ray.tasks import BENCHMARKS, Benchmark, answer_form
-from latentmas_ray.tasks.load import GENERATED_TASKS, NUM_GENERATED, load_questions
+from latentmas_ray.tasks.files import GENERATED_TASKS, NUM_GENERATED, load_questions
 from latentmas_ray.tasks.question import KINDS
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from latentmas_ray.engine.lazy_segment import is_held
 from latentmas_ray.engine.session import Session
-from latentmas_ray.memory import Placement
+from latentmas_ray.memory import MergedLayout
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment, load_or_solve, mean_norm
-from latentmas_ray.models.resident import is_held
 
 _SLOT_STEP = 256  # caches are reserved in steps of this many slots, so that batches of like size reuse one
 _KEPT_BYTES_CPU = 2**30  # there a larger cache is given back after its turn: agents of one machine take turns with it
@@ -26,7 +26,7 @@ class Engine:
         self._cache: BatchCache | None = None
         self.realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
 
-    def open(self, question_ids: Sequence[str], *, num_slots: int, reads: Placement | None = None) -> Session:
+    def open(self, question_ids: Sequence[str], *, num_slots: int, reads: MergedLayout | None = None) -> Session:
         """Begin a turn over these questions; no row may need more than `num_slots` tokens, memory included.
 
         `reads` is what the session will absorb, if that is known: where the turn before left exactly that in the
@@ -62,13 +62,13 @@ class Engine:
 def make_realignment(lm: LanguageModel, *, realign: bool, cache_dir: Path) -> Realignment:
     """The realignment of a model. With tied embeddings W_a is the identity but for the ridge, and is left out."""
     inputs_VE = lm.input_embeddings()
-    norm = lm.ranks.of_first(lambda: mean_norm(inputs_VE))
+    norm = lm.ranks.broadcast_from_rank0(lambda: mean_norm(inputs_VE))
     if not realign or lm.is_tied:
         return Realignment(None, norm)
     outputs_VE = lm.output_embeddings()
     num_rows = min(len(inputs_VE), len(outputs_VE))
     revision = lm.spec.weights_revision
-    matrix = lm.ranks.of_first(
+    matrix = lm.ranks.broadcast_from_rank0(
         lambda: load_or_solve(outputs_VE[:num_rows], inputs_VE[:num_rows], cache_dir, revision).cpu()
     )
     return Realignment(matrix.to(lm.device), norm)

@@ -1,4 +1,4 @@
-"""What one turn has fed to the model, and so what its segment is: outline, recipe, and the parts that have left.
+"""What one turn has fed to the model, and so what its segment is: outline, recompute inputs, and the parts that have left.
 
 Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
 """
@@ -10,17 +10,17 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from latentmas_ray.memory import LATENT, KVCacheSpec, Outline, Recipe
+from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentMeta
 from latentmas_ray.topology.agent import HandsOver
 
 
 @dataclass(frozen=True)
-class Part:
+class ChunkSpan:
     """What is new since the last piece: tokens [begins[q], begins[q] + lengths[q]) of those that are kept."""
 
     begins: tuple[int, ...]
     lengths: tuple[int, ...]
-    recipe: Recipe
+    recompute_inputs: RecomputeInputs
 
 
 class TurnInputs:
@@ -65,7 +65,7 @@ class TurnInputs:
             self._is_withdrawn[row], self._ids[row], lengths[row] = True, [], 0
         self._prompt_lengths = tuple(lengths)
 
-    def outline(self, hands_over: HandsOver, num_coming: int = 0) -> Outline:
+    def outline(self, hands_over: HandsOver, num_coming: int = 0) -> SegmentMeta:
         """What the turn's segment will be when `num_coming` more inputs of each question have been fed."""
         turns = tuple(len(ids) + num_coming for ids in self._ids)
         offsets = self._prompt_lengths if hands_over == "latents" else (0,) * len(turns)
@@ -74,13 +74,13 @@ class TurnInputs:
             for prompt, turn, is_cut in zip(self._prompt_lengths, turns, self._is_cut, strict=True)
         ]
         lengths = tuple(stop - offset for stop, offset in zip(stops, offsets, strict=True))
-        return Outline(self._spec, lengths, self._turn_starts, offsets, turns)
+        return SegmentMeta(self._spec, lengths, self._turn_starts, offsets, turns)
 
-    def recipe(self) -> Recipe:
+    def recompute_inputs(self) -> RecomputeInputs:
         """All inputs of the turn."""
-        return self._recipe([0] * len(self._ids), 0)
+        return self._recompute_inputs([0] * len(self._ids), 0)
 
-    def take_part(self, outline: Outline) -> Part:
+    def take_part(self, outline: SegmentMeta) -> ChunkSpan:
         """What was fed since the last call, as a part of the segment with this outline."""
         first, self._num_taken = self._num_taken, [len(ids) for ids in self._ids]
         edges = [
@@ -89,11 +89,13 @@ class TurnInputs:
                 first, self._num_taken, outline.offsets, outline.lengths, strict=True
             )
         ]
-        recipe = self._recipe(first, self._num_taken_thoughts)
+        recompute_inputs = self._recompute_inputs(first, self._num_taken_thoughts)
         self._num_taken_thoughts = len(self._thoughts)
-        return Part(tuple(begin for begin, _ in edges), tuple(stop - begin for begin, stop in edges), recipe)
+        return ChunkSpan(
+            tuple(begin for begin, _ in edges), tuple(stop - begin for begin, stop in edges), recompute_inputs
+        )
 
-    def _recipe(self, first: Sequence[int], first_thought: int) -> Recipe:
+    def _recompute_inputs(self, first: Sequence[int], first_thought: int) -> RecomputeInputs:
         thoughts = self._thoughts[first_thought:]
         if thoughts:
             kept = [row for row, is_withdrawn in enumerate(self._is_withdrawn) if not is_withdrawn]
@@ -101,4 +103,4 @@ class TurnInputs:
         else:
             thoughts_NE = torch.empty(0, self._spec.hidden_size, dtype=self._spec.torch_dtype)
         ids = [row[begin:] for row, begin in zip(self._ids, first, strict=True)]
-        return Recipe(torch.tensor(list(chain(*ids)), dtype=torch.int64), thoughts_NE, tuple(map(len, ids)))
+        return RecomputeInputs(torch.tensor(list(chain(*ids)), dtype=torch.int64), thoughts_NE, tuple(map(len, ids)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from latentmas_ray.engine.runner import TurnRunner
     from latentmas_ray.models.given import GivenModel
-    from latentmas_ray.models.ranks import Ranks
+    from latentmas_ray.parallel.ranks import Ranks
 
 
 def load_runner(
@@ -27,7 +27,7 @@ def load_runner(
     from latentmas_ray.engine.runner import TurnRunner
     from latentmas_ray.env import read_environment
     from latentmas_ray.models.load import load_model
-    from latentmas_ray.models.ranks import ALONE
+    from latentmas_ray.parallel.ranks import ALONE
 
     if isinstance(model, str):
         lm = load_model(model, dtype=dtype, device=device, ranks=ranks or ALONE, revision=revision)

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentmas_ray.memory import Piece
+from latentmas_ray.memory import SegmentChunk
 
 
 class Outgoing(Protocol):
@@ -18,5 +18,5 @@ class Outgoing(Protocol):
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """A flat uint8 tensor to write a piece's KV into: where it can travel from without another copy."""
 
-    def publish(self, final_at: float, piece: Piece) -> None:
+    def publish(self, final_at: float, piece: SegmentChunk) -> None:
         """A piece leaves; `final_at` is when it became final, in seconds of the wall clock."""

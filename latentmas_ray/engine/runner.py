@@ -1,4 +1,4 @@
-"""Carries out a `TurnWork` on an engine and reports what it did. Local runtime and Ray actors both call this."""
+"""Carries out a `TurnRequest` on an engine and reports what it did. Local runtime and Ray actors both call this."""
 
 import sys
 import time
@@ -9,23 +9,23 @@ from operator import add
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine.diagnostics.ablation import clone_without
+from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
+from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
+from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.engine.fork import fork
-from latentmas_ray.engine.guard import Verdict, judge
 from latentmas_ray.engine.incoming import Incoming, Present
-from latentmas_ray.engine.lens import Lens
 from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.replay import replay
+from latentmas_ray.engine.phase_timer import PhaseTimer
+from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.session import Session
-from latentmas_ray.engine.stopwatch import Stopwatch
-from latentmas_ray.engine.tracing import TurnTracer
-from latentmas_ray.engine.turn import Phases, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
-from latentmas_ray.memory import KVCacheSpec, Piece, Placement, Segment, place
+from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
 
 class TurnRunner:
-    """An engine that understands `TurnWork`."""
+    """An engine that understands `TurnRequest`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -43,11 +43,11 @@ class TurnRunner:
 
     def run(
         self,
-        work: TurnWork,
+        work: TurnRequest,
         memory: Mapping[str, Segment] | Incoming,
         *,
         outgoing: Outgoing | None = None,
-    ) -> tuple[Piece | None, TurnReport]:
+    ) -> tuple[SegmentChunk | None, TurnResult]:
         """One turn: absorb `memory`, prefill, think and emit, or decode.
 
         The turn's own segment leaves by `outgoing`, the prompt's part as soon as it is final if that is wanted. Without
@@ -63,22 +63,22 @@ class TurnRunner:
             return self._run(work, memory, outgoing)
         except BaseException as error:
             # An error of ours is raised by all ranks alike: what only one may raise, it raises while they are agreeing.
-            if not ranks.has_agreed(error) and not isinstance(error, LatentMASError):
+            if not ranks.is_collective_error(error) and not isinstance(error, LatentMASError):
                 ranks.leave()  # the others wait for this one
             raise
 
     def _run(
-        self, work: TurnWork, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
-    ) -> tuple[Piece | None, TurnReport]:
+        self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
+    ) -> tuple[SegmentChunk | None, TurnResult]:
         lm = self.engine.lm
-        watch = Stopwatch(lm.device)
+        watch = PhaseTimer(lm.device)
         with watch.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         session, placement = self._absorb(work, memory, prompts, watch)
         with watch.phase("prefill"):
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, placement, prompts)
-        verdict, piece = Verdict(), None
+        verdict, piece = GuardDecision(), None
         segment_bytes: tuple[int, ...] = ()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
@@ -87,7 +87,7 @@ class TurnRunner:
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
                 with watch.phase("trace"):
-                    verdict = judge(self._lens, work, after_prompt_BE, hidden_BNE)
+                    verdict = decide(self._lens, work, after_prompt_BE, hidden_BNE)
                     session.drop_thoughts(verdict.without_thoughts)
                     session.withdraw(verdict.withdrawn)
             piece, segment_bytes = self._emit(session, work, watch, outgoing, recipe_bytes)
@@ -111,7 +111,7 @@ class TurnRunner:
             traces, embeddings = tracer.look(outputs, texts), tracer.embeddings()
         trace_seconds = watch.seconds.pop("trace")
         is_text = work.thinks == "text"
-        return piece, TurnReport(
+        return piece, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
             latent_steps=0 if is_text else work.latent_steps,
@@ -128,38 +128,38 @@ class TurnRunner:
         )
 
     @cached_property
-    def _lens(self) -> Lens:
-        return Lens(self.engine.lm, self.engine.realign)
+    def _lens(self) -> LogitLens:
+        return LogitLens(self.engine.lm, self.engine.realign)
 
     def _absorb(
         self,
-        work: TurnWork,
+        work: TurnRequest,
         memory: Mapping[str, Segment] | Incoming,
         prompts: Sequence[Sequence[int]],
-        watch: Stopwatch,
-    ) -> tuple[Session, Placement]:
+        watch: PhaseTimer,
+    ) -> tuple[Session, MergedLayout]:
         """A session that has absorbed the memory, and where each segment stands in it."""
         lm = self.engine.lm
         incoming = Present(memory) if isinstance(memory, Mapping) else memory
-        with lm.ranks.agreeing():
+        with lm.ranks.all_or_none():
             pieces, segments = incoming.pieces(), incoming.segments()
-        if work.recipes:
+        if work.recomputed:
             with watch.phase("absorb"):
-                segments = replay(self.engine, work.reads, incoming, work.recipes, work.question_ids)
+                segments = recompute(self.engine, work.reads, incoming, work.recomputed, work.question_ids)
                 pieces = Present(segments).pieces()
-        placement = place(work.reads, segments, len(work.question_ids))
+        placement = merge_layout(work.reads, segments, len(work.question_ids))
         num_coming = work.sampling.max_new_tokens
         if work.thinks == "latent":
             num_coming = work.latent_steps + len(self._closing(work))
         num_known = max(placement.lengths, default=0) + max(map(len, prompts))
         # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with watch.phase("absorb"), lm.ranks.agreeing():
+        with watch.phase("absorb"), lm.ranks.all_or_none():
             session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
             session.absorb(placement, pieces)
         return session, placement
 
-    def _closing(self, work: TurnWork) -> list[int]:
+    def _closing(self, work: TurnRequest) -> list[int]:
         """What follows the thoughts."""
         return self.engine.lm.chat.turn_terminator if work.close_turn else []
 
@@ -167,7 +167,7 @@ class TurnRunner:
         """Tokens per second of a prefill of one question of `num_tokens`, after one that warms up."""
         lm = self.engine.lm
         num_tokens = min(num_tokens, lm.max_positions or num_tokens)
-        watch = Stopwatch(lm.device)
+        watch = PhaseTimer(lm.device)
         for phase in ("warm-up", "prefill"):
             session = self.engine.open(["probe"], num_slots=num_tokens)
             with watch.phase(phase):
@@ -177,22 +177,22 @@ class TurnRunner:
     def _think(
         self,
         session: Session,
-        work: TurnWork,
-        watch: Stopwatch,
+        work: TurnRequest,
+        watch: PhaseTimer,
         outgoing: Outgoing | None,
         seen: list[Tensor] | None,
     ) -> tuple[int, ...]:
         """The thoughts of a turn; what is final before them leaves early, if that is wanted. `seen` is given what the
-        thoughts were made from. Returns the bytes per question of the recipe that has left."""
+        thoughts were made from. Returns the bytes per question of the recompute inputs that has left."""
         closing = self._closing(work)
         recipe_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.leaves_early and work.leaves_early:
-            with watch.phase("emit"), session.lm.ranks.agreeing():
+            with watch.phase("emit"), session.lm.ranks.all_or_none():
                 final_at = time.time()
-                make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
+                make_piece = session.emit_piece if work.handover == "kv" else session.emit_recompute_inputs
                 first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
-                recipe_bytes = first.recipe.bytes_per_question
+                recipe_bytes = first.recompute_inputs.bytes_per_question
                 del first  # its bytes have been taken over
         with watch.phase("think"):
             session.think(work.latent_steps, seen)
@@ -203,36 +203,38 @@ class TurnRunner:
     def _emit(
         self,
         session: Session,
-        work: TurnWork,
-        watch: Stopwatch,
+        work: TurnRequest,
+        watch: PhaseTimer,
         outgoing: Outgoing | None,
         recipe_bytes: tuple[int, ...],
-    ) -> tuple[Piece | None, tuple[int, ...]]:
+    ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
         """What has not left yet. Returns the segment unless it leaves, and its bytes per question."""
-        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recipe
-        with watch.phase("emit"), session.lm.ranks.agreeing():
+        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recompute_inputs
+        with watch.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
             if outgoing is not None:
                 piece = make_piece(work.hands_over, reserve=outgoing.reserve)
                 outgoing.publish(final_at, piece)
             else:
                 piece = (
-                    Piece.whole(session.emit(work.hands_over)) if work.handover == "kv" else make_piece(work.hands_over)
+                    SegmentChunk.whole(session.emit(work.hands_over))
+                    if work.handover == "kv"
+                    else make_piece(work.hands_over)
                 )
         if work.handover == "kv":
             segment_bytes = piece.outline.bytes_per_question
         else:
-            segment_bytes = tuple(map(add, recipe_bytes, piece.recipe.bytes_per_question))
+            segment_bytes = tuple(map(add, recipe_bytes, piece.recompute_inputs.bytes_per_question))
         return None if outgoing is not None else piece, segment_bytes
 
     def _write_instead(
         self,
         session: Session,
-        reads: Placement,
-        work: TurnWork,
+        reads: MergedLayout,
+        work: TurnRequest,
         prompts: Sequence[Sequence[int]],
         rows: Sequence[int],
-        watch: Stopwatch,
+        watch: PhaseTimer,
     ) -> dict[int, list[int]]:
         """What the agent writes on the questions of `rows`, as if it had never thought: token ids by row."""
         if not rows:
@@ -241,7 +243,7 @@ class TurnRunner:
             asked = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
             room = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
-            other = fork(session, reads, rows, room=max(map(len, asked)) + room)
+            other = clone_without(session, reads, rows, room=max(map(len, asked)) + room)
             other.prefill(asked)
             return dict(zip(rows, other.decode(work.sampling, work.agent), strict=True))
 

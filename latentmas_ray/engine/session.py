@@ -1,7 +1,7 @@
 """One agent's turn over one batch of questions, inside one engine.
 
 Dimensions: B rows (questions), N new tokens of all rows, T tokens, E hidden size, L layers, C 2, H KV heads,
-D head dim, N in `_recipe` latent thoughts.
+D head dim, N in `_recompute_inputs` latent thoughts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.inputs import TurnInputs
+from latentmas_ray.engine.lazy_segment import LazySegment
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
-from latentmas_ray.memory import LATENT, Outline, Piece, Placement, Recipe, Segment
-from latentmas_ray.memory.pages import empty_bytes
+from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
+from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
-from latentmas_ray.models.resident import ResidentSegment
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.topology.agent import HandsOver
 
@@ -47,7 +47,7 @@ class Session:
         self._inputs = TurnInputs(lm.spec, self.positions)
 
     @torch.inference_mode()
-    def absorb(self, placement: Placement, pieces: Iterable[tuple[str, Piece]] | None = None) -> None:
+    def absorb(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
         """Take over the predecessors' memory, every key at its position in the merged sequence.
 
         `pieces` are those of the placed segments, each with its agent, in any order: each is absorbed when it comes. If
@@ -76,18 +76,21 @@ class Session:
         self._inputs.add_tokens(token_ids)
 
     @torch.inference_mode()
-    def feed_recipe(self, recipe: Recipe) -> None:
+    def feed_recompute_inputs(self, recompute_inputs: RecomputeInputs) -> None:
         """Feed the inputs of another turn, tokens and latent thoughts, to every row: its memory is computed again.
 
         Ends with `emit_as`. Raises SegmentError for a token that the model does not have.
         """
         num_embeddings = self.lm.num_embeddings
-        if recipe.token_ids_T.numel() and (largest := int(recipe.token_ids_T.max())) >= num_embeddings:
+        if (
+            recompute_inputs.token_ids_T.numel()
+            and (largest := int(recompute_inputs.token_ids_T.max())) >= num_embeddings
+        ):
             raise SegmentError(f"token {largest} was fed to the agent, but model {self.lm.name} has {num_embeddings}")
-        is_thought_T = recipe.token_ids_T == LATENT
-        embeds_TE = self.lm.embed(recipe.token_ids_T.masked_fill(is_thought_T, 0))
-        embeds_TE[is_thought_T.to(embeds_TE.device)] = recipe.latents_NE.to(embeds_TE.device)
-        self._feed(embeds_TE.split(list(recipe.lengths)))
+        is_thought_T = recompute_inputs.token_ids_T == LATENT
+        embeds_TE = self.lm.embed(recompute_inputs.token_ids_T.masked_fill(is_thought_T, 0))
+        embeds_TE[is_thought_T.to(embeds_TE.device)] = recompute_inputs.latents_NE.to(embeds_TE.device)
+        self._feed(embeds_TE.split(list(recompute_inputs.lengths)))
 
     @torch.inference_mode()
     def follow(self, rows: Sequence[Tensor]) -> list[Tensor]:
@@ -160,28 +163,32 @@ class Session:
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
         """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        return self.emit_as(self._inputs.outline(hands_over), self._inputs.recipe())
+        return self.emit_as(self._inputs.outline(hands_over), self._inputs.recompute_inputs())
 
     @torch.inference_mode()
-    def emit_as(self, outline: Outline, recipe: Recipe) -> Segment:
-        """The segment with this outline, whose turn was fed as its recipe."""
-        return ResidentSegment(
+    def emit_as(self, outline: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
+        """The segment with this outline, whose turn was fed as its recompute inputs."""
+        return LazySegment(
             self.cache,
             [memory + offset for memory, offset in zip(self._memory_lengths, outline.offsets, strict=True)],
             spec=outline.spec,
             lengths=outline.lengths,
             turn_starts=outline.turn_starts,
             offsets=outline.offsets,
-            recipe=recipe,
+            recompute_inputs=recompute_inputs,
         )
 
-    def emit_recipe(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
-        """Like `emit_piece`, but without the KV: the reader computes it from the recipe."""
+    def emit_recompute_inputs(
+        self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
+    ) -> SegmentChunk:
+        """Like `emit_piece`, but without the KV: the reader computes it from the recompute inputs."""
         outline = self._inputs.outline(hands_over, num_coming)
-        return Piece.without_kv(outline, self._inputs.take_part(outline).recipe)
+        return SegmentChunk.without_kv(outline, self._inputs.take_part(outline).recompute_inputs)
 
     @torch.inference_mode()
-    def emit_piece(self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes) -> Piece:
+    def emit_piece(
+        self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
+    ) -> SegmentChunk:
         """What this turn has written since its last piece; its bytes are copied to where `reserve` says.
 
         `num_coming` inputs of every question are still to come; the last piece has 0.
@@ -189,9 +196,11 @@ class Session:
         outline = self._inputs.outline(hands_over, num_coming)
         part = self._inputs.take_part(outline)
         slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
-        return Piece(outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths, reserve), part.recipe)
+        return SegmentChunk(
+            outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths, reserve), part.recompute_inputs
+        )
 
-    def _write(self, placement: Placement, pieces: Iterable[tuple[str, Piece]]) -> None:
+    def _write(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]]) -> None:
         """Put pieces into the slots of their segments, which follow one another in the placement's order."""
         ends = [0] * len(self.question_ids)
         begins, missing = {}, {}

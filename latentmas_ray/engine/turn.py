@@ -1,7 +1,7 @@
 """What one agent does with one batch of questions, and what it reports. Plain data: no torch, no Ray.
 
 A *turn* is: absorb the memory that is read, prefill the prompt, then think latently (and hand over a segment) or
-decode text. `TurnWork` goes to the actor, `TurnReport` comes back; tensors travel beside them.
+decode text. `TurnRequest` goes to the actor, `TurnResult` comes back; tensors travel beside them.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentmas_ray.config import CodecName, GuardName
-from latentmas_ray.engine.trace import AgentTrace, Alarm, EmbeddingMap
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 Handover = Literal["kv", "recipe"]
@@ -45,12 +45,12 @@ class GivenMemory:
 
     reads: tuple[AgentMemory, ...]
     segments: Mapping[str, WirePiece]  # by agent, each of one question and of the whole model
-    recipes: frozenset[str] = frozenset()  # the agents whose segments have no KV
+    recomputed: frozenset[str] = frozenset()  # the agents whose segments have no KV
     texts: Mapping[str, str] = field(default_factory=dict)  # by agent: what stands in the reader's prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnWork:
+class TurnRequest:
     """One agent's turn over one batch."""
 
     agent: str
@@ -64,7 +64,7 @@ class TurnWork:
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
     handover: Handover = "kv"  # how its own segment travels
-    recipes: frozenset[str] = frozenset()  # the agents whose segments come as recipes
+    recomputed: frozenset[str] = frozenset()  # the agents whose segments come as recompute inputs
     submitted_at: float = 0.0  # seconds of the wall clock where the driver runs
     is_last: bool = False  # no turn after this one reads the memory of this batch
     traced: frozenset[str] = frozenset()  # the questions of which a trace is wanted
@@ -108,7 +108,7 @@ class SegmentRead:
     """One transfer: a segment that this turn read."""
 
     source: str  # the agent that wrote it
-    num_bytes: int  # of KV as it was sent, or of a recipe
+    num_bytes: int  # of KV as it was sent, or of a recompute inputs
     transport: str
     seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
     exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
@@ -120,8 +120,8 @@ class SegmentRead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnReport:
-    """What a turn did. Everything per question is in the order of `TurnWork.question_ids`."""
+class TurnResult:
+    """What a turn did. Everything per question is in the order of `TurnRequest.question_ids`."""
 
     agent: str
     prompt_tokens: tuple[int, ...]
@@ -129,7 +129,9 @@ class TurnReport:
     output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
     texts: tuple[str, ...] = ()
     phases: Phases = field(default_factory=Phases)
-    segment_bytes: tuple[int, ...] = ()  # of KV, or of the recipe, handed over per question; empty for a text agent
+    segment_bytes: tuple[
+        int, ...
+    ] = ()  # of KV, or of the recompute inputs, handed over per question; empty for a text agent
     memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
     reads: tuple[SegmentRead, ...] = ()
     traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by question, of those that were to be traced

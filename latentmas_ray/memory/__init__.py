@@ -1,14 +1,14 @@
-"""Working memory as data: segments and their recipes, RoPE re-rotation and merge, wire format and files.
+"""Working memory as data: segments and their recompute inputs, RoPE re-rotation and merge, wire format and files.
 
 Needs torch, and neither transformers nor Ray.
 """
 
+from latentmas_ray.memory.chunk import SegmentChunk, SegmentMeta, join, join_recompute_inputs, repeat
 from latentmas_ray.memory.memory_segment import MemorySegment
-from latentmas_ray.memory.merge import PlacedSegment, Placement, place
-from latentmas_ray.memory.piece import Outline, Piece, join, join_recipes, repeat
+from latentmas_ray.memory.merge import MergedLayout, PlacedSegment, merge_layout
 from latentmas_ray.memory.rope import rotate_keys
-from latentmas_ray.memory.segment import LATENT, Recipe, Segment, concatenate
-from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec, Shard
+from latentmas_ray.memory.segment import LATENT, RecomputeInputs, Segment, concatenate
+from latentmas_ray.memory.spec import KVCacheSpec, RopeSpec, TPRank
 from latentmas_ray.memory.working_memory import Memory
 
 __all__ = [
@@ -16,18 +16,18 @@ __all__ = [
     "KVCacheSpec",
     "Memory",
     "MemorySegment",
-    "Outline",
-    "Piece",
+    "MergedLayout",
     "PlacedSegment",
-    "Placement",
-    "Recipe",
+    "RecomputeInputs",
     "RopeSpec",
     "Segment",
-    "Shard",
+    "SegmentChunk",
+    "SegmentMeta",
+    "TPRank",
     "concatenate",
     "join",
-    "join_recipes",
-    "place",
+    "join_recompute_inputs",
+    "merge_layout",
     "repeat",
     "rotate_keys",
 ]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
-from latentmas_ray.memory.grid import Grid, TokenGroups, multiply, quantise
+from latentmas_ray.memory.quantization import Grid, TokenGroups, multiply, quantise
 from latentmas_ray.memory.spec import KVCacheSpec
 
 CODECS: tuple[CodecName, ...] = get_args(CodecName)

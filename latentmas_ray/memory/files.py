@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentmas_ray.errors import LatentMASError, MemoryInputError, SegmentError
+from latentmas_ray.memory.chunk import SegmentMeta
 from latentmas_ray.memory.memory_segment import MemorySegment
-from latentmas_ray.memory.piece import Outline
-from latentmas_ray.memory.segment import Recipe
+from latentmas_ray.memory.segment import RecomputeInputs
 from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.memory.working_memory import Memory
@@ -200,8 +200,8 @@ def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
             raise SegmentError("it holds memory, and does not say of which model")
         tree[name] = AgentMemory(name, tuple(tree[read] for read in _texts(agent["reads"])))
         counts = [(_count(agent[key]),) for key in ("num_tokens", "turn_start", "offset", "turn_length")]
-        outline = Outline(spec, *counts)
-        inputs = Recipe(tensors.pop(f"{name}.token_ids"), tensors.pop(f"{name}.latents"), outline.turn_lengths)
+        outline = SegmentMeta(spec, *counts)
+        inputs = RecomputeInputs(tensors.pop(f"{name}.token_ids"), tensors.pop(f"{name}.latents"), outline.turn_lengths)
         kv_LCHTD = tensors.pop(f"{name}.kv") if _typed(meta["has_kv"], bool) else None
         segments[name] = MemorySegment(outline, inputs, kv_LCHTD)
     if tensors:

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.pages import copy_into, empty_bytes
-from latentmas_ray.memory.piece import Outline, Piece, have_kv, join, join_recipes
+from latentmas_ray.memory.buffers import copy_into, empty_bytes
+from latentmas_ray.memory.chunk import SegmentChunk, SegmentMeta, have_kv, join, join_recompute_inputs
 from latentmas_ray.memory.reslice import gather
-from latentmas_ray.memory.segment import LATENT, Recipe, Segment
+from latentmas_ray.memory.segment import LATENT, RecomputeInputs, Segment
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.units import format_bytes
@@ -28,8 +28,8 @@ class MemorySegment:
     the inputs. Raises SegmentError if the parts contradict each other.
     """
 
-    meta: Outline
-    inputs: Recipe
+    meta: SegmentMeta
+    inputs: RecomputeInputs
     kv_LCHTD: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class MemorySegment:
             raise SegmentError(f"token ids begin with 0, not with {int(self.inputs.token_ids_T.min())}")
 
     @classmethod
-    def from_pieces(cls, pieces: Sequence[Piece], question: int = 0) -> "MemorySegment":
+    def from_pieces(cls, pieces: Sequence[SegmentChunk], question: int = 0) -> "MemorySegment":
         """Question number `question` of a segment, from all its pieces in order; copies its bytes.
 
         Of a divided model the pieces of all its ranks are joined. Raises SegmentError if something is missing.
@@ -62,19 +62,19 @@ class MemorySegment:
         parts = [_question_of(piece, question) for piece in whole]
         if have_kv(whole):
             segment = join(parts)
-            return cls(Outline.of(segment), segment.recipe, segment.kv_LCHTD)
+            return cls(SegmentMeta.of(segment), segment.recompute_inputs, segment.kv_LCHTD)
         meta = parts[0].outline
         if any(part.outline != meta for part in parts):
             raise SegmentError("pieces of different segments")
-        return cls(meta, join_recipes([part.recipe for part in parts], meta.turn_lengths))
+        return cls(meta, join_recompute_inputs([part.recompute_inputs for part in parts], meta.turn_lengths))
 
-    def to_piece(self) -> Piece:
+    def to_piece(self) -> SegmentChunk:
         """This segment as a turn reads it; shares its bytes. `memory.piece.repeat` makes it one of a whole batch."""
         if self.kv_LCHTD is None:
-            return Piece.without_kv(self.meta, self.inputs)
+            return SegmentChunk.without_kv(self.meta, self.inputs)
         meta = self.meta
         segment = Segment(self.spec, self.kv_LCHTD, meta.lengths, meta.turn_starts, meta.offsets, self.inputs)
-        return Piece.whole(segment)
+        return SegmentChunk.whole(segment)
 
     def without_kv(self) -> "MemorySegment":
         """Its recompute inputs alone."""
@@ -128,19 +128,21 @@ class MemorySegment:
         return f"MemorySegment({self.num_tokens} tokens, {self.num_latent_thoughts} latent thoughts, {size} of {kind})"
 
 
-def _question_of(piece: Piece, question: int) -> Piece:
+def _question_of(piece: SegmentChunk, question: int) -> SegmentChunk:
     """One question of a piece, in memory of its own on the CPU."""
     meta, length = piece.outline, piece.lengths[question]
     per_question = (meta.lengths, meta.turn_starts, meta.offsets, meta.turn_lengths)
-    outline = Outline(meta.spec, *((values[question],) for values in per_question))
-    recipe = piece.recipe.take([question])
-    recipe = Recipe(recipe.token_ids_T.cpu(), recipe.latents_NE.cpu(), recipe.lengths)
+    outline = SegmentMeta(meta.spec, *((values[question],) for values in per_question))
+    recompute_inputs = piece.recompute_inputs.take([question])
+    recompute_inputs = RecomputeInputs(
+        recompute_inputs.token_ids_T.cpu(), recompute_inputs.latents_NE.cpu(), recompute_inputs.lengths
+    )
     spec = meta.spec
-    flat = empty_bytes(length * spec.bytes_per_token, recipe.latents_NE.device)
+    flat = empty_bytes(length * spec.bytes_per_token, recompute_inputs.latents_NE.device)
     kv_LCHTD = flat.view(spec.torch_dtype).view(spec.num_layers, 2, spec.num_kv_heads, length, spec.head_dim)
     for head, part_LCHTD in piece.parts_of(question):
         copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
-    return Piece(outline, (piece.begins[question],), (length,), kv_LCHTD, recipe)
+    return SegmentChunk(outline, (piece.begins[question],), (length,), kv_LCHTD, recompute_inputs)
 
 
 def _are_equal(mine: Tensor | None, other: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.piece import Outline, Piece
+from latentmas_ray.memory.chunk import SegmentChunk, SegmentMeta
 from latentmas_ray.memory.segment import Segment
 from latentmas_ray.topology.agent import AgentMemory
 
@@ -19,12 +19,12 @@ class PlacedSegment:
     they were computed."""
 
     agent: str
-    segment: Segment | Outline
+    segment: Segment | SegmentMeta
     shifts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Placement:
+class MergedLayout:
     """One consistent sequence per question: segments in order, and the position at which a reader goes on."""
 
     segments: tuple[PlacedSegment, ...]
@@ -36,14 +36,16 @@ class Placement:
         columns = [placed.segment.lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
-    def pieces(self) -> Iterator[tuple[str, Piece]]:
+    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Every segment that is there as one piece, with its agent."""
         for placed in self.segments:
             if isinstance(placed.segment, Segment):
-                yield placed.agent, Piece.whole(placed.segment)
+                yield placed.agent, SegmentChunk.whole(placed.segment)
 
 
-def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment | Outline], num_questions: int) -> Placement:
+def merge_layout(
+    reads: Sequence[AgentMemory], segments: Mapping[str, Segment | SegmentMeta], num_questions: int
+) -> MergedLayout:
     """Line up the memories `reads` for one reader. Moves no bytes; outlines are enough.
 
     Raises SegmentError if a segment is missing or is of other questions, IncompatibleMemoryError if two segments
@@ -60,11 +62,11 @@ def place(reads: Sequence[AgentMemory], segments: Mapping[str, Segment | Outline
     placed = tuple(PlacedSegment(name, segments[name], tuple(moved)) for name, moved in shifts.items())
     for item in placed[1:]:
         placed[0].segment.spec.check_same(item.segment.spec)
-    return Placement(placed, tuple(ends))
+    return MergedLayout(placed, tuple(ends))
 
 
 def _line_up(
-    reads: Sequence[AgentMemory], segments: Mapping[str, Segment | Outline], num_questions: int
+    reads: Sequence[AgentMemory], segments: Mapping[str, Segment | SegmentMeta], num_questions: int
 ) -> tuple[dict[str, list[int]], list[int]]:
     """Shifts per agent and question, and the end position per question, of the merge of `reads`."""
     shifts: dict[str, list[int]] = {}

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.piece import Loss, Outline, Piece, have_kv
-from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, Shard
+from latentmas_ray.memory.chunk import CodecStats, SegmentChunk, SegmentMeta, have_kv
+from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, TPRank
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class HeadRange:
     stop: int
 
 
-def head_ranges(num_heads: int, num_sources: int, reader: Shard) -> tuple[HeadRange, ...]:
+def head_ranges(num_heads: int, num_sources: int, reader: TPRank) -> tuple[HeadRange, ...]:
     """Where a reader finds its KV heads, in their order, if `num_sources` ranks hold the model's `num_heads` in equal
     parts. Both degrees divide `num_heads`: a spec of such a shard would not be there otherwise.
     """
@@ -46,12 +46,12 @@ def head_ranges(num_heads: int, num_sources: int, reader: Shard) -> tuple[HeadRa
     )
 
 
-def sources_of(num_heads: int, num_sources: int, reader: Shard) -> tuple[int, ...]:
+def sources_of(num_heads: int, num_sources: int, reader: TPRank) -> tuple[int, ...]:
     """The ranks that hold a reader's heads, in order: those whose pieces `reslice` wants."""
     return tuple(heads.source for heads in head_ranges(num_heads, num_sources, reader))
 
 
-def reslice(pieces: Sequence[Piece], spec: KVCacheSpec) -> Piece:
+def reslice(pieces: Sequence[SegmentChunk], spec: KVCacheSpec) -> SegmentChunk:
     """The same part of one segment, from the shards that `sources_of` names and in that order, as the shard of `spec`
     holds it. Shares the bytes of `pieces` until somebody asks for them in one buffer.
 
@@ -65,7 +65,7 @@ def reslice(pieces: Sequence[Piece], spec: KVCacheSpec) -> Piece:
         spec.of_shard(piece.outline.spec.shard).check_same(piece.outline.spec)
     ranges = head_ranges(spec.num_model_kv_heads, num_sources, spec.shard)
     found = [piece.outline.spec.shard for piece in pieces]
-    if found != [Shard(heads.source, num_sources) for heads in ranges]:
+    if found != [TPRank(heads.source, num_sources) for heads in ranges]:
         raise SegmentError(
             f"{spec.shard} reads {', '.join(str(heads.source) for heads in ranges)} of {num_sources} "
             f"source shards, not {', '.join(map(str, found))}"
@@ -77,33 +77,36 @@ def reslice(pieces: Sequence[Piece], spec: KVCacheSpec) -> Piece:
     return first if first.outline.spec == spec else _ReslicedPiece(pieces, ranges, outline)
 
 
-def gather(pieces: Sequence[Piece]) -> list[Piece]:
+def gather(pieces: Sequence[SegmentChunk]) -> list[SegmentChunk]:
     """The pieces of one segment, in order, as those of the whole model, from the pieces of all ranks of a divided one:
     in any order among the ranks, and of each rank in its own. Shares their bytes like `reslice`.
 
     Where they bring no KV, one rank's are enough. Raises SegmentError where a rank or a piece is missing.
     """
-    by_rank: dict[int, list[Piece]] = {}
+    by_rank: dict[int, list[SegmentChunk]] = {}
     for piece in pieces:
         by_rank.setdefault(piece.outline.spec.shard.rank, []).append(piece)
     if not by_rank:
         raise SegmentError("a segment has at least one piece")
     spec = pieces[0].outline.spec.of_shard(WHOLE)
     if not have_kv(pieces):
-        return [Piece.without_kv(replace(piece.outline, spec=spec), piece.recipe) for piece in by_rank[min(by_rank)]]
+        return [
+            SegmentChunk.without_kv(replace(piece.outline, spec=spec), piece.recompute_inputs)
+            for piece in by_rank[min(by_rank)]
+        ]
     if len({len(own) for own in by_rank.values()}) > 1:
         raise SegmentError(f"the ranks sent {[len(by_rank[rank]) for rank in sorted(by_rank)]} pieces of one segment")
     return [reslice(same_part, spec) for same_part in zip(*(by_rank[rank] for rank in sorted(by_rank)), strict=True)]
 
 
-def _part(piece: Piece) -> tuple[tuple[int, ...], ...]:
-    return piece.begins, piece.lengths, piece.recipe.lengths
+def _part(piece: SegmentChunk) -> tuple[tuple[int, ...], ...]:
+    return piece.begins, piece.lengths, piece.recompute_inputs.lengths
 
 
-class _ReslicedPiece(Piece):
+class _ReslicedPiece(SegmentChunk):
     """Heads of one or several pieces. They are joined when their bytes are asked for in one buffer."""
 
-    def __init__(self, pieces: Sequence[Piece], ranges: Sequence[HeadRange], outline: Outline) -> None:
+    def __init__(self, pieces: Sequence[SegmentChunk], ranges: Sequence[HeadRange], outline: SegmentMeta) -> None:
         first = pieces[0]
         values = {
             "_pieces": tuple(pieces),
@@ -111,13 +114,13 @@ class _ReslicedPiece(Piece):
             "outline": outline,
             "begins": first.begins,
             "lengths": first.lengths,
-            "recipe": first.recipe,
+            "recompute_inputs": first.recompute_inputs,
             "loss": _worst([piece.loss for piece in pieces if piece.loss]),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the class is frozen
 
-    _pieces: tuple[Piece, ...]
+    _pieces: tuple[SegmentChunk, ...]
     _ranges: tuple[HeadRange, ...]
 
     @cached_property
@@ -131,20 +134,22 @@ class _ReslicedPiece(Piece):
         return sum(piece.travel_bytes for piece in self._pieces)
 
     def parts_of(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """See `Piece`: one view for each source."""
+        """See `SegmentChunk`: one view for each source."""
         head = 0
         for piece, heads in self._sources():
             yield head, piece.kv_of(question)[:, :, heads.first : heads.stop]
             head += heads.stop - heads.first
 
-    def _sources(self) -> Iterator[tuple[Piece, HeadRange]]:
+    def _sources(self) -> Iterator[tuple[SegmentChunk, HeadRange]]:
         return zip(self._pieces, self._ranges, strict=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Piece, (self.outline, self.begins, self.lengths, self.kv_LCHTD, self.recipe, self.loss)
+        return SegmentChunk, (self.outline, self.begins, self.lengths, self.kv_LCHTD, self.recompute_inputs, self.loss)
 
 
-def _worst(losses: Sequence[Loss]) -> Loss | None:
+def _worst(losses: Sequence[CodecStats]) -> CodecStats | None:
     if not losses:
         return None
-    return Loss(losses[0].codec, sum(loss.num_bytes for loss in losses), max(loss.relative_error for loss in losses))
+    return CodecStats(
+        losses[0].codec, sum(loss.num_bytes for loss in losses), max(loss.relative_error for loss in losses)
+    )

@@ -1,4 +1,4 @@
-"""Segments of working memory: ragged, immutable, each with the recipe to compute it again.
+"""Segments of working memory: ragged, immutable, each with the recompute inputs to compute it again.
 
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim,
 N latent thoughts of all questions one after another, E hidden size.
@@ -17,7 +17,7 @@ LATENT = -1  # stands in `token_ids_T` where a latent thought was fed instead of
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecomputeInputs:
     """The inputs of one agent's turn, in order: what is needed to compute its segment again.
 
     `token_ids_T` [T] int64 holds the questions one after another, `lengths[q]` entries each; every `LATENT` in it
@@ -48,12 +48,12 @@ class Recipe:
         """Number of latent thoughts of each question."""
         return tuple(int((ids == LATENT).sum()) for ids in self.token_ids_T.split(list(self.lengths)))
 
-    def head(self, counts: Sequence[int]) -> "Recipe":
+    def head(self, counts: Sequence[int]) -> "RecomputeInputs":
         """The first `counts[q]` inputs of each question, or all where there are fewer."""
         ids = self.token_ids_T.split(list(self.lengths))
         latents = self.latents_NE.split(list(self.latents_per_question()))
         kept = [part[:count] for part, count in zip(ids, counts, strict=True)]
-        return Recipe(
+        return RecomputeInputs(
             torch.cat([self.token_ids_T[:0], *kept]),
             torch.cat(
                 [
@@ -64,11 +64,11 @@ class Recipe:
             tuple(map(len, kept)),
         )
 
-    def take(self, questions: Sequence[int]) -> "Recipe":
-        """The recipe of some questions, in the order given."""
+    def take(self, questions: Sequence[int]) -> "RecomputeInputs":
+        """The recompute inputs of some questions, in the order given."""
         ids = self.token_ids_T.split(list(self.lengths))
         latents = self.latents_NE.split(list(self.latents_per_question()))
-        return Recipe(
+        return RecomputeInputs(
             torch.cat([ids[q] for q in questions]) if questions else self.token_ids_T[:0],
             torch.cat([latents[q] for q in questions]) if questions else self.latents_NE[:0],
             tuple(self.lengths[q] for q in questions),
@@ -91,11 +91,11 @@ class Segment:
     lengths: tuple[int, ...]
     turn_starts: tuple[int, ...]
     offsets: tuple[int, ...]
-    recipe: Recipe
+    recompute_inputs: RecomputeInputs
 
     def __post_init__(self) -> None:
-        self.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recipe.latents_NE)
-        per_question = (self.turn_starts, self.offsets, self.recipe.lengths)
+        self.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recompute_inputs.latents_NE)
+        per_question = (self.turn_starts, self.offsets, self.recompute_inputs.lengths)
         if any(len(values) != len(self.lengths) for values in per_question):
             raise SegmentError(
                 f"{len(self.lengths)} lengths, but {[len(values) for values in per_question]} of the rest"
@@ -114,7 +114,7 @@ class Segment:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of KV (the recipe is not counted)."""
+        """Bytes of KV (the recompute inputs is not counted)."""
         return self.num_tokens * self.spec.bytes_per_token
 
     @property
@@ -124,7 +124,9 @@ class Segment:
     @property
     def turn_ends(self) -> tuple[int, ...]:
         """The position after each question's whole turn: where a reader goes on."""
-        return tuple(start + length for start, length in zip(self.turn_starts, self.recipe.lengths, strict=True))
+        return tuple(
+            start + length for start, length in zip(self.turn_starts, self.recompute_inputs.lengths, strict=True)
+        )
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -145,7 +147,7 @@ class Segment:
             tuple(self.lengths[q] for q in questions),
             tuple(self.turn_starts[q] for q in questions),
             tuple(self.offsets[q] for q in questions),
-            self.recipe.take(questions),
+            self.recompute_inputs.take(questions),
         )
 
     def split(self) -> list["Segment"]:
@@ -169,7 +171,7 @@ class Segment:
             tuple(stop - first for first, stop in windows),
             self.turn_starts,
             tuple(offset + first for offset, (first, _) in zip(self.offsets, windows, strict=True)),
-            self.recipe,
+            self.recompute_inputs,
         )
 
 
@@ -183,16 +185,16 @@ def concatenate(segments: Sequence[Segment]) -> Segment:
     first = segments[0]
     for segment in segments[1:]:
         first.spec.check_same(segment.spec)
-    recipes = [segment.recipe for segment in segments]
+    inputs = [segment.recompute_inputs for segment in segments]
     return Segment(
         first.spec,
         torch.cat([segment.kv_LCHTD for segment in segments], dim=3),
         tuple(length for segment in segments for length in segment.lengths),
         tuple(start for segment in segments for start in segment.turn_starts),
         tuple(offset for segment in segments for offset in segment.offsets),
-        Recipe(
-            torch.cat([recipe.token_ids_T for recipe in recipes]),
-            torch.cat([recipe.latents_NE for recipe in recipes]),
-            tuple(length for recipe in recipes for length in recipe.lengths),
+        RecomputeInputs(
+            torch.cat([recompute_inputs.token_ids_T for recompute_inputs in inputs]),
+            torch.cat([recompute_inputs.latents_NE for recompute_inputs in inputs]),
+            tuple(length for recompute_inputs in inputs for length in recompute_inputs.lengths),
         ),
     )

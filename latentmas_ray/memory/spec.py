@@ -45,7 +45,7 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
-class Shard:
+class TPRank:
     """Tensor-parallel rank `rank` of `of`: of a model's KV heads, divided into `of` equal parts, it holds that one."""
 
     rank: int = 0
@@ -59,7 +59,7 @@ class Shard:
         return f"rank {self.rank} of {self.of}"
 
 
-WHOLE = Shard()
+WHOLE = TPRank()
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class KVCacheSpec:
     dtype: str
     rope: RopeSpec
     weights_revision: str  # names the weights: two models of one shape do not understand each other's memory
-    shard: Shard = WHOLE
+    shard: TPRank = WHOLE
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -91,7 +91,7 @@ class KVCacheSpec:
         """KV heads of the whole model."""
         return self.num_kv_heads * self.shard.of
 
-    def of_shard(self, shard: Shard) -> "KVCacheSpec":
+    def of_shard(self, shard: TPRank) -> "KVCacheSpec":
         """The same model's memory as another shard of it holds it.
 
         Raises IncompatibleMemoryError if the model's KV heads cannot be divided like that.
@@ -168,7 +168,7 @@ class KVCacheSpec:
                 dtype=str(header["dtype"]),
                 rope=rope,
                 weights_revision=str(header["weights_revision"]),
-                shard=Shard(int(shard["rank"]), int(shard["of"])),
+                shard=TPRank(int(shard["rank"]), int(shard["of"])),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WireError(f"the segment's spec cannot be read: {error}") from error

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
+from latentmas_ray.memory.chunk import CodecStats, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.codec import CODECS, coded_bytes, decode_kv, encode_kv, sampled_error
-from latentmas_ray.memory.piece import Loss, Outline, Piece, join
-from latentmas_ray.memory.segment import Recipe, Segment
+from latentmas_ray.memory.segment import RecomputeInputs, Segment
 from latentmas_ray.memory.spec import KVCacheSpec
 
 VERSION = 3
@@ -41,14 +41,14 @@ _MAX_DIGESTERS = 4
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
 
 
-def encode_piece(piece: Piece, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
+def encode_piece(piece: SegmentChunk, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
     """The header, and the body as a flat uint8 tensor where the piece lies: a view of its bytes, unless a lossy codec
     makes fewer of them.
 
     Without a digest of the body nobody can tell whether it arrived as it left: for links that move no bytes, or
     check them themselves.
     """
-    outline, recipe = piece.outline, piece.recipe
+    outline, recompute_inputs = piece.outline, piece.recompute_inputs
     kv_LCHTD = piece.kv_LCHTD.detach()
     body = encode_kv(kv_LCHTD, piece.lengths, codec)
     fields = msgpack.packb(
@@ -61,9 +61,9 @@ def encode_piece(piece: Piece, *, codec: CodecName = "none", with_digest: bool =
             "turn_lengths": outline.turn_lengths,
             "piece_begins": piece.begins,
             "piece_lengths": piece.lengths,
-            "recipe_lengths": recipe.lengths,
-            "token_ids": recipe.token_ids_T.cpu().numpy().tobytes(),
-            "latents": raw_bytes(recipe.latents_NE).tobytes(),
+            "recipe_lengths": recompute_inputs.lengths,
+            "token_ids": recompute_inputs.token_ids_T.cpu().numpy().tobytes(),
+            "latents": raw_bytes(recompute_inputs.latents_NE).tobytes(),
             "codec": codec,
             "relative_error": sampled_error(kv_LCHTD, piece.lengths, codec, outline.spec),
             "digest": _digest(body) if with_digest else b"",
@@ -74,7 +74,7 @@ def encode_piece(piece: Piece, *, codec: CodecName = "none", with_digest: bool =
 
 def decode_piece(
     header: bytes, body: Tensor, *, expected: KVCacheSpec | None = None, checks_digest: bool = True
-) -> Piece:
+) -> SegmentChunk:
     """The piece of a payload; its KV shares the bytes of `body`, which must not change as long as it is used.
 
     `checks_digest=False` is for bytes that lie where they were written, or were checked before.
@@ -97,19 +97,19 @@ def decode_piece(
     if checks_digest and digest and digest != _digest(body):
         raise WireError(f"the segment is damaged: the digest of its {num_bytes} bytes of KV does not match")
     try:
-        outline = Outline(
+        outline = SegmentMeta(
             spec, *(_counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths"))
         )
-        recipe, begins = _read_recipe(fields, spec), _counts(fields, "piece_begins")
-        loss = None if codec == "none" else Loss(codec, num_bytes, error)
-        return Piece(outline, begins, lengths, decode_kv(body, lengths, codec, spec), recipe, loss)
+        recompute_inputs, begins = _read_recompute_inputs(fields, spec), _counts(fields, "piece_begins")
+        loss = None if codec == "none" else CodecStats(codec, num_bytes, error)
+        return SegmentChunk(outline, begins, lengths, decode_kv(body, lengths, codec, spec), recompute_inputs, loss)
     except (SegmentError, RuntimeError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
 
 
 def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
     """A whole segment: the header, and the KV as a flat uint8 array (a view of its bytes where it lies on the CPU)."""
-    header, body = encode_piece(Piece.whole(segment))
+    header, body = encode_piece(SegmentChunk.whole(segment))
     return header, raw_bytes(body)
 
 
@@ -168,12 +168,12 @@ def _digesters() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(_MAX_DIGESTERS, os.cpu_count() or 1), "digest")
 
 
-def _read_recipe(fields: dict[str, Any], spec: KVCacheSpec) -> Recipe:
+def _read_recompute_inputs(fields: dict[str, Any], spec: KVCacheSpec) -> RecomputeInputs:
     token_ids = torch.frombuffer(bytearray(_get(fields, "token_ids", bytes)) or bytearray(8), dtype=torch.int64)
     latents = from_raw(np.frombuffer(_get(fields, "latents", bytes), np.uint8).copy())
     latents = latents.view(spec.torch_dtype) if latents.numel() else latents.to(spec.torch_dtype)
     lengths = _counts(fields, "recipe_lengths")
-    return Recipe(token_ids[: sum(lengths)], latents.view(-1, spec.hidden_size), lengths)
+    return RecomputeInputs(token_ids[: sum(lengths)], latents.view(-1, spec.hidden_size), lengths)
 
 
 def _read_prefix(payload: bytes | memoryview) -> tuple[int, bytes]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from latentmas_ray.errors import MemoryInputError, SegmentError
+from latentmas_ray.memory.chunk import SegmentChunk
 from latentmas_ray.memory.memory_segment import MemorySegment
-from latentmas_ray.memory.merge import Placement, place
-from latentmas_ray.memory.piece import Piece
+from latentmas_ray.memory.merge import MergedLayout, merge_layout
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
 from latentmas_ray.topology.agent import AgentMemory
@@ -112,9 +112,9 @@ class Memory:
         first = {item.agent: self.segments[item.agent].start + item.shifts[0] for item in self.placement().segments}
         return {agent: (start, start + self.segments[agent].num_tokens) for agent, start in first.items()}
 
-    def placement(self) -> Placement:
+    def placement(self) -> MergedLayout:
         """Where each segment stands for a reader. Moves no bytes."""
-        return place(self.reads, {name: segment.meta for name, segment in self.segments.items()}, 1)
+        return merge_layout(self.reads, {name: segment.meta for name, segment in self.segments.items()}, 1)
 
     def without_kv(self) -> "Memory":
         """The same memory with its recompute inputs alone: many times smaller, and computed again by its reader."""
@@ -159,7 +159,9 @@ class Memory:
         return load_memory(Path(path))
 
     @classmethod
-    def from_pieces(cls, pieces: Mapping[str, Sequence[Piece]], question_index: int = 0, **fields: Any) -> "Memory":
+    def from_pieces(
+        cls, pieces: Mapping[str, Sequence[SegmentChunk]], question_index: int = 0, **fields: Any
+    ) -> "Memory":
         """One question of the batch that these pieces are of, by agent and in order; copies its bytes.
 
         Of a divided model the pieces of all its ranks are joined. `fields` are the other ones of this class. If one
@@ -179,7 +181,7 @@ class Memory:
         }
         return cls.from_pieces(pieces, question_index, **fields)
 
-    def to_pieces(self) -> dict[str, Piece]:
+    def to_pieces(self) -> dict[str, SegmentChunk]:
         """Each agent's segment as a turn reads it, in the order in which they are read; shares their bytes."""
         return {agent: self.segments[agent].to_piece() for agent in self.agents}
 

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
-from latentmas_ray.memory.pages import copy_into, empty_bytes
+from latentmas_ray.memory.buffers import copy_into, empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
 
@@ -70,7 +70,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
 Reserve = Callable[[int, torch.device], Tensor]
 
 
-class Tenant(Protocol):
+class CacheView(Protocol):
     """Something that lies in a cache's slots and can be made to copy itself."""
 
     def settle(self) -> None:
@@ -90,7 +90,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = [0] * num_rows  # slots of each row that were ever written since they were last zeroed
         self.packing = Packing([], [])
-        self._tenants: list[ref[Tenant]] = []  # weak: a segment that nobody reads any more is not worth a copy
+        self._tenants: list[ref[CacheView]] = []  # weak: a segment that nobody reads any more is not worth a copy
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
         super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
@@ -130,7 +130,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 layer.kv_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
         self.num_slots = num_slots
 
-    def lend(self, tenant: Tenant) -> None:
+    def lend(self, tenant: CacheView) -> None:
         """Let `tenant` lie in slots that hold tokens; it is told to settle before they change."""
         self._tenants.append(ref(tenant))
 

@@ -5,8 +5,8 @@ from transformers import PretrainedConfig
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.models.load import load_config, load_model
+from latentmas_ray.models.presets import SHAPES, shape_config
 from latentmas_ray.models.rope import rope_spec
-from latentmas_ray.models.shapes import SHAPES, shape_config
 
 # Nobody reads such memory with a model, so no weights are named.
 _NO_WEIGHTS = "shape alone"

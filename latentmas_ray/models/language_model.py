@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.ranks import ALONE, Ranks, own_part, whole
+from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LanguageModel:
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         """Input embeddings [B, T, E] of token ids, scaled as the model scales them."""
-        with self.ranks.in_step():
+        with self.ranks.collective():
             embeds: Tensor = self.model.get_input_embeddings()(ids_BT.to(self.device))
         return embeds
 
@@ -82,7 +82,7 @@ class LanguageModel:
 
     def output_embeddings(self) -> Tensor:
         """E_out [V, E]."""
-        with self.ranks.in_step():
+        with self.ranks.collective():
             return whole(self.model.get_output_embeddings().weight)
 
     def hidden_states(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
@@ -90,7 +90,7 @@ class LanguageModel:
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
-        with self.ranks.in_step():
+        with self.ranks.collective():
             output = self.decoder(
                 inputs_embeds=embeds_NE[None],
                 attention_mask=self._no_mask,
@@ -110,7 +110,7 @@ class LanguageModel:
     def logits(self, hidden_BE: Tensor) -> Tensor:
         """The vocabulary projection, fp32 [B, V], with the scaling or soft cap that the configuration asks for."""
         head = self.model.get_output_embeddings()
-        with self.ranks.in_step():
+        with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()
         config = self.model.config
         if getattr(config, "logits_scaling", None):

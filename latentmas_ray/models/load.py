@@ -21,12 +21,12 @@ from transformers.utils import logging as transformers_log
 from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import DTYPES, WHOLE
-from latentmas_ray.models.accept import check_config, wrap
+from latentmas_ray.models.compat import check_config, wrap
+from latentmas_ray.models.device_map import place_weights
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.names import check_name, find_path
-from latentmas_ray.models.placement import place_weights
-from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.models.shards import check_divisible, check_shard_device, shard_arguments
+from latentmas_ray.parallel.ranks import ALONE, Ranks
+from latentmas_ray.parallel.tensor_parallel import check_divisible, check_shard_device, shard_arguments
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load_model(
 
 
 def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str | None) -> LanguageModel:
-    with ranks.agreeing():
+    with ranks.all_or_none():
         num_ranks = ranks.shard.of
         check_shard_device(choose_device(device), device, num_ranks)
         check_divisible(load_config(name, revision), name, num_ranks)

@@ -1,35 +1,35 @@
 """Who goes where, computed before anything starts: agents, replicas and shards on nodes and GPUs. Pure Python.
 
-`figures` knows what models weigh, `demand` what agents need for a batch, `shares` and `seats` share nodes out,
+`figures` knows what models weigh, `demand` what agents need for a batch, `shares` and `slots` share nodes out,
 `strategies` makes a `plan` of it, and `advice` says what would fit where nothing does.
 """
 
-from latentmas_ray.placement.advice import make_plan
-from latentmas_ray.placement.demand import Demand, Memory, Workload
-from latentmas_ray.placement.figures import PRESETS, ModelFigures, figures_of_config, known_figures
-from latentmas_ray.placement.links import HandOver, LinkSpeeds
-from latentmas_ray.placement.plan import Plan, PlanRequest, Shard, nodes_alike
-from latentmas_ray.placement.seats import Seat, Team
-from latentmas_ray.placement.shares import ActorResources, NodeResources, share_out
+from latentmas_ray.placement.assignment import ReplicaId, Slot
+from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
+from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate, Workload
+from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
+from latentmas_ray.placement.plan import Plan, PlannedActor, PlanRequest, nodes_alike
+from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
+from latentmas_ray.placement.suggestions import make_plan
 
 __all__ = [
     "PRESETS",
+    "ActorMemory",
     "ActorResources",
-    "Demand",
-    "HandOver",
     "LinkSpeeds",
-    "Memory",
-    "ModelFigures",
+    "MemoryEstimate",
+    "ModelDims",
     "NodeResources",
     "Plan",
     "PlanRequest",
-    "Seat",
-    "Shard",
-    "Team",
+    "PlannedActor",
+    "PlannedTransfer",
+    "ReplicaId",
+    "Slot",
     "Workload",
-    "figures_of_config",
-    "known_figures",
+    "dims_of_config",
+    "divide_resources",
+    "known_dims",
     "make_plan",
     "nodes_alike",
-    "share_out",
 ]

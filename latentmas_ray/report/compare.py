@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.report.compare_runs import (
+from latentmas_ray.report.compared_run import (
     ComparedRun,
     RunFigures,
     check_same_questions,
@@ -37,7 +37,7 @@ _HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class PairedRuns:
     """Two runs on the questions that both have answered and that were graded."""
 
     base: str
@@ -53,7 +53,7 @@ class Gain:
     """What a latent run with matched memory gains over a run without it."""
 
     kind: str
-    pair: Pair  # base: the control or the single run; other: the matched run
+    pair: PairedRuns  # base: the control or the single run; other: the matched run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Comparison:
     """Everything that is told of some runs."""
 
     runs: tuple[RunFigures, ...]
-    pairs: tuple[Pair, ...]  # of each run with the base
+    pairs: tuple[PairedRuns, ...]  # of each run with the base
     gains: tuple[Gain, ...]
     notes: tuple[str, ...]  # what a reader must know of these figures
 
@@ -107,11 +107,11 @@ def _names() -> Iterator[str]:
         yield from map("".join, product(ascii_uppercase, repeat=length))
 
 
-def _pair(base: ComparedRun, other: ComparedRun) -> Pair:
+def _pair(base: ComparedRun, other: ComparedRun) -> PairedRuns:
     shared = [question for question in base.correct if question in other.correct]
     a, b = [base.correct[question] for question in shared], [other.correct[question] for question in shared]
     verdicts = [(question, x > _HALF, y > _HALF) for question, x, y in zip(shared, a, b, strict=True)]
-    return Pair(
+    return PairedRuns(
         base=base.name,
         other=other.name,
         paired=compare_paired(a, b) if shared else None,
@@ -150,7 +150,7 @@ def _differing(control: ComparedRun, matched: Sequence[ComparedRun]) -> str:
     return ", ".join(fewest)
 
 
-def _notes(runs: Sequence[ComparedRun], pairs: Sequence[Pair]) -> Iterator[str]:
+def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator[str]:
     for run in runs:
         if not run.is_complete:
             yield f"{run.name} has not come to its end: what it has answered is compared, and its speed is not known"

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from latentmas_ray.driver import Answer
-from latentmas_ray.driver.traces import Trace
-from latentmas_ray.engine.trace import AgentTrace, Alarm
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.report.runs import FinishedRun, load_runs
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.traces import Trace
 
 _MAX_NAMED = 5
 _HOW_TO_TRACE = "`latentmas eval … --trace N --output DIR` traces the first N questions"

@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 
 from latentmas_ray.config import RunConfig, is_url
-from latentmas_ray.driver import Answer, Failure, Summary
-from latentmas_ray.driver.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
-from latentmas_ray.driver.rows import decode_row
-from latentmas_ray.driver.traces import Trace, read_embeddings, read_traces
-from latentmas_ray.engine.trace import EmbeddingMap
+from latentmas_ray.engine.diagnostics.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
+from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.rows import decode_row
+from latentmas_ray.runs.traces import Trace, read_embeddings, read_traces
 from latentmas_ray.seeds import seed_folders
 
 

@@ -6,10 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import DriverSettings, Observer, RunRequest, RuntimeInfo, plan_batches
-from latentmas_ray.driver.route import Goal
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, MemoryInputError
+from latentmas_ray.runs.results import Observer
+from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.run import RunRequest
+from latentmas_ray.scheduler.settings import DriverSettings
+from latentmas_ray.scheduler.topology_index import Goal
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -80,7 +84,7 @@ def given_memory(memory: "Memory") -> GivenMemory:
     return GivenMemory(
         reads=memory.reads,
         segments=memory.to_wire(),
-        recipes=frozenset() if memory.has_kv else frozenset(memory.segments),
+        recomputed=frozenset() if memory.has_kv else frozenset(memory.segments),
         texts=memory.texts,
     )
 

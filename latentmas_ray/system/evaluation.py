@@ -8,22 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from latentmas_ray.config import RunConfig, is_url, make_config
-from latentmas_ray.driver import (
-    Answer,
-    Batch,
-    Failure,
-    Journal,
-    Result,
-    RuntimeInfo,
-    Summary,
-    WarmUp,
-    open_output,
-    plan_batches,
-    summarise,
-)
-from latentmas_ray.driver.journal import CONFIG_NAME
-from latentmas_ray.driver.made_with import made_with
-from latentmas_ray.driver.over_seeds import (
+from latentmas_ray.errors import ConfigError, JournalError
+from latentmas_ray.runs.environment import made_with
+from latentmas_ray.runs.journal import CONFIG_NAME, Journal
+from latentmas_ray.runs.multi_seed import (
     SeedRun,
     SeedsJournal,
     SeedsSummary,
@@ -31,7 +19,13 @@ from latentmas_ray.driver.over_seeds import (
     refuse_seeds,
     summarise_seeds,
 )
-from latentmas_ray.errors import ConfigError, JournalError
+from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.store import open_output
+from latentmas_ray.runs.summary import summarise
+from latentmas_ray.scheduler.batch import Batch, plan_batches
+from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.run import Result
+from latentmas_ray.scheduler.warm_up import WarmUp
 from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks.question import Question

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import Answer, Failure, KeptMemory, Observer, SilentObserver, Summary
-from latentmas_ray.driver.over_seeds import SeedsSummary
 from latentmas_ray.errors import QuestionsFailedError
+from latentmas_ray.runs.multi_seed import SeedsSummary
+from latentmas_ray.runs.results import Answer, Failure, Observer, ReturnedMemory, SilentObserver, Summary
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.setup import QuestionLike, Setup
@@ -158,7 +158,7 @@ class LatentMAS:
         call = self._setup.call([question], thinks=True)
         with closing(self._setup.live.run(call.request)) as results:
             (result,) = results
-        if isinstance(result, KeptMemory):
+        if isinstance(result, ReturnedMemory):
             return result.memory()
         raise QuestionsFailedError((result,), 1)
 

@@ -4,12 +4,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import Runtime
-from latentmas_ray.driver.metrics import MetricSink
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
+from latentmas_ray.scheduler.metrics import MetricSink
+from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.topology import Topology
-from latentmas_ray.transport.choose import Situation
+from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
     from latentmas_ray.models.given import GivenModel
@@ -34,7 +34,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
-        transport, _ = pick_transport(config.transport, config.codec, Situation(same_process=True))
+        transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         return LocalRuntime(make_runner, transport)
     from latentmas_ray.actors.cluster import connect_as_configured
 

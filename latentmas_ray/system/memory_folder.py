@@ -7,8 +7,8 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from latentmas_ray.config import is_url
-from latentmas_ray.driver import Answer, Failure
 from latentmas_ray.errors import ConfigError, RunError
+from latentmas_ray.runs.results import Answer, Failure
 
 Item = TypeVar("Item", bound=Answer | Failure)
 _MAX_NAME_CHARS = 150  # of a file; a longer id is cut, and its digest keeps it apart from others

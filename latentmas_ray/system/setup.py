@@ -7,18 +7,21 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
-from latentmas_ray.driver import Batch, Observer, Result, RunRequest, Runtime
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
+from latentmas_ray.runs.results import Observer
+from latentmas_ray.scheduler.batch import Batch
+from latentmas_ray.scheduler.protocol import Runtime
+from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.call import Call, check_is_memory, check_keeps, given_memory, plan_call, settings_of
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.given import given_model
-from latentmas_ray.system.live import LiveRuntime
+from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
-from latentmas_ray.tasks import check_graders, derange, load_questions, questions_from, task_max_new_tokens
+from latentmas_ray.tasks import check_graders, load_questions, mismatch_memory, questions_from, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
@@ -30,7 +33,7 @@ from latentmas_ray.topology import (
     dump_topology,
     load_topology,
 )
-from latentmas_ray.transport.choose import Situation, choose
+from latentmas_ray.transport.choose import DeviceLayout, choose
 
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
@@ -157,13 +160,13 @@ class Setup:
         return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}
 
     def _controlled(self, questions: list[Question]) -> list[Question]:
-        return derange(questions) if self.config.memory == "deranged" else questions
+        return mismatch_memory(questions) if self.config.memory == "deranged" else questions
 
     def _check_transport(self) -> None:
         """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
         config = self.config
         if config.runtime == "local" or config.placement == "colocate":
-            choose(config.transport, Situation(same_process=True), config.codec)
+            choose(config.transport, DeviceLayout(same_process=True), config.codec)
         elif config.transport == "loopback":
             raise ConfigError(
                 "transport",

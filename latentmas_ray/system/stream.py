@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Generic, Self, TypeVar, cast
 
-from latentmas_ray.driver import Answer, Failure, Result
 from latentmas_ray.errors import LatentMASError, QuestionsFailedError, RunError
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.scheduler.run import Result
 
 Item_co = TypeVar("Item_co", bound=Answer | Failure, covariant=True)
 

@@ -4,13 +4,13 @@
 answer, `extract` reads the answer out of what it wrote, and `grade` compares that with the gold.
 """
 
-from latentmas_ray.tasks.benchmarks import BENCHMARKS, Benchmark, find_benchmark, task_max_new_tokens
-from latentmas_ray.tasks.derange import derange
-from latentmas_ray.tasks.extract import answer_form, extract
-from latentmas_ray.tasks.grade import SLOW_KINDS, check_graders, grade
-from latentmas_ray.tasks.load import BUILTIN_TASKS, load_questions
+from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+from latentmas_ray.tasks.grading.extract import answer_form, extract
+from latentmas_ray.tasks.grading.grade import SLOW_KINDS, check_graders, grade
+from latentmas_ray.tasks.mismatch import mismatch_memory
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question
 from latentmas_ray.tasks.record import question_from, questions_from
+from latentmas_ray.tasks.registry import BENCHMARKS, Benchmark, find_benchmark, task_max_new_tokens
 
 __all__ = [
     "BENCHMARKS",
@@ -22,11 +22,11 @@ __all__ = [
     "Question",
     "answer_form",
     "check_graders",
-    "derange",
     "extract",
     "find_benchmark",
     "grade",
     "load_questions",
+    "mismatch_memory",
     "question_from",
     "questions_from",
     "task_max_new_tokens",

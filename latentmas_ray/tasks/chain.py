@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from latentmas_ray.tasks.names import ITEMS, Split, names_of, split_of
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.tasks.words import ITEMS, Split, names_of, split_of
 
 MAX_STEPS = 3
 MAX_START = 12

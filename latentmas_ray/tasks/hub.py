@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.benchmarks import Benchmark
+from latentmas_ray.tasks.registry import Benchmark
 
 _PROBE_SECONDS = 10.0
 _MAX_REASON_CHARS = 200

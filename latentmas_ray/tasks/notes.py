@@ -9,8 +9,8 @@ from itertools import chain
 from random import Random
 from typing import Literal
 
+from latentmas_ray.tasks.names import ITEMS, Split, names_of, split_of
 from latentmas_ray.tasks.question import AnswerKind, Question
-from latentmas_ray.tasks.words import ITEMS, Split, names_of, split_of
 
 NUM_EXPERTS = 3
 MIN_COUNT, MAX_COUNT = 2, 20
@@ -37,7 +37,7 @@ Notes = tuple[tuple[Fact, ...], ...]  # of each expert
 
 
 @dataclass(frozen=True)
-class Asked:
+class NotesQuestion:
     """A question about notes, its gold, and `work`: an answer with the facts and the steps that lead to it."""
 
     question: str
@@ -61,7 +61,7 @@ def notes_text(facts: Sequence[Fact]) -> str:
     return " ".join(fact.text for fact in facts)
 
 
-def ask(wanted: Wanted, facts: Sequence[Fact]) -> Asked:
+def ask(wanted: Wanted, facts: Sequence[Fact]) -> NotesQuestion:
     """The question of this kind about these facts: one for a look-up, two or three for a sum, else two that differ."""
     item, counts = facts[0].item, [fact.count for fact in facts]
     names = [fact.name for fact in facts]
@@ -81,14 +81,14 @@ def ask(wanted: Wanted, facts: Sequence[Fact]) -> Asked:
         return _number(f"How many more {item} has {names[0]} than {names[1]}?", less, f"{found} {step}")
     letter = "A" if counts[0] > counts[1] else "B"
     question = f"Who has more {item}: (A) {names[0]} or (B) {names[1]}?"
-    return Asked(question, "choice", letter, f"{found} \\boxed{{{letter}}}", tuple(names))
+    return NotesQuestion(question, "choice", letter, f"{found} \\boxed{{{letter}}}", tuple(names))
 
 
-def _number(question: str, gold: int, work: str) -> Asked:
-    return Asked(question, "number", str(gold), f"{work} \\boxed{{{gold}}}")
+def _number(question: str, gold: int, work: str) -> NotesQuestion:
+    return NotesQuestion(question, "number", str(gold), f"{work} \\boxed{{{gold}}}")
 
 
-def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> Asked | None:
+def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> NotesQuestion | None:
     """A question of this kind about some of these facts, if one has numbers of this half.
 
     Facts come from one, two or three experts, each possibility equally often. A single number belongs to both halves.
@@ -130,7 +130,7 @@ def notes_questions(
     return questions
 
 
-def _question(name: str, wanted: Wanted, notes: Notes, asked: Asked) -> Question:
+def _question(name: str, wanted: Wanted, notes: Notes, asked: NotesQuestion) -> Question:
     record = {
         "id": name,
         "question": asked.question,

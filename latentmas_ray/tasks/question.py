@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.code_record import check_code_record
+from latentmas_ray.tasks.grading.code_record import check_code_record
 
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)

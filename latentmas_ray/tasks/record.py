@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.benchmarks import find_benchmark, plain_name
-from latentmas_ray.tasks.choices import choice_letter, options_of
-from latentmas_ray.tasks.code import code_question
-from latentmas_ray.tasks.code_record import check_code_record, some_keys
-from latentmas_ray.tasks.numbers import is_plain_number
+from latentmas_ray.tasks.grading.choice import choice_letter, options_of
+from latentmas_ray.tasks.grading.code import code_question
+from latentmas_ray.tasks.grading.code_record import check_code_record, some_keys
+from latentmas_ray.tasks.grading.number import is_plain_number
 from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
+from latentmas_ray.tasks.registry import find_benchmark, plain_name
 
 # Of tasks that are no benchmark of ours, but whose files people have.
 _OTHER_TASKS: dict[str, AnswerKind] = {

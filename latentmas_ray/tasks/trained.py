@@ -14,9 +14,9 @@ from typing import Literal
 from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import UntrainedQuestionWarning
 from latentmas_ray.tasks.chain import LESS, MAX_CHANGE, MAX_START, MAX_STEPS, MAX_VALUE, MORE, TWICE
+from latentmas_ray.tasks.names import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
 from latentmas_ray.tasks.notes import MAX_COUNT, MAX_FACTS, MIN_COUNT, NUM_EXPERTS
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.tasks.words import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
 
 TrainedTask = Literal["chain", "notes"]
 

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.topology.graph import MAX_AGENTS, arrange
-from latentmas_ray.topology.plain import Template, Text, plain_mapping
+from latentmas_ray.topology.plain_data import Template, Text, plain_mapping
 from latentmas_ray.topology.validation import Path, RuleError, ValidatedModel, place
 
 Thinks = Literal["latent", "text"]

@@ -6,29 +6,29 @@ The choice is plain data; torch is imported with the first of the other names.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.transport.choose import Choice, Situation, choose
+from latentmas_ray.transport.choose import Choice, DeviceLayout, choose
 
 if TYPE_CHECKING:
     from latentmas_ray.transport.available import find_available, gpu_in_use
     from latentmas_ray.transport.base import Transport
-    from latentmas_ray.transport.cuda_ipc import CudaIpc
-    from latentmas_ray.transport.direct import Gloo, Nccl
+    from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
+    from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
+    from latentmas_ray.transport.gpu.nixl import Nixl
     from latentmas_ray.transport.loopback import Loopback
     from latentmas_ray.transport.make import make_transport, pick_transport
-    from latentmas_ray.transport.nixl import Nixl
     from latentmas_ray.transport.object_store import ObjectStore
-    from latentmas_ray.transport.shared_memory import SharedMemory
-    from latentmas_ray.transport.tcp import Tcp
+    from latentmas_ray.transport.shared_memory.transport import SharedMemory
+    from latentmas_ray.transport.tcp.transport import Tcp
 
 _HOMES = {
-    "CudaIpc": "cuda_ipc",
-    "Gloo": "direct",
+    "CudaIpc": "gpu.cuda_ipc",
+    "Gloo": "gpu.nccl",
     "Loopback": "loopback",
-    "Nccl": "direct",
-    "Nixl": "nixl",
+    "Nccl": "gpu.nccl",
+    "Nixl": "gpu.nixl",
     "ObjectStore": "object_store",
-    "SharedMemory": "shared_memory",
-    "Tcp": "tcp",
+    "SharedMemory": "shared_memory.transport",
+    "Tcp": "tcp.transport",
     "Transport": "base",
     "find_available": "available",
     "gpu_in_use": "available",
@@ -39,13 +39,13 @@ _HOMES = {
 __all__ = [
     "Choice",
     "CudaIpc",
+    "DeviceLayout",
     "Gloo",
     "Loopback",
     "Nccl",
     "Nixl",
     "ObjectStore",
     "SharedMemory",
-    "Situation",
     "Tcp",
     "Transport",
     "choose",

@@ -9,11 +9,11 @@ import torch
 import torch.distributed
 
 from latentmas_ray.errors import TransferError
-from latentmas_ray.transport.memfd import Pool, map_body
+from latentmas_ray.transport.shared_memory.memfd import BufferPool, map_body
 
 
 def find_available() -> frozenset[str]:
-    """The names, as `Traits.needs` has them. Starts nothing."""
+    """The names, as `Capabilities.needs` has them. Starts nothing."""
     cuda = torch.cuda.is_available()
     distributed = torch.distributed.is_available()
     found = {
@@ -30,7 +30,7 @@ def find_available() -> frozenset[str]:
 def _can_share_memory() -> bool:
     """Tried once: it takes a kernel of 5.1 or later, and /proc."""
     try:
-        pool = Pool(0)
+        pool = BufferPool(0)
         address = pool.write(torch.ones(1, dtype=torch.uint8))
         return bool(map_body(address)[0] == 1)
     except TransferError:

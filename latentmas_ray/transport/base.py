@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.config import CodecName
-from latentmas_ray.memory import KVCacheSpec, Piece
-from latentmas_ray.memory.pages import empty_bytes
-from latentmas_ray.transport.traits import Traits
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.buffers import empty_bytes
+from latentmas_ray.transport.capabilities import Capabilities
 
 
 class Transport(ABC):
@@ -21,7 +21,7 @@ class Transport(ABC):
     """
 
     name: ClassVar[str]
-    traits: ClassVar[Traits]
+    traits: ClassVar[Capabilities]
     codec: CodecName = "none"
 
     def with_codec(self, codec: CodecName) -> Self:
@@ -50,7 +50,7 @@ class Transport(ABC):
         return empty_bytes(num_bytes, device)
 
     @abstractmethod
-    def pack(self, piece: Piece) -> Any:
+    def pack(self, piece: SegmentChunk) -> Any:
         """What travels as the return value of an actor's method: plain bytes and arrays, or a handle to them.
 
         The piece's bytes must not change until whoever called has returned the payload, nor until `release` where the
@@ -58,7 +58,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> Piece:
+    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
         """The piece of a payload, ready to be absorbed; valid as long as it is referenced.
 
         Waits a bounded time for bytes that are not here yet. Raises WireError for a damaged payload,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.transport.traits import TRAITS, Device, Link
+from latentmas_ray.transport.capabilities import TRAITS, Device, Link
 
 # Best first; the object store, last, reaches everybody. The order of the CPU's is measured (docs/log.md).
 _PREFERRED: dict[Device, tuple[TransportName, ...]] = {
@@ -26,14 +26,14 @@ _LINK_NAMES: dict[Link, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class DeviceLayout:
     """Where a run's actors are."""
 
     same_process: bool = False
     device: Device = "cpu"
     nodes: Literal["one", "several"] = "one"
     gpus: Literal["own", "one", "shared"] = "own"  # each actor has its own; one for all; several, shared
-    available: frozenset[str] = frozenset()  # of what `Traits.needs` names, what every actor has
+    available: frozenset[str] = frozenset()  # of what `Capabilities.needs` names, what every actor has
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -58,7 +58,7 @@ class Choice:
     why: str
 
 
-def choose(name: TransportName, where: Situation, codec: CodecName = "none") -> Choice:
+def choose(name: TransportName, where: DeviceLayout, codec: CodecName = "none") -> Choice:
     """The transport that a run asked for; `auto` takes the best that reaches every reader.
 
     Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.
@@ -83,7 +83,7 @@ def choose(name: TransportName, where: Situation, codec: CodecName = "none") -> 
     raise AssertionError("the object store reaches everybody")
 
 
-def _obstacle(name: str, where: Situation) -> str | None:
+def _obstacle(name: str, where: DeviceLayout) -> str | None:
     """Why a transport cannot be used here; None if it can."""
     traits = TRAITS[name]
     if not where.same_process and where.device not in traits.devices:

@@ -5,29 +5,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from latentmas_ray.errors import TransferError
-from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.kept import Kept
-from latentmas_ray.transport.traits import TRAITS, Traits
+from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.handle_table import HandleTable
 
 
 class Loopback(Transport):
     """Moves no bytes."""
 
     name: ClassVar[str] = "loopback"
-    traits: ClassVar[Traits] = TRAITS["loopback"]
+    traits: ClassVar[Capabilities] = TRAITS["loopback"]
 
     def within_one_actor(self) -> "Resident":
         """The piece itself would leave the process with the actor's return value."""
         return Resident()
 
-    def pack(self, piece: Piece) -> Any:
+    def pack(self, piece: SegmentChunk) -> Any:
         """The piece itself."""
         return piece
 
-    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> Piece:
+    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
         """The piece itself. Raises IncompatibleMemoryError for memory of another model."""
-        piece: Piece = payload
+        piece: SegmentChunk = payload
         expected.check_same(piece.outline.spec)
         return piece
 
@@ -45,21 +45,21 @@ class Resident(Loopback):
     """Within one actor: pieces stay where they are, until `release`, and handles travel."""
 
     def __init__(self) -> None:
-        self._kept: Kept[Piece] | None = None
+        self._kept: HandleTable[SegmentChunk] | None = None
         self._process = b""
 
     def within_one_actor(self) -> "Resident":
         return self
 
     def open(self) -> None:
-        self._kept, self._process = Kept(), secrets.token_bytes(16)
+        self._kept, self._process = HandleTable(), secrets.token_bytes(16)
 
-    def pack(self, piece: Piece) -> ResidentHandle:
+    def pack(self, piece: SegmentChunk) -> ResidentHandle:
         """A handle; the piece is kept."""
         assert self._kept is not None, "open() comes first"
         return ResidentHandle(self._process, self._kept.add(piece))
 
-    def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> Piece:
+    def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """The piece that was packed. Raises TransferError for one that was released or is in another process,
         IncompatibleMemoryError."""
         if payload.process != self._process:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 
 from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.choose import Situation, choose
-from latentmas_ray.transport.cuda_ipc import CudaIpc
-from latentmas_ray.transport.direct import Gloo, Nccl
+from latentmas_ray.transport.choose import DeviceLayout, choose
+from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
+from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
+from latentmas_ray.transport.gpu.nixl import Nixl
 from latentmas_ray.transport.loopback import Loopback
-from latentmas_ray.transport.nixl import Nixl
 from latentmas_ray.transport.object_store import ObjectStore
-from latentmas_ray.transport.shared_memory import SharedMemory
-from latentmas_ray.transport.tcp import Tcp
+from latentmas_ray.transport.shared_memory.transport import SharedMemory
+from latentmas_ray.transport.tcp.transport import Tcp
 
 _MAKERS: Mapping[TransportName, Callable[[], Transport]] = {
     "loopback": Loopback,
@@ -30,7 +30,7 @@ def make_transport(name: TransportName) -> Transport:
     return _MAKERS[name]()
 
 
-def pick_transport(name: TransportName, codec: CodecName, where: Situation) -> tuple[Transport, str]:
+def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -> tuple[Transport, str]:
     """The transport that a run asked for, or the best one, in this situation, not opened yet; and why it is this one.
 
     Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.

@@ -5,10 +5,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from latentmas_ray.memory import KVCacheSpec, Piece
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.traits import TRAITS, Traits
+from latentmas_ray.transport.capabilities import TRAITS, Capabilities
 
 
 class ObjectStore(Transport):
@@ -19,7 +19,7 @@ class ObjectStore(Transport):
     """
 
     name: ClassVar[str] = "object_store"
-    traits: ClassVar[Traits] = TRAITS["object_store"]
+    traits: ClassVar[Capabilities] = TRAITS["object_store"]
 
     _with_digest = True
 
@@ -29,12 +29,12 @@ class ObjectStore(Transport):
         other._with_digest = False
         return other
 
-    def pack(self, piece: Piece) -> tuple[bytes, np.ndarray]:
+    def pack(self, piece: SegmentChunk) -> tuple[bytes, np.ndarray]:
         """Header and KV bytes; without a codec the array is a view of the piece where that lies on the CPU."""
         header, body = encode_piece(piece, codec=self.codec, with_digest=self._with_digest)
         return header, raw_bytes(body)
 
-    def unpack(self, payload: tuple[bytes, np.ndarray], *, expected: KVCacheSpec) -> Piece:
+    def unpack(self, payload: tuple[bytes, np.ndarray], *, expected: KVCacheSpec) -> SegmentChunk:
         """A piece on the pages of the object store: read-only, valid as long as it is referenced."""
         header, body = payload
         return decode_piece(header, from_raw(body), expected=expected)

@@ -113,7 +113,7 @@ def test_every_name_says_what_is_inside() -> None:
         ("system.py", "from latentmas_ray import LatentMAS", True),
         ("memory/merge.py", "from latentmas_ray.memory.segment import Segment", False),
         ("memory/merge.py", "from latentmas_ray.topology.agent import AgentMemory", False),
-        ("actors/shell.py", "from latentmas_ray.driver.protocol import Ticket", False),
+        ("actors/shell.py", "from latentmas_ray.scheduler.protocol import Ticket", False),
         ("cli/main.py", "from latentmas_ray import __version__", False),
     ],
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import Failure
 from latentmas_ray.report import load_runs
 from latentmas_ray.report.html import make_page
+from latentmas_ray.runs.results import Failure
 from tests.browser.chromium import Page, open_chromium
-from tests.unit.report_cases import make_answer, make_trace, write_run, write_simple_run
+from tests.cases.report import make_answer, make_trace, write_run, write_simple_run
 
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.memory import Segment, join
 from latentmas_ray.models import load_model
 from latentmas_ray.tasks.question import Question
@@ -36,7 +36,7 @@ def read_questions() -> list[Question]:
 
 def run_batch(
     runner: TurnRunner, topology: Topology, questions: list[Question], case: dict[str, int]
-) -> tuple[dict[str, Segment], TurnReport]:
+) -> tuple[dict[str, Segment], TurnResult]:
     """All agents' turns over one batch: the segments, and the report of the answering agent."""
     segments: dict[str, Segment] = {}
     for agent in topology.agents:
@@ -44,7 +44,7 @@ def run_batch(
             Prompt(messages=render_messages(agent, question, context="", answer_form=""), suffix=agent.suffix)
             for question in questions
         )
-        work = TurnWork(
+        work = TurnRequest(
             agent=agent.name,
             batch=0,
             question_ids=tuple(question.id for question in questions),
@@ -72,7 +72,7 @@ def kv_errors(segments: dict[str, Segment], row: int, question: int, recorded: d
         ]
     )
     errors_T = (got[[0, last]] - expected).abs().amax(dim=(0, 1, 2, 4))
-    planner = segments["planner"].recipe.take([row])
+    planner = segments["planner"].recompute_inputs.take([row])
     num_prompt = planner.lengths[0] - planner.latents_per_question()[0]
     return {
         "prompt": float(errors_T[:num_prompt].max()),
@@ -81,7 +81,7 @@ def kv_errors(segments: dict[str, Segment], row: int, question: int, recorded: d
     }
 
 
-def replay(name: str, batch_size: int) -> list[dict[str, object]]:
+def recompute(name: str, batch_size: int) -> list[dict[str, object]]:
     """One entry a question: what was computed, what was recorded, and how far the KV is apart."""
     case = json.loads((FOLDER / "expected.json").read_text())[name]
     recorded = load_file(FOLDER / f"{name}.safetensors")
@@ -113,4 +113,4 @@ def replay(name: str, batch_size: int) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    json.dump([entry for name in CASES for size in (1, 3) for entry in replay(name, size)], sys.stdout, indent=1)
+    json.dump([entry for name in CASES for size in (1, 3) for entry in recompute(name, size)], sys.stdout, indent=1)

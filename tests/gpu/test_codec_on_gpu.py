@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latentmas_ray.memory.codec import CODECS, CodecName, coded_bytes, decode_kv, encode_kv, relative_error
-from tests.unit.memory_cases import SPEC
+from tests.cases.memory import SPEC
 
 LENGTHS = [300, 0, 1, 40]
 LARGEST_ERROR = {"none": 0, "bf16": 0.003, "int8": 0.01, "int4": 0.12}

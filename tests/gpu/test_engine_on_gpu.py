@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentmas_ray.actors.inbox import Delivery
-from latentmas_ray.actors.turn import carry_out
+from latentmas_ray.actors.execute_turn import execute_turn
+from latentmas_ray.actors.receiver import IncomingSegment
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.memory import Segment
 from latentmas_ray.models import load_model
 from latentmas_ray.topology.agent import AgentMemory
@@ -19,8 +19,8 @@ TEXTS = ("One plus one?", "A much longer question, so that the rows of this batc
 STEPS = 6
 
 
-def work(agent: str, *, reads: tuple[AgentMemory, ...] = (), answers: bool = False) -> TurnWork:
-    return TurnWork(
+def work(agent: str, *, reads: tuple[AgentMemory, ...] = (), answers: bool = False) -> TurnRequest:
+    return TurnRequest(
         agent=agent,
         batch=0,
         question_ids=tuple(f"q{index}" for index in range(len(TEXTS))),
@@ -40,14 +40,14 @@ def runners() -> tuple[TurnRunner, TurnRunner]:
     return cpu, gpu
 
 
-def chain(writer: TurnRunner, reader: TurnRunner) -> tuple[Segment, TurnReport]:
+def chain(writer: TurnRunner, reader: TurnRunner) -> tuple[Segment, TurnResult]:
     """A latent agent on one runner, an answering agent that reads it on another, through the object store's form."""
     store = ObjectStore()
-    parcel, _ = carry_out(writer, store, work("thinker"), [])
-    assert parcel is not None
+    chunk, _ = execute_turn(writer, store, work("thinker"), [])
+    assert chunk is not None
     answering = work("answerer", reads=(AgentMemory("thinker"),), answers=True)
-    _, report = carry_out(reader, store, answering, [Delivery("thinker", parcel)])
-    return store.unpack(parcel.payload, expected=writer.spec), report
+    _, report = execute_turn(reader, store, answering, [IncomingSegment("thinker", chunk)])
+    return store.unpack(chunk.payload, expected=writer.spec), report
 
 
 def test_memory_and_answers_are_those_of_the_cpu(runners: tuple[TurnRunner, TurnRunner]) -> None:

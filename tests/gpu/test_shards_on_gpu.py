@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentmas_ray.models.ranks import ALONE
+from latentmas_ray.parallel.ranks import ALONE
 from tests.numerics.families import make_lm
 from tests.numerics.processes import RankProcesses
 from tests.numerics.shard_cases import compute, join_heads

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from latentmas_ray.errors import LatentMASError
-from latentmas_ray.memory import Piece, Segment
+from latentmas_ray.memory import Segment, SegmentChunk
 from latentmas_ray.transport import CudaIpc, Nccl, Transport
-from tests.unit.memory_cases import make_segment, spec_of
+from tests.cases.memory import make_segment, spec_of
 
 SPEC = spec_of("bfloat16")
 TIMEOUT_SECONDS = 60.0
@@ -36,9 +36,9 @@ def _produce(connection: Connection, make: Callable[[], Transport], gpu: int) ->
                 segment.lengths,
                 segment.turn_starts,
                 segment.offsets,
-                segment.recipe,
+                segment.recompute_inputs,
             )
-            connection.send(transport.pack(Piece.whole(on_gpu)))
+            connection.send(transport.pack(SegmentChunk.whole(on_gpu)))
         else:
             transport.release(argument)
             connection.send(None)

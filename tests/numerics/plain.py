@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from latentmas_ray.memory import LATENT, Recipe
+from latentmas_ray.memory import LATENT, RecomputeInputs
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.realign import Realignment
 
@@ -37,10 +37,10 @@ class Plain:
             self.feed_embedding(thought_E)
         return self
 
-    def replay(self, recipe: Recipe) -> "Plain":
+    def recompute(self, recompute_inputs: RecomputeInputs) -> "Plain":
         """A predecessor's inputs: tokens by their ids, thoughts as they were fed."""
-        latents = iter(recipe.latents_NE)
-        for is_latent, run in groupby(recipe.token_ids_T.tolist(), key=lambda token: token == LATENT):
+        latents = iter(recompute_inputs.latents_NE)
+        for is_latent, run in groupby(recompute_inputs.token_ids_T.tolist(), key=lambda token: token == LATENT):
             if is_latent:
                 for _ in run:
                     self.feed_embedding(next(latents))

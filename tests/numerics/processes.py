@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from latentmas_ray.memory import Shard
-from latentmas_ray.models.rank_group import RankGroup, find_meeting, open_meeting
+from latentmas_ray.memory import TPRank
+from latentmas_ray.parallel.process_group import RankGroup, find_rendezvous, open_rendezvous
 
 JOB_SECONDS = 120.0  # a bound for a busy machine; the jobs of the tests take a few
 HOST = "127.0.0.1"
@@ -38,9 +38,9 @@ class RankProcesses:
         """
         if not all(process.is_alive() for process in self._processes) or not self._processes:
             self._begin()
-        meeting = open_meeting(HOST, timeout_seconds=step_seconds)
+        meeting = open_rendezvous(HOST, timeout_seconds=step_seconds)
         for rank, pipe in enumerate(self._pipes):
-            pipe.send((job, Shard(rank, self._num_ranks), meeting.port, step_seconds, arguments))
+            pipe.send((job, TPRank(rank, self._num_ranks), meeting.port, step_seconds, arguments))
         deadline = time.monotonic() + JOB_SECONDS
         results = [self._receive(rank, deadline) for rank in range(self._num_ranks)]
         for result in results:
@@ -83,7 +83,7 @@ def _serve(pipe: Connection, gpus: str) -> None:
     while True:
         job, shard, port, step_seconds, arguments = pipe.recv()
         try:
-            meeting = find_meeting(HOST, port, timeout_seconds=step_seconds)
+            meeting = find_rendezvous(HOST, port, timeout_seconds=step_seconds)
             ranks = RankGroup(meeting, shard, timeout_seconds=step_seconds)
             try:
                 result = job(ranks, *arguments)

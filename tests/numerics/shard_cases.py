@@ -10,13 +10,13 @@ from torch import Tensor
 from latentmas_ray.config import GuardName
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import TransferError
-from latentmas_ray.memory import Outline, Piece, Segment, join
-from latentmas_ray.memory.pages import empty_bytes
+from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
+from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.memory.reslice import reslice, sources_of
 from latentmas_ray.memory.wire import decode_piece, encode_piece
-from latentmas_ray.models.ranks import ALONE, Ranks
+from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.turns import begin, logits_of, place_chain, prompts_of
 
@@ -30,7 +30,7 @@ Wire = tuple[bytes, Tensor]  # header and body of one piece
 
 
 @dataclass
-class Outbox:
+class SegmentSender:
     """Pieces as they would travel, the first while its agent still thinks."""
 
     sent: list[Wire] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Outbox:
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         return empty_bytes(num_bytes, device)
 
-    def publish(self, final_at: float, piece: Piece) -> None:
+    def publish(self, final_at: float, piece: SegmentChunk) -> None:
         header, body = encode_piece(piece)
         self.sent.append((header, body.clone()))
 
@@ -47,18 +47,18 @@ class Outbox:
 class Arriving:
     """Segments of which the first piece is here and the others come when they are asked for."""
 
-    def __init__(self, pieces: Mapping[str, Sequence[Piece]], *, is_lost: bool = False) -> None:
+    def __init__(self, pieces: Mapping[str, Sequence[SegmentChunk]], *, is_lost: bool = False) -> None:
         self._pieces, self._is_lost = pieces, is_lost
 
-    def segments(self) -> dict[str, Segment | Outline]:
+    def segments(self) -> dict[str, Segment | SegmentMeta]:
         return {agent: pieces[0].outline for agent, pieces in self._pieces.items()}
 
-    def pieces(self) -> Iterator[tuple[str, Piece]]:
+    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         for agent in self._pieces:
             for piece in self.pieces_of(agent):
                 yield agent, piece
 
-    def pieces_of(self, agent: str) -> Iterator[Piece]:
+    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
         yield self._pieces[agent][0]
         if self._is_lost:
             raise TransferError("the second parcel is gone")
@@ -103,9 +103,9 @@ def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
     return Numbers(kv_LCHTD.cpu(), logits.cpu(), greedy, sampled, matrix_EE, runner.spec.weights_revision)
 
 
-def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", comes_as: Handover = "kv") -> TurnWork:
+def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", comes_as: Handover = "kv") -> TurnRequest:
     """A latent turn, or with `reads` the answering one."""
-    return TurnWork(
+    return TurnRequest(
         agent=agent,
         batch=0,
         question_ids=("q0", "q1", "q2"),
@@ -115,18 +115,18 @@ def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", co
         latent_steps=NUM_STEPS,
         handover=handover,
         reads=tuple(AgentMemory(name) for name in reads),
-        recipes=frozenset(reads) if comes_as == "recipe" else frozenset(),
+        recomputed=frozenset(reads) if comes_as == "recipe" else frozenset(),
     )
 
 
-def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnReport]:
+def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnResult]:
     """A latent turn in two pieces."""
-    outbox = Outbox()
+    outbox = SegmentSender()
     _, report = load(folder, ranks).run(work("a", handover=handover), {}, outgoing=outbox)
     return outbox.sent, report
 
 
-def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: Handover) -> TurnReport:
+def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: Handover) -> TurnResult:
     """The answering turn on memory that came from all shards in `sources`: rank r takes what it needs."""
     runner = load(folder, ranks)
     pieces = taken(runner, sources)
@@ -134,17 +134,17 @@ def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: 
     return report
 
 
-def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnReport, TurnReport]:
+def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnResult, TurnResult]:
     """A latent turn and an answering one, from each rank to the same rank."""
     runner = load(folder, ranks)
-    outbox = Outbox()
+    outbox = SegmentSender()
     _, thought = runner.run(work("a", handover=handover), {}, outgoing=outbox)
     pieces = [decode_piece(header, body, expected=runner.spec) for header, body in outbox.sent]
     _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
     return outbox.sent, thought, answered
 
 
-def trace(ranks: Ranks, folder: Path) -> tuple[TurnReport, TurnReport]:
+def trace(ranks: Ranks, folder: Path) -> tuple[TurnResult, TurnResult]:
     """A latent turn and an answering one, of which one question is traced."""
     runner = load(folder, ranks)
     piece, thought = runner.run(replace(work("a"), traced=frozenset(["q1"])), {})
@@ -153,7 +153,7 @@ def trace(ranks: Ranks, folder: Path) -> tuple[TurnReport, TurnReport]:
     return thought, runner.run(reader, {"a": join([piece])})[1]
 
 
-def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnReport, TurnReport]:
+def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnResult, TurnResult]:
     """A latent turn under a guard, and an answering one that reads what is left of it."""
     runner = load(folder, ranks)
     piece, thought = runner.run(replace(work("a"), guard=policy), {})
@@ -161,7 +161,7 @@ def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnReport, Tu
     return thought, runner.run(work("b", ["a"]), {"a": join([piece])})[1]
 
 
-def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[Piece]:
+def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[SegmentChunk]:
     """The pieces of one segment, of which `sources[s]` are those of source rank s, for this rank."""
     spec = runner.spec
     ranks = sources_of(spec.num_model_kv_heads, len(sources), spec.shard)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.memory import Segment, place
+from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.models.cache import BatchCache
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
@@ -62,7 +62,7 @@ def parallel(engine: Engine, questions: list[int]) -> Tensor:
     """The logits of a reader of two branches."""
     prompts = {agent: [own[question] for question in questions] for agent, own in PROMPTS.items()}
     segments = {agent: think(engine, prompts[agent], NUM_STEPS) for agent in ("a", "b")}
-    placement = place([memory("a"), memory("b")], segments, len(questions))
+    placement = merge_layout([memory("a"), memory("b")], segments, len(questions))
     return logits_of(begin(engine, prompts["c"], placement)).clone()
 
 

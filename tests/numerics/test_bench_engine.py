@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from latentmas_ray.bench.settings import EngineBenchSettings
-from latentmas_ray.bench.sides import SIDES, serve
+from benchmarks.engine_settings import EngineBenchSettings
+from benchmarks.engine_sides import SIDES, serve
 from latentmas_ray.cli.main import main
 from latentmas_ray.errors import RunError
 

@@ -27,7 +27,9 @@ def chain(engine: Engine) -> dict[str, Segment]:
 def coded(segment: Segment, codec: CodecName) -> Segment:
     """What arrives."""
     kv_LCHTD = decode_kv(encode_kv(segment.kv_LCHTD, segment.lengths, codec), segment.lengths, codec, segment.spec)
-    return Segment(segment.spec, kv_LCHTD, segment.lengths, segment.turn_starts, segment.offsets, segment.recipe)
+    return Segment(
+        segment.spec, kv_LCHTD, segment.lengths, segment.turn_starts, segment.offsets, segment.recompute_inputs
+    )
 
 
 def read(engine: Engine, segments: Mapping[str, Segment]) -> Tensor:

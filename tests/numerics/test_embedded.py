@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from examples.tiny_model.tokens import train_tokenizer
 from latentmas_ray import LatentMAS
 from latentmas_ray.models import load_model
 from latentmas_ray.models.names import EMBEDDED_FOLDER
-from latentmas_ray.placement.figures import TINY
-from latentmas_ray.training.tokens import train_tokenizer
+from latentmas_ray.placement.model_dims import TINY
 
 MAX_BYTES = 12_000_000
 NUM_QUESTIONS = 32

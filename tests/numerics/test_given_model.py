@@ -17,7 +17,7 @@ from latentmas_ray.models import attention, load_model
 from latentmas_ray.models.given import GivenModel
 from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
 from tests.numerics.families import FAMILIES, GQA
-from tests.numerics.test_recipes import order
+from tests.numerics.test_recompute import order
 
 load = partial(load_runner, dtype="auto", device="auto", realign=True)
 

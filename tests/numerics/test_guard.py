@@ -7,14 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from latentmas_ray.engine.alarms import Limits, find_alarms
+from latentmas_ray.engine.diagnostics.alarms import AlarmThresholds, find_alarms
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Handover, Sampling, TurnReport, TurnWork
-from latentmas_ray.memory import Outline, Piece, Segment, join
+from latentmas_ray.engine.turn import Handover, Sampling, TurnRequest, TurnResult
+from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm
-from tests.numerics.test_lens import NUM_STEPS, QUESTIONS, order
+from tests.numerics.test_logit_lens import NUM_STEPS, QUESTIONS, order
 
 SAMPLED = Sampling(max_new_tokens=6, temperature=0.8)
 
@@ -29,13 +29,13 @@ def runner(engine_of: MakeEngine) -> TurnRunner:
     return TurnRunner(engine)
 
 
-def with_prompts(work: TurnWork, texts: Sequence[str]) -> TurnWork:
+def with_prompts(work: TurnRequest, texts: Sequence[str]) -> TurnRequest:
     messages = [({"role": "user", "content": text},) for text in texts]
     prompts = tuple(replace(prompt, messages=one) for prompt, one in zip(work.prompts, messages, strict=True))
     return replace(work, prompts=prompts)
 
 
-def think(runner: TurnRunner, work: TurnWork) -> tuple[Segment, TurnReport]:
+def think(runner: TurnRunner, work: TurnRequest) -> tuple[Segment, TurnResult]:
     piece, report = runner.run(work, {})
     assert piece is not None
     return join([piece]), report
@@ -47,8 +47,8 @@ def bad_thoughts(runner: TurnRunner, monkeypatch: pytest.MonkeyPatch) -> tuple[i
     _, report = think(runner, order("a", traced=QUESTIONS))
     norms = [max(thought.norm for thought in report.traces[name].thoughts) for name in QUESTIONS]
     limit = sorted(norms)[-1] * 0.999999
-    found = partial(find_alarms, limits=Limits(norm=(0.0, limit)))
-    monkeypatch.setattr("latentmas_ray.engine.guard.find_alarms", found)
+    found = partial(find_alarms, limits=AlarmThresholds(norm=(0.0, limit)))
+    monkeypatch.setattr("latentmas_ray.engine.diagnostics.guard.find_alarms", found)
     return tuple(row for row, norm in enumerate(norms) if norm > limit)
 
 
@@ -73,7 +73,7 @@ def test_bad_thoughts_are_not_handed_over(
     assert len(bad_thoughts) == 1
     for row in range(3):
         cut = row in bad_thoughts and hands_over != "prompt"
-        kept = 0 if hands_over == "latents" else dropped.recipe.lengths[row] - NUM_STEPS
+        kept = 0 if hands_over == "latents" else dropped.recompute_inputs.lengths[row] - NUM_STEPS
         assert dropped.lengths[row] == (kept if cut else whole.lengths[row])
         assert torch.equal(dropped.kv_of(row), whole.kv_of(row)[:, :, :, : dropped.lengths[row]])
     assert dropped.turn_ends == whole.turn_ends  # positions stay what they were
@@ -86,7 +86,7 @@ def test_a_reader_of_a_prompt_alone_cannot_tell_why_it_is_alone(
 ) -> None:
     reader = order("c", "text", reads=(AgentMemory("a"),), sampling=SAMPLED)
     if handover == "recipe":
-        reader = replace(reader, recipes=frozenset("a"))
+        reader = replace(reader, recomputed=frozenset("a"))
     answers = {}
     for name, changes in {"drop": {"guard": "drop"}, "prompt": {"hands_over": "prompt"}, "all": {}}.items():
         piece, _ = runner.run(order("a", handover=handover, **changes), {})
@@ -99,16 +99,16 @@ def test_a_reader_of_a_prompt_alone_cannot_tell_why_it_is_alone(
 class _Given:
     """A piece that is all of agent a's segment."""
 
-    def __init__(self, piece: Piece) -> None:
+    def __init__(self, piece: SegmentChunk) -> None:
         self._piece = piece
 
-    def segments(self) -> dict[str, Outline]:
+    def segments(self) -> dict[str, SegmentMeta]:
         return {"a": self._piece.outline}
 
-    def pieces(self) -> Iterator[tuple[str, Piece]]:
+    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         yield "a", self._piece
 
-    def pieces_of(self, agent: str) -> Iterator[Piece]:
+    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
         yield self._piece
 
 
@@ -122,7 +122,7 @@ def test_what_an_agent_writes_instead_is_what_a_text_agent_writes(
         if row in bad_thoughts:
             assert report.fallbacks[QUESTIONS[row]] == written.texts[row]
             assert report.output_token_ids[row] == written.output_token_ids[row]
-            assert segment.lengths[row] == segment.recipe.lengths[row] == 0
+            assert segment.lengths[row] == segment.recompute_inputs.lengths[row] == 0
             assert report.traces[QUESTIONS[row]].text == written.texts[row]
         else:
             assert report.output_token_ids[row] == ()
@@ -135,7 +135,7 @@ def test_a_prompt_that_cannot_be_read_is_not_handed_over_at_all(runner: TurnRunn
     texts = ("fine?", "Z?", "good?")
     segment, report = think(runner, with_prompts(order("a", guard="drop", latent_steps=steps), texts))
     assert [alarms[0].kind if alarms else None for alarms in report.alarms] == [None, "not-finite", None]
-    assert segment.lengths[1] == segment.recipe.lengths[1] == 0
+    assert segment.lengths[1] == segment.recompute_inputs.lengths[1] == 0
     assert bool(segment.kv_LCHTD.isfinite().all())
     reader = order("c", "text", reads=(AgentMemory("a"),), sampling=SAMPLED)
     _, beside = runner.run(reader, {"a": segment})

@@ -9,8 +9,8 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.cli.main import main
-from latentmas_ray.driver.traces import read_traces
 from latentmas_ray.report import load_run
+from latentmas_ray.runs.traces import read_traces
 from tests.numerics.broken_model import save_broken_model
 
 QUESTIONS = ["What is 1 + 1?", "Which is longer?", "Why?"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import TurnReport
+from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import Memory, MemorySegment, Piece, repeat
+from latentmas_ray.memory import Memory, MemorySegment, SegmentChunk, repeat
 from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.conftest import MakeEngine
-from tests.numerics.test_recipes import QUESTIONS, TREES, Sent, answer, memory_of, order
+from tests.numerics.test_recompute import QUESTIONS, TREES, Sent, answer, memory_of, order
 
 
 @pytest.fixture
@@ -19,18 +19,18 @@ def runner(engine_of: MakeEngine) -> TurnRunner:
     return TurnRunner(engine_of("qwen3"))
 
 
-def keep(sent: dict[str, list[Piece]], tree: tuple[AgentMemory, ...], question: int) -> Memory:
+def keep(sent: dict[str, list[SegmentChunk]], tree: tuple[AgentMemory, ...], question: int) -> Memory:
     return Memory.from_pieces(sent, question, model="qwen3", question=QUESTIONS[question], reads=tree)
 
 
-def ask(runner: TurnRunner, memory: Memory, questions: tuple[int, ...]) -> TurnReport:
+def ask(runner: TurnRunner, memory: Memory, questions: tuple[int, ...]) -> TurnResult:
     """The reader's turn over these questions, all of which have the same memory."""
     work = order("judger", memory.reads, thinks="text")
     work = replace(
         work,
         question_ids=tuple(work.question_ids[question] for question in questions),
         prompts=tuple(work.prompts[question] for question in questions),
-        recipes=frozenset() if memory.has_kv else frozenset(memory.agents),
+        recomputed=frozenset() if memory.has_kv else frozenset(memory.agents),
     )
     pieces = {agent: [repeat(piece, len(questions))] for agent, piece in memory.to_pieces().items()}
     return runner.run(work, Sent(pieces))[1]  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.config import CodecName
-from latentmas_ray.driver import Answer
+from latentmas_ray.runs.results import Answer
 
 
 def answer(codec: CodecName) -> Answer:

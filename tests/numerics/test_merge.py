@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.memory import Placement, Segment, place, rotate_keys
+from latentmas_ray.memory import MergedLayout, Segment, merge_layout, rotate_keys
 from latentmas_ray.models.realign import Realignment
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import FAMILIES, SCALED
@@ -25,7 +25,7 @@ def engine(request: pytest.FixtureRequest, engine_of: MakeEngine) -> Engine:
 def computed_at(engine: Engine, position: int) -> Segment:
     """A turn that begins at `position`, with nothing before it."""
     session = engine.open(["q0", "q1"], num_slots=64)
-    session.absorb(Placement((), (position, position)))
+    session.absorb(MergedLayout((), (position, position)))
     session.prefill(prompts_of(LENGTHS))
     session.think(3)
     return session.emit()
@@ -63,14 +63,14 @@ def written_out(engine: Engine, segments: list[Segment], row: int, prompt: list[
     placed, position = {}, 0
     for index, segment in enumerate(segments):
         session = engine.open(["q"], num_slots=64)
-        session.absorb(Placement((), (position,)))
-        recipe = segment.recipe.take([row])
-        session.prefill([recipe.token_ids_T[recipe.token_ids_T >= 0].tolist()])
-        session.think(int((recipe.token_ids_T < 0).sum()))
+        session.absorb(MergedLayout((), (position,)))
+        recompute_inputs = segment.recompute_inputs.take([row])
+        session.prefill([recompute_inputs.token_ids_T[recompute_inputs.token_ids_T >= 0].tolist()])
+        session.think(int((recompute_inputs.token_ids_T < 0).sum()))
         placed[f"agent{index}"] = session.emit()
-        position += recipe.lengths[0]
+        position += recompute_inputs.lengths[0]
     # They stand where they were computed, so a chain, which moves nothing, lines them up.
-    chain = place([memory(*placed)], placed, 1)
+    chain = merge_layout([memory(*placed)], placed, 1)
     return logits_of(begin(engine, [prompt], chain))[0].clone()
 
 
@@ -80,7 +80,7 @@ def test_a_reader_of_three_branches_sees_one_consistent_sequence(engine: Engine)
         name: think(engine, prompts_of([6 + index, 15 - 5 * index], index), 3) for index, name in enumerate(names)
     }
     prompts = prompts_of([7, 4], 9)
-    placement = place([memory(name) for name in names], segments, 2)
+    placement = merge_layout([memory(name) for name in names], segments, 2)
     session = begin(engine, prompts, placement)
     merged = logits_of(session).clone()
     assert session.positions == [6 + 7 + 8 + 9 + 7, 15 + 10 + 5 + 9 + 4]
@@ -90,7 +90,7 @@ def test_a_reader_of_three_branches_sees_one_consistent_sequence(engine: Engine)
 
 def test_unmoved_branches_would_give_other_logits(engine: Engine) -> None:
     segments = {name: think(engine, prompts_of([20], index), 3) for index, name in enumerate("ab")}
-    placement = place([memory("a"), memory("b")], segments, 1)
+    placement = merge_layout([memory("a"), memory("b")], segments, 1)
     unmoved = replace(placement, segments=tuple(replace(one, shifts=(0,)) for one in placement.segments))
     prompt = prompts_of([5], 9)
     moved_logits = logits_of(begin(engine, prompt, placement)).clone()
@@ -101,13 +101,13 @@ def test_a_diamond_keeps_its_prefix_and_lines_up_its_branches(engine_of: MakeEng
     """a → b, a → c, then a reader of both: c was computed behind a, and is moved behind b."""
     engine = engine_of("qwen3")
     first = {"a": think(engine, prompts_of([8], 0), 2)}
-    behind = place([memory("a")], first, 1)
+    behind = merge_layout([memory("a")], first, 1)
     segments = {
         **first,
         "b": think(engine, prompts_of([5], 1), 2, behind),
         "c": think(engine, prompts_of([6], 2), 2, behind),
     }
-    placement = place([memory("a", "b"), memory("a", "c")], segments, 1)
+    placement = merge_layout([memory("a", "b"), memory("a", "c")], segments, 1)
     session = begin(engine, prompts_of([3], 3), placement)
     assert session.positions == [8 + 2 + 5 + 2 + 6 + 2 + 3]
     moved = segments["c"].kv_LCHTD.clone()
@@ -125,7 +125,7 @@ def test_no_branch_sees_another(engine_of: MakeEngine) -> None:
 def test_the_realignment_is_not_part_of_a_position(engine_of: MakeEngine) -> None:
     """Thoughts have the mean norm of input embeddings wherever they are thought."""
     engine = engine_of("llama")
-    latents = computed_at(engine, 90).recipe.latents_NE
+    latents = computed_at(engine, 90).recompute_inputs.latents_NE
     realign = engine.open(["q"], num_slots=8).realign
     assert isinstance(realign, Realignment)
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((6,), realign.target_norm))

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.placement import LinkSpeeds, PlanRequest, Workload, known_figures, make_plan, nodes_alike
+from latentmas_ray.placement import LinkSpeeds, PlanRequest, Workload, known_dims, make_plan, nodes_alike
 from latentmas_ray.topology.agent import Topology
-from tests.unit.driver_cases import agent, topology
+from tests.cases.scheduler import agent, topology
 
 QUESTIONS = [f"What is {number} + 9?" for number in range(3)]
 LATENT_STEPS = 5
@@ -44,7 +44,7 @@ def test_planned_bytes_are_those_of_a_run(made: Topology, dtype: str) -> None:
     (prompt_tokens,) = {use.prompt_tokens for answer in answers for use in answer.agents.values()}
     for answer in answers:
         moved.update({(one.source, one.reader): one.num_bytes for one in answer.transfers})
-    figures = known_figures("tiny")
+    figures = known_dims("tiny")
     assert figures is not None
     names = tuple(one.name for one in made.agents)
     plan = make_plan(

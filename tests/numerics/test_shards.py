@@ -16,14 +16,14 @@ from latentmas_ray.engine.turn import Handover
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece
-from latentmas_ray.models.rank_group import RankGroup, open_meeting
-from latentmas_ray.models.ranks import ALONE, Ranks
-from latentmas_ray.models.shards import check_divisible, check_shard_device
+from latentmas_ray.parallel.process_group import RankGroup, open_rendezvous
+from latentmas_ray.parallel.ranks import ALONE, Ranks
+from latentmas_ray.parallel.tensor_parallel import check_divisible, check_shard_device
 from tests.numerics import shard_cases
 from tests.numerics.broken_model import save_broken_model
 from tests.numerics.families import make_lm
 from tests.numerics.processes import HOST, RankProcesses
-from tests.numerics.shard_cases import Arriving, Outbox, compute, hand_over, join_heads, load, taken, work
+from tests.numerics.shard_cases import Arriving, SegmentSender, compute, hand_over, join_heads, load, taken, work
 from tests.numerics.turns import assert_close
 
 STEP_SECONDS = 5.0
@@ -164,7 +164,7 @@ def test_a_rank_that_stalls_is_not_waited_for_longer_than_agreed(folder_of: Make
 def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]], str]:
     """What only one rank lacks fails on both, and both can go on; a fault of the program ends the group."""
     runner = load(folder, ranks)
-    outbox = Outbox()
+    outbox = SegmentSender()
     runner.run(work("a"), {}, outgoing=outbox)
     pieces = [decode_piece(*wire, expected=runner.spec) for wire in outbox.sent]
     with pytest.raises(TransferError) as lost:
@@ -173,7 +173,7 @@ def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]
     if ranks.shard.rank == 1:
         runner.engine.lm.chat.encode = None  # type: ignore[method-assign,assignment]  # a fault that nobody foresaw
     with pytest.raises((ShardError, TypeError)) as ended:
-        runner.run(work("a"), {}, outgoing=Outbox())
+        runner.run(work("a"), {}, outgoing=SegmentSender())
     return str(lost.value), list(report.output_token_ids), type(ended.value).__name__
 
 
@@ -239,7 +239,7 @@ def test_one_process_is_in_one_replica_at_a_time(two: RankProcesses) -> None:
 
 def _joins_twice(ranks: Ranks) -> str:
     with pytest.raises(ShardError) as refused:
-        RankGroup(open_meeting(HOST), ranks.shard)
+        RankGroup(open_rendezvous(HOST), ranks.shard)
     return str(refused.value)
 
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from examples.tiny_model.document import Mix
+from examples.tiny_model.first_weights import set_first_weights
+from examples.tiny_model.layouts import Writer
+from examples.tiny_model.loop import Trainer, TrainingSettings
+from examples.tiny_model.packing import pack
+from examples.tiny_model.run import means, write_model
+from examples.tiny_model.soft import soft_embeddings
+from examples.tiny_model.tokens import train_tokenizer
 from latentmas_ray.models.embedded import untrained_model
-from latentmas_ray.training.document import Mix
-from latentmas_ray.training.first_weights import set_first_weights
-from latentmas_ray.training.layouts import Writer
-from latentmas_ray.training.loop import Recipe, Trainer
-from latentmas_ray.training.packing import pack
-from latentmas_ray.training.run import means, write_model
-from latentmas_ray.training.soft import soft_embeddings
-from latentmas_ray.training.tokens import train_tokenizer
 
-RECIPE = Recipe(num_steps=6, num_rows=2, num_tokens=256)
+RECIPE = TrainingSettings(num_steps=6, num_rows=2, num_tokens=256)
 
 
 def make_trainer() -> Trainer:
@@ -49,7 +49,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_the_rate_falls_begins_again_once_and_falls_to_the_end() -> None:
     trainer = make_trainer()
-    trainer.recipe = Recipe(num_steps=930)
+    trainer.settings = TrainingSettings(num_steps=930)
     rates = [trainer._rate(step) for step in range(930)]
     assert rates[30] == rates[400] == 1.0
     assert rates[729] < 0.03

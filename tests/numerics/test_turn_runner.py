@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
 from latentmas_ray.memory import LATENT, Segment, join
 from tests.numerics.conftest import MakeEngine
@@ -23,23 +23,23 @@ def runner(engine_of: MakeEngine) -> TurnRunner:
     return TurnRunner(engine_of("qwen3"))
 
 
-def order(agent: str, thinks: str = "latent", suffix: str = "", **changes: Any) -> TurnWork:
+def order(agent: str, thinks: str = "latent", suffix: str = "", **changes: Any) -> TurnRequest:
     prompts = tuple(
         Prompt(messages=({"role": "user", "content": f"{agent}: {text}"},), suffix=suffix) for text in QUESTIONS
     )
     fields = {"latent_steps": 3 if thinks == "latent" else 0, "sampling": Sampling(max_new_tokens=5), **changes}
-    return TurnWork(agent=agent, batch=0, question_ids=QUESTIONS, prompts=prompts, thinks=thinks, **fields)
+    return TurnRequest(agent=agent, batch=0, question_ids=QUESTIONS, prompts=prompts, thinks=thinks, **fields)
 
 
-def prompt_ids(runner: TurnRunner, work: TurnWork) -> list[list[int]]:
+def prompt_ids(runner: TurnRunner, work: TurnRequest) -> list[list[int]]:
     return [runner.engine.lm.chat.encode(one.messages, one.template, one.suffix) for one in work.prompts]
 
 
 def turns_of(segment: Segment) -> list[list[int]]:
-    return [segment.recipe.take([row]).token_ids_T.tolist() for row in range(segment.num_questions)]
+    return [segment.recompute_inputs.take([row]).token_ids_T.tolist() for row in range(segment.num_questions)]
 
 
-def latent(runner: TurnRunner, work: TurnWork, segments: dict[str, Segment] | None = None) -> Segment:
+def latent(runner: TurnRunner, work: TurnRequest, segments: dict[str, Segment] | None = None) -> Segment:
     piece, _ = runner.run(work, segments or {})
     assert piece is not None
     return join([piece])
@@ -68,7 +68,7 @@ def test_a_text_turn_decodes_what_transformers_decodes(runner: TurnRunner) -> No
     assert report.segment_bytes == ()
     realign = runner.engine.open(QUESTIONS, num_slots=8).realign
     for row, ids in enumerate(prompt_ids(runner, judger)):
-        plain = Plain(runner.engine.lm, realign).replay(planned.recipe.take([row])).feed(ids)
+        plain = Plain(runner.engine.lm, realign).recompute(planned.recompute_inputs.take([row])).feed(ids)
         assert list(report.output_token_ids[row]) == plain.decode(5)
         assert report.texts[row] == runner.engine.lm.chat.decode(report.output_token_ids[row])
         assert report.memory_tokens[row] == planned.lengths[row] + len(ids) + len(report.output_token_ids[row])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.session import Session
-from latentmas_ray.memory import Placement, Segment, place
+from latentmas_ray.memory import MergedLayout, Segment, merge_layout
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
 
 Prompts = Sequence[Sequence[int]]
@@ -20,7 +20,7 @@ def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
     return [torch.randint(3, 259, (length,), generator=generator).tolist() for length in lengths]
 
 
-def begin(engine: Engine, prompts: Prompts, placement: Placement | None = None, *, room: int = 64) -> Session:
+def begin(engine: Engine, prompts: Prompts, placement: MergedLayout | None = None, *, room: int = 64) -> Session:
     """A session that has absorbed `placement` and read the prompts."""
     memory = max(placement.lengths) if placement else 0
     names = [f"q{index}" for index in range(len(prompts))]
@@ -35,7 +35,7 @@ def think(
     engine: Engine,
     prompts: Prompts,
     num_steps: int,
-    placement: Placement | None = None,
+    placement: MergedLayout | None = None,
     *,
     hands_over: HandsOver = "all",
 ) -> Segment:
@@ -53,10 +53,10 @@ def memory(*agents: str) -> AgentMemory:
     return tree
 
 
-def place_chain(segments: Mapping[str, Segment]) -> Placement:
+def place_chain(segments: Mapping[str, Segment]) -> MergedLayout:
     """Segments of a chain, in the order of the mapping."""
     num_questions = next(iter(segments.values())).num_questions
-    return place([memory(*segments)], segments, num_questions)
+    return merge_layout([memory(*segments)], segments, num_questions)
 
 
 @torch.inference_mode()

@@ -9,21 +9,15 @@ import ray
 from ray.util import placement_group_table
 
 from latentmas_ray.actors import RayRuntime
-from latentmas_ray.actors.turn import Runner
+from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.config import TransportName
-from latentmas_ray.driver import (
-    Answer,
-    DriverSettings,
-    Failure,
-    Observer,
-    RunRequest,
-    Runtime,
-    RuntimeInfo,
-    Scheduler,
-    SharedScheduler,
-    SilentObserver,
-    plan_batches,
-)
+from latentmas_ray.runs.results import Answer, Failure, Observer, SilentObserver
+from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.loop import Scheduler
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.run import RunRequest
+from latentmas_ray.scheduler.settings import DriverSettings
+from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
 from latentmas_ray.transport import ObjectStore, pick_transport

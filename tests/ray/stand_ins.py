@@ -15,10 +15,10 @@ import torch
 
 from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.turn import Prompt, TurnReport, TurnWork
+from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory import KVCacheSpec, Outline, Piece, Recipe, RopeSpec, Segment, join
-from latentmas_ray.models.ranks import Ranks
+from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, SegmentMeta, join
+from latentmas_ray.parallel.ranks import Ranks
 
 # 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
 SPEC = KVCacheSpec(
@@ -54,13 +54,13 @@ class StandIn:
     the prompt, filled with its agent's own number."""
 
     folder: Path
-    misbehave: Sequence[Callable[[TurnWork], None]] = ()
+    misbehave: Sequence[Callable[[TurnRequest], None]] = ()
     spec: KVCacheSpec = SPEC
     device: str = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
     def run(
-        self, work: TurnWork, memory: Incoming, *, outgoing: Outgoing | None = None
-    ) -> tuple[Piece | None, TurnReport]:
+        self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
+    ) -> tuple[SegmentChunk | None, TurnResult]:
         """Thinks (waits) after its prompt was published; then the other half of the segment follows."""
         lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
         first, last = halves(_segment(lengths, number_of(work.agent)))
@@ -78,9 +78,9 @@ class StandIn:
         if work.thinks == "text":
             texts = tuple(f"{name}: {work.agent} has read {sorted(read)}" for name in work.question_ids)
             tokens = tuple(tuple(text.encode()) for text in texts)
-            return None, TurnReport(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
-        report = TurnReport(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
-        piece = last if leaves_early else Piece.whole(join([first, last]))
+            return None, TurnResult(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
+        report = TurnResult(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
+        piece = last if leaves_early else SegmentChunk.whole(join([first, last]))
         if outgoing is None:
             return piece, report
         outgoing.publish(time.time(), piece)
@@ -97,20 +97,24 @@ def _seconds_to_wait(prompt: Prompt) -> float:
 
 def _segment(lengths: tuple[int, ...], number: float) -> Segment:
     shape = (SPEC.num_layers, 2, SPEC.num_kv_heads, sum(lengths), SPEC.head_dim)
-    recipe = Recipe(torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths)
-    return Segment(SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recipe)
+    recompute_inputs = RecomputeInputs(
+        torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths
+    )
+    return Segment(SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recompute_inputs)
 
 
-def halves(segment: Segment) -> tuple[Piece, Piece]:
+def halves(segment: Segment) -> tuple[SegmentChunk, SegmentChunk]:
     """A segment without thoughts as two pieces."""
-    outline = Outline.of(segment)
+    outline = SegmentMeta.of(segment)
     first = tuple(length // 2 for length in segment.lengths)
     rest = tuple(length - half for length, half in zip(segment.lengths, first, strict=True))
 
-    def piece(begins: tuple[int, ...], lengths: tuple[int, ...]) -> Piece:
+    def piece(begins: tuple[int, ...], lengths: tuple[int, ...]) -> SegmentChunk:
         kv = [segment.kv_of(q)[:, :, :, b : b + n] for q, (b, n) in enumerate(zip(begins, lengths, strict=True))]
-        recipe = Recipe(torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths)
-        return Piece(outline, begins, lengths, torch.cat(kv, dim=3), recipe)
+        recompute_inputs = RecomputeInputs(
+            torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths
+        )
+        return SegmentChunk(outline, begins, lengths, torch.cat(kv, dim=3), recompute_inputs)
 
     return piece((0,) * len(first), first), piece(first, rest)
 
@@ -135,7 +139,7 @@ class On:
     deed: Callable[[], None]
     armed: Path | None = None
 
-    def __call__(self, work: TurnWork) -> None:
+    def __call__(self, work: TurnRequest) -> None:
         is_armed = self.armed is None or self.armed.exists()
         if is_armed and work.agent == self.agent and self.question in work.question_ids:
             self.deed()
@@ -207,8 +211,8 @@ class Fragile:
         self.spec = SPEC.of_shard(ranks.shard)
         self._ranks, self._deeds = ranks, deeds
 
-    def run(self, work: TurnWork, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnReport]:
+    def run(self, work: TurnRequest, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnResult]:
         if work.batch == POISON and self._ranks.shard.rank in self._deeds:
             self._deeds[self._ranks.shard.rank]()
         (told,) = self._ranks.same(torch.tensor([work.batch])).tolist()
-        return None, TurnReport(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)
+        return None, TurnResult(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)

@@ -15,7 +15,7 @@ from tests.documents import DOCUMENTS, Block, shell_blocks
 _A_CLUSTER = "it needs a cluster; tests/ray/test_jobs.py and tests/multinode run jobs and commands on some"
 _MINUTES = "it takes minutes; tests/unit and tests/ray run the same command with small sizes"
 _HUB = "it loads a model of 8 GB and a dataset from the hub"
-_CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/test_cluster_files.py checks the files"
+_CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/cluster/test_files.py checks the files"
 NOT_RUN = {
     "pip install .": "it installs the package that is being tested",
     "latentmas eval --task gsm8k --model Qwen/Qwen3-4B --method latent --topology sequential --output runs/gsm8k": _HUB,

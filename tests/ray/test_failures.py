@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors import upkeep
+from latentmas_ray.actors import health as upkeep
 from latentmas_ray.cli.main import main
 from latentmas_ray.system import make_runtime
 from tests.ray import stand_ins

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from latentmas_ray.driver import Answer
+from latentmas_ray.runs.results import Answer
+from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import actors_of, drive, groups, questions_that_wait
 from tests.ray.stand_ins import StandIn, turns_in
-from tests.unit.driver_cases import agent, topology
 
 PAIR = topology(agent("planner"), agent("judger", "planner", thinks="text"))
 

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from latentmas_ray.actors import LocalRuntime, RayRuntime
-from latentmas_ray.driver import Answer, Runtime, RuntimeInfo
-from latentmas_ray.driver.traces import Trace
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.traces import Trace
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.tasks import questions_from
 from latentmas_ray.topology import apply_method
 from latentmas_ray.transport import Loopback
+from tests.cases.scheduler import agent, topology
 from tests.numerics.broken_model import save_broken_model
 from tests.ray.actor_cases import actors_of, drive, use_transport
-from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
 TOPOLOGY = topology(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmas_ray.driver.metrics import EXPOSED_SECONDS, LOST_TURNS, METRICS
+from latentmas_ray.scheduler.metrics import EXPOSED_SECONDS, LOST_TURNS, METRICS
 from tests.ray.command_cases import read_rows, wait_for
 from tests.ray.job_cases import JobCluster, job_cluster, needs_dashboard, output_of
 

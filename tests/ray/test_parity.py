@@ -9,11 +9,12 @@ import ray
 
 from latentmas_ray.actors import LocalRuntime, RayRuntime
 from latentmas_ray.config import Method
-from latentmas_ray.driver import Answer, Runtime, RuntimeInfo, Ticket
 from latentmas_ray.engine.load import load_runner
-from latentmas_ray.engine.turn import Sampling, TurnWork
+from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece, from_raw, to_bytes
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, apply_method, load_topology
 from latentmas_ray.transport import Loopback, ObjectStore
@@ -90,12 +91,12 @@ class Keeping:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.submitted: dict[str, tuple[TurnWork, Ticket]] = {}
+        self.submitted: dict[str, tuple[TurnRequest, TurnHandle]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def submit(self, work: TurnWork, segments: Mapping[str, Any]) -> Ticket:
+    def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         ticket = self._runtime.submit(work, segments)
         self.submitted[work.agent] = (work, ticket)
         return ticket
@@ -117,7 +118,7 @@ def test_no_expert_sees_anothers_memory(on_ray: Started) -> None:
     assert len(set(together.values())) == len(experts)
 
 
-def _bytes_of(ticket: Ticket) -> bytes:
+def _bytes_of(ticket: TurnHandle) -> bytes:
     """The segment of a turn, as bytes."""
-    payloads = [ray.get(parcel).payload for parcel in ticket.segment.parcels[0]]
+    payloads = [ray.get(chunk).payload for chunk in ticket.segment.chunks[0]]
     return to_bytes(join([decode_piece(header, from_raw(body)) for header, body in payloads]))

@@ -8,15 +8,15 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.actors import bundles
+from latentmas_ray.actors import placement_group as bundles
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.driver import Answer
 from latentmas_ray.errors import ActorError, ConfigError
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.topology import Topology
 from latentmas_ray.transport import Loopback
+from tests.cases.scheduler import CHAIN, agent, topology
 from tests.ray.actor_cases import actors_of, drive, groups, questions_that_wait, wait_until
 from tests.ray.stand_ins import StandIn, number_of, turns_in
-from tests.unit.driver_cases import CHAIN, agent, topology
 
 PAIR = topology(agent("planner"), agent("judger", "planner", thinks="text"))
 NAMES = [agent.name for agent in PAIR.agents]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.driver import Answer
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks import load_questions
+from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import actors_of, drive, questions_that_wait, timeless
 from tests.ray.stand_ins import StandIn, turns_in
-from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

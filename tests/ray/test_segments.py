@@ -13,20 +13,21 @@ import ray
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.agent_actor import AgentActor
-from latentmas_ray.driver import Answer, Ticket
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnWork
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ConfigError, TransferError, TurnLostError
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
+from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import PATIENCE_SECONDS, actors_of, drive, questions_that_wait, wait_until
 from tests.ray.stand_ins import SPEC, On, StandIn, number_of, raise_error, turns_in
-from tests.unit.driver_cases import agent, topology
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def _work(agent: str, *reads: str) -> TurnWork:
-    return TurnWork(
+def _work(agent: str, *reads: str) -> TurnRequest:
+    return TurnRequest(
         agent=agent,
         batch=0,
         question_ids=("q0",),
@@ -37,7 +38,7 @@ def _work(agent: str, *reads: str) -> TurnWork:
     )
 
 
-def _finish(runtime: RayRuntime, ticket: Ticket) -> None:
+def _finish(runtime: RayRuntime, ticket: TurnHandle) -> None:
     assert runtime.wait([ticket], PATIENCE_SECONDS) == [ticket]
 
 
@@ -65,9 +66,9 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) 
     with actors_of(["planner"], partial(StandIn, tmp_path)) as (runtime, _):
         made = runtime.submit(_work("planner"), {})
         _finish(runtime, made)
-        ((parcel,),) = made.segment.parcels
-        header, kv = ray.get(parcel).payload
-        _, again = ray.get(parcel).payload
+        ((chunk,),) = made.segment.chunks
+        header, kv = ray.get(chunk).payload
+        _, again = ray.get(chunk).payload
         assert not kv.flags.writeable
         assert kv.ctypes.data == again.ctypes.data
         segment = ObjectStore().unpack((header, kv), expected=SPEC)
@@ -128,13 +129,13 @@ def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, 
     if forgotten_first:
         actor.forget_turn(7)
     work = replace(_work("planner"), latent_steps=1)
-    parcel, _ = actor.begin_turn(7, work, [])
+    chunk, _ = actor.begin_turn(7, work, [])
     actor.measure_prefill(1)  # comes after the turn
     if not forgotten_first:
-        assert transport.unpack(parcel.payload, expected=SPEC).num_bytes
+        assert transport.unpack(chunk.payload, expected=SPEC).num_bytes
         actor.forget_turn(7)
     with pytest.raises(TransferError, match="has released it"):
-        transport.unpack(parcel.payload, expected=SPEC)
+        transport.unpack(chunk.payload, expected=SPEC)
     with pytest.raises(KeyError):
         actor.end_turn(7)
 

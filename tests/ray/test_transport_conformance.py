@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from latentmas_ray.transport import Gloo, Nixl, ObjectStore, SharedMemory, Tcp, Transport, find_available
-from latentmas_ray.transport.traits import Traits
+from latentmas_ray.transport.capabilities import Capabilities
 from tests.ray.transport_peers import Case, Read, killed_after, start, stopped
 
 PATIENCE_SECONDS = 60.0
@@ -40,7 +40,7 @@ class Peers:
         self.producer, self.reader, self.other = (start(self.transports, self.name) for _ in range(3))
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> Capabilities:
         return self.transports[self.name].traits
 
     def use(self, name: str) -> None:

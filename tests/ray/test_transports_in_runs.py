@@ -8,15 +8,16 @@ import pytest
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.config import TransportName
-from latentmas_ray.driver import Answer, RuntimeInfo
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import pick_transport
+from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import actors_of, drive, questions_that_wait, use_transport
 from tests.ray.stand_ins import StandIn, number_of, turns_in
-from tests.unit.driver_cases import agent, topology
 
 # The first agent has two readers, the last one reads two agents.
 FORK = topology(agent("first"), agent("middle", "first"), agent("last", "first", "middle", thinks="text"))
-Fleet = tuple[RayRuntime, RuntimeInfo]
+ReplicaManager = tuple[RayRuntime, RuntimeInfo]
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +26,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(folder: Path, cluster: None) -> Iterator[Fleet]:
+def fleet(folder: Path, cluster: None) -> Iterator[ReplicaManager]:
     with actors_of(FORK, partial(StandIn, folder), transport=partial(pick_transport, "shared_memory", "none")) as fleet:
         assert "transport shared_memory" in fleet[1].description
         yield fleet
 
 
 @pytest.fixture(scope="module", params=["shared_memory", "gloo", "object_store"])
-def transport(request: pytest.FixtureRequest, fleet: Fleet) -> TransportName:
+def transport(request: pytest.FixtureRequest, fleet: ReplicaManager) -> TransportName:
     name: TransportName = request.param
     use_transport(fleet[0], name)
     return name
@@ -40,7 +41,7 @@ def transport(request: pytest.FixtureRequest, fleet: Fleet) -> TransportName:
 
 @pytest.mark.parametrize("latent_steps", [0, 3])
 def test_every_reader_gets_what_was_written(
-    fleet: Fleet, folder: Path, transport: TransportName, latent_steps: int
+    fleet: ReplicaManager, folder: Path, transport: TransportName, latent_steps: int
 ) -> None:
     """Whole segments, and segments in two parcels of which the second comes later."""
     runtime, info = fleet

@@ -16,9 +16,9 @@ import ray
 import torch
 
 from latentmas_ray.errors import LatentMASError
-from latentmas_ray.memory import KVCacheSpec, Piece, Segment
+from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk
 from latentmas_ray.transport import Transport
-from tests.unit.memory_cases import SPEC, cut, make_segment
+from tests.cases.memory import SPEC, cut, make_segment
 
 MEGABYTE = 2**20
 
@@ -41,11 +41,11 @@ class Case:
         return replace(SPEC, dtype=self.dtype)
 
     @lru_cache(maxsize=2)  # noqa: B019  a case is a plain value, and few are kept
-    def piece(self) -> Piece:
+    def piece(self) -> SegmentChunk:
         turns = ((self.megabytes * MEGABYTE // self.spec.bytes_per_token, 0),) if self.megabytes else self.turns
         segment: Segment = make_segment(turns, windows=self.windows, spec=self.spec, seed=self.seed)
         if self.part is None:
-            return Piece.whole(segment)
+            return SegmentChunk.whole(segment)
         return cut(segment, [prompt for prompt, _ in turns])[self.part]
 
 
@@ -70,7 +70,7 @@ class Peer:
         torch.set_num_threads(1)
         self._transports = transports
         self._opened: set[str] = set()
-        self._held: list[tuple[Piece, Case]] = []
+        self._held: list[tuple[SegmentChunk, Case]] = []
         self.use(name)
 
     def use(self, name: str) -> None:
@@ -133,7 +133,7 @@ class Peer:
         while time.monotonic() < end and not until.exists():
             one = (one @ one).clamp(0, 1)
 
-    def _read(self, payload: Any, case: Case, spec: KVCacheSpec | None = None) -> tuple[Read, Piece | None]:
+    def _read(self, payload: Any, case: Case, spec: KVCacheSpec | None = None) -> tuple[Read, SegmentChunk | None]:
         expected = case.piece()
         begin = time.monotonic()
         try:
@@ -144,16 +144,16 @@ class Peer:
         return Read(difference(piece, expected), "", seconds), piece
 
 
-def difference(piece: Piece, expected: Piece) -> str:
+def difference(piece: SegmentChunk, expected: SegmentChunk) -> str:
     """In what two pieces differ; nothing if in nothing."""
     for name in ("outline", "begins", "lengths"):
         if getattr(piece, name) != getattr(expected, name):
             return name
     if not torch.equal(piece.kv_LCHTD.view(torch.uint8), expected.kv_LCHTD.view(torch.uint8)):
         return "kv"
-    if not torch.equal(piece.recipe.token_ids_T, expected.recipe.token_ids_T):
+    if not torch.equal(piece.recompute_inputs.token_ids_T, expected.recompute_inputs.token_ids_T):
         return "token ids"
-    return "" if torch.equal(piece.recipe.latents_NE, expected.recipe.latents_NE) else "latents"
+    return "" if torch.equal(piece.recompute_inputs.latents_NE, expected.recompute_inputs.latents_NE) else "latents"
 
 
 def start(transports: Mapping[str, Transport], name: str) -> Any:

@@ -12,8 +12,8 @@ import pytest
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig, make_config
-from latentmas_ray.driver.results import AgentUse, Answer, Failure, Observer, Summary, Transfer
 from latentmas_ray.errors import ClusterError, TaskError, TurnError, WireError
+from latentmas_ray.runs.results import AgentUse, Answer, Failure, Observer, Summary, Transfer
 
 QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from latentmas_ray.cli.main import main
-from latentmas_ray.driver.regrade import regrade
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.rescore import rescore
 from latentmas_ray.sandbox import find_obstacle
 from latentmas_ray.tasks import BENCHMARKS, answer_form, load_questions
 from latentmas_ray.tasks.question import KINDS
@@ -78,7 +78,7 @@ def test_new_grades_are_written_where_that_is_asked_and_never_over_a_file(
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_graded(
     files: list[str], output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("latentmas_ray.driver.regrade.regrade", None)
+    monkeypatch.setattr("latentmas_ray.runs.rescore.rescore", None)
     assert main([*files, "--output", output]) == 2
     assert capsys.readouterr().err.startswith(f"error: --output: got '{output}'; ")
 
@@ -97,7 +97,7 @@ def test_what_a_program_said_does_not_drive_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task, results = write(tmp_path / "task.jsonl", TASK[:1]), write(tmp_path / "r.jsonl", ROWS[:1])
-    monkeypatch.setattr("latentmas_ray.driver.regrade.Change.__str__", lambda change: f"{change.id}: \x1b[31mred")
+    monkeypatch.setattr("latentmas_ray.runs.rescore.Change.__str__", lambda change: f"{change.id}: \x1b[31mred")
     assert main(["grade", "--task", task, "--results", results]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
@@ -141,9 +141,9 @@ def test_answers_to_other_questions_of_the_same_ids_are_refused(tmp_path: Path) 
     questions = {question.id: question for question in load_questions(task)}
     row = {"id": 1, "question": "Capital  of France?\n", "answer": "Paris"}
     prompted = {**row, "question": "Answer in one word. Capital of France? Think first."}
-    assert regrade(Path(write(tmp_path / "r.jsonl", [row, prompted])), questions).accuracy == 1
+    assert rescore(Path(write(tmp_path / "r.jsonl", [row, prompted])), questions).accuracy == 1
     with pytest.raises(JournalError, match=r"the task has 'Capital of France\?'; give the task") as caught:
-        regrade(Path(write(tmp_path / "r.jsonl", [{**row, "question": "6 times 7?"}])), questions)
+        rescore(Path(write(tmp_path / "r.jsonl", [{**row, "question": "6 times 7?"}])), questions)
     assert caught.value.field == "r.jsonl:1: question"
 
 
@@ -155,7 +155,7 @@ def test_a_folder_is_told_what_to_give(files: list[str], tmp_path: Path, capsys:
 @pytest.mark.skipif(find_obstacle() is not None, reason="no sandbox here")
 def test_code_is_run_again(tmp_path: Path) -> None:
     questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
-    outcome = regrade(Path(write(tmp_path / "r.jsonl", [*ROWS, CODE_ROW])), questions)
+    outcome = rescore(Path(write(tmp_path / "r.jsonl", [*ROWS, CODE_ROW])), questions)
     assert [(change.id, change.now) for change in outcome.changes] == [("a", True), ("d", True)]
 
 
@@ -175,9 +175,9 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, expected:
     questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", TASK))}
     (tmp_path / "r.jsonl").write_text(content)
     with pytest.raises(JournalError, match=expected):
-        regrade(tmp_path / "r.jsonl", questions)
+        rescore(tmp_path / "r.jsonl", questions)
     with pytest.raises(JournalError, match="cannot be read"):
-        regrade(tmp_path / "missing.jsonl", questions)
+        rescore(tmp_path / "missing.jsonl", questions)
 
 
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

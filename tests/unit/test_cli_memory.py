@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.memory import Memory
-from tests.unit.memory_cases import make_memory
+from tests.cases.memory import make_memory
 
 BRANCHES = {"mathematician": (30, 40), "chemist": (25, 40), "referee": (9, 2), "summary-of-all": (4, 0)}
 READS: Mapping[str, Sequence[str]] = {"referee": ["mathematician", "chemist"], "summary-of-all": ["referee"]}

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from latentmas_ray.cli.progress import LineWatcher, RunWatcher, watch
 from latentmas_ray.cli.text import format_number, printable, shorten
-from latentmas_ray.driver.results import Failure, Progress
+from latentmas_ray.runs.results import Failure, Progress
 
 
 class Clock:

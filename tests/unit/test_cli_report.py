@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.cli.main import main
-from tests.unit.report_cases import PageParts, write_simple_run
+from tests.cases.report import PageParts, write_simple_run
 
 
 def test_it_writes_one_file_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_a_page_that_cannot_be_written_is_told_in_one_line(
     def refuse(path: Path, content: bytes) -> None:
         raise FileNotFoundError(2, "No such file or directory", str(path))
 
-    monkeypatch.setattr("latentmas_ray.driver.folder.write_atomically", refuse)
+    monkeypatch.setattr("latentmas_ray.runs.folder.write_atomically", refuse)
     run, page = write_simple_run(tmp_path / "run"), tmp_path / "page.html"
     assert main(["report", str(run), "--output", str(page)]) == 2
     assert (

@@ -7,7 +7,6 @@ import pickle
 import pytest
 
 from latentmas_ray import errors
-from latentmas_ray.driver.results import Failure
 from latentmas_ray.errors import (
     MAX_VALUE_CHARS,
     ConfigError,
@@ -17,6 +16,7 @@ from latentmas_ray.errors import (
     RunError,
     SegmentError,
 )
+from latentmas_ray.runs.results import Failure
 
 ALL = [
     kind

@@ -12,15 +12,15 @@ import pytest
 from latentmas_ray import LatentMAS
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.tables import results_console, seeds_table
-from latentmas_ray.driver.over_seeds import SeedsSummary
-from latentmas_ray.driver.results import Observer
 from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.report import load_runs
+from latentmas_ray.runs.multi_seed import SeedsSummary
+from latentmas_ray.runs.results import Observer
 from latentmas_ray.seeds import parse_seeds, seed_folders
 from latentmas_ray.statistics import mean_interval
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.topology import Topology
-from tests.unit.fake_runtime import FakeRuntime
+from tests.cases.fake_runtime import FakeRuntime
 
 
 class CountedRuntime(FakeRuntime):

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from latentmas_ray.report.compare import Comparison, compare_folders
-from latentmas_ray.report.compare_runs import RunFigures
+from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
 from latentmas_ray.statistics import PairedDifference

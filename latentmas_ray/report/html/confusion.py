@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class ConfusionTable:
     """Two runs on the questions that both have graded."""
 
     first: Entry
@@ -37,14 +37,14 @@ class Pair:
     cells: tuple[Cell, ...]
 
 
-def make_pairs(group: Group) -> tuple[Pair, ...]:
+def make_confusion_tables(group: Group) -> tuple[ConfusionTable, ...]:
     """Every two runs of a group that have graded questions in common."""
     correct = [(entry, entry.correct()) for entry in group.entries]
     found = (_pair(*first, *second) for first, second in combinations(correct, 2))
     return tuple(pair for pair in found if pair is not None)
 
 
-def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[str, float]) -> Pair | None:
+def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[str, float]) -> ConfusionTable | None:
     ids = [name for name in one if name in other]
     if not ids:
         return None
@@ -59,4 +59,4 @@ def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[
         members = tuple(found for found in ids if (one[found] > _HALF, other[found] > _HALF) == (a, b))
         cells.append(Cell(name=name, title=title, ids=members, share=round(100 * len(members) / len(ids), 3)))
     paired = compare_paired([one[found] for found in ids], [other[found] for found in ids])
-    return Pair(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))
+    return ConfusionTable(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))

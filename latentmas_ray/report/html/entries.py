@@ -5,10 +5,11 @@ from functools import cached_property
 from typing import Any
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver import Summary, summarise
-from latentmas_ray.driver.over_seeds import SeedRun, mean_correct, summarise_seeds
 from latentmas_ray.report.html.figures import Figure, Write, look_up, number, percent, points
 from latentmas_ray.report.runs import FinishedRun
+from latentmas_ray.runs.multi_seed import SeedRun, mean_correct, summarise_seeds
+from latentmas_ray.runs.results import Summary
+from latentmas_ray.runs.summary import summarise
 
 _TIMES = frozenset({"seconds", "questions_per_second", "questions_per_second_after_warm_up"})
 

@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.driver.made_with import versions_line
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
+from latentmas_ray.runs.environment import versions_line
 
 Runs = Sequence[FinishedRun]  # of one folder: one, or one a seed
 

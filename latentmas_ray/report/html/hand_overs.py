@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from latentmas_ray.driver import HandOver
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, num_bytes, seconds
+from latentmas_ray.runs.results import TransferStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def _hand_over(entry: Entry, index: int, most_bytes: float, most_seconds: float)
     )
 
 
-def _most(entries: Sequence[Entry], measure: Callable[[HandOver], float]) -> float:
+def _most(entries: Sequence[Entry], measure: Callable[[TransferStats], float]) -> float:
     return max((measure(found) for entry in entries for found in entry.summary.hand_overs), default=0.0)
 
 

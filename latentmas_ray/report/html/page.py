@@ -12,13 +12,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from latentmas_ray.report.html.compared import Compared, GainRow
-from latentmas_ray.report.html.confusion import Pair, make_pairs
+from latentmas_ray.report.html.confusion import ConfusionTable, make_confusion_tables
 from latentmas_ray.report.html.entries import Group
 from latentmas_ray.report.html.groups import Runs, common_settings, make_groups
 from latentmas_ray.report.html.hand_overs import HandOverTable, make_hand_over_tables
 from latentmas_ray.report.html.missing import find_missing
 from latentmas_ray.report.html.picture import Picture, make_picture
-from latentmas_ray.report.html.questions import Limits, make_index, make_pieces
+from latentmas_ray.report.html.questions import PageLimits, make_index, make_pieces
 from latentmas_ray.report.html.steps import StepsChart, make_steps_chart
 from latentmas_ray.report.html.table import Table, make_table
 from latentmas_ray.report.html.time import TimeChart, make_time_chart
@@ -27,14 +27,14 @@ from latentmas_ray.report.published import published_source
 MAX_DATA_BYTES = 8_000_000
 # From whole texts with all thoughts to the least that still says what happened.
 _LIMITS = (
-    Limits(),
-    Limits(text_chars=16_000, traced=200),
-    Limits(text_chars=8_000, traced=100),
-    Limits(text_chars=4_000, traced=50),
-    Limits(text_chars=2_000, traced=50),
-    Limits(text_chars=1_000, traced=20),
-    Limits(text_chars=400, traced=20),
-    Limits(text_chars=160, traced=10),
+    PageLimits(),
+    PageLimits(text_chars=16_000, traced=200),
+    PageLimits(text_chars=8_000, traced=100),
+    PageLimits(text_chars=4_000, traced=50),
+    PageLimits(text_chars=2_000, traced=50),
+    PageLimits(text_chars=1_000, traced=20),
+    PageLimits(text_chars=400, traced=20),
+    PageLimits(text_chars=160, traced=10),
 )
 
 
@@ -49,7 +49,7 @@ class Sections:
     times: tuple[TimeChart, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
     pictures: tuple[Picture, ...]
-    pairs: tuple[tuple[Group, tuple[Pair, ...]], ...]
+    pairs: tuple[tuple[Group, tuple[ConfusionTable, ...]], ...]
     gains: tuple[tuple[Group, tuple[GainRow, ...]], ...]
     settings: Mapping[str, Any]
     missing: tuple[str, ...]
@@ -83,7 +83,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     tables = tuple(make_table(found, with_published=with_published) for found in compared)
     pictures = (make_picture(member) for group in groups for member in group.members)
     hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
-    pairs = ((group, make_pairs(group)) for group in groups)
+    pairs = ((group, make_confusion_tables(group)) for group in groups)
     gains = tuple((found.group, rows) for found in compared if (rows := found.gains()))
     has_published = any(row.published for table in tables for row in table.rows)
     return Sections(
@@ -109,7 +109,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     )
 
 
-def fit_data(groups: Sequence[Group], pictures: Sequence[Picture]) -> tuple[Limits, dict[str, str]]:
+def fit_data(groups: Sequence[Group], pictures: Sequence[Picture]) -> tuple[PageLimits, dict[str, str]]:
     """The data of the questions by the name of its block, as JSON, as whole as the size of a page allows."""
     index = {"index": _json(_index(groups))}
     for limits in _LIMITS:
@@ -126,7 +126,7 @@ def _index(groups: Sequence[Group]) -> dict[str, Any]:
     return {"runs": runs, "groups": [make_index(group) for group in groups]}
 
 
-def _pieces(groups: Sequence[Group], pictures: Sequence[Picture], limits: Limits) -> Iterator[tuple[str, str]]:
+def _pieces(groups: Sequence[Group], pictures: Sequence[Picture], limits: PageLimits) -> Iterator[tuple[str, str]]:
     for number, group in enumerate(groups):
         for place, piece in enumerate(make_pieces(group, limits)):
             yield f"questions-{number}-{place}", _json(piece)

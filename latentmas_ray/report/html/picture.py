@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from latentmas_ray.driver.traces import Trace
 from latentmas_ray.report.html.entries import Member
+from latentmas_ray.runs.traces import Trace
 
 WIDTH, HEIGHT = 720, 480
 _MARGIN = 24

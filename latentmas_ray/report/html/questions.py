@@ -6,10 +6,10 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentmas_ray.driver import Answer
-from latentmas_ray.engine.trace import AgentTrace, Alarm, Thought
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, Thought
 from latentmas_ray.report.html.entries import Group, Member
 from latentmas_ray.report.inspect import describe_alarm
+from latentmas_ray.runs.results import Answer
 
 PIECE_SIZE = 40  # questions in one piece of details
 _MAX_TITLE_CHARS = 110
@@ -18,7 +18,7 @@ _RIGHT, _WRONG, _NOT_GRADED, _FAILED, _ABSENT = "10-fx"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class PageLimits:
     """How much of runs goes into the page."""
 
     text_chars: int | None = None  # of a text, the middle is left out beyond them
@@ -47,18 +47,18 @@ def question_ids(group: Group) -> list[str]:
     return list(names | dict.fromkeys(failure.id for member in group.members for failure in member.run.failures))
 
 
-def make_pieces(group: Group, limits: Limits) -> Iterator[list[dict[str, Any]]]:
+def make_pieces(group: Group, limits: PageLimits) -> Iterator[list[dict[str, Any]]]:
     """The details of all questions, in the order of the index."""
     names = question_ids(group)
-    runs = [_Run(member, limits) for member in group.members]
+    runs = [_PageRun(member, limits) for member in group.members]
     for start in range(0, len(names), PIECE_SIZE):
         yield [_question(name, runs, limits) for name in names[start : start + PIECE_SIZE]]
 
 
-class _Run:
+class _PageRun:
     """One run by question."""
 
-    def __init__(self, member: Member, limits: Limits) -> None:
+    def __init__(self, member: Member, limits: PageLimits) -> None:
         self.key = member.key
         self.answers = {answer.id: answer for answer in member.run.answers}
         self.failures = {failure.id: failure for failure in member.run.failures}
@@ -66,7 +66,7 @@ class _Run:
         self.keep_thoughts = frozenset(list(self.traces)[: limits.traced])
 
 
-def _question(name: str, runs: Sequence[_Run], limits: Limits) -> dict[str, Any]:
+def _question(name: str, runs: Sequence[_PageRun], limits: PageLimits) -> dict[str, Any]:
     first = next((run.answers[name] for run in runs if name in run.answers), None)
     shown: dict[str, Any] = {}
     for run in runs:
@@ -97,7 +97,7 @@ def _alarms(answer: Answer) -> Iterator[Alarm]:
     return (alarm for use in answer.agents.values() for alarm in use.alarms)
 
 
-def _details(run: _Run, answer: Answer, limits: Limits) -> dict[str, Any]:
+def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any]:
     trace = run.traces.get(answer.id)
     keep_thoughts = answer.id in run.keep_thoughts
     agents = []
@@ -127,7 +127,7 @@ def _details(run: _Run, answer: Answer, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _traced(trace: AgentTrace, limits: Limits, *, keep_thoughts: bool) -> dict[str, Any]:
+def _traced(trace: AgentTrace, limits: PageLimits, *, keep_thoughts: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "prompt": _shorten(trace.prompt, limits),
         "reads": [[source, _round(trace.effects.get(source))] for source in trace.reads],
@@ -150,7 +150,7 @@ def _alarm(alarm: Alarm) -> Mapping[str, Any]:
     return {"step": alarm.step, "text": describe_alarm(alarm)}
 
 
-def _shorten(text: str, limits: Limits) -> str:
+def _shorten(text: str, limits: PageLimits) -> str:
     """The beginning and the end of a long text: what was asked stands at one of the two, and so does the answer."""
     if limits.text_chars is None or len(text) <= limits.text_chars:
         return text

@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class StepsLine:
     """Runs that differ in their latent steps only."""
 
     accent: str  # the runs' own; a colour of its own where lines would have the same
@@ -43,7 +43,7 @@ class StepsChart:
     """The lines of one group, and runs without latent steps as levels."""
 
     group: Group
-    lines: tuple[Line, ...]
+    lines: tuple[StepsLine, ...]
     levels: tuple[Point, ...]
     ticks: tuple[tuple[float, str], ...]  # horizontal: place and number of steps, where there is room for it
 
@@ -63,7 +63,7 @@ def make_steps_chart(group: Group) -> StepsChart | None:
     if len(set(accents)) < len(accents):
         accents = [f"agent-{index % NUM_COLOURS}" for index in range(len(members))]
     lines = tuple(
-        Line(
+        StepsLine(
             accent=accent,
             label=_line_label(found),
             points=tuple(_point(entry, places[_steps(entry)]) for entry in sorted(found, key=_steps)),

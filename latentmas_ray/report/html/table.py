@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from latentmas_ray.report.compare_runs import RunFigures
+from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.compared import Compared
 from latentmas_ray.report.html.entries import Entry, Group, Interval
 from latentmas_ray.report.html.figures import Figure, number, percent, rate, seconds, times

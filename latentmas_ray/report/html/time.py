@@ -9,7 +9,7 @@ PHASES = ("wait", "absorb", "prefill", "think", "decode", "emit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PhaseShare:
     """One phase of an agent's turn."""
 
     phase: str
@@ -22,7 +22,7 @@ class AgentTime:
     """The phases of one agent."""
 
     agent: str
-    parts: tuple[Part, ...]
+    parts: tuple[PhaseShare, ...]
     total: Figure
 
 
@@ -65,7 +65,7 @@ def _agent(entry: Entry, agent: str, longest: float) -> AgentTime:
         agent=agent,
         total=Figure(value=total, text=seconds(total)),
         parts=tuple(
-            Part(
+            PhaseShare(
                 phase=phase,
                 seconds=entry.detail(f"agents.{agent}.{phase}_seconds", seconds),
                 width=round(100 * value / longest, 3),

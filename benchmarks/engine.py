@@ -1,0 +1,140 @@
+"""How fast one engine is, measured against the straightforward loop (`benchmarks/engine_baseline.py`) in the same run.
+
+Each side has a process of its own with its own copy of the model, so that neither profits from memory that the other
+has touched; they run in turn, A B A B …, so that a machine whose speed drifts slows both. Ratios are taken pair by
+pair, and medians are what is reported.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+from benchmarks.engine_settings import EngineBenchSettings
+from benchmarks.engine_sides import SIDES, serve
+from latentmas_ray.errors import LatentMASError, RunError
+from latentmas_ray.models import check_name, choose_device
+from latentmas_ray.models.presets import SHAPES
+
+PHASES = ("absorb", "prefill", "think", "decode", "emit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideFigures:
+    """Medians over the repeats of one side; seconds are those of a whole chain over one batch."""
+
+    seconds: float
+    phases: dict[str, float]
+    seconds_per_latent_step: float
+    seconds_per_decoded_token: float  # one step of the whole batch
+    extra_bytes: int  # peak memory above the loaded model
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFigures:
+    """Both sides at one batch size."""
+
+    batch_size: int
+    engine: SideFigures
+    baseline: SideFigures
+    speedup: float  # median of the pairs' baseline seconds / engine seconds
+    memory_ratio: float  # engine's extra memory / baseline's
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBench:
+    """The outcome of one run."""
+
+    settings: EngineBenchSettings
+    machine: str
+    batches: tuple[BatchFigures, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(settings: EngineBenchSettings, progress: Callable[[str], None]) -> EngineBench:
+    """Measure. Raises ModelError for a device or a model that is not there, RunError if a side fails."""
+    choose_device(settings.device)
+    if settings.model not in SHAPES:
+        check_name(settings.model)
+    with _Worker("engine", settings) as engine, _Worker("baseline", settings) as baseline:
+        machine = engine.receive()
+        baseline.receive()
+        batches = []
+        for batch_size in settings.batch_sizes:
+            pairs = []
+            for repeat in range(settings.repeats):
+                pairs.append((engine.measure(batch_size), baseline.measure(batch_size)))
+                ours, theirs = (sum(side["seconds"].values()) for side in pairs[-1])
+                progress(
+                    f"batch {batch_size}, {repeat + 1} of {settings.repeats}: engine {ours:.2f} s, loop {theirs:.2f} s"
+                )
+            batches.append(_compare(batch_size, pairs, settings))
+        return EngineBench(settings=settings, machine=machine, batches=tuple(batches))
+
+
+class _Worker:
+    """One side in a process of its own."""
+
+    def __init__(self, side: str, settings: EngineBenchSettings) -> None:
+        assert side in SIDES
+        # spawn: a forked process inherits torch's threads without their state
+        context = multiprocessing.get_context("spawn")
+        self._connection: Connection
+        self._connection, theirs = context.Pipe()
+        self._side = side
+        self._process = context.Process(target=serve, args=(side, settings, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def measure(self, batch_size: int) -> dict[str, Any]:
+        """One chain over one batch: seconds per phase and extra bytes."""
+        self._connection.send(batch_size)
+        figures: dict[str, Any] = self.receive()
+        return figures
+
+    def receive(self) -> Any:
+        try:
+            message = self._connection.recv()
+        except EOFError as error:
+            raise RunError(f"the {self._side} side of the benchmark died; is there enough memory?") from error
+        if isinstance(message, LatentMASError):
+            raise message
+        return message
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _compare(
+    batch_size: int, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], settings: EngineBenchSettings
+) -> BatchFigures:
+    engine, baseline = (_figures([pair[index] for pair in pairs], settings) for index in (0, 1))
+    ratios = [sum(theirs["seconds"].values()) / sum(ours["seconds"].values()) for ours, theirs in pairs]
+    return BatchFigures(
+        batch_size=batch_size,
+        engine=engine,
+        baseline=baseline,
+        speedup=median(ratios),
+        memory_ratio=engine.extra_bytes / max(1, baseline.extra_bytes),
+    )
+
+
+def _figures(runs: Sequence[dict[str, Any]], settings: EngineBenchSettings) -> SideFigures:
+    phases = {phase: median(run["seconds"].get(phase, 0.0) for run in runs) for phase in PHASES}
+    return SideFigures(
+        seconds=median(sum(run["seconds"].values()) for run in runs),
+        phases=phases,
+        seconds_per_latent_step=phases["think"] / max(1, settings.num_agents * settings.latent_steps),
+        seconds_per_decoded_token=phases["decode"] / settings.max_new_tokens,
+        extra_bytes=int(median(run["extra_bytes"] for run in runs)),
+    )

@@ -1,0 +1,149 @@
+"""The two sides of the engine's benchmark, each served by a process of its own."""
+
+import random
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from benchmarks.engine_baseline import Baseline
+from benchmarks.engine_settings import EngineBenchSettings
+from latentmas_ray.engine.engine import Engine, make_realignment
+from latentmas_ray.engine.phase_timer import PhaseTimer
+from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import LatentMASError, RunError
+from latentmas_ray.memory import Segment, merge_layout
+from latentmas_ray.models import LanguageModel, choose_device, load_model
+from latentmas_ray.models.presets import SHAPES, random_model
+from latentmas_ray.topology.agent import AgentMemory
+
+Seconds = dict[str, float]
+
+
+def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> None:
+    """Load the model, tell the machine, then measure one batch for each size that is asked for.
+
+    An error is sent instead, and ends the side; whatever is not ours becomes a RunError of one line.
+    """
+    try:
+        lm = load_shape(settings)
+        resting = memory_bytes(lm, peak=False)
+        measure = SIDES[side](lm, settings)
+        measure(1)  # warm-up: kernels are chosen, threads are there
+        connection.send(describe(lm))
+        while True:
+            batch_size = connection.recv()
+            forget_peak(lm)
+            seconds = measure(batch_size)
+            connection.send({"seconds": seconds, "extra_bytes": memory_bytes(lm, peak=True) - resting})
+    except LatentMASError as error:
+        connection.send(error)
+    except (EOFError, ConnectionError):
+        pass  # the benchmark is over
+    except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: nobody reads a traceback from here
+        reason = " ".join((str(error).splitlines() or [""])[0].split())
+        connection.send(RunError(f"the {side} side of the benchmark failed: {type(error).__name__}: {reason}"))
+
+
+def load_shape(settings: EngineBenchSettings) -> LanguageModel:
+    """The model to measure, which never ends a turn by itself: both sides decode as many tokens."""
+    if settings.model in SHAPES:
+        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
+        lm = random_model(settings.model, dtype=dtype, device=str(choose_device(settings.device)))
+    else:
+        lm = load_model(settings.model, dtype=settings.dtype, device=settings.device)
+    lm.chat.stop_ids = frozenset()
+    return lm
+
+
+def make_prompts(settings: EngineBenchSettings, batch_size: int, agent: int) -> list[list[int]]:
+    """Random token ids of ragged lengths, the same on both sides."""
+    draw = random.Random(f"{batch_size}/{agent}")
+    shortest = max(1, settings.prompt_tokens * 3 // 4)
+    lengths = [settings.prompt_tokens, *(draw.randint(shortest, settings.prompt_tokens) for _ in range(batch_size - 1))]
+    return [[draw.randrange(3, 259) for _ in range(length)] for length in lengths]
+
+
+def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[int], Seconds]:
+    """Segments from agent to agent through one engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(lm, realign=True, cache_dir=Path(folder))
+
+    def measure(batch_size: int) -> Seconds:
+        watch = PhaseTimer(lm.device)
+        names = [f"q{row}" for row in range(batch_size)]
+        memory: tuple[AgentMemory, ...] = ()
+        segments: dict[str, Segment] = {}
+        for agent in range(settings.num_agents + 1):
+            prompts = make_prompts(settings, batch_size, agent)
+            is_latent = agent < settings.num_agents
+            placement = merge_layout(memory, segments, batch_size)
+            room = settings.latent_steps if is_latent else settings.max_new_tokens
+            with watch.phase("absorb"):
+                slots = max(placement.lengths, default=0) + settings.prompt_tokens + room
+                session = engine.open(names, num_slots=slots, reads=placement)
+                session.absorb(placement)
+            with watch.phase("prefill"):
+                session.prefill(prompts)
+            if not is_latent:
+                with watch.phase("decode"):
+                    session.decode(Sampling(max_new_tokens=settings.max_new_tokens), "answerer", is_last=True)
+                break
+            with watch.phase("think"):
+                session.think(settings.latent_steps)
+            with watch.phase("emit"):
+                segments[f"agent{agent}"] = session.emit()
+            del session  # or the cache it works in outlives the one that the next agent gets
+            memory = (AgentMemory(f"agent{agent}", memory),)
+        return watch.seconds
+
+    return measure
+
+
+def baseline_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[int], Seconds]:
+    """One growing cache from agent to agent."""
+    # The loop is plain transformers: not with the engine's attention.
+    lm.model.set_attn_implementation("sdpa")
+    with tempfile.TemporaryDirectory() as folder:
+        realign = make_realignment(lm, realign=True, cache_dir=Path(folder))
+
+    def measure(batch_size: int) -> Seconds:
+        loop = Baseline(lm, realign, PhaseTimer(lm.device).drain)
+        for agent in range(settings.num_agents):
+            loop.think(make_prompts(settings, batch_size, agent), settings.latent_steps)
+        loop.decode(make_prompts(settings, batch_size, settings.num_agents), settings.max_new_tokens)
+        return loop.seconds
+
+    return measure
+
+
+SIDES: dict[str, Callable[[LanguageModel, EngineBenchSettings], Callable[[int], Seconds]]] = {
+    "engine": engine_side,
+    "baseline": baseline_side,
+}
+
+
+def describe(lm: LanguageModel) -> str:
+    """The machine, for the report."""
+    spec = lm.spec
+    place_name = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else "cpu"
+    return f"{place_name}, {torch.get_num_threads()} torch threads, {spec.dtype}, {spec.num_layers} layers"
+
+
+def forget_peak(lm: LanguageModel) -> None:
+    """Begin a new peak: of the GPU's allocator, or of this process's resident memory (Linux)."""
+    if lm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(lm.device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_bytes(lm: LanguageModel, *, peak: bool) -> int:
+    """Memory in use now, or the most since `forget_peak`."""
+    if lm.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(lm.device) if peak else torch.cuda.memory_allocated(lm.device)
+    field = "VmHWM:" if peak else "VmRSS:"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

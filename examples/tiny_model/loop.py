@@ -1,0 +1,197 @@
+"""Training of the embedded model: steps, their optimizers, and a state that goes on where it stopped.
+
+The forward and the gradients are in bfloat16, the weights that are trained in float32.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from examples.tiny_model.document import KINDS, Mix
+from examples.tiny_model.first_weights import draw_tokens
+from examples.tiny_model.layouts import Writer
+from examples.tiny_model.packing import Rows, pack
+from examples.tiny_model.soft import soft_embeddings
+from latentmas_ray.tasks.names import HELD_OUT_NAMES, TRAIN_NAMES
+
+_WARM_UP = 30
+_DECAY_FROM = 0.55  # of the steps of a fall; until then the rate stays, so that their number can still be changed
+_FIRST_FALL = 730  # where the rate has fallen once; it begins again at about half, if there are more steps
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+_NEW_NAMES_FROM = 320
+_MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What training does; two runs of one recompute inputs see the same data in the same order."""
+
+    num_steps: int
+    num_rows: int = 18
+    num_tokens: int = 512
+    seed: int = 2511
+    rate: float = 1.0
+
+
+@dataclass
+class TrainingProgress:
+    """What has happened so far; `history` has one row of figures for every report."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One model in training. `step` changes it in place; `save` and `load` keep all that the next step depends on."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        settings: TrainingSettings,
+        mix_at: Callable[[int], Mix],
+        *,
+        compiled: bool = True,
+    ) -> None:
+        self.model, self.settings, self.progress = model, settings, TrainingProgress()
+        self.tokenizer, self._mix_at = tokenizer, mix_at
+        self._masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        for p in model.parameters():
+            p.data = p.data.bfloat16()
+        self._trained_names = [tokenizer.token_to_id(f"Ġ{name}") for name in TRAIN_NAMES]
+        self._names = [*self._trained_names, *(tokenizer.token_to_id(f"Ġ{name}") for name in HELD_OUT_NAMES)]
+        self._first = {name: self._masters[name][self._names].clone() for name in _MATRICES}
+        hidden = [m for name, m in self._masters.items() if m.ndim == 2 and "layers" in name]
+        embedded = [m for name, m in self._masters.items() if "embed" in name]
+        others = [m for name, m in self._masters.items() if "lm_head" in name or m.ndim == 1]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=_MUON_RATE, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(embedded, lr=_EMBED_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self._base = torch.compile(model.model, dynamic=False) if compiled else model.model
+
+    def step(self) -> dict[str, float]:
+        """One step. Returns the loss and, of each kind, how many targets and how many whole answers came out right."""
+        begin = time.perf_counter()
+        settings, step = self.settings, self.progress.step
+        writer = Writer(self.tokenizer, Random(f"{settings.seed} {step}"))
+        if step >= _NEW_NAMES_FROM:
+            self._rename(torch.Generator().manual_seed(settings.seed * 1_000_000 + step))
+        rows = pack(writer, self._mix_at(step), settings.num_rows, settings.num_tokens)
+        loss, figures = self._loss(rows)
+        loss.backward()
+        self._update(self._rate(step))
+        self.progress.step += 1
+        self.progress.seconds += time.perf_counter() - begin
+        return {"loss": loss.item(), **figures}
+
+    def _rate(self, step: int) -> float:
+        end = _FIRST_FALL if step < _FIRST_FALL < self.settings.num_steps else self.settings.num_steps
+        left = (end - step) / (end * (1 - _DECAY_FROM))
+        return self.settings.rate * min(1.0, (step + 1) / _WARM_UP, max(left, 0.02))
+
+    def _loss(self, rows: Rows) -> tuple[Tensor, dict[str, float]]:
+        hidden = self._base(
+            inputs_embeds=self._embed(rows),
+            position_ids=rows.positions_BT,
+            attention_mask=rows.visible[:, None],
+            use_cache=False,
+        ).last_hidden_state
+        is_target = rows.targets_BT >= 0
+        logits = self.model.lm_head(hidden[is_target]).float()
+        targets = rows.targets_BT[is_target]
+        return cross_entropy(logits, targets), accuracies(logits.argmax(-1) == targets, rows)
+
+    def _embed(self, rows: Rows) -> Tensor:
+        """Input embeddings. A soft token has no word of its own, as a thought has none: readers must not stumble."""
+        matrix_VE: Tensor = self.model.model.embed_tokens.weight
+        embedded_BTE: Tensor = self.model.model.embed_tokens(rows.ids_BT)
+        is_soft = rows.soft_BT.bool()
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_000 + self.progress.step)
+        # A segment has one run of soft tokens at most.
+        runs_N = (torch.arange(len(rows.ids_BT))[:, None] * 10_000 + rows.own_BT)[is_soft]
+        soft_NE = soft_embeddings(matrix_VE, rows.ids_BT[is_soft], runs_N, generator)
+        return embedded_BTE.masked_scatter(is_soft[..., None], soft_NE.to(embedded_BTE.dtype))
+
+    def _update(self, rate: float) -> None:
+        named = dict(self.model.named_parameters())
+        for name, master in self._masters.items():
+            master.grad = named[name].grad.float()
+            named[name].grad = None
+            if len(master) == self.tokenizer.get_vocab_size():
+                self._share(master.grad)
+        clip_grad_norm_(self._masters.values(), 1.0)
+        for optimizer, base in zip(self._optimizers, (_MUON_RATE, _EMBED_RATE, _ADAM_RATE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = base * rate
+            optimizer.step()
+        for name, master in self._masters.items():
+            named[name].data.copy_(master)
+
+    def _share(self, gradient_VE: Tensor) -> None:
+        """Names learn together, in both matrices: all get the mean of what the names in the data would get.
+
+        So a name that no task has shown differs from the others by its random part only, as they do from one another.
+        """
+        gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
+
+    def _rename(self, generator: torch.Generator) -> None:
+        """Give every name another random part for this step, in both matrices; the trained weights keep theirs.
+
+        A model that meets ever new names can learn no name by heart, and so treats all alike.
+        """
+        new_VE, said_VE = draw_tokens(len(self._names), self._first["model.embed_tokens.weight"].shape[1], generator)
+        for name, new in (("model.embed_tokens.weight", new_VE), ("lm_head.weight", said_VE)):
+            learned = self._masters[name][self._names] - self._first[name]
+            dict(self.model.named_parameters())[name].data[self._names] = (learned + new).bfloat16()
+
+    def save(self, path: Path) -> None:
+        """Write the state; a process that ends meanwhile leaves the last one whole."""
+        state = {
+            "recipe": asdict(self.settings),
+            "progress": asdict(self.progress),
+            "masters": self._masters,
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+        }
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a state."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        self.progress = TrainingProgress(**state["progress"])
+        named = dict(self.model.named_parameters())
+        for name, master in self._masters.items():
+            master.copy_(state["masters"][name])
+            named[name].data.copy_(master)
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+
+
+def accuracies(is_right: Tensor, rows: Rows) -> dict[str, float]:
+    """Of each kind, the share of whole answers (all targets of one segment) of which every token came out right."""
+    is_target = rows.targets_BT >= 0
+    kinds = rows.kinds_BT[is_target]
+    row = torch.arange(len(rows.ids_BT))[:, None].expand_as(is_target)[is_target]
+    answer = (row * 10_000 + rows.own_BT[is_target]) * len(KINDS) + kinds
+    names, index = answer.unique(return_inverse=True)
+    whole = torch.ones(len(names), dtype=torch.long).scatter_reduce(0, index, is_right.long(), "amin")
+    kind = names % len(KINDS)
+    figures: dict[str, float] = {}
+    for number, name in enumerate(KINDS):
+        if (kinds == number).any():
+            figures[name] = float(whole[kind == number].float().mean())
+            figures[f"{name} tokens"] = float(is_right[kinds == number].float().mean())
+    return figures

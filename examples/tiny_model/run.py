@@ -1,0 +1,76 @@
+"""A training run in a folder: started, gone on with, reported, and its model written."""
+
+import copy
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from examples.tiny_model.curriculum import mix_at
+from examples.tiny_model.first_weights import set_first_weights
+from examples.tiny_model.loop import Trainer, TrainingSettings
+from examples.tiny_model.plot import plot_history
+from examples.tiny_model.tokens import train_tokenizer
+from latentmas_ray.models.embedded import untrained_model, wrap_tokenizer
+
+_REPORT_STEPS = 10
+_SAVE_SECONDS = 120.0
+_MODEL_STEPS = 100  # the model is written that often
+
+
+def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> None:
+    """Train until `num_steps`; go on from the state in `folder` if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer()
+    torch.manual_seed(seed)
+    model = untrained_model(tokenizer.get_vocab_size())
+    set_first_weights(model)
+    trainer = Trainer(model, tokenizer, TrainingSettings(num_steps=num_steps, seed=seed), mix_at, compiled=compiled)
+    state = folder / "state.pt"
+    if state.exists():
+        trainer.load(state)
+        print(f"going on after step {trainer.progress.step}", flush=True)
+    figures: list[Mapping[str, float]] = []
+    saved = time.monotonic()
+    while (step := trainer.progress.step) < num_steps:
+        figures.append(trainer.step())
+        step += 1
+        if step % _REPORT_STEPS == 0 or step == num_steps:
+            _report(trainer, means(figures))
+            figures = []
+            if time.monotonic() - saved > _SAVE_SECONDS or step == num_steps:
+                trainer.save(state)
+                _write_history(trainer, folder)
+                saved = time.monotonic()
+        if step % _MODEL_STEPS == 0 or step == num_steps:
+            write_model(trainer, folder / "model")
+    plot_history(trainer.progress.history, folder / "curves.png")
+
+
+def means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the steps that have it."""
+    names = dict.fromkeys(name for one in figures for name in one)
+    values = {name: [one[name] for one in figures if name in one] for name in names}
+    return {name: round(sum(some) / len(some), 4) for name, some in values.items()}
+
+
+def write_model(trainer: Trainer, folder: Path) -> None:
+    """The model and its tokenizer as a model folder, weights in bfloat16."""
+    model = copy.deepcopy(trainer.model)
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder)
+    wrap_tokenizer(trainer.tokenizer).save_pretrained(folder)
+
+
+def _report(trainer: Trainer, figures: Mapping[str, float]) -> None:
+    progress = trainer.progress
+    progress.history.append({"step": progress.step, "seconds": round(progress.seconds, 1), **figures})
+    shown = " ".join(f"{name} {value:.3f}" for name, value in figures.items() if not name.endswith("tokens"))
+    print(f"step {progress.step} {progress.seconds:.0f} s  {shown}", flush=True)
+
+
+def _write_history(trainer: Trainer, folder: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in trainer.progress.history)
+    (folder / "history.jsonl").write_text(lines, encoding="utf-8")

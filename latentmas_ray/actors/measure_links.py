@@ -1,0 +1,59 @@
+"""What a hand-over costs here, measured at the start of a run: links between actors, prefill of each reader."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import ray
+from ray.exceptions import RayError
+
+from latentmas_ray.actors.replicas.replica import Replica
+from latentmas_ray.errors import ClusterError
+from latentmas_ray.scheduler.transfer_costs import TransferCosts
+
+PROBE_BYTES = 16 * 2**20
+PREFILL_TOKENS = 256
+_REPEATS = 3
+_PATIENCE_SECONDS = 300.0
+
+
+def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts:
+    """The slowest link between the actors of every two agents, and the slowest actor of each.
+
+    `replicas_of` holds each agent's replicas. Links are measured once for each pair of nodes, by the
+    bytes of a probe that one node's actor returns and the other's reads: through the object store, whatever transport
+    the run uses. Raises ClusterError if an actor does not answer.
+    """
+    try:
+        rates = ray.get(
+            [
+                replica.actors[0].measure_prefill.options(concurrency_group="turns").remote(PREFILL_TOKENS)
+                for replicas in replicas_of.values()
+                for replica in replicas
+            ],
+            timeout=_PATIENCE_SECONDS,
+        )
+        links = _measure_links({replica.nodes[0]: replica for replicas in replicas_of.values() for replica in replicas})
+    except RayError as error:
+        raise ClusterError(f"the costs of a hand-over could not be measured: {error}") from error
+    numbers = iter(rates)
+    return TransferCosts(
+        bytes_per_second={
+            (source, reader): min(links[one.nodes[0], other.nodes[0]] for one, other in product(senders, readers))
+            for (source, senders), (reader, readers) in product(replicas_of.items(), repeat=2)
+        },
+        prefill_tokens_per_second={agent: min(next(numbers) for _ in actors) for agent, actors in replicas_of.items()},
+    )
+
+
+def _measure_links(actor_on: Mapping[str, Replica]) -> dict[tuple[str, str], float]:
+    """Bytes per second between every two nodes, one pair after another so that none slows another."""
+    links = {}
+    for sender, reader in product(actor_on, repeat=2):
+        seconds = []
+        for _ in range(_REPEATS):
+            probe = actor_on[sender].actors[0].send_probe.options(concurrency_group="side").remote(PROBE_BYTES)
+            ray.wait([probe], timeout=_PATIENCE_SECONDS, fetch_local=False)
+            receive = actor_on[reader].actors[0].receive_probe.options(concurrency_group="side")
+            seconds.append(ray.get(receive.remote([probe]), timeout=_PATIENCE_SECONDS))
+        links[sender, reader] = PROBE_BYTES / max(1e-9, min(seconds))
+    return links

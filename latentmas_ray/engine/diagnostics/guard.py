@@ -1,0 +1,107 @@
+"""What is done about thoughts that should not be: `--guard`. Decided for each question, when its agent has thought.
+
+Dimensions: B rows (questions), N thoughts, E hidden size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.engine.diagnostics.alarms import ACTED_ON, ThoughtStats, find_alarms
+from latentmas_ray.engine.diagnostics.logit_lens import Bearings, LogitLens
+from latentmas_ray.engine.diagnostics.trace import Alarm, Thought
+from latentmas_ray.engine.turn import TurnRequest
+
+
+class _Measure(IntEnum):
+    """What is done about a question; a number, so that ranks can agree on it."""
+
+    NOTHING = 0
+    WITHOUT_THOUGHTS = 1
+    WITHDRAW = 2
+    WRITE = 3
+
+
+@dataclass(frozen=True)
+class GuardDecision:
+    """Of one turn: the alarms of every question, and the rows about which something is done."""
+
+    alarms: tuple[tuple[Alarm, ...], ...] = ()
+    without_thoughts: tuple[int, ...] = ()  # their segment ends with the prompt
+    withdrawn: tuple[int, ...] = ()  # nothing is handed over
+    written: tuple[int, ...] = ()  # of the withdrawn: the agent writes text instead
+
+
+def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor) -> GuardDecision:
+    """Look at all thoughts of a turn, and say what its guard does about them. No vocabulary projection is made.
+
+    `hidden_BNE` are the last hidden states that the thoughts were made from, `after_prompt_BE` those after the prompt.
+    Of a divided model all ranks come to rank 0's verdict.
+    """
+    is_readable = after_prompt_BE.isfinite().all(-1).tolist()
+    alarms = [
+        (*(() if good else (Alarm(kind="not-finite"),)), *find_alarms(readings))
+        for good, readings in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
+    ]
+    wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
+    measures = [_Measure(int(measure)) for measure in lens.lm.ranks.same(wants)]
+    return GuardDecision(
+        alarms=tuple(alarms),
+        without_thoughts=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WITHOUT_THOUGHTS),
+        withdrawn=tuple(row for row, measure in enumerate(measures) if measure in (_Measure.WITHDRAW, _Measure.WRITE)),
+        written=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WRITE),
+    )
+
+
+def measure_thoughts(
+    lens: LogitLens, hidden_BNE: Tensor, thoughts: Sequence[Sequence[Thought]] | None = None
+) -> list[list[ThoughtStats]]:
+    """What alarms are found in, of every question; with what was seen of each thought through the lens, if it was."""
+    num_rows, num_thoughts, _ = hidden_BNE.shape
+    if not num_thoughts:
+        return [[] for _ in range(num_rows)]
+    bearings = lens.bearings(hidden_BNE.flatten(0, 1))
+    units_BNE = lens.directions(hidden_BNE)
+    cosines_BN = (units_BNE[:, 1:] * units_BNE[:, :-1]).sum(dim=-1).tolist()
+    entropies = (
+        [[thought.entropy if thought.tokens else None for thought in row] for row in thoughts] if thoughts else None
+    )
+    return [
+        _of_row(bearings, row * num_thoughts, [None, *cosines], entropies[row] if entropies else [None] * num_thoughts)
+        for row, cosines in enumerate(cosines_BN)
+    ]
+
+
+def max_entropy(lens: LogitLens) -> float:
+    """The most that the entropy of a next token can be, in nats."""
+    return math.log(lens.lm.num_embeddings)
+
+
+def _of_row(
+    bearings: Bearings, first: int, likeness: Sequence[float | None], entropies: Sequence[float | None]
+) -> list[ThoughtStats]:
+    places = range(first, first + len(likeness))
+    return [
+        ThoughtStats(
+            is_finite=bool(bearings.is_finite_N[place]),
+            norm=float(bearings.norm_N[place]),
+            distance=float(bearings.distance_N[place]),
+            likeness=alike,
+            entropy=entropy,
+        )
+        for place, alike, entropy in zip(places, likeness, entropies, strict=True)
+    ]
+
+
+def _measure(work: TurnRequest, is_readable: bool, alarms: Sequence[Alarm]) -> _Measure:
+    hands_thoughts = work.hands_over != "prompt"
+    is_bad = not is_readable or (hands_thoughts and any(alarm.kind in ACTED_ON for alarm in alarms))
+    if not is_bad or work.guard not in ("drop", "text"):
+        return _Measure.NOTHING
+    if work.guard == "text":
+        return _Measure.WRITE
+    return _Measure.WITHOUT_THOUGHTS if is_readable else _Measure.WITHDRAW

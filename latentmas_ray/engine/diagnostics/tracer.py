@@ -1,0 +1,91 @@
+"""What is looked at while a turn goes on: for `--trace`, and for nobody else.
+
+Dimensions: B rows (questions), T traced rows, N thoughts, E hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.engine.diagnostics.ablation import Ablation
+from latentmas_ray.engine.diagnostics.alarms import find_alarms, find_idle_memory
+from latentmas_ray.engine.diagnostics.guard import max_entropy, measure_thoughts
+from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap, Thought
+from latentmas_ray.engine.session import Session
+from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.memory import MergedLayout
+
+MAX_FOLLOWED = 256  # tokens of a text at which the effect of memory is looked for: bounds what it costs
+
+
+class TurnTracer:
+    """Keeps of one turn what its traced questions are looked at with. Without any it does nothing at all."""
+
+    def __init__(
+        self, lens: LogitLens, work: TurnRequest, reads: MergedLayout, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._lens, self._work, self._reads, self._prompts = lens, work, reads, prompts
+        self._rows = [row for row, name in enumerate(work.question_ids) if name in work.traced]
+        self._ablation: Ablation | None = None
+        self._hidden_TNE = torch.empty(0)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any question of the turn is traced."""
+        return bool(self._rows)
+
+    def remember(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
+        """Take what is needed of a session whose rows are where they were after its prompt. It is not changed.
+        `hidden_BNE` are the last hidden states that thoughts were made from."""
+        if self._rows:
+            room = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
+            self._ablation = Ablation(session, self._reads, self._rows, self._prompts, room)
+            self._hidden_TNE = torch.empty(0) if hidden_BNE is None else hidden_BNE[self._rows]
+
+    @torch.inference_mode()
+    def look(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
+        """At all thoughts together, at what each segment of the memory does, and at what is wrong with either.
+
+        `outputs` are the tokens that were written, by row, and `texts` what they say, by question. Returns the traces
+        by question.
+        """
+        if not self._rows or self._ablation is None:
+            return {}
+        if self._work.thinks == "latent":
+            thoughts = self._thoughts()
+            readings = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
+            alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in readings]
+            dtype = self._lens.lm.spec.torch_dtype
+            effects = self._ablation.effects(list(self._lens.realign(self._hidden_TNE).to(dtype)))
+        else:
+            thoughts, alarms = [[] for _ in self._rows], [() for _ in self._rows]
+            effects = self._ablation.effects([self._written(outputs[row]) for row in self._rows])
+        self._ablation = None
+        return {
+            self._work.question_ids[row]: AgentTrace(
+                prompt=self._lens.lm.chat.show(self._prompts[row]),
+                reads=tuple(placed.agent for placed in self._reads.segments),
+                thoughts=tuple(seen),
+                text=texts.get(self._work.question_ids[row]),
+                effects=effect,
+                alarms=(*found, *find_idle_memory(effect)),
+            )
+            for row, seen, found, effect in zip(self._rows, thoughts, alarms, effects, strict=True)
+        }
+
+    def _thoughts(self) -> list[list[Thought]]:
+        """Of each traced question."""
+        thoughts = self._lens.look(self._hidden_TNE.flatten(0, 1))
+        count = self._hidden_TNE.shape[1]
+        return [thoughts[index * count : (index + 1) * count] for index in range(len(self._rows))]
+
+    def _written(self, token_ids: Sequence[int]) -> Tensor:
+        """The embeddings of a text, at whose places memory may have an effect: not behind its last token."""
+        return self._lens.lm.embed(torch.tensor(token_ids[:-1][:MAX_FOLLOWED], dtype=torch.int64))
+
+    def embeddings(self) -> EmbeddingMap | None:
+        """Where the thoughts of this batch are drawn: told once, by the last of its turns."""
+        is_wanted = self._rows and self._work.is_last and self._reads.segments
+        return self._lens.embedding_map if is_wanted else None

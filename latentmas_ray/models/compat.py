@@ -1,0 +1,145 @@
+"""Which models can collaborate, and what their memory looks like: transformers objects become a `LanguageModel`."""
+
+from typing import Any
+
+import torch
+import xxhash
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from latentmas_ray.errors import LatentMASError, ModelError
+from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.models import attention
+from latentmas_ray.models.chat import ChatTokenizer
+from latentmas_ray.models.check import check_model
+from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.rope import rope_spec
+from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
+
+# What a model of an unusual make raises when it is used like a usual one.
+_UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
+    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode and gets the
+    engine's attention, which outside of an engine is `sdpa`. `ranks` are those that transformers has divided it over.
+
+    Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
+    """
+    try:
+        check_config(model.config, name)
+        check_build(model, name)
+        model.eval().requires_grad_(False)
+        model.set_attn_implementation(attention.NAME)
+        chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
+        lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
+        check_tokenizer(tokenizer, model, name)
+        check_model(lm)
+    except LatentMASError:
+        raise
+    except _UNUSUAL as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        expected = "it must work like a usual decoder-only model of transformers"
+        raise ModelError("model", name, f"{expected}: {type(error).__name__}: {reason}") from error
+    return lm
+
+
+def check_config(config: PretrainedConfig, name: str) -> None:
+    """What the configuration alone tells. Raises ModelError for a model that cannot collaborate."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
+    if config.get_text_config() is not config:
+        raise ModelError("model", name, f"it must be a model of text alone; {type(config).__name__} has other parts")
+    kinds = getattr(config, "layer_types", None)
+    other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
+    if not kinds and getattr(config, "sliding_window", None):
+        other = [f"sliding_window={config.sliding_window}"]
+    if other:
+        raise ModelError(
+            "model", name, f"all layers must attend to everything before them; this one has {', '.join(other)}"
+        )
+    rope_spec(config, name)
+
+
+def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
+    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie.
+
+    A divided weight is brought together for it, one at a time.
+    """
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        with ranks.collective():
+            full = whole(tensor)
+        if ranks.shard.rank == 0:
+            digest.update(name.encode())
+            digest.update(raw_bytes(full.contiguous()).data)
+    return ranks.broadcast_from_rank0(digest.hexdigest)
+
+
+def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
+    config = model.config
+    spec = KVCacheSpec(
+        architecture=type(model).__name__,
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        dtype=_dtype_name(model, name),
+        rope=rope_spec(config, name),
+        weights_revision=weights_revision(model, ranks),
+    )
+    return spec.of_shard(ranks.shard)
+
+
+def check_build(model: PreTrainedModel, name: str) -> None:
+    """What its modules tell. Raises ModelError for a model that cannot collaborate."""
+    if model.get_output_embeddings() is None:
+        raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
+    if away := [key for key, weight in model.named_parameters() if weight.device.type == "meta"]:
+        expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
+        raise ModelError("model", name, expected)
+    own = getattr(model.config, "_attn_implementation", "sdpa")
+    if own not in ("sdpa", attention.NAME):  # what the others compute, the engine's attention may not
+        raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
+            raise ModelError(
+                "model",
+                name,
+                f"its RoPE frequencies must be float32, not {buffer.dtype}: convert it with from_pretrained(dtype=…), "
+                "which keeps them, instead of .to(…)",
+            )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Raises ModelError unless the tokenizer works, and knows no token that the model lacks.
+
+    transformers makes an empty one up where a folder has none.
+    """
+    ids = tokenizer("Question 1", add_special_tokens=False)["input_ids"]
+    if not ids or not tokenizer.decode(list(ids), skip_special_tokens=True).strip():
+        raise ModelError("model", name, "its tokenizer must be there and turn text into tokens and back")
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
+    if max(ids) >= num_embeddings:
+        expected = f"its tokenizer must fit: token {max(ids)}, but the model has {num_embeddings} embeddings"
+        raise ModelError("model", name, expected)
+
+
+def _dtype_name(model: PreTrainedModel, name: str) -> str:
+    for text, dtype in DTYPES.items():
+        if model.dtype == dtype:
+            return text
+    raise ModelError("model", name, f"its dtype must be one of {', '.join(DTYPES)}; it is {model.dtype}")
+
+
+def _stop_ids(model: PreTrainedModel) -> list[int]:
+    """End tokens of the generation configuration; some models name several."""
+    generation = getattr(model, "generation_config", None)
+    eos: Any = getattr(generation, "eos_token_id", None)
+    if eos is None:
+        eos = getattr(model.config, "eos_token_id", None)
+    if eos is None:
+        return []
+    return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]

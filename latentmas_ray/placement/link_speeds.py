@@ -1,0 +1,82 @@
+"""How fast memory moves between two seats, and what every hand-over of a plan moves."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Literal
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement.assignment import Slot
+from latentmas_ray.units import parse_bytes
+
+PlannedLink = Literal["same_process", "same_gpu", "nvlink", "pcie", "shared_memory", "network"]
+_SPEED = re.compile(r"\s*(.*?)(B|b|bit)/s\s*", re.DOTALL)
+SPEED_FORM = "it must be a speed above 0, such as 300GB/s or 100Gbit/s"
+
+
+def parse_speed(text: str) -> float:
+    """Bytes per second of `300GB/s`, `100Gb/s` or `100Gbit/s` (a small b is a bit). Raises ValueError."""
+    match = _SPEED.fullmatch(text)
+    if match is None:
+        raise ValueError(SPEED_FORM)
+    speed = Fraction(parse_bytes(match[1])) / (1 if match[2] == "B" else 8)
+    if speed <= 0:
+        raise ValueError(SPEED_FORM)
+    return float(speed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkSpeeds:
+    """Bytes per second of each link, one direction. None: nothing moves there, or the link is not there."""
+
+    same_process: float | None = None  # memory stays where it is
+    same_gpu: float = 500e9  # a copy within an A100's memory, which reads and writes
+    nvlink: float | None = 300e9  # third generation, as in an A100; None: GPUs of a node reach each other by PCIe
+    pcie: float = 25e9  # 4.0 with 16 lanes
+    shared_memory: float = 10e9  # a copy by one thread, between actors on cores
+    network: float = 12.5e9  # 100 Gbit/s
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str]) -> "LinkSpeeds":
+        """With speeds that a user gave as text, `none` for those that may be. Raises ConfigError."""
+        values: dict[str, float | None] = {}
+        for name, text in given.items():
+            may_be_none = name in ("same_process", "nvlink")
+            try:
+                values[name] = None if may_be_none and text == "none" else parse_speed(text)
+            except ValueError:
+                raise ConfigError(name, text, SPEED_FORM + (", or none" if may_be_none else "")) from None
+        return cls(**values)  # type: ignore[arg-type]
+
+    def link(self, source: Slot, reader: Slot, *, same_actor: bool) -> PlannedLink:
+        """The path between two shards."""
+        if same_actor:
+            return "same_process"
+        if source.node != reader.node:
+            return "network"
+        if source.gpu is None:
+            return "shared_memory"
+        if source.gpu == reader.gpu:
+            return "same_gpu"
+        return "pcie" if self.nvlink is None else "nvlink"
+
+    def seconds(self, link: PlannedLink, num_bytes: float) -> float:
+        """bytes / speed."""
+        speed: float | None = getattr(self, link)
+        return 0.0 if speed is None else num_bytes / speed
+
+
+LINK_NAMES = tuple(field.name for field in fields(LinkSpeeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTransfer:
+    """One segment that a reader pulls for one batch."""
+
+    source: str
+    reader: str
+    tokens: int  # per question
+    num_bytes: int  # of the whole batch and of all tp ranks
+    seconds: float  # on the slowest of its links; tp ranks move their parts at the same time
+    links: Mapping[PlannedLink, int] = field(default_factory=dict)  # how many pairs of replicas use each

@@ -1,0 +1,119 @@
+"""What each agent needs for a batch: tokens in its cache, bytes that it hands over and reads, memory on its GPUs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement.model_dims import ModelDims
+from latentmas_ray.topology.agent import Agent, Topology
+
+SLOT_STEP = 256  # a cache is reserved in steps of this many tokens a question
+FORWARD_TOKENS = 1024  # that one forward takes at most, of all questions together
+FIXED_BYTES = 2_000_000_000  # CUDA context, kernels' workspaces, W_a, what the allocator cannot use
+_LOGITS_BYTES = 8  # float32 logits and a sorted copy, per question and vocabulary entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One batch, in tokens per question and agent. Raises ConfigError for impossible values."""
+
+    batch_size: int = 8
+    prompt_tokens: int = 1000
+    latent_steps: int = 40
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in {"batch_size": 1, "prompt_tokens": 1, "latent_steps": 0, "max_new_tokens": 1}.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(name, value, f"it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """The tokens of one agent's turn, per question."""
+
+    agent: str
+    own_tokens: int  # prompt, thoughts or answer
+    handed_over_tokens: int  # its segment; 0 where it hands over text
+    reads: tuple[tuple[str, int], ...]  # every segment that it pulls, with its tokens: those of earlier agents too
+
+    @property
+    def read_tokens(self) -> int:
+        return sum(tokens for _, tokens in self.reads)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Of a row of its cache, which is reserved in steps."""
+        return -(-(self.own_tokens + self.read_tokens) // SLOT_STEP) * SLOT_STEP
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorMemory:
+    """The parts of what one shard takes of its GPU, in bytes."""
+
+    weights_bytes: int
+    kv_bytes: int  # the cache, reserved for the longest turn
+    segments_bytes: int  # copies on their way: those that are read, and the own one until its readers have it
+    allowance_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.segments_bytes + self.allowance_bytes
+
+
+def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEstimate, ...]:
+    """Of every agent, in the topology's order. Texts that an agent reads count as long as they may become."""
+    segments = {agent.name: _segment_tokens(agent, workload) for agent in topology.agents}
+    return tuple(
+        MemoryEstimate(
+            agent=agent.name,
+            own_tokens=workload.prompt_tokens
+            + len(topology.text_ancestors(agent.name)) * workload.max_new_tokens
+            + (_steps(agent, workload) if agent.thinks == "latent" else workload.max_new_tokens),
+            handed_over_tokens=segments[agent.name],
+            reads=tuple(
+                (source, segments[source])
+                for source in dict.fromkeys(
+                    name for memory in topology.memory_read_by(agent.name) for name in memory.agents()
+                )
+            ),
+        )
+        for agent in topology.agents
+    )
+
+
+def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: Workload, tp: int) -> ActorMemory:
+    """Of one tp rank of an actor that carries out the turns of `agents`, one after another.
+
+    A rank holds 1/tp of the KV heads. An actor of several agents keeps all their segments and moves none.
+    """
+    agents = list(agents)
+    per_token = workload.batch_size * model.bytes_per_token // tp
+    if len(agents) == 1:
+        in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
+    else:
+        in_segments = sum(demand.handed_over_tokens for demand in agents)
+    return ActorMemory(
+        weights_bytes=model.weights_bytes(tp),
+        kv_bytes=max(demand.cache_tokens for demand in agents) * per_token,
+        segments_bytes=in_segments * per_token,
+        allowance_bytes=allowance_bytes(model, workload),
+    )
+
+
+def allowance_bytes(model: ModelDims, workload: Workload) -> int:
+    """What is set aside beside weights and KV: a fixed part, the activations of one forward, and logits."""
+    tokens = min(FORWARD_TOKENS, max(workload.prompt_tokens * workload.batch_size, workload.batch_size))
+    activations = tokens * (8 * model.hidden_size + 3 * model.mlp_size) * model.itemsize
+    return FIXED_BYTES + activations + workload.batch_size * model.vocab_size * _LOGITS_BYTES
+
+
+def _steps(agent: Agent, workload: Workload) -> int:
+    return workload.latent_steps if agent.latent_steps is None else agent.latent_steps
+
+
+def _segment_tokens(agent: Agent, workload: Workload) -> int:
+    if agent.thinks == "text":
+        return 0
+    prompt = 0 if agent.hands_over == "latents" else workload.prompt_tokens
+    return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -1,0 +1,161 @@
+"""What a model weighs and what its memory takes, by the figures of its architecture: nothing is loaded."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from latentmas_ray.errors import ModelError
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_HEADER_BYTES = 8  # of a safetensors file: the length of the header that follows
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDims:
+    """The sizes of a dense decoder. `stored_parameters` is what its files hold, where they are at hand."""
+
+    num_layers: int
+    hidden_size: int
+    mlp_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    is_tied: bool
+    dtype: str = "bfloat16"  # the weights' own
+    stored_parameters: int | None = None
+
+    @property
+    def shared_out_parameters(self) -> int:
+        """Those of the matrices that tensor-parallel ranks divide: attention 2·E·D·(heads + KV heads) and MLP 3·E·I in
+        each layer."""
+        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.mlp_size)
+
+    @property
+    def whole_parameters(self) -> int:
+        """Those that every rank holds: embeddings (twice where they are not tied) and norms."""
+        if self.stored_parameters is not None:
+            return max(0, self.stored_parameters - self.shared_out_parameters)
+        norms = self.num_layers * (2 * self.hidden_size + 2 * self.head_dim) + self.hidden_size
+        return self.vocab_size * self.hidden_size * (1 if self.is_tied else 2) + norms
+
+    @property
+    def num_parameters(self) -> int:
+        return self.shared_out_parameters + self.whole_parameters
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of KV that one token takes in all layers: 2·L·H·D·itemsize."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def weights_bytes(self, tp: int = 1) -> int:
+        """Bytes of the weights that each of `tp` ranks holds."""
+        return (self.shared_out_parameters // tp + self.whole_parameters) * self.itemsize
+
+    def in_dtype(self, dtype: str) -> "ModelDims":
+        """The same in another dtype; auto keeps the model's own."""
+        return self if dtype == "auto" else replace(self, dtype=dtype)
+
+
+def _qwen3(hidden: int, mlp: int, layers: int, heads: int, *, is_tied: bool) -> ModelDims:
+    return ModelDims(
+        num_layers=layers,
+        hidden_size=hidden,
+        mlp_size=mlp,
+        num_heads=heads,
+        num_kv_heads=8,
+        head_dim=128,
+        vocab_size=151_936,
+        is_tied=is_tied,
+    )
+
+
+# From the models' published configurations.
+PRESETS: Mapping[str, ModelDims] = {
+    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, is_tied=True),
+    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, is_tied=True),
+    "qwen3-4b": _qwen3(2560, 9728, 36, 32, is_tied=True),
+    "qwen3-8b": _qwen3(4096, 12288, 36, 32, is_tied=False),
+    "qwen3-14b": _qwen3(5120, 17408, 40, 40, is_tied=False),
+}
+TINY = ModelDims(
+    num_layers=4,
+    hidden_size=256,
+    mlp_size=512,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=805,
+    is_tied=False,
+)
+
+
+def known_dims(name: str) -> ModelDims | None:
+    """The figures of `tiny`, of a preset, of a hub id that ends in a preset's name, or of a model folder; None for any
+    other name. Raises ModelError for a folder that does not tell them."""
+    if name == "tiny":
+        return TINY
+    if (preset := PRESETS.get(name.rpartition("/")[2].lower())) is not None and not Path(name).is_dir():
+        return preset
+    folder = Path(name).expanduser()
+    return dims_of_folder(folder) if folder.is_dir() else None
+
+
+def dims_of_folder(folder: Path) -> ModelDims:
+    """By its config.json and the headers of its safetensors files. Raises ModelError."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stored = sum(map(_parameters_in, sorted(folder.glob("*.safetensors"))))
+    except (OSError, ValueError) as error:
+        expected = f"it must be a folder with a config.json and whole safetensors files: {error}"
+        raise ModelError("model", str(folder), expected) from None
+    figures = dims_of_config(config, str(folder))
+    return replace(figures, stored_parameters=stored) if stored else figures
+
+
+def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
+    """By a transformers configuration, as its config.json has it. Raises ModelError where a figure is missing."""
+    try:
+        heads = int(config["num_attention_heads"])
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+        figures = ModelDims(
+            num_layers=int(config["num_hidden_layers"]),
+            hidden_size=int(config["hidden_size"]),
+            mlp_size=int(config["intermediate_size"]),
+            num_heads=heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocab_size=int(config["vocab_size"]),
+            is_tied=bool(config.get("tie_word_embeddings", False)),
+            dtype=dtype if dtype in DTYPE_BYTES else "bfloat16",
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise ModelError(
+            "model", name, f"its configuration must tell the sizes of a dense decoder: {error!r}"
+        ) from None
+    counts = [getattr(figures, field.name) for field in fields(figures) if field.type is int]
+    if min(counts) < 1:
+        raise ModelError("model", name, "the sizes in its configuration must be at least 1")
+    return figures
+
+
+def _parameters_in(path: Path) -> int:
+    """Numbers that a safetensors file holds, by its header. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(_HEADER_BYTES), "little")
+        if size > min(_MAX_HEADER_BYTES, path.stat().st_size):
+            raise ValueError(f"{path.name} is cut off")
+        header = json.loads(file.read(size))
+    try:
+        return sum(prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path.name} has no safetensors header: {error!r}") from None

@@ -1,0 +1,84 @@
+"""How a cluster's GPUs and cores are shared out among actors. Pure functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeResources:
+    """What Ray may give away of one machine."""
+
+    num_gpus: float
+    num_cpus: float
+    name: str = ""
+    gpu_bytes: int | None = None  # of each GPU, where that is known
+
+    @property
+    def whole_gpus(self) -> int:
+        """Half a GPU that somebody declared is none."""
+        return floor(self.num_gpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorResources:
+    """What every actor asks Ray for, and the torch threads it uses on a CPU."""
+
+    num_gpus: float
+    num_cpus: float
+    num_threads: int
+
+    @property
+    def actors_per_gpu(self) -> int:
+        """How many actors share a GPU at the most; 0 where they have none."""
+        return floor(1 / self.num_gpus + 1e-9) if self.num_gpus else 0
+
+    def places_on(self, node: NodeResources) -> int | None:
+        """How many actors without GPUs have a place on a node; None if there is no bound."""
+        return floor(node.num_cpus / self.num_cpus + 1e-9) if self.num_cpus else None
+
+
+def divide_resources(
+    *,
+    num_actors: int,
+    nodes: Sequence[NodeResources],
+    busy_actors: int,
+    least_per_gpu: int = 1,
+    group_size: int = 1,
+    num_groups: int | None = None,
+) -> ActorResources:
+    """A whole GPU each where there are enough, equal fractions of one otherwise, none on a cluster without GPUs.
+
+    Fractions are 1/k for k actors on a GPU, so that they fill GPUs without a remainder. The cores asked for are so
+    few that all actors find a place, since an actor cannot be spread over nodes. Threads are divided by the
+    `busy_actors` that work at the same time, not by all there are: an actor that waits uses no core.
+
+    `least_per_gpu` divides GPUs further than they must be; on cores, `num_groups` of up to `group_size` actors each
+    find a place on one node.
+    """
+    num_whole_gpus = sum(node.whole_gpus for node in nodes)
+    gpu_nodes = [node for node in nodes if node.num_gpus >= 1]
+    if gpu_nodes:
+        actors_per_gpu = max(least_per_gpu, ceil(num_actors / num_whole_gpus))
+        num_gpus = _floor(1 / actors_per_gpu, 4)
+        num_cpus = min(node.num_cpus / min(num_actors, node.whole_gpus * actors_per_gpu) for node in gpu_nodes)
+    else:
+        num_gpus = 0.0
+        num_cpus = _largest_share(num_groups or num_actors, [node.num_cpus for node in nodes]) / group_size
+    hosts = [floor(node.num_cpus) for node in gpu_nodes or nodes if node.num_cpus >= 1]
+    return ActorResources(
+        num_gpus=num_gpus,
+        num_cpus=min(1.0, _floor(num_cpus, 2)),
+        num_threads=max(1, min(hosts, default=1) // max(1, min(num_actors, busy_actors))),
+    )
+
+
+def _largest_share(num_actors: int, sizes: Sequence[float]) -> float:
+    """The largest share of which the nodes together hold `num_actors`; the best one fills some node exactly."""
+    shares = {size / count for size in sizes if size > 0 for count in range(1, num_actors + 1)}
+    fitting = (share for share in shares if sum(floor(size / share + 1e-9) for size in sizes) >= num_actors)
+    return max(fitting, default=0.0)
+
+
+def _floor(value: float, digits: int) -> float:
+    return floor(value * 10.0**digits + 1e-9) / 10.0**digits

@@ -1,0 +1,171 @@
+"""A run, or one a seed, as it is compared with others: its questions, its accuracy, what it cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import JournalError
+from latentmas_ray.report.runs import FinishedRun, load_runs
+from latentmas_ray.runs.multi_seed import mean_correct, speed, speed_after_warm_up
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.statistics import bootstrap_interval, mean_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """What one output folder holds. Questions are those that every seed has answered."""
+
+    name: str  # a letter
+    folder: str
+    config: RunConfig  # of the first seed
+    seeds: tuple[int, ...]
+    runs: tuple[FinishedRun, ...]  # one a seed, without those that have no answer yet
+    answers: Mapping[str, tuple[Answer, ...]]  # by question, one a seed
+    correct: Mapping[str, float]  # by graded question, the mean over seeds
+    num_failed: int  # of all seeds together, also of those without an answer
+    is_complete: bool  # every seed's run has come to its end
+
+    @property
+    def num_resumed(self) -> int:
+        """Questions that the runs' times leave out."""
+        return sum(run.summary.num_resumed or 0 for run in self.runs if run.summary is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """One line of a comparison. Ratios are to a single run; None where there is none, or the time is not known."""
+
+    name: str
+    folder: str
+    method: str
+    topology: str
+    memory: str
+    model: str
+    seeds: tuple[int, ...]
+    num_questions: int
+    num_failed: int
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None  # 95 %, over questions
+    accuracy_half_width: float | None  # 95 %, over seeds; None for one seed
+    output_tokens_per_question: float
+    total_tokens_per_question: float
+    questions_per_second: float | None
+    questions_per_second_after_warm_up: float | None
+    num_resumed: int  # questions that the times leave out
+    output_tokens_to_single: float | None = None
+    total_tokens_to_single: float | None = None
+    speed_to_single: float | None = None
+
+
+def read_compared(name: str, folder: str) -> ComparedRun:
+    """Read an output folder. Raises JournalError where it holds no run, no answer, or seeds of different runs."""
+    found = load_runs(folder)
+    runs = tuple(run for run in found if run.answers)
+    if not runs:
+        raise JournalError("run", folder, "it holds no answer yet; wait for some, or leave it out")
+    by_run = [{answer.id: answer for answer in run.answers} for run in runs]
+    shared = [question for question in by_run[0] if all(question in answers for answers in by_run)]
+    compared = ComparedRun(
+        name=name,
+        folder=folder,
+        config=runs[0].config,
+        seeds=tuple(run.config.seed for run in runs),
+        runs=runs,
+        answers={question: tuple(answers[question] for answers in by_run) for question in shared},
+        correct=mean_correct([run.answers for run in runs]),
+        num_failed=sum(len(run.failures) for run in found),
+        is_complete=all(run.summary is not None for run in found),
+    )
+    check_same_questions([compared])
+    return compared
+
+
+def check_same_questions(runs: Iterable[ComparedRun]) -> None:
+    """Raises JournalError where one id stands for two questions, or has two golds."""
+    known: dict[str, tuple[Answer, Path]] = {}
+    for run in runs:
+        for single in run.runs:
+            for answer in single.answers:
+                other, folder = known.setdefault(answer.id, (answer, single.folder))
+                for field, value, was in (
+                    ("gold", answer.gold, other.gold),
+                    ("question", answer.question, other.question),
+                ):
+                    if value != was:
+                        expected = f"in {folder} it is {was!r}; compare runs of the same task"
+                        raise JournalError(f"{single.folder}: {field} of {answer.id}", str(value), expected)
+
+
+def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
+    """The figures of a run, beside those of a single agent where there are some."""
+    summaries = [one.summary for one in run.runs if one.summary is not None]
+    accuracies = [
+        fmean(answer.correct for answer in one.answers if answer.id in run.correct and answer.correct is not None)
+        for one in run.runs
+        if run.correct
+    ]
+    return RunFigures(
+        name=run.name,
+        folder=run.folder,
+        method=run.config.method,
+        topology=run.config.topology,
+        memory=run.config.memory,
+        model=run.config.model,
+        seeds=run.seeds,
+        num_questions=len(run.answers),
+        num_failed=run.num_failed,
+        accuracy=fmean(run.correct.values()) if run.correct else None,
+        accuracy_interval=bootstrap_interval([*run.correct.values()]) if run.correct else None,
+        accuracy_half_width=mean_interval(accuracies).half_width if accuracies else None,
+        output_tokens_per_question=_output_tokens(run, run.answers),
+        total_tokens_per_question=_total_tokens(run, run.answers),
+        questions_per_second=_speed(run),
+        questions_per_second_after_warm_up=speed_after_warm_up(summaries)[1] if run.is_complete else None,
+        num_resumed=run.num_resumed,
+        **({} if single is None else _to_single(run, single)),
+    )
+
+
+def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
+    """The first run of a single agent on the same task with the same model."""
+    return next(
+        (
+            other
+            for other in runs
+            if other.config.method == "single"
+            and (other.config.task, other.config.model) == (run.config.task, run.config.model)
+        ),
+        None,
+    )
+
+
+def _to_single(run: ComparedRun, single: ComparedRun) -> dict[str, float | None]:
+    """Costs are those of the questions that both have answered."""
+    shared = [question for question in run.answers if question in single.answers]
+    own, others = _speed(run), _speed(single)
+    return {
+        "output_tokens_to_single": _ratio(_output_tokens(run, shared), _output_tokens(single, shared)),
+        "total_tokens_to_single": _ratio(_total_tokens(run, shared), _total_tokens(single, shared)),
+        "speed_to_single": None if own is None or others is None else _ratio(own, others),
+    }
+
+
+def _ratio(value: float, to: float) -> float | None:
+    return value / to if value and to else None
+
+
+def _output_tokens(run: ComparedRun, questions: Iterable[str]) -> float:
+    counts = [answer.output_tokens for question in questions for answer in run.answers[question]]
+    return fmean(counts) if counts else 0.0
+
+
+def _total_tokens(run: ComparedRun, questions: Iterable[str]) -> float:
+    counts = [answer.total_tokens for question in questions for answer in run.answers[question]]
+    return fmean(counts) if counts else 0.0
+
+
+def _speed(run: ComparedRun) -> float | None:
+    summaries = [one.summary for one in run.runs if one.summary is not None]
+    return (speed(summaries)[1] or None) if run.is_complete else None

@@ -1,0 +1,88 @@
+"""What agents and hand-overs cost, from the answers of a run: means over the questions.
+
+Names tell what a second is. `x_seconds` is what the whole batch took in which a question was. `x_seconds_per_question`
+is the batch's seconds, shared evenly by its questions: only these add up, and their sum over all questions is how long
+the agent was busy with x. Rows that do not tell the size of their batch are left out of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from latentmas_ray.runs.results import Answer, TransferStats, Transfer, mean_or_zero
+
+PER_QUESTION = "_per_question"
+_IDLE = frozenset({"wait", "trace"})  # waiting for memory is no work, and looking at it is not the turn's
+
+
+def agent_figures(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """By agent: tokens, the bytes it handed over and read, and seconds of its phases (wait, absorb, …), of the
+    transfers that it read (a part of its phases) and of being busy (all phases but wait)."""
+    names = dict.fromkeys(name for answer in answers for name in answer.agents)
+    return {name: _agent(name, [answer for answer in answers if name in answer.agents]) for name in names}
+
+
+def hand_over_figures(answers: Sequence[Answer]) -> tuple[TransferStats, ...]:
+    """By source and reader, in the order in which they come up."""
+    pairs = dict.fromkeys((transfer.source, transfer.reader) for answer in answers for transfer in answer.transfers)
+    return tuple(_hand_over(*pair, answers) for pair in pairs)
+
+
+def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
+    uses = [answer.agents[name] for answer in answers]
+    reads = [[transfer for transfer in answer.transfers if transfer.reader == name] for answer in answers]
+    phases = dict.fromkeys(phase for use in uses for phase in use.seconds)
+    seconds = {phase: [use.seconds.get(phase, 0.0) for use in uses] for phase in phases}
+    seconds |= _transfer_seconds(reads)
+    busy = [sum(taken for phase, taken in use.seconds.items() if phase not in _IDLE) for use in uses]
+    return {
+        "prompt_tokens": mean_or_zero([use.prompt_tokens for use in uses]),
+        "latent_steps": mean_or_zero([use.latent_steps for use in uses]),
+        "output_tokens": mean_or_zero([use.output_tokens for use in uses]),
+        "memory_bytes": mean_or_zero([use.memory_bytes for use in uses]),
+        "read_bytes": mean_or_zero([sum(read.num_bytes for read in each) for each in reads]),
+        "moved_bytes": mean_or_zero([sum(read.moved_bytes for read in each) for each in reads]),
+        **{f"{what}_seconds": mean_or_zero(taken) for what, taken in seconds.items()},
+        **_shared({**seconds, "busy": busy}, answers),
+    }
+
+
+def _hand_over(source: str, reader: str, answers: Sequence[Answer]) -> TransferStats:
+    answers = [answer for answer in answers if any(_is_of(transfer, source, reader) for transfer in answer.transfers)]
+    reads = [[transfer for transfer in answer.transfers if _is_of(transfer, source, reader)] for answer in answers]
+    every = [read for each in reads for read in each]
+    seconds = _transfer_seconds(reads)
+    return TransferStats(
+        source=source,
+        reader=reader,
+        transports=tuple(dict.fromkeys(read.transport for read in every)),
+        links=tuple(dict.fromkeys(read.link for read in every)),
+        num_bytes=mean_or_zero([sum(read.num_bytes for read in each) for each in reads]),
+        moved_bytes=mean_or_zero([sum(read.moved_bytes for read in each) for each in reads]),
+        **{f"{what}_seconds": mean_or_zero(taken) for what, taken in seconds.items()},
+        **_shared(seconds, answers),
+    )
+
+
+def _is_of(transfer: Transfer, source: str, reader: str) -> bool:
+    return (transfer.source, transfer.reader) == (source, reader)
+
+
+def _transfer_seconds(reads: Iterable[Sequence[Transfer]]) -> dict[str, list[float]]:
+    """Of each question's batch: all the time of these transfers, and what of it was exposed."""
+    every = list(reads)
+    return {
+        "transfer": [sum(read.seconds for read in each) for each in every],
+        "exposed": [sum(read.exposed_seconds for read in each) for each in every],
+    }
+
+
+def _shared(seconds: Mapping[str, Sequence[float]], answers: Sequence[Answer]) -> dict[str, float]:
+    """The mean share of a question; nothing where no row tells the size of its batch."""
+    sizes = [answer.batch_size for answer in answers]
+    if not any(sizes):
+        return {}
+    return {
+        f"{what}_seconds{PER_QUESTION}": mean_or_zero(
+            [value / size for value, size in zip(taken, sizes, strict=True) if size]
+        )
+        for what, taken in seconds.items()
+    }

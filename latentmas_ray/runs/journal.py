@@ -1,0 +1,206 @@
+"""The output folder of a run: what it was, every answer as soon as it is there, what failed, and the figures.
+
+config.yaml      the run's configuration; a resumed run must agree with it in what decides the answers
+results.jsonl    one row an answer, appended and synced to disk as questions finish; at the end in their order
+traces.jsonl     one row a question that was traced; embeddings.json the plane on which its thoughts lie
+failures.jsonl   one row a question without an answer, of the latest start only; absent if there is none
+summary.json     the figures, written when the run has come to its end
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.runs.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
+from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.rows import read_rows
+from latentmas_ray.runs.traces import TraceWriter
+from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.tasks.question import Question
+
+CONFIG_NAME = "config.yaml"
+RESULTS_NAME = "results.jsonl"
+FAILURES_NAME = "failures.jsonl"
+SUMMARY_NAME = "summary.json"
+_BEFORE_THE_FIELD = {"revision": None}  # what runs had that were made before the configuration had this field
+
+
+class Journal:
+    """One output folder, open for one run. Nobody else can open it until it is closed or the process ends."""
+
+    def __init__(self, folder: Path, config: RunConfig, questions: Sequence[Question], pinned: Mapping[str, str]):
+        self._folder = folder
+        self._config = config
+        self._questions = {question.id: question for question in questions}
+        self._pinned = dict(pinned)
+        self._answers: dict[str, Answer] = {}  # in the order of the file
+        self._failures: list[Failure] = []
+        self._traces = TraceWriter(folder)
+        self._has_written = False
+        make_folder(folder)
+        self._lock = lock_folder(folder)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+        self.num_resumed = len(self._answers)  # answers that were there before this start
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        config: RunConfig,
+        questions: Sequence[Question],
+        *,
+        pinned: Mapping[str, str] | None = None,
+    ) -> "Journal":
+        """Start a journal in `folder`, or go on with the one that is there if `config.resume` says so.
+
+        `pinned` are further facts that a resumed run must share, such as a digest of the topology's text.
+        Raises JournalError if the folder is a file, cannot be written, is in use, holds results and the run does not
+        resume, or holds results that another run made or that are damaged. Nothing is changed in that case.
+        """
+        return cls(Path(folder), config, questions, pinned or {})
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers so far, in the order of the questions."""
+        return [self._answers[name] for name in self._questions if name in self._answers]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What has failed since this start."""
+        return list(self._failures)
+
+    @property
+    def done_ids(self) -> frozenset[str]:
+        """The questions that have an answer."""
+        return frozenset(self._answers)
+
+    def record(self, *results: Answer | Failure) -> None:
+        """Write results down; when this returns they are on disk. An answer that is there already is left as it is.
+
+        Raises RunError if the disk refuses; the files then hold what they held before.
+        """
+        fresh = {result.id: result for result in results if isinstance(result, Answer)}
+        answers = [answer for answer in fresh.values() if answer.id not in self._answers]
+        failures = [result for result in results if isinstance(result, Failure)]
+        try:
+            if not self._has_written:
+                self._drop_outdated()
+            if answers:
+                self._traces.write([answer.trace for answer in answers if answer.trace is not None])
+                rows = b"".join(encode_row(answer.to_row()) for answer in answers)
+                append_durably(self._folder / RESULTS_NAME, rows)
+                self._answers.update((answer.id, answer) for answer in answers)
+            if failures:
+                rows = b"".join(encode_row(asdict(failure)) for failure in failures)
+                append_durably(self._folder / FAILURES_NAME, rows)
+                self._failures += failures
+        except OSError as error:
+            raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
+
+    def finish(self, summary: Summary) -> Summary:
+        """End a run that was not interrupted: rows in the order of the questions, and summary.json.
+
+        Returns what summary.json tells: where nothing was left to do, the summary of the run that did it stays. Raises
+        RunError if the disk refuses.
+        """
+        path = self._folder / SUMMARY_NAME
+        try:
+            self._put_in_order()
+            self._traces.keep([answer.id for answer in self.answers])
+            if not self._has_written and (kept := _kept(path)) is not None:
+                return kept
+            write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
+            return summary
+        except OSError as error:
+            raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Let others have the folder. Safe to call twice."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        path = self._folder / RESULTS_NAME
+        try:
+            path.open("ab").close()  # tells early whether the file can be written
+            if path.stat().st_size:
+                self._go_on(path)
+            else:
+                self._drop_outdated()
+                self._traces.remove()
+                write_atomically(self._folder / CONFIG_NAME, self._config_text().encode())
+        except OSError as error:
+            expected = f"its files cannot be read and written: {error.strerror or error}"
+            raise JournalError("output", str(self._folder), expected) from error
+
+    def _go_on(self, path: Path) -> None:
+        if not self._config.resume:
+            expected = f"{RESULTS_NAME} is already there; add --resume to go on with it, or choose another folder"
+            raise JournalError("output", str(self._folder), expected)
+        self._check_identity()
+        self._answers, content = read_rows(path, self._questions)
+        if path.stat().st_size != len(content):
+            write_atomically(path, content)
+        self._traces.keep([answer.id for answer in self.answers])
+
+    def _config_text(self) -> str:
+        values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    def _check_identity(self) -> None:
+        path = self._folder / CONFIG_NAME
+        try:
+            stored: Any = yaml.safe_load(path.read_bytes())
+        except FileNotFoundError:
+            expected = (
+                f"{CONFIG_NAME} is missing, so nothing tells which run made {RESULTS_NAME}; choose another folder"
+            )
+            raise JournalError("output", str(self._folder), expected) from None
+        except yaml.YAMLError as error:
+            raise JournalError(str(path), str(error), "it must be the YAML that the run wrote") from None
+        if not isinstance(stored, dict):
+            raise JournalError(str(path), stored, "it must hold the fields of a run's configuration")
+        pinned = stored.get("pinned")
+        was = _BEFORE_THE_FIELD | stored | (pinned if isinstance(pinned, dict) else {})
+        for name, value in (self._config.identity() | self._pinned).items():
+            if name not in was or was[name] != value:
+                made_with = repr(was[name]) if name in was else "no such field"
+                expected = f"the run in {self._folder} has {made_with}; resume with the same, or choose another folder"
+                raise JournalError(name, value, expected)
+
+    def _drop_outdated(self) -> None:
+        """Remove what an earlier start said of itself and this one will say anew."""
+        for name in (SUMMARY_NAME, FAILURES_NAME):
+            (self._folder / name).unlink(missing_ok=True)
+        self._has_written = True
+
+    def _put_in_order(self) -> None:
+        ordered = [answer.id for answer in self.answers]
+        if ordered == list(self._answers):
+            return
+        path = self._folder / RESULTS_NAME
+        lines = dict(zip(self._answers, path.read_bytes().split(b"\n"), strict=False))
+        write_atomically(path, b"".join(lines[name] + b"\n" for name in ordered))
+        self._answers = {name: self._answers[name] for name in ordered}
+
+
+def _kept(path: Path) -> Summary | None:
+    """The summary that is there, None if there is none that can be read."""
+    try:
+        return Summary.from_json(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,198 @@
+"""The same run with several seeds: a journal for each, and the figures over all of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.runs.folder import make_folder, write_atomically
+from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
+from latentmas_ray.runs.store import Output, open_output
+from latentmas_ray.runs.results import Answer, Summary
+from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.seeds import seed_folders, seed_output
+from latentmas_ray.statistics import bootstrap_interval, mean_interval
+from latentmas_ray.tasks.question import Question
+
+
+class SeedRun(NamedTuple):
+    """What one seed came to."""
+
+    summary: Summary
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsSummary:
+    """The figures of a run that was repeated with several seeds; the `summary.json` beside their folders."""
+
+    seeds: tuple[int, ...]
+    method: str
+    topology: str
+    model: str
+    memory: str
+    num_questions: int  # of each seed
+    num_failed: int  # in all seeds together
+    accuracy: float | None  # mean over the seeds; None where nothing could be graded
+    accuracy_half_width: float | None  # accuracy ± this is the 95 % interval over seeds; None for one seed
+    question_interval: tuple[float, float] | None  # 95 %, over questions; each one's mean over seeds is what is drawn
+    prompt_tokens_per_question: float  # this and the next: means over the seeds that have an answer
+    latent_steps_per_question: float
+    output_tokens_per_question: float
+    seconds: float  # of all seeds together
+    questions_per_second: float
+    seconds_after_warm_up: float | None
+    questions_per_second_after_warm_up: float | None
+    runs: Mapping[int, Summary]  # by seed
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of summary.json."""
+        return {**asdict(self), "runs": {str(seed): summary.to_json() for seed, summary in self.runs.items()}}
+
+
+class SeedsJournal:
+    """The output of all seeds: a journal in a folder of its own for each, and summary.json beside them. All are opened
+    at once, so that what one of them refuses is told before anything starts. Without an output it keeps nothing."""
+
+    def __init__(
+        self,
+        output: str | None,
+        configs: Mapping[int, RunConfig],
+        questions: Sequence[Question],
+        pinned: dict[str, str],
+    ) -> None:
+        """`configs` are those of the single seeds. Raises JournalError."""
+        self._stack = ExitStack()
+        self._root: Output | None = None
+        self._journals: dict[int, Journal] = {}
+        if output is None:
+            return
+        with ExitStack() as stack:
+            self._root = stack.enter_context(open_output(output))
+            _check_root(self._root.folder, output, configs)
+            outputs = {
+                seed: stack.enter_context(open_output(config.output or seed_output(output, seed)))
+                for seed, config in configs.items()
+            }
+            # First those that may be refused: then nothing is made for the others.
+            for seed, own in sorted(outputs.items(), key=lambda one: not (one[1].folder / RESULTS_NAME).exists()):
+                journal = Journal.open(own.folder, configs[seed], questions, pinned=pinned)
+                self._journals[seed] = stack.enter_context(journal)
+                own.begin()
+            (self._root.folder / SUMMARY_NAME).unlink(missing_ok=True)  # `finish` will say it anew
+            self._root.begin()
+            self._stack = stack.pop_all()
+
+    def of(self, seed: int) -> Journal | None:
+        """The journal of one seed."""
+        return self._journals.get(seed)
+
+    def finish(self, summary: SeedsSummary) -> None:
+        """All seeds have come to their end. Raises RunError if the disk refuses."""
+        if self._root is None:
+            return
+        path = self._root.folder / SUMMARY_NAME
+        try:
+            write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def config_of(config: RunConfig, seed: int) -> RunConfig:
+    """The configuration of one seed's run, with folders of its own."""
+    folders = {
+        name: seed_output(folder, seed)
+        for name in ("output", "save_memory")
+        if (folder := getattr(config, name)) is not None
+    }
+    return config.model_copy(update={"seed": seed, **folders})
+
+
+def refuse_seeds(folder: Path) -> None:
+    """Raises JournalError if `folder` holds runs of several seeds: one run has no place among them."""
+    if found := seed_folders(folder):
+        there = ", ".join(map(str, found))
+        raise JournalError(
+            "output", str(folder), f"it holds runs with seeds {there}; add them as seeds, or choose another"
+        )
+
+
+def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSummary:
+    """The figures over all seeds; there is at least one."""
+    summaries = [run.summary for run in runs.values()]
+    accuracies = [summary.accuracy for summary in summaries if summary.accuracy is not None]
+    over_seeds = mean_interval(accuracies) if len(accuracies) == len(runs) else None
+    by_question = mean_correct([run.answers for run in runs.values()])
+    answered = [run.summary for run in runs.values() if run.answers] or summaries
+    seconds, per_second = speed(summaries)
+    after, per_second_after = speed_after_warm_up(summaries)
+    return SeedsSummary(
+        seeds=tuple(runs),
+        method=config.method,
+        topology=config.topology,
+        model=config.model,
+        memory=config.memory,
+        num_questions=max(summary.num_questions for summary in summaries),
+        num_failed=sum(summary.num_failed for summary in summaries),
+        accuracy=None if over_seeds is None else over_seeds.mean,
+        accuracy_half_width=None if over_seeds is None else over_seeds.half_width,
+        question_interval=bootstrap_interval([*by_question.values()]) if by_question else None,
+        prompt_tokens_per_question=fmean(summary.prompt_tokens_per_question for summary in answered),
+        latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in answered),
+        output_tokens_per_question=fmean(summary.output_tokens_per_question for summary in answered),
+        seconds=seconds,
+        questions_per_second=per_second,
+        seconds_after_warm_up=after,
+        questions_per_second_after_warm_up=per_second_after,
+        runs={seed: run.summary for seed, run in runs.items()},
+    )
+
+
+def mean_correct(runs: Sequence[Sequence[Answer]]) -> dict[str, float]:
+    """How right each question was, as its mean over the runs; only questions that were graded in all of them."""
+    graded = [{answer.id: answer.correct for answer in answers if answer.correct is not None} for answers in runs]
+    return {
+        name: fmean(correct[name] for correct in graded) for name in graded[0] if all(name in each for each in graded)
+    }
+
+
+def speed(summaries: Sequence[Summary]) -> tuple[float, float]:
+    """The seconds of all seeds together, and the questions per second in them."""
+    seconds = sum(summary.seconds for summary in summaries)
+    count = sum(summary.questions_per_second * summary.seconds for summary in summaries)
+    return seconds, count / seconds if seconds > 0 else 0.0
+
+
+def speed_after_warm_up(summaries: Sequence[Summary]) -> tuple[float | None, float | None]:
+    """The same without the warm-ups; None where nothing came after them."""
+    timed = [
+        (summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up * summary.seconds_after_warm_up)
+        for summary in summaries
+        if summary.seconds_after_warm_up and summary.questions_per_second_after_warm_up is not None
+    ]
+    seconds = sum(taken for taken, _ in timed)
+    return (seconds, sum(count for _, count in timed) / seconds) if timed else (None, None)
+
+
+def _check_root(folder: Path, output: str, configs: Mapping[int, RunConfig]) -> None:
+    """Make the folder of all seeds, if there is nothing in it that has no place there."""
+    make_folder(folder)
+    if there := [name for name in (CONFIG_NAME, RESULTS_NAME) if (folder / name).exists()]:
+        expected = f"it holds the {there[0]} of a run without seeds; choose another folder"
+        raise JournalError("output", output, expected)
+    if others := [str(seed) for seed in seed_folders(folder) if seed not in configs]:
+        expected = f"it holds runs with seeds {', '.join(others)} too; name them as well, or choose another folder"
+        raise JournalError("output", output, expected)

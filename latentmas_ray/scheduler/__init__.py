@@ -1,0 +1,1 @@
+"""The event loop of a run: batches, turns, the memory budget, retries. It knows actors only by the `Runtime` protocol."""

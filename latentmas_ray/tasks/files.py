@@ -1,0 +1,167 @@
+"""Questions from a built-in task or a file with one JSON object a line."""
+
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.chain import chain_questions
+from latentmas_ray.tasks.hub import hub_records
+from latentmas_ray.tasks.notes import notes_questions
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.tasks.record import Draft, KindInference, check_record, question_from
+from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark
+
+GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {"notes": notes_questions, "chain": chain_questions}
+BUILTIN_TASKS = ("sample", *GENERATED_TASKS)
+NUM_GENERATED = 1000
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+_LOG = logging.getLogger(__name__)
+_FILE_FORM = "FILE.jsonl or FILE.jsonl.gz with one JSON object a line: id, question, gold"
+
+
+def load_questions(task: str, limit: int | None = None) -> list[Question]:
+    """The questions of a built-in task, of a published benchmark, or of FILE.jsonl or FILE.jsonl.gz; the first `limit`
+    of them. Built in are `sample`, and `notes` and `chain`, which are generated: 1,000 questions each, always the same.
+    Benchmarks (`BENCHMARKS`) come from the hub.
+
+    A record names its answer's kind in `kind`, or by its `task`; else the golds of all such records of the file decide:
+    all numbers, all single letters, or text. Reading stops after `limit` questions unless the later golds are needed.
+    A record that stands there twice counts once; another question under an id that is taken gets `ID#2`, and so on.
+    One warning tells of either.
+
+    Raises TaskError: for an unknown name or a file that cannot be read with the field `task`, for a bad record with
+    the field `FILE:LINE: KEY`.
+    """
+    if limit is not None and limit < 1:
+        raise TaskError("limit", limit, "it must be at least 1")
+    if task in GENERATED_TASKS:
+        return GENERATED_TASKS[task](min(limit or NUM_GENERATED, NUM_GENERATED))
+    if (benchmark := find_benchmark(task)) is not None:
+        records = hub_records(benchmark, limit)
+        return [question_from(record, index=index) for index, record in enumerate(records)]
+    with _opened(task) as (stream, name):
+        drafts, inference = _read(stream, name, task, limit)
+    if not drafts:
+        raise TaskError("task", task, "the file holds no question")
+    return [draft.finished(inference.kind) for draft in drafts]
+
+
+def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> tuple[list[Draft], KindInference]:
+    drafts: dict[str, Draft] = {}
+    inference = KindInference()
+    repeated: list[str] = []
+    renamed: list[str] = []
+    undecided = False
+    for number, line in _lines(stream, name, task):
+        draft = check_record(_parse(line, f"{name}:{number}"), where=f"{name}:{number}: ")
+        same_id = list(_with_id(drafts, draft.id))
+        if any(_content(other) == _content(draft) for other in same_id):
+            repeated.append(draft.id)
+            continue
+        if same_id:
+            draft = replace(draft, id=f"{draft.id}#{len(same_id) + 1}")
+            renamed.append(draft.id)
+        inference.see(draft)
+        if limit is None or len(drafts) < limit:
+            drafts[draft.id] = draft
+            undecided = undecided or draft.kind is None
+        if len(drafts) == limit and not undecided:
+            break
+    _warn(name, repeated, renamed)
+    return list(drafts.values()), inference
+
+
+def _content(draft: Draft) -> tuple[str, str | None, Mapping[str, Any]]:
+    """All that is asked: two questions of the same words may differ in their choices, notes or tests."""
+    others = {key: value for key, value in draft.record.items() if key not in ("id", "question", "gold")}
+    return draft.question, draft.gold, others
+
+
+def _with_id(drafts: Mapping[str, Draft], name: str) -> Iterator[Draft]:
+    """The questions that were called `name` in the file, whatever they are called now."""
+    number = 1
+    while (draft := drafts.get(name if number == 1 else f"{name}#{number}")) is not None:
+        yield draft
+        number += 1
+
+
+def _warn(name: str, repeated: Sequence[str], renamed: Sequence[str]) -> None:
+    """One line on ids that stand there twice."""
+    told = []
+    if repeated:
+        told.append(f"{len(repeated)} records that stand there twice count once (the first: {repeated[0]})")
+    if renamed:
+        told.append(f"{len(renamed)} questions have the id of another one and get a new id (the first: {renamed[0]})")
+    if told:
+        _LOG.warning("%s: %s", name, "; ".join(told))
+
+
+@contextmanager
+def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
+    """The task's bytes, unpacked, and the name that messages use for it."""
+    if task in BUILTIN_TASKS:
+        with files("latentmas_ray.tasks").joinpath(f"{task}.jsonl").open("rb") as stream:
+            yield stream, f"{task}.jsonl"
+        return
+    path = Path(task)
+    try:
+        if path.is_dir():
+            raise TaskError("task", task, f"it is a folder; a file of questions is needed: {_FILE_FORM}")
+        if not task.lower().endswith(_SUFFIXES):
+            _refuse_name(task, is_file=path.exists())
+        if not path.is_file():
+            raise TaskError("task", task, "there is no such file")
+        with gzip.open(path) if task.lower().endswith(".gz") else path.open("rb") as lines:
+            yield lines, path.name
+    except OSError as error:
+        raise TaskError("task", task, f"the file cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
+    if names := [one.name for one in BENCHMARKS if one.hub_id.lower() == task.lower()]:
+        plural = "tasks" if len(names) > 1 else "task"
+        raise TaskError("task", task, f"it is a dataset, of the {plural} {' and '.join(names)}; give such a name")
+    if is_file or "/" in task or Path(task).suffix in (".json", ".csv", ".txt", ".gz", ".parquet"):
+        raise TaskError("task", task, f"a file of questions must be named {_FILE_FORM}")
+    known = ", ".join((*BUILTIN_TASKS, *(benchmark.name for benchmark in BENCHMARKS)))
+    raise TaskError("task", task, f"unknown task; known are {known}; or give a file of questions: {_FILE_FORM}")
+
+
+def _lines(stream: Iterable[bytes], name: str, task: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    number = 0
+    try:
+        for number, line in enumerate(stream, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield number, text
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{name}:{number}", error.object, "the line must be UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TaskError("task", task, f"the gzip file is damaged or truncated after line {number}: {error}") from error
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise TaskError(where, constant, "JSON has no such number; leave the key out")
+
+    try:
+        value = json.loads(line, parse_constant=refuse)
+    except RecursionError:
+        raise TaskError(where, line, "the line is nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, TaskError):  # itself a ValueError, raised by `refuse`
+            raise
+        raise TaskError(where, line, f"the line must be one JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise TaskError(where, line, "the line must be one JSON object, with id and question")
+    return value

@@ -1,0 +1,212 @@
+"""The options of a multiple choice question, and the letter that an answer decides on."""
+
+import re
+from collections.abc import Mapping
+from string import ascii_uppercase
+
+from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain, strip_thinking
+from latentmas_ray.tasks.question import Question
+
+_MAX_MARKERS = 50  # the last so many "the answer is" are looked at
+_WINDOW = 300  # characters after "the answer is" that are looked at
+_MIN_TEXT_CHARS = 3  # a shorter option text (5, AB) is only recognised when it stands alone
+
+_OPTION_LINE = re.compile(r"^[ \t]*+\(?([A-Za-z])[.):][ \t]*+(?=\S)([^\n]*+)", re.MULTILINE)
+_OPTION_INLINE = re.compile(r"(?<![\w(])\(?([A-Za-z])\)[ \t]++(?=\S)")
+_MARKER = re.compile(
+    r"####|\b(?:answers?|option|choice|diagnosis)\b[^\n.:=]{0,60}?(?:\bis\b|\bbe\b|[:=])"
+    r"|\b(?:choose|chose|pick|select|go with|going with)\b",
+    re.IGNORECASE,
+)
+# Hepatitis B is no option B.
+_NAMING = ("vitamin", "hepatitis", "influenza", "group", "type", "class", "factor", "protein", "stage", "grade")
+_NOT_NAMED = "".join(f"(?<!{word[1:]} )" for word in _NAMING)  # without its first letter, which has either case
+_VERDICT = re.compile(
+    rf"(?<![\w'’]){_NOT_NAMED}"
+    r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
+    r"(?:the |also the )?(?:most |single |only )?(?:correct|right|best|likely|appropriate|answer)\b"
+)
+_LEAD = re.compile(
+    r"[\s*_`$(\[\"'>:=-]*+"
+    r"(?:(?:the|option|choice|letter|answer|correct|best|is|most likely|probably)\b[\s*_`$(\[\"':]*+){0,4}",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"[A-Za-z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])")
+_DELIMITED = re.compile(r"([A-Za-z])(?:[)\]*_`\"'$]*+(?:$|\n|[,;:!?]|\.(?![a-z])|\s+[-(])|[)\]*`$])")
+_SPACED = re.compile(r"([A-Za-z])\s")
+_AFTER_ARTICLE = re.compile(r"\s+(?:because|since|as|which|is|due)\b")  # "A because …" is a letter, "A large …" is not
+_ALONE = re.compile(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z])[\s*_`$)\]\"'.]*+", re.IGNORECASE)
+_LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
+_EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
+_PARENTHESISED = re.compile(r"(?<!\w)\(([A-Za-z])\)")
+_SINGLE = re.compile(  # not one of which it is said that it is wrong
+    rf"(?<![\w'’-]){_NOT_NAMED}"
+    r"([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
+    r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
+)
+_NEGATION = re.compile(r"\b(?:[Nn]ot|[Cc]annot)\b|n['’]t\b")
+_UNDECIDED = re.compile(
+    rf"{_NEGATION.pattern}|\b(?:[Ee]ither|[Nn]either)\b|(?<!\w)[A-Z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])"
+)
+
+
+def options_of(question: Question) -> dict[str, str]:
+    """The options by capital letter: of the record's `choices` or `options`, else of the question's own text.
+
+    Empty where none are found, and where those in the text lack the gold's letter (so they are something else).
+    """
+    for key in ("choices", "options"):
+        if options := _of_record(question.record.get(key)):
+            return options
+    options = _last_run([(match[1], match[2]) for match in _OPTION_LINE.finditer(question.question)])
+    if not options:
+        options = _last_run(_inline(question.question))
+    gold = (question.gold or "").strip().upper()
+    return {} if len(gold) == 1 and gold not in options else options
+
+
+def choice_letter(text: str, options: Mapping[str, str]) -> str | None:
+    """The capital letter that a short text such as `b`, `(B)`, `B. Red` or `Red` stands for; None if it's unclear."""
+    text = plain(text).strip()
+    alone = _ALONE.fullmatch(text)
+    if alone is not None and _is_label(alone[1], options):
+        return alone[1].upper()
+    return _leading_letter(text, options)
+
+
+def extract_choice(answer: str, options: Mapping[str, str]) -> str | None:
+    """The capital letter that an answer decides on; None where it decides on none, or on several.
+
+    Read from, in this order: the last box; the last "the answer is …", "I choose …", "… is correct" or "#### …"; a
+    letter alone on the last line; one line that begins with a letter; one emphasised letter; one option's own text.
+    With no `options` every letter of the alphabet is possible.
+    """
+    answer = strip_thinking(answer)
+    box = last_box(answer)
+    if box is not None and (letter := choice_letter(box, options)):
+        return letter
+    if letter := _stated(answer, options):
+        return letter
+    lines = answer.rstrip().rsplit("\n", 1)
+    last_line = lines[-1]
+    if (alone := _ALONE.fullmatch(last_line)) and _is_label(alone[1], options):
+        return alone[1].upper()
+    if letter := _only(_LINE_LEAD, answer, options):
+        return letter
+    for scope in (last_line, answer):
+        for form in (_EMPHASISED, _PARENTHESISED):
+            if letter := _only(form, scope, options):
+                return letter
+        if letter := _mentioned(scope, options):
+            return letter
+    return None if _UNDECIDED.search(last_line) else _only(_SINGLE, last_line, options)
+
+
+def _of_record(value: object) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        pairs = [(str(key).strip().upper(), str(text)) for key, text in value.items()]
+        return dict(pairs) if all(len(key) == 1 and key in ascii_uppercase for key, _ in pairs) else {}
+    if not isinstance(value, list | tuple) or len(value) > len(ascii_uppercase):
+        return {}
+    options = {}
+    for letter, item in zip(ascii_uppercase, value, strict=False):
+        labelled = _OPTION_LINE.match(str(item))
+        options[letter] = labelled[2] if labelled and labelled[1].upper() == letter else str(item)
+    return options
+
+
+def _inline(text: str) -> list[tuple[str, str]]:
+    marks = list(_OPTION_INLINE.finditer(text))
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    return [(mark[1], text[mark.end() : end].partition("\n")[0]) for mark, end in zip(marks, ends, strict=False)]
+
+
+def _last_run(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The last series A, B, … of at least two options."""
+    last: dict[str, str] = {}
+    run: dict[str, str] = {}
+    for letter, text in pairs:
+        if letter in "Aa":
+            run = {}
+        if len(run) < len(ascii_uppercase) and letter.upper() == ascii_uppercase[len(run)]:
+            run[letter.upper()] = text.strip()
+        if len(run) > 1:
+            last = run
+    return last
+
+
+def _is_label(letter: str, options: Mapping[str, str]) -> bool:
+    return not options or letter.upper() in options
+
+
+def _stated(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter of the last statement that gives one."""
+    found = sorted([*_MARKER.finditer(answer), *_VERDICT.finditer(answer)], key=lambda match: match.start())
+    for match in reversed(found[-_MAX_MARKERS:]):
+        if match.re is _VERDICT:
+            if _is_label(match["letter"], options):
+                return match["letter"]
+        elif _NEGATION.search(match[0]):  # "the answer cannot be …"
+            continue
+        elif letter := _leading_letter(plain(answer[match.end() : match.end() + _WINDOW]), options):
+            return letter
+    return None
+
+
+def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
+    """The letter, or the option, that a statement begins with."""
+    if letter := _leading_text(statement, options):  # before "the" is skipped, with which an option may begin
+        return letter
+    lead = _LEAD.match(statement)
+    assert lead is not None  # the pattern matches the empty text
+    statement = statement[lead.end() :]
+    if _SEVERAL.match(statement):
+        return None
+    if letter := _leading_text(statement, options):
+        return letter
+    match = _DELIMITED.match(statement)
+    if match is None and (spaced := _SPACED.match(statement)):
+        is_article = spaced[1] in "AaIi" and not _AFTER_ARTICLE.match(statement, 1)
+        match = None if is_article else spaced
+    if match is not None and _is_label(match[1], options):
+        return match[1].upper()
+    return _exactly(statement.partition("\n")[0], options)
+
+
+def _exactly(line: str, options: Mapping[str, str]) -> str | None:
+    """The one option whose text, however short, the line is."""
+    line = normalise(line)
+    alike = [letter for letter, text in options.items() if line and normalise(plain(text)) == line]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _leading_text(statement: str, options: Mapping[str, str]) -> str | None:
+    """The option whose text the statement begins with; the longest, as one may begin with another."""
+    start = normalise(statement)
+    texts = sorted(
+        ((normalise(plain(text)), letter) for letter, text in options.items()), key=lambda pair: -len(pair[0])
+    )
+    for text, letter in texts:
+        if len(text) >= _MIN_TEXT_CHARS and start.startswith(text) and not start[len(text) : len(text) + 1].isalnum():
+            return letter
+    return None
+
+
+def _only(form: re.Pattern[str], scope: str, options: Mapping[str, str]) -> str | None:
+    """The letter that all places of this form agree on."""
+    letters = {match[1].upper() for match in form.finditer(scope) if _is_label(match[1], options)}
+    return letters.pop() if len(letters) == 1 else None
+
+
+def _mentioned(scope: str, options: Mapping[str, str]) -> str | None:
+    """The one option whose text occurs in the scope; texts that are part of another one found don't count."""
+    if letter := _exactly(plain(scope), options):
+        return letter
+    scope = normalise(plain(scope))
+    found = {
+        letter: text
+        for letter, text in ((letter, normalise(plain(text))) for letter, text in options.items())
+        if len(text) >= _MIN_TEXT_CHARS and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", scope)
+    }
+    whole = [letter for letter, text in found.items() if not any(text in o and text != o for o in found.values())]
+    return whole[0] if len(whole) == 1 else None

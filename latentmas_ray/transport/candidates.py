@@ -1,0 +1,60 @@
+"""The transports that can be measured beside one another: where each can move memory of the CPU, and whether it works
+here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from latentmas_ray.config import TransportName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.transport import make_transport
+from latentmas_ray.transport.available import find_available
+from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.capabilities import TRAITS, Link
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One transport."""
+
+    name: TransportName
+
+    @property
+    def links(self) -> frozenset[Link]:
+        """Where it is measured: within a process only what a run would use there."""
+        links = TRAITS[self.name].links - {"same_gpu"}
+        return links if self.name == "loopback" else links - {"same_process"}
+
+    @property
+    def fills_store(self) -> bool:
+        """Whether a segment on its way lies in Ray's object store."""
+        return self.name == "object_store"
+
+    def obstacle(self) -> str | None:
+        """Why it does not work here, in a few words."""
+        traits = TRAITS[self.name]
+        if "cpu" not in traits.devices:
+            return "it moves memory of GPUs only, and what is measured lies on the CPU"
+        if traits.needs is not None and traits.needs not in find_available():
+            return f"{traits.needs} is missing"
+        return None
+
+    def make(self, *, within_one_node: bool) -> Transport:
+        """The transport, not opened yet."""
+        transport = make_transport(self.name)
+        return transport.within_one_node() if within_one_node else transport
+
+
+def offers(names: Sequence[str] | None = None) -> dict[str, Candidate]:
+    """The transports of these names; all that work here if none are named.
+
+    Raises ConfigError for an unknown name, and for a transport that was named and does not work here.
+    """
+    known = {name: Candidate(name) for name in TRAITS}  # type: ignore[arg-type]  # the same names
+    if names is None:
+        return {name: offer for name, offer in known.items() if offer.obstacle() is None}
+    for name in names:
+        if name not in known:
+            raise ConfigError("transports", name, f"the transports are {', '.join(known)}")
+        if (obstacle := known[name].obstacle()) is not None:
+            raise ConfigError("transports", name, f"it does not work here: {obstacle}")
+    return {name: known[name] for name in names}

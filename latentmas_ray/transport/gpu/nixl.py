@@ -1,0 +1,166 @@
+"""Through NIXL: a reader takes the bytes out of its producer's memory by whatever hardware there is between the two.
+
+Needs the package `nixl` (extra `nixl`).
+"""
+
+import contextlib
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.errors import ConfigError, TransferError
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.checksum import seal, unseal
+from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
+
+_BACKEND = "UCX"
+_SHORT_WAIT_SECONDS = 0.002  # small pieces come sooner than a sleep ends
+_SLEEP_SECONDS = 0.0005
+
+
+@dataclass(frozen=True)
+class NixlHandle:
+    """A piece's header, and where its KV lies: an agent, what others need to know of it, and an address there."""
+
+    header: bytes
+    num_bytes: int
+    checksum: int | None
+    agent: str
+    metadata: bytes
+    address: bytes  # descriptors of the head and the body of a slot
+    token: bytes
+
+
+@dataclass
+class _OpenedNixl:
+    agent: Any
+    name: str
+    slots: StaticMemory
+    lock: threading.Lock = field(default_factory=threading.Lock)  # an agent is not made for several threads
+    metadata: dict[int, bytes] = field(default_factory=dict)  # by slot
+    abandoned: list[Tensor] = field(default_factory=list)  # what may still be written to
+
+
+class Nixl(Transport):
+    """One copy when a piece is packed, into memory that NIXL knows; a reader fetches from there into its own.
+
+    `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the piece.
+    Where the hardware cannot read remote memory, a thread of NIXL's in the producer answers beside its work.
+    """
+
+    name: ClassVar[str] = "nixl"
+    traits: ClassVar[Capabilities] = TRAITS["nixl"]
+
+    def __init__(self, timeout_seconds: float = 30.0) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._opened: _OpenedNixl | None = None
+
+    def open(self) -> None:
+        """Raises ConfigError where NIXL is missing or cannot start."""
+        try:
+            from nixl._api import nixl_agent, nixl_agent_config
+
+            name = f"latentmas-{secrets.token_hex(8)}"
+            agent = nixl_agent(name, nixl_agent_config(backends=[_BACKEND]))
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError("transport", "nixl", f"the package nixl must work here: {error}") from error
+        self._opened = _OpenedNixl(agent, name, StaticMemory(_device()))
+
+    def pack(self, piece: SegmentChunk) -> NixlHandle:
+        """A handle to a copy."""
+        opened = self._get_opened()
+        header, body, checksum = seal(piece, _device(), self.codec)
+        with opened.lock:
+            slot = opened.slots.write(body)
+            if slot.number not in opened.metadata:
+                registered = opened.agent.register_memory([slot.memory], backends=[_BACKEND])
+                opened.metadata[slot.number] = opened.agent.get_partial_agent_metadata(
+                    registered, inc_conn_info=True, backends=[_BACKEND]
+                )
+            used = slot.memory[: HEAD_BYTES + body.numel()]
+            address = opened.agent.get_serialized_descs(opened.agent.get_xfer_descs([used]))
+            metadata = opened.metadata[slot.number]
+        return NixlHandle(header, body.numel(), checksum, opened.name, metadata, address, slot.token)
+
+    def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+        """A piece in memory of its own."""
+        opened = self._get_opened()
+        with opened.lock:
+            if payload.agent == opened.name:
+                raise TransferError("a process does not read its own memory through nixl")
+            memory = self._read(opened, payload)
+        if token_in(memory) != payload.token:
+            raise TransferError("the segment is gone: its producer has released it")
+        return unseal(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
+
+    def release(self, payload: NixlHandle) -> None:
+        """The slot is written again with the next piece of its size. A read that is still under way fails its check."""
+        if self._opened is not None and payload.agent == self._opened.name:
+            self._opened.slots.release(payload.token)
+
+    def close(self) -> None:
+        self._opened = None
+
+    def _read(self, opened: _OpenedNixl, payload: NixlHandle) -> Tensor:
+        """Head and body."""
+        agent = opened.agent
+        memory = torch.empty(HEAD_BYTES + payload.num_bytes, dtype=torch.uint8, device=_device())
+        registered = agent.register_memory([memory], backends=[_BACKEND])
+        transfer = None
+        try:
+            agent.add_remote_agent(payload.metadata)
+            remote = agent.deserialize_descs(payload.address)
+            transfer = agent.initialize_xfer("READ", agent.get_xfer_descs([memory]), remote, payload.agent)
+            if not self._wait(agent, transfer):
+                raise TransferError(f"no segment from {payload.agent}: it is gone")
+        except Exception as error:
+            # The producer may be gone for good, so what is known of it is forgotten.
+            opened.abandoned.append(memory)
+            with contextlib.suppress(*_errors()):
+                agent.remove_remote_agent(payload.agent)
+            if isinstance(error, _errors()):
+                raise TransferError(f"no segment from {payload.agent}: {error}") from error
+            raise
+        finally:
+            with contextlib.suppress(*_errors()):
+                if transfer is not None:
+                    agent.release_xfer_handle(transfer)
+                agent.deregister_memory(registered)
+        return memory
+
+    def _wait(self, agent: Any, transfer: Any) -> bool:
+        """Whether it went well. Raises TransferError when the time is up."""
+        begin = time.monotonic()
+        state = agent.transfer(transfer)
+        while state == "PROC":
+            waited = time.monotonic() - begin
+            if waited > self._timeout_seconds:
+                raise TransferError(f"nothing came for {self._timeout_seconds:g} s")
+            if waited > _SHORT_WAIT_SECONDS:
+                time.sleep(_SLEEP_SECONDS)
+            state = agent.check_xfer_state(transfer)
+        return bool(state == "DONE")
+
+    def _get_opened(self) -> _OpenedNixl:
+        if self._opened is None:
+            raise TransferError("transport nixl is closed in this process")
+        return self._opened
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """NIXL's own; they have no common ancestor."""
+    from nixl import _bindings
+
+    named = (getattr(_bindings, name) for name in dir(_bindings) if name.startswith("nixl") and name.endswith("Error"))
+    return tuple(named)

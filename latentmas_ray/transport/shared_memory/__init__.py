@@ -1,0 +1,1 @@
+"""Segments in memory that the processes of one node share."""

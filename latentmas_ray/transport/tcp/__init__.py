@@ -1,0 +1,1 @@
+"""Segments over TCP, and through shared memory within a node."""

@@ -1,0 +1,174 @@
+"""Over plain TCP between nodes, and through shared memory within each: what nodes without RDMA do best."""
+
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.errors import TransferError
+from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
+from latentmas_ray.transport.address import own_host
+from latentmas_ray.transport.available import find_available
+from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.connection_pool import ConnectionPool
+from latentmas_ray.transport.listener import ServerAddress
+from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
+from latentmas_ray.transport.shared_memory.memfd import map_body, this_machine
+from latentmas_ray.transport.shared_memory.transport import MAX_FREE_BYTES, NOTHING
+from latentmas_ray.transport.tcp.streams import StreamConnection, StreamServer
+
+_NUM_REMEMBERED = 10_000  # of what was released
+
+
+@dataclass(frozen=True)
+class TcpHandle:
+    """A piece's header, and who has its KV; without KV there is no label."""
+
+    header: bytes
+    num_bytes: int
+    producer: ServerAddress
+    label: BufferKey | None
+
+
+class _OpenedTcp:
+    """What a transport has while it is open: locks and threads, none of which can be pickled."""
+
+    def __init__(self, timeout_seconds: float, *, is_shared: bool) -> None:
+        self.shelf = BufferStore(is_shared=is_shared, max_free_bytes=MAX_FREE_BYTES)
+        self.server = StreamServer(own_host(), self.shelf, timeout_seconds)
+        self.links = ConnectionPool(lambda address: StreamConnection(address, timeout_seconds))
+        self._lock = threading.Lock()
+        self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of what was brought here
+        self._released: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
+
+    @property
+    def num_copies(self) -> int:
+        """Of what other machines have, on the shelf here."""
+        return len(self._copies)
+
+    def keep(self, token: bytes, own: bytes) -> bool:
+        """Keep `own` until `token` is released; False if that has happened."""
+        with self._lock:
+            if token not in self._released:
+                self._copies[token] = own
+                return True
+        self.shelf.release(own)
+        return False
+
+    def let_go(self, token: bytes) -> None:
+        """Nobody here will read what the producer has under this token."""
+        with self._lock:
+            self._released.append(token)  # it may be on its way here
+            copy = self._copies.pop(token, None)
+        if copy is not None:
+            self.shelf.release(copy)
+
+
+class Tcp(Transport):
+    """A producer keeps the bytes until `release`. Readers on its machine map them; the first reader on another machine
+    fetches them and keeps them there for the others until its own `release`.
+
+    `unpack` waits at most `timeout_seconds` for each step (a connection, 64 MiB) and raises TransferError if a producer
+    is gone, stalls, or has released the piece. A connection that was in use before and breaks is made once more.
+    """
+
+    name: ClassVar[str] = "tcp"
+    traits: ClassVar[Capabilities] = TRAITS["tcp"]
+
+    def __init__(self, timeout_seconds: float = 30.0, *, shares_memory: bool = True) -> None:
+        """Without `shares_memory` all goes over TCP, within a machine, too."""
+        self._timeout_seconds = timeout_seconds
+        self._shares_memory = shares_memory
+        self._opened: _OpenedTcp | None = None
+
+    def open(self) -> None:
+        is_shared = self._shares_memory and "memfd" in find_available()
+        self._opened = _OpenedTcp(self._timeout_seconds, is_shared=is_shared)
+
+    def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
+        """Memory that readers can have without another copy, if the piece's lies on the CPU."""
+        if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
+            return super().reserve(num_bytes, device)
+        return self._get_opened().shelf.lend(num_bytes)
+
+    def pack(self, piece: SegmentChunk) -> TcpHandle:
+        """A handle to the piece's bytes, or to a copy if they are not in memory of `reserve`."""
+        opened = self._get_opened()
+        header, body = encode_piece(piece, codec=self.codec)
+        label = opened.shelf.put(body) if body.numel() else None
+        return TcpHandle(header, body.numel(), opened.server.address, label)
+
+    def unpack(self, payload: TcpHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+        """A piece on the producer's own pages where they are on this machine; else in this machine's memory."""
+        if payload.label is None:
+            return decode_piece(payload.header, from_raw(NOTHING), expected=expected)
+        opened = self._get_opened()
+        address = payload.label.address
+        if address is not None and address.machine == this_machine():
+            # No byte has moved, and nobody but the producer can write there.
+            return decode_piece(payload.header, from_raw(map_body(address)), expected=expected, checks_digest=False)
+        return _bring(opened, payload, payload.label, expected)
+
+    def fetch(self, payload: TcpHandle) -> None:
+        """Bytes of another machine, for all readers on this one."""
+        opened, label = self._get_opened(), payload.label
+        if label is not None and (label.address is None or label.address.machine != this_machine()):
+            _bring(opened, payload, label, None)
+
+    def release(self, payload: TcpHandle) -> None:
+        """A transfer that has begun goes on to its end; nobody can begin another."""
+        if (opened := self._opened) is None or payload.label is None:
+            return
+        if payload.producer == opened.server.address:
+            opened.shelf.release(payload.label.token)
+            opened.server.forget(payload.label.token)
+        else:
+            opened.let_go(payload.label.token)
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.server.close()
+            opened.links.close()
+
+    def _get_opened(self) -> _OpenedTcp:
+        if self._opened is None:
+            raise TransferError(f"transport {self.name} is closed in this process")
+        return self._opened
+
+
+def _bring(opened: _OpenedTcp, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
+    """The piece of a payload whose bytes another machine has."""
+    return opened.links.use(payload.producer, lambda link: _bring_over(link, opened, payload, label, expected))
+
+
+def _bring_over(
+    link: StreamConnection, opened: _OpenedTcp, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None
+) -> SegmentChunk:
+    copy = link.ask(label.token, this_machine(), payload.num_bytes)
+    if copy is not None:
+        with suppress(TransferError):  # whoever brought it here is gone
+            return decode_piece(payload.header, from_raw(map_body(copy)), expected=expected, checks_digest=False)
+    room = opened.shelf.make_room(payload.num_bytes)
+    try:
+        link.fetch(label.token, room.body)
+    except BaseException:
+        opened.shelf.give_back(room)
+        raise
+    own, body = opened.shelf.put_room(room)
+    try:
+        piece = decode_piece(payload.header, body, expected=expected)
+    except BaseException:
+        opened.shelf.release(own.token)
+        raise
+    if own.address is None:
+        opened.shelf.release(own.token)  # it lasts as long as the piece
+    elif opened.keep(label.token, own.token):
+        link.tell_copy(label.token, own.address)
+    return piece

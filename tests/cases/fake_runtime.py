@@ -1,0 +1,189 @@
+"""A runtime without models or processes: a virtual clock, failures on demand, and a memory of all it was given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+from weakref import WeakSet
+
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
+from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.errors import TurnError, TurnLostError
+from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
+
+BYTES_PER_TOKEN = 10
+
+
+@dataclass(eq=False)
+class FakeSegment:
+    """Stands for the memory of one turn: it is alive as long as somebody holds it."""
+
+    work: TurnRequest
+    num_bytes: tuple[int, ...]
+    finishes_at: float
+    error: Exception | None
+
+    @property
+    def batch_key(self) -> tuple[str, ...]:
+        return self.work.question_ids
+
+
+@dataclass(eq=False)
+class FakeResult:
+    finishes_at: float
+    report: TurnResult
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One turn: who, for which questions, when it was submitted and when it ran."""
+
+    agent: str
+    batch: int
+    question_ids: tuple[str, ...]
+    submitted_at: float
+    started_at: float
+    finished_at: float
+
+
+@dataclass
+class FakeRuntime:
+    """Every agent is one worker that takes its turns in the order of submission.
+
+    With `is_synchronous` a turn is over when `submit` returns, like in one process.
+    """
+
+    seconds: Callable[[TurnRequest], float] = lambda work: 1.0
+    failure: Callable[[TurnRequest], Exception | None] = lambda work: None
+    falls_back: Callable[[TurnRequest, str], bool] = lambda work, question: False  # under the guard `text`
+    on_wait: Callable[["FakeRuntime"], None] = lambda runtime: None
+    tokens_per_byte: float = 1.0
+    memory_limit_bytes: int = 10**9
+    is_synchronous: bool = False
+    now: float = 0.0
+    events: list[Event] = field(default_factory=list)
+    works: list[TurnRequest] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    peak_bytes: int = 0  # of live segments, while more than one batch had some
+    segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
+    gone: WeakSet[FakeSegment] = field(default_factory=WeakSet)
+    tickets: WeakSet[TurnHandle] = field(default_factory=WeakSet)
+    _free_at: dict[str, float] = field(default_factory=dict)
+
+    def clock(self) -> float:
+        return self.now
+
+    def start(self) -> RuntimeInfo:
+        return RuntimeInfo(
+            bytes_per_token=BYTES_PER_TOKEN, memory_limit_bytes=self.memory_limit_bytes, description="fake"
+        )
+
+    def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
+        assert tuple(segments) == work.segment_order()
+        assert all(segment.batch_key == work.question_ids for segment in segments.values())
+        started_at = max([self.now, self._free_at.get(work.agent, 0.0), *(s.finishes_at for s in segments.values())])
+        inherited = next((s.error for s in segments.values() if s.error is not None), None)
+        error: Exception | None
+        if isinstance(inherited, TurnLostError) or any(segment in self.gone for segment in segments.values()):
+            error = TurnLostError(f"{work.agent} lost what it reads")
+        else:
+            error = TurnError(f"{work.agent} lost what it reads") if inherited else self.failure(work)
+        # A turn that cannot start fails as soon as what it reads has failed.
+        finished_at = started_at if inherited else started_at + self.seconds(work)
+        self._free_at[work.agent] = finished_at
+        self.works.append(work)
+        self.events.append(Event(work.agent, work.batch, work.question_ids, self.now, started_at, finished_at))
+        if self.is_synchronous:
+            self.now = finished_at
+        report = self._report(work, segments)
+        segment = FakeSegment(work, report.segment_bytes, finished_at, error) if work.thinks == "latent" else None
+        ticket = TurnHandle(work.agent, segment, FakeResult(finished_at, report, error))
+        self.tickets.add(ticket)
+        if segment is not None:
+            self.segments.add(segment)
+        self._measure()
+        return ticket
+
+    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
+        assert tickets
+        self.on_wait(self)
+        first = min(ticket.report.finishes_at for ticket in tickets)
+        self.now = max(self.now, min(first, self.now + timeout_seconds))
+        # The latest first: a driver must not rely on any order.
+        return [ticket for ticket in reversed(tickets) if ticket.report.finishes_at <= self.now]
+
+    def report(self, ticket: TurnHandle) -> TurnResult:
+        assert ticket.report.finishes_at <= self.now
+        if ticket.report.error is not None:
+            # A fresh one: the traceback of a stored one would keep the ticket alive.
+            raise copy(ticket.report.error)
+        return ticket.report.report
+
+    def is_lost(self, ticket: TurnHandle) -> bool:
+        return ticket.segment in self.gone
+
+    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
+        self.cancelled += [ticket.agent for ticket in tickets]
+
+    def release(self, tickets: Sequence[TurnHandle]) -> None:
+        self.released += [ticket.agent for ticket in tickets]
+
+    def close(self) -> None:
+        pass
+
+    def events_of(self, agent: str) -> list[Event]:
+        return [event for event in self.events if event.agent == agent]
+
+    def _report(self, work: TurnRequest, segments: Mapping[str, FakeSegment]) -> TurnResult:
+        num_bytes = [sum(len(message["content"]) for message in prompt.messages) for prompt in work.prompts]
+        prompt_tokens = tuple(ceil(count * self.tokens_per_byte) for count in num_bytes)
+        # Neighbours stand in the text, so that a test sees whether a question was asked among the same ones again.
+        texts = tuple(f"{work.agent} on {name} among {' '.join(work.question_ids)}" for name in work.question_ids)
+        is_text = work.thinks == "text"
+        return TurnResult(
+            agent=work.agent,
+            prompt_tokens=prompt_tokens,
+            latent_steps=work.latent_steps,
+            output_token_ids=tuple(tuple(range(len(text) % 7)) for text in texts) if is_text else (),
+            texts=texts if is_text else (),
+            phases=Phases(prefill=0.25, decode=0.5) if is_text else Phases(prefill=0.25, think=0.5),
+            segment_bytes=()
+            if is_text
+            else tuple((count + work.latent_steps) * BYTES_PER_TOKEN for count in prompt_tokens),
+            memory_tokens=prompt_tokens,
+            reads=tuple(
+                SegmentRead(
+                    source=name,
+                    num_bytes=sum(segment.num_bytes),
+                    moved_bytes=sum(segment.num_bytes),
+                    transport="fake",
+                    seconds=0.125,
+                )
+                for name, segment in segments.items()
+            ),
+            traces={
+                name: AgentTrace(prompt=f"{work.agent} on {name}", reads=tuple(segments))
+                for name in work.question_ids
+                if name in work.traced
+            },
+            alarms=tuple(
+                (Alarm(kind="norm", step=0, value=9.0, limit=2.0),) if self.falls_back(work, name) else ()
+                for name in work.question_ids
+            )
+            if work.guard != "off"
+            else (),
+            fallbacks={
+                name: f"{work.agent} wrote on {name}"
+                for name in work.question_ids
+                if work.guard == "text" and self.falls_back(work, name)
+            },
+            embeddings=EmbeddingMap(explained=(0.5, 0.25), tokens=(("a", 1.0, 2.0),)) if work.is_last else None,
+        )
+
+    def _measure(self) -> None:
+        live = list(self.segments)
+        if len({segment.batch_key for segment in live}) > 1:
+            self.peak_bytes = max(self.peak_bytes, sum(sum(segment.num_bytes) for segment in live))

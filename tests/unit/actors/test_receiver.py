@@ -1,0 +1,74 @@
+"""What a turn waits for: which of it is memory's, and what is accounted for each source."""
+
+import time
+from collections.abc import Sequence
+
+from latentmas_ray.actors.execute_turn import stamp_departure
+from latentmas_ray.actors.receiver import IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.engine.turn import SegmentRead, TurnResult
+from latentmas_ray.memory import SegmentChunk, join
+from latentmas_ray.transport import Loopback
+from tests.cases.memory import SPEC, assert_equal, cut, make_segment
+
+LONG_AGO = 1000.0
+SEGMENT = make_segment([(3, 2), (2, 1)])
+
+
+def absorbed(deliveries: Sequence[IncomingSegment], *, idle_since: float) -> tuple[SegmentRead, ...]:
+    inbox = SegmentReceiver(Loopback(), deliveries, SPEC, idle_since=idle_since)
+    for _ in inbox.pieces():
+        pass
+    return inbox.account("loopback", ())
+
+
+def test_pieces_that_come_later_complete_the_segment() -> None:
+    first, last = cut(SEGMENT, [3, 2])
+    delivery = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
+    inbox = SegmentReceiver(Loopback(), [delivery], SPEC, idle_since=0.0)
+    assert inbox.segments() == {"planner": first.outline}
+    assert_equal(join([piece for _, piece in inbox.pieces()]), SEGMENT)
+    (read,) = inbox.account("loopback", ())
+    assert read.num_bytes == SEGMENT.num_bytes
+
+
+def test_the_way_to_a_reader_that_was_idle_is_exposed() -> None:
+    final_at = time.time() - LONG_AGO
+    (read,) = absorbed([IncomingSegment("planner", SentChunk(final_at, SegmentChunk.whole(SEGMENT)))], idle_since=0.0)
+    assert read.exposed_seconds >= LONG_AGO
+    assert read.seconds < LONG_AGO
+
+
+def test_what_was_looked_at_before_memory_left_is_not_exposed() -> None:
+    chunk = SentChunk(time.time() - LONG_AGO, SegmentChunk.whole(SEGMENT))
+    for seconds, is_exposed in [(0.0, True), (LONG_AGO, False)]:
+        report = TurnResult(agent="planner", prompt_tokens=(3, 2), trace_seconds=seconds)
+        (read,) = absorbed([IncomingSegment("planner", stamp_departure(chunk, report))], idle_since=0.0)
+        assert (read.exposed_seconds >= LONG_AGO) == is_exposed
+
+
+def test_what_a_reader_did_meanwhile_is_not_exposed() -> None:
+    """It was busy with another turn, or this one had not been submitted."""
+    final_at = time.time() - LONG_AGO
+    (read,) = absorbed(
+        [IncomingSegment("planner", SentChunk(final_at, SegmentChunk.whole(SEGMENT)))], idle_since=time.time()
+    )
+    assert read.exposed_seconds < LONG_AGO / 2
+
+
+def test_only_the_last_memory_that_becomes_final_is_waited_for() -> None:
+    now = time.time()
+    early, late = (
+        IncomingSegment(name, SentChunk(now - ago, SegmentChunk.whole(SEGMENT)))
+        for name, ago in (("early", 2 * LONG_AGO), ("late", 1.0))
+    )
+    reads = absorbed([early, late], idle_since=0.0)
+    assert sum(read.exposed_seconds for read in reads) < LONG_AGO
+
+
+def test_a_recipe_counts_with_its_own_bytes() -> None:
+    inbox = SegmentReceiver(
+        Loopback(), [IncomingSegment("planner", SentChunk(0.0, SegmentChunk.whole(SEGMENT)))], SPEC, idle_since=0.0
+    )
+    list(inbox.pieces_of("planner"))
+    (read,) = inbox.account("loopback", {"planner"})
+    assert (read.handover, read.num_bytes) == ("recipe", sum(SEGMENT.recompute_inputs.bytes_per_question))

@@ -1,0 +1,71 @@
+"""Which replica gets a turn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
+from latentmas_ray.actors.replicas.routing import choose_replica
+from latentmas_ray.actors.segment_location import SegmentLocation
+
+
+class Idle(Replica):
+    """Carries out nothing."""
+
+    def start(self, transport: Any = None) -> list[Any]:
+        return []
+
+    def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
+        raise NotImplementedError
+
+    def report(self, turn: Turn, *, shares_node: bool) -> Any:
+        raise NotImplementedError
+
+    def cancel(self, turn: Turn) -> None:
+        raise NotImplementedError
+
+
+def replica(node: str, *, pending: int = 0, is_up: bool = True, stays: bool = False) -> Idle:
+    made = Idle([], [node], stays=stays)
+    made.is_up = is_up
+    made.pending = dict.fromkeys(Turn(number, 0.0, (), {}) for number in range(pending))
+    return made
+
+
+def on(node: str) -> SegmentRef:
+    return SegmentRef(((),), (SegmentLocation(node),))
+
+
+def chosen(replicas: list[Idle], *read: SegmentRef, batch: int = 0) -> int:
+    return replicas.index(choose_replica(replicas, read, batch))  # type: ignore[arg-type]
+
+
+def test_batches_go_round_where_nothing_speaks_against_it() -> None:
+    replicas = [replica("a"), replica("a"), replica("a")]
+    assert [chosen(replicas, batch=batch) for batch in range(4)] == [0, 1, 2, 0]
+
+
+def test_the_least_loaded_replica_is_taken_wherever_its_memory_is() -> None:
+    assert chosen([replica("a", pending=2), replica("b", pending=1)], on("a")) == 1
+
+
+def test_of_those_with_the_same_load_the_one_near_its_memory() -> None:
+    replicas = [replica("a", pending=1), replica("b", pending=1), replica("c", pending=1)]
+    assert chosen(replicas, on("b"), on("c"), on("c"), batch=0) == 2
+    assert chosen(replicas, on("b"), batch=2) == 1
+
+
+def test_one_that_is_starting_gets_nothing_while_others_are_up() -> None:
+    assert chosen([replica("a", is_up=False), replica("b", pending=9)]) == 1
+    assert chosen([replica("a", is_up=False), replica("b", is_up=False)]) == 0
+
+
+def test_where_memory_stays_in_its_actor_a_batch_stays_too() -> None:
+    replicas = [replica("a", pending=9, stays=True), replica("a", stays=True)]
+    assert [chosen(replicas, on("a"), batch=batch) for batch in range(3)] == [0, 1, 0]
+
+
+def test_where_memory_stays_in_its_actor_it_is_read_there_although_another_replica_is_gone() -> None:
+    replicas = [Idle([number], ["a"], stays=True) for number in range(3)]
+    made = SegmentRef(((),), (SegmentLocation("a", stays=True),), [(2, ())])
+    assert chosen(replicas, made, batch=2) == 2
+    assert chosen([replicas[0], replicas[2]], made, batch=2) == 1

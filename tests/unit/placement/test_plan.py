@@ -1,0 +1,253 @@
+"""Plans: who goes where, what it takes, and what is said where nothing fits."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmas_ray.config import PlacementName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlanRequest, Slot, Workload, make_plan
+from latentmas_ray.placement.link_speeds import parse_speed
+from latentmas_ray.placement.strategies import Infeasible, try_plan
+from tests.cases.placement import GB, cluster, request
+
+STRATEGIES: tuple[PlacementName, ...] = ("auto", "pack", "spread", "colocate")
+
+
+def nodes_of(plan: Plan) -> list[set[int]]:
+    """The nodes of each chain."""
+    chains: dict[int, set[int]] = {}
+    for shard in plan.shards():
+        chains.setdefault(shard.replica_id.replica, set()).add(shard.slot.node)
+    return [chains[replica] for replica in sorted(chains)]
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "chains"),
+    [
+        ("pack", cluster(4, 8), [{0}]),
+        ("auto", cluster(4, 8), [{0}]),
+        ("spread", cluster(4, 8), [{0, 1, 2, 3}]),
+        ("spread", cluster(16, 8), [{0, 1, 2, 3}]),
+        ("spread", cluster(2, 8), [{0, 1}]),
+        ("colocate", cluster(4, 8), [{0}]),
+    ],
+)
+@pytest.mark.parametrize("topology", ["sequential", "hierarchical"])
+def test_the_reference_machines(
+    placement: PlacementName, nodes: tuple[NodeResources, ...], chains: list[set[int]], topology: str
+) -> None:
+    plan = make_plan(request(nodes, topology=topology, placement=placement))
+    assert nodes_of(plan) == chains
+    assert plan.share.num_gpus == 1.0
+    slots = Counter(shard.slot for shard in plan.shards())
+    assert max(slots.values()) == 1
+
+
+def test_replicas_of_some_agents() -> None:
+    plan = make_plan(request(cluster(2, 8), replicas={"planner": 2, "judger": 6}))
+    count = Counter(shard.replica_id.agents[0] for shard in plan.shards())
+    assert count == {"planner": 2, "critic": 1, "refiner": 1, "judger": 6}
+    assert nodes_of(plan)[:2] == [{0}, {0}]
+
+
+def test_spread_keeps_neighbours_together_where_nodes_are_few() -> None:
+    plan = make_plan(request(cluster(2, 8), placement="spread"))
+    links = {(one.source, one.reader): set(one.links) for one in plan.hand_overs(LinkSpeeds())}
+    assert links["planner", "critic"] == {"nvlink"}
+    assert links["critic", "refiner"] == {"network"}
+    assert links["refiner", "judger"] == {"nvlink"}
+
+
+def test_auto_says_why_it_did_not_pack() -> None:
+    plan = make_plan(request(cluster(2, 4), tp=2))
+    assert plan.strategy == "spread"
+    assert plan.why == (
+        "pack does not fit: a node would need GPUs for a chain of 8 actors, and none has them for more than 4"
+    )
+
+
+def test_auto_shares_weights_where_copies_do_not_fit() -> None:
+    assert make_plan(request(cluster(1, 1))).strategy == "colocate"
+
+
+def test_pack_shares_gpus_to_stay_on_one_node_and_auto_does_not() -> None:
+    packed = make_plan(request(cluster(2, 2, gigabytes=None), model=None, placement="pack"))
+    assert (nodes_of(packed), packed.share.num_gpus) == ([{0}], 0.5)
+    auto = make_plan(request(cluster(2, 2, gigabytes=None), model=None))
+    assert (auto.strategy, auto.share.num_gpus) == ("spread", 1.0)
+
+
+def test_memory_can_be_reckoned_by_hand() -> None:
+    plan = make_plan(request(cluster(1, 8), workload=Workload(batch_size=4, prompt_tokens=500, latent_steps=12)))
+    judger = plan.memory[Slot(0, 3)]
+    per_token = 163_840
+    assert judger.weights_bytes == 2 * 14_768_307_200
+    assert judger.kv_bytes == 4 * per_token * 2304  # 3 × 512 + 500 + 256 = 2292, in steps of 256
+    assert judger.segments_bytes == 4 * per_token * 3 * 512
+    moved = plan.hand_overs(LinkSpeeds(nvlink=100e9))
+    assert [(one.source, one.reader) for one in moved] == [
+        ("planner", "critic"),
+        ("planner", "refiner"),
+        ("critic", "refiner"),
+        ("planner", "judger"),
+        ("critic", "judger"),
+        ("refiner", "judger"),
+    ]
+    assert {one.num_bytes for one in moved} == {4 * per_token * 512}
+    assert {one.seconds for one in moved} == {4 * per_token * 512 / 100e9}
+
+
+def test_nothing_moves_within_one_actor() -> None:
+    plan = make_plan(request(cluster(1, 2), placement="colocate", replicas=2))
+    assert len(list(plan.shards())) == 2
+    for one in plan.hand_overs(LinkSpeeds()):
+        assert set(one.links) == {"same_process"}
+        assert one.seconds == 0
+
+
+def test_ranks_move_their_parts_at_the_same_time() -> None:
+    whole, halved = (make_plan(request(cluster(4, 8), placement="spread", tp=tp)) for tp in (1, 2))
+    one, other = (plan.hand_overs(LinkSpeeds())[0] for plan in (whole, halved))
+    assert one.num_bytes == other.num_bytes
+    assert one.seconds == 2 * other.seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (request(cluster(1, 4, gigabytes=24)), ["gpu_memory: got '24 GB'", "a GPU needs 41.9 GB", "17.9 GB more"]),
+        (request(cluster(1, 8, gigabytes=24), replicas=2), ["--tp 2"]),
+        (request(cluster(1, 4), workload=Workload(batch_size=64)), ["--batch-size 38", "--tp 2"]),
+        (request(cluster(1, 1), placement="pack"), ["--placement colocate"]),
+        (request(cluster(1, 4), replicas=2, placement="pack"), ["--replicas 1", "--nodes 2"]),
+        (request(cluster(1, 4), tp=8), ["tp: got '8'", "no node has more than 4", "--tp 1"]),
+        (request(cluster(1, 8), tp=4, placement="spread"), ["8 GPUs more are needed", "--tp 1", "--nodes 2"]),
+        (request(cluster(1, 8), tp=3), ["tp: got '3'", "8 KV heads"]),
+        (request(cluster(1, 8), replicas={"judger": 2}, placement="colocate"), ["replicas", "one number"]),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_would(asked: PlanRequest, told: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(asked)
+    for words in told:
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "change"),
+    [
+        (request(cluster(1, 4), workload=Workload(batch_size=64)), "--batch-size"),
+        (request(cluster(1, 8), tp=4, placement="spread"), "--nodes"),
+    ],
+)
+def test_advice_is_the_nearest_that_fits(asked: PlanRequest, change: str) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ConfigError) as caught:
+        make_plan(asked)
+    found = re.search(rf"{change} (\d+)", str(caught.value))
+    assert found is not None
+    number = int(found[1])
+    if change == "--batch-size":
+        tried = [replace(asked, workload=replace(asked.workload, batch_size=size)) for size in (number, number + 1)]
+    else:
+        tried = [replace(asked, nodes=cluster(size, 8)) for size in (number, number - 1)]
+    assert isinstance(make_plan(tried[0]), Plan)
+    with pytest.raises(ConfigError):
+        make_plan(tried[1])
+
+
+NODES = st.lists(
+    st.builds(
+        NodeResources,
+        num_gpus=st.integers(0, 8),
+        num_cpus=st.integers(1, 64),
+        gpu_bytes=st.sampled_from([None, 24 * GB, 80 * GB]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(
+    nodes=NODES,
+    replicas=st.fixed_dictionaries({name: st.integers(1, 6) for name in ("planner", "critic", "refiner", "judger")}),
+    placement=st.sampled_from(STRATEGIES),
+    tp=st.sampled_from([1, 1, 2, 4]),
+    has_model=st.booleans(),
+)
+def test_whatever_is_planned_can_be_had(
+    nodes: list[NodeResources], replicas: dict[str, int], placement: PlacementName, tp: int, has_model: bool
+) -> None:
+    """No GPU and no core twice, every shard once, ranks of a replica beside each other on GPUs of their own."""
+    asked = request(
+        tuple(nodes), replicas=replicas, placement=placement, tp=tp, model="qwen3-8b" if has_model else None
+    )
+    outcome = try_plan(asked)
+    if isinstance(outcome, Infeasible):
+        assert outcome.reason
+        return
+    plan, share = outcome, outcome.share
+    wanted = {(agent, number) for agent, count in replicas.items() for number in range(count)}
+    if plan.is_colocated:
+        assert len(set(replicas.values())) == 1
+        wanted = {("planner", number) for number in range(replicas["planner"])}
+    assert {(replica_id.agents[0], replica_id.replica) for replica_id in plan.slots} == wanted
+    assert all(len(slots) == tp for slots in plan.slots.values())
+    for slots in plan.slots.values():
+        assert len({slot.node for slot in slots}) == 1
+        assert slots[0].gpu is None or len({slot.gpu for slot in slots}) == tp
+    for slot, count in Counter(shard.slot for shard in plan.shards()).items():
+        if slot.gpu is None:
+            assert not any(node.num_gpus for node in nodes)
+            assert count * share.num_cpus <= nodes[slot.node].num_cpus + 1e-6
+        else:
+            assert slot.gpu < nodes[slot.node].num_gpus
+            assert count * share.num_gpus <= 1 + 1e-6
+    for number, count in Counter(shard.slot.node for shard in plan.shards()).items():
+        assert count * share.num_cpus <= nodes[number].num_cpus + 1e-6
+    for slot, memory in plan.memory.items():
+        size = nodes[slot.node].gpu_bytes
+        assert slot.gpu is None or size is None or memory.total_bytes <= size
+
+
+@given(nodes=NODES, replicas=st.integers(1, 6), tp=st.sampled_from([1, 2]))
+def test_a_chain_stays_on_one_node_where_it_could(nodes: list[NodeResources], replicas: int, tp: int) -> None:
+    asked = request(tuple(nodes), replicas=replicas, tp=tp, model=None)
+    plan = try_plan(asked)
+    if isinstance(plan, Infeasible) or plan.is_colocated:
+        return
+    share, size = plan.share, 4 * tp
+    if share.num_gpus:
+        chains = sum(node.num_gpus * share.actors_per_gpu // size for node in nodes)
+        if tp > 1:
+            chains = sum((node.whole_gpus // tp) // 4 for node in nodes)
+    else:
+        chains = sum((share.places_on(node) or 0) // size for node in nodes)
+    is_whole = all(len(used) == 1 for used in nodes_of(plan))
+    assert is_whole is (chains >= replicas)
+    assert plan.strategy == ("pack" if is_whole else "spread")
+
+
+@given(nodes=NODES, replicas=st.integers(1, 6))
+def test_pack_never_leaves_a_node(nodes: list[NodeResources], replicas: int) -> None:
+    plan = try_plan(request(tuple(nodes), replicas=replicas, placement="pack", model=None))
+    assert isinstance(plan, Infeasible) or all(len(used) == 1 for used in nodes_of(plan))
+
+
+@pytest.mark.parametrize(
+    ("text", "speed"), [("300GB/s", 300e9), ("100Gb/s", 12.5e9), ("100 Gbit/s", 12.5e9), ("1.5TB/s", 1.5e12)]
+)
+def test_speeds(text: str, speed: float) -> None:
+    assert parse_speed(text) == speed
+
+
+@pytest.mark.parametrize("text", ["", "300GB", "300", "0GB/s", "-1GB/s", "fast/s", "none", "GB/s"])
+def test_speeds_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError):
+        LinkSpeeds.parse({"network": text})

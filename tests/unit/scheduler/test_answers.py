@@ -1,0 +1,259 @@
+"""What a run accounts for: batches, the work of turns, answers, and the summary."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import TurnError
+from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.summary import summarise
+from latentmas_ray.scheduler.answers import split_bytes
+from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.memory_budget import MemoryBudget, SegmentBound
+from latentmas_ray.scheduler.settings import DriverSettings
+from latentmas_ray.scheduler.turns import FRAME_TOKENS, build_turn, segment_bounds
+from latentmas_ray.scheduler.warm_up import WarmUp
+from latentmas_ray.tasks.question import Question
+from tests.cases.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
+from tests.cases.scheduler import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology
+
+
+@given(count=st.integers(0, 40), size=st.integers(1, 9), done=st.sets(st.integers(0, 39)))
+def test_a_resumed_run_has_the_batches_of_an_undisturbed_one(count: int, size: int, done: set[int]) -> None:
+    questions = make_questions(count)
+    whole = {batch.number: batch.questions for batch in plan_batches(questions, size)}
+    assert [question for members in whole.values() for question in members] == questions
+    left = plan_batches(questions, size, {f"q{index}" for index in done})
+    assert all(batch.questions == whole[batch.number] for batch in left)
+    assert [question.id for batch in left for question in batch.open_questions] == [
+        question.id for index, question in enumerate(questions) if index not in done
+    ]
+    assert all(batch.open_questions for batch in left)
+
+
+def test_an_agents_own_settings_go_before_the_runs() -> None:
+    own = agent("own", latent_steps=3, hands_over="latents", close_turn=True, template={"thinking": False}, suffix="S")
+    none = agent("none", "own", latent_steps=0)
+    end = agent("end", "none", thinks="text", system="You judge.")
+    settings = DriverSettings.from_config(RunConfig(latent_steps=9, seed=7, temperature=0.0, memory_in_flight="1KB"))
+    (batch,) = plan_batches(make_questions(2), 2)
+    made = topology(own, none, end)
+    works = [build_turn(made, member, batch, settings, {}) for member in made.agents]
+    assert [work.latent_steps for work in works] == [3, 0, 0]
+    assert [work.hands_over for work in works] == ["latents", "all", "all"]
+    assert [work.close_turn for work in works] == [True, False, False]
+    assert works[0].prompts[0].template == {"thinking": False}
+    assert works[0].prompts[0].suffix == "S"
+    assert works[2].prompts[1].messages == (
+        {"role": "system", "content": "You judge."},
+        {"role": "user", "content": "question 1"},
+    )
+    assert works[2].sampling.seed == 7
+    assert works[2].question_ids == ("q0", "q1")
+    assert settings.memory_limit_bytes == 1000
+
+
+@pytest.mark.parametrize(
+    ("hands_over", "tokens"), [("all", 10 + FRAME_TOKENS + 5), ("prompt", 10 + FRAME_TOKENS), ("latents", 5)]
+)
+def test_the_bound_of_a_segment_follows_what_is_handed_over(hands_over: str, tokens: int) -> None:
+    made = topology(agent("thinker", hands_over=hands_over), agent("end", "thinker", thinks="text"))
+    (batch,) = plan_batches(make_questions(1), 1)
+    (bound,) = segment_bounds(build_turn(made, made.agents[0], batch, DriverSettings(latent_steps=5), {}))
+    assert bound.prompt_bytes + bound.latent_steps + bound.spare_tokens == tokens
+
+
+def test_a_text_of_any_characters_has_a_bound() -> None:
+    (batch,) = plan_batches([Question(id="q", question="é\ud800", kind="text", gold=None, record={})], 1)
+    (bound,) = segment_bounds(build_turn(CHAIN, CHAIN.agents[0], batch, DriverSettings(), {}))
+    assert bound.prompt_bytes == 5
+
+
+def test_the_ledger_learns_the_tokenizer() -> None:
+    bounds = {"planner": [SegmentBound(prompt_bytes=100, latent_steps=10, spare_tokens=0)]}
+    ledger = MemoryBudget(limit_bytes=1500, bytes_per_token=10)
+    ledger.reserve("first", bounds)
+    assert (ledger.reserved_bytes, ledger.held_bytes) == (1100, 0)
+    assert not ledger.fits(bounds)
+    ledger.settle("first", "planner", [(25 + 10) * 10])
+    assert (ledger.reserved_bytes, ledger.held_bytes) == (350, 350)
+    assert ledger.fits(bounds)
+    ledger.reserve("second", bounds)
+    assert ledger.reserved_bytes == 700
+    ledger.settle("second", "planner", [(5 + 10) * 10])
+    ledger.reserve("third", bounds)
+    assert ledger.reserved_bytes == 350 + 150 + 350  # the most tokens a byte that were ever seen
+    ledger.release("third", "planner")
+    ledger.release("first", "planner")
+    ledger.release("second", "planner")
+    ledger.release("second", "planner")
+    assert ledger.reserved_bytes == 0
+    assert ledger.fits({"planner": bounds["planner"] * 1000})
+
+
+@given(num_bytes=st.integers(0, 10**12), weights=st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
+def test_shares_add_up(num_bytes: int, weights: list[int]) -> None:
+    shares = split_bytes(num_bytes, weights)
+    assert sum(shares) == num_bytes
+    assert min(shares) >= 0
+    if sum(weights):
+        assert split_bytes(sum(weights), weights) == tuple(weights)
+
+
+def test_every_token_byte_and_second_is_accounted_for() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(2, sizes=[10, 30]), latent_steps=4)
+    short, long = answers["q0"], answers["q1"]
+    assert {name: use.prompt_tokens for name, use in long.agents.items()} == dict.fromkeys(long.agents, 30)
+    assert (short.latent_tokens, short.prompt_tokens) == (8, 30)
+    assert short.agents["planner"].memory_bytes == (10 + 4) * BYTES_PER_TOKEN
+    assert long.agents["planner"].memory_bytes == (30 + 4) * BYTES_PER_TOKEN
+    assert long.agents["judger"].memory_bytes == 0
+    assert long.agents["judger"].text is None
+    assert long.output_tokens == len(long.answer_token_ids)
+    assert long.agents["planner"].seconds["think"] == 0.5
+    assert short.seconds == 3.0
+    moved = {(transfer.source, transfer.reader): transfer.num_bytes for transfer in long.transfers}
+    assert moved == dict.fromkeys([("planner", "critic"), ("planner", "judger"), ("critic", "judger")], 340)
+    assert Answer.from_row(json.loads(json.dumps(long.to_row()))) == long
+
+
+def test_the_texts_of_text_agents_are_kept() -> None:
+    answers, _ = run_all(FakeRuntime(), TALK, make_questions(2))
+    uses = answers["q1"].agents
+    assert uses["planner"].text == "planner on q1 among q0 q1"
+    assert uses["judger"].text is None
+    assert answers["q1"].answer == "judger on q1 among q0 q1"
+    assert answers["q1"].transfers == ()
+
+
+def test_answers_are_graded() -> None:
+    right = Question(id="a", question="?", kind="text", gold="judger on a among a b", record={})
+    wrong = Question(id="b", question="?", kind="text", gold="something else", record={})
+    answers, _ = run_all(FakeRuntime(), CHAIN, [right, wrong])
+    assert (answers["a"].correct, answers["b"].correct) == (True, False)
+
+
+def test_the_summary_adds_up() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(4), latent_steps=5)
+    failure = Failure(id="q9", agent="planner", error="no")
+    summary = summarise(list(answers.values()), [failure], config=RunConfig(), seconds=2.0, num_resumed=1)
+    assert (summary.num_questions, summary.num_failed, summary.accuracy) == (5, 1, None)
+    assert summary.latent_steps_per_question == 10
+    assert summary.questions_per_second == 1.5
+    assert summary.moved_bytes == sum(t.num_bytes for answer in answers.values() for t in answer.transfers)
+    assert summary.agents["planner"]["latent_steps"] == 5
+    assert summary.agents["planner"]["think_seconds"] == 0.5
+    assert json.loads(json.dumps(summary.to_json()))["method"] == "latent"
+
+
+def test_shares_of_seconds_add_up_to_the_time_that_agents_were_busy() -> None:
+    """Two batches of two and one of one: three turns for each agent."""
+    runtime = FakeRuntime()
+    answers, _ = run_all(runtime, CHAIN, make_questions(5), latent_steps=5)
+    assert [answer.batch_size for answer in answers.values()] == [2, 2, 2, 2, 1]
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    for name, figures in summary.agents.items():
+        assert len(runtime.events_of(name)) == 3
+        assert 5 * figures["prefill_seconds_per_question"] == pytest.approx(3 * 0.25)
+        assert 5 * figures["busy_seconds_per_question"] == pytest.approx(3 * 0.75)
+        assert figures["prefill_seconds"] == 0.25
+    judger = summary.agents["judger"]
+    assert judger["transfer_seconds"] == 2 * 0.125
+    assert 5 * judger["transfer_seconds_per_question"] == pytest.approx(3 * 2 * 0.125)
+    assert judger["read_bytes"] == judger["moved_bytes"] == 2 * summary.agents["planner"]["memory_bytes"]
+
+
+def test_an_agent_is_as_busy_with_a_trace_as_without() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(2), latent_steps=5)
+    traced = [
+        replace(
+            answer,
+            agents={name: replace(use, seconds={**use.seconds, "trace": 8.0}) for name, use in answer.agents.items()},
+        )
+        for answer in answers.values()
+    ]
+    plain = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    with_trace = summarise(traced, [], config=RunConfig(), seconds=1.0)
+    for name, figures in with_trace.agents.items():
+        assert figures["busy_seconds_per_question"] == plain.agents[name]["busy_seconds_per_question"]
+        assert figures["trace_seconds"] == 8.0
+
+
+def test_every_hand_over_is_accounted_for() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3), latent_steps=5)
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
+    pairs = [("planner", "critic"), ("planner", "judger"), ("critic", "judger")]
+    assert [(found.source, found.reader) for found in summary.hand_overs] == pairs
+    first = summary.hand_overs[0]
+    assert (first.transports, first.links) == (("fake",), ("same_process",))
+    assert first.num_bytes == summary.agents["planner"]["memory_bytes"]
+    assert (first.transfer_seconds, first.exposed_seconds) == (0.125, 0.0)
+    assert first.transfer_seconds_per_question == pytest.approx(2 * 0.125 / 3)
+    assert sum(found.moved_bytes for found in summary.hand_overs) * 3 == summary.moved_bytes
+
+
+def test_rows_that_do_not_tell_their_batch_have_no_share_of_its_seconds() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3))
+    older = [replace(answer, batch_size=None) for answer in answers.values()]
+    assert "batch_size" not in older[0].to_row()
+    assert Answer.from_row(json.loads(json.dumps(older[0].to_row()))) == older[0]
+    summary = summarise(older, [], config=RunConfig(), seconds=1.0)
+    assert [name for name in summary.agents["planner"] if name.endswith("_per_question")] == []
+    assert summary.hand_overs[0].transfer_seconds_per_question is None
+    mixed = summarise([older[0], answers["q2"]], [], config=RunConfig(), seconds=1.0)
+    assert mixed.agents["planner"]["prefill_seconds_per_question"] == 0.25
+
+
+@pytest.mark.parametrize(("num_replicas", "warm_up", "num_after"), [(1, 1.0, 5), (2, 2.0, 3), (3, 3.0, 1), (4, 4.0, 0)])
+def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
+    num_replicas: int, warm_up: float, num_after: int
+) -> None:
+    batches = plan_batches(make_questions(7), 2)
+    watch = WarmUp(batches, num_replicas)
+    runtime = FakeRuntime()
+    answers: list[Answer] = []
+    for result in make_driver(runtime, SINGLE).run(batches):
+        assert isinstance(result, Answer)
+        answers.append(result)
+        watch.settle(result, runtime.now)
+    assert (watch.seconds, watch.num_answers_after) == (warm_up, num_after)
+    summary = summarise(answers, [], config=RunConfig(), seconds=4.0, warm_up=watch)
+    assert summary.warm_up_seconds == warm_up
+    assert summary.questions_per_second == 7 / 4
+    if num_after:
+        assert summary.seconds_after_warm_up == 4.0 - warm_up
+        assert summary.questions_per_second_after_warm_up == num_after / (4.0 - warm_up)
+    else:
+        assert summary.seconds_after_warm_up is None
+        assert summary.questions_per_second_after_warm_up is None
+
+
+def test_questions_that_fail_or_were_done_do_not_keep_a_run_cold() -> None:
+    batches = plan_batches(make_questions(4), 2, {"q0"})
+    runtime = FakeRuntime(failure=lambda work: TurnError("no") if "q1" in work.question_ids else None)
+    watch = WarmUp(batches)
+    for result in make_driver(runtime, SINGLE).run(batches):
+        watch.settle(result, runtime.now)
+    assert watch.seconds is not None
+    assert watch.num_answers_after in (0, 2)
+
+
+def test_a_summary_survives_json_and_an_older_one_lacks_what_it_did_not_tell() -> None:
+    answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(4), latent_steps=5)
+    summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=2.0)
+    row = json.loads(json.dumps(summary.to_json()))
+    assert Summary.from_json(row) == summary
+    newer = ("num_resumed", "warm_up_seconds", "seconds_after_warm_up", "questions_per_second_after_warm_up")
+    older = {name: value for name, value in row.items() if name not in (*newer, "hand_overs")}
+    assert Summary.from_json(older).num_resumed is None
+    assert Summary.from_json(older).hand_overs == ()
+
+
+def test_the_summary_of_nothing() -> None:
+    summary = summarise([], [], config=RunConfig(), seconds=0.0)
+    assert (summary.num_questions, summary.questions_per_second, summary.accuracy) == (0, 0.0, None)
+    assert summary.agents == {}

@@ -1,0 +1,258 @@
+"""What callers of one scheduler may do to one another, and may not: wait for ever, break runs, leave work behind."""
+
+import asyncio
+import gc
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from latentmas_ray.errors import RunError
+from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, Driver, Recorder, make_driver
+from tests.unit.scheduler.test_shared import PATIENCE_SECONDS, batches_of, gathered, in_threads, texts
+
+NUM_AGENTS = len(CHAIN.agents)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits_for_ever() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(int(PATIENCE_SECONDS))
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def slow(seconds: float = 0.002) -> FakeRuntime:
+    """Every step takes a while, as turns of this process do."""
+    return FakeRuntime(on_wait=lambda runtime: time.sleep(seconds))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.005)
+
+
+class Raises(Recorder):
+    """An observer with a fault in one of its methods."""
+
+    def __init__(self, method: str, error: type[BaseException]) -> None:
+        super().__init__()
+
+        def fail(*arguments: Any) -> None:
+            raise error("no")
+
+        setattr(self, method, fail)
+
+
+METHODS = ["on_started", "on_progress", "on_answer", "on_finished"]
+
+
+def test_a_thread_that_comes_late_does_not_wait_for_all_of_another() -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+    is_late_answered = threading.Event()
+    left_over: list[bool] = []
+
+    def early() -> None:
+        for _ in driver.run(batches_of(0, 60, 1)):
+            if not is_late_answered.is_set():
+                left_over.append(True)
+        assert is_late_answered.is_set()
+
+    def late() -> None:
+        until(lambda: len(left_over) > 2)
+        list(driver.run(batches_of(1, 1)))
+        is_late_answered.set()
+
+    assert in_threads(early, late) == [None, None]
+    assert len(left_over) < 40
+
+
+def test_closing_does_not_wait_for_all_that_another_thread_does() -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+
+    def close() -> None:
+        until(lambda: bool(runtime.events))
+        driver.scheduler.close(RunError("it was closed"))
+
+    found, _ = in_threads(lambda: list(driver.run(batches_of(0, 300, 1))), close)
+    assert isinstance(found, RunError)
+    assert len(runtime.works) < 100 * NUM_AGENTS
+
+
+def test_a_caller_of_an_event_loop_that_comes_late_does_not_wait_for_all_of_a_thread() -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+
+    def late() -> int:
+        until(lambda: bool(runtime.events))
+        asyncio.run(gathered(driver.scheduler.arun(driver.request(batches_of(1, 1)))))
+        return len(runtime.works)
+
+    early, num_works = in_threads(lambda: list(driver.run(batches_of(0, 60, 1))), late)
+    assert len(early) == 60
+    assert num_works < 40 * NUM_AGENTS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_an_observer_raises_is_its_own_callers(method: str) -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(method, ValueError))
+    found, *others = in_threads(
+        lambda: list(driver.scheduler.run(bad)),
+        lambda: list(driver.run(batches_of(1, 10))),
+        lambda: list(driver.run(batches_of(2, 10))),
+    )
+    assert isinstance(found, ValueError)
+    assert [len(texts(other)) for other in others] == [10, 10]
+    assert not driver.scheduler.is_busy
+    del found
+    gc.collect()  # its traceback knows the step in which it was raised
+    assert not runtime.tickets
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(method: str) -> None:
+    driver = make_driver(FakeRuntime(), CHAIN)
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(method, ValueError))
+
+    async def ask() -> tuple[Any, Any]:
+        good = driver.request(batches_of(1, 10))
+        jobs = [gathered(driver.scheduler.arun(request)) for request in (bad, good)]
+        error, answers = await asyncio.gather(*jobs, return_exceptions=True)
+        return error, answers
+
+    error, answers = asyncio.run(ask())
+    assert isinstance(error, ValueError)
+    assert len(texts(answers)) == 10
+    assert len(list(driver.run(batches_of(2, 4)))) == 4
+    assert not driver.scheduler.is_busy
+
+
+def test_a_thread_that_drives_for_event_loops_never_dies_of_what_it_meets() -> None:
+    driver = make_driver(FakeRuntime(), CHAIN)
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises("on_answer", SystemExit))
+
+    async def ask(request: Any) -> list[Any]:
+        return await gathered(driver.scheduler.arun(request))
+
+    with pytest.raises(SystemExit):
+        asyncio.run(ask(bad))
+    assert len(asyncio.run(ask(driver.request(batches_of(1, 4))))) == 4
+
+
+@pytest.mark.parametrize("call", ["run", "close"])
+def test_a_call_from_within_a_step_is_refused(call: str) -> None:
+    class Asks(Recorder):
+        def on_answer(self, answer: Any) -> None:
+            if call == "run":
+                list(driver.run(batches_of(1, 1)))
+            else:
+                driver.scheduler.close(RunError("closed"))
+
+    driver = make_driver(FakeRuntime(), CHAIN, Asks())
+    with pytest.raises(RunError, match="from within its own work"):
+        list(driver.run(batches_of(0, 4)))
+    assert not driver.scheduler.is_busy
+
+
+def test_a_signal_handler_that_closes_ends_the_loop_with_an_error() -> None:
+    driver = make_driver(slow(), CHAIN)
+
+    def close(number: int, frame: FrameType | None) -> None:
+        driver.scheduler.close(RunError("closed"))
+
+    before = signal.signal(signal.SIGUSR1, close)
+    try:
+        timer = threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(RunError, match=r"closed|from within"):
+            list(driver.run(batches_of(0, 2000, 1)))
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not driver.scheduler.is_busy
+
+
+def test_a_loop_that_is_forgotten_in_the_middle_of_something_ends_all_the_same() -> None:
+    """A garbage collector may come at any time, in any thread."""
+    runtime = FakeRuntime()
+    driver = make_driver(runtime, CHAIN)
+    forgotten = [driver.run(batches_of(0, 20))]
+    next(forgotten[0])
+    was_held: list[bool] = []
+
+    class Collects(Recorder):
+        def on_started(self, description: str, num_questions: int, num_done: int) -> None:
+            forgotten.clear()
+            gc.collect()
+            was_held.append(driver.scheduler._hold is not None)
+
+    request = Driver.observed(driver.request(batches_of(1, 2)), Collects())
+    begun = driver.scheduler.run(request)
+    next(begun)
+    assert was_held == [True]
+    assert {work.question_ids[0][:2] for work in runtime.works[-NUM_AGENTS:]} == {"c1"}
+    begun.close()
+    assert not driver.scheduler.is_busy
+    assert not runtime.tickets
+
+
+def test_a_task_that_is_cancelled_before_its_run_has_begun_leaves_none() -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+
+    async def ask(num_rounds: int) -> None:
+        task = asyncio.ensure_future(gathered(driver.scheduler.arun(driver.request(batches_of(0, 300, 1)))))
+        for _ in range(num_rounds):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    for num_rounds in range(5):
+        asyncio.run(ask(num_rounds))  # which closes the loop at once
+    until(lambda: not driver.scheduler.is_busy)
+    assert len(runtime.works) < 100
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "scheduler"])
+
+
+def test_a_loop_that_is_closed_takes_its_runs_along() -> None:
+    runtime = slow()
+    driver = make_driver(runtime, CHAIN)
+    loop = asyncio.new_event_loop()
+    results = driver.scheduler.arun(driver.request(batches_of(0, 300, 1)))
+    loop.run_until_complete(anext(results))
+    loop.close()
+    until(lambda: not driver.scheduler.is_busy)
+    assert len(runtime.works) < 100 * NUM_AGENTS
+
+
+def test_no_more_is_worked_ahead_than_is_under_way() -> None:
+    """What a slow caller has not fetched may hold working memory."""
+    runtime = FakeRuntime()
+    driver = make_driver(runtime, CHAIN)
+
+    async def ask() -> list[Any]:
+        results = driver.scheduler.arun(driver.request(batches_of(0, 200, 1)))
+        first = await anext(results)
+        await asyncio.sleep(0.3)
+        assert len(runtime.works) < 50 * NUM_AGENTS
+        return [first, *[result async for result in results]]
+
+    assert len(asyncio.run(ask())) == 200
+
+    suspended = driver.run(batches_of(1, 200, 1))
+    next(suspended)
+    assert len(list(driver.run(batches_of(2, 200, 1)))) == 200
+    assert sum(work.question_ids[0].startswith("c1") for work in runtime.works) < 50 * NUM_AGENTS
+    assert len(list(suspended)) == 199

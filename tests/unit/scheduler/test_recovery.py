@@ -1,0 +1,149 @@
+"""What becomes of a batch when actors die under it and take memory with them: it is done again, from what is left."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.errors import ActorError, TurnLostError
+from latentmas_ray.runs.results import Failure
+from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.topology.agent import Topology
+from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import ALL, CHAIN, DIAMOND, MIXED, Recorder, drain, make_driver, make_questions, run_all
+
+Faults = Mapping[tuple[str, int], frozenset[str]]  # by agent and batch: whose segments go with its first turn
+
+
+def breaking(faults: Faults) -> FakeRuntime:
+    """A runtime in which these turns are lost once, and the segments that some agents have by then with them."""
+    left = dict(faults)
+
+    def failure(work: TurnRequest) -> Exception | None:
+        gone = left.pop((work.agent, work.batch), None)
+        if gone is None:
+            return None
+        runtime.gone.update(segment for segment in runtime.segments if segment.work.agent in gone)
+        return TurnLostError(f"the actor of agent {work.agent} died", lacks_memory=False)
+
+    runtime = FakeRuntime(failure=failure)
+    return runtime
+
+
+def turns_of(runtime: FakeRuntime, batch: int) -> dict[str, int]:
+    return dict(Counter(work.agent for work in runtime.works if work.batch == batch))
+
+
+def test_only_the_lost_turn_is_carried_out_again() -> None:
+    runtime = breaking({("judger", 1): frozenset()})
+    answers, failures = run_all(runtime, CHAIN, make_questions(6))
+    assert (len(answers), failures) == (6, [])
+    assert turns_of(runtime, 1) == {"planner": 1, "critic": 1, "judger": 2}
+    assert answers["q2"].answer.endswith("among q2 q3")
+
+
+def test_a_turn_in_the_middle_takes_those_that_wait_for_it_along() -> None:
+    runtime = breaking({("critic", 1): frozenset()})
+    answers, failures = run_all(runtime, CHAIN, make_questions(6))
+    assert (len(answers), failures) == (6, [])
+    assert turns_of(runtime, 1) == {"planner": 1, "critic": 2, "judger": 2}
+
+
+def test_memory_that_is_gone_is_made_again_and_no_other() -> None:
+    runtime = breaking({("end", 0): frozenset({"left"})})
+    answers, failures = run_all(runtime, DIAMOND, make_questions(2))
+    assert (len(answers), failures) == (2, [])
+    assert turns_of(runtime, 0) == {"root": 1, "left": 2, "right": 1, "end": 2}
+
+
+def test_texts_that_were_written_are_not_written_again() -> None:
+    runtime = breaking({("planner", 0): frozenset({"thinker"})})
+    answers, failures = run_all(runtime, MIXED, make_questions(2))
+    assert (len(answers), failures) == (2, [])
+    assert turns_of(runtime, 0) == {"scout": 1, "thinker": 2, "planner": 2, "judger": 2}
+
+
+def test_where_nobody_knows_which_memory_is_gone_all_of_it_is_made_again() -> None:
+    armed = [True]
+
+    def failure(work: TurnRequest) -> Exception | None:
+        if work.agent == "judger" and armed.pop() if armed else False:
+            return TurnLostError("a segment did not come")
+        return None
+
+    runtime = FakeRuntime(failure=failure)
+    answers, failures = run_all(runtime, CHAIN, make_questions(2))
+    assert (len(answers), failures) == (2, [])
+    assert turns_of(runtime, 0) == {"planner": 2, "critic": 2, "judger": 2}
+
+
+def test_a_question_that_kills_its_actor_fails_alone() -> None:
+    def failure(work: TurnRequest) -> Exception | None:
+        is_poisoned = work.agent == "critic" and "q2" in work.question_ids
+        return TurnLostError("it died", lacks_memory=False) if is_poisoned else None
+
+    runtime, recorder = FakeRuntime(failure=failure), Recorder()
+    driver = make_driver(runtime, CHAIN, recorder, max_losses=2)
+    results = {result.id: result for result in driver.run(plan_batches(make_questions(6), 2))}
+    assert results.pop("q2") == Failure(id="q2", agent="critic", error="it died")
+    assert sorted(results) == ["q0", "q1", "q3", "q4", "q5"]
+    assert not any(isinstance(result, Failure) for result in results.values())
+    tried = Counter(work.question_ids for work in runtime.works if work.agent == "critic")
+    assert (tried["q2", "q3"], tried["q2",]) == (3, 2)
+    assert len(recorder.faults) == 3
+    assert not runtime.tickets
+
+
+def test_a_batch_that_is_not_to_blame_is_not_given_up() -> None:
+    deaths = [0]
+
+    def failure(work: TurnRequest) -> Exception | None:
+        if work.agent == "critic" and work.batch == 0 and deaths[0] < 20:
+            deaths[0] += 1
+            return TurnLostError("its actor died of another batch", lacks_memory=False, is_suspect=False)
+        return None
+
+    answers, failures = run_all(FakeRuntime(failure=failure), CHAIN, make_questions(4))
+    assert (len(answers), failures) == (4, [])
+    assert answers["q0"].answer.endswith("among q0 q1")
+
+
+def test_actors_that_cannot_be_replaced_end_the_run() -> None:
+    def give_up(runtime: FakeRuntime) -> None:
+        if runtime.now >= 4:
+            raise ActorError("no more of them")
+
+    runtime = FakeRuntime(on_wait=give_up)
+    ids: list[str] = []
+    with pytest.raises(ActorError, match="no more of them"):
+        drain(make_driver(runtime, CHAIN).run(plan_batches(make_questions(40), 2)), ids)
+    assert ids == ["q0", "q1", "q2", "q3"]
+    assert not runtime.segments
+
+
+@st.composite
+def disturbed(draw: st.DrawFn) -> tuple[Topology, Faults]:
+    topology = ALL[draw(st.sampled_from(sorted(ALL)))]
+    names = [agent.name for agent in topology.agents]
+    turns = st.tuples(st.sampled_from(names), st.integers(0, 3))
+    faults = draw(st.dictionaries(turns, st.frozensets(st.sampled_from(names)), max_size=8))
+    return topology, faults
+
+
+@given(case=disturbed(), in_flight=st.sampled_from([1, 2, None]), is_synchronous=st.booleans())
+def test_whatever_is_lost_all_questions_get_the_answers_of_an_undisturbed_run(
+    case: tuple[Topology, Faults], in_flight: int | None, is_synchronous: bool
+) -> None:
+    topology, faults = case
+    runtime = breaking(faults)
+    runtime.is_synchronous = is_synchronous
+    settings = {"max_batches_in_flight": in_flight, "max_losses": 20}
+    answers, failures = run_all(runtime, topology, make_questions(8), **settings)
+    undisturbed, _ = run_all(FakeRuntime(), topology, make_questions(8))
+    assert not failures
+    assert {name: answer.answer for name, answer in answers.items()} == {
+        name: answer.answer for name, answer in undisturbed.items()
+    }

@@ -1,0 +1,65 @@
+"""KV or recompute inputs: the faster one by what was measured."""
+
+import pytest
+
+from latentmas_ray.config import HandoverMode
+from latentmas_ray.scheduler.batch_state import TopologyIndex
+from latentmas_ray.scheduler.transfer_choice import choose_transfers
+from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import agent, make_questions, run_all, topology
+
+CHAIN = topology(agent("planner"), agent("critic", "planner"), agent("judger", "critic", thinks="text"))
+BYTES_PER_TOKEN = 114_688  # Qwen3-0.6B
+
+
+def costs(bytes_per_second: float, tokens_per_second: float, *, to_judger: float | None = None) -> TransferCosts:
+    names = ("planner", "critic", "judger")
+    links = {(one, other): bytes_per_second for one in names for other in names}
+    if to_judger is not None:
+        links |= {(name, "judger"): to_judger for name in names}
+    return TransferCosts(bytes_per_second=links, prefill_tokens_per_second=dict.fromkeys(names, tokens_per_second))
+
+
+@pytest.mark.parametrize(
+    ("mode", "measured", "expected"),
+    [
+        ("kv", None, "kv kv"),
+        ("recipe", None, "recipe recipe"),
+        ("auto", None, "kv kv"),
+        ("auto", costs(1e9, 300), "kv kv"),  # a processor that needs 3 s for what the link brings in 0.1 s
+        ("auto", costs(1e9 / 8, 20_000), "recipe recipe"),  # a GPU behind 1 Gbit/s
+        ("auto", costs(1e9 / 8, 1_000), "kv kv"),
+        ("auto", costs(2.6e9, 22_000), "kv kv"),  # about the crossover
+        ("auto", costs(2.6e9, 23_500), "recipe recipe"),
+        ("auto", costs(10e9, 20_000, to_judger=1e8), "recipe recipe"),  # the slowest reader counts
+    ],
+)
+def test_the_faster_hand_over_is_taken(mode: HandoverMode, measured: TransferCosts | None, expected: str) -> None:
+    choices = choose_transfers(mode, TopologyIndex.of(CHAIN), measured, bytes_per_token=BYTES_PER_TOKEN)
+    assert " ".join(choice.handover for choice in choices.values()) == expected
+    assert list(choices) == ["planner", "critic"]
+
+
+def test_only_agents_that_work_have_a_choice() -> None:
+    slow_link = costs(1e9 / 8, 20_000)
+    thinking = choose_transfers("auto", TopologyIndex.of(CHAIN, "think"), slow_link, bytes_per_token=BYTES_PER_TOKEN)
+    # What only the answering agent would read goes nowhere.
+    assert {name: choice.handover for name, choice in thinking.items()} == {"planner": "recipe", "critic": "kv"}
+    for mode in ("auto", "kv", "recipe"):
+        route = TopologyIndex.of(CHAIN, "answer-from-memory")
+        assert choose_transfers(mode, route, slow_link, bytes_per_token=BYTES_PER_TOKEN) == {}
+
+
+def test_the_choice_says_why() -> None:
+    choices = choose_transfers("auto", TopologyIndex.of(CHAIN), costs(1e8, 1e4), bytes_per_token=BYTES_PER_TOKEN)
+    assert str(choices["planner"]) == "planner hands over recipe (kv 1.1 s, recipe 100 ms for 1,000 tokens)"
+
+
+def test_the_work_tells_what_comes_as_a_recipe() -> None:
+    runtime = FakeRuntime()
+    run_all(runtime, CHAIN, make_questions(1), handover="recipe")
+    works = {work.agent: work for work in runtime.works}
+    assert [works[name].handover for name in ("planner", "critic")] == ["recipe", "recipe"]
+    assert works["critic"].recomputed == {"planner"}
+    assert works["judger"].recomputed == {"planner", "critic"}

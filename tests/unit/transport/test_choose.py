@@ -1,0 +1,97 @@
+"""Which transport a run uses."""
+
+from typing import get_args
+
+import pytest
+
+from latentmas_ray.config import TransportName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.transport import DeviceLayout, Transport, choose, find_available, make_transport
+from latentmas_ray.transport.capabilities import TRAITS
+
+HERE = frozenset({"memfd", "gloo"})
+GPU = HERE | {"nccl", "cuda"}
+EVERYTHING = GPU | {"nixl"}
+LOCAL = DeviceLayout(same_process=True, available=HERE)
+ONE_NODE = DeviceLayout(available=HERE)
+NODES = DeviceLayout(nodes="several", available=HERE)
+OWN_GPUS = DeviceLayout(device="cuda", available=GPU)
+ONE_GPU = DeviceLayout(device="cuda", gpus="one", available=GPU)
+SHARED_GPUS = DeviceLayout(device="cuda", gpus="shared", available=GPU)
+GPU_NODES = DeviceLayout(device="cuda", nodes="several", available=GPU)
+GPU_NODES_NIXL = DeviceLayout(device="cuda", nodes="several", available=EVERYTHING)
+BARE_GPUS = DeviceLayout(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("where", "chosen", "reason"),
+    [
+        (LOCAL, "loopback", "the best within one process"),
+        (ONE_NODE, "shared_memory", "the best between actors on one node"),
+        (DeviceLayout(), "object_store", "shared_memory needs memfd"),
+        (NODES, "tcp", "the best between actors on one node and between nodes"),
+        (ONE_GPU, "cuda_ipc", "the best between actors on one GPU"),
+        (OWN_GPUS, "nccl", "cuda_ipc does not work between actors on one node"),
+        (SHARED_GPUS, "object_store", "nccl does not work between actors on one GPU; nixl needs nixl"),
+        (GPU_NODES_NIXL, "nixl", "between nodes"),
+        (GPU_NODES, "nccl", "nixl needs nixl, which is not available here"),
+        (BARE_GPUS, "object_store", "nccl needs nccl"),
+    ],
+)
+def test_auto_takes_the_best_that_reaches_everybody(where: DeviceLayout, chosen: str, reason: str) -> None:
+    choice = choose("auto", where)
+    assert choice.name == chosen
+    assert reason in choice.why
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("loopback", LOCAL),
+        ("object_store", LOCAL),
+        ("object_store", GPU_NODES),
+        ("shared_memory", ONE_NODE),
+        ("shared_memory", ONE_GPU),
+        ("tcp", NODES),
+        ("tcp", ONE_NODE),
+        ("gloo", NODES),
+        ("gloo", SHARED_GPUS),
+        ("nccl", OWN_GPUS),
+        ("cuda_ipc", ONE_GPU),
+        ("nixl", GPU_NODES_NIXL),
+    ],
+)
+def test_what_is_asked_for_is_used(name: TransportName, where: DeviceLayout) -> None:
+    assert choose(name, where).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "message"),
+    [
+        ("loopback", ONE_NODE, "loopback does not work between actors on one node; use auto or object_store or"),
+        ("gloo", LOCAL, "gloo does not work within one process; use auto or loopback or object_store"),
+        ("shared_memory", NODES, "shared_memory does not work between nodes"),
+        ("nccl", ONE_NODE, "nccl moves memory of cuda only, and the agents are on cpu"),
+        ("nccl", ONE_GPU, "nccl does not work between actors on one GPU"),
+        ("cuda_ipc", OWN_GPUS, "cuda_ipc does not work between actors on one node"),
+        ("cuda_ipc", SHARED_GPUS, "cuda_ipc does not work between actors on one node"),
+        ("nixl", NODES, "nixl needs nixl, which is not available here"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(name: TransportName, where: DeviceLayout, message: str) -> None:
+    with pytest.raises(ConfigError, match="transport: got") as caught:
+        choose(name, where)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(TransportName) if name != "auto"])
+def test_every_name_has_its_transport_and_its_traits(name: TransportName) -> None:
+    transport = make_transport(name)
+    assert isinstance(transport, Transport)
+    assert transport.name == name
+    assert transport.traits is TRAITS[name]
+
+
+def test_what_is_available_is_what_transports_ask_for() -> None:
+    assert find_available() <= {traits.needs for traits in TRAITS.values()}

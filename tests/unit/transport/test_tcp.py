@@ -1,0 +1,194 @@
+"""What goes over plain TCP: who keeps it, for whom, and until when."""
+
+import gc
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from latentmas_ray.errors import TransferError, WireError
+from latentmas_ray.memory import SegmentChunk, join
+from latentmas_ray.transport import Tcp, find_available
+from latentmas_ray.transport.channel import LinkError
+from latentmas_ray.transport.listener import call
+from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
+from latentmas_ray.transport.shared_memory.memfd import this_machine
+from latentmas_ray.transport.tcp.streams import StreamConnection, StreamServer
+from latentmas_ray.transport.tcp.transport import TcpHandle
+from tests.cases.memory import SPEC, assert_equal, make_segment
+
+TIMEOUT_SECONDS = 2.0
+SEGMENT = make_segment([(5, 2), (1, 0)])
+needs_memfd = pytest.mark.skipif("memfd" not in find_available(), reason="memfd is not here")
+
+
+@pytest.fixture
+def ends() -> Iterator[list[Tcp]]:
+    """A producer as if on another machine, where nobody can map what it has, and two readers on this one."""
+    ends = [Tcp(TIMEOUT_SECONDS, shares_memory=False), Tcp(TIMEOUT_SECONDS), Tcp(TIMEOUT_SECONDS)]
+    for end in ends:
+        end.open()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def num_brought(end: Tcp) -> int:
+    assert end._opened is not None
+    return end._opened.num_copies
+
+
+def wait_until_told(payload: TcpHandle) -> None:
+    """A reader says what it has brought without waiting for an answer; the producer knows it a moment later."""
+    assert payload.label is not None
+    link = StreamConnection(payload.producer, TIMEOUT_SECONDS)
+    while link.ask(payload.label.token, this_machine(), payload.num_bytes) is None:
+        time.sleep(0.001)
+    link.close()
+
+
+@needs_memfd
+def test_a_machine_s_second_reader_finds_what_the_first_has_brought(ends: list[Tcp]) -> None:
+    producer, first, second = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    for reader in (first, second, first):
+        assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+        wait_until_told(payload)
+    assert (num_brought(first), num_brought(second)) == (1, 0)
+    first.release(payload)
+    assert_equal(join([second.unpack(payload, expected=SPEC)]), SEGMENT)
+    assert (num_brought(first), num_brought(second)) == (0, 1)
+    for end in ends:
+        end.release(payload)
+        end.release(payload)
+    with pytest.raises(TransferError, match="released"):
+        first.unpack(payload, expected=SPEC)
+
+
+@needs_memfd
+def test_what_was_fetched_before_is_found_and_what_comes_too_late_is_let_go(ends: list[Tcp]) -> None:
+    producer, first, second = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    first.fetch(payload)
+    wait_until_told(payload)
+    for reader in (first, second):
+        assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+    assert (num_brought(first), num_brought(second)) == (1, 0)
+    first.release(payload)
+    first.fetch(payload)
+    assert num_brought(first) == 0
+
+
+@needs_memfd
+def test_a_reader_that_is_gone_is_done_without(ends: list[Tcp]) -> None:
+    producer, first, second = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    first.unpack(payload, expected=SPEC)
+    wait_until_told(payload)
+    first.close()
+    gc.collect()  # as its process's end would, closes its buffers
+    assert_equal(join([second.unpack(payload, expected=SPEC)]), SEGMENT)
+
+
+def test_what_a_reader_holds_stays_when_all_others_have_released_it(ends: list[Tcp]) -> None:
+    producer, reader, _ = ends
+    held = reader.unpack(producer.pack(SegmentChunk.whole(SEGMENT)), expected=SPEC)
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    held = reader.unpack(payload, expected=SPEC)
+    for end in ends:
+        end.release(payload)
+    for seed in range(3):
+        other = producer.pack(SegmentChunk.whole(make_segment([(5, 2), (1, 0)], seed=seed + 1)))
+        reader.unpack(other, expected=SPEC)
+        for end in ends:
+            end.release(other)
+    assert_equal(join([held]), SEGMENT)
+
+
+def test_bytes_that_were_altered_on_the_way_are_noticed_and_not_kept(ends: list[Tcp]) -> None:
+    producer, reader, other = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    assert producer._opened is not None
+    assert payload.label is not None
+    with producer._opened.shelf.using(payload.label.token) as body:
+        assert body is not None
+        body[3] ^= 1
+        for end in (reader, other):
+            with pytest.raises(WireError, match="damaged"):
+                end.unpack(payload, expected=SPEC)
+            assert num_brought(end) == 0
+        body[3] ^= 1
+    assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+
+
+def test_a_large_buffer_comes_in_shares() -> None:
+    shelf = BufferStore(is_shared=False, max_free_bytes=0)
+    body = torch.arange(3_000_003, dtype=torch.int32).view(torch.uint8)[:-3]
+    token = shelf.put(body).token
+    server = StreamServer("127.0.0.1", shelf, TIMEOUT_SECONDS)
+    link = StreamConnection(server.address, TIMEOUT_SECONDS)
+    target = torch.zeros_like(body)
+    for _ in range(2):
+        assert link.ask(token, "here", body.numel()) is None
+        link.fetch(token, target)
+        assert torch.equal(target, body)
+        target.zero_()
+    shelf.release(token)
+    with pytest.raises(TransferError, match="released"):
+        link.fetch(token, target)
+    with pytest.raises(TransferError, match="released"):
+        link.ask(token, "here", body.numel())
+    link.close()
+    server.close()
+
+
+def test_a_wrong_request_ends_only_its_own_connection() -> None:
+    shelf = BufferStore(is_shared=False, max_free_bytes=0)
+    token = shelf.put(torch.ones(100, dtype=torch.uint8)).token
+    server = StreamServer("127.0.0.1", shelf, TIMEOUT_SECONDS)
+    for request in ({"buffer": 7}, {"buffer": token, "first": 90, "count": 11}, {"copied": token, "address": {"x": 1}}):
+        channel = call(server.address, TIMEOUT_SECONDS)
+        channel.send(**request)
+        with pytest.raises(LinkError):
+            channel.receive()
+        channel.close()
+    link = StreamConnection(server.address, TIMEOUT_SECONDS)
+    with pytest.raises(LinkError, match="100 bytes, its handle says 99"):
+        link.ask(token, "here", 99)
+    server.close()
+    with pytest.raises(LinkError):
+        link.ask(token, "here", 100)
+    link.close()
+
+
+def test_memory_in_use_is_not_written_again() -> None:
+    shelf = BufferStore(is_shared="memfd" in find_available(), max_free_bytes=2**20)
+    first = torch.full((5000,), 1, dtype=torch.uint8)
+    token = shelf.put(first).token
+    with shelf.using(token) as body:
+        assert body is not None
+        shelf.release(token)
+        with shelf.using(token) as late:
+            assert late is None
+        shelf.put(torch.full((5000,), 2, dtype=torch.uint8))
+        assert torch.equal(body, first)
+    room = shelf.make_room(5000)
+    room.body.fill_(3)
+    label, held = shelf.put_room(room)
+    shelf.release(label.token)
+    shelf.put(torch.full((5000,), 4, dtype=torch.uint8))
+    assert torch.equal(held, torch.full((5000,), 3, dtype=torch.uint8))
+    shelf.give_back(shelf.make_room(10))
+
+
+def test_nobody_is_waited_for_at_a_port_that_is_silent(ends: list[Tcp]) -> None:
+    producer, reader, _ = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    producer.close()
+    with pytest.raises(TransferError, match="nobody is at"):
+        reader.unpack(payload, expected=SPEC)
+    silent = socket.create_server((payload.producer.host, payload.producer.port))
+    with silent, pytest.raises(TransferError, match="did not answer"):
+        reader.unpack(payload, expected=SPEC)
