@@ -1,22 +1,25 @@
-"""The figures of a transfer benchmark as a picture: bandwidth over segment size, with each link's own limit."""
+"""The figures of a transfer benchmark as a picture: bandwidth over segment size, with each link's own limit.
+
+Every line is named at its end."""
 
 import importlib.util
-import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.errors import ConfigError, RunError
+from latentmas_ray.report.labels import spread
 
 if TYPE_CHECKING:
     from latentmas_ray.bench.stamps import SizeFigures
     from latentmas_ray.bench.transfer import TransferBench
 
-# Told apart by people who see colours differently, too (Okabe and Ito).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+# Told apart by people who see colours differently, too (Okabe and Ito); a name stands at each line besides.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B8578F", "#A87000", "#2E8FC7", "#000000", "#8C564B")
 _MARKERS: Mapping[str, str] = {"same_process": "o", "same_node": "s", "cross_node": "D"}
-_LIMIT = "limit"
-_TITLE_CHARS = 120
+_TITLE_CHARS = 150
+_NOTE_CHARS = 90
 _FAR_ABOVE = 2.0  # times its limit
 _LIMIT_COLOUR = "#555555"
 _LIMIT_DASHES: Mapping[str, Any] = {
@@ -24,6 +27,20 @@ _LIMIT_DASHES: Mapping[str, Any] = {
     "same_node": (0, (6, 3)),
     "cross_node": (0, (6, 2, 1, 2)),
 }
+_POINTS_PER_INCH = 72.0
+_FONT_POINTS = 8.5
+_LABEL_POINTS = 1.35 * _FONT_POINTS  # from one label to the next
+_LEADER_POINTS = 16.0  # from the right side of a panel to its labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineEnd:
+    """The end of a line, and its name."""
+
+    text: str
+    colour: str
+    size: float  # MB
+    speed: float  # GB/s
 
 
 def check_matplotlib(plot: str) -> None:
@@ -34,66 +51,65 @@ def check_matplotlib(plot: str) -> None:
 
 def draw(outcome: "TransferBench", plot: str) -> None:
     """Write the PNG. Raises RunError where it cannot be written."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Not pyplot: it would look for a screen.
-    figure = Figure(figsize=(11, 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, kind, title in zip(
-        panels,
-        ("move", "hand_over"),
-        ("The move: packed → readable", "The hand-over: cache → cache, ready to attend"),
-        strict=True,
-    ):
-        _draw_panel(axes, outcome, kind)
-        axes.set_title(title, fontsize=11, loc="left")
-    panels[0].set_ylabel("bandwidth (GB/s)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    # Measurements first, then limits; they were drawn way by way.
-    order = sorted(range(len(labels)), key=lambda index: labels[index].startswith(_LIMIT))
-    figure.legend(
-        [handles[index] for index in order],
-        [labels[index] for index in order],
-        loc="outside lower center",
-        ncols=min(3, len(labels)),
-        frameon=False,
-        fontsize=9,
-    )
-    settings = outcome.settings
-    about = f"{settings.model}, {settings.dtype}: {outcome.machine}; medians of {settings.repeats}"
-    title = "Moving working memory\n" + textwrap.fill(about, _TITLE_CHARS)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = make_figure(outcome)
     try:
         figure.savefig(plot, format="png")
     except OSError as error:
         raise RunError(f"{plot} cannot be written: {error.strerror}") from error
 
 
-def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> None:
-    limits_drawn = set()
+def make_figure(outcome: "TransferBench") -> Any:
+    """The picture as a figure of matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Not pyplot: it would look for a screen.
+    figure = Figure(figsize=(13, 5.8), dpi=150)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(left=0.07, right=0.83, top=0.83, bottom=0.18, wspace=0.55)
+    kinds = {"move": "The move: packed → readable", "hand_over": "The hand-over: cache → cache, ready to attend"}
+    ends = [_draw_panel(axes, outcome, kind) for axes, kind in zip(panels, kinds, strict=True)]
+    for axes, title, found in zip(panels, kinds.values(), ends, strict=True):
+        axes.set_title(title, fontsize=11, loc="left")
+        _label_ends(figure, axes, found)
+    panels[0].set_ylabel("bandwidth (GB/s)")
+    settings = outcome.settings
+    about = f"{settings.model}, {settings.dtype}: {outcome.machine}; medians of {settings.repeats}"
+    figure.suptitle("Moving working memory\n" + textwrap.fill(about, _TITLE_CHARS), fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> list[LineEnd]:
+    """Lines without their names; returns where these belong."""
+    ends, silent, limits_drawn = [], [], set()
     transports = list(dict.fromkeys(way.transport for way in outcome.ways))
     for way in outcome.ways:
-        name = f"{way.link.replace('_', ' ')}, {way.transport}"
+        link = way.link.replace("_", " ")
         sizes = [size.num_bytes / 1e6 for size in way.sizes]
         timings = [_timing(size, kind) for size in way.sizes]
         # Nothing was moved where it took far less than a copy: a point up there would squeeze all others.
         if all(timing.share_of_limit > _FAR_ABOVE for timing in timings[1:] or timings):
-            name += " (its move moves no bytes)"
-            speeds = [math.nan] * len(sizes)
+            silent.append(f"{way.transport} ({link})")
         else:
+            colour = _COLOURS[transports.index(way.transport) % len(_COLOURS)]
             speeds = [timing.bytes_per_second / 1e9 for timing in timings]
-        colour, marker = _COLOURS[transports.index(way.transport) % len(_COLOURS)], _MARKERS[way.link]
-        axes.plot(sizes, speeds, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
-        if way.link in limits_drawn:
-            continue
-        limits_drawn.add(way.link)
-        limits = [_timing(size, kind).limit_bytes_per_second / 1e9 for size in way.sizes]
-        label = f"{_LIMIT} of {way.link.replace('_', ' ')}: {way.limit}"
-        axes.plot(
-            sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, label=label, zorder=2
-        )
+            axes.plot(sizes, speeds, color=colour, marker=_MARKERS[way.link], markersize=5, linewidth=1.8)
+            ends.append(LineEnd(text=f"{way.transport}, {link}", colour=colour, size=sizes[-1], speed=speeds[-1]))
+        if way.link not in limits_drawn:
+            limits_drawn.add(way.link)
+            limits = [timing.limit_bytes_per_second / 1e9 for timing in timings]
+            axes.plot(sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, zorder=2)
+            text = f"limit, {link}: {way.limit}"
+            ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, size=sizes[-1], speed=limits[-1]))
+    _style(axes)
+    if silent:
+        note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(silent)}", _NOTE_CHARS)
+        axes.text(0.0, -0.15, note, transform=axes.transAxes, fontsize=_FONT_POINTS, color=_LIMIT_COLOUR, va="top")
+    return ends
+
+
+def _style(axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -104,6 +120,21 @@ def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> None:
         axes.spines[side].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
+    """Names at the right of a panel: beside the ends of their lines, and apart from one another."""
+    box = axes.get_position()
+    height = figure.get_figheight() * box.height * _POINTS_PER_INCH
+    shift = _LEADER_POINTS / (figure.get_figwidth() * box.width * _POINTS_PER_INCH)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = [to_axes.transform((end.size, end.speed)) for end in ends]
+    heights = spread([float(y) for _, y in places], _LABEL_POINTS / height, low=0.0, high=1.0)
+    for end, (x, y), label_y in zip(ends, places, heights, strict=True):
+        leader = (x, 1.0, 1.0 + shift), (y, y, label_y)
+        axes.plot(*leader, transform=axes.transAxes, color="#aaaaaa", linewidth=0.6, clip_on=False, zorder=1)
+        where = {"transform": axes.transAxes, "va": "center"}
+        axes.text(1.0 + 1.2 * shift, label_y, end.text, color=end.colour, fontsize=_FONT_POINTS, **where)
 
 
 def _timing(size: "SizeFigures", kind: str) -> Any:

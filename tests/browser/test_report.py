@@ -170,10 +170,10 @@ def test_ids_stand_beside_the_marks_of_many_runs(browser: Page, tmp_path: Path, 
 
 
 def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
-    drawn = "document.querySelector('.map .line').getAttribute('d')"
+    drawn = "document.querySelector('.thinking .dots').getAttribute('d')"
     before = page.evaluate(drawn)
     page.evaluate("[...document.querySelectorAll('#list button')][3].click()")
-    assert page.evaluate("document.querySelector('.map .shown-question').textContent") == "q3"
+    assert page.evaluate("document.querySelector('.thinking .shown-question').textContent") == "q3"
     assert page.evaluate(drawn) != before
 
 
@@ -236,10 +236,10 @@ def test_gains_of_runs_with_names_of_the_usual_length_are_legible(browser: Page,
 def test_a_question_of_a_picture_may_have_blanks_in_its_id(browser: Page, long_report: Path) -> None:
     browser.show_as(width=1280)
     browser.open(long_report)
-    choice = "document.querySelector('.map select')"
+    choice = "document.querySelector('.thinking select')"
     browser.evaluate(f"{choice}.selectedIndex = 1; {choice}.dispatchEvent(new Event('change'))")
     browser.evaluate(f"{choice}.selectedIndex = 0; {choice}.dispatchEvent(new Event('change'))")
-    assert browser.evaluate("document.querySelector('.map .shown-question').textContent") == "q  0 "
+    assert browser.evaluate("document.querySelector('.thinking .shown-question').textContent") == "q  0 "
 
 
 def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Page, tmp_path: Path) -> None:
@@ -271,3 +271,50 @@ def test_numbers_of_steps_that_are_near_to_one_another_do_not_overlap(
     assert len(edges) >= 5
     assert all(right < left for (_, right), (left, _) in pairwise(edges))
     assert browser.evaluate("document.querySelectorAll('.plot circle').length") == len(numbers)
+
+
+TOUCHING = """(() => {
+  const boxes = [...document.querySelectorAll("SELECTOR")].map((found) => found.getBoundingClientRect());
+  const touch = (one, other) => one.left < other.right && other.left < one.right
+    && one.top < other.bottom - 1 && other.top < one.bottom - 1;
+  return boxes.filter((one, place) => boxes.slice(place + 1).some((other) => touch(one, other))).length;
+})()"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_at_the_ends_of_lines_do_not_touch_and_are_whole(browser: Page, tmp_path: Path, width: int) -> None:
+    folders = [write_simple_run(tmp_path / method, "1110", method=method) for method in ("single", "text")]
+    folders += [
+        write_simple_run(
+            tmp_path / f"{topology}{steps}", "1110", method="latent", topology=topology, latent_steps=steps
+        )
+        for topology in ("sequential", "hierarchical")
+        for steps in (0, 10, 40)
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(make_page([load_runs(folder) for folder in folders]))
+    browser.show_as(width=width)
+    browser.open(path)
+    labels = "[...document.querySelectorAll('.plot .labels > span')]"
+    assert browser.evaluate(f"{labels}.length") == 4  # all four lines end at 75 %
+    assert browser.evaluate(TOUCHING.replace("SELECTOR", ".plot .labels > span")) == 0
+    assert browser.evaluate(f"{labels}.every((found) => found.scrollWidth <= found.clientWidth)")
+    assert browser.evaluate(f"{labels}.every((found) => found.getBoundingClientRect().right <= {width})")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_agents_have_columns_of_their_own(page: Page, report: Path, width: int) -> None:
+    page.show_as(width=width)
+    page.open(report)
+    assert page.evaluate("document.querySelectorAll('.thinking').length") == 3
+    assert page.evaluate(TOUCHING.replace("SELECTOR", ".thinking .column")) == 0
+    assert page.evaluate(TOUCHING.replace("SELECTOR", ".thinking:first-of-type .plane:first-of-type .token-name")) == 0
+
+
+def test_the_colours_of_a_scheme_are_those_of_the_reader(page: Page, report: Path) -> None:
+    mark = "getComputedStyle(document.querySelector('.run.latent .mark')).backgroundColor"
+    light = page.evaluate(mark)
+    page.show_as(width=1280, scheme="dark")
+    assert page.evaluate(mark) != light
+    page.evaluate("document.getElementById('theme').click()")
+    assert page.evaluate(mark) == light

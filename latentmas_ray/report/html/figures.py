@@ -6,7 +6,7 @@ from typing import Any
 
 from latentmas_ray.units import format_bytes, format_seconds
 
-NUM_COLOURS = 7  # that report.css has for what has none of its own: agent-0, agent-1, …
+NUM_AGENT_COLOURS = 6  # that report.css has: agent-0, agent-1, …; agents beyond them begin again
 NOT_KNOWN = "–"
 Write = Callable[[float | None], str]
 

@@ -11,16 +11,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from latentmas_ray.report.html.compared import Compared, GainRow
-from latentmas_ray.report.html.confusion import ConfusionTable, make_confusion_tables
+from latentmas_ray.report.html.comparison import Compared, GainRow, RunPair, make_pairs
 from latentmas_ray.report.html.entries import Group
 from latentmas_ray.report.html.groups import Runs, common_settings, make_groups
 from latentmas_ray.report.html.hand_overs import HandOverTable, make_hand_over_tables
-from latentmas_ray.report.html.missing import find_missing
-from latentmas_ray.report.html.picture import Picture, make_picture
+from latentmas_ray.report.html.headline import make_headline
 from latentmas_ray.report.html.questions import PageLimits, make_index, make_pieces
 from latentmas_ray.report.html.steps import StepsChart, make_steps_chart
 from latentmas_ray.report.html.table import Table, make_table
+from latentmas_ray.report.html.thoughts import ThoughtsPicture, make_thoughts_picture
 from latentmas_ray.report.html.time import TimeChart, make_time_chart
 from latentmas_ray.report.published import published_source
 
@@ -43,13 +42,14 @@ class Sections:
     """Everything that the template shows."""
 
     groups: tuple[Group, ...]
+    headlines: tuple[tuple[Group, tuple[str, ...]], ...]
     tables: tuple[Table, ...]
     has_published: bool  # any cell beside any run
     steps: tuple[StepsChart, ...]
     times: tuple[TimeChart, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
-    pictures: tuple[Picture, ...]
-    pairs: tuple[tuple[Group, tuple[ConfusionTable, ...]], ...]
+    thoughts: tuple[ThoughtsPicture, ...]
+    pairs: tuple[tuple[Group, tuple[RunPair, ...]], ...]
     gains: tuple[tuple[Group, tuple[GainRow, ...]], ...]
     settings: Mapping[str, Any]
     missing: tuple[str, ...]
@@ -60,7 +60,7 @@ def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
     made, is not in it."""
     groups = make_groups(folders)
     sections = make_sections(groups, with_published=with_published)
-    limits, blocks = fit_data(groups, sections.pictures)
+    limits, blocks = fit_data(groups, sections.thoughts)
     script = _template_text("report.js")
     return (
         _environment()
@@ -81,19 +81,20 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     """What there is to be shown of these runs."""
     compared = [Compared(group) for group in groups]
     tables = tuple(make_table(found, with_published=with_published) for found in compared)
-    pictures = (make_picture(member) for group in groups for member in group.members)
+    thoughts = (make_thoughts_picture(member) for group in groups for member in group.members)
     hand_overs = ((group, make_hand_over_tables(group)) for group in groups)
-    pairs = ((group, make_confusion_tables(group)) for group in groups)
+    pairs = ((group, make_pairs(group)) for group in groups)
     gains = tuple((found.group, rows) for found in compared if (rows := found.gains()))
     has_published = any(row.published for table in tables for row in table.rows)
     return Sections(
         groups=tuple(groups),
+        headlines=tuple((group, make_headline(group)) for group in groups),
         tables=tables,
         has_published=has_published,
         steps=tuple(filter(None, map(make_steps_chart, groups))),
         times=tuple(filter(None, map(make_time_chart, groups))),
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
-        pictures=tuple(picture for picture in pictures if picture),
+        thoughts=tuple(picture for picture in thoughts if picture),
         pairs=tuple((group, found) for group, found in pairs if found),
         gains=gains,
         settings=common_settings([member.run for group in groups for member in group.members]),
@@ -109,7 +110,37 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     )
 
 
-def fit_data(groups: Sequence[Group], pictures: Sequence[Picture]) -> tuple[PageLimits, dict[str, str]]:
+def find_missing(
+    groups: Sequence[Group], *, with_published: bool, has_published: bool, has_ratios: bool, has_gains: bool
+) -> Iterator[str]:
+    """One line for each section that is left out."""
+    entries = [entry for group in groups for entry in group.entries]
+    if not has_ratios:
+        yield "Cost relative to one agent: add a run of the same --task and --model with --method single."
+    if with_published and not has_published:
+        yield (
+            "Published cells beside these: there are none for these runs; there are for Qwen3-4B, Qwen3-8B and "
+            "Qwen3-14B on nine benchmarks."
+        )
+    if not any(make_steps_chart(group) for group in groups):
+        yield "Accuracy over latent steps: add runs that differ in --latent-steps only."
+    if not any(len(group.entries) > 1 for group in groups):
+        yield "Who got right what the other got wrong: add another run of the same questions."
+    if not has_gains:
+        yield (
+            "What memory carries: add the same latent run, with no other setting changed, with --memory deranged (or "
+            "prompt-only, latent-only, none)."
+        )
+    if not any(entry.summary.hand_overs for entry in entries):
+        yield "Bytes and time of hand-overs: add a run with --method latent."
+    if not any(run.traces for entry in entries for run in entry.runs):
+        yield "Prompts, thoughts through the lens and the embedding picture: run with --trace 20."
+    for entry in entries:
+        if not entry.is_finished:
+            yield f"The time of {entry.label}: it has not come to its end; go on with --resume."
+
+
+def fit_data(groups: Sequence[Group], pictures: Sequence[ThoughtsPicture]) -> tuple[PageLimits, dict[str, str]]:
     """The data of the questions by the name of its block, as JSON, as whole as the size of a page allows."""
     index = {"index": _json(_index(groups))}
     for limits in _LIMITS:
@@ -126,7 +157,9 @@ def _index(groups: Sequence[Group]) -> dict[str, Any]:
     return {"runs": runs, "groups": [make_index(group) for group in groups]}
 
 
-def _pieces(groups: Sequence[Group], pictures: Sequence[Picture], limits: PageLimits) -> Iterator[tuple[str, str]]:
+def _pieces(
+    groups: Sequence[Group], pictures: Sequence[ThoughtsPicture], limits: PageLimits
+) -> Iterator[tuple[str, str]]:
     for number, group in enumerate(groups):
         for place, piece in enumerate(make_pieces(group, limits)):
             yield f"questions-{number}-{place}", _json(piece)

@@ -1,16 +1,20 @@
 """Accuracy over latent steps, where runs differ in nothing else."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.report.html.figures import NUM_COLOURS, Figure
+from latentmas_ray.report.html.figures import Figure
+from latentmas_ray.report.labels import spread
 
 _DIGIT_WIDTH, _TICK_GAP = 2.4, 1.2  # in percent of the plot on a phone, the narrowest there is
 _OFTEN_RUN = 8  # horizontal axis: linear up to here, then in ever larger steps
+_SEPARATOR = " · "  # between the parts of a run's label
+_NUM_DASHES = 4  # that report.css has: dash-0, dash-1, …
+_LABEL_GAP = 7.0  # between the labels of lines, in percent of the plot's height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +34,25 @@ class Point:
 class StepsLine:
     """Runs that differ in their latent steps only."""
 
-    accent: str  # the runs' own; a colour of its own where lines would have the same
+    accent: str  # the runs' own
+    dash: str  # lines of the same colour have other dashes
     label: str
     points: tuple[Point, ...]
 
     def strokes(self) -> Iterator[tuple[Point, Point]]:
         return pairwise(self.points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndLabel:
+    """The name of a line at its end. Places are in percent of the plot, from its left and its top."""
+
+    accent: str
+    prefix: str  # its method, left out where there is little room: the colour says it, too
+    text: str
+    x: float  # where the line ends
+    y: float
+    label_y: float  # where there is room for the label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +62,7 @@ class StepsChart:
     group: Group
     lines: tuple[StepsLine, ...]
     levels: tuple[Point, ...]
+    labels: tuple[EndLabel, ...]
     ticks: tuple[tuple[float, str], ...]  # horizontal: place and number of steps, where there is room for it
 
 
@@ -59,23 +77,26 @@ def make_steps_chart(group: Group) -> StepsChart | None:
         return None
     numbers = sorted({_steps(entry) for found in members for entry in found})
     places = _places(numbers)
-    accents = [found[0].accent for found in members]
-    if len(set(accents)) < len(accents):
-        accents = [f"agent-{index % NUM_COLOURS}" for index in range(len(members))]
-    lines = tuple(
-        StepsLine(
-            accent=accent,
-            label=_line_label(found),
-            points=tuple(_point(entry, places[_steps(entry)]) for entry in sorted(found, key=_steps)),
+    dashes = Counter[str]()
+    lines = []
+    for found in members:
+        accent = found[0].accent
+        lines.append(
+            StepsLine(
+                accent=accent,
+                dash=f"dash-{dashes[accent] % _NUM_DASHES}",
+                label=_line_label(found),
+                points=tuple(_point(entry, places[_steps(entry)]) for entry in sorted(found, key=_steps)),
+            )
         )
-        for accent, found in zip(accents, members, strict=True)
-    )
+        dashes[accent] += 1
     levels = tuple(
         _point(entry, 0.0)
         for entry in group.entries
         if entry.config.method != "latent" and entry.accuracy.value is not None
     )
-    return StepsChart(group=group, lines=lines, levels=levels, ticks=tuple(_ticks(places)))
+    labels = _labels(lines, levels)
+    return StepsChart(group=group, lines=tuple(lines), levels=levels, labels=labels, ticks=tuple(_ticks(places)))
 
 
 def _family(entry: Entry) -> tuple[str, ...]:
@@ -106,10 +127,23 @@ def _ticks(places: Mapping[int, float]) -> Iterator[tuple[float, str]]:
             free = place + half
 
 
+def _labels(lines: Sequence[StepsLine], levels: Sequence[Point]) -> tuple[EndLabel, ...]:
+    ends = [(line.accent, line.label, line.points[-1].x, line.points[-1].y) for line in lines]
+    ends += [(level.entry.accent, level.entry.label, 100.0, level.y) for level in levels]
+    heights = spread([y for *_, y in ends], _LABEL_GAP, low=0.0, high=100.0)
+    found = []
+    for (accent, text, x, y), height in zip(ends, heights, strict=True):
+        method, separator, settings = text.partition(_SEPARATOR)
+        prefix = method + separator if settings else ""
+        label_y = round(height, 2)
+        found.append(EndLabel(accent=accent, prefix=prefix, text=settings or method, x=x, y=y, label_y=label_y))
+    return tuple(found)
+
+
 def _line_label(entries: list[Entry]) -> str:
     """What the runs have in common in their names."""
-    parts = [entry.label.split(" · ") for entry in entries]
-    return " · ".join(part for part in parts[0] if all(part in other for other in parts))
+    parts = [entry.label.split(_SEPARATOR) for entry in entries]
+    return _SEPARATOR.join(part for part in parts[0] if all(part in other for other in parts))
 
 
 def _point(entry: Entry, x: float) -> Point:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from latentmas_ray.report.compared_run import RunFigures
-from latentmas_ray.report.html.compared import Compared
+from latentmas_ray.report.html.comparison import Compared
 from latentmas_ray.report.html.entries import Entry, Group, Interval
 from latentmas_ray.report.html.figures import Figure, number, percent, rate, seconds, times
 from latentmas_ray.report.published import PublishedCell, find_cell

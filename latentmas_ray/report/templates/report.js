@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const PAGE_SIZE = 50;
-  const MARKS = { 1: ["●", "right"], 0: ["○", "wrong"], "-": ["–", "none"], f: ["×", "wrong"], x: ["·", "none"] };
+  const MARKS = { 1: ["●", "right"], 0: ["○", "wrong"], "-": ["–", "none"], f: ["×", "failed"], x: ["·", "none"] };
   const WORDS = { 1: "right", 0: "wrong", "-": "not graded", f: "failed", x: "not asked" };
   const parsed = {};
 
@@ -53,22 +53,22 @@
   prefersDark.addEventListener("change", nameTheme);
   nameTheme();
 
-  /* the embedding pictures */
-  function draw(map, question) {
-    const paths = (data("paths-" + map.dataset.run) || {})[question];
+  /* the pictures of thoughts */
+  function draw(picture, question) {
+    const paths = (data("paths-" + picture.dataset.run) || {})[question];
     if (!paths) return;
-    map.querySelector(".shown-question").textContent = question;
-    map.querySelector("select").value = question;
-    for (const group of map.querySelectorAll("g")) {
-      const path = paths[group.dataset.agent] || {};
-      for (const part of ["line", "dots", "end"]) group.querySelector("." + part).setAttribute("d", path[part] || "");
+    picture.querySelector(".shown-question").textContent = question;
+    picture.querySelector("select").value = question;
+    for (const column of picture.querySelectorAll(".column")) {
+      const parts = paths[column.dataset.agent] || {};
+      for (const path of column.querySelectorAll("[data-part]")) path.setAttribute("d", parts[path.dataset.part] || "");
     }
   }
-  const maps = [...document.querySelectorAll(".map")];
-  for (const map of maps) {
-    const choice = map.querySelector("select");
-    map.querySelector(".needs-script").hidden = false;
-    choice.addEventListener("change", () => draw(map, choice.value));
+  const pictures = [...document.querySelectorAll(".thinking")];
+  for (const picture of pictures) {
+    const choice = picture.querySelector("select");
+    picture.querySelector(".needs-script").hidden = false;
+    choice.addEventListener("change", () => draw(picture, choice.value));
   }
 
   /* the list of questions */
@@ -147,7 +147,7 @@
       make("p", { class: "words" }, all.question),
       ...(all.gold === null ? [] : [make("p", { class: "caption" }, "gold: ", make("bdi", { class: "gold" }, all.gold))]),
       make("div", { class: "answers" }, shown));
-    for (const map of maps) if (runs.includes(map.dataset.run)) draw(map, id);
+    for (const picture of pictures) if (runs.includes(picture.dataset.run)) draw(picture, id);
     list();
   }
 

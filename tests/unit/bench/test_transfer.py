@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from latentmas_ray.bench.end import carries
 from latentmas_ray.bench.links import Buffers, Sink, TcpLine
 from latentmas_ray.bench.pairs import check_digests
-from latentmas_ray.bench.plot import draw
+from latentmas_ray.bench.plot import draw, make_figure
 from latentmas_ray.bench.stamps import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
@@ -172,6 +173,25 @@ def test_the_plot_is_a_png_of_some_size(tmp_path: Path) -> None:
     width, height = (int.from_bytes(raw[first : first + 4], "big") for first in (16, 20))
     assert width > 1000
     assert height > 500
+
+
+def test_names_stand_at_their_lines_and_do_not_touch() -> None:
+    pytest.importorskip("matplotlib")
+    figure = make_figure(outcome())
+    figure.canvas.draw()  # so that everything has its place
+    canvas = figure.canvas.get_renderer()
+    whole = figure.bbox
+    for axes in figure.axes:
+        texts = {text.get_text(): text.get_window_extent(canvas) for text in axes.texts}
+        assert {"object_store, same node", "object_store, cross node", "limit, cross node: TCP"} <= texts.keys()
+        assert "Not drawn, as they move no bytes: loopback (same process)" in texts
+        boxes = [*texts.values(), *(label.get_window_extent(canvas) for label in (axes.xaxis.label, axes.title))]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 for box in boxes)
+    first, second = figure.axes
+    right = max(text.get_window_extent(canvas).x1 for text in first.texts)
+    assert right < second.get_tightbbox(canvas).x0
+    assert figure.legends == []
 
 
 def test_within_one_process_no_cluster_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     fields = check_numbers(parts, {"r0": folder})
     assert {f"agents.{name}.prefill_seconds" for name in summary.agents} <= fields
     assert {f"hand_overs.{index}.num_bytes" for index in range(len(summary.hand_overs))} <= fields
-    assert parts.sections == ["results", "time", "hand-overs", "picture", "questions"]
+    assert parts.sections == ["results", "time", "hand-overs", "thoughts", "questions"]
     first, second = parts.data("questions-0-0")
     thinking = first["runs"]["r0"]["agents"][0]
     assert len(thinking["thoughts"]) == 2
@@ -83,11 +83,10 @@ def test_lines_over_latent_steps_can_be_told_apart(tmp_path: Path) -> None:
         for steps in (0, 10)
     ]
     page = make_page([load_runs(folder) for folder in folders])
-    legend = re.findall(r'<span class="run ([\w-]+)"><i class="mark"></i>(latent · \w+): ', page)
-    assert len(legend) == len({accent for accent, _ in legend}) == 2
-    assert {accent for accent, _ in legend} == set(re.findall(r'<line class="stroke ([\w-]+)"', page))
-    one = make_page([load_runs(folder) for folder in folders[:2]])
-    assert re.findall(r'<line class="stroke ([\w-]+)"', one) == ["latent"]
+    strokes = set(re.findall(r'<line class="stroke ([\w-]+ [\w-]+)"', page))
+    assert strokes == {"latent dash-0", "latent dash-1"}  # the colour is that of runs: dashes and names tell them apart
+    labels = re.findall(r'<span class="latent" style="top:[\d.]+%" title="([^"]*)">', page)
+    assert sorted(labels) == ["latent · hierarchical", "latent · sequential"]
 
 
 def test_ratios_are_to_the_single_run(three: list[Path]) -> None:
@@ -207,7 +206,7 @@ def test_every_section_is_there_where_runs_have_what_it_shows(tmp_path: Path) ->
         for m in (0, 10, 40)
     ]
     parts = parts_of([write_simple_run(tmp_path / "one"), *steps])
-    assert parts.sections == ["results", "steps", "time", "hand-overs", "picture", "confusion", "questions"]
+    assert parts.sections == ["results", "steps", "time", "hand-overs", "thoughts", "confusion", "questions"]
     assert "m\u00a0=\u00a040" in parts.text
 
 

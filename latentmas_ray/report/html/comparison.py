@@ -1,15 +1,20 @@
-"""The runs of a group set beside one another by `report.compare`: costs in relation to one agent, and gains over
-controls."""
+"""The runs of a group compared: costs relative to one agent, gains over controls, and who got right what the other got
+wrong."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 from latentmas_ray.report.compare import Comparison, compare_folders
 from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
-from latentmas_ray.statistics import PairedDifference
+from latentmas_ray.statistics import PairedDifference, compare_paired
+
+MAX_IDS = 200
+_HALF = 0.5  # over seeds, right is what was right in more than half of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,31 @@ class GainRow:
     matched: Entry
     control: Entry
     difference: Difference | None  # None where the two have no graded question in common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Some of the questions that two runs have in common."""
+
+    name: str  # both, first, second, neither
+    title: str
+    ids: tuple[str, ...]
+    share: float  # of the questions of both, in percent
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The first ones; a list of thousands helps nobody."""
+        return self.ids[:MAX_IDS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPair:
+    """Two runs on the questions that both have graded."""
+
+    first: Entry
+    second: Entry
+    difference: Difference  # second - first
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,13 @@ class Compared:
         )
 
 
+def make_pairs(group: Group) -> tuple[RunPair, ...]:
+    """Every two runs of a group that have graded questions in common."""
+    correct = [(entry, entry.correct()) for entry in group.entries]
+    found = (_pair(*first, *second) for first, second in combinations(correct, 2))
+    return tuple(pair for pair in found if pair is not None)
+
+
 def make_difference(paired: PairedDifference) -> Difference:
     """The figures of a paired difference: other − base."""
     difference, low, high = (
@@ -82,6 +119,24 @@ def make_difference(paired: PairedDifference) -> Difference:
         p_value=Figure(value=paired.p_value, text=probability(paired.p_value)),
         num_questions=Figure(value=paired.num_questions, text=number(paired.num_questions)),
     )
+
+
+def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[str, float]) -> RunPair | None:
+    ids = [name for name in one if name in other]
+    if not ids:
+        return None
+    wanted = {
+        "both": ("both right", True, True),
+        "first": (f"only {first.label}", True, False),
+        "second": (f"only {second.label}", False, True),
+        "neither": ("neither", False, False),
+    }
+    cells = []
+    for name, (title, a, b) in wanted.items():
+        members = tuple(found for found in ids if (one[found] > _HALF, other[found] > _HALF) == (a, b))
+        cells.append(Cell(name=name, title=title, ids=members, share=round(100 * len(members) / len(ids), 3)))
+    paired = compare_paired([one[found] for found in ids], [other[found] for found in ids])
+    return RunPair(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))
 
 
 def _folder(entry: Entry) -> Path:
