@@ -135,8 +135,8 @@ class ReplicaManager:
             raise ActorError(f"an actor died while transport {transport.name} began: {reason(error)}") from error
 
     def replace(self, lost: Replica) -> None:
-        """Have a replica that is lost made again where it was. Turns may be submitted to the new one at once; `poll_starting`
-        sees to its start."""
+        """Have a replica that is lost made again where it was. Turns may be submitted to the new one at once;
+        `poll_starting` sees to its start."""
         replica_id = next((replica_id for replica_id, replica in self._replicas.items() if replica is lost), None)
         if replica_id is None:  # it has been done without
             return

@@ -67,10 +67,10 @@ class RayRuntime:
         """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
         `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
         `transport` may be a function that picks one, and says why, once it is known where the actors are.
-        `measures_costs` has `start` measure what the choice between KV and recompute inputs rests on. With `tp` above 1 every
-        replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that takes
-        longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended. `cluster` is a
-        connection that there is already, in place of one to `address`; `close` ends it if it is owned.
+        `measures_costs` has `start` measure what the choice between KV and recompute inputs rests on. With `tp` above 1
+        every replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that
+        takes longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended.
+        `cluster` is a connection that there is already, in place of one to `address`; `close` ends it if it is owned.
         """
         self._fleet = ReplicaManager(
             ReplicaRequest(

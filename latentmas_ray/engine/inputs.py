@@ -1,4 +1,5 @@
-"""What one turn has fed to the model, and so what its segment is: outline, recompute inputs, and the parts that have left.
+"""What one turn has fed to the model, and so what its segment is: outline, recompute inputs, and the parts that have
+left.
 
 Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
 """

@@ -1,7 +1,8 @@
-"""Memory that comes as recompute inputs: the reader computes the KV itself, from the token ids and thoughts that made it.
+"""Memory that comes as recompute inputs: the reader computes the KV itself, from the token ids and thoughts that made
+it.
 
-A recompute inputs is some twenty times smaller than its KV, and a forward over known inputs is one parallel prefill, so on a slow
-link this is the faster hand-over. Positions, and what each segment may attend to, are those of its own agent.
+Recompute inputs are some twenty times smaller than the KV, and a forward over known inputs is one parallel prefill, so
+on a slow link this is the faster hand-over. Positions, and what each segment may attend to, are those of its own agent.
 """
 
 from collections.abc import Collection, Sequence

@@ -108,7 +108,7 @@ class SegmentRead:
     """One transfer: a segment that this turn read."""
 
     source: str  # the agent that wrote it
-    num_bytes: int  # of KV as it was sent, or of a recompute inputs
+    num_bytes: int  # of KV as it was sent, or of recompute inputs
     transport: str
     seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
     exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid

@@ -81,9 +81,9 @@ class CodecStats:
 class SegmentChunk:
     """Tokens [begins[q], begins[q] + lengths[q]) of each question's kept tokens of one segment; never mutated.
 
-    `kv_LCHTD` [L, 2, H, sum(lengths), D] is one contiguous buffer. `recompute_inputs` holds the turn's inputs that follow those
-    of the pieces before; together they are the whole turn's, kept or not. Raises SegmentError if the parts contradict
-    each other.
+    `kv_LCHTD` [L, 2, H, sum(lengths), D] is one contiguous buffer. `recompute_inputs` holds the turn's inputs that
+    follow those of the pieces before; together they are the whole turn's, kept or not. Raises SegmentError if the parts
+    contradict each other.
     """
 
     outline: SegmentMeta

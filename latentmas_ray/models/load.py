@@ -25,8 +25,8 @@ from latentmas_ray.models.compat import check_config, wrap
 from latentmas_ray.models.device_map import place_weights
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.names import check_name, find_path
+from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device, shard_arguments
 from latentmas_ray.parallel.ranks import ALONE, Ranks
-from latentmas_ray.parallel.tensor_parallel import check_divisible, check_shard_device, shard_arguments
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
 _log = logging.getLogger(__name__)

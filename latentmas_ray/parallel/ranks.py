@@ -48,8 +48,8 @@ class Ranks(ABC):
 
     @abstractmethod
     def is_collective_error(self, error: BaseException) -> bool:
-        """Whether this is the error that `all_or_none` has just raised: all ranks know of it and are still in step. To be
-        asked once, or it is kept, and all that its frames hold."""
+        """Whether this is the error that `all_or_none` has just raised: all ranks know of it and are still in step. To
+        be asked once, or it is kept, and all that its frames hold."""
 
     @abstractmethod
     def leave(self) -> None:

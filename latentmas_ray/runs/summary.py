@@ -7,8 +7,31 @@ from typing import Any
 from latentmas_ray.config import RunConfig
 from latentmas_ray.runs.accounting import agent_figures, hand_over_figures
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
-from latentmas_ray.scheduler.warm_up import WarmUp
 from latentmas_ray.statistics import bootstrap_interval
+
+
+class WarmUp:
+    """Watches the results of one start. Its warm-up is over when as many batches are settled as the agent with the most
+    replicas has of them: by then every actor has, as a rule, had its first turn, with all that is only done once."""
+
+    def __init__(self, batches: Sequence[Sequence[str]], num_replicas: int = 1) -> None:
+        """`batches` are the ids of the questions that each batch has still to answer."""
+        self.seconds: float | None = None  # how long the warm-up took; None while it lasts
+        self.num_answers_after = 0
+        self._left = num_replicas
+        self._batch_of = {question: number for number, batch in enumerate(batches) for question in batch}
+        self._num_open = [len(batch) for batch in batches]
+
+    def settle(self, result: Answer | Failure, seconds: float) -> None:
+        """A question has its answer, or is given up, so many seconds after the start."""
+        if self.seconds is not None:
+            self.num_answers_after += isinstance(result, Answer)
+            return
+        number = self._batch_of[result.id]
+        self._num_open[number] -= 1
+        self._left -= not self._num_open[number]
+        if not self._left:
+            self.seconds = seconds
 
 
 def summarise(

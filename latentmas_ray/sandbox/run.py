@@ -17,7 +17,10 @@ from latentmas_ray.errors import SandboxError
 from latentmas_ray.sandbox.job import Job, Limits, Outcome
 
 _ROOT = Path(__file__).parents[2]
-_START = "import sys; sys.path.insert(0, {root!r}); from latentmas_ray.sandbox.supervisor import main; del sys.path[0]; main()"
+_START = (
+    "import sys; sys.path.insert(0, {root!r}); "
+    "from latentmas_ray.sandbox.supervisor import main; del sys.path[0]; main()"
+)
 _GRACE_SECONDS = 20.0  # for Python to start and for the keeper to clean up
 _STOP_SECONDS = 10.0  # for the keeper to end what it keeps
 _POLL_SECONDS = 0.2

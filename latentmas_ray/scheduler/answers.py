@@ -161,5 +161,6 @@ def _transfers(
 
 
 def _shares(num_bytes: int, source: TurnResult, num_questions: int) -> tuple[int, ...]:
-    # What travels may be more than the KV (a header) or less (a recompute inputs): only the proportions are the segment's.
+    # What travels may be more than the KV (a header) or less (recompute inputs): only the proportions are the
+    # segment's.
     return split_bytes(num_bytes, source.segment_bytes or (0,) * num_questions)

@@ -26,8 +26,8 @@ class RunRequest:
     """What a caller wants: these batches through this topology.
 
     `num_done` questions had an answer before; they only count for the progress. With the goal `think` the results are
-    `ReturnedMemory`, what the answering agent would read; with `answer-from-memory` it reads `given`. With `keeps_memory`
-    answers bring the memory that they were made from.
+    `ReturnedMemory`, what the answering agent would read; with `answer-from-memory` it reads `given`. With
+    `keeps_memory` answers bring the memory that they were made from.
     """
 
     topology: Topology

@@ -33,9 +33,9 @@ def choose_transfers(
 ) -> dict[str, TransferChoice]:
     """The choice for each latent agent that works. `auto` takes the faster by the measured costs, KV without any.
 
-    KV takes bytes / bandwidth; a recompute inputs is hardly anything on the link and takes tokens / prefill throughput at the
-    reader (Theorem 3.4 of arXiv 2511.20639 counts the same forward). Every reader does this at the same time as the
-    others, so the slowest one counts.
+    KV takes bytes / bandwidth; recompute inputs are hardly anything on the link and take tokens / prefill throughput
+    at the reader (Theorem 3.4 of arXiv 2511.20639 counts the same forward). Every reader does this at the same time as
+    the others, so the slowest one counts.
     """
     agents = [agent.name for agent in route.agents if agent.thinks == "latent"]
     if mode != "auto":

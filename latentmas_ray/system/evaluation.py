@@ -21,11 +21,10 @@ from latentmas_ray.runs.multi_seed import (
 )
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.store import open_output
-from latentmas_ray.runs.summary import summarise
+from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result
-from latentmas_ray.scheduler.warm_up import WarmUp
 from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks.question import Question
@@ -114,7 +113,7 @@ class Evaluation:
         num_resumed = len(answers)
         batches = plan_batches(self._questions, config.batch_size, {answer.id for answer in answers})
         info = self._start(len(batches)) if batches else None
-        warm_up = WarmUp(batches, config.max_replicas)
+        warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
         folder = MemoryFolder.of(config.save_memory)
         begin = time.perf_counter()
         with closing(self._results(config, batches)) as results:

@@ -10,12 +10,15 @@ from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
     {"errors", "env", "units", "sandbox"},
-    {"config", "seeds", "topology", "tasks", "voting", "statistics"},
+    {"config", "seeds", "topology", "tasks", "voting", "statistics", "stats"},
     {"memory", "placement"},
+    {"parallel"},
     {"models", "transport"},
     {"engine"},
-    {"actors", "driver"},
-    {"system", "bench", "report", "training", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"runs"},
+    {"scheduler"},
+    {"actors"},
+    {"system", "bench", "report", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -26,7 +29,6 @@ SAME_FLOOR = {
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
-    ("actors", "driver"): "actors implement the driver's Runtime protocol; the driver never imports actors",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("", "report"): "the face offers load_run, which reads a finished run",
     ("bench", "system"): "a benchmark measures a whole run",
@@ -35,9 +37,20 @@ SAME_FLOOR = {
 
 # library -> the places that may import it; everywhere else it is behind an interface of our own.
 ROOMS = {
-    "ray": ("transport", "actors", "driver", "system"),
+    "ray": ("transport", "actors", "system", "bench"),
     "transformers": ("models",),
-    "torch": ("memory", "models", "transport", "engine", "actors", "system", "bench", "report", "training", "cli"),
+    "torch": (
+        "memory",
+        "parallel",
+        "models",
+        "transport",
+        "engine",
+        "actors",
+        "system",
+        "bench",
+        "report",
+        "cli",
+    ),
 }
 VAGUE = {"utils", "util", "common", "misc", "helpers"}
 
@@ -109,12 +122,12 @@ def test_every_name_says_what_is_inside() -> None:
         ("memory/merge.py", "from latentmas_ray.engine.turn import Prompt", True),
         ("memory/merge.py", "def f():\n    import latentmas_ray.models.load", True),
         ("memory/merge.py", "if TYPE_CHECKING:\n    from latentmas_ray import engine", True),
-        ("memory/merge.py", "importlib.import_module('latentmas_ray.driver.driver')", True),
-        ("driver/driver.py", "from latentmas_ray.actors.group import Group", True),
+        ("memory/merge.py", "importlib.import_module('latentmas_ray.scheduler.loop')", True),
+        ("scheduler/loop.py", "from latentmas_ray.actors.manager import ReplicaManager", True),
         ("system.py", "from latentmas_ray import LatentMAS", True),
         ("memory/merge.py", "from latentmas_ray.memory.segment import Segment", False),
         ("memory/merge.py", "from latentmas_ray.topology.agent import AgentMemory", False),
-        ("actors/shell.py", "from latentmas_ray.scheduler.protocol import Ticket", False),
+        ("actors/shell.py", "from latentmas_ray.scheduler.protocol import TurnHandle", False),
         ("cli/main.py", "from latentmas_ray import __version__", False),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run accounts for: batches, the work of turns, answers, and the summary."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,13 +11,12 @@ from hypothesis import strategies as st
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import TurnError
 from latentmas_ray.runs.results import Answer, Failure, Summary
-from latentmas_ray.runs.summary import summarise
+from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.answers import split_bytes
-from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.memory_budget import MemoryBudget, SegmentBound
 from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.turns import FRAME_TOKENS, build_turn, segment_bounds
-from latentmas_ray.scheduler.warm_up import WarmUp
 from latentmas_ray.tasks.question import Question
 from tests.cases.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
 from tests.cases.scheduler import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology
@@ -208,12 +208,16 @@ def test_rows_that_do_not_tell_their_batch_have_no_share_of_its_seconds() -> Non
     assert mixed.agents["planner"]["prefill_seconds_per_question"] == 0.25
 
 
+def ids_of(batches: Sequence[Batch]) -> list[list[str]]:
+    return [[question.id for question in batch.open_questions] for batch in batches]
+
+
 @pytest.mark.parametrize(("num_replicas", "warm_up", "num_after"), [(1, 1.0, 5), (2, 2.0, 3), (3, 3.0, 1), (4, 4.0, 0)])
 def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
     num_replicas: int, warm_up: float, num_after: int
 ) -> None:
     batches = plan_batches(make_questions(7), 2)
-    watch = WarmUp(batches, num_replicas)
+    watch = WarmUp(ids_of(batches), num_replicas)
     runtime = FakeRuntime()
     answers: list[Answer] = []
     for result in make_driver(runtime, SINGLE).run(batches):
@@ -235,7 +239,7 @@ def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
 def test_questions_that_fail_or_were_done_do_not_keep_a_run_cold() -> None:
     batches = plan_batches(make_questions(4), 2, {"q0"})
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if "q1" in work.question_ids else None)
-    watch = WarmUp(batches)
+    watch = WarmUp(ids_of(batches))
     for result in make_driver(runtime, SINGLE).run(batches):
         watch.settle(result, runtime.now)
     assert watch.seconds is not None
