@@ -10,7 +10,7 @@ from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
     {"errors", "env", "units", "sandbox"},
-    {"config", "seeds", "topology", "tasks", "voting", "statistics"},
+    {"config", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"models", "transport"},
     {"engine"},

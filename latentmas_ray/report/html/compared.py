@@ -9,7 +9,7 @@ from latentmas_ray.report.compare import Comparison, compare_folders
 from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
-from latentmas_ray.statistics import PairedDifference
+from latentmas_ray.stats import PairedDifference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from latentmas_ray.report.html.compared import Difference, make_difference
 from latentmas_ray.report.html.entries import Entry, Group
-from latentmas_ray.statistics import compare_paired
+from latentmas_ray.stats import compare_paired
 
 MAX_IDS = 200
 _HALF = 0.5  # over seeds, right is what was right in more than half of them
