@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from latentmas_ray.errors import ConfigError
 
 _MAX_SEED = 2**63 - 1
-_MAX_DIGITS = 19  # looked at first: int() refuses very long numbers with an error of its own
 _FORM = f"it must be different whole numbers from 0 to {_MAX_SEED}, as in 1,2,3"
 _FOLDER = re.compile(r"seed-(0|[1-9]\d{0,18})", re.ASCII)
+_SEED: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=_MAX_SEED)])
 
 
 def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
@@ -17,15 +20,18 @@ def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
     whatever is no seed."""
     if not isinstance(seeds, Iterable):  # a single seed, say
         raise ConfigError("seeds", repr(seeds), _FORM)
-    parts = [part.strip() for part in seeds.split(",")] if isinstance(seeds, str) else list(seeds)
-    given = seeds if isinstance(seeds, str) else ",".join(map(str, parts))
-    numbers = tuple(map(_seed, parts))
-    if not numbers or None in numbers:
+    parts = seeds.split(",") if isinstance(seeds, str) else list(seeds)
+    given = ",".join(map(str, parts))
+    try:
+        numbers = tuple(map(_seed, parts))
+    except ValidationError:
+        numbers = ()
+    if not numbers:
         raise ConfigError("seeds", given, _FORM)
     if len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise ConfigError("seeds", given, f"{twice} stands there twice; {_FORM}")
-    return tuple(number for number in numbers if number is not None)
+    return numbers
 
 
 def seed_output(output: str, seed: int | str) -> str:
@@ -41,8 +47,5 @@ def seed_folders(folder: Path) -> dict[int, Path]:
     return {seed: found[seed] for seed in sorted(found) if found[seed].is_dir()}
 
 
-def _seed(value: object) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
-        value = int(value)
-    is_seed = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SEED
-    return value if is_seed and isinstance(value, int) else None
+def _seed(value: object) -> int:
+    return _SEED.validate_strings(value) if isinstance(value, str) else _SEED.validate_python(value, strict=True)

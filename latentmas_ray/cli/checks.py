@@ -13,6 +13,9 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from latentmas_ray.env import Environment
 from latentmas_ray.units import format_bytes
 
@@ -22,7 +25,6 @@ CONNECT_SECONDS = 3.0
 STATUS_SECONDS = 30.0
 _SMALL_SHM_BYTES = 2 * 10**9
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9.]+)$")
 _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^:/\s]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 
 
@@ -45,12 +47,12 @@ class Check:
 
 def software_checks() -> Iterator[Check]:
     """Python, this package, and every package it requires, against the versions that its metadata asks for."""
-    python, wanted = platform.python_version(), metadata(DISTRIBUTION)["Requires-Python"].removeprefix(">=")
-    yield _version_check("python", python, wanted)
+    python = platform.python_version().removesuffix("+")  # which marks a build between two releases
+    yield _version_check("python", python, SpecifierSet(metadata(DISTRIBUTION)["Requires-Python"]))
     yield Check(Mark.OK, DISTRIBUTION, version(DISTRIBUTION))
     others, num_good = [], 0
-    for name, least in _required_packages():
-        check = _package_check(name, least)
+    for requirement in _required_packages():
+        name, check = requirement.name, _package_check(requirement)
         if name in NAMED_PACKAGES or check.mark is not Mark.OK:
             yield check
         else:
@@ -114,29 +116,31 @@ def memory_bytes() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
-def _required_packages() -> Iterator[tuple[str, str]]:
-    for requirement in requires(DISTRIBUTION) or ():
-        match = _REQUIREMENT.match(requirement)  # the extras carry a marker behind and do not match
-        if match is not None:
-            yield match[1], match[2]
+def _required_packages() -> Iterator[Requirement]:
+    """Without those of the extras."""
+    for requirement in map(Requirement, requires(DISTRIBUTION) or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
 
 
-def _package_check(name: str, least: str) -> Check:
+def _package_check(requirement: Requirement) -> Check:
     try:
-        return _version_check(name, version(name), least)
+        return _version_check(requirement.name, version(requirement.name), requirement.specifier)
     except PackageNotFoundError:
-        return Check(Mark.FAIL, name, f"not installed; {least} or newer is needed")
+        return Check(Mark.FAIL, requirement.name, f"not installed; {_wanted(requirement.specifier)} is needed")
 
 
-def _version_check(name: str, found: str, least: str) -> Check:
-    if _numbers(found) < _numbers(least):
-        return Check(Mark.FAIL, name, f"{found}; {least} or newer is needed")
+def _version_check(name: str, found: str, wanted: SpecifierSet) -> Check:
+    # A development version of what is wanted is what somebody has put there on purpose.
+    if not wanted.contains(found, prereleases=True):
+        return Check(Mark.FAIL, name, f"{found}; {_wanted(wanted)} is needed")
     return Check(Mark.OK, name, found)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in match[0].split(".")) if match is not None else ()
+def _wanted(specifiers: SpecifierSet) -> str:
+    """`1.2 or newer`, or the specifiers as they are written."""
+    only = next(iter(specifiers)) if len(specifiers) == 1 else None
+    return f"{only.version} or newer" if only is not None and only.operator == ">=" else str(specifiers)
 
 
 def _device_checks() -> Iterator[Check]:

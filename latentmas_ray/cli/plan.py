@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from latentmas_ray.cli.numbers import whole_number
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
 from latentmas_ray.errors import ConfigError
@@ -24,6 +25,8 @@ from latentmas_ray.placement import (
 )
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes
+
+_MAX_NUMBER = 10**7
 
 GPU_MEMORY = "80GB"  # of GPUs that are not looked at: an A100's
 CORES_PER_NODE = 64
@@ -102,7 +105,7 @@ def plan(
     made = make_plan(
         _request(
             config,
-            prompt_tokens=_number("prompt_tokens", prompt_tokens, least=1),
+            prompt_tokens=whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER),
             nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
         )
     )
@@ -149,13 +152,15 @@ def _cluster(
 ) -> tuple[NodeResources, ...]:
     """The cluster that the flags describe; what they leave open is as on this machine."""
     here = _gpus_here() if gpus_per_node is None else []
-    num_gpus = len(here) if gpus_per_node is None else _number("gpus_per_node", gpus_per_node, least=0, most=1024)
+    num_gpus = len(here) if gpus_per_node is None else whole_number("gpus_per_node", gpus_per_node, least=0, most=1024)
     cores = len(os.sched_getaffinity(0)) if not num_gpus or gpus_per_node is None else CORES_PER_NODE
     size = min(here) if here and gpu_memory is None else _size(gpu_memory or GPU_MEMORY)
     return nodes_alike(
-        1 if nodes is None else _number("nodes", nodes, least=1, most=4096),
+        1 if nodes is None else whole_number("nodes", nodes, least=1, most=4096),
         num_gpus=num_gpus,
-        num_cpus=cores if cpus_per_node is None else _number("cpus_per_node", cpus_per_node, least=1),
+        num_cpus=cores
+        if cpus_per_node is None
+        else whole_number("cpus_per_node", cpus_per_node, least=1, most=_MAX_NUMBER),
         gpu_bytes=size if num_gpus else None,
     )
 
@@ -183,13 +188,6 @@ def _gpus_here() -> list[int]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count)]
-
-
-def _number(field: str, text: str, *, least: int, most: int = 10**7) -> int:
-    # The length is looked at first: int() refuses very long numbers with an error of its own.
-    if text.isascii() and text.isdigit() and len(text) <= 12 and least <= int(text) <= most:
-        return int(text)
-    raise ConfigError(field, text, f"it must be a whole number from {least} to {most}")
 
 
 def _size(text: str) -> int:

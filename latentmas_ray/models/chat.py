@@ -1,13 +1,20 @@
 """Prompts to token ids by the tokenizer's own chat template, and token ids back to text."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from latentmas_ray.errors import ModelError
+from latentmas_ray.models.time_limit import call_with_time_limit
+
+# What a model's chat template may take and make. It is a program that came with the model, and one prompt takes it a
+# millisecond.
+MAX_TEMPLATE_SECONDS = 5.0  # CPU time
+MAX_TEMPLATE_CHARS = 20_000_000
+_REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError)
 
 # For base models, which have no chat template: the messages as paragraphs.
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
@@ -26,14 +33,14 @@ class ChatTokenizer:
         """The prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`; nothing added.
 
         Where the template knows no system role, the system message opens the user's. Raises ModelError if the
-        template refuses the messages or the result is empty.
+        template refuses the messages, takes or makes more than it may, or if the result is empty.
         """
         try:
             text = self._render(messages, template)
-        except (TemplateError, ValueError, TypeError) as error:
+        except _REFUSALS as error:
             try:
                 text = self._render(_without_system_role(messages), template)
-            except (TemplateError, ValueError, TypeError):
+            except _REFUSALS:
                 raise ModelError("model", self.name, f"its chat template must accept the prompt: {error}") from error
         ids = self.tokenizer(text + suffix, add_special_tokens=False)["input_ids"]
         if not ids:
@@ -46,7 +53,21 @@ class ChatTokenizer:
             ours["chat_template"] = PLAIN_TEMPLATE
         if clash := ours.keys() & template.keys():
             raise ValueError(f"{', '.join(sorted(clash))} cannot be set")
-        return str(self.tokenizer.apply_chat_template([dict(message) for message in messages], **ours, **template))
+        return self._apply([dict(message) for message in messages], **ours, **template)
+
+    def _apply(self, messages: list[dict[str, str]], **arguments: Any) -> str:
+        """The chat template's text, in bounded time; a single operation of it is not bounded in memory. Raises
+        ModelError beyond the bounds, and what the template raises."""
+        call = partial(self.tokenizer.apply_chat_template, messages, **arguments)
+        try:
+            text = str(call_with_time_limit(call, MAX_TEMPLATE_SECONDS))
+        except (TimeoutError, MemoryError) as error:
+            reason = "it takes too much memory" if isinstance(error, MemoryError) else str(error)
+            raise ModelError("model", self.name, f"its chat template must render a prompt: {reason}") from error
+        if len(text) > MAX_TEMPLATE_CHARS:
+            expected = f"its chat template must make at most {MAX_TEMPLATE_CHARS} characters, not {len(text)}"
+            raise ModelError("model", self.name, expected)
+        return text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of decoded ids, special tokens left out."""
@@ -68,8 +89,8 @@ class ChatTokenizer:
             return eos
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
         try:
-            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        except (TemplateError, ValueError, TypeError):
+            text = self._apply(messages, tokenize=False)
+        except (*_REFUSALS, ModelError):
             return eos
         _, found, tail = text.rpartition(marker)
         return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if found and tail else eos

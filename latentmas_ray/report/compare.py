@@ -22,7 +22,7 @@ from latentmas_ray.report.compared_run import (
     read_compared,
     single_for,
 )
-from latentmas_ray.statistics import PairedDifference, compare_paired
+from latentmas_ray.stats import PairedDifference, compare_paired, ids_by_verdict
 
 # By the memory of the control: what a matched run gains over it.
 _GAINS = {
@@ -33,7 +33,6 @@ _GAINS = {
 }
 # What may differ between a run and its control: with neither is another thing computed for the questions of both.
 _FREE = frozenset({"memory", "seed", "limit", "batch_size"})
-_HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +109,14 @@ def _names() -> Iterator[str]:
 def _pair(base: ComparedRun, other: ComparedRun) -> PairedRuns:
     shared = [question for question in base.correct if question in other.correct]
     a, b = [base.correct[question] for question in shared], [other.correct[question] for question in shared]
-    verdicts = [(question, x > _HALF, y > _HALF) for question, x, y in zip(shared, a, b, strict=True)]
+    ids = ids_by_verdict(base.correct, other.correct)
     return PairedRuns(
         base=base.name,
         other=other.name,
         paired=compare_paired(a, b) if shared else None,
         num_left_out=len(base.correct.keys() ^ other.correct.keys()),
-        only_base_ids=tuple(question for question, in_base, in_other in verdicts if in_base and not in_other),
-        only_other_ids=tuple(question for question, in_base, in_other in verdicts if in_other and not in_base),
+        only_base_ids=ids[True, False],
+        only_other_ids=ids[False, True],
     )
 
 

@@ -10,7 +10,7 @@ from latentmas_ray.errors import JournalError
 from latentmas_ray.report.runs import FinishedRun, load_runs
 from latentmas_ray.runs.multi_seed import mean_correct, speed, speed_after_warm_up
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.statistics import bootstrap_interval, mean_interval
+from latentmas_ray.stats import accuracy_interval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         num_questions=len(run.answers),
         num_failed=run.num_failed,
         accuracy=fmean(run.correct.values()) if run.correct else None,
-        accuracy_interval=bootstrap_interval([*run.correct.values()]) if run.correct else None,
+        accuracy_interval=accuracy_interval([*run.correct.values()]) if run.correct else None,
         accuracy_half_width=mean_interval(accuracies).half_width if accuracies else None,
         output_tokens_per_question=_output_tokens(run, run.answers),
         total_tokens_per_question=_total_tokens(run, run.answers),

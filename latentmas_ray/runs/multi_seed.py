@@ -16,7 +16,7 @@ from latentmas_ray.runs.store import Output, open_output
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.seeds import seed_folders, seed_output
-from latentmas_ray.statistics import bootstrap_interval, mean_interval
+from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
 
 
@@ -149,7 +149,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         num_failed=sum(summary.num_failed for summary in summaries),
         accuracy=None if over_seeds is None else over_seeds.mean,
         accuracy_half_width=None if over_seeds is None else over_seeds.half_width,
-        question_interval=bootstrap_interval([*by_question.values()]) if by_question else None,
+        question_interval=accuracy_interval([*by_question.values()]) if by_question else None,
         prompt_tokens_per_question=fmean(summary.prompt_tokens_per_question for summary in answered),
         latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in answered),
         output_tokens_per_question=fmean(summary.output_tokens_per_question for summary in answered),

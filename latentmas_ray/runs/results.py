@@ -257,7 +257,7 @@ class Summary:
     num_failed: int
     memory: str = "matched"  # or the control that was run
     accuracy: float | None  # fraction of the graded questions; None where nothing could be graded
-    accuracy_interval: tuple[float, float] | None = None  # in which 95 % of bootstrap samples of the questions lie
+    accuracy_interval: tuple[float, float] | None = None  # 95 %, as `stats.accuracy_interval` says
     prompt_tokens_per_question: float
     latent_steps_per_question: float
     output_tokens_per_question: float

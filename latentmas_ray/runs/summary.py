@@ -7,7 +7,7 @@ from typing import Any
 from latentmas_ray.config import RunConfig
 from latentmas_ray.runs.accounting import agent_figures, hand_over_figures
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
-from latentmas_ray.statistics import bootstrap_interval
+from latentmas_ray.stats import accuracy_interval
 
 
 class WarmUp:
@@ -59,7 +59,7 @@ def summarise(
         num_questions=len(answers) + len(failures),
         num_failed=len(failures),
         accuracy=mean_or_zero(graded) if graded else None,
-        accuracy_interval=bootstrap_interval(graded) if graded else None,
+        accuracy_interval=accuracy_interval(graded) if graded else None,
         prompt_tokens_per_question=mean_or_zero([answer.prompt_tokens for answer in answers]),
         latent_steps_per_question=mean_or_zero([answer.latent_tokens for answer in answers]),
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),

@@ -9,8 +9,7 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.meta import find_undeclared_variables
 
-from latentmas_ray.topology.meter import MAX_CHARS, metered
-from latentmas_ray.topology.sandbox import Sandbox
+from latentmas_ray.topology.sandbox import MAX_CHARS, Sandbox, within_budget
 
 _REACHES_OUT = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
@@ -30,8 +29,7 @@ def find_problem(template: str) -> tuple[int, str] | None:
         _compile(template, keep_trailing_newline=False)
     except jinja2.TemplateSyntaxError as error:
         return error.lineno, f"Jinja2: {error.message}"
-    except Exception as error:  # noqa: BLE001 - constants are computed here, which can raise anything
-        # Python also has limits on generated code: nesting, length of numbers.
+    except Exception as error:  # noqa: BLE001 - Python has limits on generated code: nesting, length of numbers
         return 1, f"Jinja2 cannot compile it: {error}"
     return None
 
@@ -44,10 +42,11 @@ def variables_of(template: str) -> frozenset[str]:
 
 def render(template: str, variables: Mapping[str, Any], *, keep_trailing_newline: bool = False) -> str:
     """The text. A template is a program: this raises whatever it raises, not only jinja2.TemplateError."""
+    compiled = _compile(template, keep_trailing_newline=keep_trailing_newline)
     chunks: list[str] = []
     num_chars = 0
-    with metered():
-        for chunk in _compile(template, keep_trailing_newline=keep_trailing_newline).generate(variables):
+    with within_budget():
+        for chunk in compiled.generate(variables):
             num_chars += len(chunk)
             if num_chars > MAX_CHARS:
                 raise SecurityError(f"it renders to more than {MAX_CHARS} characters")
@@ -57,8 +56,8 @@ def render(template: str, variables: Mapping[str, Any], *, keep_trailing_newline
 
 @lru_cache(maxsize=4096)
 def _compile(template: str, *, keep_trailing_newline: bool) -> jinja2.Template:
-    with metered():  # filters of constants are applied here
-        return (_SUFFIXES if keep_trailing_newline else _PROMPTS).from_string(template)
+    environment = _SUFFIXES if keep_trailing_newline else _PROMPTS
+    return environment.compile_measured(environment.parse(template))
 
 
 _PROMPTS = Sandbox(keep_trailing_newline=False)

@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "ray", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "datasets", "matplotlib"}
+HEAVY = {
+    "torch",
+    "ray",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pandas",
+    "datasets",
+    "matplotlib",
+}
 
 RUN = """
 import contextlib, json, sys
@@ -20,7 +31,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 IMPORT_LIGHT_FLOORS = """
 import importlib, json, pkgutil, sys
 import latentmas_ray
-for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "statistics", "placement"):
+for name in ("errors", "env", "units", "config", "seeds", "topology", "tasks", "stats", "placement"):
     module = importlib.import_module(f"latentmas_ray.{name}")
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
         importlib.import_module(found.name)
@@ -90,4 +101,4 @@ def test_actors_need_little_more_than_torch_and_ray_before_a_model_is_loaded() -
 
 
 def test_configuration_topologies_and_tasks_need_no_torch() -> None:
-    assert imported_by(IMPORT_LIGHT_FLOORS) & (HEAVY - {"numpy"}) == set()
+    assert imported_by(IMPORT_LIGHT_FLOORS) & HEAVY == set()

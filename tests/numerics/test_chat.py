@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from latentmas_ray.errors import ModelError
+from latentmas_ray.models import chat as chat_module
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.tiny import tiny_tokenizer
 
@@ -88,6 +89,29 @@ def test_a_template_that_refuses_is_told_in_one_line(
         chat_of(template).encode([SYSTEM, USER], arguments, "")
     assert str(caught.value).startswith("model: got 'my-model'; its chat template must")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", r"takes more than 0\.1 s"),
+        ("{{ 'x' * 20001 }}", "at most 20000 characters, not 20001"),
+        ("{{ 'x' * 10 ** 15 }}", "too much memory"),
+        ("{{ range(10 ** 9) }}", "Range too big"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+    ],
+)
+def test_a_template_that_takes_or_makes_too_much_is_told_in_one_line(
+    template: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_module, "MAX_TEMPLATE_SECONDS", 0.1)
+    monkeypatch.setattr(chat_module, "MAX_TEMPLATE_CHARS", 20_000)
+    chat = chat_of(template)
+    with pytest.raises(ModelError, match=reason) as caught:
+        chat.encode([SYSTEM, USER], {}, "")
+    assert str(caught.value).startswith("model: got 'my-model'; its chat template must")
+    assert "\n" not in str(caught.value)
+    assert chat.turn_terminator == [2]
 
 
 @pytest.mark.parametrize("text", ["plain", "žluťoučký kůň", "数学 🦊", "a\n\n  b\t"])

@@ -17,7 +17,7 @@ from latentmas_ray.report import load_runs
 from latentmas_ray.runs.multi_seed import SeedsSummary
 from latentmas_ray.runs.results import Observer
 from latentmas_ray.seeds import parse_seeds, seed_folders
-from latentmas_ray.statistics import mean_interval
+from latentmas_ray.stats import mean_interval
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.topology import Topology
 from tests.cases.fake_runtime import FakeRuntime

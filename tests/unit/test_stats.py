@@ -7,61 +7,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmas_ray.statistics import (
-    Cells,
-    bootstrap_interval,
-    compare_paired,
-    mcnemar,
-    mean_interval,
-    student_quantile,
-)
+from latentmas_ray.stats import Cells, accuracy_interval, compare_paired, ids_by_verdict, mean_interval
 
 RIGHT_OR_WRONG = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 SHARES = st.sampled_from([0.0, 1 / 3, 0.5, 2 / 3, 1.0])
 PAIRS_OF_SHARES = st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=60)
 
 
-def test_the_interval_of_an_accuracy_is_the_bootstraps_and_always_the_same() -> None:
-    values = [1.0] * 900 + [0.0] * 100
-    low, high = bootstrap_interval(values)
-    # The normal approximation: 0.9 ± 1.96 · √(0.9 · 0.1 / 1000).
-    assert low == pytest.approx(0.8814, abs=0.003)
-    assert high == pytest.approx(0.9186, abs=0.003)
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval([1.0] * 10) == (1.0, 1.0)
-    assert bootstrap_interval([True, False]) == (0.0, 1.0)
+@pytest.mark.parametrize(
+    ("num_right", "num_questions", "interval"),
+    [  # the formula: (p + z²/2n ± z·√(p·(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.959964
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (900, 1000, (0.8798, 0.9171)),
+        (40, 40, (0.9124, 1.0)),
+        (0, 40, (0.0, 0.0876)),
+        (1, 1, (0.2065, 1.0)),
+    ],
+)
+def test_the_interval_of_one_runs_accuracy_is_wilsons(
+    num_right: int, num_questions: int, interval: tuple[float, float]
+) -> None:
+    values = [True] * num_right + [False] * (num_questions - num_right)
+    assert accuracy_interval(values) == pytest.approx(interval, abs=5e-5)
+
+
+def test_all_right_in_all_seeds_is_a_proportion_too() -> None:
+    assert accuracy_interval([1.0] * 40) == accuracy_interval([True] * 40)
+
+
+def test_the_interval_over_seeds_is_the_bootstraps_and_always_the_same() -> None:
+    values = [1.0] * 850 + [0.5] * 100 + [0.0] * 50
+    low, high = accuracy_interval(values)
+    # The normal approximation: the standard deviation of a value is √(0.875 - 0.9²) = 0.255.
+    assert low == pytest.approx(0.9 - 1.96 * 0.255 / math.sqrt(1000), abs=0.003)
+    assert high == pytest.approx(0.9 + 1.96 * 0.255 / math.sqrt(1000), abs=0.003)
+    assert accuracy_interval(values) == (low, high)
 
 
 @given(st.lists(SHARES, min_size=1, max_size=60))
-def test_an_interval_lies_within_what_was_seen_and_does_not_depend_on_the_order(values: list[float]) -> None:
-    low, high = bootstrap_interval(values)
-    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert bootstrap_interval(values[::-1]) == (low, high)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"),
-    [
-        (1, 12.7062),
-        (2, 4.30265),
-        (3, 3.18245),
-        (4, 2.77645),
-        (5, 2.57058),
-        (9, 2.26216),
-        (10, 2.22814),
-        (30, 2.04227),
-        (99, 1.98422),
-        (1000, 1.96234),
-    ],
-)
-def test_quantiles_are_those_of_the_printed_tables(degrees: int, quantile: float) -> None:
-    assert student_quantile(0.975, degrees) == pytest.approx(quantile, rel=5e-6)
-
-
-def test_other_quantiles() -> None:
-    assert student_quantile(0.995, 4) == pytest.approx(4.60409, rel=1e-5)
-    assert student_quantile(0.75, 1) == pytest.approx(1.0)  # of Cauchy's distribution
-    assert student_quantile(0.5, 7) == pytest.approx(0.0, abs=1e-12)
+def test_an_interval_holds_the_accuracy_and_does_not_depend_on_the_order(values: list[float]) -> None:
+    low, high = accuracy_interval(values)
+    assert 0 <= low <= high <= 1
+    assert low - 1e-9 <= sum(values) / len(values) <= high + 1e-9
+    assert accuracy_interval(values[::-1]) == (low, high)
 
 
 def test_a_mean_over_seeds() -> None:
@@ -69,6 +58,15 @@ def test_a_mean_over_seeds() -> None:
     assert found.mean == pytest.approx(0.6)
     assert found.half_width == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-5)
     assert found.num_values == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (10, 2.26216), (31, 2.04227)]
+)
+def test_the_quantiles_of_a_mean_are_those_of_the_printed_tables(count: int, quantile: float) -> None:
+    values = [float(index) for index in range(count)]
+    spread = math.sqrt(count * (count + 1) / 12)  # the sample's standard deviation of 0, 1, …, n - 1
+    assert mean_interval(values).half_width == pytest.approx(quantile * spread / math.sqrt(count), rel=1e-5)
 
 
 def test_one_seed_says_nothing_of_other_seeds_and_equal_ones_say_that_they_are_equal() -> None:
@@ -89,14 +87,18 @@ def test_one_seed_says_nothing_of_other_seeds_and_equal_ones_say_that_they_are_e
     ],
 )
 def test_mcnemars_test_is_exact(only_base: int, only_other: int, p_value: float) -> None:
-    assert mcnemar(only_base, only_other) == pytest.approx(p_value)
-    assert mcnemar(only_other, only_base) == pytest.approx(p_value)
+    base, other = [1] * only_base + [0] * only_other + [1, 0], [0] * only_base + [1] * only_other + [1, 0]
+    assert compare_paired(base, other).mcnemar_p_value == pytest.approx(p_value)
+    assert compare_paired(other, base).mcnemar_p_value == pytest.approx(p_value)
 
 
 def test_mcnemars_test_on_many_questions() -> None:
     # z = (400 - 300 - 1) / √700 = 3.742, beyond which a normal distribution has 1.83e-4 on both sides.
-    assert mcnemar(300, 400) == pytest.approx(1.83e-4, rel=0.05)
-    assert 0 <= mcnemar(0, 3000) < 1e-300
+    found = compare_paired([1] * 300 + [0] * 400, [0] * 300 + [1] * 400)
+    assert found.mcnemar_p_value == pytest.approx(1.83e-4, rel=0.05)
+    tiny = compare_paired([0] * 3000, [1] * 3000).mcnemar_p_value
+    assert tiny is not None
+    assert 0 <= tiny < 1e-300
 
 
 def test_a_difference_that_is_there() -> None:
@@ -106,7 +108,7 @@ def test_a_difference_that_is_there() -> None:
     # The standard error of a mean of +1, 0 and -1: √((0.35 - 0.25²) / 100).
     assert found.interval == pytest.approx((0.25 - 1.96 * 0.0536, 0.25 + 1.96 * 0.0536), abs=0.012)
     assert found.p_value < 0.001
-    assert found.mcnemar_p_value == pytest.approx(mcnemar(5, 30))
+    assert found.mcnemar_p_value == pytest.approx(2.23e-5, rel=0.01)
 
 
 def test_pairs_know_more_than_two_accuracies() -> None:
@@ -169,3 +171,14 @@ def test_a_run_does_not_differ_from_itself(values: list[float]) -> None:
 def test_runs_on_other_questions_are_not_compared(base: list[float], other: list[float]) -> None:
     with pytest.raises(ValueError, match="the same questions"):
         compare_paired(base, other)
+
+
+def test_questions_by_verdict_are_those_of_both_runs_in_their_order() -> None:
+    base = {"a": 1.0, "b": 0.0, "c": 0.5, "d": 2 / 3, "only here": 1.0}
+    other = {"d": 1.0, "c": 1.0, "b": 0.0, "a": 0.0, "only there": 1.0}
+    assert ids_by_verdict(base, other) == {
+        (True, True): ("d",),
+        (True, False): ("a",),
+        (False, True): ("c",),
+        (False, False): ("b",),
+    }

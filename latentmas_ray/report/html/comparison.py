@@ -11,10 +11,9 @@ from latentmas_ray.report.compare import Comparison, compare_folders
 from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
-from latentmas_ray.statistics import PairedDifference, compare_paired
+from latentmas_ray.stats import PairedDifference, compare_paired, ids_by_verdict
 
 MAX_IDS = 200
-_HALF = 0.5  # over seeds, right is what was right in more than half of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +130,9 @@ def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[
         "second": (f"only {second.label}", False, True),
         "neither": ("neither", False, False),
     }
-    cells = []
+    by_verdict, cells = ids_by_verdict(one, other), []
     for name, (title, a, b) in wanted.items():
-        members = tuple(found for found in ids if (one[found] > _HALF, other[found] > _HALF) == (a, b))
+        members = by_verdict[a, b]
         cells.append(Cell(name=name, title=title, ids=members, share=round(100 * len(members) / len(ids), 3)))
     paired = compare_paired([one[found] for found in ids], [other[found] for found in ids])
     return RunPair(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))

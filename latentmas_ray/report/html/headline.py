@@ -5,7 +5,7 @@ from statistics import fmean
 
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import percent, points, signed_points
-from latentmas_ray.statistics import PairedDifference, compare_paired
+from latentmas_ray.stats import PairedDifference, compare_paired
 
 _FEW_DIFFERING = 10  # fewer questions on which two runs differ: the bootstrap's interval is too narrow
 _ALIKE = 0.05  # costs that differ by less, relative to one another, are called the same

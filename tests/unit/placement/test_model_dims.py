@@ -65,11 +65,29 @@ def test_a_folder_that_does_not_tell_is_refused(tmp_path: Path, config: str, tol
     assert told in str(caught.value)
 
 
-def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+def of_header(header: bytes, *, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        of_header(b"{}", length=10**6),
+        of_header(b"{}", length=2**63),
+        of_header(b"[]"),
+        of_header(b'{"a":' * 100_000),
+        of_header(b'{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'),
+        of_header(b'{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,0]}}'),
+    ],
+    ids=["empty", "cut off", "huge header", "no mapping", "nested", "no tensors", "overflow"],
+)
+def test_a_file_that_is_damaged_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes((10**6).to_bytes(8, "little") + b"{}")
-    with pytest.raises(ModelError, match="cut off"):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"whole safetensors files: model\.safetensors: ") as caught:
         known_dims(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_without_heads_of_its_own_for_kv() -> None:

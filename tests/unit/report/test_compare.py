@@ -15,7 +15,7 @@ from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.results import AgentUse, Answer
 from latentmas_ray.runs.summary import summarise
 from latentmas_ray.seeds import seed_output
-from latentmas_ray.statistics import compare_paired
+from latentmas_ray.stats import compare_paired
 from latentmas_ray.tasks.question import Question
 
 

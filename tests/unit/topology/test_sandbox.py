@@ -1,12 +1,13 @@
 """A template computes no more than it may, however it goes about it, and what prompts usually do still works."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import Agent, render_messages
+from latentmas_ray.topology import Agent, render_messages, sandbox
 
 QUESTION = Question(id="q7", question="How many?", kind="text", gold=None, record={"docs": ["one two", "three"]})
 
@@ -61,25 +62,52 @@ TOO_MUCH = {
     "tabs": "{{ ('\t' * 100000).expandtabs(10000) | length }}",
     "translate": "{{ ('a' * 100000).translate({97: 'x' * 10000}) | length }}",
     "lists added up": "{{ ([[1] * 1000] * 1000) | sum(start=[]) | length }}",
+    "large values in a loop": "{% set x = 'x' * 3000000 %}" + LOOP + "{% set b = x[1:] %}" + END,
+    "text in a block": "{% set y %}" + LOOP + "x" * 1000 + END + "{% endset %}",
+    "one value in many": "{% set x = 'x' * 3000000 %}{{ [x] * 1000 == [x] * 1000 }}",
+    "numbers from text": "{{ ('9' * 100000) | int(base=16) * 2 }}",
+    "a namespace in a namespace": again("{% set ns.x = namespace(a=ns.x, b=ns.x) %}", after="{{ [ns.x] * 10**9 }}"),
+    "a search backwards": "{{ ('a' * 3000000).rfind('b' + 'a' * 1000000) }}",
+    "a search for many characters": "{{ ('a' * 3000000) | trim('b' * 1000000) }}",
+    "tags taken out": "{{ ('<!---->' * 500000) | striptags }}",
+    "nested lists, spread out": "{{ ([['a'] * 100] * 200) | pprint }}",
+}
+TOO_LONG = {
     "three loops": LOOP * 3 + END * 3,
+    "two loops over a text": "{% set x = 'x' * 3000000 %}{% for a in x %}{% for b in x %}" + END * 2,
     "loops that leave everything out": LOOP + "{% for b in range(10000) if b < 0 %}" + END * 2,
     "a loop in a macro": f"{{% macro m() %}}{LOOP}{END}{{% endmacro %}}{LOOP}{{% set x = m() %}}{END}",
     "a recursive loop": "{% for a in range(10000) recursive %}{% if loop.depth < 4 %}{% set x = loop(range(10000)) %}"
     "{% endif %}{% endfor %}",
     "a macro that calls itself": RECURSIVE,
-    "large values in a loop": "{% set a = 'x' * 3000000 %}" + LOOP + "{% set b = a[1:] %}" + END,
-    "comparisons in a loop": "{% set a = 'x' * 3000000 %}" + LOOP + "{% if 'y' in a %}{% endif %}" + END,
-    "printing in a block": "{% set y %}{% set l = ['x'] * 9999 %}" + LOOP + "{{ l }}" + END + "{% endset %}",
+    "comparisons in loops": "{% set x = 'x' * 3000000 %}" + LOOP * 2 + "{% if 'y' in x %}{% endif %}" + END * 2,
+    "filters in filters": "{% set x = ['x'] * 10000 %}" + LOOP + "{% set y = x | map('upper') | map('lower') %}" + END,
 }
 
 
 @pytest.mark.parametrize("prompt", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_too_much_is_told_in_one_line_and_soon(prompt: str) -> None:
     began = time.process_time()  # of this process: the machine may be busy
-    with pytest.raises(TopologyError) as caught:
+    with pytest.raises(TopologyError, match=r"characters|bits|too large|bytes") as caught:
         rendered(prompt)
     assert "\n" not in str(caught.value)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("prompt", TOO_LONG.values(), ids=TOO_LONG)
+def test_what_does_not_come_to_an_end_is_interrupted(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
+    with pytest.raises(TopologyError, match=r"takes more than 0\.1 s to render|characters"):
+        rendered(prompt)
+
+
+def test_the_time_is_bound_in_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
+    with ThreadPoolExecutor(2) as pool:
+        good, bad = pool.submit(rendered, "{{ question }}"), pool.submit(rendered, TOO_LONG["three loops"])
+        assert good.result() == "How many?"
+        with pytest.raises(TopologyError, match="takes more than"):
+            bad.result()
 
 
 @pytest.mark.parametrize(
