@@ -155,7 +155,7 @@ class RayRuntime:
         try:
             if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
                 raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = replica.report(turn, shares_node=self._in_use.capabilities.shares_node)
             # The bytes lie in the object store, and may be asked for when this process has left the cluster.
             kept = tuple((header, body.copy()) for header, body in report.kept)
             report = submitted.report = replace(report, kept=kept)

@@ -12,6 +12,7 @@ FLOORS = (
     {"errors", "env", "units", "sandbox"},
     {"config", "seeds", "topology", "tasks", "voting", "statistics"},
     {"memory", "placement"},
+    {"parallel"},
     {"models", "transport"},
     {"engine"},
     {"actors", "driver"},
@@ -36,7 +37,19 @@ SAME_FLOOR = {
 ROOMS = {
     "ray": ("transport", "actors", "driver", "system"),
     "transformers": ("models",),
-    "torch": ("memory", "models", "transport", "engine", "actors", "system", "bench", "report", "training", "cli"),
+    "torch": (
+        "memory",
+        "parallel",
+        "models",
+        "transport",
+        "engine",
+        "actors",
+        "system",
+        "bench",
+        "report",
+        "training",
+        "cli",
+    ),
 }
 VAGUE = {"utils", "util", "common", "misc", "helpers"}
 
