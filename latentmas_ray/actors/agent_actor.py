@@ -207,7 +207,7 @@ class AgentActor:
         last: list[SentChunk] = []
 
         def send(chunk: SentChunk) -> None:
-            if not self._transport.traits.survives_producer:
+            if not self._transport.capabilities.survives_producer:
                 running.kept.append(chunk)
             last[:] = [chunk]
             if not published.done():

@@ -236,7 +236,7 @@ class RayRuntime:
         submitted: _Submitted = handle.turn
         turn, replica = submitted.turn, submitted.replica
         try:
-            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
+            report = replica.report(turn, shares_node=self._in_use.capabilities.shares_node)
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))

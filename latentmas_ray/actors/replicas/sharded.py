@@ -51,7 +51,8 @@ class ShardedReplica(Replica):
         reports, begun = [], []
         for rank, actor in enumerate(self.actors):
             sources = [
-                self._source(segments[name], rank, keeps=transport.traits.readers_keep) for name in work.segment_order()
+                self._source(segments[name], rank, keeps=transport.capabilities.readers_keep)
+                for name in work.segment_order()
             ]
             if has_begun:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")
@@ -68,7 +69,7 @@ class ShardedReplica(Replica):
         turn = Turn(number, time.monotonic(), tuple(reports), places_of(segments, work), writes, tuple(begun))
         if work.thinks != "latent":
             return None, turn
-        holders = [] if transport.traits.survives_producer else list(zip(self.actors, chunks, strict=True))
+        holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
         return SegmentRef(tuple(chunks), writes, holders), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:

@@ -50,7 +50,7 @@ class SingleReplica(Replica):
         turn = Turn(number, time.monotonic(), (report,), places_of(segments, work), writes, begun)
         if work.thinks != "latent":
             return None, turn
-        holders = [] if transport.traits.survives_producer else [(actor, chunks)]
+        holders = [] if transport.capabilities.survives_producer else [(actor, chunks)]
         return SegmentRef((chunks,), writes, holders), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
@@ -77,5 +77,5 @@ class SingleReplica(Replica):
         if remote:
             references = list(chain(*(segment.chunks[0] for segment in read)))
             actor.fetch.options(concurrency_group="fetch").remote(references)
-        for segment in remote if transport.traits.readers_keep else ():
+        for segment in remote if transport.capabilities.readers_keep else ():
             segment.holders.append((actor, segment.chunks[0]))
