@@ -74,7 +74,7 @@ class BenchCluster:
 
     def __exit__(self, *_: object) -> None:
         if self._cluster is not None:
-            self._cluster.leave()
+            self._cluster.disconnect()
 
     def nodes(self) -> list[BenchNode]:
         """The nodes that are alive: first the one where this process runs."""
