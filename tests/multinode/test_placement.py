@@ -85,14 +85,14 @@ def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
     with started_on(cluster, HEAD, plan) as process:
         done = process.finish()
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [node["num_cpus"] for node in told["nodes"]] == [4.0, 4.0]
-    assert all(re.fullmatch("[0-9a-f]{56}", node["name"]) for node in told["nodes"])
-    assert {shard["node"] for shard in told["shards"]} == {0, 1}
+    made = json.loads(done.stdout)
+    assert [node["num_cpus"] for node in made["nodes"]] == [4.0, 4.0]
+    assert all(re.fullmatch("[0-9a-f]{56}", node["name"]) for node in made["nodes"])
+    assert {shard["node"] for shard in made["shards"]} == {0, 1}
     assert not any(cluster.num_actors(node) for node in NODES)
 
 
-def test_the_link_between_two_nodes_is_measured_beside_plain_tcp(cluster: Cluster) -> None:
+def test_the_link_between_two_nodes_is_measured_against_plain_tcp(cluster: Cluster) -> None:
     """A link more than on one machine, and two clocks."""
     flags = ["--model", "tiny", "--tokens", "1,200", "--repeats", "2", "--no-end-to-end", "--json"]
     command = [str(COMMAND), "bench", "transfer", *flags, "--transports", "object_store", "--address", cluster.address]

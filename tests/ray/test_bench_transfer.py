@@ -17,20 +17,20 @@ def test_transports_are_measured_on_one_node_and_two_agents_with_overlap_and_wit
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["bench", "transfer", *SMALL, "--transports", "loopback,tcp", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {(way["link"], way["transport"]) for way in told["ways"]} >= LINKS
-    for way in told["ways"]:
+    figures = json.loads(capsys.readouterr().out)
+    assert {(way["link"], way["transport"]) for way in figures["ways"]} >= LINKS
+    for way in figures["ways"]:
         assert [size["tokens"] for size in way["sizes"]] == [1, 40]
         for size in way["sizes"]:
             assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
             assert size["move"]["limit_bytes_per_second"] > 0
-    felt = told["end_to_end"]
-    assert felt["prompt_tokens"] >= 50
-    assert (felt["transport"], felt["link"]) == ("shared_memory", "same_node")
+    end_to_end = figures["end_to_end"]
+    assert end_to_end["prompt_tokens"] >= 50
+    assert (end_to_end["transport"], end_to_end["link"]) == ("shared_memory", "same_node")
     for side in ("overlap", "no_overlap"):
-        assert 0 < felt[side]["exposed_seconds"] <= felt[side]["seconds"] < 10
-    assert felt["ratio"] == pytest.approx(felt["no_overlap"]["seconds"] / felt["overlap"]["seconds"])
-    assert ray.is_initialized()  # it was there before, and goes on
+        assert 0 < end_to_end[side]["exposed_seconds"] <= end_to_end[side]["seconds"] < 10
+    assert end_to_end["ratio"] == pytest.approx(end_to_end["no_overlap"]["seconds"] / end_to_end["overlap"]["seconds"])
+    assert ray.is_initialized()  # it was running before, and still is
 
 
 def test_a_segment_that_the_store_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
