@@ -6,7 +6,7 @@ pair, and medians are what is reported.
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from statistics import median
@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.engine_settings import EngineBenchSettings
 from benchmarks.engine_sides import SIDES, serve
+from latentmas_ray.bench.machine import Log
 from latentmas_ray.errors import LatentMASError, RunError
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES
@@ -55,7 +56,7 @@ class EngineBench:
         return asdict(self)
 
 
-def run(settings: EngineBenchSettings, progress: Callable[[str], None]) -> EngineBench:
+def run(settings: EngineBenchSettings, progress: Log) -> EngineBench:
     """Measure. Raises ModelError for a device or a model that is not there, RunError if a side fails."""
     choose_device(settings.device)
     if settings.model not in SHAPES:

@@ -13,7 +13,7 @@ from benchmarks.engine_settings import EngineBenchSettings
 from latentmas_ray.engine.engine import Engine, make_realignment
 from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import LatentMASError, RunError
+from latentmas_ray.errors import LatentMASError, RunError, first_line
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.presets import SHAPES, random_model
@@ -43,7 +43,7 @@ def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> N
     except (EOFError, ConnectionError):
         pass  # the benchmark is over
     except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: nobody reads a traceback from here
-        reason = " ".join((str(error).splitlines() or [""])[0].split())
+        reason = first_line(error)
         connection.send(RunError(f"the {side} side of the benchmark failed: {type(error).__name__}: {reason}"))
 
 

@@ -6,7 +6,7 @@ of one turn to the next one, and how much of the driver's process that needs.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from benchmarks.timed_runtime import TimedRuntime
 from benchmarks.timer_runner import LATENT_STEPS, TimerRunner
 from latentmas_ray.actors import RayMetrics, RayRuntime
 from latentmas_ray.bench.actors import BenchCluster
-from latentmas_ray.bench.machine import processor
+from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.scheduler.batch import plan_batches
@@ -44,8 +44,6 @@ _READER_SHARE = 0.9  # readers are that much faster where all are busy, so that 
 _ALONE = 8  # times as many batches where there is one at a time: it takes a moment, and p99 wants a hundred
 _LOADS = ("alone", "busy", "flood")
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingBench:
@@ -62,7 +60,7 @@ class ScalingBench:
         return asdict(self)
 
 
-def run(settings: ScalingBenchSettings, progress: Progress) -> ScalingBench:
+def run(settings: ScalingBenchSettings, progress: Log) -> ScalingBench:
     """Measure. Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an actor
     dies or a turn fails."""
     load_average = os.getloadavg()[0]
@@ -98,7 +96,7 @@ def fitting(settings: ScalingBenchSettings, free_bytes: float) -> list[int]:
     return sizes
 
 
-def measure_throughput(settings: ScalingBenchSettings, progress: Progress) -> tuple[Throughput, ...]:
+def measure_throughput(settings: ScalingBenchSettings, progress: Log) -> tuple[Throughput, ...]:
     """Questions per second for every number of replicas."""
     topology = chain(max(0, settings.agents - 1), 1)
     seconds: dict[int, list[float]] = {}
@@ -123,7 +121,7 @@ def measure_throughput(settings: ScalingBenchSettings, progress: Progress) -> tu
     )
 
 
-def measure_hand_overs(settings: ScalingBenchSettings, num_actors: int, progress: Progress) -> Iterator[HandOvers]:
+def measure_hand_overs(settings: ScalingBenchSettings, num_actors: int, progress: Log) -> Iterator[HandOvers]:
     """One chain through so many actors, in every load."""
     topology = chain(CHAIN_AGENTS // 2, CHAIN_AGENTS // 2)
     replicas = num_actors // CHAIN_AGENTS

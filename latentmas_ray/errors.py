@@ -10,6 +10,14 @@ from typing import Any
 MAX_VALUE_CHARS = 120
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line that is not empty, or its class where it says nothing.
+
+    Libraries put their stack or advice into the lines below.
+    """
+    return next((" ".join(line.split()) for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class LatentMASError(Exception):
     """Root of all errors that this package raises on purpose."""
 
@@ -138,6 +146,10 @@ class TurnLostError(RunError):
         super().__init__(reason)
         self.lacks_memory = lacks_memory
         self.is_suspect = is_suspect
+
+
+class OldNameWarning(FutureWarning):
+    """A flag, a keyword or a key was given under its old name, which this version still reads."""
 
 
 class UntrainedQuestionWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""How numbers are written for people, on a terminal as in the report: sizes, durations, counts, shares."""
 
 import re
 from fractions import Fraction
@@ -38,3 +38,58 @@ def format_seconds(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def format_fine_seconds(seconds: float) -> str:
+    """Two or three significant figures, also of microseconds: `85 µs`, `1.23 ms`, `12.3 ms`, `4.56 s`."""
+    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
+        value = seconds * scale
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "µs" or value >= 99.95 else f"{value:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def format_number(value: float) -> str:
+    """`40`, `212.4`, `12,345`, `0.32`; no more decimals than a reader can use."""
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def format_percent(share: float) -> str:
+    """`52.5 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def format_accuracy(accuracy: float | None, interval: tuple[float, float] | None = None) -> str:
+    """`52.5 %`, with its interval `52.5 % (49.1–55.9)`, or a word where nothing could be graded."""
+    if accuracy is None:
+        return "not graded"
+    within = "" if interval is None else f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+    return format_percent(accuracy) + within
+
+
+def format_spread(accuracy: float | None, half_width: float | None) -> str:
+    """`52.5 % ± 3.1`, or without the second part where it is not known."""
+    return format_accuracy(accuracy) + ("" if half_width is None else f" ± {100 * half_width:.1f}")
+
+
+def format_p_value(value: float | None) -> str:
+    """`0.042`, `< 0.001`, or `-` where there is none."""
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_rate(per_second: float) -> str:
+    """Three significant figures: `0.123`, `12.3`, `1,234`."""
+    return f"{per_second:,.0f}" if per_second >= 1000 else f"{per_second:.3g}"
+
+
+def format_figure(name: str, value: float) -> str:
+    """`value` in the unit that the field's name tells (`x_bytes`, `x_seconds`, a count)."""
+    if name.endswith("bytes"):
+        return format_bytes(value)
+    if name.endswith("seconds"):
+        return format_seconds(value)
+    return format_number(value)

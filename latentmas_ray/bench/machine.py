@@ -1,7 +1,10 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and where it says how far it is."""
 
 import os
 import platform
+from collections.abc import Callable
+
+Log = Callable[[str], None]  # gets a line when something is measured
 
 
 def processor() -> str:

@@ -6,14 +6,14 @@ both. Ratios are taken pair by pair, and medians are what is reported.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from latentmas_ray.bench.actors import BenchCluster, BenchNode
 from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
-from latentmas_ray.bench.machine import processor
+from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.bench.pairs import InProcessPath, TransferPath, TwoActorPath, num_threads
 from latentmas_ray.bench.stamps import SizeFigures, size_figures
 from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchSettings
@@ -30,8 +30,6 @@ LINKS: tuple[Link, ...] = ("same_process", "same_node", "cross_node")
 _COPIES = 7
 _COPIES_IN_STORE = 2
 _NUM_WARM_UPS = 2
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ class TransferBench:
         return asdict(self)
 
 
-def run(settings: TransferBenchSettings, progress: Progress) -> TransferBench:
+def run(settings: TransferBenchSettings, progress: Log) -> TransferBench:
     """Measure. Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an end
     dies or bytes arrive altered."""
     chosen = offers(settings.transports)
@@ -100,7 +98,7 @@ def _measure(
     offer: Candidate,
     link: Link,
     nodes: Sequence[BenchNode],
-    progress: Progress,
+    progress: Log,
 ) -> WayFigures:
     store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
     fitting(settings.tokens, spec.bytes_per_token, free=None, store=store_bytes)  # before two actors are started for it
@@ -147,7 +145,7 @@ def fitting(
 
 
 def _measure_size(
-    path: TransferPath, name: str, spec: KVCacheSpec, tokens: int, repeats: int, progress: Progress
+    path: TransferPath, name: str, spec: KVCacheSpec, tokens: int, repeats: int, progress: Log
 ) -> SizeFigures:
     path.prepare(tokens)
     for index in range(_NUM_WARM_UPS):

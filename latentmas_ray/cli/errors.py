@@ -7,7 +7,9 @@ keeps its traceback.
 import errno
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -19,7 +21,7 @@ from benchmarks.scaling_settings import ScalingBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import InputError, LatentMASError
+from latentmas_ray.errors import InputError, LatentMASError, OldNameWarning, UntrainedQuestionWarning
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 # Fields that are flags of some command, and are told under the flag's name.
@@ -69,7 +71,8 @@ class CommandGroup(TyperGroup):
 def exit_code_of(body: Callable[[], object]) -> int:
     """Run `body` and return the exit code, after one line (or few) on stderr where it went wrong."""
     try:
-        code = body()
+        with _warnings_as_notes():
+            code = body()
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_DONE
     except typer.TyperException as error:
@@ -91,6 +94,25 @@ def exit_code_of(body: Callable[[], object]) -> int:
         if error.errno in _NOT_ALLOWED and error.filename is not None:
             return _complain(EXIT_BAD_INPUT, _describe(error))
         raise
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show each of this package's warnings to users as one line on stderr, once."""
+    show, shown = warnings.showwarning, set[str]()
+
+    def show_as_note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, OldNameWarning | UntrainedQuestionWarning):
+            show(message, category, *where, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            typer.echo(f"note: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OldNameWarning)
+        warnings.simplefilter("always", UntrainedQuestionWarning)
+        warnings.showwarning = show_as_note
+        yield
 
 
 def _complain(code: int, message: str, error: BaseException | None = None) -> int:

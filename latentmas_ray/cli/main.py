@@ -9,19 +9,19 @@ from typing import Annotated
 
 import typer
 
-from latentmas_ray.cli.ask import ask
-from latentmas_ray.cli.bench import bench_app
-from latentmas_ray.cli.compare import compare
-from latentmas_ray.cli.demo import demo
-from latentmas_ray.cli.doctor import doctor
+from latentmas_ray.cli.commands.ask import ask
+from latentmas_ray.cli.commands.bench import bench_app
+from latentmas_ray.cli.commands.compare import compare
+from latentmas_ray.cli.commands.demo import demo
+from latentmas_ray.cli.commands.doctor import doctor
+from latentmas_ray.cli.commands.eval import evaluate
+from latentmas_ray.cli.commands.grade import grade
+from latentmas_ray.cli.commands.inspect import inspect
+from latentmas_ray.cli.commands.memory import memory
+from latentmas_ray.cli.commands.plan import plan
+from latentmas_ray.cli.commands.report import report
+from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
-from latentmas_ray.cli.evaluate import evaluate
-from latentmas_ray.cli.grade import grade
-from latentmas_ray.cli.inspect import inspect
-from latentmas_ray.cli.memory import memory
-from latentmas_ray.cli.plan import plan
-from latentmas_ray.cli.report import report
-from latentmas_ray.cli.tasks import tasks
 
 app = typer.Typer(
     name="latentmas",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.config.renamed import CONFIG_FIELDS
 
 # What --help shows as the value, where the type alone does not tell.
 _METAVARS = {
@@ -44,16 +45,22 @@ def run_options(
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
+    old_names = {name.old: name.new for name in CONFIG_FIELDS if name.new in names}
+    defaults = {name: fixed.get(name, _default_of(name)) for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         def with_flags(**values: Any) -> None:
-            flags = {name: values.pop(name) for name in names}
+            flags = {name: values.pop(name) for name in (*names, *old_names) if name in values}
             given = {name: value for name, value in flags.items() if value is not None}
+            for old, new in old_names.items():
+                if old in given and given.get(new) == defaults[new]:
+                    given.pop(new, None)  # as nobody gave it
             command(make_config({**fixed, **given}), **values)
 
-        flags = [_parameter(name, fixed.get(name, _default_of(name))) for name in names]
+        flags = [_parameter(name, default) for name, default in defaults.items()]
+        flags += [_old_parameter(name) for name in old_names]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         with_flags.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
@@ -80,6 +87,12 @@ def _parameter(name: str, default: Any) -> inspect.Parameter:
         annotation = Annotated[str | None, option]
         default = None if default is None else str(default)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _old_parameter(name: str) -> inspect.Parameter:
+    """The flag of a field's old name, which --help does not show."""
+    annotation = Annotated[str | None, typer.Option(flag_of(name), hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _metavar(name: str, annotation: Any) -> str:

@@ -12,7 +12,7 @@ from latentmas_ray.config import CodecName, GuardName
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
-Handover = Literal["kv", "recipe"]
+Handover = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_node", "cross_node"]
 
 

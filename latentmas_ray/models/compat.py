@@ -7,7 +7,7 @@ import xxhash
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from latentmas_ray.errors import LatentMASError, ModelError
+from latentmas_ray.errors import LatentMASError, ModelError, first_line
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
@@ -40,9 +40,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
     except LatentMASError:
         raise
     except _UNUSUAL as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         expected = "it must work like a usual decoder-only model of transformers"
-        raise ModelError("model", name, f"{expected}: {type(error).__name__}: {reason}") from error
+        raise ModelError("model", name, f"{expected}: {type(error).__name__}: {first_line(error)}") from error
     return lm
 
 

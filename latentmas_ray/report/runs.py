@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from latentmas_ray.config import RunConfig, is_url
+from latentmas_ray.config import RunConfig, is_url, stored_fields
 from latentmas_ray.engine.diagnostics.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
@@ -100,7 +100,7 @@ def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:
 
 def _read_config(path: Path) -> RunConfig:
     try:
-        values = dict(yaml.safe_load(path.read_bytes()))
+        values = stored_fields(dict(yaml.safe_load(path.read_bytes())))
         if "task" not in values:  # without a single field of ours all would have its default
             raise ValueError("no task")
         # Fields that another version of this project knows are none of this one's business.

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import yaml
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, stored_fields
 from latentmas_ray.runs.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import read_rows
@@ -27,7 +27,6 @@ CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
 FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
-_BEFORE_THE_FIELD = {"revision": None}  # what runs had that were made before the configuration had this field
 
 
 class Journal:
@@ -175,7 +174,7 @@ class Journal:
         if not isinstance(stored, dict):
             raise JournalError(str(path), stored, "it must hold the fields of a run's configuration")
         pinned = stored.get("pinned")
-        was = _BEFORE_THE_FIELD | stored | (pinned if isinstance(pinned, dict) else {})
+        was = stored_fields(stored) | (pinned if isinstance(pinned, dict) else {})
         for name, value in (self._config.identity() | self._pinned).items():
             if name not in was or was[name] != value:
                 made_with = repr(was[name]) if name in was else "no such field"

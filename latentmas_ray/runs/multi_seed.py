@@ -113,12 +113,7 @@ class SeedsJournal:
 
 def config_of(config: RunConfig, seed: int) -> RunConfig:
     """The configuration of one seed's run, with folders of its own."""
-    folders = {
-        name: seed_output(folder, seed)
-        for name in ("output", "save_memory")
-        if (folder := getattr(config, name)) is not None
-    }
-    return config.model_copy(update={"seed": seed, **folders})
+    return config.with_folders(lambda folder: seed_output(folder, seed), seed=seed)
 
 
 def refuse_seeds(folder: Path) -> None:

@@ -1,13 +1,14 @@
-"""What comes out of a run: one `Answer` a question (a line of results.jsonl), `Failure`s, progress and the summary."""
+"""What comes out of a run: one `Answer` a question (a line of results.jsonl), `Failure`s and the summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from latentmas_ray.config import current_transfer
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import WirePiece
@@ -41,7 +42,7 @@ class Transfer:
     transport: str
     seconds: float
     exposed_seconds: float = 0.0  # what no computation hid
-    handover: str = "kv"  # kv or recompute inputs
+    mode: str = "kv"  # kv or recompute
     codec: str = "none"
     relative_error: float = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
@@ -165,7 +166,7 @@ class Answer:
             **plain,
             answer_token_ids=tuple(row["answer_token_ids"]),
             agents=agents,
-            transfers=tuple(Transfer(**transfer) for transfer in row["transfers"]),
+            transfers=tuple(Transfer(**current_transfer(transfer)) for transfer in row["transfers"]),
             batch_size=row.get("batch_size"),
         )
 
@@ -177,57 +178,6 @@ class Failure:
     id: str
     agent: str
     error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A snapshot of a running run."""
-
-    num_questions: int
-    num_done: int
-    num_failed: int
-    batches_in_flight: int
-    memory_in_flight_bytes: int  # of segments that exist
-    tokens: int  # prompt, latent and output tokens processed so far in this run
-    seconds: float  # since the first batch was admitted
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Whoever wants to watch a run: a progress bar, log lines, metrics.
-
-    `on_finished` comes last and always, whatever ended the run.
-    """
-
-    def on_started(self, description: str, num_questions: int, num_done: int) -> None: ...
-
-    def on_progress(self, progress: Progress) -> None: ...
-
-    def on_answer(self, answer: Answer) -> None: ...
-
-    def on_failure(self, failure: Failure) -> None: ...
-
-    def on_fault(self, reason: str) -> None:
-        """Something was lost, and a batch goes on without it."""
-
-    def on_finished(self) -> None: ...
-
-
-class SilentObserver:
-    """Watches nothing."""
-
-    def on_started(self, description: str, num_questions: int, num_done: int) -> None: ...
-
-    def on_progress(self, progress: Progress) -> None: ...
-
-    def on_answer(self, answer: Answer) -> None: ...
-
-    def on_failure(self, failure: Failure) -> None: ...
-
-    def on_fault(self, reason: str) -> None:
-        """Something was lost, and a batch goes on without it."""
-
-    def on_finished(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from latentmas_ray.config import current_transfer
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.errors import JournalError
 from latentmas_ray.tasks.question import Question
@@ -67,6 +68,7 @@ def decode_row(line: bytes, place: str) -> Answer:
     try:
         answer = Answer.from_row(row)
         # The derived figures must be there too, and agree; keys that somebody added are none of our business.
+        row["transfers"] = [current_transfer(transfer) for transfer in row["transfers"]]
         agrees = all(row[key] == value for key, value in answer.to_row().items())
     except (KeyError, TypeError, ValueError, AttributeError):
         raise wrong from None

@@ -147,7 +147,7 @@ def _transfers(
                 num_bytes=shares[index],
                 moved_bytes=moved[index],
                 transport=read.transport,
-                handover=read.handover,
+                mode=read.handover,
                 codec=read.codec,
                 relative_error=read.relative_error,
                 link=read.link,

@@ -238,7 +238,7 @@ class Scheduler:
         if run.request.goal == "think":
             for kept in self._kept(run, batch_state):
                 if kept.id not in batch_state.batch.done and run.settle(kept):
-                    run.tally.count_memory()
+                    run.tally.count_memory(kept.id)
             return
         texts = batch_state.reports[run.topology.answering_agent.name].texts
         answers = zip(batch_state.batch.questions, texts, strict=True)

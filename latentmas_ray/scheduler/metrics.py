@@ -5,6 +5,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.run_events import (
+    MemoryFinished,
+    QuestionAnswered,
+    QuestionFailed,
+    RunEvent,
+    TurnFinished,
+    TurnRepeated,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +125,23 @@ def record_load(sink: MetricSink, load: LoadSnapshot, agents: Iterable[str]) -> 
 
 
 class RunMetrics:
-    """One run's events as metrics."""
+    """An observer that records one run's events as metrics."""
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
 
-    def turn(self, report: TurnResult) -> None:
-        """A turn has finished."""
+    def on_event(self, event: RunEvent) -> None:
+        match event:
+            case TurnFinished(report=report):
+                self._turn(report)
+            case TurnRepeated(agent=agent):
+                self._count(LOST_TURNS, 1, agent=agent)
+            case QuestionAnswered() | MemoryFinished():
+                self._count(QUESTIONS, 1, outcome="answered")
+            case QuestionFailed():
+                self._count(QUESTIONS, 1, outcome="failed")
+
+    def _turn(self, report: TurnResult) -> None:
         agent = report.agent
         self._count(TURNS, 1, agent=agent)
         self._count(TOKENS, sum(report.prompt_tokens), agent=agent, kind="prompt")
@@ -135,14 +153,6 @@ class RunMetrics:
             way = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
             self._count(MOVED_BYTES, read.moved_bytes, **way)
             self._count(EXPOSED_SECONDS, read.exposed_seconds, **way)
-
-    def fault(self, agent: str) -> None:
-        """A turn was lost."""
-        self._count(LOST_TURNS, 1, agent=agent)
-
-    def settled(self, outcome: Literal["answered", "failed"]) -> None:
-        """A question has its answer, or is given up."""
-        self._count(QUESTIONS, 1, outcome=outcome)
 
     def _count(self, metric: Metric, value: float, **tags: str) -> None:
         if value > 0:

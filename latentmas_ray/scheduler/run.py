@@ -3,11 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.runs.grading import Grader, Grading
-from latentmas_ray.runs.results import Answer, Failure, Observer, ReturnedMemory, SilentObserver
+from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState, RetryState
 from latentmas_ray.scheduler.counters import RunCounters
@@ -33,7 +34,7 @@ class RunRequest:
     topology: Topology
     settings: DriverSettings
     batches: Sequence[Batch]
-    observer: Observer = field(default_factory=SilentObserver)
+    observer: Observer | None = None
     num_done: int = 0
     goal: Goal = "answer"
     given: GivenMemory | None = None
@@ -60,7 +61,7 @@ class Run:
         self.topology = request.topology
         self.route = TopologyIndex.of(request.topology, request.goal)
         self.choices = choose_transfers(
-            self.settings.handover,
+            self.settings.transfer,
             self.route,
             info.handover_costs,
             bytes_per_token=info.sent_bytes_per_token or info.bytes_per_token,
@@ -101,7 +102,7 @@ class Run:
 
     def describe(self, runtime: str) -> str:
         """One line for the log: the runtime, and how memory travels where that was chosen by measured costs."""
-        if self.settings.handover != "auto" or not self.choices:
+        if self.settings.transfer != "auto" or not self.choices:
             return runtime
         return "; ".join([runtime, *map(str, self.choices.values())])
 

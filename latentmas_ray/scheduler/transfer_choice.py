@@ -1,8 +1,8 @@
-"""Whether an agent's memory travels as KV or as the recompute inputs that its readers compute it from."""
+"""Whether an agent's memory travels as KV or as the inputs from which its readers recompute it."""
 
 from dataclasses import dataclass
 
-from latentmas_ray.config import HandoverMode
+from latentmas_ray.config import TransferMode
 from latentmas_ray.engine.turn import Handover
 from latentmas_ray.scheduler.topology_index import TopologyIndex
 from latentmas_ray.scheduler.transfer_costs import TransferCosts
@@ -24,12 +24,12 @@ class TransferChoice:
     def __str__(self) -> str:
         if self.kv_seconds is None or self.recipe_seconds is None:
             return f"{self.agent} hands over {self.handover}"
-        costs = f"kv {format_seconds(self.kv_seconds)}, recipe {format_seconds(self.recipe_seconds)}"
+        costs = f"kv {format_seconds(self.kv_seconds)}, recompute {format_seconds(self.recipe_seconds)}"
         return f"{self.agent} hands over {self.handover} ({costs} for {_TOKENS:,} tokens)"
 
 
 def choose_transfers(
-    mode: HandoverMode, route: TopologyIndex, costs: TransferCosts | None, *, bytes_per_token: int
+    mode: TransferMode, route: TopologyIndex, costs: TransferCosts | None, *, bytes_per_token: int
 ) -> dict[str, TransferChoice]:
     """The choice for each latent agent that works. `auto` takes the faster by the measured costs, KV without any.
 
@@ -50,7 +50,7 @@ def _cheaper(agent: str, readers: frozenset[str], costs: TransferCosts | None, b
     recipe_seconds = max(_TOKENS / costs.prefill_tokens_per_second[reader] for reader in readers)
     return TransferChoice(
         agent=agent,
-        handover="kv" if kv_seconds <= recipe_seconds else "recipe",
+        handover="kv" if kv_seconds <= recipe_seconds else "recompute",
         kv_seconds=kv_seconds,
         recipe_seconds=recipe_seconds,
     )

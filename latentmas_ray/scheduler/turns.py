@@ -6,9 +6,8 @@ from latentmas_ray.engine.turn import GivenMemory, Handover, Prompt, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.tasks import answer_form
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import format_context, render_messages, render_suffix
+from latentmas_ray.topology import RenderedPrompts, format_context, seen_by
 from latentmas_ray.topology.agent import Agent, Topology
 
 # What a chat template puts around the messages: role names, turn marks, a default system message.
@@ -35,7 +34,7 @@ def build_turn(
     """
     handovers = handovers or {}
     reads = topology.memory_read_by(agent.name)
-    recomputed = frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recipe")
+    recomputed = frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recompute")
     if given is not None:
         reads, recomputed = given.reads, given.recomputed
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
@@ -49,7 +48,7 @@ def build_turn(
         batch=batch.number,
         question_ids=tuple(question.id for question in batch.questions),
         prompts=tuple(
-            _prompt(agent, _seen(agent, topology, question), _context(topology, written, given))
+            _prompt(settings.prompts, agent, seen_by(agent, topology, question), _context(topology, written, given))
             for question, written in zip(batch.questions, wrote, strict=True)
         ),
         thinks=agent.thinks,
@@ -73,7 +72,7 @@ def segment_bounds(work: TurnRequest, coming_tokens: int = 0) -> tuple[SegmentBo
     `coming_tokens` allows for texts that `work` should have in its prompts but was rendered without.
     """
     latent_steps = 0 if work.hands_over == "prompt" else work.latent_steps
-    if work.handover == "recipe":  # next to nothing
+    if work.handover == "recompute":  # next to nothing
         return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(work.prompts)
     if work.hands_over == "latents":
         return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(work.prompts)
@@ -91,11 +90,6 @@ def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
     return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
 
 
-def _seen(agent: Agent, topology: Topology, question: Question) -> Question:
-    """The question as this agent sees it."""
-    return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
-
-
 def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:
     """What was written on one question, in the order of the agents' turns."""
     if given is not None:
@@ -103,13 +97,9 @@ def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | 
     return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])
 
 
-def _prompt(agent: Agent, question: Question, context: str) -> Prompt:
-    form = answer_form(question.kind)
-    return Prompt(
-        messages=render_messages(agent, question, context=context, answer_form=form),
-        template=agent.template,
-        suffix=render_suffix(agent, question, context=context, answer_form=form),
-    )
+def _prompt(prompts: RenderedPrompts, agent: Agent, question: Question, context: str) -> Prompt:
+    messages, suffix = prompts.get(agent, question, context)
+    return Prompt(messages=messages, template=agent.template, suffix=suffix)
 
 
 def _prompt_bytes(prompt: Prompt) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from latentmas_ray.config import RunConfig
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, MemoryInputError
-from latentmas_ray.runs.results import Observer
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
@@ -17,7 +17,7 @@ from latentmas_ray.scheduler.topology_index import Goal
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
-from latentmas_ray.topology import Topology, check_prompts
+from latentmas_ray.topology import RenderedPrompts, Topology
 
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
@@ -37,7 +37,7 @@ def plan_call(
     topology: Topology,
     questions: Sequence[Question],
     *,
-    observer: Observer,
+    observer: Observer | None,
     memory: "Memory | None" = None,
     given: GivenMemory | None = None,
     keep_memory: bool = False,
@@ -51,7 +51,7 @@ def plan_call(
     """
     # On memory that is given no other agent works.
     answering = [topology.answering_agent.replace(reads=())]
-    check_prompts(topology if memory is None else topology.replace(agents=answering), questions)
+    prompts = RenderedPrompts.of(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions)
     warn_of_untrained(config.model, questions)
     if keep_memory and memory is not None:
@@ -62,7 +62,7 @@ def plan_call(
     resolved = config.resolved(task_max_new_tokens(questions))
     request = RunRequest(
         topology=topology,
-        settings=settings_of(resolved, questions),
+        settings=settings_of(resolved, questions, prompts),
         batches=plan_batches(questions, config.batch_size),
         observer=observer,
         goal=goal,
@@ -74,9 +74,9 @@ def plan_call(
     return Call(questions=questions, request=request, check_memory=check)
 
 
-def settings_of(config: RunConfig, questions: Sequence[Question]) -> DriverSettings:
+def settings_of(config: RunConfig, questions: Sequence[Question], prompts: RenderedPrompts) -> DriverSettings:
     """The scheduler's part of a configuration; the first questions are traced, whatever has an answer already."""
-    return DriverSettings.from_config(config, [question.id for question in questions[: config.trace]])
+    return DriverSettings.from_config(config, [question.id for question in questions[: config.trace]], prompts)
 
 
 def given_memory(memory: "Memory") -> GivenMemory:

@@ -154,13 +154,13 @@ def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, Run
         raise ConfigError("latent_steps", ",".join(map(str, latent_steps)), _STEPS_FORM)
     configs = {}
     for steps in latent_steps:
-        folders = {
-            name: f"{folder.rstrip('/')}/latent-steps-{steps}"  # as _STEPS_FOLDER
-            for name in ("output", "save_memory")
-            if (folder := getattr(config, name)) is not None
-        }
-        configs[steps] = make_config({**config.model_dump(), "latent_steps": steps, **folders})
+        own = config.with_folders(partial(_steps_output, steps=steps), latent_steps=steps)
+        configs[steps] = make_config(own.model_dump())
     return configs
+
+
+def _steps_output(output: str, steps: int) -> str:
+    return f"{output.rstrip('/')}/latent-steps-{steps}"  # as _STEPS_FOLDER
 
 
 def _refuse_single_run(output: str | None) -> None:

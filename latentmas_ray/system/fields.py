@@ -9,11 +9,11 @@ from latentmas_ray.config import (
     CodecName,
     DTypeName,
     GuardName,
-    HandoverMode,
     MemoryName,
     Method,
     PlacementName,
     RuntimeName,
+    TransferMode,
     TransportName,
 )
 
@@ -38,7 +38,7 @@ class RunFields(TypedDict, total=False):
     placement: PlacementName
     tp: int
     transport: TransportName
-    handover: HandoverMode
+    transfer: TransferMode
     codec: CodecName
     overlap: bool
     guard: GuardName

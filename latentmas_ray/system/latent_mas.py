@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import QuestionsFailedError
 from latentmas_ray.runs.multi_seed import SeedsSummary
-from latentmas_ray.runs.results import Answer, Failure, Observer, ReturnedMemory, SilentObserver, Summary
+from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.setup import QuestionLike, Setup
@@ -45,10 +46,11 @@ class LatentMAS:
 
         `model` is `tiny`, a folder or a hub id; or a model object of transformers, with its `tokenizer`; or a whole
         configuration that the keywords then change. `topology` is a name, a file, or one of your own making.
+        `observer` gets every event of all calls (`driver.run_events`).
 
         Raises ConfigError, TopologyError or ModelError, each naming the field, the value and what would be right.
         """
-        self._setup = Setup(model, tokenizer, topology, observer or SilentObserver(), dict(fields))
+        self._setup = Setup(model, tokenizer, topology, observer, dict(fields))
 
     @property
     def config(self) -> RunConfig:

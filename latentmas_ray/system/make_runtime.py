@@ -55,7 +55,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         turn_seconds=config.turn_timeout,
         uses_gpus=config.device != "cpu",
         overlap=config.overlap,
-        measures_costs=config.handover == "auto",
+        measures_costs=config.transfer == "auto",
         busy_agents=min(len(names), num_batches * topology.width),
     )
 

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
+from latentmas_ray.config import RunConfig, current_fields, make_config, replicas_by_agent
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name
 from latentmas_ray.placement.strategies import ALIKE
-from latentmas_ray.runs.results import Observer
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
@@ -25,11 +25,11 @@ from latentmas_ray.tasks import check_graders, load_questions, mismatch_memory, 
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
+    RenderedPrompts,
     Topology,
     apply_control,
     apply_method,
     builtin_for,
-    check_prompts,
     dump_topology,
     load_topology,
 )
@@ -50,7 +50,7 @@ class Setup:
         model: Any,
         tokenizer: Any,
         topology: str | Topology | None,
-        observer: Observer,
+        observer: Observer | None,
         fields: Mapping[str, Any],
     ) -> None:
         """The arguments of `LatentMAS`. Raises ConfigError, TopologyError or ModelError; nothing is started."""
@@ -64,7 +64,7 @@ class Setup:
         self._own_topology = topology if isinstance(topology, Topology) else None
         if topology is not None:
             values["topology"] = topology if isinstance(topology, str) else topology.name
-        self.config = make_config({**values, **fields})
+        self.config = make_config({**values, **current_fields(fields)})
         self.topology = self.topology_for(self.config)
         self._check_transport()
         if self.config.save_memory is not None:
@@ -103,7 +103,7 @@ class Setup:
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
         questions = self._controlled(load_questions(config.task, config.limit))
-        check_prompts(topology, questions)
+        prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions)
         warn_of_untrained(config.model, questions)
         return Evaluation(
@@ -111,7 +111,7 @@ class Setup:
             questions,
             pinned=self._pinned(topology),
             start=partial(self.live.start, topology),
-            run=partial(self._run_batches, topology),
+            run=partial(self._run_batches, topology, prompts),
         )
 
     def topology_for(self, config: RunConfig) -> Topology:
@@ -128,13 +128,18 @@ class Setup:
         return topology
 
     def _run_batches(
-        self, topology: Topology, config: RunConfig, questions: Sequence[Question], batches: Sequence[Batch]
+        self,
+        topology: Topology,
+        prompts: RenderedPrompts,
+        config: RunConfig,
+        questions: Sequence[Question],
+        batches: Sequence[Batch],
     ) -> Generator[Result, None, None]:
         """The results of an evaluation of these questions, of which some are in no batch: they have an answer."""
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
-            settings=settings_of(config, questions),
+            settings=settings_of(config, questions, prompts),
             batches=batches,
             observer=self._observer,
             num_done=len(questions) - num_open,
@@ -182,5 +187,5 @@ def _check_arguments(model: object, topology: object, observer: object) -> None:
     if not isinstance(topology, str | Topology | None):
         expected = "it must be a name, a file name as text, or a Topology, as Topology(name=…, agents=[…]) makes one"
         raise TopologyError("topology", topology, expected)
-    if isinstance(observer, type) or not isinstance(observer, Observer):
-        raise ConfigError("observer", observer, "it must be an object with the methods of SilentObserver")
+    if observer is not None and (isinstance(observer, type) or not isinstance(observer, Observer)):
+        raise ConfigError("observer", observer, "it must be an object with a method on_event(event); see Observer")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.errors import TaskError
+from latentmas_ray.errors import TaskError, first_line
 from latentmas_ray.tasks.registry import Benchmark
 
 _PROBE_SECONDS = 10.0
@@ -22,7 +22,7 @@ def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str
     except ModuleNotFoundError as error:
         raise _refusal(benchmark, "the extra eval is not installed: pip install '.[eval]' in a checkout") from error
     except Exception as error:  # a library below it that is broken, or of another version, raises anything
-        told = f"the library datasets does not load here ({_first_line(error)})"
+        told = f"the library datasets does not load here ({first_line(error)[:_MAX_REASON_CHARS]})"
         raise _refusal(benchmark, told) from error
     source = benchmark.hub_id
     try:
@@ -44,14 +44,10 @@ def hub_records(benchmark: Benchmark, limit: int | None = None) -> list[dict[str
 
 
 def _reason(benchmark: Benchmark, error: Exception) -> str:
-    first_line = _first_line(error)
-    if benchmark.is_gated and ("gated" in str(error).lower() or "401" in first_line or "403" in first_line):
+    said = first_line(error)[:_MAX_REASON_CHARS]
+    if benchmark.is_gated and ("gated" in str(error).lower() or "401" in said or "403" in said):
         return f"{benchmark.hub_id} is gated: accept its terms on the hub and log in with `hf auth login`"
-    return f"{benchmark.hub_id} cannot be loaded from the hub ({first_line})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_REASON_CHARS]
+    return f"{benchmark.hub_id} cannot be loaded from the hub ({said})"
 
 
 def _refusal(benchmark: Benchmark, reason: str) -> TaskError:

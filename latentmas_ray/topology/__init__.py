@@ -7,7 +7,7 @@
 
 from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for
 from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, Topology
-from latentmas_ray.topology.prompts import check_prompts, format_context, render_messages, render_suffix
+from latentmas_ray.topology.prompts import RenderedPrompts, format_context, render_messages, seen_by
 from latentmas_ray.topology.yaml import BUILTIN, dump_topology, load_topology, parse_topology
 
 __all__ = [
@@ -16,16 +16,16 @@ __all__ = [
     "AgentMemory",
     "HandsOver",
     "MemoryControl",
+    "RenderedPrompts",
     "Thinks",
     "Topology",
     "apply_control",
     "apply_method",
     "builtin_for",
-    "check_prompts",
     "dump_topology",
     "format_context",
     "load_topology",
     "parse_topology",
     "render_messages",
-    "render_suffix",
+    "seen_by",
 ]

@@ -7,11 +7,12 @@ A line that holds only a `{% … %}` leaves no line behind.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
 from latentmas_ray.errors import TopologyError
+from latentmas_ray.tasks import answer_form as answer_form_of
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent, Topology
 from latentmas_ray.topology.templates import render, variables_of
@@ -28,29 +29,68 @@ def render_messages(agent: Agent, question: Question, *, context: str, answer_fo
     return _messages(agent, question, context, answer_form, "")
 
 
-def render_suffix(agent: Agent, question: Question, *, context: str, answer_form: str) -> str:
-    """The text after the generation prompt. Raises TopologyError if it cannot be rendered for this question."""
-    return _render(agent, "suffix", question, _variables(question, context, answer_form), "")
-
-
 def format_context(pairs: Sequence[tuple[str, str]]) -> str:
     """What several agents wrote, as one text: (agent's name, its text), in that order. Empty for no agents."""
     return "\n\n".join(f"{name} wrote:\n{text.strip() or '(nothing)'}" for name, text in pairs)
 
 
-def check_prompts(topology: Topology, questions: Iterable[Question]) -> None:
-    """Renders every template for every question, so that a run does not fail on the way.
+class RenderedPrompt(NamedTuple):
+    """What one agent is told on one question."""
 
-    Raises TopologyError with the agent, the id of the question and what is missing or wrong.
-    """
-    source = topology.at("")
-    for question in questions:
-        for agent in topology.agents:
-            # The second time as a reader of text, for branches that only then are taken.
-            for context in ("", format_context([("agent", "text")])) if _mentions_context(agent) else ("",):
-                messages = _messages(agent, question, context, "answer form", source)
-                suffix = _render(agent, "suffix", question, _variables(question, context, "answer form"), source)
-                _check_characters([*(message["content"] for message in messages), suffix], agent, question, source)
+    messages: tuple[dict[str, str], ...]
+    suffix: str  # text after the generation prompt
+
+
+class RenderedPrompts:
+    """The prompts of a run. Those that no other agent's text changes are rendered once, by `of`, and kept."""
+
+    def __init__(self) -> None:
+        """None is kept: each is rendered where it is asked for."""
+        self._kept: dict[tuple[str, str], RenderedPrompt] = {}  # by agent and question
+
+    @classmethod
+    def of(cls, topology: Topology, questions: Iterable[Question]) -> "RenderedPrompts":
+        """Renders every template for every question, so that a run does not fail on the way.
+
+        Raises TopologyError with the agent, the id of the question and what is missing or wrong.
+        """
+        prompts = cls()
+        source = topology.at("")
+        for question in questions:
+            for agent in topology.agents:
+                seen = seen_by(agent, topology, question)
+                prompts._kept[agent.name, seen.id] = _checked(agent, seen, "", source)
+                if _mentions_context(agent):  # as a reader of text, for branches that only then are taken
+                    _checked(agent, seen, format_context([("agent", "text")]), source)
+        return prompts
+
+    def get(self, agent: Agent, question: Question, context: str) -> RenderedPrompt:
+        """The prompt of `agent` for the question as it sees it, with what others wrote as `context` (may be empty).
+
+        Raises TopologyError if a template cannot be rendered for this question.
+        """
+        kept = self._kept.get((agent.name, question.id))
+        if kept is None or (context and _mentions_context(agent)):
+            return _rendered(agent, question, context, answer_form_of(question.kind), "")
+        return RenderedPrompt(_with_context(kept.messages, context), kept.suffix)
+
+
+def seen_by(agent: Agent, topology: Topology, question: Question) -> Question:
+    """The question as this agent sees it."""
+    return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
+
+
+def _checked(agent: Agent, question: Question, context: str, source: str) -> RenderedPrompt:
+    prompt = _rendered(agent, question, context, answer_form_of(question.kind), source)
+    _check_characters([*(message["content"] for message in prompt.messages), prompt.suffix], agent, question, source)
+    return prompt
+
+
+def _rendered(agent: Agent, question: Question, context: str, answer_form: str, source: str) -> RenderedPrompt:
+    return RenderedPrompt(
+        _messages(agent, question, context, answer_form, source),
+        _render(agent, "suffix", question, _variables(question, context, answer_form), source),
+    )
 
 
 def _check_characters(texts: Iterable[str], agent: Agent, question: Question, source: str) -> None:
@@ -67,10 +107,18 @@ def _messages(
     variables = _variables(question, context, answer_form)
     system = _render(agent, "system", question, variables, source)
     content = _render(agent, "prompt", question, variables, source)
-    if context and not _mentions_context(agent):
-        content = f"The other agents' work so far:\n\n{context}\n\n{content}"
     messages = [{"role": "system", "content": system}] if system else []
-    return (*messages, {"role": "user", "content": content})
+    rendered = (*messages, {"role": "user", "content": content})
+    return rendered if _mentions_context(agent) else _with_context(rendered, context)
+
+
+def _with_context(messages: tuple[dict[str, str], ...], context: str) -> tuple[dict[str, str], ...]:
+    """`context` before a user message of which the templates do not mention it."""
+    if not context:
+        return messages
+    *others, user = messages
+    content = f"The other agents' work so far:\n\n{context}\n\n{user['content']}"
+    return (*others, {"role": "user", "content": content})
 
 
 def _variables(question: Question, context: str, answer_form: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --placement --tp --transport --handover --codec --overlap --no-overlap --runtime --address
+    --max-new-tokens --seed --placement --tp --transport --transfer --codec --overlap --no-overlap --runtime --address
     --guard --json
 """
 COMMANDS = {
@@ -51,9 +51,14 @@ COMMANDS = {
 
 def commands_of(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
     """(name, flags and arguments) of a command and of every command below it."""
-    yield name, {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    yield name, {flag for parameter in _shown(command) for flag in (*parameter.opts, *parameter.secondary_opts)}
     for child, below in getattr(command, "commands", {}).items():
         yield from commands_of(below, f"{name} {child}".strip())
+
+
+def _shown(command: Any) -> list[Any]:
+    """All parameters but old names of flags, which are read for one version more."""
+    return [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
 
 
 def test_commands_and_flags_are_the_promised_ones() -> None:

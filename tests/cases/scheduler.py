@@ -5,7 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.runs.grading import Grader
-from latentmas_ray.runs.results import Answer, Failure, Progress
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.runs.run_events import (
+    QuestionAnswered,
+    QuestionFailed,
+    RunEnded,
+    RunEvent,
+    RunProgress,
+    RunStarted,
+    TurnRepeated,
+)
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
@@ -61,29 +70,26 @@ class Recorder:
 
     def __init__(self) -> None:
         self.started: tuple[str, int, int] | None = None
-        self.progress: list[Progress] = []
+        self.progress: list[RunProgress] = []
         self.answers: list[Answer] = []
         self.failures: list[Failure] = []
         self.faults: list[str] = []
         self.times_finished = 0
 
-    def on_started(self, description: str, num_questions: int, num_done: int) -> None:
-        self.started = (description, num_questions, num_done)
-
-    def on_progress(self, progress: Progress) -> None:
-        self.progress.append(progress)
-
-    def on_answer(self, answer: Answer) -> None:
-        self.answers.append(answer)
-
-    def on_failure(self, failure: Failure) -> None:
-        self.failures.append(failure)
-
-    def on_fault(self, reason: str) -> None:
-        self.faults.append(reason)
-
-    def on_finished(self) -> None:
-        self.times_finished += 1
+    def on_event(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted():
+                self.started = (event.description, event.num_questions, event.num_done)
+            case RunProgress():
+                self.progress.append(event)
+            case QuestionAnswered(answer=answer):
+                self.answers.append(answer)
+            case QuestionFailed(failure=failure):
+                self.failures.append(failure)
+            case TurnRepeated(reason=reason):
+                self.faults.append(reason)
+            case RunEnded():
+                self.times_finished += 1
 
 
 class Driver:

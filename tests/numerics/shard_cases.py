@@ -115,7 +115,7 @@ def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", co
         latent_steps=NUM_STEPS,
         handover=handover,
         reads=tuple(AgentMemory(name) for name in reads),
-        recomputed=frozenset(reads) if comes_as == "recipe" else frozenset(),
+        recomputed=frozenset(reads) if comes_as == "recompute" else frozenset(),
     )
 
 

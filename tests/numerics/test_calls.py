@@ -76,11 +76,11 @@ def test_after_close_the_next_call_starts_again() -> None:
 
 
 @pytest.mark.parametrize("topology", ["notes-sequential", "notes-hierarchical"])
-@pytest.mark.parametrize("handover", ["kv", "recipe"])
+@pytest.mark.parametrize("handover", ["kv", "recompute"])
 def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
     topology: str, handover: Any, tmp_path: Path
 ) -> None:
-    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 24, "handover": handover}
+    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 24, "transfer": handover}
     questions = QUESTIONS[:3]
     with LatentMAS("tiny", **fields) as mas:
         undisturbed = [mas.ask(question).answer_token_ids for question in questions]

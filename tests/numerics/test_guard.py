@@ -63,7 +63,7 @@ def test_a_guard_that_only_warns_changes_nothing(runner: TurnRunner, bad_thought
 
 
 @pytest.mark.parametrize("hands_over", ["all", "latents", "prompt"])
-@pytest.mark.parametrize("handover", ["kv", "recipe"])
+@pytest.mark.parametrize("handover", ["kv", "recompute"])
 def test_bad_thoughts_are_not_handed_over(
     runner: TurnRunner, bad_thoughts: tuple[int, ...], hands_over: HandsOver, handover: Handover
 ) -> None:
@@ -80,12 +80,12 @@ def test_bad_thoughts_are_not_handed_over(
     assert report.segment_bytes == dropped.bytes_per_question
 
 
-@pytest.mark.parametrize("handover", ["kv", "recipe"])
+@pytest.mark.parametrize("handover", ["kv", "recompute"])
 def test_a_reader_of_a_prompt_alone_cannot_tell_why_it_is_alone(
     runner: TurnRunner, bad_thoughts: tuple[int, ...], handover: Handover
 ) -> None:
     reader = order("c", "text", reads=(AgentMemory("a"),), sampling=SAMPLED)
-    if handover == "recipe":
+    if handover == "recompute":
         reader = replace(reader, recomputed=frozenset("a"))
     answers = {}
     for name, changes in {"drop": {"guard": "drop"}, "prompt": {"hands_over": "prompt"}, "all": {}}.items():

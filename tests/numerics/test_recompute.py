@@ -97,7 +97,7 @@ def memory_of(
             node.reads,
             hands_over=hands_over,
             recomputed=recomputed & names,
-            handover="recipe" if node.agent in recomputed else "kv",
+            handover="recompute" if node.agent in recomputed else "kv",
         )
         sent[node.agent] = pieces_of(runner, work, {name: sent[name] for name in names}, early=early)
 

@@ -100,7 +100,7 @@ def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankP
         assert part_answered.output_token_ids == answered.output_token_ids
 
 
-@pytest.mark.parametrize("handover", ["kv", "recipe"])
+@pytest.mark.parametrize("handover", ["kv", "recompute"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_memory_goes_from_ranks_to_ranks(
     family: str, handover: Handover, folder_of: MakeFolder, two: RankProcesses

@@ -11,7 +11,8 @@ from ray.util import placement_group_table
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.config import TransportName
-from latentmas_ray.runs.results import Answer, Failure, Observer, SilentObserver
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
@@ -69,7 +70,7 @@ def drive(
         topology=topology,
         settings=DriverSettings(**settings),
         batches=plan_batches(questions, batch_size),
-        observer=observer or SilentObserver(),
+        observer=observer,
     )
     return {result.id: result for result in scheduler.run(request) if isinstance(result, Answer | Failure)}
 

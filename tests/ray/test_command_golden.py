@@ -30,7 +30,7 @@ SWITCHES = {"realign": "--realign", "identity": "--no-realign"}
 
 VARIANTS = {
     **{f"batches of {size}": ["--batch-size", size] for size in ("1", "3")},
-    "recipes": ["--batch-size", "1", "--handover", "recipe"],
+    "recipes": ["--batch-size", "1", "--transfer", "recompute"],
 }
 RUN_ALL = """
 import json, sys
@@ -79,6 +79,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
 @pytest.mark.parametrize("case", SWITCHES)
 def test_in_one_process(outputs: dict[tuple[str, str], Path], case: str, name: str) -> None:
     rows = golden_rows(case, outputs[case, name])
-    assert {transfer["handover"] for row in rows for transfer in row["transfers"]} == {
-        "recipe" if name == "recipes" else "kv"
+    assert {transfer["mode"] for row in rows for transfer in row["transfers"]} == {
+        "recompute" if name == "recipes" else "kv"
     }

@@ -13,7 +13,8 @@ import ray
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import Segment
-from latentmas_ray.runs.results import Answer, Progress, SilentObserver
+from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent, RunProgress
 from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
 from latentmas_ray.transport import ObjectStore
 from tests.cases.scheduler import agent, topology
@@ -107,7 +108,7 @@ def test_an_agent_works_on_the_next_batch_while_its_reader_works_on_this_one(
     assert _wall_clock_to_sum(list(turn_of.values())) < 0.75
 
 
-class Meter(SilentObserver):
+class Meter:
     """Looks into the object store and at this process's objects while a run goes on."""
 
     def __init__(self) -> None:
@@ -116,12 +117,12 @@ class Meter(SilentObserver):
         self.segments_seen = 0
         self._segments_before = _count_segments()  # other tests in this process may have left some
 
-    def on_progress(self, progress: Progress) -> None:
-        self.peak_bytes = max(self.peak_bytes, store_bytes_used())
-        self.peak_told_bytes = max(self.peak_told_bytes, progress.memory_in_flight_bytes)
-
-    def on_answer(self, answer: Answer) -> None:
-        self.segments_seen += max(0, _count_segments() - self._segments_before)
+    def on_event(self, event: RunEvent) -> None:
+        if isinstance(event, RunProgress):
+            self.peak_bytes = max(self.peak_bytes, store_bytes_used())
+            self.peak_told_bytes = max(self.peak_told_bytes, event.memory_in_flight_bytes)
+        if isinstance(event, QuestionAnswered):
+            self.segments_seen += max(0, _count_segments() - self._segments_before)
 
 
 def _count_segments() -> int:

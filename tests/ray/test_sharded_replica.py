@@ -55,7 +55,7 @@ def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> 
         latent_steps=3,
         handover=handover,
         reads=tuple(AgentMemory(name) for name in reads),
-        recomputed=frozenset(reads) if handover == "recipe" else frozenset(),
+        recomputed=frozenset(reads) if handover == "recompute" else frozenset(),
     )
 
 
@@ -104,7 +104,7 @@ def expected(runner: TurnRunner, *, agents: Sequence[str] = ("first",)) -> tuple
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("handover", ["kv", "recipe"])
+@pytest.mark.parametrize("handover", ["kv", "recompute"])
 def test_two_ranks_hand_over_to_two_and_to_one(
     handover: Handover, overlap: bool, groups: tuple[ShardedReplica, ShardedReplica], alone: TurnRunner
 ) -> None:

@@ -13,7 +13,8 @@ import pytest
 from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.errors import ClusterError, TaskError, TurnError, WireError
-from latentmas_ray.runs.results import AgentUse, Answer, Failure, Observer, Summary, Transfer
+from latentmas_ray.runs.results import AgentUse, Answer, Failure, Summary, Transfer
+from latentmas_ray.runs.run_events import Observer, QuestionFailed, RunEnded, RunStarted
 
 QUESTION = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 
@@ -91,19 +92,20 @@ class PretendedSystem:
 
     def map(self, questions: Iterable[Any], memory: None = None) -> Iterator[Answer]:
         self.asked.extend(questions)
-        self.observer.on_started("2 actors", 1, 0)
+        self.observer.on_event(RunStarted(description="2 actors", num_questions=1, num_done=0))
         if self.raised_in_run is not None:
             raise self.raised_in_run
         yield self.answer
-        self.observer.on_finished()
+        self.observer.on_event(RunEnded())
 
     def evaluate(self) -> Summary:
-        self.observer.on_started("2 actors", 8, 0)
+        self.observer.on_event(RunStarted(description="2 actors", num_questions=8, num_done=0))
         if self.raised_in_run is not None:
             raise self.raised_in_run
         for index in range(self.num_failed):
-            self.observer.on_failure(Failure(id=f"q{index}", agent="judger", error="out of\nmemory " + 500 * "!"))
-        self.observer.on_finished()
+            failure = Failure(id=f"q{index}", agent="judger", error="out of\nmemory " + 500 * "!")
+            self.observer.on_event(QuestionFailed(failure=failure))
+        self.observer.on_event(RunEnded())
         return make_summary(self.config, self.num_failed)
 
 

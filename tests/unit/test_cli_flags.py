@@ -124,3 +124,23 @@ def test_without_arguments_the_help_is_shown(capfd: pytest.CaptureFixture[str]) 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out.startswith("latentmas 0.")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--handover", "recipe"], "handover=recipe is now transfer=recompute"),
+        (["--transfer", "recipe"], "transfer=recipe is now transfer=recompute"),
+    ],
+)
+def test_old_flags_are_read_with_one_line(flags: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    # A task that is not there: nothing is started.
+    assert main(["eval", "--runtime", "local", "--limit", "1", "--task", "no-such-task", *flags]) == 2
+    notes, error, _ = capfd.readouterr().err.split("\n")
+    assert notes == f"note: {told}; the next version refuses it"
+    assert "no-such-task" in error
+
+
+def test_old_flags_are_not_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--help"]) == 0
+    assert "--handover" not in capfd.readouterr().out

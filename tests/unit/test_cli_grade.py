@@ -45,7 +45,7 @@ def test_a_results_file_is_graded_again_and_stays_as_it_is(
     before = (tmp_path / "results.jsonl").read_bytes()
     assert main(files) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "3 answers, accuracy 50.0% (was 0.0%), 1 grade changed",
+        "3 answers, accuracy 50.0 % (was 0.0 %), 1 grade changed",
         "  a: wrong -> right (read as '42')",
     ]
     assert (tmp_path / "results.jsonl").read_bytes() == before

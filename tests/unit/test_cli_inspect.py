@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray import LatentMAS, RunConfig
-from latentmas_ray.cli.inspect_tables import thought_table
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.tables import results_console
+from latentmas_ray.cli.render.inspect_tables import thought_table
+from latentmas_ray.cli.render.run_tables import results_console
 from latentmas_ray.engine.diagnostics.trace import Alarm, Thought
 from latentmas_ray.report.inspect import describe_alarm
 

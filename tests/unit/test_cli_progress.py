@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from latentmas_ray.cli.progress import LineWatcher, RunWatcher, watch
-from latentmas_ray.cli.text import format_number, printable, shorten
-from latentmas_ray.runs.results import Failure, Progress
+from latentmas_ray.cli.render.progress import ConsoleListener, LineListener, listen
+from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.runs.results import Failure
+from latentmas_ray.runs.run_events import QuestionFailed, RunEnded, RunProgress, RunStarted, TurnRepeated
 
 
 class Clock:
@@ -18,8 +19,8 @@ class Clock:
         return self.now
 
 
-def snapshot(num_done: int, *, num_questions: int = 100, num_failed: int = 0, seconds: float = 1.0) -> Progress:
-    return Progress(
+def snapshot(num_done: int, *, num_questions: int = 100, num_failed: int = 0, seconds: float = 1.0) -> RunProgress:
+    return RunProgress(
         num_questions=num_questions,
         num_done=num_done,
         num_failed=num_failed,
@@ -31,71 +32,81 @@ def snapshot(num_done: int, *, num_questions: int = 100, num_failed: int = 0, se
 
 
 @pytest.fixture
-def lines() -> tuple[LineWatcher, Clock, io.StringIO]:
+def lines() -> tuple[LineListener, Clock, io.StringIO]:
     file, clock = io.StringIO(), Clock()
-    return LineWatcher(Console(file=file, width=80), "latent", clock), clock, file
+    return LineListener(Console(file=file, width=80), "latent", clock), clock, file
 
 
-def run_steady(lines: tuple[LineWatcher, Clock, io.StringIO], seconds_per_question: float) -> list[str]:
-    watcher, clock, file = lines
-    watcher.on_started("4 actors", 100, 0)
+def run_steady(lines: tuple[LineListener, Clock, io.StringIO], seconds_per_question: float) -> list[str]:
+    listener, clock, file = lines
+    listener.on_event(RunStarted(description="4 actors", num_questions=100, num_done=0))
     for num_done in range(1, 101):
         clock.now += seconds_per_question
-        watcher.on_progress(snapshot(num_done, seconds=num_done * seconds_per_question))
-    watcher.on_finished()
+        listener.on_event(snapshot(num_done, seconds=num_done * seconds_per_question))
+    listener.on_event(RunEnded())
     return file.getvalue().splitlines()
 
 
-def test_a_line_for_each_tenth(lines: tuple[LineWatcher, Clock, io.StringIO]) -> None:
+def test_a_line_for_each_tenth(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
     written = run_steady(lines, seconds_per_question=1.0)
     assert written[0] == "latent: 100 questions; 4 actors"
     assert [line.split("/")[0] for line in written[1:]] == [f"latent: {count}" for count in range(10, 101, 10)]
     assert written[1] == "latent: 10/100 questions, 1,000 tokens/s, 34 MB in flight, 10.0 s"
 
 
-def test_lines_never_come_faster_than_one_can_read(lines: tuple[LineWatcher, Clock, io.StringIO]) -> None:
+def test_lines_never_come_faster_than_one_can_read(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
     assert len(run_steady(lines, seconds_per_question=0.01)) == 2  # the first and the last
 
 
-def test_a_slow_run_still_shows_signs_of_life(lines: tuple[LineWatcher, Clock, io.StringIO]) -> None:
+def test_a_slow_run_still_shows_signs_of_life(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
     assert len(run_steady(lines, seconds_per_question=31.0)) == 101
 
 
 def test_a_resumed_run_says_what_was_done_and_failures_are_counted(
-    lines: tuple[LineWatcher, Clock, io.StringIO],
+    lines: tuple[LineListener, Clock, io.StringIO],
 ) -> None:
-    watcher, clock, file = lines
-    watcher.on_started("4 actors", 100, 60)
+    listener, clock, file = lines
+    listener.on_event(RunStarted(description="4 actors", num_questions=100, num_done=60))
     clock.now += 5
-    watcher.on_progress(snapshot(61, num_failed=9))
+    listener.on_event(snapshot(61, num_failed=9))
     assert "60 already done" in file.getvalue()
     assert "61/100" in file.getvalue()
     assert "9 failed" in file.getvalue()
 
 
-def test_no_rate_before_time_has_passed(lines: tuple[LineWatcher, Clock, io.StringIO]) -> None:
-    watcher, _, file = lines
-    watcher.on_started("4 actors", 1, 0)
-    watcher.on_progress(snapshot(1, num_questions=1, seconds=0.0))
-    watcher.on_finished()
+def test_no_rate_before_time_has_passed(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
+    listener, _, file = lines
+    listener.on_event(RunStarted(description="4 actors", num_questions=1, num_done=0))
+    listener.on_event(snapshot(1, num_questions=1, seconds=0.0))
+    listener.on_event(RunEnded())
     assert file.getvalue().splitlines()[-1] == "latent: 1/1 questions, 34 MB in flight, 0 ms"
 
 
 def test_only_the_first_failures_are_kept() -> None:
-    watcher = RunWatcher()
+    listener = ConsoleListener()
     for index in range(1000):
-        watcher.on_failure(Failure(id=str(index), agent="judger", error="no"))
-    assert [failure.id for failure in watcher.failures] == [str(index) for index in range(10)]
+        listener.on_event(QuestionFailed(failure=Failure(id=str(index), agent="judger", error="no")))
+    assert [failure.id for failure in listener.failures] == [str(index) for index in range(10)]
+
+
+def test_what_many_batches_lose_is_told_once(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
+    listener, _, file = lines
+    for reason in ("its actor died", "its actor died", "its memory is gone"):
+        listener.on_event(TurnRepeated(agent="critic", reason=reason))
+    assert file.getvalue().splitlines() == [
+        "latent: its actor died; going on",
+        "latent: its memory is gone; going on",
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_bar_shows_what_runs_and_stays_in_its_line(width: int) -> None:
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system=None)
-    with watch("latent", console=console) as watcher:
-        watcher.on_started("4 actors [cpu]", 1319, 4)
-        watcher.on_progress(snapshot(700, num_questions=1319, num_failed=3))
-        watcher.on_finished()
+    with listen("latent", console=console) as listener:
+        listener.on_event(RunStarted(description="4 actors [cpu]", num_questions=1319, num_done=4))
+        listener.on_event(snapshot(700, num_questions=1319, num_failed=3))
+        listener.on_event(RunEnded())
     shown = file.getvalue()
     assert "4 actors [cpu]" in shown
     if width >= 80:
@@ -105,21 +116,13 @@ def test_the_bar_shows_what_runs_and_stays_in_its_line(width: int) -> None:
 
 def test_brief_is_silent_without_a_terminal() -> None:
     file = io.StringIO()
-    with watch("latent", brief=True, console=Console(file=file)) as watcher:
-        watcher.on_started("4 actors", 1, 0)
-        watcher.on_progress(snapshot(1))
-        watcher.on_finished()
+    with listen("latent", brief=True, console=Console(file=file)) as listener:
+        listener.on_event(RunStarted(description="4 actors", num_questions=1, num_done=0))
+        listener.on_event(snapshot(1))
+        listener.on_event(RunEnded())
     assert file.getvalue() == ""
 
 
 def test_model_output_cannot_drive_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\x9b\n\tc") == "a\ufffd[2Jb\ufffd\ufffd\n\tc"
     assert shorten("one\ntwo   three", 9) == "one two …"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (40.0, "40"), (37.25, "37.2"), (12345.6, "12,346"), (0.003, "0.003"), (1_000_000, "1,000,000")],
-)
-def test_format_number(value: float, text: str) -> None:
-    assert format_number(value) == text

@@ -5,8 +5,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from latentmas_ray.config import RunConfig, make_config, replicas_by_agent
-from latentmas_ray.errors import ConfigError
+from latentmas_ray import LatentMAS
+from latentmas_ray.config import (
+    MethodConfig,
+    ModelConfig,
+    OutputConfig,
+    PlacementConfig,
+    RunConfig,
+    SamplingConfig,
+    TaskConfig,
+    TransferConfig,
+    current_transfer,
+    make_config,
+    replicas_by_agent,
+    stored_fields,
+)
+from latentmas_ray.errors import ConfigError, OldNameWarning
+
+PARTS = (ModelConfig, TaskConfig, MethodConfig, SamplingConfig, TransferConfig, PlacementConfig, OutputConfig)
 
 
 def test_defaults_are_valid_and_every_field_is_described() -> None:
@@ -143,3 +159,66 @@ def test_the_task_left_out_is_one_that_the_model_knows() -> None:
     assert make_config({}).task == "chain"
     assert make_config({"model": "Qwen/Qwen3-4B"}).task == "sample"
     assert make_config({"model": "Qwen/Qwen3-4B", "task": "notes"}).task == "notes"
+
+
+def test_a_configuration_is_its_parts_and_nothing_else() -> None:
+    names = [name for part in PARTS for name in part.model_fields]
+    assert list(RunConfig.model_fields) == names
+    assert len(set(names)) == len(names)
+    assert all(isinstance(RunConfig(), part) for part in PARTS)
+
+
+def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
+    assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
+        *("output", "resume", "trace", "save_memory"),
+        *("runtime", "address", "placement", "replicas", "tp", "turn_timeout"),
+        *("transport", "transfer", "overlap", "memory_in_flight"),
+    }
+
+
+def test_each_of_several_runs_has_folders_of_its_own() -> None:
+    config = make_config({"output": "runs", "seed": 1})
+    own = config.with_folders(lambda folder: f"{folder}/2", seed=2)
+    assert (own.output, own.save_memory, own.seed) == ("runs/2", None, 2)
+    both = make_config({"output": "runs", "save_memory": "memory"}).with_folders(lambda folder: f"{folder}/2")
+    assert (both.output, both.save_memory) == ("runs/2", "memory/2")
+
+
+def test_a_stored_configuration_has_what_its_runs_had_before_a_field_was_there() -> None:
+    assert stored_fields({"task": "notes"}) == {"revision": None, "task": "notes"}
+    assert stored_fields({"revision": "v2"}) == {"revision": "v2"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"handover": "recipe"}, "recompute", "handover=recipe is now transfer=recompute; the next version refuses it"),
+        ({"handover": "auto"}, "auto", "handover=auto is now transfer=auto; the next version refuses it"),
+        ({"transfer": "recipe"}, "recompute", "transfer=recipe is now transfer=recompute; the next version refuses it"),
+    ],
+)
+def test_old_names_are_read_with_one_warning(old: dict[str, Any], new: str, told: str) -> None:
+    for read in (make_config, lambda values: RunConfig(**values)):
+        with pytest.warns(OldNameWarning) as caught:
+            assert read(old).transfer == new
+        assert [str(one.message) for one in caught] == [told]
+    with pytest.warns(OldNameWarning) as caught:
+        assert LatentMAS("tiny", runtime="local", **old).config.transfer == new
+    assert len(caught) == 1
+    with pytest.warns(OldNameWarning):
+        assert LatentMAS(RunConfig(runtime="local"), **old).config.transfer == new
+
+
+def test_an_old_name_beside_the_new_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="handover: got 'kv'; it is the old name of transfer; give one of the two"):
+        make_config({"handover": "kv", "transfer": "kv"})
+
+
+def test_a_wrong_value_of_an_old_name_is_told_under_the_new_one() -> None:
+    with pytest.warns(OldNameWarning), pytest.raises(ConfigError, match="transfer: got 'pigeon'"):
+        make_config({"handover": "pigeon"})
+
+
+def test_rows_with_old_keys_are_read() -> None:
+    assert current_transfer({"source": "a", "handover": "recipe"}) == {"source": "a", "mode": "recompute"}
+    assert current_transfer({"source": "a", "mode": "kv"}) == {"source": "a", "mode": "kv"}

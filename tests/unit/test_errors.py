@@ -15,6 +15,7 @@ from latentmas_ray.errors import (
     QuestionsFailedError,
     RunError,
     SegmentError,
+    first_line,
 )
 from latentmas_ray.runs.results import Failure
 
@@ -78,3 +79,16 @@ def test_the_line_names_field_value_and_what_would_be_right() -> None:
     assert str(ConfigError("limit", "0", "it must be at least 1")) == "limit: got '0'; it must be at least 1"
     assert str(ConfigError("limit", 0, "it must be at least 1")) == "limit: got '0'; it must be at least 1"
     assert "héllo" in str(ConfigError("ファイル", "héllo", "it must exist"))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("\n  \n  one   word \n"), "one word"),
+        (ValueError(""), "ValueError"),
+        (KeyError("a"), "'a'"),
+    ],
+)
+def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
+    assert first_line(error) == line

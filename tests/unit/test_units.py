@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmas_ray.units import format_bytes, format_seconds, parse_bytes
+from latentmas_ray.units import (
+    format_accuracy,
+    format_bytes,
+    format_figure,
+    format_fine_seconds,
+    format_number,
+    format_p_value,
+    format_rate,
+    format_seconds,
+    format_spread,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +103,47 @@ def test_sizes_are_shown_with_three_figures(num_bytes: int, shown: str) -> None:
 )
 def test_durations_never_show_a_full_smaller_unit(seconds: float, shown: str) -> None:
     assert format_seconds(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 µs"), (8.5e-5, "85 µs"), (9.996e-4, "1 ms"), (0.01234, "12.3 ms"), (0.1234, "123 ms"), (2.5, "2.5 s")],
+)
+def test_times_are_told_down_to_microseconds(seconds: float, text: str) -> None:
+    assert format_fine_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (40.0, "40"),
+        (37.25, "37.2"),
+        (12345.6, "12,346"),
+        (0.003, "0.003"),
+        (0.32, "0.32"),
+        (1_000_000, "1,000,000"),
+    ],
+)
+def test_format_number(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+def test_shares_and_what_is_not_known() -> None:
+    assert format_accuracy(None) == "not graded"
+    assert format_accuracy(0.525, (0.491, 0.559)) == "52.5 % (49.1–55.9)"
+    assert format_spread(0.525, 0.031) == "52.5 % ± 3.1"
+    assert format_spread(0.525, None) == "52.5 %"
+    assert [format_p_value(value) for value in (None, 0.0001, 0.0421)] == ["-", "< 0.001", "0.042"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (12.34, "12.3"), (1234.5, "1,234")])
+def test_rates(value: float, text: str) -> None:
+    assert format_rate(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("moved_bytes", "2 KB"), ("exposed_seconds", "33 min 20 s"), ("latent_steps", "2,000")]
+)
+def test_a_figure_has_the_unit_that_its_name_tells(name: str, text: str) -> None:
+    assert format_figure(name, 2000.0) == text

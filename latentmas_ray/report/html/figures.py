@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentmas_ray.units import format_bytes, format_seconds
+from latentmas_ray.units import format_bytes, format_number, format_p_value, format_percent, format_rate, format_seconds
 
 NUM_AGENT_COLOURS = 6  # that report.css has: agent-0, agent-1, …; agents beyond them begin again
 NOT_KNOWN = "–"
@@ -33,7 +33,7 @@ def look_up(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
 
 
 def percent(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{100 * value:.1f} %"
+    return NOT_KNOWN if value is None else format_percent(value)
 
 
 def points(value: float | None) -> str:
@@ -47,20 +47,15 @@ def signed_points(value: float | None) -> str:
 
 
 def probability(value: float | None) -> str:
-    return NOT_KNOWN if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NOT_KNOWN if value is None else format_p_value(value)
 
 
 def number(value: float | None) -> str:
-    """`40`, `212.4`, `12,345`; no more decimals than a reader can use."""
-    if value is None:
-        return NOT_KNOWN
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.2g}"
+    return NOT_KNOWN if value is None else format_number(value)
 
 
 def rate(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return NOT_KNOWN if value is None else format_rate(value)
 
 
 def times(value: float | None) -> str:

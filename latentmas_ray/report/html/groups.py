@@ -19,7 +19,7 @@ _DISTINCT = {
     "latent_steps": "m = {}",
     "seed": "{}",
     "realign": "realign {}",
-    "handover": "{}",
+    "transfer": "{}",
     "codec": "codec {}",
     "guard": "guard {}",
     "temperature": "T = {}",
@@ -31,7 +31,7 @@ _DISTINCT = {
     "runtime": "{}",
     "replicas": "replicas {}",
 }
-_LATENT_ONLY = {"latent_steps", "realign", "handover", "codec", "guard"}
+_LATENT_ONLY = {"latent_steps", "realign", "transfer", "codec", "guard"}
 # Controls, in the order in which they are shown.
 _CONTROLS = {
     "deranged": "deranged memory",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
 
-from latentmas_ray.errors import TransferError
+from latentmas_ray.errors import TransferError, first_line
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.available import gpu_in_use
 from latentmas_ray.transport.base import Transport
@@ -96,7 +96,7 @@ class CudaIpc(Transport):
             torch.cuda.synchronize()
             token = token_in(memory)
         except RuntimeError as error:
-            raise TransferError(f"{gone} ({str(error).splitlines()[0]})") from error
+            raise TransferError(f"{gone} ({first_line(error)})") from error
         if token != payload.token:
             raise TransferError(gone)
         return unseal(payload.header, body, payload.checksum, expected=expected)

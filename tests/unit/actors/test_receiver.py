@@ -71,4 +71,4 @@ def test_a_recipe_counts_with_its_own_bytes() -> None:
     )
     list(inbox.pieces_of("planner"))
     (read,) = inbox.account("loopback", {"planner"})
-    assert (read.handover, read.num_bytes) == ("recipe", sum(SEGMENT.recompute_inputs.bytes_per_question))
+    assert (read.handover, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))

@@ -16,7 +16,7 @@ from benchmarks.timed_runtime import TimedRuntime, TurnTimes
 from benchmarks.timer_runner import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_pieces
 from latentmas_ray.actors import LocalRuntime
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.scaling_tables import scaling_tables
+from latentmas_ray.cli.render.scaling_tables import scaling_tables
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import join
 from latentmas_ray.runs.results import Answer

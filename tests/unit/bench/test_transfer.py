@@ -21,7 +21,7 @@ from latentmas_ray.bench.plot import draw, make_figure
 from latentmas_ray.bench.stamps import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.transfer_tables import format_time, transfer_tables
+from latentmas_ray.cli.render.transfer_tables import transfer_tables
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.models.kv_shape import kv_shape
@@ -72,14 +72,6 @@ def test_between_nodes_a_hand_over_needs_the_link_beside_the_copies() -> None:
 @pytest.mark.parametrize(("count", "rank"), [(1, 1), (5, 5), (100, 99), (200, 198)])
 def test_p99_is_a_value_that_was_measured(count: int, rank: int) -> None:
     assert p99([float(number) for number in range(count, 0, -1)]) == rank
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0 µs"), (8.5e-5, "85 µs"), (9.996e-4, "1 ms"), (0.01234, "12.3 ms"), (0.1234, "123 ms"), (2.5, "2.5 s")],
-)
-def test_times_are_told_down_to_microseconds(seconds: float, text: str) -> None:
-    assert format_time(seconds) == text
 
 
 def test_what_does_not_fit_is_left_out_or_refused() -> None:

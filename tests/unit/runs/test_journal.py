@@ -17,7 +17,8 @@ from latentmas_ray.runs.results import Failure
 from latentmas_ray.runs.journal import Journal
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.runs.summary import summarise
-from latentmas_ray.errors import JournalError, RunError, TurnError
+from latentmas_ray.errors import JournalError, OldNameWarning, RunError, TurnError
+from latentmas_ray.report.runs import load_run
 from latentmas_ray.tasks.question import Question
 from tests.cases.scheduler import CHAIN, make_driver, make_questions
 from tests.cases.fake_runtime import FakeRuntime
@@ -82,6 +83,25 @@ def test_a_run_from_before_a_field_is_resumed_without_it(tmp_path: Path) -> None
     with pytest.raises(JournalError, match="revision"):
         open_again(tmp_path, revision="main")
     assert open_again(tmp_path).num_resumed == 5
+
+
+def test_a_run_from_before_a_name_was_changed_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, FakeRuntime(), stop_after=5)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"handover": config.pop("transfer")}))
+    made = rows(tmp_path)
+    for row in made:
+        row["transfers"] = [{**one, "handover": "recipe"} for one in row["transfers"] if one.pop("mode")]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    with pytest.warns(OldNameWarning, match="handover=kv is now transfer=kv"):
+        journal = open_again(tmp_path)
+    assert [answer.id for answer in journal.answers] == [row["id"] for row in made]
+    assert {transfer.mode for answer in journal.answers for transfer in answer.transfers} == {"recompute"}
+    with pytest.warns(OldNameWarning):
+        stored = load_run(tmp_path)
+    assert stored.config.transfer == "kv"
+    assert list(stored.answers) == journal.answers
 
 
 @pytest.mark.parametrize("stop_after", range(10))

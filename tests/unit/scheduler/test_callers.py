@@ -12,6 +12,14 @@ from typing import Any
 import pytest
 
 from latentmas_ray.errors import RunError
+from latentmas_ray.runs.run_events import (
+    QuestionAnswered,
+    RunEnded,
+    RunEvent,
+    RunProgress,
+    RunStarted,
+    TurnFinished,
+)
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, Driver, Recorder, make_driver
 from tests.unit.scheduler.test_shared import PATIENCE_SECONDS, batches_of, gathered, in_threads, texts
@@ -42,18 +50,19 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class Raises(Recorder):
-    """An observer with a fault in one of its methods."""
+    """An observer with a fault when it gets one kind of event."""
 
-    def __init__(self, method: str, error: type[BaseException]) -> None:
+    def __init__(self, kind: type[RunEvent], error: type[BaseException]) -> None:
         super().__init__()
+        self._kind, self._error = kind, error
 
-        def fail(*arguments: Any) -> None:
-            raise error("no")
+    def on_event(self, event: RunEvent) -> None:
+        if isinstance(event, self._kind):
+            raise self._error("no")
+        super().on_event(event)
 
-        setattr(self, method, fail)
 
-
-METHODS = ["on_started", "on_progress", "on_answer", "on_finished"]
+KINDS = [RunStarted, RunProgress, TurnFinished, QuestionAnswered, RunEnded]
 
 
 def test_a_thread_that_comes_late_does_not_wait_for_all_of_another() -> None:
@@ -104,11 +113,11 @@ def test_a_caller_of_an_event_loop_that_comes_late_does_not_wait_for_all_of_a_th
     assert num_works < 40 * NUM_AGENTS
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_an_observer_raises_is_its_own_callers(method: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_observer_raises_is_its_own_callers(kind: type[RunEvent]) -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
-    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(method, ValueError))
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(kind, ValueError))
     found, *others = in_threads(
         lambda: list(driver.scheduler.run(bad)),
         lambda: list(driver.run(batches_of(1, 10))),
@@ -122,10 +131,10 @@ def test_what_an_observer_raises_is_its_own_callers(method: str) -> None:
     assert not runtime.tickets
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(method: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(kind: type[RunEvent]) -> None:
     driver = make_driver(FakeRuntime(), CHAIN)
-    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(method, ValueError))
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(kind, ValueError))
 
     async def ask() -> tuple[Any, Any]:
         good = driver.request(batches_of(1, 10))
@@ -142,7 +151,7 @@ def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(method: s
 
 def test_a_thread_that_drives_for_event_loops_never_dies_of_what_it_meets() -> None:
     driver = make_driver(FakeRuntime(), CHAIN)
-    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises("on_answer", SystemExit))
+    bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(QuestionAnswered, SystemExit))
 
     async def ask(request: Any) -> list[Any]:
         return await gathered(driver.scheduler.arun(request))
@@ -155,7 +164,9 @@ def test_a_thread_that_drives_for_event_loops_never_dies_of_what_it_meets() -> N
 @pytest.mark.parametrize("call", ["run", "close"])
 def test_a_call_from_within_a_step_is_refused(call: str) -> None:
     class Asks(Recorder):
-        def on_answer(self, answer: Any) -> None:
+        def on_event(self, event: RunEvent) -> None:
+            if not isinstance(event, QuestionAnswered):
+                return
             if call == "run":
                 list(driver.run(batches_of(1, 1)))
             else:
@@ -194,7 +205,9 @@ def test_a_loop_that_is_forgotten_in_the_middle_of_something_ends_all_the_same()
     was_held: list[bool] = []
 
     class Collects(Recorder):
-        def on_started(self, description: str, num_questions: int, num_done: int) -> None:
+        def on_event(self, event: RunEvent) -> None:
+            if not isinstance(event, RunStarted):
+                return
             forgotten.clear()
             gc.collect()
             was_held.append(driver.scheduler._hold is not None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from latentmas_ray.config import HandoverMode
+from latentmas_ray.config import TransferMode
 from latentmas_ray.scheduler.batch_state import TopologyIndex
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
 from latentmas_ray.scheduler.transfer_costs import TransferCosts
@@ -25,17 +25,17 @@ def costs(bytes_per_second: float, tokens_per_second: float, *, to_judger: float
     ("mode", "measured", "expected"),
     [
         ("kv", None, "kv kv"),
-        ("recipe", None, "recipe recipe"),
+        ("recompute", None, "recompute recompute"),
         ("auto", None, "kv kv"),
         ("auto", costs(1e9, 300), "kv kv"),  # a processor that needs 3 s for what the link brings in 0.1 s
-        ("auto", costs(1e9 / 8, 20_000), "recipe recipe"),  # a GPU behind 1 Gbit/s
+        ("auto", costs(1e9 / 8, 20_000), "recompute recompute"),  # a GPU behind 1 Gbit/s
         ("auto", costs(1e9 / 8, 1_000), "kv kv"),
         ("auto", costs(2.6e9, 22_000), "kv kv"),  # about the crossover
-        ("auto", costs(2.6e9, 23_500), "recipe recipe"),
-        ("auto", costs(10e9, 20_000, to_judger=1e8), "recipe recipe"),  # the slowest reader counts
+        ("auto", costs(2.6e9, 23_500), "recompute recompute"),
+        ("auto", costs(10e9, 20_000, to_judger=1e8), "recompute recompute"),  # the slowest reader counts
     ],
 )
-def test_the_faster_hand_over_is_taken(mode: HandoverMode, measured: TransferCosts | None, expected: str) -> None:
+def test_the_faster_hand_over_is_taken(mode: TransferMode, measured: TransferCosts | None, expected: str) -> None:
     choices = choose_transfers(mode, TopologyIndex.of(CHAIN), measured, bytes_per_token=BYTES_PER_TOKEN)
     assert " ".join(choice.handover for choice in choices.values()) == expected
     assert list(choices) == ["planner", "critic"]
@@ -45,21 +45,21 @@ def test_only_agents_that_work_have_a_choice() -> None:
     slow_link = costs(1e9 / 8, 20_000)
     thinking = choose_transfers("auto", TopologyIndex.of(CHAIN, "think"), slow_link, bytes_per_token=BYTES_PER_TOKEN)
     # What only the answering agent would read goes nowhere.
-    assert {name: choice.handover for name, choice in thinking.items()} == {"planner": "recipe", "critic": "kv"}
-    for mode in ("auto", "kv", "recipe"):
+    assert {name: choice.handover for name, choice in thinking.items()} == {"planner": "recompute", "critic": "kv"}
+    for mode in ("auto", "kv", "recompute"):
         route = TopologyIndex.of(CHAIN, "answer-from-memory")
         assert choose_transfers(mode, route, slow_link, bytes_per_token=BYTES_PER_TOKEN) == {}
 
 
 def test_the_choice_says_why() -> None:
     choices = choose_transfers("auto", TopologyIndex.of(CHAIN), costs(1e8, 1e4), bytes_per_token=BYTES_PER_TOKEN)
-    assert str(choices["planner"]) == "planner hands over recipe (kv 1.1 s, recipe 100 ms for 1,000 tokens)"
+    assert str(choices["planner"]) == "planner hands over recompute (kv 1.1 s, recompute 100 ms for 1,000 tokens)"
 
 
 def test_the_work_tells_what_comes_as_a_recipe() -> None:
     runtime = FakeRuntime()
-    run_all(runtime, CHAIN, make_questions(1), handover="recipe")
+    run_all(runtime, CHAIN, make_questions(1), transfer="recompute")
     works = {work.agent: work for work in runtime.works}
-    assert [works[name].handover for name in ("planner", "critic")] == ["recipe", "recipe"]
+    assert [works[name].handover for name in ("planner", "critic")] == ["recompute", "recompute"]
     assert works["critic"].recomputed == {"planner"}
     assert works["judger"].recomputed == {"planner", "critic"}

@@ -34,7 +34,7 @@ def test_what_is_no_model(model: Any) -> None:
 
 @pytest.mark.parametrize("observer", [5, object(), type("Observer", (), {})])
 def test_what_is_no_observer(observer: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^observer: got .*; it must be an object with the methods"):
+    with pytest.raises(ConfigError, match=r"^observer: got .*; it must be an object with a method on_event"):
         LatentMAS("tiny", observer=observer, runtime="local")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
-from latentmas_ray import Answer, Failure, LatentMAS, RunConfig, Topology
+from latentmas_ray import Agent, Answer, Failure, LatentMAS, RunConfig, Topology
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import (
     ActorError,
@@ -24,6 +25,8 @@ from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.tasks import load_questions
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import prompts
 from tests.cases.fake_runtime import FakeRuntime
 
 GOLDEN_MODEL = Path(__file__).parents[2] / "golden" / "model"
@@ -171,3 +174,21 @@ def test_without_a_bound_on_new_tokens_a_run_has_its_tasks(
         mas.evaluate()
     with LatentMAS(**{**run, "resume": True, "max_new_tokens": bound + 1}) as mas, pytest.raises(JournalError):
         mas.evaluate()
+
+
+@pytest.mark.parametrize("topology", ["sequential", "hierarchical"])
+def test_every_prompt_of_a_run_is_rendered_once(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the check before anything starts; turns, their bounds and turns that are carried out again use the same."""
+    rendered: Counter[tuple[str, str, str]] = Counter()
+    render = prompts._rendered
+
+    def count(agent: Agent, question: Question, context: str, *more: Any) -> prompts.RenderedPrompt:
+        rendered[agent.name, question.id, context] += 1
+        return render(agent, question, context, *more)
+
+    monkeypatch.setattr(prompts, "_rendered", count)
+    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches: FakeRuntime())
+    with LatentMAS(runtime="local", topology=topology, limit=5, batch_size=2) as mas:
+        mas.evaluate("sample", seeds=[1, 2])
+    assert {count for _, count in rendered.items()} == {1}
+    assert len({question for _, question, _ in rendered}) == 5

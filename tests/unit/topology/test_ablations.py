@@ -6,8 +6,8 @@ from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import (
     BUILTIN,
+    RenderedPrompts,
     apply_method,
-    check_prompts,
     dump_topology,
     format_context,
     load_topology,
@@ -44,7 +44,7 @@ def test_shapes_of_the_built_ins() -> None:
 @pytest.mark.parametrize("name", ["sequential", "hierarchical"])
 def test_prompts_of_the_built_ins(name: str, method: str) -> None:
     topology = apply_method(load_topology(name), method)  # type: ignore[arg-type]
-    check_prompts(topology, [QUESTION])
+    RenderedPrompts.of(topology, [QUESTION])
     for agent in topology.agents:
         context = format_context([(read.name, f"Work of {read.name}") for read in topology.text_ancestors(agent.name)])
         messages = render_messages(agent, QUESTION, context=context, answer_form="End with the number.")

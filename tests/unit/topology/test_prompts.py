@@ -1,6 +1,8 @@
 """Prompts: what a template sees, what it cannot do, and errors before a run instead of during it."""
 
 import time
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +11,13 @@ from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import (
     Agent,
+    RenderedPrompts,
     Topology,
-    check_prompts,
     format_context,
     render_messages,
-    render_suffix,
+    seen_by,
 )
+from latentmas_ray.topology import prompts as prompts_module
 
 
 def _question(**fields: Any) -> Question:
@@ -77,7 +80,7 @@ def test_context_in_the_system_message() -> None:
 
 def test_suffix_keeps_its_last_line_break() -> None:
     agent = Agent(name="a", prompt="p", suffix="<think>{{ id }}\n")
-    assert render_suffix(agent, _question(), context="", answer_form="") == "<think>q7\n"
+    assert RenderedPrompts().get(agent, _question(), "").suffix == "<think>q7\n"
 
 
 UNSAFE = [
@@ -144,9 +147,9 @@ def test_a_template_leaves_the_record_alone() -> None:
 @pytest.mark.parametrize("key", ["prompt", "system", "suffix"])
 def test_a_missing_field_is_found_before_the_run(key: str) -> None:
     topology = _alone(**{key: "{{ question }} {{ hint }}"})
-    check_prompts(topology, [_question(hint="h")])
+    RenderedPrompts.of(topology, [_question(hint="h")])
     with pytest.raises(TopologyError) as caught:
-        check_prompts(topology, [_question(hint="h"), _question()])
+        RenderedPrompts.of(topology, [_question(hint="h"), _question()])
     assert caught.value.field == f"agents.a.{key}"
     assert caught.value.value == "hint"
     assert "question q7 does not have it; a prompt can use id, question, record, context" in str(caught.value)
@@ -165,22 +168,79 @@ def test_a_missing_field_is_found_before_the_run(key: str) -> None:
 )
 def test_check_finds(prompt: str, part: str) -> None:
     with pytest.raises(TopologyError, match=part):
-        check_prompts(_alone(prompt=prompt), [_question()])
+        RenderedPrompts.of(_alone(prompt=prompt), [_question()])
 
 
 def test_a_field_that_is_no_text_is_found_before_the_run_where_a_prompt_uses_it() -> None:
     broken = _question(notes="half \ud83d of it")
-    check_prompts(_alone(prompt="{{ question }}"), [broken])
+    RenderedPrompts.of(_alone(prompt="{{ question }}"), [broken])
     with pytest.raises(
         TopologyError, match="got 'question q7'; a field that its prompt uses holds half of a surrogate pair"
     ):
-        check_prompts(_alone(prompt="Read {{ notes }}"), [broken])
+        RenderedPrompts.of(_alone(prompt="Read {{ notes }}"), [broken])
 
 
 def test_check_accepts_optional_fields_and_names_few_of_many() -> None:
-    check_prompts(
+    RenderedPrompts.of(
         _alone(prompt="{{ hint | default('none') }}{% if more is defined %}{{ more }}{% endif %}"), [_question()]
     )
     many = {f"field{i}": i for i in range(100)}
     with pytest.raises(TopologyError, match=r"field17, …$"):
-        check_prompts(_alone(prompt="{{ hint }}"), [_question(**many)])
+        RenderedPrompts.of(_alone(prompt="{{ hint }}"), [_question(**many)])
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each template was rendered."""
+    counts: Counter[str] = Counter()
+    render = prompts_module.render
+
+    def count(template: str, *arguments: Any, **more: Any) -> str:
+        counts[template] += 1
+        return render(template, *arguments, **more)
+
+    monkeypatch.setattr(prompts_module, "render", count)
+    return counts
+
+
+def _talking() -> Topology:
+    first = Agent(name="first", system="one {{ question }}", prompt="two {{ question }}", suffix="three {{ id }}")
+    plain = Agent(name="plain", reads=["first"], prompt="four {{ answer_form }}")
+    last = Agent(name="last", reads=["plain"], prompt="five [{{ context }}]", thinks="text")
+    return Topology(name="x", agents=[first, plain, last])
+
+
+def test_a_prompt_without_text_of_others_is_rendered_once(rendered: Counter[str]) -> None:
+    topology = _talking()
+    questions = [replace(_question(), id=name) for name in ("a", "b")]
+    made = RenderedPrompts.of(topology, questions)
+    once = {"one {{ question }}": 2, "two {{ question }}": 2, "three {{ id }}": 2, "four {{ answer_form }}": 2}
+    assert {template: rendered[template] for template in once} == once
+    before = rendered.copy()
+    for agent in topology.agents:
+        for question in questions:
+            for _ in range(3):
+                made.get(agent, question, "")
+    for question in questions:
+        messages, _ = made.get(topology.by_name["plain"], question, "first wrote:\nWork")
+        assert messages[-1]["content"].startswith("The other agents' work so far:\n\nfirst wrote:\nWork\n\nfour ")
+    assert rendered == before
+    assert made.get(topology.by_name["last"], questions[0], "Work").messages[-1]["content"] == "five [Work]"
+    assert (rendered - before)["five [{{ context }}]"] == 1
+
+
+def test_what_is_kept_is_what_would_be_rendered() -> None:
+    topology = _talking()
+    made = RenderedPrompts.of(topology, [_question()])
+    for agent in topology.agents:
+        for context in ("", "Work"):
+            assert made.get(agent, _question(), context) == RenderedPrompts().get(agent, _question(), context)
+
+
+def test_another_questions_memory_comes_of_another_questions_prompt() -> None:
+    topology = _talking()
+    one, other = replace(_question(), id="a", question="A?"), replace(_question(), id="b", question="B?")
+    made = RenderedPrompts.of(topology, [replace(one, seen_by_others=other), replace(other, seen_by_others=one)])
+    first = topology.by_name["first"]
+    assert seen_by(first, topology, replace(one, seen_by_others=other)) is other
+    assert made.get(first, other, "").messages[-1]["content"] == "two B?"

@@ -1,0 +1,1 @@
+"""The commands of `latentmas`: each file reads the flags of one, calls the Python API and shows the result."""

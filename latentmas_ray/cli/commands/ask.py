@@ -1,0 +1,113 @@
+"""`latentmas ask`: one question, one answer."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentmas_ray.cli.commands.asked import example_question, print_example, typed_question
+from latentmas_ray.cli.launch import open_system
+from latentmas_ray.cli.options import run_options
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError, MemoryInputError
+
+if TYPE_CHECKING:
+    from latentmas_ray.memory import Memory
+
+
+@run_options(
+    "model",
+    "revision",
+    "topology",
+    "method",
+    "latent_steps",
+    "realign",
+    "dtype",
+    "device",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "seed",
+    "placement",
+    "tp",
+    "transport",
+    "transfer",
+    "codec",
+    "overlap",
+    "guard",
+    "save_memory",
+    "runtime",
+    "address",
+)
+def ask(
+    config: RunConfig,
+    context: typer.Context,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="what the agents are asked")] = None,
+    example: Annotated[
+        str | None,
+        typer.Option("--example", metavar="chain|notes", help="ask a generated question instead, and show its gold"),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="ask the embedded model also what it was not trained for")
+    ] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
+    from_memory: Annotated[
+        str | None,
+        typer.Option("--from-memory", metavar="FILE", help="let the last agent answer from this working memory alone"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
+) -> None:
+    """Ask one question and print the answer."""
+    from latentmas_ray.cli.render.inspect_tables import agents_view
+    from latentmas_ray.cli.render.progress import listen
+    from latentmas_ray.cli.render.run_tables import print_answer, results_console, trace_tree
+
+    if example is None:
+        asked = typed_question(config, question, anyway=anyway, has_memory=from_memory is not None)
+    else:
+        _refuse_beside_example(question, from_memory)
+        asked = example_question(config, example, _given_seed(config, context))
+    config = asked.config
+    console = results_console()
+    if trace and not as_json:
+        config = config.model_copy(update={"trace": 1})
+    if from_memory is not None and config.save_memory is not None:
+        expected = "it cannot stand beside --from-memory, with which no agent makes memory to save; leave one out"
+        raise ConfigError("save_memory", config.save_memory, expected)
+    memory = None if from_memory is None else _load(from_memory)
+    with listen(config.method, brief=True) as listener, open_system(config, listener) as system:
+        answers = list(system.map([asked.record], memory=memory))
+    for answer in answers:
+        if as_json:
+            typer.echo(json.dumps(answer.to_row(), ensure_ascii=False))
+            continue
+        if trace:
+            console.print(trace_tree(answer))
+            for part in agents_view(answer.trace.agents) if answer.trace else ():
+                console.print(part)
+            console.print()
+        if asked.is_example:
+            print_example(console, answer, asked.notes)
+        else:
+            print_answer(console, answer)
+
+
+def _refuse_beside_example(question: str | None, from_memory: str | None) -> None:
+    for field, value in (("QUESTION", question), ("from_memory", from_memory)):
+        if value is not None:
+            raise ConfigError(field, value, "it cannot stand beside --example; give one of the two")
+
+
+def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
+    source = context.get_parameter_source("seed")
+    return config.seed if source is not None and source.name == "COMMANDLINE" else None
+
+
+def _load(path: str) -> "Memory":
+    """The working memory of a file. Raises MemoryInputError."""
+    from latentmas_ray.memory import Memory  # needs torch
+
+    try:
+        return Memory.load(path)
+    except MemoryInputError as error:
+        raise MemoryInputError("from_memory", error.value, error.expected) from error

@@ -1,0 +1,89 @@
+"""`latentmas bench transfer`: flags, and the figures as tables."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentmas_ray.bench.transfer_settings import TransferBenchSettings
+from latentmas_ray.cli.commands.bench.measure import measure_and_show
+from latentmas_ray.cli.numbers import whole_numbers
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from latentmas_ray.bench.transfer import TransferBench
+
+
+def transfer(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="SHAPE|tiny|FOLDER|HUB_ID", help="whose KV shape (default: qwen3-0.6b)"),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16", help="(default: bfloat16)")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="T,T,…", help="segment sizes (default: of 1 … 32768 what fits)")
+    ] = None,
+    transports: Annotated[
+        str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", metavar="N", help="of every measurement (default: 5)")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
+    ] = None,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
+    ] = True,
+    prompt_tokens: Annotated[
+        int | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
+    ] = None,
+    latent_steps: Annotated[
+        int | None, typer.Option("--latent-steps", metavar="N", help="end to end: of the writer (default: 40)")
+    ] = None,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE.png", help="draw bandwidth over size")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure what moving working memory costs, beside what the link itself can do.
+
+    Segments of a model's KV shape go from one cache to another, over every link that there is (same process, same
+    node, and another node of the cluster) and with every transport. docs/transfer.md says what the columns mean.
+    SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
+    """
+    given = {
+        "model": model,
+        "dtype": dtype,
+        "tokens": None if tokens is None else whole_numbers("tokens", tokens, "64,1024,8192"),
+        "transports": None if transports is None else tuple(name.strip() for name in transports.split(",")),
+        "repeats": repeats,
+        "address": address,
+        "end_to_end": end_to_end,
+        "prompt_tokens": prompt_tokens,
+        "latent_steps": latent_steps,
+        "plot": plot,
+    }
+    settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    measure_and_show(partial(_measure, settings), _tables, _draw, plot=settings.plot, as_json=as_json)
+
+
+def _measure(settings: TransferBenchSettings, say: Callable[[str], None]) -> "TransferBench":
+    from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are known good
+
+    return run(settings, say)
+
+
+def _tables(outcome: "TransferBench") -> "RenderableType":
+    from latentmas_ray.cli.render.transfer_tables import transfer_tables
+
+    return transfer_tables(outcome)
+
+
+def _draw(outcome: "TransferBench", plot: str) -> None:
+    from latentmas_ray.bench.plot import draw
+
+    draw(outcome, plot)

@@ -1,0 +1,81 @@
+"""`latentmas eval`: a whole task, graded, journaled and summed up."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentmas_ray.cli.errors import EXIT_FAILED
+from latentmas_ray.cli.launch import open_system
+from latentmas_ray.cli.options import run_options
+from latentmas_ray.cli.render.text import shorten
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.seeds import parse_seeds, seed_output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from latentmas_ray.cli.render.progress import ConsoleListener
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+    from latentmas_ray.runs.results import Summary
+
+_MAX_FAILURE_CHARS = 200
+
+
+@run_options()
+def evaluate(
+    config: RunConfig,
+    context: typer.Context,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="S,S,…", help="once with each seed, in a folder of its own in DIR")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
+) -> None:
+    """Answer a task's questions, grade the answers, sum up."""
+    from latentmas_ray.cli.render.progress import listen
+    from latentmas_ray.cli.render.run_tables import results_console, seeds_table, summary_table
+
+    several = None if seeds is None else _several(context, seeds, config)
+    if config.trace and config.output is None:
+        raise ConfigError("trace", str(config.trace), "traces are kept in the output folder; add --output DIR")
+    summary: Summary | SeedsSummary
+    table: RenderableType
+    with listen(config.method) as listener, open_system(config, listener) as system:
+        if several is None:
+            summary = system.evaluate()
+            table = summary_table(summary)
+        else:
+            summary = system.evaluate(seeds=several, on_seed=lambda seed: typer.echo(f"seed {seed}", err=True))
+            table = seeds_table(summary)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))
+    else:
+        results_console().print(table)
+    if summary.num_failed:
+        _name_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _several(context: typer.Context, text: str, config: RunConfig) -> tuple[int, ...]:
+    """The seeds of `--seeds`. Raises ConfigError, also where `--seed` stands beside it."""
+    seeds = parse_seeds(text)
+    source = context.get_parameter_source("seed")
+    if source is not None and source.name == "COMMANDLINE":
+        raise ConfigError("seeds", text, f"it cannot stand beside --seed {config.seed}; give one of the two")
+    if config.temperature == 0:
+        typer.echo("note: --temperature 0 decodes greedily, so all seeds give the same answers", err=True)
+    return seeds
+
+
+def _name_failures(listener: "ConsoleListener", num_failed: int, output: str | None, *, has_seeds: bool) -> None:
+    """Each failed question on one line of stderr, the first ones only, and where all of them are."""
+    typer.echo(f"error: {num_failed} {'question' if num_failed == 1 else 'questions'} failed", err=True)
+    for failure in listener.failures:
+        line = f"{failure.id} ({failure.agent}): {failure.error}"
+        typer.echo("  " + shorten(line, _MAX_FAILURE_CHARS), err=True)
+    if num_failed > len(listener.failures):
+        typer.echo(f"  … and {num_failed - len(listener.failures)} more", err=True)
+    if output is not None:
+        folder = seed_output(output, "*") if has_seeds else output.rstrip("/")
+        typer.echo(f"  all are in {folder}/failures.jsonl; --resume tries them again", err=True)

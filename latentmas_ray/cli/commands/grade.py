@@ -1,0 +1,68 @@
+"""`latentmas grade`: an existing results file, graded again."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.cli.render.text import printable
+from latentmas_ray.config import is_url
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.units import format_percent
+
+_MAX_SHOWN = 20
+
+
+def grade(
+    task: Annotated[str, typer.Option("--task", metavar="NAME|FILE", help="the task whose answers they are")],
+    results: Annotated[
+        str, typer.Option("--results", metavar="FILE.jsonl[.gz]", help="answers, one JSON object a line")
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE.jsonl", help="write the rows with their new grades here")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Grade an existing results file again; nothing is changed unless --output says so."""
+    from latentmas_ray.runs.rescore import rescore
+    from latentmas_ray.tasks import check_graders, load_questions
+
+    target = None if output is None else _checked(output, overwrite=overwrite)
+    questions = load_questions(task)
+    check_graders(questions)
+    outcome = rescore(Path(results), {question.id: question for question in questions})
+    if target is not None:
+        outcome.write(target)
+    if outcome.is_cut:
+        typer.echo(f"note: the last line of {printable(results)} is cut off, and left out", err=True)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False))
+        return
+    before, after = (
+        "none graded" if accuracy is None else format_percent(accuracy) for accuracy in (outcome.was, outcome.accuracy)
+    )
+    changed = f"{len(outcome.changes)} {'grade' if len(outcome.changes) == 1 else 'grades'} changed"
+    typer.echo(f"{len(outcome.rows)} answers, accuracy {after} (was {before}), {changed}")
+    for change in outcome.changes[:_MAX_SHOWN]:
+        typer.echo(f"  {printable(str(change))}")
+    if len(outcome.changes) > _MAX_SHOWN:
+        typer.echo(f"  … and {len(outcome.changes) - _MAX_SHOWN} more")
+    if target is not None:
+        typer.echo(f"written to {target}")
+
+
+def _checked(output: str, *, overwrite: bool) -> Path:
+    """Where the rows go. Raises ConfigError before anything is graded, which may take minutes."""
+    path = Path(output)
+    if is_url(output) or path.is_dir():
+        raise ConfigError("output", output, "it must be a file on this machine")
+    if not path.parent.is_dir():
+        raise ConfigError("output", output, f"its folder must exist: {path.parent}")
+    if path.name == "results.jsonl" and (path.parent / "config.yaml").exists():
+        expected = "it belongs to a run, whose summary.json would tell other figures; choose another file"
+        raise ConfigError("output", output, expected)
+    if path.exists() and not overwrite:
+        raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
+    return path

@@ -1,0 +1,231 @@
+"""`latentmas plan`: who would go where, what it takes and what it moves, without starting anything."""
+
+import json
+import os
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from latentmas_ray.cli.numbers import whole_number
+from latentmas_ray.cli.options import run_options
+from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement import (
+    LinkSpeeds,
+    ModelDims,
+    NodeResources,
+    Plan,
+    PlanRequest,
+    Workload,
+    dims_of_config,
+    known_dims,
+    make_plan,
+    nodes_alike,
+)
+from latentmas_ray.topology import load_topology
+from latentmas_ray.units import parse_bytes
+
+_MAX_NUMBER = 10**7
+
+GPU_MEMORY = "80GB"  # of GPUs that are not looked at: an A100's
+CORES_PER_NODE = 64
+
+
+PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
+Nodes = Annotated[str | None, typer.Option("--nodes", metavar="N", help="machines of the cluster (default: this one)")]
+GpusPerNode = Annotated[str | None, typer.Option("--gpus-per-node", metavar="N", help="(default: as many as here)")]
+GpuMemory = Annotated[
+    str | None, typer.Option("--gpu-memory", metavar="SIZE", help=f"of each (default: as here, or {GPU_MEMORY})")
+]
+CpusPerNode = Annotated[
+    str | None,
+    typer.Option("--cpus-per-node", metavar="N", help=f"(default: as here, or {CORES_PER_NODE} beside GPUs)"),
+]
+SameProcess = Annotated[
+    str | None, typer.Option("--same-process", metavar="SPEED|none", help="(default: none, nothing moves)")
+]
+SameGpu = Annotated[
+    str | None, typer.Option("--same-gpu", metavar="SPEED", help="actors that share one (default: 500GB/s)")
+]
+Nvlink = Annotated[
+    str | None, typer.Option("--nvlink", metavar="SPEED|none", help="GPUs of one node (default: 300GB/s)")
+]
+Pcie = Annotated[str | None, typer.Option("--pcie", metavar="SPEED", help="the same without NVLink (default: 25GB/s)")]
+SharedMemory = Annotated[
+    str | None, typer.Option("--shared-memory", metavar="SPEED", help="cores of one node (default: 10GB/s)")
+]
+Network = Annotated[str | None, typer.Option("--network", metavar="SPEED", help="between nodes (default: 100Gbit/s)")]
+
+
+@run_options(
+    "model",
+    "revision",
+    "topology",
+    "placement",
+    "replicas",
+    "tp",
+    "batch_size",
+    "latent_steps",
+    "max_new_tokens",
+    "dtype",
+    "address",
+)
+def plan(
+    config: RunConfig,
+    prompt_tokens: PromptTokens = "1000",
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    gpu_memory: GpuMemory = None,
+    cpus_per_node: CpusPerNode = None,
+    same_process: SameProcess = None,
+    same_gpu: SameGpu = None,
+    nvlink: Nvlink = None,
+    pcie: Pcie = None,
+    shared_memory: SharedMemory = None,
+    network: Network = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan as one JSON object")] = False,
+) -> None:
+    """Show which agent would go on which node and GPU, without starting anything.
+
+    For this machine, for the cluster at --address, or for one that you describe (--nodes, --gpus-per-node, …). A plan
+    that does not fit says what is missing and what would fit. --model also takes qwen3-0.6b, qwen3-1.7b, qwen3-4b,
+    qwen3-8b and qwen3-14b.
+    """
+    given = {
+        "same_process": same_process,
+        "same_gpu": same_gpu,
+        "nvlink": nvlink,
+        "pcie": pcie,
+        "shared_memory": shared_memory,
+        "network": network,
+    }
+    speeds = LinkSpeeds.parse({name: text for name, text in given.items() if text is not None})
+    described = (nodes, gpus_per_node, gpu_memory, cpus_per_node)
+    made = make_plan(
+        _request(
+            config,
+            prompt_tokens=whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER),
+            nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps(_to_json(made, speeds, config.model), indent=2))
+        return
+    from latentmas_ray.cli.render.plan_tables import plan_report
+    from latentmas_ray.cli.render.run_tables import results_console
+
+    results_console().print(plan_report(made, speeds, config.model))
+
+
+def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResources, ...]) -> PlanRequest:
+    topology = load_topology(config.topology)
+    names = tuple(agent.name for agent in topology.agents)
+    return PlanRequest(
+        agents=names,
+        replicas=replicas_by_agent(config.replicas, names),
+        nodes=nodes,
+        placement=config.placement,
+        tp=config.tp,
+        busy_agents=len(names),
+        topology=topology,
+        model=_figures(config.model, config.revision).in_dtype(config.dtype),
+        workload=Workload(
+            batch_size=config.batch_size,
+            prompt_tokens=prompt_tokens,
+            latent_steps=config.latent_steps,
+            max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
+        ),
+    )
+
+
+def _figures(name: str, revision: str | None) -> ModelDims:
+    if revision is None and (figures := known_dims(name)) is not None:
+        return figures
+    from latentmas_ray.models.load import load_config  # takes seconds
+
+    return dims_of_config(load_config(name, revision).to_dict(), name)
+
+
+def _cluster(
+    nodes: str | None, gpus_per_node: str | None, gpu_memory: str | None, cpus_per_node: str | None
+) -> tuple[NodeResources, ...]:
+    """The cluster that the flags describe; what they leave open is as on this machine."""
+    here = _gpus_here() if gpus_per_node is None else []
+    num_gpus = len(here) if gpus_per_node is None else whole_number("gpus_per_node", gpus_per_node, least=0, most=1024)
+    cores = len(os.sched_getaffinity(0)) if not num_gpus or gpus_per_node is None else CORES_PER_NODE
+    size = min(here) if here and gpu_memory is None else _size(gpu_memory or GPU_MEMORY)
+    return nodes_alike(
+        1 if nodes is None else whole_number("nodes", nodes, least=1, most=4096),
+        num_gpus=num_gpus,
+        num_cpus=cores
+        if cpus_per_node is None
+        else whole_number("cpus_per_node", cpus_per_node, least=1, most=_MAX_NUMBER),
+        gpu_bytes=size if num_gpus else None,
+    )
+
+
+def _cluster_at(address: str, *described: str | None) -> tuple[NodeResources, ...]:
+    """The nodes of a running cluster; it tells no GPU's size, so that must be given."""
+    nodes, gpus_per_node, gpu_memory, cpus_per_node = described
+    if nodes or gpus_per_node or cpus_per_node:
+        raise ConfigError("address", address, "a running cluster tells its nodes, GPUs and cores: give only gpu_memory")
+    from dataclasses import replace
+
+    from latentmas_ray.actors.cluster import connect
+
+    cluster = connect(address)
+    try:
+        size = None if gpu_memory is None else _size(gpu_memory)
+        return tuple(replace(node, gpu_bytes=size) for node in cluster.nodes)
+    finally:
+        cluster.leave()
+
+
+def _gpus_here() -> list[int]:
+    """Bytes of each GPU of this machine."""
+    import torch  # takes seconds
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count)]
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_bytes(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ConfigError("gpu_memory", text, "it must be a size such as 80GB or 40GiB")
+    return size
+
+
+def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
+    request, figures = made.request, made.request.model
+    assert figures is not None
+    return {
+        "model": model,
+        "num_parameters": figures.num_parameters,
+        "dtype": figures.dtype,
+        "bytes_per_token": figures.bytes_per_token,
+        "workload": asdict(request.workload),
+        "placement": made.strategy,
+        "why": made.why,
+        "tp": request.tp,
+        "replicas": dict(request.replicas),
+        "actor": asdict(made.share),
+        "nodes": [asdict(node) for node in request.nodes],
+        "demands": [asdict(demand) for demand in made.memory_estimates.values()],
+        "shards": [
+            {
+                "agents": list(shard.replica_id.agents),
+                "replica": shard.replica_id.replica,
+                "rank": shard.rank,
+                **asdict(shard.slot),
+                **asdict(made.memory_of(shard.replica_id)),
+            }
+            for shard in made.shards()
+        ],
+        "speeds": asdict(speeds),
+        "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
+    }

@@ -1,0 +1,166 @@
+"""Progress of a run on stderr: a bar where a terminal is there, plain lines now and then where not."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from latentmas_ray.cli.render.text import shorten
+from latentmas_ray.units import format_bytes, format_number, format_seconds
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.results import Failure
+    from latentmas_ray.runs.run_events import RunEvent, RunProgress, RunStarted
+
+MAX_FAILURES_KEPT = 10
+MIN_LINE_SECONDS = 3.0  # plain lines never come faster
+MAX_LINE_SECONDS = 30.0  # … and, while anything moves, not slower
+_LINE_STEP = 0.1  # a plain line for every tenth of the questions
+
+
+class ConsoleListener:
+    """An observer that shows nothing and remembers the first failures. The kinds that show something build on it."""
+
+    def __init__(self) -> None:
+        self.failures: list[Failure] = []
+        self._last_lost = ""
+
+    def on_event(self, event: "RunEvent") -> None:
+        from latentmas_ray.runs import run_events
+
+        match event:
+            case run_events.RunStarted():
+                self._show_start(event)
+            case run_events.RunProgress():
+                self._show_progress(event)
+            case run_events.QuestionFailed(failure=failure):
+                if len(self.failures) < MAX_FAILURES_KEPT:
+                    self.failures.append(failure)
+            case run_events.TurnRepeated(reason=reason):
+                if reason != self._last_lost:  # once where many batches lose the same
+                    self._last_lost = reason
+                    self._show_warning(f"{reason}; going on")
+            case run_events.RunEnded():
+                self._show_end()
+
+    def _show_start(self, event: "RunStarted") -> None:
+        """The runtime is up."""
+
+    def _show_progress(self, progress: "RunProgress") -> None:
+        """The newest snapshot."""
+
+    def _show_warning(self, line: str) -> None:
+        """A line for the user."""
+
+    def _show_end(self) -> None:
+        """No question is left."""
+
+
+class BarListener(ConsoleListener):
+    """Moves a rich progress bar; whoever made the bar starts and stops it."""
+
+    def __init__(self, bar: Progress, label: str) -> None:
+        super().__init__()
+        self._bar = bar
+        self._label = label
+        self._task = bar.add_task(f"{label}: starting", total=None, figures="")
+
+    def _show_start(self, event: "RunStarted") -> None:
+        self._bar.console.print(event.description, style="dim", markup=False, highlight=False)
+        # A task without a total runs its clock from here on: bringing up the actors is not part of the run.
+        self._bar.reset(
+            self._task,
+            total=event.num_questions,
+            completed=event.num_done,
+            description=self._label,
+            figures="",
+            visible=True,
+        )
+
+    def _show_progress(self, progress: "RunProgress") -> None:
+        self._bar.update(
+            self._task, completed=progress.num_done, total=progress.num_questions, figures=_figures(progress)
+        )
+
+    def _show_warning(self, line: str) -> None:
+        self._bar.console.print(line, style="yellow", markup=False, highlight=False)
+
+
+class LineListener(ConsoleListener):
+    """Writes a line at the start, about every tenth of the questions, and at the end."""
+
+    def __init__(self, console: Console, label: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._console = console
+        self._label = label
+        self._clock = clock
+        self._latest: RunProgress | None = None
+        self._written: RunProgress | None = None
+        self._last_seconds = clock()
+        self._last_settled = 0
+
+    def _show_start(self, event: "RunStarted") -> None:
+        already = f", {event.num_done} already done" if event.num_done else ""
+        self._say(f"{event.num_questions} questions{already}; {event.description}")
+        self._last_seconds, self._last_settled = self._clock(), event.num_done
+
+    def _show_progress(self, progress: "RunProgress") -> None:
+        self._latest = progress
+        waited = self._clock() - self._last_seconds
+        step_done = _num_settled(progress) - self._last_settled >= _LINE_STEP * progress.num_questions
+        if waited >= MAX_LINE_SECONDS or (step_done and waited >= MIN_LINE_SECONDS):
+            self._write(progress)
+
+    def _show_warning(self, line: str) -> None:
+        self._say(line)
+
+    def _show_end(self) -> None:
+        if self._latest is not None and self._latest != self._written:
+            self._write(self._latest)
+
+    def _write(self, progress: "RunProgress") -> None:
+        self._written = progress
+        self._last_seconds, self._last_settled = self._clock(), _num_settled(progress)
+        self._say(
+            f"{progress.num_done}/{progress.num_questions} questions, {_figures(progress)}, "
+            f"{format_seconds(progress.seconds)}"
+        )
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def listen(label: str, *, brief: bool = False, console: Console | None = None) -> Iterator[ConsoleListener]:
+    """The listener that fits stderr. `brief`: the bar vanishes at the end, and without a terminal nothing is shown."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield ConsoleListener() if brief else LineListener(console, label)
+        return
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=brief, refresh_per_second=5) as bar:
+        yield BarListener(bar, shorten(label, 24))
+
+
+def _num_settled(progress: "RunProgress") -> int:
+    return progress.num_done + progress.num_failed
+
+
+def _figures(progress: "RunProgress") -> str:
+    figures = []
+    if progress.seconds > 0:
+        figures.append(f"{format_number(round(progress.tokens / progress.seconds))} tokens/s")
+    figures.append(f"{format_bytes(progress.memory_in_flight_bytes)} in flight")
+    if progress.num_failed:
+        figures.append(f"{progress.num_failed} failed")
+    return ", ".join(figures)

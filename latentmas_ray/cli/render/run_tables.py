@@ -1,0 +1,181 @@
+"""Results as tables on stdout, readable at 80 columns and in a file."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+    from latentmas_ray.runs.results import AgentUse, Answer, Summary, Transfer
+
+MAX_TEXT_CHARS = 600
+
+
+def results_console(width: int | None = None) -> Console:
+    """Where results go: stdout, `width` columns wide (default: as wide as it is)."""
+    return Console(highlight=False, width=width)
+
+
+def summary_table(summary: "Summary") -> RenderableType:
+    """All figures of a run, then what each agent and each hand-over cost."""
+    questions = str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else "")
+    rows = {
+        "method": summary.method,
+        "topology": summary.topology,
+        "model": summary.model,
+        "questions": questions,
+        "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
+        "tokens per question": _tokens_a_question(summary),
+        **dict(_time_rows(summary)),
+        "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
+        "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
+        f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
+    }
+    if summary.memory != "matched":
+        rows["memory"] = summary.memory
+    rows |= dict(_remarks([summary]))
+    return Group("", named_rows(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
+
+
+def seeds_table(summary: "SeedsSummary") -> RenderableType:
+    """The figures over all seeds, then each seed's."""
+    rows = {
+        "method": summary.method,
+        "topology": summary.topology,
+        "model": summary.model,
+        "memory": summary.memory,
+        "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
+        "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
+        "over questions": format_accuracy(summary.accuracy, summary.question_interval),
+        "tokens per question": _tokens_a_question(summary),
+        "time": _speed(summary.seconds, summary.questions_per_second),
+        **dict(_remarks([*summary.runs.values()])),
+    }
+    seeds = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for title in ("seed", "accuracy", "output tokens", "time", "questions/s"):
+        seeds.add_column(title, justify="right", no_wrap=True)
+    for seed, run in summary.runs.items():
+        seeds.add_row(
+            str(seed),
+            format_accuracy(run.accuracy, run.accuracy_interval),
+            format_number(run.output_tokens_per_question),
+            format_seconds(run.seconds),
+            format_rate(run.questions_per_second),
+        )
+    return Group("", named_rows(rows), seeds)
+
+
+def named_rows(rows: Mapping[str, str]) -> Table:
+    """Names and what belongs to them, without lines."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def demo_table(summaries: Sequence["Summary"]) -> Table:
+    """The methods, and controls of them, side by side."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("method", style="bold", no_wrap=True)
+    for title in ("accuracy", "output tokens\nper question", "latent steps\nper question", "time", "memory\nmoved"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for summary in summaries:
+        table.add_row(
+            summary.method if summary.memory == "matched" else summary.memory,
+            format_accuracy(summary.accuracy),
+            format_number(summary.output_tokens_per_question),
+            format_number(summary.latent_steps_per_question),
+            format_seconds(summary.seconds),
+            format_bytes(summary.moved_bytes),
+        )
+    return table
+
+
+def trace_tree(answer: "Answer") -> Tree:
+    """What each agent did for one question, in the order of their turns."""
+    tree = Tree(Text(f"{format_seconds(answer.seconds)} from question to answer", style="bold"))
+    for name, use in answer.agents.items():
+        branch = tree.add(Text(name, style="bold"))
+        for transfer in answer.transfers:
+            if transfer.reader == name:
+                branch.add(Text(f"read {transfer.source}'s memory: {_transfer(transfer)}"))
+        branch.add(Text(_tokens(use)))
+        branch.add(Text(_phases(use)))
+        if use.memory_bytes:
+            branch.add(Text(f"handed over {format_bytes(use.memory_bytes)}"))
+        if use.text is not None:
+            branch.add(Text(shorten(use.text, MAX_TEXT_CHARS), style="italic"))
+    return tree
+
+
+def print_answer(console: Console, answer: "Answer") -> None:
+    """The answer's text; as it is in a file, without control characters on a terminal."""
+    text = printable(answer.answer) if console.is_terminal else answer.answer
+    console.out(text, highlight=False)
+
+
+def _speed(seconds: float, questions_per_second: float) -> str:
+    return f"{format_seconds(seconds)}, {format_rate(questions_per_second)} questions/s"
+
+
+def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
+    yield "time", _speed(summary.seconds, summary.questions_per_second)
+    if summary.seconds_after_warm_up is not None and summary.questions_per_second_after_warm_up is not None:
+        yield "after warm-up", _speed(summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up)
+
+
+def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
+    """What is to be known of the figures of a run, or of one run a seed, where there is something."""
+    if num_resumed := sum(run.num_resumed or 0 for run in runs):
+        yield "before this start", f"{num_resumed} questions, which these times leave out"
+    if runs[0].codec != "none":
+        error = max(run.relative_error for run in runs)
+        yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
+    if num_alarmed := sum(run.num_alarmed for run in runs):
+        by_agent = sum((Counter(run.alarms) for run in runs), Counter())
+        named = ", ".join(f"{name} {count}" for name, count in by_agent.items())
+        yield "guard", f"alarms in {num_alarmed} of {sum(run.num_questions for run in runs)} questions: {named}"
+
+
+def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:
+    return (
+        f"{format_number(summary.prompt_tokens_per_question)} prompt, "
+        f"{format_number(summary.latent_steps_per_question)} latent, "
+        f"{format_number(summary.output_tokens_per_question)} output"
+    )
+
+
+def _transfer(transfer: "Transfer") -> str:
+    parts = [format_bytes(transfer.num_bytes), transfer.transport, format_seconds(transfer.seconds)]
+    if transfer.exposed_seconds:
+        parts.append(f"{format_seconds(transfer.exposed_seconds)} exposed")
+    if transfer.mode == "recompute":
+        parts.append("recomputed here")
+    if transfer.codec != "none":
+        parts.append(f"{transfer.codec}, off by {transfer.relative_error:.2%}")
+    return ", ".join(parts)
+
+
+def _tokens(use: "AgentUse") -> str:
+    counts = [f"{format_number(use.prompt_tokens)} prompt tokens"]
+    if use.latent_steps:
+        counts.append(f"{format_number(use.latent_steps)} latent steps")
+    if use.output_tokens:
+        counts.append(f"{format_number(use.output_tokens)} output tokens")
+    return ", ".join(counts)
+
+
+def _phases(use: "AgentUse") -> str:
+    return ", ".join(f"{phase} {format_seconds(seconds)}" for phase, seconds in use.seconds.items() if seconds)

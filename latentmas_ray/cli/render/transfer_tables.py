@@ -1,0 +1,103 @@
+"""The figures of `latentmas bench transfer` as tables, readable at 80 columns."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from latentmas_ray.units import format_bytes, format_fine_seconds
+
+if TYPE_CHECKING:
+    from latentmas_ray.bench.stamps import SizeFigures, Timing
+    from latentmas_ray.bench.transfer import TransferBench, WayFigures
+
+_PHASES = {"copy_out": "copy\nout", "pack": "pack", "way": "way", "unpack": "unpack", "write": "write"}
+_FAR_ABOVE = 2.0  # a share of the limit that only a transport has which does not touch the bytes
+
+
+def transfer_tables(outcome: "TransferBench") -> RenderableType:
+    """All figures: a table for each transport and link, then where the time goes, then what the agents felt."""
+    settings = outcome.settings
+    title = (
+        f"{settings.model}, {format_bytes(outcome.bytes_per_token)} per token: {outcome.machine}; "
+        f"medians of {settings.repeats}"
+    )
+    parts = [*map(_way_table, outcome.ways), _phases_table(outcome.ways), *_felt(outcome)]
+    rendered: list[RenderableType] = ["", title]
+    for heading, table in parts:
+        rendered += ["", Text(heading, style="bold"), table]
+    return Group(*rendered)
+
+
+def _way_table(way: "WayFigures") -> tuple[str, Table]:
+    copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
+    heading = f"{_name(way)}: move as % of {way.limit}, hand-over as % of {copies}"
+    table = make_table(("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"), "tokens")
+    for size in way.sizes:
+        cells = [f"{size.tokens}", format_bytes(size.num_bytes)]
+        for timing in (size.move, size.hand_over):
+            cells += [format_fine_seconds(timing.seconds), format_fine_seconds(timing.p99_seconds), *_speed(timing)]
+        table.add_row(*cells)
+    if way.clock_error_seconds:
+        heading += f"\n(two clocks: a move is right to ± {format_fine_seconds(way.clock_error_seconds)})"
+    return heading, table
+
+
+def _phases_table(ways: Iterable["WayFigures"]) -> tuple[str, Table]:
+    """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
+    table = make_table((*_PHASES.values(), "the\nlimit"), "")
+    for way in ways:
+        size: SizeFigures = way.sizes[-1]
+        cells = [format_fine_seconds(size.phases[name]) for name in _PHASES]
+        limit = format_fine_seconds(size.num_bytes / size.move.limit_bytes_per_second)
+        table.add_row(_name(way), *cells, limit)
+    return "where the hand-over of the largest segment goes", table
+
+
+def _felt(outcome: "TransferBench") -> Iterator[tuple[str, Table]]:
+    felt = outcome.end_to_end
+    if felt is None:
+        return
+    heading = (
+        f"end to end: {felt.prompt_tokens} prompt tokens, {felt.latent_steps} latent steps, "
+        f"{format_bytes(felt.num_bytes)}, {felt.transport}, {felt.link.replace('_', ' ')}"
+    )
+    table = make_table(("thought to\nabsorbed", "exposed, as a\nrun tells it"), "")
+    for name, side in (("with overlap", felt.overlap), ("without", felt.no_overlap)):
+        table.add_row(name, format_fine_seconds(side.seconds), format_fine_seconds(side.exposed_seconds))
+    table.add_row("ratio", f"{felt.ratio:.1f} ×", "")
+    yield heading, table
+
+
+def make_table(columns: Iterable[str], first: str) -> Table:
+    """A narrow table; figures stand at the right."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column(first, justify="right" if first else "left", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _rate(bytes_per_second: float) -> str:
+    rate = bytes_per_second / 1e9
+    return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
+
+
+def _name(way: "WayFigures") -> str:
+    return f"{way.link.replace('_', ' ')}, {way.transport}"
+
+
+def _speed(timing: "Timing") -> tuple[str, str]:
+    """GB/s and % of the limit; who does not touch the bytes has no speed."""
+    if timing.share_of_limit > _FAR_ABOVE:
+        return "–", "> 200"
+    percent = 100 * timing.share_of_limit
+    return _rate(timing.bytes_per_second), f"{percent:.0f}" if percent >= 9.5 else f"{percent:.1f}"

@@ -1,0 +1,13 @@
+"""The fields of a configuration that take one of several names."""
+
+from typing import Literal
+
+Method = Literal["single", "text", "latent"]
+MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "none"]
+RuntimeName = Literal["ray", "local"]
+DTypeName = Literal["auto", "float32", "bfloat16"]
+CodecName = Literal["none", "bf16", "int8", "int4"]
+GuardName = Literal["off", "warn", "drop", "text"]
+TransferMode = Literal["kv", "recompute", "auto"]
+PlacementName = Literal["auto", "pack", "spread", "colocate"]
+TransportName = Literal["auto", "object_store", "shared_memory", "tcp", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]

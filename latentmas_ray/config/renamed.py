@@ -1,0 +1,62 @@
+"""Names that were renamed, in one table a place. This version reads the old names too, the next one does not.
+
+`CONFIG_FIELDS` are flags, keywords of `LatentMAS` and keys of config.yaml; `TRANSFER_KEYS` are keys of a row of
+results.jsonl, in its `transfers`. To rename another field or key, add a row here.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from latentmas_ray.errors import ConfigError, OldNameWarning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    """One name, before and now; `values` are those values that were renamed as well, old to new."""
+
+    old: str
+    new: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+CONFIG_FIELDS = (Renamed(old="handover", new="transfer", values={"recipe": "recompute"}),)
+TRANSFER_KEYS = (Renamed(old="handover", new="mode", values={"recipe": "recompute"}),)
+
+
+def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration under their present names, with an `OldNameWarning` for each that was renamed.
+
+    Raises ConfigError for a field that stands there under both names.
+    """
+    fields = dict(values)
+    for name in CONFIG_FIELDS:
+        was = name.old if name.old in fields else name.new
+        if was not in fields:
+            continue
+        if was == name.old and name.new in fields:
+            raise ConfigError(name.old, fields[was], f"it is the old name of {name.new}; give one of the two")
+        before = fields.pop(was)
+        fields[name.new] = _current_value(name, before)
+        if was == name.old or fields[name.new] != before:
+            now = f"{name.new}={fields[name.new]}"
+            warnings.warn(f"{was}={before} is now {now}; the next version refuses it", OldNameWarning, stacklevel=2)
+    return fields
+
+
+def current_transfer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A transfer of a row of results.jsonl, with the keys and values of this version."""
+    return _current_keys(row, TRANSFER_KEYS)
+
+
+def _current_keys(row: Mapping[str, Any], table: Sequence[Renamed]) -> dict[str, Any]:
+    by_old = {name.old: name for name in table}
+    return {
+        by_old[key].new if key in by_old else key: _current_value(by_old[key], value) if key in by_old else value
+        for key, value in row.items()
+    }
+
+
+def _current_value(name: Renamed, value: Any) -> Any:
+    return name.values.get(value, value) if isinstance(value, str) else value

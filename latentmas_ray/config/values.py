@@ -1,0 +1,58 @@
+"""Values of single fields that are read from text: devices, replicas, output folders."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from latentmas_ray.errors import ConfigError
+
+DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
+MAX_REPLICAS = 1024
+_REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
+
+
+def is_url(output: str) -> bool:
+    """Whether an output folder is given as a URL, such as s3://bucket/folder."""
+    return "://" in output
+
+
+def is_device(text: str) -> bool:
+    """Whether it has the form of a device; whether this machine has that one, `models` tells."""
+    return _DEVICE.fullmatch(text) is not None
+
+
+def parse_replicas(value: object) -> int | dict[str, int]:
+    """A number for all agents, or one for each that is named, of which text is read: `3`, `planner=2,judger=6`.
+
+    Raises ValueError.
+    """
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{_REPLICAS_FORM}; each agent once")
+        value = {name: count for name, (_, _, count) in zip(names, pairs, strict=True)}
+    if isinstance(value, Mapping):
+        if not value or not all(isinstance(name, str) and name for name in value):
+            raise ValueError(_REPLICAS_FORM)
+        return {name: _count(number) for name, number in value.items()}
+    return _count(value)
+
+
+def replicas_by_agent(replicas: int | Mapping[str, int], agents: Sequence[str]) -> dict[str, int]:
+    """How many replicas each of `agents` has; one that is not named has one. Raises ConfigError for an agent that
+    there is not."""
+    if isinstance(replicas, int):
+        return dict.fromkeys(agents, replicas)
+    if unknown := [name for name in replicas if name not in agents]:
+        given = ",".join(f"{name}={count}" for name, count in replicas.items())
+        raise ConfigError("replicas", given, f"there is no agent {unknown[0]!r}; the agents are {', '.join(agents)}")
+    return {name: replicas.get(name, 1) for name in agents}
+
+
+def _count(value: object) -> int:
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) <= 6:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_REPLICAS:
+        raise ValueError(_REPLICAS_FORM)
+    return value
