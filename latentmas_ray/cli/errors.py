@@ -16,8 +16,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from benchmarks.engine_settings import EngineBenchSettings
-from benchmarks.scaling_settings import ScalingBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.config import RunConfig
@@ -27,12 +25,7 @@ from latentmas_ray.placement.link_speeds import LinkSpeeds
 # Fields that are flags of some command, and are told under the flag's name.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
-    | {
-        field.name
-        for settings in (EngineBenchSettings, TransferBenchSettings, ScalingBenchSettings)
-        for field in fields(settings)
-    }
-    | {field.name for field in fields(LinkSpeeds)}
+    | {field.name for settings in (TransferBenchSettings, LinkSpeeds) for field in fields(settings)}
     | {
         "seeds",
         "example",
@@ -68,8 +61,9 @@ class CommandGroup(TyperGroup):
             raise CommandInterruptError from error
 
 
-def exit_code_of(body: Callable[[], object]) -> int:
-    """Run `body` and return the exit code, after one line (or few) on stderr where it went wrong."""
+def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozenset()) -> int:
+    """Run `body` and return the exit code, after one line (or few) on stderr where it went wrong. `more_flags` are
+    fields of settings that are flags too, besides those of this command line's own commands."""
     try:
         with _warnings_as_notes():
             code = body()
@@ -78,7 +72,7 @@ def exit_code_of(body: Callable[[], object]) -> int:
     except typer.TyperException as error:
         return _complain(error.exit_code, " ".join(error.format_message().split()))
     except InputError as error:
-        return _complain(EXIT_BAD_INPUT, str(_named_as_flag(error)))
+        return _complain(EXIT_BAD_INPUT, str(_named_as_flag(error, _FLAG_FIELDS | more_flags)))
     except LatentMASError as error:
         return _complain(EXIT_FAILED, str(error) or type(error).__name__, error)
     except CommandInterruptError as error:
@@ -125,9 +119,9 @@ def _complain(code: int, message: str, error: BaseException | None = None) -> in
     return code
 
 
-def _named_as_flag(error: InputError) -> InputError:
+def _named_as_flag(error: InputError, fields: frozenset[str]) -> InputError:
     """The same complaint under the name that a user of the command line typed."""
-    if error.field in _FLAG_FIELDS:
+    if error.field in fields:
         return InputError(flag_of(error.field), error.value, error.expected)
     return error
 

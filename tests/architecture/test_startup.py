@@ -21,10 +21,9 @@ HEAVY = {
 
 RUN = """
 import contextlib, json, sys
-from latentmas_ray.cli.main import run
-sys.argv = ["latentmas", *json.loads(sys.argv[1])]
+from latentmas_ray.cli.main import main
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
-    run()
+    main(json.loads(sys.argv[1]))
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 # Everything up to the second floor, and placement, is data and rules: usable where torch is not installed.

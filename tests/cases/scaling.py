@@ -1,9 +1,9 @@
 """An outcome of the benchmark of the runtime without a measurement."""
 
-from benchmarks.scaling import ScalingBench
-from benchmarks.scaling_figures import TEXT_WAY, HandOvers, Spread, driver_time, throughput_figures
-from benchmarks.scaling_settings import ScalingBenchSettings
-from benchmarks.timed_runtime import CALLS
+from benchmarks.scaling.figures import TEXT_WAY, HandOvers, Spread, driver_time, throughput_figures
+from benchmarks.scaling.measure import ScalingBench
+from benchmarks.scaling.settings import ScalingBenchSettings
+from benchmarks.scaling.timed_runtime import CALLS
 
 
 def spread(seconds: float) -> Spread:

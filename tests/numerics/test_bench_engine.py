@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 
-from benchmarks.engine_settings import EngineBenchSettings
-from benchmarks.engine_sides import SIDES, serve
-from latentmas_ray.cli.main import main
+from benchmarks.__main__ import main
+from benchmarks.engine.settings import EngineBenchSettings
+from benchmarks.engine.sides import SIDES, serve
 from latentmas_ray.errors import RunError
 
 SMALL = ["--model", "tiny", "--dtype", "float32", "--latent-steps", "2", "--max-new-tokens", "3", "--repeats", "1"]
 
 
 def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "engine", *SMALL, "--prompt-tokens", "16", "--batch-size", "1,3", "--json"]) == 0
+    assert main(["engine", *SMALL, "--prompt-tokens", "16", "--batch-size", "1,3", "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert [batch["batch_size"] for batch in outcome["batches"]] == [1, 3]
     for batch in outcome["batches"]:
@@ -40,7 +40,7 @@ def test_both_sides_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "engine", *flags]) == 2
+    assert main(["engine", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert named in line
@@ -52,7 +52,7 @@ def test_a_gpu_that_is_not_here_is_told_in_one_line(
     model: str, device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["bench", "engine", "--model", model, "--device", device]) == 2
+    assert main(["engine", "--model", model, "--device", device]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: --device: got '{device}'; this machine has no CUDA device; use auto or cpu"
 

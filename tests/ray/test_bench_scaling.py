@@ -5,14 +5,14 @@ import json
 import pytest
 import ray
 
-from latentmas_ray.cli.main import main
+from benchmarks.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_replicas_and_hand_overs_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--replicas", "2,1", "--agents", "1", "--actors", "4", "--batches", "2", "--repeats", "1"]
-    assert main(["bench", "scaling", *sizes, "--turn-seconds", "0.05", "--json"]) == 0
+    assert main(["scaling", *sizes, "--turn-seconds", "0.05", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [(one["replicas"], one["actors"], one["questions"]) for one in told["throughput"]] == [(1, 1, 2), (2, 2, 4)]
     assert told["throughput"][0]["share_of_linear"] == 1.0

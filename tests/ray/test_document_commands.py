@@ -39,11 +39,11 @@ NOT_RUN = {
     "latentmas bench transfer": _MINUTES,
     "latentmas bench transfer --model qwen3-14b --tokens 64,1024,8192 --plot transfer.png": _MINUTES,
     "latentmas bench transfer --address HOST:PORT": _A_CLUSTER,
-    "latentmas bench scaling": _MINUTES,
-    "latentmas bench scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
-    "latentmas bench scaling --agents 4 --no-hand-overs": _MINUTES,
-    "latentmas bench scaling --no-throughput --actors 64": _MINUTES,
-    "latentmas bench scaling --address HOST:PORT": _A_CLUSTER,
+    "python -m benchmarks scaling": _MINUTES,
+    "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
+    "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,
+    "python -m benchmarks scaling --no-throughput --actors 64": _MINUTES,
+    "python -m benchmarks scaling --address HOST:PORT": _A_CLUSTER,
 }
 # Longer than a few seconds: evaluations.
 _LONG = re.compile(r"latentmas (demo|eval)\b")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.scaling import ACTOR_BYTES, chain, fitting
-from benchmarks.scaling_figures import Latencies, Spread, driver_time, throughput_figures
-from benchmarks.scaling_plot import draw
-from benchmarks.scaling_settings import ScalingBenchSettings
-from benchmarks.timed_runtime import TimedRuntime, TurnTimes
-from benchmarks.timer_runner import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_pieces
+from benchmarks.__main__ import main
+from benchmarks.scaling.figures import Latencies, Spread, driver_time, throughput_figures
+from benchmarks.scaling.measure import ACTOR_BYTES, chain, fitting
+from benchmarks.scaling.plot import draw
+from benchmarks.scaling.settings import ScalingBenchSettings
+from benchmarks.scaling.tables import scaling_tables
+from benchmarks.scaling.timed_runtime import TimedRuntime, TurnTimes
+from benchmarks.scaling.timer_runner import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_pieces
 from latentmas_ray.actors import LocalRuntime
-from latentmas_ray.cli.main import main
-from latentmas_ray.cli.render.scaling_tables import scaling_tables
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import join
 from latentmas_ray.runs.results import Answer
@@ -183,7 +183,7 @@ def test_the_plot_is_a_png_of_some_size(parts: dict[str, tuple[()]], tmp_path: P
     ],
 )
 def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "scaling", *flags]) == 2
+    assert main(["scaling", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert named in line
@@ -193,10 +193,13 @@ def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["bench", "scaling", "--plot", str(tmp_path / "plot.png")]) == 2
+    assert main(["scaling", "--plot", str(tmp_path / "plot.png")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "'.[report]'" in line
 
 
 def test_wrong_flags_are_told_before_anything_heavy_is_imported() -> None:
-    assert imported_by(RUN, "bench", "scaling", "--replicas", "0") & HEAVY == set()
+    assert (
+        imported_by(RUN.replace("latentmas_ray.cli.main", "benchmarks.__main__"), "scaling", "--replicas", "0") & HEAVY
+        == set()
+    )

@@ -2,15 +2,11 @@
 
 import typer
 
-from latentmas_ray.cli.commands.bench.engine import engine
-from latentmas_ray.cli.commands.bench.scaling import scaling
 from latentmas_ray.cli.commands.bench.transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
 
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure beside a reference.")
-bench_app.command("engine")(engine)
 bench_app.command("transfer")(transfer)
-bench_app.command("scaling")(scaling)
 
 
 @bench_app.callback()

@@ -9,7 +9,7 @@ from rich.table import Table
 from latentmas_ray.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from benchmarks.engine import BatchFigures, EngineBench
+    from benchmarks.engine.measure import BatchFigures, EngineBench
 
 
 def engine_table(outcome: "EngineBench") -> RenderableType:

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
-from benchmarks.engine_settings import EngineBenchSettings
-from benchmarks.engine_sides import SIDES, serve
+from benchmarks.engine.settings import EngineBenchSettings
+from benchmarks.engine.sides import SIDES, serve
 from latentmas_ray.bench.machine import Log
 from latentmas_ray.errors import LatentMASError, RunError
 from latentmas_ray.models import check_name, choose_device

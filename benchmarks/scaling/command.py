@@ -1,4 +1,4 @@
-"""`latentmas bench scaling`: flags, and the figures as tables."""
+"""`python -m benchmarks scaling`: flags, and the figures as tables."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.scaling_settings import ScalingBenchSettings
+from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.numbers import whole_numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from benchmarks.scaling import ScalingBench
+    from benchmarks.scaling.measure import ScalingBench
 
 
 def scaling(
@@ -72,18 +72,18 @@ def scaling(
 
 
 def _measure(settings: ScalingBenchSettings, say: Callable[[str], None]) -> "ScalingBench":
-    from benchmarks.scaling import run  # torch and Ray: only once the flags are known good
+    from benchmarks.scaling.measure import run  # torch and Ray: only once the flags are known good
 
     return run(settings, say)
 
 
 def _tables(outcome: "ScalingBench") -> "RenderableType":
-    from latentmas_ray.cli.render.scaling_tables import scaling_tables
+    from benchmarks.scaling.tables import scaling_tables
 
     return scaling_tables(outcome)
 
 
 def _draw(outcome: "ScalingBench", plot: str) -> None:
-    from benchmarks.scaling_plot import draw
+    from benchmarks.scaling.plot import draw
 
     draw(outcome, plot)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from benchmarks.timer_runner import TurnStamps
+from benchmarks.scaling.timer_runner import TurnStamps
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from latentmas_ray.errors import RunError
 
 if TYPE_CHECKING:
-    from benchmarks.scaling import ScalingBench
-    from benchmarks.scaling_figures import Throughput
+    from benchmarks.scaling.figures import Throughput
+    from benchmarks.scaling.measure import ScalingBench
 
 # Told apart by people who see colours differently, too (Okabe and Ito).
 _COLOURS = {"memory": "#0072B2", "text": "#D55E00", "driver": "#009E73"}

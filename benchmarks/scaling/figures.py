@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from benchmarks.timed_runtime import CALLS, TurnTimes
+from benchmarks.scaling.timed_runtime import CALLS, TurnTimes
 from latentmas_ray.bench.stamps import p99
 
 # The way of a text from one agent to the next, in order. Only there the driver stands between the two: it needs the

@@ -1,4 +1,4 @@
-"""The figures of `latentmas bench scaling` as tables, readable at 80 columns."""
+"""The figures of `python -m benchmarks scaling` as tables, readable at 80 columns."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ from latentmas_ray.cli.render.transfer_tables import make_table
 from latentmas_ray.units import format_fine_seconds
 
 if TYPE_CHECKING:
-    from benchmarks.scaling import ScalingBench
-    from benchmarks.scaling_figures import HandOvers, Spread, Throughput
+    from benchmarks.scaling.figures import HandOvers, Spread, Throughput
+    from benchmarks.scaling.measure import ScalingBench
 
 
 def scaling_tables(outcome: "ScalingBench") -> RenderableType:

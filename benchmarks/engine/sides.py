@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.engine_baseline import Baseline
-from benchmarks.engine_settings import EngineBenchSettings
+from benchmarks.engine.baseline import Baseline
+from benchmarks.engine.settings import EngineBenchSettings
 from latentmas_ray.engine.engine import Engine, make_realignment
 from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import Sampling

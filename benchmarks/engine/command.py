@@ -1,4 +1,4 @@
-"""`latentmas bench engine`: flags, and the figures as a table."""
+"""`python -m benchmarks engine`: flags, and the figures as a table."""
 
 import json
 from typing import Annotated
@@ -43,7 +43,7 @@ def engine(
     plain transformers with full forwards, all hidden states and logits, and a cache that grows by concatenation.
     SHAPE is a well-known model's shape with random weights: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
     """
-    from benchmarks.engine_settings import EngineBenchSettings
+    from benchmarks.engine.settings import EngineBenchSettings
 
     given = {
         "model": model,
@@ -57,13 +57,13 @@ def engine(
         "repeats": repeats,
     }
     settings = EngineBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    from benchmarks.engine import run  # torch and transformers: only once the flags are known good
+    from benchmarks.engine.measure import run  # torch and transformers: only once the flags are known good
 
     outcome = run(settings, lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=2))
         return
-    from latentmas_ray.cli.render.engine_tables import engine_table
+    from benchmarks.engine.tables import engine_table
     from latentmas_ray.cli.render.run_tables import results_console
 
     results_console().print(engine_table(outcome))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.scaling_figures import (
+from benchmarks.scaling.figures import (
     HandOvers,
     Latencies,
     Spread,
@@ -20,9 +20,9 @@ from benchmarks.scaling_figures import (
     driver_time,
     throughput_figures,
 )
-from benchmarks.scaling_settings import CHAIN_AGENTS, DEFAULT_ACTORS, ScalingBenchSettings
-from benchmarks.timed_runtime import TimedRuntime
-from benchmarks.timer_runner import LATENT_STEPS, TimerRunner
+from benchmarks.scaling.settings import CHAIN_AGENTS, DEFAULT_ACTORS, ScalingBenchSettings
+from benchmarks.scaling.timed_runtime import TimedRuntime
+from benchmarks.scaling.timer_runner import LATENT_STEPS, TimerRunner
 from latentmas_ray.actors import RayMetrics, RayRuntime
 from latentmas_ray.bench.actors import BenchCluster
 from latentmas_ray.bench.machine import Log, processor

@@ -1,0 +1,1 @@
+"""The engine beside the loop that one would write first."""
