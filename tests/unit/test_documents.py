@@ -85,9 +85,10 @@ def test_topologies_in_yaml_are_valid(document: str) -> None:
             Topology.parse(block.text, document)
 
 
-def test_the_drawing_is_one_file_for_both_themes() -> None:
+@pytest.mark.parametrize("name", ["team.svg", "architecture.svg"])
+def test_a_drawing_is_one_file_for_both_themes(name: str) -> None:
     """Every colour is set by a class, and each class that has one is set again for dark pages."""
-    drawing = (ROOT / "docs/team.svg").read_text(encoding="utf-8")
+    drawing = (ROOT / "docs" / name).read_text(encoding="utf-8")
     style, _, shapes = drawing.partition("</style>")
     light, _, dark = style.partition("@media (prefers-color-scheme: dark)")
     assert not re.search(r'(fill|stroke)="(?!none)', shapes)
