@@ -7,7 +7,7 @@ import ray
 
 from latentmas_ray.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 
 
 def test_replicas_and_hand_overs_are_measured(capsys: pytest.CaptureFixture[str]) -> None:

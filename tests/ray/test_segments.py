@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,7 +17,7 @@ from latentmas_ray.actors.agent_actor import AgentActor
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ConfigError, TransferError, TurnLostError
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.cases.scheduler import agent, topology
@@ -32,7 +33,7 @@ def _work(agent: str, *reads: str) -> TurnRequest:
         batch=0,
         question_ids=("q0",),
         prompts=(Prompt(messages=({"role": "user", "content": "a question of some bytes"},)),),
-        thinks="latent" if agent == "planner" else "text",
+        thinks="text" if reads else "latent",
         sampling=Sampling(),
         reads=tuple(AgentMemory(name) for name in reads),
     )
@@ -40,57 +41,6 @@ def _work(agent: str, *reads: str) -> TurnRequest:
 
 def _finish(runtime: RayRuntime, ticket: TurnHandle) -> None:
     assert runtime.wait([ticket], PATIENCE_SECONDS) == [ticket]
-
-
-def test_a_segment_outlives_the_actor_that_made_it(tmp_path: Path) -> None:
-    with actors_of(["planner", "judger"], partial(StandIn, tmp_path)) as (runtime, _):
-        made = runtime.submit(_work("planner"), {})
-        _finish(runtime, made)
-        assert runtime.report(made).segment_bytes[0] == len("a question of some bytes") * SPEC.bytes_per_token
-        os.kill(turns_in(tmp_path)[0].pid, signal.SIGKILL)
-        dead = runtime.submit(_work("planner"), {})
-        _finish(runtime, dead)
-        with pytest.raises(TurnLostError, match="the actor of agent planner died"):
-            runtime.report(dead)
-        assert runtime.is_lost(dead)
-        assert not runtime.is_lost(made)
-        read = runtime.submit(_work("judger", "planner"), {"planner": made.segment})
-        _finish(runtime, read)
-        (transfer,) = runtime.report(read).reads
-        assert (transfer.source, transfer.transport) == ("planner", "object_store")
-        assert transfer.num_bytes == runtime.report(made).segment_bytes[0]
-        assert turns_in(tmp_path)[-1].read == {"planner": number_of("planner")}
-
-
-def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) -> None:
-    with actors_of(["planner"], partial(StandIn, tmp_path)) as (runtime, _):
-        made = runtime.submit(_work("planner"), {})
-        _finish(runtime, made)
-        ((chunk,),) = made.segment.chunks
-        header, kv = ray.get(chunk).payload
-        _, again = ray.get(chunk).payload
-        assert not kv.flags.writeable
-        assert kv.ctypes.data == again.ctypes.data
-        segment = ObjectStore().unpack((header, kv), expected=SPEC)
-        assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
-        assert np.all(segment.kv_LCHTD.numpy() == number_of("planner"))
-
-
-def test_a_chain_moves_every_segment_once(tmp_path: Path) -> None:
-    """Of N agents, O(N) bytes; handing on all memory at every step would move O(N²)."""
-    names = [f"agent{index}" for index in range(5)]
-    middle = (agent(name, before) for before, name in pairwise(names[:-1]))
-    chain = topology(agent(names[0]), *middle, agent(names[-1], names[-2], thinks="text"))
-    with actors_of(chain, partial(StandIn, tmp_path)) as (runtime, info):
-        results = drive(runtime, info, chain, questions_that_wait(3, 0.0, size=100), batch_size=2, latent_steps=1)
-    answers = [result for result in results.values() if isinstance(result, Answer)]
-    assert len(answers) == 3
-    transfers = [transfer for answer in answers for transfer in answer.transfers]
-    written = sum(answer.memory_bytes for answer in answers)
-    moved = sum(transfer.moved_bytes for transfer in transfers)
-    handed_on = sum(transfer.num_bytes for transfer in transfers)  # what every reader has in its cache at the end
-    assert written <= moved < 1.1 * written
-    assert handed_on == pytest.approx(2.5 * written, rel=0.05)  # (1 + 2 + 3 + 4) / 4
 
 
 def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> None:
@@ -143,3 +93,71 @@ def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, 
 def _shared_buffers(pid: int) -> int:
     links = Path(f"/proc/{pid}/fd").iterdir()
     return sum("latentmas" in str(link.readlink()) for link in links)
+
+
+# One set of actors serves the tests below, which come last: as long as it is there no others find a place.
+NAMES = [f"agent{index}" for index in range(5)]
+CHAIN = topology(
+    agent(NAMES[0]),
+    *(agent(name, before) for before, name in pairwise(NAMES[:-1])),
+    agent(NAMES[-1], NAMES[-2], thinks="text"),
+)
+ReplicaManager = tuple[RayRuntime, RuntimeInfo]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("turns")
+
+
+@pytest.fixture(scope="module")
+def fleet(folder: Path, cluster: None) -> Iterator[ReplicaManager]:
+    with actors_of(CHAIN, partial(StandIn, folder)) as fleet:
+        yield fleet
+
+
+def test_a_reader_on_this_machine_works_on_the_stores_own_pages(fleet: ReplicaManager) -> None:
+    runtime, _ = fleet
+    made = runtime.submit(_work(NAMES[0]), {})
+    _finish(runtime, made)
+    ((chunk,),) = made.segment.chunks
+    header, kv = ray.get(chunk).payload
+    _, again = ray.get(chunk).payload
+    assert not kv.flags.writeable
+    assert kv.ctypes.data == again.ctypes.data
+    segment = ObjectStore().unpack((header, kv), expected=SPEC)
+    assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
+    assert np.all(segment.kv_LCHTD.numpy() == number_of(NAMES[0]))
+
+
+def test_a_chain_moves_every_segment_once(fleet: ReplicaManager) -> None:
+    """Of N agents, O(N) bytes; handing on all memory at every step would move O(N²)."""
+    results = drive(*fleet, CHAIN, questions_that_wait(3, 0.0, size=100), batch_size=2, latent_steps=1)
+    answers = [result for result in results.values() if isinstance(result, Answer)]
+    assert len(answers) == 3
+    transfers = [transfer for answer in answers for transfer in answer.transfers]
+    written = sum(answer.memory_bytes for answer in answers)
+    moved = sum(transfer.moved_bytes for transfer in transfers)
+    handed_on = sum(transfer.num_bytes for transfer in transfers)  # what every reader has in its cache at the end
+    assert written <= moved < 1.1 * written
+    assert handed_on == pytest.approx(2.5 * written, rel=0.05)  # (1 + 2 + 3 + 4) / 4
+
+
+def test_a_segment_outlives_the_actor_that_made_it(fleet: ReplicaManager, folder: Path) -> None:
+    (runtime, _), (planner, judger) = fleet, NAMES[:2]
+    made = runtime.submit(_work(planner), {})
+    _finish(runtime, made)
+    assert runtime.report(made).segment_bytes[0] == len("a question of some bytes") * SPEC.bytes_per_token
+    os.kill(turns_in(folder)[-1].pid, signal.SIGKILL)
+    dead = runtime.submit(_work(planner), {})
+    _finish(runtime, dead)
+    with pytest.raises(TurnLostError, match=f"the actor of agent {planner} died"):
+        runtime.report(dead)
+    assert runtime.is_lost(dead)
+    assert not runtime.is_lost(made)
+    read = runtime.submit(_work(judger, planner), {planner: made.segment})
+    _finish(runtime, read)
+    (transfer,) = runtime.report(read).reads
+    assert (transfer.source, transfer.transport) == (planner, "object_store")
+    assert transfer.num_bytes == runtime.report(made).segment_bytes[0]
+    assert turns_in(folder)[-1].read == {planner: number_of(planner)}
