@@ -128,6 +128,10 @@ class TransferError(RunError):
     """Working memory that cannot be had: its actor is gone, or it did not come in time."""
 
 
+class LinkError(TransferError):
+    """The connection to a peer is of no use any more; a fresh one may be."""
+
+
 class SandboxError(RunError):
     """A program that nobody has read, and that this machine cannot confine."""
 

@@ -10,7 +10,7 @@ from latentmas_ray.bench.stamps import p99
 
 # The way of a text from one agent to the next, in order. Only there the driver stands between the two: it needs the
 # text for the prompt. A reader of memory is at its actor long before, and waits for the segment there.
-TEXT_WAY = ("back", "queue", "report", "decide", "there")
+TEXT_WAY = ("back", "decide", "there")
 REST = "rest"
 
 
@@ -46,7 +46,7 @@ class Throughput:
 class DriverTime:
     """Processor time of the driver per turn, in seconds. It does not grow when others want the same core."""
 
-    spread: Spread | None  # of the driver's thread, from one report to the next
+    spread: Spread | None  # of the driver's thread, from one result to the next
     mean: float  # of the driver's thread
     parts: Mapping[str, float]  # of the mean: in calls of the runtime, and the driver's own
     process: float  # mean of all threads of the process, Ray's among them
@@ -102,7 +102,7 @@ def driver_time(
     process: float,
     seconds: float,
 ) -> DriverTime:
-    """`gaps` has the thread's processor time from each report to the next one; `thread` and `process` are the sums of
+    """`gaps` has the thread's processor time from each result to the next one; `thread` and `process` are the sums of
     processor time over `seconds` of wall clock."""
     parts = {call: call_seconds.get(call, 0.0) / num_turns for call in CALLS}
     return DriverTime(
@@ -136,7 +136,7 @@ class Latencies:
                 elif source in latent:
                     memory.append(other.actor.present - one.actor.ended)
                 else:
-                    times = (one.actor.ended, one.seen, one.asked, one.reported, other.submitted, other.actor.begun)
+                    times = (one.actor.ended, one.seen, other.submitted, other.actor.begun)
                     text.append(dict(zip(TEXT_WAY, (end - begin for begin, end in pairwise(times)), strict=True)))
         return Latencies(tuple(memory), tuple(text), num_busy)
 

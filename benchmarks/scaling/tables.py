@@ -53,8 +53,8 @@ def _hand_over_tables(figures: Sequence["HandOvers"]) -> Iterator[tuple[str, Tab
     latency = make_table(
         ("turns/s", "memory\np50", "p99", "text\np50", "p99", "reader\nbusy", "driver's\ncores"), "actors"
     )
-    way = make_table(("back", "queue", "report", "decide", "there"), "actors")
-    driver = make_table(("p50", "p99", "submit", "wait", "report", "release", "rest", "all\nthreads"), "actors")
+    way = make_table(("back", "decide", "there"), "actors")
+    driver = make_table(("p50", "p99", "submit", "poll", "free", "rest", "all\nthreads"), "actors")
     for one in figures:
         name = f"{one.actors}, {one.load}"
         latency.add_row(

@@ -2,17 +2,18 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from benchmarks.scaling.timer_runner import TurnStamps
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
+from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.scheduler.events import Event, TurnDone, TurnHandle
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 
-CALLS = ("submit", "wait", "report", "release")
+CALLS = ("submit", "poll", "free_segments")
 
 
 @dataclass
@@ -20,9 +21,7 @@ class TurnTimes:
     """One turn as the driver saw it, and as its actor did; seconds of the wall clock, each of its own machine."""
 
     submitted: float  # the driver begins to submit it
-    seen: float = 0.0  # a wait has returned it
-    asked: float = 0.0  # the driver begins to fetch its report
-    reported: float = 0.0  # the report is here
+    seen: float = 0.0  # a poll has returned its result
     actor: TurnStamps | None = None
 
 
@@ -40,9 +39,9 @@ class TimedRuntime:
         """Forget what was counted."""
         self.turns: dict[tuple[int, str], TurnTimes] = {}  # by batch and agent
         self.call_seconds: defaultdict[str, float] = defaultdict(float)  # of processor time, by call
-        self.gaps: list[float] = []  # of processor time from one report to the next
+        self.gaps: list[float] = []  # of processor time from one result to the next
         self._open: WeakKeyDictionary[TurnHandle, TurnTimes] = WeakKeyDictionary()
-        self._last_report: float | None = None
+        self._last_result: float | None = None
 
     def start(self) -> RuntimeInfo:
         """Start the other one."""
@@ -56,41 +55,29 @@ class TimedRuntime:
         self._open[ticket] = times
         return ticket
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        """Those that have finished."""
-        with self._counted("wait"):
-            finished = self._runtime.wait(tickets, timeout_seconds)
-        now = time.time()
-        for ticket in finished:
-            self._open[ticket].seen = now
-        return finished
-
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        """The report of a finished turn."""
-        times = self._open[ticket]
-        times.asked = time.time()
-        with self._counted("report"):
-            report = self._runtime.report(ticket)
-        times.reported = time.time()
-        times.actor = TurnStamps.of(report)
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """What has happened."""
+        with self._counted("poll"):
+            events = self._runtime.poll(timeout_seconds)
+        done = [event for event in events if isinstance(event, TurnDone)]
+        for event in done:
+            times = self._open[event.handle]
+            times.seen = time.time()
+            times.actor = TurnStamps.of(event.result)
         now = time.thread_time()
-        if self._last_report is not None:  # before the first one there were admissions only
-            self.gaps.append(now - self._last_report)
-        self._last_report = now
-        return report
+        if self._last_result is not None and done:  # before the first one there were admissions only
+            self.gaps += [(now - self._last_result) / len(done)] * len(done)
+        self._last_result = now if done else self._last_result
+        return events
 
-    def is_lost(self, ticket: TurnHandle) -> bool:
-        """As the runtime inside says."""
-        return self._runtime.is_lost(ticket)
-
-    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
+    def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
         """Give up on turns."""
-        self._runtime.cancel(tickets)
+        self._runtime.cancel(handles, question_ids)
 
-    def release(self, tickets: Sequence[TurnHandle]) -> None:
-        """Nobody reads these segments any more."""
-        with self._counted("release"):
-            self._runtime.release(tickets)
+    def free_segments(self, handles: Sequence[TurnHandle]) -> None:
+        """These segments will not be read any more."""
+        with self._counted("free_segments"):
+            self._runtime.free_segments(handles)
 
     def close(self) -> None:
         """Close the other one."""

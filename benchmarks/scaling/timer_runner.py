@@ -18,7 +18,7 @@ from latentmas_ray.memory.segment import LATENT
 LATENT_STEPS = 4
 _PROMPT_TOKENS = 8
 # Small, so that what is measured is the way and not the bytes: 512 bytes a token.
-SPEC = KVCacheSpec(
+SPEC = KVCacheSpec.uniform(
     architecture="Timer",
     num_layers=2,
     num_kv_heads=2,
@@ -88,7 +88,7 @@ class TimerRunner:
             latent_steps=work.latent_steps,
             output_token_ids=((),) * len(work.prompts) if work.thinks == "text" else (),
             texts=(stamps.to_text(),) * len(work.prompts),
-            segment_bytes=first.outline.bytes_per_question if work.thinks == "latent" else (),
+            segment_bytes=first.meta.bytes_per_question if work.thinks == "latent" else (),
         )
         return whole, report
 
@@ -118,4 +118,4 @@ def _piece(outline: SegmentMeta, begin: int, length: int, token_id: int) -> Segm
     latents_NE = torch.zeros(num_tokens if token_id == LATENT else 0, spec.hidden_size)
     recompute_inputs = RecomputeInputs(torch.full((num_tokens,), token_id), latents_NE, lengths)
     kv_LCHTD = torch.zeros(spec.num_layers, 2, spec.num_kv_heads, num_tokens, spec.head_dim)
-    return SegmentChunk(outline, (begin,) * num_questions, lengths, kv_LCHTD, recompute_inputs)
+    return SegmentChunk.from_tensor(outline, (begin,) * num_questions, lengths, kv_LCHTD, recompute_inputs)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayError
 
+from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_departure
 from latentmas_ray.actors.given_memory import fetch
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
@@ -132,7 +132,7 @@ class AgentActor:
     def fetch(self, references: Sequence[Any]) -> None:
         """Have these parcels, and their bytes, brought to this node before a turn needs them."""
         for reference in references:
-            with contextlib.suppress(RayError, LatentMASError):  # the turn that reads it will tell
+            with contextlib.suppress(LatentMASError), ignoring_dead("parcel was not fetched"):  # its reader will tell
                 self._transport.fetch(ray.get(reference).payload)
 
     def release(self, *chunks: SentChunk) -> None:
@@ -207,7 +207,7 @@ class AgentActor:
         last: list[SentChunk] = []
 
         def send(chunk: SentChunk) -> None:
-            if not self._transport.traits.survives_producer:
+            if not self._transport.capabilities.survives_producer:
                 running.kept.append(chunk)
             last[:] = [chunk]
             if not published.done():

@@ -12,8 +12,8 @@ from importlib import import_module
 from threading import Thread
 
 import ray
-from ray.exceptions import AuthenticationError
 
+from latentmas_ray.actors.errors import CANNOT_CONNECT
 from latentmas_ray.env import leave_errors_to_us, read_environment
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
@@ -90,7 +90,7 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
                     logging_level=logging.ERROR,
                     **({} if address else {"include_dashboard": False}),
                 )
-        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+        except CANNOT_CONNECT as error:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError(field, address, _what_it_takes(error)) from error

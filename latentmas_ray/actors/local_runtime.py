@@ -1,16 +1,17 @@
 """All agents in this process, one after another on one model, without Ray: the numerical reference, the debugger,
 and the fast test path. The driver cannot tell it from actors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.actors.execute_turn import Runner, execute_turn
 from latentmas_ray.actors.free_memory import free_memory_bytes
 from latentmas_ray.actors.receiver import SentChunk, by_source
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import InputError, TurnError
+from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.errors import InputError, LatentMASError, TurnError
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, events_of_result, without_frames
+from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import Transport
 
 _MEMORY_SHARE = 0.25  # of the free memory may be held by segments in flight
@@ -23,6 +24,7 @@ class LocalRuntime:
         self._make_runner = make_runner
         self._transport = transport
         self._runner: Runner | None = None
+        self._events: list[Event] = []  # for the next poll
 
     def start(self) -> RuntimeInfo:
         """Load the model. Raises ModelError."""
@@ -36,46 +38,56 @@ class LocalRuntime:
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
-        """Carry out the turn; an error is kept for `report`."""
+        """Carry out the turn; its outcome is for `poll`, and an error stands in for its segment."""
         assert self._runner is not None, "start() comes first"
         chunks = [segments[name] for name in work.segment_order()]
-        if any(isinstance(chunk, Exception) for chunk in chunks):
-            reason = next(chunk for chunk in chunks if isinstance(chunk, Exception))
-            return TurnHandle(work.agent, reason, reason)
+        for chunk in chunks:
+            if isinstance(chunk, Exception):
+                return self._failed(work, chunk)
         try:
             deliveries = by_source(dict(zip(work.segment_order(), chunks, strict=True)))
             chunk, report = execute_turn(self._runner, self._transport, work, deliveries)
         except Exception as error:  # noqa: BLE001  as in an actor: whatever it is, it is this batch's error
-            return TurnHandle(work.agent, error, error)
-        return TurnHandle(work.agent, chunk, report)
+            return self._failed(work, error)
+        handle = TurnHandle(work.agent, chunk, None, work.question_ids, work.is_last)
+        self._events += events_of_result(handle, report)
+        return handle
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        """All of them: they finished in `submit`."""
-        return list(tickets)
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """All turns that were submitted since the last call: they finished in `submit`."""
+        events, self._events = self._events, []
+        return events
 
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        """The report of a turn. Raises TurnError from the error of the turn; a user's mistake is raised as it is."""
-        if isinstance(ticket.report, InputError):
-            raise ticket.report
-        if isinstance(ticket.report, Exception):
-            raise TurnError(str(ticket.report) or type(ticket.report).__name__) from ticket.report
-        report: TurnResult = ticket.report
-        return report
+    def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
+        """Report nothing more about these turns, which are over, or about some of their questions."""
 
-    def is_lost(self, ticket: TurnHandle) -> bool:
-        """Never: what is in this process is there as long as it is."""
-        return False
+        def is_wanted(event: Event) -> bool:
+            if getattr(event, "handle", None) not in handles:
+                return True
+            return question_ids is not None and getattr(event, "question_id", None) not in question_ids
 
-    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
-        """Nothing to do: no turn is ever queued."""
+        self._events = [event for event in self._events if is_wanted(event)]
 
-    def release(self, tickets: Sequence[TurnHandle]) -> None:
+    def free_segments(self, handles: Sequence[TurnHandle]) -> None:
         """Have the transport let go of the segments of these turns."""
-        for ticket in tickets:
-            if isinstance(ticket.segment, SentChunk):
-                self._transport.release(ticket.segment.payload)
+        for handle in handles:
+            if isinstance(handle.segment, SentChunk):
+                self._transport.release(handle.segment.payload)
 
     def close(self) -> None:
         """Let go of the model."""
         self._runner = None
+        self._events.clear()
         self._transport.close()
+
+    def _failed(self, work: TurnRequest, error: Exception) -> TurnHandle:
+        """The handle of a turn that has failed; a user's mistake is passed on as it is."""
+        told: LatentMASError
+        if isinstance(error, InputError):
+            told = error
+        else:
+            told = TurnError(str(error) or type(error).__name__)
+            told.__cause__ = error
+        handle = TurnHandle(work.agent, error, None, work.question_ids, work.is_last)
+        self._events.append(TurnFailed(handle, without_frames(told)))
+        return handle

@@ -1,25 +1,25 @@
-"""The actors of a run: planned, placed, started, loaded, replaced, and ended. Ray's errors end here."""
+"""The actors of a run: planned, placed, started, loaded, replaced, and ended."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pickle import PicklingError
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.placement_group import PlacementGroupHandle
+from latentmas_ray.actors.placement_group import PlacementGroupHandle, gpus_per_actor
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
-from latentmas_ray.actors.replicas.replica import Replica, reason
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
-from latentmas_ray.actors.replicas.single import NO_MEMORY, SingleReplica
+from latentmas_ray.actors.replicas.single import SingleReplica
 from latentmas_ray.config import PlacementName
-from latentmas_ray.errors import ActorError, ClusterError, InputError, ModelError
+from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.transport import DeviceLayout, Transport
@@ -96,6 +96,11 @@ class ReplicaManager:
         assert self._plan is not None, "start() comes first"
         return self._plan
 
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All replicas that there are by now, each once."""
+        return tuple(self._replicas.values())
+
     def replicas_of(self) -> dict[str, list[Replica]]:
         """The replicas of each agent that there are by now. Colocated agents have the same ones."""
         if self._by_agent is None:
@@ -125,14 +130,12 @@ class ReplicaManager:
         """Have all memory travel this way from now on. Raises ActorError, ClusterError."""
         self._transport = transport
         told = [reference for replica in self._replicas.values() for reference in replica.use(transport)]
+        name = transport.name
         try:
-            ray.get(told, timeout=START_SECONDS)
-        except RayTaskError as error:
-            raise ActorError(f"transport {transport.name} cannot be used: {reason(error.cause or error)}") from error
-        except GetTimeoutError as error:
-            raise ClusterError(f"transport {transport.name} was not ready within {START_SECONDS:.0f} s") from error
-        except RayError as error:
-            raise ActorError(f"an actor died while transport {transport.name} began: {reason(error)}") from error
+            with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} began"):
+                ray.get(told, timeout=START_SECONDS)
+        except TimeoutError as error:
+            raise ClusterError(f"transport {name} was not ready within {START_SECONDS:.0f} s") from error
 
     def replace(self, lost: Replica) -> None:
         """Have a replica that is lost made again where it was. Turns may be submitted to the new one at once;
@@ -142,36 +145,36 @@ class ReplicaManager:
             return
         shards = [(index, shard) for index, shard in enumerate(self.plan.shards()) if shard.replica_id == replica_id]
         replica = self._make_replica(replica_id, [index for index, _ in shards], lost.nodes, spec=lost.spec)
+        replica.state = ReplicaState.REPLACING
         self._replicas[replica_id] = replica
         self._by_agent = None
         self._starting.pop(lost, None)
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
 
-    def poll_starting(self) -> list[tuple[Replica, str]]:
-        """Look after the replicas that are starting. Returns those that did not come up, and why. One for which no
-        place is found is dropped.
+    def poll_starting(self) -> tuple[list[Replica], list[tuple[Replica, str]]]:
+        """Take note of the replicas that are REPLACING lost ones. Returns those that are ready now, and those that did
+        not come up, with the reason. One for which no place is found is dropped.
 
         Raises InputError kinds if a model cannot be loaded any more, ClusterError if an agent has no place at all.
         """
+        ready: list[Replica] = []
         died: list[tuple[Replica, str]] = []
         for replica, starting in list(self._starting.items()):
             try:
                 replica.accept(get_loaded(starting.loaded, timeout_seconds=0))
-            except GetTimeoutError:
+                ready.append(replica)
+            except TimeoutError:
                 if time.monotonic() > starting.deadline and not self.drop(replica):
                     raise ClusterError(_no_place(self._agents_of([replica]))) from None
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))
             del self._starting[replica]
-        return died
+        return ready, died
 
-    def find_orphans(self) -> list[Replica]:
-        """The replicas that wait to be started on nodes that are no more."""
-        if not self._starting:
-            return []
-        alive = Cluster.look(owned=False).node_ids
-        return [replica for replica in self._starting if not alive.issuperset(replica.nodes)]
+    def find_orphans(self, alive: Set[str]) -> list[Replica]:
+        """The replicas that wait to be started on nodes that are not `alive` any more."""
+        return [replica for replica in self._starting if not alive >= set(replica.nodes)]
 
     def drop(self, replica: Replica) -> bool:
         """Do without a replica for the rest of the run; False, and nothing is done, if an agent would have none."""
@@ -180,7 +183,7 @@ class ReplicaManager:
         self._starting.pop(replica, None)
         self._replicas = {replica_id: other for replica_id, other in self._replicas.items() if other is not replica}
         self._by_agent = None
-        replica.lose("it could not be started again", is_at_fault=False)  # turns may wait for it
+        replica.mark_dead("it could not be started again", is_at_fault=False)  # turns may wait for it
         return True
 
     def end(self) -> None:
@@ -194,12 +197,14 @@ class ReplicaManager:
 
     def describe(self) -> str:
         """One line for the log: actors, devices, threads, and why they stand where they do."""
-        share, plan, request = self.plan.share, self.plan, self._request
+        plan, request = self.plan, self._request
         num_nodes = len({one.node_id for one in self.loaded})
         place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted({one.device for one in self.loaded}))
         each = (
-            f"{share.num_gpus:g} GPU each" if share.num_gpus else f"{_count(self._threads(plan), 'torch thread')} each"
+            f"{gpus_per_actor(plan):g} GPU each"
+            if gpus_per_actor(plan)
+            else f"{_count(self._threads(plan), 'torch thread')} each"
         )
         ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
         why = "" if request.placement != "auto" or plan.strategy == "pack" else f" ({plan.why})"
@@ -246,7 +251,7 @@ class ReplicaManager:
         """Actors in these bundles of the placement group."""
         is_group, plan = self._request.tp > 1, self.plan
         remote = ray.remote(
-            num_gpus=plan.share.num_gpus,
+            num_gpus=gpus_per_actor(plan),
             num_cpus=plan.share.num_cpus,
             # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
             # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
@@ -270,11 +275,10 @@ class ReplicaManager:
         """
         if self._make_runner is None:
             try:
-                self._make_runner = ray.put(self._request.make_runner)
+                with cluster_errors("the object store has no room for the model"):
+                    self._make_runner = ray.put(self._request.make_runner)
             except (TypeError, PicklingError) as error:
                 raise ModelError("model", "an object", f"it must be possible to send it: {reason(error)}") from error
-            except RayError as error:
-                raise ClusterError(f"the object store has no room for the model: {reason(error)}") from error
         return self._make_runner
 
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
@@ -284,7 +288,7 @@ class ReplicaManager:
         while True:
             try:
                 return get_loaded(waiting, timeout_seconds=LOOK_SECONDS)
-            except GetTimeoutError:
+            except TimeoutError:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
@@ -302,20 +306,10 @@ class ReplicaManager:
 
 
 def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | None = None) -> list[Loaded]:
-    """What actors have loaded. Raises InputError kinds, ActorError, and Ray's GetTimeoutError."""
-    try:
+    """What actors have loaded. Raises InputError kinds, ActorError, and TimeoutError."""
+    with actor_errors("an actor could not load its model", "an actor died while it loaded its model"):
         loaded: list[Loaded] = ray.get(list(references), timeout=timeout_seconds)
-        return loaded
-    except GetTimeoutError:
-        raise
-    except RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from error
-        raise ActorError(f"an actor could not load its model: {reason(error.cause or error)}") from error
-    except OutOfMemoryError as error:
-        raise ActorError(f"an actor was ended while it loaded its model: {NO_MEMORY}") from error
-    except RayError as error:
-        raise ActorError(f"an actor died while it loaded its model: {reason(error)}") from error
+    return loaded
 
 
 def _no_place(agents: Sequence[str]) -> str:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import ray
-from ray.exceptions import RayError
 
+from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.replicas.replica import Replica
-from latentmas_ray.errors import ClusterError
 from latentmas_ray.scheduler.transfer_costs import TransferCosts
 
 PROBE_BYTES = 16 * 2**20
@@ -23,7 +22,7 @@ def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts
     bytes of a probe that one node's actor returns and the other's reads: through the object store, whatever transport
     the run uses. Raises ClusterError if an actor does not answer.
     """
-    try:
+    with cluster_errors("the costs of a hand-over could not be measured"):
         rates = ray.get(
             [
                 replica.actors[0].measure_prefill.options(concurrency_group="turns").remote(PREFILL_TOKENS)
@@ -33,8 +32,6 @@ def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts
             timeout=_PATIENCE_SECONDS,
         )
         links = _measure_links({replica.nodes[0]: replica for replicas in replicas_of.values() for replica in replicas})
-    except RayError as error:
-        raise ClusterError(f"the costs of a hand-over could not be measured: {error}") from error
     numbers = iter(rates)
     return TransferCosts(
         bytes_per_second={

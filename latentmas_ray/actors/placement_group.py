@@ -1,20 +1,22 @@
 """The places of a plan's actors on a Ray cluster: one placement group, a bundle for each actor."""
 
-import logging
 import time
 
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from latentmas_ray.errors import ClusterError
+from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.placement import Plan
 
 # How long the planned nodes are waited for. After that whoever holds them is taken to stay, and Ray may choose others.
 PINNED_SECONDS = 15.0
 _NODE_LABEL = "ray.io/node-id"
 _ANY_PLACE = {"memory": 1.0}  # a bundle must ask for something; every node has bytes of memory
-_log = logging.getLogger(__name__)
+
+
+def gpus_per_actor(plan: Plan) -> float:
+    """The GPUs, or the fraction of one, that every actor asks Ray for; 0 where the model computes on CPUs."""
+    return plan.share.num_gpus
 
 
 class PlacementGroupHandle:
@@ -23,7 +25,7 @@ class PlacementGroupHandle:
     def __init__(self, plan: Plan) -> None:
         """Ask for the planned nodes; `wait` says when they are there."""
         self._plan = plan
-        share = {"GPU": plan.share.num_gpus, "CPU": plan.share.num_cpus}
+        share = {"GPU": gpus_per_actor(plan), "CPU": plan.share.num_cpus}
         self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_PLACE
         self._asked_at = time.monotonic()
         self.is_pinned = True
@@ -34,24 +36,20 @@ class PlacementGroupHandle:
 
         A plan reckons with all that a cluster has, and other runs may have taken some of it.
         """
-        try:
+        with cluster_errors():
             if self.group.wait(timeout_seconds):
                 return True
             if self.is_pinned and time.monotonic() - self._asked_at > PINNED_SECONDS:
                 self.remove()
                 self.is_pinned = False
                 self.group = self._make()
-        except RayError as error:
-            raise ClusterError(f"the cluster does not answer: {error}") from error
         return False
 
     def remove(self) -> None:
         """Give the places back. Safe to call twice."""
-        try:
+        with ignoring_dead("placement group was not removed"):
             if ray.is_initialized():
                 remove_placement_group(self.group)
-        except (RayError, ValueError) as error:
-            _log.debug("placement group was not removed: %s", error)
 
     def _make(self) -> PlacementGroup:
         shards = list(self._plan.shards())

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
 
 from latentmas_ray.actors.agent_actor import AgentActor, Loaded
+from latentmas_ray.actors.errors import memory_errors
 from latentmas_ray.actors.execute_turn import Runner, stamp_departure
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.actors.replicas.sharded_transport import ShardedTransport, join_chunks
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import LatentMASError, ShardError, TransferError
+from latentmas_ray.errors import ShardError
 from latentmas_ray.memory import TPRank
-from latentmas_ray.parallel.process_group import STEP_SECONDS, RankGroup, find_rendezvous, open_rendezvous
+from latentmas_ray.parallel.process_group import STEP_SECONDS, RankGroup, find_store, open_store
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.transport import Transport
 
@@ -40,14 +40,8 @@ class Source:
 
     def wait(self, part: int) -> SentChunk:
         """One part, when all shards of it have come. Raises what kept it from coming."""
-        try:
+        with memory_errors():
             return join_chunks(self.shards, ray.get(list(self.chunks[part])))
-        except RayTaskError as error:
-            if isinstance(error.cause, LatentMASError):
-                raise error.cause from error
-            raise TransferError(f"memory was not made: {error.cause or error}") from error
-        except RayError as error:
-            raise TransferError(f"memory did not come: {type(error).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class RankActor(AgentActor):
     def open_rendezvous(self) -> tuple[str, int]:
         """Rank 0: where the others find it."""
         host = ray.util.get_node_ip_address()
-        self._meeting = open_rendezvous(host, timeout_seconds=self._step_seconds)
+        self._meeting = open_store(host, timeout_seconds=self._step_seconds)
         return host, self._meeting.port
 
     def load_shard(self, address: tuple[str, int], transport: Transport | None = None) -> Loaded:
@@ -108,7 +102,7 @@ class RankActor(AgentActor):
     def _join(self, host: str, port: int) -> None:
         if self._shard.of == 1:
             return
-        meeting = self._meeting or find_rendezvous(host, port, timeout_seconds=self._step_seconds)
+        meeting = self._meeting or find_store(host, port, timeout_seconds=self._step_seconds)
         self._ranks = RankGroup(meeting, self._shard, timeout_seconds=self._step_seconds)
 
     def _enter(self, number: int, turn: Callable[[], T]) -> "Future[T]":

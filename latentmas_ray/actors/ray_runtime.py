@@ -3,27 +3,37 @@ driver never touches its bytes."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakSet
 
 import ray
-from ray.exceptions import RayError
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
+from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.measure_links import measure_costs
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import ActorError, ClusterError, InputError, TurnLostError
+from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.events import (
+    Event,
+    ReplicaLost,
+    TurnFailed,
+    TurnHandle,
+    TurnLost,
+    events_of_result,
+    without_frames,
+)
+from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import DeviceLayout, Transport
 
 _STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
@@ -39,8 +49,6 @@ class _Submitted:
 
     turn: Turn
     replica: Replica
-    agent: str
-    report: TurnResult | None = None  # once it was asked for: whether a transfer moved bytes, is told only once
 
 
 class RayRuntime:
@@ -84,7 +92,11 @@ class RayRuntime:
                 num_threads=read_environment().torch_threads,
             )
         )
-        self._upkeep = HealthMonitor(self._fleet, self._start_over, turn_seconds)
+        self._health = HealthMonitor(self._fleet, self._start_over, turn_seconds, self._note_event)
+        self._pending: dict[TurnHandle, frozenset[str]] = {}  # without an outcome yet, and the questions not cancelled
+        self._done: WeakSet[TurnHandle] = WeakSet()  # whose segments may still be read
+        self._events: list[Event] = []  # for the next poll
+        self._has_losses = False  # since turns were looked through
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
@@ -117,90 +129,134 @@ class RayRuntime:
         """Queue the turn at one of the agent's replicas. Raises ActorError if an earlier run ended without them."""
         read = [segments[name] for name in work.segment_order()]
         replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
-        if replica.lost is not None:  # it would fail for ever, for nobody replaces what is known to be lost
-            raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost}")
+        if replica.state is ReplicaState.LOST:  # it would fail for ever: what is known to be lost is not replaced again
+            raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
         work = replace(self._given.store(work), submitted_at=time.time())
         segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
         replica.pending[turn] = None
-        return TurnHandle(work.agent, segment, _Submitted(turn, replica, work.agent))
+        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)
+        self._pending[handle] = frozenset(work.question_ids)
+        return handle
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        """Those that have finished, or never will; at least one unless the time is up.
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """Return what has happened, see `Runtime.poll`. Raises like `start` where actors that died cannot be replaced.
 
-        Raises like `start` where actors that died cannot be replaced.
+        Checks the actors' health when that is due.
         """
-        self._upkeep.check_health()
-        lost = [ticket for ticket in tickets if ticket.report.replica.lost]
-        by_reference = {reference: ticket for ticket in tickets for reference in ticket.report.turn.reports}
-        if not by_reference:
-            return lost
-        try:
-            ready, rest = ray.wait(list(by_reference), num_returns=1, timeout=0 if lost else timeout_seconds)
-            if ready and rest:
-                ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        except RayError as error:
-            raise ClusterError(f"the cluster does not answer: {error}") from error
-        return list(dict.fromkeys([*(by_reference[reference] for reference in ready), *lost]))
+        if self._health.is_due:
+            self._health.check_health()
+        timeout = 0.0 if self._events or self._has_losses else timeout_seconds
+        while ready := self._wait(timeout):
+            outcomes = [self._take_result(handle) for handle in ready]
+            if all(outcomes):
+                break
+            timeout = 0.0  # with a turn that failed goes the news of those that made it fail
+        if self._has_losses:
+            self._find_lost_turns()
+        events, self._events = self._events, []
+        return events
 
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        """The report of a finished turn.
-
-        Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is gone; a user's
-        mistake is raised as it is.
-        """
-        submitted: _Submitted = ticket.report
-        if submitted.report is not None:
-            return submitted.report
-        turn, replica = submitted.turn, submitted.replica
-        try:
-            if replica.lost is not None and not ray.wait(list(turn.reports), timeout=0)[0]:
-                raise ActorError(replica.lost)  # where its node is silent, nothing would ever come
-            report = replica.report(turn, shares_node=self._in_use.traits.shares_node)
-            # The bytes lie in the object store, and may be asked for when this process has left the cluster.
-            kept = tuple((header, body.copy()) for header, body in report.kept)
-            report = submitted.report = replace(report, kept=kept)
-        except ActorError as error:
-            if replica.lost is None:
-                self._upkeep.lose(replica, submitted.agent, str(error))
-            is_suspect = replica.suspect is turn
-            raise TurnLostError(
-                f"the actor of agent {ticket.agent} died: {replica.lost}", lacks_memory=False, is_suspect=is_suspect
-            ) from error
-        finally:
-            replica.pending.pop(turn, None)
-        for place in turn.writes:
-            place.final_at = time.monotonic()
-        self._upkeep.note_success(submitted.agent)
-        return report
-
-    def is_lost(self, ticket: TurnHandle) -> bool:
-        """Whether a turn will never finish, or has, and its segment is gone with the actor that held it."""
-        submitted: _Submitted = ticket.report
-        if submitted.replica.lost is None:
-            return False
-        is_reported = all(place.final_at is not None for place in submitted.turn.writes)
-        return not is_reported or (ticket.segment is not None and bool(ticket.segment.holders))
-
-    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
+    def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
         """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
-        for ticket in tickets:
-            submitted: _Submitted = ticket.report
+        for handle in handles:
+            wanted = self._pending.get(handle, frozenset())
+            if question_ids is not None and (rest := wanted.difference(question_ids)):
+                self._pending[handle] = rest
+                continue
+            if self._pending.pop(handle, None) is None:
+                continue
+            submitted: _Submitted = handle.turn
             submitted.replica.pending.pop(submitted.turn, None)
-            if submitted.replica.lost is None:
+            if submitted.replica.state is not ReplicaState.LOST:
                 submitted.replica.cancel(submitted.turn)
 
-    def release(self, tickets: Sequence[TurnHandle]) -> None:
-        """Tell the actors that nobody will read the segments of these turns any more, if they keep them."""
-        for ticket in tickets:
-            if ticket.segment is not None:
-                ticket.segment.release()
+    def free_segments(self, handles: Sequence[TurnHandle]) -> None:
+        """Tell the actors that keep these segments that they will not be read any more. Bytes in the object store are
+        freed with the last reference to them."""
+        for handle in handles:
+            self._done.discard(handle)
+            if handle.segment is not None:
+                handle.segment.release()
 
     def close(self) -> None:
         """End the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
+        self._pending.clear()
+        self._events.clear()
         self._fleet.end()
         if cluster is not None:
             cluster.leave()
+
+    def _note_event(self, event: Event) -> None:
+        self._has_losses |= isinstance(event, ReplicaLost)
+        self._events.append(event)
+
+    def _wait(self, timeout_seconds: float) -> list[TurnHandle]:
+        """Those pending turns that are over; at least one unless the time is up."""
+        handles = {reference: handle for handle in self._pending for reference in handle.turn.turn.reports}
+        if not handles:
+            return []
+        with cluster_errors():
+            ready, rest = ray.wait(list(handles), num_returns=1, timeout=timeout_seconds)
+            if ready and rest:
+                ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return list(dict.fromkeys(handles[reference] for reference in ready))
+
+    def _take_result(self, handle: TurnHandle) -> bool:
+        """Note the outcome of a turn that is over; False if it is no good one."""
+        submitted: _Submitted = handle.turn
+        turn, replica = submitted.turn, submitted.replica
+        try:
+            report = self._report(handle)
+        except TurnLostError as error:
+            self._events.append(
+                TurnLost(handle, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)
+            )
+            return False
+        except LatentMASError as error:
+            self._events.append(TurnFailed(handle, without_frames(error)))
+            return False
+        finally:
+            wanted = self._pending.pop(handle, frozenset())
+            replica.pending.pop(turn, None)
+        for place in turn.writes:
+            place.final_at = time.monotonic()
+        self._health.note_success(handle.agent)
+        if handle.segment is not None:
+            self._done.add(handle)
+        self._events += events_of_result(handle, report, wanted)
+        return True
+
+    def _report(self, handle: TurnHandle) -> TurnResult:
+        """The report of a turn that is over.
+
+        Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is gone, a user's
+        mistake as it is, and ActorError where the actor cannot be replaced.
+        """
+        submitted: _Submitted = handle.turn
+        turn, replica = submitted.turn, submitted.replica
+        try:
+            report = replica.report(turn, shares_node=self._in_use.capabilities.shares_node)
+        except ActorError as error:
+            if replica.state is not ReplicaState.LOST:
+                self._health.mark_dead(replica, handle.agent, str(error))
+            raise _lost(handle) from error
+        # The bytes lie in the object store, and may be asked for when this process has left the cluster.
+        return replace(report, kept=tuple((header, body.copy()) for header, body in report.kept))
+
+    def _find_lost_turns(self) -> None:
+        """Note the turns that are not over and never will be, and those that are and whose segments went with an actor.
+        Where a node is silent nothing else would ever come of them."""
+        self._has_losses = False
+        for handle in [one for one in self._pending if one.turn.replica.state is ReplicaState.LOST]:
+            error = _lost(handle)
+            self._pending.pop(handle)
+            handle.turn.replica.pending.pop(handle.turn.turn, None)
+            self._events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
+        for handle in [one for one in self._done if one.turn.replica.state is ReplicaState.LOST]:
+            self._done.discard(handle)
+            if handle.segment.holders:
+                self._events.append(TurnLost(handle, f"its segment went with the actor of agent {handle.agent}"))
 
     @property
     def _in_use(self) -> Transport:
@@ -214,6 +270,7 @@ class RayRuntime:
         transport, why = self._pick_transport(self._fleet.situation())
         self._transport = transport.within_one_actor() if self._fleet.plan.is_colocated else transport
         self._fleet.use(self._transport)
+        self._health.report_ready(self._fleet.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
 
     def _memory_limit(self, cluster: Cluster) -> int:
@@ -225,8 +282,7 @@ class RayRuntime:
 
     def _start_over(self) -> None:
         """An agent has no actor left, and its node is gone: plan again with the nodes that are left."""
-        for replica in {replica for replicas in self._fleet.replicas_of().values() for replica in replicas}:
-            replica.lose("all actors were placed anew after the loss of a node", is_at_fault=False)
+        self._health.mark_all_dead("all actors were placed anew after the loss of a node")
         assert self._cluster is not None
         for rest in reversed(range(MAX_STARTS)):
             self._fleet.end()
@@ -240,3 +296,11 @@ class RayRuntime:
                 if not rest:
                     raise
                 _log.info("the actors are placed anew once more: %s", error)
+
+
+def _lost(handle: TurnHandle) -> TurnLostError:
+    """What becomes of a turn whose replica is lost."""
+    submitted: _Submitted = handle.turn
+    replica = submitted.replica
+    why = f"the actor of agent {handle.agent} died: {replica.lost_because}"
+    return TurnLostError(why, lacks_memory=False, is_suspect=replica.suspect is submitted.turn)

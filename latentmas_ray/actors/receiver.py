@@ -51,11 +51,12 @@ class SegmentReceiver:
         self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
         self._idle_since = idle_since
         self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
-        self._codecs = {source: piece.loss.codec if piece.loss else "none" for source, piece in self._first.items()}
+        stats = {source: piece.codec_stats for source, piece in self._first.items()}
+        self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Each source's segment, or its outline where something of it is still to come."""
-        return {source: join([piece]) if piece.is_whole else piece.outline for source, piece in self._first.items()}
+        return {source: join([piece]) if piece.is_whole else piece.meta for source, piece in self._first.items()}
 
     def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
         """The pieces of one segment, in order."""
@@ -114,7 +115,7 @@ class SegmentReceiver:
         piece = self._transport.unpack(chunk.payload, expected=self._spec)
         self._recompute_bytes[source] += sum(piece.recompute_inputs.bytes_per_question)
         self._kv_bytes[source] += piece.travel_bytes
-        self._errors[source] = max(self._errors[source], piece.loss.relative_error if piece.loss else 0.0)
+        self._errors[source] = max(self._errors[source], piece.codec_stats.relative_error if piece.codec_stats else 0.0)
         self._note(source, begin)
         return piece
 
@@ -144,7 +145,7 @@ class GivenMemoryReceiver:
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Each agent's segment, or its outline where that has no KV."""
-        return {name: join([piece]) if piece.is_whole else piece.outline for name, piece in self._pieces.items()}
+        return {name: join([piece]) if piece.is_whole else piece.meta for name, piece in self._pieces.items()}
 
     def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         """One piece of every agent."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.errors import ActorError, LatentMASError
+from latentmas_ray.actors.errors import actor_errors
+from latentmas_ray.errors import LatentMASError
 
 
 class BenchActor:
@@ -41,14 +41,9 @@ class Station:
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """A call to its end. Raises what it raises, ActorError if the actor is gone."""
-        try:
+        died = "an end of the link is gone, is there enough memory?"
+        with actor_errors("an end of the link failed", died, passes=LatentMASError):
             return ray.get(self.begin(method, *arguments, **keywords))
-        except RayTaskError as error:
-            if isinstance(error.cause, LatentMASError):
-                raise error.cause from error
-            raise ActorError(f"an end of the link failed: {error.cause!r}") from error
-        except RayError as error:
-            raise ActorError(f"an end of the link is gone, is there enough memory? {error}") from error
 
     def end(self) -> None:
         """End the actor."""

@@ -63,13 +63,8 @@ class End:
         assert self._recompute_inputs is not None
         begun = time.time()
         lengths = self._outline.lengths
-        piece = SegmentChunk(
-            self._outline,
-            (0,),
-            lengths,
-            self._cache.copy_out([0], lengths, self._transport.reserve),
-            self._recompute_inputs,
-        )
+        kv_LCHTD = self._cache.copy_out([0], lengths, self._transport.reserve)
+        piece = SegmentChunk.from_tensor(self._outline, (0,), lengths, kv_LCHTD, self._recompute_inputs)
         copied = time.time()
         payload = self._transport.pack(piece)
         if type(self._transport).release is not Transport.release:
@@ -84,11 +79,11 @@ class End:
         assert self._cache is not None
         piece = self._transport.unpack(sent.payload, expected=self._spec)
         unpacked = time.time()
-        for row in range(piece.outline.num_questions):
+        for row in range(piece.meta.num_questions):
             self._cache.write(row, 0, piece.kv_of(row), 0, self._spec.rope)
         self._cache.extend(piece.lengths)
         written = time.time()
-        if self._transport.traits.readers_keep:
+        if self._transport.capabilities.readers_keep:
             self._kept = sent.payload
         carried = carries(sent.payload, piece.num_bytes)
         return (sent.begun, sent.copied, sent.packed), Received(arrived, unpacked, written, carried)

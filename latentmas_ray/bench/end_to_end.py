@@ -17,8 +17,10 @@ from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
+from latentmas_ray.errors import RunError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.models.presets import SHAPES, random_model
+from latentmas_ray.scheduler.events import TurnDone, TurnFailed, TurnLost
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 
@@ -198,9 +200,14 @@ def _one(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _T
     reports = {}
     waiting = [written, reading]
     while waiting:
-        for ticket in runtime.wait(waiting, _PATIENCE_SECONDS):
-            reports[ticket.agent] = runtime.report(ticket)
-            waiting.remove(ticket)
+        for event in runtime.poll(_PATIENCE_SECONDS):
+            if isinstance(event, TurnFailed):
+                raise event.error
+            if isinstance(event, TurnLost):
+                raise RunError(event.reason)
+            if isinstance(event, TurnDone):
+                reports[event.handle.agent] = event.result
+                waiting.remove(event.handle)
     return _Times(
         finished_at=json.loads(reports[WRITER].texts[0])["finished_at"],
         absorbed_at=json.loads(reports[READER].texts[0])["absorbed_at"],

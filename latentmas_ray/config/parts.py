@@ -55,7 +55,8 @@ def marked(fields: dict[str, FieldInfo], mark: type) -> dict[str, Any]:
 class ConfigPart(BaseModel):
     """What all parts have in common: frozen, no unknown fields, no spaces around text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    # Built when the first one is validated: an actor imports all parts and makes none.
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
 
     @field_validator(
         "latent_steps",

@@ -40,7 +40,7 @@ class Engine:
             return Session(self.lm, cache, self.realign, question_ids, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
             if cache is not None:
-                cache.settle()
+                cache.detach_all()
             self._cache = cache = None  # free the old one first: both together may not fit
             self._cache = cache = BatchCache(self.lm.spec, self.lm.layer_devices, len(question_ids), num_slots)
         cache.open(len(question_ids))
@@ -54,7 +54,7 @@ class Engine:
         cache = self._cache
         if cache is None or self.lm.device.type != "cpu" or cache.num_touched_bytes <= _KEPT_BYTES_CPU:
             return
-        if not cache.has_tenants:
+        if not cache.has_views:
             self._cache = None
 
 

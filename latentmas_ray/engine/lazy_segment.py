@@ -1,81 +1,66 @@
-"""Segments that still lie in the cache that computed them.
+"""KV that still lies in the cache that computed it.
 
-In one process the next agent of a chain goes on right behind the memory that it reads: nothing is copied out and in
-again, and nothing is held twice. Elsewhere, and before anything else happens to the cache, the segment copies itself.
+In one process the next agent of a chain continues right behind the memory that it reads: nothing is copied out and in
+again, and nothing is held twice. Elsewhere, and before anything else happens to the cache, the KV copies itself.
 
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens, D head dim.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import KVCacheSpec, MergedLayout, RecomputeInputs, Segment
+from latentmas_ray.memory import KVLayout, KVSource, MergedLayout, Segment
 from latentmas_ray.models.cache import BatchCache
 
 
-class LazySegment(Segment):
-    """A segment whose bytes are copied when they are first asked for. Question q lies in row q of the cache."""
+class LazyKV(KVSource):
+    """The KV of a segment whose question q lies in row q of a cache. It is copied when its bytes are first needed."""
 
-    _cache: BatchCache | None
-    _begins: tuple[int, ...]
+    def __init__(self, cache: BatchCache, begins: Sequence[int], layout: KVLayout) -> None:
+        """The `layout.lengths[q]` slots of row q from `begins[q]` on. The cache detaches it before it changes them."""
+        self.layout = layout
+        self._cache: BatchCache | None = cache
+        self._begins = tuple(begins)
+        self._copied: Tensor | None = None
+        cache.attach(self)
 
-    def __init__(
-        self,
-        cache: BatchCache,
-        begins: Sequence[int],
-        *,
-        spec: KVCacheSpec,
-        lengths: tuple[int, ...],
-        turn_starts: tuple[int, ...],
-        offsets: tuple[int, ...],
-        recompute_inputs: RecomputeInputs,
-    ) -> None:
-        """The `lengths[q]` slots of row q from `begins[q]` on. The cache settles it before it changes them."""
-        values = {
-            "spec": spec,
-            "lengths": lengths,
-            "turn_starts": turn_starts,
-            "offsets": offsets,
-            "recompute_inputs": recompute_inputs,
-        }
-        for name, value in {**values, "_cache": cache, "_begins": tuple(begins)}.items():
-            object.__setattr__(self, name, value)  # the class is frozen
-        cache.lend(self)
+    @property
+    def is_copied(self) -> bool:
+        """Whether it has bytes of its own."""
+        return self._copied is not None
 
-    @cached_property
-    def kv_LCHTD(self) -> Tensor:  # noqa: N802  # a field there, made on demand here
-        if self._cache is None:
-            raise SegmentError("this memory was let go of: its last reader has read it")
-        kv_LCHTD = self._cache.copy_out(self._begins, self.lengths)
-        object.__setattr__(self, "_cache", None)
-        return kv_LCHTD
+    def buffer(self) -> Tensor:
+        if self._copied is None:
+            if self._cache is None:
+                raise SegmentError("this memory was released: its last reader has read it")
+            kv_LCHTD = self._cache.copy_out(self._begins, self.layout.lengths)
+            self._copied = kv_LCHTD.reshape(-1).view(torch.uint8)
+            self._cache = None
+        return self._copied
 
-    def settle(self) -> None:
+    def detach(self) -> None:
         """Become independent of the cache."""
-        assert self.kv_LCHTD is not None
+        self.buffer()
 
-    def abandon(self) -> None:
+    def invalidate(self) -> None:
         """Give up the place in the cache without a copy. Raises SegmentError when read after this."""
-        object.__setattr__(self, "_cache", None)
+        self._cache = None
 
     def lies_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
         """Whether its questions are in the rows of `cache` from `begins` on."""
         return self._cache is cache and self._begins == tuple(begins)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Segment, (self.spec, self.kv_LCHTD, self.lengths, self.turn_starts, self.offsets, self.recompute_inputs)
-
 
 def is_held(cache: BatchCache, memory: MergedLayout) -> bool:
-    """Whether the rows of `cache` hold this memory, where it belongs, and nothing behind it: a reader may go on."""
+    """Whether the rows of `cache` hold this memory, where it belongs, and nothing behind it: a reader may continue."""
     ends = [0] * len(cache.lengths)
     for placed in memory.segments:
         segment = placed.segment
-        if any(placed.shifts) or not (isinstance(segment, LazySegment) and segment.lies_in(cache, ends)):
+        kv = segment.kv if isinstance(segment, Segment) else None
+        if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.lies_in(cache, ends)):
             return False
         ends = [end + length for end, length in zip(ends, segment.lengths, strict=True)]
     return bool(memory.segments) and ends == cache.lengths

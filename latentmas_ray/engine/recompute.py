@@ -60,4 +60,4 @@ def _in_order(memories: Sequence[AgentMemory]) -> list[AgentMemory]:
 
 
 def _outline(segment: Segment | SegmentMeta) -> SegmentMeta:
-    return segment if isinstance(segment, SegmentMeta) else SegmentMeta.of(segment)
+    return segment if isinstance(segment, SegmentMeta) else segment.meta

@@ -222,7 +222,7 @@ class TurnRunner:
                     else make_piece(work.hands_over)
                 )
         if work.handover == "kv":
-            segment_bytes = piece.outline.bytes_per_question
+            segment_bytes = piece.meta.bytes_per_question
         else:
             segment_bytes = tuple(map(add, recipe_bytes, piece.recompute_inputs.bytes_per_question))
         return None if outgoing is not None else piece, segment_bytes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.inputs import TurnInputs
-from latentmas_ray.engine.lazy_segment import LazySegment
+from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
@@ -56,6 +56,7 @@ class Session:
         """
         for placed in placement.segments:
             self.lm.spec.check_same(placed.segment.spec)
+            placed.segment.layout().require_uniform()
         if not self._holds_memory:
             self._write(placement, placement.pieces() if pieces is None else pieces)
         self._memory_lengths = list(self.cache.lengths)
@@ -144,7 +145,7 @@ class Session:
         are copied out before that, unless nobody else reads them (`is_last`). Ends the session.
         """
         if is_last:
-            self.cache.evict()
+            self.cache.drop_views()
         outputs: list[list[int]] = [[] for _ in self.question_ids]
         active = list(range(len(outputs)))  # the question in each row
         for step in range(sampling.max_new_tokens):
@@ -166,17 +167,10 @@ class Session:
         return self.emit_as(self._inputs.outline(hands_over), self._inputs.recompute_inputs())
 
     @torch.inference_mode()
-    def emit_as(self, outline: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
-        """The segment with this outline, whose turn was fed as its recompute inputs."""
-        return LazySegment(
-            self.cache,
-            [memory + offset for memory, offset in zip(self._memory_lengths, outline.offsets, strict=True)],
-            spec=outline.spec,
-            lengths=outline.lengths,
-            turn_starts=outline.turn_starts,
-            offsets=outline.offsets,
-            recompute_inputs=recompute_inputs,
-        )
+    def emit_as(self, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
+        """The segment with these meta data, whose turn was fed as its recompute inputs."""
+        begins = [memory + offset for memory, offset in zip(self._memory_lengths, meta.offsets, strict=True)]
+        return Segment(meta, LazyKV(self.cache, begins, meta.layout()), recompute_inputs)
 
     def emit_recompute_inputs(
         self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
@@ -196,9 +190,8 @@ class Session:
         outline = self._inputs.outline(hands_over, num_coming)
         part = self._inputs.take_part(outline)
         slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
-        return SegmentChunk(
-            outline, part.begins, part.lengths, self.cache.copy_out(slots, part.lengths, reserve), part.recompute_inputs
-        )
+        kv_LCHTD = self.cache.copy_out(slots, part.lengths, reserve)
+        return SegmentChunk.from_tensor(outline, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
 
     def _write(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]]) -> None:
         """Put pieces into the slots of their segments, which follow one another in the placement's order."""
@@ -212,7 +205,7 @@ class Session:
         for agent, piece in pieces:
             for row, shift in enumerate(shifts[agent]):
                 slot = begins[agent][row] + piece.begins[row]
-                for head, kv_LCHTD in piece.parts_of(row):
+                for head, kv_LCHTD in piece.head_views(row):
                     self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
             missing[agent] -= sum(piece.lengths)
         if any(missing.values()):

@@ -1,169 +1,102 @@
 """Parts of a segment that travel by themselves, so that the first can leave before the last is computed.
 
 An agent's prompt makes most of the bytes of its segment, and they are final before its first latent step: they leave as
-a piece of their own while it thinks. Every piece carries the outline of the whole, so a reader knows where everything
-belongs, and how much is still to come, from the first piece on.
+a chunk of their own while it thinks. Every chunk carries the meta data of the whole, so a reader knows where everything
+belongs, and how much is still to come, from the first chunk on.
 
-Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim.
+Dimensions: L layers, H KV heads, T tokens of all questions one after another, D head dim.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.segment import RecomputeInputs, Segment
-from latentmas_ray.memory.spec import KVCacheSpec
-
-
-@dataclass(frozen=True)
-class SegmentMeta:
-    """A segment without its bytes: whose model's, where each question's tokens stand, and how many they are.
-
-    Question q's turn begins at position `turn_starts[q]` and takes `turn_lengths[q]` positions; the `lengths[q]` tokens
-    that are kept begin with number `offsets[q]` of the turn. Raises SegmentError if the parts contradict each other.
-    """
-
-    spec: KVCacheSpec
-    lengths: tuple[int, ...]
-    turn_starts: tuple[int, ...]
-    offsets: tuple[int, ...]
-    turn_lengths: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        per_question = (self.lengths, self.turn_starts, self.offsets, self.turn_lengths)
-        if len({len(values) for values in per_question}) > 1:
-            raise SegmentError(f"an outline of {[len(values) for values in per_question]} questions")
-        for length, start, offset, turn in zip(*per_question, strict=True):
-            if min(length, start, offset) < 0 or offset + length > turn:
-                raise SegmentError(f"tokens {offset}..{offset + length} of a turn of {turn} at position {start}")
-
-    @classmethod
-    def of(cls, segment: Segment) -> "SegmentMeta":
-        """The outline of a segment that is there."""
-        return cls(
-            segment.spec, segment.lengths, segment.turn_starts, segment.offsets, segment.recompute_inputs.lengths
-        )
-
-    @property
-    def num_questions(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of KV of the whole segment."""
-        return sum(self.lengths) * self.spec.bytes_per_token
-
-    @property
-    def bytes_per_question(self) -> tuple[int, ...]:
-        return tuple(length * self.spec.bytes_per_token for length in self.lengths)
-
-    @property
-    def turn_ends(self) -> tuple[int, ...]:
-        """The position after each question's whole turn: where a reader goes on."""
-        return tuple(start + length for start, length in zip(self.turn_starts, self.turn_lengths, strict=True))
-
-
-@dataclass(frozen=True)
-class CodecStats:
-    """A lossy codec, the bytes that travelled, and the RMS error of the KV relative to its RMS."""
-
-    codec: CodecName
-    num_bytes: int
-    relative_error: float
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, concatenate_kv
+from latentmas_ray.memory.segment import RecomputeInputs, Segment, SegmentMeta, check_parts
 
 
 @dataclass(frozen=True)
 class SegmentChunk:
     """Tokens [begins[q], begins[q] + lengths[q]) of each question's kept tokens of one segment; never mutated.
 
-    `kv_LCHTD` [L, 2, H, sum(lengths), D] is one contiguous buffer. `recompute_inputs` holds the turn's inputs that
-    follow those of the pieces before; together they are the whole turn's, kept or not. Raises SegmentError if the parts
-    contradict each other.
+    `kv` is where their bytes are. `recompute_inputs` holds the turn's inputs that follow those of the chunks before;
+    together they are the whole turn's, kept or not. Raises SegmentError if the parts contradict each other.
     """
 
-    outline: SegmentMeta
+    meta: SegmentMeta
     begins: tuple[int, ...]
     lengths: tuple[int, ...]
-    kv_LCHTD: Tensor
+    kv: KVSource
     recompute_inputs: RecomputeInputs
-    loss: "CodecStats | None" = None  # what a codec did to it on its way here
 
     def __post_init__(self) -> None:
-        outline = self.outline
-        outline.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recompute_inputs.latents_NE)
+        meta = self.meta
         counts = (len(self.begins), len(self.lengths), len(self.recompute_inputs.lengths))
-        if set(counts) != {outline.num_questions}:
-            raise SegmentError(f"a piece of {counts} questions, its segment has {outline.num_questions}")
-        for begin, length, total in zip(self.begins, self.lengths, outline.lengths, strict=True):
+        if set(counts) != {meta.num_questions}:
+            raise SegmentError(f"a chunk of {counts} questions, its segment has {meta.num_questions}")
+        for begin, length, total in zip(self.begins, self.lengths, meta.lengths, strict=True):
             if min(begin, length) < 0 or begin + length > total:
                 raise SegmentError(f"tokens {begin}..{begin + length} of a segment's {total}")
+        check_parts(meta, meta.layout(self.begins, self.lengths), self.kv, self.recompute_inputs)
 
-    @staticmethod
-    def whole(segment: Segment) -> "SegmentChunk":
-        """All of a segment; shares its bytes."""
-        return _WholePiece(segment)
+    @classmethod
+    def from_tensor(
+        cls,
+        meta: SegmentMeta,
+        begins: tuple[int, ...],
+        lengths: tuple[int, ...],
+        kv_LCHTD: Tensor,
+        recompute_inputs: RecomputeInputs,
+    ) -> "SegmentChunk":
+        """The chunk whose KV is [L, 2, H, sum(lengths), D], contiguous; shares its bytes. Raises SegmentError."""
+        return cls(meta, begins, lengths, InMemoryKV.of(meta.spec, lengths, kv_LCHTD), recompute_inputs)
 
-    @staticmethod
-    def without_kv(outline: SegmentMeta, recompute_inputs: RecomputeInputs) -> "SegmentChunk":
-        """Inputs of a turn alone, all or those that follow the pieces before: whoever reads it computes the KV."""
-        spec, nothing = outline.spec, (0,) * outline.num_questions
-        kv_LCHTD = torch.empty(spec.num_layers, 2, spec.num_kv_heads, 0, spec.head_dim, dtype=spec.torch_dtype)
-        return SegmentChunk(outline, nothing, nothing, kv_LCHTD, recompute_inputs)
+    @classmethod
+    def whole(cls, segment: Segment) -> "SegmentChunk":
+        """All of a segment; shares its bytes, wherever they are."""
+        return cls(segment.meta, (0,) * segment.num_questions, segment.lengths, segment.kv, segment.recompute_inputs)
+
+    @classmethod
+    def without_kv(cls, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> "SegmentChunk":
+        """Inputs of a turn alone, all or those that follow the chunks before: whoever reads it computes the KV."""
+        nothing = (0,) * meta.num_questions
+        return cls(meta, nothing, nothing, concatenate_kv(meta.layout(nothing, nothing), []), recompute_inputs)
+
+    @property
+    def kv_LCHTD(self) -> Tensor:  # noqa: N802  # it carries its dimensions like every tensor
+        """The KV [L, 2, H, T, D], contiguous. May bring it from where it is, the first time."""
+        return self.kv.tensor()
+
+    @property
+    def codec_stats(self) -> CodecStats | None:
+        """What a lossy codec did to it on its way here."""
+        return self.kv.codec_stats
 
     @property
     def num_bytes(self) -> int:
         """Bytes of KV (the recompute inputs is not counted)."""
-        return sum(self.lengths) * self.outline.spec.bytes_per_token
+        return self.kv.layout.num_bytes
 
     @property
     def travel_bytes(self) -> int:
-        """Bytes of KV as they came here: fewer if a codec was used."""
-        return self.loss.num_bytes if self.loss else self.num_bytes
+        """Bytes of KV as they came here."""
+        return self.kv.travel_bytes
 
     @property
     def is_whole(self) -> bool:
-        """Whether this is the only piece of its segment."""
-        return self.lengths == self.outline.lengths and self.recompute_inputs.lengths == self.outline.turn_lengths
+        """Whether this is the only chunk of its segment."""
+        return self.lengths == self.meta.lengths and self.recompute_inputs.lengths == self.meta.turn_lengths
 
     def kv_of(self, question: int) -> Tensor:
         """A view of one question's KV [L, 2, H, lengths[question], D]."""
-        first = sum(self.lengths[:question])
-        return self.kv_LCHTD[:, :, :, first : first + self.lengths[question]]
+        return self.kv.view_of(question)
 
-    def parts_of(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """One question's KV in views that lie side by side: the first head of each, and [L, 2, heads, T, D]."""
-        yield 0, self.kv_of(question)
-
-
-class _WholePiece(SegmentChunk):
-    """A segment as its only piece. Its bytes are asked for when they are needed: the segment may still have to copy
-    them from somewhere."""
-
-    segment: Segment
-
-    def __init__(self, segment: Segment) -> None:
-        values = {
-            "segment": segment,
-            "outline": SegmentMeta.of(segment),
-            "begins": (0,) * segment.num_questions,
-            "lengths": segment.lengths,
-            "recompute_inputs": segment.recompute_inputs,
-            "loss": None,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # the class is frozen
-
-    @property
-    def kv_LCHTD(self) -> Tensor:  # noqa: N802  # a field there
-        return self.segment.kv_LCHTD
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _WholePiece, (self.segment,)
+    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+        """See `KVSource`."""
+        return self.kv.head_views(question)
 
 
 def join(pieces: Sequence[SegmentChunk]) -> Segment:
@@ -173,32 +106,28 @@ def join(pieces: Sequence[SegmentChunk]) -> Segment:
     """
     if not pieces:
         raise SegmentError("a segment has at least one piece")
-    outline = pieces[0].outline
-    questions = range(outline.num_questions)
-    if any(piece.outline != outline for piece in pieces):
+    meta = pieces[0].meta
+    questions = range(meta.num_questions)
+    if any(piece.meta != meta for piece in pieces):
         raise SegmentError("pieces of different segments")
     for question in questions:
         edges = [0, *(piece.begins[question] + piece.lengths[question] for piece in pieces)]
         begins = [piece.begins[question] for piece in pieces]
         inputs = sum(piece.recompute_inputs.lengths[question] for piece in pieces)
-        if begins != edges[:-1] or edges[-1] != outline.lengths[question] or inputs != outline.turn_lengths[question]:
+        if begins != edges[:-1] or edges[-1] != meta.lengths[question] or inputs != meta.turn_lengths[question]:
             raise SegmentError(
-                f"question {question}: pieces end at tokens {edges[1:]} of {outline.lengths[question]} "
-                f"and at input {inputs} of {outline.turn_lengths[question]}"
+                f"question {question}: pieces end at tokens {edges[1:]} of {meta.lengths[question]} "
+                f"and at input {inputs} of {meta.turn_lengths[question]}"
             )
-    if isinstance(pieces[0], _WholePiece):
-        return pieces[0].segment
     if len(pieces) == 1:
-        kv_LCHTD, recompute_inputs = pieces[0].kv_LCHTD, pieces[0].recompute_inputs
-    else:
-        kv_LCHTD = torch.cat([piece.kv_of(question) for question in questions for piece in pieces], dim=3)
-        recompute_inputs = join_recompute_inputs([piece.recompute_inputs for piece in pieces], outline.turn_lengths)
-    return Segment(outline.spec, kv_LCHTD, outline.lengths, outline.turn_starts, outline.offsets, recompute_inputs)
+        return Segment(meta, pieces[0].kv, pieces[0].recompute_inputs)
+    kv = concatenate_kv(meta.layout(), [(piece.kv, q) for q in questions for piece in pieces])
+    return Segment(meta, kv, join_recompute_inputs([piece.recompute_inputs for piece in pieces], meta.turn_lengths))
 
 
 def have_kv(pieces: Sequence[SegmentChunk]) -> bool:
     """Whether all these pieces of one segment bring its KV, and not its recompute inputs alone."""
-    return any(sum(piece.lengths) for piece in pieces) or not any(sum(piece.outline.lengths) for piece in pieces)
+    return any(sum(piece.lengths) for piece in pieces) or not any(sum(piece.meta.lengths) for piece in pieces)
 
 
 def repeat(piece: SegmentChunk, num_questions: int) -> SegmentChunk:
@@ -206,18 +135,12 @@ def repeat(piece: SegmentChunk, num_questions: int) -> SegmentChunk:
 
     Raises SegmentError for a piece of several questions.
     """
-    outline, once = piece.outline, [0] * num_questions
-    if outline.num_questions != 1:
-        raise SegmentError(f"only memory of one question can be repeated, not of {outline.num_questions}")
-    per_question = (outline.lengths, outline.turn_starts, outline.offsets, outline.turn_lengths)
-    return SegmentChunk(
-        SegmentMeta(outline.spec, *(values * num_questions for values in per_question)),
-        piece.begins * num_questions,
-        piece.lengths * num_questions,
-        torch.cat([piece.kv_LCHTD[:, :, :, :0], *(piece.kv_of(question) for question in once)], dim=3),
-        piece.recompute_inputs.take(once),
-        piece.loss,
-    )
+    if piece.meta.num_questions != 1:
+        raise SegmentError(f"only memory of one question can be repeated, not of {piece.meta.num_questions}")
+    once = [0] * num_questions
+    meta, begins, lengths = piece.meta.take(once), piece.begins * num_questions, piece.lengths * num_questions
+    kv = concatenate_kv(meta.layout(begins, lengths), [(piece.kv, question) for question in once], piece.codec_stats)
+    return SegmentChunk(meta, begins, lengths, kv, piece.recompute_inputs.take(once))
 
 
 def join_recompute_inputs(inputs: Sequence[RecomputeInputs], lengths: tuple[int, ...]) -> RecomputeInputs:

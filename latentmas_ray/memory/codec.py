@@ -29,6 +29,7 @@ from torch import Tensor
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
 from latentmas_ray.memory.quantization import Grid, TokenGroups, multiply, quantise
 from latentmas_ray.memory.spec import KVCacheSpec
 
@@ -85,6 +86,27 @@ def decode_kv(body: Tensor, lengths: Sequence[int], codec: CodecName, spec: KVCa
     return kv_LCHTD
 
 
+class QuantizedKV(KVSource):
+    """KV as a lossy codec has made it, decoded when its bytes are first asked for."""
+
+    codec_stats: CodecStats
+
+    def __init__(self, layout: KVLayout, body: Tensor, codec_stats: CodecStats) -> None:
+        """`body` has exactly the bytes of `coded_bytes`; it must not change until they are decoded."""
+        self.layout = layout
+        self.codec_stats = codec_stats
+        self._body: Tensor | None = body
+        self._decoded: InMemoryKV | None = None
+
+    def buffer(self) -> Tensor:
+        if self._decoded is None:
+            assert self._body is not None
+            spec, lengths = self.layout.spec, self.layout.lengths
+            kv_LCHTD = decode_kv(self._body, lengths, self.codec_stats.codec, spec)
+            self._decoded, self._body = InMemoryKV.of(spec, lengths, kv_LCHTD), None
+        return self._decoded.buffer()
+
+
 def coded_bytes(lengths: Sequence[int], codec: CodecName, spec: KVCacheSpec) -> int:
     """The exact size of the body. Only counts, whatever the lengths are."""
     if codec == "none":
@@ -110,7 +132,7 @@ def sampled_error(kv_LCHTD: Tensor, lengths: Sequence[int], codec: CodecName, sp
     if codec == "none" or not kv_LCHTD.numel():
         return 0.0
     sample_LCHTD = kv_LCHTD[::8].contiguous()
-    shape = replace(spec, num_layers=len(sample_LCHTD))
+    shape = replace(spec, layers=spec.layers[: len(sample_LCHTD)])
     return relative_error(sample_LCHTD, decode_kv(encode_kv(sample_LCHTD, lengths, codec), lengths, codec, shape))
 
 

@@ -1,10 +1,11 @@
 """A memory as one safetensors file, which other tools can look at too.
 
 Of every agent it holds the tensors `AGENT.token_ids` and `AGENT.latents` (its recompute inputs) and, if the memory has
-its KV, `AGENT.kv`; everything else is JSON in the file's metadata. The metadata begins with the version and a digest of
-the whole file, at a fixed place, so that damage is found before anything of it is believed:
+its KV, `AGENT.kv`: [L, 2, H, T, D], or bytes as `KVLayout` says where the layers are not all alike. Everything else is
+JSON in the file's metadata. The metadata begins with the version and a digest of the whole file, at a fixed place, so
+that damage is found before anything of it is believed:
 
-    u64 length of the header | {"__metadata__":{"latentmas_memory":"1","digest":"32 hex digits", … | tensors
+    u64 length of the header | {"__metadata__":{"latentmas_memory":"2","digest":"32 hex digits", … | tensors
 
 The digest is the xxh3 of the file with 32 zeros in its place.
 """
@@ -27,20 +28,28 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentmas_ray.errors import LatentMASError, MemoryInputError, SegmentError
-from latentmas_ray.memory.chunk import SegmentMeta
+from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
+from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
 from latentmas_ray.memory.memory_segment import MemorySegment
-from latentmas_ray.memory.segment import RecomputeInputs
+from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.memory.working_memory import Memory
 from latentmas_ray.topology.agent import AgentMemory
 
-VERSION = 1
+VERSION = 2
+_READ_VERSIONS = (1, VERSION)  # 1 had the spec of a model whose layers are all alike, and no kept tokens
 NOTICE = (
     "This file holds working memory of LLM agents: the prompts that they were given, and what they thought about them. "
     "Whoever has it can read both."
 )
-_DTYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_DTYPE_NAMES = {
+    torch.uint8: "U8",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
 _MAX_HEADER_BYTES = 100_000_000  # what safetensors reads
 _NO_DIGEST = "0" * 32
 _BEGIN = re.compile(rb'(\{"__metadata__":\{"latentmas_memory":"(\d{1,9})","digest":")([0-9a-f]{32})"')
@@ -93,8 +102,16 @@ def _tensors_of(memory: Memory) -> dict[str, Tensor]:
     return {
         **{f"{agent}.token_ids": segment.inputs.token_ids_T.contiguous() for agent, segment in segments},
         **{f"{agent}.latents": segment.inputs.latents_NE.contiguous() for agent, segment in segments},
-        **{f"{agent}.kv": segment.kv_LCHTD for agent, segment in segments if segment.kv_LCHTD is not None},
+        **{f"{agent}.kv": _kv_tensor(segment.kv) for agent, segment in segments if segment.kv is not None},
     }
+
+
+def _kv_tensor(kv: KVSource) -> Tensor:
+    return kv.tensor() if kv.layout.is_uniform else kv.buffer()
+
+
+def _read_kv(layout: KVLayout, tensor: Tensor) -> InMemoryKV:
+    return InMemoryKV.of(layout.spec, layout.lengths, tensor) if layout.is_uniform else InMemoryKV(layout, tensor)
 
 
 def _header(memory: Memory, tensors: Mapping[str, Tensor], digest: str) -> bytes:
@@ -135,6 +152,7 @@ def _meta(memory: Memory) -> dict[str, Any]:
                 "turn_start": memory.segments[name].meta.turn_starts[0],
                 "offset": memory.segments[name].meta.offsets[0],
                 "turn_length": memory.segments[name].meta.turn_lengths[0],
+                "kept": kept_to_header(memory.segments[name].meta.kept),
             }
             for name, node in memory.tree.items()
         },
@@ -180,8 +198,9 @@ def _check_whole(path: Path) -> None:
             is_other = start[_HEADER_LENGTH.size :].startswith(b"{")
             kind = "it is a safetensors file, but not of working memory" if is_other else "it is not a safetensors file"
             raise MemoryInputError("memory file", str(path), f"{kind}; give one that Memory.save has written")
-        if (version := int(begin[2])) != VERSION:
-            expected = f"it is of version {version}, and this program reads version {VERSION}"
+        if (version := int(begin[2])) not in _READ_VERSIONS:
+            known = " and ".join(map(str, _READ_VERSIONS))
+            expected = f"it is of version {version}, and this program reads versions {known}"
             raise MemoryInputError("memory file", str(path), expected)
         digest = xxhash.xxh3_128(start[: begin.end(1)] + _NO_DIGEST.encode() + start[begin.end(3) :])
         while block := file.read(_BLOCK_BYTES):
@@ -199,11 +218,13 @@ def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         if spec is None:
             raise SegmentError("it holds memory, and does not say of which model")
         tree[name] = AgentMemory(name, tuple(tree[read] for read in _texts(agent["reads"])))
-        counts = [(_count(agent[key]),) for key in ("num_tokens", "turn_start", "offset", "turn_length")]
-        outline = SegmentMeta(spec, *counts)
-        inputs = RecomputeInputs(tensors.pop(f"{name}.token_ids"), tensors.pop(f"{name}.latents"), outline.turn_lengths)
-        kv_LCHTD = tensors.pop(f"{name}.kv") if _typed(meta["has_kv"], bool) else None
-        segments[name] = MemorySegment(outline, inputs, kv_LCHTD)
+        length, start, offset, turn = (
+            (_count(agent[key]),) for key in ("num_tokens", "turn_start", "offset", "turn_length")
+        )
+        own = SegmentMeta(spec, length, start, offset, turn, kept_from_header(agent.get("kept"), spec.num_layers))
+        inputs = RecomputeInputs(tensors.pop(f"{name}.token_ids"), tensors.pop(f"{name}.latents"), own.turn_lengths)
+        kv = _read_kv(own.layout(), tensors.pop(f"{name}.kv")) if _typed(meta["has_kv"], bool) else None
+        segments[name] = MemorySegment(own, inputs, kv)
     if tensors:
         raise SegmentError(f"it holds {sorted(tensors)[0]}, which is of no agent")
     _texts([*_typed(meta["texts"], dict), *meta["texts"].values()])

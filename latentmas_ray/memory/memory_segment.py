@@ -11,9 +11,10 @@ from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.memory.chunk import SegmentChunk, SegmentMeta, have_kv, join, join_recompute_inputs
+from latentmas_ray.memory.chunk import SegmentChunk, have_kv, join, join_recompute_inputs
+from latentmas_ray.memory.kv_source import InMemoryKV, KVSource, concatenate_kv
 from latentmas_ray.memory.reslice import gather
-from latentmas_ray.memory.segment import LATENT, RecomputeInputs, Segment
+from latentmas_ray.memory.segment import LATENT, RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.units import format_bytes
@@ -24,13 +25,13 @@ class MemorySegment:
     """One agent's segment of a `Memory`: one question, all KV heads of the model. Never mutated after it was made.
 
     `meta` says whose model's it is and where its tokens stand; `inputs` are what the agent's turn was fed, tokens and
-    latent thoughts. `kv_LCHTD` [L, 2, H, T, D] is one contiguous buffer, or None: then a reader computes the KV from
-    the inputs. Raises SegmentError if the parts contradict each other.
+    latent thoughts. `kv` holds its bytes, or is None: then a reader computes the KV from the inputs. Raises
+    SegmentError if the parts contradict each other.
     """
 
     meta: SegmentMeta
     inputs: RecomputeInputs
-    kv_LCHTD: Tensor | None = None
+    kv: KVSource | None = None
 
     def __post_init__(self) -> None:
         if self.meta.num_questions != 1:
@@ -40,11 +41,9 @@ class MemorySegment:
         if self.inputs.lengths != self.meta.turn_lengths:
             raise SegmentError(f"{self.inputs.lengths} inputs of a turn of {self.meta.turn_lengths}")
         tensors = [self.inputs.token_ids_T, self.inputs.latents_NE]
-        if self.kv_LCHTD is None:
-            self.to_piece()  # checks the thoughts
-        else:
-            self.spec.check_tensors(self.kv_LCHTD, self.num_tokens, self.inputs.latents_NE)
-            tensors.append(self.kv_LCHTD)
+        self.to_piece()  # checks the rest
+        if self.kv is not None:
+            tensors.append(self.kv.buffer())
         if any(tensor.device.type != "cpu" for tensor in tensors):
             raise SegmentError("a memory is held on the CPU")
         if self.inputs.token_ids_T.numel() and int(self.inputs.token_ids_T.min()) < LATENT:
@@ -57,28 +56,26 @@ class MemorySegment:
         Of a divided model the pieces of all its ranks are joined. Raises SegmentError if something is missing.
         """
         whole = gather(pieces)
-        if not 0 <= question < whole[0].outline.num_questions:
-            raise SegmentError(f"there is no question {question} of {whole[0].outline.num_questions}")
+        if not 0 <= question < whole[0].meta.num_questions:
+            raise SegmentError(f"there is no question {question} of {whole[0].meta.num_questions}")
         parts = [_question_of(piece, question) for piece in whole]
         if have_kv(whole):
             segment = join(parts)
-            return cls(SegmentMeta.of(segment), segment.recompute_inputs, segment.kv_LCHTD)
-        meta = parts[0].outline
-        if any(part.outline != meta for part in parts):
+            return cls(segment.meta, segment.recompute_inputs, segment.kv)
+        meta = parts[0].meta
+        if any(part.meta != meta for part in parts):
             raise SegmentError("pieces of different segments")
         return cls(meta, join_recompute_inputs([part.recompute_inputs for part in parts], meta.turn_lengths))
 
     def to_piece(self) -> SegmentChunk:
         """This segment as a turn reads it; shares its bytes. `memory.piece.repeat` makes it one of a whole batch."""
-        if self.kv_LCHTD is None:
+        if self.kv is None:
             return SegmentChunk.without_kv(self.meta, self.inputs)
-        meta = self.meta
-        segment = Segment(self.spec, self.kv_LCHTD, meta.lengths, meta.turn_starts, meta.offsets, self.inputs)
-        return SegmentChunk.whole(segment)
+        return SegmentChunk(self.meta, (0,), self.meta.lengths, self.kv, self.inputs)
 
     def without_kv(self) -> "MemorySegment":
         """Its recompute inputs alone."""
-        return replace(self, kv_LCHTD=None)
+        return replace(self, kv=None)
 
     @property
     def spec(self) -> KVCacheSpec:
@@ -86,7 +83,12 @@ class MemorySegment:
 
     @property
     def has_kv(self) -> bool:
-        return self.kv_LCHTD is not None
+        return self.kv is not None
+
+    @property
+    def kv_LCHTD(self) -> Tensor | None:  # noqa: N802  # it carries its dimensions like every tensor
+        """The KV [L, 2, H, T, D], contiguous, where there is one."""
+        return None if self.kv is None else self.kv.tensor()
 
     @property
     def num_tokens(self) -> int:
@@ -107,7 +109,7 @@ class MemorySegment:
     @property
     def start(self) -> int:
         """The position at which its first token was computed. A reader of parallel branches moves it."""
-        return self.meta.turn_starts[0] + self.meta.offsets[0]
+        return self.meta.starts[0]
 
     def __eq__(self, other: object) -> bool:
         """Bit for bit the same."""
@@ -117,7 +119,7 @@ class MemorySegment:
             self.meta == other.meta
             and _are_equal(self.inputs.token_ids_T, other.inputs.token_ids_T)
             and _are_equal(self.inputs.latents_NE, other.inputs.latents_NE)
-            and _are_equal(self.kv_LCHTD, other.kv_LCHTD)
+            and _are_equal(*(None if one.kv is None else one.kv.buffer() for one in (self, other)))
         )
 
     __hash__ = None  # type: ignore[assignment]  # its tensors can only be compared
@@ -130,19 +132,20 @@ class MemorySegment:
 
 def _question_of(piece: SegmentChunk, question: int) -> SegmentChunk:
     """One question of a piece, in memory of its own on the CPU."""
-    meta, length = piece.outline, piece.lengths[question]
-    per_question = (meta.lengths, meta.turn_starts, meta.offsets, meta.turn_lengths)
-    outline = SegmentMeta(meta.spec, *((values[question],) for values in per_question))
+    meta, length = piece.meta.take([question]), piece.lengths[question]
     recompute_inputs = piece.recompute_inputs.take([question])
     recompute_inputs = RecomputeInputs(
         recompute_inputs.token_ids_T.cpu(), recompute_inputs.latents_NE.cpu(), recompute_inputs.lengths
     )
-    spec = meta.spec
-    flat = empty_bytes(length * spec.bytes_per_token, recompute_inputs.latents_NE.device)
-    kv_LCHTD = flat.view(spec.torch_dtype).view(spec.num_layers, 2, spec.num_kv_heads, length, spec.head_dim)
-    for head, part_LCHTD in piece.parts_of(question):
-        copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
-    return SegmentChunk(outline, (piece.begins[question],), (length,), kv_LCHTD, recompute_inputs)
+    layout = meta.layout((piece.begins[question],), (length,))
+    if layout.is_uniform:
+        kv = InMemoryKV(layout, empty_bytes(layout.num_bytes, recompute_inputs.latents_NE.device))
+        kv_LCHTD = kv.tensor()
+        for head, part_LCHTD in piece.head_views(question):
+            copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
+    else:
+        kv = InMemoryKV(layout, concatenate_kv(layout, [(piece.kv, question)]).buffer().cpu())
+    return SegmentChunk(meta, (piece.begins[question],), (length,), kv, recompute_inputs)
 
 
 def _are_equal(mine: Tensor | None, other: Tensor | None) -> bool:

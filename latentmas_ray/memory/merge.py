@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.chunk import SegmentChunk, SegmentMeta
-from latentmas_ray.memory.segment import Segment
+from latentmas_ray.memory.chunk import SegmentChunk
+from latentmas_ray.memory.segment import Segment, SegmentMeta
 from latentmas_ray.topology.agent import AgentMemory
 
 

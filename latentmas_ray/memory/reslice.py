@@ -8,14 +8,13 @@ Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions on
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.chunk import CodecStats, SegmentChunk, SegmentMeta, have_kv
+from latentmas_ray.memory.chunk import SegmentChunk, have_kv
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, TPRank
 
 
@@ -60,21 +59,24 @@ def reslice(pieces: Sequence[SegmentChunk], spec: KVCacheSpec) -> SegmentChunk:
     """
     if not pieces:
         raise SegmentError("a piece for a shard is made of at least one")
-    first, num_sources = pieces[0], pieces[0].outline.spec.shard.of
+    first, num_sources = pieces[0], pieces[0].meta.spec.shard.of
     for piece in pieces:
-        spec.of_shard(piece.outline.spec.shard).check_same(piece.outline.spec)
+        spec.of_shard(piece.meta.spec.shard).check_same(piece.meta.spec)
+    if first.meta.spec == spec and len(pieces) == 1:
+        return first
     ranges = head_ranges(spec.num_model_kv_heads, num_sources, spec.shard)
-    found = [piece.outline.spec.shard for piece in pieces]
+    found = [piece.meta.spec.shard for piece in pieces]
     if found != [TPRank(heads.source, num_sources) for heads in ranges]:
         raise SegmentError(
             f"{spec.shard} reads {', '.join(str(heads.source) for heads in ranges)} of {num_sources} "
             f"source shards, not {', '.join(map(str, found))}"
         )
-    outline = replace(first.outline, spec=spec)
+    meta = replace(first.meta, spec=spec)
     for piece in pieces[1:]:
-        if replace(piece.outline, spec=spec) != outline or _part(piece) != _part(first):
+        if replace(piece.meta, spec=spec) != meta or _part(piece) != _part(first):
             raise SegmentError("pieces of different shards must be the same part of one segment")
-    return first if first.outline.spec == spec else _ReslicedPiece(pieces, ranges, outline)
+    kv = ReslicedKV([piece.kv for piece in pieces], ranges, meta.layout(first.begins, first.lengths))
+    return SegmentChunk(meta, first.begins, first.lengths, kv, first.recompute_inputs)
 
 
 def gather(pieces: Sequence[SegmentChunk]) -> list[SegmentChunk]:
@@ -85,13 +87,13 @@ def gather(pieces: Sequence[SegmentChunk]) -> list[SegmentChunk]:
     """
     by_rank: dict[int, list[SegmentChunk]] = {}
     for piece in pieces:
-        by_rank.setdefault(piece.outline.spec.shard.rank, []).append(piece)
+        by_rank.setdefault(piece.meta.spec.shard.rank, []).append(piece)
     if not by_rank:
         raise SegmentError("a segment has at least one piece")
-    spec = pieces[0].outline.spec.of_shard(WHOLE)
+    spec = pieces[0].meta.spec.of_shard(WHOLE)
     if not have_kv(pieces):
         return [
-            SegmentChunk.without_kv(replace(piece.outline, spec=spec), piece.recompute_inputs)
+            SegmentChunk.without_kv(replace(piece.meta, spec=spec), piece.recompute_inputs)
             for piece in by_rank[min(by_rank)]
         ]
     if len({len(own) for own in by_rank.values()}) > 1:
@@ -103,53 +105,36 @@ def _part(piece: SegmentChunk) -> tuple[tuple[int, ...], ...]:
     return piece.begins, piece.lengths, piece.recompute_inputs.lengths
 
 
-class _ReslicedPiece(SegmentChunk):
-    """Heads of one or several pieces. They are joined when their bytes are asked for in one buffer."""
+class ReslicedKV(KVSource):
+    """Heads of one or several sources. They are joined when their bytes are asked for in one buffer."""
 
-    def __init__(self, pieces: Sequence[SegmentChunk], ranges: Sequence[HeadRange], outline: SegmentMeta) -> None:
-        first = pieces[0]
-        values = {
-            "_pieces": tuple(pieces),
-            "_ranges": tuple(ranges),
-            "outline": outline,
-            "begins": first.begins,
-            "lengths": first.lengths,
-            "recompute_inputs": first.recompute_inputs,
-            "loss": _worst([piece.loss for piece in pieces if piece.loss]),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # the class is frozen
+    def __init__(self, sources: Sequence[KVSource], ranges: Sequence[HeadRange], layout: KVLayout) -> None:
+        self.layout = layout
+        self.codec_stats = _worst([source.codec_stats for source in sources if source.codec_stats])
+        self._sources = tuple(zip(sources, ranges, strict=True))
+        self._joined: InMemoryKV | None = None
 
-    _pieces: tuple[SegmentChunk, ...]
-    _ranges: tuple[HeadRange, ...]
-
-    @cached_property
-    def kv_LCHTD(self) -> Tensor:  # noqa: N802  # a field there, made on demand here
-        views = [piece.kv_LCHTD[:, :, heads.first : heads.stop] for piece, heads in self._sources()]
-        return torch.cat(views, dim=2).contiguous()
+    def buffer(self) -> Tensor:
+        if self._joined is None:
+            views = [source.tensor()[:, :, heads.first : heads.stop] for source, heads in self._sources]
+            kv_LCHTD = torch.cat(views, dim=2).contiguous()
+            self._joined = InMemoryKV.of(self.layout.spec, self.layout.lengths, kv_LCHTD)
+        return self._joined.buffer()
 
     @property
     def travel_bytes(self) -> int:
         """Bytes of KV as they came here, with those of heads that another rank reads."""
-        return sum(piece.travel_bytes for piece in self._pieces)
+        return sum(source.travel_bytes for source, _ in self._sources)
 
-    def parts_of(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """See `SegmentChunk`: one view for each source."""
+    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+        """See `KVSource`: one view for each source."""
         head = 0
-        for piece, heads in self._sources():
-            yield head, piece.kv_of(question)[:, :, heads.first : heads.stop]
+        for source, heads in self._sources:
+            yield head, source.view_of(question)[:, :, heads.first : heads.stop]
             head += heads.stop - heads.first
 
-    def _sources(self) -> Iterator[tuple[SegmentChunk, HeadRange]]:
-        return zip(self._pieces, self._ranges, strict=True)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SegmentChunk, (self.outline, self.begins, self.lengths, self.kv_LCHTD, self.recompute_inputs, self.loss)
-
-
-def _worst(losses: Sequence[CodecStats]) -> CodecStats | None:
-    if not losses:
+def _worst(stats: Sequence[CodecStats]) -> CodecStats | None:
+    if not stats:
         return None
-    return CodecStats(
-        losses[0].codec, sum(loss.num_bytes for loss in losses), max(loss.relative_error for loss in losses)
-    )
+    return CodecStats(stats[0].codec, sum(one.num_bytes for one in stats), max(one.relative_error for one in stats))

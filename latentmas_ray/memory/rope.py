@@ -4,10 +4,38 @@ more rotation of Δ (RoFormer, arXiv 2104.09864, eq. 15).
 Dimensions: H KV heads, T tokens, D head dim, R rotary dim.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from latentmas_ray.memory.spec import RopeSpec
+from latentmas_ray.errors import IncompatibleMemoryError
+
+# Scaled kinds whose frequencies do not depend on how long the sequence is, so that a rotation can be continued.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding: component pair i turns by `inv_freq[i]` radians a position.
+
+    The pairs are (i, i + R/2) of the first R dimensions of a head. `inv_freq` already contains the scaling of
+    `kind`; a factor that yarn multiplies keys with is part of the cached keys and plays no role in a rotation.
+    """
+
+    kind: str
+    inv_freq: tuple[float, ...]  # [R/2]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise IncompatibleMemoryError(f"RoPE kind {self.kind!r} is not one of {', '.join(ROPE_KINDS)}")
+        if not all(map(math.isfinite, self.inv_freq)):
+            raise IncompatibleMemoryError(f"RoPE frequencies must be finite: {self.inv_freq}")
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inv_freq)
 
 
 def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:

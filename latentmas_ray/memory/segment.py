@@ -1,18 +1,22 @@
 """Segments of working memory: ragged, immutable, each with the recompute inputs to compute it again.
 
-Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim,
-N latent thoughts of all questions one after another, E hidden size.
+Dimensions: L layers, H KV heads, T tokens of all questions one after another, D head dim, N latent thoughts of all
+questions one after another, E hidden size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory.kept_tokens import KeptTokens, check_kept, count_kept
+from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
 from latentmas_ray.memory.spec import KVCacheSpec
 
+T = TypeVar("T")
 LATENT = -1  # stands in `token_ids_T` where a latent thought was fed instead of a token
 
 
@@ -76,125 +80,160 @@ class RecomputeInputs:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """What one agent wrote for one batch of questions. Never mutated after it was made.
+class SegmentMeta:
+    """A segment without its bytes: whose model's, where each question's tokens stand, and how many they are.
 
-    `kv_LCHTD` [L, 2, H, sum(lengths), D] is contiguous; keys are rotated for their positions. Question q's turn
-    began at position `turn_starts[q]`; the first of its `lengths[q]` kept tokens is number `offsets[q]` of the turn
-    (an agent may hand over only a part of its turn; positions stay what they were).
-
-    Raises SegmentError if the parts contradict each other.
+    Question q's turn begins at position `turn_starts[q]` and takes `turn_lengths[q]` positions; the `lengths[q]` tokens
+    that are handed over begin with number `offsets[q]` of the turn (an agent may hand over only a part of its turn;
+    positions stay what they were). Where some layers do not keep all of these (eviction, a sliding window),
+    `kept[l][q]` are the ranges of those that layer l keeps, counted from the first that is handed over: token n
+    stands at position turn_starts[q] + offsets[q] + n in every layer. Raises SegmentError if the parts contradict each
+    other.
     """
 
     spec: KVCacheSpec
-    kv_LCHTD: Tensor
     lengths: tuple[int, ...]
     turn_starts: tuple[int, ...]
     offsets: tuple[int, ...]
-    recompute_inputs: RecomputeInputs
+    turn_lengths: tuple[int, ...]
+    kept: KeptTokens | None = None
 
     def __post_init__(self) -> None:
-        self.spec.check_tensors(self.kv_LCHTD, sum(self.lengths), self.recompute_inputs.latents_NE)
-        per_question = (self.turn_starts, self.offsets, self.recompute_inputs.lengths)
-        if any(len(values) != len(self.lengths) for values in per_question):
-            raise SegmentError(
-                f"{len(self.lengths)} lengths, but {[len(values) for values in per_question]} of the rest"
-            )
-        for length, start, offset, turn in zip(self.lengths, *per_question, strict=True):
+        per_question = (self.lengths, self.turn_starts, self.offsets, self.turn_lengths)
+        if len({len(values) for values in per_question}) > 1:
+            raise SegmentError(f"meta data of {[len(values) for values in per_question]} questions")
+        for length, start, offset, turn in zip(*per_question, strict=True):
             if min(length, start, offset) < 0 or offset + length > turn:
                 raise SegmentError(f"tokens {offset}..{offset + length} of a turn of {turn} at position {start}")
+        if self.kept is not None:
+            check_kept(self.kept, self.spec.num_layers, self.lengths)
 
     @property
     def num_questions(self) -> int:
         return len(self.lengths)
 
     @property
-    def num_tokens(self) -> int:
-        return sum(self.lengths)
-
-    @property
     def num_bytes(self) -> int:
-        """Bytes of KV (the recompute inputs is not counted)."""
-        return self.num_tokens * self.spec.bytes_per_token
+        """Bytes of KV of the whole segment."""
+        return sum(self.bytes_per_question)
 
     @property
     def bytes_per_question(self) -> tuple[int, ...]:
-        return tuple(length * self.spec.bytes_per_token for length in self.lengths)
+        layout = self.layout()
+        if layout.layer_lengths is None:
+            return tuple(length * self.spec.bytes_per_token for length in self.lengths)
+        by_layer = zip(self.spec.layers, layout.layer_lengths, strict=True)
+        columns = [[length * layer.bytes_per_token for length in lengths] for layer, lengths in by_layer]
+        return tuple(map(sum, zip(*columns, strict=True)))
 
     @property
     def turn_ends(self) -> tuple[int, ...]:
         """The position after each question's whole turn: where a reader goes on."""
-        return tuple(
-            start + length for start, length in zip(self.turn_starts, self.recompute_inputs.lengths, strict=True)
-        )
+        return tuple(start + length for start, length in zip(self.turn_starts, self.turn_lengths, strict=True))
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The position of each question's first kept token."""
+        """The position of each question's first token that is handed over."""
         return tuple(start + offset for start, offset in zip(self.turn_starts, self.offsets, strict=True))
+
+    def take(self, questions: Sequence[int]) -> "SegmentMeta":
+        """Some questions, in the order given."""
+
+        def of(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(values[question] for question in questions)
+
+        return SegmentMeta(
+            self.spec,
+            of(self.lengths),
+            of(self.turn_starts),
+            of(self.offsets),
+            of(self.turn_lengths),
+            None if self.kept is None else tuple(map(of, self.kept)),
+        )
+
+    def layout(self, begins: tuple[int, ...] | None = None, lengths: tuple[int, ...] | None = None) -> KVLayout:
+        """How the KV of tokens [begins[q], begins[q] + lengths[q]) of each question lies in one buffer; by default that
+        of all."""
+        lengths = self.lengths if lengths is None else lengths
+        if self.kept is None:
+            return KVLayout(self.spec, lengths)
+        windows = list(zip(begins or (0,) * len(lengths), lengths, strict=True))
+        counts = {layer: count_kept(layer, windows) for layer in dict.fromkeys(self.kept)}
+        by_layer = tuple(counts[layer] for layer in self.kept)
+        return KVLayout(self.spec, lengths, None if set(by_layer) <= {lengths} else by_layer)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one agent wrote for one batch of questions. Never mutated after it was made.
+
+    The keys of `kv` are rotated for their positions. Raises SegmentError if the parts contradict each other.
+    """
+
+    meta: SegmentMeta
+    kv: KVSource
+    recompute_inputs: RecomputeInputs
+
+    def __post_init__(self) -> None:
+        if self.recompute_inputs.lengths != self.meta.turn_lengths:
+            raise SegmentError(f"{self.recompute_inputs.lengths} inputs of turns of {self.meta.turn_lengths}")
+        check_parts(self.meta, self.meta.layout(), self.kv, self.recompute_inputs)
+
+    @classmethod
+    def from_tensor(
+        cls,
+        spec: KVCacheSpec,
+        kv_LCHTD: Tensor,
+        lengths: tuple[int, ...],
+        turn_starts: tuple[int, ...],
+        offsets: tuple[int, ...],
+        recompute_inputs: RecomputeInputs,
+    ) -> "Segment":
+        """The segment whose KV is [L, 2, H, sum(lengths), D], contiguous; shares its bytes. Raises SegmentError."""
+        meta = SegmentMeta(spec, lengths, turn_starts, offsets, recompute_inputs.lengths)
+        return cls(meta, InMemoryKV.of(spec, lengths, kv_LCHTD), recompute_inputs)
+
+    @property
+    def kv_LCHTD(self) -> Tensor:  # noqa: N802  # it carries its dimensions like every tensor
+        """The KV [L, 2, H, T, D], contiguous. May copy it from where it is, the first time."""
+        return self.kv.tensor()
+
+    @property
+    def spec(self) -> KVCacheSpec:
+        return self.meta.spec
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.meta.lengths
+
+    @property
+    def turn_starts(self) -> tuple[int, ...]:
+        return self.meta.turn_starts
+
+    @property
+    def turn_ends(self) -> tuple[int, ...]:
+        return self.meta.turn_ends
+
+    @property
+    def num_questions(self) -> int:
+        return self.meta.num_questions
+
+    def layout(self) -> KVLayout:
+        """How its KV lies in one buffer."""
+        return self.kv.layout
 
     def kv_of(self, question: int) -> Tensor:
         """A view of one question's KV [L, 2, H, lengths[question], D]; it shares the segment's bytes."""
-        first = sum(self.lengths[:question])
-        return self.kv_LCHTD[:, :, :, first : first + self.lengths[question]]
+        return self.kv.view_of(question)
 
-    def take(self, questions: Sequence[int]) -> "Segment":
-        """A segment of some questions, in the order given; copies their KV."""
-        kv = [self.kv_of(question) for question in questions]
-        return Segment(
-            self.spec,
-            torch.cat(kv, dim=3) if kv else self.kv_LCHTD[:, :, :, :0].contiguous(),
-            tuple(self.lengths[q] for q in questions),
-            tuple(self.turn_starts[q] for q in questions),
-            tuple(self.offsets[q] for q in questions),
-            self.recompute_inputs.take(questions),
+
+def check_parts(meta: SegmentMeta, layout: KVLayout, kv: KVSource, recompute_inputs: RecomputeInputs) -> None:
+    """Raises SegmentError unless this is KV of that layout, and the latent thoughts are those of such a model. Asks for
+    no bytes."""
+    if kv.layout != layout:
+        raise SegmentError(f"KV of {kv.layout.lengths} tokens, the segment has {layout.lengths}; or they lie otherwise")
+    spec, latents_NE = meta.spec, recompute_inputs.latents_NE
+    if latents_NE.shape[1] != spec.hidden_size or latents_NE.dtype != spec.torch_dtype:
+        raise SegmentError(
+            f"latents of size {latents_NE.shape[1]} {latents_NE.dtype}, the spec wants {spec.hidden_size} {spec.dtype}"
         )
-
-    def split(self) -> list["Segment"]:
-        """One segment a question."""
-        return [self.take([question]) for question in range(self.num_questions)]
-
-    def slice(self, windows: Sequence[tuple[int, int]]) -> "Segment":
-        """Keep tokens [first, stop) of each question's kept tokens; positions stay what they were.
-
-        Raises SegmentError for a window outside the question's tokens.
-        """
-        if len(windows) != self.num_questions:
-            raise SegmentError(f"{len(windows)} windows for {self.num_questions} questions")
-        for (first, stop), length in zip(windows, self.lengths, strict=True):
-            if not 0 <= first <= stop <= length:
-                raise SegmentError(f"window {first}..{stop} of {length} tokens")
-        kv = [self.kv_of(q)[:, :, :, first:stop] for q, (first, stop) in enumerate(windows)]
-        return Segment(
-            self.spec,
-            torch.cat(kv, dim=3) if kv else self.kv_LCHTD,
-            tuple(stop - first for first, stop in windows),
-            self.turn_starts,
-            tuple(offset + first for offset, (first, _) in zip(self.offsets, windows, strict=True)),
-            self.recompute_inputs,
-        )
-
-
-def concatenate(segments: Sequence[Segment]) -> Segment:
-    """The questions of several segments of one agent as one segment; copies their KV.
-
-    Raises SegmentError for no segment at all, IncompatibleMemoryError for segments of different models.
-    """
-    if not segments:
-        raise SegmentError("no segment to concatenate")
-    first = segments[0]
-    for segment in segments[1:]:
-        first.spec.check_same(segment.spec)
-    inputs = [segment.recompute_inputs for segment in segments]
-    return Segment(
-        first.spec,
-        torch.cat([segment.kv_LCHTD for segment in segments], dim=3),
-        tuple(length for segment in segments for length in segment.lengths),
-        tuple(start for segment in segments for start in segment.turn_starts),
-        tuple(offset for segment in segments for offset in segment.offsets),
-        RecomputeInputs(
-            torch.cat([recompute_inputs.token_ids_T for recompute_inputs in inputs]),
-            torch.cat([recompute_inputs.latents_NE for recompute_inputs in inputs]),
-            tuple(length for recompute_inputs in inputs for length in recompute_inputs.lengths),
-        ),
-    )

@@ -3,11 +3,11 @@
 A payload is two parts, so that the KV needs no copy where parts can travel side by side:
 
     header   "LMKV" | u32 length | 16-byte xxh3 of the msgpack | msgpack {version, spec, lengths, …, digest of the body}
-    body     the bytes of `kv_LCHTD`, or what a codec makes of them
+    body     the bytes of the KV as its `KVLayout` says, or what a codec makes of them
 
 The digest is the xxh3 of the joined xxh3s of the body's blocks of 16 MiB.
 
-`to_bytes` joins them (the header padded to 64 bytes) for a socket or a file of one's own. Little-endian throughout.
+Little-endian throughout.
 """
 
 import os
@@ -27,15 +27,16 @@ from torch import Tensor
 
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
-from latentmas_ray.memory.chunk import CodecStats, SegmentChunk, SegmentMeta, join
-from latentmas_ray.memory.codec import CODECS, coded_bytes, decode_kv, encode_kv, sampled_error
-from latentmas_ray.memory.segment import RecomputeInputs, Segment
+from latentmas_ray.memory.chunk import SegmentChunk
+from latentmas_ray.memory.codec import CODECS, QuantizedKV, coded_bytes, encode_kv, sampled_error
+from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
+from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource
+from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 3
+VERSION = 4  # 3 had the spec of a model whose layers are all alike, and no kept tokens
 MAGIC = b"LMKV"
 _PREFIX = struct.Struct("<4sI16s")
-_ALIGNMENT = 64
 _BLOCK_BYTES = 16 * 2**20  # what the digest is made of, block by block
 _MAX_DIGESTERS = 4
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
@@ -48,24 +49,29 @@ def encode_piece(piece: SegmentChunk, *, codec: CodecName = "none", with_digest:
     Without a digest of the body nobody can tell whether it arrived as it left: for links that move no bytes, or
     check them themselves.
     """
-    outline, recompute_inputs = piece.outline, piece.recompute_inputs
-    kv_LCHTD = piece.kv_LCHTD.detach()
-    body = encode_kv(kv_LCHTD, piece.lengths, codec)
+    meta, recompute_inputs = piece.meta, piece.recompute_inputs
+    if codec == "none":  # whatever its layers are
+        body, error = piece.kv.buffer(), 0.0
+    else:
+        kv_LCHTD = piece.kv_LCHTD
+        body = encode_kv(kv_LCHTD, piece.lengths, codec)
+        error = sampled_error(kv_LCHTD, piece.lengths, codec, meta.spec)
     fields = msgpack.packb(
         {
             "version": VERSION,
-            "spec": outline.spec.to_header(),
-            "lengths": outline.lengths,
-            "turn_starts": outline.turn_starts,
-            "offsets": outline.offsets,
-            "turn_lengths": outline.turn_lengths,
+            "spec": meta.spec.to_header(),
+            "lengths": meta.lengths,
+            "turn_starts": meta.turn_starts,
+            "offsets": meta.offsets,
+            "turn_lengths": meta.turn_lengths,
+            "kept": kept_to_header(meta.kept),
             "piece_begins": piece.begins,
             "piece_lengths": piece.lengths,
             "recipe_lengths": recompute_inputs.lengths,
             "token_ids": recompute_inputs.token_ids_T.cpu().numpy().tobytes(),
             "latents": raw_bytes(recompute_inputs.latents_NE).tobytes(),
             "codec": codec,
-            "relative_error": sampled_error(kv_LCHTD, piece.lengths, codec, outline.spec),
+            "relative_error": error,
             "digest": _digest(body) if with_digest else b"",
         }
     )
@@ -85,11 +91,18 @@ def decode_piece(
     spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
     if expected is not None:
         expected.check_same(spec)
-    lengths = _counts(fields, "piece_lengths")
     codec, error = _get(fields, "codec", str), _get(fields, "relative_error", float)
     if codec not in CODECS:
         raise WireError(f"the segment's codec is {codec!r}; this program knows {', '.join(CODECS)}")
-    num_bytes = coded_bytes(lengths, codec, spec)
+    begins, lengths = _counts(fields, "piece_begins"), _counts(fields, "piece_lengths")
+    try:
+        meta = _read_meta(fields, spec)
+        layout = meta.layout(begins, lengths)
+        if codec != "none":
+            layout.require_uniform()
+        num_bytes = layout.num_bytes if codec == "none" else coded_bytes(lengths, codec, spec)
+    except (SegmentError, ValueError) as reason:
+        raise WireError(f"the segment contradicts itself: {reason}") from reason
     if body.numel() != num_bytes:
         kind = "truncated" if body.numel() < num_bytes else "too long"
         raise WireError(f"the segment is {kind}: {body.numel()} bytes of KV, its header says {num_bytes}")
@@ -97,45 +110,15 @@ def decode_piece(
     if checks_digest and digest and digest != _digest(body):
         raise WireError(f"the segment is damaged: the digest of its {num_bytes} bytes of KV does not match")
     try:
-        outline = SegmentMeta(
-            spec, *(_counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths"))
-        )
-        recompute_inputs, begins = _read_recompute_inputs(fields, spec), _counts(fields, "piece_begins")
-        loss = None if codec == "none" else CodecStats(codec, num_bytes, error)
-        return SegmentChunk(outline, begins, lengths, decode_kv(body, lengths, codec, spec), recompute_inputs, loss)
+        kv: KVSource
+        if codec == "none":
+            # A view of wider numbers must begin at a multiple of their size.
+            kv = InMemoryKV(layout, body.contiguous() if body.storage_offset() % 4 == 0 else body.clone())
+        else:
+            kv = QuantizedKV(layout, body, CodecStats(codec, num_bytes, error))
+        return SegmentChunk(meta, begins, lengths, kv, _read_recompute_inputs(fields, spec))
     except (SegmentError, RuntimeError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
-
-
-def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
-    """A whole segment: the header, and the KV as a flat uint8 array (a view of its bytes where it lies on the CPU)."""
-    header, body = encode_piece(SegmentChunk.whole(segment))
-    return header, raw_bytes(body)
-
-
-def decode(header: bytes, kv: np.ndarray, *, expected: KVCacheSpec | None = None) -> Segment:
-    """The inverse of `encode`, on the bytes of `kv`; raises like `decode_piece`."""
-    piece = decode_piece(header, from_raw(kv), expected=expected)
-    try:
-        return join([piece])
-    except SegmentError as error:
-        raise WireError(f"the segment is not all there: {error}") from error
-
-
-def to_bytes(segment: Segment) -> bytes:
-    """Header and KV as one byte string. Copies the KV."""
-    header, kv = encode(segment)
-    return header + bytes(-len(header) % _ALIGNMENT) + kv.tobytes()
-
-
-def from_bytes(payload: bytes | bytearray | memoryview, *, expected: KVCacheSpec | None = None) -> Segment:
-    """The inverse of `to_bytes`; raises like `decode`."""
-    view = memoryview(payload).cast("B")
-    stop = _PREFIX.size + _read_prefix(view)[0]
-    first = stop + -stop % _ALIGNMENT
-    if len(view) < first or any(view[stop:first]):
-        raise WireError(f"the payload is truncated or damaged: its KV should begin at byte {first} of {len(view)}")
-    return decode(bytes(view[:stop]), np.frombuffer(view[first:], dtype=np.uint8), expected=expected)
 
 
 def raw_bytes(tensor: Tensor) -> np.ndarray:
@@ -166,6 +149,11 @@ def _digest(body: Tensor) -> bytes:
 @cache
 def _digesters() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(_MAX_DIGESTERS, os.cpu_count() or 1), "digest")
+
+
+def _read_meta(fields: dict[str, Any], spec: KVCacheSpec) -> SegmentMeta:
+    counts = {name: _counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths")}
+    return SegmentMeta(spec, **counts, kept=kept_from_header(fields.get("kept"), spec.num_layers))
 
 
 def _read_recompute_inputs(fields: dict[str, Any], spec: KVCacheSpec) -> RecomputeInputs:

@@ -71,13 +71,13 @@ Reserve = Callable[[int, torch.device], Tensor]
 
 
 class CacheView(Protocol):
-    """Something that lies in a cache's slots and can be made to copy itself."""
+    """KV that lies in a cache's slots and can be made to copy itself."""
 
-    def settle(self) -> None:
+    def detach(self) -> None:
         """Copy what lies in the cache, which is about to change."""
 
-    def abandon(self) -> None:
-        """The cache is about to change, and nobody will ask for what lies in it."""
+    def invalidate(self) -> None:
+        """The cache is about to change, and what lies in it is not needed any more."""
 
 
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
@@ -90,7 +90,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = [0] * num_rows  # slots of each row that were ever written since they were last zeroed
         self.packing = Packing([], [])
-        self._tenants: list[ref[CacheView]] = []  # weak: a segment that nobody reads any more is not worth a copy
+        self._views: list[ref[CacheView]] = []  # weak: a segment without readers is not worth a copy
         # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
         super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
@@ -105,13 +105,13 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         return sum(self._num_touched) * self.spec.bytes_per_token
 
     @property
-    def has_tenants(self) -> bool:
+    def has_views(self) -> bool:
         """Whether something that is still wanted lies here."""
-        return any(tenant() is not None for tenant in self._tenants)
+        return any(view() is not None for view in self._views)
 
     def open(self, num_rows: int) -> None:
         """Begin a batch of `num_rows` empty rows. What the batch before left is zeroed (see `__init__`)."""
-        self.settle()
+        self.detach_all()
         # Row by row: to zero a slot that was never written would make the system back it with memory.
         for row, num_touched in enumerate(self._num_touched):
             for layer in self.layers if num_touched else ():
@@ -130,23 +130,23 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 layer.kv_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
         self.num_slots = num_slots
 
-    def lend(self, tenant: CacheView) -> None:
-        """Let `tenant` lie in slots that hold tokens; it is told to settle before they change."""
-        self._tenants.append(ref(tenant))
+    def attach(self, view: CacheView) -> None:
+        """Let `view` lie in slots that hold tokens; it is detached before they change."""
+        self._views.append(ref(view))
 
-    def settle(self) -> None:
+    def detach_all(self) -> None:
         """Have everything that still lies here copy itself."""
-        for tenant in self._tenants:
-            if (alive := tenant()) is not None:
-                alive.settle()
-        self._tenants.clear()
+        for view in self._views:
+            if (alive := view()) is not None:
+                alive.detach()
+        self._views.clear()
 
-    def evict(self) -> None:
-        """Nobody will read what still lies here: let it go without a copy."""
-        for tenant in self._tenants:
-            if (alive := tenant()) is not None:
-                alive.abandon()
-        self._tenants.clear()
+    def drop_views(self) -> None:
+        """What still lies here will not be read any more: release it without a copy."""
+        for view in self._views:
+            if (alive := view()) is not None:
+                alive.invalidate()
+        self._views.clear()
 
     def begin_step(self, counts: Sequence[int]) -> None:
         """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
@@ -195,7 +195,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """A row leaves the batch: the last active row takes its place (one row is copied, the others stay)."""
         last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
-            self.settle()
+            self.detach_all()
             for layer in self.layers:
                 layer.kv_CBHTD[:, row, :, :length] = layer.kv_CBHTD[:, last, :, :length]
                 layer.kv_CBHTD[:, row, :, length : self.lengths[row]].zero_()  # see `__init__`

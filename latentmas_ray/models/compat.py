@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
 from latentmas_ray.models.chat import ChatTokenizer
@@ -79,7 +79,7 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
     config = model.config
-    spec = KVCacheSpec(
+    spec = KVCacheSpec.uniform(
         architecture=type(model).__name__,
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,

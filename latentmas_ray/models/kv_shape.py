@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.load import load_config, load_model
 from latentmas_ray.models.presets import SHAPES, shape_config
 from latentmas_ray.models.rope import rope_spec
@@ -26,7 +26,7 @@ def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
 
 def _spec(config: PretrainedConfig, name: str, dtype: str) -> KVCacheSpec:
     own = next((text for text, kind in DTYPES.items() if kind == config.dtype), "bfloat16")
-    return KVCacheSpec(
+    return KVCacheSpec.uniform(
         architecture=(getattr(config, "architectures", None) or [type(config).__name__])[0],
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,

@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_log
 
 from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory.spec import DTYPES, WHOLE
+from latentmas_ray.memory.layer_spec import DTYPES
+from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models.compat import check_config, wrap
 from latentmas_ray.models.device_map import place_weights
 from latentmas_ray.models.language_model import LanguageModel

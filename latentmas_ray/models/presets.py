@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory.spec import DTYPES
+from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.compat import wrap
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.tiny import tiny_tokenizer

@@ -6,7 +6,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import RopeSpec
-from latentmas_ray.memory.spec import ROPE_KINDS
+from latentmas_ray.memory.rope import ROPE_KINDS
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:

@@ -1,1 +1,1 @@
-"""Tensor-parallel ranks: what the ranks of one replica do together, and the group of processes they are."""
+"""Processes that compute or move memory together: the ranks of a replica, and groups in torch.distributed."""

@@ -1,33 +1,38 @@
-"""The ranks of one replica as a group of processes: torch.distributed, gloo between CPUs and NCCL between GPUs.
+"""Groups of processes in torch.distributed: gloo between CPUs, NCCL between GPUs.
 
-transformers divides a model over the process-wide default group, so a process is in one replica at a time. Groups of
-other kinds, like the pairs that move memory, have no part in that.
+`RankGroup` holds the ranks of one replica. transformers divides a model over the process-wide default group, so a
+process is in one replica at a time. A `ProcessPair` is a group of two that send each other tensors, without any global
+state: a process can be in many of them, each of which can be lost and made again by itself.
 """
 
 import contextlib
 import pickle
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but its types do not say so
+from torch.distributed.distributed_c10d import Store
 
-from latentmas_ray.errors import LatentMASError, RunError, ShardError
+from latentmas_ray.errors import LatentMASError, LinkError, RunError, ShardError
 from latentmas_ray.memory.spec import TPRank
 from latentmas_ray.parallel.ranks import Ranks
 
 T = TypeVar("T")
 # One step of a forward takes far less. What takes long is rank 0's solving for W_a, while the others wait.
 STEP_SECONDS = 600.0
+PRODUCER, READER = 0, 1
+CHUNK_BYTES = 64 * 2**20  # the time limit is for each of these, so that it need not grow with the segment
 
 
-def open_rendezvous(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
-    """Where the ranks find each other: made by rank 0 at its address `host`; `store.port` is what the others need. It
-    must live as long as the group."""
+def open_store(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
+    """Where the processes of a group find each other: made by the first of them at its address `host`; `store.port` is
+    what the others need. It must live as long as the group."""
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
     # It gets a socket, for by itself it would listen at every address.
@@ -41,23 +46,25 @@ def open_rendezvous(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPS
     )
 
 
-def find_rendezvous(host: str, port: int, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
-    """The meeting that rank 0 has opened. Raises ShardError if nobody answers."""
+def find_store(
+    host: str, port: int, *, timeout_seconds: float = STEP_SECONDS, error_kind: type[RunError] = ShardError
+) -> TCPStore:
+    """The store that another process has opened. Raises `error_kind` if it does not answer."""
     try:
         return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds))
     except RuntimeError as error:
-        raise ShardError(f"rank 0 does not answer at {host}:{port}: {_first_line(error)}") from error
+        raise error_kind(f"the store at {host}:{port} does not answer: {first_line(error)}") from error
 
 
 class RankGroup(Ranks):
     """See `Ranks`. One at a time in a process; no environment variable is read or written."""
 
-    def __init__(self, meeting: TCPStore, shard: TPRank, *, timeout_seconds: float = STEP_SECONDS) -> None:
+    def __init__(self, store: TCPStore, shard: TPRank, *, timeout_seconds: float = STEP_SECONDS) -> None:
         """Waits for all ranks. `timeout_seconds` bounds every step from here on. Raises ShardError."""
         if dist.is_initialized():
             raise ShardError("this process is a rank of another replica already")
         self.shard = shard
-        self._meeting = meeting
+        self._store = store  # which the group needs as long as it lives
         self._agreed: BaseException | None = None
         self._is_agreeing = False
         self._lost = ""
@@ -67,7 +74,7 @@ class RankGroup(Ranks):
         try:
             dist.init_process_group(
                 backend,
-                store=meeting,
+                store=store,
                 rank=shard.rank,
                 world_size=shard.of,
                 timeout=timedelta(seconds=timeout_seconds),
@@ -137,7 +144,7 @@ class RankGroup(Ranks):
     def _lose(self, error: RuntimeError) -> ShardError:
         """This rank is out of step with the others."""
         reason = "a rank of the replica is gone, failed or did not keep up"
-        self._lost = f"{self.shard} cannot go on: {_first_line(error)} ({reason})"
+        self._lost = f"{self.shard} cannot go on: {first_line(error)} ({reason})"
         self.leave()
         return ShardError(self._lost)
 
@@ -157,6 +164,109 @@ def _picklable(value: Any) -> Any:
     return value
 
 
-def _first_line(error: BaseException) -> str:
+class ProcessPair(ABC):
+    """One side of a pair. What is sent is received in the same order.
+
+    Every call returns within about the time limit of the pair or raises LinkError; after that the pair is of no use.
+    """
+
+    device: ClassVar[str]
+
+    @abstractmethod
+    def send(self, chunk: Tensor) -> None:
+        """Send a flat uint8 tensor; returns when its bytes are not needed any more."""
+
+    @abstractmethod
+    def receive(self, chunk: Tensor) -> None:
+        """Fill a flat uint8 tensor; returns when it is filled."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go, also of a peer that does not answer."""
+
+
+class GlooPair(ProcessPair):
+    """Between CPUs, over TCP."""
+
+    device: ClassVar[str] = "cpu"
+
+    def __init__(self, store: Store, rank: int, host: str, timeout_seconds: float) -> None:
+        """`host` is the address of this process that its peer can reach. Waits for the peer; raises LinkError."""
+        self._peer, self._timeout = 1 - rank, timedelta(seconds=timeout_seconds)
+        try:
+            # The options say which address is used; without them it is whatever the host's name resolves to.
+            gloo: Any = dist.ProcessGroupGloo  # torch's own description of its types leaves out most of it
+            options = gloo._Options()
+            options._devices = [gloo.create_device(hostname=host)]
+            options._timeout = self._timeout
+            options._threads = 1
+            self._group: Any = gloo(store, rank, 2, options)
+        except RuntimeError as error:
+            raise LinkError(f"no group with the peer: {first_line(error)}") from error
+
+    def send(self, chunk: Tensor) -> None:
+        try:
+            self._group.send([chunk], self._peer, 0).wait(self._timeout)
+        except RuntimeError as error:
+            raise LinkError(f"the peer took nothing any more: {first_line(error)}") from error
+
+    def receive(self, chunk: Tensor) -> None:
+        try:
+            self._group.recv([chunk], self._peer, 0).wait(self._timeout)
+        except RuntimeError as error:
+            raise LinkError(f"nothing came any more: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """The group ends with its last reference; a wait that goes on in another thread ends at its limit."""
+
+
+class NcclPair(ProcessPair):
+    """Between GPUs, each of which only one of the two may use."""
+
+    device: ClassVar[str] = "cuda"
+
+    def __init__(self, store: Store, rank: int, host: str, timeout_seconds: float) -> None:
+        """The peer is waited for with the first transfer. Which address NCCL takes is its own decision."""
+        self._peer, self._timeout = 1 - rank, timedelta(seconds=timeout_seconds)
+        self._device = torch.cuda.current_device()
+        try:
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = self._timeout
+            self._group: Any = dist.ProcessGroupNCCL(store, rank, 2, options)
+        except RuntimeError as error:
+            raise LinkError(f"no group with the peer: {first_line(error)}") from error
+
+    def send(self, chunk: Tensor) -> None:
+        self._move(chunk, sends=True)
+
+    def receive(self, chunk: Tensor) -> None:
+        self._move(chunk, sends=False)
+
+    def _move(self, chunk: Tensor, *, sends: bool) -> None:
+        # The current device is a thread's own, and with blocking waits (see `env`) the wait is for the bytes.
+        with torch.cuda.device(self._device):
+            try:
+                move = self._group.send if sends else self._group.recv
+                move([chunk], self._peer, 0).wait(self._timeout)
+                torch.cuda.current_stream().synchronize()
+            except RuntimeError as error:
+                raise LinkError(f"NCCL gave up: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """Abort: a peer that is gone would be waited for otherwise."""
+        with contextlib.suppress(RuntimeError):  # it had given up already
+            self._group.abort()
+
+
+PAIRS: dict[str, type[ProcessPair]] = {"gloo": GlooPair, "nccl": NcclPair}
+
+
+def chunks(body: Tensor) -> Iterator[Tensor]:
+    """A flat tensor in the parts that both sides agree on."""
+    return iter(body.split(CHUNK_BYTES))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the stack of the library below."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,25 +1,16 @@
 """One batch on its way through the topology."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.engine.turn import GivenMemory, Handover, TurnRequest, TurnResult
-from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.scheduler.events import TurnHandle
+from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.topology_index import TopologyIndex
 from latentmas_ray.scheduler.turns import build_turn, segment_bounds
 from latentmas_ray.topology.agent import Agent
-
-
-@dataclass(frozen=True)
-class RetryState:
-    """A batch in the queue: how often its questions have been tried with this one, and since when."""
-
-    batch: Batch
-    number: int = 1
-    admitted_at: float | None = None  # on the driver's clock, of the first attempt
 
 
 class BatchState:
@@ -33,7 +24,7 @@ class BatchState:
 
     def __init__(
         self,
-        attempt: RetryState,
+        retry: RetryState,
         route: TopologyIndex,
         settings: DriverSettings,
         handovers: Mapping[str, Handover] | None = None,
@@ -45,10 +36,10 @@ class BatchState:
         memory; with `keeps_memory` what the answering agent reads is reported as well. Raises TopologyError for a
         prompt that cannot be rendered.
         """
-        self.batch = attempt.batch
-        self.attempt = attempt.number
-        self.admitted_at = attempt.admitted_at
+        self.retry = retry
+        self.batch = retry.batch
         self.num_losses = 0  # how often one of its turns was what an actor died of, or could not have its memory
+        self.gone: set[str] = set()  # agents whose turns are done and whose segments are lost
         self.tickets: dict[str, TurnHandle] = {}
         self.reports: dict[str, TurnResult] = {}
         self._route = route
@@ -64,6 +55,16 @@ class BatchState:
             if work.thinks == "latent"
         }
         self._works = {name: work for name, work in works.items() if not self._may_write(name)}
+
+    @property
+    def admitted_at(self) -> float | None:
+        """On the driver's clock, of the first attempt."""
+        return self.retry.admitted_at
+
+    def admit(self, now: float) -> None:
+        """The batch is on its way; what counts is when its questions were so first."""
+        if self.retry.admitted_at is None:
+            self.retry = replace(self.retry, admitted_at=now)
 
     @property
     def is_complete(self) -> bool:
@@ -95,11 +96,12 @@ class BatchState:
         needless = [
             name for name in self.tickets if name in self.reports and self._route.readers[name] <= self.reports.keys()
         ]
+        self.gone.difference_update(needless)
         return [self.tickets.pop(name) for name in needless]
 
-    def unfinished_sources(self, agent: str) -> list[TurnHandle]:
-        """Turns whose segments `agent` reads and that have not reported, the first one first."""
-        return [self.tickets[name] for name in self._route.sources[agent] if name not in self.reports]
+    def depth(self, agent: str) -> int:
+        """The place of an agent in topological order: a turn that fails may be why later ones do."""
+        return next(index for index, one in enumerate(self._route.agents) if one.name == agent)
 
     def rewind(self, lost: Iterable[str]) -> tuple[list[TurnHandle], list[TurnHandle]]:
         """The turns of these agents are to be carried out again, and with them whatever that needs: turns that wait for
@@ -116,6 +118,7 @@ class BatchState:
             self.tickets.pop(name, None)
             self.reports.pop(name, None)
             self._submitted.discard(name)
+        self.gone -= again
         for agent in self._route.agents:
             if agent.name in again and not self._may_write(agent.name):
                 self._works[agent.name] = self._build_turn(agent, {})
@@ -131,6 +134,7 @@ class BatchState:
         pending = [ticket for name, ticket in self.tickets.items() if name not in self.reports]
         reported = [ticket for name, ticket in self.tickets.items() if name in self.reports]
         self.tickets.clear()
+        self.gone.clear()
         return pending, reported
 
     def _build_turn(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnRequest:

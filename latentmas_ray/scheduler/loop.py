@@ -1,26 +1,29 @@
-"""The event loop: admits batches, submits turns as soon as they can run, collects reports, retries what failed.
+"""The event loop: admits batches, submits turns as soon as they can run, acts on what the runtime reports.
 
 It serves several runs at one time, as so many batches of one; `driver.shared` lets several threads drive it.
 """
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 
-from latentmas_ray.errors import ActorError, ClusterError, LatentMASError, TurnError, TurnLostError
+from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
 from latentmas_ray.runs.results import Failure, ReturnedMemory
 from latentmas_ray.scheduler.answers import kept_memories, make_answers
-from latentmas_ray.scheduler.batch_state import BatchState, RetryState
+from latentmas_ray.scheduler.batch_state import BatchState
+from latentmas_ray.scheduler.events import Event, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.retry import TurnFailure, is_retried
 from latentmas_ray.scheduler.run import Run, RunRequest
-from latentmas_ray.scheduler.turn_failure import TurnFailure
 from latentmas_ray.scheduler.turns import segment_bounds
 from latentmas_ray.tasks import grade
 
 POLL_SECONDS = 0.2  # how long a step waits at most, so that Ctrl-C works and progress is told
+Broke = TurnFailed | TurnLost
 _ENDS_ALL = (ActorError, ClusterError)  # no single run's fault
 
 
@@ -36,14 +39,17 @@ class Scheduler:
         metrics: MetricSink | None = None,
         clock: Callable[[], float] = time.monotonic,
         grader: Grader = grade,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """`info` is what `runtime.start()` returned, with the memory limit that holds where none is given; `metrics` is
-        told what goes on; `clock` tells seconds."""
+        told what goes on; `clock` tells seconds; `on_event` gets every event of the runtime before it is acted on, and
+        must not raise."""
         self._runtime = runtime
         self._info = info
         self._metrics = metrics or NoMetrics()
         self._clock = clock
         self._grader = grader
+        self._on_event = on_event
         self._ledger = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
         self._runs: deque[Run] = deque()  # the first one may admit a batch next
         self._waiting: dict[TurnHandle, tuple[Run, BatchState]] = {}
@@ -140,8 +146,7 @@ class Scheduler:
             run.admit(batch_state)
             self._runs.remove(run)
             self._runs.append(run)
-            if batch_state.admitted_at is None:
-                batch_state.admitted_at = self._clock()
+            batch_state.admit(self._clock())
             self._ledger.reserve(batch_state, batch_state.bounds)
             try:
                 self._submit_ready(run, batch_state)
@@ -159,28 +164,76 @@ class Scheduler:
                 self._ledger.reserve(batch_state, {work.agent: segment_bounds(work)})  # now with the texts it was given
 
     def _collect(self, timeout_seconds: float) -> bool:
-        """Take in what has finished. Returns whether anything had."""
-        failed: dict[Run, LatentMASError] = {}
+        """Take in what has happened. Returns whether any turn had an outcome."""
         try:
-            finished = self._runtime.wait(list(self._waiting), timeout_seconds) if self._waiting else []
+            events = self._runtime.poll(timeout_seconds) if self._waiting else []
         except LatentMASError as error:
             self._fail(list(self._runs), error)
             return True
-        for ticket in finished:
-            # A turn that failed may have taken this one with it.
-            if (found := self._waiting.get(ticket)) is None:
-                continue
-            run, batch_state = found
-            try:
-                self._take_in(run, batch_state, ticket, go_on=run not in failed)
-            except LatentMASError as error:  # the tickets behind it may hold answers
-                for ended in self._ended_by(error, run):
-                    failed.setdefault(ended, error)
-        if finished or timeout_seconds:
+        turns: list[TurnEvent] = []
+        for event in events:
+            if self._on_event is not None:
+                self._on_event(event)
+            match event:
+                case TurnDone() | TurnFailed() | TurnLost():
+                    turns.append(event)
+                case _:
+                    pass  # progress, replicas and nodes: for those who listen, there is nothing to schedule
+        self._take_in(turns)
+        if turns or timeout_seconds:
             self._report_progress()
+        return bool(turns)
+
+    def _take_in(self, events: Sequence[TurnEvent]) -> None:
+        """Act on outcomes of turns, the good ones first: what has finished in time is not lost with what has failed."""
+        done = [event for event in events if isinstance(event, TurnDone)]
+        finished = {event.handle for event in done}
+        rest = [event for event in events if not isinstance(event, TurnDone)]
+        failed, broken = self._sort([event for event in rest if event.handle not in finished])
+        for one in done:
+            if (found := self._waiting.pop(one.handle, None)) is not None:
+                run, batch_state = found
+                with self._ending_runs(failed, run):
+                    self._finish_turn(run, batch_state, one, go_on=run not in failed and batch_state not in broken)
+        self._note_lost_segments(event.handle for event in rest if isinstance(event, TurnLost))
+        for batch_state, (run, failures) in broken.items():
+            with self._ending_runs(failed, run):
+                self._retry(run, batch_state, failures, go_on=run not in failed)
         while failed:  # no local name for the error: its traceback knows this frame, and the cycle would keep tickets
             self._fail([next(iter(failed))], failed.pop(next(iter(failed))))
-        return bool(finished)
+
+    def _sort(
+        self, failures: Iterable[Broke]
+    ) -> tuple[dict[Run, LatentMASError], dict[BatchState, tuple[Run, list[Broke]]]]:
+        """The runs that these failures end, and the batches that are tried again."""
+        failed: dict[Run, LatentMASError] = {}
+        broken: dict[BatchState, tuple[Run, list[Broke]]] = {}
+        for event in failures:
+            if (found := self._waiting.get(event.handle)) is None:
+                continue  # it was cancelled, or is done and has lost its segment
+            run, batch_state = found
+            if isinstance(event, TurnLost) or is_retried(event.error):
+                broken.setdefault(batch_state, (run, []))[1].append(event)
+            else:
+                for ended in self._ended_by(event.error, run):
+                    failed.setdefault(ended, event.error)
+        return failed, broken
+
+    @contextmanager
+    def _ending_runs(self, failed: dict[Run, LatentMASError], run: Run) -> Iterator[None]:
+        """Note an error of the body, for its runs to be ended once all outcomes are taken in."""
+        try:
+            yield
+        except LatentMASError as error:
+            for ended in self._ended_by(error, run):
+                failed.setdefault(ended, error)
+
+    def _note_lost_segments(self, handles: Iterable[TurnHandle]) -> None:
+        """Turns that are done and whose segments are gone: they are carried out again once a reader lacks them."""
+        for handle in handles:
+            for batch_state in (batch_state for run in self._runs for batch_state in run.batch_states):
+                if batch_state.tickets.get(handle.agent) is handle and handle.agent in batch_state.reports:
+                    batch_state.gone.add(handle.agent)
 
     def _ended_by(self, error: LatentMASError, run: Run) -> list[Run]:
         return list(self._runs) if isinstance(error, _ENDS_ALL) else [run]
@@ -207,30 +260,25 @@ class Scheduler:
             memory_bytes=self._ledger.held_bytes_by_agent(),
         )
 
-    def _take_in(self, run: Run, batch_state: BatchState, ticket: TurnHandle, *, go_on: bool) -> None:
-        """The report of a finished turn; `go_on` submits what can run now."""
-        try:
-            report = self._runtime.report(ticket)
-        except (TurnError, TurnLostError) as error:
-            cause = self._find_cause(batch_state, ticket, error)
-            if cause.is_loss:
-                self._recover(run, batch_state, cause, go_on=go_on)
-            else:
-                self._give_up(run, batch_state, cause)
-            return
-        del self._waiting[ticket]
-        dropped = batch_state.finished(report)
+    def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, go_on: bool) -> None:
+        """A turn has its result; `go_on` submits what can run now."""
+        result = event.result
+        to_free = batch_state.finished(result)
         if go_on and not batch_state.is_complete:
             self._submit_ready(run, batch_state)  # before all that nobody waits for
-        run.tally.count_turn(report)
-        if report.agent in batch_state.bounds:
-            self._ledger.settle(batch_state, report.agent, report.segment_bytes)
-        for needless in dropped:
-            self._ledger.release(batch_state, needless.agent)
-        self._runtime.release(dropped)
+        run.tally.count_turn(result)
+        if result.agent in batch_state.bounds:
+            self._ledger.settle(batch_state, result.agent, result.segment_bytes)
+        self._free_segments(batch_state, to_free)
         if batch_state.is_complete:
             run.batch_states.remove(batch_state)
             self._finish(run, batch_state)
+
+    def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
+        """The last reader of these segments has its result."""
+        for handle in handles:
+            self._ledger.release(batch_state, handle.agent)
+        self._runtime.free_segments(handles)
 
     def _finish(self, run: Run, batch_state: BatchState) -> None:
         """All agents have reported: memory is handed out, answers are graded while other batches go on."""
@@ -268,44 +316,46 @@ class Scheduler:
     def _kept(self, run: Run, batch_state: BatchState) -> list[ReturnedMemory]:
         return kept_memories(batch_state.batch, run.route, batch_state.reports, run.request.model)
 
-    def _find_cause(self, batch_state: BatchState, ticket: TurnHandle, error: TurnError | TurnLostError) -> TurnFailure:
-        """The agent whose turn failed first, and why: turns that read a failed turn's segment fail with it."""
-        for source in batch_state.unfinished_sources(ticket.agent):
-            if self._runtime.wait([source], 0.0):
-                try:
-                    self._runtime.report(source)
-                except (TurnError, TurnLostError) as earlier:
-                    return TurnFailure.of(source.agent, earlier)
-        return TurnFailure.of(ticket.agent, error)
+    def _retry(self, run: Run, batch_state: BatchState, failures: Sequence[Broke], *, go_on: bool) -> None:
+        """Try a batch again after these failures; `go_on` submits what can run now.
 
-    def _recover(self, run: Run, batch_state: BatchState, cause: TurnFailure, *, go_on: bool) -> None:
-        """Carry out again what was lost, from the last memory that still exists. A batch that loses too often is given
-        up, for a question in it may be the cause."""
-        batch_state.num_losses += cause.is_suspect
-        if batch_state.num_losses > max(1, run.settings.max_losses // batch_state.attempt):
-            self._give_up(run, batch_state, cause)
-            return
-        lost = {name for name, ticket in batch_state.tickets.items() if self._runtime.is_lost(ticket)}
-        sources = set(run.route.sources[cause.agent])
-        if cause.lacks_memory and lost.isdisjoint(sources):
-            lost |= sources  # which of them is gone is not known
-        pending, reported = batch_state.rewind(lost | {cause.agent})
-        run.tally.count_fault(cause.agent, cause.reason)
-        self._runtime_forgets(pending, reported)
-        if go_on:
+        The first in topological order counts: turns that read a failed turn's segment fail with it.
+        """
+        for event in sorted(failures, key=lambda event: batch_state.depth(event.handle.agent)):
+            if event.handle not in self._waiting:
+                continue  # it was rewound, or given up, with an earlier one
+            failure = TurnFailure.of(event)
+            dying = [other for other in failures if _died(other) and other.handle in self._waiting]
+            dead = {other.handle.agent for other in dying}
+            # Turns that were lost together count once, whichever of them is the suspect.
+            batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
+            if failure.is_loss and batch_state.retry.can_rewind(batch_state.num_losses, run.settings.max_losses):
+                self._rewind(run, batch_state, failure, dead)
+            else:
+                self._give_up(run, batch_state, failure)
+        if go_on and batch_state in run.batch_states:
             self._submit_ready(run, batch_state)
 
-    def _give_up(self, run: Run, batch_state: BatchState, cause: TurnFailure) -> None:
-        """Cancel a batch. Its questions are tried again alone; one that was alone and has had its chances fails."""
+    def _rewind(self, run: Run, batch_state: BatchState, failure: TurnFailure, dead: Set[str]) -> None:
+        """Have what was lost carried out again, from the last memory that still exists."""
+        lost = batch_state.gone | dead
+        sources = set(run.route.sources[failure.agent])
+        if failure.lacks_memory and lost.isdisjoint(sources):
+            lost |= sources  # which of them is gone is not known
+        pending, reported = batch_state.rewind(lost | {failure.agent})
+        run.tally.count_fault(failure.agent, failure.reason)
+        self._runtime_forgets(pending, reported)
+
+    def _give_up(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
+        """Cancel a batch that failed: it is split, or its only question fails for good."""
         self._abandon([batch_state])
         run.batch_states.remove(batch_state)
-        batch = batch_state.batch
-        if len(batch.questions) == 1 and batch_state.attempt >= run.settings.max_attempts:
-            failure = Failure(id=batch.questions[0].id, agent=cause.agent, error=cause.reason)
-            if run.settle(failure):
-                run.tally.count_failure(failure)
+        if not batch_state.retry.is_exhausted(run.settings.max_attempts):
+            run.retry(batch_state.retry.split())
             return
-        run.retry([RetryState(single, batch_state.attempt + 1, batch_state.admitted_at) for single in batch.split()])
+        final = Failure(id=batch_state.batch.questions[0].id, agent=failure.agent, error=failure.reason)
+        if run.settle(final):
+            run.tally.count_failure(final)
 
     def _abandon(self, batch_states: Iterable[BatchState]) -> None:
         """Cancel the turns of these batches, and drop their memory."""
@@ -324,4 +374,9 @@ class Scheduler:
         if pending:
             self._runtime.cancel(pending)
         if pending or reported:
-            self._runtime.release([*pending, *reported])
+            self._runtime.free_segments([*pending, *reported])
+
+
+def _died(event: Broke) -> bool:
+    """Whether the actor of the turn is gone."""
+    return isinstance(event, TurnLost) and not event.lacks_memory

@@ -3,25 +3,13 @@
 The driver holds `TurnHandle`s: names for results that may not exist yet. It never holds a tensor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.scheduler.events import Event, TurnHandle
 from latentmas_ray.scheduler.transfer_costs import TransferCosts
-
-
-@dataclass(frozen=True, eq=False)
-class TurnHandle:
-    """One submitted turn: where its segment will be (None for a text agent), and where its report will be.
-
-    Both are opaque to the driver. The segment lives as long as a ticket that names it: dropping the last
-    reference releases the memory.
-    """
-
-    agent: str
-    segment: Any
-    report: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +37,25 @@ class Runtime(Protocol):
         ActorError if there are no actors any more.
         """
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        """Those of `tickets` that have finished, well or badly; at least one, unless the time is up.
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        """Return what has happened since the last call, each event once, in the order in which it occurred.
 
+        Waits up to `timeout_seconds` for the first event. Every submitted turn that is not cancelled comes back as one
+        TurnDone, TurnFailed or TurnLost; a TurnDone may be followed by a TurnLost, when its segment is lost. The
+        runtime looks after its actors in here, so a driver with turns in flight has to call it again and again.
         Raises ActorError or ClusterError where actors that died cannot be replaced.
         """
 
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        """The report of a finished turn. Raises TurnError (from the original error) if it failed, TurnLostError if it
-        was lost with its actor or with memory that it reads, ActorError if there will be no actor any more."""
+    def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
+        """Give up on these questions (default: on all) of the turns: nothing more is reported about them.
 
-    def is_lost(self, ticket: TurnHandle) -> bool:
-        """Whether a turn will never finish, or its segment is gone."""
+        A turn that is queued is taken back once none of its questions is wanted; one that runs may go on to its end.
+        Turns are named because ids alone do not tell whose question is meant: two callers may use the same id, and a
+        batch that is rewound keeps some of its turns. Never raises.
+        """
 
-    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
-        """Give up on turns that are queued; those that run may go on to their end. Never raises."""
-
-    def release(self, tickets: Sequence[TurnHandle]) -> None:
-        """Nobody will read the segments of these turns any more. Never raises."""
+    def free_segments(self, handles: Sequence[TurnHandle]) -> None:
+        """Free the segments of these turns, which no turn will read any more. Never raises."""
 
     def close(self) -> None:
         """Release actors and whatever `start` brought up. Safe to call twice, and after a failed start."""

@@ -2,15 +2,18 @@
 
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any, ClassVar, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.config import CodecName
+from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.transport.capabilities import Capabilities
+
+S = TypeVar("S")
 
 
 class Transport(ABC):
@@ -20,8 +23,9 @@ class Transport(ABC):
     `close` are called there.
     """
 
-    name: ClassVar[str]
-    traits: ClassVar[Capabilities]
+    # Of the class, but for one that wraps another transport and reports that one's.
+    name: str
+    capabilities: Capabilities
     codec: CodecName = "none"
 
     def with_codec(self, codec: CodecName) -> Self:
@@ -76,3 +80,30 @@ class Transport(ABC):
 
     def close(self) -> None:  # noqa: B027  not every transport has something to do
         """End what `open` began. Safe to call twice."""
+
+
+class StatefulTransport(Transport, Generic[S]):
+    """A transport with locks, threads or memory that exist only while it is open; none of them can be pickled."""
+
+    _state: S | None = None
+
+    @abstractmethod
+    def _make_state(self) -> S:
+        """What `open` begins. May raise ConfigError where the transport cannot work here."""
+
+    def _end_state(self, state: S) -> None:
+        """End what `_make_state` began."""
+
+    def open(self) -> None:
+        self._state = self._make_state()
+
+    def close(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            self._end_state(state)
+
+    @property
+    def _opened(self) -> S:
+        if self._state is None:
+            raise TransferError(f"transport {self.name} is closed in this process")
+        return self._state

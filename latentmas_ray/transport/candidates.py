@@ -9,7 +9,8 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport import make_transport
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Link
+from latentmas_ray.transport.capabilities import Link
+from latentmas_ray.transport.make import TRANSPORTS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Candidate:
     @property
     def links(self) -> frozenset[Link]:
         """Where it is measured: within a process only what a run would use there."""
-        links = TRAITS[self.name].links - {"same_gpu"}
+        links = TRANSPORTS[self.name].capabilities.links - {"same_gpu"}
         return links if self.name == "loopback" else links - {"same_process"}
 
     @property
@@ -31,11 +32,11 @@ class Candidate:
 
     def obstacle(self) -> str | None:
         """Why it does not work here, in a few words."""
-        traits = TRAITS[self.name]
-        if "cpu" not in traits.devices:
+        needed = TRANSPORTS[self.name].capabilities
+        if "cpu" not in needed.devices:
             return "it moves memory of GPUs only, and what is measured lies on the CPU"
-        if traits.needs is not None and traits.needs not in find_available():
-            return f"{traits.needs} is missing"
+        if needed.needs is not None and needed.needs not in find_available():
+            return f"{needed.needs} is missing"
         return None
 
     def make(self, *, within_one_node: bool) -> Transport:
@@ -49,7 +50,7 @@ def offers(names: Sequence[str] | None = None) -> dict[str, Candidate]:
 
     Raises ConfigError for an unknown name, and for a transport that was named and does not work here.
     """
-    known = {name: Candidate(name) for name in TRAITS}  # type: ignore[arg-type]  # the same names
+    known: dict[str, Candidate] = {name: Candidate(name) for name in TRANSPORTS}
     if names is None:
         return {name: offer for name, offer in known.items() if offer.obstacle() is None}
     for name in names:

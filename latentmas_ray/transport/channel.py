@@ -9,17 +9,13 @@ from typing import Any
 
 import msgpack
 
-from latentmas_ray.errors import TransferError
+from latentmas_ray.errors import LinkError
 
 _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 64 * 2**10
 _CHUNK_BYTES = 64 * 2**20  # of bulk that are sent within one time limit
 _CONNECT_SECONDS = 10.0  # a machine that is there answers in milliseconds, also when the first packets are lost
 _IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a machine that says nothing any more counts as gone
-
-
-class LinkError(TransferError):
-    """The connection to a peer is of no use any more; a fresh one may be."""
 
 
 class StalledError(LinkError):

@@ -1,22 +1,25 @@
 """Which transport a run uses: a pure function of what was asked for and of where its actors are."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.transport.capabilities import TRAITS, Device, Link
+from latentmas_ray.transport.capabilities import Device, Link
 
 # Best first; the object store, last, reaches everybody. The order for CPUs is measured: benchmarks/results/transports.md.
 _PREFERRED: dict[Device, tuple[TransportName, ...]] = {
-    "cpu": ("loopback", "shared_memory", "object_store"),
-    "cuda": ("loopback", "cuda_ipc", "nccl", "nixl", "object_store"),
+    "cpu": ("shared_memory", "object_store"),
+    "cuda": ("cuda_ipc", "nccl", "nixl", "object_store"),
 }
 # One-sided reads between nodes, because a group of NCCL is lost with any of its nodes.
 _PREFERRED_ACROSS: dict[Device, tuple[TransportName, ...]] = {
-    "cpu": ("loopback", "tcp", "object_store"),
-    "cuda": ("loopback", "nixl", "nccl", "tcp", "object_store"),
+    "cpu": ("tcp", "object_store"),
+    "cuda": ("nixl", "nccl", "tcp", "object_store"),
 }
+# Those whose capabilities have the link `same_process`, said here because the choice within one process is made before
+# torch is imported; best first.
+IN_ONE_PROCESS: tuple[TransportName, ...] = ("loopback", "object_store")
 _LINK_NAMES: dict[Link, str] = {
     "same_process": "within one process",
     "same_gpu": "between actors on one GPU",
@@ -63,13 +66,11 @@ def choose(name: TransportName, where: DeviceLayout, codec: CodecName = "none") 
 
     Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.
     """
-    if codec != "none" and where.same_process:
-        if name == "loopback":
-            raise ConfigError("codec", codec, "loopback sends nothing; use transport auto or object_store")
-        name = "object_store" if name == "auto" else name
+    if where.same_process:
+        return _choose_in_one_process(name, codec)
     if name != "auto":
         if (obstacle := _obstacle(name, where)) is not None:
-            usable = [other for other in TRAITS if _obstacle(other, where) is None]
+            usable = [other for other in get_args(TransportName) if other != "auto" and not _obstacle(other, where)]
             raise ConfigError("transport", name, f"{obstacle}; use auto or {' or '.join(usable)}")
         return Choice(name, "asked for")
     preferred = _PREFERRED if where.nodes == "one" else _PREFERRED_ACROSS
@@ -78,21 +79,32 @@ def choose(name: TransportName, where: DeviceLayout, codec: CodecName = "none") 
         if (obstacle := _obstacle(candidate, where)) is None:
             place = " and ".join(_LINK_NAMES[link] for link in where.links)
             return Choice(candidate, "; ".join([f"the best {place}", *missed]))
-        if candidate != "loopback":
-            missed.append(obstacle)
+        missed.append(obstacle)
     raise AssertionError("the object store reaches everybody")
 
 
-def _obstacle(name: str, where: DeviceLayout) -> str | None:
+def _choose_in_one_process(name: TransportName, codec: CodecName) -> Choice:
+    if codec != "none" and name == "loopback":
+        raise ConfigError("codec", codec, "loopback sends nothing; use transport auto or object_store")
+    if name == "auto":
+        best: TransportName = "loopback" if codec == "none" else "object_store"
+        return Choice(best, f"the best {_LINK_NAMES['same_process']}" if codec == "none" else "asked for")
+    if name not in IN_ONE_PROCESS:
+        place = _LINK_NAMES["same_process"]
+        raise ConfigError("transport", name, f"{name} does not work {place}; use auto or {' or '.join(IN_ONE_PROCESS)}")
+    return Choice(name, "asked for")
+
+
+def _obstacle(name: TransportName, where: DeviceLayout) -> str | None:
     """Why a transport cannot be used here; None if it can."""
-    traits = TRAITS[name]
-    if not where.same_process and where.device not in traits.devices:
-        return (
-            f"{name} moves memory of {' and '.join(sorted(traits.devices))} only, and the agents are on {where.device}"
-        )
+    from latentmas_ray.transport.make import TRANSPORTS  # needs torch
+
+    able = TRANSPORTS[name].capabilities
+    if where.device not in able.devices:
+        return f"{name} moves memory of {' and '.join(sorted(able.devices))} only, and the agents are on {where.device}"
     for link in where.links:
-        if link not in traits.links:
+        if link not in able.links:
             return f"{name} does not work {_LINK_NAMES[link]}"
-    if traits.needs is not None and traits.needs not in where.available:
-        return f"{name} needs {traits.needs}, which is not available here"
+    if able.needs is not None and able.needs not in where.available:
+        return f"{name} needs {able.needs}, which is not available here"
     return None

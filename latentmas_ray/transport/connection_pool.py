@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from latentmas_ray.errors import TransferError
-from latentmas_ray.transport.channel import LinkError, StalledError
+from latentmas_ray.errors import LinkError, TransferError
+from latentmas_ray.transport.channel import StalledError
 from latentmas_ray.transport.listener import ServerAddress
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from latentmas_ray.transport.channel import Channel, LinkError
+from latentmas_ray.errors import LinkError
+from latentmas_ray.transport.channel import Channel
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,20 @@
 
 import secrets
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.base import StatefulTransport, Transport
+from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.handle_table import HandleTable
 
 
 class Loopback(Transport):
     """Moves no bytes."""
 
-    name: ClassVar[str] = "loopback"
-    traits: ClassVar[Capabilities] = TRAITS["loopback"]
+    name = "loopback"
+    capabilities = Capabilities(links=frozenset({"same_process"}), one_sided=True, shares_node=True)
 
     def within_one_actor(self) -> "Resident":
         """The piece itself would leave the process with the actor's return value."""
@@ -28,7 +28,7 @@ class Loopback(Transport):
     def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
         """The piece itself. Raises IncompatibleMemoryError for memory of another model."""
         piece: SegmentChunk = payload
-        expected.check_same(piece.outline.spec)
+        expected.check_same(piece.meta.spec)
         return piece
 
 
@@ -41,38 +41,37 @@ class ResidentHandle:
     number: int
 
 
-class Resident(Loopback):
-    """Within one actor: pieces stay where they are, until `release`, and handles travel."""
+@dataclass(frozen=True)
+class _Held:
+    pieces: HandleTable[SegmentChunk]
+    process: bytes
 
-    def __init__(self) -> None:
-        self._kept: HandleTable[SegmentChunk] | None = None
-        self._process = b""
+
+class Resident(StatefulTransport[_Held], Loopback):
+    """Within one actor: pieces stay where they are, until `release`, and handles travel."""
 
     def within_one_actor(self) -> "Resident":
         return self
 
-    def open(self) -> None:
-        self._kept, self._process = HandleTable(), secrets.token_bytes(16)
+    def _make_state(self) -> _Held:
+        return _Held(HandleTable(), secrets.token_bytes(16))
 
     def pack(self, piece: SegmentChunk) -> ResidentHandle:
         """A handle; the piece is kept."""
-        assert self._kept is not None, "open() comes first"
-        return ResidentHandle(self._process, self._kept.add(piece))
+        return ResidentHandle(self._opened.process, self._opened.pieces.add(piece))
 
     def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """The piece that was packed. Raises TransferError for one that was released or is in another process,
         IncompatibleMemoryError."""
-        if payload.process != self._process:
+        held = self._opened
+        if payload.process != held.process:
             raise TransferError("the segment is in another actor, which keeps it to itself")
-        piece = None if self._kept is None else self._kept.get(payload.number)
+        piece = held.pieces.get(payload.number)
         if piece is None:
             raise TransferError("the segment is gone: it was released")
         return super().unpack(piece, expected=expected)
 
     def release(self, payload: ResidentHandle) -> None:
         """Nothing happens if it is gone."""
-        if self._kept is not None and payload.process == self._process:
-            self._kept.drop(payload.number)
-
-    def close(self) -> None:
-        self._kept = None
+        if self._state is not None and payload.process == self._state.process:
+            self._state.pieces.drop(payload.number)

@@ -1,6 +1,6 @@
 """Transports by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.transport.base import Transport
@@ -13,7 +13,7 @@ from latentmas_ray.transport.object_store import ObjectStore
 from latentmas_ray.transport.shared_memory.transport import SharedMemory
 from latentmas_ray.transport.tcp.transport import Tcp
 
-_MAKERS: Mapping[TransportName, Callable[[], Transport]] = {
+TRANSPORTS: Mapping[TransportName, type[Transport]] = {
     "loopback": Loopback,
     "object_store": ObjectStore,
     "shared_memory": SharedMemory,
@@ -27,7 +27,7 @@ _MAKERS: Mapping[TransportName, Callable[[], Transport]] = {
 
 def make_transport(name: TransportName) -> Transport:
     """The transport of this name (any but `auto`), not opened yet."""
-    return _MAKERS[name]()
+    return TRANSPORTS[name]()
 
 
 def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -> tuple[Transport, str]:

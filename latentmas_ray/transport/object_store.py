@@ -1,14 +1,14 @@
 """Through Ray's object store: works on every cluster; readers on one node share the bytes without a copy."""
 
 from copy import copy
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 
 
 class ObjectStore(Transport):
@@ -18,8 +18,10 @@ class ObjectStore(Transport):
     would pickle in band, fifty times slower, and views of one buffer once each.
     """
 
-    name: ClassVar[str] = "object_store"
-    traits: ClassVar[Capabilities] = TRAITS["object_store"]
+    name = "object_store"
+    capabilities = Capabilities(
+        links=BETWEEN_ACTORS | {"same_process"}, one_sided=True, survives_producer=True, shares_node=True
+    )
 
     _with_digest = True
 

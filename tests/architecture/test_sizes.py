@@ -1,10 +1,14 @@
-"""Files and functions stay small enough to be read in one go."""
+"""Files and functions stay small enough to be read in one go, folders in one look; no name stands for two things."""
+
+import ast
+from collections import Counter
 
 from tests.architecture.source import PACKAGE, sources
 
 MAX_FILE_LINES = 400
-USUAL_FILE_LINES = 200
+USUAL_FILE_LINES = 250
 USUAL_SHARE = 0.9
+MAX_FOLDER_FILES = 14
 MAX_FUNCTION_LINES = 60
 
 
@@ -26,3 +30,17 @@ def test_no_function_is_long() -> None:
         for function in file.functions()
         if (length := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
     } == {}
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    places: dict[str, list[str]] = {}
+    for source in (*sources(PACKAGE), *sources("benchmarks"), *sources("examples")):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(source.name)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = Counter(source.name.rpartition("/")[0] for source in sources(PACKAGE))
+    assert {folder: count for folder, count in folders.items() if count > MAX_FOLDER_FILES} == {}

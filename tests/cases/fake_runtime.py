@@ -1,6 +1,6 @@
 """A runtime without models or processes: a virtual clock, failures on demand, and a memory of all it was given."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from math import ceil
@@ -10,7 +10,8 @@ from weakref import WeakSet
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError, TurnLostError
-from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, TurnLost, events_of_result
+from latentmas_ray.scheduler.protocol import RuntimeInfo
 
 BYTES_PER_TOKEN = 10
 
@@ -37,7 +38,7 @@ class FakeResult:
 
 
 @dataclass(frozen=True)
-class Event:
+class Took:
     """One turn: who, for which questions, when it was submitted and when it ran."""
 
     agent: str
@@ -63,14 +64,16 @@ class FakeRuntime:
     memory_limit_bytes: int = 10**9
     is_synchronous: bool = False
     now: float = 0.0
-    events: list[Event] = field(default_factory=list)
+    turns: list[Took] = field(default_factory=list)
     works: list[TurnRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    released: list[str] = field(default_factory=list)
+    freed: list[str] = field(default_factory=list)
     peak_bytes: int = 0  # of live segments, while more than one batch had some
     segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
     gone: WeakSet[FakeSegment] = field(default_factory=WeakSet)
     tickets: WeakSet[TurnHandle] = field(default_factory=WeakSet)
+    _reported: WeakSet[FakeSegment] = field(default_factory=WeakSet)  # as gone
+    _pending: list[TurnHandle] = field(default_factory=list)
     _free_at: dict[str, float] = field(default_factory=dict)
 
     def clock(self) -> float:
@@ -95,47 +98,57 @@ class FakeRuntime:
         finished_at = started_at if inherited else started_at + self.seconds(work)
         self._free_at[work.agent] = finished_at
         self.works.append(work)
-        self.events.append(Event(work.agent, work.batch, work.question_ids, self.now, started_at, finished_at))
+        self.turns.append(Took(work.agent, work.batch, work.question_ids, self.now, started_at, finished_at))
         if self.is_synchronous:
             self.now = finished_at
         report = self._report(work, segments)
         segment = FakeSegment(work, report.segment_bytes, finished_at, error) if work.thinks == "latent" else None
-        ticket = TurnHandle(work.agent, segment, FakeResult(finished_at, report, error))
+        record = FakeResult(finished_at, report, error)
+        ticket = TurnHandle(work.agent, segment, record, work.question_ids, work.is_last)
         self.tickets.add(ticket)
+        self._pending.append(ticket)
         if segment is not None:
             self.segments.add(segment)
         self._measure()
         return ticket
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        assert tickets
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        assert self._pending
         self.on_wait(self)
-        first = min(ticket.report.finishes_at for ticket in tickets)
+        first = min(ticket.turn.finishes_at for ticket in self._pending)
         self.now = max(self.now, min(first, self.now + timeout_seconds))
+        events: list[Event] = []
         # The latest first: a driver must not rely on any order.
-        return [ticket for ticket in reversed(tickets) if ticket.report.finishes_at <= self.now]
+        for ticket in reversed(self._pending):
+            if ticket.turn.finishes_at <= self.now:
+                events += self._outcome(ticket)
+        self._pending = [ticket for ticket in self._pending if ticket.turn.finishes_at > self.now]
+        for segment in [segment for segment in self.gone - self._reported if segment.finishes_at <= self.now]:
+            self._reported.add(segment)
+            events += [TurnLost(ticket, "its segment is gone") for ticket in self.tickets if ticket.segment is segment]
+        return events
 
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        assert ticket.report.finishes_at <= self.now
-        if ticket.report.error is not None:
-            # A fresh one: the traceback of a stored one would keep the ticket alive.
-            raise copy(ticket.report.error)
-        return ticket.report.report
+    @staticmethod
+    def _outcome(ticket: TurnHandle) -> list[Event]:
+        if ticket.turn.error is None:
+            return events_of_result(ticket, ticket.turn.report)
+        error = copy(ticket.turn.error)  # a fresh one: a stored one would get a traceback that keeps the ticket alive
+        if isinstance(error, TurnLostError):
+            return [TurnLost(ticket, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)]
+        return [TurnFailed(ticket, error)]
 
-    def is_lost(self, ticket: TurnHandle) -> bool:
-        return ticket.segment in self.gone
+    def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
+        self.cancelled += [ticket.agent for ticket in handles]
+        self._pending = [ticket for ticket in self._pending if ticket not in handles]
 
-    def cancel(self, tickets: Sequence[TurnHandle]) -> None:
-        self.cancelled += [ticket.agent for ticket in tickets]
-
-    def release(self, tickets: Sequence[TurnHandle]) -> None:
-        self.released += [ticket.agent for ticket in tickets]
+    def free_segments(self, handles: Sequence[TurnHandle]) -> None:
+        self.freed += [ticket.agent for ticket in handles]
 
     def close(self) -> None:
         pass
 
-    def events_of(self, agent: str) -> list[Event]:
-        return [event for event in self.events if event.agent == agent]
+    def turns_of(self, agent: str) -> list[Took]:
+        return [turn for turn in self.turns if turn.agent == agent]
 
     def _report(self, work: TurnRequest, segments: Mapping[str, FakeSegment]) -> TurnResult:
         num_bytes = [sum(len(message["content"]) for message in prompt.messages) for prompt in work.prompts]

@@ -11,7 +11,8 @@ from latentmas_ray.actors import manager as fleet_module
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.manager import ReplicaManager
-from latentmas_ray.actors.replicas.replica import Replica, Turn
+from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
+from latentmas_ray.actors.segment_location import SegmentLocation
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import ActorError
 from latentmas_ray.placement import NodeResources
@@ -37,12 +38,14 @@ class Standing(Replica):
 
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         self._num_turns += 1
-        return None, Turn(self._num_turns, 0.0, (), {})
+        turn = Turn(self._num_turns, 0.0, (f"report {self._num_turns} of {id(self)}",), {})  # type: ignore[arg-type]
+        place = SegmentLocation(self.nodes[0])
+        return (SegmentRef(((),), (place,)) if work.thinks == "latent" else None), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
         if self.is_dead:
             raise ActorError("it died")
-        return TurnResult(agent="any", prompt_tokens=())
+        return TurnResult(agent="any", prompt_tokens=(), output_token_ids=((1,), (1, 2)))
 
     def cancel(self, turn: Turn) -> None:
         pass

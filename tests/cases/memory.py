@@ -1,8 +1,8 @@
 """Small specs and segments that the tests of working memory are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -16,13 +16,13 @@ from latentmas_ray.memory import (
     RopeSpec,
     Segment,
     SegmentChunk,
-    SegmentMeta,
     merge_layout,
 )
+from latentmas_ray.memory.kv_source import concatenate_kv
 from latentmas_ray.topology.agent import AgentMemory
 
 ROPE = RopeSpec("default", (1.0, 0.1))
-SPEC = KVCacheSpec(
+SPEC = KVCacheSpec.uniform(
     architecture="TestForCausalLM",
     num_layers=2,
     num_kv_heads=2,
@@ -34,8 +34,16 @@ SPEC = KVCacheSpec(
 )
 
 
+def reshaped(spec: KVCacheSpec, **changes: Any) -> KVCacheSpec:
+    """A spec of a uniform model that differs in some of what `KVCacheSpec.uniform` is given."""
+    names = ("architecture", "num_layers", "num_kv_heads", "head_dim", "hidden_size", "dtype", "rope")
+    return KVCacheSpec.uniform(
+        **{**{name: getattr(spec, name) for name in (*names, "weights_revision", "shard")}, **changes}
+    )
+
+
 def spec_of(dtype: str) -> KVCacheSpec:
-    return replace(SPEC, dtype=dtype)
+    return reshaped(SPEC, dtype=dtype)
 
 
 def make_segment(
@@ -59,7 +67,7 @@ def make_segment(
         for entry in [*torch.randint(0, 99, (prompt,), generator=generator).tolist(), *[LATENT] * thoughts]
     ]
     latents = torch.randn(sum(thoughts for _, thoughts in turns), spec.hidden_size, generator=generator)
-    return Segment(
+    return Segment.from_tensor(
         spec,
         torch.randn(shape, generator=generator).to(spec.torch_dtype),
         lengths,
@@ -69,9 +77,26 @@ def make_segment(
     )
 
 
+def take(segment: Segment, questions: Sequence[int]) -> Segment:
+    """A segment of some questions, in the order given."""
+    meta = segment.meta.take(questions)
+    kv = concatenate_kv(meta.layout(), [(segment.kv, question) for question in questions])
+    return Segment(meta, kv, segment.recompute_inputs.take(questions))
+
+
+def window_of(segment: Segment, window: tuple[int, int]) -> Segment:
+    """Tokens [first, stop) of the only question; positions stay what they were."""
+    first, stop = window
+    kv_LCHTD = segment.kv_LCHTD[:, :, :, first:stop].contiguous()
+    offsets = (segment.meta.offsets[0] + first,)
+    return Segment.from_tensor(
+        segment.spec, kv_LCHTD, (stop - first,), segment.turn_starts, offsets, segment.recompute_inputs
+    )
+
+
 def cut(segment: Segment, inputs: Sequence[int]) -> tuple[SegmentChunk, SegmentChunk]:
     """A segment as two pieces: what the first `inputs[q]` inputs of each question's turn wrote, and the rest."""
-    outline = SegmentMeta.of(segment)
+    outline = segment.meta
     kept = [
         min(max(first - offset, 0), length)
         for first, offset, length in zip(inputs, outline.offsets, outline.lengths, strict=True)
@@ -98,8 +123,8 @@ def _part(segment: Segment, tokens: Edges, inputs: Edges) -> SegmentChunk:
         for q, all_ids in enumerate(recompute_inputs.token_ids_T.split(recompute_inputs.lengths))
     ]
     taken = [latents[q][before[q] : before[q] + int((ids[q] == LATENT).sum())] for q in questions]
-    return SegmentChunk(
-        SegmentMeta.of(segment),
+    return SegmentChunk.from_tensor(
+        segment.meta,
         tuple(tokens[0]),
         tuple(stop - first for first, stop in zip(*tokens, strict=True)),
         torch.cat([segment.kv_of(q)[:, :, :, tokens[0][q] : tokens[1][q]] for q in questions], dim=3),
@@ -126,7 +151,7 @@ def segments(draw: st.DrawFn, *, max_questions: int = 4) -> Segment:
 def assert_equal(first: Segment, second: Segment) -> None:
     """Bit for bit the same segment."""
     assert first.spec == second.spec
-    assert (first.lengths, first.turn_starts, first.offsets) == (second.lengths, second.turn_starts, second.offsets)
+    assert first.meta == second.meta
     assert first.recompute_inputs.lengths == second.recompute_inputs.lengths
     for mine, other in (
         (first.kv_LCHTD, second.kv_LCHTD),

@@ -30,12 +30,12 @@ def _produce(connection: Connection, make: Callable[[], Transport], gpu: int) ->
         verb, argument = connection.recv()
         if verb == "pack":
             segment = _segment(argument)
-            on_gpu = Segment(
+            on_gpu = Segment.from_tensor(
                 segment.spec,
                 segment.kv_LCHTD.cuda(),
                 segment.lengths,
                 segment.turn_starts,
-                segment.offsets,
+                segment.meta.offsets,
                 segment.recompute_inputs,
             )
             connection.send(transport.pack(SegmentChunk.whole(on_gpu)))

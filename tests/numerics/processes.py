@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.memory import TPRank
-from latentmas_ray.parallel.process_group import RankGroup, find_rendezvous, open_rendezvous
+from latentmas_ray.parallel.process_group import RankGroup, find_store, open_store
 
 JOB_SECONDS = 120.0  # a bound for a busy machine; the jobs of the tests take a few
 HOST = "127.0.0.1"
@@ -38,7 +38,7 @@ class RankProcesses:
         """
         if not all(process.is_alive() for process in self._processes) or not self._processes:
             self._begin()
-        meeting = open_rendezvous(HOST, timeout_seconds=step_seconds)
+        meeting = open_store(HOST, timeout_seconds=step_seconds)
         for rank, pipe in enumerate(self._pipes):
             pipe.send((job, TPRank(rank, self._num_ranks), meeting.port, step_seconds, arguments))
         deadline = time.monotonic() + JOB_SECONDS
@@ -83,7 +83,7 @@ def _serve(pipe: Connection, gpus: str) -> None:
     while True:
         job, shard, port, step_seconds, arguments = pipe.recv()
         try:
-            meeting = find_rendezvous(HOST, port, timeout_seconds=step_seconds)
+            meeting = find_store(HOST, port, timeout_seconds=step_seconds)
             ranks = RankGroup(meeting, shard, timeout_seconds=step_seconds)
             try:
                 result = job(ranks, *arguments)

@@ -51,7 +51,7 @@ class Arriving:
         self._pieces, self._is_lost = pieces, is_lost
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        return {agent: pieces[0].outline for agent, pieces in self._pieces.items()}
+        return {agent: pieces[0].meta for agent, pieces in self._pieces.items()}
 
     def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         for agent in self._pieces:

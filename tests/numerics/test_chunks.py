@@ -8,7 +8,7 @@ import torch
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, SegmentMeta, join, merge_layout
+from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, join, merge_layout
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.cases.memory import assert_equal, cut
 from tests.numerics.turns import begin, logits_of, prompts_of, think
@@ -34,7 +34,7 @@ def test_a_turn_emits_the_same_whole_and_in_pieces(engine: Engine, hands_over: H
     session.feed([[7]] * 3)
     whole = session.emit(hands_over)
     pieces = in_pieces(engine, hands_over, placement)
-    assert pieces[0].outline == SegmentMeta.of(whole)
+    assert pieces[0].meta == whole.meta
     assert_equal(join(pieces), whole)
 
 
@@ -54,7 +54,7 @@ def test_pieces_are_absorbed_in_any_order(engine: Engine) -> None:
     segments = branches(engine)
     reads = [AgentMemory("x"), AgentMemory("y")]
     expected = read(engine, merge_layout(reads, segments, 3), None)
-    outlines = {name: SegmentMeta.of(segment) for name, segment in segments.items()}
+    outlines = {name: segment.meta for name, segment in segments.items()}
     parts = [(name, piece) for name, segment in segments.items() for piece in cut(segment, [4, 4, 4])]
     for order in permutations(parts):
         assert torch.equal(read(engine, merge_layout(reads, outlines, 3), order), expected)
@@ -63,7 +63,7 @@ def test_pieces_are_absorbed_in_any_order(engine: Engine) -> None:
 def test_a_piece_that_never_came_or_came_twice_is_noticed(engine: Engine) -> None:
     segments = branches(engine)
     reads = [AgentMemory("x"), AgentMemory("y")]
-    outlines = {name: SegmentMeta.of(segment) for name, segment in segments.items()}
+    outlines = {name: segment.meta for name, segment in segments.items()}
     parts = [(name, piece) for name, segment in segments.items() for piece in cut(segment, [4, 4, 4])]
     expected = read(engine, merge_layout(reads, segments, 3), None)
     for wrong in (parts[1:], parts[:-1], [*parts, parts[0]]):

@@ -1,13 +1,15 @@
 """A reader of memory that came in fewer bytes is off by as much as the memory is, and not by more."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.memory import Segment
+from latentmas_ray.memory import InMemoryKV, Segment
 from latentmas_ray.memory.codec import CodecName, decode_kv, encode_kv, relative_error
+from tests.cases.memory import take
 from tests.numerics.turns import begin, logits_of, place_chain, prompts_of, think
 
 PROMPTS = {"a": prompts_of([9, 41, 120], 1), "b": prompts_of([70, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
@@ -27,9 +29,7 @@ def chain(engine: Engine) -> dict[str, Segment]:
 def coded(segment: Segment, codec: CodecName) -> Segment:
     """What arrives."""
     kv_LCHTD = decode_kv(encode_kv(segment.kv_LCHTD, segment.lengths, codec), segment.lengths, codec, segment.spec)
-    return Segment(
-        segment.spec, kv_LCHTD, segment.lengths, segment.turn_starts, segment.offsets, segment.recompute_inputs
-    )
+    return replace(segment, kv=InMemoryKV.of(segment.spec, segment.lengths, kv_LCHTD))
 
 
 def read(engine: Engine, segments: Mapping[str, Segment]) -> Tensor:
@@ -39,7 +39,7 @@ def read(engine: Engine, segments: Mapping[str, Segment]) -> Tensor:
 
 def test_no_codec_changes_no_logit(engine: Engine) -> None:
     segments = chain(engine)
-    copies = {name: segment.take(range(segment.num_questions)) for name, segment in segments.items()}
+    copies = {name: take(segment, range(segment.num_questions)) for name, segment in segments.items()}
     arrived = {name: coded(segment, "none") for name, segment in segments.items()}
     assert torch.equal(read(engine, arrived), read(engine, copies))
 

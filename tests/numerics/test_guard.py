@@ -77,7 +77,7 @@ def test_bad_thoughts_are_not_handed_over(
         assert dropped.lengths[row] == (kept if cut else whole.lengths[row])
         assert torch.equal(dropped.kv_of(row), whole.kv_of(row)[:, :, :, : dropped.lengths[row]])
     assert dropped.turn_ends == whole.turn_ends  # positions stay what they were
-    assert report.segment_bytes == dropped.bytes_per_question
+    assert report.segment_bytes == dropped.meta.bytes_per_question
 
 
 @pytest.mark.parametrize("handover", ["kv", "recompute"])
@@ -103,7 +103,7 @@ class _Given:
         self._piece = piece
 
     def segments(self) -> dict[str, SegmentMeta]:
-        return {"a": self._piece.outline}
+        return {"a": self._piece.meta}
 
     def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
         yield "a", self._piece

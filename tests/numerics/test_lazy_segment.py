@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.engine.lazy_segment import LazySegment
+from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory import MergedLayout, Segment, merge_layout
-from latentmas_ray.memory.wire import from_bytes, to_bytes
+from latentmas_ray.memory import InMemoryKV, MergedLayout, Segment, merge_layout
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.turns import Prompts, assert_close, begin, logits_of, memory, place_chain, prompts_of, think
+from tests.unit.wire_cases import from_bytes, to_bytes
 
 PROMPTS = [prompts_of([9, 2, 21], 1), prompts_of([4, 15, 1], 2), prompts_of([5, 3, 8], 3)]
 
@@ -44,7 +44,7 @@ def chain(engine: Engine) -> dict[str, Segment]:
 
 
 def is_resident(segment: Segment) -> bool:
-    return isinstance(segment, LazySegment) and "kv_LCHTD" not in vars(segment)
+    return isinstance(segment.kv, LazyKV) and not segment.kv.is_copied
 
 
 def copied(segments: dict[str, Segment]) -> dict[str, Segment]:
@@ -120,23 +120,22 @@ def test_an_answering_agent_may_decode_behind_memory_and_be_tried_again(engine: 
 
 def test_a_segment_that_nobody_has_any_more_is_not_copied(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = think(engine, PROMPTS[0], 3)
-    gone = weakref.ref(segment)
+    gone = weakref.ref(segment.kv)
     gc.disable()
     try:
         del segment
         assert gone() is None
     finally:
         gc.enable()
-    monkeypatch.setattr(LazySegment, "settle", lambda _: pytest.fail("copied"))
+    monkeypatch.setattr(LazyKV, "detach", lambda _: pytest.fail("copied"))
     begin(engine, PROMPTS[1])
 
 
-def test_what_is_made_of_it_is_a_plain_segment(engine: Engine) -> None:
+def test_what_travels_has_bytes_of_its_own(engine: Engine) -> None:
     segment = think(engine, PROMPTS[0], 3)
-    windows = [(0, length) for length in segment.lengths]
-    for plain in (pickle.loads(pickle.dumps(segment)), segment.take([0, 1, 2]), segment.slice(windows)):
-        assert type(plain) is Segment
-        assert torch.equal(plain.kv_LCHTD, segment.kv_LCHTD)
+    arrived = pickle.loads(pickle.dumps(segment))
+    assert type(arrived.kv) is InMemoryKV
+    assert torch.equal(arrived.kv_LCHTD, segment.kv_LCHTD)
 
 
 def test_the_last_reader_copies_nothing_when_its_questions_end(engine: Engine) -> None:
@@ -146,5 +145,5 @@ def test_the_last_reader_copies_nothing_when_its_questions_end(engine: Engine) -
     session.absorb(place_chain({"a": segment}))
     session.prefill(prompts_of([3, 3, 3], 2))
     session.decode(Sampling(max_new_tokens=4), "judger", is_last=True)
-    with pytest.raises(SegmentError, match="let go of"):
+    with pytest.raises(SegmentError, match="was released"):
         _ = segment.kv_LCHTD

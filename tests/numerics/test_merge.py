@@ -34,7 +34,7 @@ def computed_at(engine: Engine, position: int) -> Segment:
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_a_moved_segment_is_the_segment_computed_there(engine: Engine, shift: int) -> None:
     here, there = computed_at(engine, 0), computed_at(engine, shift)
-    assert there.starts == (shift, shift)
+    assert there.meta.starts == (shift, shift)
     moved = here.kv_LCHTD.clone()
     moved[:, 0] = rotate_keys(moved[:, 0], shift, engine.lm.spec.rope)
     assert_close(moved, there.kv_LCHTD)

@@ -1,5 +1,6 @@
 """A reader that is given recompute inputs computes the memory that it would have been sent."""
 
+import pickle
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, combinations
@@ -9,7 +10,7 @@ import torch
 
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
-from latentmas_ray.memory import Segment, SegmentChunk, join, join_recompute_inputs
+from latentmas_ray.memory import SegmentChunk, join, join_recompute_inputs
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
@@ -44,9 +45,7 @@ class Sent:
         self._pieces = pieces
 
     def segments(self) -> dict[str, object]:
-        return {
-            name: join(pieces) if pieces[0].is_whole else pieces[0].outline for name, pieces in self._pieces.items()
-        }
+        return {name: join(pieces) if pieces[0].is_whole else pieces[0].meta for name, pieces in self._pieces.items()}
 
     def pieces(self) -> Iterable[tuple[str, SegmentChunk]]:
         return chain.from_iterable(((name, piece) for piece in pieces) for name, pieces in self._pieces.items())
@@ -78,7 +77,7 @@ def pieces_of(
 
 def detached(piece: SegmentChunk) -> SegmentChunk:
     """The piece as if it had been sent: it lies in no cache."""
-    return piece if not piece.is_whole else SegmentChunk.whole(Segment(*join([piece]).__reduce__()[1]))
+    return piece if not piece.is_whole else replace(piece, kv=pickle.loads(pickle.dumps(piece.kv)))
 
 
 def memory_of(
@@ -134,7 +133,7 @@ def test_recipes_give_the_memory_and_the_answer_that_kv_gives(
             assert sum(piece.num_bytes for piece in as_recipes[name]) == 0
             ours, theirs = (
                 join_recompute_inputs(
-                    [piece.recompute_inputs for piece in pieces[name]], pieces[name][0].outline.turn_lengths
+                    [piece.recompute_inputs for piece in pieces[name]], pieces[name][0].meta.turn_lengths
                 )
                 for pieces in (as_recipes, sent)
             )

@@ -17,7 +17,7 @@ from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece
 from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device
-from latentmas_ray.parallel.process_group import RankGroup, open_rendezvous
+from latentmas_ray.parallel.process_group import RankGroup, open_store
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from tests.numerics import shard_cases
 from tests.numerics.broken_model import save_broken_model
@@ -239,7 +239,7 @@ def test_one_process_is_in_one_replica_at_a_time(two: RankProcesses) -> None:
 
 def _joins_twice(ranks: Ranks) -> str:
     with pytest.raises(ShardError) as refused:
-        RankGroup(open_rendezvous(HOST), ranks.shard)
+        RankGroup(open_store(HOST), ranks.shard)
     return str(refused.value)
 
 

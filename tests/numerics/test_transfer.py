@@ -1,5 +1,6 @@
 """A reader of transferred memory gets the logits that it would get by feeding the predecessors' inputs itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError
-from latentmas_ray.memory import LATENT, Segment, merge_layout
-from latentmas_ray.memory.wire import from_bytes, to_bytes
+from latentmas_ray.memory import LATENT, InMemoryKV, LayerSpec, Segment, TensorSpec, merge_layout
+from latentmas_ray.models.cache import BatchCache
+from tests.cases.memory import take, window_of
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm, with_limit
 from tests.numerics.plain import Plain
 from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
+from tests.unit.wire_cases import from_bytes, to_bytes
 
 PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
 NUM_STEPS = 3
@@ -83,7 +86,7 @@ def test_parts_of_a_turn_are_parts_of_its_memory(engine: Engine) -> None:
     latents = think(engine, PROMPTS["a"], NUM_STEPS, hands_over="latents")
     assert prompt.lengths == (9, 2, 21)
     assert latents.lengths == (NUM_STEPS,) * 3
-    assert latents.starts == (9, 2, 21)
+    assert latents.meta.starts == (9, 2, 21)
     assert prompt.turn_ends == latents.turn_ends == whole.turn_ends
     for row, length in enumerate(prompt.lengths):
         assert torch.equal(prompt.kv_of(row), whole.kv_of(row)[:, :, :, :length])
@@ -100,7 +103,7 @@ def test_a_reader_of_a_part_goes_on_where_the_whole_turn_ended(part: str, engine
     begin(engine, PROMPTS["c"], place_chain({"a": segment}))
     for row, length in enumerate((9, 2, 21)):
         window = (0, length) if part == "prompt" else (length, length + NUM_STEPS)
-        cut = whole.take([row]).slice([window])
+        cut = window_of(take(whole, [row]), window)
         alone = begin(engine, [PROMPTS["c"][row]], place_chain({"a": cut}))
         again = begin(engine, PROMPTS["c"], place_chain({"a": segment}))
         assert_close(logits_of(again)[row], logits_of(alone)[0])
@@ -111,7 +114,7 @@ def test_memory_can_be_read_question_by_question(engine_of: MakeEngine) -> None:
     segments = chain(engine)
     together = logits_of(begin(engine, PROMPTS["c"], place_chain(segments))).clone()
     order = [2, 0]
-    some = {name: segment.take(order) for name, segment in segments.items()}
+    some = {name: take(segment, order) for name, segment in segments.items()}
     part = logits_of(begin(engine, [PROMPTS["c"][row] for row in order], place_chain(some)))
     assert_close(part, together[order])
 
@@ -130,6 +133,24 @@ def test_memory_of_another_model_is_refused(engine_of: MakeEngine) -> None:
     segment = think(engine_of("llama"), PROMPTS["a"], 1)
     with pytest.raises(IncompatibleMemoryError, match="architecture is 'LlamaForCausalLM', not 'MistralForCausalLM'"):
         begin(engine_of("mistral"), PROMPTS["c"], place_chain({"a": segment}))
+
+
+def test_memory_whose_layers_keep_different_tokens_is_refused_by_the_name_of_the_layer(engine: Engine) -> None:
+    segment = think(engine, PROMPTS["a"], 1)
+    everything = tuple(((0, length),) for length in segment.lengths)
+    kept = (everything, *((((0, 1),), *everything[1:]) for _ in range(engine.lm.spec.num_layers - 1)))
+    meta = replace(segment.meta, kept=kept)
+    buffer = torch.zeros(meta.layout().num_bytes, dtype=torch.uint8)
+    evicted = Segment(meta, InMemoryKV(meta.layout(), buffer), segment.recompute_inputs)
+    with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 keeps \(1, "):
+        begin(engine, PROMPTS["c"], place_chain({"a": evicted}))
+
+
+def test_a_cache_is_of_layers_that_are_all_alike(engine: Engine) -> None:
+    spec = engine.lm.spec
+    latent = LayerSpec((TensorSpec("latent", 1, 48, spec.dtype),))
+    with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 caches latent 1×48"):
+        BatchCache(replace(spec, layers=(spec.layers[0], latent)), engine.lm.layer_devices, 1, 8)
 
 
 def test_too_long_a_memory_is_told_with_its_numbers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
 from latentmas_ray.memory import LATENT, Segment, join
+from tests.cases.memory import take
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm, with_limit
 from tests.numerics.plain import Plain
@@ -54,7 +55,7 @@ def test_a_latent_turn_is_the_prompt_then_thoughts(runner: TurnRunner) -> None:
     assert turns_of(segment) == [[*ids, *[LATENT] * 3] for ids in prompts]
     assert report.prompt_tokens == tuple(map(len, prompts))
     assert report.memory_tokens == segment.lengths
-    assert report.segment_bytes == segment.bytes_per_question
+    assert report.segment_bytes == segment.meta.bytes_per_question
     assert (report.latent_steps, report.output_token_ids, report.texts) == (3, (), ())
     assert report.phases.think > 0
     assert report.phases.decode == 0
@@ -99,8 +100,8 @@ def test_parts_that_are_handed_over(runner: TurnRunner, close_turn: bool) -> Non
     after = 3 + (len(runner.engine.lm.chat.turn_terminator) if close_turn else 0)
     prompt = latent(runner, replace(work, hands_over="prompt"))
     latents = latent(runner, replace(work, hands_over="latents"))
-    assert (prompt.lengths, prompt.starts) == (lengths, (0, 0, 0))
-    assert (latents.lengths, latents.starts) == ((after,) * 3, lengths)
+    assert (prompt.lengths, prompt.meta.starts) == (lengths, (0, 0, 0))
+    assert (latents.lengths, latents.meta.starts) == ((after,) * 3, lengths)
     assert prompt.turn_ends == latents.turn_ends == tuple(length + after for length in lengths)
 
 
@@ -130,7 +131,7 @@ def test_a_missing_memory_is_named(runner: TurnRunner) -> None:
 
 
 def test_memory_of_other_questions_is_refused(runner: TurnRunner) -> None:
-    segment = latent(runner, order("planner")).take([0, 1])
+    segment = take(latent(runner, order("planner")), [0, 1])
     with pytest.raises(SegmentError, match="2 questions, not 3"):
         runner.run(order("judger", "text", reads=(memory("planner"),)), {"planner": segment})
 

@@ -17,11 +17,11 @@ from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError
-from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, SegmentMeta, join
+from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, join
 from latentmas_ray.parallel.ranks import Ranks
 
 # 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
-SPEC = KVCacheSpec(
+SPEC = KVCacheSpec.uniform(
     architecture="StandIn",
     num_layers=8,
     num_kv_heads=8,
@@ -79,7 +79,7 @@ class StandIn:
             texts = tuple(f"{name}: {work.agent} has read {sorted(read)}" for name in work.question_ids)
             tokens = tuple(tuple(text.encode()) for text in texts)
             return None, TurnResult(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
-        report = TurnResult(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.outline.bytes_per_question)
+        report = TurnResult(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.meta.bytes_per_question)
         piece = last if leaves_early else SegmentChunk.whole(join([first, last]))
         if outgoing is None:
             return piece, report
@@ -100,12 +100,14 @@ def _segment(lengths: tuple[int, ...], number: float) -> Segment:
     recompute_inputs = RecomputeInputs(
         torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths
     )
-    return Segment(SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recompute_inputs)
+    return Segment.from_tensor(
+        SPEC, torch.full(shape, number), lengths, (0,) * len(lengths), (0,) * len(lengths), recompute_inputs
+    )
 
 
 def halves(segment: Segment) -> tuple[SegmentChunk, SegmentChunk]:
     """A segment without thoughts as two pieces."""
-    outline = SegmentMeta.of(segment)
+    outline = segment.meta
     first = tuple(length // 2 for length in segment.lengths)
     rest = tuple(length - half for length, half in zip(segment.lengths, first, strict=True))
 
@@ -114,7 +116,7 @@ def halves(segment: Segment) -> tuple[SegmentChunk, SegmentChunk]:
         recompute_inputs = RecomputeInputs(
             torch.zeros(sum(lengths), dtype=torch.int64), torch.zeros(0, SPEC.hidden_size), lengths
         )
-        return SegmentChunk(outline, begins, lengths, torch.cat(kv, dim=3), recompute_inputs)
+        return SegmentChunk.from_tensor(outline, begins, lengths, torch.cat(kv, dim=3), recompute_inputs)
 
     return piece((0,) * len(first), first), piece(first, rest)
 

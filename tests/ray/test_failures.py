@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors import health as upkeep
+from latentmas_ray.actors import health
 from latentmas_ray.cli.main import main
 from latentmas_ray.system import make_runtime
 from tests.ray import stand_ins
@@ -110,7 +110,7 @@ def test_a_question_that_kills_its_actor_fails_alone(
 def test_an_actor_that_dies_of_everything_ends_the_run(
     run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MAX_LOSSES", 1)
+    monkeypatch.setattr(health, "MAX_LOSSES", 1)
     assert run(misbehave=[On("judger", f"q{index}", stand_ins.die) for index in range(NUM_QUESTIONS)]) == 1
     err = capfd.readouterr().err
     assert "error: the actor of agent judger died 2 times, and none of its turns came to an end between" in err

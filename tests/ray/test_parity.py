@@ -12,13 +12,15 @@ from latentmas_ray.config import Method
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.memory import join
-from latentmas_ray.memory.wire import decode_piece, from_raw, to_bytes
+from latentmas_ray.memory.wire import decode_piece, from_raw
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
+from latentmas_ray.scheduler.events import TurnHandle
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, apply_method, load_topology
 from latentmas_ray.transport import Loopback, ObjectStore
 from tests.ray.actor_cases import drive, timeless
+from tests.unit.wire_cases import to_bytes
 
 NAMES = ("first", "second", "third", "last")
 QUESTIONS = load_questions("sample", 4)

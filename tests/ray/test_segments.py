@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -13,10 +14,10 @@ import ray
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.agent_actor import AgentActor
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
-from latentmas_ray.errors import ConfigError, TransferError, TurnLostError
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
+from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.scheduler.events import Event, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.cases.scheduler import agent, topology
@@ -38,27 +39,38 @@ def _work(agent: str, *reads: str) -> TurnRequest:
     )
 
 
-def _finish(runtime: RayRuntime, ticket: TurnHandle) -> None:
-    assert runtime.wait([ticket], PATIENCE_SECONDS) == [ticket]
+def _finish(runtime: RayRuntime, ticket: TurnHandle) -> TurnResult:
+    """The result of a turn, which is the only one that is not over."""
+    (event,) = _outcomes(runtime)
+    assert isinstance(event, TurnDone)
+    assert event.handle is ticket
+    return event.result
+
+
+def _outcomes(runtime: RayRuntime) -> list[Event]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        told = [event for event in runtime.poll(1.0) if isinstance(event, TurnDone | TurnFailed | TurnLost)]
+        if told:
+            return told
+    raise AssertionError("no turn came to an end")
 
 
 def test_a_segment_outlives_the_actor_that_made_it(tmp_path: Path) -> None:
     with actors_of(["planner", "judger"], partial(StandIn, tmp_path)) as (runtime, _):
         made = runtime.submit(_work("planner"), {})
-        _finish(runtime, made)
-        assert runtime.report(made).segment_bytes[0] == len("a question of some bytes") * SPEC.bytes_per_token
+        written = _finish(runtime, made).segment_bytes[0]
+        assert written == len("a question of some bytes") * SPEC.bytes_per_token
         os.kill(turns_in(tmp_path)[0].pid, signal.SIGKILL)
         dead = runtime.submit(_work("planner"), {})
-        _finish(runtime, dead)
-        with pytest.raises(TurnLostError, match="the actor of agent planner died"):
-            runtime.report(dead)
-        assert runtime.is_lost(dead)
-        assert not runtime.is_lost(made)
+        (lost,) = _outcomes(runtime)  # and not the turn that made the segment
+        assert isinstance(lost, TurnLost)
+        assert lost.handle is dead
+        assert "the actor of agent planner died" in lost.reason
         read = runtime.submit(_work("judger", "planner"), {"planner": made.segment})
-        _finish(runtime, read)
-        (transfer,) = runtime.report(read).reads
+        (transfer,) = _finish(runtime, read).reads
         assert (transfer.source, transfer.transport) == ("planner", "object_store")
-        assert transfer.num_bytes == runtime.report(made).segment_bytes[0]
+        assert transfer.num_bytes == written
         assert turns_in(tmp_path)[-1].read == {"planner": number_of("planner")}
 
 

@@ -205,7 +205,7 @@ def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: i
         with pytest.raises(ActorError, match=f"rank {rank} of 2 {what}"):
             report_of(group, turn)
         assert time.monotonic() - begin < STEP_SECONDS / 2
-        group.lose("a rank is gone")
+        group.mark_dead("a rank is gone")
         _, turn = submit(group, work("last"), {})
         with pytest.raises(ActorError, match=r"rank \d of 2"):
             report_of(group, turn)

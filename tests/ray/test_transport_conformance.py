@@ -40,8 +40,8 @@ class Peers:
         self.producer, self.reader, self.other = (start(self.transports, self.name) for _ in range(3))
 
     @property
-    def traits(self) -> Capabilities:
-        return self.transports[self.name].traits
+    def capabilities(self) -> Capabilities:
+        return self.transports[self.name].capabilities
 
     def use(self, name: str) -> None:
         self.name = name
@@ -62,7 +62,7 @@ def all_peers(cluster: None) -> Iterator[Peers]:
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def peers(request: pytest.FixtureRequest, all_peers: Peers) -> Peers:
-    needs = all_peers.transports[request.param].traits.needs
+    needs = all_peers.transports[request.param].capabilities.needs
     if needs is not None and needs not in find_available():
         pytest.skip(f"{needs} is not here")
     all_peers.use(request.param)
@@ -200,9 +200,9 @@ def test_a_producer_that_stands_still_is_not_waited_for_forever(peers: Peers) ->
     payload = get(peers.producer.pack.remote(BIG))
     with stopped(get(peers.producer.pid.remote())):
         read = get(peers.reader.read.remote(payload, BIG))
-        if not peers.traits.one_sided or read.error:
+        if not peers.capabilities.one_sided or read.error:
             assert_told(read)
-        assert not read.error or not peers.traits.one_sided or peers.name == "nixl"
+        assert not read.error or not peers.capabilities.one_sided or peers.name == "nixl"
     assert_right(get(peers.reader.read.remote(payload, BIG)))
 
 
@@ -225,10 +225,10 @@ def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None
     payload = peers.producer.pack.remote(BIG)
     assert_right(get(peers.other.read_and_hold.remote(payload, BIG)))
     with killed_after(get(peers.producer.pid.remote()), 0.3):
-        limit = 1.0 if peers.traits.survives_producer else PATIENCE_SECONDS
+        limit = 1.0 if peers.capabilities.survives_producer else PATIENCE_SECONDS
         read = get(peers.reader.read_until_it_fails.remote(payload, BIG, limit))
     peers.replace("producer")
-    if peers.traits.survives_producer:
+    if peers.capabilities.survives_producer:
         assert_right(read)
     else:
         assert_told(read)
@@ -240,7 +240,7 @@ def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None
 
 
 def test_a_stopped_producer_that_dies_is_noticed_at_once(peers: Peers) -> None:
-    if peers.traits.one_sided:
+    if peers.capabilities.one_sided:
         pytest.skip("nothing waits for the producer")
     payload = get(peers.producer.pack.remote(BIG))
     assert_right(get(peers.reader.read.remote(payload, BIG)))

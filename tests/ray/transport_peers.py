@@ -18,7 +18,7 @@ import torch
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk
 from latentmas_ray.transport import Transport
-from tests.cases.memory import SPEC, cut, make_segment
+from tests.cases.memory import SPEC, cut, make_segment, reshaped
 
 MEGABYTE = 2**20
 
@@ -37,8 +37,8 @@ class Case:
     @property
     def spec(self) -> KVCacheSpec:
         if self.megabytes:  # 64 KiB a token
-            return replace(SPEC, dtype=self.dtype, num_layers=8, num_kv_heads=8, head_dim=128 * 4 // _size(self.dtype))
-        return replace(SPEC, dtype=self.dtype)
+            return reshaped(SPEC, dtype=self.dtype, num_layers=8, num_kv_heads=8, head_dim=128 * 4 // _size(self.dtype))
+        return reshaped(SPEC, dtype=self.dtype)
 
     @lru_cache(maxsize=2)  # noqa: B019  a case is a plain value, and few are kept
     def piece(self) -> SegmentChunk:
@@ -146,7 +146,7 @@ class Peer:
 
 def difference(piece: SegmentChunk, expected: SegmentChunk) -> str:
     """In what two pieces differ; nothing if in nothing."""
-    for name in ("outline", "begins", "lengths"):
+    for name in ("meta", "begins", "lengths"):
         if getattr(piece, name) != getattr(expected, name):
             return name
     if not torch.equal(piece.kv_LCHTD.view(torch.uint8), expected.kv_LCHTD.view(torch.uint8)):

@@ -3,32 +3,30 @@
 What the runtime and the fleet know of it. It is one actor (`SingleReplica`) or one for each rank (`ShardedReplica`).
 """
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
 
 from latentmas_ray.actors.agent_actor import Loaded
+from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.segment_location import SegmentLocation
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.transport import Transport
 
-_log = logging.getLogger(__name__)
+
+class ReplicaState(Enum):
+    """STARTING or REPLACING → READY → LOST or CLOSED; a replica that is starting may be lost, too."""
+
+    STARTING = "starting"  # its actors load the model
+    REPLACING = "replacing"  # the same, in place of a lost one: turns may be submitted already, and wait
+    READY = "ready"  # its model is loaded
+    LOST = "lost"  # an actor died, hangs or was given up: none of its turns will be carried out any more
+    CLOSED = "closed"  # ended on purpose, with nothing left to do
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +76,9 @@ class Replica(ABC):
         self.spec = spec
         self.actors = tuple(actors)
         self.nodes = tuple(nodes)
-        self.lost: str | None = None  # why no turn can be carried out any more
+        self.state = ReplicaState.STARTING
+        self.lost_because = ""
         self.suspect: Turn | None = None  # the turn that was being carried out when it was lost
-        self.is_up = False  # its model is loaded
         self.pending: dict[Turn, None] = {}
         self._num_turns = 0
 
@@ -101,7 +99,7 @@ class Replica(ABC):
             self.spec.check_same(whole)
         self.spec = whole
         self.nodes = tuple(one.node_id for one in loaded)
-        self.is_up = True
+        self.state = ReplicaState.READY
         return whole
 
     def use(self, transport: Transport) -> list[ray.ObjectRef]:
@@ -139,12 +137,13 @@ class Replica(ABC):
         ready = [(turn.ready_at, turn) for turn in self.pending if turn.ready_at is not None]
         return min(ready, key=lambda one: one[0])[1] if ready else None
 
-    def lose(self, reason: str, *, is_at_fault: bool = True) -> None:
+    def mark_dead(self, reason: str, *, is_at_fault: bool = True) -> None:
         """End it: no turn of those that are pending will be reported. `is_at_fault`: it is lost by itself, and a turn
-        may be why."""
-        if self.lost is None:
-            self.lost = reason
-            # Not only where `is_up`: a turn may begin, and kill, before anybody has heard that the model is there.
+        may be why. Of several reasons the first one counts."""
+        if self.state is not ReplicaState.LOST:
+            self.state = ReplicaState.LOST
+            self.lost_because = reason
+            # Not only where it is READY: a turn may begin, and kill, before anybody has heard that the model is there.
             # Where nothing is ready the oldest may have begun all the same: it takes in what comes early.
             if is_at_fault:
                 self.suspect = self.at_work or next(iter(self.pending), None)
@@ -152,25 +151,11 @@ class Replica(ABC):
 
     def end(self) -> None:
         """End the actors. Safe to call twice."""
+        if self.state is not ReplicaState.LOST:
+            self.state = ReplicaState.CLOSED
         for actor in self.actors:
-            try:
+            with ignoring_dead("actor was not ended"):
                 ray.kill(actor)
-            except (RayError, ValueError) as error:
-                _log.debug("actor was not ended: %s", error)
-
-
-# A turn could not be carried out because of these; any other of Ray's errors is about the turn itself.
-DEATHS = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError, ActorUnschedulableError)
-LOSSES = (*DEATHS, ObjectLostError, TransferError)
-
-
-def reason(error: BaseException) -> str:
-    """The last line of a remote error: Ray puts the whole remote traceback into the text. Of an actor's death the first
-    sentence: what follows tells how to look for causes, and many numbers."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
-        return next((line for line in reversed(lines) if line.startswith("The actor")), lines[0]).partition(". ")[0]
-    return lines[-1] if lines else type(error).__name__
 
 
 def places_of(segments: Mapping[str, SegmentRef], work: TurnRequest) -> dict[str, tuple[SegmentLocation, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef
 
 
 def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batch: int) -> Replica:
@@ -20,6 +20,6 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batc
     def cost(place: int) -> tuple[bool, int, int, int]:
         replica = replicas[place]
         far = sum(segment.whereabouts[0].source_node not in replica.nodes for segment in read)
-        return not replica.is_up, len(replica.pending), far, (place - batch) % len(replicas)
+        return replica.state is not ReplicaState.READY, len(replica.pending), far, (place - batch) % len(replicas)
 
     return replicas[min(range(len(replicas)), key=cost)]

@@ -4,21 +4,20 @@ Towards the driver it is one replica: a turn goes to all ranks, rank r's parcels
 rank that needs its heads), one report comes back, and if a rank dies the whole replica is one that died.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+from latentmas_ray.actors.errors import get_outcome, ignoring_dead, meaning_of, reason, remote_error, turn_error
 from latentmas_ray.actors.rank_actor import Source
 from latentmas_ray.actors.replicas.rank_results import merge_reports
-from latentmas_ray.actors.replicas.replica import LOSSES, Replica, SegmentRef, Turn, places_of, reason
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, places_of
 from latentmas_ray.actors.segment_location import SegmentLocation
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, InputError, ShardError, TurnError, TurnLostError
+from latentmas_ray.errors import ActorError, ShardError
 from latentmas_ray.memory import TPRank
 from latentmas_ray.memory.reslice import sources_of
 from latentmas_ray.transport import Transport
@@ -52,7 +51,8 @@ class ShardedReplica(Replica):
         reports, begun = [], []
         for rank, actor in enumerate(self.actors):
             sources = [
-                self._source(segments[name], rank, keeps=transport.traits.readers_keep) for name in work.segment_order()
+                self._source(segments[name], rank, keeps=transport.capabilities.readers_keep)
+                for name in work.segment_order()
             ]
             if has_begun:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")
@@ -69,7 +69,7 @@ class ShardedReplica(Replica):
         turn = Turn(number, time.monotonic(), tuple(reports), places_of(segments, work), writes, tuple(begun))
         if work.thinks != "latent":
             return None, turn
-        holders = [] if transport.traits.survives_producer else list(zip(self.actors, chunks, strict=True))
+        holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
         return SegmentRef(tuple(chunks), writes, holders), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
@@ -87,7 +87,7 @@ class ShardedReplica(Replica):
     def cancel(self, turn: Turn) -> None:
         """It is carried out all the same, on all ranks, and forgotten."""
         for actor in self.actors if turn.begun else ():
-            with contextlib.suppress(RayError, ValueError):  # it may be gone
+            with ignoring_dead("turn was not forgotten"):
                 actor.forget_turn.options(concurrency_group="side").remote(turn.number)
 
     @property
@@ -113,30 +113,27 @@ class ShardedReplica(Replica):
         errors: dict[int, Exception] = {}
         waiting = list(turn.reports)
         while waiting:
-            patience = SKEW_SECONDS if self.lost is None and not errors else _GRACE_SECONDS
+            patience = _GRACE_SECONDS if errors or self.state is ReplicaState.LOST else SKEW_SECONDS
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
             if not ready:
                 break
-            try:
-                reports[rank_of[ready[0]]] = ray.get(ready[0])
-            except RayError as error:
-                errors[rank_of[ready[0]]] = error
+            outcome = get_outcome(ready[0])
+            if isinstance(outcome, Exception):
+                errors[rank_of[ready[0]]] = outcome
+            else:
+                reports[rank_of[ready[0]]] = outcome
         return reports, errors
 
     def _raise(self, errors: Mapping[int, Exception], *, is_over: bool) -> None:
         """The one error that tells most: of a rank that died, then of one that failed, then of those that noticed."""
         rank = min(errors, key=lambda rank: (_weight(errors[rank]), rank))
         error = errors[rank]
-        cause = error.cause if isinstance(error, RayTaskError) else None
         is_in_step = is_over and len(errors) == self.num_ranks and not any(map(_ends_replica, errors.values()))
-        if is_in_step and isinstance(cause, InputError):
-            raise cause from error
-        if is_in_step and isinstance(cause, LOSSES):
-            raise TurnLostError(reason(cause)) from error
         if is_in_step:
-            raise TurnError(reason(cause or error)) from error
-        what = "failed" if cause is not None else "died"
-        raise ActorError(f"rank {rank} of {self.num_ranks} {what}: {reason(cause or error)}") from error
+            raise turn_error(error)
+        raised = remote_error(error)
+        what = "died" if raised is None else "failed"
+        raise ActorError(f"rank {rank} of {self.num_ranks} {what}: {reason(raised or error)}") from error
 
     def _account(
         self,
@@ -160,10 +157,12 @@ class ShardedReplica(Replica):
 
 def _ends_replica(error: Exception) -> bool:
     """Whether the ranks are not in step any more."""
-    return not isinstance(error, RayTaskError) or isinstance(error.cause, ShardError)
+    raised = remote_error(error)
+    return raised is None or isinstance(raised, ShardError)
 
 
 def _weight(error: Exception) -> int:
-    if isinstance(error, RayActorError | OutOfMemoryError):
-        return 0
-    return 2 if isinstance(error, RayTaskError) and isinstance(error.cause, ShardError) else 1
+    raised = remote_error(error)
+    if raised is None:
+        return 0 if meaning_of(error) is ActorError else 1
+    return 2 if isinstance(raised, ShardError) else 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk, TPRank
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.parallel.ranks import Ranks
 from latentmas_ray.transport import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,10 @@ class ShardedTransport(Transport):
     All ranks unpack in the same order, and what one of them cannot have none of them takes.
     """
 
-    name: ClassVar[str] = "shards"
-    traits: ClassVar[Capabilities] = TRAITS["loopback"]
-
     def __init__(self, inner: Transport, ranks: Ranks) -> None:
         self._inner, self._ranks = inner, ranks
-        # To reports and to whoever asks what it can do, it is the one inside.
-        self.__dict__.update(name=inner.name, traits=inner.traits, codec=inner.codec)
+        # What moves the bytes, and what it can do, is the transport inside.
+        self.name, self.capabilities, self.codec = inner.name, inner.capabilities, inner.codec
 
     def open(self) -> None:
         self._inner.open()

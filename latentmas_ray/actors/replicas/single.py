@@ -1,24 +1,17 @@
 """A replica that is one actor with the whole model."""
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from latentmas_ray.actors.replicas.replica import DEATHS, LOSSES, Replica, SegmentRef, Turn, places_of, reason
+from latentmas_ray.actors.errors import ignoring_dead, turn_errors
+from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn, places_of
 from latentmas_ray.actors.segment_location import SegmentLocation
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, InputError, TurnError, TurnLostError
 from latentmas_ray.transport import Transport
-
-NO_MEMORY = (
-    "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
-)
-_log = logging.getLogger(__name__)
 
 
 class SingleReplica(Replica):
@@ -57,28 +50,12 @@ class SingleReplica(Replica):
         turn = Turn(number, time.monotonic(), (report,), places_of(segments, work), writes, begun)
         if work.thinks != "latent":
             return None, turn
-        holders = [] if transport.traits.survives_producer else [(actor, chunks)]
+        holders = [] if transport.capabilities.survives_producer else [(actor, chunks)]
         return SegmentRef((chunks,), writes, holders), turn
 
     def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        try:
+        with turn_errors():
             report: TurnResult = ray.get(turn.reports[0])
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, InputError):
-                raise cause from error
-            # The error of a turn that should have written what this one reads, or the news that it is gone.
-            if isinstance(cause, LOSSES):
-                raise TurnLostError(reason(cause)) from error
-            raise TurnError(reason(cause or error)) from error
-        except OutOfMemoryError as error:
-            raise ActorError(NO_MEMORY) from error
-        except DEATHS as error:
-            raise ActorError(reason(error)) from error
-        except LOSSES as error:
-            raise TurnLostError(reason(error)) from error
-        except RayError as error:
-            raise TurnError(reason(error)) from error
         node = self.nodes[0]
         reads = tuple(
             turn.reads[read.source][0].account(read, reader_node=node, shares_node=shares_node) for read in report.reads
@@ -88,10 +65,8 @@ class SingleReplica(Replica):
     def cancel(self, turn: Turn) -> None:
         """A turn that runs goes on to its end and is forgotten."""
         for reference in (*turn.reports, *turn.begun):
-            try:
+            with ignoring_dead("turn was not cancelled"):
                 ray.cancel(reference, force=False)
-            except (RayError, ValueError, TypeError) as error:
-                _log.debug("turn was not cancelled: %s", error)
         if turn.begun:
             self.actors[0].forget_turn.options(concurrency_group="side").remote(turn.number)
 
@@ -102,5 +77,5 @@ class SingleReplica(Replica):
         if remote:
             references = list(chain(*(segment.chunks[0] for segment in read)))
             actor.fetch.options(concurrency_group="fetch").remote(references)
-        for segment in remote if transport.traits.readers_keep else ():
+        for segment in remote if transport.capabilities.readers_keep else ():
             segment.holders.append((actor, segment.chunks[0]))

@@ -28,8 +28,8 @@ def memory_row(memory: Memory) -> dict[str, Any]:
         "weights_revision": spec and spec.weights_revision,
         "architecture": spec and spec.architecture,
         "num_layers": spec and spec.num_layers,
-        "num_kv_heads": spec and spec.num_kv_heads,
-        "head_dim": spec and spec.head_dim,
+        "num_kv_heads": spec.num_kv_heads if spec and spec.is_uniform else None,
+        "head_dim": spec.head_dim if spec and spec.is_uniform else None,
         "dtype": spec and spec.dtype,
         "question": memory.question,
         "has_kv": memory.has_kv,
@@ -72,7 +72,8 @@ def _facts(memory: Memory) -> Iterator[tuple[str, str]]:
     yield "model", printable(memory.model)
     if spec is not None:
         yield "weights", printable(spec.weights_revision)
-        heads = f"{spec.num_layers} layers, {spec.num_kv_heads} KV heads of {spec.head_dim}"
+        shape = f"{spec.num_kv_heads} KV heads of {spec.head_dim}" if spec.is_uniform else "not all of one shape"
+        heads = f"{spec.num_layers} layers, {shape}"
         yield "shape", f"{printable(spec.architecture)}, {heads}, {spec.dtype}"
     yield "question", shorten(memory.question, MAX_TEXT_CHARS)
     if spec is not None:

@@ -17,7 +17,7 @@ from latentmas_ray.engine.diagnostics.trace import Alarm, Thought
 from latentmas_ray.engine.turn import TurnRequest
 
 
-class _Measure(IntEnum):
+class _GuardAction(IntEnum):
     """What is done about a question; a number, so that ranks can agree on it."""
 
     NOTHING = 0
@@ -48,12 +48,14 @@ def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_B
         for good, readings in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
     ]
     wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
-    measures = [_Measure(int(measure)) for measure in lens.lm.ranks.same(wants)]
+    actions = [_GuardAction(int(measure)) for measure in lens.lm.ranks.same(wants)]
     return GuardDecision(
         alarms=tuple(alarms),
-        without_thoughts=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WITHOUT_THOUGHTS),
-        withdrawn=tuple(row for row, measure in enumerate(measures) if measure in (_Measure.WITHDRAW, _Measure.WRITE)),
-        written=tuple(row for row, measure in enumerate(measures) if measure is _Measure.WRITE),
+        without_thoughts=tuple(row for row, action in enumerate(actions) if action is _GuardAction.WITHOUT_THOUGHTS),
+        withdrawn=tuple(
+            row for row, action in enumerate(actions) if action in (_GuardAction.WITHDRAW, _GuardAction.WRITE)
+        ),
+        written=tuple(row for row, action in enumerate(actions) if action is _GuardAction.WRITE),
     )
 
 
@@ -97,11 +99,11 @@ def _of_row(
     ]
 
 
-def _measure(work: TurnRequest, is_readable: bool, alarms: Sequence[Alarm]) -> _Measure:
+def _measure(work: TurnRequest, is_readable: bool, alarms: Sequence[Alarm]) -> _GuardAction:
     hands_thoughts = work.hands_over != "prompt"
     is_bad = not is_readable or (hands_thoughts and any(alarm.kind in ACTED_ON for alarm in alarms))
     if not is_bad or work.guard not in ("drop", "text"):
-        return _Measure.NOTHING
+        return _GuardAction.NOTHING
     if work.guard == "text":
-        return _Measure.WRITE
-    return _Measure.WITHOUT_THOUGHTS if is_readable else _Measure.WITHDRAW
+        return _GuardAction.WRITE
+    return _GuardAction.WITHOUT_THOUGHTS if is_readable else _GuardAction.WITHDRAW

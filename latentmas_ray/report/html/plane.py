@@ -27,7 +27,7 @@ class TokenPlace:
     y: float
 
 
-class Plane:
+class EmbeddingPlane:
     """From embeddings to a picture of WIDTH by HEIGHT, with one scale in both directions, so that directions stay what
     they are."""
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from latentmas_ray.engine.diagnostics.trace import Thought
 from latentmas_ray.report.html.entries import Member
 from latentmas_ray.report.html.figures import NUM_AGENT_COLOURS
-from latentmas_ray.report.html.plane import Plane, has_place
+from latentmas_ray.report.html.plane import EmbeddingPlane, has_place
 
 _TOP, _BOTTOM = 6, 94  # of a box of 100: lines at its edge would be cut
 _WINDOWS = 4  # the first and the last of these parts of the steps are compared
@@ -66,7 +66,7 @@ class ThoughtsPicture:
     member: Member
     questions: tuple[str, ...]  # that have thoughts
     agents: tuple[AgentThoughts, ...]
-    plane: Plane | None  # None where the run kept no map of its embeddings
+    plane: EmbeddingPlane | None  # None where the run kept no map of its embeddings
     paths: Mapping[str, Mapping[str, Paths]]  # question -> agent -> part
 
 
@@ -137,7 +137,7 @@ def make_thoughts_picture(member: Member) -> ThoughtsPicture | None:
     thoughts = [*chain.from_iterable(found for agents in thinking.values() for found in agents.values())]
     axes = {statistic.name: _Axis(map(statistic.of, thoughts)) for statistic in _STATISTICS}
     embeddings = member.run.embeddings
-    plane = Plane(embeddings, thoughts) if embeddings is not None and embeddings.tokens else None
+    plane = EmbeddingPlane(embeddings, thoughts) if embeddings is not None and embeddings.tokens else None
     names = dict.fromkeys(chain.from_iterable(thinking.values()))
     return ThoughtsPicture(
         member=member,
@@ -155,7 +155,11 @@ def make_thoughts_picture(member: Member) -> ThoughtsPicture | None:
 
 
 def _column(
-    agent: str, index: int, questions: Sequence[Sequence[Thought]], axes: Mapping[str, _Axis], plane: Plane | None
+    agent: str,
+    index: int,
+    questions: Sequence[Sequence[Thought]],
+    axes: Mapping[str, _Axis],
+    plane: EmbeddingPlane | None,
 ) -> AgentThoughts:
     """`questions` holds this agent's thoughts, one sequence a question."""
     num_thoughts = max(map(len, questions))
@@ -220,7 +224,7 @@ def _short(value: float) -> str:
     return f"{round(value, 2):g}"
 
 
-def _paths(thoughts: Sequence[Thought], axes: Mapping[str, _Axis], plane: Plane | None) -> Paths:
+def _paths(thoughts: Sequence[Thought], axes: Mapping[str, _Axis], plane: EmbeddingPlane | None) -> Paths:
     lines = {statistic.name: axes[statistic.name].line([*map(statistic.of, thoughts)]) for statistic in _STATISTICS}
     return lines | ({} if plane is None else plane.paths(thoughts))
 

@@ -2,7 +2,7 @@
 
 reader                                  producer
 token, kind of pair               →     the token must be its own
-                                  ←     where they meet (`meeting`)
+                                  ←     where they meet (`rendezvous`)
              both make the pair, each with its rank
 buffer 17                         →
                                   ←     how many bytes, or that it has none such
@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from latentmas_ray.errors import TransferError
-from latentmas_ray.transport.channel import Channel, LinkError, StalledError
-from latentmas_ray.transport.gpu.process_pair import PAIRS, PRODUCER, READER, Pair, chunks
-from latentmas_ray.transport.gpu.rendezvous import make_pair, make_tcp_store
+from latentmas_ray.errors import LinkError, TransferError
+from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, chunks, open_store
+from latentmas_ray.transport.channel import Channel, StalledError
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
+from latentmas_ray.transport.rendezvous import make_pair
 
 _LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
 _GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own
@@ -41,7 +41,7 @@ class GroupServer:
         """Listens at a free port of `host` from now on."""
         self._kind, self._host, self._kept, self._timeout_seconds = kind, host, kept, timeout_seconds
         self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
-        self._store = make_tcp_store(host, timeout_seconds) if kind == "nccl" else None
+        self._store = open_store(host, timeout_seconds=timeout_seconds) if kind == "nccl" else None
         self._listener = Listener(host, timeout_seconds, self._serve)
         self.address = self._listener.address
 
@@ -55,16 +55,16 @@ class GroupServer:
         if self._device is not None:
             torch.cuda.set_device(self._device)
         port = 0 if self._store is None else self._store.port
-        meeting = {"host": self._host, "port": port, "prefix": secrets.token_hex(8)}
-        channel.send(**meeting)
-        pair = make_pair(self._kind, PRODUCER, channel, meeting, self._host, self._timeout_seconds)
+        rendezvous = {"host": self._host, "port": port, "prefix": secrets.token_hex(8)}
+        channel.send(**rendezvous)
+        pair = make_pair(self._kind, PRODUCER, channel, rendezvous, self._host, self._timeout_seconds)
         try:
             while True:
                 self._answer(channel, pair, channel.receive(without_limit=True))
         finally:
             pair.close()
 
-    def _answer(self, channel: Channel, pair: Pair, request: dict[str, object]) -> None:
+    def _answer(self, channel: Channel, pair: ProcessPair, request: dict[str, object]) -> None:
         number = request.get("buffer")
         body = self._kept.get(number) if isinstance(number, int) else None
         if body is None:
@@ -81,11 +81,11 @@ class GroupConnection:
     def __init__(self, kind: str, address: ServerAddress, host: str, timeout_seconds: float) -> None:
         """`host` is this process's own address. Raises LinkError if the producer is gone."""
         self._timeout_seconds = timeout_seconds
-        self._pair: Pair | None = None
+        self._pair: ProcessPair | None = None
         self._channel = call(address, timeout_seconds, kind=kind)
         try:
-            meeting = self._channel.receive()
-            self._pair = make_pair(kind, READER, self._channel, meeting, host, timeout_seconds)
+            rendezvous = self._channel.receive()
+            self._pair = make_pair(kind, READER, self._channel, rendezvous, host, timeout_seconds)
         except BaseException:
             self.close()
             raise

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch.multiprocessing import reductions
 from latentmas_ray.errors import TransferError, first_line
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.available import gpu_in_use
-from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.base import StatefulTransport
+from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.checksum import seal, unseal
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, StaticSlot, token_in
 
@@ -34,33 +34,32 @@ class CudaHandle:
 
 
 @dataclass(frozen=True)
-class _OpenedIpc:
+class _IpcState:
     process: bytes
     slots: StaticMemory
     shared: dict[int, tuple[Any, ...]]  # by slot: it is described once and then belongs to all readers
     mapped: dict[tuple[bytes, int], Tensor]  # by producer and slot: CUDA lets a process map memory once
 
 
-class CudaIpc(Transport):
+class CudaIpc(StatefulTransport[_IpcState]):
     """One copy within the GPU when a piece is packed and one when it is read; nothing leaves it.
 
     The second copy is why a reader's piece stays as it is after `release`: torch counts the readers of what it shares,
     but takes for granted that every handle is read exactly once. Slots are kept until the process ends.
     """
 
-    name: ClassVar[str] = "cuda_ipc"
-    traits: ClassVar[Capabilities] = TRAITS["cuda_ipc"]
+    name = "cuda_ipc"
+    capabilities = Capabilities(
+        devices=frozenset({"cuda"}), links=frozenset({"same_gpu"}), one_sided=True, shares_node=True, needs="cuda"
+    )
 
-    def __init__(self) -> None:
-        self._opened: _OpenedIpc | None = None
-
-    def open(self) -> None:
+    def _make_state(self) -> _IpcState:
         """Where the actor's GPU is the current one."""
-        self._opened = _OpenedIpc(os.urandom(16), StaticMemory("cuda"), {}, {})
+        return _IpcState(os.urandom(16), StaticMemory("cuda"), {}, {})
 
     def pack(self, piece: SegmentChunk) -> CudaHandle:
         """A handle to a copy on the GPU."""
-        opened = self._get_opened()
+        opened = self._opened
         header, body, checksum = seal(piece, "cuda", self.codec)
         slot = opened.slots.write(body)
         if slot.number not in opened.shared:
@@ -79,7 +78,7 @@ class CudaIpc(Transport):
 
     def unpack(self, payload: CudaHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """A piece in memory of its own on this GPU. Raises TransferError where the producer is gone or has released."""
-        opened = self._get_opened()
+        opened = self._opened
         gone = f"the segment is gone: process {payload.pid}, which held it, has released it or died"
         if payload.gpu != gpu_in_use():
             raise TransferError(f"the segment is on GPU {payload.gpu} and this actor on {gpu_in_use()}")
@@ -103,17 +102,9 @@ class CudaIpc(Transport):
 
     def release(self, payload: CudaHandle) -> None:
         """The slot is written again with the next piece of its size."""
-        if self._opened is not None and payload.process == self._opened.process:
-            self._opened.slots.release(payload.token)
-
-    def close(self) -> None:
-        self._opened = None
+        if self._state is not None and payload.process == self._state.process:
+            self._state.slots.release(payload.token)
 
     def _describe(self, slot: StaticSlot) -> tuple[Any, ...]:
         described: tuple[Any, ...] = reductions.reduce_tensor(slot.memory)
         return described
-
-    def _get_opened(self) -> _OpenedIpc:
-        if self._opened is None:
-            raise TransferError("transport cuda_ipc is closed in this process")
-        return self._opened

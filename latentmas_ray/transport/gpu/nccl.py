@@ -1,11 +1,10 @@
 """From process to process through torch.distributed: gloo between CPUs, NCCL between GPUs. The same code for both.
 
-Each reader and producer that have to do with each other make a group of two, once (`pair_link`, `pair`). So a process
+Each reader and producer that have to do with each other make a group of two, once (`pair_link`). So a process
 that dies costs its own transfers and nobody else's, which one group of all actors, or Ray's, would not survive.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from torch import Tensor
 from latentmas_ray.env import keep_nccl_from_killing
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.parallel.process_group import PAIRS
 from latentmas_ray.transport.address import own_host
-from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.base import StatefulTransport
+from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.checksum import seal, unseal
 from latentmas_ray.transport.connection_pool import ConnectionPool
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
-from latentmas_ray.transport.gpu.process_pair import PAIRS
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import ServerAddress
 
@@ -35,7 +34,7 @@ class DirectHandle:
     number: int
 
 
-class _OpenedDirect:
+class _GroupState:
     """What a transport has while it is open: locks and threads, none of which can be pickled."""
 
     def __init__(self, kind: str, timeout_seconds: float) -> None:
@@ -45,7 +44,7 @@ class _OpenedDirect:
         self.links = ConnectionPool(lambda address: GroupConnection(kind, address, host, timeout_seconds))
 
 
-class Direct(Transport):
+class Direct(StatefulTransport[_GroupState]):
     """A producer keeps the bytes where they are until `release` and sends them to whoever asks, beside its work.
 
     `unpack` waits at most `timeout_seconds` for each step (a connection, 64 MiB) and raises TransferError if a producer
@@ -54,20 +53,19 @@ class Direct(Transport):
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
         self._timeout_seconds = timeout_seconds
-        self._opened: _OpenedDirect | None = None
 
-    def open(self) -> None:
-        self._opened = _OpenedDirect(self.name, self._timeout_seconds)
+    def _make_state(self) -> _GroupState:
+        return _GroupState(self.name, self._timeout_seconds)
 
     def pack(self, piece: SegmentChunk) -> DirectHandle:
         """A handle; copies only what does not lie on this transport's device."""
-        opened = self._get_opened()
+        opened = self._opened
         header, body, checksum = seal(piece, PAIRS[self.name].device, self.codec)
         return DirectHandle(header, body.numel(), checksum, opened.server.address, opened.kept.add(body))
 
     def unpack(self, payload: DirectHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """A piece in memory of its own (the producer's, within one process)."""
-        opened = self._get_opened()
+        opened = self._opened
         if payload.address == opened.server.address:
             if (body := opened.kept.get(payload.number)) is None:
                 raise TransferError("the segment is gone: it was released")
@@ -79,34 +77,28 @@ class Direct(Transport):
 
     def release(self, payload: DirectHandle) -> None:
         """A transfer that has begun goes on to its end; nobody can begin another."""
-        if self._opened is not None and payload.address == self._opened.server.address:
-            self._opened.kept.drop(payload.number)
+        if self._state is not None and payload.address == self._state.server.address:
+            self._state.kept.drop(payload.number)
 
-    def close(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.server.close()
-            opened.links.close()
-
-    def _get_opened(self) -> _OpenedDirect:
-        if self._opened is None:
-            raise TransferError(f"transport {self.name} is closed in this process")
-        return self._opened
+    def _end_state(self, state: _GroupState) -> None:
+        state.server.close()
+        state.links.close()
 
 
 class Gloo(Direct):
     """Between CPUs: memory of a GPU is copied to the CPU and arrives there."""
 
-    name: ClassVar[str] = "gloo"
-    traits: ClassVar[Capabilities] = TRAITS["gloo"]
+    name = "gloo"
+    capabilities = Capabilities(links=BETWEEN_ACTORS, needs="gloo")
 
 
 class Nccl(Direct):
     """Between GPUs, without the CPU. Opened where the actor's GPU is the current one."""
 
-    name: ClassVar[str] = "nccl"
-    traits: ClassVar[Capabilities] = TRAITS["nccl"]
+    name = "nccl"
+    # Two ranks of NCCL cannot be on one GPU.
+    capabilities = Capabilities(devices=frozenset({"cuda"}), links=frozenset({"same_node", "cross_node"}), needs="nccl")
 
-    def open(self) -> None:
+    def _make_state(self) -> _GroupState:
         keep_nccl_from_killing()
-        super().open()
+        return super()._make_state()

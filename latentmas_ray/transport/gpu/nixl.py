@@ -8,15 +8,15 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.base import StatefulTransport
+from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.checksum import seal, unseal
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
 
@@ -39,7 +39,7 @@ class NixlHandle:
 
 
 @dataclass
-class _OpenedNixl:
+class _NixlState:
     agent: Any
     name: str
     slots: StaticMemory
@@ -48,21 +48,20 @@ class _OpenedNixl:
     abandoned: list[Tensor] = field(default_factory=list)  # what may still be written to
 
 
-class Nixl(Transport):
+class Nixl(StatefulTransport[_NixlState]):
     """One copy when a piece is packed, into memory that NIXL knows; a reader fetches from there into its own.
 
     `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the piece.
     Where the hardware cannot read remote memory, a thread of NIXL's in the producer answers beside its work.
     """
 
-    name: ClassVar[str] = "nixl"
-    traits: ClassVar[Capabilities] = TRAITS["nixl"]
+    name = "nixl"
+    capabilities = Capabilities(links=BETWEEN_ACTORS, one_sided=True, needs="nixl")
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
         self._timeout_seconds = timeout_seconds
-        self._opened: _OpenedNixl | None = None
 
-    def open(self) -> None:
+    def _make_state(self) -> _NixlState:
         """Raises ConfigError where NIXL is missing or cannot start."""
         try:
             from nixl._api import nixl_agent, nixl_agent_config
@@ -71,11 +70,11 @@ class Nixl(Transport):
             agent = nixl_agent(name, nixl_agent_config(backends=[_BACKEND]))
         except (ImportError, RuntimeError) as error:
             raise ConfigError("transport", "nixl", f"the package nixl must work here: {error}") from error
-        self._opened = _OpenedNixl(agent, name, StaticMemory(_device()))
+        return _NixlState(agent, name, StaticMemory(_device()))
 
     def pack(self, piece: SegmentChunk) -> NixlHandle:
         """A handle to a copy."""
-        opened = self._get_opened()
+        opened = self._opened
         header, body, checksum = seal(piece, _device(), self.codec)
         with opened.lock:
             slot = opened.slots.write(body)
@@ -91,7 +90,7 @@ class Nixl(Transport):
 
     def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """A piece in memory of its own."""
-        opened = self._get_opened()
+        opened = self._opened
         with opened.lock:
             if payload.agent == opened.name:
                 raise TransferError("a process does not read its own memory through nixl")
@@ -102,13 +101,10 @@ class Nixl(Transport):
 
     def release(self, payload: NixlHandle) -> None:
         """The slot is written again with the next piece of its size. A read that is still under way fails its check."""
-        if self._opened is not None and payload.agent == self._opened.name:
-            self._opened.slots.release(payload.token)
+        if self._state is not None and payload.agent == self._state.name:
+            self._state.slots.release(payload.token)
 
-    def close(self) -> None:
-        self._opened = None
-
-    def _read(self, opened: _OpenedNixl, payload: NixlHandle) -> Tensor:
+    def _read(self, opened: _NixlState, payload: NixlHandle) -> Tensor:
         """Head and body."""
         agent = opened.agent
         memory = torch.empty(HEAD_BYTES + payload.num_bytes, dtype=torch.uint8, device=_device())
@@ -147,11 +143,6 @@ class Nixl(Transport):
                 time.sleep(_SLEEP_SECONDS)
             state = agent.check_xfer_state(transfer)
         return bool(state == "DONE")
-
-    def _get_opened(self) -> _OpenedNixl:
-        if self._opened is None:
-            raise TransferError("transport nixl is closed in this process")
-        return self._opened
 
 
 def _device() -> str:

@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import Tensor
 
-from latentmas_ray.errors import TransferError
-from latentmas_ray.transport.channel import Channel, LinkError
+from latentmas_ray.errors import LinkError, TransferError
+from latentmas_ray.transport.channel import Channel
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore, missing
 from latentmas_ray.transport.shared_memory.memfd import MemfdAddress

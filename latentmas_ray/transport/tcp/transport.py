@@ -4,7 +4,6 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
 from latentmas_ray.transport.address import own_host
 from latentmas_ray.transport.available import find_available
-from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import TRAITS, Capabilities
+from latentmas_ray.transport.base import StatefulTransport
+from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
 from latentmas_ray.transport.listener import ServerAddress
 from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
@@ -36,7 +35,7 @@ class TcpHandle:
     label: BufferKey | None
 
 
-class _OpenedTcp:
+class _TcpState:
     """What a transport has while it is open: locks and threads, none of which can be pickled."""
 
     def __init__(self, timeout_seconds: float, *, is_shared: bool) -> None:
@@ -46,11 +45,6 @@ class _OpenedTcp:
         self._lock = threading.Lock()
         self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of what was brought here
         self._released: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
-
-    @property
-    def num_copies(self) -> int:
-        """Of what other machines have, on the shelf here."""
-        return len(self._copies)
 
     def keep(self, token: bytes, own: bytes) -> bool:
         """Keep `own` until `token` is released; False if that has happened."""
@@ -70,7 +64,7 @@ class _OpenedTcp:
             self.shelf.release(copy)
 
 
-class Tcp(Transport):
+class Tcp(StatefulTransport[_TcpState]):
     """A producer keeps the bytes until `release`. Readers on its machine map them; the first reader on another machine
     fetches them and keeps them there for the others until its own `release`.
 
@@ -78,28 +72,27 @@ class Tcp(Transport):
     is gone, stalls, or has released the piece. A connection that was in use before and breaks is made once more.
     """
 
-    name: ClassVar[str] = "tcp"
-    traits: ClassVar[Capabilities] = TRAITS["tcp"]
+    name = "tcp"
+    capabilities = Capabilities(links=BETWEEN_ACTORS, shares_node=True, readers_keep=True)
 
     def __init__(self, timeout_seconds: float = 30.0, *, shares_memory: bool = True) -> None:
         """Without `shares_memory` all goes over TCP, within a machine, too."""
         self._timeout_seconds = timeout_seconds
         self._shares_memory = shares_memory
-        self._opened: _OpenedTcp | None = None
 
-    def open(self) -> None:
+    def _make_state(self) -> _TcpState:
         is_shared = self._shares_memory and "memfd" in find_available()
-        self._opened = _OpenedTcp(self._timeout_seconds, is_shared=is_shared)
+        return _TcpState(self._timeout_seconds, is_shared=is_shared)
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """Memory that readers can have without another copy, if the piece's lies on the CPU."""
         if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
-        return self._get_opened().shelf.lend(num_bytes)
+        return self._opened.shelf.lend(num_bytes)
 
     def pack(self, piece: SegmentChunk) -> TcpHandle:
         """A handle to the piece's bytes, or to a copy if they are not in memory of `reserve`."""
-        opened = self._get_opened()
+        opened = self._opened
         header, body = encode_piece(piece, codec=self.codec)
         label = opened.shelf.put(body) if body.numel() else None
         return TcpHandle(header, body.numel(), opened.server.address, label)
@@ -108,7 +101,7 @@ class Tcp(Transport):
         """A piece on the producer's own pages where they are on this machine; else in this machine's memory."""
         if payload.label is None:
             return decode_piece(payload.header, from_raw(NOTHING), expected=expected)
-        opened = self._get_opened()
+        opened = self._opened
         address = payload.label.address
         if address is not None and address.machine == this_machine():
             # No byte has moved, and nobody but the producer can write there.
@@ -117,13 +110,13 @@ class Tcp(Transport):
 
     def fetch(self, payload: TcpHandle) -> None:
         """Bytes of another machine, for all readers on this one."""
-        opened, label = self._get_opened(), payload.label
+        opened, label = self._opened, payload.label
         if label is not None and (label.address is None or label.address.machine != this_machine()):
             _bring(opened, payload, label, None)
 
     def release(self, payload: TcpHandle) -> None:
         """A transfer that has begun goes on to its end; nobody can begin another."""
-        if (opened := self._opened) is None or payload.label is None:
+        if (opened := self._state) is None or payload.label is None:
             return
         if payload.producer == opened.server.address:
             opened.shelf.release(payload.label.token)
@@ -131,25 +124,18 @@ class Tcp(Transport):
         else:
             opened.let_go(payload.label.token)
 
-    def close(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.server.close()
-            opened.links.close()
-
-    def _get_opened(self) -> _OpenedTcp:
-        if self._opened is None:
-            raise TransferError(f"transport {self.name} is closed in this process")
-        return self._opened
+    def _end_state(self, state: _TcpState) -> None:
+        state.server.close()
+        state.links.close()
 
 
-def _bring(opened: _OpenedTcp, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
+def _bring(opened: _TcpState, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
     """The piece of a payload whose bytes another machine has."""
     return opened.links.use(payload.producer, lambda link: _bring_over(link, opened, payload, label, expected))
 
 
 def _bring_over(
-    link: StreamConnection, opened: _OpenedTcp, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None
+    link: StreamConnection, opened: _TcpState, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None
 ) -> SegmentChunk:
     copy = link.ask(label.token, this_machine(), payload.num_bytes)
     if copy is not None:

@@ -4,7 +4,7 @@ import pytest
 
 from latentmas_ray.actors import manager as fleet_module
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.replicas.replica import Replica, Turn
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.actors.segment_location import SegmentLocation
 from latentmas_ray.errors import ClusterError
 from tests.cases.manager import NODES, Standing, StandingFleet, pretend, seen
@@ -35,7 +35,7 @@ def on(fleet: ReplicaManager, agent: str, node: str) -> Replica:
 
 
 def lose(fleet: ReplicaManager, replica: Replica) -> None:
-    replica.lose("it died")
+    replica.mark_dead("it died")
     fleet.replace(replica)
 
 
@@ -45,11 +45,12 @@ def test_replicas_of_a_dead_node_are_found_however_late_each_is_missed(alive: li
     alive.remove("far")
     for agent in ("planner", "judger"):
         lose(fleet, on(fleet, agent, "far"))
-        assert fleet.poll_starting() == []
-        (stranded,) = fleet.find_orphans()
-        assert stranded is on(fleet, agent, "far")
-        assert fleet.drop(stranded)
-        assert stranded.lost
+        assert fleet.poll_starting() == ([], [])
+        (orphan,) = fleet.find_orphans(set(alive))
+        assert orphan is on(fleet, agent, "far")
+        assert orphan.state is ReplicaState.REPLACING
+        assert fleet.drop(orphan)
+        assert orphan.state is ReplicaState.LOST
         assert [replica.nodes for replica in fleet.replicas_of()[agent]] == [("near",)]
 
 
@@ -60,7 +61,7 @@ def test_a_replica_without_a_place_is_done_without_if_there_is_another(
     alive.remove("far")
     monkeypatch.setattr(fleet_module, "START_SECONDS", -1.0)
     lose(fleet, on(fleet, "planner", "far"))
-    assert fleet.poll_starting() == []
+    assert fleet.poll_starting() == ([], [])
     assert [replica.nodes for replica in fleet.replicas_of()["planner"]] == [("near",)]
     alive.clear()
     lose(fleet, on(fleet, "planner", "near"))
@@ -87,7 +88,7 @@ def test_which_turn_a_replica_may_have_died_of(
 ) -> None:
     replica = Standing([None], ["near"])
     replica.pending = dict.fromkeys(turn(number, final_at) for number, final_at in enumerate(pending))
-    replica.lose("it died", **lose)
-    replica.lose("it was ended", **lose)
-    assert replica.lost == "it died"
+    replica.mark_dead("it died", **lose)
+    replica.mark_dead("it was ended", **lose)
+    assert replica.lost_because == "it died"
     assert (replica.suspect.number if replica.suspect else None) == suspect

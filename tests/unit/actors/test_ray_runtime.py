@@ -1,4 +1,4 @@
-"""How often actors may die, and what is told twice: the runtime without Ray, and without actors."""
+"""What a poll reports, how often actors may die: the runtime without Ray, and without actors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,26 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from latentmas_ray.actors import health as upkeep
-from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors import health, ray_runtime
 from latentmas_ray.actors.ray_runtime import RayRuntime
+from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
-from latentmas_ray.errors import ActorError, ClusterError, TurnLostError
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.errors import ActorError, ClusterError
+from latentmas_ray.scheduler.events import (
+    NodeJoined,
+    QuestionDone,
+    ReplicaLost,
+    ReplicaReady,
+    TokensWritten,
+    TurnDone,
+    TurnFailed,
+    TurnHandle,
+    TurnLost,
+)
 from latentmas_ray.transport import ObjectStore
 from tests.cases.manager import NODES, StandingFleet, pretend, seen
+
+AGENTS = ("planner", "judger")
 
 
 @pytest.fixture
@@ -25,23 +37,40 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
 
     def start(**more: Any) -> RayRuntime:
         make_runner: Any = None
-        runtime = RayRuntime(["planner", "judger"], make_runner, ObjectStore(), uses_gpus=False, **more)
+        runtime = RayRuntime(AGENTS, make_runner, ObjectStore(), uses_gpus=False, **more)
         runtime.start()
         return runtime
 
     return start
 
 
-def submit(runtime: RayRuntime, agent: str) -> TurnHandle:
-    work = TurnRequest(agent=agent, batch=0, question_ids=("q",), prompts=(), thinks="text", sampling=Sampling())
+def submit(runtime: RayRuntime, agent: str, *, thinks: Any = "text", is_last: bool = False) -> TurnHandle:
+    work = TurnRequest(
+        agent=agent,
+        batch=0,
+        question_ids=("q", "r"),
+        prompts=(),
+        thinks=thinks,
+        sampling=Sampling(),
+        is_last=is_last,
+    )
     return runtime.submit(work, {})
 
 
-def die_of(runtime: RayRuntime, ticket: TurnHandle) -> None:
+def outcomes(runtime: RayRuntime) -> dict[TurnHandle, TurnDone | TurnFailed | TurnLost]:
+    """What became of turns, as the next poll tells it."""
+    events = runtime.poll(0.0)
+    return {event.handle: event for event in events if isinstance(event, TurnDone | TurnFailed | TurnLost)}
+
+
+def die_of(runtime: RayRuntime, ticket: TurnHandle) -> dict[TurnHandle, TurnDone | TurnFailed | TurnLost]:
     """The actor of this turn dies, and the driver hears of it."""
-    ticket.report.replica.is_dead = True
-    with pytest.raises(TurnLostError, match="died"):
-        runtime.report(ticket)
+    ticket.turn.replica.is_dead = True
+    told = outcomes(runtime)
+    event = told[ticket]
+    assert isinstance(event, TurnLost)
+    assert "died" in event.reason
+    return told
 
 
 def test_every_replica_of_an_agent_may_die_so_often(
@@ -49,14 +78,17 @@ def test_every_replica_of_an_agent_may_die_so_often(
 ) -> None:
     """A node may take many replicas of one agent along."""
     pretend(monkeypatch)
-    monkeypatch.setattr(upkeep, "MAX_LOSSES", 1)
+    monkeypatch.setattr(health, "MAX_LOSSES", 1)
     runtime = start(replicas=2)
     die_of(runtime, submit(runtime, "planner"))
     die_of(runtime, submit(runtime, "planner"))
     ticket = submit(runtime, "planner")
-    ticket.report.replica.is_dead = True
-    with pytest.raises(ActorError, match="died 3 times"):
-        runtime.report(ticket)
+    ticket.turn.replica.is_dead = True
+    event = outcomes(runtime)[ticket]
+    assert isinstance(event, TurnFailed)
+    assert isinstance(event.error, ActorError)
+    assert "died 3 times" in str(event.error)
+    assert event.error.__traceback__ is None
     with pytest.raises(ActorError, match="was not replaced: it died"):  # and not a turn that is lost again and again
         submit(runtime, "planner")
 
@@ -69,23 +101,95 @@ def test_actors_are_placed_anew_although_another_dies_meanwhile(
     lost = next(ticket for ticket in (submit(runtime, "planner"), submit(runtime, "judger")) if far(ticket))
     alive.remove("far")
     die_of(runtime, lost)
-    runtime.wait([lost], 0.0)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    events = runtime.poll(0.0)
+    assert {event.nodes for event in events if isinstance(event, ReplicaReady)} == {("near",)}
     assert not far(submit(runtime, "planner"))
     assert not far(submit(runtime, "judger"))
 
 
 def far(ticket: TurnHandle) -> bool:
-    return bool(ticket.report.replica.nodes == ("far",))
+    return bool(ticket.turn.replica.nodes == ("far",))
 
 
-def test_a_report_that_is_asked_for_twice_is_the_same(
+def test_every_outcome_is_reported_once_with_its_tokens_and_questions(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second time no transfer would have moved anything."""
+    pretend(monkeypatch)
+    runtime = start()
+    ready = runtime.poll(0.0)
+    assert {agent for event in ready if isinstance(event, ReplicaReady) for agent in event.agents} == set(AGENTS)
+    ticket = submit(runtime, "judger", is_last=True)
+    told = runtime.poll(0.0)
+    assert [type(event) for event in told] == [TokensWritten, TokensWritten, TurnDone, QuestionDone, QuestionDone]
+    assert [event.num_tokens for event in told if isinstance(event, TokensWritten)] == [1, 2]
+    assert [event.question_id for event in told if isinstance(event, QuestionDone)] == ["q", "r"]
+    assert all(getattr(event, "handle", None) is ticket for event in told)
+    assert runtime.poll(0.0) == []
+
+
+def test_questions_that_are_cancelled_are_not_reported(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn goes on as long as one of its questions is wanted."""
+    pretend(monkeypatch)
+    runtime = start()
+    runtime.poll(0.0)
+    half, none = submit(runtime, "judger", is_last=True), submit(runtime, "planner")
+    runtime.cancel([half], {"q"})
+    runtime.cancel([none], {"q"})
+    runtime.cancel([none], {"r"})
+    told = runtime.poll(0.0)
+    assert [type(event) for event in told] == [TokensWritten, TurnDone, QuestionDone]
+    assert all(getattr(event, "handle", None) is half for event in told)
+    assert none.turn.replica.pending == {}
+
+
+def test_nothing_is_replaced_or_checked_but_in_a_poll(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(monkeypatch)
     runtime = start()
     ticket = submit(runtime, "planner")
-    assert runtime.report(ticket) is runtime.report(ticket)
+    ticket.turn.replica.is_dead = True
+    submit(runtime, "judger")
+    runtime.free_segments([ticket])
+    assert ticket.turn.replica.state is ReplicaState.READY
+    lost = runtime.poll(0.0)
+    (event,) = [event for event in lost if isinstance(event, ReplicaLost)]
+    assert event == ReplicaLost(("planner",), ticket.turn.replica.nodes, "it died")
+    assert ticket.turn.replica.state is ReplicaState.LOST
+    assert submit(runtime, "planner").turn.replica.state is ReplicaState.REPLACING
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    assert any(isinstance(event, ReplicaReady) for event in runtime.poll(0.0))
+    assert submit(runtime, "planner").turn.replica.state is ReplicaState.READY
+
+
+def test_a_new_node_is_reported(start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = pretend(monkeypatch)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    runtime = start()
+    assert not any(isinstance(event, NodeJoined) for event in runtime.poll(0.0))
+    names.append("new")
+    assert runtime.poll(0.0) == [NodeJoined("new")]
+    assert runtime.poll(0.0) == []
+
+
+def test_a_segment_that_goes_with_its_actor_is_reported_unless_it_is_freed(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    runtime = start(placement="pack")
+    kept, freed, elsewhere = (submit(runtime, "planner", thinks="latent") for _ in range(3))
+    assert {type(event) for event in outcomes(runtime).values()} == {TurnDone}
+    for ticket in (kept, freed):
+        ticket.segment.holders.append((ticket.turn.replica, ()))  # as with shared memory
+    monkeypatch.setattr(type(freed.segment), "release", lambda self: None)
+    runtime.free_segments([freed])
+    told = die_of(runtime, dead := submit(runtime, "planner"))
+    assert set(told) == {dead, kept}
+    assert isinstance(told[kept], TurnLost)
+    assert elsewhere not in told  # its bytes are in the object store
 
 
 def test_actors_that_a_node_takes_along_are_found_and_their_turns_are_not_suspected(
@@ -96,14 +200,29 @@ def test_actors_that_a_node_takes_along_are_found_and_their_turns_are_not_suspec
     runtime = start(placement="pack")
     first, second = submit(runtime, "planner"), submit(runtime, "judger")
     for ticket in (first, second):
-        ticket.report.replica.is_dead = True
-    with pytest.raises(TurnLostError) as caught:
-        runtime.report(first)
-    assert caught.value.is_suspect
-    assert runtime.wait([second], 0.0) == [second]  # nobody has reported that one
-    with pytest.raises(TurnLostError) as caught:
-        runtime.report(second)
-    assert not caught.value.is_suspect
+        ticket.turn.replica.is_dead = True
+    told = die_of(runtime, first) | outcomes(runtime)
+    assert [told[ticket].is_suspect for ticket in (first, second)] == [True, False]  # type: ignore[union-attr]
+
+
+def test_a_turn_whose_actor_is_silent_is_lost_once_that_is_known(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would ever come of it."""
+    pretend(monkeypatch)
+    runtime = start(placement="pack")
+    first, second = submit(runtime, "planner"), submit(runtime, "judger")
+    for ticket in (first, second):
+        ticket.turn.replica.is_dead = True
+    silent = second.turn.turn.reports[0]
+
+    def wait(references: Any, **_: Any) -> tuple[list[Any], list[Any]]:
+        ready = [reference for reference in references if reference != silent]
+        return ready, [reference for reference in references if reference == silent]
+
+    monkeypatch.setattr(ray, "wait", wait)
+    assert set(die_of(runtime, first)) == {first}
+    assert set(outcomes(runtime)) == {second}  # its actor was called, and has not answered
 
 
 def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
@@ -111,10 +230,10 @@ def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
 ) -> None:
     pretend(monkeypatch)
     runtime = start(placement="pack")
-    first, second = submit(runtime, "planner"), submit(runtime, "judger")
+    first = submit(runtime, "planner")
     die_of(runtime, first)
-    runtime.wait([second], 0.0)
-    runtime.report(second)
+    second = submit(runtime, "judger")
+    assert isinstance(outcomes(runtime)[second], TurnDone)
 
 
 def test_a_cluster_that_fails_while_actors_are_called_is_told_as_such(
@@ -122,12 +241,11 @@ def test_a_cluster_that_fails_while_actors_are_called_is_told_as_such(
 ) -> None:
     pretend(monkeypatch)
     runtime = start(placement="pack")
-    first, second = submit(runtime, "planner"), submit(runtime, "judger")
-    die_of(runtime, first)
+    die_of(runtime, submit(runtime, "planner"))
 
     def fail(*_: Any, **__: Any) -> None:
         raise RaySystemError("no answer")
 
     monkeypatch.setattr(ray, "wait", fail)
     with pytest.raises(ClusterError, match="does not answer"):
-        runtime.wait([second], 0.0)
+        runtime.poll(0.0)

@@ -25,10 +25,10 @@ def test_pieces_that_come_later_complete_the_segment() -> None:
     first, last = cut(SEGMENT, [3, 2])
     delivery = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
     inbox = SegmentReceiver(Loopback(), [delivery], SPEC, idle_since=0.0)
-    assert inbox.segments() == {"planner": first.outline}
+    assert inbox.segments() == {"planner": first.meta}
     assert_equal(join([piece for _, piece in inbox.pieces()]), SEGMENT)
     (read,) = inbox.account("loopback", ())
-    assert read.num_bytes == SEGMENT.num_bytes
+    assert read.num_bytes == SEGMENT.meta.num_bytes
 
 
 def test_the_way_to_a_reader_that_was_idle_is_exposed() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.actors.segment_location import SegmentLocation
 
@@ -26,7 +26,7 @@ class Idle(Replica):
 
 def replica(node: str, *, pending: int = 0, is_up: bool = True, stays: bool = False) -> Idle:
     made = Idle([], [node], stays=stays)
-    made.is_up = is_up
+    made.state = ReplicaState.READY if is_up else ReplicaState.STARTING
     made.pending = dict.fromkeys(Turn(number, 0.0, (), {}) for number in range(pending))
     return made
 

@@ -35,7 +35,7 @@ def test_a_rank_that_does_not_end_its_turn_loses_the_replica(is_lost: bool, monk
     monkeypatch.setattr(ray, "get", lambda _: TurnResult(agent="planner", prompt_tokens=(3,)))
     group = Silent([None, None], ["a", "a"])
     if is_lost:
-        group.lose("its node is silent")
+        group.mark_dead("its node is silent")
     with pytest.raises(ActorError, match="rank 1 of 2 did not end a turn that others have ended"):
         group.report(Turn(1, 0.0, REPORTS, {}), shares_node=True)  # type: ignore[arg-type]
     longest = 5.0 if is_lost else shard_group.SKEW_SECONDS

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.transfer_tables import transfer_tables
 from latentmas_ray.errors import ConfigError, RunError
-from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory import SegmentChunk
 from latentmas_ray.models.kv_shape import kv_shape
 from latentmas_ray.models.load import load_model
 from latentmas_ray.models.presets import SHAPES
@@ -95,7 +96,7 @@ def test_the_kv_of_a_folder_is_that_of_the_loaded_model(tmp_path: Path) -> None:
     lm.model.save_pretrained(tmp_path)
     lm.chat.tokenizer.save_pretrained(tmp_path)
     by_config = kv_shape(str(tmp_path))
-    assert by_config == KVCacheSpec(**{**vars(lm.spec), "weights_revision": by_config.weights_revision})
+    assert by_config == replace(lm.spec, weights_revision=by_config.weights_revision)
 
 
 def test_a_payload_carries_its_bytes_or_says_where_they_are() -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.codec import CODECS, CodecName, coded_bytes, decode_kv, encode_kv, relative_error
-from tests.cases.memory import SPEC, spec_of
+from tests.cases.memory import SPEC, reshaped, spec_of
 
 WHOLE_NUMBERS: tuple[CodecName, ...] = ("int8", "int4")
 # levels of a group, least tokens of a group of keys, channels of a group of values of head dim 128
 GRIDS = {"int8": (255, 32, 64), "int4": (16, 36, 128)}
 DTYPES = ["float32", "bfloat16", "float16"]
-QWEN3 = replace(SPEC, num_layers=28, num_kv_heads=8, head_dim=128, dtype="bfloat16")
+QWEN3 = reshaped(SPEC, num_layers=28, num_kv_heads=8, head_dim=128, dtype="bfloat16")
 LENGTHS = st.lists(st.one_of(st.just(0), st.integers(1, 5), st.integers(30, 110)), max_size=5)
 SIZES = st.sampled_from([1, 3, 4, 7, 80, 127, 128, 192, 256])
 
@@ -75,7 +75,7 @@ def assert_within_half_a_step(kv: Tensor, decoded: Tensor, lengths: Sequence[int
 def test_every_number_is_within_half_a_step(
     lengths: list[int], head_dim: int, dtype: str, codec: CodecName, seed: int
 ) -> None:
-    spec = replace(spec_of(dtype), head_dim=head_dim, rope=replace(SPEC.rope, inv_freq=()))
+    spec = reshaped(spec_of(dtype), head_dim=head_dim, rope=replace(SPEC.rope, inv_freq=()))
     kv = make_kv(spec, lengths, seed)
     before = kv.clone()
     decoded = there_and_back(kv, lengths, codec, spec)
@@ -87,7 +87,7 @@ def test_every_number_is_within_half_a_step(
 
 @given(LENGTHS, SIZES, st.sampled_from(DTYPES), st.sampled_from(CODECS))
 def test_sizes_are_known_beforehand(lengths: list[int], head_dim: int, dtype: str, codec: CodecName) -> None:
-    spec = replace(spec_of(dtype), head_dim=head_dim, rope=replace(SPEC.rope, inv_freq=()))
+    spec = reshaped(spec_of(dtype), head_dim=head_dim, rope=replace(SPEC.rope, inv_freq=()))
     body = encode_kv(make_kv(spec, lengths), lengths, codec)
     assert (body.dtype, body.ndim, body.is_contiguous()) == (torch.uint8, 1, True)
     assert body.nbytes == coded_bytes(lengths, codec, spec)
@@ -119,13 +119,13 @@ def test_a_neighbour_of_huge_numbers_changes_nothing() -> None:
 
 
 def test_layers_are_independent_however_many_are_coded_at_a_time() -> None:
-    spec = replace(SPEC, num_layers=3, num_kv_heads=8, head_dim=128, dtype="bfloat16")
+    spec = reshaped(SPEC, num_layers=3, num_kv_heads=8, head_dim=128, dtype="bfloat16")
     for lengths in ([700, 3], [1100]):
         kv = make_kv(spec, lengths)
         for codec in WHOLE_NUMBERS:
             decoded = there_and_back(kv, lengths, codec, spec)
             for layer in range(3):
-                one = there_and_back(kv[layer : layer + 1], lengths, codec, replace(spec, num_layers=1))
+                one = there_and_back(kv[layer : layer + 1], lengths, codec, reshaped(spec, num_layers=1))
                 assert torch.equal(decoded[layer], one[0])
 
 
@@ -250,7 +250,7 @@ def test_numbers_far_from_zero_are_as_exact_with_four_bits_as_with_eight(codec: 
 
 
 def test_a_channel_of_large_keys_costs_its_neighbours_nothing() -> None:
-    spec = replace(SPEC, head_dim=128)
+    spec = reshaped(SPEC, head_dim=128)
     kv = torch.randn(2, 2, 2, 300, 128, generator=torch.Generator().manual_seed(0))
     kv[:, 0, :, :, 7] *= 100
     for codec, bound in (("int8", 0.007), ("int4", 0.1)):
@@ -272,7 +272,7 @@ def test_the_error_is_relative_to_the_signal() -> None:
 
 def test_more_bytes_are_more_exact() -> None:
     lengths = [300, 40]
-    spec = replace(SPEC, head_dim=128)
+    spec = reshaped(SPEC, head_dim=128)
     kv = make_kv(spec, lengths)
     errors = [relative_error(kv, there_and_back(kv, lengths, codec, spec)) for codec in CODECS]
     assert errors[0] == 0

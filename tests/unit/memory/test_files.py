@@ -45,7 +45,7 @@ def refusal(path: Path) -> str:
     return line
 
 
-def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> None:
+def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object], version: str = "2") -> None:
     """Rewrite the file with other content, and with the digest that belongs to it."""
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -55,6 +55,7 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], obje
     entries["__metadata__"]["memory"] = text if isinstance(text, str) else json.dumps(meta)
     # The fixed beginning, in its order.
     first = {name: entries["__metadata__"].pop(name) for name in ("latentmas_memory", "digest")}
+    first["latentmas_memory"] = version
     entries["__metadata__"] = {**first, **entries["__metadata__"]}
     names, begin = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}, 0
     ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
@@ -224,8 +225,26 @@ class TestOtherFiles:
         assert "not of working memory" in refusal(path)
 
     def test_a_newer_version(self, kept: Path) -> None:
-        kept.write_bytes(kept.read_bytes().replace(b'"latentmas_memory":"1"', b'"latentmas_memory":"2"', 1))
-        assert "version 2, and this program reads version 1" in refusal(kept)
+        kept.write_bytes(kept.read_bytes().replace(b'"latentmas_memory":"2"', b'"latentmas_memory":"3"', 1))
+        assert "version 3, and this program reads versions 1 and 2" in refusal(kept)
+
+    def test_version_1_is_read(self, kept: Path) -> None:
+        def as_it_was(meta: dict[str, Any], _: dict[str, Tensor]) -> None:
+            names = ("architecture", "num_layers", "num_kv_heads", "head_dim", "hidden_size", "dtype")
+            meta["spec"] = {name: getattr(SPEC, name) for name in (*names, "weights_revision")}
+            meta["spec"]["rope"] = {"kind": SPEC.rope.kind, "inv_freq": list(SPEC.rope.inv_freq)}
+            for agent in meta["agents"].values():
+                del agent["kept"]
+
+        forge(kept, as_it_was, version="1")
+        assert Memory.load(kept) == MEMORY
+
+
+def _with_keys(**fields: object) -> dict[str, Any]:
+    """The header of a model whose keys are otherwise."""
+    header = SPEC.to_header()
+    header["layer_kinds"][0][0].update(fields)
+    return header
 
 
 def _set(*keys: str, to: object) -> Callable[[dict[str, Any], dict[str, Tensor]], object]:
@@ -267,10 +286,11 @@ class TestForgeries:
             _set("agents", to=[]),
             _set("spec", to=None),
             _set("spec", to=[]),
-            _set("spec", to={**SPEC.to_header(), "num_layers": 2**31 - 1}),
-            _set("spec", to={**SPEC.to_header(), "head_dim": 10**4000}),
+            _set("spec", to={**SPEC.to_header(), "layers": [[0, 2**31 - 1]]}),
+            _set("spec", to=_with_keys(head_dim=10**4000)),
             _set("spec", to={**SPEC.to_header(), "dtype": "int4"}),
-            _set("spec", to={**SPEC.to_header(), "rope": {"kind": "default", "inv_freq": [float("nan")]}}),
+            _set("spec", to=_with_keys(rope={"kind": "default", "inv_freq": [float("nan")]})),
+            _set("agents", "planner", "kept", to=[[[[[0, 5]]], 3]]),
             _set("spec", to={**SPEC.to_header(), "shard": {"rank": 0, "of": 2}}),
             _set("has_kv", to="yes"),
             _set("has_kv", to=False),

@@ -13,20 +13,20 @@ from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk, TPRank, join
 from latentmas_ray.memory.reslice import HeadRange, head_ranges, reslice, sources_of
 from latentmas_ray.memory.wire import decode_piece, encode_piece
-from tests.cases.memory import SPEC, assert_equal, cut, make_segment
+from tests.cases.memory import SPEC, assert_equal, cut, make_segment, reshaped
 
-WHOLE = replace(SPEC, num_kv_heads=12)
+WHOLE = reshaped(SPEC, num_kv_heads=12)
 DEGREES = [1, 2, 3, 4, 6, 12]
 degrees = st.sampled_from(DEGREES)
 
 
 def shard_of(piece: SegmentChunk, shard: TPRank) -> SegmentChunk:
     """What one rank of `shard.of` has of a piece of the whole model."""
-    spec = piece.outline.spec.of_shard(shard)
+    spec = piece.meta.spec.of_shard(shard)
     first = shard.rank * spec.num_kv_heads
     kv_LCHTD = piece.kv_LCHTD[:, :, first : first + spec.num_kv_heads].contiguous()
-    return SegmentChunk(
-        replace(piece.outline, spec=spec), piece.begins, piece.lengths, kv_LCHTD, piece.recompute_inputs
+    return SegmentChunk.from_tensor(
+        replace(piece.meta, spec=spec), piece.begins, piece.lengths, kv_LCHTD, piece.recompute_inputs
     )
 
 
@@ -83,7 +83,7 @@ def test_a_reader_gets_the_bits_of_its_heads(
         assert_equal(join(got), join(expected))
         for mine, other in zip(got, expected, strict=True):
             for question in range(len(turns)):
-                parts = list(mine.parts_of(question))
+                parts = list(mine.head_views(question))
                 assert [head for head, _ in parts] == [0, *accumulate(kv.shape[2] for _, kv in parts)][:-1]
                 assert torch.equal(torch.cat([kv for _, kv in parts], dim=2), other.kv_of(question))
 
@@ -91,7 +91,7 @@ def test_a_reader_gets_the_bits_of_its_heads(
 def test_views_share_the_bytes_that_came() -> None:
     piece = SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE))
     got = reslice([piece], WHOLE.of_shard(TPRank(1, 3)))
-    _, kv_LCHTD = next(iter(got.parts_of(0)))
+    _, kv_LCHTD = next(iter(got.head_views(0)))
     assert kv_LCHTD.untyped_storage().data_ptr() == piece.kv_LCHTD.untyped_storage().data_ptr()
 
 
@@ -120,8 +120,8 @@ def test_the_loss_of_a_codec_is_the_worst_of_the_shards() -> None:
     sources = [shard_of(piece, TPRank(rank, 2)) for rank in range(2)]
     came = [decode_piece(*encode_piece(source, codec="int8")) for source in sources]
     got = reslice(came, WHOLE)
-    assert got.loss is not None
-    assert got.loss.relative_error == max(one.loss.relative_error for one in came if one.loss)
+    assert got.codec_stats is not None
+    assert got.codec_stats.relative_error == max(one.codec_stats.relative_error for one in came if one.codec_stats)
     assert got.travel_bytes == sum(one.travel_bytes for one in came)
 
 

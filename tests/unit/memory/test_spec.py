@@ -1,5 +1,6 @@
 """What must agree before memory may be read, and what happens where it does not."""
 
+import json
 import math
 import pickle
 from dataclasses import replace
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, TPRank
-from tests.cases.memory import ROPE, SPEC
+from latentmas_ray.memory import KVCacheSpec, LayerSpec, RopeSpec, TensorSpec, TPRank
+from tests.cases.memory import ROPE, SPEC, reshaped
 
 OTHERS: dict[str, Any] = {
     "architecture": "OtherForCausalLM",
@@ -24,29 +25,29 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def test_equal_specs_have_one_fingerprint() -> None:
-    twin = replace(SPEC, rope=RopeSpec("default", (1.0, 0.1)))
-    assert twin.fingerprint == SPEC.fingerprint
-    assert len(SPEC.fingerprint) == 32
+def test_equal_specs_are_the_same() -> None:
+    twin = reshaped(SPEC, rope=RopeSpec("default", (1.0, 0.1)))
+    assert twin == SPEC
+    assert twin.layers[0] is SPEC.layers[1]  # so that they are compared in no time
     SPEC.check_same(twin)
 
 
 @pytest.mark.parametrize("field", OTHERS)
-def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
-    other = replace(SPEC, **{field: OTHERS[field]})
-    assert other.fingerprint != SPEC.fingerprint
+def test_every_field_that_differs_is_named(field: str) -> None:
+    other = reshaped(SPEC, **{field: OTHERS[field]})
+    assert other != SPEC
     with pytest.raises(IncompatibleMemoryError, match=field):
         SPEC.check_same(other)
 
 
 def test_nearly_equal_frequencies_are_not_equal() -> None:
-    other = replace(SPEC, rope=RopeSpec("default", (1.0, math.nextafter(0.1, 1))))
-    assert other.fingerprint != SPEC.fingerprint
+    other = reshaped(SPEC, rope=RopeSpec("default", (1.0, math.nextafter(0.1, 1))))
+    assert other != SPEC
 
 
 def test_a_spec_survives_the_wire_and_pickling() -> None:
     assert KVCacheSpec.from_header(SPEC.to_header()) == SPEC
-    assert pickle.loads(pickle.dumps(SPEC)).fingerprint == SPEC.fingerprint
+    assert pickle.loads(pickle.dumps(SPEC)) == SPEC
 
 
 def test_a_shard_survives_the_wire_and_a_whole_model_says_nothing_of_it() -> None:
@@ -55,13 +56,13 @@ def test_a_shard_survives_the_wire_and_a_whole_model_says_nothing_of_it() -> Non
     assert (half.num_kv_heads, half.num_model_kv_heads) == (1, 2)
     assert KVCacheSpec.from_header(half.to_header()) == half
     assert half.of_shard(TPRank()) == SPEC
-    assert half.fingerprint != SPEC.fingerprint
+    assert half != SPEC
 
 
 def test_bytes_per_token_counts_keys_and_values_of_all_layers() -> None:
     assert SPEC.bytes_per_token == 2 * 2 * 2 * 4 * 4
-    assert replace(SPEC, dtype="bfloat16").bytes_per_token == SPEC.bytes_per_token // 2
-    assert replace(SPEC, dtype="bfloat16").torch_dtype is torch.bfloat16
+    assert reshaped(SPEC, dtype="bfloat16").bytes_per_token == SPEC.bytes_per_token // 2
+    assert reshaped(SPEC, dtype="bfloat16").torch_dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,34 @@ def test_bytes_per_token_counts_keys_and_values_of_all_layers() -> None:
 )
 def test_impossible_specs_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(IncompatibleMemoryError):
-        replace(SPEC, **change)
+        reshaped(SPEC, **change)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope", "", "proportional"])
 def test_kinds_that_depend_on_the_length_are_refused(kind: str) -> None:
     with pytest.raises(IncompatibleMemoryError, match="RoPE kind"):
         RopeSpec(kind, (1.0,))
+
+
+OLD = {
+    "architecture": SPEC.architecture,
+    "num_layers": SPEC.num_layers,
+    "num_kv_heads": SPEC.num_kv_heads,
+    "head_dim": SPEC.head_dim,
+    "hidden_size": SPEC.hidden_size,
+    "dtype": SPEC.dtype,
+    "rope": {"kind": ROPE.kind, "inv_freq": list(ROPE.inv_freq)},
+    "weights_revision": SPEC.weights_revision,
+}
+LATENT_LAYER = LayerSpec(
+    (TensorSpec("latent", 1, 16, "bfloat16"), TensorSpec("position", 1, 4, "float32", ROPE)),
+)
+MIXED = replace(SPEC, layers=(SPEC.layers[0], LATENT_LAYER, LayerSpec(()), SPEC.layers[0]))
+
+
+def test_the_header_of_version_1_is_read() -> None:
+    assert KVCacheSpec.from_header(OLD) == SPEC
+    assert KVCacheSpec.from_header({**OLD, "shard": {"rank": 1, "of": 3}}).shard == TPRank(1, 3)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,7 @@ def test_kinds_that_depend_on_the_length_are_refused(kind: str) -> None:
         {"num_layers": math.inf},
         {"num_layers": math.nan},
         {"num_layers": -1},
+        {"num_layers": 2**40},
         {"rope": None},
         {"rope": []},
         {"rope": {"kind": "default"}},
@@ -106,12 +129,67 @@ def test_kinds_that_depend_on_the_length_are_refused(kind: str) -> None:
 )
 def test_a_header_that_is_no_spec_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="spec"):
-        KVCacheSpec.from_header({**SPEC.to_header(), **change})
+        KVCacheSpec.from_header({**OLD, **change})
+    if set(change) <= set(SPEC.to_header()) | {"shard"}:
+        with pytest.raises(WireError, match="spec"):
+            KVCacheSpec.from_header({**SPEC.to_header(), **change})
 
 
-@pytest.mark.parametrize("field", OTHERS)
+@pytest.mark.parametrize("field", SPEC.to_header())
 def test_a_header_without_a_field_is_refused(field: str) -> None:
     header = SPEC.to_header()
     del header[field]
-    with pytest.raises(WireError, match=field):
+    with pytest.raises(WireError, match="spec cannot be read"):
         KVCacheSpec.from_header(header)
+
+
+class TestLayersThatDiffer:
+    def test_a_header_names_each_kind_once(self) -> None:
+        forty = reshaped(SPEC, num_layers=40)
+        assert len(json.dumps(forty.to_header())) == len(json.dumps(reshaped(SPEC, num_layers=10).to_header()))
+        assert MIXED.to_header()["layers"] == [[0, 1], [1, 1], [2, 1], [0, 1]]
+        assert len(MIXED.to_header()["layer_kinds"]) == 3
+        assert KVCacheSpec.from_header(json.loads(json.dumps(MIXED.to_header()))) == MIXED
+
+    @pytest.mark.parametrize(
+        "layers", [[[0, 2**40]], [[0, -1]], [[0, 0]], [[3, 1]], [[-1, 1]], [[0]], [0], 0, None, [], [["x", 1]]], ids=str
+    )
+    def test_runs_that_make_no_sense_are_refused(self, layers: object) -> None:
+        with pytest.raises(WireError, match="spec cannot be read"):
+            KVCacheSpec.from_header({**MIXED.to_header(), "layers": layers})
+
+    @pytest.mark.parametrize("field", ["name", "num_heads", "head_dim", "dtype", "rope"])
+    def test_a_tensor_says_everything(self, field: str) -> None:
+        header = MIXED.to_header()
+        del header["layer_kinds"][1][0][field]
+        with pytest.raises(WireError, match="spec cannot be read"):
+            KVCacheSpec.from_header(header)
+
+    def test_its_layers_are_not_computed_with_and_the_first_in_the_way_is_named(self) -> None:
+        assert not MIXED.is_uniform
+        for ask in (lambda: MIXED.num_kv_heads, lambda: MIXED.head_dim, lambda: MIXED.rope, MIXED.require_uniform):
+            with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 caches latent 1×16 bfloat16, position 1×4"):
+                ask()
+        with pytest.raises(IncompatibleMemoryError, match="layer 0 caches nothing"):
+            replace(SPEC, layers=(LayerSpec(()),)).require_uniform()
+
+    def test_a_layer_that_differs_is_named(self) -> None:
+        wider = replace(LATENT_LAYER.tensors[0], head_dim=8)
+        other = replace(MIXED, layers=(MIXED.layers[0], LayerSpec((wider, LATENT_LAYER.tensors[1])), *MIXED.layers[2:]))
+        with pytest.raises(IncompatibleMemoryError, match="layer 1 caches latent 1×8"):
+            MIXED.check_same(other)
+        turned = replace(LATENT_LAYER.tensors[1], rope=RopeSpec("default", (1.0, 0.2)))
+        other = replace(
+            MIXED, layers=(MIXED.layers[0], LayerSpec((LATENT_LAYER.tensors[0], turned)), *MIXED.layers[2:])
+        )
+        with pytest.raises(IncompatibleMemoryError, match="other frequencies"):
+            MIXED.check_same(other)
+        with pytest.raises(IncompatibleMemoryError, match="num_layers is 2, not 4"):
+            MIXED.check_same(SPEC)
+
+    def test_bytes_are_those_of_all_tensors(self) -> None:
+        assert MIXED.bytes_per_token == 2 * SPEC.layers[0].bytes_per_token + 16 * 2 + 4 * 4
+
+    def test_one_name_is_of_one_tensor(self) -> None:
+        with pytest.raises(IncompatibleMemoryError, match="two tensors of one name"):
+            LayerSpec((LATENT_LAYER.tensors[0],) * 2)

@@ -1,7 +1,6 @@
 """Segments as bytes: nothing is lost, and nothing that is damaged, foreign or contradictory is accepted."""
 
 import pickle
-import struct
 import tracemalloc
 import warnings
 from dataclasses import replace
@@ -17,11 +16,11 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk
-from latentmas_ray.memory.wire import VERSION, decode, decode_piece, encode, encode_piece, from_bytes, to_bytes
+from latentmas_ray.memory.wire import VERSION, decode_piece, encode_piece
 from tests.cases.memory import SPEC, assert_equal, make_segment, segments, spec_of
+from tests.unit.wire_cases import PREFIX, decode, encode, from_bytes, to_bytes
 
 SMALL = make_segment([(1, 1), (2, 0)], turn_starts=[3, 4])
-PREFIX = struct.Struct("<4sI16s")
 
 
 def forged(changes: dict[str, Any]) -> tuple[bytes, np.ndarray]:
@@ -41,7 +40,7 @@ def test_bytes_there_and_back(segment: Segment) -> None:
 def test_pieces_there_and_back(segment: Segment) -> None:
     header, kv = encode(segment)
     assert kv.dtype == np.uint8
-    assert kv.shape == (segment.num_bytes,)
+    assert kv.shape == (segment.meta.num_bytes,)
     assert_equal(decode(header, kv), segment)
 
 
@@ -174,6 +173,13 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "latents as text": {"latents": "\0" * 24},
     "spec as a list": {"spec": []},
     "digest as text": {"digest": "0" * 16},
+    "kept tokens of one layer": {"kept": [[[[[0, 2]], [[0, 2]]], 1]]},
+    "kept tokens of one question": {"kept": [[[[[0, 2]]], 2]]},
+    "more kept tokens than there are": {"kept": [[[[[0, 2]], [[0, 3]]], 2]]},
+    "fewer kept tokens than came": {"kept": [[[[[0, 1]], [[0, 2]]], 2]]},
+    "kept tokens twice": {"kept": [[[[[0, 2], [1, 2]], [[0, 2]]], 2]]},
+    "kept tokens of countless layers": {"kept": [[[[[0, 2]], [[0, 2]]], 2**60]]},
+    "kept tokens as a number": {"kept": 2},
     "huge lengths": {"lengths": [2**63, 2**63]},
     "huge starts that do not fit": {"recipe_lengths": [2**64 - 1, 2]},
 }
@@ -185,17 +191,29 @@ def test_a_header_that_contradicts_itself_is_refused_whatever_its_digest_says(ch
         decode(*forged(changes))
 
 
-@pytest.mark.parametrize("field", ["num_layers", "num_kv_heads", "head_dim", "hidden_size"])
+def spec_header(field: str, value: int) -> dict[str, Any]:
+    header = SPEC.to_header()
+    if field == "num_layers":
+        header["layers"] = [[0, value]]
+    elif field in header:
+        header[field] = value
+    else:
+        for tensor in header["layer_kinds"][0]:
+            tensor[field] = value
+    return header
+
+
+@pytest.mark.parametrize("field", ["num_layers", "num_heads", "head_dim", "hidden_size"])
 @pytest.mark.parametrize("value", [3, 2**31, 2**63, 2**64 - 1])
 def test_another_shape_is_refused(field: str, value: int) -> None:
     with pytest.raises(WireError):
-        decode(*forged({"spec": {**SPEC.to_header(), field: value}}))
+        decode(*forged({"spec": spec_header(field, value)}))
 
 
-@pytest.mark.parametrize("field", ["num_layers", "num_kv_heads", "head_dim"])
+@pytest.mark.parametrize("field", ["num_layers", "num_heads", "head_dim"])
 def test_a_huge_shape_of_no_token_is_refused(field: str) -> None:
     empty = {"lengths": [0, 0], "piece_lengths": [0, 0], "digest": xxhash.xxh3_128_digest(b"")}
-    header, kv = forged({**empty, "spec": {**SPEC.to_header(), field: 2**64 - 1}})
+    header, kv = forged({**empty, "spec": spec_header(field, 2**64 - 1)})
     with pytest.raises(WireError):
         decode(header, kv[:0])
 
@@ -236,8 +254,3 @@ def test_the_bytes_stay_alive_as_long_as_the_segment() -> None:
     segment = decode(header, pages)
     del pages
     assert_equal(segment, make_segment([(500, 3)]))
-
-
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda b: memoryview(np.frombuffer(b, np.uint8))])
-def test_any_buffer_of_bytes_is_accepted(kind: Any) -> None:
-    assert_equal(from_bytes(kind(to_bytes(SMALL))), SMALL)

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import IncompatibleMemoryError, MemoryInputError, SegmentError, WireError
 from latentmas_ray.memory import (
+    InMemoryKV,
     Memory,
     MemorySegment,
     Segment,
     SegmentChunk,
-    SegmentMeta,
     TPRank,
-    concatenate,
     join,
     repeat,
 )
@@ -32,8 +31,10 @@ from tests.cases.memory import (
     make_memory,
     make_segment,
     memories,
+    reshaped,
     segments,
     spec_of,
+    take,
 )
 
 CHAIN = make_memory({"planner": (3, 2), "critic": (2, 1)}, texts={"judge": "Yes."})
@@ -46,7 +47,9 @@ def of_rank(segment: Segment, shard: TPRank) -> Segment:
     spec = segment.spec.of_shard(shard)
     first = shard.rank * spec.num_kv_heads
     kv_LCHTD = segment.kv_LCHTD[:, :, first : first + spec.num_kv_heads].contiguous()
-    return replace(segment, spec=spec, kv_LCHTD=kv_LCHTD)
+    return Segment.from_tensor(
+        spec, kv_LCHTD, segment.lengths, segment.turn_starts, segment.meta.offsets, segment.recompute_inputs
+    )
 
 
 def on_the_wire(pieces: Sequence[SegmentChunk]) -> list[tuple[bytes, np.ndarray]]:
@@ -98,7 +101,7 @@ def test_only_equal_memories_are_equal() -> None:
         "memory",
     ):
         assert other != CHAIN
-    nan = replace(CHAIN.segments["planner"], kv_LCHTD=torch.full((2, 2, 2, 5, 4), torch.nan))
+    nan = replace(CHAIN.segments["planner"], kv=InMemoryKV.of(SPEC, (5,), torch.full((2, 2, 2, 5, 4), torch.nan)))
     assert nan == nan.from_pieces([nan.to_piece()])
 
 
@@ -115,7 +118,7 @@ class TestParts:
         planner = CHAIN.segments["planner"]
         with pytest.raises(SegmentError, match="all segments"):
             replace(CHAIN, segments={**CHAIN.segments, "planner": planner.without_kv()})
-        other = replace(planner, meta=replace(planner.meta, spec=replace(SPEC, weights_revision="r1")))
+        other = make_memory({"planner": (3, 2)}, spec=replace(SPEC, weights_revision="r1")).segments["planner"]
         with pytest.raises(IncompatibleMemoryError, match="weights_revision"):
             replace(CHAIN, segments={**CHAIN.segments, "planner": other})
 
@@ -146,24 +149,24 @@ class TestParts:
     def test_of_one_question_and_a_whole_model(self) -> None:
         two = make_segment([(1, 0), (1, 0)])
         with pytest.raises(SegmentError, match="one question"):
-            MemorySegment(SegmentMeta.of(two), two.recompute_inputs, two.kv_LCHTD)
+            MemorySegment(two.meta, two.recompute_inputs, two.kv)
         one = of_rank(make_segment([(1, 1)]), RANKS[0])
         with pytest.raises(SegmentError, match="rank 0 of 2"):
-            MemorySegment(SegmentMeta.of(one), one.recompute_inputs, one.kv_LCHTD)
+            MemorySegment(one.meta, one.recompute_inputs, one.kv)
 
     def test_whose_parts_do_not_contradict_each_other(self) -> None:
         segment, other = make_segment([(2, 1)]), make_segment([(1, 1)])
         wrong = replace(segment.recompute_inputs, token_ids_T=torch.tensor([1, -1, -2]))
-        for kv_LCHTD in (segment.kv_LCHTD, None):
+        for kv in (segment.kv, None):
             for inputs in (
                 other.recompute_inputs,
                 wrong,
                 replace(segment.recompute_inputs, latents_NE=torch.zeros(1, 5)),
             ):
                 with pytest.raises(SegmentError):
-                    MemorySegment(SegmentMeta.of(segment), inputs, kv_LCHTD)
-        with pytest.raises(SegmentError, match="KV is"):
-            MemorySegment(SegmentMeta.of(segment), segment.recompute_inputs, other.kv_LCHTD)
+                    MemorySegment(segment.meta, inputs, kv)
+        with pytest.raises(SegmentError, match="KV of"):
+            MemorySegment(segment.meta, segment.recompute_inputs, other.kv)
 
 
 class TestFromTurns:
@@ -173,17 +176,17 @@ class TestFromTurns:
         question = data.draw(st.integers(0, batch.num_questions - 1))
         for pieces in (cut(batch, inputs), [SegmentChunk.whole(batch)]):
             memory = Memory.from_pieces({"planner": pieces}, question, **FIELDS)
-            assert_equal(join([memory.segments["planner"].to_piece()]), batch.take([question]))
+            assert_equal(join([memory.segments["planner"].to_piece()]), take(batch, [question]))
 
     @given(segments(max_questions=2), st.data())
     def test_as_recompute_inputs(self, batch: Segment, data: st.DataObject) -> None:
         inputs = [data.draw(st.integers(0, length)) for length in batch.recompute_inputs.lengths]
-        pieces = [SegmentChunk.without_kv(piece.outline, piece.recompute_inputs) for piece in cut(batch, inputs)]
+        pieces = [SegmentChunk.without_kv(piece.meta, piece.recompute_inputs) for piece in cut(batch, inputs)]
         for question in range(batch.num_questions):
             memory = Memory.from_wire({"planner": on_the_wire(pieces)}, question, **FIELDS)
             expected = MemorySegment.from_pieces([SegmentChunk.whole(batch)], question)
             assert memory.segments["planner"].without_kv() == expected.without_kv()
-            assert memory.has_kv is (batch.num_tokens == 0)
+            assert memory.has_kv is (batch.kv.layout.num_tokens == 0)
 
     @given(segments(max_questions=2), st.data())
     def test_from_all_ranks_of_a_divided_model(self, batch: Segment, data: st.DataObject) -> None:
@@ -192,26 +195,22 @@ class TestFromTurns:
         pieces = [by_rank[1][0], by_rank[0][0], by_rank[0][1], by_rank[1][1]]  # as they come
         for question in range(batch.num_questions):
             memory = Memory.from_wire({"planner": on_the_wire(pieces)}, question, **FIELDS)
-            assert_equal(join([memory.to_pieces()["planner"]]), batch.take([question]))
+            assert_equal(join([memory.to_pieces()["planner"]]), take(batch, [question]))
 
     def test_of_a_divided_model_one_rank_has_all_recompute_inputs(self) -> None:
         batch = make_segment([(3, 2), (1, 1)])
-        pieces = [SegmentChunk.without_kv(SegmentMeta.of(of_rank(batch, RANKS[1])), batch.recompute_inputs)]
+        pieces = [SegmentChunk.without_kv(of_rank(batch, RANKS[1]).meta, batch.recompute_inputs)]
         memory = Memory.from_pieces({"planner": pieces}, 1, **FIELDS)
         assert memory.segments["planner"] == MemorySegment.from_pieces([SegmentChunk.whole(batch)], 1).without_kv()
 
     def test_what_is_missing_is_told(self) -> None:
         batch = make_segment([(3, 2)])
         first, second = cut(batch, [2])
-        without = [SegmentChunk.without_kv(piece.outline, piece.recompute_inputs) for piece in (first, second)]
+        without = [SegmentChunk.without_kv(piece.meta, piece.recompute_inputs) for piece in (first, second)]
         ranks = [SegmentChunk.whole(of_rank(batch, shard)) for shard in RANKS]
         halves = cut(of_rank(batch, RANKS[1]), [2])
-        others = [
-            without[0],
-            SegmentChunk.without_kv(
-                SegmentMeta.of(make_segment([(3, 2)], turn_starts=[1])), without[1].recompute_inputs
-            ),
-        ]
+        elsewhere = make_segment([(3, 2)], turn_starts=[1]).meta
+        others = [without[0], SegmentChunk.without_kv(elsewhere, without[1].recompute_inputs)]
         for pieces in ([], [first], [second, first], without[:1], others, ranks[:1], [ranks[0], *halves]):
             with pytest.raises(SegmentError):
                 Memory.from_pieces({"planner": pieces}, **FIELDS)
@@ -254,11 +253,9 @@ class TestToTurns:
     def test_repeated_for_each_question_of_a_batch(self, segment: Segment, num_questions: int) -> None:
         own = MemorySegment.from_pieces([SegmentChunk.whole(segment)])
         piece = repeat(own.to_piece(), num_questions)
-        assert_equal(join([piece]), segment.take([0] * num_questions))
-        if num_questions:
-            assert_equal(join([piece]), concatenate([segment] * num_questions))
+        assert_equal(join([piece]), take(segment, [0] * num_questions))
         small = repeat(own.without_kv().to_piece(), num_questions)
-        assert small.outline == piece.outline
+        assert small.meta == piece.meta
         assert small.recompute_inputs.lengths == piece.recompute_inputs.lengths
         assert not have_kv([small]) or piece.num_bytes == 0
 
@@ -286,7 +283,7 @@ class TestFit:
         with pytest.raises(
             MemoryInputError, match=r"working memory: got 'test-model'; .*other-model cannot read it"
         ) as error:
-            CHAIN.check_fits(replace(SPEC, **change), "other-model")  # type: ignore[arg-type]
+            CHAIN.check_fits(reshaped(SPEC, **change), "other-model")  # type: ignore[arg-type]
         assert told in str(error.value)
         assert len(str(error.value)) < 300
 

@@ -157,7 +157,7 @@ def test_shares_of_seconds_add_up_to_the_time_that_agents_were_busy() -> None:
     assert [answer.batch_size for answer in answers.values()] == [2, 2, 2, 2, 1]
     summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
     for name, figures in summary.agents.items():
-        assert len(runtime.events_of(name)) == 3
+        assert len(runtime.turns_of(name)) == 3
         assert 5 * figures["prefill_seconds_per_question"] == pytest.approx(3 * 0.25)
         assert 5 * figures["busy_seconds_per_question"] == pytest.approx(3 * 0.75)
         assert figures["prefill_seconds"] == 0.25

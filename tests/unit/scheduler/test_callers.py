@@ -91,7 +91,7 @@ def test_closing_does_not_wait_for_all_that_another_thread_does() -> None:
     driver = make_driver(runtime, CHAIN)
 
     def close() -> None:
-        until(lambda: bool(runtime.events))
+        until(lambda: bool(runtime.turns))
         driver.scheduler.close(RunError("it was closed"))
 
     found, _ = in_threads(lambda: list(driver.run(batches_of(0, 300, 1))), close)
@@ -104,7 +104,7 @@ def test_a_caller_of_an_event_loop_that_comes_late_does_not_wait_for_all_of_a_th
     driver = make_driver(runtime, CHAIN)
 
     def late() -> int:
-        until(lambda: bool(runtime.events))
+        until(lambda: bool(runtime.turns))
         asyncio.run(gathered(driver.scheduler.arun(driver.request(batches_of(1, 1)))))
         return len(runtime.works)
 

@@ -82,8 +82,8 @@ def test_readers_wait_for_reports_only_where_text_may_come() -> None:
     for guard, waits in [("off", False), ("drop", False), ("text", True)]:
         runtime = FakeRuntime()
         run_all(runtime, DIAMOND, QUESTIONS, guard=guard)
-        root = runtime.events_of("root")[0]
-        (left,) = [event for event in runtime.events_of("left") if event.question_ids == root.question_ids]
+        root = runtime.turns_of("root")[0]
+        (left,) = [event for event in runtime.turns_of("left") if event.question_ids == root.question_ids]
         assert (left.submitted_at >= root.finished_at) == waits
 
 

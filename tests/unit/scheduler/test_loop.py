@@ -35,7 +35,7 @@ def test_every_question_of_every_topology_gets_its_answer(name: str, is_synchron
     answers, failures = run_all(runtime, ALL[name], make_questions(7))
     assert not failures
     assert sorted(answers) == [f"q{index}" for index in range(7)]
-    assert len(runtime.events) == 4 * len(ALL[name].agents)
+    assert len(runtime.turns) == 4 * len(ALL[name].agents)
     assert answers["q6"].answer.endswith("on q6 among q6")
     assert not runtime.cancelled
 
@@ -43,13 +43,13 @@ def test_every_question_of_every_topology_gets_its_answer(name: str, is_synchron
 def test_a_latent_chain_is_submitted_at_once() -> None:
     runtime = FakeRuntime()
     run_all(runtime, CHAIN, make_questions(2))
-    assert [event.submitted_at for event in runtime.events] == [0.0, 0.0, 0.0]
+    assert [event.submitted_at for event in runtime.turns] == [0.0, 0.0, 0.0]
 
 
 def test_batches_flow_through_the_chain_like_through_a_pipeline() -> None:
     runtime = FakeRuntime()
     run_all(runtime, CHAIN, make_questions(20))
-    for earlier, later in zip(runtime.events_of("critic"), runtime.events_of("planner")[1:], strict=False):
+    for earlier, later in zip(runtime.turns_of("critic"), runtime.turns_of("planner")[1:], strict=False):
         assert later.started_at < earlier.finished_at
     assert runtime.now == pytest.approx(10 + 2)  # the stages of a full pipeline, not 10 × 3
 
@@ -57,7 +57,7 @@ def test_batches_flow_through_the_chain_like_through_a_pipeline() -> None:
 def test_the_first_agent_never_waits_for_an_admission() -> None:
     runtime = FakeRuntime()
     run_all(runtime, CHAIN, make_questions(40))
-    planner = runtime.events_of("planner")
+    planner = runtime.turns_of("planner")
     assert all(earlier.finished_at == later.started_at for earlier, later in pairwise(planner))
 
 
@@ -70,7 +70,7 @@ def test_replicas_let_more_batches_in() -> None:
 def test_parallel_branches_run_at_the_same_time() -> None:
     runtime = FakeRuntime()
     run_all(runtime, PARALLEL, make_questions(2))
-    assert {runtime.events_of(name)[0].started_at for name in ("math", "code", "science")} == {0.0}
+    assert {runtime.turns_of(name)[0].started_at for name in ("math", "code", "science")} == {0.0}
     assert runtime.now == pytest.approx(2.0)
     *_, summariser = runtime.works
     assert summariser.segment_order() == ("math", "code", "science")
@@ -93,7 +93,7 @@ def test_a_diamond_hands_over_every_segment_once() -> None:
 def test_text_goes_step_by_step_and_stands_in_the_prompt() -> None:
     runtime = FakeRuntime()
     run_all(runtime, TALK, make_questions(2))
-    submitted = {event.agent: event.submitted_at for event in runtime.events}
+    submitted = {event.agent: event.submitted_at for event in runtime.turns}
     assert submitted == {"planner": 0.0, "critic": 1.0, "judger": 2.0}
     judger = runtime.works[-1]
     content = judger.prompts[1].messages[-1]["content"]
@@ -265,4 +265,4 @@ def test_every_ticket_is_released_once() -> None:
     """Also those of a batch that failed, and of its retries."""
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if work.agent == "judger" and work.batch == 0 else None)
     run_all(runtime, CHAIN, make_questions(3), batch_size=2)
-    assert sorted(runtime.released) == sorted(event.agent for event in runtime.events)
+    assert sorted(runtime.freed) == sorted(event.agent for event in runtime.turns)

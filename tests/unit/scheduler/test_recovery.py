@@ -13,7 +13,18 @@ from latentmas_ray.runs.results import Failure
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.topology.agent import Topology
 from tests.cases.fake_runtime import FakeRuntime
-from tests.cases.scheduler import ALL, CHAIN, DIAMOND, MIXED, Recorder, drain, make_driver, make_questions, run_all
+from tests.cases.scheduler import (
+    ALL,
+    CHAIN,
+    DIAMOND,
+    MIXED,
+    PARALLEL,
+    Recorder,
+    drain,
+    make_driver,
+    make_questions,
+    run_all,
+)
 
 Faults = Mapping[tuple[str, int], frozenset[str]]  # by agent and batch: whose segments go with its first turn
 
@@ -95,6 +106,21 @@ def test_a_question_that_kills_its_actor_fails_alone() -> None:
     assert (tried["q2", "q3"], tried["q2",]) == (3, 2)
     assert len(recorder.faults) == 3
     assert not runtime.tickets
+
+
+def test_the_suspect_counts_wherever_it_stands_among_turns_that_were_lost_together() -> None:
+    """Agents of one actor lose their turns at the same time, and one of them may be why, for ever."""
+
+    def failure(work: TurnRequest) -> Exception | None:
+        if work.agent in ("math", "code"):
+            return TurnLostError("it died", lacks_memory=False, is_suspect=work.agent == "code")
+        return None
+
+    runtime = FakeRuntime(failure=failure)
+    answers, failures = run_all(runtime, PARALLEL, make_questions(1))
+    assert not answers
+    assert [one.id for one in failures] == ["q0"]
+    assert len([work for work in runtime.works if work.agent == "code"]) < 10
 
 
 def test_a_batch_that_is_not_to_blame_is_not_given_up() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import ActorError, InputError, RunError, TopologyError, TurnError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.scheduler.batch import Batch, plan_batches
-from latentmas_ray.scheduler.protocol import TurnHandle
+from latentmas_ray.scheduler.events import Event, TurnHandle
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
 from tests.cases.fake_runtime import FakeRuntime
@@ -34,11 +34,8 @@ class OneThreadAtATime(FakeRuntime):
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         return self._alone(lambda: FakeRuntime.submit(self, work, segments))
 
-    def wait(self, tickets: Sequence[TurnHandle], timeout_seconds: float) -> list[TurnHandle]:
-        return self._alone(lambda: FakeRuntime.wait(self, tickets, timeout_seconds))
-
-    def report(self, ticket: TurnHandle) -> TurnResult:
-        return self._alone(lambda: FakeRuntime.report(self, ticket))
+    def poll(self, timeout_seconds: float) -> list[Event]:
+        return self._alone(lambda: FakeRuntime.poll(self, timeout_seconds))
 
     def _alone(self, do: Callable[[], Any]) -> Any:
         assert self.inside.acquire(blocking=False), "two threads drive at one time"
@@ -133,7 +130,7 @@ def test_who_leaves_takes_only_its_own_work_along() -> None:
         next(leaves)
     assert len(list(stays)) == 19
     assert not runtime.tickets
-    assert sum(name.startswith("c1") for event in runtime.events_of("judger") for name in event.question_ids) < 20
+    assert sum(name.startswith("c1") for event in runtime.turns_of("judger") for name in event.question_ids) < 20
 
 
 def test_a_loop_that_is_forgotten_ends_its_run() -> None:
@@ -279,7 +276,7 @@ def test_a_cancelled_task_cancels_its_questions() -> None:
 
     async def ask() -> None:
         answer = asyncio.ensure_future(gathered(driver.scheduler.arun(driver.request(batches_of(0, 20)))))
-        while not runtime.events:
+        while not runtime.turns:
             await asyncio.sleep(0.01)
         answer.cancel()
         with pytest.raises(asyncio.CancelledError):

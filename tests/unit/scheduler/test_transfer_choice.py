@@ -3,7 +3,7 @@
 import pytest
 
 from latentmas_ray.config import TransferMode
-from latentmas_ray.scheduler.batch_state import TopologyIndex
+from latentmas_ray.scheduler.topology_index import TopologyIndex
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
 from latentmas_ray.scheduler.transfer_costs import TransferCosts
 from tests.cases.fake_runtime import FakeRuntime

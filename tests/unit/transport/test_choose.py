@@ -7,7 +7,8 @@ import pytest
 from latentmas_ray.config import TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport import DeviceLayout, Transport, choose, find_available, make_transport
-from latentmas_ray.transport.capabilities import TRAITS
+from latentmas_ray.transport.choose import IN_ONE_PROCESS
+from latentmas_ray.transport.make import TRANSPORTS
 
 HERE = frozenset({"memfd", "gloo"})
 GPU = HERE | {"nccl", "cuda"}
@@ -86,12 +87,12 @@ def test_what_cannot_work_is_refused_in_one_line(name: TransportName, where: Dev
 
 
 @pytest.mark.parametrize("name", [name for name in get_args(TransportName) if name != "auto"])
-def test_every_name_has_its_transport_and_its_traits(name: TransportName) -> None:
+def test_every_name_has_its_transport_and_its_capabilities(name: TransportName) -> None:
     transport = make_transport(name)
     assert isinstance(transport, Transport)
     assert transport.name == name
-    assert transport.traits is TRAITS[name]
+    assert (transport.name in IN_ONE_PROCESS) == ("same_process" in transport.capabilities.links)
 
 
 def test_what_is_available_is_what_transports_ask_for() -> None:
-    assert find_available() <= {traits.needs for traits in TRAITS.values()}
+    assert find_available() <= {transport.capabilities.needs for transport in TRANSPORTS.values()}

@@ -51,8 +51,7 @@ def assert_same(one: Segment, other: Segment) -> None:
     assert torch.equal(one.kv_LCHTD.view(torch.uint8), other.kv_LCHTD.view(torch.uint8))
     assert torch.equal(one.recompute_inputs.token_ids_T, other.recompute_inputs.token_ids_T)
     assert torch.equal(one.recompute_inputs.latents_NE, other.recompute_inputs.latents_NE)
-    for name in ("lengths", "turn_starts", "offsets"):
-        assert getattr(one, name) == getattr(other, name)
+    assert one.meta == other.meta
     assert one.recompute_inputs.lengths == other.recompute_inputs.lengths
 
 
@@ -124,12 +123,12 @@ def test_a_codec_tells_its_loss(codec: CodecName) -> None:
     assert transport.codec == codec
     assert ObjectStore().codec == "none"
     piece = transport.unpack(transport.pack(SegmentChunk.whole(segment)), expected=SPEC)
-    assert piece.loss is not None
-    assert piece.loss.codec == codec
-    assert piece.travel_bytes == piece.loss.num_bytes < segment.num_bytes
+    assert piece.codec_stats is not None
+    assert piece.codec_stats.codec == codec
+    assert piece.travel_bytes == piece.codec_stats.num_bytes < segment.meta.num_bytes
     true_error = relative_error(segment.kv_LCHTD, piece.kv_LCHTD)
     assert 0 < true_error < 0.2
-    assert piece.loss.relative_error == pytest.approx(true_error, rel=0.5)  # of the layers that were looked at
+    assert piece.codec_stats.relative_error == pytest.approx(true_error, rel=0.5)  # of the layers that were looked at
     assert torch.equal(piece.recompute_inputs.latents_NE, segment.recompute_inputs.latents_NE)
 
 

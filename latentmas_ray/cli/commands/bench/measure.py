@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-class Outcome(Protocol):
+class BenchResult(Protocol):
     """What a benchmark has measured."""
 
     def to_json(self) -> dict[str, Any]:
         """All figures."""
 
 
-Measured = TypeVar("Measured", bound=Outcome)
+Measured = TypeVar("Measured", bound=BenchResult)
 
 
 def measure_and_show(

@@ -12,7 +12,7 @@ from latentmas_ray.cli.main import main
 
 # A case makes its files in a folder and returns the flags, and what the message must hold.
 Case = Callable[[Path], tuple[list[str], list[str]]]
-GOLDEN_MODEL = Path(__file__).parents[1] / "golden" / "model"
+GOLDEN_MODEL = Path(__file__).parents[2] / "golden" / "model"
 AGENT = '- {name: planner, prompt: "{{ question }}"}'
 JUDGER = '- {name: judger, reads: [planner], thinks: text, prompt: "{{ question }}"}'
 

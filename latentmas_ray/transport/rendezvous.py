@@ -5,15 +5,14 @@ other port is open, and no name is looked up (torch's own store asks for its cli
 nobody knows them). NCCL may need a store at any time and has torch's.
 """
 
-import socket
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but its types do not say so
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from latentmas_ray.transport.channel import Channel, LinkError
-from latentmas_ray.transport.gpu.process_pair import GlooPair, NcclPair, Pair
+from latentmas_ray.errors import LinkError
+from latentmas_ray.parallel.process_group import GlooPair, NcclPair, ProcessPair, find_store
+from latentmas_ray.transport.channel import Channel
 
 
 class ChannelStore(Store):
@@ -58,10 +57,12 @@ class ChannelStore(Store):
         raise LinkError("the peer speaks another language")
 
 
-def make_pair(kind: str, rank: int, channel: Channel, meeting: dict[str, Any], host: str, timeout: float) -> Pair:
+def make_pair(
+    kind: str, rank: int, channel: Channel, rendezvous: dict[str, Any], host: str, timeout: float
+) -> ProcessPair:
     """This side's half; the other side calls this at the same time. Raises LinkError.
 
-    `meeting` is what the producer said, `host` this process's own address.
+    `rendezvous` is what the producer said, `host` this process's own address.
     """
     if kind == "gloo":
         store = ChannelStore(channel)
@@ -69,27 +70,7 @@ def make_pair(kind: str, rank: int, channel: Channel, meeting: dict[str, Any], h
         store.finish()
         return pair
     try:
-        tcp = TCPStore(
-            meeting["host"],
-            meeting["port"],
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=timeout),
-        )
-        return NcclPair(PrefixStore(meeting["prefix"], tcp), rank, host, timeout)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise LinkError(f"the producer's store does not answer: {error}") from error
-
-
-def make_tcp_store(host: str, timeout: float) -> TCPStore:
-    """A store that others find at `host`. It gets a socket, for by itself it would listen at every address."""
-    listener = socket.create_server((host, 0))
-    port = listener.getsockname()[1]
-    return TCPStore(
-        host,
-        port,
-        is_master=True,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=timeout),
-        master_listen_fd=listener.detach(),
-    )
+        tcp = find_store(rendezvous["host"], rendezvous["port"], timeout_seconds=timeout, error_kind=LinkError)
+        return NcclPair(PrefixStore(rendezvous["prefix"], tcp), rank, host, timeout)
+    except (KeyError, TypeError) as error:
+        raise LinkError(f"the producer does not say where its store is: {error}") from error

@@ -1,0 +1,192 @@
+"""Ray's errors, translated to this project's at one border: no other module names one of them in an `except`.
+
+`RAY_ERRORS` says what each of Ray's exceptions means. What a caller makes of it depends on what was tried, so there is
+a context manager for each kind of call: `turn_errors`, `actor_errors`, `memory_errors`, `cluster_errors`, and
+`ignoring_dead` for what may fail. Every translated error has Ray's as its `__cause__`.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from latentmas_ray.errors import (
+    ActorError,
+    ClusterError,
+    InputError,
+    LatentMASError,
+    TransferError,
+    TurnError,
+    TurnLostError,
+)
+
+# ActorError: the actor is gone, or cannot come up, and its turns are lost with it. TransferError: an object is gone,
+# and memory with it. ClusterError: Ray itself does not work. TimeoutError: no answer yet. TurnError: all that is
+# about the call itself. By the names of Ray's classes.
+_MEANINGS: Mapping[str, type[Exception]] = {
+    "RayError": TurnError,
+    "RayTaskError": TurnError,
+    "UserCodeException": TurnError,
+    "CrossLanguageError": TurnError,
+    "TaskCancelledError": TurnError,
+    "UnserializableException": TurnError,
+    "OufOfBandObjectRefSerializationException": TurnError,
+    "ObjectRefStreamEndOfStreamError": TurnError,
+    "StreamingGeneratorReplayInconsistentError": TurnError,
+    "PendingCallsLimitExceeded": TurnError,
+    "ObjectStoreFullError": TurnError,
+    "OutOfDiskError": TurnError,
+    "RayActorError": ActorError,
+    "ActorDiedError": ActorError,
+    "ActorUnavailableError": ActorError,
+    "ActorUnschedulableError": ActorError,
+    "ActorPlacementGroupRemoved": ActorError,
+    "ActorHandleNotFoundError": ActorError,
+    "ActorAlreadyExistsError": ActorError,
+    "AsyncioActorExit": ActorError,
+    "WorkerCrashedError": ActorError,
+    "NodeDiedError": ActorError,
+    "LocalRayletDiedError": ActorError,
+    "OutOfMemoryError": ActorError,
+    "RuntimeEnvSetupError": ActorError,
+    "ObjectLostError": TransferError,
+    "ObjectFetchTimedOutError": TransferError,
+    "ObjectFreedError": TransferError,
+    "ObjectReconstructionFailedError": TransferError,
+    "OwnerDiedError": TransferError,
+    "ReferenceCountingAssertionError": TransferError,
+    "PlasmaObjectNotAvailable": TransferError,
+    "RayChannelError": ClusterError,
+    "RayChannelTimeoutError": ClusterError,
+    "RayCgraphCapacityExceeded": ClusterError,
+    "RayDirectTransportError": ClusterError,
+    "RaySystemError": ClusterError,
+    "RpcError": ClusterError,
+    "AuthenticationError": ClusterError,
+    "TaskPlacementGroupRemoved": ClusterError,
+    "TaskUnschedulableError": ClusterError,
+    "GetTimeoutError": TimeoutError,
+}
+# By class. An older Ray lacks some of them; a test fails where a newer one has others.
+RAY_ERRORS: Mapping[type[BaseException], type[Exception]] = {
+    getattr(exceptions, name): meaning for name, meaning in _MEANINGS.items() if hasattr(exceptions, name)
+}
+# What `ray.init` raises where no cluster can be joined or started.
+CANNOT_CONNECT = (ConnectionError, ValueError, RuntimeError, exceptions.AuthenticationError)
+NO_MEMORY = (
+    "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
+)
+_log = logging.getLogger(__name__)
+
+
+def meaning_of(error: BaseException) -> type[Exception]:
+    """What kind of error of ours one of Ray's is; TurnError for an error that is not Ray's."""
+    return next((RAY_ERRORS[kind] for kind in type(error).__mro__ if kind in RAY_ERRORS), TurnError)
+
+
+def remote_error(error: BaseException) -> BaseException | None:
+    """What a method raised in its actor; None if the actor or the call itself failed."""
+    if not isinstance(error, exceptions.RayTaskError):
+        return None
+    cause: BaseException | None = error.cause
+    return cause or error  # without a cause: it could not be sent
+
+
+def reason(error: BaseException) -> str:
+    """The last line of a remote error: Ray puts the whole remote traceback into the text. Of an actor's death the first
+    sentence: what follows tells how to look for causes, and many numbers."""
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return NO_MEMORY
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and isinstance(error, exceptions.RayActorError) and not isinstance(error, exceptions.RayTaskError):
+        return next((line for line in reversed(lines) if line.startswith("The actor")), lines[0]).partition(". ")[0]
+    return lines[-1] if lines else type(error).__name__
+
+
+def turn_error(error: Exception) -> LatentMASError:
+    """What became of a turn whose call ended with this error of Ray's: a user's mistake as it was raised, TurnLostError
+    if memory that it reads could not be had, ActorError if its actor died, TurnError otherwise."""
+    raised = remote_error(error)
+    translated: LatentMASError
+    if isinstance(raised, InputError):
+        translated = raised
+    elif raised is not None:
+        # The error of a turn that should have written what this one reads, or the news that it is gone.
+        is_loss = isinstance(raised, TransferError) or meaning_of(raised) in (ActorError, TransferError)
+        translated = TurnLostError(reason(raised)) if is_loss else TurnError(reason(raised))
+    elif (kind := meaning_of(error)) is ActorError:
+        translated = ActorError(reason(error))
+    else:
+        translated = TurnLostError(reason(error)) if kind is TransferError else TurnError(reason(error))
+    translated.__cause__ = error
+    return translated
+
+
+@contextmanager
+def turn_errors() -> Iterator[None]:
+    """The body gets the result of a turn. Raises like `turn_error`."""
+    try:
+        yield
+    except exceptions.RayError as error:
+        raise turn_error(error) from error
+
+
+@contextmanager
+def actor_errors(failed: str, died: str, *, passes: type[LatentMASError] = InputError) -> Iterator[None]:
+    """The body calls actors. An error of kind `passes` is raised as the actor raised it; any other one of a method as
+    ActorError "`failed`: …"; ActorError "`died`: …" if the actor is gone; TimeoutError if it has not answered in time.
+    """
+    try:
+        yield
+    except exceptions.RayError as error:
+        raised = remote_error(error)
+        if isinstance(raised, passes):
+            raise raised from error
+        if raised is not None:
+            raise ActorError(f"{failed}: {reason(raised)}") from error
+        if meaning_of(error) is TimeoutError:
+            raise TimeoutError(str(error)) from error
+        raise ActorError(f"{died}: {reason(error)}") from error
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """The body gets memory that another actor makes. Raises what that actor raised if it is an error of this project,
+    TransferError otherwise."""
+    try:
+        yield
+    except exceptions.RayError as error:
+        raised = remote_error(error)
+        if isinstance(raised, LatentMASError):
+            raise raised from error
+        why = f"memory did not come: {type(error).__name__}" if raised is None else f"memory was not made: {raised}"
+        raise TransferError(why) from error
+
+
+@contextmanager
+def cluster_errors(what: str = "the cluster does not answer") -> Iterator[None]:
+    """The body uses Ray itself. Raises ClusterError "`what`: …"."""
+    try:
+        yield
+    except exceptions.RayError as error:
+        raise ClusterError(f"{what}: {reason(error)}") from error
+
+
+@contextmanager
+def ignoring_dead(what: str) -> Iterator[None]:
+    """The body may find its actor or the cluster gone, which is logged as `what`: it is about to be dropped anyway."""
+    try:
+        yield
+    except (exceptions.RayError, ValueError, TypeError) as error:
+        _log.debug("%s: %s", what, error)
+
+
+def get_outcome(reference: ray.ObjectRef) -> Any:
+    """The value of a finished call, or Ray's error in place of it, without its traceback."""
+    try:
+        return ray.get(reference)
+    except exceptions.RayError as error:
+        return error.with_traceback(None)

@@ -1,0 +1,208 @@
+"""Where the KV of some tokens is: in memory, or somewhere that it is brought from when it is first needed.
+
+Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmas_ray.config import CodecName
+from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
+from latentmas_ray.memory.layer_spec import TensorSpec
+from latentmas_ray.memory.spec import KVCacheSpec
+
+
+@dataclass(frozen=True)
+class CodecStats:
+    """A lossy codec, the bytes that travelled, and the RMS error of the KV relative to its RMS."""
+
+    codec: CodecName
+    num_bytes: int
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """Where one tensor [H, num_tokens, D] of one layer begins in a buffer."""
+
+    layer: int
+    spec: TensorSpec
+    first_byte: int
+    num_tokens: int
+
+    @property
+    def stop_byte(self) -> int:
+        return self.first_byte + self.num_tokens * self.spec.bytes_per_token
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """The tensor, on the bytes of a flat uint8 buffer."""
+        flat = buffer[self.first_byte : self.stop_byte].view(self.spec.torch_dtype)
+        return flat.view(self.spec.num_heads, self.num_tokens, self.spec.head_dim)
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """How the KV of some tokens lies in one buffer: layer after layer, in each its tensors [H, T, D] one after another.
+
+    T are `lengths[q]` tokens of each question q, one question after another; where layers keep different tokens they
+    are `layer_lengths[l][q]` of layer l instead. Each tensor begins at a multiple of its items' size. Where the layers
+    are alike and keep the same tokens that is one tensor [L, 2, H, T, D].
+    """
+
+    spec: KVCacheSpec
+    lengths: tuple[int, ...]
+    layer_lengths: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it is one tensor [L, 2, H, T, D]."""
+        return self.layer_lengths is None and self.spec.is_uniform
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Of a layer that keeps all."""
+        return sum(self.lengths)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        if self.is_uniform:
+            return self.num_tokens * self.spec.bytes_per_token
+        return max((tensor.stop_byte for tensor in self.tensors), default=0)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """[L, 2, H, T, D]. Raises IncompatibleMemoryError unless `is_uniform`."""
+        self.require_uniform()
+        spec = self.spec
+        return (spec.num_layers, 2, spec.num_kv_heads, self.num_tokens, spec.head_dim)
+
+    def require_uniform(self) -> None:
+        """Raises IncompatibleMemoryError, which names a layer, unless `is_uniform`."""
+        self.spec.require_uniform()
+        if self.layer_lengths is not None:
+            layer = next(layer for layer, kept in enumerate(self.layer_lengths) if kept != self.lengths)
+            raise IncompatibleMemoryError(
+                f"layer {layer} keeps {self.layer_lengths[layer]} of {self.lengths} tokens: memory can be packed and "
+                "moved like that, but is computed with only where all layers keep all of them"
+            )
+
+    def lengths_in(self, layer: int) -> tuple[int, ...]:
+        """Tokens of each question that a layer keeps."""
+        return self.lengths if self.layer_lengths is None else self.layer_lengths[layer]
+
+    @cached_property
+    def tensors(self) -> tuple[PackedTensor, ...]:
+        """All tensors, in their order."""
+        found: list[PackedTensor] = []
+        end = 0
+        for layer, layer_spec in enumerate(self.spec.layers):
+            num_tokens = sum(self.lengths_in(layer))
+            for spec in layer_spec.tensors:
+                item_bytes = spec.torch_dtype.itemsize
+                found.append(PackedTensor(layer, spec, end + -end % item_bytes, num_tokens))
+                end = found[-1].stop_byte
+        return tuple(found)
+
+
+class KVSource(ABC):
+    """The KV of a segment, or of a part of one. Nothing that it has given out is ever changed.
+
+    Asking for bytes may copy, decode or join them, the first time. A source that is pickled brings its bytes together
+    and arrives as `InMemoryKV`.
+    """
+
+    layout: KVLayout
+    codec_stats: CodecStats | None = None  # what a codec did to it on its way here
+
+    @abstractmethod
+    def buffer(self) -> Tensor:
+        """All bytes as one flat uint8 tensor, in the order of the layout. Raises SegmentError where they are gone."""
+
+    def tensor(self) -> Tensor:
+        """The KV [L, 2, H, T, D], contiguous; shares the bytes of `buffer`. Raises like it, and IncompatibleMemoryError
+        where the layers are not alike."""
+        return self.buffer().view(self.layout.spec.torch_dtype).view(self.layout.shape)
+
+    def view_of(self, question: int) -> Tensor:
+        """A view of one question's KV [L, 2, H, lengths[question], D]. Raises like `buffer`."""
+        lengths = self.layout.lengths
+        first = sum(lengths[:question])
+        return self.tensor()[:, :, :, first : first + lengths[question]]
+
+    def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
+        """One question's KV in views that lie side by side: the first head of each, and [L, 2, heads, T, D]. Joins
+        nothing, so it is what a cache is written from. Raises like `buffer`."""
+        yield 0, self.view_of(question)
+
+    def tensors_of(self, question: int) -> list[Tensor]:
+        """One question's tensors [H, T, D] in the order of `KVLayout.tensors`, whatever the layers are; views of
+        `buffer`. Raises like it."""
+        buffer, views = self.buffer(), []
+        for tensor in self.layout.tensors:
+            lengths = self.layout.lengths_in(tensor.layer)
+            first = sum(lengths[:question])
+            views.append(tensor.view(buffer)[:, first : first + lengths[question]])
+        return views
+
+    @property
+    def travel_bytes(self) -> int:
+        """Bytes of KV as they came here: fewer where a codec was used, more where only some heads of them are read."""
+        return self.codec_stats.num_bytes if self.codec_stats else self.layout.num_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InMemoryKV, (self.layout, self.buffer(), self.codec_stats)
+
+
+class InMemoryKV(KVSource):
+    """Bytes that are here."""
+
+    def __init__(self, layout: KVLayout, buffer: Tensor, codec_stats: CodecStats | None = None) -> None:
+        """`buffer` is flat uint8. Raises SegmentError if it has not exactly the bytes of the layout."""
+        if buffer.dtype != torch.uint8 or buffer.shape != (layout.num_bytes,):
+            raise SegmentError(
+                f"KV is {tuple(buffer.shape)} {buffer.dtype}, {layout.num_tokens} tokens take {layout.num_bytes} bytes"
+            )
+        self.layout = layout
+        self.codec_stats = codec_stats
+        self._buffer = buffer
+
+    @classmethod
+    def of(
+        cls, spec: KVCacheSpec, lengths: Sequence[int], kv_LCHTD: Tensor, codec_stats: CodecStats | None = None
+    ) -> "InMemoryKV":
+        """The KV [L, 2, H, sum(lengths), D] of the spec's dtype; shares its bytes. Raises SegmentError for another
+        shape or dtype, and where it is not contiguous."""
+        layout = KVLayout(spec, tuple(lengths))
+        if kv_LCHTD.shape != layout.shape or kv_LCHTD.dtype != spec.torch_dtype:
+            raise SegmentError(
+                f"KV is {tuple(kv_LCHTD.shape)} {kv_LCHTD.dtype}, the spec wants {layout.shape} {spec.dtype}"
+            )
+        if not kv_LCHTD.is_contiguous():
+            raise SegmentError("KV must be one contiguous buffer")
+        return cls(layout, kv_LCHTD.detach().reshape(-1).view(torch.uint8), codec_stats)
+
+    def buffer(self) -> Tensor:
+        return self._buffer
+
+
+def concatenate_kv(
+    layout: KVLayout, parts: Sequence[tuple[KVSource, int]], stats: CodecStats | None = None
+) -> InMemoryKV:
+    """Questions of several sources, each (source, question), one after another as the KV of this layout; copies their
+    bytes."""
+    if not parts:
+        return InMemoryKV(layout, torch.empty(0, dtype=torch.uint8), stats)
+    if layout.is_uniform:
+        kv_LCHTD = torch.cat([source.view_of(question) for source, question in parts], dim=3)
+        return InMemoryKV(layout, kv_LCHTD.view(-1).view(torch.uint8), stats)
+    found = [source.tensors_of(question) for source, question in parts]
+    buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8, device=parts[0][0].buffer().device)
+    for tensor, views in zip(layout.tensors, zip(*found, strict=True), strict=True):
+        tensor.view(buffer).copy_(torch.cat(views, dim=1))
+    return InMemoryKV(layout, buffer, stats)
