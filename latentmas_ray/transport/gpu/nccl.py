@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latentmas_ray.env import keep_nccl_from_killing
+from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.address import own_host
@@ -108,5 +108,5 @@ class Nccl(Direct):
     traits: ClassVar[Capabilities] = TRAITS["nccl"]
 
     def open(self) -> None:
-        keep_nccl_from_killing()
+        disable_nccl_abort()
         super().open()
