@@ -13,7 +13,7 @@ from examples.tiny_model.first_weights import set_first_weights
 from examples.tiny_model.loop import Trainer, TrainingSettings
 from examples.tiny_model.plot import plot_history
 from examples.tiny_model.tokens import train_tokenizer
-from latentmas_ray.models.embedded import untrained_model, wrap_tokenizer
+from latentmas_ray.models.presets import untrained_model, wrap_tokenizer
 
 _REPORT_STEPS = 10
 _SAVE_SECONDS = 120.0

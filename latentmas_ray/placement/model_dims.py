@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,17 @@ from safetensors import SafetensorError, safe_open
 from latentmas_ray.errors import ModelError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionDims:
+    """The sizes of a decoder that determine its KV cache."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +135,11 @@ def dims_of_folder(folder: Path) -> ModelDims:
 def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
     """Read the dimensions from the content of a transformers config.json. Raises ModelError if one is missing."""
     try:
-        heads = int(config["num_attention_heads"])
+        attention = attention_dims(config)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
         dims = ModelDims(
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=int(config["hidden_size"]),
+            **asdict(attention),
             mlp_size=int(config["intermediate_size"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
             vocab_size=int(config["vocab_size"]),
             is_tied=bool(config.get("tie_word_embeddings", False)),
             dtype=dtype if dtype in DTYPE_BYTES else "bfloat16",
@@ -145,6 +152,19 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
     if min(counts) < 1:
         raise ModelError("model", name, "the sizes in its configuration must be at least 1")
     return dims
+
+
+def attention_dims(config: Mapping[str, Any]) -> AttentionDims:
+    """Read the attention sizes from a transformers configuration, as its config.json has it. Raises KeyError for a
+    missing size, and TypeError or ValueError for one that is not a number."""
+    heads = int(config["num_attention_heads"])
+    return AttentionDims(
+        num_layers=int(config["num_hidden_layers"]),
+        hidden_size=int(config["hidden_size"]),
+        num_heads=heads,
+        num_kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+    )
 
 
 def _parameters_in(path: Path) -> int:

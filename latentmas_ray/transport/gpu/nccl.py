@@ -13,14 +13,13 @@ from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.parallel.process_group import PAIRS
-from latentmas_ray.transport.address import own_host
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
 from latentmas_ray.transport.connection_pool import ConnectionPool
+from latentmas_ray.transport.gpu.checksum import seal, unseal
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
-from latentmas_ray.transport.listener import ServerAddress
+from latentmas_ray.transport.listener import ServerAddress, own_host
 
 
 @dataclass(frozen=True)
