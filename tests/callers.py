@@ -10,7 +10,7 @@ from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.question import Question
 
 NUM_CALLERS = 8
-QUESTIONS = load_questions("notes", 200)
+QUESTIONS = load_questions("notes", 8 * NUM_CALLERS)
 # Two agents, which is enough for one to be answered with another's memory.
 PAIR = Topology(
     name="pair",

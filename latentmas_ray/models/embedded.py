@@ -1,6 +1,6 @@
 """The embedded model: a small Qwen3 that was trained from scratch for the built-in tasks, shipped with the package.
 
-`jobs/train_tiny.py` makes it; its model card is beside its weights.
+`examples/tiny_model` trains it; its model card is next to its weights.
 """
 
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM

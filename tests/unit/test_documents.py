@@ -12,7 +12,7 @@ import typer
 
 from latentmas_ray import Topology
 from latentmas_ray.cli.main import app
-from tests.documents import DOCUMENTS, ROOT, blocks, shell_blocks, spans
+from tests.documents import DOCUMENTS, RESULTS, ROOT, blocks, shell_blocks, spans
 
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)|src=\"([^\"]+)\"")
 
@@ -48,7 +48,7 @@ def test_every_command_and_flag_that_is_named_exists(document: str) -> None:
                 assert (ROOT / word).exists(), f"{line}: there is no {word}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *RESULTS, "CHANGELOG.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target, anchor, source in _LINK.findall(path.read_text(encoding="utf-8")):
@@ -85,9 +85,10 @@ def test_topologies_in_yaml_are_valid(document: str) -> None:
             Topology.parse(block.text, document)
 
 
-def test_the_drawing_is_one_file_for_both_themes() -> None:
+@pytest.mark.parametrize("name", ["team.svg", "architecture.svg"])
+def test_a_drawing_is_one_file_for_both_themes(name: str) -> None:
     """Every colour is set by a class, and each class that has one is set again for dark pages."""
-    drawing = (ROOT / "docs/team.svg").read_text(encoding="utf-8")
+    drawing = (ROOT / "docs" / name).read_text(encoding="utf-8")
     style, _, shapes = drawing.partition("</style>")
     light, _, dark = style.partition("@media (prefers-color-scheme: dark)")
     assert not re.search(r'(fill|stroke)="(?!none)', shapes)

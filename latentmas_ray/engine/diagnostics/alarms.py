@@ -1,7 +1,7 @@
 """What should not be in an agent's memory, found in the figures of its thoughts. Pure Python.
 
 All limits are here, and they are rough: they were chosen so that runs in which nothing is wrong stay silent on the
-models that were looked at (docs/evaluation.md tells which). Pass other `AlarmThresholds` to look more closely.
+models that were looked at (docs/diagnostics.md names them). Pass other `AlarmThresholds` to look more closely.
 """
 
 import math

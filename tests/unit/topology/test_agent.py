@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray import Agent, InputError, LatentMAS, Topology
@@ -189,7 +189,6 @@ def test_load_parse_and_write(tmp_path: Path) -> None:
     assert refusal(lambda: Topology.parse("name: x\n")).field == "text:1: agents"
 
 
-@settings(max_examples=80, deadline=None)
 @given(topologies())
 def test_any_dag_survives_what_is_done_to_it(made: Topology) -> None:
     assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
@@ -267,7 +266,6 @@ EDITS: list[Edit] = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
 @given(topologies(), st.sampled_from(EDITS), st.randoms(use_true_random=False))
 def test_any_broken_rule_is_refused_and_never_otherwise(topology: Topology, edit: Edit, random: Any) -> None:
     agents = [{key: getattr(one, key) for key in one.model_fields_set} for one in topology.agents]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.errors import TopologyError
@@ -291,7 +291,6 @@ def test_unknown_name_suggests_a_built_in() -> None:
         load_topology("sequental")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
     noise = st.text(st.sampled_from("{}[]:-|>&*!%#'\"\\ \n\tax1\x85\ufeff\x00"), max_size=4)
