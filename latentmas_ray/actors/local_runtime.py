@@ -1,11 +1,11 @@
 """All agents in this process, one after another on one model, without Ray: the numerical reference, the debugger,
 and the fast test path. The driver cannot tell it from actors."""
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.actors.execute_turn import Runner, execute_turn
-from latentmas_ray.actors.free_memory import free_memory_bytes
 from latentmas_ray.actors.receiver import SentChunk, by_source
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, TurnError
@@ -32,7 +32,7 @@ class LocalRuntime:
         self._transport.open()
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
-            memory_limit_bytes=int(free_memory_bytes() * _MEMORY_SHARE),
+            memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
             description=f"all agents in this process on {self._runner.device}",
             kv_spec=self._runner.spec.of_shard(WHOLE),
         )
@@ -91,3 +91,8 @@ class LocalRuntime:
         handle = TurnHandle(work.agent, error, None, work.question_ids, work.is_last)
         self._events.append(TurnFailed(handle, without_frames(told)))
         return handle
+
+
+def _free_memory_bytes() -> int:
+    """Return the bytes of physical memory that are free; a lower bound where the system holds caches."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

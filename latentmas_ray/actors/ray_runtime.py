@@ -15,7 +15,7 @@ from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.measure_links import measure_costs
+from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.config import PlacementName, replicas_by_agent

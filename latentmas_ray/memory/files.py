@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentmas_ray.errors import LatentMASError, MemoryInputError, SegmentError
-from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
 from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec

@@ -1,17 +1,68 @@
-"""Which tensors one layer caches.
+"""What each layer of a model caches: its tensors, how keys depend on their positions, and which tokens it keeps.
+
+RoPE is a rotation, so a key at position p becomes the key at p + Δ by one more rotation of Δ (RoFormer, arXiv
+2104.09864, eq. 15). A layer may keep fewer tokens than its segment has: eviction, sliding windows.
 
 Dimensions: H KV heads, T tokens, D head dim, R rotary dim (R ≤ D).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latentmas_ray.errors import IncompatibleMemoryError
-from latentmas_ray.memory.rope import RopeSpec
+from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireError
+
+# Scaled kinds whose frequencies do not depend on how long the sequence is, so that a rotation can be continued.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding: component pair i turns by `inv_freq[i]` radians a position.
+
+    The pairs are (i, i + R/2) of the first R dimensions of a head. `inv_freq` already contains the scaling of
+    `kind`; a factor that yarn multiplies keys with is part of the cached keys and plays no role in a rotation.
+    """
+
+    kind: str
+    inv_freq: tuple[float, ...]  # [R/2]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise IncompatibleMemoryError(f"RoPE kind {self.kind!r} is not one of {', '.join(ROPE_KINDS)}")
+        if not all(map(math.isfinite, self.inv_freq)):
+            raise IncompatibleMemoryError(f"RoPE frequencies must be finite: {self.inv_freq}")
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inv_freq)
+
+
+def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:
+    """Keys of positions p as keys of positions p + `shift`; leading dimensions are free, [..., T, D].
+
+    Computed in fp32 whatever the dtype, angles in fp64, so that a long shift costs no precision. Returns a new
+    tensor (or `keys_HTD` itself for shift 0). Dimensions behind the rotary ones, and a factor that a scaled kind
+    had multiplied in, stay as they are.
+    """
+    if shift == 0:
+        return keys_HTD
+    angles = shift * torch.tensor(rope.inv_freq, dtype=torch.float64)
+    cos = angles.cos().to(keys_HTD.device, torch.float32)
+    sin = angles.sin().to(keys_HTD.device, torch.float32)
+    half = len(rope.inv_freq)
+    first, second = keys_HTD[..., :half].float(), keys_HTD[..., half : 2 * half].float()
+    out = keys_HTD.clone()
+    out[..., :half] = first * cos - second * sin
+    out[..., half : 2 * half] = second * cos + first * sin
+    return out
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -120,3 +171,64 @@ def read_rope(header: Mapping[str, Any]) -> RopeSpec:
 def shared(layer: LayerSpec) -> LayerSpec:
     """The same object for equal layers, so that specs are compared in no time."""
     return layer
+
+
+# Of one question: ranges [first, stop), in order and apart. Of a layer: those of each question.
+Ranges = tuple[tuple[int, int], ...]
+LayerTokens = tuple[Ranges, ...]
+KeptTokens = tuple[LayerTokens, ...]
+
+
+def check_kept(kept: KeptTokens, num_layers: int, lengths: Sequence[int]) -> None:
+    """Raises SegmentError, which names the layer, unless these are ranges of `lengths[q]` tokens of each question."""
+    if len(kept) != num_layers:
+        raise SegmentError(f"kept tokens of {len(kept)} layers, the model has {num_layers}")
+    checked: set[LayerTokens] = set()
+    for number, layer in enumerate(kept):
+        if layer in checked:
+            continue
+        checked.add(layer)
+        if len(layer) != len(lengths):
+            raise SegmentError(f"layer {number} keeps tokens of {len(layer)} questions, not of {len(lengths)}")
+        for ranges, length in zip(layer, lengths, strict=True):
+            edges = [edge for pair in ranges for edge in pair]
+            is_ordered = all(first < second for first, second in pairwise(edges))
+            if edges and not (is_ordered and edges[0] >= 0 and edges[-1] <= length):
+                raise SegmentError(f"layer {number} keeps {ranges} of {length} tokens: they must be in order and apart")
+
+
+def count_kept(layer: LayerTokens, windows: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Of each question, how many of the tokens [begin, begin + length) a layer keeps."""
+    return tuple(
+        sum(max(0, min(stop, begin + length) - max(first, begin)) for first, stop in ranges)
+        for ranges, (begin, length) in zip(layer, windows, strict=True)
+    )
+
+
+def kept_to_header(kept: KeptTokens | None) -> list[Any] | None:
+    """For the wire: [tokens of a layer, how many layers keep the same], in order."""
+    if kept is None:
+        return None
+    return [[[[list(pair) for pair in own] for own in layer], len(list(same))] for layer, same in groupby(kept)]
+
+
+def kept_from_header(header: Any, num_layers: int) -> KeptTokens | None:
+    """The inverse of `kept_to_header` for a model of so many layers. Raises WireError for anything else."""
+    if header is None:
+        return None
+    kept: list[LayerTokens] = []
+    try:
+        for layer, count in header:
+            tokens = tuple(tuple((_count(first), _count(stop)) for first, stop in ranges) for ranges in layer)
+            if not 0 < _count(count) <= num_layers - len(kept):
+                raise ValueError(f"{count} layers of {num_layers - len(kept)} that are left")
+            kept += [tokens] * count
+    except (TypeError, ValueError) as error:
+        raise WireError(f"the segment's kept tokens cannot be read: {error}") from error
+    return tuple(kept)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of tokens or layers")
+    return value

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.kept_tokens import KeptTokens, check_kept, count_kept
 from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.layer_spec import KeptTokens, check_kept, count_kept
 from latentmas_ray.memory.spec import KVCacheSpec
 
 T = TypeVar("T")

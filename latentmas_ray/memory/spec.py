@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
-from latentmas_ray.memory.layer_spec import DTYPES, LayerSpec, TensorSpec, read_rope, shared
-from latentmas_ray.memory.rope import RopeSpec
+from latentmas_ray.memory.layer_spec import DTYPES, LayerSpec, RopeSpec, TensorSpec, read_rope, shared
 
 _MAX_LAYERS = 2**14
 

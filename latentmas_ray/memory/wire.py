@@ -29,8 +29,8 @@ from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.chunk import SegmentChunk
 from latentmas_ray.memory.codec import CODECS, QuantizedKV, coded_bytes, encode_kv, sampled_error
-from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
 from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource
+from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 

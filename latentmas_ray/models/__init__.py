@@ -11,10 +11,11 @@ from latentmas_ray.models.names import absolute_name, check_name
 
 if TYPE_CHECKING:
     from latentmas_ray.models.compat import wrap
+    from latentmas_ray.models.devices import choose_device
     from latentmas_ray.models.language_model import LanguageModel
-    from latentmas_ray.models.load import choose_device, load_model
+    from latentmas_ray.models.load import load_model
 
-_HOMES = {"LanguageModel": "language_model", "choose_device": "load", "load_model": "load", "wrap": "compat"}
+_HOMES = {"LanguageModel": "language_model", "choose_device": "devices", "load_model": "load", "wrap": "compat"}
 
 __all__ = ["LanguageModel", "absolute_name", "check_name", "choose_device", "load_model", "wrap"]
 

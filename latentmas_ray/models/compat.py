@@ -4,18 +4,18 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory import KVCacheSpec, rotate_keys
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
+from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.check import check_model
+from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.rope import rope_spec
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
 # What a model of an unusual make raises when it is used like a usual one.
@@ -78,15 +78,11 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
-    config = model.config
-    spec = KVCacheSpec.uniform(
+    spec = kv_cache_spec(
+        model.config,
+        name,
         architecture=type(model).__name__,
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        hidden_size=config.hidden_size,
         dtype=_dtype_name(model, name),
-        rope=rope_spec(config, name),
         weights_revision=weights_revision(model, ranks),
     )
     return spec.of_shard(ranks.shard)
@@ -142,3 +138,45 @@ def _stop_ids(model: PreTrainedModel) -> list[int]:
     if eos is None:
         return []
     return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]
+
+
+_NUM_TOKENS = 10
+_SHIFT = 37
+# Relative to the largest value: rounding of the dtype over a model's depth, far below what a wrong position does.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
+
+
+@torch.inference_mode()
+def check_model(lm: LanguageModel) -> None:
+    """Raises ModelError if keys cannot be moved by RoPE, if a prompt in two pieces is not the prompt in one, or if
+    the vocabulary projection of the last hidden state is not what the model itself answers."""
+    ids = torch.arange(1, _NUM_TOKENS + 1)[None] % lm.model.config.vocab_size
+    whole, keys = _run_pieces(lm, ids, [_NUM_TOKENS], start=0)
+    pieces, _ = _run_pieces(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
+    moved, keys_moved = _run_pieces(lm, ids, [_NUM_TOKENS], start=_SHIFT)
+    with lm.ranks.collective():
+        logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
+    projected = lm.logits(whole[None])[0]
+    with lm.ranks.all_or_none():  # a rank sees its own heads only
+        _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
+        _check_close(lm, whole, moved, "only the distance between positions may matter to it")
+        _check_close(lm, whole, pieces, "a prompt read in two pieces must be the prompt read in one")
+        _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
+
+
+def _run_pieces(lm: LanguageModel, ids_1T: Tensor, pieces: list[int], start: int) -> tuple[Tensor, Tensor]:
+    cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
+    cache.open(1)
+    hidden_TE = torch.empty(0)
+    for piece_T in ids_1T[0].split(pieces):
+        positions_T = start + cache.lengths[0] + torch.arange(len(piece_T), device=lm.device)
+        cache.begin_step([len(piece_T)])
+        hidden_TE = lm.hidden_states(lm.embed(piece_T), positions_T, cache)
+        cache.end_step()
+    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
+
+
+def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
+    error = float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
+    if not error <= _TOLERANCE[lm.spec.dtype]:
+        raise ModelError("model", lm.name, f"{rule} (relative error {error:.2g})")

@@ -19,8 +19,9 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
+from latentmas_ray.models.devices import choose_device
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import choose_device, translated, warn_without_template
+from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 ModelObject = PreTrainedModel

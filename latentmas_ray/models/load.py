@@ -18,15 +18,19 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_log
 
-from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models.compat import check_config, wrap
-from latentmas_ray.models.device_map import place_weights
+from latentmas_ray.models.devices import (
+    check_divisible,
+    check_shard_device,
+    choose_device,
+    place_weights,
+    shard_arguments,
+)
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.names import check_name, find_path
-from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device, shard_arguments
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
@@ -163,19 +167,6 @@ def translated(name: str, expected: str) -> Iterator[None]:
         hub_log.setLevel(hub_level)
         if has_bars:
             transformers_log.enable_progress_bar()
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of that name; plain `cuda` is whichever GPU has room. Raises ModelError if this machine has none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not is_device(device):
-        raise ModelError("device", device, DEVICE_FORM)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("device", device, "this machine has no CUDA device; use auto or cpu")
-    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-        raise ModelError("device", device, f"this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device(device)
 
 
 def _device_map(name: str, dtype: str, place: torch.device, revision: str | None) -> Mapping[str, torch.device | int]:

@@ -1,19 +1,104 @@
-"""Random models of well-known shapes, for measuring where no weights are at hand. Their answers mean nothing."""
+"""The models that ship with the package: the embedded one's architecture, and random ones of several shapes.
+
+The embedded model (`--model tiny`) is a small Qwen3 that was trained from scratch for the built-in tasks;
+`examples/tiny_model` trains it, and its model card is in the folder of its weights. Random models are for tests and for
+measurements where no weights are at hand: their answers mean nothing.
+"""
 
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from latentmas_ray.errors import ModelError
+from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.models.compat import wrap
+from latentmas_ray.models.kv_spec import kv_cache_spec
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.tiny import tiny_tokenizer
+from latentmas_ray.models.load import load_config, load_model
 from latentmas_ray.placement.model_dims import PRESETS
 
 SHAPES = tuple(PRESETS)
 _SEED = 2511_20639
+_STD = 0.08  # large enough that different memories give visibly different answers
+_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def untrained_model(vocab_size: int) -> Qwen3ForCausalLM:
+    """The embedded model's architecture with random weights: 2.8M parameters with a vocabulary of 800."""
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def wrap_tokenizer(tokenizer: object) -> PreTrainedTokenizerFast:
+    """A trained tokenizer with its special tokens and chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, three special tokens, a ChatML template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(_SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def tiny_model(dtype: torch.dtype) -> Qwen3ForCausalLM:
+    """Random weights from a seed of its own: the global random state is neither used nor changed."""
+    config = Qwen3Config(
+        vocab_size=len(_SPECIAL) + 256,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = Qwen3ForCausalLM(config)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for _, parameter in sorted(model.named_parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, _STD, generator=generator)
+        # Not model.to(dtype), which would round the RoPE frequencies as well.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
 
 
 def shape_config(shape: str, *, dtype: str = "bfloat16") -> Qwen3Config:
@@ -57,3 +142,24 @@ def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16") -> N
     lm = random_model(shape, dtype=dtype)
     lm.model.save_pretrained(folder)
     lm.chat.tokenizer.save_pretrained(folder)
+
+
+def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
+    """The KV spec of one of `SHAPES`, of `tiny`, or of a model folder or hub id; `dtype` auto keeps the model's own.
+
+    Raises ModelError.
+    """
+    if name == "tiny":
+        return load_model(name, dtype=dtype, device="cpu").spec
+    if name in SHAPES:
+        config: PretrainedConfig = shape_config(name, dtype="bfloat16" if dtype == "auto" else dtype)
+    else:
+        config = load_config(name)
+    own = next((text for text, kind in DTYPES.items() if kind == config.dtype), "bfloat16")
+    return kv_cache_spec(
+        config,
+        name,
+        architecture=(getattr(config, "architectures", None) or [type(config).__name__])[0],
+        dtype=own if dtype == "auto" else dtype,
+        weights_revision="shape alone",  # no model reads such memory
+    )

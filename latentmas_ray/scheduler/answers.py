@@ -9,7 +9,7 @@ from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.topology_index import TopologyIndex
+from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.tasks import Grade
 
 

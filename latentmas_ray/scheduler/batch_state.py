@@ -7,9 +7,7 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, Handover, TurnRequest, TurnResult
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.turns import build_turn, segment_bounds
+from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
 from latentmas_ray.topology.agent import Agent
 
 

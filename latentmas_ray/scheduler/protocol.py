@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.scheduler.events import Event, TurnHandle
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,11 @@ from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
-from latentmas_ray.scheduler.counters import RunCounters
-from latentmas_ray.scheduler.metrics import MetricSink, RunMetrics
+from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.retry import RetryState
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.topology_index import Goal, TopologyIndex
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
+from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
 from latentmas_ray.topology.agent import Topology
 
 Result = Answer | Failure | ReturnedMemory

@@ -1,14 +1,22 @@
 """Whether an agent's memory travels as KV or as the inputs from which its readers recompute it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.config import TransferMode
 from latentmas_ray.engine.turn import Handover
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.units import format_seconds
 
 _TOKENS = 1000  # for which costs are told; both grow in proportion
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferCosts:
+    """What a runtime has measured where it runs."""
+
+    bytes_per_second: Mapping[tuple[str, str], float]  # by (source, reader): of the slowest link between their actors
+    prefill_tokens_per_second: Mapping[str, float]  # by reader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,13 @@
-"""Transports by name."""
+"""The transports by name, and those that a benchmark can compare on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from latentmas_ray.config import CodecName, TransportName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import Transport
+from latentmas_ray.transport.capabilities import Link
 from latentmas_ray.transport.choose import DeviceLayout, choose
 from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
 from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
@@ -38,3 +42,51 @@ def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -
     choice = choose(name, where, codec)
     transport = make_transport(choice.name).with_codec(codec)
     return (transport.within_one_node() if where.nodes == "one" else transport), choice.why
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One transport."""
+
+    name: TransportName
+
+    @property
+    def links(self) -> frozenset[Link]:
+        """Where it is measured: within a process only what a run would use there."""
+        links = TRANSPORTS[self.name].capabilities.links - {"same_gpu"}
+        return links if self.name == "loopback" else links - {"same_process"}
+
+    @property
+    def fills_store(self) -> bool:
+        """Whether a segment on its way lies in Ray's object store."""
+        return self.name == "object_store"
+
+    def obstacle(self) -> str | None:
+        """Why it does not work here, in a few words."""
+        needed = TRANSPORTS[self.name].capabilities
+        if "cpu" not in needed.devices:
+            return "it moves memory of GPUs only, and what is measured lies on the CPU"
+        if needed.needs is not None and needed.needs not in find_available():
+            return f"{needed.needs} is missing"
+        return None
+
+    def make(self, *, within_one_node: bool) -> Transport:
+        """The transport, not opened yet."""
+        transport = make_transport(self.name)
+        return transport.within_one_node() if within_one_node else transport
+
+
+def offers(names: Sequence[str] | None = None) -> dict[str, Candidate]:
+    """The transports of these names; all that work here if none are named.
+
+    Raises ConfigError for an unknown name, and for a transport that was named and does not work here.
+    """
+    known: dict[str, Candidate] = {name: Candidate(name) for name in TRANSPORTS}
+    if names is None:
+        return {name: offer for name, offer in known.items() if offer.obstacle() is None}
+    for name in names:
+        if name not in known:
+            raise ConfigError("transports", name, f"the transports are {', '.join(known)}")
+        if (obstacle := known[name].obstacle()) is not None:
+            raise ConfigError("transports", name, f"it does not work here: {obstacle}")
+    return {name: known[name] for name in names}

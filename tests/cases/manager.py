@@ -11,8 +11,7 @@ from latentmas_ray.actors import manager as fleet_module
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.manager import ReplicaManager
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
-from latentmas_ray.actors.segment_location import SegmentLocation
+from latentmas_ray.actors.replicas.replica import Replica, SegmentLocation, SegmentRef, Turn
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import ActorError
 from latentmas_ray.placement import NodeResources

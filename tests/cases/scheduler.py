@@ -18,8 +18,8 @@ from latentmas_ray.runs.run_events import (
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent, Topology

@@ -16,7 +16,7 @@ from latentmas_ray.engine.turn import Handover
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_piece
-from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device
+from latentmas_ray.models.devices import check_divisible, check_shard_device
 from latentmas_ray.parallel.process_group import RankGroup, open_store
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from tests.numerics import shard_cases

@@ -5,7 +5,7 @@ What the runtime and the fleet know of it. It is one actor (`SingleReplica`) or 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -13,8 +13,7 @@ import ray
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
-from latentmas_ray.actors.segment_location import SegmentLocation
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.transport import Transport
 
@@ -27,6 +26,29 @@ class ReplicaState(Enum):
     READY = "ready"  # its model is loaded
     LOST = "lost"  # an actor died, hangs or was given up: none of its turns will be carried out any more
     CLOSED = "closed"  # ended on purpose, with nothing left to do
+
+
+@dataclass(eq=False)
+class SegmentLocation:
+    """The node of the actor that makes a segment, and the nodes whose actors have read it."""
+
+    source_node: str
+    stays: bool = False  # its readers are the actor that made it
+    final_at: float | None = None  # when its turn was reported, by the driver's monotonic clock
+    readers: set[str] = field(default_factory=set)
+
+    def account(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:
+        """The transfer with its link and the bytes that it moved: where a node's readers share one copy, the first of
+        them moves the whole segment, and the others find it there."""
+        if self.stays:
+            return replace(read, link="same_process", moved_bytes=0)
+        is_first = reader_node not in self.readers
+        self.readers.add(reader_node)
+        return replace(
+            read,
+            link="same_node" if reader_node == self.source_node else "cross_node",
+            moved_bytes=read.num_bytes if is_first or not shares_node else 0,
+        )
 
 
 @dataclass(frozen=True, eq=False)

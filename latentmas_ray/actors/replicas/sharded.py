@@ -5,7 +5,7 @@ rank that needs its heads), one report comes back, and if a rank dies the whole 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -13,10 +13,8 @@ import ray
 
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead, meaning_of, reason, remote_error, turn_error
 from latentmas_ray.actors.rank_actor import Source
-from latentmas_ray.actors.replicas.rank_results import merge_reports
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, places_of
-from latentmas_ray.actors.segment_location import SegmentLocation
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, SegmentRef, Turn, places_of
+from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError, ShardError
 from latentmas_ray.memory import TPRank
 from latentmas_ray.memory.reslice import sources_of
@@ -166,3 +164,24 @@ def _weight(error: Exception) -> int:
     if raised is None:
         return 0 if meaning_of(error) is ActorError else 1
     return 2 if isinstance(raised, ShardError) else 1
+
+
+def merge_reports(reports: Sequence[TurnResult]) -> TurnResult:
+    """Rank 0's report, with the bytes of all ranks. They moved side by side, so times are those of the slowest."""
+    first = reports[0]
+    reads = tuple(map(_merge_reads, zip(*(report.reads for report in reports), strict=True)))
+    segment_bytes = tuple(map(sum, zip(*(report.segment_bytes for report in reports), strict=True)))
+    kept = tuple(piece for report in reports for piece in report.kept)
+    return replace(first, segment_bytes=segment_bytes, reads=reads, kept=kept)
+
+
+def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:
+    return replace(
+        reads[0],
+        num_bytes=sum(read.num_bytes for read in reads),
+        moved_bytes=sum(read.moved_bytes for read in reads),
+        seconds=max(read.seconds for read in reads),
+        exposed_seconds=max(read.exposed_seconds for read in reads),
+        relative_error=max(read.relative_error for read in reads),
+        link=max((read.link for read in reads), key=["same_process", "same_node", "cross_node"].index),
+    )

@@ -8,8 +8,7 @@ from itertools import chain
 import ray
 
 from latentmas_ray.actors.errors import ignoring_dead, turn_errors
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn, places_of
-from latentmas_ray.actors.segment_location import SegmentLocation
+from latentmas_ray.actors.replicas.replica import Replica, SegmentLocation, SegmentRef, Turn, places_of
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.transport import Transport
 

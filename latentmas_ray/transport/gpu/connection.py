@@ -25,9 +25,9 @@ from torch import Tensor
 from latentmas_ray.errors import LinkError, TransferError
 from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, chunks, open_store
 from latentmas_ray.transport.channel import Channel, StalledError
+from latentmas_ray.transport.gpu.rendezvous import make_pair
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
-from latentmas_ray.transport.rendezvous import make_pair
 
 _LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
 _GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own

@@ -14,7 +14,7 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.available import gpu_in_use
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import seal, unseal
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, StaticSlot, token_in
 
 

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentmas_ray.env import keep_nccl_from_killing
+from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.parallel.process_group import PAIRS
-from latentmas_ray.transport.address import own_host
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
 from latentmas_ray.transport.connection_pool import ConnectionPool
+from latentmas_ray.transport.gpu.checksum import seal, unseal
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
-from latentmas_ray.transport.listener import ServerAddress
+from latentmas_ray.transport.listener import ServerAddress, own_host
 
 
 @dataclass(frozen=True)
@@ -100,5 +99,5 @@ class Nccl(Direct):
     capabilities = Capabilities(devices=frozenset({"cuda"}), links=frozenset({"same_node", "cross_node"}), needs="nccl")
 
     def _make_state(self) -> _GroupState:
-        keep_nccl_from_killing()
+        disable_nccl_abort()
         return super()._make_state()

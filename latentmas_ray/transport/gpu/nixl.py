@@ -17,7 +17,7 @@ from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import seal, unseal
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
 
 _BACKEND = "UCX"

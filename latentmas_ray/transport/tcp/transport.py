@@ -11,12 +11,11 @@ from torch import Tensor
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
-from latentmas_ray.transport.address import own_host
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
-from latentmas_ray.transport.listener import ServerAddress
+from latentmas_ray.transport.listener import ServerAddress, own_host
 from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
 from latentmas_ray.transport.shared_memory.memfd import map_body, this_machine
 from latentmas_ray.transport.shared_memory.transport import MAX_FREE_BYTES, NOTHING

@@ -4,8 +4,7 @@ import pytest
 
 from latentmas_ray.actors import manager as fleet_module
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
-from latentmas_ray.actors.segment_location import SegmentLocation
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, Turn
 from latentmas_ray.errors import ClusterError
 from tests.cases.manager import NODES, Standing, StandingFleet, pretend, seen
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
-from latentmas_ray.actors.segment_location import SegmentLocation
 
 
 class Idle(Replica):

@@ -15,8 +15,7 @@ from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.answers import split_bytes
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.memory_budget import MemoryBudget, SegmentBound
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.turns import FRAME_TOKENS, build_turn, segment_bounds
+from latentmas_ray.scheduler.turns import FRAME_TOKENS, DriverSettings, build_turn, segment_bounds
 from latentmas_ray.tasks.question import Question
 from tests.cases.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
 from tests.cases.scheduler import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology

@@ -22,8 +22,8 @@ from latentmas_ray.scheduler.events import (
 )
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.transport import Loopback
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, make_questions

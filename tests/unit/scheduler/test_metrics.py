@@ -11,8 +11,8 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.metrics import METRICS, Metric
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.topology.agent import Topology
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, TALK, make_questions

@@ -3,9 +3,8 @@
 import pytest
 
 from latentmas_ray.config import TransferMode
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.transfer_choice import choose_transfers
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts, choose_transfers
+from latentmas_ray.scheduler.turns import TopologyIndex
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import agent, make_questions, run_all, topology
 

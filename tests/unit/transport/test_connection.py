@@ -16,7 +16,7 @@ from latentmas_ray.errors import LinkError, TransferError, WireError
 from latentmas_ray.memory import SegmentChunk, join
 from latentmas_ray.transport import Gloo
 from latentmas_ray.transport.channel import Channel, StalledError
-from latentmas_ray.transport.checksum import device_checksum, seal, unseal
+from latentmas_ray.transport.gpu.checksum import device_checksum, seal, unseal
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
 from tests.cases.memory import SPEC, assert_equal, make_segment

@@ -1,0 +1,104 @@
+"""On which devices the weights of a model go: on one GPU if they fit, on several if they must, or divided over
+tensor-parallel ranks by the plan that transformers has for them.
+
+Every weight lies on a device while a model is used: weights that accelerate offloads to memory or disk could neither be
+projected with nor be told from another model's. The tensor-parallel plan says of each weight whether it is divided by
+rows or columns; transformers reads only a rank's own part of a file and inserts the collectives.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import infer_auto_device_map
+from accelerate.utils import get_balanced_memory
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from latentmas_ray.config import DEVICE_FORM, is_device
+from latentmas_ray.errors import ModelError
+from latentmas_ray.models.kv_spec import config_dims
+from latentmas_ray.units import format_bytes
+
+FIELD = "tp"  # the flag that asks for ranks
+WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for working memory and for what a forward needs
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; plain `cuda` is whichever GPU has room. Raises ModelError if this machine has none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not is_device(device):
+        raise ModelError("device", device, DEVICE_FORM)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("device", device, "this machine has no CUDA device; use auto or cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise ModelError("device", device, f"this machine has {torch.cuda.device_count()} CUDA devices")
+    return torch.device(device)
+
+
+def place_weights(model: PreTrainedModel, name: str, free_bytes: Iterable[int]) -> dict[str, int]:
+    """The GPU of each part of the model, as `from_pretrained(device_map=…)` takes it. `model` may be without values.
+
+    `free_bytes` are those of GPU 0, 1, …; later ones are only asked for if the earlier ones are too small, since a
+    look at a GPU takes some of its memory. Raises ModelError if all of them together are too small.
+    """
+    num_bytes = weights_bytes(model)
+    room: dict[int | str, int] = {}
+    for gpu, free in enumerate(free_bytes):
+        room[gpu] = int(free * WEIGHTS_SHARE)
+        if num_bytes <= room[gpu]:
+            return {"": gpu}
+    if len(room) > 1:
+        whole = list(getattr(model, "_no_split_modules", None) or [])
+        # Evenly, so that each has as much room left; where that does not work out, one GPU is filled after the other.
+        balanced = get_balanced_memory(model, max_memory=dict(room), no_split_module_classes=whole)
+        for limits in (balanced, room):
+            spread: dict[str, int] = infer_auto_device_map(
+                model, max_memory=dict(limits), no_split_module_classes=whole
+            )
+            if set(spread.values()) <= room.keys():
+                return spread
+    found = " + ".join(format_bytes(limit) for limit in room.values())
+    raise ModelError(
+        "model",
+        name,
+        f"its weights need {format_bytes(num_bytes)}, and the GPUs here have {found} for them ({WEIGHTS_SHARE:.0%} of "
+        "what is free): use larger or more GPUs, a smaller model or dtype, or device cpu",
+    )
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Bytes of all weights; those that are used twice count once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def check_divisible(config: PretrainedConfig, name: str, num_ranks: int) -> None:
+    """Raises ModelError that names `tp` for a model that cannot be divided over so many ranks."""
+    if not getattr(config, "base_model_tp_plan", None):
+        expected = f"it must be 1: transformers has no tensor-parallel plan for {name} ({type(config).__name__})"
+        raise ModelError(FIELD, num_ranks, expected)
+    dims = config_dims(config)
+    heads, kv_heads = dims.num_heads, dims.num_kv_heads
+    if heads % num_ranks or kv_heads % num_ranks:
+        good = [str(count) for count in range(1, kv_heads + 1) if heads % count == kv_heads % count == 0]
+        choice = good[0] if len(good) == 1 else f"{', '.join(good[:-1])} or {good[-1]}"
+        counts = f"{heads} attention heads and {kv_heads} KV heads"
+        raise ModelError(FIELD, num_ranks, f"{name} has {counts}, so it must be {choice}")
+
+
+def check_shard_device(place: torch.device, device: str, num_ranks: int) -> None:
+    """Raises ModelError for a device on which transformers would not put a shard: it takes the process's first GPU, and
+    the CPU only if torch was built for nothing else."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and place.type != accelerator.type:
+        expected = f"with {FIELD} {num_ranks} it must be auto or {accelerator.type}, which this torch was built for"
+        raise ModelError("device", device, expected)
+    if place.index:
+        raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be cuda: a rank takes its first GPU")
+
+
+def shard_arguments(num_ranks: int) -> dict[str, Any]:
+    """The arguments with which `from_pretrained` loads this process's part. The process-wide group must be there."""
+    return {"distributed_config": DistributedConfig(tp_size=num_ranks)}
