@@ -110,7 +110,14 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
         assert other.ask(question, memory=kept.memory).answer_token_ids == undisturbed
 
 
-@pytest.mark.parametrize("fields", [{"transport": "tcp", "overlap": False}, {"tp": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"transport": "tcp", "overlap": False},
+        {"tp": 2, "placement": "colocate"},
+        pytest.param({"tp": 2}, marks=pytest.mark.slow),  # `test_shard_group.py` hands over from two ranks to two
+    ],
+)
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:
     question = QUESTIONS[2]
     with LatentMAS("tiny", topology=PAIR, runtime="local", **MEMORY_RUN) as reference:
