@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
-from latentmas_ray.engine.incoming import Incoming
-from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.turn import TurnRequest, TurnResult, WirePiece
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import encode_piece, raw_bytes
+from latentmas_ray.memory.wire import encode_chunk, raw_bytes
 from latentmas_ray.transport import Transport
 
 
@@ -42,7 +41,7 @@ class SegmentSender:
     ) -> None:
         self.leaves_early = leaves_early
         self.reserve = transport.reserve
-        self.kept: list[WirePiece] = []
+        self.kept: list[WireChunk] = []
         self._transport = transport
         self._send = send
         self._keeps_memory = keeps_memory
@@ -54,9 +53,9 @@ class SegmentSender:
         self._send(SentChunk(final_at, self._transport.pack(piece)))
 
 
-def copy_to_wire(piece: SegmentChunk) -> WirePiece:
+def copy_to_wire(piece: SegmentChunk) -> WireChunk:
     """A piece as bytes of its own, which nobody else writes to."""
-    header, body = encode_piece(piece)
+    header, body = encode_chunk(piece)
     return header, raw_bytes(body).copy()
 
 

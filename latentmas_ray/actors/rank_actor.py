@@ -100,7 +100,7 @@ class RankActor(AgentActor):
         return self._begin(number, work, sources, [_wait_or_fail(source) for source in sources])
 
     def _join(self, host: str, port: int) -> None:
-        if self._shard.of == 1:
+        if self._shard.world_size == 1:
             return
         meeting = self._meeting or find_store(host, port, timeout_seconds=self._step_seconds)
         self._ranks = RankGroup(meeting, self._shard, timeout_seconds=self._step_seconds)
@@ -127,10 +127,10 @@ class RankActor(AgentActor):
 
     def _choose(self) -> int:
         """The turn that all ranks begin now: the one that has waited longest at rank 0."""
-        number = int(self._ranks.same(torch.tensor([self._oldest()])))
+        number = int(self._ranks.broadcast(torch.tensor([self._oldest()])))
         with self._arrived:
             if not self._arrived.wait_for(lambda: number in self._waiting, self._step_seconds):
-                self._ranks.leave()
+                self._ranks.abort()
                 raise ShardError(f"{self._shard} was never given turn {number}")
         return number
 

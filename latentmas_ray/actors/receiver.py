@@ -10,7 +10,7 @@ from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.chunk import repeat
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.memory.wire import decode_piece, from_raw
+from latentmas_ray.memory.wire import decode_chunk, from_raw
 from latentmas_ray.transport import Transport
 
 
@@ -58,13 +58,13 @@ class SegmentReceiver:
         """Each source's segment, or its outline where something of it is still to come."""
         return {source: join([piece]) if piece.is_whole else piece.meta for source, piece in self._first.items()}
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
         """The pieces of one segment, in order."""
         yield from (piece for _, piece in self._hand_out(agent, self._first.pop(agent)))
         delivery = next(delivery for delivery in self._deliveries if delivery.source == agent)
         yield from (piece for _, piece in self._hand_out_later(delivery))
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
         self._intervals.append((None, time.time()))  # what the reader did since it began was not for memory
         for source in list(self._first):
@@ -139,7 +139,7 @@ class GivenMemoryReceiver:
         """Decodes what is given, for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
         whole = spec.of_shard(WHOLE)
         self._pieces = {
-            name: reslice([repeat(decode_piece(header, from_raw(body), expected=whole), num_questions)], spec)
+            name: reslice([repeat(decode_chunk(header, from_raw(body), expected=whole), num_questions)], spec)
             for name, (header, body) in given.segments.items()
         }
 
@@ -147,11 +147,11 @@ class GivenMemoryReceiver:
         """Each agent's segment, or its outline where that has no KV."""
         return {name: join([piece]) if piece.is_whole else piece.meta for name, piece in self._pieces.items()}
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """One piece of every agent."""
         return iter(self._pieces.items())
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
         """The only piece of one agent's segment."""
         yield self._pieces[agent]
 

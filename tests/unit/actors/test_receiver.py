@@ -16,7 +16,7 @@ SEGMENT = make_segment([(3, 2), (2, 1)])
 
 def absorbed(deliveries: Sequence[IncomingSegment], *, idle_since: float) -> tuple[SegmentRead, ...]:
     inbox = SegmentReceiver(Loopback(), deliveries, SPEC, idle_since=idle_since)
-    for _ in inbox.pieces():
+    for _ in inbox.chunks():
         pass
     return inbox.account("loopback", ())
 
@@ -26,7 +26,7 @@ def test_pieces_that_come_later_complete_the_segment() -> None:
     delivery = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
     inbox = SegmentReceiver(Loopback(), [delivery], SPEC, idle_since=0.0)
     assert inbox.segments() == {"planner": first.meta}
-    assert_equal(join([piece for _, piece in inbox.pieces()]), SEGMENT)
+    assert_equal(join([piece for _, piece in inbox.chunks()]), SEGMENT)
     (read,) = inbox.account("loopback", ())
     assert read.num_bytes == SEGMENT.meta.num_bytes
 
@@ -69,6 +69,6 @@ def test_a_recipe_counts_with_its_own_bytes() -> None:
     inbox = SegmentReceiver(
         Loopback(), [IncomingSegment("planner", SentChunk(0.0, SegmentChunk.whole(SEGMENT)))], SPEC, idle_since=0.0
     )
-    list(inbox.pieces_of("planner"))
+    list(inbox.chunks_of("planner"))
     (read,) = inbox.account("loopback", {"planner"})
     assert (read.handover, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))
