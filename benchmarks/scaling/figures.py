@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from benchmarks.scaling.timed_runtime import CALLS, TurnTimes
-from latentmas_ray.bench.stamps import p99
+from latentmas_ray.bench.timings import p99
 
 # The way of a text from one agent to the next, in order. Only there the driver stands between the two: it needs the
 # text for the prompt. A reader of memory is at its actor long before, and waits for the segment there.

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from latentmas_ray.engine.incoming import Incoming
-from latentmas_ray.engine.outgoing import Outgoing
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.segment import LATENT
@@ -64,7 +63,7 @@ class TimerRunner:
         """One turn: takes in the memory, sleeps, and hands over a segment or writes its stamps as a text."""
         begun = time.time()
         lengths = [0] * len(work.prompts)
-        for _, piece in memory.pieces():
+        for _, piece in memory.chunks():
             lengths = [length + more for length, more in zip(lengths, piece.lengths, strict=True)]
         present = time.time()
         first, last = make_pieces(tuple(lengths), work.latent_steps)

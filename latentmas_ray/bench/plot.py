@@ -1,6 +1,4 @@
-"""The figures of a transfer benchmark as a picture: bandwidth over segment size, with each link's own limit.
-
-Every line is named at its end."""
+"""Plots a transfer benchmark: bandwidth over segment size, with each link's limit. Lines are labelled at their ends."""
 
 import importlib.util
 import textwrap
@@ -12,15 +10,15 @@ from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.report.labels import spread
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.stamps import SizeFigures
+    from latentmas_ray.bench.timings import SizeFigures
     from latentmas_ray.bench.transfer import TransferBench
 
-# Told apart by people who see colours differently, too (Okabe and Ito); a name stands at each line besides.
+# Safe for colour-blind readers (Okabe and Ito); each line has a label, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B8578F", "#A87000", "#2E8FC7", "#000000", "#8C564B")
 _MARKERS: Mapping[str, str] = {"same_process": "o", "same_node": "s", "cross_node": "D"}
 _TITLE_CHARS = 150
 _NOTE_CHARS = 90
-_FAR_ABOVE = 2.0  # times its limit
+_FAR_ABOVE = 2.0  # times the limit
 _LIMIT_COLOUR = "#555555"
 _LIMIT_DASHES: Mapping[str, Any] = {
     "same_process": (0, (2, 2)),
@@ -35,7 +33,7 @@ _LEADER_POINTS = 16.0  # from the right side of a panel to its labels
 
 @dataclass(frozen=True, kw_only=True)
 class LineEnd:
-    """The end of a line, and its name."""
+    """The label of a line, and the point where the line ends."""
 
     text: str
     colour: str
@@ -44,13 +42,13 @@ class LineEnd:
 
 
 def check_matplotlib(plot: str) -> None:
-    """Raises ConfigError if a picture was asked for and cannot be drawn: before minutes are spent on measuring."""
+    """Raise ConfigError if matplotlib is missing; called before the measurement, which takes minutes."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plot", plot, "it takes matplotlib: pip install '.[report]' in a checkout")
 
 
 def draw(outcome: "TransferBench", plot: str) -> None:
-    """Write the PNG. Raises RunError where it cannot be written."""
+    """Write the PNG file. Raises RunError if that fails."""
     figure = make_figure(outcome)
     try:
         figure.savefig(plot, format="png")
@@ -59,11 +57,11 @@ def draw(outcome: "TransferBench", plot: str) -> None:
 
 
 def make_figure(outcome: "TransferBench") -> Any:
-    """The picture as a figure of matplotlib."""
+    """Return the plot as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Not pyplot: it would look for a screen.
+    # Not pyplot: it would try to open a display.
     figure = Figure(figsize=(13, 5.8), dpi=150)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
@@ -81,16 +79,16 @@ def make_figure(outcome: "TransferBench") -> Any:
 
 
 def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> list[LineEnd]:
-    """Lines without their names; returns where these belong."""
-    ends, silent, limits_drawn = [], [], set()
+    """Draw the lines of one panel; return the labels and where they belong."""
+    ends, not_drawn, limits_drawn = [], [], set()
     transports = list(dict.fromkeys(way.transport for way in outcome.ways))
     for way in outcome.ways:
         link = way.link.replace("_", " ")
         sizes = [size.num_bytes / 1e6 for size in way.sizes]
         timings = [_timing(size, kind) for size in way.sizes]
-        # Nothing was moved where it took far less than a copy: a point up there would squeeze all others.
+        # A transfer far faster than a copy moved no bytes; drawn, it would compress the scale of all others.
         if all(timing.share_of_limit > _FAR_ABOVE for timing in timings[1:] or timings):
-            silent.append(f"{way.transport} ({link})")
+            not_drawn.append(f"{way.transport} ({link})")
         else:
             colour = _COLOURS[transports.index(way.transport) % len(_COLOURS)]
             speeds = [timing.bytes_per_second / 1e9 for timing in timings]
@@ -103,8 +101,8 @@ def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> list[LineEnd]
             text = f"limit, {link}: {way.limit}"
             ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, size=sizes[-1], speed=limits[-1]))
     _style(axes)
-    if silent:
-        note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(silent)}", _NOTE_CHARS)
+    if not_drawn:
+        note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(not_drawn)}", _NOTE_CHARS)
         axes.text(0.0, -0.15, note, transform=axes.transAxes, fontsize=_FONT_POINTS, color=_LIMIT_COLOUR, va="top")
     return ends
 
@@ -123,7 +121,7 @@ def _style(axes: Any) -> None:
 
 
 def _label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
-    """Names at the right of a panel: beside the ends of their lines, and apart from one another."""
+    """Write the labels at the right of a panel: next to the ends of their lines, without overlaps."""
     box = axes.get_position()
     height = figure.get_figheight() * box.height * _POINTS_PER_INCH
     shift = _LEADER_POINTS / (figure.get_figwidth() * box.width * _POINTS_PER_INCH)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from latentmas_ray.engine.lazy_segment import is_held
+from latentmas_ray.engine.lazy_segment import holds_exactly
 from latentmas_ray.engine.session import Session
 from latentmas_ray.memory import MergedLayout
 from latentmas_ray.models import LanguageModel
@@ -35,7 +35,7 @@ class Engine:
         cache = self._cache
         step = _SLOT_STEP_CPU if self.lm.device.type == "cpu" else _SLOT_STEP
         num_slots = -(-num_slots // step) * step
-        if cache is not None and reads is not None and is_held(cache, reads):
+        if cache is not None and reads is not None and holds_exactly(cache, reads):
             cache.reserve(num_slots)
             return Session(self.lm, cache, self.realign, question_ids, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
@@ -46,7 +46,7 @@ class Engine:
         cache.open(len(question_ids))
         return Session(self.lm, cache, self.realign, question_ids)
 
-    def rest(self) -> None:
+    def trim_cache(self) -> None:
         """A turn is over, and perhaps the next is long in coming: give back what costs more to keep than to make anew.
 
         A segment that still lies in the cache keeps it.

@@ -1,4 +1,4 @@
-"""What one turn has fed to the model, and so what its segment is: outline, recompute inputs, and the parts that have
+"""What one turn has fed to the model, and so what its segment is: meta, recompute inputs, and the parts that have
 left.
 
 Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
@@ -17,7 +17,7 @@ from latentmas_ray.topology.agent import HandsOver
 
 @dataclass(frozen=True)
 class ChunkSpan:
-    """What is new since the last piece: tokens [begins[q], begins[q] + lengths[q]) of those that are kept."""
+    """What is new since the last chunk: tokens [begins[q], begins[q] + lengths[q]) of those that are kept."""
 
     begins: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -34,8 +34,8 @@ class TurnInputs:
         self._ids: list[list[int]] = [[] for _ in turn_starts]
         self._thoughts: list[Tensor] = []  # [B, E] each
         self._prompt_lengths = (0,) * len(self._turn_starts)
-        self._num_taken = [0] * len(self._turn_starts)  # inputs that have left in a part
-        self._num_taken_thoughts = 0
+        self._num_sent = [0] * len(self._turn_starts)  # inputs that have left in a part
+        self._num_sent_thoughts = 0
         self._is_cut = [False] * len(self._turn_starts)  # nothing behind the prompt is kept
         self._is_withdrawn = [False] * len(self._turn_starts)
 
@@ -66,7 +66,7 @@ class TurnInputs:
             self._is_withdrawn[row], self._ids[row], lengths[row] = True, [], 0
         self._prompt_lengths = tuple(lengths)
 
-    def outline(self, hands_over: HandsOver, num_coming: int = 0) -> SegmentMeta:
+    def segment_meta(self, hands_over: HandsOver, num_coming: int = 0) -> SegmentMeta:
         """What the turn's segment will be when `num_coming` more inputs of each question have been fed."""
         turns = tuple(len(ids) + num_coming for ids in self._ids)
         offsets = self._prompt_lengths if hands_over == "latents" else (0,) * len(turns)
@@ -81,17 +81,15 @@ class TurnInputs:
         """All inputs of the turn."""
         return self._recompute_inputs([0] * len(self._ids), 0)
 
-    def take_part(self, outline: SegmentMeta) -> ChunkSpan:
-        """What was fed since the last call, as a part of the segment with this outline."""
-        first, self._num_taken = self._num_taken, [len(ids) for ids in self._ids]
+    def pop_span(self, meta: SegmentMeta) -> ChunkSpan:
+        """What was fed since the last call, as a part of the segment with this meta."""
+        first, self._num_sent = self._num_sent, [len(ids) for ids in self._ids]
         edges = [
             [min(max(edge - offset, 0), length) for edge in (begin, stop)]  # from inputs to tokens that are kept
-            for begin, stop, offset, length in zip(
-                first, self._num_taken, outline.offsets, outline.lengths, strict=True
-            )
+            for begin, stop, offset, length in zip(first, self._num_sent, meta.offsets, meta.lengths, strict=True)
         ]
-        recompute_inputs = self._recompute_inputs(first, self._num_taken_thoughts)
-        self._num_taken_thoughts = len(self._thoughts)
+        recompute_inputs = self._recompute_inputs(first, self._num_sent_thoughts)
+        self._num_sent_thoughts = len(self._thoughts)
         return ChunkSpan(
             tuple(begin for begin, _ in edges), tuple(stop - begin for begin, stop in edges), recompute_inputs
         )

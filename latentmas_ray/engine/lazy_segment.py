@@ -49,18 +49,18 @@ class LazyKV(KVSource):
         """Give up the place in the cache without a copy. Raises SegmentError when read after this."""
         self._cache = None
 
-    def lies_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
+    def is_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
         """Whether its questions are in the rows of `cache` from `begins` on."""
         return self._cache is cache and self._begins == tuple(begins)
 
 
-def is_held(cache: BatchCache, memory: MergedLayout) -> bool:
+def holds_exactly(cache: BatchCache, memory: MergedLayout) -> bool:
     """Whether the rows of `cache` hold this memory, where it belongs, and nothing behind it: a reader may continue."""
     ends = [0] * len(cache.lengths)
     for placed in memory.segments:
         segment = placed.segment
         kv = segment.kv if isinstance(segment, Segment) else None
-        if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.lies_in(cache, ends)):
+        if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.is_in(cache, ends)):
             return False
         ends = [end + length for end, length in zip(ends, segment.lengths, strict=True)]
     return bool(memory.segments) and ends == cache.lengths

@@ -27,7 +27,7 @@ PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the act
 
 class Session:
     """Made by `Engine.open`; calls go in this order: `absorb` (at most once), `prefill`, then `think`, `feed` and
-    `emit` (or `emit_piece` after each of them), or `decode`. A session is valid until its engine opens the next one."""
+    `emit` (or `emit_chunk` after each of them), or `decode`. A session is valid until its engine opens the next one."""
 
     def __init__(
         self,
@@ -47,20 +47,20 @@ class Session:
         self._inputs = TurnInputs(lm.spec, self.positions)
 
     @torch.inference_mode()
-    def absorb(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
+    def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
         """Take over the predecessors' memory, every key at its position in the merged sequence.
 
-        `pieces` are those of the placed segments, each with its agent, in any order: each is absorbed when it comes. If
-        there are none to come, the segments of the placement are taken as they are. The outcome is the same.
-        Raises IncompatibleMemoryError for memory of another model, SegmentError if pieces are missing at the end.
+        `chunks` are those of the placed segments, each with its agent, in any order: each is absorbed when it comes. If
+        there are none to come, the segments of the merged are taken as they are. The outcome is the same.
+        Raises IncompatibleMemoryError for memory of another model, SegmentError if chunks are missing at the end.
         """
-        for placed in placement.segments:
+        for placed in merged.segments:
             self.lm.spec.check_same(placed.segment.spec)
             placed.segment.layout().require_uniform()
         if not self._holds_memory:
-            self._write(placement, placement.pieces() if pieces is None else pieces)
+            self._write(merged, merged.chunks() if chunks is None else chunks)
         self._memory_lengths = list(self.cache.lengths)
-        self.positions = list(placement.next_positions)
+        self.positions = list(merged.next_positions)
         self._inputs = TurnInputs(self.lm.spec, self.positions)
 
     @torch.inference_mode()
@@ -164,7 +164,7 @@ class Session:
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
         """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        return self.emit_as(self._inputs.outline(hands_over), self._inputs.recompute_inputs())
+        return self.emit_as(self._inputs.segment_meta(hands_over), self._inputs.recompute_inputs())
 
     @torch.inference_mode()
     def emit_as(self, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
@@ -175,39 +175,39 @@ class Session:
     def emit_recompute_inputs(
         self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
     ) -> SegmentChunk:
-        """Like `emit_piece`, but without the KV: the reader computes it from the recompute inputs."""
-        outline = self._inputs.outline(hands_over, num_coming)
-        return SegmentChunk.without_kv(outline, self._inputs.take_part(outline).recompute_inputs)
+        """Like `emit_chunk`, but without the KV: the reader computes it from the recompute inputs."""
+        meta = self._inputs.segment_meta(hands_over, num_coming)
+        return SegmentChunk.without_kv(meta, self._inputs.pop_span(meta).recompute_inputs)
 
     @torch.inference_mode()
-    def emit_piece(
+    def emit_chunk(
         self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
     ) -> SegmentChunk:
-        """What this turn has written since its last piece; its bytes are copied to where `reserve` says.
+        """What this turn has written since its last chunk; its bytes are copied to where `reserve` says.
 
-        `num_coming` inputs of every question are still to come; the last piece has 0.
+        `num_coming` inputs of every question are still to come; the last chunk has 0.
         """
-        outline = self._inputs.outline(hands_over, num_coming)
-        part = self._inputs.take_part(outline)
-        slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
+        meta = self._inputs.segment_meta(hands_over, num_coming)
+        part = self._inputs.pop_span(meta)
+        slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         kv_LCHTD = self.cache.copy_out(slots, part.lengths, reserve)
-        return SegmentChunk.from_tensor(outline, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
+        return SegmentChunk.from_tensor(meta, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
 
-    def _write(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]]) -> None:
-        """Put pieces into the slots of their segments, which follow one another in the placement's order."""
+    def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
+        """Put chunks into the slots of their segments, which follow one another in the merged's order."""
         ends = [0] * len(self.question_ids)
         begins, missing = {}, {}
-        for placed in placement.segments:
+        for placed in merged.segments:
             begins[placed.agent] = list(ends)
             ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
-        shifts = {placed.agent: placed.shifts for placed in placement.segments}
-        for agent, piece in pieces:
+        shifts = {placed.agent: placed.shifts for placed in merged.segments}
+        for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
-                slot = begins[agent][row] + piece.begins[row]
-                for head, kv_LCHTD in piece.head_views(row):
+                slot = begins[agent][row] + chunk.begins[row]
+                for head, kv_LCHTD in chunk.head_views(row):
                     self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
-            missing[agent] -= sum(piece.lengths)
+            missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
             raise SegmentError(f"memory is missing or there twice: {missing} tokens")
         self.cache.extend(ends)
@@ -244,7 +244,7 @@ class Session:
             uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits_BV.device)
             drawn = sample(logits_BV, uniforms, sampling.temperature, sampling.top_p)
         # A divided model's ranks may differ in the last bit of a logit, and must not in a token.
-        return [int(token) for token in self.lm.ranks.same(drawn).tolist()]
+        return [int(token) for token in self.lm.ranks.broadcast(drawn).tolist()]
 
     def _drop_row(self, row: int, *row_lists: list[int]) -> None:
         """The last row takes the place of one that has finished, in the cache and in every list given."""

@@ -35,8 +35,8 @@ class Sampling:
     seed: int = 42
 
 
-# One piece of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
-WirePiece = tuple[bytes, Any]
+# One chunk of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
+WireChunk = tuple[bytes, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class GivenMemory:
     """Memory that no agent of the run wrote: an earlier run did. Every question of a batch reads the same."""
 
     reads: tuple[AgentMemory, ...]
-    segments: Mapping[str, WirePiece]  # by agent, each of one question and of the whole model
+    segments: Mapping[str, WireChunk]  # by agent, each of one question and of the whole model
     recomputed: frozenset[str] = frozenset()  # the agents whose segments have no KV
     texts: Mapping[str, str] = field(default_factory=dict)  # by agent: what stands in the reader's prompt
 
@@ -114,7 +114,7 @@ class SegmentRead:
     exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
     handover: Handover = "kv"
     codec: CodecName = "none"
-    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst piece's
+    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst chunk's
     link: Link = "same_process"
     moved_bytes: int = 0  # that had to come to the reader's node for this reader
 
@@ -139,4 +139,4 @@ class TurnResult:
     trace_seconds: float = 0.0  # for the whole batch: spent on traces and on the guard, and part of no phase
     alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over
-    kept: tuple[WirePiece, ...] = ()  # its segment, if that was wanted: in pieces, and of every rank
+    kept: tuple[WireChunk, ...] = ()  # its segment, if that was wanted: in chunks, and of every rank

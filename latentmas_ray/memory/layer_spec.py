@@ -18,13 +18,13 @@ from torch import Tensor
 
 from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireError
 
-# Scaled kinds whose frequencies do not depend on how long the sequence is, so that a rotation can be continued.
+# Kinds whose frequencies do not depend on the sequence length, so that rotations add up.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Rotary position embedding: component pair i turns by `inv_freq[i]` radians a position.
+    """Rotary position embedding: component pair i rotates by `inv_freq[i]` radians per position.
 
     The pairs are (i, i + R/2) of the first R dimensions of a head. `inv_freq` already contains the scaling of
     `kind`; a factor that yarn multiplies keys with is part of the cached keys and plays no role in a rotation.
@@ -45,11 +45,10 @@ class RopeSpec:
 
 
 def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:
-    """Keys of positions p as keys of positions p + `shift`; leading dimensions are free, [..., T, D].
+    """Return keys of positions p as keys of positions p + `shift`; leading dimensions are free, [..., T, D].
 
-    Computed in fp32 whatever the dtype, angles in fp64, so that a long shift costs no precision. Returns a new
-    tensor (or `keys_HTD` itself for shift 0). Dimensions behind the rotary ones, and a factor that a scaled kind
-    had multiplied in, stay as they are.
+    Computed in fp32 for any dtype, with angles in fp64, so that a long shift costs no precision. Returns a new tensor
+    (`keys_HTD` itself for shift 0). Dimensions after the rotary ones, and the factor of a scaled kind, are unchanged.
     """
     if shift == 0:
         return keys_HTD
@@ -69,9 +68,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor that a layer caches, [H, T, D] of one question: H are the heads that are here.
+    """One tensor that a layer caches, [H, T, D] per question; H counts this shard's heads.
 
-    `rope` tells how its numbers depend on the position; None where they do not, as in a value.
+    `rope` says how its numbers depend on the position; None if they do not, as in a value.
     """
 
     name: str
@@ -102,25 +101,25 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The tensors that one layer caches: usually a key and a value, one of latent attention, none in a layer that reads
-    another's."""
+    """The tensors that one layer caches: usually a key and a value; one with latent attention; none in a layer that
+    shares another layer's."""
 
     tensors: tuple[TensorSpec, ...]
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.tensors]
         if len(set(names)) < len(names):
-            raise IncompatibleMemoryError(f"a layer caches two tensors of one name: {', '.join(names)}")
+            raise IncompatibleMemoryError(f"a layer caches two tensors with the same name: {', '.join(names)}")
 
     @classmethod
     def attention(cls, num_kv_heads: int, head_dim: int, dtype: str, rope: RopeSpec) -> "LayerSpec":
-        """A key that is rotated for its position, and a value of the same shape."""
+        """The spec of a key that is rotated for its position and a value of the same shape."""
         key = TensorSpec("key", num_kv_heads, head_dim, dtype, rope)
         return cls((key, replace(key, name="value", rope=None)))
 
     @cached_property
     def is_attention(self) -> bool:
-        """Whether it is what `attention` makes."""
+        """Whether it equals a spec made by `attention`."""
         if len(self.tensors) != 2 or self.tensors[0].rope is None:
             return False
         key = self.tensors[0]
@@ -148,7 +147,7 @@ class LayerSpec:
 
     @classmethod
     def from_header(cls, header: list[Mapping[str, Any]]) -> "LayerSpec":
-        """The inverse of `to_header`. Raises what Python raises for anything else, and IncompatibleMemoryError."""
+        """The inverse of `to_header`. Raises IncompatibleMemoryError, and Python's own errors for malformed headers."""
         tensors = [
             TensorSpec(
                 str(tensor["name"]),
@@ -163,24 +162,24 @@ class LayerSpec:
 
 
 def read_rope(header: Mapping[str, Any]) -> RopeSpec:
-    """A RoPE from a header. Raises what Python raises for anything else, and IncompatibleMemoryError."""
+    """Read a RoPE from a header. Raises IncompatibleMemoryError, and Python's own errors for malformed headers."""
     return RopeSpec(str(header["kind"]), tuple(float(frequency) for frequency in header["inv_freq"]))
 
 
 @lru_cache(maxsize=1024)
-def shared(layer: LayerSpec) -> LayerSpec:
-    """The same object for equal layers, so that specs are compared in no time."""
+def interned(layer: LayerSpec) -> LayerSpec:
+    """Return the same object for equal layers, so that comparing specs is fast."""
     return layer
 
 
-# Of one question: ranges [first, stop), in order and apart. Of a layer: those of each question.
+# `Ranges` belong to one question: ranges [first, stop) in order, with gaps. `LayerTokens`: one layer's, per question.
 Ranges = tuple[tuple[int, int], ...]
 LayerTokens = tuple[Ranges, ...]
 KeptTokens = tuple[LayerTokens, ...]
 
 
 def check_kept(kept: KeptTokens, num_layers: int, lengths: Sequence[int]) -> None:
-    """Raises SegmentError, which names the layer, unless these are ranges of `lengths[q]` tokens of each question."""
+    """Check that these are valid ranges within each question's `lengths[q]`. Raises SegmentError with the layer."""
     if len(kept) != num_layers:
         raise SegmentError(f"kept tokens of {len(kept)} layers, the model has {num_layers}")
     checked: set[LayerTokens] = set()
@@ -194,11 +193,13 @@ def check_kept(kept: KeptTokens, num_layers: int, lengths: Sequence[int]) -> Non
             edges = [edge for pair in ranges for edge in pair]
             is_ordered = all(first < second for first, second in pairwise(edges))
             if edges and not (is_ordered and edges[0] >= 0 and edges[-1] <= length):
-                raise SegmentError(f"layer {number} keeps {ranges} of {length} tokens: they must be in order and apart")
+                raise SegmentError(
+                    f"layer {number} keeps {ranges} of {length} tokens: ranges must be in order, with gaps"
+                )
 
 
 def count_kept(layer: LayerTokens, windows: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Of each question, how many of the tokens [begin, begin + length) a layer keeps."""
+    """The number of tokens within [begin, begin + length) that a layer keeps, per question."""
     return tuple(
         sum(max(0, min(stop, begin + length) - max(first, begin)) for first, stop in ranges)
         for ranges, (begin, length) in zip(layer, windows, strict=True)
@@ -206,14 +207,14 @@ def count_kept(layer: LayerTokens, windows: Sequence[tuple[int, int]]) -> tuple[
 
 
 def kept_to_header(kept: KeptTokens | None) -> list[Any] | None:
-    """For the wire: [tokens of a layer, how many layers keep the same], in order."""
+    """The wire form: [tokens of a layer, number of consecutive layers that keep the same], in order."""
     if kept is None:
         return None
     return [[[[list(pair) for pair in own] for own in layer], len(list(same))] for layer, same in groupby(kept)]
 
 
 def kept_from_header(header: Any, num_layers: int) -> KeptTokens | None:
-    """The inverse of `kept_to_header` for a model of so many layers. Raises WireError for anything else."""
+    """The inverse of `kept_to_header` for a model of `num_layers` layers. Raises WireError for malformed headers."""
     if header is None:
         return None
     kept: list[LayerTokens] = []
@@ -221,7 +222,7 @@ def kept_from_header(header: Any, num_layers: int) -> KeptTokens | None:
         for layer, count in header:
             tokens = tuple(tuple((_count(first), _count(stop)) for first, stop in ranges) for ranges in layer)
             if not 0 < _count(count) <= num_layers - len(kept):
-                raise ValueError(f"{count} layers of {num_layers - len(kept)} that are left")
+                raise ValueError(f"{count} layers where {num_layers - len(kept)} remain")
             kept += [tokens] * count
     except (TypeError, ValueError) as error:
         raise WireError(f"the segment's kept tokens cannot be read: {error}") from error
@@ -230,5 +231,5 @@ def kept_from_header(header: Any, num_layers: int) -> KeptTokens | None:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of tokens or layers")
+        raise ValueError(f"{value!r} is not a number of tokens or layers")
     return value

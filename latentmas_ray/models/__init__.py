@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from latentmas_ray.models.language_model import LanguageModel
     from latentmas_ray.models.load import load_model
 
-_HOMES = {"LanguageModel": "language_model", "choose_device": "devices", "load_model": "load", "wrap": "compat"}
+_MODULES = {"LanguageModel": "language_model", "choose_device": "devices", "load_model": "load", "wrap": "compat"}
 
 __all__ = ["LanguageModel", "absolute_name", "check_name", "choose_device", "load_model", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -52,9 +52,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
                 rows, slots = packing.slots(slots_BHTD.device)
                 slots_BHTD[rows, :, slots] = new_HND.transpose(0, 1)
             else:
-                pieces = new_HND.split(packing.counts, dim=1)
-                for row, (first, count, piece) in enumerate(zip(packing.starts, packing.counts, pieces, strict=True)):
-                    slots_BHTD[row, :, first : first + count] = piece
+                parts = new_HND.split(packing.counts, dim=1)
+                for row, (first, count, part) in enumerate(zip(packing.starts, packing.counts, parts, strict=True)):
+                    slots_BHTD[row, :, first : first + count] = part
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -186,9 +186,9 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
         num_bytes = sum(lengths) * spec.bytes_per_token
         kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
-        for row, (first, piece_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
-            for layer, piece_CHTD in zip(self.layers, piece_LCHTD, strict=True):
-                copy_into(piece_CHTD, layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])
+        for row, (first, part_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
+            for layer, part_CHTD in zip(self.layers, part_LCHTD, strict=True):
+                copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
         return kv_LCHTD
 
     def drop_row(self, row: int) -> None:

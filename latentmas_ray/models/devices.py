@@ -26,7 +26,7 @@ WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for working memory an
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; plain `cuda` is whichever GPU has room. Raises ModelError if this machine has none."""
+    """The device of that name; plain `cuda` is any GPU with enough memory. Raises ModelError without one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not is_device(device):
@@ -45,22 +45,22 @@ def place_weights(model: PreTrainedModel, name: str, free_bytes: Iterable[int]) 
     look at a GPU takes some of its memory. Raises ModelError if all of them together are too small.
     """
     num_bytes = weights_bytes(model)
-    room: dict[int | str, int] = {}
+    limits_by_gpu: dict[int | str, int] = {}
     for gpu, free in enumerate(free_bytes):
-        room[gpu] = int(free * WEIGHTS_SHARE)
-        if num_bytes <= room[gpu]:
+        limits_by_gpu[gpu] = int(free * WEIGHTS_SHARE)
+        if num_bytes <= limits_by_gpu[gpu]:
             return {"": gpu}
-    if len(room) > 1:
+    if len(limits_by_gpu) > 1:
         whole = list(getattr(model, "_no_split_modules", None) or [])
-        # Evenly, so that each has as much room left; where that does not work out, one GPU is filled after the other.
-        balanced = get_balanced_memory(model, max_memory=dict(room), no_split_module_classes=whole)
-        for limits in (balanced, room):
+        # Evenly, so that all have equal memory left; if that fails, one GPU is filled after the other.
+        balanced = get_balanced_memory(model, max_memory=dict(limits_by_gpu), no_split_module_classes=whole)
+        for limits in (balanced, limits_by_gpu):
             spread: dict[str, int] = infer_auto_device_map(
                 model, max_memory=dict(limits), no_split_module_classes=whole
             )
-            if set(spread.values()) <= room.keys():
+            if set(spread.values()) <= limits_by_gpu.keys():
                 return spread
-    found = " + ".join(format_bytes(limit) for limit in room.values())
+    found = " + ".join(format_bytes(limit) for limit in limits_by_gpu.values())
     raise ModelError(
         "model",
         name,

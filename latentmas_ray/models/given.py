@@ -75,7 +75,7 @@ class GivenModel:
     def load(self, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
         """The model, checked and ready, on the same weights where they lie already; `device` auto leaves it where it
         is, or in an actor takes a GPU where there is one. Raises ModelError."""
-        self.check_run(dtype=dtype, tp=1 if ranks.shard == WHOLE else ranks.shard.of)
+        self.check_run(dtype=dtype, tp=1 if ranks.shard == WHOLE else ranks.shard.world_size)
         with translated(self.name, "it must be possible to use it"):
             model = _with_weights(self._model, lambda weight: Parameter(weight.detach(), requires_grad=False))
             if self._was_sent or device != "auto":

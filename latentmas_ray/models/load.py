@@ -58,7 +58,7 @@ def load_model(
 
 def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str | None) -> LanguageModel:
     with ranks.all_or_none():
-        num_ranks = ranks.shard.of
+        num_ranks = ranks.shard.world_size
         check_shard_device(choose_device(device), device, num_ranks)
         check_divisible(load_config(name, revision), name, num_ranks)
         tokenizer = _load_tokenizer(name, revision)

@@ -105,16 +105,16 @@ def shape_config(shape: str, *, dtype: str = "bfloat16") -> Qwen3Config:
     """The configuration of one of `SHAPES`. Raises ModelError for an unknown shape."""
     if shape not in PRESETS:
         raise ModelError("model", shape, f"the shapes are {', '.join(SHAPES)}")
-    figures = PRESETS[shape]
+    dims = PRESETS[shape]
     return Qwen3Config(
-        vocab_size=figures.vocab_size,
-        hidden_size=figures.hidden_size,
-        intermediate_size=figures.mlp_size,
-        num_hidden_layers=figures.num_layers,
-        num_attention_heads=figures.num_heads,
-        num_key_value_heads=figures.num_kv_heads,
-        head_dim=figures.head_dim,
-        tie_word_embeddings=figures.is_tied,
+        vocab_size=dims.vocab_size,
+        hidden_size=dims.hidden_size,
+        intermediate_size=dims.mlp_size,
+        num_hidden_layers=dims.num_layers,
+        num_attention_heads=dims.num_heads,
+        num_key_value_heads=dims.num_kv_heads,
+        head_dim=dims.head_dim,
+        tie_word_embeddings=dims.is_tied,
         max_position_embeddings=40_960,
         rope_theta=1_000_000.0,
         eos_token_id=2,

@@ -74,11 +74,11 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
     except (OSError, KeyError, SafetensorError) as error:
         _log.warning("realignment matrix %s cannot be read (%s): computing it again", path, error)
     matrix = solve(output_VE, input_VE)
-    _keep(matrix, path)
+    _store(matrix, path)
     return matrix
 
 
-def _keep(matrix: Tensor, path: Path) -> None:
+def _store(matrix: Tensor, path: Path) -> None:
     # Several actors may compute the same matrix at once: each writes a file of its own and renames it.
     own = path.with_suffix(f".{uuid4().hex}.tmp")
     try:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 # One step of a forward takes far less. What takes long is rank 0's solving for W_a, while the others wait.
 STEP_SECONDS = 600.0
 PRODUCER, READER = 0, 1
-CHUNK_BYTES = 64 * 2**20  # the time limit is for each of these, so that it need not grow with the segment
+BLOCK_BYTES = 64 * 2**20  # the time limit is for each of these, so that it need not grow with the segment
 
 
 def open_store(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
@@ -65,9 +65,9 @@ class RankGroup(Ranks):
             raise ShardError("this process is a rank of another replica already")
         self.shard = shard
         self._store = store  # which the group needs as long as it lives
-        self._agreed: BaseException | None = None
-        self._is_agreeing = False
-        self._lost = ""
+        self._collective_error: BaseException | None = None
+        self._is_nested = False
+        self._failed = ""
         # What ranks tell each other goes over gloo on GPUs, too: a message need not wait for a GPU's queue, and gloo
         # notices a dead peer at once.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -76,31 +76,31 @@ class RankGroup(Ranks):
                 backend,
                 store=store,
                 rank=shard.rank,
-                world_size=shard.of,
+                world_size=shard.world_size,
                 timeout=timedelta(seconds=timeout_seconds),
             )
             dist.all_reduce(torch.zeros(1))  # gloo connects here, and not in the middle of something
         except RuntimeError as error:
-            raise self._lose(error) from error
+            raise self._fail(error) from error
 
     @contextlib.contextmanager
     def collective(self) -> Iterator[None]:
-        if self._lost:
-            raise ShardError(self._lost)
+        if self._failed:
+            raise ShardError(self._failed)
         try:
             yield
         except LatentMASError:
             raise
         except RuntimeError as error:  # gloo's errors have no class of their own
-            raise self._lose(error) from error
+            raise self._fail(error) from error
 
     @contextlib.contextmanager
     def all_or_none(self) -> Iterator[None]:
-        if self._is_agreeing:  # a rank that failed has left the outer block and waits for the others at its end
+        if self._is_nested:  # a rank that failed has left the outer block and waits for the others at its end
             yield
             return
         failure: Exception | None = None
-        self._is_agreeing = True
+        self._is_nested = True
         try:
             yield
         except ShardError:
@@ -108,47 +108,47 @@ class RankGroup(Ranks):
         except Exception as error:  # noqa: BLE001  whatever it is, the others must not go on without this rank
             failure = error
         finally:
-            self._is_agreeing = False
-        first_failed = torch.tensor([self.shard.of if failure is None else self.shard.rank])
+            self._is_nested = False
+        first_failed = torch.tensor([self.shard.world_size if failure is None else self.shard.rank])
         with self.collective():
             dist.all_reduce(first_failed, dist.ReduceOp.MIN)
-            if int(first_failed) == self.shard.of:
+            if int(first_failed) == self.shard.world_size:
                 return
-            told = self._broadcast(failure, source=int(first_failed))
-        self._agreed = failure if failure is not None else told
-        raise self._agreed
+            told = self._broadcast_object(failure, source=int(first_failed))
+        self._collective_error = failure if failure is not None else told
+        raise self._collective_error
 
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         with self.all_or_none():
             made = make() if self.shard.rank == 0 else None
         with self.collective():
-            told: T = self._broadcast(made, source=0)
+            told: T = self._broadcast_object(made, source=0)
         return told
 
-    def same(self, numbers_N: Tensor) -> Tensor:
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
         numbers_N = numbers_N.cpu()
         with self.collective():
             dist.broadcast(numbers_N, src=0)
         return numbers_N
 
     def is_collective_error(self, error: BaseException) -> bool:
-        agreed, self._agreed = self._agreed, None
+        agreed, self._collective_error = self._collective_error, None
         return error is agreed
 
-    def leave(self) -> None:
-        self._lost = self._lost or f"{self.shard} has left its group"
+    def abort(self) -> None:
+        self._failed = self._failed or f"{self.shard} has left its group"
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError):  # its peers may be gone already
                 dist.destroy_process_group()
 
-    def _lose(self, error: RuntimeError) -> ShardError:
+    def _fail(self, error: RuntimeError) -> ShardError:
         """This rank is out of step with the others."""
         reason = "a rank of the replica is gone, failed or did not keep up"
-        self._lost = f"{self.shard} cannot go on: {first_line(error)} ({reason})"
-        self.leave()
-        return ShardError(self._lost)
+        self._failed = f"{self.shard} cannot go on: {first_line(error)} ({reason})"
+        self.abort()
+        return ShardError(self._failed)
 
-    def _broadcast(self, value: Any, source: int) -> Any:
+    def _broadcast_object(self, value: Any, source: int) -> Any:
         box = [_picklable(value)]
         dist.broadcast_object_list(box, src=source, device=torch.device("cpu"))
         return box[0]
@@ -173,11 +173,11 @@ class ProcessPair(ABC):
     device: ClassVar[str]
 
     @abstractmethod
-    def send(self, chunk: Tensor) -> None:
+    def send(self, block: Tensor) -> None:
         """Send a flat uint8 tensor; returns when its bytes are not needed any more."""
 
     @abstractmethod
-    def receive(self, chunk: Tensor) -> None:
+    def receive(self, block: Tensor) -> None:
         """Fill a flat uint8 tensor; returns when it is filled."""
 
     @abstractmethod
@@ -204,15 +204,15 @@ class GlooPair(ProcessPair):
         except RuntimeError as error:
             raise LinkError(f"no group with the peer: {first_line(error)}") from error
 
-    def send(self, chunk: Tensor) -> None:
+    def send(self, block: Tensor) -> None:
         try:
-            self._group.send([chunk], self._peer, 0).wait(self._timeout)
+            self._group.send([block], self._peer, 0).wait(self._timeout)
         except RuntimeError as error:
             raise LinkError(f"the peer took nothing any more: {first_line(error)}") from error
 
-    def receive(self, chunk: Tensor) -> None:
+    def receive(self, block: Tensor) -> None:
         try:
-            self._group.recv([chunk], self._peer, 0).wait(self._timeout)
+            self._group.recv([block], self._peer, 0).wait(self._timeout)
         except RuntimeError as error:
             raise LinkError(f"nothing came any more: {first_line(error)}") from error
 
@@ -236,18 +236,18 @@ class NcclPair(ProcessPair):
         except RuntimeError as error:
             raise LinkError(f"no group with the peer: {first_line(error)}") from error
 
-    def send(self, chunk: Tensor) -> None:
-        self._move(chunk, sends=True)
+    def send(self, block: Tensor) -> None:
+        self._move(block, sends=True)
 
-    def receive(self, chunk: Tensor) -> None:
-        self._move(chunk, sends=False)
+    def receive(self, block: Tensor) -> None:
+        self._move(block, sends=False)
 
-    def _move(self, chunk: Tensor, *, sends: bool) -> None:
+    def _move(self, block: Tensor, *, sends: bool) -> None:
         # The current device is a thread's own, and with blocking waits (see `env`) the wait is for the bytes.
         with torch.cuda.device(self._device):
             try:
                 move = self._group.send if sends else self._group.recv
-                move([chunk], self._peer, 0).wait(self._timeout)
+                move([block], self._peer, 0).wait(self._timeout)
                 torch.cuda.current_stream().synchronize()
             except RuntimeError as error:
                 raise LinkError(f"NCCL gave up: {first_line(error)}") from error
@@ -261,9 +261,9 @@ class NcclPair(ProcessPair):
 PAIRS: dict[str, type[ProcessPair]] = {"gloo": GlooPair, "nccl": NcclPair}
 
 
-def chunks(body: Tensor) -> Iterator[Tensor]:
+def split_blocks(body: Tensor) -> Iterator[Tensor]:
     """A flat tensor in the parts that both sides agree on."""
-    return iter(body.split(CHUNK_BYTES))
+    return iter(body.split(BLOCK_BYTES))
 
 
 def first_line(error: BaseException) -> str:

@@ -43,7 +43,7 @@ class Ranks(ABC):
         raises, on all ranks."""
 
     @abstractmethod
-    def same(self, numbers_N: Tensor) -> Tensor:
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
         """Rank 0's numbers, for all, on the CPU."""
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Ranks(ABC):
         be asked once, or it is kept, and all that its frames hold."""
 
     @abstractmethod
-    def leave(self) -> None:
+    def abort(self) -> None:
         """End this rank's part in the group; the others' next step fails. Safe to call twice."""
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
@@ -80,13 +80,13 @@ class Alone(Ranks):
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         return make()
 
-    def same(self, numbers_N: Tensor) -> Tensor:
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
         return numbers_N.cpu()
 
     def is_collective_error(self, error: BaseException) -> bool:
         return True
 
-    def leave(self) -> None:
+    def abort(self) -> None:
         """There is no group."""
 
     def each(self, items: Iterable[T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from latentmas_ray.config import current_transfer
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.engine.diagnostics.trace import Alarm
-from latentmas_ray.engine.turn import WirePiece
+from latentmas_ray.engine.turn import WireChunk
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ReturnedMemory:
     model: str
     index: int  # of the question in its batch
     reads: tuple[AgentMemory, ...]
-    pieces: Mapping[str, Sequence[WirePiece]]  # by agent, of the whole batch and of every rank
+    pieces: Mapping[str, Sequence[WireChunk]]  # by agent, of the whole batch and of every rank
     texts: Mapping[str, str]  # by agent: what stands in the answering agent's prompt
 
     def memory(self) -> "Memory":

@@ -30,15 +30,12 @@ TRANSPORTS: Mapping[TransportName, type[Transport]] = {
 
 
 def make_transport(name: TransportName) -> Transport:
-    """The transport of this name (any but `auto`), not opened yet."""
+    """Return the transport of this name (any but `auto`), not yet open."""
     return TRANSPORTS[name]()
 
 
 def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -> tuple[Transport, str]:
-    """The transport that a run asked for, or the best one, in this situation, not opened yet; and why it is this one.
-
-    Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.
-    """
+    """Return the transport that `choose` picks, not yet open, and the reason for the choice. Raises ConfigError."""
     choice = choose(name, where, codec)
     transport = make_transport(choice.name).with_codec(codec)
     return (transport.within_one_node() if where.nodes == "one" else transport), choice.why
@@ -46,40 +43,39 @@ def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -
 
 @dataclass(frozen=True)
 class Candidate:
-    """One transport."""
+    """A transport that can be measured here."""
 
     name: TransportName
 
     @property
     def links(self) -> frozenset[Link]:
-        """Where it is measured: within a process only what a run would use there."""
+        """The links over which it is measured; within a process only the loopback is."""
         links = TRANSPORTS[self.name].capabilities.links - {"same_gpu"}
         return links if self.name == "loopback" else links - {"same_process"}
 
     @property
     def fills_store(self) -> bool:
-        """Whether a segment on its way lies in Ray's object store."""
+        """Whether segments in transit take memory of Ray's object store."""
         return self.name == "object_store"
 
     def obstacle(self) -> str | None:
-        """Why it does not work here, in a few words."""
+        """The reason why it does not work here, in a few words; None if it does."""
         needed = TRANSPORTS[self.name].capabilities
         if "cpu" not in needed.devices:
-            return "it moves memory of GPUs only, and what is measured lies on the CPU"
+            return "it moves memory of GPUs only, and the benchmark's memory is on the CPU"
         if needed.needs is not None and needed.needs not in find_available():
             return f"{needed.needs} is missing"
         return None
 
     def make(self, *, within_one_node: bool) -> Transport:
-        """The transport, not opened yet."""
+        """Return the transport, not yet open."""
         transport = make_transport(self.name)
         return transport.within_one_node() if within_one_node else transport
 
 
-def offers(names: Sequence[str] | None = None) -> dict[str, Candidate]:
-    """The transports of these names; all that work here if none are named.
-
-    Raises ConfigError for an unknown name, and for a transport that was named and does not work here.
+def find_candidates(names: Sequence[str] | None = None) -> dict[str, Candidate]:
+    """The named transports; by default all that work here. Raises ConfigError for an unknown name, and for a named
+    transport that does not work here.
     """
     known: dict[str, Candidate] = {name: Candidate(name) for name in TRANSPORTS}
     if names is None:

@@ -143,6 +143,7 @@ def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
     assert not any(cluster.num_actors(node) for node in NODES)
 
 
+@pytest.mark.slow
 def test_the_link_between_two_nodes_is_measured_beside_plain_tcp(cluster: Cluster) -> None:
     """A link more than on one machine, and two clocks."""
     flags = ["--model", "tiny", "--tokens", "1,200", "--repeats", "2", "--no-end-to-end", "--json"]

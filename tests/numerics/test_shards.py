@@ -15,7 +15,7 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Handover
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
-from latentmas_ray.memory.wire import decode_piece
+from latentmas_ray.memory.wire import decode_chunk
 from latentmas_ray.models.devices import check_divisible, check_shard_device
 from latentmas_ray.parallel.process_group import RankGroup, open_store
 from latentmas_ray.parallel.ranks import ALONE, Ranks
@@ -112,7 +112,7 @@ def test_memory_goes_from_ranks_to_ranks(
         assert report.output_token_ids == answered.output_token_ids
         assert report.memory_tokens == answered.memory_tokens
     if handover == "kv":
-        segments = [join([decode_piece(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
+        segments = [join([decode_chunk(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
         assert_close(join_heads([segment.kv_LCHTD for segment in segments[1:]]), segments[0].kv_LCHTD)
         assert [sum(pair) for pair in zip(*(part[1].segment_bytes for part in parts), strict=True)] == list(
             thought.segment_bytes
@@ -120,8 +120,8 @@ def test_memory_goes_from_ranks_to_ranks(
 
     # From two ranks to one reader.
     runner = load(folder)
-    pieces = taken(runner, [part[0] for part in parts])
-    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    chunks = taken(runner, [part[0] for part in parts])
+    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
     assert report.output_token_ids == answered.output_token_ids
 
     # From one to two.
@@ -166,10 +166,10 @@ def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]
     runner = load(folder, ranks)
     outbox = SegmentSender()
     runner.run(work("a"), {}, outgoing=outbox)
-    pieces = [decode_piece(*wire, expected=runner.spec) for wire in outbox.sent]
+    chunks = [decode_chunk(*wire, expected=runner.spec) for wire in outbox.sent]
     with pytest.raises(TransferError) as lost:
-        runner.run(work("b", ["a"]), Arriving({"a": pieces}, is_lost=ranks.shard.rank == 1))
-    _, report = runner.run(work("b", ["a"]), Arriving({"a": pieces}))
+        runner.run(work("b", ["a"]), Arriving({"a": chunks}, is_lost=ranks.shard.rank == 1))
+    _, report = runner.run(work("b", ["a"]), Arriving({"a": chunks}))
     if ranks.shard.rank == 1:
         runner.engine.lm.chat.encode = None  # type: ignore[method-assign,assignment]  # a fault that nobody foresaw
     with pytest.raises((ShardError, TypeError)) as ended:

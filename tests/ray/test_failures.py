@@ -113,7 +113,7 @@ def test_an_actor_that_dies_of_everything_ends_the_run(
     monkeypatch.setattr(health, "MAX_LOSSES", 1)
     assert run(misbehave=[On("judger", f"q{index}", stand_ins.die) for index in range(NUM_QUESTIONS)]) == 1
     err = capfd.readouterr().err
-    assert "error: the actor of agent judger died 2 times, and none of its turns came to an end between" in err
+    assert "error: the actor of agent judger died 2 times, and none of its turns finished in between" in err
     assert "--resume" in err
     assert run("--resume", "--runtime", "local") == 0
     assert _answers(tmp_path) == UNDISTURBED

@@ -59,7 +59,7 @@ def test_planned_nodes_that_somebody_holds_are_waited_for_and_then_left_to_ray(
         assert "on other nodes than planned" in info.description
         assert len(groups()) == 1
     assert [bool(pins) for pins in asked] == [True, False]
-    assert asked[0] == [{"ray.io/node-id": node} for node in Cluster.look(owned=False).node_ids for _ in NAMES]
+    assert asked[0] == [{"ray.io/node-id": node} for node in Cluster.inspect(owned=False).node_ids for _ in NAMES]
 
 
 @pytest.mark.usefixtures("cluster")

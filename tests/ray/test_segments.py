@@ -53,7 +53,7 @@ def _outcomes(runtime: RayRuntime) -> list[Event]:
         told = [event for event in runtime.poll(1.0) if isinstance(event, TurnDone | TurnFailed | TurnLost)]
         if told:
             return told
-    raise AssertionError("no turn came to an end")
+    raise AssertionError("no turn finished")
 
 
 def test_a_segment_outlives_the_actor_that_made_it(tmp_path: Path) -> None:
@@ -137,15 +137,15 @@ def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, 
     """Cancelled before it began, or after it had ended and nobody asked for that."""
     actor, transport = AgentActor(partial(StandIn, tmp_path), num_threads=1), SharedMemory()
     actor.load()
-    actor.use(transport)
+    actor.use_transport(transport)
     if forgotten_first:
-        actor.forget_turn(7)
+        actor.discard_turn(7)
     work = replace(_work("planner"), latent_steps=1)
     chunk, _ = actor.begin_turn(7, work, [])
     actor.measure_prefill(1)  # comes after the turn
     if not forgotten_first:
         assert transport.unpack(chunk.payload, expected=SPEC).num_bytes
-        actor.forget_turn(7)
+        actor.discard_turn(7)
     with pytest.raises(TransferError, match="has released it"):
         transport.unpack(chunk.payload, expected=SPEC)
     with pytest.raises(KeyError):

@@ -40,7 +40,7 @@ def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> Sha
 
 def use(groups: Sequence[ShardedReplica], transport: Transport) -> None:
     """Have memory of these groups travel this way from now on."""
-    ray.get([told for group in groups for told in group.use(transport)], timeout=PATIENCE_SECONDS)
+    ray.get([told for group in groups for told in group.use_transport(transport)], timeout=PATIENCE_SECONDS)
 
 
 def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> TurnRequest:
@@ -71,9 +71,9 @@ def submit(
 
 
 def report_of(group: ShardedReplica, turn: Turn) -> TurnResult:
-    ready, _ = ray.wait(list(turn.reports), timeout=PATIENCE_SECONDS)
-    assert ready, "no rank came to an end"
-    return group.report(turn, shares_node=True)
+    ready, _ = ray.wait(list(turn.results), timeout=PATIENCE_SECONDS)
+    assert ready, "no rank finished"
+    return group.result(turn, shares_node=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def groups(cluster: None) -> Iterator[tuple[ShardedReplica, ShardedReplica]]:
     made = (group_of(2), group_of(1))
     yield made
     for group in made:
-        group.end()
+        group.shut_down()
 
 
 def expected(runner: TurnRunner, *, agents: Sequence[str] = ("first",)) -> tuple[list[TurnResult], TurnResult]:
@@ -210,4 +210,4 @@ def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: i
         with pytest.raises(ActorError, match=r"rank \d of 2"):
             report_of(group, turn)
     finally:
-        group.end()
+        group.shut_down()

@@ -179,7 +179,7 @@ def _cluster_at(address: str, *described: str | None) -> tuple[NodeResources, ..
         size = None if gpu_memory is None else _size(gpu_memory)
         return tuple(replace(node, gpu_bytes=size) for node in cluster.nodes)
     finally:
-        cluster.leave()
+        cluster.disconnect()
 
 
 def _gpus_here() -> list[int]:

@@ -11,8 +11,8 @@ from rich.text import Text
 from latentmas_ray.units import format_bytes, format_fine_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.stamps import SizeFigures, Timing
-    from latentmas_ray.bench.transfer import TransferBench, WayFigures
+    from latentmas_ray.bench.timings import SizeFigures, Timing
+    from latentmas_ray.bench.transfer import TransferBench, TransportFigures
 
 _PHASES = {"copy_out": "copy\nout", "pack": "pack", "way": "way", "unpack": "unpack", "write": "write"}
 _FAR_ABOVE = 2.0  # a share of the limit that only a transport has which does not touch the bytes
@@ -32,7 +32,7 @@ def transfer_tables(outcome: "TransferBench") -> RenderableType:
     return Group(*rendered)
 
 
-def _way_table(way: "WayFigures") -> tuple[str, Table]:
+def _way_table(way: "TransportFigures") -> tuple[str, Table]:
     copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
     heading = f"{_name(way)}: move as % of {way.limit}, hand-over as % of {copies}"
     table = make_table(("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"), "tokens")
@@ -46,7 +46,7 @@ def _way_table(way: "WayFigures") -> tuple[str, Table]:
     return heading, table
 
 
-def _phases_table(ways: Iterable["WayFigures"]) -> tuple[str, Table]:
+def _phases_table(ways: Iterable["TransportFigures"]) -> tuple[str, Table]:
     """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
     table = make_table((*_PHASES.values(), "the\nlimit"), "")
     for way in ways:
@@ -91,7 +91,7 @@ def _rate(bytes_per_second: float) -> str:
     return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
 
 
-def _name(way: "WayFigures") -> str:
+def _name(way: "TransportFigures") -> str:
     return f"{way.link.replace('_', ' ')}, {way.transport}"
 
 

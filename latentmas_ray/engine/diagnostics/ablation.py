@@ -64,7 +64,7 @@ class Ablation:
         room += max(map(len, self._prompts), default=0)
         sources = [placed.agent for placed in reads.segments] if rows else []
         # The one with all memory is made in the same way, so that nothing but the segment differs.
-        self._forks = {
+        self._sessions = {
             source: clone_without(session, reads, rows, room=room, without=source)
             for source in (None, *sources)
             if sources
@@ -78,8 +78,8 @@ class Ablation:
         distribution is not finite.
         """
         found: list[dict[str, float]] = [{} for _ in self._rows]
-        full = self._follow(None, followed) if self._forks else []
-        for placed in self._reads.segments if self._forks else ():
+        full = self._follow(None, followed) if self._sessions else []
+        for placed in self._reads.segments if self._sessions else ():
             for index, (row, with_TE, without_TE) in enumerate(
                 zip(self._rows, full, self._follow(placed.agent, followed), strict=True)
             ):
@@ -91,7 +91,7 @@ class Ablation:
 
     def _follow(self, without: str | None, followed: Sequence[Tensor]) -> list[Tensor]:
         """The last hidden states after the prompt and after each input, [T, E] of each question."""
-        session = self._forks.pop(without)
+        session = self._sessions.pop(without)
         session.prefill(self._prompts)
         last_BE = session.last_hidden_BE
         after = session.follow(followed)

@@ -41,18 +41,18 @@ class ThoughtStats:
 
 
 def find_alarms(
-    readings: Sequence[ThoughtStats], *, max_entropy: float = math.inf, limits: AlarmThresholds = LIMITS
+    stats: Sequence[ThoughtStats], *, max_entropy: float = math.inf, limits: AlarmThresholds = LIMITS
 ) -> tuple[Alarm, ...]:
     """The alarms of one agent's thoughts on one question, in the order of the thoughts. `max_entropy` is the logarithm
     of the vocabulary's size. Of a thought that is not finite nothing else is told."""
-    found = list(_not_finite(readings))
+    found = list(_not_finite(stats))
     before: ThoughtStats | None = None
-    for step, reading in enumerate(readings):
-        if reading.is_finite:
-            found += _of_one(step, reading, limits)
-            found += _entropy_jump(step, before, reading, limits.entropy_jump * max_entropy)
-        before = reading if reading.is_finite else None
-    found += _repetitions(readings, limits)
+    for step, stat in enumerate(stats):
+        if stat.is_finite:
+            found += _of_one(step, stat, limits)
+            found += _entropy_jump(step, before, stat, limits.entropy_jump * max_entropy)
+        before = stat if stat.is_finite else None
+    found += _repetitions(stats, limits)
     return tuple(sorted(found, key=lambda alarm: alarm.step or 0))
 
 
@@ -73,40 +73,40 @@ def first_of_each_kind(alarms: Sequence[Alarm]) -> tuple[Alarm, ...]:
     return tuple(first.values())
 
 
-def _not_finite(readings: Sequence[ThoughtStats]) -> Iterator[Alarm]:
+def _not_finite(stats: Sequence[ThoughtStats]) -> Iterator[Alarm]:
     """One alarm for all of them: what follows a thought that is not finite is not finite either."""
-    steps = [step for step, reading in enumerate(readings) if not reading.is_finite]
+    steps = [step for step, stat in enumerate(stats) if not stat.is_finite]
     if steps:
         yield Alarm(kind="not-finite", step=steps[0], value=float(len(steps)))
 
 
-def _of_one(step: int, reading: ThoughtStats, limits: AlarmThresholds) -> Iterator[Alarm]:
+def _of_one(step: int, stat: ThoughtStats, limits: AlarmThresholds) -> Iterator[Alarm]:
     least, most = limits.norm
-    if reading.norm < least:
-        yield Alarm(kind="norm", step=step, value=reading.norm, limit=least)
-    if reading.norm > most:
-        yield Alarm(kind="norm", step=step, value=reading.norm, limit=most)
-    if reading.distance > limits.distance:
-        yield Alarm(kind="distance", step=step, value=reading.distance, limit=limits.distance)
+    if stat.norm < least:
+        yield Alarm(kind="norm", step=step, value=stat.norm, limit=least)
+    if stat.norm > most:
+        yield Alarm(kind="norm", step=step, value=stat.norm, limit=most)
+    if stat.distance > limits.distance:
+        yield Alarm(kind="distance", step=step, value=stat.distance, limit=limits.distance)
 
 
-def _entropy_jump(step: int, before: ThoughtStats | None, reading: ThoughtStats, limit: float) -> Iterator[Alarm]:
-    if before is None or before.entropy is None or reading.entropy is None:
+def _entropy_jump(step: int, before: ThoughtStats | None, stat: ThoughtStats, limit: float) -> Iterator[Alarm]:
+    if before is None or before.entropy is None or stat.entropy is None:
         return
-    jump = abs(reading.entropy - before.entropy)
+    jump = abs(stat.entropy - before.entropy)
     if jump > limit:
         yield Alarm(kind="entropy", step=step, value=jump, limit=limit)
 
 
-def _repetitions(readings: Sequence[ThoughtStats], limits: AlarmThresholds) -> Iterator[Alarm]:
+def _repetitions(stats: Sequence[ThoughtStats], limits: AlarmThresholds) -> Iterator[Alarm]:
     """One alarm for each run of thoughts that are alike, where it has become long enough."""
     run: list[float] = []
-    for step, reading in enumerate(readings):
-        is_alike = reading.is_finite and reading.likeness is not None and reading.likeness >= limits.likeness
+    for step, stat in enumerate(stats):
+        is_alike = stat.is_finite and stat.likeness is not None and stat.likeness >= limits.likeness
         if not is_alike:
             run = []
             continue
-        assert reading.likeness is not None
-        run.append(reading.likeness)
+        assert stat.likeness is not None
+        run.append(stat.likeness)
         if len(run) == limits.num_alike:
             yield Alarm(kind="repetition", step=step, value=min(run), limit=limits.likeness)

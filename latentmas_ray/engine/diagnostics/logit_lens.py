@@ -25,7 +25,7 @@ _MIN_NORM = 1e-12
 
 
 @dataclass(frozen=True)
-class Bearings:
+class ThoughtGeometry:
     """Where thoughts lie among the input embeddings; all on the CPU, in the order of the thoughts."""
 
     is_finite_N: Tensor  # bool; of the others the figures mean nothing
@@ -55,7 +55,7 @@ class LogitLens:
         self.lm, self.realign = lm, realign
 
     @torch.inference_mode()
-    def bearings(self, hidden_NE: Tensor) -> Bearings:
+    def geometry(self, hidden_NE: Tensor) -> ThoughtGeometry:
         """Without the vocabulary projection. The products with the embeddings are one for all thoughts together."""
         mapped_NE = self.realign.map(hidden_NE)
         is_finite_N = mapped_NE.isfinite().all(-1) & self.realign(hidden_NE).isfinite().all(-1)
@@ -71,7 +71,7 @@ class LogitLens:
             is_nearer_N = cosine_N > best_N
             best_N = torch.where(is_nearer_N, cosine_N, best_N)
             nearest_N = torch.where(is_nearer_N, index_N + first, nearest_N)
-        return Bearings(is_finite_N.cpu(), norm_N.cpu(), (1 - best_N).cpu(), nearest_N.cpu())
+        return ThoughtGeometry(is_finite_N.cpu(), norm_N.cpu(), (1 - best_N).cpu(), nearest_N.cpu())
 
     @torch.inference_mode()
     def directions(self, hidden_NE: Tensor) -> Tensor:
@@ -81,12 +81,12 @@ class LogitLens:
         return unit_NE.float()
 
     @torch.inference_mode()
-    def look(self, hidden_NE: Tensor, bearings: Bearings | None = None) -> list[Thought]:
+    def inspect(self, hidden_NE: Tensor, geometry: ThoughtGeometry | None = None) -> list[Thought]:
         """Everything about each thought; of one that is not finite only that it has no tokens, all else is 0. Neither
         has one tokens of which the model cannot tell what it says."""
         if not len(hidden_NE):
             return []
-        bearings = bearings or self.bearings(hidden_NE)
+        geometry = geometry or self.geometry(hidden_NE)
         says = [self._project(chunk_NE) for chunk_NE in hidden_NE.split(_THOUGHT_CHUNK)]
         shares_NK, ids_NK, entropy_N = (torch.cat(parts).tolist() for parts in zip(*says, strict=True))
         xy_N2 = self.plane.place(self.realign(hidden_NE)).tolist()
@@ -104,13 +104,13 @@ class LogitLens:
             if is_finite
             else Thought(tokens=(), entropy=0.0, norm=0.0, distance=0.0, nearest="", xy=(0.0, 0.0))
             for is_finite, ids, shares, entropy, norm, distance, nearest, (x, y) in zip(
-                bearings.is_finite_N.tolist(),
+                geometry.is_finite_N.tolist(),
                 ids_NK,
                 shares_NK,
                 entropy_N,
-                bearings.norm_N.tolist(),
-                bearings.distance_N.tolist(),
-                bearings.nearest_N.tolist(),
+                geometry.norm_N.tolist(),
+                geometry.distance_N.tolist(),
+                geometry.nearest_N.tolist(),
                 xy_N2,
                 strict=True,
             )

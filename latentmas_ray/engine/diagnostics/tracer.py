@@ -36,7 +36,7 @@ class TurnTracer:
         """Whether any question of the turn is traced."""
         return bool(self._rows)
 
-    def remember(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
+    def capture(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
         """Take what is needed of a session whose rows are where they were after its prompt. It is not changed.
         `hidden_BNE` are the last hidden states that thoughts were made from."""
         if self._rows:
@@ -45,7 +45,7 @@ class TurnTracer:
             self._hidden_TNE = torch.empty(0) if hidden_BNE is None else hidden_BNE[self._rows]
 
     @torch.inference_mode()
-    def look(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
+    def inspect(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
         """At all thoughts together, at what each segment of the memory does, and at what is wrong with either.
 
         `outputs` are the tokens that were written, by row, and `texts` what they say, by question. Returns the traces
@@ -55,8 +55,8 @@ class TurnTracer:
             return {}
         if self._work.thinks == "latent":
             thoughts = self._thoughts()
-            readings = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
-            alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in readings]
+            stats = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
+            alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in stats]
             dtype = self._lens.lm.spec.torch_dtype
             effects = self._ablation.effects(list(self._lens.realign(self._hidden_TNE).to(dtype)))
         else:
@@ -77,7 +77,7 @@ class TurnTracer:
 
     def _thoughts(self) -> list[list[Thought]]:
         """Of each traced question."""
-        thoughts = self._lens.look(self._hidden_TNE.flatten(0, 1))
+        thoughts = self._lens.inspect(self._hidden_TNE.flatten(0, 1))
         count = self._hidden_TNE.shape[1]
         return [thoughts[index * count : (index + 1) * count] for index in range(len(self._rows))]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import WireError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 
 _WORDS = 2**20  # of 8 bytes, at a time: bounds the memory that this takes
 _FACTOR, _MODULUS = 0x9E3779B97F4A7C15, 2**64
@@ -31,16 +31,16 @@ def device_checksum(body: Tensor) -> int:
     return total
 
 
-def seal(piece: SegmentChunk, device: str, codec: CodecName) -> tuple[bytes, Tensor, int | None]:
-    """A piece's header, its bytes on `device`, and what they are checked by there where the header has no digest: a
+def encode_with_checksum(chunk: SegmentChunk, device: str, codec: CodecName) -> tuple[bytes, Tensor, int | None]:
+    """A chunk's header, its bytes on `device`, and what they are checked by there where the header has no digest: a
     digest is made on the CPU. Waits until the bytes have been computed."""
-    header, body = encode_piece(piece, codec=codec, with_digest=device == "cpu")
+    header, body = encode_chunk(chunk, codec=codec, with_digest=device == "cpu")
     body = body.to(device)
     return header, body, None if device == "cpu" else device_checksum(body)
 
 
-def unseal(header: bytes, body: Tensor, checksum: int | None, *, expected: KVCacheSpec) -> SegmentChunk:
+def decode_with_checksum(header: bytes, body: Tensor, checksum: int | None, *, expected: KVCacheSpec) -> SegmentChunk:
     """The inverse of `seal`, on the bytes of `body`. Raises WireError, IncompatibleMemoryError."""
     if checksum is not None and device_checksum(body) != checksum:
         raise WireError(f"the segment is damaged: the checksum of its {body.numel()} bytes of KV does not match")
-    return decode_piece(header, body, expected=expected)
+    return decode_chunk(header, body, expected=expected)

@@ -6,7 +6,7 @@ token, kind of pair               →     the token must be its own
              both make the pair, each with its rank
 buffer 17                         →
                                   ←     how many bytes, or that it has none such
-             the bytes, chunk by chunk, through the pair
+             the bytes, block by block, through the pair
 buffer 18 …
 
 """
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import LinkError, TransferError
-from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, chunks, open_store
+from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, open_store, split_blocks
 from latentmas_ray.transport.channel import Channel, StalledError
 from latentmas_ray.transport.gpu.rendezvous import make_pair
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
 
-_LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
+_POLL_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
 _GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own
 T = TypeVar("T")
 
@@ -71,8 +71,8 @@ class GroupServer:
             channel.send(gone=True)
             return
         channel.send(num_bytes=body.numel())
-        for chunk in chunks(body):
-            pair.send(chunk)
+        for block in split_blocks(body):
+            pair.send(block)
 
 
 class GroupConnection:
@@ -101,9 +101,9 @@ class GroupConnection:
             raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
         body = torch.empty(num_bytes, dtype=torch.uint8, device=self._pair.device)
         pair = self._pair
-        for chunk in chunks(body):
-            # While a chunk is on its way the channel is silent; if it is not, the producer has given up or died.
-            self._beside(lambda chunk=chunk: pair.receive(chunk))  # type: ignore[misc]
+        for block in split_blocks(body):
+            # While a block is on its way the channel is silent; if it is not, the producer has given up or died.
+            self._run_in_thread(lambda block=block: pair.receive(block))  # type: ignore[misc]
         return body
 
     def close(self) -> None:
@@ -112,14 +112,14 @@ class GroupConnection:
         if self._pair is not None:
             self._pair.close()
 
-    def _beside(self, work: Callable[[], T]) -> T:
+    def _run_in_thread(self, work: Callable[[], T]) -> T:
         """Do this in another thread, where nothing can interrupt it, and give it up when the producer is gone.
 
         What is given up ends at its own limit; until then it keeps the memory that it writes to.
         """
-        future = _in_thread(work)
+        future = _start_thread(work)
         deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
-        while not wait_for([future], _LOOK_SECONDS).done:
+        while not wait_for([future], _POLL_SECONDS).done:
             if self._channel.is_lost():
                 raise LinkError("the producer is gone")
             if time.monotonic() > deadline:
@@ -127,7 +127,7 @@ class GroupConnection:
         return future.result()
 
 
-def _in_thread(work: Callable[[], T]) -> "Future[T]":
+def _start_thread(work: Callable[[], T]) -> "Future[T]":
     future: Future[T] = Future()
     device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 

@@ -14,13 +14,13 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.available import gpu_in_use
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
-from latentmas_ray.transport.gpu.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, StaticSlot, token_in
 
 
 @dataclass(frozen=True)
 class CudaHandle:
-    """A piece's header, and the slot where its KV lies as torch describes it to another process."""
+    """A chunk's header, and the slot where its KV lies as torch describes it to another process."""
 
     header: bytes
     num_bytes: int
@@ -42,9 +42,9 @@ class _IpcState:
 
 
 class CudaIpc(StatefulTransport[_IpcState]):
-    """One copy within the GPU when a piece is packed and one when it is read; nothing leaves it.
+    """One copy within the GPU when a chunk is packed and one when it is read; nothing leaves it.
 
-    The second copy is why a reader's piece stays as it is after `release`: torch counts the readers of what it shares,
+    The second copy is why a reader's chunk stays as it is after `release`: torch counts the readers of what it shares,
     but takes for granted that every handle is read exactly once. Slots are kept until the process ends.
     """
 
@@ -57,10 +57,10 @@ class CudaIpc(StatefulTransport[_IpcState]):
         """Where the actor's GPU is the current one."""
         return _IpcState(os.urandom(16), StaticMemory("cuda"), {}, {})
 
-    def pack(self, piece: SegmentChunk) -> CudaHandle:
+    def pack(self, chunk: SegmentChunk) -> CudaHandle:
         """A handle to a copy on the GPU."""
         opened = self._opened
-        header, body, checksum = seal(piece, "cuda", self.codec)
+        header, body, checksum = encode_with_checksum(chunk, "cuda", self.codec)
         slot = opened.slots.write(body)
         if slot.number not in opened.shared:
             opened.shared[slot.number] = self._describe(slot)
@@ -77,7 +77,7 @@ class CudaIpc(StatefulTransport[_IpcState]):
         )
 
     def unpack(self, payload: CudaHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece in memory of its own on this GPU. Raises TransferError where the producer is gone or has released."""
+        """A chunk in memory of its own on this GPU. Raises TransferError where the producer is gone or has released."""
         opened = self._opened
         gone = f"the segment is gone: process {payload.pid}, which held it, has released it or died"
         if payload.gpu != gpu_in_use():
@@ -98,10 +98,10 @@ class CudaIpc(StatefulTransport[_IpcState]):
             raise TransferError(f"{gone} ({first_line(error)})") from error
         if token != payload.token:
             raise TransferError(gone)
-        return unseal(payload.header, body, payload.checksum, expected=expected)
+        return decode_with_checksum(payload.header, body, payload.checksum, expected=expected)
 
     def release(self, payload: CudaHandle) -> None:
-        """The slot is written again with the next piece of its size."""
+        """The slot is written again with the next chunk of its size."""
         if self._state is not None and payload.process == self._state.process:
             self._state.slots.release(payload.token)
 

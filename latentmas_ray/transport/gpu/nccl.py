@@ -16,7 +16,7 @@ from latentmas_ray.parallel.process_group import PAIRS
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
-from latentmas_ray.transport.gpu.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import ServerAddress, own_host
@@ -24,7 +24,7 @@ from latentmas_ray.transport.listener import ServerAddress, own_host
 
 @dataclass(frozen=True)
 class DirectHandle:
-    """A piece's header, and who sends its KV. `checksum` is there where the header has no digest."""
+    """A chunk's header, and who sends its KV. `checksum` is there where the header has no digest."""
 
     header: bytes
     num_bytes: int
@@ -40,14 +40,14 @@ class _GroupState:
         host = own_host()
         self.kept: HandleTable[Tensor] = HandleTable()
         self.server = GroupServer(kind, host, self.kept, timeout_seconds)
-        self.links = ConnectionPool(lambda address: GroupConnection(kind, address, host, timeout_seconds))
+        self.connections = ConnectionPool(lambda address: GroupConnection(kind, address, host, timeout_seconds))
 
 
 class Direct(StatefulTransport[_GroupState]):
     """A producer keeps the bytes where they are until `release` and sends them to whoever asks, beside its work.
 
     `unpack` waits at most `timeout_seconds` for each step (a connection, 64 MiB) and raises TransferError if a producer
-    is gone, stalls, or has released the piece. A connection that was in use before and breaks is made once more.
+    is gone, stalls, or has released the chunk. A connection that was in use before and breaks is made once more.
     """
 
     def __init__(self, timeout_seconds: float = 30.0) -> None:
@@ -56,14 +56,14 @@ class Direct(StatefulTransport[_GroupState]):
     def _make_state(self) -> _GroupState:
         return _GroupState(self.name, self._timeout_seconds)
 
-    def pack(self, piece: SegmentChunk) -> DirectHandle:
+    def pack(self, chunk: SegmentChunk) -> DirectHandle:
         """A handle; copies only what does not lie on this transport's device."""
         opened = self._opened
-        header, body, checksum = seal(piece, PAIRS[self.name].device, self.codec)
+        header, body, checksum = encode_with_checksum(chunk, PAIRS[self.name].device, self.codec)
         return DirectHandle(header, body.numel(), checksum, opened.server.address, opened.kept.add(body))
 
     def unpack(self, payload: DirectHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece in memory of its own (the producer's, within one process)."""
+        """A chunk in memory of its own (the producer's, within one process)."""
         opened = self._opened
         if payload.address == opened.server.address:
             if (body := opened.kept.get(payload.number)) is None:
@@ -71,8 +71,8 @@ class Direct(StatefulTransport[_GroupState]):
         elif payload.num_bytes == 0:
             body = torch.empty(0, dtype=torch.uint8, device=PAIRS[self.name].device)
         else:
-            body = opened.links.use(payload.address, lambda link: link.fetch(payload.number, payload.num_bytes))
-        return unseal(payload.header, body, payload.checksum, expected=expected)
+            body = opened.connections.use(payload.address, lambda one: one.fetch(payload.number, payload.num_bytes))
+        return decode_with_checksum(payload.header, body, payload.checksum, expected=expected)
 
     def release(self, payload: DirectHandle) -> None:
         """A transfer that has begun goes on to its end; nobody can begin another."""
@@ -81,7 +81,7 @@ class Direct(StatefulTransport[_GroupState]):
 
     def _end_state(self, state: _GroupState) -> None:
         state.server.close()
-        state.links.close()
+        state.connections.close()
 
 
 class Gloo(Direct):

@@ -17,17 +17,17 @@ from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
-from latentmas_ray.transport.gpu.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
 
 _BACKEND = "UCX"
-_SHORT_WAIT_SECONDS = 0.002  # small pieces come sooner than a sleep ends
+_SHORT_WAIT_SECONDS = 0.002  # small chunks come sooner than a sleep ends
 _SLEEP_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
 class NixlHandle:
-    """A piece's header, and where its KV lies: an agent, what others need to know of it, and an address there."""
+    """A chunk's header, and where its KV lies: an agent, what others need to know of it, and an address there."""
 
     header: bytes
     num_bytes: int
@@ -49,9 +49,9 @@ class _NixlState:
 
 
 class Nixl(StatefulTransport[_NixlState]):
-    """One copy when a piece is packed, into memory that NIXL knows; a reader fetches from there into its own.
+    """One copy when a chunk is packed, into memory that NIXL knows; a reader fetches from there into its own.
 
-    `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the piece.
+    `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the chunk.
     Where the hardware cannot read remote memory, a thread of NIXL's in the producer answers beside its work.
     """
 
@@ -72,10 +72,10 @@ class Nixl(StatefulTransport[_NixlState]):
             raise ConfigError("transport", "nixl", f"the package nixl must work here: {error}") from error
         return _NixlState(agent, name, StaticMemory(_device()))
 
-    def pack(self, piece: SegmentChunk) -> NixlHandle:
+    def pack(self, chunk: SegmentChunk) -> NixlHandle:
         """A handle to a copy."""
         opened = self._opened
-        header, body, checksum = seal(piece, _device(), self.codec)
+        header, body, checksum = encode_with_checksum(chunk, _device(), self.codec)
         with opened.lock:
             slot = opened.slots.write(body)
             if slot.number not in opened.metadata:
@@ -89,7 +89,7 @@ class Nixl(StatefulTransport[_NixlState]):
         return NixlHandle(header, body.numel(), checksum, opened.name, metadata, address, slot.token)
 
     def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece in memory of its own."""
+        """A chunk in memory of its own."""
         opened = self._opened
         with opened.lock:
             if payload.agent == opened.name:
@@ -97,10 +97,10 @@ class Nixl(StatefulTransport[_NixlState]):
             memory = self._read(opened, payload)
         if token_in(memory) != payload.token:
             raise TransferError("the segment is gone: its producer has released it")
-        return unseal(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
+        return decode_with_checksum(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
 
     def release(self, payload: NixlHandle) -> None:
-        """The slot is written again with the next piece of its size. A read that is still under way fails its check."""
+        """The slot is written again with the next chunk of its size. A read that is still under way fails its check."""
         if self._state is not None and payload.agent == self._state.name:
             self._state.slots.release(payload.token)
 

@@ -18,7 +18,7 @@ _MIN_BYTES = 2**16
 
 @dataclass(eq=False)
 class StaticSlot:
-    """Memory of one piece at a time: head and body."""
+    """Memory of one chunk at a time: head and body."""
 
     number: int
     memory: Tensor  # flat uint8

@@ -1,6 +1,6 @@
 """What a process keeps for others to read, by a token each, and the memory it lies in.
 
-Where processes can share memory, it lies in shared buffers (`memfd`), so that readers on this machine map it.
+Where processes can part memory, it lies in shared buffers (`memfd`), so that readers on this machine map it.
 """
 
 import secrets
@@ -31,7 +31,7 @@ class _StoredBuffer:
 
 @dataclass(frozen=True, eq=False)
 class WriteLease:
-    """Memory to be filled, and then put on the shelf, or given back."""
+    """Memory to be filled, and then put on the store, or given back."""
 
     body: Tensor  # flat uint8
     buffer: WriteBuffer | None  # that it lies in, if it is shared
@@ -39,7 +39,7 @@ class WriteLease:
 
 @dataclass(frozen=True)
 class BufferKey:
-    """What something on a shelf is asked for by, and where processes of its machine find it, if they can."""
+    """What something on a store is asked for by, and where processes of its machine find it, if they can."""
 
     token: bytes
     address: MemfdAddress | None
@@ -55,46 +55,46 @@ class BufferStore:
         # A finalizer may run wherever memory is given back, also where this thread holds the lock.
         self._lock = threading.RLock()
 
-    def lend(self, num_bytes: int) -> Tensor:
-        """A flat uint8 tensor; `put` of what stands in it copies nothing. The one lent before is taken back. Raises
+    def reserve(self, num_bytes: int) -> Tensor:
+        """A flat uint8 tensor; `put` of what stands in it copies nothing. The one reserved before is taken back. Raises
         TransferError."""
         with self._lock:
-            return empty_bytes(num_bytes, torch.device("cpu")) if self._pool is None else self._pool.lend(num_bytes)
+            return empty_bytes(num_bytes, torch.device("cpu")) if self._pool is None else self._pool.reserve(num_bytes)
 
     def put(self, body: Tensor) -> BufferKey:
         """Keep a flat uint8 tensor of at least one byte, or a copy of it. Raises TransferError."""
         with self._lock:
             if self._pool is None:
-                return self._keep(body.cpu(), BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
+                return self._add(body.cpu(), BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
             address = self._pool.write(body)
-            return self._keep(self._pool.body_of(address), BufferKey(address.token, address))
+            return self._add(self._pool.body_of(address), BufferKey(address.token, address))
 
-    def make_room(self, num_bytes: int) -> WriteLease:
+    def allocate(self, num_bytes: int) -> WriteLease:
         """Memory of at least one byte. Raises TransferError."""
         with self._lock:
             if self._pool is None:
                 return WriteLease(empty_bytes(num_bytes, torch.device("cpu")), None)
-            buffer = self._pool.take(num_bytes)
-            return WriteLease(buffer.room(num_bytes), buffer)
+            buffer = self._pool.allocate(num_bytes)
+            return WriteLease(buffer.view(num_bytes), buffer)
 
-    def give_back(self, room: WriteLease) -> None:
+    def abort(self, lease: WriteLease) -> None:
         """It was not filled."""
         with self._lock:
-            if self._pool is not None and room.buffer is not None:
-                self._pool.give_back(room.buffer)
+            if self._pool is not None and lease.buffer is not None:
+                self._pool.abort(lease.buffer)
 
-    def put_room(self, room: WriteLease) -> tuple[BufferKey, Tensor]:
-        """Keep what a room was filled with. Returns with its label the bytes, in use as long as they are referenced."""
+    def commit(self, lease: WriteLease) -> tuple[BufferKey, Tensor]:
+        """Keep what a lease was filled with. Returns with its key the bytes, in use as long as they are referenced."""
         with self._lock:
-            if self._pool is None or room.buffer is None:
-                label = self._keep(room.body, BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
+            if self._pool is None or lease.buffer is None:
+                key = self._add(lease.body, BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
             else:
-                address = self._pool.finish(room.buffer, room.body.numel())
-                label = self._keep(room.body, BufferKey(address.token, address))
-            self._kept[label.token].num_users += 1
-            array = room.body.numpy()
-            weakref.finalize(array, self._let_go, label.token).atexit = False
-            return label, torch.from_numpy(array)
+                address = self._pool.commit(lease.buffer, lease.body.numel())
+                key = self._add(lease.body, BufferKey(address.token, address))
+            self._kept[key.token].num_users += 1
+            array = lease.body.numpy()
+            weakref.finalize(array, self._end_use, key.token).atexit = False
+            return key, torch.from_numpy(array)
 
     @contextmanager
     def using(self, token: bytes) -> Iterator[Tensor | None]:
@@ -109,7 +109,7 @@ class BufferStore:
             yield None if kept is None else kept.body
         finally:
             if kept is not None:
-                self._let_go(token)
+                self._end_use(token)
 
     def release(self, token: bytes) -> None:
         """Nobody may ask for it any more. Safe to call twice."""
@@ -117,14 +117,14 @@ class BufferStore:
             if (kept := self._kept.get(token)) is not None:
                 kept.is_released = True
                 if self._pool is not None:
-                    self._pool.hide(token)
+                    self._pool.unpublish(token)
                 self._drop_unused(token, kept)
 
-    def _keep(self, body: Tensor, label: BufferKey) -> BufferKey:
-        self._kept[label.token] = _StoredBuffer(body)
-        return label
+    def _add(self, body: Tensor, key: BufferKey) -> BufferKey:
+        self._kept[key.token] = _StoredBuffer(body)
+        return key
 
-    def _let_go(self, token: bytes) -> None:
+    def _end_use(self, token: bytes) -> None:
         with self._lock:
             if (kept := self._kept.get(token)) is not None:
                 kept.num_users -= 1
@@ -137,6 +137,6 @@ class BufferStore:
                 self._pool.release(token)
 
 
-def missing() -> TransferError:
+def released_error() -> TransferError:
     """What a reader is told that asks for something which is not kept (any more)."""
     return TransferError("the segment is gone: its producer has released it")

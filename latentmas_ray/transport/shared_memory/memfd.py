@@ -1,4 +1,4 @@
-"""Buffers that the processes of one machine share: anonymous memory files, written once and mapped by readers.
+"""Buffers that the processes of one machine part: anonymous memory files, written once and mapped by readers.
 
 Nobody has to clean up. A buffer has no name anywhere; the kernel frees it when its writer and its readers have let go
 of it, in whatever way they ended.
@@ -8,7 +8,7 @@ Who may touch a buffer when:
 * Its first page holds a token while there is something to read, and nothing else does. A handle names the same token.
 * A reader takes a shared `flock` on the file and then compares tokens. The lock belongs to its mapping and goes with
   it.
-* The writer erases the token when the piece is released. Before it writes again it takes the lock for itself, which it
+* The writer erases the token when the chunk is released. Before it writes again it takes the lock for itself, which it
   gets only when no mapping is left. So a reader's pages never change, and a reader that comes too late is told so.
 
 The memory that its owner writes is sealed: nobody else can map it writable, or change its size.
@@ -51,7 +51,7 @@ class WriteBuffer:
     """A buffer in the process that made it. Dropped, it is closed; what readers have mapped stays."""
 
     def __init__(self, num_bytes: int, first: Tensor | None = None) -> None:
-        """A buffer for pieces of about this size, begun. It holds `first`, a flat uint8 tensor, if that is given.
+        """A buffer for chunks of about this size, begun. It holds `first`, a flat uint8 tensor, if that is given.
 
         Raises OSError where there is no memory to be had.
         """
@@ -68,9 +68,9 @@ class WriteBuffer:
             os.close(self._fd)
             raise
         self._body = torch.frombuffer(self._map, dtype=torch.uint8)[HEAD_BYTES:]
-        self.begin()
+        self.acquire()
 
-    def begin(self) -> bool:
+    def acquire(self) -> bool:
         """Take the buffer for writing; False if somebody still reads what was there before."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,11 +78,11 @@ class WriteBuffer:
             return False
         return True
 
-    def room(self, num_bytes: int) -> Tensor:
+    def view(self, num_bytes: int) -> Tensor:
         """Where to write, between `begin` and `finish`."""
         return self._body[:num_bytes]
 
-    def finish(self, num_bytes: int) -> MemfdAddress:
+    def publish(self, num_bytes: int) -> MemfdAddress:
         """So many bytes have been written: from now on they can be read, and must not change."""
         self.touched_bytes = max(self.touched_bytes, num_bytes)
         token = secrets.token_bytes(_TOKEN_BYTES)
@@ -136,54 +136,54 @@ class BufferPool:
         self._max_free_bytes = max_free_bytes
         self._full: dict[bytes, WriteBuffer] = {}
         self._free: list[WriteBuffer] = []
-        self._lent: WriteBuffer | None = None
+        self._reserved: WriteBuffer | None = None
 
-    def lend(self, num_bytes: int) -> Tensor:
-        """A flat uint8 tensor of at least one byte; `write` of what stands in it copies nothing. The one lent before is
-        taken back. Raises TransferError."""
-        if self._lent is not None:  # whoever had asked for it did not need it: its turn failed
-            self.give_back(self._lent)
-        self._lent = self.take(num_bytes)
-        return self._lent.room(num_bytes)
+    def reserve(self, num_bytes: int) -> Tensor:
+        """A flat uint8 tensor of at least one byte, which `write` publishes without a copy. Ends the reservation
+        before. Raises TransferError."""
+        if self._reserved is not None:  # its turn failed before it wrote
+            self.abort(self._reserved)
+        self._reserved = self.allocate(num_bytes)
+        return self._reserved.view(num_bytes)
 
     def write(self, body: Tensor) -> MemfdAddress:
         """Have a flat uint8 tensor of at least one byte where readers can map it. Raises TransferError."""
         num_bytes = body.numel()
-        if self._lent is not None and body.data_ptr() == self._lent.room(1).data_ptr():
-            buffer, self._lent = self._lent, None
+        if self._reserved is not None and body.data_ptr() == self._reserved.view(1).data_ptr():
+            buffer, self._reserved = self._reserved, None
         elif (free := self._take_free(num_bytes)) is not None:
             buffer = free
             if body.is_cuda:
-                buffer.room(num_bytes).copy_(body)
+                buffer.view(num_bytes).copy_(body)
             else:  # the C library's copy, which does not read what it overwrites
-                np.copyto(buffer.room(num_bytes).numpy(), body.numpy())
+                np.copyto(buffer.view(num_bytes).numpy(), body.numpy())
         else:
-            buffer = _make(num_bytes, body)
-        return self.finish(buffer, num_bytes)
+            buffer = _new_buffer(num_bytes, body)
+        return self.commit(buffer, num_bytes)
 
-    def take(self, num_bytes: int) -> WriteBuffer:
-        """A buffer to be written: then comes `finish` or `give_back`. Raises TransferError."""
-        return self._take_free(num_bytes) or _make(num_bytes, None)
+    def allocate(self, num_bytes: int) -> WriteBuffer:
+        """A buffer to be written: then comes `finish` or `abort`. Raises TransferError."""
+        return self._take_free(num_bytes) or _new_buffer(num_bytes, None)
 
-    def finish(self, buffer: WriteBuffer, num_bytes: int) -> MemfdAddress:
+    def commit(self, buffer: WriteBuffer, num_bytes: int) -> MemfdAddress:
         """So many bytes have been written."""
-        address = buffer.finish(num_bytes)
+        address = buffer.publish(num_bytes)
         self._full[address.token] = buffer
         return address
 
-    def give_back(self, buffer: WriteBuffer) -> None:
+    def abort(self, buffer: WriteBuffer) -> None:
         """What was taken holds nothing that anybody needs."""
-        if buffer is self._lent:
-            self._lent = None
-        buffer.finish(buffer.capacity)
+        if buffer is self._reserved:
+            self._reserved = None
+        buffer.publish(buffer.capacity)
         buffer.erase()
         self._free.append(buffer)
 
     def body_of(self, address: MemfdAddress) -> Tensor:
         """What was written, until it is released."""
-        return self._full[address.token].room(address.num_bytes)
+        return self._full[address.token].view(address.num_bytes)
 
-    def hide(self, token: bytes) -> None:
+    def unpublish(self, token: bytes) -> None:
         """Nobody else may read what was written under this token. Safe to call twice."""
         if (buffer := self._full.get(token)) is not None:
             buffer.erase()
@@ -200,13 +200,13 @@ class BufferPool:
     def _take_free(self, num_bytes: int) -> WriteBuffer | None:
         """A buffer that is free, and that no reader has still mapped, for writing."""
         for buffer in reversed(self._free):
-            if buffer.capacity == capacity_for(num_bytes) and buffer.begin():
+            if buffer.capacity == capacity_for(num_bytes) and buffer.acquire():
                 self._free.remove(buffer)
                 return buffer
         return None
 
 
-def _make(num_bytes: int, first: Tensor | None) -> WriteBuffer:
+def _new_buffer(num_bytes: int, first: Tensor | None) -> WriteBuffer:
     try:
         return WriteBuffer(num_bytes, first)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Through memory that the actors of one node share: one copy when a piece is packed, none when it is read."""
+"""Through memory that the actors of one node share: one copy when a chunk is packed, none when it is read."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
@@ -19,14 +19,14 @@ NOTHING = np.empty(0, np.uint8)
 
 @dataclass(frozen=True)
 class SharedHandle:
-    """A piece's header, and where its KV lies; without KV there is no address."""
+    """A chunk's header, and where its KV lies; without KV there is no address."""
 
     header: bytes
     address: MemfdAddress | None
 
 
 class SharedMemory(StatefulTransport[BufferStore]):
-    """A piece is written into a buffer of its producer's (see `memfd` for who may touch it when).
+    """A chunk is written into a buffer of its producer's (see `memfd` for who may touch it when).
 
     A producer owns the bytes: they last until `release`, and until its death. A reader that has unpacked keeps them
     beyond both. They count as shared memory of the producer's node, outside Ray's object store. There is no digest of
@@ -39,7 +39,7 @@ class SharedMemory(StatefulTransport[BufferStore]):
     )
 
     def __init__(self, max_free_bytes: int = MAX_FREE_BYTES) -> None:
-        """Released buffers are kept for the next pieces up to so many bytes."""
+        """Released buffers are kept for the next chunks up to so many bytes."""
         self._max_free_bytes = max_free_bytes
 
     def _make_state(self) -> BufferStore:
@@ -49,20 +49,20 @@ class SharedMemory(StatefulTransport[BufferStore]):
         """A shared buffer, if the memory lies on the CPU: what is packed from there is not copied again."""
         if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
-        return self._opened.lend(num_bytes)
+        return self._opened.reserve(num_bytes)
 
-    def pack(self, piece: SegmentChunk) -> SharedHandle:
-        """A handle to the piece's bytes, or to a copy if they are not in a buffer of `reserve`. Raises TransferError
+    def pack(self, chunk: SegmentChunk) -> SharedHandle:
+        """A handle to the chunk's bytes, or to a copy if they are not in a buffer of `reserve`. Raises TransferError
         where there is no memory for it."""
-        header, body = encode_piece(piece, codec=self.codec, with_digest=False)
+        header, body = encode_chunk(chunk, codec=self.codec, with_digest=False)
         if body.numel() == 0:
             return SharedHandle(header, None)
         return SharedHandle(header, self._opened.put(body).address)
 
     def unpack(self, payload: SharedHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece on the producer's own pages, read-only."""
+        """A chunk on the producer's own pages, read-only."""
         body = NOTHING if payload.address is None else map_body(payload.address)
-        return decode_piece(payload.header, from_raw(body), expected=expected)
+        return decode_chunk(payload.header, from_raw(body), expected=expected)
 
     def release(self, payload: SharedHandle) -> None:
         """The buffer is written again as soon as no reader has it mapped."""

@@ -6,43 +6,43 @@ from typing import Any
 import pytest
 import ray
 
-from latentmas_ray.actors.replicas import sharded as shard_group
+from latentmas_ray.actors.replicas import sharded as sharded
 from latentmas_ray.actors.replicas.replica import Turn
-from latentmas_ray.actors.replicas.sharded import ShardedReplica, merge_reports
+from latentmas_ray.actors.replicas.sharded import ShardedReplica, merge_results
 from latentmas_ray.engine.turn import Link, Phases, SegmentRead, TurnResult
 from latentmas_ray.errors import ActorError
 
-REPORTS = ("of rank 0", "of rank 1")
+RESULTS = ("of rank 0", "of rank 1")
 
 
-class Silent(ShardedReplica):
-    """Its actors do not exist."""
+class WithoutActors(ShardedReplica):
+    """A sharded replica whose actors do not exist."""
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         pass
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_a_rank_that_does_not_end_its_turn_loses_the_replica(is_lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience: list[float | None] = []
+    timeouts: list[float | None] = []
 
     def wait(references: Sequence[Any], *, num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
-        patience.append(timeout)
-        ready = [reference for reference in references if reference == REPORTS[0]]
+        timeouts.append(timeout)
+        ready = [reference for reference in references if reference == RESULTS[0]]
         return ready, [reference for reference in references if reference not in ready]
 
     monkeypatch.setattr(ray, "wait", wait)
     monkeypatch.setattr(ray, "get", lambda _: TurnResult(agent="planner", prompt_tokens=(3,)))
-    group = Silent([None, None], ["a", "a"])
+    group = WithoutActors([None, None], ["a", "a"])
     if is_lost:
         group.mark_dead("its node is silent")
     with pytest.raises(ActorError, match="rank 1 of 2 did not end a turn that others have ended"):
-        group.report(Turn(1, 0.0, REPORTS, {}), shares_node=True)  # type: ignore[arg-type]
-    longest = 5.0 if is_lost else shard_group.SKEW_SECONDS
-    assert all(timeout is not None and timeout <= longest for timeout in patience)
+        group.result(Turn(1, 0.0, RESULTS, {}), shares_node=True)  # type: ignore[arg-type]
+    longest = 5.0 if is_lost else sharded.SKEW_SECONDS
+    assert all(timeout is not None and timeout <= longest for timeout in timeouts)
 
 
-def report(rank: int, link: Link = "same_node") -> TurnResult:
+def result(rank: int, link: Link = "same_node") -> TurnResult:
     read = SegmentRead(
         source="planner",
         num_bytes=100 + rank,
@@ -65,7 +65,7 @@ def report(rank: int, link: Link = "same_node") -> TurnResult:
 
 
 def test_bytes_are_of_all_ranks_and_times_of_the_slowest() -> None:
-    merged = merge_reports([report(0), report(1, "cross_node")])
+    merged = merge_results([result(0), result(1, "cross_node")])
     assert merged.segment_bytes == (20, 41)
     assert (merged.prompt_tokens, merged.latent_steps, merged.memory_tokens) == ((3, 4), 2, (5, 6))
     assert merged.phases == Phases(think=1.0)
@@ -75,10 +75,10 @@ def test_bytes_are_of_all_ranks_and_times_of_the_slowest() -> None:
     assert (read.link, read.transport) == ("cross_node", "gloo")
 
 
-def test_one_rank_reports_for_itself() -> None:
-    assert merge_reports([report(0)]) == report(0)
+def test_the_result_of_one_rank_is_unchanged() -> None:
+    assert merge_results([result(0)]) == result(0)
 
 
 def test_an_agent_that_reads_nothing_and_writes_nothing() -> None:
     plain = TurnResult(agent="last", prompt_tokens=(1,), texts=("yes",))
-    assert merge_reports([plain, plain]) == plain
+    assert merge_results([plain, plain]) == plain
