@@ -71,7 +71,7 @@ def _note_share(axes: Any, one: "Throughput") -> None:
 
 
 def _draw_hand_overs(axes: Any, outcome: "ScalingBench") -> None:
-    """The median as a line and p99 as a thin one above it, where all actors are busy; the driver's own time beside."""
+    """The median as a line and p99 as a thin one above it, where all actors are busy; and the driver's own time."""
     figures = [one for one in outcome.hand_overs if one.load == "busy"]
     actors = [one.actors for one in figures]
     ways = {

@@ -29,7 +29,7 @@ class BenchActor:
         return getattr(self._made, method)(*arguments, **keywords)
 
 
-class ActorHandle:
+class BenchActorHandle:
     """A handle to a `BenchActor` on a given node."""
 
     def __init__(self, make: Callable[[], Any], node_id: str) -> None:

@@ -52,7 +52,7 @@ class EndToEnd:
 
 
 @dataclass(frozen=True)
-class _Transfer:
+class _TimedTransfer:
     """One transfer between two turns."""
 
     finished_at: float
@@ -154,7 +154,7 @@ def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str]
     )
 
 
-def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_Transfer]:
+def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_TimedTransfer]:
     runtime = RayRuntime(
         [WRITER, READER],
         partial(make_timestamped, settings.model, settings.dtype),
@@ -177,7 +177,7 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
         return times
 
 
-def _run_two_turns(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _Transfer:
+def _run_two_turns(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _TimedTransfer:
     """Run one question through both agents; both turns are submitted at once, as in a run."""
     common = {"batch": batch, "question_ids": ("q0",), "sampling": Sampling(max_new_tokens=1)}
     write = TurnRequest(
@@ -208,7 +208,7 @@ def _run_two_turns(runtime: RayRuntime, settings: TransferBenchSettings, batch: 
             if isinstance(event, TurnDone):
                 results[event.handle.agent] = event.result
                 waiting.remove(event.handle)
-    return _Transfer(
+    return _TimedTransfer(
         finished_at=json.loads(results[WRITER].texts[0])["finished_at"],
         absorbed_at=json.loads(results[READER].texts[0])["absorbed_at"],
         result=results[READER],

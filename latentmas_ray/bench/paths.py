@@ -5,7 +5,7 @@ import secrets
 from abc import ABC, abstractmethod
 from functools import partial
 
-from latentmas_ray.bench.actors import ActorHandle, BenchNode
+from latentmas_ray.bench.actors import BenchActorHandle, BenchNode
 from latentmas_ray.bench.endpoint import Endpoint
 from latentmas_ray.bench.link_limits import NUM_THREADS
 from latentmas_ray.bench.timings import TransferSample
@@ -80,8 +80,8 @@ class TwoActorPath(TransferPath):
     def __init__(self, spec: KVCacheSpec, transport: Transport, sender: BenchNode, receiver: BenchNode) -> None:
         self.link = "same_node" if sender == receiver else "cross_node"
         make = partial(Endpoint, spec, transport, num_threads())
-        self._sender = ActorHandle(make, sender.node_id)
-        self._receiver = ActorHandle(make, receiver.node_id)
+        self._sender = BenchActorHandle(make, sender.node_id)
+        self._receiver = BenchActorHandle(make, receiver.node_id)
         self._offset = 0.0
         if self.link == "cross_node":
             key = secrets.token_bytes(16)
