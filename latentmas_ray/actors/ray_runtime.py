@@ -119,7 +119,7 @@ class RayRuntime:
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._in_use.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
             description=f"{self._fleet.describe()}, {why}",
-            handover_costs=measure_costs(self._fleet.replicas_of())
+            transfer_costs=measure_costs(self._fleet.replicas_of())
             if self._measures_costs and not self._fleet.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
