@@ -29,8 +29,8 @@ class Listener:
     """Listens at a free port of one address of this machine."""
 
     def __init__(self, host: str, timeout_seconds: float, serve: Callable[[Channel, dict[str, Any]], None]) -> None:
-        """`serve` is called with each connection and its first message, in its own thread; the connection is closed when
-        `serve` returns or raises LinkError."""
+        """`serve` is called with each connection and its first message, in its own thread; the connection is closed
+        when `serve` returns or raises LinkError."""
         self._timeout_seconds, self._serve_peer = timeout_seconds, serve
         self._socket = socket.create_server((host, 0))
         self.address = ServerAddress(host, self._socket.getsockname()[1], secrets.token_bytes(16))
