@@ -1,8 +1,7 @@
-"""Memory that comes as recompute inputs: the reader computes the KV itself, from the token ids and thoughts that made
-it.
+"""Recomputation of memory that was sent as recompute inputs: the reader computes the KV from token ids and thoughts.
 
-Recompute inputs are some twenty times smaller than the KV, and a forward over known inputs is one parallel prefill, so
-on a slow link this is the faster hand-over. Positions, and what each segment may attend to, are those of its own agent.
+Recompute inputs are about twenty times smaller than the KV, and a forward over known inputs is one parallel prefill, so
+this is faster than sending KV over a slow link. Each segment has the positions and the context of its own agent.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,10 +19,10 @@ def recompute(
     recomputed: Collection[str],
     question_ids: Sequence[str],
 ) -> dict[str, Segment]:
-    """All segments of the memories `reads`; those of the agents `recomputed` are computed here, the others were sent.
+    """Return all segments of the memories `reads`: recomputed for the agents `recomputed`, as sent for the others.
 
-    A prompt is fed while its thoughts are still on their way. In a chain every segment stays in the cache where the
-    next goes on, so nothing is copied. Raises SegmentError for a memory that is not complete, ContextLengthError.
+    A prompt is fed while its thoughts are still in transit. In a chain the next segment continues in the same cache, so
+    nothing is copied. Raises SegmentError for incomplete memory, ContextLengthError.
     """
     metas = memory.segments()
     num_slots = max(merge_layout(reads, metas, len(question_ids)).lengths, default=0)
@@ -36,8 +35,8 @@ def recompute(
             segments[node.agent] = join(list(chunks))
             continue
         merged = merge_layout(node.reads, segments, len(question_ids))
-        # Parts before those that are handed over are computed all the same: what is handed over attended to them. What
-        # is behind was perhaps left out for a reason, and is not even looked at.
+        # Inputs before the kept tokens are computed too, because the kept tokens attended to them. Inputs after them
+        # may have been dropped for a reason and are not read.
         meta = _meta_of(metas[node.agent])
         ends = [offset + length for offset, length in zip(meta.offsets, meta.lengths, strict=True)]
         hidden = max(ends, default=0)
@@ -55,7 +54,7 @@ def recompute(
 
 
 def _in_order(memories: Sequence[AgentMemory]) -> list[AgentMemory]:
-    """Every memory behind those that it reads."""
+    """All memories, each after those that it reads."""
     return [node for memory in memories for node in (*_in_order(memory.reads), memory)]
 
 

@@ -1,4 +1,4 @@
-"""Carries out a `TurnRequest` on an engine and reports what it did. Local runtime and Ray actors both call this."""
+"""Executes a `TurnRequest` on an engine and returns its `TurnResult`. Local runtime and Ray actors both call this."""
 
 import sys
 import time
@@ -24,19 +24,19 @@ from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChun
 
 
 class TurnRunner:
-    """An engine that understands `TurnRequest`."""
+    """Executes turns on one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @property
     def spec(self) -> KVCacheSpec:
-        """What its memory looks like."""
+        """The KV cache spec of its model or shard."""
         return self.engine.lm.spec
 
     @property
     def device(self) -> str:
-        """Where it computes, for the log: `cpu`, or the name of the GPU."""
+        """The device for the log: `cpu`, or the name of the GPU."""
         device = self.engine.lm.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -47,23 +47,23 @@ class TurnRunner:
         *,
         outgoing: Outgoing | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """One turn: absorb `memory`, prefill, think and emit, or decode.
+        """Execute one turn: absorb `memory`, prefill, think and emit, or decode.
 
-        The turn's own segment leaves by `outgoing`, the prompt's part as soon as it is final if that is wanted. Without
-        `outgoing` it is returned as one chunk, and may stay in the engine's cache until somebody needs its bytes.
-        Returns that chunk (or None) and the report. Raises SegmentError, ContextLengthError, ModelError, and what
-        `memory` and `outgoing` raise.
+        The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `leaves_early`. Without
+        `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
+        that chunk (or None) and the result. Raises SegmentError, ContextLengthError, ModelError, and the errors of
+        `memory` and `outgoing`.
 
-        Of a divided model every rank runs the same turn, each with its own shards of the memory. What fails on one
-        rank is raised on all of them, and they can go on with another turn; where one is gone that is a ShardError.
+        With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
+        raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
         """
         ranks = self.engine.lm.ranks
         try:
             return self._run(work, memory, outgoing)
         except BaseException as error:
-            # An error of ours is raised by all ranks alike: what only one may raise, it raises while they are agreeing.
+            # LatentMASErrors are raised on all ranks alike: steps that may fail on one rank run in `all_or_none`.
             if not ranks.is_collective_error(error) and not isinstance(error, LatentMASError):
-                ranks.abort()  # the others wait for this one
+                ranks.abort()  # otherwise the other ranks would wait
             raise
 
     def _run(
@@ -90,12 +90,12 @@ class TurnRunner:
                     session.drop_thoughts(decision.without_thoughts)
                     session.withdraw(decision.withdrawn)
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
-            with timer.phase("trace"):  # the segment has left
+            with timer.phase("trace"):  # after the segment was sent
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
         else:
-            with timer.phase("trace"):  # before rows change places
+            with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
             with timer.phase("decode"):
                 outputs = dict(enumerate(session.decode(work.sampling, work.agent, is_last=work.is_last)))
@@ -137,7 +137,7 @@ class TurnRunner:
         prompts: Sequence[Sequence[int]],
         timer: PhaseTimer,
     ) -> tuple[Session, MergedLayout]:
-        """A session that has absorbed the memory, and where each segment stands in it."""
+        """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
         with lm.ranks.all_or_none():
@@ -151,7 +151,7 @@ class TurnRunner:
         if work.thinks == "latent":
             num_coming = work.latent_steps + len(self._end_tokens(work))
         num_known = max(merged.lengths, default=0) + max(map(len, prompts))
-        # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
+        # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
         with timer.phase("absorb"), lm.ranks.all_or_none():
             session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
@@ -159,11 +159,11 @@ class TurnRunner:
         return session, merged
 
     def _end_tokens(self, work: TurnRequest) -> list[int]:
-        """What follows the thoughts."""
+        """The tokens that are fed after the thoughts."""
         return self.engine.lm.chat.turn_terminator if work.close_turn else []
 
     def measure_prefill(self, num_tokens: int) -> float:
-        """Tokens per second of a prefill of one question of `num_tokens`, after one that warms up."""
+        """Measure a prefill of one question of `num_tokens`, in tokens per second, after a warm-up."""
         lm = self.engine.lm
         num_tokens = min(num_tokens, lm.max_positions or num_tokens)
         timer = PhaseTimer(lm.device)
@@ -181,8 +181,8 @@ class TurnRunner:
         outgoing: Outgoing | None,
         seen: list[Tensor] | None,
     ) -> tuple[int, ...]:
-        """The thoughts of a turn; what is final before them leaves early, if that is wanted. `seen` is given what the
-        thoughts were made from. Returns the bytes per question of the recompute inputs that has left."""
+        """Compute a turn's thoughts; before them send the chunk that is final, if `leaves_early`. Appends to `seen` the
+        hidden states of the thoughts. Returns the bytes per question of the recompute inputs that were sent."""
         closing = self._end_tokens(work)
         sent_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.leaves_early and work.leaves_early:
@@ -192,7 +192,7 @@ class TurnRunner:
                 first = make_chunk(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
                 sent_bytes = first.recompute_inputs.bytes_per_question
-                del first  # its bytes have been taken over
+                del first  # `outgoing` owns its bytes now
         with timer.phase("think"):
             session.think(work.latent_steps, seen)
             if closing:
@@ -207,7 +207,8 @@ class TurnRunner:
         outgoing: Outgoing | None,
         sent_bytes: tuple[int, ...],
     ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
-        """What has not left yet. Returns the segment unless it leaves, and its bytes per question."""
+        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the segment's bytes per
+        question."""
         make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
@@ -235,18 +236,18 @@ class TurnRunner:
         rows: Sequence[int],
         timer: PhaseTimer,
     ) -> dict[int, list[int]]:
-        """What the agent writes on the questions of `rows`, as if it had never thought: token ids by row."""
+        """Decode text for the questions of `rows`, without the agent's thoughts: token ids by row."""
         if not rows:
             return {}
         with timer.phase("decode"):
             asked = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
-            room = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
-            other = clone_without(session, reads, rows, room=max(map(len, asked)) + room)
+            num_new = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
+            other = clone_without(session, reads, rows, num_new=max(map(len, asked)) + num_new)
             other.prefill(asked)
             return dict(zip(rows, other.decode(work.sampling, work.agent), strict=True))
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
-    """What all thoughts were made from, [B, N, E]."""
+    """The hidden states of all thoughts, [B, N, E]."""
     return torch.stack(list(seen), dim=1) if seen else after_prompt_BE[:, None][:, :0]

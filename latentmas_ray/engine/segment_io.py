@@ -10,21 +10,21 @@ from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta
 
 
 class Incoming(Protocol):
-    """Segments by the agent that wrote them, in chunks. Taking a chunk out may wait for it; each is absorbed, or fed,
-    before the next is taken."""
+    """The segments that a turn reads, by agent, in chunks. Some may still be in transit: the iterators wait for them.
+    The consumer absorbs or feeds each chunk before it asks for the next."""
 
     def segments(self) -> Mapping[str, Segment | SegmentMeta]:
-        """Each segment, or its meta where something of it is still to come. Waits for nothing."""
+        """Each segment, or its meta data if chunks are still to come. Does not wait."""
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
-        """All chunks with their agents, those that are here first."""
+        """All chunks with their agents; chunks that have arrived come first."""
 
     def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
         """The chunks of one agent's segment, in order."""
 
 
 class InMemorySegments:
-    """Memory that is all there."""
+    """Segments that are complete and in memory."""
 
     def __init__(self, segments: Mapping[str, Segment]) -> None:
         self._segments = segments
@@ -40,14 +40,14 @@ class InMemorySegments:
 
 
 class Outgoing(Protocol):
-    """Takes a turn's segment, in one chunk or in two."""
+    """The destination of a turn's segment, which is sent in one chunk or in two."""
 
     @property
     def leaves_early(self) -> bool:
-        """Whether what is final before the thoughts is wanted as a chunk of its own."""
+        """Whether tokens that are final before the thoughts are sent as a separate chunk."""
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
-        """A flat uint8 tensor to write a chunk's KV into: where it can travel from without another copy."""
+        """Return a flat uint8 tensor for a chunk's KV, from which it is sent without another copy if possible."""
 
     def publish(self, final_at: float, chunk: SegmentChunk) -> None:
-        """A chunk leaves; `final_at` is when it became final, in seconds of the wall clock."""
+        """Send a chunk; `final_at` is when it became final, in wall-clock seconds."""

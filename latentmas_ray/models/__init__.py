@@ -1,7 +1,7 @@
-"""The border to transformers: load a model, its chat template, cache, realignment and sampling.
+"""The interface to transformers: loading a model, its chat template, cache, realignment and sampling.
 
-Nothing outside this folder imports transformers, and importing this package does not either: what needs it is imported
-when it is first used. `names` and `ranks` never need it.
+Only this folder imports transformers, and importing this package does not: names that need it are imported when they
+are first used. `names` never needs it.
 """
 
 from importlib import import_module

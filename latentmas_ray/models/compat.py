@@ -1,4 +1,4 @@
-"""Which models can collaborate, and what their memory looks like: transformers objects become a `LanguageModel`."""
+"""Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
-# What a model of an unusual make raises when it is used like a usual one.
+# What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
-    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode and gets the
-    engine's attention, which outside of an engine is `sdpa`. `ranks` are those that transformers has divided it over.
+    """Wrap transformers objects as a `LanguageModel`. The model is set to evaluation mode and gets the engine's
+    attention, which is `sdpa` outside of an engine. `ranks` are the ranks that transformers has divided it over.
 
-    Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
+    Raises ModelError for a model that cannot collaborate, according to its configuration or a few test forwards.
     """
     try:
         check_config(model.config, name)
@@ -46,11 +46,11 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
-    """What the configuration alone tells. Raises ModelError for a model that cannot collaborate."""
+    """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
     if config.get_text_config() is not config:
-        raise ModelError("model", name, f"it must be a model of text alone; {type(config).__name__} has other parts")
+        raise ModelError("model", name, f"it must be a text-only model; {type(config).__name__} has other parts")
     kinds = getattr(config, "layer_types", None)
     other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
     if not kinds and getattr(config, "sliding_window", None):
@@ -63,9 +63,9 @@ def check_config(config: PretrainedConfig, name: str) -> None:
 
 
 def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
-    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie.
+    """A digest of all weights, independent of where they were loaded from and of their devices.
 
-    A divided weight is brought together for it, one at a time.
+    Divided weights are gathered for it, one at a time.
     """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
@@ -89,14 +89,14 @@ def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
-    """What its modules tell. Raises ModelError for a model that cannot collaborate."""
+    """Raises ModelError for a model that cannot collaborate according to its modules and weights."""
     if model.get_output_embeddings() is None:
         raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
     if away := [key for key, weight in model.named_parameters() if weight.device.type == "meta"]:
         expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
         raise ModelError("model", name, expected)
     own = getattr(model.config, "_attn_implementation", "sdpa")
-    if own not in ("sdpa", attention.NAME):  # what the others compute, the engine's attention may not
+    if own not in ("sdpa", attention.NAME):  # the engine's attention may not compute the same as the others
         raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
@@ -148,8 +148,11 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 
 @torch.inference_mode()
 def check_model(lm: LanguageModel) -> None:
-    """Raises ModelError if keys cannot be moved by RoPE, if a prompt in two chunks is not the prompt in one, or if
-    the vocabulary projection of the last hidden state is not what the model itself answers."""
+    """Test a freshly loaded model by a few forwards, whatever its architecture.
+
+    Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
+    one, or if the vocabulary projection of the last hidden state differs from the model's logits.
+    """
     ids = torch.arange(1, _NUM_TOKENS + 1)[None] % lm.model.config.vocab_size
     whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
@@ -157,7 +160,7 @@ def check_model(lm: LanguageModel) -> None:
     with lm.ranks.collective():
         logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
     projected = lm.logits(whole[None])[0]
-    with lm.ranks.all_or_none():  # a rank sees its own heads only
+    with lm.ranks.all_or_none():  # each rank compares its own heads
         _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
         _check_close(lm, whole, moved, "only the distance between positions may matter to it")
         _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")

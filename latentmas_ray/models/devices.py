@@ -1,9 +1,8 @@
-"""On which devices the weights of a model go: on one GPU if they fit, on several if they must, or divided over
-tensor-parallel ranks by the plan that transformers has for them.
+"""The devices of a model's weights: one GPU if they fit, several if they must, or tensor-parallel ranks.
 
-Every weight lies on a device while a model is used: weights that accelerate offloads to memory or disk could neither be
-projected with nor be told from another model's. The tensor-parallel plan says of each weight whether it is divided by
-rows or columns; transformers reads only a rank's own part of a file and inserts the collectives.
+Every weight is on a device while a model is used: weights that accelerate offloads to memory or disk could be used for
+neither the vocabulary projection nor the weights' digest. For tensor parallelism transformers' plan says of each weight
+whether it is divided by rows or columns; transformers reads only a rank's part of a file and inserts the collectives.
 """
 
 from collections.abc import Iterable
@@ -26,7 +25,7 @@ WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for working memory an
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; plain `cuda` is any GPU with enough memory. Raises ModelError without one."""
+    """The torch device of a name; plain `cuda` means any GPU with enough memory. Raises ModelError if none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not is_device(device):
@@ -39,10 +38,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def place_weights(model: PreTrainedModel, name: str, free_bytes: Iterable[int]) -> dict[str, int]:
-    """The GPU of each part of the model, as `from_pretrained(device_map=…)` takes it. `model` may be without values.
+    """The GPU of each part of the model, as a `device_map` for `from_pretrained`. `model` may be on the meta device.
 
-    `free_bytes` are those of GPU 0, 1, …; later ones are only asked for if the earlier ones are too small, since a
-    look at a GPU takes some of its memory. Raises ModelError if all of them together are too small.
+    `free_bytes` yields the free bytes of GPU 0, 1, …; it is read only as far as needed, because querying a GPU takes
+    some of its memory. Raises ModelError if all GPUs together are too small.
     """
     num_bytes = weights_bytes(model)
     limits_by_gpu: dict[int | str, int] = {}
@@ -65,17 +64,17 @@ def place_weights(model: PreTrainedModel, name: str, free_bytes: Iterable[int]) 
         "model",
         name,
         f"its weights need {format_bytes(num_bytes)}, and the GPUs here have {found} for them ({WEIGHTS_SHARE:.0%} of "
-        "what is free): use larger or more GPUs, a smaller model or dtype, or device cpu",
+        "their free memory): use larger or more GPUs, a smaller model or dtype, or device cpu",
     )
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Bytes of all weights; those that are used twice count once."""
+    """Bytes of all weights; tied weights count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def check_divisible(config: PretrainedConfig, name: str, num_ranks: int) -> None:
-    """Raises ModelError that names `tp` for a model that cannot be divided over so many ranks."""
+    """Raises ModelError for `tp` if the model cannot be divided over `num_ranks` ranks."""
     if not getattr(config, "base_model_tp_plan", None):
         expected = f"it must be 1: transformers has no tensor-parallel plan for {name} ({type(config).__name__})"
         raise ModelError(FIELD, num_ranks, expected)
@@ -89,16 +88,16 @@ def check_divisible(config: PretrainedConfig, name: str, num_ranks: int) -> None
 
 
 def check_shard_device(place: torch.device, device: str, num_ranks: int) -> None:
-    """Raises ModelError for a device on which transformers would not put a shard: it takes the process's first GPU, and
-    the CPU only if torch was built for nothing else."""
+    """Raises ModelError for a device that transformers does not use for a shard: it uses the process's first GPU, and
+    the CPU only if torch has no accelerator."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and place.type != accelerator.type:
         expected = f"with {FIELD} {num_ranks} it must be auto or {accelerator.type}, which this torch was built for"
         raise ModelError("device", device, expected)
     if place.index:
-        raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be cuda: a rank takes its first GPU")
+        raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be cuda: a rank uses its first GPU")
 
 
 def shard_arguments(num_ranks: int) -> dict[str, Any]:
-    """The arguments with which `from_pretrained` loads this process's part. The process-wide group must be there."""
+    """The arguments with which `from_pretrained` loads this process's part. Needs the process-wide default group."""
     return {"distributed_config": DistributedConfig(tp_size=num_ranks)}

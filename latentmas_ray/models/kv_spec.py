@@ -1,4 +1,4 @@
-"""What a model's KV cache looks like, read from its transformers configuration: nothing is loaded."""
+"""The KV cache spec of a model, read from its transformers configuration: nothing is loaded."""
 
 import torch
 from transformers import PretrainedConfig
@@ -13,7 +13,7 @@ _FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "h
 
 
 def config_dims(config: PretrainedConfig) -> AttentionDims:
-    """The attention sizes of a configuration. Raises KeyError, TypeError or ValueError where it does not tell them."""
+    """The attention sizes of a configuration. Raises KeyError, TypeError or ValueError if one is missing or invalid."""
     return attention_dims({field: getattr(config, field) for field in _FIELDS if hasattr(config, field)})
 
 
@@ -35,10 +35,10 @@ def kv_cache_spec(
 
 
 def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
-    """Frequencies per position of the full-attention layers.
+    """The RoPE frequencies of the full-attention layers.
 
-    Raises ModelError for a model without RoPE and for scaled kinds whose frequencies depend on the length
-    (dynamic, longrope), because their keys cannot be moved.
+    Raises ModelError for a model without RoPE, and for kinds whose frequencies depend on the length (dynamic,
+    longrope), because their keys cannot be moved.
     """
     parameters = getattr(config, "rope_parameters", None)
     if not parameters:

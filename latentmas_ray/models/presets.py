@@ -1,8 +1,8 @@
-"""The models that ship with the package: the embedded one's architecture, and random ones of several shapes.
+"""The architecture of the embedded model, and random models of several shapes.
 
-The embedded model (`--model tiny`) is a small Qwen3 that was trained from scratch for the built-in tasks;
-`examples/tiny_model` trains it, and its model card is in the folder of its weights. Random models are for tests and for
-measurements where no weights are at hand: their answers mean nothing.
+The embedded model (`--model tiny`) is a small Qwen3, trained from scratch for the built-in tasks by
+`examples/tiny_model`; its model card is in the folder of its weights. Random models are for tests and measurements
+without weights: their answers mean nothing.
 """
 
 from pathlib import Path
@@ -51,14 +51,14 @@ def untrained_model(vocab_size: int) -> Qwen3ForCausalLM:
 
 
 def wrap_tokenizer(tokenizer: object) -> PreTrainedTokenizerFast:
-    """A trained tokenizer with its special tokens and chat template."""
+    """Wrap a trained tokenizer with the embedded model's special tokens and chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, three special tokens, a ChatML template."""
+    """A byte-level tokenizer: one token per byte, three special tokens, a ChatML template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -71,7 +71,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(dtype: torch.dtype) -> Qwen3ForCausalLM:
-    """Random weights from a seed of its own: the global random state is neither used nor changed."""
+    """A random Qwen3 of about 1M parameters, the same on every machine; does not use the global random state."""
     config = Qwen3Config(
         vocab_size=len(_SPECIAL) + 256,
         hidden_size=128,
@@ -130,7 +130,7 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
     Raises ModelError for an unknown shape.
     """
     config = shape_config(shape, dtype=dtype)
-    # Drawn on the device itself: billions of numbers take minutes on a CPU, and then have to be copied.
+    # Drawn on the device: billions of numbers take minutes on a CPU, and would have to be copied.
     with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.device(device):
         torch.manual_seed(_SEED)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
@@ -138,7 +138,7 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
 
 
 def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16") -> None:
-    """`random_model` as a model folder that `--model` accepts."""
+    """Save `random_model` as a model folder for `--model`."""
     lm = random_model(shape, dtype=dtype)
     lm.model.save_pretrained(folder)
     lm.chat.tokenizer.save_pretrained(folder)

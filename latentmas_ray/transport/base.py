@@ -103,7 +103,7 @@ class StatefulTransport(Transport, Generic[S]):
             self._end_state(state)
 
     @property
-    def _opened(self) -> S:
+    def _open_state(self) -> S:
         if self._state is None:
             raise TransferError(f"transport {self.name} is closed in this process")
         return self._state

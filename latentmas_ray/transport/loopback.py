@@ -57,12 +57,12 @@ class ActorLoopback(StatefulTransport[_LocalState], Loopback):
 
     def pack(self, chunk: SegmentChunk) -> LocalHandle:
         """Store the chunk; return a handle."""
-        return LocalHandle(self._opened.process, self._opened.chunks.add(chunk))
+        return LocalHandle(self._open_state.process, self._open_state.chunks.add(chunk))
 
     def unpack(self, payload: LocalHandle, *, expected: KVCacheSpec) -> SegmentChunk:
         """Return the stored chunk. Raises TransferError if it was released or is in another process,
         IncompatibleMemoryError."""
-        state = self._opened
+        state = self._open_state
         if payload.process != state.process:
             raise TransferError("the segment is in another actor, and this transport does not leave an actor")
         chunk = state.chunks.get(payload.number)

@@ -67,6 +67,6 @@ def test_a_chunk_that_never_came_or_came_twice_is_noticed(engine: Engine) -> Non
     parts = [(name, chunk) for name, segment in segments.items() for chunk in cut(segment, [4, 4, 4])]
     expected = read(engine, merge_layout(reads, segments, 3), None)
     for wrong in (parts[1:], parts[:-1], [*parts, parts[0]]):
-        with pytest.raises(SegmentError, match="missing or there twice"):
+        with pytest.raises(SegmentError, match="missing or duplicate"):
             read(engine, merge_layout(reads, outlines, 3), wrong)
     assert torch.equal(read(engine, merge_layout(reads, segments, 3), None), expected)

@@ -156,9 +156,9 @@ def _fails(runner: Any, begin: float) -> tuple[str, float]:
 def test_a_rank_that_stalls_is_not_waited_for_longer_than_agreed(folder_of: MakeFolder, two: RankProcesses) -> None:
     folder = folder_of("qwen3")
     (told, seconds), (late, _) = two.run(_stalls, folder, step_seconds=STEP_SECONDS)
-    assert "rank 0 of 2 cannot go on" in told
+    assert "rank 0 of 2 cannot continue" in told
     assert seconds < 2.5 * STEP_SECONDS
-    assert "rank 1 of 2 cannot go on" in late
+    assert "rank 1 of 2 cannot continue" in late
 
 
 def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]], str]:
@@ -258,5 +258,5 @@ def test_a_rank_that_dies_ends_the_others_steps(folder_of: MakeFolder, two: Rank
     folder = folder_of("qwen3")
     (told, seconds), dead = two.run(_dies, folder, step_seconds=30.0)
     assert dead is None
-    assert "rank 0 of 2 cannot go on" in told
+    assert "rank 0 of 2 cannot continue" in told
     assert seconds < 15, "a closed connection is seen at once"

@@ -1,4 +1,4 @@
-"""What is done about thoughts that should not be: `--guard`. Decided for each question, when its agent has thought.
+"""The guard (`--guard`): decides after an agent's thoughts, per question, what to do about alarms.
 
 Dimensions: B rows (questions), N thoughts, E hidden size.
 """
@@ -18,7 +18,7 @@ from latentmas_ray.engine.turn import TurnRequest
 
 
 class _GuardAction(IntEnum):
-    """What is done about a question; a number, so that ranks can agree on it."""
+    """The action for one question; an integer, so that it can be broadcast."""
 
     NOTHING = 0
     WITHOUT_THOUGHTS = 1
@@ -28,7 +28,7 @@ class _GuardAction(IntEnum):
 
 @dataclass(frozen=True)
 class GuardDecision:
-    """Of one turn: the alarms of every question, and the rows about which something is done."""
+    """The decision for one turn: the alarms of every question, and the rows to act on."""
 
     alarms: tuple[tuple[Alarm, ...], ...] = ()
     without_thoughts: tuple[int, ...] = ()  # their segment ends with the prompt
@@ -37,10 +37,10 @@ class GuardDecision:
 
 
 def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor) -> GuardDecision:
-    """Look at all thoughts of a turn, and say what its guard does about them. No vocabulary projection is made.
+    """Inspect all thoughts of a turn and return the guard's decision. Needs no vocabulary projection.
 
-    `hidden_BNE` are the last hidden states that the thoughts were made from, `after_prompt_BE` those after the prompt.
-    Of a divided model all ranks come to rank 0's decision.
+    `hidden_BNE` are the hidden states of the thoughts before realignment, `after_prompt_BE` those after the prompt. All
+    ranks use rank 0's decision.
     """
     is_readable = after_prompt_BE.isfinite().all(-1).tolist()
     alarms = [
@@ -62,7 +62,7 @@ def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_B
 def measure_thoughts(
     lens: LogitLens, hidden_BNE: Tensor, thoughts: Sequence[Sequence[Thought]] | None = None
 ) -> list[list[ThoughtStats]]:
-    """What alarms are found in, of every question; with what was seen of each thought through the lens, if it was."""
+    """Return the statistics of every question's thoughts; with entropies if the lens's `thoughts` are given."""
     num_rows, num_thoughts, _ = hidden_BNE.shape
     if not num_thoughts:
         return [[] for _ in range(num_rows)]
@@ -79,7 +79,7 @@ def measure_thoughts(
 
 
 def max_entropy(lens: LogitLens) -> float:
-    """The most that the entropy of a next token can be, in nats."""
+    """The maximum entropy of a next token, in nats."""
     return math.log(lens.lm.num_embeddings)
 
 

@@ -1,6 +1,6 @@
-"""What a process keeps for others to read, by a token each, and the memory it lies in.
+"""A store of the buffers that a process offers to readers, by tokens.
 
-Where processes can part memory, it lies in shared buffers (`memfd`), so that readers on this machine map it.
+If processes can share memory, the buffers are shared (`memfd`), so that readers on this machine map them.
 """
 
 import secrets
@@ -22,7 +22,7 @@ _TOKEN_BYTES = 16
 
 @dataclass(eq=False)
 class _StoredBuffer:
-    """Bytes, and who in this process needs them to stay as they are."""
+    """Stored bytes, and the number of their users in this process; bytes with users are not overwritten."""
 
     body: Tensor
     num_users: int = 0
@@ -31,38 +31,38 @@ class _StoredBuffer:
 
 @dataclass(frozen=True, eq=False)
 class WriteLease:
-    """Memory to be filled, and then put on the store, or given back."""
+    """Memory that its holder fills, and then passes to `commit` or `abort`."""
 
     body: Tensor  # flat uint8
-    buffer: WriteBuffer | None  # that it lies in, if it is shared
+    buffer: WriteBuffer | None  # that contains `body`, if it is shared
 
 
 @dataclass(frozen=True)
 class BufferKey:
-    """What something on a store is asked for by, and where processes of its machine find it, if they can."""
+    """The token of a stored buffer, and its address for processes of the same machine, if it is shared."""
 
     token: bytes
     address: MemfdAddress | None
 
 
 class BufferStore:
-    """Safe to use from several threads. Memory that is in use is not written again, even when it was released."""
+    """Thread-safe store of buffers. Memory in use is not overwritten, even after its release."""
 
     def __init__(self, *, is_shared: bool, max_free_bytes: int) -> None:
-        """Released shared buffers are kept for what comes next up to so many bytes."""
+        """Released shared buffers of up to `max_free_bytes` in total are kept for reuse."""
         self._pool = BufferPool(max_free_bytes) if is_shared else None
-        self._kept: dict[bytes, _StoredBuffer] = {}
-        # A finalizer may run wherever memory is given back, also where this thread holds the lock.
+        self._stored: dict[bytes, _StoredBuffer] = {}
+        # Reentrant: a finalizer may run while this thread holds the lock.
         self._lock = threading.RLock()
 
     def reserve(self, num_bytes: int) -> Tensor:
-        """A flat uint8 tensor; `put` of what stands in it copies nothing. The one reserved before is taken back. Raises
+        """Return a flat uint8 tensor that `put` stores without a copy. Ends the previous reservation. Raises
         TransferError."""
         with self._lock:
             return empty_bytes(num_bytes, torch.device("cpu")) if self._pool is None else self._pool.reserve(num_bytes)
 
     def put(self, body: Tensor) -> BufferKey:
-        """Keep a flat uint8 tensor of at least one byte, or a copy of it. Raises TransferError."""
+        """Store a flat uint8 tensor of at least one byte, or a copy of it. Raises TransferError."""
         with self._lock:
             if self._pool is None:
                 return self._add(body.cpu(), BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
@@ -70,7 +70,7 @@ class BufferStore:
             return self._add(self._pool.body_of(address), BufferKey(address.token, address))
 
     def allocate(self, num_bytes: int) -> WriteLease:
-        """Memory of at least one byte. Raises TransferError."""
+        """Return memory of at least one byte to be filled. Raises TransferError."""
         with self._lock:
             if self._pool is None:
                 return WriteLease(empty_bytes(num_bytes, torch.device("cpu")), None)
@@ -78,65 +78,65 @@ class BufferStore:
             return WriteLease(buffer.view(num_bytes), buffer)
 
     def abort(self, lease: WriteLease) -> None:
-        """It was not filled."""
+        """Free a lease that was not filled."""
         with self._lock:
             if self._pool is not None and lease.buffer is not None:
                 self._pool.abort(lease.buffer)
 
     def commit(self, lease: WriteLease) -> tuple[BufferKey, Tensor]:
-        """Keep what a lease was filled with. Returns with its key the bytes, in use as long as they are referenced."""
+        """Store the bytes of a filled lease. Return its key, and the bytes, in use as long as they are referenced."""
         with self._lock:
             if self._pool is None or lease.buffer is None:
                 key = self._add(lease.body, BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
             else:
                 address = self._pool.commit(lease.buffer, lease.body.numel())
                 key = self._add(lease.body, BufferKey(address.token, address))
-            self._kept[key.token].num_users += 1
+            self._stored[key.token].num_users += 1
             array = lease.body.numpy()
             weakref.finalize(array, self._end_use, key.token).atexit = False
             return key, torch.from_numpy(array)
 
     @contextmanager
     def using(self, token: bytes) -> Iterator[Tensor | None]:
-        """The bytes of a token as they are for as long as the body runs; None if they were released."""
+        """The bytes of a token, which do not change inside the `with` block; None if they were released."""
         with self._lock:
-            kept = self._kept.get(token)
-            if kept is None or kept.is_released:
-                kept = None
+            stored = self._stored.get(token)
+            if stored is None or stored.is_released:
+                stored = None
             else:
-                kept.num_users += 1
+                stored.num_users += 1
         try:
-            yield None if kept is None else kept.body
+            yield None if stored is None else stored.body
         finally:
-            if kept is not None:
+            if stored is not None:
                 self._end_use(token)
 
     def release(self, token: bytes) -> None:
-        """Nobody may ask for it any more. Safe to call twice."""
+        """Refuse further reads of a token, and free its buffer once it is unused. Safe to call twice."""
         with self._lock:
-            if (kept := self._kept.get(token)) is not None:
-                kept.is_released = True
+            if (stored := self._stored.get(token)) is not None:
+                stored.is_released = True
                 if self._pool is not None:
                     self._pool.unpublish(token)
-                self._drop_unused(token, kept)
+                self._drop_unused(token, stored)
 
     def _add(self, body: Tensor, key: BufferKey) -> BufferKey:
-        self._kept[key.token] = _StoredBuffer(body)
+        self._stored[key.token] = _StoredBuffer(body)
         return key
 
     def _end_use(self, token: bytes) -> None:
         with self._lock:
-            if (kept := self._kept.get(token)) is not None:
-                kept.num_users -= 1
-                self._drop_unused(token, kept)
+            if (stored := self._stored.get(token)) is not None:
+                stored.num_users -= 1
+                self._drop_unused(token, stored)
 
-    def _drop_unused(self, token: bytes, kept: _StoredBuffer) -> None:
-        if kept.is_released and kept.num_users == 0:
-            del self._kept[token]
+    def _drop_unused(self, token: bytes, stored: _StoredBuffer) -> None:
+        if stored.is_released and stored.num_users == 0:
+            del self._stored[token]
             if self._pool is not None:
                 self._pool.release(token)
 
 
 def released_error() -> TransferError:
-    """What a reader is told that asks for something which is not kept (any more)."""
+    """The error for a reader of a buffer that is not stored any more."""
     return TransferError("the segment is gone: its producer has released it")

@@ -143,7 +143,7 @@ class TestParts:
         for level in range(1, 5000):
             deep = AgentMemory(f"a{level}", (deep,))
         for reads in (tuple(wide), (deep,)):
-            with pytest.raises(SegmentError, match="behind too many others"):
+            with pytest.raises(SegmentError, match="through too many other agents"):
                 replace(CHAIN, reads=reads)
 
     def test_of_one_question_and_a_whole_model(self) -> None:

@@ -124,7 +124,7 @@ def test_a_link_that_broke_is_made_again_and_one_that_cannot_be_is_told() -> Non
     payload = producer.pack(SegmentChunk.whole(segment))
     for _ in range(3):
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), segment)
-        for channel in list(producer._opened.server._listener._channels):
+        for channel in list(producer._open_state.server._listener._channels):
             channel.close()
     producer.close()
     with pytest.raises(TransferError, match="no segment from"):

@@ -35,7 +35,7 @@ def ends() -> Iterator[list[Tcp]]:
 
 
 def num_brought(end: Tcp) -> int:
-    return len(end._opened._copies)
+    return len(end._open_state._copies)
 
 
 def wait_until_told(payload: TcpHandle) -> None:
@@ -109,7 +109,7 @@ def test_bytes_that_were_altered_on_the_way_are_noticed_and_not_kept(ends: list[
     producer, reader, other = ends
     payload = producer.pack(SegmentChunk.whole(SEGMENT))
     assert payload.key is not None
-    with producer._opened.store.using(payload.key.token) as body:
+    with producer._open_state.store.using(payload.key.token) as body:
         assert body is not None
         body[3] ^= 1
         for end in (reader, other):
