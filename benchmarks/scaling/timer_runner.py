@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from latentmas_ray.engine.incoming import Incoming
-from latentmas_ray.engine.outgoing import Outgoing
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.segment import LATENT
@@ -64,7 +63,7 @@ class TimerRunner:
         """Absorb the memory, sleep, and return a segment or a text with the times."""
         begun = time.time()
         lengths = [0] * len(work.prompts)
-        for _, chunk in memory.pieces():
+        for _, chunk in memory.chunks():
             lengths = [length + more for length, more in zip(lengths, chunk.lengths, strict=True)]
         present = time.time()
         first, last = make_chunks(tuple(lengths), work.latent_steps)

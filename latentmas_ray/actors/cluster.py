@@ -14,7 +14,7 @@ from threading import Thread
 import ray
 
 from latentmas_ray.actors.errors import CANNOT_CONNECT
-from latentmas_ray.env import leave_errors_to_us, read_environment
+from latentmas_ray.env import read_environment, silence_unhandled_ray_errors
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
 
@@ -83,7 +83,7 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
         current = ray.get_runtime_context().gcs_address
         raise ConfigError(field, address, f"this process uses the Ray cluster at {current}; leave it out, or use that")
     if owned:
-        leave_errors_to_us()
+        silence_unhandled_ray_errors()
         try:
             with _importing_torch(), _buffer_stderr() if address else nullcontext():
                 ray.init(

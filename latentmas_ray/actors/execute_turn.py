@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
-from latentmas_ray.engine.incoming import Incoming
-from latentmas_ray.engine.outgoing import Outgoing
-from latentmas_ray.engine.turn import TurnRequest, TurnResult, WirePiece
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import encode_piece, raw_bytes
+from latentmas_ray.memory.wire import encode_chunk, raw_bytes
 from latentmas_ray.transport import Transport
 
 
@@ -42,7 +41,7 @@ class SegmentSender:
     ) -> None:
         self.leaves_early = leaves_early
         self.reserve = transport.reserve
-        self.kept: list[WirePiece] = []  # copies for the turn's result
+        self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
         self._send = send
         self._keeps_memory = keeps_memory
@@ -54,9 +53,9 @@ class SegmentSender:
         self._send(SentChunk(final_at, self._transport.pack(piece)))
 
 
-def copy_to_wire(chunk: SegmentChunk) -> WirePiece:
+def copy_to_wire(chunk: SegmentChunk) -> WireChunk:
     """Return a chunk encoded as bytes that share no memory with it."""
-    header, body = encode_piece(chunk)
+    header, body = encode_chunk(chunk)
     return header, raw_bytes(body).copy()
 
 

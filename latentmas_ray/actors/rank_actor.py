@@ -100,7 +100,7 @@ class RankActor(AgentActor):
         return self._begin(number, work, reads, [_first_chunk_or_error(refs) for refs in reads])
 
     def _join_group(self, host: str, port: int) -> None:
-        if self._shard.of == 1:
+        if self._shard.world_size == 1:
             return
         store = self._store or find_store(host, port, timeout_seconds=self._step_seconds)
         self._ranks = RankGroup(store, self._shard, timeout_seconds=self._step_seconds)
@@ -127,10 +127,10 @@ class RankActor(AgentActor):
 
     def _agree_on_next_turn(self) -> int:
         """Return the number of the turn that all ranks run next: the one that has waited longest at rank 0."""
-        number = int(self._ranks.same(torch.tensor([self._longest_waiting()])))
+        number = int(self._ranks.broadcast(torch.tensor([self._longest_waiting()])))
         with self._arrived:
             if not self._arrived.wait_for(lambda: number in self._waiting, self._step_seconds):
-                self._ranks.leave()
+                self._ranks.abort()
                 raise ShardError(f"{self._shard} was never given turn {number}")
         return number
 

@@ -125,7 +125,7 @@ class RayRuntime:
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
             description=f"{self._manager.describe()}, {why}",
-            handover_costs=measure_costs(self._manager.replicas_of())
+            transfer_costs=measure_costs(self._manager.replicas_of())
             if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),

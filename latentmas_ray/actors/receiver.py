@@ -10,7 +10,7 @@ from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.chunk import repeat
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.memory.wire import decode_piece, from_raw
+from latentmas_ray.memory.wire import decode_chunk, from_raw
 from latentmas_ray.transport import Transport
 
 
@@ -60,13 +60,13 @@ class SegmentReceiver:
         """Return each source's segment, or only its meta data while chunks of it are missing."""
         return {source: join([chunk]) if chunk.is_whole else chunk.meta for source, chunk in self._first.items()}
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
         """Yield the chunks of one segment, in order."""
         yield from (chunk for _, chunk in self._yield_timed(agent, self._first.pop(agent)))
         segment = next(segment for segment in self._incoming if segment.source == agent)
         yield from (chunk for _, chunk in self._yield_later(segment))
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Yield all chunks with their sources, arrived ones first. The reader absorbs each before it takes the next."""
         self._intervals.append((None, time.time()))  # until now the reader did not wait for memory
         for source in list(self._first):
@@ -141,7 +141,7 @@ class GivenMemoryReceiver:
         """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
         whole = spec.of_shard(WHOLE)
         self._chunks = {
-            name: reslice([repeat(decode_piece(header, from_raw(body), expected=whole), num_questions)], spec)
+            name: reslice([repeat(decode_chunk(header, from_raw(body), expected=whole), num_questions)], spec)
             for name, (header, body) in given.segments.items()
         }
 
@@ -149,11 +149,11 @@ class GivenMemoryReceiver:
         """Return each agent's segment, or only its meta data if it has no KV."""
         return {name: join([chunk]) if chunk.is_whole else chunk.meta for name, chunk in self._chunks.items()}
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Yield one chunk per agent."""
         return iter(self._chunks.items())
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
         """Yield the only chunk of one agent's segment."""
         yield self._chunks[agent]
 

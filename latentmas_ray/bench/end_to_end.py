@@ -12,10 +12,9 @@ from statistics import median
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.engine.incoming import Incoming
 from latentmas_ray.engine.load import load_runner
-from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.runner import TurnRunner
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
@@ -102,11 +101,11 @@ class _TimedIncoming:
     def __init__(self, memory: Incoming) -> None:
         self.absorbed_at = 0.0
         self._memory = memory
-        self.segments, self.pieces_of = memory.segments, memory.pieces_of
+        self.segments, self.chunks_of = memory.segments, memory.chunks_of
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Yield the chunks; the last one is in the cache when the generator is resumed."""
-        yield from self._memory.pieces()
+        yield from self._memory.chunks()
         self.absorbed_at = time.time()
 
 

@@ -20,8 +20,8 @@ from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchS
 from latentmas_ray.engine.turn import Link
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.models.kv_shape import kv_shape
-from latentmas_ray.transport.candidates import Candidate, offers
+from latentmas_ray.models.presets import kv_shape
+from latentmas_ray.transport.make import Candidate, find_candidates
 from latentmas_ray.units import format_bytes
 
 LINKS: tuple[Link, ...] = ("same_process", "same_node", "cross_node")
@@ -63,7 +63,7 @@ def run(settings: TransferBenchSettings, progress: Log) -> TransferBench:
     Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an endpoint dies or
     bytes arrive altered.
     """
-    chosen = offers(settings.transports)
+    chosen = find_candidates(settings.transports)
     spec = kv_shape(settings.model, dtype=settings.dtype)
     with ExitStack() as stack:
         nodes: Sequence[BenchNode] = ()

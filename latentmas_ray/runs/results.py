@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from latentmas_ray.config import current_transfer
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.engine.diagnostics.trace import Alarm
-from latentmas_ray.engine.turn import WirePiece
+from latentmas_ray.engine.turn import WireChunk
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ReturnedMemory:
     model: str
     index: int  # of the question in its batch
     reads: tuple[AgentMemory, ...]
-    pieces: Mapping[str, Sequence[WirePiece]]  # by agent, of the whole batch and of every rank
+    pieces: Mapping[str, Sequence[WireChunk]]  # by agent, of the whole batch and of every rank
     texts: Mapping[str, str]  # by agent: what stands in the answering agent's prompt
 
     def memory(self) -> "Memory":
@@ -85,14 +85,14 @@ class Answer:
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
     trace: Trace | None = field(default=None, compare=False)  # if one was wanted; it has a file of its own
-    kept: ReturnedMemory | None = field(
+    returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
     )  # what it was made from, if that was wanted
 
     @cached_property
     def memory(self) -> "Memory | None":
         """The working memory that the answering agent read, if the call asked for it (`keep_memory=True`)."""
-        return None if self.kept is None else self.kept.memory()
+        return None if self.returned_memory is None else self.returned_memory.memory()
 
     @property
     def prompt_tokens(self) -> int:

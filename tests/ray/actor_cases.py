@@ -17,8 +17,8 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
 from latentmas_ray.transport import ObjectStore, pick_transport

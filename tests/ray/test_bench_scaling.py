@@ -7,7 +7,7 @@ import ray
 
 from benchmarks.__main__ import main
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 
 
 def test_replicas_and_hand_overs_are_measured(capsys: pytest.CaptureFixture[str]) -> None:

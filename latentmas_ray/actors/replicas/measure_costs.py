@@ -7,7 +7,7 @@ import ray
 
 from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.replicas.replica import Replica
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 PROBE_BYTES = 16 * 2**20
 PREFILL_TOKENS = 256

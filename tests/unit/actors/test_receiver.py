@@ -16,7 +16,7 @@ SEGMENT = make_segment([(3, 2), (2, 1)])
 
 def absorbed(incoming: Sequence[IncomingSegment], *, idle_since: float) -> tuple[SegmentRead, ...]:
     receiver = SegmentReceiver(Loopback(), incoming, SPEC, idle_since=idle_since)
-    for _ in receiver.pieces():
+    for _ in receiver.chunks():
         pass
     return receiver.transfers("loopback", ())
 
@@ -26,7 +26,7 @@ def test_chunks_that_come_later_complete_the_segment() -> None:
     incoming = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
     receiver = SegmentReceiver(Loopback(), [incoming], SPEC, idle_since=0.0)
     assert receiver.segments() == {"planner": first.meta}
-    assert_equal(join([chunk for _, chunk in receiver.pieces()]), SEGMENT)
+    assert_equal(join([chunk for _, chunk in receiver.chunks()]), SEGMENT)
     (read,) = receiver.transfers("loopback", ())
     assert read.num_bytes == SEGMENT.meta.num_bytes
 
@@ -69,6 +69,6 @@ def test_recompute_inputs_count_with_their_own_bytes() -> None:
     receiver = SegmentReceiver(
         Loopback(), [IncomingSegment("planner", SentChunk(0.0, SegmentChunk.whole(SEGMENT)))], SPEC, idle_since=0.0
     )
-    list(receiver.pieces_of("planner"))
+    list(receiver.chunks_of("planner"))
     (read,) = receiver.transfers("loopback", {"planner"})
     assert (read.handover, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))

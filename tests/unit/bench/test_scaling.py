@@ -23,8 +23,8 @@ from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.transport import Loopback
 from tests.architecture.test_startup import HEAVY, RUN, imported_by

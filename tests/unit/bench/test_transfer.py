@@ -25,9 +25,8 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.transfer_tables import transfer_tables
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.memory import SegmentChunk
-from latentmas_ray.models.kv_shape import kv_shape
 from latentmas_ray.models.load import load_model
-from latentmas_ray.models.presets import SHAPES
+from latentmas_ray.models.presets import SHAPES, kv_shape
 from tests.architecture.source import ROOT
 from tests.architecture.test_startup import HEAVY, RUN, imported_by
 from tests.cases.memory import make_segment
