@@ -133,7 +133,7 @@ def test_turns_that_fail_after_their_first_chunk_leave_nothing_behind(tmp_path: 
 
 
 @pytest.mark.parametrize("forgotten_first", [True, False])
-def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, forgotten_first: bool) -> None:
+def test_a_discarded_turn_frees_all_that_it_packed(tmp_path: Path, forgotten_first: bool) -> None:
     """Cancelled before it started, or after it had ended without a caller of `end_turn`."""
     actor, transport = AgentActor(partial(StandIn, tmp_path), num_threads=1), SharedMemory()
     actor.load()
