@@ -37,8 +37,8 @@ class LineEnd:
 
     text: str
     colour: str
-    size: float  # MB
-    speed: float  # GB/s
+    x: float  # in the axes' data coordinates
+    y: float
 
 
 def check_matplotlib(plot: str) -> None:
@@ -70,7 +70,7 @@ def make_figure(outcome: "TransferBench") -> Any:
     ends = [_draw_panel(axes, outcome, kind) for axes, kind in zip(panels, kinds, strict=True)]
     for axes, title, found in zip(panels, kinds.values(), ends, strict=True):
         axes.set_title(title, fontsize=11, loc="left")
-        _label_ends(figure, axes, found)
+        label_ends(figure, axes, found)
     panels[0].set_ylabel("bandwidth (GB/s)")
     settings = outcome.settings
     about = f"{settings.model}, {settings.dtype}: {outcome.machine}; medians of {settings.repeats}"
@@ -93,13 +93,13 @@ def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> list[LineEnd]
             colour = _COLOURS[transports.index(way.transport) % len(_COLOURS)]
             speeds = [timing.bytes_per_second / 1e9 for timing in timings]
             axes.plot(sizes, speeds, color=colour, marker=_MARKERS[way.link], markersize=5, linewidth=1.8)
-            ends.append(LineEnd(text=f"{way.transport}, {link}", colour=colour, size=sizes[-1], speed=speeds[-1]))
+            ends.append(LineEnd(text=f"{way.transport}, {link}", colour=colour, x=sizes[-1], y=speeds[-1]))
         if way.link not in limits_drawn:
             limits_drawn.add(way.link)
             limits = [timing.limit_bytes_per_second / 1e9 for timing in timings]
             axes.plot(sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, zorder=2)
             text = f"limit, {link}: {way.limit}"
-            ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, size=sizes[-1], speed=limits[-1]))
+            ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, x=sizes[-1], y=limits[-1]))
     _style(axes)
     if not_drawn:
         note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(not_drawn)}", _NOTE_CHARS)
@@ -120,13 +120,17 @@ def _style(axes: Any) -> None:
         axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
-    """Write the labels at the right of a panel: next to the ends of their lines, without overlaps."""
+def label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
+    """Write the labels at the right of a panel: next to the ends of their lines, without overlaps.
+
+    `axes` must have its final position and scales.
+    """
+    axes.autoscale_view()  # matplotlib computes limits late, and the labels need them now
     box = axes.get_position()
     height = figure.get_figheight() * box.height * _POINTS_PER_INCH
     shift = _LEADER_POINTS / (figure.get_figwidth() * box.width * _POINTS_PER_INCH)
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = [to_axes.transform((end.size, end.speed)) for end in ends]
+    places = [to_axes.transform((end.x, end.y)) for end in ends]
     heights = spread([float(y) for _, y in places], _LABEL_POINTS / height, low=0.0, high=1.0)
     for end, (x, y), label_y in zip(ends, places, heights, strict=True):
         leader = (x, 1.0, 1.0 + shift), (y, y, label_y)

@@ -30,7 +30,7 @@ def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):
-            error.add_note(f"what finished is in {config.output}; the same command with --resume goes on from there")
+            error.add_note(f"what finished is in {config.output}; the same command with --resume continues from there")
         raise
 
 

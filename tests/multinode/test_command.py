@@ -51,7 +51,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task: Path, tmp_path: Path) -> None:
-    """From a node that runs no actor; and the cluster goes on afterwards."""
+    """From a node that runs no actor; and the cluster keeps running afterwards."""
     command = evaluation(task, "sequential")
     most: Counter[int] = Counter()
 

@@ -49,7 +49,7 @@ def actors_of(
 
 
 def use_transport(runtime: RayRuntime, name: TransportName) -> None:
-    """Have a runtime that has nothing to do go on with another transport, on the same actors."""
+    """Switch an idle runtime to another transport, on the same actors."""
     runtime._transport, _ = pick_transport(name, "none", runtime._manager.device_layout())
     runtime._manager.use_transport(runtime._transport)
 

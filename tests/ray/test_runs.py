@@ -110,7 +110,7 @@ def test_an_agent_works_on_the_next_batch_while_its_reader_works_on_this_one(
 
 
 class Meter:
-    """Looks into the object store and at this process's objects while a run goes on."""
+    """Watches the object store and this process's objects during a run."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
@@ -142,7 +142,7 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(actors: StartedRuntime)
     drive(*actors, CHAIN, questions, observer=meter, memory_limit_bytes=limit_bytes, latent_steps=0)
     assert not actors[0].live_handles
     wait_until(lambda: store_bytes_used() < segment_bytes, "the release of all segments")
-    # What the store tells is a moment old: a segment that was just dropped may still count.
+    # The store's figures lag: a segment that was just freed may still count.
     assert segment_bytes < meter.peak_bytes <= limit_bytes + segment_bytes
     assert segment_bytes < meter.peak_told_bytes <= limit_bytes
     assert meter.segments_seen == 0

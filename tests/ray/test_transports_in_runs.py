@@ -45,7 +45,7 @@ def transport(request: pytest.FixtureRequest, actors: StartedRuntime) -> Transpo
 def test_every_reader_gets_what_was_written(
     actors: StartedRuntime, folder: Path, transport: TransportName, latent_steps: int
 ) -> None:
-    """Whole segments, and segments in two parcels of which the second comes later."""
+    """Whole segments, and segments in two chunks of which the second comes later."""
     runtime, info = actors
     num_before = len(turns_in(folder))
     questions = questions_that_wait(6, 0.02, size=300)

@@ -188,7 +188,7 @@ def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: py
     assert named in line
 
 
-def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
