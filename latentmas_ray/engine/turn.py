@@ -73,7 +73,7 @@ class TurnRequest:
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
 
     @property
-    def leaves_early(self) -> bool:
+    def can_overlap(self) -> bool:
         """Whether a part of its segment is final while the agent still thinks. With a guard that may change the segment
         nothing is final before all thoughts."""
         if self.guard in ("drop", "text"):

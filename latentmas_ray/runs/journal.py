@@ -77,11 +77,6 @@ class Journal:
         """What has failed since this start."""
         return list(self._failures)
 
-    @property
-    def done_ids(self) -> frozenset[str]:
-        """The questions that have an answer."""
-        return frozenset(self._answers)
-
     def record(self, *results: Answer | Failure) -> None:
         """Write results down; when this returns they are on disk. An answer that is there already is left as it is.
 
@@ -137,7 +132,7 @@ class Journal:
         try:
             path.open("ab").close()  # tells early whether the file can be written
             if path.stat().st_size:
-                self._go_on(path)
+                self._resume(path)
             else:
                 self._drop_outdated()
                 self._traces.remove()
@@ -146,7 +141,7 @@ class Journal:
             expected = f"its files cannot be read and written: {error.strerror or error}"
             raise JournalError("output", str(self._folder), expected) from error
 
-    def _go_on(self, path: Path) -> None:
+    def _resume(self, path: Path) -> None:
         if not self._config.resume:
             expected = f"{RESULTS_NAME} is already there; add --resume to go on with it, or choose another folder"
             raise JournalError("output", str(self._folder), expected)

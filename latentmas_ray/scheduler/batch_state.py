@@ -88,9 +88,13 @@ class BatchState:
         self.handles[handle.agent] = handle
         self._submitted.add(handle.agent)
 
-    def add_result(self, result: TurnResult) -> list[TurnHandle]:
-        """Store the result of a turn. Returns the handles that are no longer needed; they are dropped here."""
+    def add_result(self, result: TurnResult) -> None:
+        """Store the result of a turn."""
         self.results[result.agent] = result
+
+    def take_unneeded_segments(self) -> list[TurnHandle]:
+        """Return the handles of turns that are done and whose readers all have their results, and drop them here: their
+        segments can be freed."""
         unneeded = [
             name for name in self.handles if name in self.results and self._index.readers[name] <= self.results.keys()
         ]

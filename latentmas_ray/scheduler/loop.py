@@ -269,7 +269,8 @@ class Scheduler:
     def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, submit_next: bool) -> None:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
-        to_free = batch_state.add_result(result)
+        batch_state.add_result(result)
+        to_free = batch_state.take_unneeded_segments()
         if submit_next and not batch_state.is_complete:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
         run.counters.count_turn(result)
@@ -283,7 +284,7 @@ class Scheduler:
     def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
         """Free segments whose last reader has its result."""
         for handle in handles:
-            self._memory_budget.release(batch_state, handle.agent)
+            self._memory_budget.forget(batch_state, handle.agent)
         self._runtime.free_segments(handles)
 
     def _finish(self, run: Run, batch_state: BatchState) -> None:
@@ -377,7 +378,7 @@ class Scheduler:
             pending += unfinished
             finished += done
             for name in batch_state.bounds:
-                self._memory_budget.release(batch_state, name)
+                self._memory_budget.forget(batch_state, name)
         self._cancel_turns(pending, finished)
 
     def _cancel_turns(self, pending: list[TurnHandle], finished: list[TurnHandle]) -> None:

@@ -34,7 +34,7 @@ class SegmentSender:
     """Pieces as they would travel, the first while its agent still thinks."""
 
     sent: list[Wire] = field(default_factory=list)
-    leaves_early: bool = True
+    overlaps: bool = True
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         return empty_bytes(num_bytes, device)

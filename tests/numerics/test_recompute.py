@@ -57,7 +57,7 @@ class Sent:
 class Kept:
     """Keeps what a turn publishes."""
 
-    leaves_early = True
+    overlaps = True
     reserve = staticmethod(empty_bytes)
 
     def __init__(self) -> None:

@@ -31,8 +31,8 @@ def run(folder: Path, runtime: FakeRuntime, *, resume: bool = False, stop_after:
     """A run as the system does it; `stop_after` so many results the user presses Ctrl-C."""
     config = RunConfig(output=str(folder), resume=resume, batch_size=BATCH_SIZE)
     with Journal.open(folder, config, QUESTIONS) as journal:
-        batches = plan_batches(QUESTIONS, BATCH_SIZE, journal.done_ids)
-        results = make_driver(runtime, CHAIN).run(batches, num_done=len(journal.done_ids))
+        batches = plan_batches(QUESTIONS, BATCH_SIZE, {answer.id for answer in journal.answers})
+        results = make_driver(runtime, CHAIN).run(batches, num_done=len(journal.answers))
         for count, result in enumerate(results):
             if count == stop_after:
                 raise KeyboardInterrupt

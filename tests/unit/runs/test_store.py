@@ -45,7 +45,7 @@ def run(url: str, *, resume: bool = False, stop_after: int | None = None, upload
         Journal.open(output.folder, config, QUESTIONS) as journal,
     ):
         output.begin()
-        batches = plan_batches(QUESTIONS, BATCH_SIZE, journal.done_ids)
+        batches = plan_batches(QUESTIONS, BATCH_SIZE, {answer.id for answer in journal.answers})
         for count, result in enumerate(make_driver(runtime, CHAIN).run(batches)):
             if count == stop_after:
                 raise KeyboardInterrupt

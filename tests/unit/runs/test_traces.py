@@ -29,7 +29,7 @@ def run(folder: Path, runtime: FakeRuntime, *, stop_after: int | None = None, **
     config = RunConfig(**({"output": str(folder), "batch_size": 2, "trace": len(TRACED)} | changes))
     with Journal.open(folder, config, QUESTIONS) as journal:
         traced = frozenset(question.id for question in QUESTIONS[: config.trace])
-        batches = plan_batches(QUESTIONS, 2, journal.done_ids)
+        batches = plan_batches(QUESTIONS, 2, {answer.id for answer in journal.answers})
         for count, result in enumerate(make_driver(runtime, CHAIN, traced=traced).run(batches)):
             if count == stop_after:
                 raise KeyboardInterrupt
