@@ -1,4 +1,4 @@
-"""Replicas, places and a cluster for the tests of the fleet and the runtime: without Ray, and without actors."""
+"""Replicas, placement groups and a cluster for tests of the manager and the runtime, without Ray and actors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ NUM_CPUS = 2.0  # of each
 
 
 class Standing(Replica):
-    """Computes nothing. What it tells of its start is where it is, and of its turns that it died or has done them."""
+    """A replica that computes nothing: it reports its nodes, and each turn as done, or itself as dead."""
 
     is_dead = False
 
@@ -34,7 +34,7 @@ class Standing(Replica):
         return []
 
     def call(self) -> list[Any]:
-        return [self]  # as a reference to its sign of life
+        return [self]  # stands for a reference to its health check
 
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         self._num_turns += 1
@@ -55,7 +55,7 @@ class Standing(Replica):
 
 
 class StandingFleet(ReplicaManager):
-    """Makes no actors."""
+    """A manager that makes no actors."""
 
     def _make_replica(
         self, replica_id: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None
@@ -64,7 +64,7 @@ class StandingFleet(ReplicaManager):
 
 
 class Places:
-    """Stands for a placement group: all places are there at once."""
+    """Stands for a placement group that is ready at once."""
 
     is_pinned = True
 
@@ -79,14 +79,14 @@ class Places:
 
 
 def seen(alive: Sequence[str]) -> Cluster:
-    """A cluster of these nodes."""
+    """Return a cluster of these nodes."""
     nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=NUM_CPUS) for name in alive)
     return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ()) -> list[str]:
-    """Have a cluster of `NODES`; the names of those that are alive, to be taken from. What starts on
-    living nodes is up at once; once a node is gone, these failures come first."""
+    """Fake a cluster of `NODES`. Returns the list of live nodes, from which a test removes nodes. Replicas on live
+    nodes start at once; after a node is lost, starts first raise `failures`."""
     names, left = list(NODES), list(failures)
 
     def loaded(references: Sequence[Any], *, timeout_seconds: float | None = None) -> list[Loaded]:
