@@ -1,41 +1,41 @@
-"""One model in one process, and the cache it works in. No Ray."""
+"""`Engine`: one model in one process with its KV cache. No Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from latentmas_ray.engine.lazy_segment import is_held
+from latentmas_ray.engine.lazy_segment import holds_exactly
 from latentmas_ray.engine.session import Session
 from latentmas_ray.memory import MergedLayout
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.realign import Realignment, load_or_solve, mean_norm
 
-_SLOT_STEP = 256  # caches are reserved in steps of this many slots, so that batches of like size reuse one
-_KEPT_BYTES_CPU = 2**30  # there a larger cache is given back after its turn: agents of one machine take turns with it
-_SLOT_STEP_CPU = 1024  # there a slot costs nothing until it is written, and rows rarely have to be moved
+_SLOT_STEP = 256  # caches grow in steps of this many slots, so that batches of similar size reuse one
+_KEPT_BYTES_CPU = 2**30  # on a CPU a larger cache is freed after its turn, for other agents on the machine
+_SLOT_STEP_CPU = 1024  # on a CPU a slot costs nothing until it is written; larger steps avoid moving rows
 
 
 class Engine:
     """Runs turns on one loaded model, one after another; keeps the cache's memory between turns."""
 
     def __init__(self, lm: LanguageModel, *, realign: bool = True, cache_dir: Path) -> None:
-        """Prepare realignment: W_a is read from `cache_dir` or solved and kept there; W_a = I without `realign`."""
+        """Prepare realignment: W_a is read from `cache_dir`, or solved and stored there; W_a = I without `realign`."""
         self.lm = lm
         self._cache: BatchCache | None = None
         self.realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
 
     def open(self, question_ids: Sequence[str], *, num_slots: int, reads: MergedLayout | None = None) -> Session:
-        """Begin a turn over these questions; no row may need more than `num_slots` tokens, memory included.
+        """Start a turn over these questions; a row may hold at most `num_slots` tokens, memory included.
 
-        `reads` is what the session will absorb, if that is known: where the turn before left exactly that in the
-        cache, it is used there instead of being copied.
+        `reads` is what the session will absorb, if it is known: if the cache still holds exactly that memory from the
+        previous turn, it is used in place instead of being copied.
         """
         cache = self._cache
         step = _SLOT_STEP_CPU if self.lm.device.type == "cpu" else _SLOT_STEP
         num_slots = -(-num_slots // step) * step
-        if cache is not None and reads is not None and is_held(cache, reads):
+        if cache is not None and reads is not None and holds_exactly(cache, reads):
             cache.reserve(num_slots)
             return Session(self.lm, cache, self.realign, question_ids, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
@@ -46,11 +46,8 @@ class Engine:
         cache.open(len(question_ids))
         return Session(self.lm, cache, self.realign, question_ids)
 
-    def rest(self) -> None:
-        """A turn is over, and perhaps the next is long in coming: give back what costs more to keep than to make anew.
-
-        A segment that still lies in the cache keeps it.
-        """
+    def trim_cache(self) -> None:
+        """Free a large CPU cache after a turn, unless a segment still refers to it: the next turn may come late."""
         cache = self._cache
         if cache is None or self.lm.device.type != "cpu" or cache.num_touched_bytes <= _KEPT_BYTES_CPU:
             return
@@ -60,7 +57,7 @@ class Engine:
 
 @torch.inference_mode()
 def make_realignment(lm: LanguageModel, *, realign: bool, cache_dir: Path) -> Realignment:
-    """The realignment of a model. With tied embeddings W_a is the identity but for the ridge, and is left out."""
+    """Return the realignment of a model. With tied embeddings W_a is the identity except for the ridge: W_a = I."""
     inputs_VE = lm.input_embeddings()
     norm = lm.ranks.broadcast_from_rank0(lambda: mean_norm(inputs_VE))
     if not realign or lm.is_tied:

@@ -1,5 +1,4 @@
-"""What one turn has fed to the model, and so what its segment is: outline, recompute inputs, and the parts that have
-left.
+"""The inputs that one turn has fed to the model; they define its segment's meta data, recompute inputs and chunks.
 
 Dimensions: B rows (questions), N latent thoughts of all questions one after another, E hidden size.
 """
@@ -17,7 +16,7 @@ from latentmas_ray.topology.agent import HandsOver
 
 @dataclass(frozen=True)
 class ChunkSpan:
-    """What is new since the last piece: tokens [begins[q], begins[q] + lengths[q]) of those that are kept."""
+    """The tokens since the last chunk: [begins[q], begins[q] + lengths[q]) of each question's kept tokens."""
 
     begins: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -34,40 +33,40 @@ class TurnInputs:
         self._ids: list[list[int]] = [[] for _ in turn_starts]
         self._thoughts: list[Tensor] = []  # [B, E] each
         self._prompt_lengths = (0,) * len(self._turn_starts)
-        self._num_taken = [0] * len(self._turn_starts)  # inputs that have left in a part
-        self._num_taken_thoughts = 0
-        self._is_cut = [False] * len(self._turn_starts)  # nothing behind the prompt is kept
+        self._num_sent = [0] * len(self._turn_starts)  # inputs that were sent in earlier chunks
+        self._num_sent_thoughts = 0
+        self._is_cut = [False] * len(self._turn_starts)  # nothing after the prompt is kept
         self._is_withdrawn = [False] * len(self._turn_starts)
 
     def add_tokens(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Known tokens of every question, ragged."""
+        """Add known tokens of every question, ragged."""
         for ids, new in zip(self._ids, token_ids, strict=True):
             ids.extend(new)
 
     def add_thought(self, thought_BE: Tensor) -> None:
-        """One latent thought of every question: the embedding that is fed."""
+        """Add one latent thought of every question: the embedding that is fed."""
         self._thoughts.append(thought_BE)
         for ids in self._ids:
             ids.append(LATENT)
 
     def end_prompt(self) -> None:
-        """What has been added so far is the prompt."""
+        """Mark all inputs so far as the prompt."""
         self._prompt_lengths = tuple(map(len, self._ids))
 
     def drop_thoughts(self, rows: Sequence[int]) -> None:
-        """Of these questions nothing behind the prompt is kept; positions stay what they were. Before any part left."""
+        """Keep nothing after the prompt for these questions; positions do not change. Before the first chunk."""
         for row in rows:
             self._is_cut[row] = True
 
     def withdraw(self, rows: Sequence[int]) -> None:
-        """As if the turn had never been, for these questions: no inputs, no positions. Before any part left."""
+        """Remove all inputs and positions of these questions. Before the first chunk."""
         lengths = list(self._prompt_lengths)
         for row in rows:
             self._is_withdrawn[row], self._ids[row], lengths[row] = True, [], 0
         self._prompt_lengths = tuple(lengths)
 
-    def outline(self, hands_over: HandsOver, num_coming: int = 0) -> SegmentMeta:
-        """What the turn's segment will be when `num_coming` more inputs of each question have been fed."""
+    def segment_meta(self, hands_over: HandsOver, num_coming: int = 0) -> SegmentMeta:
+        """The meta data of the turn's segment after `num_coming` more inputs of each question."""
         turns = tuple(len(ids) + num_coming for ids in self._ids)
         offsets = self._prompt_lengths if hands_over == "latents" else (0,) * len(turns)
         stops = [
@@ -81,17 +80,15 @@ class TurnInputs:
         """All inputs of the turn."""
         return self._recompute_inputs([0] * len(self._ids), 0)
 
-    def take_part(self, outline: SegmentMeta) -> ChunkSpan:
-        """What was fed since the last call, as a part of the segment with this outline."""
-        first, self._num_taken = self._num_taken, [len(ids) for ids in self._ids]
+    def pop_span(self, meta: SegmentMeta) -> ChunkSpan:
+        """Return the inputs since the last call, as a span of the segment with these meta data."""
+        first, self._num_sent = self._num_sent, [len(ids) for ids in self._ids]
         edges = [
-            [min(max(edge - offset, 0), length) for edge in (begin, stop)]  # from inputs to tokens that are kept
-            for begin, stop, offset, length in zip(
-                first, self._num_taken, outline.offsets, outline.lengths, strict=True
-            )
+            [min(max(edge - offset, 0), length) for edge in (begin, stop)]  # from inputs to kept tokens
+            for begin, stop, offset, length in zip(first, self._num_sent, meta.offsets, meta.lengths, strict=True)
         ]
-        recompute_inputs = self._recompute_inputs(first, self._num_taken_thoughts)
-        self._num_taken_thoughts = len(self._thoughts)
+        recompute_inputs = self._recompute_inputs(first, self._num_sent_thoughts)
+        self._num_sent_thoughts = len(self._thoughts)
         return ChunkSpan(
             tuple(begin for begin, _ in edges), tuple(stop - begin for begin, stop in edges), recompute_inputs
         )

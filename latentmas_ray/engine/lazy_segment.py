@@ -1,7 +1,7 @@
-"""KV that still lies in the cache that computed it.
+"""KV that is still in the cache that computed it.
 
-In one process the next agent of a chain continues right behind the memory that it reads: nothing is copied out and in
-again, and nothing is held twice. Elsewhere, and before anything else happens to the cache, the KV copies itself.
+In one process the next agent of a chain continues in the same cache after the memory that it reads: nothing is copied
+or stored twice. In all other cases, and before the cache changes, the KV copies itself.
 
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens, D head dim.
 """
@@ -17,10 +17,10 @@ from latentmas_ray.models.cache import BatchCache
 
 
 class LazyKV(KVSource):
-    """The KV of a segment whose question q lies in row q of a cache. It is copied when its bytes are first needed."""
+    """The KV of a segment whose question q is in row q of a cache. It is copied when its bytes are first read."""
 
     def __init__(self, cache: BatchCache, begins: Sequence[int], layout: KVLayout) -> None:
-        """The `layout.lengths[q]` slots of row q from `begins[q]` on. The cache detaches it before it changes them."""
+        """Refer to `layout.lengths[q]` slots of row q from `begins[q]` on; the cache detaches it before they change."""
         self.layout = layout
         self._cache: BatchCache | None = cache
         self._begins = tuple(begins)
@@ -29,7 +29,7 @@ class LazyKV(KVSource):
 
     @property
     def is_copied(self) -> bool:
-        """Whether it has bytes of its own."""
+        """Whether its bytes were copied out of the cache."""
         return self._copied is not None
 
     def buffer(self) -> Tensor:
@@ -42,25 +42,25 @@ class LazyKV(KVSource):
         return self._copied
 
     def detach(self) -> None:
-        """Become independent of the cache."""
+        """Copy the bytes out of the cache."""
         self.buffer()
 
     def invalidate(self) -> None:
-        """Give up the place in the cache without a copy. Raises SegmentError when read after this."""
+        """Drop the reference to the cache without a copy. Later reads raise SegmentError."""
         self._cache = None
 
-    def lies_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
-        """Whether its questions are in the rows of `cache` from `begins` on."""
+    def is_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
+        """Whether its questions are in the rows of `cache`, from slots `begins` on."""
         return self._cache is cache and self._begins == tuple(begins)
 
 
-def is_held(cache: BatchCache, memory: MergedLayout) -> bool:
-    """Whether the rows of `cache` hold this memory, where it belongs, and nothing behind it: a reader may continue."""
+def holds_exactly(cache: BatchCache, memory: MergedLayout) -> bool:
+    """Whether the rows of `cache` hold exactly this memory at its positions, so that a reader can continue there."""
     ends = [0] * len(cache.lengths)
     for placed in memory.segments:
         segment = placed.segment
         kv = segment.kv if isinstance(segment, Segment) else None
-        if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.lies_in(cache, ends)):
+        if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.is_in(cache, ends)):
             return False
         ends = [end + length for end, length in zip(ends, segment.lengths, strict=True)]
     return bool(memory.segments) and ends == cache.lengths

@@ -1,5 +1,5 @@
-"""Loads what carries out turns. Importing this module needs neither torch nor transformers, so whoever only hands
-`load_runner` to another process pays for neither."""
+"""Loads a turn runner. Importing this module imports neither torch nor transformers, so a process that only sends
+`load_runner` to another one stays light."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ def load_runner(
     ranks: "Ranks | None" = None,
     revision: str | None = None,
 ) -> "TurnRunner":
-    """A model by name, or this rank's shard of it, or a model object, ready for turns; its realignment is kept in
-    `cache_dir` (default: what the environment says). `revision` is of a hub model. Raises ModelError, ShardError.
+    """Return a runner for a model by name, for this rank's shard of it, or for a model object. Its realignment is
+    cached in `cache_dir` (default: see `env`). `revision` belongs to a hub id. Raises ModelError, ShardError.
     """
     from latentmas_ray.engine.engine import Engine
     from latentmas_ray.engine.runner import TurnRunner

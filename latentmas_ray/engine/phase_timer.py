@@ -1,4 +1,4 @@
-"""Seconds per phase of a turn."""
+"""A timer for the phases of a turn."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 class PhaseTimer:
-    """Seconds per phase, with the device's queue drained at both ends."""
+    """Measures seconds per phase; waits for the device at both ends of a phase."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -23,6 +23,6 @@ class PhaseTimer:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def drain(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device's queue is empty."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -1,4 +1,4 @@
-"""Carries out a `TurnRequest` on an engine and reports what it did. Local runtime and Ray actors both call this."""
+"""Executes a `TurnRequest` on an engine and returns its `TurnResult`. Local runtime and Ray actors both call this."""
 
 import sys
 import time
@@ -14,10 +14,9 @@ from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
-from latentmas_ray.engine.incoming import Incoming, Present
-from latentmas_ray.engine.outgoing import Outgoing
 from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
@@ -25,19 +24,19 @@ from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChun
 
 
 class TurnRunner:
-    """An engine that understands `TurnRequest`."""
+    """Executes turns on one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @property
     def spec(self) -> KVCacheSpec:
-        """What its memory looks like."""
+        """The KV cache spec of its model or shard."""
         return self.engine.lm.spec
 
     @property
     def device(self) -> str:
-        """Where it computes, for the log: `cpu`, or the name of the GPU."""
+        """The device for the log: `cpu`, or the name of the GPU."""
         device = self.engine.lm.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -48,82 +47,82 @@ class TurnRunner:
         *,
         outgoing: Outgoing | None = None,
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """One turn: absorb `memory`, prefill, think and emit, or decode.
+        """Execute one turn: absorb `memory`, prefill, think and emit, or decode.
 
-        The turn's own segment leaves by `outgoing`, the prompt's part as soon as it is final if that is wanted. Without
-        `outgoing` it is returned as one piece, and may stay in the engine's cache until somebody needs its bytes.
-        Returns that piece (or None) and the report. Raises SegmentError, ContextLengthError, ModelError, and what
-        `memory` and `outgoing` raise.
+        The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `leaves_early`. Without
+        `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
+        that chunk (or None) and the result. Raises SegmentError, ContextLengthError, ModelError, and the errors of
+        `memory` and `outgoing`.
 
-        Of a divided model every rank runs the same turn, each with its own shards of the memory. What fails on one
-        rank is raised on all of them, and they can go on with another turn; where one is gone that is a ShardError.
+        With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
+        raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
         """
         ranks = self.engine.lm.ranks
         try:
             return self._run(work, memory, outgoing)
         except BaseException as error:
-            # An error of ours is raised by all ranks alike: what only one may raise, it raises while they are agreeing.
+            # LatentMASErrors are raised on all ranks alike: steps that may fail on one rank run in `all_or_none`.
             if not ranks.is_collective_error(error) and not isinstance(error, LatentMASError):
-                ranks.leave()  # the others wait for this one
+                ranks.abort()  # otherwise the other ranks would wait
             raise
 
     def _run(
         self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
     ) -> tuple[SegmentChunk | None, TurnResult]:
         lm = self.engine.lm
-        watch = PhaseTimer(lm.device)
-        with watch.phase("prefill"):
+        timer = PhaseTimer(lm.device)
+        with timer.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
-        session, placement = self._absorb(work, memory, prompts, watch)
-        with watch.phase("prefill"):
+        session, merged = self._absorb(work, memory, prompts, timer)
+        with timer.phase("prefill"):
             session.prefill(prompts)
-        tracer = TurnTracer(self._lens, work, placement, prompts)
-        verdict, piece = GuardDecision(), None
+        tracer = TurnTracer(self._lens, work, merged, prompts)
+        decision, chunk = GuardDecision(), None
         segment_bytes: tuple[int, ...] = ()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
-            recipe_bytes = self._think(session, work, watch, outgoing, seen)
+            sent_bytes = self._think(session, work, timer, outgoing, seen)
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
-                with watch.phase("trace"):
-                    verdict = decide(self._lens, work, after_prompt_BE, hidden_BNE)
-                    session.drop_thoughts(verdict.without_thoughts)
-                    session.withdraw(verdict.withdrawn)
-            piece, segment_bytes = self._emit(session, work, watch, outgoing, recipe_bytes)
-            with watch.phase("trace"):  # the segment has left
-                tracer.remember(session, hidden_BNE)
-            outputs = self._write_instead(session, placement, work, prompts, verdict.written, watch)
+                with timer.phase("trace"):
+                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE)
+                    session.drop_thoughts(decision.without_thoughts)
+                    session.withdraw(decision.withdrawn)
+            chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
+            with timer.phase("trace"):  # after the segment was sent
+                tracer.capture(session, hidden_BNE)
+            outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
         else:
-            with watch.phase("trace"):  # before rows change places
-                tracer.remember(session)
-            with watch.phase("decode"):
+            with timer.phase("trace"):  # before decoding moves rows
+                tracer.capture(session)
+            with timer.phase("decode"):
                 outputs = dict(enumerate(session.decode(work.sampling, work.agent, is_last=work.is_last)))
             memory_tokens = tuple(
                 read + len(prompt) + len(outputs[row])
-                for row, (read, prompt) in enumerate(zip(placement.lengths, prompts, strict=True))
+                for row, (read, prompt) in enumerate(zip(merged.lengths, prompts, strict=True))
             )
         del session  # it holds the cache
-        self.engine.rest()
+        self.engine.trim_cache()
         texts = {work.question_ids[row]: lm.chat.decode(output) for row, output in outputs.items()}
-        with watch.phase("trace"):
-            traces, embeddings = tracer.look(outputs, texts), tracer.embeddings()
-        trace_seconds = watch.seconds.pop("trace")
+        with timer.phase("trace"):
+            traces, embeddings = tracer.inspect(outputs, texts), tracer.embeddings()
+        trace_seconds = timer.seconds.pop("trace")
         is_text = work.thinks == "text"
-        return piece, TurnResult(
+        return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
             latent_steps=0 if is_text else work.latent_steps,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if is_text else (),
-            phases=Phases(**watch.seconds),
+            phases=Phases(**timer.seconds),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
             traces=traces,
             embeddings=embeddings,
             trace_seconds=trace_seconds if tracer.is_on or work.guard != "off" else 0.0,
-            alarms=verdict.alarms,
+            alarms=decision.alarms,
             fallbacks={} if is_text else texts,
         )
 
@@ -136,118 +135,119 @@ class TurnRunner:
         work: TurnRequest,
         memory: Mapping[str, Segment] | Incoming,
         prompts: Sequence[Sequence[int]],
-        watch: PhaseTimer,
+        timer: PhaseTimer,
     ) -> tuple[Session, MergedLayout]:
-        """A session that has absorbed the memory, and where each segment stands in it."""
+        """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
-        incoming = Present(memory) if isinstance(memory, Mapping) else memory
+        incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
         with lm.ranks.all_or_none():
-            pieces, segments = incoming.pieces(), incoming.segments()
+            chunks, segments = incoming.chunks(), incoming.segments()
         if work.recomputed:
-            with watch.phase("absorb"):
+            with timer.phase("absorb"):
                 segments = recompute(self.engine, work.reads, incoming, work.recomputed, work.question_ids)
-                pieces = Present(segments).pieces()
-        placement = merge_layout(work.reads, segments, len(work.question_ids))
+                chunks = InMemorySegments(segments).chunks()
+        merged = merge_layout(work.reads, segments, len(work.question_ids))
         num_coming = work.sampling.max_new_tokens
         if work.thinks == "latent":
-            num_coming = work.latent_steps + len(self._closing(work))
-        num_known = max(placement.lengths, default=0) + max(map(len, prompts))
-        # No row can hold more tokens than the model has positions, whatever the bound on new tokens says.
+            num_coming = work.latent_steps + len(self._end_tokens(work))
+        num_known = max(merged.lengths, default=0) + max(map(len, prompts))
+        # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with watch.phase("absorb"), lm.ranks.all_or_none():
-            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=placement)
-            session.absorb(placement, pieces)
-        return session, placement
+        with timer.phase("absorb"), lm.ranks.all_or_none():
+            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
+            session.absorb(merged, chunks)
+        return session, merged
 
-    def _closing(self, work: TurnRequest) -> list[int]:
-        """What follows the thoughts."""
+    def _end_tokens(self, work: TurnRequest) -> list[int]:
+        """The tokens that are fed after the thoughts."""
         return self.engine.lm.chat.turn_terminator if work.close_turn else []
 
     def measure_prefill(self, num_tokens: int) -> float:
-        """Tokens per second of a prefill of one question of `num_tokens`, after one that warms up."""
+        """Measure a prefill of one question of `num_tokens`, in tokens per second, after a warm-up."""
         lm = self.engine.lm
         num_tokens = min(num_tokens, lm.max_positions or num_tokens)
-        watch = PhaseTimer(lm.device)
+        timer = PhaseTimer(lm.device)
         for phase in ("warm-up", "prefill"):
             session = self.engine.open(["probe"], num_slots=num_tokens)
-            with watch.phase(phase):
+            with timer.phase(phase):
                 session.prefill([[0] * num_tokens])
-        return num_tokens / watch.seconds["prefill"]
+        return num_tokens / timer.seconds["prefill"]
 
     def _think(
         self,
         session: Session,
         work: TurnRequest,
-        watch: PhaseTimer,
+        timer: PhaseTimer,
         outgoing: Outgoing | None,
         seen: list[Tensor] | None,
     ) -> tuple[int, ...]:
-        """The thoughts of a turn; what is final before them leaves early, if that is wanted. `seen` is given what the
-        thoughts were made from. Returns the bytes per question of the recompute inputs that has left."""
-        closing = self._closing(work)
-        recipe_bytes = (0,) * len(work.prompts)
+        """Compute a turn's thoughts; before them send the chunk that is final, if `leaves_early`. Appends to `seen` the
+        hidden states of the thoughts. Returns the bytes per question of the recompute inputs that were sent."""
+        closing = self._end_tokens(work)
+        sent_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.leaves_early and work.leaves_early:
-            with watch.phase("emit"), session.lm.ranks.all_or_none():
+            with timer.phase("emit"), session.lm.ranks.all_or_none():
                 final_at = time.time()
-                make_piece = session.emit_piece if work.handover == "kv" else session.emit_recompute_inputs
-                first = make_piece(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
+                make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
+                first = make_chunk(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
                 outgoing.publish(final_at, first)
-                recipe_bytes = first.recompute_inputs.bytes_per_question
-                del first  # its bytes have been taken over
-        with watch.phase("think"):
+                sent_bytes = first.recompute_inputs.bytes_per_question
+                del first  # `outgoing` owns its bytes now
+        with timer.phase("think"):
             session.think(work.latent_steps, seen)
             if closing:
                 session.feed([closing] * len(work.prompts))
-        return recipe_bytes
+        return sent_bytes
 
     def _emit(
         self,
         session: Session,
         work: TurnRequest,
-        watch: PhaseTimer,
+        timer: PhaseTimer,
         outgoing: Outgoing | None,
-        recipe_bytes: tuple[int, ...],
+        sent_bytes: tuple[int, ...],
     ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
-        """What has not left yet. Returns the segment unless it leaves, and its bytes per question."""
-        make_piece = session.emit_piece if work.handover == "kv" else session.emit_recompute_inputs
-        with watch.phase("emit"), session.lm.ranks.all_or_none():
+        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the segment's bytes per
+        question."""
+        make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
+        with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
             if outgoing is not None:
-                piece = make_piece(work.hands_over, reserve=outgoing.reserve)
-                outgoing.publish(final_at, piece)
+                chunk = make_chunk(work.hands_over, reserve=outgoing.reserve)
+                outgoing.publish(final_at, chunk)
             else:
-                piece = (
+                chunk = (
                     SegmentChunk.whole(session.emit(work.hands_over))
                     if work.handover == "kv"
-                    else make_piece(work.hands_over)
+                    else make_chunk(work.hands_over)
                 )
         if work.handover == "kv":
-            segment_bytes = piece.meta.bytes_per_question
+            segment_bytes = chunk.meta.bytes_per_question
         else:
-            segment_bytes = tuple(map(add, recipe_bytes, piece.recompute_inputs.bytes_per_question))
-        return None if outgoing is not None else piece, segment_bytes
+            segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))
+        return None if outgoing is not None else chunk, segment_bytes
 
-    def _write_instead(
+    def _decode_fallback(
         self,
         session: Session,
         reads: MergedLayout,
         work: TurnRequest,
         prompts: Sequence[Sequence[int]],
         rows: Sequence[int],
-        watch: PhaseTimer,
+        timer: PhaseTimer,
     ) -> dict[int, list[int]]:
-        """What the agent writes on the questions of `rows`, as if it had never thought: token ids by row."""
+        """Decode text for the questions of `rows`, without the agent's thoughts: token ids by row."""
         if not rows:
             return {}
-        with watch.phase("decode"):
+        with timer.phase("decode"):
             asked = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
-            room = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
-            other = clone_without(session, reads, rows, room=max(map(len, asked)) + room)
+            num_new = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
+            other = clone_without(session, reads, rows, num_new=max(map(len, asked)) + num_new)
             other.prefill(asked)
             return dict(zip(rows, other.decode(work.sampling, work.agent), strict=True))
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
-    """What all thoughts were made from, [B, N, E]."""
+    """The hidden states of all thoughts, [B, N, E]."""
     return torch.stack(list(seen), dim=1) if seen else after_prompt_BE[:, None][:, :0]

@@ -26,8 +26,11 @@ PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the act
 
 
 class Session:
-    """Made by `Engine.open`; calls go in this order: `absorb` (at most once), `prefill`, then `think`, `feed` and
-    `emit` (or `emit_piece` after each of them), or `decode`. A session is valid until its engine opens the next one."""
+    """A turn in progress, created by `Engine.open`; valid until its engine opens the next session.
+
+    Call order: `absorb` (at most once), `prefill`, then `think`, `feed` and `emit` (or `emit_chunk` after each of
+    them), or `decode`.
+    """
 
     def __init__(
         self,
@@ -42,25 +45,25 @@ class Session:
         self.question_ids = list(question_ids)
         self.positions = [0] * len(question_ids)  # of the next input, per row
         self.last_hidden_BE = torch.empty(0)
-        self._holds_memory = holds_memory  # the cache already holds what `absorb` is going to be given
+        self._holds_memory = holds_memory  # the cache already holds the memory to absorb
         self._memory_lengths = [0] * len(question_ids)
         self._inputs = TurnInputs(lm.spec, self.positions)
 
     @torch.inference_mode()
-    def absorb(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
-        """Take over the predecessors' memory, every key at its position in the merged sequence.
+    def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
+        """Write the predecessors' memory into the cache, every key at its position in the merged sequence.
 
-        `pieces` are those of the placed segments, each with its agent, in any order: each is absorbed when it comes. If
-        there are none to come, the segments of the placement are taken as they are. The outcome is the same.
-        Raises IncompatibleMemoryError for memory of another model, SegmentError if pieces are missing at the end.
+        `chunks` are the placed segments' chunks, each with its agent, in any order; each is absorbed when it arrives.
+        Without `chunks` the segments of `merged` are read; the result is the same. Raises IncompatibleMemoryError for
+        memory of another model, SegmentError if a chunk is missing.
         """
-        for placed in placement.segments:
+        for placed in merged.segments:
             self.lm.spec.check_same(placed.segment.spec)
             placed.segment.layout().require_uniform()
         if not self._holds_memory:
-            self._write(placement, placement.pieces() if pieces is None else pieces)
+            self._write(merged, merged.chunks() if chunks is None else chunks)
         self._memory_lengths = list(self.cache.lengths)
-        self.positions = list(placement.next_positions)
+        self.positions = list(merged.next_positions)
         self._inputs = TurnInputs(self.lm.spec, self.positions)
 
     @torch.inference_mode()
@@ -71,16 +74,16 @@ class Session:
 
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Feed known tokens to every row, ragged, as many at a time as one forward takes."""
+        """Feed known tokens to every row, ragged, at most `PREFILL_CHUNK` per forward."""
         ids_T = torch.tensor(list(chain(*token_ids)), dtype=torch.int64)
         self._feed(self.lm.embed(ids_T).split([len(ids) for ids in token_ids]))
         self._inputs.add_tokens(token_ids)
 
     @torch.inference_mode()
     def feed_recompute_inputs(self, recompute_inputs: RecomputeInputs) -> None:
-        """Feed the inputs of another turn, tokens and latent thoughts, to every row: its memory is computed again.
+        """Feed the inputs of another turn, tokens and latent thoughts, to every row: recomputes its memory.
 
-        Ends with `emit_as`. Raises SegmentError for a token that the model does not have.
+        Finish with `emit_as`. Raises SegmentError for a token that the model does not have.
         """
         num_embeddings = self.lm.num_embeddings
         if (
@@ -101,10 +104,10 @@ class Session:
         return [torch.cat(parts) for parts in hidden]
 
     def _feed(self, rows: Sequence[Tensor], hidden: Sequence[list[Tensor]] | None = None) -> None:
-        """Input embeddings [T, E] of every row, ragged; `hidden` is given each row's last hidden states in parts."""
+        """Feed input embeddings [T, E] to every row, ragged; appends to `hidden` each row's last hidden states."""
         nothing_E = torch.zeros(self.lm.spec.hidden_size, dtype=self.lm.spec.torch_dtype, device=self.lm.device)
         last_B = list(self.last_hidden_BE) or [nothing_E] * len(rows)
-        for windows in _chunks([len(row) for row in rows], PREFILL_CHUNK):
+        for windows in _prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
             embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
             hidden_NE = self._forward(embeds_NE, counts)
@@ -117,8 +120,8 @@ class Session:
 
     @torch.inference_mode()
     def think(self, num_steps: int, seen: list[Tensor] | None = None) -> None:
-        """`num_steps` latent steps: the realigned last hidden state is the next input embedding. `seen` is given the
-        hidden states [B, E] that they were made from."""
+        """Run `num_steps` latent steps: the realigned last hidden state is the next input embedding. Appends to `seen`
+        the hidden states [B, E] before realignment."""
         dtype = self.lm.spec.torch_dtype
         ones = [1] * len(self.question_ids)
         for _ in range(num_steps):
@@ -129,11 +132,11 @@ class Session:
             self._inputs.add_thought(thought_BE)
 
     def drop_thoughts(self, rows: Sequence[int]) -> None:
-        """What these rows were fed after their prompts is not handed over."""
+        """Hand over only the prompts of these rows."""
         self._inputs.drop_thoughts(rows)
 
     def withdraw(self, rows: Sequence[int]) -> None:
-        """Nothing of this turn is handed over for these rows, and a reader goes on where the turn began."""
+        """Hand over nothing for these rows; a reader continues at the position where this turn began."""
         self._inputs.withdraw(rows)
 
     @torch.inference_mode()
@@ -141,8 +144,8 @@ class Session:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token.
 
-        A question that has finished leaves the batch, so the others get faster. Segments that still lie in the cache
-        are copied out before that, unless nobody else reads them (`is_last`). Ends the session.
+        A finished question leaves the batch, which speeds up the others. Segments that are still in the cache are
+        copied out before that, unless they will not be read any more (`is_last`). Ends the session.
         """
         if is_last:
             self.cache.drop_views()
@@ -163,53 +166,53 @@ class Session:
 
     @torch.inference_mode()
     def emit(self, hands_over: HandsOver = "all") -> Segment:
-        """This turn's memory as a segment of its own: the whole turn, its prompt, or what came after the prompt."""
-        return self.emit_as(self._inputs.outline(hands_over), self._inputs.recompute_inputs())
+        """Return this turn's segment: of the whole turn, of its prompt, or of what follows the prompt."""
+        return self.emit_as(self._inputs.segment_meta(hands_over), self._inputs.recompute_inputs())
 
     @torch.inference_mode()
     def emit_as(self, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
-        """The segment with these meta data, whose turn was fed as its recompute inputs."""
+        """Return the segment with these meta data after `feed_recompute_inputs`."""
         begins = [memory + offset for memory, offset in zip(self._memory_lengths, meta.offsets, strict=True)]
         return Segment(meta, LazyKV(self.cache, begins, meta.layout()), recompute_inputs)
 
     def emit_recompute_inputs(
         self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
     ) -> SegmentChunk:
-        """Like `emit_piece`, but without the KV: the reader computes it from the recompute inputs."""
-        outline = self._inputs.outline(hands_over, num_coming)
-        return SegmentChunk.without_kv(outline, self._inputs.take_part(outline).recompute_inputs)
+        """Like `emit_chunk`, but without KV: the reader computes it from the recompute inputs."""
+        meta = self._inputs.segment_meta(hands_over, num_coming)
+        return SegmentChunk.without_kv(meta, self._inputs.pop_span(meta).recompute_inputs)
 
     @torch.inference_mode()
-    def emit_piece(
+    def emit_chunk(
         self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
     ) -> SegmentChunk:
-        """What this turn has written since its last piece; its bytes are copied to where `reserve` says.
+        """Return what this turn has computed since its last chunk, copied to memory of `reserve`.
 
-        `num_coming` inputs of every question are still to come; the last piece has 0.
+        `num_coming` inputs of every question are still to come; 0 for the last chunk.
         """
-        outline = self._inputs.outline(hands_over, num_coming)
-        part = self._inputs.take_part(outline)
-        slots = [sum(parts) for parts in zip(self._memory_lengths, outline.offsets, part.begins, strict=True)]
+        meta = self._inputs.segment_meta(hands_over, num_coming)
+        part = self._inputs.pop_span(meta)
+        slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         kv_LCHTD = self.cache.copy_out(slots, part.lengths, reserve)
-        return SegmentChunk.from_tensor(outline, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
+        return SegmentChunk.from_tensor(meta, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
 
-    def _write(self, placement: MergedLayout, pieces: Iterable[tuple[str, SegmentChunk]]) -> None:
-        """Put pieces into the slots of their segments, which follow one another in the placement's order."""
+    def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
+        """Write chunks into the slots of their segments, which follow one another in the order of `merged`."""
         ends = [0] * len(self.question_ids)
         begins, missing = {}, {}
-        for placed in placement.segments:
+        for placed in merged.segments:
             begins[placed.agent] = list(ends)
             ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
-        shifts = {placed.agent: placed.shifts for placed in placement.segments}
-        for agent, piece in pieces:
+        shifts = {placed.agent: placed.shifts for placed in merged.segments}
+        for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
-                slot = begins[agent][row] + piece.begins[row]
-                for head, kv_LCHTD in piece.head_views(row):
+                slot = begins[agent][row] + chunk.begins[row]
+                for head, kv_LCHTD in chunk.head_views(row):
                     self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
-            missing[agent] -= sum(piece.lengths)
+            missing[agent] -= sum(chunk.lengths)
         if any(missing.values()):
-            raise SegmentError(f"memory is missing or there twice: {missing} tokens")
+            raise SegmentError(f"memory is missing or duplicate: {missing} tokens")
         self.cache.extend(ends)
 
     def _forward(self, embeds_NE: Tensor, counts: Sequence[int]) -> Tensor:
@@ -243,28 +246,28 @@ class Session:
             numbers = [uniform(sampling.seed, self.question_ids[question], agent, step) for question in active]
             uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits_BV.device)
             drawn = sample(logits_BV, uniforms, sampling.temperature, sampling.top_p)
-        # A divided model's ranks may differ in the last bit of a logit, and must not in a token.
-        return [int(token) for token in self.lm.ranks.same(drawn).tolist()]
+        # The logits of ranks may differ in the last bit, but all must use the same token.
+        return [int(token) for token in self.lm.ranks.broadcast(drawn).tolist()]
 
     def _drop_row(self, row: int, *row_lists: list[int]) -> None:
-        """The last row takes the place of one that has finished, in the cache and in every list given."""
+        """Replace a finished row by the last one, in the cache and in every list."""
         self.cache.drop_row(row)
         for values in (self.positions, *row_lists):
             values[row] = values[-1]
             values.pop()
 
 
-def _chunks(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
+def _prefill_windows(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int]]]:
     """Windows (first, stop) into rows of these lengths, whose sizes add up to at most `size` per chunk.
 
     Whole rows first: every forward reads all weights, so fewer and fuller ones are faster.
     """
     done = [0] * len(lengths)
     while any(first < length for first, length in zip(done, lengths, strict=True)):
-        room, windows = size, []
+        left, windows = size, []
         for first, length in zip(done, lengths, strict=True):
-            stop = min(length, first + room)
-            room -= stop - first
+            stop = min(length, first + left)
+            left -= stop - first
             windows.append((first, stop))
         yield windows
         done = [stop for _, stop in windows]

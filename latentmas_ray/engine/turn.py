@@ -1,7 +1,7 @@
-"""What one agent does with one batch of questions, and what it reports. Plain data: no torch, no Ray.
+"""The request and the result of one agent's turn over one batch of questions. Plain data: no torch, no Ray.
 
 A *turn* is: absorb the memory that is read, prefill the prompt, then think latently (and hand over a segment) or
-decode text. `TurnRequest` goes to the actor, `TurnResult` comes back; tensors travel beside them.
+decode text. `TurnRequest` is sent to the actor and `TurnResult` back; tensors are sent separately.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How text is decoded. Temperature 0 is greedy; every question has its own random stream."""
+    """Parameters of decoding. Temperature 0 is greedy; every question has its own random stream."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -35,18 +35,18 @@ class Sampling:
     seed: int = 42
 
 
-# One piece of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
-WirePiece = tuple[bytes, Any]
+# One chunk of a segment as bytes: its header, and its KV as a flat uint8 array (numpy), as `memory.wire` encodes them.
+WireChunk = tuple[bytes, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GivenMemory:
-    """Memory that no agent of the run wrote: an earlier run did. Every question of a batch reads the same."""
+    """Memory from an earlier run. All questions of a batch read the same."""
 
     reads: tuple[AgentMemory, ...]
-    segments: Mapping[str, WirePiece]  # by agent, each of one question and of the whole model
+    segments: Mapping[str, WireChunk]  # by agent, each of one question and of the whole model
     recomputed: frozenset[str] = frozenset()  # the agents whose segments have no KV
-    texts: Mapping[str, str] = field(default_factory=dict)  # by agent: what stands in the reader's prompt
+    texts: Mapping[str, str] = field(default_factory=dict)  # by agent: text for the reader's prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +63,25 @@ class TurnRequest:
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
-    handover: Handover = "kv"  # how its own segment travels
-    recomputed: frozenset[str] = frozenset()  # the agents whose segments come as recompute inputs
-    submitted_at: float = 0.0  # seconds of the wall clock where the driver runs
+    handover: Handover = "kv"  # how its own segment is sent
+    recomputed: frozenset[str] = frozenset()  # the agents whose segments arrive as recompute inputs
+    submitted_at: float = 0.0  # wall-clock seconds on the driver's machine
     is_last: bool = False  # no turn after this one reads the memory of this batch
-    traced: frozenset[str] = frozenset()  # the questions of which a trace is wanted
-    guard: GuardName = "off"  # what is done about thoughts with an alarm
-    keeps_memory: bool = False  # its segment is wanted in the report, too
-    given: GivenMemory | None = None  # what `reads` names, where it comes with the work
+    traced: frozenset[str] = frozenset()  # the questions to trace
+    guard: GuardName = "off"  # the action on thoughts with an alarm
+    keeps_memory: bool = False  # its result also holds its segment
+    given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
 
     @property
     def leaves_early(self) -> bool:
-        """Whether a part of its segment is final while the agent still thinks. Where a guard may change what is handed
-        over, nothing is before it has seen all thoughts."""
+        """Whether a part of its segment is final while the agent still thinks. With a guard that may change the segment
+        nothing is final before all thoughts."""
         if self.guard in ("drop", "text"):
             return False
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
 
     def segment_order(self) -> tuple[str, ...]:
-        """The agents whose segments come from other turns, each once, in the order in which they are passed."""
+        """The agents whose segments come from other turns, each once, in the order of the arguments."""
         if self.given is not None:
             return ()
         return tuple(dict.fromkeys(name for memory in self.reads for name in memory.agents()))
@@ -91,7 +91,7 @@ class TurnRequest:
 class Phases:
     """Wall-clock seconds of the parts of a turn, for the whole batch."""
 
-    wait: float = 0.0  # for memory that was not here yet when the turn began
+    wait: float = 0.0  # for memory that had not arrived when the turn began
     absorb: float = 0.0
     prefill: float = 0.0
     think: float = 0.0
@@ -110,18 +110,18 @@ class SegmentRead:
     source: str  # the agent that wrote it
     num_bytes: int  # of KV as it was sent, or of recompute inputs
     transport: str
-    seconds: float  # to unpack and to absorb it; waiting for what was not computed yet is not in it
-    exposed_seconds: float = 0.0  # of them, and of its way here: what no computation hid
+    seconds: float  # to unpack and absorb it, without waiting for its computation
+    exposed_seconds: float = 0.0  # transfer time, including transit, that did not overlap with computation
     handover: Handover = "kv"
     codec: CodecName = "none"
-    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst piece's
+    relative_error: float = 0.0  # RMS error of a lossy codec, maximum over chunks
     link: Link = "same_process"
-    moved_bytes: int = 0  # that had to come to the reader's node for this reader
+    moved_bytes: int = 0  # that were sent to the reader's node for this reader
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnResult:
-    """What a turn did. Everything per question is in the order of `TurnRequest.question_ids`."""
+    """The result of a turn. Values per question are in the order of `TurnRequest.question_ids`."""
 
     agent: str
     prompt_tokens: tuple[int, ...]
@@ -134,9 +134,9 @@ class TurnResult:
     ] = ()  # of KV, or of the recompute inputs, handed over per question; empty for a text agent
     memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
     reads: tuple[SegmentRead, ...] = ()
-    traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by question, of those that were to be traced
-    embeddings: EmbeddingMap | None = None  # where traced thoughts lie; only of the last turn over a batch
-    trace_seconds: float = 0.0  # for the whole batch: spent on traces and on the guard, and part of no phase
+    traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by traced question
+    embeddings: EmbeddingMap | None = None  # the map of traced thoughts; only from the last turn over a batch
+    trace_seconds: float = 0.0  # for the whole batch: for traces and the guard, in no phase
     alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over
-    kept: tuple[WirePiece, ...] = ()  # its segment, if that was wanted: in pieces, and of every rank
+    kept: tuple[WireChunk, ...] = ()  # the chunks of its segment from all ranks, with `keeps_memory`

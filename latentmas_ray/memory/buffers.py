@@ -1,4 +1,4 @@
-"""Large buffers whose first use is fast, and copies of many small parts."""
+"""Large buffers whose first write is fast, and fast copies of many small tensors."""
 
 import contextlib
 import mmap
@@ -11,15 +11,15 @@ _LARGE_BYTES = 4 * 2**20
 
 
 def empty_bytes(num_bytes: int, device: torch.device) -> Tensor:
-    """A flat uint8 tensor of any content.
+    """Return an uninitialised flat uint8 tensor.
 
-    On a CPU a large one lies on huge pages where the system offers them: the first write to a page of the usual size
-    costs several times as much as the bytes that are written.
+    On a CPU a large one uses huge pages where the system offers them: the first write to a page of the usual size costs
+    several times as much as writing the bytes.
     """
     if device.type != "cpu" or num_bytes < _LARGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(num_bytes, dtype=torch.uint8, device=device)
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # the kernel has no huge pages
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=torch.uint8)
 
@@ -27,8 +27,8 @@ def empty_bytes(num_bytes: int, device: torch.device) -> Tensor:
 def copy_into(target: Tensor, source: Tensor) -> None:
     """`target.copy_(source)` for tensors of one dtype.
 
-    torch splits a copy over its threads and waits for the last of them; for the part of a cache that one layer is, that
-    wait costs more than the copy, and many times more where other work has a core. numpy's copy never splits.
+    torch splits a copy over its threads and waits for the last of them. For one layer of a cache that wait costs more
+    than the copy, and many times more if another process uses a core. numpy does not split a copy.
     """
     if target.device.type == source.device.type == "cpu" and target.dtype == source.dtype:
         same_size = {2: torch.int16, 4: torch.int32}.get(target.itemsize, target.dtype)

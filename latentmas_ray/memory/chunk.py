@@ -1,8 +1,8 @@
-"""Parts of a segment that travel by themselves, so that the first can leave before the last is computed.
+"""Chunks of a segment that are sent separately, so that the first is sent before the last is computed.
 
-An agent's prompt makes most of the bytes of its segment, and they are final before its first latent step: they leave as
-a chunk of their own while it thinks. Every chunk carries the meta data of the whole, so a reader knows where everything
-belongs, and how much is still to come, from the first chunk on.
+Most bytes of a segment come from its agent's prompt and are final before the first latent step: they are sent as a
+chunk while the agent thinks. Every chunk carries the meta data of the whole segment, so the first chunk already tells a
+reader the position of every token and how many are still to come.
 
 Dimensions: L layers, H KV heads, T tokens of all questions one after another, D head dim.
 """
@@ -22,8 +22,8 @@ from latentmas_ray.memory.segment import RecomputeInputs, Segment, SegmentMeta, 
 class SegmentChunk:
     """Tokens [begins[q], begins[q] + lengths[q]) of each question's kept tokens of one segment; never mutated.
 
-    `kv` is where their bytes are. `recompute_inputs` holds the turn's inputs that follow those of the chunks before;
-    together they are the whole turn's, kept or not. Raises SegmentError if the parts contradict each other.
+    `kv` holds their bytes. `recompute_inputs` holds the turn's inputs that follow those of the previous chunks; all
+    chunks together hold all inputs of the turn, kept or not. Raises SegmentError if the fields contradict each other.
     """
 
     meta: SegmentMeta
@@ -56,33 +56,33 @@ class SegmentChunk:
 
     @classmethod
     def whole(cls, segment: Segment) -> "SegmentChunk":
-        """All of a segment; shares its bytes, wherever they are."""
+        """The one chunk that holds all of a segment; shares its bytes."""
         return cls(segment.meta, (0,) * segment.num_questions, segment.lengths, segment.kv, segment.recompute_inputs)
 
     @classmethod
     def without_kv(cls, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> "SegmentChunk":
-        """Inputs of a turn alone, all or those that follow the chunks before: whoever reads it computes the KV."""
+        """A chunk of recompute inputs alone: its reader computes the KV."""
         nothing = (0,) * meta.num_questions
         return cls(meta, nothing, nothing, concatenate_kv(meta.layout(nothing, nothing), []), recompute_inputs)
 
     @property
     def kv_LCHTD(self) -> Tensor:  # noqa: N802  # it carries its dimensions like every tensor
-        """The KV [L, 2, H, T, D], contiguous. May bring it from where it is, the first time."""
+        """The KV [L, 2, H, T, D], contiguous. The first call may copy, decode or join it."""
         return self.kv.tensor()
 
     @property
     def codec_stats(self) -> CodecStats | None:
-        """What a lossy codec did to it on its way here."""
+        """The loss through a codec in transit; None without a lossy codec."""
         return self.kv.codec_stats
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of KV (the recompute inputs is not counted)."""
+        """Bytes of KV (recompute inputs are not counted)."""
         return self.kv.layout.num_bytes
 
     @property
     def travel_bytes(self) -> int:
-        """Bytes of KV as they came here."""
+        """Bytes of KV as they were received."""
         return self.kv.travel_bytes
 
     @property
@@ -99,52 +99,53 @@ class SegmentChunk:
         return self.kv.head_views(question)
 
 
-def join(pieces: Sequence[SegmentChunk]) -> Segment:
-    """The segment that these pieces, in their order, are all of. Shares the bytes of a single one, else copies them.
+def join(chunks: Sequence[SegmentChunk]) -> Segment:
+    """Join all chunks of a segment, in order. Shares the bytes of a single chunk, copies those of several.
 
-    Raises SegmentError for pieces that are not of one segment, or that leave something out.
+    Raises SegmentError if they are of different segments, or if one is missing.
     """
-    if not pieces:
+    if not chunks:
         raise SegmentError("a segment has at least one piece")
-    meta = pieces[0].meta
+    meta = chunks[0].meta
     questions = range(meta.num_questions)
-    if any(piece.meta != meta for piece in pieces):
+    if any(chunk.meta != meta for chunk in chunks):
         raise SegmentError("pieces of different segments")
     for question in questions:
-        edges = [0, *(piece.begins[question] + piece.lengths[question] for piece in pieces)]
-        begins = [piece.begins[question] for piece in pieces]
-        inputs = sum(piece.recompute_inputs.lengths[question] for piece in pieces)
+        edges = [0, *(chunk.begins[question] + chunk.lengths[question] for chunk in chunks)]
+        begins = [chunk.begins[question] for chunk in chunks]
+        inputs = sum(chunk.recompute_inputs.lengths[question] for chunk in chunks)
         if begins != edges[:-1] or edges[-1] != meta.lengths[question] or inputs != meta.turn_lengths[question]:
             raise SegmentError(
-                f"question {question}: pieces end at tokens {edges[1:]} of {meta.lengths[question]} "
+                f"question {question}: chunks end at tokens {edges[1:]} of {meta.lengths[question]} "
                 f"and at input {inputs} of {meta.turn_lengths[question]}"
             )
-    if len(pieces) == 1:
-        return Segment(meta, pieces[0].kv, pieces[0].recompute_inputs)
-    kv = concatenate_kv(meta.layout(), [(piece.kv, q) for q in questions for piece in pieces])
-    return Segment(meta, kv, join_recompute_inputs([piece.recompute_inputs for piece in pieces], meta.turn_lengths))
+    if len(chunks) == 1:
+        return Segment(meta, chunks[0].kv, chunks[0].recompute_inputs)
+    kv = concatenate_kv(meta.layout(), [(chunk.kv, q) for q in questions for chunk in chunks])
+    return Segment(meta, kv, join_recompute_inputs([chunk.recompute_inputs for chunk in chunks], meta.turn_lengths))
 
 
-def have_kv(pieces: Sequence[SegmentChunk]) -> bool:
-    """Whether all these pieces of one segment bring its KV, and not its recompute inputs alone."""
-    return any(sum(piece.lengths) for piece in pieces) or not any(sum(piece.meta.lengths) for piece in pieces)
+def have_kv(chunks: Sequence[SegmentChunk]) -> bool:
+    """Whether these chunks of one segment hold its KV, not only its recompute inputs."""
+    return any(sum(chunk.lengths) for chunk in chunks) or not any(sum(chunk.meta.lengths) for chunk in chunks)
 
 
-def repeat(piece: SegmentChunk, num_questions: int) -> SegmentChunk:
-    """A piece of one question as that of `num_questions` that all have the same memory; copies its KV for each.
+def repeat(chunk: SegmentChunk, num_questions: int) -> SegmentChunk:
+    """Repeat a chunk of one question for `num_questions` questions; copies its KV for each.
 
-    Raises SegmentError for a piece of several questions.
+    Raises SegmentError for a chunk of several questions.
     """
-    if piece.meta.num_questions != 1:
-        raise SegmentError(f"only memory of one question can be repeated, not of {piece.meta.num_questions}")
+    if chunk.meta.num_questions != 1:
+        raise SegmentError(f"only memory of one question can be repeated, not of {chunk.meta.num_questions}")
     once = [0] * num_questions
-    meta, begins, lengths = piece.meta.take(once), piece.begins * num_questions, piece.lengths * num_questions
-    kv = concatenate_kv(meta.layout(begins, lengths), [(piece.kv, question) for question in once], piece.codec_stats)
-    return SegmentChunk(meta, begins, lengths, kv, piece.recompute_inputs.take(once))
+    meta, begins, lengths = chunk.meta.take(once), chunk.begins * num_questions, chunk.lengths * num_questions
+    kv = concatenate_kv(meta.layout(begins, lengths), [(chunk.kv, question) for question in once], chunk.codec_stats)
+    return SegmentChunk(meta, begins, lengths, kv, chunk.recompute_inputs.take(once))
 
 
 def join_recompute_inputs(inputs: Sequence[RecomputeInputs], lengths: tuple[int, ...]) -> RecomputeInputs:
-    """Recipes of consecutive parts of the same turns as one. Raises SegmentError where they do not add up."""
+    """Join the recompute inputs of consecutive parts of the same turns. Raises SegmentError where the counts do not add
+    up to `lengths`."""
     ids = [recompute_inputs.token_ids_T.split(list(recompute_inputs.lengths)) for recompute_inputs in inputs]
     latents = [
         recompute_inputs.latents_NE.split(list(recompute_inputs.latents_per_question())) for recompute_inputs in inputs

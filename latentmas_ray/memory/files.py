@@ -1,9 +1,9 @@
-"""A memory as one safetensors file, which other tools can look at too.
+"""A memory as one safetensors file, which other tools can read too.
 
-Of every agent it holds the tensors `AGENT.token_ids` and `AGENT.latents` (its recompute inputs) and, if the memory has
-its KV, `AGENT.kv`: [L, 2, H, T, D], or bytes as `KVLayout` says where the layers are not all alike. Everything else is
-JSON in the file's metadata. The metadata begins with the version and a digest of the whole file, at a fixed place, so
-that damage is found before anything of it is believed:
+For every agent it holds the tensors `AGENT.token_ids` and `AGENT.latents` (its recompute inputs) and, if the memory has
+its KV, `AGENT.kv`: [L, 2, H, T, D], or bytes in the order of `KVLayout` if the layers differ. Everything else is JSON
+in the file's metadata. The metadata begins with the version and a digest of the whole file at a fixed offset, so that
+damage is detected before any other field is used:
 
     u64 length of the header | {"__metadata__":{"latentmas_memory":"2","digest":"32 hex digits", … | tensors
 
@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentmas_ray.errors import LatentMASError, MemoryInputError, SegmentError
-from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
 from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
@@ -38,10 +38,10 @@ from latentmas_ray.memory.working_memory import Memory
 from latentmas_ray.topology.agent import AgentMemory
 
 VERSION = 2
-_READ_VERSIONS = (1, VERSION)  # 1 had the spec of a model whose layers are all alike, and no kept tokens
+_READ_VERSIONS = (1, VERSION)  # version 1 has specs of models whose layers are all alike, and no kept tokens
 NOTICE = (
     "This file holds working memory of LLM agents: the prompts that they were given, and what they thought about them. "
-    "Whoever has it can read both."
+    "Anyone who has the file can read both."
 )
 _DTYPE_NAMES = {
     torch.uint8: "U8",
@@ -74,7 +74,7 @@ def save_memory(memory: Memory, path: Path) -> None:
             for tensor in tensors.values():
                 file.write(raw_bytes(tensor).data)
     except OSError as error:
-        # The name that is known to the caller, which may be in another folder than the one that failed.
+        # The path that the caller knows; the operation may have failed on the temporary file.
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -91,13 +91,13 @@ def load_memory(path: Path) -> Memory:
     except OSError as error:
         raise MemoryInputError("memory file", str(path), _cannot_read(error)) from error
     except (LatentMASError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        # RuntimeError: torch's of shapes, Python's of JSON that is nested too deeply.
+        # RuntimeError: from torch for wrong shapes, from Python for JSON that is nested too deeply.
         raise MemoryInputError("memory file", str(path), f"the file contradicts itself: {error}") from error
     return memory
 
 
 def _tensors_of(memory: Memory) -> dict[str, Tensor]:
-    """By their names in the file; those of the largest numbers first, so that all are aligned."""
+    """The tensors by their names in the file; the widest numbers come first, so that all are aligned."""
     segments = memory.segments.items()
     return {
         **{f"{agent}.token_ids": segment.inputs.token_ids_T.contiguous() for agent, segment in segments},
@@ -115,7 +115,7 @@ def _read_kv(layout: KVLayout, tensor: Tensor) -> InMemoryKV:
 
 
 def _header(memory: Memory, tensors: Mapping[str, Tensor], digest: str) -> bytes:
-    """Everything before the first tensor: its length, and JSON that is padded to a multiple of 8 bytes."""
+    """Everything before the first tensor: the length of the JSON, and the JSON, padded to a multiple of 8 bytes."""
     metadata = {
         "latentmas_memory": str(VERSION),
         "digest": digest,
@@ -138,7 +138,7 @@ def _header(memory: Memory, tensors: Mapping[str, Tensor], digest: str) -> bytes
 
 
 def _meta(memory: Memory) -> dict[str, Any]:
-    """What is not a tensor. Agents stand behind those that they read."""
+    """Everything that is not a tensor. Each agent comes after the agents that it read."""
     return {
         "model": memory.model,
         "question": memory.question,
@@ -162,7 +162,7 @@ def _meta(memory: Memory) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when it is complete and on disk; until then it has another name."""
+    """A temporary file that replaces `path` when it is complete and on disk."""
     if not path.name or "\0" in path.name:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     temporary = path.with_name(f".memory-{secrets.token_hex(8)}.new")
@@ -180,18 +180,20 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system that cannot
+        with contextlib.suppress(OSError):  # the file system does not support it
             os.fsync(folder)
     finally:
         os.close(folder)
 
 
 def _check_whole(path: Path) -> None:
-    """Raises MemoryInputError unless this is a memory of our version as it was written, and OSError."""
-    # Without O_NONBLOCK, to open a pipe would wait for whoever writes into it.
+    """Check version and digest. Raises MemoryInputError, OSError."""
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise MemoryInputError("memory file", str(path), "it is no file; give one that Memory.save has written")
+            raise MemoryInputError(
+                "memory file", str(path), "it is not a regular file; give one that Memory.save has written"
+            )
         start = file.read(_HEADER_LENGTH.size + 256)
         begin = _BEGIN.match(start, _HEADER_LENGTH.size)
         if begin is None:
@@ -200,7 +202,7 @@ def _check_whole(path: Path) -> None:
             raise MemoryInputError("memory file", str(path), f"{kind}; give one that Memory.save has written")
         if (version := int(begin[2])) not in _READ_VERSIONS:
             known = " and ".join(map(str, _READ_VERSIONS))
-            expected = f"it is of version {version}, and this program reads versions {known}"
+            expected = f"it has version {version}, and this program reads versions {known}"
             raise MemoryInputError("memory file", str(path), expected)
         digest = xxhash.xxh3_128(start[: begin.end(1)] + _NO_DIGEST.encode() + start[begin.end(3) :])
         while block := file.read(_BLOCK_BYTES):
@@ -210,13 +212,13 @@ def _check_whole(path: Path) -> None:
 
 
 def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
-    """Raises SegmentError and what Python raises for values of other types than were expected."""
+    """Build the memory from a file's contents. Raises SegmentError, and Python's own errors for wrong types."""
     tree: dict[str, AgentMemory] = {}
     segments: dict[str, MemorySegment] = {}
     spec = None if meta["spec"] is None else KVCacheSpec.from_header(meta["spec"])
     for name, agent in _typed(meta["agents"], dict).items():
         if spec is None:
-            raise SegmentError("it holds memory, and does not say of which model")
+            raise SegmentError("it holds memory but does not name its model")
         tree[name] = AgentMemory(name, tuple(tree[read] for read in _texts(agent["reads"])))
         length, start, offset, turn = (
             (_count(agent[key]),) for key in ("num_tokens", "turn_start", "offset", "turn_length")
@@ -226,7 +228,7 @@ def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         kv = _read_kv(own.layout(), tensors.pop(f"{name}.kv")) if _typed(meta["has_kv"], bool) else None
         segments[name] = MemorySegment(own, inputs, kv)
     if tensors:
-        raise SegmentError(f"it holds {sorted(tensors)[0]}, which is of no agent")
+        raise SegmentError(f"it holds {sorted(tensors)[0]}, which belongs to no agent")
     _texts([*_typed(meta["texts"], dict), *meta["texts"].values()])
     return Memory(
         model=_typed(meta["model"], str),
@@ -239,7 +241,7 @@ def _memory(meta: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
 
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{kind.__name__} was expected, not {type(value).__name__}")
+        raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value
 
 
@@ -249,7 +251,7 @@ def _texts(values: Any) -> list[str]:
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < _MAX_COUNT:
-        raise ValueError(f"{value!r} is no number of tokens")
+        raise ValueError(f"{value!r} is not a number of tokens")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Where the KV of some tokens is: in memory, or somewhere that it is brought from when it is first needed.
+"""The KV of some tokens and how it is laid out: in memory, or computed, copied or decoded when it is first read.
 
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim.
 """
@@ -20,7 +20,7 @@ from latentmas_ray.memory.spec import KVCacheSpec
 
 @dataclass(frozen=True)
 class CodecStats:
-    """A lossy codec, the bytes that travelled, and the RMS error of the KV relative to its RMS."""
+    """A lossy codec, the bytes that were sent, and the RMS error of the KV relative to its RMS."""
 
     codec: CodecName
     num_bytes: int
@@ -29,7 +29,7 @@ class CodecStats:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """Where one tensor [H, num_tokens, D] of one layer begins in a buffer."""
+    """The place of one layer's tensor [H, num_tokens, D] in a buffer."""
 
     layer: int
     spec: TensorSpec
@@ -41,18 +41,18 @@ class PackedTensor:
         return self.first_byte + self.num_tokens * self.spec.bytes_per_token
 
     def view(self, buffer: Tensor) -> Tensor:
-        """The tensor, on the bytes of a flat uint8 buffer."""
+        """A view of the tensor in a flat uint8 buffer."""
         flat = buffer[self.first_byte : self.stop_byte].view(self.spec.torch_dtype)
         return flat.view(self.spec.num_heads, self.num_tokens, self.spec.head_dim)
 
 
 @dataclass(frozen=True)
 class KVLayout:
-    """How the KV of some tokens lies in one buffer: layer after layer, in each its tensors [H, T, D] one after another.
+    """How the KV of some tokens is laid out in one buffer: layer by layer, in each its tensors [H, T, D] in order.
 
-    T are `lengths[q]` tokens of each question q, one question after another; where layers keep different tokens they
-    are `layer_lengths[l][q]` of layer l instead. Each tensor begins at a multiple of its items' size. Where the layers
-    are alike and keep the same tokens that is one tensor [L, 2, H, T, D].
+    T counts the tokens of all questions, one question after another: `lengths[q]` of question q, or
+    `layer_lengths[l][q]` in layer l if layers keep different tokens. Each tensor begins at a multiple of its item size.
+    If all layers are alike and keep the same tokens, the buffer is one tensor [L, 2, H, T, D].
     """
 
     spec: KVCacheSpec
@@ -61,12 +61,12 @@ class KVLayout:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it is one tensor [L, 2, H, T, D]."""
+        """Whether the buffer is one tensor [L, 2, H, T, D]."""
         return self.layer_lengths is None and self.spec.is_uniform
 
     @cached_property
     def num_tokens(self) -> int:
-        """Of a layer that keeps all."""
+        """T of a layer that keeps all tokens."""
         return sum(self.lengths)
 
     @cached_property
@@ -88,8 +88,8 @@ class KVLayout:
         if self.layer_lengths is not None:
             layer = next(layer for layer, kept in enumerate(self.layer_lengths) if kept != self.lengths)
             raise IncompatibleMemoryError(
-                f"layer {layer} keeps {self.layer_lengths[layer]} of {self.lengths} tokens: memory can be packed and "
-                "moved like that, but is computed with only where all layers keep all of them"
+                f"layer {layer} keeps {self.layer_lengths[layer]} of {self.lengths} tokens: such memory can be packed "
+                "and moved, but computing with it needs all tokens in all layers"
             )
 
     def lengths_in(self, layer: int) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ class KVLayout:
 
     @cached_property
     def tensors(self) -> tuple[PackedTensor, ...]:
-        """All tensors, in their order."""
+        """All tensors in the order of the buffer."""
         found: list[PackedTensor] = []
         end = 0
         for layer, layer_spec in enumerate(self.spec.layers):
@@ -111,22 +111,21 @@ class KVLayout:
 
 
 class KVSource(ABC):
-    """The KV of a segment, or of a part of one. Nothing that it has given out is ever changed.
+    """The KV of a segment or of a chunk of one. Tensors that it has returned never change.
 
-    Asking for bytes may copy, decode or join them, the first time. A source that is pickled brings its bytes together
-    and arrives as `InMemoryKV`.
+    The first read may copy, decode or join the bytes. Pickling a source reads it; it is unpickled as `InMemoryKV`.
     """
 
     layout: KVLayout
-    codec_stats: CodecStats | None = None  # what a codec did to it on its way here
+    codec_stats: CodecStats | None = None  # None if no lossy codec was used in transit
 
     @abstractmethod
     def buffer(self) -> Tensor:
-        """All bytes as one flat uint8 tensor, in the order of the layout. Raises SegmentError where they are gone."""
+        """All bytes as one flat uint8 tensor in the order of the layout. Raises SegmentError if they were released."""
 
     def tensor(self) -> Tensor:
         """The KV [L, 2, H, T, D], contiguous; shares the bytes of `buffer`. Raises like it, and IncompatibleMemoryError
-        where the layers are not alike."""
+        if the layers differ."""
         return self.buffer().view(self.layout.spec.torch_dtype).view(self.layout.shape)
 
     def view_of(self, question: int) -> Tensor:
@@ -136,13 +135,13 @@ class KVSource(ABC):
         return self.tensor()[:, :, :, first : first + lengths[question]]
 
     def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """One question's KV in views that lie side by side: the first head of each, and [L, 2, heads, T, D]. Joins
-        nothing, so it is what a cache is written from. Raises like `buffer`."""
+        """One question's KV as views of adjacent heads: the first head of each, and [L, 2, heads, T, D]. Used to write
+        a cache, because it joins nothing. Raises like `buffer`."""
         yield 0, self.view_of(question)
 
     def tensors_of(self, question: int) -> list[Tensor]:
-        """One question's tensors [H, T, D] in the order of `KVLayout.tensors`, whatever the layers are; views of
-        `buffer`. Raises like it."""
+        """One question's tensors [H, T, D] in the order of `KVLayout.tensors`, for any layers; views of `buffer`.
+        Raises like it."""
         buffer, views = self.buffer(), []
         for tensor in self.layout.tensors:
             lengths = self.layout.lengths_in(tensor.layer)
@@ -152,7 +151,7 @@ class KVSource(ABC):
 
     @property
     def travel_bytes(self) -> int:
-        """Bytes of KV as they came here: fewer where a codec was used, more where only some heads of them are read."""
+        """Bytes of KV that were received: fewer with a codec, more if only some of the received heads are read."""
         return self.codec_stats.num_bytes if self.codec_stats else self.layout.num_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,10 +159,10 @@ class KVSource(ABC):
 
 
 class InMemoryKV(KVSource):
-    """Bytes that are here."""
+    """KV whose bytes are in this process's memory."""
 
     def __init__(self, layout: KVLayout, buffer: Tensor, codec_stats: CodecStats | None = None) -> None:
-        """`buffer` is flat uint8. Raises SegmentError if it has not exactly the bytes of the layout."""
+        """`buffer` is flat uint8. Raises SegmentError if its size is not that of the layout."""
         if buffer.dtype != torch.uint8 or buffer.shape != (layout.num_bytes,):
             raise SegmentError(
                 f"KV is {tuple(buffer.shape)} {buffer.dtype}, {layout.num_tokens} tokens take {layout.num_bytes} bytes"
@@ -176,8 +175,8 @@ class InMemoryKV(KVSource):
     def of(
         cls, spec: KVCacheSpec, lengths: Sequence[int], kv_LCHTD: Tensor, codec_stats: CodecStats | None = None
     ) -> "InMemoryKV":
-        """The KV [L, 2, H, sum(lengths), D] of the spec's dtype; shares its bytes. Raises SegmentError for another
-        shape or dtype, and where it is not contiguous."""
+        """Wrap the KV [L, 2, H, sum(lengths), D] of the spec's dtype; shares its bytes. Raises SegmentError for another
+        shape or dtype, and if it is not contiguous."""
         layout = KVLayout(spec, tuple(lengths))
         if kv_LCHTD.shape != layout.shape or kv_LCHTD.dtype != spec.torch_dtype:
             raise SegmentError(
@@ -194,8 +193,7 @@ class InMemoryKV(KVSource):
 def concatenate_kv(
     layout: KVLayout, parts: Sequence[tuple[KVSource, int]], stats: CodecStats | None = None
 ) -> InMemoryKV:
-    """Questions of several sources, each (source, question), one after another as the KV of this layout; copies their
-    bytes."""
+    """Concatenate questions of several sources, each (source, question), in this layout; copies their bytes."""
     if not parts:
         return InMemoryKV(layout, torch.empty(0, dtype=torch.uint8), stats)
     if layout.is_uniform:

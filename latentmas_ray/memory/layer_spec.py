@@ -1,26 +1,76 @@
-"""Which tensors one layer caches.
+"""What each layer of a model caches: its tensors, how keys depend on their positions, and which tokens it keeps.
+
+RoPE is a rotation, so a key at position p becomes the key at p + Δ by one more rotation of Δ (RoFormer, arXiv
+2104.09864, eq. 15). A layer may keep fewer tokens than its segment has: eviction, sliding windows.
 
 Dimensions: H KV heads, T tokens, D head dim, R rotary dim (R ≤ D).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latentmas_ray.errors import IncompatibleMemoryError
-from latentmas_ray.memory.rope import RopeSpec
+from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireError
+
+# Kinds whose frequencies do not depend on the sequence length, so that rotations add up.
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding: component pair i rotates by `inv_freq[i]` radians per position.
+
+    The pairs are (i, i + R/2) of the first R dimensions of a head. `inv_freq` already contains the scaling of
+    `kind`; a factor that yarn multiplies keys with is part of the cached keys and plays no role in a rotation.
+    """
+
+    kind: str
+    inv_freq: tuple[float, ...]  # [R/2]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise IncompatibleMemoryError(f"RoPE kind {self.kind!r} is not one of {', '.join(ROPE_KINDS)}")
+        if not all(map(math.isfinite, self.inv_freq)):
+            raise IncompatibleMemoryError(f"RoPE frequencies must be finite: {self.inv_freq}")
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inv_freq)
+
+
+def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:
+    """Return keys of positions p as keys of positions p + `shift`; leading dimensions are free, [..., T, D].
+
+    Computed in fp32 for any dtype, with angles in fp64, so that a long shift costs no precision. Returns a new tensor
+    (`keys_HTD` itself for shift 0). Dimensions after the rotary ones, and the factor of a scaled kind, are unchanged.
+    """
+    if shift == 0:
+        return keys_HTD
+    angles = shift * torch.tensor(rope.inv_freq, dtype=torch.float64)
+    cos = angles.cos().to(keys_HTD.device, torch.float32)
+    sin = angles.sin().to(keys_HTD.device, torch.float32)
+    half = len(rope.inv_freq)
+    first, second = keys_HTD[..., :half].float(), keys_HTD[..., half : 2 * half].float()
+    out = keys_HTD.clone()
+    out[..., :half] = first * cos - second * sin
+    out[..., half : 2 * half] = second * cos + first * sin
+    return out
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor that a layer caches, [H, T, D] of one question: H are the heads that are here.
+    """One tensor that a layer caches, [H, T, D] per question; H counts this shard's heads.
 
-    `rope` tells how its numbers depend on the position; None where they do not, as in a value.
+    `rope` says how its numbers depend on the position; None if they do not, as in a value.
     """
 
     name: str
@@ -51,25 +101,25 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The tensors that one layer caches: usually a key and a value, one of latent attention, none in a layer that reads
-    another's."""
+    """The tensors that one layer caches: usually a key and a value; one with latent attention; none in a layer that
+    shares another layer's."""
 
     tensors: tuple[TensorSpec, ...]
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.tensors]
         if len(set(names)) < len(names):
-            raise IncompatibleMemoryError(f"a layer caches two tensors of one name: {', '.join(names)}")
+            raise IncompatibleMemoryError(f"a layer caches two tensors with the same name: {', '.join(names)}")
 
     @classmethod
     def attention(cls, num_kv_heads: int, head_dim: int, dtype: str, rope: RopeSpec) -> "LayerSpec":
-        """A key that is rotated for its position, and a value of the same shape."""
+        """The spec of a key that is rotated for its position and a value of the same shape."""
         key = TensorSpec("key", num_kv_heads, head_dim, dtype, rope)
         return cls((key, replace(key, name="value", rope=None)))
 
     @cached_property
     def is_attention(self) -> bool:
-        """Whether it is what `attention` makes."""
+        """Whether it equals a spec made by `attention`."""
         if len(self.tensors) != 2 or self.tensors[0].rope is None:
             return False
         key = self.tensors[0]
@@ -97,7 +147,7 @@ class LayerSpec:
 
     @classmethod
     def from_header(cls, header: list[Mapping[str, Any]]) -> "LayerSpec":
-        """The inverse of `to_header`. Raises what Python raises for anything else, and IncompatibleMemoryError."""
+        """The inverse of `to_header`. Raises IncompatibleMemoryError, and Python's own errors for malformed headers."""
         tensors = [
             TensorSpec(
                 str(tensor["name"]),
@@ -112,11 +162,74 @@ class LayerSpec:
 
 
 def read_rope(header: Mapping[str, Any]) -> RopeSpec:
-    """A RoPE from a header. Raises what Python raises for anything else, and IncompatibleMemoryError."""
+    """Read a RoPE from a header. Raises IncompatibleMemoryError, and Python's own errors for malformed headers."""
     return RopeSpec(str(header["kind"]), tuple(float(frequency) for frequency in header["inv_freq"]))
 
 
 @lru_cache(maxsize=1024)
-def shared(layer: LayerSpec) -> LayerSpec:
-    """The same object for equal layers, so that specs are compared in no time."""
+def interned(layer: LayerSpec) -> LayerSpec:
+    """Return the same object for equal layers, so that comparing specs is fast."""
     return layer
+
+
+# `Ranges` belong to one question: ranges [first, stop) in order, with gaps. `LayerTokens`: one layer's, per question.
+Ranges = tuple[tuple[int, int], ...]
+LayerTokens = tuple[Ranges, ...]
+KeptTokens = tuple[LayerTokens, ...]
+
+
+def check_kept(kept: KeptTokens, num_layers: int, lengths: Sequence[int]) -> None:
+    """Check that these are valid ranges within each question's `lengths[q]`. Raises SegmentError with the layer."""
+    if len(kept) != num_layers:
+        raise SegmentError(f"kept tokens of {len(kept)} layers, the model has {num_layers}")
+    checked: set[LayerTokens] = set()
+    for number, layer in enumerate(kept):
+        if layer in checked:
+            continue
+        checked.add(layer)
+        if len(layer) != len(lengths):
+            raise SegmentError(f"layer {number} keeps tokens of {len(layer)} questions, not of {len(lengths)}")
+        for ranges, length in zip(layer, lengths, strict=True):
+            edges = [edge for pair in ranges for edge in pair]
+            is_ordered = all(first < second for first, second in pairwise(edges))
+            if edges and not (is_ordered and edges[0] >= 0 and edges[-1] <= length):
+                raise SegmentError(
+                    f"layer {number} keeps {ranges} of {length} tokens: ranges must be in order, with gaps"
+                )
+
+
+def count_kept(layer: LayerTokens, windows: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """The number of tokens within [begin, begin + length) that a layer keeps, per question."""
+    return tuple(
+        sum(max(0, min(stop, begin + length) - max(first, begin)) for first, stop in ranges)
+        for ranges, (begin, length) in zip(layer, windows, strict=True)
+    )
+
+
+def kept_to_header(kept: KeptTokens | None) -> list[Any] | None:
+    """The wire form: [tokens of a layer, number of consecutive layers that keep the same], in order."""
+    if kept is None:
+        return None
+    return [[[[list(pair) for pair in own] for own in layer], len(list(same))] for layer, same in groupby(kept)]
+
+
+def kept_from_header(header: Any, num_layers: int) -> KeptTokens | None:
+    """The inverse of `kept_to_header` for a model of `num_layers` layers. Raises WireError for malformed headers."""
+    if header is None:
+        return None
+    kept: list[LayerTokens] = []
+    try:
+        for layer, count in header:
+            tokens = tuple(tuple((_count(first), _count(stop)) for first, stop in ranges) for ranges in layer)
+            if not 0 < _count(count) <= num_layers - len(kept):
+                raise ValueError(f"{count} layers where {num_layers - len(kept)} remain")
+            kept += [tokens] * count
+    except (TypeError, ValueError) as error:
+        raise WireError(f"the segment's kept tokens cannot be read: {error}") from error
+    return tuple(kept)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a number of tokens or layers")
+    return value

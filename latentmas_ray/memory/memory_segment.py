@@ -1,6 +1,6 @@
-"""What one agent handed over for one question, on the CPU of this process: with its KV, or its recompute inputs alone.
+"""One agent's segment for one question, in CPU memory: with its KV, or its recompute inputs alone.
 
-Dimensions: L layers, C 2 (key, value), H KV heads, T tokens that are kept, D head dim.
+Dimensions: L layers, C 2 (key, value), H KV heads, T kept tokens, D head dim.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from latentmas_ray.units import format_bytes
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MemorySegment:
-    """One agent's segment of a `Memory`: one question, all KV heads of the model. Never mutated after it was made.
+    """One agent's segment of a `Memory`: one question, all KV heads of the model. Immutable.
 
-    `meta` says whose model's it is and where its tokens stand; `inputs` are what the agent's turn was fed, tokens and
-    latent thoughts. `kv` holds its bytes, or is None: then a reader computes the KV from the inputs. Raises
-    SegmentError if the parts contradict each other.
+    `meta` describes the model and the tokens' positions; `inputs` are the tokens and latent thoughts that were fed in
+    the agent's turn. `kv` holds the bytes; if it is None a reader computes the KV from the inputs. Raises SegmentError
+    if the fields contradict each other.
     """
 
     meta: SegmentMeta
@@ -35,30 +35,30 @@ class MemorySegment:
 
     def __post_init__(self) -> None:
         if self.meta.num_questions != 1:
-            raise SegmentError(f"a memory is of one question, not of {self.meta.num_questions}")
+            raise SegmentError(f"a memory holds one question, not {self.meta.num_questions}")
         if self.spec.shard != WHOLE:
-            raise SegmentError(f"a memory is of a whole model, not of {self.spec.shard}")
+            raise SegmentError(f"a memory belongs to a whole model, not to {self.spec.shard}")
         if self.inputs.lengths != self.meta.turn_lengths:
             raise SegmentError(f"{self.inputs.lengths} inputs of a turn of {self.meta.turn_lengths}")
         tensors = [self.inputs.token_ids_T, self.inputs.latents_NE]
-        self.to_piece()  # checks the rest
+        self.to_chunk()  # checks the rest
         if self.kv is not None:
             tensors.append(self.kv.buffer())
         if any(tensor.device.type != "cpu" for tensor in tensors):
-            raise SegmentError("a memory is held on the CPU")
+            raise SegmentError("a memory must be on the CPU")
         if self.inputs.token_ids_T.numel() and int(self.inputs.token_ids_T.min()) < LATENT:
-            raise SegmentError(f"token ids begin with 0, not with {int(self.inputs.token_ids_T.min())}")
+            raise SegmentError(f"token ids are at least 0, not {int(self.inputs.token_ids_T.min())}")
 
     @classmethod
-    def from_pieces(cls, pieces: Sequence[SegmentChunk], question: int = 0) -> "MemorySegment":
-        """Question number `question` of a segment, from all its pieces in order; copies its bytes.
+    def from_chunks(cls, chunks: Sequence[SegmentChunk], question: int = 0) -> "MemorySegment":
+        """Build the segment of one question from all chunks of a batch's segment, in order; copies the bytes.
 
-        Of a divided model the pieces of all its ranks are joined. Raises SegmentError if something is missing.
+        Chunks of several tensor-parallel ranks are joined. Raises SegmentError if one is missing.
         """
-        whole = gather(pieces)
+        whole = gather(chunks)
         if not 0 <= question < whole[0].meta.num_questions:
             raise SegmentError(f"there is no question {question} of {whole[0].meta.num_questions}")
-        parts = [_question_of(piece, question) for piece in whole]
+        parts = [_question_of(chunk, question) for chunk in whole]
         if have_kv(whole):
             segment = join(parts)
             return cls(segment.meta, segment.recompute_inputs, segment.kv)
@@ -67,8 +67,8 @@ class MemorySegment:
             raise SegmentError("pieces of different segments")
         return cls(meta, join_recompute_inputs([part.recompute_inputs for part in parts], meta.turn_lengths))
 
-    def to_piece(self) -> SegmentChunk:
-        """This segment as a turn reads it; shares its bytes. `memory.piece.repeat` makes it one of a whole batch."""
+    def to_chunk(self) -> SegmentChunk:
+        """The segment as one chunk; shares its bytes. `memory.chunk.repeat` repeats it for a batch."""
         if self.kv is None:
             return SegmentChunk.without_kv(self.meta, self.inputs)
         return SegmentChunk(self.meta, (0,), self.meta.lengths, self.kv, self.inputs)
@@ -87,7 +87,7 @@ class MemorySegment:
 
     @property
     def kv_LCHTD(self) -> Tensor | None:  # noqa: N802  # it carries its dimensions like every tensor
-        """The KV [L, 2, H, T, D], contiguous, where there is one."""
+        """The KV [L, 2, H, T, D], contiguous; None without KV."""
         return None if self.kv is None else self.kv.tensor()
 
     @property
@@ -97,22 +97,22 @@ class MemorySegment:
 
     @property
     def num_latent_thoughts(self) -> int:
-        """Of these tokens, how many are latent thoughts."""
+        """The number of latent thoughts among these tokens."""
         first = self.meta.offsets[0]
         return int((self.inputs.token_ids_T[first : first + self.num_tokens] == LATENT).sum())
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of KV, or of the recompute inputs where there is none."""
+        """Bytes of KV, or of the recompute inputs without KV."""
         return self.meta.num_bytes if self.has_kv else self.inputs.bytes_per_question[0]
 
     @property
     def start(self) -> int:
-        """The position at which its first token was computed. A reader of parallel branches moves it."""
+        """The position at which its first token was computed; merging parallel branches shifts it."""
         return self.meta.starts[0]
 
     def __eq__(self, other: object) -> bool:
-        """Bit for bit the same."""
+        """Whether all fields and bytes are equal."""
         if not isinstance(other, MemorySegment):
             return NotImplemented
         return (
@@ -130,22 +130,22 @@ class MemorySegment:
         return f"MemorySegment({self.num_tokens} tokens, {self.num_latent_thoughts} latent thoughts, {size} of {kind})"
 
 
-def _question_of(piece: SegmentChunk, question: int) -> SegmentChunk:
-    """One question of a piece, in memory of its own on the CPU."""
-    meta, length = piece.meta.take([question]), piece.lengths[question]
-    recompute_inputs = piece.recompute_inputs.take([question])
+def _question_of(chunk: SegmentChunk, question: int) -> SegmentChunk:
+    """One question of a chunk, copied to the CPU."""
+    meta, length = chunk.meta.take([question]), chunk.lengths[question]
+    recompute_inputs = chunk.recompute_inputs.take([question])
     recompute_inputs = RecomputeInputs(
         recompute_inputs.token_ids_T.cpu(), recompute_inputs.latents_NE.cpu(), recompute_inputs.lengths
     )
-    layout = meta.layout((piece.begins[question],), (length,))
+    layout = meta.layout((chunk.begins[question],), (length,))
     if layout.is_uniform:
         kv = InMemoryKV(layout, empty_bytes(layout.num_bytes, recompute_inputs.latents_NE.device))
         kv_LCHTD = kv.tensor()
-        for head, part_LCHTD in piece.head_views(question):
+        for head, part_LCHTD in chunk.head_views(question):
             copy_into(kv_LCHTD[:, :, head : head + part_LCHTD.shape[2]], part_LCHTD)
     else:
-        kv = InMemoryKV(layout, concatenate_kv(layout, [(piece.kv, question)]).buffer().cpu())
-    return SegmentChunk(meta, (piece.begins[question],), (length,), kv, recompute_inputs)
+        kv = InMemoryKV(layout, concatenate_kv(layout, [(chunk.kv, question)]).buffer().cpu())
+    return SegmentChunk(meta, (chunk.begins[question],), (length,), kv, recompute_inputs)
 
 
 def _are_equal(mine: Tensor | None, other: Tensor | None) -> bool:

@@ -1,7 +1,7 @@
-"""Where each segment of a memory stands: chains continue positions, parallel branches are lined up one after another.
+"""The position of each segment in a merged memory: chains continue positions, parallel branches follow one another.
 
-A branch is moved as a block: its segments keep their distances, and the block begins where the branches before it
-end. A segment that two branches share (an agent that both had read) stands once, where the first branch has it.
+A branch is shifted as a block: the distances inside it stay, and it begins where the previous branches end. A segment
+that two branches share (both read the same agent) appears once, where the first branch has it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from latentmas_ray.topology.agent import AgentMemory
 
 @dataclass(frozen=True)
 class PlacedSegment:
-    """A segment, there or still on its way, and how far each question's tokens are moved from the position at which
-    they were computed."""
+    """A segment, or the meta data of one that is still being received, and by how many positions each question's tokens
+    are shifted from where they were computed."""
 
     agent: str
     segment: Segment | SegmentMeta
@@ -25,19 +25,19 @@ class PlacedSegment:
 
 @dataclass(frozen=True)
 class MergedLayout:
-    """One consistent sequence per question: segments in order, and the position at which a reader goes on."""
+    """One consistent sequence per question: segments in order, and the position at which a reader's prompt begins."""
 
     segments: tuple[PlacedSegment, ...]
     next_positions: tuple[int, ...]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens per question that the reader will have in its cache."""
+        """Tokens per question in the reader's cache after it absorbed the segments."""
         columns = [placed.segment.lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
-        """Every segment that is there as one piece, with its agent."""
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
+        """Every complete segment as one chunk, with its agent."""
         for placed in self.segments:
             if isinstance(placed.segment, Segment):
                 yield placed.agent, SegmentChunk.whole(placed.segment)
@@ -46,10 +46,10 @@ class MergedLayout:
 def merge_layout(
     reads: Sequence[AgentMemory], segments: Mapping[str, Segment | SegmentMeta], num_questions: int
 ) -> MergedLayout:
-    """Line up the memories `reads` for one reader. Moves no bytes; outlines are enough.
+    """Lay out the memories `reads` for one reader. Moves no bytes; meta data suffice.
 
-    Raises SegmentError if a segment is missing or is of other questions, IncompatibleMemoryError if two segments
-    come from different models.
+    Raises SegmentError if a segment is missing or has another number of questions, IncompatibleMemoryError if two
+    segments come from different models.
     """
     for name in dict.fromkeys(name for memory in reads for name in memory.agents()):
         if name not in segments:
@@ -73,7 +73,7 @@ def _line_up(
     ends = [0] * num_questions
     for memory in reads:
         branch, _ = _line_up(memory.reads, segments, num_questions)
-        branch[memory.agent] = [0] * num_questions  # an agent's own turn stands where it was computed
+        branch[memory.agent] = [0] * num_questions  # an agent's own turn is not shifted within its branch
         new = [name for name in branch if name not in shifts]
         for question in range(num_questions):
             spans = [

@@ -1,7 +1,7 @@
-"""Memory of one tensor-parallel degree for a reader of another: KV heads come from the shards that hold them.
+"""Reslicing: memory of one tensor-parallel degree for a reader of another degree.
 
-Every rank takes what it needs from the ranks that have it, all of them at the same time. Nothing is gathered anywhere,
-and a head is copied once: from the bytes that came to where the reader's cache wants it.
+Every reading rank receives KV heads from the ranks that hold them, all ranks at the same time. No rank gathers all
+heads, and each head is copied once: from the received bytes into the reader's cache.
 
 Dimensions: L layers, C 2 (key, value), H KV heads, T tokens of all questions one after another, D head dim.
 """
@@ -20,7 +20,7 @@ from latentmas_ray.memory.spec import WHOLE, KVCacheSpec, TPRank
 
 @dataclass(frozen=True)
 class HeadRange:
-    """Heads [first, stop) of those that source rank `source` holds."""
+    """Heads [first, stop) of the heads that source rank `source` holds."""
 
     source: int
     first: int
@@ -28,12 +28,12 @@ class HeadRange:
 
 
 def head_ranges(num_heads: int, num_sources: int, reader: TPRank) -> tuple[HeadRange, ...]:
-    """Where a reader finds its KV heads, in their order, if `num_sources` ranks hold the model's `num_heads` in equal
-    parts. Both degrees divide `num_heads`: a spec of such a shard would not be there otherwise.
+    """Where a reader finds its KV heads, in order, if `num_sources` ranks hold the model's `num_heads` in equal parts.
+    Both degrees must divide `num_heads`, as the specs of their shards ensure.
     """
     assert num_heads % num_sources == 0, f"{num_heads} heads at {num_sources} ranks"
-    assert num_heads % reader.of == 0, f"{num_heads} heads at {reader.of} ranks"
-    per_source, per_reader = num_heads // num_sources, num_heads // reader.of
+    assert num_heads % reader.world_size == 0, f"{num_heads} heads at {reader.world_size} ranks"
+    per_source, per_reader = num_heads // num_sources, num_heads // reader.world_size
     begin, end = reader.rank * per_reader, (reader.rank + 1) * per_reader
     return tuple(
         HeadRange(
@@ -46,67 +46,67 @@ def head_ranges(num_heads: int, num_sources: int, reader: TPRank) -> tuple[HeadR
 
 
 def sources_of(num_heads: int, num_sources: int, reader: TPRank) -> tuple[int, ...]:
-    """The ranks that hold a reader's heads, in order: those whose pieces `reslice` wants."""
+    """The ranks that hold a reader's heads, in order: `reslice` takes their chunks."""
     return tuple(heads.source for heads in head_ranges(num_heads, num_sources, reader))
 
 
-def reslice(pieces: Sequence[SegmentChunk], spec: KVCacheSpec) -> SegmentChunk:
-    """The same part of one segment, from the shards that `sources_of` names and in that order, as the shard of `spec`
-    holds it. Shares the bytes of `pieces` until somebody asks for them in one buffer.
+def reslice(chunks: Sequence[SegmentChunk], spec: KVCacheSpec) -> SegmentChunk:
+    """Combine the same chunk from several source shards into the chunk of `spec`'s shard.
 
-    Raises IncompatibleMemoryError for memory of another model, SegmentError for pieces that are not of one part of one
-    segment, or of other shards.
+    `chunks` come from the ranks that `sources_of` names, in that order. Shares their bytes until one buffer is asked
+    for. Raises IncompatibleMemoryError for memory of another model, SegmentError if the chunks are not the same part of
+    one segment or come from other ranks.
     """
-    if not pieces:
-        raise SegmentError("a piece for a shard is made of at least one")
-    first, num_sources = pieces[0], pieces[0].meta.spec.shard.of
-    for piece in pieces:
-        spec.of_shard(piece.meta.spec.shard).check_same(piece.meta.spec)
-    if first.meta.spec == spec and len(pieces) == 1:
+    if not chunks:
+        raise SegmentError("resharding needs at least one chunk")
+    first, num_sources = chunks[0], chunks[0].meta.spec.shard.world_size
+    for chunk in chunks:
+        spec.of_shard(chunk.meta.spec.shard).check_same(chunk.meta.spec)
+    if first.meta.spec == spec and len(chunks) == 1:
         return first
     ranges = head_ranges(spec.num_model_kv_heads, num_sources, spec.shard)
-    found = [piece.meta.spec.shard for piece in pieces]
+    found = [chunk.meta.spec.shard for chunk in chunks]
     if found != [TPRank(heads.source, num_sources) for heads in ranges]:
         raise SegmentError(
             f"{spec.shard} reads {', '.join(str(heads.source) for heads in ranges)} of {num_sources} "
             f"source shards, not {', '.join(map(str, found))}"
         )
     meta = replace(first.meta, spec=spec)
-    for piece in pieces[1:]:
-        if replace(piece.meta, spec=spec) != meta or _part(piece) != _part(first):
+    for chunk in chunks[1:]:
+        if replace(chunk.meta, spec=spec) != meta or _part(chunk) != _part(first):
             raise SegmentError("pieces of different shards must be the same part of one segment")
-    kv = ReslicedKV([piece.kv for piece in pieces], ranges, meta.layout(first.begins, first.lengths))
+    kv = ReslicedKV([chunk.kv for chunk in chunks], ranges, meta.layout(first.begins, first.lengths))
     return SegmentChunk(meta, first.begins, first.lengths, kv, first.recompute_inputs)
 
 
-def gather(pieces: Sequence[SegmentChunk]) -> list[SegmentChunk]:
-    """The pieces of one segment, in order, as those of the whole model, from the pieces of all ranks of a divided one:
-    in any order among the ranks, and of each rank in its own. Shares their bytes like `reslice`.
+def gather(chunks: Sequence[SegmentChunk]) -> list[SegmentChunk]:
+    """Combine the chunks of all tensor-parallel ranks into chunks of the whole model, in order.
 
-    Where they bring no KV, one rank's are enough. Raises SegmentError where a rank or a piece is missing.
+    Each rank's chunks must be in order; ranks may be interleaved. Shares their bytes like `reslice`. Without KV one
+    rank's chunks suffice. Raises SegmentError if a rank or a chunk is missing.
     """
     by_rank: dict[int, list[SegmentChunk]] = {}
-    for piece in pieces:
-        by_rank.setdefault(piece.meta.spec.shard.rank, []).append(piece)
+    for chunk in chunks:
+        by_rank.setdefault(chunk.meta.spec.shard.rank, []).append(chunk)
     if not by_rank:
         raise SegmentError("a segment has at least one piece")
-    spec = pieces[0].meta.spec.of_shard(WHOLE)
-    if not have_kv(pieces):
+    spec = chunks[0].meta.spec.of_shard(WHOLE)
+    if not have_kv(chunks):
         return [
-            SegmentChunk.without_kv(replace(piece.meta, spec=spec), piece.recompute_inputs)
-            for piece in by_rank[min(by_rank)]
+            SegmentChunk.without_kv(replace(chunk.meta, spec=spec), chunk.recompute_inputs)
+            for chunk in by_rank[min(by_rank)]
         ]
     if len({len(own) for own in by_rank.values()}) > 1:
-        raise SegmentError(f"the ranks sent {[len(by_rank[rank]) for rank in sorted(by_rank)]} pieces of one segment")
+        raise SegmentError(f"the ranks sent {[len(by_rank[rank]) for rank in sorted(by_rank)]} chunks of one segment")
     return [reslice(same_part, spec) for same_part in zip(*(by_rank[rank] for rank in sorted(by_rank)), strict=True)]
 
 
-def _part(piece: SegmentChunk) -> tuple[tuple[int, ...], ...]:
-    return piece.begins, piece.lengths, piece.recompute_inputs.lengths
+def _part(chunk: SegmentChunk) -> tuple[tuple[int, ...], ...]:
+    return chunk.begins, chunk.lengths, chunk.recompute_inputs.lengths
 
 
 class ReslicedKV(KVSource):
-    """Heads of one or several sources. They are joined when their bytes are asked for in one buffer."""
+    """Heads of one or several sources; joined when one buffer is asked for."""
 
     def __init__(self, sources: Sequence[KVSource], ranges: Sequence[HeadRange], layout: KVLayout) -> None:
         self.layout = layout
@@ -123,11 +123,11 @@ class ReslicedKV(KVSource):
 
     @property
     def travel_bytes(self) -> int:
-        """Bytes of KV as they came here, with those of heads that another rank reads."""
+        """Bytes of KV that were received, including heads that another rank reads."""
         return sum(source.travel_bytes for source, _ in self._sources)
 
     def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
-        """See `KVSource`: one view for each source."""
+        """See `KVSource`; one view per source."""
         head = 0
         for source, heads in self._sources:
             yield head, source.view_of(question)[:, :, heads.first : heads.stop]

@@ -1,4 +1,4 @@
-"""Segments of working memory: ragged, immutable, each with the recompute inputs to compute it again.
+"""Segments of working memory: ragged, immutable, each with the inputs to recompute it.
 
 Dimensions: L layers, H KV heads, T tokens of all questions one after another, D head dim, N latent thoughts of all
 questions one after another, E hidden size.
@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
-from latentmas_ray.memory.kept_tokens import KeptTokens, check_kept, count_kept
 from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
+from latentmas_ray.memory.layer_spec import KeptTokens, check_kept, count_kept
 from latentmas_ray.memory.spec import KVCacheSpec
 
 T = TypeVar("T")
-LATENT = -1  # stands in `token_ids_T` where a latent thought was fed instead of a token
+LATENT = -1  # in `token_ids_T`: a latent thought was fed instead of a token
 
 
 @dataclass(frozen=True)
 class RecomputeInputs:
-    """The inputs of one agent's turn, in order: what is needed to compute its segment again.
+    """The inputs of one agent's turn, in order, from which its segment can be recomputed.
 
     `token_ids_T` [T] int64 holds the questions one after another, `lengths[q]` entries each; every `LATENT` in it
-    takes the next row of `latents_NE` [N, E] (the embedding that was fed, in the model's dtype).
+    stands for the next row of `latents_NE` [N, E] (the embedding that was fed, in the model's dtype). Raises
+    SegmentError if the counts disagree.
     """
 
     token_ids_T: Tensor
@@ -34,10 +35,14 @@ class RecomputeInputs:
 
     def __post_init__(self) -> None:
         if self.token_ids_T.shape != (sum(self.lengths),) or self.token_ids_T.dtype != torch.int64:
-            raise SegmentError(f"recipe: {tuple(self.token_ids_T.shape)} token ids for lengths {self.lengths}")
+            raise SegmentError(
+                f"recompute inputs: {tuple(self.token_ids_T.shape)} token ids for lengths {self.lengths}"
+            )
         num_latents = int((self.token_ids_T == LATENT).sum())
         if self.latents_NE.ndim != 2 or self.latents_NE.shape[0] != num_latents:
-            raise SegmentError(f"recipe: {tuple(self.latents_NE.shape)} latents for {num_latents} latent positions")
+            raise SegmentError(
+                f"recompute inputs: {tuple(self.latents_NE.shape)} latents for {num_latents} latent positions"
+            )
 
     @property
     def bytes_per_question(self) -> tuple[int, ...]:
@@ -53,7 +58,7 @@ class RecomputeInputs:
         return tuple(int((ids == LATENT).sum()) for ids in self.token_ids_T.split(list(self.lengths)))
 
     def head(self, counts: Sequence[int]) -> "RecomputeInputs":
-        """The first `counts[q]` inputs of each question, or all where there are fewer."""
+        """The first `counts[q]` inputs of each question, or all if it has fewer."""
         ids = self.token_ids_T.split(list(self.lengths))
         latents = self.latents_NE.split(list(self.latents_per_question()))
         kept = [part[:count] for part, count in zip(ids, counts, strict=True)]
@@ -69,7 +74,7 @@ class RecomputeInputs:
         )
 
     def take(self, questions: Sequence[int]) -> "RecomputeInputs":
-        """The recompute inputs of some questions, in the order given."""
+        """The recompute inputs of `questions`, in that order."""
         ids = self.token_ids_T.split(list(self.lengths))
         latents = self.latents_NE.split(list(self.latents_per_question()))
         return RecomputeInputs(
@@ -81,14 +86,13 @@ class RecomputeInputs:
 
 @dataclass(frozen=True)
 class SegmentMeta:
-    """A segment without its bytes: whose model's, where each question's tokens stand, and how many they are.
+    """A segment without its bytes: the model's spec, and the number and positions of each question's tokens.
 
-    Question q's turn begins at position `turn_starts[q]` and takes `turn_lengths[q]` positions; the `lengths[q]` tokens
-    that are handed over begin with number `offsets[q]` of the turn (an agent may hand over only a part of its turn;
-    positions stay what they were). Where some layers do not keep all of these (eviction, a sliding window),
-    `kept[l][q]` are the ranges of those that layer l keeps, counted from the first that is handed over: token n
-    stands at position turn_starts[q] + offsets[q] + n in every layer. Raises SegmentError if the parts contradict each
-    other.
+    Question q's turn begins at position `turn_starts[q]` and takes `turn_lengths[q]` positions. The `lengths[q]` tokens
+    that are handed over begin at token `offsets[q]` of the turn (an agent may hand over only a part of its turn;
+    positions do not change). If some layers do not keep all of them (eviction, a sliding window), `kept[l][q]` are the
+    ranges of tokens that layer l keeps, counted from the first that is handed over: token n has position
+    turn_starts[q] + offsets[q] + n in every layer. Raises SegmentError if the fields contradict each other.
     """
 
     spec: KVCacheSpec
@@ -128,7 +132,7 @@ class SegmentMeta:
 
     @property
     def turn_ends(self) -> tuple[int, ...]:
-        """The position after each question's whole turn: where a reader goes on."""
+        """The position after each question's whole turn: where a reader's turn begins."""
         return tuple(start + length for start, length in zip(self.turn_starts, self.turn_lengths, strict=True))
 
     @property
@@ -137,7 +141,7 @@ class SegmentMeta:
         return tuple(start + offset for start, offset in zip(self.turn_starts, self.offsets, strict=True))
 
     def take(self, questions: Sequence[int]) -> "SegmentMeta":
-        """Some questions, in the order given."""
+        """The meta data of `questions`, in that order."""
 
         def of(values: tuple[T, ...]) -> tuple[T, ...]:
             return tuple(values[question] for question in questions)
@@ -152,8 +156,8 @@ class SegmentMeta:
         )
 
     def layout(self, begins: tuple[int, ...] | None = None, lengths: tuple[int, ...] | None = None) -> KVLayout:
-        """How the KV of tokens [begins[q], begins[q] + lengths[q]) of each question lies in one buffer; by default that
-        of all."""
+        """The layout of tokens [begins[q], begins[q] + lengths[q]) of each question in one buffer; by default of all
+        tokens."""
         lengths = self.lengths if lengths is None else lengths
         if self.kept is None:
             return KVLayout(self.spec, lengths)
@@ -165,9 +169,9 @@ class SegmentMeta:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one agent wrote for one batch of questions. Never mutated after it was made.
+    """The working memory that one agent computed for one batch of questions. Immutable.
 
-    The keys of `kv` are rotated for their positions. Raises SegmentError if the parts contradict each other.
+    The keys of `kv` are rotated for their positions. Raises SegmentError if the fields contradict each other.
     """
 
     meta: SegmentMeta
@@ -195,7 +199,7 @@ class Segment:
 
     @property
     def kv_LCHTD(self) -> Tensor:  # noqa: N802  # it carries its dimensions like every tensor
-        """The KV [L, 2, H, T, D], contiguous. May copy it from where it is, the first time."""
+        """The KV [L, 2, H, T, D], contiguous. The first call may copy, decode or join it."""
         return self.kv.tensor()
 
     @property
@@ -219,7 +223,7 @@ class Segment:
         return self.meta.num_questions
 
     def layout(self) -> KVLayout:
-        """How its KV lies in one buffer."""
+        """The layout of its KV in one buffer."""
         return self.kv.layout
 
     def kv_of(self, question: int) -> Tensor:
@@ -228,10 +232,11 @@ class Segment:
 
 
 def check_parts(meta: SegmentMeta, layout: KVLayout, kv: KVSource, recompute_inputs: RecomputeInputs) -> None:
-    """Raises SegmentError unless this is KV of that layout, and the latent thoughts are those of such a model. Asks for
-    no bytes."""
+    """Raises SegmentError unless the KV has this layout and the latent thoughts fit the spec. Reads no bytes."""
     if kv.layout != layout:
-        raise SegmentError(f"KV of {kv.layout.lengths} tokens, the segment has {layout.lengths}; or they lie otherwise")
+        raise SegmentError(
+            f"KV of {kv.layout.lengths} tokens, the segment has {layout.lengths}; or their layouts differ"
+        )
     spec, latents_NE = meta.spec, recompute_inputs.latents_NE
     if latents_NE.shape[1] != spec.hidden_size or latents_NE.dtype != spec.torch_dtype:
         raise SegmentError(

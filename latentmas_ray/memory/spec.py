@@ -1,4 +1,4 @@
-"""What must agree before one engine may read another's KV cache: which tensors each layer caches, and whose they are.
+"""The specification that must agree before one engine reads another's KV cache: each layer's tensors, the weights.
 
 Dimensions: L layers, H KV heads, T tokens, D head dim.
 """
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
-from latentmas_ray.memory.layer_spec import DTYPES, LayerSpec, TensorSpec, read_rope, shared
-from latentmas_ray.memory.rope import RopeSpec
+from latentmas_ray.memory.layer_spec import DTYPES, LayerSpec, RopeSpec, TensorSpec, interned, read_rope
 
 _MAX_LAYERS = 2**14
 
@@ -24,14 +23,14 @@ class TPRank:
     """Tensor-parallel rank `rank` of `of`: of a model's KV heads, divided into `of` equal parts, it holds that one."""
 
     rank: int = 0
-    of: int = 1
+    world_size: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.of < 2**31:
-            raise IncompatibleMemoryError(f"there is no shard {self.rank} of {self.of}")
+        if not 0 <= self.rank < self.world_size < 2**31:
+            raise IncompatibleMemoryError(f"there is no tensor-parallel rank {self.rank} of {self.world_size}")
 
     def __str__(self) -> str:
-        return f"rank {self.rank} of {self.of}"
+        return f"rank {self.rank} of {self.world_size}"
 
 
 WHOLE = TPRank()
@@ -39,17 +38,16 @@ WHOLE = TPRank()
 
 @dataclass(frozen=True)
 class KVCacheSpec:
-    """The shape and the meaning of KV bytes. Two segments fit together if their specs are equal.
+    """The shape and meaning of KV bytes. Two segments are compatible if their specs are equal.
 
-    `layers` are those of the shard that is here: of a shard its own heads, of a whole model all. `dtype` is that of the
-    model and of its latent thoughts.
+    `layers` count the heads of `shard` only. `dtype` is that of the model and of its latent thoughts.
     """
 
     architecture: str
     layers: tuple[LayerSpec, ...]
     hidden_size: int
     dtype: str
-    weights_revision: str  # names the weights: two models of one shape do not understand each other's memory
+    weights_revision: str  # identifies the weights: models of the same shape with other weights are incompatible
     shard: TPRank = WHOLE
 
     def __post_init__(self) -> None:
@@ -75,10 +73,10 @@ class KVCacheSpec:
         weights_revision: str,
         shard: TPRank = WHOLE,
     ) -> "KVCacheSpec":
-        """Of a model whose layers all cache a key and a value of one shape. Raises IncompatibleMemoryError."""
+        """The spec of a model whose layers all cache a key and a value of one shape."""
         if not 0 < num_layers <= _MAX_LAYERS:
             raise IncompatibleMemoryError(f"impossible KV shape: {num_layers} layers")
-        layer = shared(LayerSpec.attention(num_kv_heads, head_dim, dtype, rope))
+        layer = interned(LayerSpec.attention(num_kv_heads, head_dim, dtype, rope))
         return cls(architecture, (layer,) * num_layers, hidden_size, dtype, weights_revision, shard)
 
     @property
@@ -86,8 +84,8 @@ class KVCacheSpec:
         return len(self.layers)
 
     @cached_property
-    def _odd_layer(self) -> int | None:
-        """The first layer that is not like the others of a uniform model."""
+    def _first_irregular_layer(self) -> int | None:
+        """The first layer that differs from those of a uniform model; None for a uniform model."""
         first = self.layers[0]
         if not first.is_attention or first.tensors[0].dtype != self.dtype:
             return 0
@@ -95,15 +93,15 @@ class KVCacheSpec:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all layers cache a key and a value of one shape, so that KV is one tensor [L, 2, H, T, D]."""
-        return self._odd_layer is None
+        """Whether all layers cache a key and a value of one shape: then KV is one tensor [L, 2, H, T, D]."""
+        return self._first_irregular_layer is None
 
     def require_uniform(self) -> None:
-        """Raises IncompatibleMemoryError that names the first layer in the way unless the layers are all alike."""
-        if (index := self._odd_layer) is not None:
+        """Raises IncompatibleMemoryError, which names the first layer that differs, unless `is_uniform`."""
+        if (index := self._first_irregular_layer) is not None:
             raise IncompatibleMemoryError(
-                f"layer {index} caches {self.layers[index]}: memory can be packed and moved like that, but is computed "
-                f"with only where all layers cache a key and a value of one shape in {self.dtype}"
+                f"layer {index} caches {self.layers[index]}: such memory can be packed and moved, but computing with "
+                f"it needs a key and a value of one shape in {self.dtype} in all layers"
             )
 
     @property
@@ -113,7 +111,7 @@ class KVCacheSpec:
 
     @property
     def num_kv_heads(self) -> int:
-        """KV heads that are here, of every layer. Raises IncompatibleMemoryError unless `is_uniform`."""
+        """KV heads of this shard in every layer. Raises IncompatibleMemoryError unless `is_uniform`."""
         return self._key.num_heads
 
     @property
@@ -123,7 +121,7 @@ class KVCacheSpec:
 
     @property
     def rope(self) -> RopeSpec:
-        """Of every key. Raises IncompatibleMemoryError unless `is_uniform`."""
+        """The RoPE of every key. Raises IncompatibleMemoryError unless `is_uniform`."""
         rope = self._key.rope
         assert rope is not None, "keys of a uniform model are rotated"
         return rope
@@ -131,25 +129,23 @@ class KVCacheSpec:
     @property
     def num_model_kv_heads(self) -> int:
         """KV heads of the whole model. Raises IncompatibleMemoryError unless `is_uniform`."""
-        return self.num_kv_heads * self.shard.of
+        return self.num_kv_heads * self.shard.world_size
 
     def of_shard(self, shard: TPRank) -> "KVCacheSpec":
-        """The same model's memory as another shard of it holds it.
-
-        Raises IncompatibleMemoryError if the model's KV heads cannot be divided like that.
-        """
+        """The spec of another shard of the same model. Raises IncompatibleMemoryError if its ranks cannot divide the KV
+        heads."""
         if shard == self.shard:
             return self
-        divided = {layer: shared(self._divide(layer, shard)) for layer in dict.fromkeys(self.layers)}
+        divided = {layer: interned(self._divide(layer, shard)) for layer in dict.fromkeys(self.layers)}
         return replace(self, layers=tuple(divided[layer] for layer in self.layers), shard=shard)
 
     def _divide(self, layer: LayerSpec, shard: TPRank) -> LayerSpec:
         tensors = []
         for tensor in layer.tensors:
-            num_heads = tensor.num_heads * self.shard.of
-            if num_heads % shard.of:
-                raise IncompatibleMemoryError(f"{num_heads} KV heads cannot be divided by {shard.of} ranks")
-            tensors.append(replace(tensor, num_heads=num_heads // shard.of))
+            num_heads = tensor.num_heads * self.shard.world_size
+            if num_heads % shard.world_size:
+                raise IncompatibleMemoryError(f"{num_heads} KV heads cannot be divided by {shard.world_size} ranks")
+            tensors.append(replace(tensor, num_heads=num_heads // shard.world_size))
         return LayerSpec(tuple(tensors))
 
     @property
@@ -158,11 +154,11 @@ class KVCacheSpec:
 
     @cached_property
     def bytes_per_token(self) -> int:
-        """Bytes of all cached tensors that one token takes in all layers: 2·L·H·D·itemsize of a uniform model."""
+        """Bytes of one token in all layers: 2·L·H·D·itemsize for a uniform model."""
         return sum(layer.bytes_per_token for layer in self.layers)
 
     def check_same(self, other: "KVCacheSpec") -> None:
-        """Raises IncompatibleMemoryError that names the first field in which `other`'s memory differs."""
+        """Raises IncompatibleMemoryError, which names the first field that differs, unless `other` is equal."""
         if other == self:
             return
         if self.shard != other.shard and self._as_in(other):
@@ -176,8 +172,8 @@ class KVCacheSpec:
             return False
 
     def difference(self, other: "KVCacheSpec") -> str | None:
-        """The first field in which `other` differs, as in `head_dim is 64, not 128`; None if there is none."""
-        mine, theirs = self._facts(), other._facts()
+        """The first field that differs, as in `head_dim is 64, not 128`; None if the specs are equal."""
+        mine, theirs = self._fields_by_name(), other._fields_by_name()
         for name, value in mine.items():
             if theirs.get(name, value) != value:
                 return f"{name} is {reprlib.repr(theirs[name])}, not {reprlib.repr(value)}"
@@ -187,19 +183,19 @@ class KVCacheSpec:
                 return f"layer {index} caches {another}, not {layer}{more}"
         return None
 
-    def _facts(self) -> dict[str, Any]:
-        """What says most first."""
-        facts: dict[str, Any] = {"architecture": self.architecture, "num_layers": self.num_layers}
+    def _fields_by_name(self) -> dict[str, Any]:
+        """The fields in the order in which differences are reported."""
+        values: dict[str, Any] = {"architecture": self.architecture, "num_layers": self.num_layers}
         if self.is_uniform:
-            facts |= {"num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
-        facts |= {"hidden_size": self.hidden_size, "dtype": self.dtype}
+            values |= {"num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
+        values |= {"hidden_size": self.hidden_size, "dtype": self.dtype}
         if self.is_uniform:
-            facts["rope"] = asdict(self.rope)
-        return {**facts, "weights_revision": self.weights_revision, "shard": asdict(self.shard)}
+            values["rope"] = asdict(self.rope)
+        return {**values, "weights_revision": self.weights_revision, "shard": asdict(self.shard)}
 
     def to_header(self) -> dict[str, Any]:
-        """A plain dict for the wire. Each kind of layer is there once, and `layers` says [kind, how many], in order.
-        What says nothing of a shard is of a whole model."""
+        """A plain dict for the wire. `layer_kinds` holds each kind of layer once; `layers` holds [kind, count] runs in
+        order. A header without `shard` describes a whole model."""
         runs = [(layer, len(list(same))) for layer, same in groupby(self.layers)]
         kinds = list(dict.fromkeys(layer for layer, _ in runs))
         number = {layer: index for index, layer in enumerate(kinds)}
@@ -211,12 +207,13 @@ class KVCacheSpec:
             "layer_kinds": [layer.to_header() for layer in kinds],
             "layers": [[number[layer], count] for layer, count in runs],
         }
-        return header if self.shard == WHOLE else {**header, "shard": asdict(self.shard)}
+        shard = {"rank": self.shard.rank, "of": self.shard.world_size}
+        return header if self.shard == WHOLE else {**header, "shard": shard}
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "KVCacheSpec":
-        """The inverse of `to_header`; reads also the headers of uniform models that memory files of version 1 have.
-        Raises WireError for anything else."""
+        """The inverse of `to_header`; also reads the headers of memory files of version 1. Raises WireError for
+        malformed headers."""
         try:
             shard = header.get("shard", {"rank": 0, "of": 1})
             common: dict[str, Any] = {
@@ -229,7 +226,7 @@ class KVCacheSpec:
             if "layers" not in header:
                 shape: dict[str, Any] = {name: int(header[name]) for name in ("num_layers", "num_kv_heads", "head_dim")}
                 return cls.uniform(**common, **shape, rope=read_rope(header["rope"]))
-            kinds = [shared(LayerSpec.from_header(kind)) for kind in header["layer_kinds"]]
+            kinds = [interned(LayerSpec.from_header(kind)) for kind in header["layer_kinds"]]
             runs = [(int(kind), int(count)) for kind, count in header["layers"]]
             if any(not 0 <= kind < len(kinds) or count < 1 for kind, count in runs):
                 raise IncompatibleMemoryError(f"{len(kinds)} kinds of layers, in runs of {runs}")

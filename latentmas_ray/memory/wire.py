@@ -1,11 +1,11 @@
-"""Segments and pieces of them as bytes: a msgpack header and the KV. Nothing is ever unpickled.
+"""The wire format of segment chunks: a msgpack header and the KV bytes. Nothing is unpickled.
 
-A payload is two parts, so that the KV needs no copy where parts can travel side by side:
+A payload has two parts, so that the KV is not copied where a transport can send parts separately:
 
     header   "LMKV" | u32 length | 16-byte xxh3 of the msgpack | msgpack {version, spec, lengths, …, digest of the body}
-    body     the bytes of the KV as its `KVLayout` says, or what a codec makes of them
+    body     the bytes of the KV in the order of its `KVLayout`, or as a codec encodes them
 
-The digest is the xxh3 of the joined xxh3s of the body's blocks of 16 MiB.
+The digest is the xxh3 of the concatenated xxh3s of the body's 16 MiB blocks.
 
 Little-endian throughout.
 """
@@ -29,33 +29,32 @@ from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.chunk import SegmentChunk
 from latentmas_ray.memory.codec import CODECS, QuantizedKV, coded_bytes, encode_kv, sampled_error
-from latentmas_ray.memory.kept_tokens import kept_from_header, kept_to_header
 from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource
+from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 4  # 3 had the spec of a model whose layers are all alike, and no kept tokens
+VERSION = 4  # version 3 had specs of models whose layers are all alike, and no kept tokens
 MAGIC = b"LMKV"
 _PREFIX = struct.Struct("<4sI16s")
-_BLOCK_BYTES = 16 * 2**20  # what the digest is made of, block by block
+_BLOCK_BYTES = 16 * 2**20  # the digest is computed per block
 _MAX_DIGESTERS = 4
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
 
 
-def encode_piece(piece: SegmentChunk, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
-    """The header, and the body as a flat uint8 tensor where the piece lies: a view of its bytes, unless a lossy codec
-    makes fewer of them.
+def encode_chunk(chunk: SegmentChunk, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
+    """Return the header, and the body as a flat uint8 tensor on the chunk's device: a view of its bytes, unless a lossy
+    codec encodes them.
 
-    Without a digest of the body nobody can tell whether it arrived as it left: for links that move no bytes, or
-    check them themselves.
+    Without a digest damage to the body is not detected: for links that move no bytes or check them themselves.
     """
-    meta, recompute_inputs = piece.meta, piece.recompute_inputs
-    if codec == "none":  # whatever its layers are
-        body, error = piece.kv.buffer(), 0.0
+    meta, recompute_inputs = chunk.meta, chunk.recompute_inputs
+    if codec == "none":  # works for any layers
+        body, error = chunk.kv.buffer(), 0.0
     else:
-        kv_LCHTD = piece.kv_LCHTD
-        body = encode_kv(kv_LCHTD, piece.lengths, codec)
-        error = sampled_error(kv_LCHTD, piece.lengths, codec, meta.spec)
+        kv_LCHTD = chunk.kv_LCHTD
+        body = encode_kv(kv_LCHTD, chunk.lengths, codec)
+        error = sampled_error(kv_LCHTD, chunk.lengths, codec, meta.spec)
     fields = msgpack.packb(
         {
             "version": VERSION,
@@ -65,8 +64,8 @@ def encode_piece(piece: SegmentChunk, *, codec: CodecName = "none", with_digest:
             "offsets": meta.offsets,
             "turn_lengths": meta.turn_lengths,
             "kept": kept_to_header(meta.kept),
-            "piece_begins": piece.begins,
-            "piece_lengths": piece.lengths,
+            "piece_begins": chunk.begins,
+            "piece_lengths": chunk.lengths,
             "recipe_lengths": recompute_inputs.lengths,
             "token_ids": recompute_inputs.token_ids_T.cpu().numpy().tobytes(),
             "latents": raw_bytes(recompute_inputs.latents_NE).tobytes(),
@@ -78,14 +77,13 @@ def encode_piece(piece: SegmentChunk, *, codec: CodecName = "none", with_digest:
     return _PREFIX.pack(MAGIC, len(fields), xxhash.xxh3_128_digest(fields)) + fields, body
 
 
-def decode_piece(
+def decode_chunk(
     header: bytes, body: Tensor, *, expected: KVCacheSpec | None = None, checks_digest: bool = True
 ) -> SegmentChunk:
-    """The piece of a payload; its KV shares the bytes of `body`, which must not change as long as it is used.
+    """Return the chunk of a payload; its KV shares the bytes of `body`, which must not change while it is in use.
 
-    `checks_digest=False` is for bytes that lie where they were written, or were checked before.
-    Raises WireError for a payload that is truncated, altered or of another version, IncompatibleMemoryError if
-    `expected` is given and the memory is of another model.
+    `checks_digest=False` is for bytes that were not moved, or were checked before. Raises WireError for a payload that
+    is truncated, altered or of another version, IncompatibleMemoryError if the memory's spec is not `expected`.
     """
     fields = _read_header(header)
     spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
@@ -122,24 +120,24 @@ def decode_piece(
 
 
 def raw_bytes(tensor: Tensor) -> np.ndarray:
-    """The bytes of a contiguous tensor as a flat uint8 array; a view if it lies on the CPU."""
+    """The bytes of a contiguous tensor as a flat uint8 array; a view for a CPU tensor."""
     flat: np.ndarray = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
     return flat
 
 
 def from_raw(raw: np.ndarray) -> Tensor:
-    """A flat uint8 array as a tensor on its bytes, be they writable or not."""
+    """A flat uint8 array, writable or not, as a tensor that shares its bytes."""
     if raw.nbytes == 0:
         return torch.empty(0, dtype=torch.uint8)
     with warnings.catch_warnings():
-        # The object store hands out read-only pages, torch has no read-only tensors and warns. Nobody writes to a
-        # segment, and the tensor keeps the array alive.
+        # Arrays of the object store are read-only; torch has no read-only tensors and warns. Segments are never
+        # written to, and the tensor keeps the array alive.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(raw)
 
 
 def _digest(body: Tensor) -> bytes:
-    """Of the digests of its blocks, which are made side by side: one core alone is slower than a fast link."""
+    """The digest of a body. Blocks are digested in parallel: one core alone is slower than a fast link."""
     raw = raw_bytes(body).data
     blocks = [raw[first : first + _BLOCK_BYTES] for first in range(0, len(raw), _BLOCK_BYTES)]
     in_turn: Callable[..., Iterable[bytes]] = map if len(blocks) < 2 else _digesters().map

@@ -1,10 +1,10 @@
 """Attention over the engine's cache for packed rows, as one of transformers' attention functions.
 
-A forward of the engine holds the new tokens of all questions one after another, [1, N, …]: no padding goes through
-the linear layers. Only attention knows the rows, and it reads each row's keys where the cache has them.
+A forward of the engine takes the new tokens of all questions one after another, [1, N, …]: linear layers compute no
+padding. Only attention separates rows, and it reads each row's keys in the cache without a copy.
 
-Dimensions: N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q / H, T new tokens of a row, S tokens
-that a row sees, D head dim.
+Dimensions: N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q / H, T new tokens of a row, S visible
+tokens of a row, D head dim.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ NAME = "latentmas_packed"
 
 
 class Packing:
-    """Where the new tokens of one forward belong: `counts[b]` of them go behind row b's first `starts[b]`."""
+    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens."""
 
     def __init__(self, starts: Sequence[int], counts: Sequence[int]) -> None:
         self.starts, self.counts = list(starts), list(counts)
@@ -34,11 +34,11 @@ class Packing:
 
     @property
     def is_even(self) -> bool:
-        """Whether all rows are equally long, so that a step needs no mask."""
+        """Whether all rows have the same length, so that a step needs no mask."""
         return len(set(self.starts)) == 1
 
     def slots(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row numbers and slots of single tokens, for one indexed write."""
+        """Row and slot indices of single tokens, for one indexed write."""
         if device not in self._slots:
             self._slots[device] = (
                 torch.arange(len(self.starts), device=device),
@@ -47,7 +47,7 @@ class Packing:
         return self._slots[device]
 
     def step_mask(self, like: Tensor) -> Tensor | None:
-        """What single tokens see: additive [B, 1, 1, S], or None where every row sees all that is there."""
+        """The additive mask of single tokens, [B, 1, 1, S]; None if every row sees all slots."""
         if self.is_even:
             return None
         if like.device not in self._step_mask:
@@ -57,7 +57,7 @@ class Packing:
         return self._step_mask[like.device]
 
     def row_mask(self, row: int, num_groups: int, like: Tensor) -> Tensor | None:
-        """What row `row`'s tokens see, additive [G·T, S]: everything before them and themselves."""
+        """The additive causal mask of row `row`'s tokens, [G·T, S]; None for a single token."""
         start, count = self.starts[row], self.counts[row]
         if count == 1:
             return None
@@ -70,7 +70,7 @@ class Packing:
 
 
 def _additive(hidden: Tensor, like: Tensor) -> Tensor:
-    """A float mask: a bool one would be converted in every layer."""
+    """A float mask; a bool mask would be converted in every layer."""
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
 
 
@@ -86,14 +86,14 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of new tokens [1, Q, N, D] over the cache's rows [B, H, slots, D]; returns [1, N, Q, D].
 
-    Without a `packing` the model is used outside of an engine: that is what transformers' `sdpa` is for.
+    Without `packing`, outside of an engine, it is transformers' `sdpa`.
     """
     if packing is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
-    # The query heads that share a KV head become so many more queries of it: no key or value is copied.
+    # The G query heads of a KV head become additional queries of it: no key or value is copied.
     num_kv_heads, num_groups = key.shape[1], query.shape[1] // key.shape[1]
     if packing.is_single:
         query_BHGD = query[0].transpose(0, 1).unflatten(1, (num_kv_heads, num_groups))
@@ -121,5 +121,5 @@ def packed_attention(
 
 
 AttentionInterface.register(NAME, packed_attention)
-# For the use outside of an engine: the masks of `sdpa`. An engine's forward brings a mask of its own, see there.
+# Outside of an engine the masks are those of `sdpa`. An engine's forward passes its own, see `LanguageModel`.
 AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,7 +1,7 @@
 """The KV cache of one engine: reserved up front, written in place, ragged rows without padding between turns.
 
-Row b holds its question's tokens in slots 0 … lengths[b]−1, whatever their positions. Rows are left-aligned, so a
-short row is followed by slots that nobody attends to. Active rows are always the first ones.
+Row b holds its question's tokens in slots 0 … lengths[b]−1, independent of their positions. Rows are left-aligned; no
+token attends to the slots after a short row. Active rows are always the first ones.
 
 Dimensions: L layers, C 2 (key, value), B rows, H KV heads, T slots, D head dim.
 """
@@ -24,10 +24,9 @@ from latentmas_ray.units import format_bytes
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
-    """One layer's slots. Where the next tokens go is told by the `BatchCache` before each forward.
+    """One layer's slots. `BatchCache` sets `packing` before each forward.
 
-    Knows nothing of the cache it is part of: a cycle would keep a dropped cache's memory until the garbage collector
-    comes by.
+    It has no reference to its cache: a cycle would keep a dropped cache's memory until the garbage collector runs.
     """
 
     def __init__(self, kv_CBHTD: Tensor) -> None:
@@ -42,7 +41,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write packed tokens [1, H, N, D] behind their rows' tokens; return all slots [b, H, T, D], without a copy."""
+        """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D]."""
         packing = self.packing
         num_rows = len(packing.starts)
         for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
@@ -52,9 +51,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
                 rows, slots = packing.slots(slots_BHTD.device)
                 slots_BHTD[rows, :, slots] = new_HND.transpose(0, 1)
             else:
-                pieces = new_HND.split(packing.counts, dim=1)
-                for row, (first, count, piece) in enumerate(zip(packing.starts, packing.counts, pieces, strict=True)):
-                    slots_BHTD[row, :, first : first + count] = piece
+                parts = new_HND.split(packing.counts, dim=1)
+                for row, (first, count, part) in enumerate(zip(packing.starts, packing.counts, parts, strict=True)):
+                    slots_BHTD[row, :, first : first + count] = part
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -71,27 +70,27 @@ Reserve = Callable[[int, torch.device], Tensor]
 
 
 class CacheView(Protocol):
-    """KV that lies in a cache's slots and can be made to copy itself."""
+    """KV that refers to a cache's slots and can copy itself out."""
 
     def detach(self) -> None:
-        """Copy what lies in the cache, which is about to change."""
+        """Copy the KV out of the cache, which is about to change."""
 
     def invalidate(self) -> None:
-        """The cache is about to change, and what lies in it is not needed any more."""
+        """Drop the reference to the cache, which is about to change, without a copy."""
 
 
 class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
-    """`past_key_values` of a whole batch. `lengths[b]` tokens of row b are valid; the rest is nobody's."""
+    """`past_key_values` of a whole batch. The first `lengths[b]` slots of row b are valid."""
 
     def __init__(self, spec: KVCacheSpec, devices: Sequence[torch.device], num_rows: int, num_slots: int) -> None:
         """Reserve `num_rows` × `num_slots`, layer l on `devices[l]`."""
         self.spec = spec
         self.num_rows, self.num_slots = num_rows, num_slots
         self.lengths: list[int] = []
-        self._num_touched = [0] * num_rows  # slots of each row that were ever written since they were last zeroed
+        self._num_touched = [0] * num_rows  # per row: slots that were written since they were last zeroed
         self.packing = Packing([], [])
-        self._views: list[ref[CacheView]] = []  # weak: a segment without readers is not worth a copy
-        # Zeros, because a masked slot still takes part with weight 0, and 0 · NaN would be NaN.
+        self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
+        # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
         super().__init__(layers=[_Layer(_zeros(shape, spec.torch_dtype, device)) for device in devices])
 
@@ -101,25 +100,25 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
     @property
     def num_touched_bytes(self) -> int:
-        """What has been written since it was zeroed: on a CPU the memory that it takes."""
+        """Bytes that were written since the cache was zeroed: on a CPU the memory that it uses."""
         return sum(self._num_touched) * self.spec.bytes_per_token
 
     @property
     def has_views(self) -> bool:
-        """Whether something that is still wanted lies here."""
+        """Whether a segment still refers to this cache."""
         return any(view() is not None for view in self._views)
 
     def open(self, num_rows: int) -> None:
-        """Begin a batch of `num_rows` empty rows. What the batch before left is zeroed (see `__init__`)."""
+        """Start a batch of `num_rows` empty rows. Slots of the previous batch are zeroed (see `__init__`)."""
         self.detach_all()
-        # Row by row: to zero a slot that was never written would make the system back it with memory.
+        # Row by row: zeroing a slot that was never written would allocate memory for it.
         for row, num_touched in enumerate(self._num_touched):
             for layer in self.layers if num_touched else ():
                 layer.kv_CBHTD[:, row, :, :num_touched].zero_()
         self.lengths, self._num_touched = [0] * num_rows, [0] * self.num_rows
 
     def reserve(self, num_slots: int) -> None:
-        """Make rows at least this long; what they hold stays. Layer by layer, so that nothing is there twice."""
+        """Make rows at least `num_slots` long and keep their tokens. Layer by layer, so that only one is held twice."""
         if num_slots <= self.num_slots:
             return
         for layer in self.layers:
@@ -131,40 +130,40 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.num_slots = num_slots
 
     def attach(self, view: CacheView) -> None:
-        """Let `view` lie in slots that hold tokens; it is detached before they change."""
+        """Register a view of slots; it is detached before they change."""
         self._views.append(ref(view))
 
     def detach_all(self) -> None:
-        """Have everything that still lies here copy itself."""
+        """Make all views copy themselves."""
         for view in self._views:
             if (alive := view()) is not None:
                 alive.detach()
         self._views.clear()
 
     def drop_views(self) -> None:
-        """What still lies here will not be read any more: release it without a copy."""
+        """Invalidate all views without a copy: they will not be read any more."""
         for view in self._views:
             if (alive := view()) is not None:
                 alive.invalidate()
         self._views.clear()
 
     def begin_step(self, counts: Sequence[int]) -> None:
-        """Announce a forward over `counts[b]` new tokens of each row, one row after another."""
+        """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
         self.packing = Packing(self.lengths, counts)
         for layer in self.layers:
             layer.packing = self.packing
 
     def end_step(self) -> None:
-        """The forward is done: its tokens are valid now."""
+        """Make the tokens of the finished forward valid."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
         for row, length in enumerate(self.lengths):
             self._touch(row, length)
 
     def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
-        """Put tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions; of
-        some heads only if there are fewer of them, from `first_head` on.
+        """Write tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
 
-        They are valid once `extend` says so, when all heads were written.
+        The heads may be some of the cache's, from `first_head` on. `extend` makes the tokens valid once all heads are
+        written.
         """
         stop, stop_head = first + kv_LCHTD.shape[3], first_head + kv_LCHTD.shape[2]
         self._touch(row, stop)
@@ -174,25 +173,25 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             copy_into(slots[1], kv_CHTD[1])
 
     def extend(self, lengths: Sequence[int]) -> None:
-        """From now on the first `lengths[b]` slots of row b hold its tokens."""
+        """Make the first `lengths[b]` slots of each row valid."""
         self.lengths = list(lengths)
 
     def copy_out(self, begins: Sequence[int], lengths: Sequence[int], reserve: Reserve = empty_bytes) -> Tensor:
-        """A copy of `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D].
+        """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D].
 
-        `reserve` gives the bytes to write to, given their number and the cache's device.
+        `reserve` returns the flat uint8 tensor to write to, for a number of bytes and the cache's device.
         """
         spec = self.spec
         shape = (spec.num_layers, 2, spec.num_kv_heads, sum(lengths), spec.head_dim)
         num_bytes = sum(lengths) * spec.bytes_per_token
         kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
-        for row, (first, piece_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
-            for layer, piece_CHTD in zip(self.layers, piece_LCHTD, strict=True):
-                copy_into(piece_CHTD, layer.kv_CBHTD[:, row, :, first : first + piece_CHTD.shape[2]])
+        for row, (first, part_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
+            for layer, part_CHTD in zip(self.layers, part_LCHTD, strict=True):
+                copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
         return kv_LCHTD
 
     def drop_row(self, row: int) -> None:
-        """A row leaves the batch: the last active row takes its place (one row is copied, the others stay)."""
+        """Remove a row from the batch: the last active row is copied to its place, the others do not move."""
         last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
             self.detach_all()
@@ -208,9 +207,9 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that cost no memory on a CPU until they are written: `torch.zeros` would touch every page.
+    """Zeros that use no CPU memory until they are written; `torch.zeros` would touch every page.
 
-    Raises CacheError where the machine cannot promise so much.
+    Raises CacheError if the machine cannot reserve that much.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes == 0:

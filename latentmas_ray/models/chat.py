@@ -1,17 +1,24 @@
-"""Prompts to token ids by the tokenizer's own chat template, and token ids back to text."""
+"""Prompts to token ids by the tokenizer's chat template, in bounded time, and token ids back to text."""
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any
+from threading import Thread, get_ident
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from latentmas_ray.errors import ModelError
-from latentmas_ray.models.time_limit import call_with_time_limit
 
-# What a model's chat template may take and make. It is a program that came with the model, and one prompt takes it a
-# millisecond.
+_T = TypeVar("_T")
+_POLL_SECONDS = 0.01
+_NUM_INTERRUPTS = 100
+
+# Limits of a model's chat template, which is a program that comes with the model; one prompt takes about a millisecond.
 MAX_TEMPLATE_SECONDS = 5.0  # CPU time
 MAX_TEMPLATE_CHARS = 20_000_000
 _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError)
@@ -21,7 +28,7 @@ PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
 
 
 class ChatTokenizer:
-    """The tokenizer of one model, used the one way this package uses it."""
+    """The tokenizer of one model with its chat template and end tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, extra_stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
@@ -30,10 +37,10 @@ class ChatTokenizer:
         self.stop_ids = frozenset(extra_stop_ids) | (frozenset() if eos is None else {eos})
 
     def encode(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any], suffix: str) -> list[int]:
-        """The prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`; nothing added.
+        """Return the prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`, nothing else.
 
-        Where the template knows no system role, the system message opens the user's. Raises ModelError if the
-        template refuses the messages, takes or makes more than it may, or if the result is empty.
+        If the template has no system role, the system message becomes the first paragraph of the user's. Raises
+        ModelError if the template rejects the messages or exceeds its limits, or if the result is empty.
         """
         try:
             text = self._render(messages, template)
@@ -56,8 +63,8 @@ class ChatTokenizer:
         return self._apply([dict(message) for message in messages], **ours, **template)
 
     def _apply(self, messages: list[dict[str, str]], **arguments: Any) -> str:
-        """The chat template's text, in bounded time; a single operation of it is not bounded in memory. Raises
-        ModelError beyond the bounds, and what the template raises."""
+        """Return the chat template's text, in bounded time; the memory of a single operation is not bounded. Raises
+        ModelError beyond the limits, and what the template raises."""
         call = partial(self.tokenizer.apply_chat_template, messages, **arguments)
         try:
             text = str(call_with_time_limit(call, MAX_TEMPLATE_SECONDS))
@@ -70,18 +77,18 @@ class ChatTokenizer:
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of decoded ids, special tokens left out."""
+        """The text of ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def show(self, ids: Sequence[int]) -> str:
-        """Text of any ids, special tokens as they are written; empty for ids that the tokenizer does not know."""
+        """The text of ids with special tokens; empty for ids that are not in the tokenizer."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     @cached_property
     def turn_terminator(self) -> list[int]:
-        """What the chat template writes after an assistant's message: found by rendering one.
+        """The tokens that the chat template writes after an assistant's message, found by rendering one.
 
-        Falls back to the end-of-sequence token where the template cannot show it.
+        Falls back to the end-of-sequence token if the template cannot render it.
         """
         marker = "\u2603marker\u2603"
         eos = [] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
@@ -102,3 +109,55 @@ def _without_system_role(messages: Sequence[Mapping[str, str]]) -> list[Mapping[
         return list(messages)
     first, second, *rest = messages
     return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest]
+
+
+class _Interrupted(SystemExit):
+    """Ends a thread without a message; an `except Exception` in its function does not catch it."""
+
+
+def call_with_time_limit(function: Callable[[], _T], cpu_seconds: float) -> _T:
+    """Call `function` in a new thread; return its result or raise its error.
+
+    Raises TimeoutError when the thread has used `cpu_seconds` of CPU time, which does not depend on the machine's load.
+    The function is then interrupted at its next Python step; inside a long C call it ends after that call, without
+    being waited for. The same happens when the caller is interrupted.
+    """
+    future: Future[_T] = Future()
+    clocks: list[int] = []
+
+    def run() -> None:
+        try:
+            clocks.append(time.pthread_getcpuclockid(get_ident()))
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
+            future.set_exception(error)
+
+    thread = Thread(target=run, name="time limit", daemon=True)
+    thread.start()
+    try:
+        left = cpu_seconds
+        while left > 0 and not wait([future], timeout=max(left, _POLL_SECONDS)).done:
+            left = cpu_seconds - _seconds_of(clocks)
+    finally:
+        if not future.done():
+            _interrupt(thread)
+    if left <= 0:
+        raise TimeoutError(f"it takes more than {cpu_seconds:g} s")
+    return future.result()
+
+
+def _seconds_of(clocks: list[int]) -> float:
+    """CPU seconds of a thread; 0 before its clock is known and after its end."""
+    with suppress(OSError):
+        return time.clock_gettime(clocks[0]) if clocks else 0.0
+    return 0.0
+
+
+def _interrupt(thread: Thread) -> None:
+    """Raise in another thread through Python's C API, repeatedly for a second: one may be swallowed, for example by a
+    destructor."""
+    for _ in range(_NUM_INTERRUPTS):
+        if not thread.is_alive() or thread.ident is None:
+            break
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Interrupted))
+        thread.join(_POLL_SECONDS)

@@ -1,32 +1,32 @@
-"""Which models can collaborate, and what their memory looks like: transformers objects become a `LanguageModel`."""
+"""Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
 from typing import Any
 
 import torch
 import xxhash
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
-from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory import KVCacheSpec, rotate_keys
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.models import attention
+from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.check import check_model
+from latentmas_ray.models.kv_spec import kv_cache_spec, rope_spec
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.rope import rope_spec
 from latentmas_ray.parallel.ranks import ALONE, Ranks, whole
 
-# What a model of an unusual make raises when it is used like a usual one.
+# What an unusual model may raise when it is used like a decoder-only model of transformers.
 _UNUSUAL = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, ranks: Ranks = ALONE) -> LanguageModel:
-    """Your own transformers objects as a `LanguageModel`; the model is put into evaluation mode and gets the
-    engine's attention, which outside of an engine is `sdpa`. `ranks` are those that transformers has divided it over.
+    """Wrap transformers objects as a `LanguageModel`. The model is set to evaluation mode and gets the engine's
+    attention, which is `sdpa` outside of an engine. `ranks` are the ranks that transformers has divided it over.
 
-    Raises ModelError for a model that cannot collaborate: by its configuration, or by what a few forwards show.
+    Raises ModelError for a model that cannot collaborate, according to its configuration or a few test forwards.
     """
     try:
         check_config(model.config, name)
@@ -46,11 +46,11 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
-    """What the configuration alone tells. Raises ModelError for a model that cannot collaborate."""
+    """Raises ModelError for a model that cannot collaborate according to its configuration."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError("model", name, "it must be decoder-only; this is an encoder-decoder")
     if config.get_text_config() is not config:
-        raise ModelError("model", name, f"it must be a model of text alone; {type(config).__name__} has other parts")
+        raise ModelError("model", name, f"it must be a text-only model; {type(config).__name__} has other parts")
     kinds = getattr(config, "layer_types", None)
     other = sorted({kind for kind in kinds if kind != "full_attention"}) if kinds else []
     if not kinds and getattr(config, "sliding_window", None):
@@ -63,9 +63,9 @@ def check_config(config: PretrainedConfig, name: str) -> None:
 
 
 def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
-    """A digest of all weights: the same for the same numbers, wherever they were loaded from and wherever they lie.
+    """A digest of all weights, independent of where they were loaded from and of their devices.
 
-    A divided weight is brought together for it, one at a time.
+    Divided weights are gathered for it, one at a time.
     """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
@@ -78,29 +78,25 @@ def weights_revision(model: nn.Module, ranks: Ranks = ALONE) -> str:
 
 
 def _spec(model: PreTrainedModel, name: str, ranks: Ranks) -> KVCacheSpec:
-    config = model.config
-    spec = KVCacheSpec.uniform(
+    spec = kv_cache_spec(
+        model.config,
+        name,
         architecture=type(model).__name__,
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        hidden_size=config.hidden_size,
         dtype=_dtype_name(model, name),
-        rope=rope_spec(config, name),
         weights_revision=weights_revision(model, ranks),
     )
     return spec.of_shard(ranks.shard)
 
 
 def check_build(model: PreTrainedModel, name: str) -> None:
-    """What its modules tell. Raises ModelError for a model that cannot collaborate."""
+    """Raises ModelError for a model that cannot collaborate according to its modules and weights."""
     if model.get_output_embeddings() is None:
         raise ModelError("model", name, f"it must have a vocabulary projection; {type(model).__name__} has none")
     if away := [key for key, weight in model.named_parameters() if weight.device.type == "meta"]:
         expected = f"all its weights must lie on GPUs or on the CPU; {len(away)} are offloaded or empty, like {away[0]}"
         raise ModelError("model", name, expected)
     own = getattr(model.config, "_attn_implementation", "sdpa")
-    if own not in ("sdpa", attention.NAME):  # what the others compute, the engine's attention may not
+    if own not in ("sdpa", attention.NAME):  # the engine's attention may not compute the same as the others
         raise ModelError("model", name, f"its attn_implementation must be 'sdpa', not {own!r}")
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("inv_freq") and buffer.dtype != torch.float32:
@@ -142,3 +138,48 @@ def _stop_ids(model: PreTrainedModel) -> list[int]:
     if eos is None:
         return []
     return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]
+
+
+_NUM_TOKENS = 10
+_SHIFT = 37
+# Relative to the largest value: rounding of the dtype over a model's depth, far below what a wrong position does.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
+
+
+@torch.inference_mode()
+def check_model(lm: LanguageModel) -> None:
+    """Test a freshly loaded model by a few forwards, whatever its architecture.
+
+    Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
+    one, or if the vocabulary projection of the last hidden state differs from the model's logits.
+    """
+    ids = torch.arange(1, _NUM_TOKENS + 1)[None] % lm.model.config.vocab_size
+    whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
+    chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
+    moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)
+    with lm.ranks.collective():
+        logits = lm.model(ids.to(lm.device), use_cache=False).logits[0, -1].float()
+    projected = lm.logits(whole[None])[0]
+    with lm.ranks.all_or_none():  # each rank compares its own heads
+        _check_close(lm, rotate_keys(keys, _SHIFT, lm.spec.rope), keys_moved, "its cached keys must be movable by RoPE")
+        _check_close(lm, whole, moved, "only the distance between positions may matter to it")
+        _check_close(lm, whole, chunks, "a prompt read in two chunks must be the prompt read in one")
+        _check_close(lm, projected, logits, "its logits must be the projection of the last hidden state")
+
+
+def _run_chunks(lm: LanguageModel, ids_1T: Tensor, chunks: list[int], start: int) -> tuple[Tensor, Tensor]:
+    cache = BatchCache(lm.spec, lm.layer_devices, 1, _NUM_TOKENS)
+    cache.open(1)
+    hidden_TE = torch.empty(0)
+    for chunk_T in ids_1T[0].split(chunks):
+        positions_T = start + cache.lengths[0] + torch.arange(len(chunk_T), device=lm.device)
+        cache.begin_step([len(chunk_T)])
+        hidden_TE = lm.hidden_states(lm.embed(chunk_T), positions_T, cache)
+        cache.end_step()
+    return hidden_TE[-1], cache.copy_out([0], [_NUM_TOKENS])[:, 0]
+
+
+def _check_close(lm: LanguageModel, got: Tensor, expected: Tensor, rule: str) -> None:
+    error = float((got.float().cpu() - expected.float().cpu()).abs().max() / expected.float().abs().max().cpu())
+    if not error <= _TOLERANCE[lm.spec.dtype]:
+        raise ModelError("model", lm.name, f"{rule} (relative error {error:.2g})")

@@ -1,6 +1,6 @@
-"""A model and a tokenizer of the user's own, as objects of transformers: used as they are, and sent to actors.
+"""The user's own transformers model and tokenizer objects: used as they are, and sent to actors.
 
-The object itself is never changed: what the engine needs to set, it sets in modules of its own on the same weights.
+The object itself is never changed: the engine changes copies of its modules that share the weights.
 """
 
 import copy
@@ -19,8 +19,9 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.compat import check_build, check_config, check_tokenizer, weights_revision, wrap
+from latentmas_ray.models.devices import choose_device
 from latentmas_ray.models.language_model import LanguageModel
-from latentmas_ray.models.load import choose_device, translated, warn_without_template
+from latentmas_ray.models.load import translated, warn_without_template
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 ModelObject = PreTrainedModel
@@ -29,18 +30,18 @@ _GIVE_A_NAME = "give the name or the folder of the model instead"
 
 
 class GivenModel:
-    """Stands where the name of a model would. Its weights must stay as they are as long as it is used.
+    """A model object in place of a model's name. Its weights must not change while it is in use.
 
-    Pickled, it is a copy of the weights as buffers outside of the pickle, which the processes of a node can share.
+    Pickling copies the weights into out-of-band buffers, which the processes of a node can share.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Raises ModelError for objects of other kinds, and for a model that its configuration or build rules out."""
+        """Raises ModelError for objects of other types, and for a model that cannot collaborate."""
         if not isinstance(model, PreTrainedModel):
             expected = "it must be a name, a folder, or a causal language model of transformers"
             raise ModelError("model", _kind(model), expected)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            expected = "a model object needs its tokenizer beside it (tokenizer=AutoTokenizer.from_pretrained(…))"
+            expected = "a model object needs its tokenizer (tokenizer=AutoTokenizer.from_pretrained(…))"
             raise ModelError("tokenizer", "none" if tokenizer is None else _kind(tokenizer), expected)
         self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self._model, self._tokenizer, self._was_sent = model, tokenizer, False
@@ -49,7 +50,7 @@ class GivenModel:
             check_build(model, self.name)
             check_tokenizer(tokenizer, model, self.name)
         if any(hasattr(weight, "device_mesh") for weight in model.parameters()):
-            expected = f"all its weights must lie in this process, and it is divided over several; {_GIVE_A_NAME}"
+            expected = f"all its weights must be in this process, and it is divided over several; {_GIVE_A_NAME}"
             raise ModelError("model", self.name, expected)
 
     def check_run(
@@ -68,13 +69,13 @@ class GivenModel:
 
     @cached_property
     def weights_revision(self) -> str:
-        """What its memory's spec says of the weights: that of the same weights in a folder, if they have one dtype."""
+        """The digest in its KV spec: equal to that of the same weights loaded from a folder, if the dtype is equal."""
         return weights_revision(self._model)
 
     def load(self, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE) -> LanguageModel:
-        """The model, checked and ready, on the same weights where they lie already; `device` auto leaves it where it
-        is, or in an actor takes a GPU where there is one. Raises ModelError."""
-        self.check_run(dtype=dtype, tp=1 if ranks.shard == WHOLE else ranks.shard.of)
+        """Return the checked model, which shares the weights. `device` auto keeps its device; in an actor it uses a GPU
+        if there is one. Raises ModelError."""
+        self.check_run(dtype=dtype, tp=1 if ranks.shard == WHOLE else ranks.shard.world_size)
         with translated(self.name, "it must be possible to use it"):
             model = _with_weights(self._model, lambda weight: Parameter(weight.detach(), requires_grad=False))
             if self._was_sent or device != "auto":
@@ -93,7 +94,7 @@ class GivenModel:
         else:
             return
         raise ModelError(
-            "model", self.name, f"actors must be sent it, and {reason}: use runtime local, or {_GIVE_A_NAME}"
+            "model", self.name, f"it must be sent to actors, and {reason}: use runtime local, or {_GIVE_A_NAME}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,7 +120,7 @@ def _pack(weight: Tensor) -> _Packed:
 def _unpack(
     skeleton: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, weights: Sequence[_Packed]
 ) -> GivenModel:
-    """Fill an empty model. Weights that are tied are one in both."""
+    """Fill an empty model with weights; tied weights stay tied."""
     filled = {
         id(empty): Parameter(from_raw(raw).view(getattr(torch, dtype)).view(shape), requires_grad=False)
         for empty, (raw, dtype, shape) in zip(skeleton.parameters(), weights, strict=True)
@@ -133,7 +134,7 @@ def _unpack(
 
 
 def _with_weights(model: PreTrainedModel, replace: Callable[[Parameter], Parameter]) -> PreTrainedModel:
-    """A copy of all modules with other weights, and with the same buffers; the weights themselves are not copied."""
+    """Copy all modules, with replaced weights and the same buffers; no weight is copied."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for weight in model.parameters():
         memo[id(weight)] = replace(weight) if type(weight) is Parameter else weight

@@ -1,4 +1,4 @@
-"""One decoder-only transformers model, reduced to what the engine needs. The only way into transformers.
+"""One decoder-only transformers model with the operations that the engine uses.
 
 Dimensions: B rows, T tokens, E hidden size, V vocabulary.
 """
@@ -18,10 +18,10 @@ from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and its tokenizer. Made by `models.load_model` or, from one's own objects, by `models.wrap`.
+    """A loaded model and its tokenizer; created by `models.load_model`, or by `models.wrap` from existing objects.
 
-    Of a divided model this is one shard. `embed`, `hidden_states`, `logits` and the embedding matrices then are steps
-    of all ranks together, and raise ShardError; what they return is whole and the same on all of them.
+    With tensor parallelism it is one shard. `embed`, `hidden_states`, `logits` and the embedding matrices are then
+    collective steps, which may raise ShardError and return the whole result on all ranks.
     """
 
     name: str
@@ -38,26 +38,26 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where input embeddings go in."""
+        """The device of the input embeddings."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def max_positions(self) -> int | None:
-        """Positions that the model was made for; None where the configuration does not say."""
+        """The maximum number of positions; None if the configuration has none."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return int(limit) if limit else None
 
     @property
     def is_tied(self) -> bool:
-        """Whether input and output embeddings are the same weights (then W_a ≈ I)."""
+        """Whether input and output embeddings share their weights (then W_a ≈ I)."""
         both = (self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight)
         first, second = (own_part(weight).data_ptr() for weight in both)
         return first == second
 
     @cached_property
     def layer_devices(self) -> list[torch.device]:
-        """The device of each decoder layer; several where the model is spread over GPUs."""
+        """The device of each decoder layer; they differ if the model is spread over GPUs."""
         placed: dict[int, torch.device] = {}
         for name, parameter in self.decoder.named_parameters():
             numbers = [int(part) for part in name.split(".") if part.isdigit()]
@@ -86,7 +86,7 @@ class LanguageModel:
             return whole(self.model.get_output_embeddings().weight)
 
     def hidden_states(self, embeds_NE: Tensor, positions_N: Tensor, cache: BatchCache) -> Tensor:
-        """One forward over the inputs that `cache.begin_step` announced, one row after another; fills `cache`.
+        """One forward over the inputs that `cache.begin_step` prepared, one row after another; fills `cache`.
 
         Returns the last hidden states after the final norm, [N, E]. No vocabulary projection.
         """
@@ -104,11 +104,11 @@ class LanguageModel:
 
     @cached_property
     def _no_mask(self) -> Tensor:
-        """A finished mask, for which transformers makes none of its own; the engine's attention reads the packing."""
+        """A dummy mask that stops transformers from building one; the engine's attention uses the packing."""
         return torch.zeros(1, 1, 1, 1, dtype=self.spec.torch_dtype, device=self.device)
 
     def logits(self, hidden_BE: Tensor) -> Tensor:
-        """The vocabulary projection, fp32 [B, V], with the scaling or soft cap that the configuration asks for."""
+        """The vocabulary projection, fp32 [B, V], with the configuration's scaling or soft cap."""
         head = self.model.get_output_embeddings()
         with self.ranks.collective():
             logits: Tensor = head(hidden_BE.to(head.weight.device)).float()

@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, a folder, or a hub id. Errors of transformers become ModelError here."""
+"""Loads models by name: the embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -18,15 +18,19 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_log
 
-from latentmas_ray.config import DEVICE_FORM, is_device
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory.layer_spec import DTYPES
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.models.compat import check_config, wrap
-from latentmas_ray.models.device_map import place_weights
+from latentmas_ray.models.devices import (
+    check_divisible,
+    check_shard_device,
+    choose_device,
+    place_weights,
+    shard_arguments,
+)
 from latentmas_ray.models.language_model import LanguageModel
 from latentmas_ray.models.names import check_name, find_path
-from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device, shard_arguments
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 
 _HUB_SECONDS = 10.0  # for the hub's first answer
@@ -39,9 +43,9 @@ def load_model(
     """Load and check a model. `name` is `tiny`, a folder or a hub id; `revision` a branch, tag or commit of a hub id;
     `dtype` auto keeps the model's own.
 
-    A model that is too large for one GPU is spread over those that are visible here, unless `device` names one. With
-    several `ranks` this is the shard of one of them, of whose weights only its part is read. Raises ModelError with one
-    line for whatever is wrong with the model, and if it does not fit; ShardError.
+    A model that is too large for one GPU is spread over the visible ones, unless `device` names one. With several
+    `ranks` only this rank's part of the weights is read. Raises ModelError if the model cannot be loaded, does not fit
+    or cannot collaborate; ShardError.
     """
     if ranks.shard != WHOLE:
         return _load_shard(name, dtype, device, ranks, revision)
@@ -54,7 +58,7 @@ def load_model(
 
 def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str | None) -> LanguageModel:
     with ranks.all_or_none():
-        num_ranks = ranks.shard.of
+        num_ranks = ranks.shard.world_size
         check_shard_device(choose_device(device), device, num_ranks)
         check_divisible(load_config(name, revision), name, num_ranks)
         tokenizer = _load_tokenizer(name, revision)
@@ -65,13 +69,13 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str 
 
 
 def warn_without_template(lm: LanguageModel) -> None:
-    """In the log, of a base model."""
+    """Log a warning for a base model."""
     if not lm.chat.tokenizer.chat_template and lm.ranks.shard.rank == 0:
         _log.warning("model %s has no chat template: prompts are given as plain paragraphs", lm.name)
 
 
 def check_configuration(name: str, revision: str | None) -> None:
-    """The part of `check_name` that reads the configuration. Raises ModelError."""
+    """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
     with translated(name, "it must be tiny, a model folder or a hub id"):
         if find_path(name) is None:
             _find_on_hub(name, revision)
@@ -79,8 +83,8 @@ def check_configuration(name: str, revision: str | None) -> None:
 
 
 def _find_on_hub(name: str, revision: str | None) -> None:
-    """Ask once whether there is such a model: transformers asks for file after file, each of them again and again, and
-    takes half a minute to find that nobody answers. Raises the hub's own errors, and ModelError."""
+    """Query the hub once: transformers queries file after file with retries, and takes half a minute to fail offline.
+    Raises the hub's own errors, and ModelError."""
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return
     try:
@@ -90,7 +94,7 @@ def _find_on_hub(name: str, revision: str | None) -> None:
         raise ModelError("revision", str(revision), expected) from error
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         raise
-    except Exception as error:  # the hub's library lets the errors of whatever HTTP library it uses through
+    except Exception as error:  # errors of the HTTP library that the hub's library uses
         wanted = "it is no folder and" if revision is None else f"its revision {revision} is"
         expected = f"{wanted} not in the local cache, and the hub cannot be reached: {error}"
         raise ModelError("model", name, expected) from error
@@ -108,7 +112,7 @@ def _read_config(name: str, revision: str | None) -> PretrainedConfig:
 
 
 def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
-    """`where` are the arguments of `from_pretrained` that say where the weights, or parts of them, go."""
+    """Load the weights. `where` holds the arguments of `from_pretrained` for devices or ranks."""
     check_name(name, revision)
     with translated(name, "its weights must load"):
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -116,11 +120,11 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, in one line
+            ignore_mismatched_sizes=True,  # reported below, in one line
             **where,
             **_at(revision),
         )
-    if missing := sorted(report["missing_keys"]):  # transformers makes random ones up, with a warning
+    if missing := sorted(report["missing_keys"]):  # transformers would use random ones, with a warning
         raise ModelError("model", name, f"its weights must be complete: {len(missing)} are missing, like {missing[0]}")
     if report["mismatched_keys"]:
         key, found, wanted = sorted(report["mismatched_keys"])[0]
@@ -137,19 +141,19 @@ def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 
 def _at(revision: str | None) -> dict[str, str]:
-    """The argument of every `from_pretrained`."""
+    """The revision as an argument of `from_pretrained`."""
     return {} if revision is None else {"revision": revision}
 
 
 @contextmanager
 def translated(name: str, expected: str) -> Iterator[None]:
-    """Whatever is raised inside becomes a ModelError of one line, which says what transformers' reports would say."""
+    """Translate every error inside to a one-line ModelError; mutes transformers' own reports."""
     level, has_bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
     hub_log = logging.getLogger("huggingface_hub")
     hub_level = hub_log.level
     transformers_log.set_verbosity(logging.CRITICAL)
     hub_log.setLevel(logging.CRITICAL)  # it reports every retry of an unreachable hub
-    transformers_log.disable_progress_bar()  # every actor would draw its own
+    transformers_log.disable_progress_bar()  # every actor would show its own
     try:
         yield
     except ModelError:
@@ -165,35 +169,22 @@ def translated(name: str, expected: str) -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-def choose_device(device: str) -> torch.device:
-    """The device of that name; plain `cuda` is whichever GPU has room. Raises ModelError if this machine has none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not is_device(device):
-        raise ModelError("device", device, DEVICE_FORM)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("device", device, "this machine has no CUDA device; use auto or cpu")
-    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-        raise ModelError("device", device, f"this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device(device)
-
-
 def _device_map(name: str, dtype: str, place: torch.device, revision: str | None) -> Mapping[str, torch.device | int]:
-    """A named device takes the whole model; plain `cuda` is whichever GPUs have room for it."""
+    """A named device holds the whole model; plain `cuda` means any GPUs with enough memory."""
     if place != torch.device("cuda"):
         return {"": place}
     config = _read_config(name, revision)
     if getattr(config, "quantization_config", None) is not None:
-        return {"": 0}  # how large it will be, only its quantizer knows
+        return {"": 0}  # only its quantizer knows its size
     with torch.device("meta"):
-        # Weights without a dtype of their own are counted as float32, which is the most that they can be.
+        # Weights without a dtype in the configuration count as float32, the largest possible.
         chosen = (config.dtype or torch.float32) if dtype == "auto" else DTYPES[dtype]
         empty = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation="sdpa")
     return place_weights(empty, name, map(_free_bytes, range(torch.cuda.device_count())))
 
 
 def _free_bytes(gpu: int) -> int:
-    """What a GPU can still hold, with the memory that torch keeps in reserve here."""
+    """The free bytes of a GPU, including memory that torch caches here."""
     kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
     return torch.cuda.mem_get_info(gpu)[0] + kept
 

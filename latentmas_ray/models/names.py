@@ -1,4 +1,4 @@
-"""Names of models: the embedded one, folders and hub ids. Needs neither torch nor transformers."""
+"""Model names: the embedded model, folders and hub ids. Needs neither torch nor transformers."""
 
 from pathlib import Path
 
@@ -9,9 +9,11 @@ EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 
 
 def check_name(name: str, revision: str | None = None) -> None:
-    """A cheap look before anything is started. Raises ModelError for a folder that cannot be a model, for a hub id or a
-    revision that is neither in the local cache nor to be had, for a revision of what has none, and for a model whose
-    configuration rules it out."""
+    """Check a model's name and configuration cheaply, before anything is started.
+
+    Raises ModelError for a folder without a model, for a hub id or revision that is neither in the local cache nor on
+    the hub, for a revision of a model that has none, and for a model that cannot collaborate.
+    """
     path = find_path(name)
     if revision is not None and path is not None:
         kind = "the embedded model" if name == EMBEDDED_MODEL else f"{name} is a folder, and"
@@ -28,17 +30,17 @@ def check_name(name: str, revision: str | None = None) -> None:
 
 
 def absolute_name(name: str) -> str:
-    """The same model for a process with another working directory: a folder that is here gets its whole path."""
+    """The name for processes with another working directory: folders become absolute paths."""
     path = None if name == EMBEDDED_MODEL else find_path(name)
     return name if path is None else str(path.absolute())
 
 
 def find_path(name: str) -> Path | None:
-    """The file or folder of this name, if there is one; the embedded model's own."""
+    """The file or folder of this name (for the embedded model its folder); None if there is none."""
     if name == EMBEDDED_MODEL:
         return EMBEDDED_FOLDER
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # too long for a file name; the home folder of nobody
+    except (OSError, RuntimeError):  # too long for a file name; the home folder of an unknown user
         return None

@@ -33,7 +33,7 @@ class Realignment:
         return embeds_BE * (self.target_norm / norm_B1)
 
     def map(self, hidden_BE: Tensor) -> Tensor:
-        """h W_a, in fp32, before it is rescaled."""
+        """h W_a in fp32, before rescaling."""
         embeds_BE = hidden_BE.float()
         return embeds_BE if self.matrix_EE is None else embeds_BE @ self.matrix_EE
 
@@ -55,13 +55,13 @@ def solve(output_VE: Tensor, input_VE: Tensor) -> Tensor:
         cross += rows.T @ in_chunk.to(rows.device).double()
     gram.diagonal().add_(RIDGE)
     matrix_EE: Tensor = torch.linalg.solve(gram, cross)
-    # The solution comes column by column, a file's matrix row by row, and products with the two round differently: the
-    # first run would answer otherwise than those that find the file.
+    # The solution is stored by columns, a file's matrix by rows, and products with the two round differently: the first
+    # run would answer differently from runs that read the file.
     return matrix_EE.float().contiguous()
 
 
 def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: str) -> Tensor:
-    """`solve`, kept in `folder` under the weights' revision. A file that cannot be read is made again."""
+    """`solve`, cached in `folder` by the weights' revision. A file that cannot be read is replaced."""
     path = folder / f"realign-{revision}.safetensors"
     try:
         matrix: Tensor = load_file(path)["matrix"]
@@ -74,12 +74,12 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
     except (OSError, KeyError, SafetensorError) as error:
         _log.warning("realignment matrix %s cannot be read (%s): computing it again", path, error)
     matrix = solve(output_VE, input_VE)
-    _keep(matrix, path)
+    _store(matrix, path)
     return matrix
 
 
-def _keep(matrix: Tensor, path: Path) -> None:
-    # Several actors may compute the same matrix at once: each writes a file of its own and renames it.
+def _store(matrix: Tensor, path: Path) -> None:
+    # Several actors may compute the same matrix at once: each writes its own file and renames it.
     own = path.with_suffix(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,4 +89,4 @@ def _keep(matrix: Tensor, path: Path) -> None:
         finally:
             own.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        _log.warning("realignment matrix cannot be kept in %s: %s", path.parent, error)
+        _log.warning("realignment matrix cannot be stored in %s: %s", path.parent, error)

@@ -1,8 +1,8 @@
-"""Groups of processes in torch.distributed: gloo between CPUs, NCCL between GPUs.
+"""Process groups of torch.distributed: gloo between CPUs, NCCL between GPUs.
 
-`RankGroup` holds the ranks of one replica. transformers divides a model over the process-wide default group, so a
-process is in one replica at a time. A `ProcessPair` is a group of two that send each other tensors, without any global
-state: a process can be in many of them, each of which can be lost and made again by itself.
+`RankGroup` is the group of one replica's ranks. transformers divides a model over the process-wide default group, so a
+process belongs to one replica at a time. A `ProcessPair` is a group of two that send each other tensors, without global
+state: a process can be in many pairs, and each can fail and be made again independently.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from latentmas_ray.memory.spec import TPRank
 from latentmas_ray.parallel.ranks import Ranks
 
 T = TypeVar("T")
-# One step of a forward takes far less. What takes long is rank 0's solving for W_a, while the others wait.
+# A step of a forward takes far less; the others wait longest while rank 0 solves for W_a.
 STEP_SECONDS = 600.0
 PRODUCER, READER = 0, 1
-CHUNK_BYTES = 64 * 2**20  # the time limit is for each of these, so that it need not grow with the segment
+BLOCK_BYTES = 64 * 2**20  # the time limit applies to each block, so that it does not depend on the segment's size
 
 
 def open_store(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
-    """Where the processes of a group find each other: made by the first of them at its address `host`; `store.port` is
-    what the others need. It must live as long as the group."""
+    """Start the store for a group's rendezvous at this process's address `host`; the others connect to `store.port`.
+    The store must exist as long as the group."""
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
-    # It gets a socket, for by itself it would listen at every address.
+    # It is given a socket, because it would listen at all addresses otherwise.
     return TCPStore(
         host,
         port,
@@ -49,7 +49,7 @@ def open_store(host: str, *, timeout_seconds: float = STEP_SECONDS) -> TCPStore:
 def find_store(
     host: str, port: int, *, timeout_seconds: float = STEP_SECONDS, error_kind: type[RunError] = ShardError
 ) -> TCPStore:
-    """The store that another process has opened. Raises `error_kind` if it does not answer."""
+    """Connect to the store of another process. Raises `error_kind` if it does not answer."""
     try:
         return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds))
     except RuntimeError as error:
@@ -57,105 +57,105 @@ def find_store(
 
 
 class RankGroup(Ranks):
-    """See `Ranks`. One at a time in a process; no environment variable is read or written."""
+    """`Ranks` over torch.distributed. One per process at a time; reads and writes no environment variables."""
 
     def __init__(self, store: TCPStore, shard: TPRank, *, timeout_seconds: float = STEP_SECONDS) -> None:
-        """Waits for all ranks. `timeout_seconds` bounds every step from here on. Raises ShardError."""
+        """Wait for all ranks. `timeout_seconds` bounds every later step. Raises ShardError."""
         if dist.is_initialized():
             raise ShardError("this process is a rank of another replica already")
         self.shard = shard
-        self._store = store  # which the group needs as long as it lives
-        self._agreed: BaseException | None = None
-        self._is_agreeing = False
-        self._lost = ""
-        # What ranks tell each other goes over gloo on GPUs, too: a message need not wait for a GPU's queue, and gloo
-        # notices a dead peer at once.
+        self._store = store  # must exist as long as the group
+        self._collective_error: BaseException | None = None
+        self._is_nested = False
+        self._failed = ""
+        # Messages between ranks use gloo on GPUs, too: they do not wait for a GPU's queue, and gloo detects a dead peer
+        # at once.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             dist.init_process_group(
                 backend,
                 store=store,
                 rank=shard.rank,
-                world_size=shard.of,
+                world_size=shard.world_size,
                 timeout=timedelta(seconds=timeout_seconds),
             )
-            dist.all_reduce(torch.zeros(1))  # gloo connects here, and not in the middle of something
+            dist.all_reduce(torch.zeros(1))  # gloo connects on first use: do it here
         except RuntimeError as error:
-            raise self._lose(error) from error
+            raise self._fail(error) from error
 
     @contextlib.contextmanager
     def collective(self) -> Iterator[None]:
-        if self._lost:
-            raise ShardError(self._lost)
+        if self._failed:
+            raise ShardError(self._failed)
         try:
             yield
         except LatentMASError:
             raise
-        except RuntimeError as error:  # gloo's errors have no class of their own
-            raise self._lose(error) from error
+        except RuntimeError as error:  # gloo's errors have no specific class
+            raise self._fail(error) from error
 
     @contextlib.contextmanager
     def all_or_none(self) -> Iterator[None]:
-        if self._is_agreeing:  # a rank that failed has left the outer block and waits for the others at its end
+        if self._is_nested:  # a rank that fails leaves the outer block and waits at its end
             yield
             return
         failure: Exception | None = None
-        self._is_agreeing = True
+        self._is_nested = True
         try:
             yield
         except ShardError:
-            raise  # nobody is left to agree with
-        except Exception as error:  # noqa: BLE001  whatever it is, the others must not go on without this rank
+            raise  # the group has failed
+        except Exception as error:  # noqa: BLE001  the other ranks must fail too, whatever the error is
             failure = error
         finally:
-            self._is_agreeing = False
-        first_failed = torch.tensor([self.shard.of if failure is None else self.shard.rank])
+            self._is_nested = False
+        first_failed = torch.tensor([self.shard.world_size if failure is None else self.shard.rank])
         with self.collective():
             dist.all_reduce(first_failed, dist.ReduceOp.MIN)
-            if int(first_failed) == self.shard.of:
+            if int(first_failed) == self.shard.world_size:
                 return
-            told = self._broadcast(failure, source=int(first_failed))
-        self._agreed = failure if failure is not None else told
-        raise self._agreed
+            received = self._broadcast_object(failure, source=int(first_failed))
+        self._collective_error = failure if failure is not None else received
+        raise self._collective_error
 
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         with self.all_or_none():
             made = make() if self.shard.rank == 0 else None
         with self.collective():
-            told: T = self._broadcast(made, source=0)
-        return told
+            received: T = self._broadcast_object(made, source=0)
+        return received
 
-    def same(self, numbers_N: Tensor) -> Tensor:
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
         numbers_N = numbers_N.cpu()
         with self.collective():
             dist.broadcast(numbers_N, src=0)
         return numbers_N
 
     def is_collective_error(self, error: BaseException) -> bool:
-        agreed, self._agreed = self._agreed, None
+        agreed, self._collective_error = self._collective_error, None
         return error is agreed
 
-    def leave(self) -> None:
-        self._lost = self._lost or f"{self.shard} has left its group"
+    def abort(self) -> None:
+        self._failed = self._failed or f"{self.shard} has left its group"
         if dist.is_initialized():
-            with contextlib.suppress(RuntimeError):  # its peers may be gone already
+            with contextlib.suppress(RuntimeError):  # peers may have left already
                 dist.destroy_process_group()
 
-    def _lose(self, error: RuntimeError) -> ShardError:
-        """This rank is out of step with the others."""
-        reason = "a rank of the replica is gone, failed or did not keep up"
-        self._lost = f"{self.shard} cannot go on: {first_line(error)} ({reason})"
-        self.leave()
-        return ShardError(self._lost)
+    def _fail(self, error: RuntimeError) -> ShardError:
+        """Leave the group after a failed collective; return the error to raise."""
+        reason = "a rank of the replica died, failed or timed out"
+        self._failed = f"{self.shard} cannot continue: {first_line(error)} ({reason})"
+        self.abort()
+        return ShardError(self._failed)
 
-    def _broadcast(self, value: Any, source: int) -> Any:
+    def _broadcast_object(self, value: Any, source: int) -> Any:
         box = [_picklable(value)]
         dist.broadcast_object_list(box, src=source, device=torch.device("cpu"))
         return box[0]
 
 
 def _picklable(value: Any) -> Any:
-    """The value, or of an error that cannot travel what it says."""
+    """The value; for an error that cannot be pickled, a RunError with its message."""
     if isinstance(value, BaseException):
         try:
             pickle.loads(pickle.dumps(value))
@@ -165,37 +165,37 @@ def _picklable(value: Any) -> Any:
 
 
 class ProcessPair(ABC):
-    """One side of a pair. What is sent is received in the same order.
+    """One side of a group of two. Tensors are received in the order in which they are sent.
 
-    Every call returns within about the time limit of the pair or raises LinkError; after that the pair is of no use.
+    Every call returns within about the pair's time limit or raises LinkError; after that the pair cannot be used.
     """
 
     device: ClassVar[str]
 
     @abstractmethod
-    def send(self, chunk: Tensor) -> None:
-        """Send a flat uint8 tensor; returns when its bytes are not needed any more."""
+    def send(self, block: Tensor) -> None:
+        """Send a flat uint8 tensor; returns when its memory may be reused."""
 
     @abstractmethod
-    def receive(self, chunk: Tensor) -> None:
+    def receive(self, block: Tensor) -> None:
         """Fill a flat uint8 tensor; returns when it is filled."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go, also of a peer that does not answer."""
+        """Close the pair without waiting for the peer."""
 
 
 class GlooPair(ProcessPair):
-    """Between CPUs, over TCP."""
+    """A pair between CPUs, over TCP."""
 
     device: ClassVar[str] = "cpu"
 
     def __init__(self, store: Store, rank: int, host: str, timeout_seconds: float) -> None:
-        """`host` is the address of this process that its peer can reach. Waits for the peer; raises LinkError."""
+        """`host` is the address at which the peer reaches this process. Waits for the peer; raises LinkError."""
         self._peer, self._timeout = 1 - rank, timedelta(seconds=timeout_seconds)
         try:
-            # The options say which address is used; without them it is whatever the host's name resolves to.
-            gloo: Any = dist.ProcessGroupGloo  # torch's own description of its types leaves out most of it
+            # The options set the address; the default is what the host's name resolves to.
+            gloo: Any = dist.ProcessGroupGloo  # torch's type stubs lack most of it
             options = gloo._Options()
             options._devices = [gloo.create_device(hostname=host)]
             options._timeout = self._timeout
@@ -204,29 +204,29 @@ class GlooPair(ProcessPair):
         except RuntimeError as error:
             raise LinkError(f"no group with the peer: {first_line(error)}") from error
 
-    def send(self, chunk: Tensor) -> None:
+    def send(self, block: Tensor) -> None:
         try:
-            self._group.send([chunk], self._peer, 0).wait(self._timeout)
+            self._group.send([block], self._peer, 0).wait(self._timeout)
         except RuntimeError as error:
-            raise LinkError(f"the peer took nothing any more: {first_line(error)}") from error
+            raise LinkError(f"the peer received nothing: {first_line(error)}") from error
 
-    def receive(self, chunk: Tensor) -> None:
+    def receive(self, block: Tensor) -> None:
         try:
-            self._group.recv([chunk], self._peer, 0).wait(self._timeout)
+            self._group.recv([block], self._peer, 0).wait(self._timeout)
         except RuntimeError as error:
-            raise LinkError(f"nothing came any more: {first_line(error)}") from error
+            raise LinkError(f"nothing came from the peer: {first_line(error)}") from error
 
     def close(self) -> None:
-        """The group ends with its last reference; a wait that goes on in another thread ends at its limit."""
+        """Does nothing: the group ends with its last reference, a wait in another thread at its time limit."""
 
 
 class NcclPair(ProcessPair):
-    """Between GPUs, each of which only one of the two may use."""
+    """A pair between two different GPUs."""
 
     device: ClassVar[str] = "cuda"
 
     def __init__(self, store: Store, rank: int, host: str, timeout_seconds: float) -> None:
-        """The peer is waited for with the first transfer. Which address NCCL takes is its own decision."""
+        """The first transfer waits for the peer. NCCL chooses the address itself."""
         self._peer, self._timeout = 1 - rank, timedelta(seconds=timeout_seconds)
         self._device = torch.cuda.current_device()
         try:
@@ -236,37 +236,37 @@ class NcclPair(ProcessPair):
         except RuntimeError as error:
             raise LinkError(f"no group with the peer: {first_line(error)}") from error
 
-    def send(self, chunk: Tensor) -> None:
-        self._move(chunk, sends=True)
+    def send(self, block: Tensor) -> None:
+        self._move(block, sends=True)
 
-    def receive(self, chunk: Tensor) -> None:
-        self._move(chunk, sends=False)
+    def receive(self, block: Tensor) -> None:
+        self._move(block, sends=False)
 
-    def _move(self, chunk: Tensor, *, sends: bool) -> None:
-        # The current device is a thread's own, and with blocking waits (see `env`) the wait is for the bytes.
+    def _move(self, block: Tensor, *, sends: bool) -> None:
+        # The current device is per thread; with blocking waits (see `env`) `wait` waits for the bytes.
         with torch.cuda.device(self._device):
             try:
                 move = self._group.send if sends else self._group.recv
-                move([chunk], self._peer, 0).wait(self._timeout)
+                move([block], self._peer, 0).wait(self._timeout)
                 torch.cuda.current_stream().synchronize()
             except RuntimeError as error:
-                raise LinkError(f"NCCL gave up: {first_line(error)}") from error
+                raise LinkError(f"NCCL failed: {first_line(error)}") from error
 
     def close(self) -> None:
-        """Abort: a peer that is gone would be waited for otherwise."""
-        with contextlib.suppress(RuntimeError):  # it had given up already
+        """Abort the group; a shutdown would wait for a dead peer."""
+        with contextlib.suppress(RuntimeError):  # it has failed already
             self._group.abort()
 
 
 PAIRS: dict[str, type[ProcessPair]] = {"gloo": GlooPair, "nccl": NcclPair}
 
 
-def chunks(body: Tensor) -> Iterator[Tensor]:
-    """A flat tensor in the parts that both sides agree on."""
-    return iter(body.split(CHUNK_BYTES))
+def split_blocks(body: Tensor) -> Iterator[Tensor]:
+    """Split a flat tensor into the blocks that both sides use."""
+    return iter(body.split(BLOCK_BYTES))
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the stack of the library below."""
+    """The first line of an error's message, without the library's stack trace."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

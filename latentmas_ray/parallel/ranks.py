@@ -1,7 +1,7 @@
-"""The ranks of one replica, as a model sees them: what they must do together, and what they may do each by itself.
+"""The tensor-parallel ranks of one replica: their collective steps and common decisions.
 
-Every rank runs the same turn on its own shard, step by step. A step that all take part in waits for all of them, so a
-rank must never decide anything alone: what could differ between ranks is told to all before it is used.
+Every rank runs the same turn on its own shard, step by step. A collective step waits for all ranks, so a rank must not
+decide anything alone: values that could differ between ranks are broadcast before they are used.
 """
 
 from abc import ABC, abstractmethod
@@ -18,45 +18,44 @@ _END = object()
 
 
 class Ranks(ABC):
-    """This process's place among the ranks of its replica. All ranks make the same calls in the same order.
+    """This process's rank in its replica. All ranks make the same calls in the same order.
 
-    Every call returns within about the time limit of the group or raises ShardError; after that the replica is of no
-    use, and every further call raises ShardError at once.
+    Every call returns within about the group's time limit or raises ShardError; after that the replica cannot be used,
+    and every further call raises ShardError at once.
     """
 
     shard: TPRank
 
     @abstractmethod
     def collective(self) -> AbstractContextManager[None]:
-        """Around what all ranks compute together. A RuntimeError inside becomes a ShardError: this rank has not done
-        what the others wait for, whatever the reason, and they are told by its leaving."""
+        """Context of a step that all ranks compute together. A RuntimeError inside becomes a ShardError, and this rank
+        leaves the group, so that the other ranks fail instead of waiting."""
 
     @abstractmethod
     def all_or_none(self) -> AbstractContextManager[None]:
-        """Around what each rank does by itself and what may fail on one of them. All go on or none does: where it
-        failed the error is raised as it is, on the other ranks the first failed rank's is. One inside another leaves
-        it to the outer one."""
+        """Context of a local step that may fail on some ranks. All-or-none: if any rank raises, every rank raises (its
+        own error, or the lowest failing rank's). Nested uses are no-ops."""
 
     @abstractmethod
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
-        """What `make` gives on rank 0, for all; the others do not call it. It must be picklable. Raises what it
-        raises, on all ranks."""
+        """Return rank 0's `make()` on all ranks; only rank 0 calls it. The value must be picklable. An error of `make`
+        is raised on all ranks."""
 
     @abstractmethod
-    def same(self, numbers_N: Tensor) -> Tensor:
-        """Rank 0's numbers, for all, on the CPU."""
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
+        """Return rank 0's numbers on all ranks, on the CPU."""
 
     @abstractmethod
     def is_collective_error(self, error: BaseException) -> bool:
-        """Whether this is the error that `all_or_none` has just raised: all ranks know of it and are still in step. To
-        be asked once, or it is kept, and all that its frames hold."""
+        """Whether `all_or_none` has just raised this error on all ranks, which therefore stay in step. Call it once: it
+        drops the stored error, whose frames hold memory."""
 
     @abstractmethod
-    def leave(self) -> None:
-        """End this rank's part in the group; the others' next step fails. Safe to call twice."""
+    def abort(self) -> None:
+        """Leave the group; the next step of the other ranks fails. Safe to call twice."""
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, of which every rank has as many; `all_or_none` on each."""
+        """Iterate over items, `all_or_none` for each; every rank must have the same number."""
         iterator = iter(items)
         while True:
             with self.all_or_none():
@@ -67,7 +66,7 @@ class Ranks(ABC):
 
 
 class Alone(Ranks):
-    """The only rank of a model that is here as a whole."""
+    """The single rank of a model that is not divided."""
 
     shard = WHOLE
 
@@ -80,13 +79,13 @@ class Alone(Ranks):
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         return make()
 
-    def same(self, numbers_N: Tensor) -> Tensor:
+    def broadcast(self, numbers_N: Tensor) -> Tensor:
         return numbers_N.cpu()
 
     def is_collective_error(self, error: BaseException) -> bool:
         return True
 
-    def leave(self) -> None:
+    def abort(self) -> None:
         """There is no group."""
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
@@ -97,7 +96,7 @@ ALONE = Alone()
 
 
 def whole(weight: Tensor) -> Tensor:
-    """All of a weight, brought here from all ranks if it is divided: they call this at the same time."""
+    """The whole weight, gathered from all ranks if it is divided; a collective step."""
     from torch.distributed.tensor import DTensor  # takes a second to import, and comes with transformers anyway
 
     full: Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
@@ -105,7 +104,7 @@ def whole(weight: Tensor) -> Tensor:
 
 
 def own_part(weight: Tensor) -> Tensor:
-    """What lies here of a weight."""
+    """This rank's part of a weight."""
     from torch.distributed.tensor import DTensor
 
     local: Tensor = weight.to_local() if isinstance(weight, DTensor) else weight

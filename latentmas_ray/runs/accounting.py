@@ -7,7 +7,7 @@ on x. Rows without a batch size do not count for them.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from latentmas_ray.runs.results import Answer, TransferStats, Transfer, mean_or_zero
+from latentmas_ray.runs.results import Answer, Transfer, TransferStats, mean_or_zero
 
 PER_QUESTION = "_per_question"
 _IDLE = frozenset({"wait", "trace"})  # waiting for memory and tracing do not count as busy

@@ -59,8 +59,9 @@ class Grading(Generic[Key]):
 
     def submit(self, key: Key, answers: Sequence[tuple[Question, str]]) -> None:
         """Grade the answers of one batch; `collect` returns its grades with `key`."""
-        self._batches.append(_GradedBatch(key, {question.id: self._grade_one(question, text) for question, text in
-        answers}))
+        self._batches.append(
+            _GradedBatch(key, {question.id: self._grade_one(question, text) for question, text in answers})
+        )
 
     def collect(self, timeout_seconds: float = 0.0) -> list[tuple[Key, dict[str, Grade]]]:
         """Return key and grades (by question id) of finished batches, in the order of submission. Waits up to

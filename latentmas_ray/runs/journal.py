@@ -16,11 +16,11 @@ from typing import Any, Self
 import yaml
 
 from latentmas_ray.config import RunConfig, stored_fields
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import read_rows
 from latentmas_ray.runs.traces import TraceWriter
-from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.tasks.question import Question
 
 CONFIG_NAME = "config.yaml"

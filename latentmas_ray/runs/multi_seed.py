@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import make_folder, write_atomically
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
-from latentmas_ray.runs.store import Output, open_output
 from latentmas_ray.runs.results import Answer, Summary
-from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.runs.store import Output, open_output
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question

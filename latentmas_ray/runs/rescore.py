@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import encode_row, write_atomically
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.journal import RESULTS_NAME
-from latentmas_ray.errors import JournalError
 from latentmas_ray.tasks import Grade, Question, grade
 
 _WAIT_SECONDS = 0.2

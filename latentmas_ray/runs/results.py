@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from latentmas_ray.config import current_transfer
-from latentmas_ray.runs.traces import Trace
 from latentmas_ray.engine.diagnostics.trace import Alarm
-from latentmas_ray.engine.turn import WirePiece
+from latentmas_ray.engine.turn import WireChunk
+from latentmas_ray.runs.traces import Trace
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ReturnedMemory:
     model: str
     index: int  # of the question in its batch
     reads: tuple[AgentMemory, ...]
-    pieces: Mapping[str, Sequence[WirePiece]]  # by agent, of the whole batch and of every rank
+    chunks: Mapping[str, Sequence[WireChunk]]  # by agent, of the whole batch and of every rank
     texts: Mapping[str, str]  # by agent: the texts in the answering agent's prompt
 
     def memory(self) -> "Memory":
@@ -66,7 +66,7 @@ class ReturnedMemory:
         from latentmas_ray.memory import Memory  # imports torch, which other callers do not need
 
         named = {"model": self.model, "question": self.question, "reads": self.reads, "texts": self.texts}
-        return Memory.from_wire(self.pieces, self.index, checks_digest=False, **named)
+        return Memory.from_wire(self.chunks, self.index, checks_digest=False, **named)
 
 
 @dataclass(frozen=True, kw_only=True)

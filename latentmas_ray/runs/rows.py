@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentmas_ray.config import current_transfer
-from latentmas_ray.runs.results import Answer
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks.question import Question
 
 _TYPES: Mapping[str, tuple[type, ...]] = {

@@ -7,8 +7,8 @@ of a runtime are a different stream (`scheduler.events`).
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.results import Answer, Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,6 @@ class Observer(Protocol):
     """Listens to runs: a progress bar, log lines, metrics.
 
     It is called synchronously, in the thread that executes the current step of the scheduler. An exception that it
-    raises ends the run and is raised where the results of that run are fetched; other runs continue. """
+    raises ends the run and is raised where the results of that run are fetched; other runs continue."""
 
     def on_event(self, event: RunEvent) -> None: ...

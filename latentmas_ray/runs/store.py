@@ -18,9 +18,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from latentmas_ray.config import is_url
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME
-from latentmas_ray.errors import JournalError, RunError
 
 UPLOAD_SECONDS = 15.0
 # The configuration is first: results without it cannot be resumed. Traces come before results: a question with an

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
 
 TRACES_NAME = "traces.jsonl"
 EMBEDDINGS_NAME = "embeddings.json"

@@ -1,6 +1,6 @@
-"""What moves segments between actors: one file per transport, and the choice between them.
+"""Transports move segments between actors: one module per transport, and the choice between them.
 
-The choice is plain data; torch is imported with the first of the other names.
+`choose` needs no torch; the other names import it when they are first used.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latentmas_ray.transport.shared_memory.transport import SharedMemory
     from latentmas_ray.transport.tcp.transport import Tcp
 
-_HOMES = {
+_MODULES = {
     "CudaIpc": "gpu.cuda_ipc",
     "Gloo": "gpu.nccl",
     "Loopback": "loopback",
@@ -57,6 +57,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What of that which transports need is here, in this process."""
+"""Which packages and hardware that transports need are available in this process."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ from latentmas_ray.transport.shared_memory.memfd import BufferPool, map_body
 
 
 def find_available() -> frozenset[str]:
-    """The names, as `Capabilities.needs` has them. Starts nothing."""
+    """The available values of `Capabilities.needs`. Starts nothing."""
     cuda = torch.cuda.is_available()
     distributed = torch.distributed.is_available()
     found = {
@@ -28,7 +28,7 @@ def find_available() -> frozenset[str]:
 
 @cache
 def _can_share_memory() -> bool:
-    """Tried once: it takes a kernel of 5.1 or later, and /proc."""
+    """Whether shared buffers work, tried once: they need Linux 5.1 or later, and /proc."""
     try:
         pool = BufferPool(0)
         address = pool.write(torch.ones(1, dtype=torch.uint8))
@@ -38,5 +38,5 @@ def _can_share_memory() -> bool:
 
 
 def gpu_in_use() -> str:
-    """Which of the machine's GPUs this process computes on; unique in a cluster."""
+    """The UUID of the GPU that this process uses; unique in a cluster."""
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)

@@ -1,4 +1,4 @@
-"""The interface of what moves working memory from one actor to another."""
+"""The interface of transports, which move working memory from one actor to another."""
 
 from abc import ABC, abstractmethod
 from copy import copy
@@ -17,82 +17,82 @@ S = TypeVar("S")
 
 
 class Transport(ABC):
-    """Turns a piece of a segment into what an actor's method returns, and back where it is read.
+    """Packs a segment chunk into a payload that an actor's method returns, and unpacks it where it is read.
 
-    Neither side mutates a piece. One object is made where the run is set up and pickled into every actor; `open` and
-    `close` are called there.
+    Neither side mutates a chunk. One object is made where the run is set up and pickled into every actor, which calls
+    `open` and `close`.
     """
 
-    # Of the class, but for one that wraps another transport and reports that one's.
+    # Class attributes, except in a transport that wraps another and reports that one's.
     name: str
     capabilities: Capabilities
     codec: CodecName = "none"
 
     def with_codec(self, codec: CodecName) -> Self:
-        """The same, sending KV through a lossy codec."""
+        """A copy that encodes KV with `codec`."""
         other = copy(self)
         other.codec = codec
         return other
 
     def within_one_node(self) -> Self:
-        """The same for actors that all live on one node, where it may leave out what only a network needs."""
+        """A copy for actors that are all on one node; it may omit what only a network needs."""
         return self
 
     def within_one_actor(self) -> Self:
-        """The same for an actor that is the only reader of what it packs: where memory stays in its process, what goes
-        out as a return value is a handle."""
+        """A copy for an actor that reads what it packs itself: memory that stays in its process is returned as a
+        handle."""
         return self
 
-    def open(self) -> None:  # noqa: B027  not every transport has something to do
-        """Make ready to send and to receive in this process. Called once, before anything else."""
+    def open(self) -> None:  # noqa: B027  optional
+        """Prepare to send and receive in this process. Called once, before any other method."""
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
-        """A flat uint8 tensor for a piece's KV, from which it can be packed without another copy if there is a way.
+        """Return a flat uint8 tensor for a chunk's KV, which `pack` can send without another copy if possible.
 
-        It belongs to whoever asked, who packs a piece in it before long, or drops it.
+        The caller owns it, and packs a chunk in it or drops it before the next call.
         """
         return empty_bytes(num_bytes, device)
 
     @abstractmethod
-    def pack(self, piece: SegmentChunk) -> Any:
-        """What travels as the return value of an actor's method: plain bytes and arrays, or a handle to them.
+    def pack(self, chunk: SegmentChunk) -> Any:
+        """Return the payload that an actor's method returns: plain bytes and arrays, or a handle to them.
 
-        The piece's bytes must not change until whoever called has returned the payload, nor until `release` where the
-        payload is a handle.
+        The chunk's bytes must not change before the caller has returned the payload; if the payload is a handle, not
+        before `release`.
         """
 
     @abstractmethod
     def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
-        """The piece of a payload, ready to be absorbed; valid as long as it is referenced.
+        """Return the chunk of a payload, ready to be absorbed; valid as long as it is referenced.
 
-        Waits a bounded time for bytes that are not here yet. Raises WireError for a damaged payload,
-        IncompatibleMemoryError for memory of another model, TransferError where the bytes cannot be had (any more).
+        Waits a bounded time for bytes that have not arrived. Raises WireError for a damaged payload,
+        IncompatibleMemoryError for memory of another model, TransferError if the bytes are not available.
         """
 
-    def fetch(self, payload: Any) -> None:  # noqa: B027  not every transport has something to do
-        """Bring a payload's bytes to this machine, so that `unpack` finds them here; for readers that are busy.
+    def fetch(self, payload: Any) -> None:  # noqa: B027  optional
+        """Copy a payload's bytes to this machine before `unpack` needs them; for readers that are busy.
 
-        May run beside `unpack`. Raises like it.
+        May run in parallel to `unpack`. Raises like it.
         """
 
-    def release(self, payload: Any) -> None:  # noqa: B027  not every transport has something to do
-        """No reader will come any more: let go of what `pack` kept in this process for the payload."""
+    def release(self, payload: Any) -> None:  # noqa: B027  optional
+        """Release what `pack` stored in this process for the payload: it will not be read any more."""
 
-    def close(self) -> None:  # noqa: B027  not every transport has something to do
-        """End what `open` began. Safe to call twice."""
+    def close(self) -> None:  # noqa: B027  optional
+        """Shut down what `open` started. Safe to call twice."""
 
 
 class StatefulTransport(Transport, Generic[S]):
-    """A transport with locks, threads or memory that exist only while it is open; none of them can be pickled."""
+    """A transport with locks, threads or memory that exist only while it is open; its state cannot be pickled."""
 
     _state: S | None = None
 
     @abstractmethod
     def _make_state(self) -> S:
-        """What `open` begins. May raise ConfigError where the transport cannot work here."""
+        """Start what the transport needs. May raise ConfigError if the transport does not work here."""
 
     def _end_state(self, state: S) -> None:
-        """End what `_make_state` began."""
+        """Shut down what `_make_state` started."""
 
     def open(self) -> None:
         self._state = self._make_state()
@@ -103,7 +103,7 @@ class StatefulTransport(Transport, Generic[S]):
             self._end_state(state)
 
     @property
-    def _opened(self) -> S:
+    def _open_state(self) -> S:
         if self._state is None:
             raise TransferError(f"transport {self.name} is closed in this process")
         return self._state

@@ -1,4 +1,4 @@
-"""What a transport can do, as data on its class: what the choice between transports is made from."""
+"""Capabilities of transports, as data on their classes: `choose` compares them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,16 +12,15 @@ ANY_DEVICE: frozenset[Device] = frozenset({"cpu", "cuda"})
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What one transport can do.
+    """What one transport can do: move memory on one of `devices` over one of `links`.
 
-    It takes memory that lies on one of `devices` (one that moves bytes of the CPU copies them there first) to a reader
-    at the other end of one of `links`.
+    A transport that moves bytes of the CPU copies other memory to the CPU first.
     """
 
     links: frozenset[Link]
     devices: frozenset[Device] = ANY_DEVICE
-    one_sided: bool = False  # a reader needs nothing of its producer's processor, which may be busy, or stopped
-    survives_producer: bool = False  # what was packed can still be read after its producer's death
+    one_sided: bool = False  # a read does not involve the producer's processor, which may be busy or stopped
+    survives_producer: bool = False  # packed chunks can still be read after the producer's death
     shares_node: bool = False  # all readers on a node share one copy
-    readers_keep: bool = False  # a reader's process keeps a copy for the others on its node, until it is released there
-    needs: str | None = None  # a package or a backend of torch that may be missing here
+    readers_keep: bool = False  # a reader's process stores a copy for other readers on its node until it is released
+    needs: str | None = None  # a package or a torch backend that may be missing

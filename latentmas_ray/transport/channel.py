@@ -1,5 +1,4 @@
-"""Messages between two processes over TCP, and bulk between them: small msgpack of bounded size, every wait bounded.
-Nothing is unpickled."""
+"""Messages and bulk bytes between two processes over TCP: msgpack of bounded size, bounded waits, no pickle."""
 
 import contextlib
 import select
@@ -13,20 +12,20 @@ from latentmas_ray.errors import LinkError
 
 _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 64 * 2**10
-_CHUNK_BYTES = 64 * 2**20  # of bulk that are sent within one time limit
-_CONNECT_SECONDS = 10.0  # a machine that is there answers in milliseconds, also when the first packets are lost
-_IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a machine that says nothing any more counts as gone
+_CHUNK_BYTES = 64 * 2**20  # bulk bytes that are sent within one time limit
+_CONNECT_SECONDS = 10.0  # a reachable machine answers in milliseconds, even if the first packets are lost
+_IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a silent machine counts as lost
 
 
 class StalledError(LinkError):
-    """The peer is there, or may be, and does not go on."""
+    """The peer may be alive but makes no progress."""
 
 
 class Channel:
-    """One connection. A failure of any method leaves it of no use."""
+    """One connection. After a failure of any method it cannot be used any more."""
 
     def __init__(self, connection: socket.socket, timeout_seconds: float) -> None:
-        """No method waits longer than that for the peer to go on, unless it says so."""
+        """Methods wait at most `timeout_seconds` for progress of the peer, except where documented."""
         self._socket = connection
         self._timeout_seconds = timeout_seconds
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -38,18 +37,18 @@ class Channel:
 
     @classmethod
     def connect(cls, host: str, port: int, timeout_seconds: float) -> "Channel":
-        """Raises LinkError if nobody is there. Who waits for a machine that is gone does no other work, so it is given
-        up sooner than a peer that was connected."""
+        """Connect to a listening process. Raises LinkError if none answers; the time limit is shorter than for a
+        connected peer, because the caller does no other work meanwhile."""
         try:
             connection = socket.create_connection((host, port), min(_CONNECT_SECONDS, timeout_seconds))
             return cls(connection, timeout_seconds)
         except TimeoutError as error:
             raise StalledError(f"{host}:{port} does not answer") from error
         except OSError as error:
-            raise LinkError(f"nobody is at {host}:{port} any more: {error.strerror or error}") from error
+            raise LinkError(f"no process listens at {host}:{port} any more: {error.strerror or error}") from error
 
     def send(self, **message: Any) -> None:
-        """Raises LinkError."""
+        """Send one message. Raises LinkError."""
         packed = msgpack.packb(message)
         try:
             self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
@@ -57,7 +56,7 @@ class Channel:
             raise LinkError(f"the connection broke: {error}") from error
 
     def receive(self, *, without_limit: bool = False) -> dict[str, Any]:
-        """The next message; `without_limit` waits for it as long as the connection lives. Raises LinkError."""
+        """Return the next message; `without_limit` waits for it as long as the connection exists. Raises LinkError."""
         try:
             if without_limit:
                 self._socket.settimeout(None)
@@ -72,16 +71,16 @@ class Channel:
         except (OSError, ValueError, msgpack.UnpackException) as error:
             raise LinkError(f"the connection broke: {error}") from error
         if not isinstance(message, dict):
-            raise LinkError("the peer speaks another language")
+            raise LinkError("the peer uses another protocol")
         return message
 
     def send_bytes(self, bulk: memoryview) -> None:
-        """Bytes without a frame, of which the peer knows how many they are. Raises LinkError."""
+        """Send bytes without a frame; the peer must know their number. Raises LinkError."""
         try:
             for first in range(0, len(bulk), _CHUNK_BYTES):
                 self._socket.sendall(bulk[first : first + _CHUNK_BYTES])
         except TimeoutError as error:
-            raise StalledError(f"the peer took nothing for {self._timeout_seconds:g} s") from error
+            raise StalledError(f"the peer received nothing for {self._timeout_seconds:g} s") from error
         except OSError as error:
             raise LinkError(f"the connection broke: {error}") from error
 
@@ -98,15 +97,15 @@ class Channel:
             raise LinkError(f"the connection broke: {error}") from error
 
     def is_lost(self) -> bool:
-        """Whether the peer is gone or has given up. To be asked only while it has nothing to say."""
+        """Whether the peer has closed the connection. Valid only while no message is expected from it."""
         try:
             return bool(select.select([self._socket], [], [], 0)[0])
         except (OSError, ValueError):
             return True
 
     def close(self) -> None:
-        """Whoever waits for this peer, here or there, is told. Safe to call twice."""
-        with contextlib.suppress(OSError):  # the peer was first
+        """Close the connection and wake all threads that wait for it, on both sides. Safe to call twice."""
+        with contextlib.suppress(OSError):  # the peer closed it first
             self._socket.shutdown(socket.SHUT_RDWR)  # close alone does not wake a thread that waits
         self._socket.close()
 

@@ -1,4 +1,4 @@
-"""Which transport a run uses: a pure function of what was asked for and of where its actors are."""
+"""The choice of a run's transport: a pure function of its configuration and of where its actors are. No torch."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,7 +7,7 @@ from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.capabilities import Device, Link
 
-# Best first; the object store, last, reaches everybody. The order for CPUs is measured:
+# Best first; the object store, last, reaches every reader. The order for CPUs is measured:
 # benchmarks/results/transports.md.
 _PREFERRED: dict[Device, tuple[TransportName, ...]] = {
     "cpu": ("shared_memory", "object_store"),
@@ -18,8 +18,7 @@ _PREFERRED_ACROSS: dict[Device, tuple[TransportName, ...]] = {
     "cpu": ("tcp", "object_store"),
     "cuda": ("nixl", "nccl", "tcp", "object_store"),
 }
-# Those whose capabilities have the link `same_process`, said here because the choice within one process is made before
-# torch is imported; best first.
+# The transports with link `same_process`, best first; listed here because this choice is made before torch is imported.
 IN_ONE_PROCESS: tuple[TransportName, ...] = ("loopback", "object_store")
 _LINK_NAMES: dict[Link, str] = {
     "same_process": "within one process",
@@ -31,17 +30,17 @@ _LINK_NAMES: dict[Link, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceLayout:
-    """Where a run's actors are."""
+    """The devices and nodes of a run's actors."""
 
     same_process: bool = False
     device: Device = "cpu"
     nodes: Literal["one", "several"] = "one"
-    gpus: Literal["own", "one", "shared"] = "own"  # each actor has its own; one for all; several, shared
-    available: frozenset[str] = frozenset()  # of what `Capabilities.needs` names, what every actor has
+    gpus: Literal["own", "one", "shared"] = "own"  # one per actor; one for all; several, shared by actors
+    available: frozenset[str] = frozenset()  # values of `Capabilities.needs` that every actor has
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Between which actors memory may have to move, nearest first."""
+        """The links over which memory may have to move, nearest first."""
         if self.same_process:
             return ("same_process",)
         links: list[Link] = []
@@ -56,16 +55,16 @@ class DeviceLayout:
 
 @dataclass(frozen=True)
 class Choice:
-    """A transport and, in one line, why it is this one."""
+    """A transport and, in one line, the reason for the choice."""
 
     name: TransportName
     why: str
 
 
 def choose(name: TransportName, where: DeviceLayout, codec: CodecName = "none") -> Choice:
-    """The transport that a run asked for; `auto` takes the best that reaches every reader.
+    """Choose the named transport, or for `auto` the best one that reaches every reader.
 
-    Raises ConfigError for one that cannot be used here, or that sends nothing which a codec could make smaller.
+    Raises ConfigError for a transport that cannot be used here, and for a codec with one that sends no bytes.
     """
     if where.same_process:
         return _choose_in_one_process(name, codec)
@@ -81,7 +80,7 @@ def choose(name: TransportName, where: DeviceLayout, codec: CodecName = "none") 
             place = " and ".join(_LINK_NAMES[link] for link in where.links)
             return Choice(candidate, "; ".join([f"the best {place}", *missed]))
         missed.append(obstacle)
-    raise AssertionError("the object store reaches everybody")
+    raise AssertionError("the object store reaches every reader")
 
 
 def _choose_in_one_process(name: TransportName, codec: CodecName) -> Choice:
@@ -97,7 +96,7 @@ def _choose_in_one_process(name: TransportName, codec: CodecName) -> Choice:
 
 
 def _obstacle(name: TransportName, where: DeviceLayout) -> str | None:
-    """Why a transport cannot be used here; None if it can."""
+    """The reason why a transport cannot be used here; None if it can."""
     from latentmas_ray.transport.make import TRANSPORTS  # needs torch
 
     able = TRANSPORTS[name].capabilities

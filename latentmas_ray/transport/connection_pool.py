@@ -1,4 +1,4 @@
-"""Links that are made when they are needed, used again, and made once more when one breaks."""
+"""A pool of connections that are made on demand, reused, and made once more after a failure."""
 
 import threading
 from collections import defaultdict
@@ -11,28 +11,28 @@ from latentmas_ray.transport.listener import ServerAddress
 
 
 class Closable(Protocol):
-    """A link."""
+    """Anything with `close`."""
 
     def close(self) -> None:
-        """Let go of the peer."""
+        """Close the connection to the peer."""
 
 
-L = TypeVar("L", bound=Closable)
+C = TypeVar("C", bound=Closable)
 T = TypeVar("T")
 
 
-class ConnectionPool(Generic[L]):
-    """A process's links to the producers that it has read from; one transfer at a time over each."""
+class ConnectionPool(Generic[C]):
+    """A process's connections to producers, one per address; one transfer at a time over each."""
 
-    def __init__(self, make: Callable[[ServerAddress], L]) -> None:
+    def __init__(self, make: Callable[[ServerAddress], C]) -> None:
         self._make = make
-        self._links: dict[ServerAddress, L] = {}
+        self._connections: dict[ServerAddress, C] = {}
         self._locks: defaultdict[ServerAddress, threading.Lock] = defaultdict(threading.Lock)
 
-    def use(self, address: ServerAddress, work: Callable[[L], T]) -> T:
-        """Do `work` over the link that is there; if that breaks, or none is, over a fresh one.
+    def use(self, address: ServerAddress, work: Callable[[C], T]) -> T:
+        """Return `work(connection)` with the open connection; if there is none, or it breaks, with a new one.
 
-        Raises TransferError where the peer is gone or stalls.
+        Raises TransferError if the peer is gone or stalls.
         """
         with self._locks[address]:
             try:
@@ -41,31 +41,31 @@ class ConnectionPool(Generic[L]):
                 raise TransferError(f"no segment from {address.host}:{address.port}: {error}") from error
 
     def close(self) -> None:
-        """Let go of all peers."""
-        for link in self._links.values():
-            link.close()
+        """Close all connections."""
+        for connection in self._connections.values():
+            connection.close()
 
-    def _use(self, address: ServerAddress, work: Callable[[L], T]) -> T:
-        if (link := self._links.pop(address, None)) is not None:
+    def _use(self, address: ServerAddress, work: Callable[[C], T]) -> T:
+        if (connection := self._connections.pop(address, None)) is not None:
             try:
-                return self._try(address, link, work)
+                return self._try(address, connection, work)
             except StalledError:
-                raise  # the peer had its time
+                raise  # the peer used up its time limit
             except LinkError:
                 pass
         return self._try(address, self._make(address), work)
 
-    def _try(self, address: ServerAddress, link: L, work: Callable[[L], T]) -> T:
+    def _try(self, address: ServerAddress, connection: C, work: Callable[[C], T]) -> T:
         try:
-            done = work(link)
+            done = work(connection)
         except TransferError as error:
             if isinstance(error, LinkError):
-                link.close()
-            else:  # the peer said so: the link is as good as before
-                self._links[address] = link
+                connection.close()
+            else:  # the peer reported the error: the connection still works
+                self._connections[address] = connection
             raise
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        self._links[address] = link
+        self._connections[address] = connection
         return done

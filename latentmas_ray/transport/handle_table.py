@@ -1,4 +1,4 @@
-"""What a process has packed and not released yet."""
+"""A table of the objects that a process has packed and not yet released."""
 
 import threading
 from itertools import count
@@ -8,29 +8,29 @@ T = TypeVar("T")
 
 
 class HandleTable(Generic[T]):
-    """Things by number; safe to use from several threads. A number is never given twice."""
+    """Thread-safe table from integer handles to objects; handles are never reused."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._things: dict[int, T] = {}
-        self._numbers = count(1)
+        self._values: dict[int, T] = {}
+        self._handles = count(1)
 
-    def add(self, thing: T) -> int:
-        """Keep a thing. Returns its number."""
+    def add(self, value: T) -> int:
+        """Store a value; return its handle."""
         with self._lock:
-            number = next(self._numbers)
-            self._things[number] = thing
-            return number
+            handle = next(self._handles)
+            self._values[handle] = value
+            return handle
 
-    def get(self, number: int) -> T | None:
-        """None for what is not kept (any more)."""
+    def get(self, handle: int) -> T | None:
+        """The value of a handle; None if it was dropped."""
         with self._lock:
-            return self._things.get(number)
+            return self._values.get(handle)
 
-    def drop(self, number: int) -> T | None:
-        """Keep it no longer. Safe to call twice."""
+    def drop(self, handle: int) -> T | None:
+        """Remove and return the value of a handle. Safe to call twice."""
         with self._lock:
-            return self._things.pop(number, None)
+            return self._values.pop(handle, None)
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._values)

@@ -1,7 +1,7 @@
-"""Where a process is asked for what it keeps: a port, and a thread for each who knows the token.
+"""A server that accepts connections from readers: one port, and one thread per connection with the right token.
 
-The token keeps out what comes to the wrong address, another run's reader for instance. It is no protection of what is
-sent: nothing here is encrypted, so the network between the nodes must be trusted, as Ray's must.
+The token rejects connections to a wrong address, for example from another run's reader. It does not protect the data:
+nothing is encrypted, so the network between the nodes must be trusted, as for Ray itself.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from latentmas_ray.transport.channel import Channel
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a producer's server is, and what it wants to be told."""
+    """The address of a producer's server, and the token that it expects."""
 
     host: str
     port: int
@@ -29,8 +29,8 @@ class Listener:
     """Listens at a free port of one address of this machine."""
 
     def __init__(self, host: str, timeout_seconds: float, serve: Callable[[Channel, dict[str, Any]], None]) -> None:
-        """`serve` gets a connection and what its peer said first; it is closed when `serve` returns or gives up with
-        LinkError. Each runs in a thread of its own."""
+        """`serve` is called with each connection and its first message, in its own thread; the connection is closed
+        when `serve` returns or raises LinkError."""
         self._timeout_seconds, self._serve_peer = timeout_seconds, serve
         self._socket = socket.create_server((host, 0))
         self.address = ServerAddress(host, self._socket.getsockname()[1], secrets.token_bytes(16))
@@ -38,8 +38,8 @@ class Listener:
         threading.Thread(target=self._accept, name="transport", daemon=True).start()
 
     def close(self) -> None:
-        """Readers that wait are told. Safe to call twice."""
-        with contextlib.suppress(OSError):  # it is closed
+        """Stop listening and close all connections, which wakes waiting readers. Safe to call twice."""
+        with contextlib.suppress(OSError):  # it is already closed
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for channel in list(self._channels):
@@ -62,14 +62,14 @@ class Listener:
             if isinstance(token, bytes) and secrets.compare_digest(token, self.address.token):
                 self._serve_peer(channel, hello)
         except LinkError:
-            pass  # the peer is gone, or makes a new connection
+            pass  # the peer is gone or makes a new connection
         finally:
             self._channels.discard(channel)
             channel.close()
 
 
 def call(address: ServerAddress, timeout_seconds: float, **hello: Any) -> Channel:
-    """A connection to a listener. Raises LinkError if nobody is there."""
+    """Connect to a listener and send the token with `hello`. Raises LinkError if none answers."""
     channel = Channel.connect(address.host, address.port, timeout_seconds)
     try:
         channel.send(token=address.token, **hello)
@@ -77,3 +77,16 @@ def call(address: ServerAddress, timeout_seconds: float, **hello: Any) -> Channe
         channel.close()
         raise
     return channel
+
+
+LOOPBACK = "127.0.0.1"
+
+
+def own_host() -> str:
+    """This node's address in the Ray cluster; without Ray, the loopback address."""
+    import ray  # takes a second, and only a transport between actors needs it
+
+    if not ray.is_initialized():
+        return LOOPBACK
+    own = ray.get_runtime_context().get_node_id()
+    return next((str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == own), LOOPBACK)

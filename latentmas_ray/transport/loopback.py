@@ -1,4 +1,4 @@
-"""Within one process: memory is handed over as it is. For the local runtime, agents of one actor, and tests."""
+"""Loopback within one process: chunks are passed on unchanged. For the local runtime, agents of one actor, tests."""
 
 import secrets
 from dataclasses import dataclass
@@ -17,61 +17,60 @@ class Loopback(Transport):
     name = "loopback"
     capabilities = Capabilities(links=frozenset({"same_process"}), one_sided=True, shares_node=True)
 
-    def within_one_actor(self) -> "Resident":
-        """The piece itself would leave the process with the actor's return value."""
-        return Resident()
+    def within_one_actor(self) -> "ActorLoopback":
+        """A transport with handles: the actor's return value would copy the chunk itself."""
+        return ActorLoopback()
 
-    def pack(self, piece: SegmentChunk) -> Any:
-        """The piece itself."""
-        return piece
+    def pack(self, chunk: SegmentChunk) -> Any:
+        """The chunk itself."""
+        return chunk
 
     def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
-        """The piece itself. Raises IncompatibleMemoryError for memory of another model."""
-        piece: SegmentChunk = payload
-        expected.check_same(piece.meta.spec)
-        return piece
+        """The chunk itself. Raises IncompatibleMemoryError for memory of another model."""
+        chunk: SegmentChunk = payload
+        expected.check_same(chunk.meta.spec)
+        return chunk
 
 
 @dataclass(frozen=True)
-class ResidentHandle:
-    """The number of a piece in the process that packed it, and what tells that process from others, where the same
-    number is another piece's."""
+class LocalHandle:
+    """The number of a chunk in the process that packed it, and an id of that process."""
 
     process: bytes
     number: int
 
 
 @dataclass(frozen=True)
-class _Held:
-    pieces: HandleTable[SegmentChunk]
+class _LocalState:
+    chunks: HandleTable[SegmentChunk]
     process: bytes
 
 
-class Resident(StatefulTransport[_Held], Loopback):
-    """Within one actor: pieces stay where they are, until `release`, and handles travel."""
+class ActorLoopback(StatefulTransport[_LocalState], Loopback):
+    """Loopback within one actor: chunks are stored until `release`, and payloads are handles."""
 
-    def within_one_actor(self) -> "Resident":
+    def within_one_actor(self) -> "ActorLoopback":
         return self
 
-    def _make_state(self) -> _Held:
-        return _Held(HandleTable(), secrets.token_bytes(16))
+    def _make_state(self) -> _LocalState:
+        return _LocalState(HandleTable(), secrets.token_bytes(16))
 
-    def pack(self, piece: SegmentChunk) -> ResidentHandle:
-        """A handle; the piece is kept."""
-        return ResidentHandle(self._opened.process, self._opened.pieces.add(piece))
+    def pack(self, chunk: SegmentChunk) -> LocalHandle:
+        """Store the chunk; return a handle."""
+        return LocalHandle(self._open_state.process, self._open_state.chunks.add(chunk))
 
-    def unpack(self, payload: ResidentHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """The piece that was packed. Raises TransferError for one that was released or is in another process,
+    def unpack(self, payload: LocalHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+        """Return the stored chunk. Raises TransferError if it was released or is in another process,
         IncompatibleMemoryError."""
-        held = self._opened
-        if payload.process != held.process:
-            raise TransferError("the segment is in another actor, which keeps it to itself")
-        piece = held.pieces.get(payload.number)
-        if piece is None:
+        state = self._open_state
+        if payload.process != state.process:
+            raise TransferError("the segment is in another actor, and this transport does not leave an actor")
+        chunk = state.chunks.get(payload.number)
+        if chunk is None:
             raise TransferError("the segment is gone: it was released")
-        return super().unpack(piece, expected=expected)
+        return super().unpack(chunk, expected=expected)
 
-    def release(self, payload: ResidentHandle) -> None:
-        """Nothing happens if it is gone."""
+    def release(self, payload: LocalHandle) -> None:
+        """Drop the stored chunk, if it is still stored."""
         if self._state is not None and payload.process == self._state.process:
-            self._state.pieces.drop(payload.number)
+            self._state.chunks.drop(payload.number)

@@ -95,7 +95,7 @@ def window_of(segment: Segment, window: tuple[int, int]) -> Segment:
 
 
 def cut(segment: Segment, inputs: Sequence[int]) -> tuple[SegmentChunk, SegmentChunk]:
-    """A segment as two pieces: what the first `inputs[q]` inputs of each question's turn wrote, and the rest."""
+    """A segment as two chunks: what the first `inputs[q]` inputs of each question's turn wrote, and the rest."""
     outline = segment.meta
     kept = [
         min(max(first - offset, 0), length)
@@ -183,7 +183,7 @@ def make_memory(
         tree[agent] = AgentMemory(agent, tuple(tree[name] for name in reads.get(agent, ())))
         begin = merge_layout(tree[agent].reads, {name: one.meta for name, one in segments.items()}, 1).next_positions[0]
         segment = make_segment([turn], turn_starts=[begin], spec=spec, seed=seed + number)
-        segments[agent] = MemorySegment.from_pieces([SegmentChunk.whole(segment)])
+        segments[agent] = MemorySegment.from_chunks([SegmentChunk.whole(segment)])
     read = {name for names in reads.values() for name in names}
     memory = Memory(
         model="test-model",

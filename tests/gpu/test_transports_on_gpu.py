@@ -75,9 +75,9 @@ def test_memory_arrives_on_the_gpu_until_it_is_released(make: Callable[[], Trans
             producer.ask("release", payload)
             with pytest.raises(LatentMASError, match="gone"):
                 reader.unpack(payload, expected=SPEC)
-        for seed, piece in enumerate(held):
-            assert piece.kv_LCHTD.is_cuda
-            assert torch.equal(piece.kv_LCHTD.cpu(), _segment(seed).kv_LCHTD)
+        for seed, chunk in enumerate(held):
+            assert chunk.kv_LCHTD.is_cuda
+            assert torch.equal(chunk.kv_LCHTD.cpu(), _segment(seed).kv_LCHTD)
         last = producer.ask("pack", 9)
         producer.process.kill()
         producer.process.join()

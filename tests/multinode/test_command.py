@@ -51,7 +51,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task: Path, tmp_path: Path) -> None:
-    """From a node that runs no actor; and the cluster goes on afterwards."""
+    """From a node that runs no actor; and the cluster keeps running afterwards."""
     command = evaluation(task, "sequential")
     most: Counter[int] = Counter()
 
@@ -143,6 +143,7 @@ def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
     assert not any(cluster.num_actors(node) for node in NODES)
 
 
+@pytest.mark.slow
 def test_the_link_between_two_nodes_is_measured_beside_plain_tcp(cluster: Cluster) -> None:
     """A link more than on one machine, and two clocks."""
     flags = ["--model", "tiny", "--tokens", "1,200", "--repeats", "2", "--no-end-to-end", "--json"]

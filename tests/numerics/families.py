@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from latentmas_ray.models import LanguageModel, wrap
-from latentmas_ray.models.tiny import tiny_tokenizer
+from latentmas_ray.models.presets import tiny_tokenizer
 
 BASE: dict[str, Any] = {
     "vocab_size": 259,

@@ -88,7 +88,7 @@ def _serve(pipe: Connection, gpus: str) -> None:
             try:
                 result = job(ranks, *arguments)
             finally:
-                ranks.leave()
+                ranks.abort()
         except BaseException:  # noqa: BLE001  the test that waits for it wants to know, whatever it is
             result = AssertionError(f"{shard}:\n{traceback.format_exc()}")
         pipe.send(result)

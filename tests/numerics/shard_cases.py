@@ -15,7 +15,7 @@ from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.memory.reslice import reslice, sources_of
-from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.topology.agent import AgentMemory
 from tests.numerics.turns import begin, logits_of, place_chain, prompts_of
@@ -26,7 +26,7 @@ NUM_STEPS = 3
 SAMPLED = Sampling(temperature=0.9, top_p=0.9, max_new_tokens=10)
 GREEDY = Sampling(max_new_tokens=10)
 
-Wire = tuple[bytes, Tensor]  # header and body of one piece
+Wire = tuple[bytes, Tensor]  # header and body of one chunk
 
 
 @dataclass
@@ -39,30 +39,30 @@ class SegmentSender:
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         return empty_bytes(num_bytes, device)
 
-    def publish(self, final_at: float, piece: SegmentChunk) -> None:
-        header, body = encode_piece(piece)
+    def publish(self, final_at: float, chunk: SegmentChunk) -> None:
+        header, body = encode_chunk(chunk)
         self.sent.append((header, body.clone()))
 
 
 class Arriving:
-    """Segments of which the first piece is here and the others come when they are asked for."""
+    """Segments of which the first chunk is here and the others come when they are asked for."""
 
-    def __init__(self, pieces: Mapping[str, Sequence[SegmentChunk]], *, is_lost: bool = False) -> None:
-        self._pieces, self._is_lost = pieces, is_lost
+    def __init__(self, chunks: Mapping[str, Sequence[SegmentChunk]], *, is_lost: bool = False) -> None:
+        self._chunks, self._is_lost = chunks, is_lost
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        return {agent: pieces[0].meta for agent, pieces in self._pieces.items()}
+        return {agent: chunks[0].meta for agent, chunks in self._chunks.items()}
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
-        for agent in self._pieces:
-            for piece in self.pieces_of(agent):
-                yield agent, piece
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
+        for agent in self._chunks:
+            for chunk in self.chunks_of(agent):
+                yield agent, chunk
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
-        yield self._pieces[agent][0]
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
+        yield self._chunks[agent][0]
         if self._is_lost:
             raise TransferError("the second parcel is gone")
-        yield from self._pieces[agent][1:]
+        yield from self._chunks[agent][1:]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Numbers:
 
 
 def load(folder: Path, ranks: Ranks = ALONE, *, device: str = "cpu") -> TurnRunner:
-    cache = folder / f"realign-of-{ranks.shard.of}"  # a degree must not profit from another's
+    cache = folder / f"realign-of-{ranks.shard.world_size}"  # a degree must not profit from another's
     model = str(folder / "model")
     return load_runner(model, dtype="float32", device=device, realign=True, cache_dir=cache, ranks=ranks)
 
@@ -120,7 +120,7 @@ def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", co
 
 
 def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnResult]:
-    """A latent turn in two pieces."""
+    """A latent turn in two chunks."""
     outbox = SegmentSender()
     _, report = load(folder, ranks).run(work("a", handover=handover), {}, outgoing=outbox)
     return outbox.sent, report
@@ -129,8 +129,8 @@ def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], T
 def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: Handover) -> TurnResult:
     """The answering turn on memory that came from all shards in `sources`: rank r takes what it needs."""
     runner = load(folder, ranks)
-    pieces = taken(runner, sources)
-    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    chunks = taken(runner, sources)
+    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
     return report
 
 
@@ -139,33 +139,33 @@ def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire
     runner = load(folder, ranks)
     outbox = SegmentSender()
     _, thought = runner.run(work("a", handover=handover), {}, outgoing=outbox)
-    pieces = [decode_piece(header, body, expected=runner.spec) for header, body in outbox.sent]
-    _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    chunks = [decode_chunk(header, body, expected=runner.spec) for header, body in outbox.sent]
+    _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
     return outbox.sent, thought, answered
 
 
 def trace(ranks: Ranks, folder: Path) -> tuple[TurnResult, TurnResult]:
     """A latent turn and an answering one, of which one question is traced."""
     runner = load(folder, ranks)
-    piece, thought = runner.run(replace(work("a"), traced=frozenset(["q1"])), {})
-    assert piece is not None
+    chunk, thought = runner.run(replace(work("a"), traced=frozenset(["q1"])), {})
+    assert chunk is not None
     reader = replace(work("b", ["a"]), traced=frozenset(["q1"]), is_last=True)
-    return thought, runner.run(reader, {"a": join([piece])})[1]
+    return thought, runner.run(reader, {"a": join([chunk])})[1]
 
 
 def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnResult, TurnResult]:
     """A latent turn under a guard, and an answering one that reads what is left of it."""
     runner = load(folder, ranks)
-    piece, thought = runner.run(replace(work("a"), guard=policy), {})
-    assert piece is not None
-    return thought, runner.run(work("b", ["a"]), {"a": join([piece])})[1]
+    chunk, thought = runner.run(replace(work("a"), guard=policy), {})
+    assert chunk is not None
+    return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
 
 
 def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[SegmentChunk]:
-    """The pieces of one segment, of which `sources[s]` are those of source rank s, for this rank."""
+    """The chunks of one segment, of which `sources[s]` are those of source rank s, for this rank."""
     spec = runner.spec
     ranks = sources_of(spec.num_model_kv_heads, len(sources), spec.shard)
-    return [reslice([decode_piece(*sources[rank][part]) for rank in ranks], spec) for part in range(len(sources[0]))]
+    return [reslice([decode_chunk(*sources[rank][part]) for rank in ranks], spec) for part in range(len(sources[0]))]
 
 
 def join_heads(parts: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import chat as chat_module
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.models.tiny import tiny_tokenizer
+from latentmas_ray.models.presets import tiny_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "2 + 2?"}

@@ -1,4 +1,4 @@
-"""A segment that leaves and arrives in pieces is, bit for bit, the one that leaves and arrives whole."""
+"""A segment that leaves and arrives in chunks is, bit for bit, the one that leaves and arrives whole."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -17,56 +17,56 @@ PROMPTS = prompts_of([9, 2, 21], 1)
 QUESTION = prompts_of([5, 3, 8], 3)
 
 
-def in_pieces(engine: Engine, hands_over: HandsOver, placement: MergedLayout | None = None) -> list[SegmentChunk]:
+def in_chunks(engine: Engine, hands_over: HandsOver, placement: MergedLayout | None = None) -> list[SegmentChunk]:
     session = begin(engine, PROMPTS, placement)
-    pieces = [session.emit_piece(hands_over, 4)]
+    chunks = [session.emit_chunk(hands_over, 4)]
     session.think(3)
     session.feed([[7]] * 3)
-    return [*pieces, session.emit_piece(hands_over)]
+    return [*chunks, session.emit_chunk(hands_over)]
 
 
 @pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
-def test_a_turn_emits_the_same_whole_and_in_pieces(engine: Engine, hands_over: HandsOver) -> None:
+def test_a_turn_emits_the_same_whole_and_in_chunks(engine: Engine, hands_over: HandsOver) -> None:
     before = think(engine, prompts_of([3, 11, 4], 2), 2)
     placement = merge_layout([AgentMemory("before")], {"before": before}, 3)
     session = begin(engine, PROMPTS, placement)
     session.think(3)
     session.feed([[7]] * 3)
     whole = session.emit(hands_over)
-    pieces = in_pieces(engine, hands_over, placement)
-    assert pieces[0].meta == whole.meta
-    assert_equal(join(pieces), whole)
+    chunks = in_chunks(engine, hands_over, placement)
+    assert chunks[0].meta == whole.meta
+    assert_equal(join(chunks), whole)
 
 
 def branches(engine: Engine) -> dict[str, Segment]:
     return {name: think(engine, prompts_of([6 + seed, 4, 9], seed), 2) for seed, name in enumerate(("x", "y"), 5)}
 
 
-def read(engine: Engine, placement: MergedLayout, pieces: Sequence[tuple[str, SegmentChunk]] | None) -> torch.Tensor:
+def read(engine: Engine, placement: MergedLayout, chunks: Sequence[tuple[str, SegmentChunk]] | None) -> torch.Tensor:
     session = engine.open(["q0", "q1", "q2"], num_slots=max(placement.lengths) + 20, reads=placement)
-    session.absorb(placement, pieces)
+    session.absorb(placement, chunks)
     session.prefill(QUESTION)
     return logits_of(session).clone()
 
 
-def test_pieces_are_absorbed_in_any_order(engine: Engine) -> None:
+def test_chunks_are_absorbed_in_any_order(engine: Engine) -> None:
     """Of parallel branches, whose keys are moved by what the others wrote."""
     segments = branches(engine)
     reads = [AgentMemory("x"), AgentMemory("y")]
     expected = read(engine, merge_layout(reads, segments, 3), None)
     outlines = {name: segment.meta for name, segment in segments.items()}
-    parts = [(name, piece) for name, segment in segments.items() for piece in cut(segment, [4, 4, 4])]
+    parts = [(name, chunk) for name, segment in segments.items() for chunk in cut(segment, [4, 4, 4])]
     for order in permutations(parts):
         assert torch.equal(read(engine, merge_layout(reads, outlines, 3), order), expected)
 
 
-def test_a_piece_that_never_came_or_came_twice_is_noticed(engine: Engine) -> None:
+def test_a_chunk_that_never_came_or_came_twice_is_noticed(engine: Engine) -> None:
     segments = branches(engine)
     reads = [AgentMemory("x"), AgentMemory("y")]
     outlines = {name: segment.meta for name, segment in segments.items()}
-    parts = [(name, piece) for name, segment in segments.items() for piece in cut(segment, [4, 4, 4])]
+    parts = [(name, chunk) for name, segment in segments.items() for chunk in cut(segment, [4, 4, 4])]
     expected = read(engine, merge_layout(reads, segments, 3), None)
     for wrong in (parts[1:], parts[:-1], [*parts, parts[0]]):
-        with pytest.raises(SegmentError, match="missing or there twice"):
+        with pytest.raises(SegmentError, match="missing or duplicate"):
             read(engine, merge_layout(reads, outlines, 3), wrong)
     assert torch.equal(read(engine, merge_layout(reads, segments, 3), None), expected)

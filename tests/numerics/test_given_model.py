@@ -15,7 +15,7 @@ from latentmas_ray.engine.load import load_runner
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import attention, load_model
 from latentmas_ray.models.given import GivenModel
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 from tests.numerics.families import FAMILIES, GQA
 from tests.numerics.test_recompute import order
 

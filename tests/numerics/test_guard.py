@@ -36,9 +36,9 @@ def with_prompts(work: TurnRequest, texts: Sequence[str]) -> TurnRequest:
 
 
 def think(runner: TurnRunner, work: TurnRequest) -> tuple[Segment, TurnResult]:
-    piece, report = runner.run(work, {})
-    assert piece is not None
-    return join([piece]), report
+    chunk, report = runner.run(work, {})
+    assert chunk is not None
+    return join([chunk]), report
 
 
 @pytest.fixture
@@ -89,27 +89,27 @@ def test_a_reader_of_a_prompt_alone_cannot_tell_why_it_is_alone(
         reader = replace(reader, recomputed=frozenset("a"))
     answers = {}
     for name, changes in {"drop": {"guard": "drop"}, "prompt": {"hands_over": "prompt"}, "all": {}}.items():
-        piece, _ = runner.run(order("a", handover=handover, **changes), {})
-        assert piece is not None
-        answers[name] = runner.run(reader, _Given(piece))[1].output_token_ids
+        chunk, _ = runner.run(order("a", handover=handover, **changes), {})
+        assert chunk is not None
+        answers[name] = runner.run(reader, _Given(chunk))[1].output_token_ids
     for row in range(3):
         assert answers["drop"][row] == answers["prompt" if row in bad_thoughts else "all"][row]
 
 
 class _Given:
-    """A piece that is all of agent a's segment."""
+    """A chunk that is all of agent a's segment."""
 
-    def __init__(self, piece: SegmentChunk) -> None:
-        self._piece = piece
+    def __init__(self, chunk: SegmentChunk) -> None:
+        self._chunk = chunk
 
     def segments(self) -> dict[str, SegmentMeta]:
-        return {"a": self._piece.meta}
+        return {"a": self._chunk.meta}
 
-    def pieces(self) -> Iterator[tuple[str, SegmentChunk]]:
-        yield "a", self._piece
+    def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
+        yield "a", self._chunk
 
-    def pieces_of(self, agent: str) -> Iterator[SegmentChunk]:
-        yield self._piece
+    def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
+        yield self._chunk
 
 
 def test_what_an_agent_writes_instead_is_what_a_text_agent_writes(
@@ -153,9 +153,9 @@ def test_a_chain_goes_on_behind_what_was_left_out(runner: TurnRunner, bad_though
         first, _ = think(runner, order("a", guard="drop"))
         if is_copied:
             first.kv_LCHTD  # noqa: B018
-        piece, _ = runner.run(order("b", reads=chain[0].reads), {"a": first})
-        assert piece is not None
-        second = join([piece])
+        chunk, _ = runner.run(order("b", reads=chain[0].reads), {"a": first})
+        assert chunk is not None
+        second = join([chunk])
         if is_copied:
             second.kv_LCHTD  # noqa: B018
         _, report = runner.run(order("c", "text", reads=chain), {"a": first, "b": second})

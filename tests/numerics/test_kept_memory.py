@@ -20,7 +20,7 @@ def runner(engine_of: MakeEngine) -> TurnRunner:
 
 
 def keep(sent: dict[str, list[SegmentChunk]], tree: tuple[AgentMemory, ...], question: int) -> Memory:
-    return Memory.from_pieces(sent, question, model="qwen3", question=QUESTIONS[question], reads=tree)
+    return Memory.from_chunks(sent, question, model="qwen3", question=QUESTIONS[question], reads=tree)
 
 
 def ask(runner: TurnRunner, memory: Memory, questions: tuple[int, ...]) -> TurnResult:
@@ -32,8 +32,8 @@ def ask(runner: TurnRunner, memory: Memory, questions: tuple[int, ...]) -> TurnR
         prompts=tuple(work.prompts[question] for question in questions),
         recomputed=frozenset() if memory.has_kv else frozenset(memory.agents),
     )
-    pieces = {agent: [repeat(piece, len(questions))] for agent, piece in memory.to_pieces().items()}
-    return runner.run(work, Sent(pieces))[1]  # type: ignore[arg-type]
+    chunks = {agent: [repeat(chunk, len(questions))] for agent, chunk in memory.to_chunks().items()}
+    return runner.run(work, Sent(chunks))[1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kv", [True, False])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import check_name, load_model
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 
 Damage = Callable[[Path], object]
 

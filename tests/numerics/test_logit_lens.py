@@ -49,9 +49,9 @@ def run_all(
     reports = {}
     for agent in ("a", "b"):
         own = CHAIN[0].reads if agent == "b" and reads == CHAIN else ()
-        piece, reports[agent] = runner.run(order(agent, traced=traced, reads=own), segments if own else {})
-        assert piece is not None
-        segments[agent] = join([piece])
+        chunk, reports[agent] = runner.run(order(agent, traced=traced, reads=own), segments if own else {})
+        assert chunk is not None
+        segments[agent] = join([chunk])
     _, reports["c"] = runner.run(order("c", "text", traced=traced, reads=reads, **changes), segments)
     return segments, reports
 
@@ -148,7 +148,7 @@ def test_thoughts_are_seen_as_the_matrices_show_them(
     cosines_NV = torch.nn.functional.cosine_similarity(mapped_NE[:, None], inputs_VE[None], dim=-1)
     centred_VE = inputs_VE.double() - inputs_VE.double().mean(dim=0)
     main_E2 = torch.linalg.svd(centred_VE, full_matrices=False).Vh[:2].T
-    for row, thought in enumerate(LogitLens(lm, realign).look(hidden_NE)):
+    for row, thought in enumerate(LogitLens(lm, realign).inspect(hidden_NE)):
         top = shares_NV[row].topk(5)
         assert [token for token, _ in thought.tokens] == [lm.chat.show([token]) for token in top.indices.tolist()]
         assert [share for _, share in thought.tokens] == pytest.approx(top.values.tolist(), rel=1e-3)
@@ -172,7 +172,7 @@ def test_a_thought_that_is_not_finite_shows_nothing(engine_of: MakeEngine) -> No
     engine = engine_of("qwen3")
     hidden_NE = torch.randn(3, engine.lm.spec.hidden_size)
     hidden_NE[1, 0] = torch.nan
-    first, broken, last = LogitLens(engine.lm, engine.realign).look(hidden_NE)
+    first, broken, last = LogitLens(engine.lm, engine.realign).inspect(hidden_NE)
     assert broken.tokens == ()
     assert (broken.norm, broken.entropy, broken.xy) == (0.0, 0.0, (0.0, 0.0))
     assert [thought.is_finite for thought in (first, broken, last)] == [True, False, True]
@@ -185,7 +185,7 @@ def test_a_thought_that_says_nothing_that_can_be_told_is_still_a_row_of_json(eng
     engine.lm = make_lm("qwen3")
     engine.lm.model.get_output_embeddings().weight.data[7] = torch.inf
     lens, hidden_NE = LogitLens(engine.lm, engine.realign), torch.randn(1, engine.lm.spec.hidden_size)
-    (thought,) = lens.look(hidden_NE)
+    (thought,) = lens.inspect(hidden_NE)
     assert (thought.tokens, thought.entropy) == ((), 0.0)
     assert thought.norm > 0
     assert thought.is_finite
@@ -199,7 +199,7 @@ def test_embeddings_that_are_not_finite_are_near_to_nothing(lm_of: MakeLM, engin
     engine.lm = make_lm("qwen3")
     engine.lm.model.get_input_embeddings().weight.data[7] = torch.nan
     lens = LogitLens(engine.lm, engine.realign)
-    (thought,) = lens.look(torch.randn(1, engine.lm.spec.hidden_size))
+    (thought,) = lens.inspect(torch.randn(1, engine.lm.spec.hidden_size))
     assert 0 < thought.distance < 1
     assert len(lens.embedding_map.tokens) == 258
 

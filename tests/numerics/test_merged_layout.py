@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import load_model
-from latentmas_ray.models.device_map import place_weights, weights_bytes
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.devices import place_weights, weights_bytes
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 from latentmas_ray.units import format_bytes
 from tests.numerics.families import GQA
 

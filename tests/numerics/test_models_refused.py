@@ -31,7 +31,7 @@ from transformers import (
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models import wrap
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 from tests.numerics.families import BASE, GQA, MHA, gemma3
 
 causal = AutoModelForCausalLM.from_config

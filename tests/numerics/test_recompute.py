@@ -39,19 +39,19 @@ def order(agent: str, reads: tuple[AgentMemory, ...] = (), **changes: object) ->
 
 
 class Sent:
-    """Memory as a reader gets it: in one or two pieces, with or without its KV."""
+    """Memory as a reader gets it: in one or two chunks, with or without its KV."""
 
-    def __init__(self, pieces: dict[str, list[SegmentChunk]]) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: dict[str, list[SegmentChunk]]) -> None:
+        self._chunks = chunks
 
     def segments(self) -> dict[str, object]:
-        return {name: join(pieces) if pieces[0].is_whole else pieces[0].meta for name, pieces in self._pieces.items()}
+        return {name: join(chunks) if chunks[0].is_whole else chunks[0].meta for name, chunks in self._chunks.items()}
 
-    def pieces(self) -> Iterable[tuple[str, SegmentChunk]]:
-        return chain.from_iterable(((name, piece) for piece in pieces) for name, pieces in self._pieces.items())
+    def chunks(self) -> Iterable[tuple[str, SegmentChunk]]:
+        return chain.from_iterable(((name, chunk) for chunk in chunks) for name, chunks in self._chunks.items())
 
-    def pieces_of(self, agent: str) -> Iterable[SegmentChunk]:
-        return iter(self._pieces[agent])
+    def chunks_of(self, agent: str) -> Iterable[SegmentChunk]:
+        return iter(self._chunks[agent])
 
 
 class Kept:
@@ -61,23 +61,23 @@ class Kept:
     reserve = staticmethod(empty_bytes)
 
     def __init__(self) -> None:
-        self.pieces: list[SegmentChunk] = []
+        self.chunks: list[SegmentChunk] = []
 
-    def publish(self, final_at: float, piece: SegmentChunk) -> None:
-        self.pieces.append(piece)
+    def publish(self, final_at: float, chunk: SegmentChunk) -> None:
+        self.chunks.append(chunk)
 
 
-def pieces_of(
+def chunks_of(
     runner: TurnRunner, work: TurnRequest, sent: dict[str, list[SegmentChunk]], *, early: bool
 ) -> list[SegmentChunk]:
     kept = Kept()
     whole, _ = runner.run(work, Sent(sent), outgoing=kept if early else None)  # type: ignore[arg-type]
-    return kept.pieces if whole is None else [detached(whole)]
+    return kept.chunks if whole is None else [detached(whole)]
 
 
-def detached(piece: SegmentChunk) -> SegmentChunk:
-    """The piece as if it had been sent: it lies in no cache."""
-    return piece if not piece.is_whole else replace(piece, kv=pickle.loads(pickle.dumps(piece.kv)))
+def detached(chunk: SegmentChunk) -> SegmentChunk:
+    """The chunk as if it had been sent: it lies in no cache."""
+    return chunk if not chunk.is_whole else replace(chunk, kv=pickle.loads(pickle.dumps(chunk.kv)))
 
 
 def memory_of(
@@ -98,7 +98,7 @@ def memory_of(
             recomputed=recomputed & names,
             handover="recompute" if node.agent in recomputed else "kv",
         )
-        sent[node.agent] = pieces_of(runner, work, {name: sent[name] for name in names}, early=early)
+        sent[node.agent] = chunks_of(runner, work, {name: sent[name] for name in names}, early=early)
 
     for node in tree:
         visit(node)
@@ -130,12 +130,12 @@ def test_recipes_give_the_memory_and_the_answer_that_kv_gives(
     for recomputed in (frozenset(some) for count in (1, len(names)) for some in combinations(names, count)):
         as_recipes = memory_of(runner, tree, recomputed, hands_over, early=early)
         for name in recomputed:
-            assert sum(piece.num_bytes for piece in as_recipes[name]) == 0
+            assert sum(chunk.num_bytes for chunk in as_recipes[name]) == 0
             ours, theirs = (
                 join_recompute_inputs(
-                    [piece.recompute_inputs for piece in pieces[name]], pieces[name][0].meta.turn_lengths
+                    [chunk.recompute_inputs for chunk in chunks[name]], chunks[name][0].meta.turn_lengths
                 )
-                for pieces in (as_recipes, sent)
+                for chunks in (as_recipes, sent)
             )
             assert torch.equal(ours.token_ids_T, theirs.token_ids_T)
             torch.testing.assert_close(ours.latents_NE, theirs.latents_NE, atol=TOLERANCE, rtol=0)

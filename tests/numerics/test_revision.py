@@ -14,7 +14,7 @@ from latentmas_ray.errors import ModelError
 from latentmas_ray.models import check_name, load_model
 from latentmas_ray.models import load as load_module
 from latentmas_ray.models.load import load_config
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 
 
 class Hub:

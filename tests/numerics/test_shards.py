@@ -15,8 +15,8 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Handover
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
-from latentmas_ray.memory.wire import decode_piece
-from latentmas_ray.models.tensor_parallel import check_divisible, check_shard_device
+from latentmas_ray.memory.wire import decode_chunk
+from latentmas_ray.models.devices import check_divisible, check_shard_device
 from latentmas_ray.parallel.process_group import RankGroup, open_store
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from tests.numerics import shard_cases
@@ -112,7 +112,7 @@ def test_memory_goes_from_ranks_to_ranks(
         assert report.output_token_ids == answered.output_token_ids
         assert report.memory_tokens == answered.memory_tokens
     if handover == "kv":
-        segments = [join([decode_piece(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
+        segments = [join([decode_chunk(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
         assert_close(join_heads([segment.kv_LCHTD for segment in segments[1:]]), segments[0].kv_LCHTD)
         assert [sum(pair) for pair in zip(*(part[1].segment_bytes for part in parts), strict=True)] == list(
             thought.segment_bytes
@@ -120,8 +120,8 @@ def test_memory_goes_from_ranks_to_ranks(
 
     # From two ranks to one reader.
     runner = load(folder)
-    pieces = taken(runner, [part[0] for part in parts])
-    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": pieces}))
+    chunks = taken(runner, [part[0] for part in parts])
+    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
     assert report.output_token_ids == answered.output_token_ids
 
     # From one to two.
@@ -156,9 +156,9 @@ def _fails(runner: Any, begin: float) -> tuple[str, float]:
 def test_a_rank_that_stalls_is_not_waited_for_longer_than_agreed(folder_of: MakeFolder, two: RankProcesses) -> None:
     folder = folder_of("qwen3")
     (told, seconds), (late, _) = two.run(_stalls, folder, step_seconds=STEP_SECONDS)
-    assert "rank 0 of 2 cannot go on" in told
+    assert "rank 0 of 2 cannot continue" in told
     assert seconds < 2.5 * STEP_SECONDS
-    assert "rank 1 of 2 cannot go on" in late
+    assert "rank 1 of 2 cannot continue" in late
 
 
 def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]], str]:
@@ -166,10 +166,10 @@ def _loses_memory(ranks: Ranks, folder: Path) -> tuple[str, list[tuple[int, ...]
     runner = load(folder, ranks)
     outbox = SegmentSender()
     runner.run(work("a"), {}, outgoing=outbox)
-    pieces = [decode_piece(*wire, expected=runner.spec) for wire in outbox.sent]
+    chunks = [decode_chunk(*wire, expected=runner.spec) for wire in outbox.sent]
     with pytest.raises(TransferError) as lost:
-        runner.run(work("b", ["a"]), Arriving({"a": pieces}, is_lost=ranks.shard.rank == 1))
-    _, report = runner.run(work("b", ["a"]), Arriving({"a": pieces}))
+        runner.run(work("b", ["a"]), Arriving({"a": chunks}, is_lost=ranks.shard.rank == 1))
+    _, report = runner.run(work("b", ["a"]), Arriving({"a": chunks}))
     if ranks.shard.rank == 1:
         runner.engine.lm.chat.encode = None  # type: ignore[method-assign,assignment]  # a fault that nobody foresaw
     with pytest.raises((ShardError, TypeError)) as ended:
@@ -258,5 +258,5 @@ def test_a_rank_that_dies_ends_the_others_steps(folder_of: MakeFolder, two: Rank
     folder = folder_of("qwen3")
     (told, seconds), dead = two.run(_dies, folder, step_seconds=30.0)
     assert dead is None
-    assert "rank 0 of 2 cannot go on" in told
+    assert "rank 0 of 2 cannot continue" in told
     assert seconds < 15, "a closed connection is seen at once"

@@ -16,7 +16,7 @@ from examples.tiny_model.packing import pack
 from examples.tiny_model.run import means, write_model
 from examples.tiny_model.soft import soft_embeddings
 from examples.tiny_model.tokens import train_tokenizer
-from latentmas_ray.models.embedded import untrained_model
+from latentmas_ray.models.presets import untrained_model
 
 RECIPE = TrainingSettings(num_steps=6, num_rows=2, num_tokens=256)
 

@@ -41,16 +41,16 @@ def turns_of(segment: Segment) -> list[list[int]]:
 
 
 def latent(runner: TurnRunner, work: TurnRequest, segments: dict[str, Segment] | None = None) -> Segment:
-    piece, _ = runner.run(work, segments or {})
-    assert piece is not None
-    return join([piece])
+    chunk, _ = runner.run(work, segments or {})
+    assert chunk is not None
+    return join([chunk])
 
 
 def test_a_latent_turn_is_the_prompt_then_thoughts(runner: TurnRunner) -> None:
     work = order("planner")
-    piece, report = runner.run(work, {})
-    assert piece is not None
-    segment = join([piece])
+    chunk, report = runner.run(work, {})
+    assert chunk is not None
+    segment = join([chunk])
     prompts = prompt_ids(runner, work)
     assert turns_of(segment) == [[*ids, *[LATENT] * 3] for ids in prompts]
     assert report.prompt_tokens == tuple(map(len, prompts))

@@ -49,9 +49,9 @@ def actors_of(
 
 
 def use_transport(runtime: RayRuntime, name: TransportName) -> None:
-    """Have a runtime that has nothing to do go on with another transport, on the same actors."""
-    runtime._transport, _ = pick_transport(name, "none", runtime._fleet.situation())
-    runtime._fleet.use(runtime._transport)
+    """Switch an idle runtime to another transport, on the same actors."""
+    runtime._transport, _ = pick_transport(name, "none", runtime._manager.device_layout())
+    runtime._manager.use_transport(runtime._transport)
 
 
 def drive(

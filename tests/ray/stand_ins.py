@@ -1,4 +1,4 @@
-"""Runners without a model: they wait, write down what they did, and fail when they are told to.
+"""Runners without a model: they wait, record their turns, and fail on request.
 
 Ray's workers import this module, so it needs nothing that only tests have.
 """
@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from latentmas_ray.engine.incoming import Incoming
-from latentmas_ray.engine.outgoing import Outgoing
+from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, join
@@ -64,7 +63,7 @@ class StandIn:
         """Thinks (waits) after its prompt was published; then the other half of the segment follows."""
         lengths = tuple(len(prompt.messages[-1]["content"].encode()) for prompt in work.prompts)
         first, last = halves(_segment(lengths, number_of(work.agent)))
-        read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in memory.pieces() if sum(piece.lengths)}
+        read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in memory.chunks() if sum(piece.lengths)}
         begin = time.monotonic()
         leaves_early = outgoing is not None and outgoing.leaves_early
         if outgoing is not None and leaves_early:
@@ -204,7 +203,7 @@ def raise_once(armed: Path) -> None:
 
 
 class Fragile:
-    """A runner without a model whose ranks take every turn together; it fails on batches it is told to fail on."""
+    """A runner without a model whose ranks execute every turn together; it fails on chosen batches."""
 
     device = "cpu"
 
@@ -216,5 +215,5 @@ class Fragile:
     def run(self, work: TurnRequest, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnResult]:
         if work.batch == POISON and self._ranks.shard.rank in self._deeds:
             self._deeds[self._ranks.shard.rank]()
-        (told,) = self._ranks.same(torch.tensor([work.batch])).tolist()
-        return None, TurnResult(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)
+        (batch,) = self._ranks.broadcast(torch.tensor([work.batch])).tolist()
+        return None, TurnResult(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((batch,),) * 3)

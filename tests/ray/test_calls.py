@@ -9,10 +9,10 @@ import ray
 from latentmas_ray import LatentMAS, Memory
 from latentmas_ray.actors import cluster as joining
 from latentmas_ray.errors import ConfigError
-from tests.callers import FAST, NUM_CALLERS, PAIR, ask_in_tasks, ask_in_threads, ask_in_turn
+from tests.callers import ALL_ARE_ASKED, FAST, NUM_CALLERS, PAIR, ask_in_tasks, ask_in_threads, ask_in_turn
 from tests.callers import QUESTIONS as ALL_QUESTIONS
 
-QUESTIONS = ALL_QUESTIONS[: 4 * NUM_CALLERS]
+QUESTIONS = ALL_QUESTIONS if ALL_ARE_ASKED else ALL_QUESTIONS[: 4 * NUM_CALLERS]
 ON_RAY: dict[str, Any] = {**FAST, "runtime": "ray"}
 MEMORY_RUN: dict[str, Any] = {"latent_steps": 2, "max_new_tokens": 12, "dtype": "float32", "device": "cpu"}
 
@@ -110,7 +110,14 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
         assert other.ask(question, memory=kept.memory).answer_token_ids == undisturbed
 
 
-@pytest.mark.parametrize("fields", [{"transport": "tcp", "overlap": False}, {"tp": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"transport": "tcp", "overlap": False},
+        {"tp": 2, "placement": "colocate"},
+        pytest.param({"tp": 2}, marks=pytest.mark.slow),  # `test_shard_group.py` hands over from two ranks to two
+    ],
+)
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:
     question = QUESTIONS[2]
     with LatentMAS("tiny", topology=PAIR, runtime="local", **MEMORY_RUN) as reference:

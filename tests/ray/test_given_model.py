@@ -11,7 +11,7 @@ from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ModelError
 from latentmas_ray.models.given import GivenModel
-from latentmas_ray.models.tiny import tiny_model, tiny_tokenizer
+from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import apply_method, load_topology

@@ -12,7 +12,7 @@ from latentmas_ray.config import Method
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.memory import join
-from latentmas_ray.memory.wire import decode_piece, from_raw
+from latentmas_ray.memory.wire import decode_chunk, from_raw
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
@@ -123,4 +123,4 @@ def test_no_expert_sees_anothers_memory(on_ray: Started) -> None:
 def _bytes_of(ticket: TurnHandle) -> bytes:
     """The segment of a turn, as bytes."""
     payloads = [ray.get(chunk).payload for chunk in ticket.segment.chunks[0]]
-    return to_bytes(join([decode_piece(header, from_raw(body)) for header, body in payloads]))
+    return to_bytes(join([decode_chunk(header, from_raw(body)) for header, body in payloads]))

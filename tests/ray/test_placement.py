@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.actors import placement_group as bundles
+from latentmas_ray.actors import placement_group as placement_group_module
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.errors import ActorError, ConfigError
 from latentmas_ray.runs.results import Answer
@@ -41,12 +41,12 @@ def test_a_start_that_fails_gives_its_places_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_planned_nodes_that_somebody_holds_are_waited_for_and_then_left_to_ray(
+def test_planned_nodes_that_are_taken_are_waited_for_and_then_left_to_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "PINNED_SECONDS", 0.5)
+    monkeypatch.setattr(placement_group_module, "PINNED_SECONDS", 0.5)
     asked: list[Any] = []
-    make = bundles.placement_group
+    make = placement_group_module.placement_group
 
     def observed(*args: Any, **more: Any) -> Any:
         asked.append(more["bundle_label_selector"])
@@ -54,12 +54,12 @@ def test_planned_nodes_that_somebody_holds_are_waited_for_and_then_left_to_ray(
             more["bundle_label_selector"] = [{"ray.io/node-id": "0" * 56} for _ in more["bundle_label_selector"]]
         return make(*args, **more)
 
-    monkeypatch.setattr(bundles, "placement_group", observed)
+    monkeypatch.setattr(placement_group_module, "placement_group", observed)
     with actors_of(PAIR, partial(StandIn, tmp_path)) as (_, info):
         assert "on other nodes than planned" in info.description
         assert len(groups()) == 1
     assert [bool(pins) for pins in asked] == [True, False]
-    assert asked[0] == [{"ray.io/node-id": node} for node in Cluster.look(owned=False).node_ids for _ in NAMES]
+    assert asked[0] == [{"ray.io/node-id": node} for node in Cluster.inspect(owned=False).node_ids for _ in NAMES]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -103,7 +103,7 @@ def test_colocated_agents_give_the_answers_of_one_process(topology: str, more: d
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"placement": "colocate", "replicas": {"judger": 2}}, "all agents have the same actors"),
         ({"placement": "colocate", "transport": "shared_memory"}, "does not work within one process"),
@@ -111,6 +111,6 @@ def test_colocated_agents_give_the_answers_of_one_process(topology: str, more: d
         ({"replicas": {"nobody": 2}}, "no agent 'nobody'"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_starts(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_an_impossible_placement_is_refused_before_anything_starts(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         LatentMAS(model="tiny", **fields)

@@ -48,7 +48,7 @@ def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_replica_of_two_ranks_gives_the_answers_of_one_process(tmp_path: Path) -> None:
-    """Of both agents; two replicas of two ranks hand memory over in `test_calls.py`."""
+    """In batches; `test_calls.py` has one question, and memory that is kept and given."""
     (tmp_path / "pair.yaml").write_text(PAIR)
     answers = {}
     for runtime, tp in (("local", 1), ("ray", 2)):

@@ -14,6 +14,7 @@ from latentmas_ray import Topology
 from latentmas_ray.cli.main import app
 from tests.documents import DOCUMENTS, RESULTS, ROOT, blocks, shell_blocks, spans
 
+PACKAGE = ROOT / "latentmas_ray"
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)|src=\"([^\"]+)\"")
 
 
@@ -83,6 +84,20 @@ def test_topologies_in_yaml_are_valid(document: str) -> None:
     for block in blocks(document):
         if block.language == "yaml" and "agents:" in block.text:
             Topology.parse(block.text, document)
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/glossary.md"])
+def test_files_and_names_of_the_code_exist(document: str) -> None:
+    """Every file that is named in a page about the code; in a row of a table with one file, every name beside it."""
+    for line in (ROOT / document).read_text(encoding="utf-8").splitlines():
+        named = [path for path in re.findall(r"`([\w/]+\.py)`", line) if "/" in path]
+        files = [next((root / path for root in (PACKAGE, ROOT) if (root / path).exists()), None) for path in named]
+        assert None not in files, line
+        if line.startswith("|") and len(files) == 1 and files[0] is not None:
+            source = files[0].read_text(encoding="utf-8")
+            for name in re.findall(r"`([A-Za-z_]\w+(?:\.\w+)?)`", line):
+                unknown = [part for part in name.split(".") if not re.search(rf"\b{part}\b", source)]
+                assert unknown == [], f"{document}: {named[0]} has no {name}"
 
 
 @pytest.mark.parametrize("name", ["team.svg", "architecture.svg"])

@@ -1,4 +1,4 @@
-"""Segments in pieces: together they are the segment, and nothing else passes for it."""
+"""Segments in chunks: together they are the segment, and nothing else passes for it."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk, join, merge_layout
-from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.topology.agent import AgentMemory
 from tests.cases.memory import assert_equal, cut, make_segment, segments
 
@@ -18,17 +18,17 @@ SMALL = make_segment([(3, 2), (2, 1)], turn_starts=[3, 4])
 @given(segments(), st.data())
 def test_what_was_cut_is_joined_again(segment: Segment, data: st.DataObject) -> None:
     inputs = [data.draw(st.integers(0, length)) for length in segment.recompute_inputs.lengths]
-    pieces = cut(segment, inputs)
-    assert sum(piece.num_bytes for piece in pieces) == segment.meta.num_bytes
-    assert_equal(join(pieces), segment)
-    there_and_back = [decode_piece(*encode_piece(piece), expected=segment.spec) for piece in pieces]
+    chunks = cut(segment, inputs)
+    assert sum(chunk.num_bytes for chunk in chunks) == segment.meta.num_bytes
+    assert_equal(join(chunks), segment)
+    there_and_back = [decode_chunk(*encode_chunk(chunk), expected=segment.spec) for chunk in chunks]
     assert_equal(join(there_and_back), segment)
 
 
-def test_a_whole_segment_is_its_only_piece() -> None:
-    piece = SegmentChunk.whole(SMALL)
-    assert piece.is_whole
-    assert join([piece]).kv is SMALL.kv
+def test_a_whole_segment_is_its_only_chunk() -> None:
+    chunk = SegmentChunk.whole(SMALL)
+    assert chunk.is_whole
+    assert join([chunk]).kv is SMALL.kv
 
 
 def test_an_outline_is_enough_to_make_room() -> None:
@@ -42,13 +42,13 @@ def test_an_outline_is_enough_to_make_room() -> None:
 
 
 @pytest.mark.parametrize("order", [[0], [1], [1, 0], [0, 0], [0, 1, 1], []])
-def test_pieces_that_are_not_the_whole_are_refused(order: list[int]) -> None:
-    pieces = cut(SMALL, [3, 2])
+def test_chunks_that_are_not_the_whole_are_refused(order: list[int]) -> None:
+    chunks = cut(SMALL, [3, 2])
     with pytest.raises(SegmentError):
-        join([pieces[index] for index in order])
+        join([chunks[index] for index in order])
 
 
-def test_pieces_of_two_segments_are_refused() -> None:
+def test_chunks_of_two_segments_are_refused() -> None:
     other = make_segment([(3, 2), (2, 1)], turn_starts=[3, 5])
     with pytest.raises(SegmentError, match="different segments"):
         join([cut(SMALL, [3, 2])[0], cut(other, [3, 2])[1]])
@@ -65,7 +65,7 @@ def test_pieces_of_two_segments_are_refused() -> None:
         {"kv": SMALL.kv},
     ],
 )
-def test_a_piece_that_contradicts_its_outline_is_refused(changes: dict[str, object]) -> None:
+def test_a_chunk_that_contradicts_its_outline_is_refused(changes: dict[str, object]) -> None:
     first, _ = cut(SMALL, [3, 2])
     with pytest.raises(SegmentError):
         replace(first, **changes)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_an_outline_that_contradicts_itself_is_refused(turn_lengths: tuple[int, 
         replace(SMALL.meta, turn_lengths=turn_lengths)
 
 
-def test_a_truncated_piece_is_noticed() -> None:
-    header, body = encode_piece(cut(SMALL, [3, 2])[0])
+def test_a_truncated_chunk_is_noticed() -> None:
+    header, body = encode_chunk(cut(SMALL, [3, 2])[0])
     with pytest.raises(WireError, match="truncated"):
-        decode_piece(header, body[:-1])
+        decode_chunk(header, body[:-1])

@@ -25,7 +25,7 @@ from latentmas_ray.memory import (
     repeat,
 )
 from latentmas_ray.memory.kv_source import concatenate_kv
-from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.topology.agent import AgentMemory
 from tests.cases.memory import SPEC, make_segment, reshaped, take
 from tests.unit.layer_cases import mixed_segments, random_kv
@@ -71,16 +71,16 @@ def halves(segment: Segment, counts: list[int]) -> list[SegmentChunk]:
 @given(mixed_segments())
 def test_there_and_back_on_the_wire(segment: Segment) -> None:
     chunk = SegmentChunk.whole(segment)
-    header, body = encode_piece(chunk)
+    header, body = encode_chunk(chunk)
     assert body.numel() == segment.kv.layout.num_bytes
-    assert_same(join([decode_piece(header, body.clone(), expected=segment.spec)]), segment)
+    assert_same(join([decode_chunk(header, body.clone(), expected=segment.spec)]), segment)
     if body.numel():
         with pytest.raises(WireError, match="truncated"):
-            decode_piece(header, body[:-1])
+            decode_chunk(header, body[:-1])
         damaged = body.clone()
         damaged[0] ^= 1
         with pytest.raises(WireError, match="damaged"):
-            decode_piece(header, damaged)
+            decode_chunk(header, damaged)
 
 
 @given(mixed_segments())
@@ -91,7 +91,7 @@ def test_there_and_back_by_pickling(segment: Segment) -> None:
 @given(mixed_segments(), st.data())
 def test_what_was_cut_is_joined_again(segment: Segment, data: st.DataObject) -> None:
     chunks = halves(segment, [data.draw(st.integers(0, length)) for length in segment.lengths])
-    there = [decode_piece(*encode_piece(chunk), expected=segment.spec) for chunk in chunks]
+    there = [decode_chunk(*encode_chunk(chunk), expected=segment.spec) for chunk in chunks]
     assert_same(join(there), segment)
 
 
@@ -108,13 +108,13 @@ def test_questions_are_taken_and_put_together_again(segment: Segment, data: st.D
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixed_segments(max_questions=1))
 def test_there_and_back_in_a_file(tmp_path: Path, segment: Segment) -> None:
-    own = MemorySegment.from_pieces([SegmentChunk.whole(segment)])
+    own = MemorySegment.from_chunks([SegmentChunk.whole(segment)])
     memory = Memory(model="m", question="?", reads=(AgentMemory("a"),), segments={"a": own})
     memory.save(tmp_path / "memory.safetensors")
     again = Memory.load(tmp_path / "memory.safetensors")
     assert again == memory
-    assert_same(join([again.to_pieces()["a"]]), segment)
-    assert_same(join([repeat(own.to_piece(), 2)]), take(segment, [0, 0]))
+    assert_same(join([again.to_chunks()["a"]]), segment)
+    assert_same(join([repeat(own.to_chunk(), 2)]), take(segment, [0, 0]))
 
 
 @given(mixed_segments())
@@ -172,20 +172,20 @@ def test_what_cannot_be_computed_with_names_its_layer() -> None:
     with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 keeps \(3, 1\) of \(6, 3\) tokens"):
         _ = segment.kv_LCHTD
     with pytest.raises(IncompatibleMemoryError, match=r"^layer 1 keeps"):
-        encode_piece(SegmentChunk.whole(segment), codec="int8")
+        encode_chunk(SegmentChunk.whole(segment), codec="int8")
     meta = replace(PLAIN.meta, spec=LATENT)
     latent = Segment(meta, random_kv(meta, 0), PLAIN.recompute_inputs)
     with pytest.raises(IncompatibleMemoryError, match=r"^layer 0 caches latent 1×24 float32"):
         _ = latent.kv_LCHTD
     with pytest.raises(IncompatibleMemoryError, match=r"^layer 0 caches latent"):
-        encode_piece(SegmentChunk.whole(latent), codec="bf16")
+        encode_chunk(SegmentChunk.whole(latent), codec="bf16")
 
 
 def test_the_header_of_forty_layers_is_no_longer_than_that_of_two() -> None:
     lengths = []
     for num_layers in (2, 40):
         segment = make_segment([(3, 1)], spec=reshaped(SPEC, num_layers=num_layers))
-        lengths.append(len(encode_piece(SegmentChunk.whole(segment))[0]))
+        lengths.append(len(encode_chunk(SegmentChunk.whole(segment))[0]))
     assert lengths[0] == lengths[1]
 
 

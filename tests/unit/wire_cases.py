@@ -6,22 +6,22 @@ import numpy as np
 
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, join
-from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw, raw_bytes
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw, raw_bytes
 
 PREFIX = struct.Struct("<4sI16s")  # magic, length and digest of what follows in the header
 
 
 def encode(segment: Segment) -> tuple[bytes, np.ndarray]:
     """The header, and the KV as a flat uint8 array on the segment's bytes."""
-    header, body = encode_piece(SegmentChunk.whole(segment))
+    header, body = encode_chunk(SegmentChunk.whole(segment))
     return header, raw_bytes(body)
 
 
 def decode(header: bytes, kv: np.ndarray, *, expected: KVCacheSpec | None = None) -> Segment:
     """The inverse of `encode`, on the bytes of `kv`."""
-    piece = decode_piece(header, from_raw(kv), expected=expected)
+    chunk = decode_chunk(header, from_raw(kv), expected=expected)
     try:
-        return join([piece])
+        return join([chunk])
     except SegmentError as error:
         raise WireError(f"the segment is not all there: {error}") from error
 

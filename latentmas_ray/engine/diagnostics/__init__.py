@@ -1,1 +1,1 @@
-"""What is measured of an agent's thoughts: logit lens, alarms, guard, ablation, traces."""
+"""Measurements of agents' thoughts: logit lens, alarms, guard, ablation, traces."""

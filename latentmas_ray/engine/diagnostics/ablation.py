@@ -1,6 +1,6 @@
-"""A second session on memory that a first one has absorbed: what would happen with less of it?
+"""Ablation: a second session on the memory of a first one, without one segment.
 
-The first session goes on as if nothing had been.
+The first session is not changed.
 
 Dimensions: B rows (questions), T tokens of one row, E hidden size, V vocabulary.
 """
@@ -19,13 +19,13 @@ _PLACES_CHUNK = 64  # places at a time: bounds their logits
 
 @torch.inference_mode()
 def clone_without(
-    session: Session, reads: MergedLayout, rows: Sequence[int], *, room: int, without: str | None = None
+    session: Session, reads: MergedLayout, rows: Sequence[int], *, num_new: int, without: str | None = None
 ) -> Session:
-    """A session of some of the questions, in a cache of its own, that has absorbed the same memory but for the segment
-    of the agent `without`. Every token stands at the position where it stood; a prompt goes on where it would.
+    """Return a session of some questions, with its own cache, that has absorbed the same memory except the segment of
+    agent `without`. All tokens, and the next prompt, keep their positions.
 
-    `reads` is what `session` absorbed, and all of it must still lie in its rows. `room` is how many tokens each row may
-    get behind its memory. Raises CacheError.
+    `reads` is what `session` absorbed, and must still be in its rows. `num_new` is the number of tokens per row after
+    the memory. Raises CacheError.
     """
     lm, num_rows = session.lm, len(session.cache.lengths)
     begins, ends = [], [0] * num_rows
@@ -35,12 +35,12 @@ def clone_without(
     kept = [(at, placed) for at, placed in zip(begins, reads.segments, strict=True) if placed.agent != without]
     lengths = [sum(placed.segment.lengths[row] for _, placed in kept) for row in rows]
     with lm.ranks.all_or_none():
-        cache = BatchCache(lm.spec, lm.layer_devices, len(rows), max(lengths, default=0) + room)
+        cache = BatchCache(lm.spec, lm.layer_devices, len(rows), max(lengths, default=0) + num_new)
         ends = [0] * len(rows)
         cache.open(len(rows))
         for at, placed in kept:
             wanted = [placed.segment.lengths[row] if row in rows else 0 for row in range(num_rows)]
-            parts = session.cache.copy_out(at, wanted).split(wanted, dim=3)  # their keys are rotated already
+            parts = session.cache.copy_out(at, wanted).split(wanted, dim=3)  # keys are already rotated
             for index, row in enumerate(rows):
                 cache.write(index, ends[index], parts[row], 0, lm.spec.rope)
                 ends[index] += wanted[row]
@@ -51,35 +51,36 @@ def clone_without(
 
 
 class Ablation:
-    """What each segment of a memory does to some of the questions that read it: an agent's own prompt and what followed
-    it, its thoughts or its text, are fed again with all memory and without each segment."""
+    """Measures the effect of each segment of a memory on some of the questions that read it: the agent's prompt and the
+    inputs that followed it, thoughts or text, are fed again with all memory and without each segment."""
 
     def __init__(
-        self, session: Session, reads: MergedLayout, rows: Sequence[int], prompts: Sequence[Sequence[int]], room: int
+        self, session: Session, reads: MergedLayout, rows: Sequence[int], prompts: Sequence[Sequence[int]], num_new: int
     ) -> None:
-        """The session must still hold its memory in its rows; afterwards it is not needed any more. At most `room`
-        inputs will have followed the prompts."""
+        """The session must still hold its memory; it is not used after this. At most `num_new`
+        inputs follow a prompt."""
         self._lm, self._rows, self._reads = session.lm, rows, reads
         self._prompts = [prompts[row] for row in rows]
-        room += max(map(len, self._prompts), default=0)
+        num_new += max(map(len, self._prompts), default=0)
         sources = [placed.agent for placed in reads.segments] if rows else []
-        # The one with all memory is made in the same way, so that nothing but the segment differs.
-        self._forks = {
-            source: clone_without(session, reads, rows, room=room, without=source)
+        # The session with all memory is also a clone, so that only the segment differs.
+        self._sessions = {
+            source: clone_without(session, reads, rows, num_new=num_new, without=source)
             for source in (None, *sources)
             if sources
         }
 
     @torch.inference_mode()
     def effects(self, followed: Sequence[Tensor]) -> list[dict[str, float]]:
-        """By question and agent: how far the distribution of the next token moves when that agent's segment is left
-        out, Σ p log(p/q) in nats, p with all memory and q without; where it moves most, after the prompt and after each
-        of the inputs `followed` [T, E]. A segment that is empty for a question is left out, and so is a place where a
-        distribution is not finite.
+        """Return, by question and agent, the effect of the agent's segment on the next token's distribution.
+
+        The effect is Σ p log(p/q) in nats, with p with all memory and q without the segment; the maximum over the
+        places after the prompt and after each of the inputs `followed` [T, E]. Segments that are empty for a question
+        and places with non-finite distributions are skipped.
         """
         found: list[dict[str, float]] = [{} for _ in self._rows]
-        full = self._follow(None, followed) if self._forks else []
-        for placed in self._reads.segments if self._forks else ():
+        full = self._follow(None, followed) if self._sessions else []
+        for placed in self._reads.segments if self._sessions else ():
             for index, (row, with_TE, without_TE) in enumerate(
                 zip(self._rows, full, self._follow(placed.agent, followed), strict=True)
             ):
@@ -91,7 +92,7 @@ class Ablation:
 
     def _follow(self, without: str | None, followed: Sequence[Tensor]) -> list[Tensor]:
         """The last hidden states after the prompt and after each input, [T, E] of each question."""
-        session = self._forks.pop(without)
+        session = self._sessions.pop(without)
         session.prefill(self._prompts)
         last_BE = session.last_hidden_BE
         after = session.follow(followed)

@@ -1,7 +1,7 @@
-"""What should not be in an agent's memory, found in the figures of its thoughts. Pure Python.
+"""Alarms: anomalies in an agent's memory, found in the statistics of its thoughts. Pure Python.
 
-All limits are here, and they are rough: they were chosen so that runs in which nothing is wrong stay silent on the
-models that were looked at (docs/diagnostics.md names them). Pass other `AlarmThresholds` to look more closely.
+The thresholds are rough: they were chosen so that normal runs raise no alarms on the models that were tested (see
+docs/diagnostics.md). Pass other `AlarmThresholds` for stricter checks.
 """
 
 import math
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from latentmas_ray.engine.diagnostics.trace import Alarm, AlarmKind
 
 ACTED_ON: frozenset[AlarmKind] = frozenset({"not-finite", "norm", "distance"})
-"""What a guard acts on. Repetition and entropy jumps are common in thoughts that do no harm, so they are only told."""
+"""The alarms that a guard acts on. Repetition and entropy jumps are common in harmless thoughts, so they are only
+reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmThresholds:
-    """From where on a figure is an alarm."""
+    """Thresholds beyond which a value is an alarm."""
 
     norm: tuple[float, float] = (0.01, 2000.0)  # of h W_a, in mean norms of the input embeddings
-    distance: float = 1.0  # cosine distance to the nearest embedding: it points away from all of them
-    entropy_jump: float = 0.8  # between two thoughts, as a share of the most that an entropy can be
-    likeness: float = 0.999  # cosine between two thoughts in a row that are taken to be the same …
+    distance: float = 1.0  # cosine distance to the nearest embedding; above 1 it points away from all
+    entropy_jump: float = 0.8  # between two thoughts, as a share of the maximum entropy
+    likeness: float = 0.999  # cosine between consecutive thoughts from which they count as the same …
     num_alike: int = 8  # … and how many such pairs in a row are an alarm
     effect: float = 1e-3  # nats
 
@@ -31,33 +32,33 @@ LIMITS = AlarmThresholds()
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtStats:
-    """Of one thought, what alarms are found in."""
+    """The statistics of one thought in which alarms are found."""
 
     is_finite: bool = True
     norm: float = 1.0
     distance: float = 0.0
-    likeness: float | None = None  # its cosine with the thought before; None for the first
-    entropy: float | None = None  # in nats; None where nobody asked what it would say
+    likeness: float | None = None  # its cosine with the previous thought; None for the first
+    entropy: float | None = None  # in nats; None if it was not projected to the vocabulary
 
 
 def find_alarms(
-    readings: Sequence[ThoughtStats], *, max_entropy: float = math.inf, limits: AlarmThresholds = LIMITS
+    stats: Sequence[ThoughtStats], *, max_entropy: float = math.inf, limits: AlarmThresholds = LIMITS
 ) -> tuple[Alarm, ...]:
-    """The alarms of one agent's thoughts on one question, in the order of the thoughts. `max_entropy` is the logarithm
-    of the vocabulary's size. Of a thought that is not finite nothing else is told."""
-    found = list(_not_finite(readings))
+    """Return the alarms of one agent's thoughts on one question, in the order of the thoughts. `max_entropy` is the
+    logarithm of the vocabulary's size. A thought that is not finite raises no other alarm."""
+    found = list(_not_finite(stats))
     before: ThoughtStats | None = None
-    for step, reading in enumerate(readings):
-        if reading.is_finite:
-            found += _of_one(step, reading, limits)
-            found += _entropy_jump(step, before, reading, limits.entropy_jump * max_entropy)
-        before = reading if reading.is_finite else None
-    found += _repetitions(readings, limits)
+    for step, stat in enumerate(stats):
+        if stat.is_finite:
+            found += _of_one(step, stat, limits)
+            found += _entropy_jump(step, before, stat, limits.entropy_jump * max_entropy)
+        before = stat if stat.is_finite else None
+    found += _repetitions(stats, limits)
     return tuple(sorted(found, key=lambda alarm: alarm.step or 0))
 
 
 def find_idle_memory(effects: Mapping[str, float], limits: AlarmThresholds = LIMITS) -> tuple[Alarm, ...]:
-    """An alarm for every agent whose segment changes nothing for the one that reads it."""
+    """Return an alarm for every agent whose segment has no effect on its reader."""
     return tuple(
         Alarm(kind="no-effect", source=source, value=effect, limit=limits.effect)
         for source, effect in effects.items()
@@ -66,47 +67,47 @@ def find_idle_memory(effects: Mapping[str, float], limits: AlarmThresholds = LIM
 
 
 def first_of_each_kind(alarms: Sequence[Alarm]) -> tuple[Alarm, ...]:
-    """What is told where there is no room for all, in the order in which they come."""
+    """The first alarm of each kind, in order: for short reports."""
     first: dict[AlarmKind, Alarm] = {}
     for alarm in alarms:
         first.setdefault(alarm.kind, alarm)
     return tuple(first.values())
 
 
-def _not_finite(readings: Sequence[ThoughtStats]) -> Iterator[Alarm]:
-    """One alarm for all of them: what follows a thought that is not finite is not finite either."""
-    steps = [step for step, reading in enumerate(readings) if not reading.is_finite]
+def _not_finite(stats: Sequence[ThoughtStats]) -> Iterator[Alarm]:
+    """One alarm for all thoughts that are not finite: after the first all are."""
+    steps = [step for step, stat in enumerate(stats) if not stat.is_finite]
     if steps:
         yield Alarm(kind="not-finite", step=steps[0], value=float(len(steps)))
 
 
-def _of_one(step: int, reading: ThoughtStats, limits: AlarmThresholds) -> Iterator[Alarm]:
+def _of_one(step: int, stat: ThoughtStats, limits: AlarmThresholds) -> Iterator[Alarm]:
     least, most = limits.norm
-    if reading.norm < least:
-        yield Alarm(kind="norm", step=step, value=reading.norm, limit=least)
-    if reading.norm > most:
-        yield Alarm(kind="norm", step=step, value=reading.norm, limit=most)
-    if reading.distance > limits.distance:
-        yield Alarm(kind="distance", step=step, value=reading.distance, limit=limits.distance)
+    if stat.norm < least:
+        yield Alarm(kind="norm", step=step, value=stat.norm, limit=least)
+    if stat.norm > most:
+        yield Alarm(kind="norm", step=step, value=stat.norm, limit=most)
+    if stat.distance > limits.distance:
+        yield Alarm(kind="distance", step=step, value=stat.distance, limit=limits.distance)
 
 
-def _entropy_jump(step: int, before: ThoughtStats | None, reading: ThoughtStats, limit: float) -> Iterator[Alarm]:
-    if before is None or before.entropy is None or reading.entropy is None:
+def _entropy_jump(step: int, before: ThoughtStats | None, stat: ThoughtStats, limit: float) -> Iterator[Alarm]:
+    if before is None or before.entropy is None or stat.entropy is None:
         return
-    jump = abs(reading.entropy - before.entropy)
+    jump = abs(stat.entropy - before.entropy)
     if jump > limit:
         yield Alarm(kind="entropy", step=step, value=jump, limit=limit)
 
 
-def _repetitions(readings: Sequence[ThoughtStats], limits: AlarmThresholds) -> Iterator[Alarm]:
-    """One alarm for each run of thoughts that are alike, where it has become long enough."""
+def _repetitions(stats: Sequence[ThoughtStats], limits: AlarmThresholds) -> Iterator[Alarm]:
+    """One alarm for each run of equal thoughts, at the step where it becomes long enough."""
     run: list[float] = []
-    for step, reading in enumerate(readings):
-        is_alike = reading.is_finite and reading.likeness is not None and reading.likeness >= limits.likeness
+    for step, stat in enumerate(stats):
+        is_alike = stat.is_finite and stat.likeness is not None and stat.likeness >= limits.likeness
         if not is_alike:
             run = []
             continue
-        assert reading.likeness is not None
-        run.append(reading.likeness)
+        assert stat.likeness is not None
+        run.append(stat.likeness)
         if len(run) == limits.num_alike:
             yield Alarm(kind="repetition", step=step, value=min(run), limit=limits.likeness)

@@ -1,4 +1,4 @@
-"""What is done about thoughts that should not be: `--guard`. Decided for each question, when its agent has thought.
+"""The guard (`--guard`): decides after an agent's thoughts, per question, what to do about alarms.
 
 Dimensions: B rows (questions), N thoughts, E hidden size.
 """
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.diagnostics.alarms import ACTED_ON, ThoughtStats, find_alarms
-from latentmas_ray.engine.diagnostics.logit_lens import Bearings, LogitLens
+from latentmas_ray.engine.diagnostics.logit_lens import LogitLens, ThoughtGeometry
 from latentmas_ray.engine.diagnostics.trace import Alarm, Thought
 from latentmas_ray.engine.turn import TurnRequest
 
 
 class _GuardAction(IntEnum):
-    """What is done about a question; a number, so that ranks can agree on it."""
+    """The action for one question; an integer, so that it can be broadcast."""
 
     NOTHING = 0
     WITHOUT_THOUGHTS = 1
@@ -28,7 +28,7 @@ class _GuardAction(IntEnum):
 
 @dataclass(frozen=True)
 class GuardDecision:
-    """Of one turn: the alarms of every question, and the rows about which something is done."""
+    """The decision for one turn: the alarms of every question, and the rows to act on."""
 
     alarms: tuple[tuple[Alarm, ...], ...] = ()
     without_thoughts: tuple[int, ...] = ()  # their segment ends with the prompt
@@ -37,18 +37,18 @@ class GuardDecision:
 
 
 def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor) -> GuardDecision:
-    """Look at all thoughts of a turn, and say what its guard does about them. No vocabulary projection is made.
+    """Inspect all thoughts of a turn and return the guard's decision. Needs no vocabulary projection.
 
-    `hidden_BNE` are the last hidden states that the thoughts were made from, `after_prompt_BE` those after the prompt.
-    Of a divided model all ranks come to rank 0's verdict.
+    `hidden_BNE` are the hidden states of the thoughts before realignment, `after_prompt_BE` those after the prompt. All
+    ranks use rank 0's decision.
     """
     is_readable = after_prompt_BE.isfinite().all(-1).tolist()
     alarms = [
-        (*(() if good else (Alarm(kind="not-finite"),)), *find_alarms(readings))
-        for good, readings in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
+        (*(() if good else (Alarm(kind="not-finite"),)), *find_alarms(stats))
+        for good, stats in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
     ]
     wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
-    actions = [_GuardAction(int(measure)) for measure in lens.lm.ranks.same(wants)]
+    actions = [_GuardAction(int(measure)) for measure in lens.lm.ranks.broadcast(wants)]
     return GuardDecision(
         alarms=tuple(alarms),
         without_thoughts=tuple(row for row, action in enumerate(actions) if action is _GuardAction.WITHOUT_THOUGHTS),
@@ -62,36 +62,36 @@ def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_B
 def measure_thoughts(
     lens: LogitLens, hidden_BNE: Tensor, thoughts: Sequence[Sequence[Thought]] | None = None
 ) -> list[list[ThoughtStats]]:
-    """What alarms are found in, of every question; with what was seen of each thought through the lens, if it was."""
+    """Return the statistics of every question's thoughts; with entropies if the lens's `thoughts` are given."""
     num_rows, num_thoughts, _ = hidden_BNE.shape
     if not num_thoughts:
         return [[] for _ in range(num_rows)]
-    bearings = lens.bearings(hidden_BNE.flatten(0, 1))
+    geometry = lens.geometry(hidden_BNE.flatten(0, 1))
     units_BNE = lens.directions(hidden_BNE)
     cosines_BN = (units_BNE[:, 1:] * units_BNE[:, :-1]).sum(dim=-1).tolist()
     entropies = (
         [[thought.entropy if thought.tokens else None for thought in row] for row in thoughts] if thoughts else None
     )
     return [
-        _of_row(bearings, row * num_thoughts, [None, *cosines], entropies[row] if entropies else [None] * num_thoughts)
+        _of_row(geometry, row * num_thoughts, [None, *cosines], entropies[row] if entropies else [None] * num_thoughts)
         for row, cosines in enumerate(cosines_BN)
     ]
 
 
 def max_entropy(lens: LogitLens) -> float:
-    """The most that the entropy of a next token can be, in nats."""
+    """The maximum entropy of a next token, in nats."""
     return math.log(lens.lm.num_embeddings)
 
 
 def _of_row(
-    bearings: Bearings, first: int, likeness: Sequence[float | None], entropies: Sequence[float | None]
+    geometry: ThoughtGeometry, first: int, likeness: Sequence[float | None], entropies: Sequence[float | None]
 ) -> list[ThoughtStats]:
     places = range(first, first + len(likeness))
     return [
         ThoughtStats(
-            is_finite=bool(bearings.is_finite_N[place]),
-            norm=float(bearings.norm_N[place]),
-            distance=float(bearings.distance_N[place]),
+            is_finite=bool(geometry.is_finite_N[place]),
+            norm=float(geometry.norm_N[place]),
+            distance=float(geometry.distance_N[place]),
             likeness=alike,
             entropy=entropy,
         )

@@ -1,6 +1,6 @@
-"""The lens: latent thoughts through the model's own vocabulary, and their place among its input embeddings.
+"""The logit lens: latent thoughts projected to the model's vocabulary, and their place among its input embeddings.
 
-Nothing here changes what a turn computes. Of a divided model every call is a step of all ranks.
+It does not change what a turn computes. With tensor parallelism every call is a collective step.
 
 Dimensions: N thoughts, V vocabulary, E hidden size, K likeliest tokens.
 """
@@ -17,18 +17,18 @@ from latentmas_ray.engine.diagnostics.trace import EmbeddingMap, Thought
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.realign import Realignment
 
-NUM_TOKENS = 5  # that are kept of what a thought would say
-NUM_SAMPLED = 1500  # of the vocabulary that are drawn beside the thoughts
+NUM_TOKENS = 5  # likeliest next tokens that are stored per thought
+NUM_SAMPLED = 1500  # tokens of the vocabulary that are plotted with the thoughts
 _VOCABULARY_CHUNK = 16_384  # embeddings at a time: bounds their fp32 copies
 _THOUGHT_CHUNK = 64  # thoughts at a time: bounds their logits
 _MIN_NORM = 1e-12
 
 
 @dataclass(frozen=True)
-class Bearings:
-    """Where thoughts lie among the input embeddings; all on the CPU, in the order of the thoughts."""
+class ThoughtGeometry:
+    """Norms and distances of thoughts relative to the input embeddings; on the CPU, in the order of the thoughts."""
 
-    is_finite_N: Tensor  # bool; of the others the figures mean nothing
+    is_finite_N: Tensor  # bool; the other values are valid only where it is true
     norm_N: Tensor  # of h W_a over the mean norm of the input embeddings, fp64
     distance_N: Tensor  # cosine distance to the nearest input embedding
     nearest_N: Tensor  # its token
@@ -44,22 +44,22 @@ class Plane:
     explained: tuple[float, float]
 
     def place(self, embeds_NE: Tensor) -> Tensor:
-        """Where these lie on it, [N, 2]."""
+        """The coordinates of embeddings on the plane, [N, 2]."""
         return (embeds_NE.to(self.mean_E) - self.mean_E) @ self.axes_E2
 
 
 class LogitLens:
-    """Looks at the thoughts of one model. A thought is given as the last hidden state that it was made from."""
+    """Inspects the thoughts of one model. A thought is given as its hidden state before realignment."""
 
     def __init__(self, lm: LanguageModel, realign: Realignment) -> None:
         self.lm, self.realign = lm, realign
 
     @torch.inference_mode()
-    def bearings(self, hidden_NE: Tensor) -> Bearings:
-        """Without the vocabulary projection. The products with the embeddings are one for all thoughts together."""
+    def geometry(self, hidden_NE: Tensor) -> ThoughtGeometry:
+        """Return the thoughts' geometry, without vocabulary projection; one product with E_in for all thoughts."""
         mapped_NE = self.realign.map(hidden_NE)
         is_finite_N = mapped_NE.isfinite().all(-1) & self.realign(hidden_NE).isfinite().all(-1)
-        # In fp64, where the square of no fp32 number overflows.
+        # In fp64, where squares of fp32 numbers do not overflow.
         norm_N = mapped_NE.double().norm(dim=-1) / self.realign.target_norm
         unit_NE = self.directions(hidden_NE)
         best_N = torch.full((len(unit_NE),), -2.0, device=unit_NE.device)
@@ -71,22 +71,22 @@ class LogitLens:
             is_nearer_N = cosine_N > best_N
             best_N = torch.where(is_nearer_N, cosine_N, best_N)
             nearest_N = torch.where(is_nearer_N, index_N + first, nearest_N)
-        return Bearings(is_finite_N.cpu(), norm_N.cpu(), (1 - best_N).cpu(), nearest_N.cpu())
+        return ThoughtGeometry(is_finite_N.cpu(), norm_N.cpu(), (1 - best_N).cpu(), nearest_N.cpu())
 
     @torch.inference_mode()
     def directions(self, hidden_NE: Tensor) -> Tensor:
-        """The thoughts at length 1, in fp32; zeros for one that is not finite."""
+        """The thoughts normalised to length 1, in fp32; zeros for one that is not finite."""
         mapped_NE = self.realign.map(hidden_NE).double().nan_to_num(0.0, 0.0, 0.0)
         unit_NE: Tensor = mapped_NE / mapped_NE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
         return unit_NE.float()
 
     @torch.inference_mode()
-    def look(self, hidden_NE: Tensor, bearings: Bearings | None = None) -> list[Thought]:
-        """Everything about each thought; of one that is not finite only that it has no tokens, all else is 0. Neither
-        has one tokens of which the model cannot tell what it says."""
+    def inspect(self, hidden_NE: Tensor, geometry: ThoughtGeometry | None = None) -> list[Thought]:
+        """Return all measurements of each thought. A thought that is not finite has no tokens and zeros; one whose next
+        token's distribution is not finite has no tokens."""
         if not len(hidden_NE):
             return []
-        bearings = bearings or self.bearings(hidden_NE)
+        geometry = geometry or self.geometry(hidden_NE)
         says = [self._project(chunk_NE) for chunk_NE in hidden_NE.split(_THOUGHT_CHUNK)]
         shares_NK, ids_NK, entropy_N = (torch.cat(parts).tolist() for parts in zip(*says, strict=True))
         xy_N2 = self.plane.place(self.realign(hidden_NE)).tolist()
@@ -104,13 +104,13 @@ class LogitLens:
             if is_finite
             else Thought(tokens=(), entropy=0.0, norm=0.0, distance=0.0, nearest="", xy=(0.0, 0.0))
             for is_finite, ids, shares, entropy, norm, distance, nearest, (x, y) in zip(
-                bearings.is_finite_N.tolist(),
+                geometry.is_finite_N.tolist(),
                 ids_NK,
                 shares_NK,
                 entropy_N,
-                bearings.norm_N.tolist(),
-                bearings.distance_N.tolist(),
-                bearings.nearest_N.tolist(),
+                geometry.norm_N.tolist(),
+                geometry.distance_N.tolist(),
+                geometry.nearest_N.tolist(),
                 xy_N2,
                 strict=True,
             )
@@ -118,7 +118,7 @@ class LogitLens:
 
     @cached_property
     def plane(self) -> Plane:
-        """Solved once, from all embeddings that are finite."""
+        """The plane of all finite input embeddings; computed once."""
         size = self.lm.spec.hidden_size
         count, total_E = 0, torch.zeros(size, dtype=torch.float64, device=self.lm.device)
         products_EE = torch.zeros(size, size, dtype=torch.float64, device=self.lm.device)
@@ -136,7 +136,7 @@ class LogitLens:
 
     @cached_property
     def embedding_map(self) -> EmbeddingMap:
-        """The plane, and on it so many tokens, evenly spread over the vocabulary."""
+        """The plane with `NUM_SAMPLED` tokens, evenly spaced in the vocabulary."""
         num_tokens = self.lm.num_embeddings
         ids = torch.linspace(0, num_tokens - 1, min(num_tokens, NUM_SAMPLED)).round().long()
         with torch.inference_mode():
@@ -157,15 +157,15 @@ class LogitLens:
         return torch.cat([1 / part_VE.norm(dim=-1).clamp_min(_MIN_NORM) for _, part_VE in self._embeddings()])
 
     def _project(self, hidden_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The likeliest next tokens' probabilities and ids, [N, K], and the entropy of all next tokens, [N]."""
+        """The likeliest next tokens' probabilities and ids, [N, K], and the entropy of the next token, [N]."""
         logs_NV = torch.log_softmax(self.lm.logits(hidden_NE), dim=-1)
         top = logs_NV.topk(min(NUM_TOKENS, logs_NV.shape[-1]), dim=-1)
-        # 0 · log 0 is 0 here.
+        # The clamp makes 0 · log 0 = 0.
         entropy_N = -(logs_NV.exp() * logs_NV.clamp_min(torch.finfo(torch.float32).min)).sum(dim=-1)
         return top.values.exp().cpu(), top.indices.cpu(), entropy_N.clamp_min(0.0).cpu()
 
     def _embeddings(self) -> Iterator[tuple[int, Tensor]]:
-        """E_in in parts, in fp32, each with its first token."""
+        """E_in in fp32, in parts, each with its first token."""
         for first in range(0, self.lm.num_embeddings, _VOCABULARY_CHUNK):
             stop = min(first + _VOCABULARY_CHUNK, self.lm.num_embeddings)
             yield first, self.lm.embed(torch.arange(first, stop)).float()

@@ -1,7 +1,7 @@
-"""What an agent did on one question, kept to be looked at. Plain data: no torch, no Ray.
+"""Traces: what an agent did on one question, stored for inspection. Plain data: no torch, no Ray.
 
-A latent thought is no text. The *lens* shows what it is near to: the tokens that the vocabulary projection gives for
-it, how sure it is of them, and where it lies among the input embeddings.
+A latent thought is not text. The *logit lens* describes it: the likeliest tokens of its vocabulary projection, their
+entropy, and its place among the input embeddings.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ AlarmKind = Literal["not-finite", "norm", "distance", "entropy", "repetition", "
 
 @dataclass(frozen=True, kw_only=True)
 class Thought:
-    """One latent thought through the lens. One that is not finite has no tokens, is near to none, and its figures are
-    0; one of which the model cannot tell what it says has no tokens, and its entropy is 0."""
+    """One latent thought through the logit lens. A thought that is not finite has no tokens, no nearest token, and
+    zeros; one whose next token's distribution is not finite has no tokens and entropy 0."""
 
     tokens: tuple[tuple[str, float], ...]  # the likeliest next tokens and their probabilities, the likeliest first
     entropy: float  # of all next tokens, in nats
@@ -25,33 +25,33 @@ class Thought:
 
     @property
     def is_finite(self) -> bool:
-        """Whether its figures mean anything."""
+        """Whether its values are valid."""
         return bool(self.nearest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Something about an agent's memory that should not be."""
+    """An anomaly in an agent's memory."""
 
     kind: AlarmKind
-    step: int | None = None  # the thought, from 0; None where it is not about one thought
+    step: int | None = None  # the thought, from 0; None if it is not about one thought
     source: str | None = None  # for no-effect: the agent whose memory changes nothing
     value: float = 0.0
-    limit: float = 0.0  # that the value went over, or for no-effect stayed under
+    limit: float = 0.0  # that the value exceeds; for no-effect, that it stays below
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentTrace:
-    """One agent, one question."""
+    """The trace of one agent on one question."""
 
-    prompt: str  # as the tokenizer had it: with the chat template around it
+    prompt: str  # as it was tokenized, with the chat template
     reads: tuple[str, ...] = ()  # the agents whose segments were in its memory, in their order
     thoughts: tuple[Thought, ...] = ()
     text: str | None = None  # what it wrote, if it writes
     effects: Mapping[str, float] = field(default_factory=dict)
-    """Per agent in `reads`: how far the distribution of the next token moves when that segment is left out, as the
-    Kullback-Leibler divergence in nats from with to without; where it moves most, after the prompt and after each
-    thought, or each token of its text."""
+    """Per agent in `reads`: the effect of leaving out its segment, as the Kullback-Leibler divergence of the next
+    token's distribution (with from without) in nats; the maximum over the places after the prompt and after each
+    thought, or each token of the text."""
     alarms: tuple[Alarm, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ class AgentTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """The plane on which thoughts are drawn: the two main directions of the input embeddings."""
+    """The plane on which thoughts are plotted: the two main directions of the input embeddings."""
 
     explained: tuple[float, float]  # share of the embeddings' variance along each
-    tokens: tuple[tuple[str, float, float], ...]  # a sample of the vocabulary with its places
+    tokens: tuple[tuple[str, float, float], ...]  # a sample of the vocabulary with coordinates
 
     def to_row(self) -> dict[str, Any]:
         """As an object of JSON."""

@@ -1,4 +1,4 @@
-"""What is looked at while a turn goes on: for `--trace`, and for nobody else.
+"""The tracer of a turn (`--trace`): measures thoughts and the effect of memory.
 
 Dimensions: B rows (questions), T traced rows, N thoughts, E hidden size.
 """
@@ -17,11 +17,11 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import MergedLayout
 
-MAX_FOLLOWED = 256  # tokens of a text at which the effect of memory is looked for: bounds what it costs
+MAX_FOLLOWED = 256  # tokens of a text at which the effect of memory is measured: bounds the cost
 
 
 class TurnTracer:
-    """Keeps of one turn what its traced questions are looked at with. Without any it does nothing at all."""
+    """Captures and measures the traced questions of one turn. Without traced questions it does nothing."""
 
     def __init__(
         self, lens: LogitLens, work: TurnRequest, reads: MergedLayout, prompts: Sequence[Sequence[int]]
@@ -36,27 +36,26 @@ class TurnTracer:
         """Whether any question of the turn is traced."""
         return bool(self._rows)
 
-    def remember(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
-        """Take what is needed of a session whose rows are where they were after its prompt. It is not changed.
-        `hidden_BNE` are the last hidden states that thoughts were made from."""
+    def capture(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
+        """Copy what is needed of a session, whose rows must be in the order of its prompts. It is not changed.
+        `hidden_BNE` are the hidden states of the thoughts before realignment."""
         if self._rows:
-            room = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
-            self._ablation = Ablation(session, self._reads, self._rows, self._prompts, room)
+            num_new = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
+            self._ablation = Ablation(session, self._reads, self._rows, self._prompts, num_new)
             self._hidden_TNE = torch.empty(0) if hidden_BNE is None else hidden_BNE[self._rows]
 
     @torch.inference_mode()
-    def look(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
-        """At all thoughts together, at what each segment of the memory does, and at what is wrong with either.
+    def inspect(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
+        """Measure all thoughts and the effect of each segment, and find alarms; return the traces by question.
 
-        `outputs` are the tokens that were written, by row, and `texts` what they say, by question. Returns the traces
-        by question.
+        `outputs` are the decoded tokens by row, `texts` their texts by question.
         """
         if not self._rows or self._ablation is None:
             return {}
         if self._work.thinks == "latent":
             thoughts = self._thoughts()
-            readings = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
-            alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in readings]
+            stats = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
+            alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in stats]
             dtype = self._lens.lm.spec.torch_dtype
             effects = self._ablation.effects(list(self._lens.realign(self._hidden_TNE).to(dtype)))
         else:
@@ -76,16 +75,16 @@ class TurnTracer:
         }
 
     def _thoughts(self) -> list[list[Thought]]:
-        """Of each traced question."""
-        thoughts = self._lens.look(self._hidden_TNE.flatten(0, 1))
+        """The thoughts of each traced question."""
+        thoughts = self._lens.inspect(self._hidden_TNE.flatten(0, 1))
         count = self._hidden_TNE.shape[1]
         return [thoughts[index * count : (index + 1) * count] for index in range(len(self._rows))]
 
     def _written(self, token_ids: Sequence[int]) -> Tensor:
-        """The embeddings of a text, at whose places memory may have an effect: not behind its last token."""
+        """The embeddings of a text's tokens except the last, after which no token follows."""
         return self._lens.lm.embed(torch.tensor(token_ids[:-1][:MAX_FOLLOWED], dtype=torch.int64))
 
     def embeddings(self) -> EmbeddingMap | None:
-        """Where the thoughts of this batch are drawn: told once, by the last of its turns."""
+        """The plane for the plot of this batch's thoughts; only from its last turn."""
         is_wanted = self._rows and self._work.is_last and self._reads.segments
         return self._lens.embedding_map if is_wanted else None

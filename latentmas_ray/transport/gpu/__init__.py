@@ -1,1 +1,1 @@
-"""Segments from GPU to GPU, and between processes by torch.distributed."""
+"""Transports from GPU to GPU, and between processes by torch.distributed."""

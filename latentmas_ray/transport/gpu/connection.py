@@ -1,12 +1,12 @@
-"""The way from a reader to a producer: a connection for requests, and beside it the pair through which tensors come.
+"""The connection of a reader to a producer: a channel for requests, and a process pair that transfers tensors.
 
 reader                                  producer
-token, kind of pair               →     the token must be its own
-                                  ←     where they meet (`rendezvous`)
-             both make the pair, each with its rank
+token, kind of pair               →     the token is checked
+                                  ←     the store's address (`rendezvous`)
+             both create the pair, each with its rank
 buffer 17                         →
-                                  ←     how many bytes, or that it has none such
-             the bytes, chunk by chunk, through the pair
+                                  ←     the number of bytes, or "gone"
+             the bytes, block by block, through the pair
 buffer 18 …
 
 """
@@ -23,30 +23,30 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.errors import LinkError, TransferError
-from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, chunks, open_store
+from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, open_store, split_blocks
 from latentmas_ray.transport.channel import Channel, StalledError
+from latentmas_ray.transport.gpu.rendezvous import make_pair
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
-from latentmas_ray.transport.rendezvous import make_pair
 
-_LOOK_SECONDS = 0.05  # how often a transfer that lasts looks after its peer
-_GRACE_SECONDS = 1.0  # for an error of the library below, which says more, to come before our own
+_POLL_SECONDS = 0.05  # how often a running transfer checks its peer
+_GRACE_SECONDS = 1.0  # so that torch's own error, which says more, is raised first
 T = TypeVar("T")
 
 
 class GroupServer:
-    """Sends what is kept in this process to readers that ask for it, each from a thread of its own."""
+    """Sends the tensors of a handle table to readers; each connection has its own thread."""
 
-    def __init__(self, kind: str, host: str, kept: HandleTable[Tensor], timeout_seconds: float) -> None:
-        """Listens at a free port of `host` from now on."""
-        self._kind, self._host, self._kept, self._timeout_seconds = kind, host, kept, timeout_seconds
+    def __init__(self, kind: str, host: str, bodies: HandleTable[Tensor], timeout_seconds: float) -> None:
+        """Listen at a free port of `host`."""
+        self._kind, self._host, self._bodies, self._timeout_seconds = kind, host, bodies, timeout_seconds
         self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
         self._store = open_store(host, timeout_seconds=timeout_seconds) if kind == "nccl" else None
         self._listener = Listener(host, timeout_seconds, self._serve)
         self.address = self._listener.address
 
     def close(self) -> None:
-        """Readers that wait are told. Safe to call twice."""
+        """Stop listening and close all connections, which wakes waiting readers. Safe to call twice."""
         self._listener.close()
 
     def _serve(self, channel: Channel, hello: dict[str, Any]) -> None:
@@ -66,20 +66,20 @@ class GroupServer:
 
     def _answer(self, channel: Channel, pair: ProcessPair, request: dict[str, object]) -> None:
         number = request.get("buffer")
-        body = self._kept.get(number) if isinstance(number, int) else None
+        body = self._bodies.get(number) if isinstance(number, int) else None
         if body is None:
             channel.send(gone=True)
             return
         channel.send(num_bytes=body.numel())
-        for chunk in chunks(body):
-            pair.send(chunk)
+        for block in split_blocks(body):
+            pair.send(block)
 
 
 class GroupConnection:
-    """A reader's way to one producer; one transfer at a time. After a LinkError it is of no use."""
+    """A reader's connection to one producer; one transfer at a time. After a LinkError it cannot be used any more."""
 
     def __init__(self, kind: str, address: ServerAddress, host: str, timeout_seconds: float) -> None:
-        """`host` is this process's own address. Raises LinkError if the producer is gone."""
+        """Connect; `host` is this process's address. Raises LinkError if the producer is gone."""
         self._timeout_seconds = timeout_seconds
         self._pair: ProcessPair | None = None
         self._channel = call(address, timeout_seconds, kind=kind)
@@ -91,7 +91,7 @@ class GroupConnection:
             raise
 
     def fetch(self, number: int, num_bytes: int) -> Tensor:
-        """The bytes of a buffer, in fresh memory. Raises LinkError, and TransferError where it was released."""
+        """Return the bytes of a buffer in new memory. Raises LinkError, and TransferError if it was released."""
         assert self._pair is not None
         self._channel.send(buffer=number)
         answer = self._channel.receive()
@@ -101,25 +101,25 @@ class GroupConnection:
             raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
         body = torch.empty(num_bytes, dtype=torch.uint8, device=self._pair.device)
         pair = self._pair
-        for chunk in chunks(body):
-            # While a chunk is on its way the channel is silent; if it is not, the producer has given up or died.
-            self._beside(lambda chunk=chunk: pair.receive(chunk))  # type: ignore[misc]
+        for block in split_blocks(body):
+            # During a transfer the channel is silent; if not, the producer has failed or died.
+            self._run_in_thread(lambda block=block: pair.receive(block))  # type: ignore[misc]
         return body
 
     def close(self) -> None:
-        """The producer is told. Safe to call twice."""
+        """Close the channel and the pair. Safe to call twice."""
         self._channel.close()
         if self._pair is not None:
             self._pair.close()
 
-    def _beside(self, work: Callable[[], T]) -> T:
-        """Do this in another thread, where nothing can interrupt it, and give it up when the producer is gone.
+    def _run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` in another thread, which cannot be interrupted; stop waiting for it when the producer is gone.
 
-        What is given up ends at its own limit; until then it keeps the memory that it writes to.
+        An abandoned thread ends at its own time limit and holds its memory until then.
         """
-        future = _in_thread(work)
+        future = _start_thread(work)
         deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
-        while not wait_for([future], _LOOK_SECONDS).done:
+        while not wait_for([future], _POLL_SECONDS).done:
             if self._channel.is_lost():
                 raise LinkError("the producer is gone")
             if time.monotonic() > deadline:
@@ -127,7 +127,7 @@ class GroupConnection:
         return future.result()
 
 
-def _in_thread(work: Callable[[], T]) -> "Future[T]":
+def _start_thread(work: Callable[[], T]) -> "Future[T]":
     future: Future[T] = Future()
     device = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
@@ -136,7 +136,7 @@ def _in_thread(work: Callable[[], T]) -> "Future[T]":
             if device is not None:
                 torch.cuda.set_device(device)
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001  whoever waits raises it
+        except BaseException as error:  # noqa: BLE001  raised where the result is awaited
             future.set_exception(error)
 
     threading.Thread(target=run, name="transport", daemon=True).start()

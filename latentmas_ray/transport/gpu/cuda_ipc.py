@@ -1,4 +1,4 @@
-"""Between actors on one GPU: a reader copies from its producer's memory within the GPU."""
+"""Transport between actors on one GPU: a reader copies from its producer's memory within the GPU."""
 
 import os
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.available import gpu_in_use
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, StaticSlot, token_in
 
 
 @dataclass(frozen=True)
 class CudaHandle:
-    """A piece's header, and the slot where its KV lies as torch describes it to another process."""
+    """A chunk's header, and the slot of its KV, with torch's handle for other processes."""
 
     header: bytes
     num_bytes: int
     checksum: int | None
     gpu: str
     pid: int
-    process: bytes  # a number of the producer's own: process ids are used again
+    process: bytes  # a random id of the producer: process ids are reused
     slot: int
     token: bytes
     shared: tuple[Any, ...]  # what `reductions.reduce_tensor` returned
@@ -37,15 +37,15 @@ class CudaHandle:
 class _IpcState:
     process: bytes
     slots: StaticMemory
-    shared: dict[int, tuple[Any, ...]]  # by slot: it is described once and then belongs to all readers
-    mapped: dict[tuple[bytes, int], Tensor]  # by producer and slot: CUDA lets a process map memory once
+    shared: dict[int, tuple[Any, ...]]  # by slot; each is described once, for all readers
+    mapped: dict[tuple[bytes, int], Tensor]  # by producer and slot; CUDA lets a process map memory only once
 
 
 class CudaIpc(StatefulTransport[_IpcState]):
-    """One copy within the GPU when a piece is packed and one when it is read; nothing leaves it.
+    """Copies within the GPU: once when a chunk is packed, once when it is read.
 
-    The second copy is why a reader's piece stays as it is after `release`: torch counts the readers of what it shares,
-    but takes for granted that every handle is read exactly once. Slots are kept until the process ends.
+    The second copy protects a reader's chunk after `release`: torch counts the readers of shared memory, but assumes
+    that every handle is read exactly once. Slots exist until the process ends.
     """
 
     name = "cuda_ipc"
@@ -54,43 +54,43 @@ class CudaIpc(StatefulTransport[_IpcState]):
     )
 
     def _make_state(self) -> _IpcState:
-        """Where the actor's GPU is the current one."""
+        """The actor's GPU must be the current one."""
         return _IpcState(os.urandom(16), StaticMemory("cuda"), {}, {})
 
-    def pack(self, piece: SegmentChunk) -> CudaHandle:
-        """A handle to a copy on the GPU."""
-        opened = self._opened
-        header, body, checksum = seal(piece, "cuda", self.codec)
-        slot = opened.slots.write(body)
-        if slot.number not in opened.shared:
-            opened.shared[slot.number] = self._describe(slot)
+    def pack(self, chunk: SegmentChunk) -> CudaHandle:
+        """Return a handle to a copy on the GPU."""
+        state = self._open_state
+        header, body, checksum = encode_with_checksum(chunk, "cuda", self.codec)
+        slot = state.slots.write(body)
+        if slot.number not in state.shared:
+            state.shared[slot.number] = self._describe(slot)
         return CudaHandle(
             header,
             body.numel(),
             checksum,
             gpu_in_use(),
             os.getpid(),
-            opened.process,
+            state.process,
             slot.number,
             slot.token,
-            opened.shared[slot.number],
+            state.shared[slot.number],
         )
 
     def unpack(self, payload: CudaHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece in memory of its own on this GPU. Raises TransferError where the producer is gone or has released."""
-        opened = self._opened
+        """Return a chunk in new memory on this GPU. Raises TransferError if the producer is gone or released it."""
+        state = self._open_state
         gone = f"the segment is gone: process {payload.pid}, which held it, has released it or died"
         if payload.gpu != gpu_in_use():
             raise TransferError(f"the segment is on GPU {payload.gpu} and this actor on {gpu_in_use()}")
         where = (payload.process, payload.slot)
         if not Path(f"/proc/{payload.pid}").exists():
-            opened.mapped.pop(where, None)
+            state.mapped.pop(where, None)
             raise TransferError(gone)
         try:
-            if where not in opened.mapped:
+            if where not in state.mapped:
                 rebuild, arguments = payload.shared
-                opened.mapped[where] = rebuild(*arguments)
-            memory = opened.mapped[where]
+                state.mapped[where] = rebuild(*arguments)
+            memory = state.mapped[where]
             body = memory[HEAD_BYTES : HEAD_BYTES + payload.num_bytes].clone()
             torch.cuda.synchronize()
             token = token_in(memory)
@@ -98,10 +98,10 @@ class CudaIpc(StatefulTransport[_IpcState]):
             raise TransferError(f"{gone} ({first_line(error)})") from error
         if token != payload.token:
             raise TransferError(gone)
-        return unseal(payload.header, body, payload.checksum, expected=expected)
+        return decode_with_checksum(payload.header, body, payload.checksum, expected=expected)
 
     def release(self, payload: CudaHandle) -> None:
-        """The slot is written again with the next piece of its size."""
+        """Release the slot for the next chunk of its size."""
         if self._state is not None and payload.process == self._state.process:
             self._state.slots.release(payload.token)
 

@@ -1,4 +1,4 @@
-"""Through NIXL: a reader takes the bytes out of its producer's memory by whatever hardware there is between the two.
+"""Transport through NIXL: a reader reads its producer's memory by the best hardware path between the two.
 
 Needs the package `nixl` (extra `nixl`).
 """
@@ -17,17 +17,17 @@ from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
-from latentmas_ray.transport.checksum import seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
 
 _BACKEND = "UCX"
-_SHORT_WAIT_SECONDS = 0.002  # small pieces come sooner than a sleep ends
+_SHORT_WAIT_SECONDS = 0.002  # small chunks arrive before a sleep would end
 _SLEEP_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
 class NixlHandle:
-    """A piece's header, and where its KV lies: an agent, what others need to know of it, and an address there."""
+    """A chunk's header and the place of its KV: a NIXL agent, its metadata, and an address there."""
 
     header: bytes
     num_bytes: int
@@ -43,16 +43,16 @@ class _NixlState:
     agent: Any
     name: str
     slots: StaticMemory
-    lock: threading.Lock = field(default_factory=threading.Lock)  # an agent is not made for several threads
+    lock: threading.Lock = field(default_factory=threading.Lock)  # a NIXL agent is not thread-safe
     metadata: dict[int, bytes] = field(default_factory=dict)  # by slot
-    abandoned: list[Tensor] = field(default_factory=list)  # what may still be written to
+    abandoned: list[Tensor] = field(default_factory=list)  # memory that a failed read may still write to
 
 
 class Nixl(StatefulTransport[_NixlState]):
-    """One copy when a piece is packed, into memory that NIXL knows; a reader fetches from there into its own.
+    """Copies a packed chunk into registered memory, from which a reader reads it into its own.
 
-    `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the piece.
-    Where the hardware cannot read remote memory, a thread of NIXL's in the producer answers beside its work.
+    `unpack` waits at most `timeout_seconds` and raises TransferError if the producer is gone or has released the chunk.
+    If the hardware cannot read remote memory, a NIXL thread in the producer sends it.
     """
 
     name = "nixl"
@@ -62,7 +62,7 @@ class Nixl(StatefulTransport[_NixlState]):
         self._timeout_seconds = timeout_seconds
 
     def _make_state(self) -> _NixlState:
-        """Raises ConfigError where NIXL is missing or cannot start."""
+        """Start a NIXL agent. Raises ConfigError if NIXL is missing or cannot start."""
         try:
             from nixl._api import nixl_agent, nixl_agent_config
 
@@ -72,41 +72,41 @@ class Nixl(StatefulTransport[_NixlState]):
             raise ConfigError("transport", "nixl", f"the package nixl must work here: {error}") from error
         return _NixlState(agent, name, StaticMemory(_device()))
 
-    def pack(self, piece: SegmentChunk) -> NixlHandle:
-        """A handle to a copy."""
-        opened = self._opened
-        header, body, checksum = seal(piece, _device(), self.codec)
-        with opened.lock:
-            slot = opened.slots.write(body)
-            if slot.number not in opened.metadata:
-                registered = opened.agent.register_memory([slot.memory], backends=[_BACKEND])
-                opened.metadata[slot.number] = opened.agent.get_partial_agent_metadata(
+    def pack(self, chunk: SegmentChunk) -> NixlHandle:
+        """Return a handle to a copy."""
+        state = self._open_state
+        header, body, checksum = encode_with_checksum(chunk, _device(), self.codec)
+        with state.lock:
+            slot = state.slots.write(body)
+            if slot.number not in state.metadata:
+                registered = state.agent.register_memory([slot.memory], backends=[_BACKEND])
+                state.metadata[slot.number] = state.agent.get_partial_agent_metadata(
                     registered, inc_conn_info=True, backends=[_BACKEND]
                 )
             used = slot.memory[: HEAD_BYTES + body.numel()]
-            address = opened.agent.get_serialized_descs(opened.agent.get_xfer_descs([used]))
-            metadata = opened.metadata[slot.number]
-        return NixlHandle(header, body.numel(), checksum, opened.name, metadata, address, slot.token)
+            address = state.agent.get_serialized_descs(state.agent.get_xfer_descs([used]))
+            metadata = state.metadata[slot.number]
+        return NixlHandle(header, body.numel(), checksum, state.name, metadata, address, slot.token)
 
     def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece in memory of its own."""
-        opened = self._opened
-        with opened.lock:
-            if payload.agent == opened.name:
+        """Return a chunk in new memory."""
+        state = self._open_state
+        with state.lock:
+            if payload.agent == state.name:
                 raise TransferError("a process does not read its own memory through nixl")
-            memory = self._read(opened, payload)
+            memory = self._read(state, payload)
         if token_in(memory) != payload.token:
             raise TransferError("the segment is gone: its producer has released it")
-        return unseal(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
+        return decode_with_checksum(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
 
     def release(self, payload: NixlHandle) -> None:
-        """The slot is written again with the next piece of its size. A read that is still under way fails its check."""
+        """Release the slot for the next chunk of its size. A read that is still running fails its token check."""
         if self._state is not None and payload.agent == self._state.name:
             self._state.slots.release(payload.token)
 
-    def _read(self, opened: _NixlState, payload: NixlHandle) -> Tensor:
-        """Head and body."""
-        agent = opened.agent
+    def _read(self, state: _NixlState, payload: NixlHandle) -> Tensor:
+        """Read head and body of a slot into new memory. Raises TransferError."""
+        agent = state.agent
         memory = torch.empty(HEAD_BYTES + payload.num_bytes, dtype=torch.uint8, device=_device())
         registered = agent.register_memory([memory], backends=[_BACKEND])
         transfer = None
@@ -117,8 +117,8 @@ class Nixl(StatefulTransport[_NixlState]):
             if not self._wait(agent, transfer):
                 raise TransferError(f"no segment from {payload.agent}: it is gone")
         except Exception as error:
-            # The producer may be gone for good, so what is known of it is forgotten.
-            opened.abandoned.append(memory)
+            # The producer may have died, so its metadata is removed.
+            state.abandoned.append(memory)
             with contextlib.suppress(*_errors()):
                 agent.remove_remote_agent(payload.agent)
             if isinstance(error, _errors()):
@@ -132,7 +132,7 @@ class Nixl(StatefulTransport[_NixlState]):
         return memory
 
     def _wait(self, agent: Any, transfer: Any) -> bool:
-        """Whether it went well. Raises TransferError when the time is up."""
+        """Wait for a transfer; return whether it succeeded. Raises TransferError after the time limit."""
         begin = time.monotonic()
         state = agent.transfer(transfer)
         while state == "PROC":
@@ -150,7 +150,7 @@ def _device() -> str:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """NIXL's own; they have no common ancestor."""
+    """NIXL's exception classes, which have no common base class."""
     from nixl import _bindings
 
     named = (getattr(_bindings, name) for name in dir(_bindings) if name.startswith("nixl") and name.endswith("Error"))

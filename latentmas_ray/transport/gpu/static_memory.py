@@ -1,7 +1,7 @@
-"""Memory that other processes read by its address, without asking: never given back, so that no address goes bad.
+"""Memory that other processes read by its address: never freed, so that addresses stay valid.
 
-A slot's head holds a token while there is something to read. Whoever reads compares it with the one in the handle
-*after* the bytes have come: if it still stands there, they had not been written over before.
+A slot's head holds a token while the slot can be read. A reader compares it with the token of the handle *after* it has
+read the bytes: if they are equal, the bytes were not overwritten.
 """
 
 import secrets
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HEAD_BYTES = 256  # the token, and what keeps the body aligned
+HEAD_BYTES = 256  # the token, and padding that aligns the body
 TOKEN_BYTES = 16
 _MIN_BYTES = 2**16
 
 
 @dataclass(eq=False)
 class StaticSlot:
-    """Memory of one piece at a time: head and body."""
+    """Memory for one chunk at a time: head and body."""
 
     number: int
     memory: Tensor  # flat uint8
@@ -26,7 +26,7 @@ class StaticSlot:
 
 
 class StaticMemory:
-    """A process's slots: as many as it needed at one time. Safe to use from several threads."""
+    """A process's slots, as many as it needed at the same time. Thread-safe."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -36,7 +36,7 @@ class StaticMemory:
         self._full: dict[bytes, StaticSlot] = {}
 
     def write(self, body: Tensor) -> StaticSlot:
-        """Copy a flat uint8 tensor into a slot that is free, or new. Returns when the bytes are there."""
+        """Copy a flat uint8 tensor into a free or new slot. Returns when the copy is complete."""
         capacity = _round_up(body.numel())
         with self._lock:
             slot = next((slot for slot in self._free if slot.memory.numel() == HEAD_BYTES + capacity), None)
@@ -52,7 +52,7 @@ class StaticMemory:
             return slot
 
     def release(self, token: bytes) -> None:
-        """The slot of this token may be written again. Safe to call twice."""
+        """Release the slot of this token for reuse. Safe to call twice."""
         with self._lock:
             if (slot := self._full.pop(token, None)) is not None:
                 self._write_token(slot, bytes(TOKEN_BYTES))
@@ -60,7 +60,7 @@ class StaticMemory:
 
     def _write_token(self, slot: StaticSlot, token: bytes) -> None:
         slot.token = token
-        # After everything before it, and before everything after it, as another process sees it.
+        # Other processes must see the token after all earlier writes and before all later ones.
         self._wait()
         slot.memory[:TOKEN_BYTES].copy_(torch.frombuffer(bytearray(token), dtype=torch.uint8))
         self._wait()
@@ -71,11 +71,11 @@ class StaticMemory:
 
 
 def token_in(head: Tensor) -> bytes:
-    """The token at the beginning of a slot, or of a copy of one."""
+    """The token at the beginning of a slot or of a copy of one."""
     return head[:TOKEN_BYTES].cpu().numpy().tobytes()
 
 
 def _round_up(num_bytes: int) -> int:
-    """Sizes are few, so that slots are used again: eight between a power of two and the next."""
+    """Round up to one of eight sizes per power of two, so that slots can be reused."""
     step = max(_MIN_BYTES, 1 << max(0, num_bytes.bit_length() - 4))
     return -(-num_bytes // step) * step

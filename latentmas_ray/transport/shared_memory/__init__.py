@@ -1,1 +1,1 @@
-"""Segments in memory that the processes of one node share."""
+"""Transport through memory that the processes of one node share."""

@@ -1,6 +1,6 @@
-"""What a process keeps for others to read, by a token each, and the memory it lies in.
+"""A store of the buffers that a process offers to readers, by tokens.
 
-Where processes can share memory, it lies in shared buffers (`memfd`), so that readers on this machine map it.
+If processes can share memory, the buffers are shared (`memfd`), so that readers on this machine map them.
 """
 
 import secrets
@@ -22,7 +22,7 @@ _TOKEN_BYTES = 16
 
 @dataclass(eq=False)
 class _StoredBuffer:
-    """Bytes, and who in this process needs them to stay as they are."""
+    """Stored bytes, and the number of their users in this process; bytes with users are not overwritten."""
 
     body: Tensor
     num_users: int = 0
@@ -31,112 +31,112 @@ class _StoredBuffer:
 
 @dataclass(frozen=True, eq=False)
 class WriteLease:
-    """Memory to be filled, and then put on the shelf, or given back."""
+    """Memory that its holder fills, and then passes to `commit` or `abort`."""
 
     body: Tensor  # flat uint8
-    buffer: WriteBuffer | None  # that it lies in, if it is shared
+    buffer: WriteBuffer | None  # that contains `body`, if it is shared
 
 
 @dataclass(frozen=True)
 class BufferKey:
-    """What something on a shelf is asked for by, and where processes of its machine find it, if they can."""
+    """The token of a stored buffer, and its address for processes of the same machine, if it is shared."""
 
     token: bytes
     address: MemfdAddress | None
 
 
 class BufferStore:
-    """Safe to use from several threads. Memory that is in use is not written again, even when it was released."""
+    """Thread-safe store of buffers. Memory in use is not overwritten, even after its release."""
 
     def __init__(self, *, is_shared: bool, max_free_bytes: int) -> None:
-        """Released shared buffers are kept for what comes next up to so many bytes."""
+        """Released shared buffers of up to `max_free_bytes` in total are kept for reuse."""
         self._pool = BufferPool(max_free_bytes) if is_shared else None
-        self._kept: dict[bytes, _StoredBuffer] = {}
-        # A finalizer may run wherever memory is given back, also where this thread holds the lock.
+        self._stored: dict[bytes, _StoredBuffer] = {}
+        # Reentrant: a finalizer may run while this thread holds the lock.
         self._lock = threading.RLock()
 
-    def lend(self, num_bytes: int) -> Tensor:
-        """A flat uint8 tensor; `put` of what stands in it copies nothing. The one lent before is taken back. Raises
+    def reserve(self, num_bytes: int) -> Tensor:
+        """Return a flat uint8 tensor that `put` stores without a copy. Ends the previous reservation. Raises
         TransferError."""
         with self._lock:
-            return empty_bytes(num_bytes, torch.device("cpu")) if self._pool is None else self._pool.lend(num_bytes)
+            return empty_bytes(num_bytes, torch.device("cpu")) if self._pool is None else self._pool.reserve(num_bytes)
 
     def put(self, body: Tensor) -> BufferKey:
-        """Keep a flat uint8 tensor of at least one byte, or a copy of it. Raises TransferError."""
+        """Store a flat uint8 tensor of at least one byte, or a copy of it. Raises TransferError."""
         with self._lock:
             if self._pool is None:
-                return self._keep(body.cpu(), BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
+                return self._add(body.cpu(), BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
             address = self._pool.write(body)
-            return self._keep(self._pool.body_of(address), BufferKey(address.token, address))
+            return self._add(self._pool.body_of(address), BufferKey(address.token, address))
 
-    def make_room(self, num_bytes: int) -> WriteLease:
-        """Memory of at least one byte. Raises TransferError."""
+    def allocate(self, num_bytes: int) -> WriteLease:
+        """Return memory of at least one byte to be filled. Raises TransferError."""
         with self._lock:
             if self._pool is None:
                 return WriteLease(empty_bytes(num_bytes, torch.device("cpu")), None)
-            buffer = self._pool.take(num_bytes)
-            return WriteLease(buffer.room(num_bytes), buffer)
+            buffer = self._pool.allocate(num_bytes)
+            return WriteLease(buffer.view(num_bytes), buffer)
 
-    def give_back(self, room: WriteLease) -> None:
-        """It was not filled."""
+    def abort(self, lease: WriteLease) -> None:
+        """Free a lease that was not filled."""
         with self._lock:
-            if self._pool is not None and room.buffer is not None:
-                self._pool.give_back(room.buffer)
+            if self._pool is not None and lease.buffer is not None:
+                self._pool.abort(lease.buffer)
 
-    def put_room(self, room: WriteLease) -> tuple[BufferKey, Tensor]:
-        """Keep what a room was filled with. Returns with its label the bytes, in use as long as they are referenced."""
+    def commit(self, lease: WriteLease) -> tuple[BufferKey, Tensor]:
+        """Store the bytes of a filled lease. Return its key, and the bytes, in use as long as they are referenced."""
         with self._lock:
-            if self._pool is None or room.buffer is None:
-                label = self._keep(room.body, BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
+            if self._pool is None or lease.buffer is None:
+                key = self._add(lease.body, BufferKey(secrets.token_bytes(_TOKEN_BYTES), None))
             else:
-                address = self._pool.finish(room.buffer, room.body.numel())
-                label = self._keep(room.body, BufferKey(address.token, address))
-            self._kept[label.token].num_users += 1
-            array = room.body.numpy()
-            weakref.finalize(array, self._let_go, label.token).atexit = False
-            return label, torch.from_numpy(array)
+                address = self._pool.commit(lease.buffer, lease.body.numel())
+                key = self._add(lease.body, BufferKey(address.token, address))
+            self._stored[key.token].num_users += 1
+            array = lease.body.numpy()
+            weakref.finalize(array, self._end_use, key.token).atexit = False
+            return key, torch.from_numpy(array)
 
     @contextmanager
     def using(self, token: bytes) -> Iterator[Tensor | None]:
-        """The bytes of a token as they are for as long as the body runs; None if they were released."""
+        """The bytes of a token, which do not change inside the `with` block; None if they were released."""
         with self._lock:
-            kept = self._kept.get(token)
-            if kept is None or kept.is_released:
-                kept = None
+            stored = self._stored.get(token)
+            if stored is None or stored.is_released:
+                stored = None
             else:
-                kept.num_users += 1
+                stored.num_users += 1
         try:
-            yield None if kept is None else kept.body
+            yield None if stored is None else stored.body
         finally:
-            if kept is not None:
-                self._let_go(token)
+            if stored is not None:
+                self._end_use(token)
 
     def release(self, token: bytes) -> None:
-        """Nobody may ask for it any more. Safe to call twice."""
+        """Refuse further reads of a token, and free its buffer once it is unused. Safe to call twice."""
         with self._lock:
-            if (kept := self._kept.get(token)) is not None:
-                kept.is_released = True
+            if (stored := self._stored.get(token)) is not None:
+                stored.is_released = True
                 if self._pool is not None:
-                    self._pool.hide(token)
-                self._drop_unused(token, kept)
+                    self._pool.unpublish(token)
+                self._drop_unused(token, stored)
 
-    def _keep(self, body: Tensor, label: BufferKey) -> BufferKey:
-        self._kept[label.token] = _StoredBuffer(body)
-        return label
+    def _add(self, body: Tensor, key: BufferKey) -> BufferKey:
+        self._stored[key.token] = _StoredBuffer(body)
+        return key
 
-    def _let_go(self, token: bytes) -> None:
+    def _end_use(self, token: bytes) -> None:
         with self._lock:
-            if (kept := self._kept.get(token)) is not None:
-                kept.num_users -= 1
-                self._drop_unused(token, kept)
+            if (stored := self._stored.get(token)) is not None:
+                stored.num_users -= 1
+                self._drop_unused(token, stored)
 
-    def _drop_unused(self, token: bytes, kept: _StoredBuffer) -> None:
-        if kept.is_released and kept.num_users == 0:
-            del self._kept[token]
+    def _drop_unused(self, token: bytes, stored: _StoredBuffer) -> None:
+        if stored.is_released and stored.num_users == 0:
+            del self._stored[token]
             if self._pool is not None:
                 self._pool.release(token)
 
 
-def missing() -> TransferError:
-    """What a reader is told that asks for something which is not kept (any more)."""
+def released_error() -> TransferError:
+    """The error for a reader of a buffer that is not stored any more."""
     return TransferError("the segment is gone: its producer has released it")

@@ -1,17 +1,16 @@
 """Buffers that the processes of one machine share: anonymous memory files, written once and mapped by readers.
 
-Nobody has to clean up. A buffer has no name anywhere; the kernel frees it when its writer and its readers have let go
-of it, in whatever way they ended.
+No cleanup is needed. A buffer has no name; the kernel frees it when its writer and all readers have closed it or died.
 
-Who may touch a buffer when:
+Access rules:
 
-* Its first page holds a token while there is something to read, and nothing else does. A handle names the same token.
-* A reader takes a shared `flock` on the file and then compares tokens. The lock belongs to its mapping and goes with
+* The first page holds a token while the buffer can be read, and zeros otherwise. A handle holds the same token.
+* A reader takes a shared `flock` on the file and then compares tokens. The lock belongs to its mapping and ends with
   it.
-* The writer erases the token when the piece is released. Before it writes again it takes the lock for itself, which it
-  gets only when no mapping is left. So a reader's pages never change, and a reader that comes too late is told so.
+* The writer erases the token when the chunk is released. Before it writes again it takes the exclusive lock, which
+  succeeds only when no mapping is left. So a reader's pages never change, and a late reader gets an error.
 
-The memory that its owner writes is sealed: nobody else can map it writable, or change its size.
+The file is sealed: only its owner can map it writable, and its size is fixed.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from latentmas_ray.errors import TransferError
 
-HEAD_BYTES = 4096  # the token has a page of its own, so that the body begins with one
+HEAD_BYTES = 4096  # the token has its own page, so that the body begins on a page boundary
 _TOKEN_BYTES = 16
 _F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; Python has a name for it from 3.13 on
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
@@ -37,7 +36,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
 
 @dataclass(frozen=True)
 class MemfdAddress:
-    """Where a reader finds a written buffer."""
+    """The address of a written buffer for readers on the same machine."""
 
     machine: str
     pid: int
@@ -48,19 +47,19 @@ class MemfdAddress:
 
 
 class WriteBuffer:
-    """A buffer in the process that made it. Dropped, it is closed; what readers have mapped stays."""
+    """A buffer in the process that created it. It is closed when it is garbage-collected; readers' mappings stay."""
 
     def __init__(self, num_bytes: int, first: Tensor | None = None) -> None:
-        """A buffer for pieces of about this size, begun. It holds `first`, a flat uint8 tensor, if that is given.
+        """Create a locked buffer for chunks of about `num_bytes`, filled with `first`, a flat uint8 tensor, if given.
 
-        Raises OSError where there is no memory to be had.
+        Raises OSError if there is no memory.
         """
         self.capacity = capacity_for(num_bytes)
-        self.touched_bytes = 0  # pages are there once they have been written, and stay
+        self.touched_bytes = 0  # pages that were written once stay allocated
         self._fd = os.memfd_create("latentmas", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self._fd, HEAD_BYTES + self.capacity)
-            if first is not None:  # fresh pages come two to three times faster by a write than by touching them
+            if first is not None:  # write() allocates fresh pages two to three times faster than touching them does
                 _write_all(self._fd, first.cpu().numpy())
             self._map = mmap.mmap(self._fd, HEAD_BYTES + self.capacity)
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -68,22 +67,22 @@ class WriteBuffer:
             os.close(self._fd)
             raise
         self._body = torch.frombuffer(self._map, dtype=torch.uint8)[HEAD_BYTES:]
-        self.begin()
+        self.acquire()
 
-    def begin(self) -> bool:
-        """Take the buffer for writing; False if somebody still reads what was there before."""
+    def acquire(self) -> bool:
+        """Lock the buffer for writing; False if a reader still maps its previous contents."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    def room(self, num_bytes: int) -> Tensor:
-        """Where to write, between `begin` and `finish`."""
+    def view(self, num_bytes: int) -> Tensor:
+        """The bytes to write, between `acquire` and `publish`."""
         return self._body[:num_bytes]
 
-    def finish(self, num_bytes: int) -> MemfdAddress:
-        """So many bytes have been written: from now on they can be read, and must not change."""
+    def publish(self, num_bytes: int) -> MemfdAddress:
+        """Make the first `num_bytes` readable; they must not change any more."""
         self.touched_bytes = max(self.touched_bytes, num_bytes)
         token = secrets.token_bytes(_TOKEN_BYTES)
         self._map[:_TOKEN_BYTES] = token
@@ -91,19 +90,19 @@ class WriteBuffer:
         return MemfdAddress(this_machine(), os.getpid(), self._fd, os.fstat(self._fd).st_ino, token, num_bytes)
 
     def erase(self) -> None:
-        """Nobody who has not mapped it yet may read it any more."""
+        """Refuse new readers; existing mappings stay valid."""
         self._map[:_TOKEN_BYTES] = bytes(_TOKEN_BYTES)
 
     def __del__(self) -> None:
-        # The mapping keeps a descriptor of its own and closes it with the last tensor on it.
+        # The mapping has its own descriptor and closes it with the last tensor that uses it.
         if hasattr(self, "_body"):
             os.close(self._fd)
 
 
 def map_body(address: MemfdAddress) -> np.ndarray:
-    """The bytes that were written, read-only and without a copy; they stay as they are as long as they are referenced.
+    """Map a buffer's bytes, read-only and without a copy; they do not change as long as they are referenced.
 
-    Raises TransferError if they were released or their writer is gone.
+    Raises TransferError if they were released or their writer died.
     """
     if address.machine != this_machine():
         raise TransferError("the segment is in the memory of another machine; transport object_store reaches that")
@@ -113,83 +112,82 @@ def map_body(address: MemfdAddress) -> np.ndarray:
     except OSError as error:
         raise TransferError(f"{gone} ({error.strerror})") from error
     try:
-        if os.fstat(fd).st_ino != address.inode:  # both numbers name something else now
+        if os.fstat(fd).st_ino != address.inode:  # the process id or descriptor was reused
             raise TransferError(gone)
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Pages are entered as they are touched, many at a time: MAP_POPULATE took twice as long.
+        # Pages are mapped on first touch, many at a time: MAP_POPULATE took twice as long.
         shared = mmap.mmap(fd, HEAD_BYTES + address.num_bytes, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:
         raise TransferError(f"{gone} ({error})") from error
     finally:
-        os.close(fd)  # the mapping has its own, and the lock with it
+        os.close(fd)  # the mapping has its own descriptor, which holds the lock
     if shared[:_TOKEN_BYTES] != address.token:
         raise TransferError(gone)
     return np.frombuffer(shared, dtype=np.uint8, offset=HEAD_BYTES, count=address.num_bytes)
 
 
 class BufferPool:
-    """Buffers by the token of what is in them, and those that are free again: their pages are already there, and the
-    kernel's making them is most of the cost of a first write."""
+    """Published buffers by token, and free buffers for reuse: allocating pages is most of the cost of a first write."""
 
     def __init__(self, max_free_bytes: int) -> None:
-        """Free buffers are kept up to so many bytes, those that were used last."""
+        """The free buffers that were used last are kept, up to `max_free_bytes` in total."""
         self._max_free_bytes = max_free_bytes
         self._full: dict[bytes, WriteBuffer] = {}
         self._free: list[WriteBuffer] = []
-        self._lent: WriteBuffer | None = None
+        self._reserved: WriteBuffer | None = None
 
-    def lend(self, num_bytes: int) -> Tensor:
-        """A flat uint8 tensor of at least one byte; `write` of what stands in it copies nothing. The one lent before is
-        taken back. Raises TransferError."""
-        if self._lent is not None:  # whoever had asked for it did not need it: its turn failed
-            self.give_back(self._lent)
-        self._lent = self.take(num_bytes)
-        return self._lent.room(num_bytes)
+    def reserve(self, num_bytes: int) -> Tensor:
+        """Return a flat uint8 tensor of at least one byte, which `write` publishes without a copy. Ends the previous
+        reservation. Raises TransferError."""
+        if self._reserved is not None:  # its turn failed before it wrote
+            self.abort(self._reserved)
+        self._reserved = self.allocate(num_bytes)
+        return self._reserved.view(num_bytes)
 
     def write(self, body: Tensor) -> MemfdAddress:
-        """Have a flat uint8 tensor of at least one byte where readers can map it. Raises TransferError."""
+        """Publish a flat uint8 tensor of at least one byte, copied unless it is reserved. Raises TransferError."""
         num_bytes = body.numel()
-        if self._lent is not None and body.data_ptr() == self._lent.room(1).data_ptr():
-            buffer, self._lent = self._lent, None
+        if self._reserved is not None and body.data_ptr() == self._reserved.view(1).data_ptr():
+            buffer, self._reserved = self._reserved, None
         elif (free := self._take_free(num_bytes)) is not None:
             buffer = free
             if body.is_cuda:
-                buffer.room(num_bytes).copy_(body)
-            else:  # the C library's copy, which does not read what it overwrites
-                np.copyto(buffer.room(num_bytes).numpy(), body.numpy())
+                buffer.view(num_bytes).copy_(body)
+            else:  # the C library's copy does not read what it overwrites
+                np.copyto(buffer.view(num_bytes).numpy(), body.numpy())
         else:
-            buffer = _make(num_bytes, body)
-        return self.finish(buffer, num_bytes)
+            buffer = _new_buffer(num_bytes, body)
+        return self.commit(buffer, num_bytes)
 
-    def take(self, num_bytes: int) -> WriteBuffer:
-        """A buffer to be written: then comes `finish` or `give_back`. Raises TransferError."""
-        return self._take_free(num_bytes) or _make(num_bytes, None)
+    def allocate(self, num_bytes: int) -> WriteBuffer:
+        """Return a locked buffer; the caller writes it and calls `commit` or `abort`. Raises TransferError."""
+        return self._take_free(num_bytes) or _new_buffer(num_bytes, None)
 
-    def finish(self, buffer: WriteBuffer, num_bytes: int) -> MemfdAddress:
-        """So many bytes have been written."""
-        address = buffer.finish(num_bytes)
+    def commit(self, buffer: WriteBuffer, num_bytes: int) -> MemfdAddress:
+        """Publish the first `num_bytes` of an allocated buffer; return its address."""
+        address = buffer.publish(num_bytes)
         self._full[address.token] = buffer
         return address
 
-    def give_back(self, buffer: WriteBuffer) -> None:
-        """What was taken holds nothing that anybody needs."""
-        if buffer is self._lent:
-            self._lent = None
-        buffer.finish(buffer.capacity)
+    def abort(self, buffer: WriteBuffer) -> None:
+        """Free an allocated buffer whose contents are not needed."""
+        if buffer is self._reserved:
+            self._reserved = None
+        buffer.publish(buffer.capacity)
         buffer.erase()
         self._free.append(buffer)
 
     def body_of(self, address: MemfdAddress) -> Tensor:
-        """What was written, until it is released."""
-        return self._full[address.token].room(address.num_bytes)
+        """The published bytes, valid until `release`."""
+        return self._full[address.token].view(address.num_bytes)
 
-    def hide(self, token: bytes) -> None:
-        """Nobody else may read what was written under this token. Safe to call twice."""
+    def unpublish(self, token: bytes) -> None:
+        """Refuse new readers of this token. Safe to call twice."""
         if (buffer := self._full.get(token)) is not None:
             buffer.erase()
 
     def release(self, token: bytes) -> None:
-        """What was written under this token is not read any more, here or elsewhere. Safe to call twice."""
+        """Free the buffer of this token for reuse. Safe to call twice."""
         if (buffer := self._full.pop(token, None)) is None:
             return
         buffer.erase()
@@ -198,15 +196,15 @@ class BufferPool:
             del self._free[0]
 
     def _take_free(self, num_bytes: int) -> WriteBuffer | None:
-        """A buffer that is free, and that no reader has still mapped, for writing."""
+        """A free buffer of this capacity that no reader maps any more, locked for writing; None if there is none."""
         for buffer in reversed(self._free):
-            if buffer.capacity == capacity_for(num_bytes) and buffer.begin():
+            if buffer.capacity == capacity_for(num_bytes) and buffer.acquire():
                 self._free.remove(buffer)
                 return buffer
         return None
 
 
-def _make(num_bytes: int, first: Tensor | None) -> WriteBuffer:
+def _new_buffer(num_bytes: int, first: Tensor | None) -> WriteBuffer:
     try:
         return WriteBuffer(num_bytes, first)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Through memory that the actors of one node share: one copy when a piece is packed, none when it is read."""
+"""Transport through memory shared by the actors of one node: one copy when a chunk is packed, none when it is read."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
@@ -19,18 +19,18 @@ NOTHING = np.empty(0, np.uint8)
 
 @dataclass(frozen=True)
 class SharedHandle:
-    """A piece's header, and where its KV lies; without KV there is no address."""
+    """A chunk's header and the address of its KV; None without KV."""
 
     header: bytes
     address: MemfdAddress | None
 
 
 class SharedMemory(StatefulTransport[BufferStore]):
-    """A piece is written into a buffer of its producer's (see `memfd` for who may touch it when).
+    """Writes a chunk into a shared buffer of its producer (see `memfd` for the access rules).
 
-    A producer owns the bytes: they last until `release`, and until its death. A reader that has unpacked keeps them
-    beyond both. They count as shared memory of the producer's node, outside Ray's object store. There is no digest of
-    them, for they do not move and readers cannot write them.
+    The producer owns the bytes: they exist until `release` or its death. A reader that has unpacked them keeps them
+    beyond both. They count as shared memory of the producer's node, outside Ray's object store. They have no digest,
+    because they do not move and readers cannot write them.
     """
 
     name = "shared_memory"
@@ -39,32 +39,32 @@ class SharedMemory(StatefulTransport[BufferStore]):
     )
 
     def __init__(self, max_free_bytes: int = MAX_FREE_BYTES) -> None:
-        """Released buffers are kept for the next pieces up to so many bytes."""
+        """Released buffers of up to `max_free_bytes` in total are kept for reuse."""
         self._max_free_bytes = max_free_bytes
 
     def _make_state(self) -> BufferStore:
         return BufferStore(is_shared=True, max_free_bytes=self._max_free_bytes)
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
-        """A shared buffer, if the memory lies on the CPU: what is packed from there is not copied again."""
+        """Return a shared buffer for memory on the CPU: `pack` does not copy it again."""
         if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
-        return self._opened.lend(num_bytes)
+        return self._open_state.reserve(num_bytes)
 
-    def pack(self, piece: SegmentChunk) -> SharedHandle:
-        """A handle to the piece's bytes, or to a copy if they are not in a buffer of `reserve`. Raises TransferError
-        where there is no memory for it."""
-        header, body = encode_piece(piece, codec=self.codec, with_digest=False)
+    def pack(self, chunk: SegmentChunk) -> SharedHandle:
+        """Return a handle to the chunk's bytes, or to a copy if they are not in a buffer of `reserve`. Raises
+        TransferError if there is no memory."""
+        header, body = encode_chunk(chunk, codec=self.codec, with_digest=False)
         if body.numel() == 0:
             return SharedHandle(header, None)
-        return SharedHandle(header, self._opened.put(body).address)
+        return SharedHandle(header, self._open_state.put(body).address)
 
     def unpack(self, payload: SharedHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece on the producer's own pages, read-only."""
+        """Return a chunk on the producer's pages, read-only."""
         body = NOTHING if payload.address is None else map_body(payload.address)
-        return decode_piece(payload.header, from_raw(body), expected=expected)
+        return decode_chunk(payload.header, from_raw(body), expected=expected)
 
     def release(self, payload: SharedHandle) -> None:
-        """The buffer is written again as soon as no reader has it mapped."""
+        """Release the buffer; it is reused once no reader maps it."""
         if payload.address is not None and self._state is not None:
             self._state.release(payload.address.token)

@@ -1,1 +1,1 @@
-"""Segments over TCP, and through shared memory within a node."""
+"""Transport over TCP between nodes, through shared memory within a node."""

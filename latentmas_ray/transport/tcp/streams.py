@@ -1,14 +1,13 @@
-"""Bytes over plain TCP, several connections side by side: one alone does not fill a fast link.
-
+"""Bytes over several parallel TCP connections: one alone does not saturate a fast link.
     reader                                   producer
-    token                                →   must be its own                      on every connection, once
+    token                                →   is checked                           on every connection, once
     buffer b, machine m                  →
-                                         ←   how many bytes; or that it is gone; or where on that machine it is already
-    buffer b, first i, count n           →                                        on every connection, a share each
+                                         ←   the number of bytes; or "gone"; or the address of a copy on machine m
+    buffer b, first i, count n           →                                        on every connection, for its part
                                          ←   n; then the bytes
-    copied b, machine m, address         →   readers on that machine will be told
+    copied b, machine m, address         →   is sent to other readers on machine m
 
-So a machine's second reader finds what the first one has brought.
+So the second reader on a machine finds the copy of the first.
 """
 
 import os
@@ -24,31 +23,31 @@ from torch import Tensor
 from latentmas_ray.errors import LinkError, TransferError
 from latentmas_ray.transport.channel import Channel
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
-from latentmas_ray.transport.shared_memory.buffer_store import BufferStore, missing
+from latentmas_ray.transport.shared_memory.buffer_store import BufferStore, released_error
 from latentmas_ray.transport.shared_memory.memfd import MemfdAddress
 
 MAX_STREAMS = 4
-_LARGE_BYTES = 2**20  # from here on a share for every stream
+_LARGE_BYTES = 2**20  # larger bodies are split over all connections
 
 
 class StreamServer:
-    """Sends what is on a shelf to readers that ask for it, each connection from a thread of its own."""
+    """Sends the buffers of a store to readers; each connection has its own thread."""
 
-    def __init__(self, host: str, shelf: BufferStore, timeout_seconds: float) -> None:
-        """Listens at a free port of `host` from now on."""
-        self._shelf = shelf
+    def __init__(self, host: str, store: BufferStore, timeout_seconds: float) -> None:
+        """Listen at a free port of `host`."""
+        self._store = store
         self._lock = threading.Lock()
         self._copies: dict[bytes, dict[str, MemfdAddress]] = {}  # by token and machine
         self._listener = Listener(host, timeout_seconds, self._serve)
         self.address = self._listener.address
 
-    def forget(self, token: bytes) -> None:
-        """This was released."""
+    def drop_copies(self, token: bytes) -> None:
+        """Forget the copies of a buffer that was released."""
         with self._lock:
             self._copies.pop(token, None)
 
     def close(self) -> None:
-        """Readers that wait are told. Safe to call twice."""
+        """Stop listening and close all connections, which wakes waiting readers. Safe to call twice."""
         self._listener.close()
 
     def _serve(self, channel: Channel, _hello: Mapping[str, Any]) -> None:
@@ -59,16 +58,16 @@ class StreamServer:
                 continue
             token = request.get("buffer")
             if not isinstance(token, bytes):
-                raise LinkError("the peer speaks another language")
-            with self._shelf.using(token) as body:
+                raise LinkError("the peer uses another protocol")
+            with self._store.using(token) as body:
                 if body is None:
                     channel.send(gone=True)
                 elif "machine" in request:
-                    self._tell(channel, token, body, request["machine"])
+                    self._send_status(channel, token, body, request["machine"])
                 else:
-                    _send_share(channel, body, request)
+                    _send_part(channel, body, request)
 
-    def _tell(self, channel: Channel, token: bytes, body: Tensor, machine: object) -> None:
+    def _send_status(self, channel: Channel, token: bytes, body: Tensor, machine: object) -> None:
         with self._lock:
             copy = self._copies.get(token, {}).get(str(machine))
         channel.send(num_bytes=body.numel(), copy=None if copy is None else asdict(copy))
@@ -77,17 +76,17 @@ class StreamServer:
         try:
             address = MemfdAddress(**request["address"])
         except (KeyError, TypeError) as error:
-            raise LinkError("the peer speaks another language") from error
-        with self._shelf.using(request["copied"]) as body, self._lock:
+            raise LinkError("the peer uses another protocol") from error
+        with self._store.using(request["copied"]) as body, self._lock:
             if body is not None:
                 self._copies.setdefault(request["copied"], {})[address.machine] = address
 
 
 class StreamConnection:
-    """A reader's way to one producer; one transfer at a time. After a LinkError it is of no use."""
+    """A reader's connections to one producer; one transfer at a time. After a LinkError it cannot be used any more."""
 
     def __init__(self, address: ServerAddress, timeout_seconds: float) -> None:
-        """Raises LinkError if the producer is gone."""
+        """Connect. Raises LinkError if the producer is gone."""
         self._channels: list[Channel] = []
         self._pool = ThreadPoolExecutor(MAX_STREAMS, "transport")
         try:
@@ -97,68 +96,68 @@ class StreamConnection:
             self.close()
             raise
 
-    def ask(self, token: bytes, machine: str, num_bytes: int) -> MemfdAddress | None:
-        """Where on this machine the bytes are already, if they are. Raises LinkError, and TransferError where they were
-        released."""
+    def find_copy(self, token: bytes, machine: str, num_bytes: int) -> MemfdAddress | None:
+        """The address of a copy on this machine; None if there is none. Raises LinkError, and TransferError if the
+        bytes were released."""
         self._channels[0].send(buffer=token, machine=machine)
         answer = self._channels[0].receive()
         if answer.get("gone"):
-            raise missing()
+            raise released_error()
         if answer.get("num_bytes") != num_bytes:
             raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
         copy = answer.get("copy")
         return None if copy is None else MemfdAddress(**copy)
 
     def fetch(self, token: bytes, target: Tensor) -> None:
-        """Fill a flat uint8 tensor. Raises like `ask`."""
+        """Fill a flat uint8 tensor. Raises like `find_copy`."""
         view = target.numpy().data
         count = len(self._channels) if len(view) >= _LARGE_BYTES else 1
         edges = [len(view) * index // count for index in range(count + 1)]
-        shares = [
-            self._pool.submit(_receive_share, channel, token, first, view[first:end])
+        parts = [
+            self._pool.submit(_receive_part, channel, token, first, view[first:end])
             for channel, (first, end) in zip(self._channels, pairwise(edges), strict=False)
         ]
         try:
-            for share in shares:
-                share.result()
+            for part in parts:
+                part.result()
         except BaseException as error:
-            # Nobody may write to the target once this has returned. What the peer says it says to every share; where a
-            # connection is broken, the others need not come to their end.
+            # No thread may write to the target after this has returned. An error that the peer reports ends every part;
+            # if a connection broke, the others are closed.
             if isinstance(error, TransferError) and not isinstance(error, LinkError):
-                wait(shares)
+                wait(parts)
             else:
                 self.close()
             raise
 
-    def tell_copy(self, token: bytes, address: MemfdAddress) -> None:
-        """The bytes are now on this machine, too. Raises LinkError."""
+    def report_copy(self, token: bytes, address: MemfdAddress) -> None:
+        """Report that this machine has a copy now. Raises LinkError."""
         self._channels[0].send(copied=token, address=asdict(address))
 
     def close(self) -> None:
-        """The producer is told. Safe to call twice."""
+        """Close all connections. Safe to call twice."""
         for channel in self._channels:
             channel.close()
         self._pool.shutdown()
 
 
 def num_streams() -> int:
-    """Connections to one producer: more than there are cores would only take turns."""
+    """Connections to one producer: at most one per core."""
     return max(1, min(MAX_STREAMS, os.cpu_count() or 1))
 
 
-def _send_share(channel: Channel, body: Tensor, request: Mapping[str, Any]) -> None:
+def _send_part(channel: Channel, body: Tensor, request: Mapping[str, Any]) -> None:
     first, count = request.get("first"), request.get("count")
     if not isinstance(first, int) or not isinstance(count, int) or not 0 <= first <= first + count <= body.numel():
-        raise LinkError("the peer asks for bytes that are not there")
+        raise LinkError("the peer requests bytes beyond the end of the buffer")
     channel.send(count=count)
     channel.send_bytes(body.numpy().data[first : first + count])
 
 
-def _receive_share(channel: Channel, token: bytes, first: int, target: memoryview) -> None:
+def _receive_part(channel: Channel, token: bytes, first: int, target: memoryview) -> None:
     channel.send(buffer=token, first=first, count=len(target))
     answer = channel.receive()
     if answer.get("gone"):
-        raise missing()
+        raise released_error()
     if answer.get("count") != len(target):
-        raise LinkError("the peer speaks another language")
+        raise LinkError("the peer uses another protocol")
     channel.receive_bytes(target)

@@ -1,4 +1,4 @@
-"""Over plain TCP between nodes, and through shared memory within each: what nodes without RDMA do best."""
+"""Transport over TCP between nodes and shared memory within each: the fastest way between nodes without RDMA."""
 
 import threading
 from collections import deque
@@ -10,73 +10,72 @@ from torch import Tensor
 
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_piece, encode_piece, from_raw
-from latentmas_ray.transport.address import own_host
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
-from latentmas_ray.transport.listener import ServerAddress
+from latentmas_ray.transport.listener import ServerAddress, own_host
 from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
 from latentmas_ray.transport.shared_memory.memfd import map_body, this_machine
 from latentmas_ray.transport.shared_memory.transport import MAX_FREE_BYTES, NOTHING
 from latentmas_ray.transport.tcp.streams import StreamConnection, StreamServer
 
-_NUM_REMEMBERED = 10_000  # of what was released
+_NUM_REMEMBERED = 10_000  # released tokens
 
 
 @dataclass(frozen=True)
 class TcpHandle:
-    """A piece's header, and who has its KV; without KV there is no label."""
+    """A chunk's header, its producer, and the key of its KV there; None without KV."""
 
     header: bytes
     num_bytes: int
     producer: ServerAddress
-    label: BufferKey | None
+    key: BufferKey | None
 
 
 class _TcpState:
-    """What a transport has while it is open: locks and threads, none of which can be pickled."""
+    """The state of an open transport; it has locks and threads and cannot be pickled."""
 
     def __init__(self, timeout_seconds: float, *, is_shared: bool) -> None:
-        self.shelf = BufferStore(is_shared=is_shared, max_free_bytes=MAX_FREE_BYTES)
-        self.server = StreamServer(own_host(), self.shelf, timeout_seconds)
-        self.links = ConnectionPool(lambda address: StreamConnection(address, timeout_seconds))
+        self.store = BufferStore(is_shared=is_shared, max_free_bytes=MAX_FREE_BYTES)
+        self.server = StreamServer(own_host(), self.store, timeout_seconds)
+        self.connections = ConnectionPool(lambda address: StreamConnection(address, timeout_seconds))
         self._lock = threading.Lock()
-        self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of what was brought here
+        self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of the copy here
         self._released: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
 
-    def keep(self, token: bytes, own: bytes) -> bool:
-        """Keep `own` until `token` is released; False if that has happened."""
+    def add_copy(self, token: bytes, own: bytes) -> bool:
+        """Store the copy `own` until `token` is released; False if it was released already."""
         with self._lock:
             if token not in self._released:
                 self._copies[token] = own
                 return True
-        self.shelf.release(own)
+        self.store.release(own)
         return False
 
-    def let_go(self, token: bytes) -> None:
-        """Nobody here will read what the producer has under this token."""
+    def drop_copy(self, token: bytes) -> None:
+        """Release this machine's copy of the producer's buffer `token`."""
         with self._lock:
-            self._released.append(token)  # it may be on its way here
+            self._released.append(token)  # a transfer of it may still be running
             copy = self._copies.pop(token, None)
         if copy is not None:
-            self.shelf.release(copy)
+            self.store.release(copy)
 
 
 class Tcp(StatefulTransport[_TcpState]):
-    """A producer keeps the bytes until `release`. Readers on its machine map them; the first reader on another machine
-    fetches them and keeps them there for the others until its own `release`.
+    """Stores the bytes at the producer until `release`. Readers on its machine map them; the first reader on another
+    machine fetches them and stores them for the others there until its own `release`.
 
     `unpack` waits at most `timeout_seconds` for each step (a connection, 64 MiB) and raises TransferError if a producer
-    is gone, stalls, or has released the piece. A connection that was in use before and breaks is made once more.
+    is gone, stalls, or has released the chunk. A broken connection that was in use before is made once more.
     """
 
     name = "tcp"
     capabilities = Capabilities(links=BETWEEN_ACTORS, shares_node=True, readers_keep=True)
 
     def __init__(self, timeout_seconds: float = 30.0, *, shares_memory: bool = True) -> None:
-        """Without `shares_memory` all goes over TCP, within a machine, too."""
+        """Without `shares_memory` TCP is used within a machine, too."""
         self._timeout_seconds = timeout_seconds
         self._shares_memory = shares_memory
 
@@ -85,76 +84,76 @@ class Tcp(StatefulTransport[_TcpState]):
         return _TcpState(self._timeout_seconds, is_shared=is_shared)
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
-        """Memory that readers can have without another copy, if the piece's lies on the CPU."""
+        """Return memory that readers can map without another copy, for a chunk on the CPU."""
         if device.type != "cpu" or num_bytes == 0 or self.codec != "none":
             return super().reserve(num_bytes, device)
-        return self._opened.shelf.lend(num_bytes)
+        return self._open_state.store.reserve(num_bytes)
 
-    def pack(self, piece: SegmentChunk) -> TcpHandle:
-        """A handle to the piece's bytes, or to a copy if they are not in memory of `reserve`."""
-        opened = self._opened
-        header, body = encode_piece(piece, codec=self.codec)
-        label = opened.shelf.put(body) if body.numel() else None
-        return TcpHandle(header, body.numel(), opened.server.address, label)
+    def pack(self, chunk: SegmentChunk) -> TcpHandle:
+        """Return a handle to the chunk's bytes, or to a copy if they are not in memory of `reserve`."""
+        state = self._open_state
+        header, body = encode_chunk(chunk, codec=self.codec)
+        key = state.store.put(body) if body.numel() else None
+        return TcpHandle(header, body.numel(), state.server.address, key)
 
     def unpack(self, payload: TcpHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """A piece on the producer's own pages where they are on this machine; else in this machine's memory."""
-        if payload.label is None:
-            return decode_piece(payload.header, from_raw(NOTHING), expected=expected)
-        opened = self._opened
-        address = payload.label.address
+        """Return a chunk on the producer's pages if they are on this machine, else on this machine's copy."""
+        if payload.key is None:
+            return decode_chunk(payload.header, from_raw(NOTHING), expected=expected)
+        state = self._open_state
+        address = payload.key.address
         if address is not None and address.machine == this_machine():
-            # No byte has moved, and nobody but the producer can write there.
-            return decode_piece(payload.header, from_raw(map_body(address)), expected=expected, checks_digest=False)
-        return _bring(opened, payload, payload.label, expected)
+            # No byte has moved, and only the producer can write there.
+            return decode_chunk(payload.header, from_raw(map_body(address)), expected=expected, checks_digest=False)
+        return _fetch_chunk(state, payload, payload.key, expected)
 
     def fetch(self, payload: TcpHandle) -> None:
-        """Bytes of another machine, for all readers on this one."""
-        opened, label = self._opened, payload.label
-        if label is not None and (label.address is None or label.address.machine != this_machine()):
-            _bring(opened, payload, label, None)
+        """Copy another machine's bytes to this one, for all its readers."""
+        state, key = self._open_state, payload.key
+        if key is not None and (key.address is None or key.address.machine != this_machine()):
+            _fetch_chunk(state, payload, key, None)
 
     def release(self, payload: TcpHandle) -> None:
-        """A transfer that has begun goes on to its end; nobody can begin another."""
-        if (opened := self._state) is None or payload.label is None:
+        """Release the bytes. A transfer that has started completes; no other can start."""
+        if (state := self._state) is None or payload.key is None:
             return
-        if payload.producer == opened.server.address:
-            opened.shelf.release(payload.label.token)
-            opened.server.forget(payload.label.token)
+        if payload.producer == state.server.address:
+            state.store.release(payload.key.token)
+            state.server.drop_copies(payload.key.token)
         else:
-            opened.let_go(payload.label.token)
+            state.drop_copy(payload.key.token)
 
     def _end_state(self, state: _TcpState) -> None:
         state.server.close()
-        state.links.close()
+        state.connections.close()
 
 
-def _bring(opened: _TcpState, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
-    """The piece of a payload whose bytes another machine has."""
-    return opened.links.use(payload.producer, lambda link: _bring_over(link, opened, payload, label, expected))
+def _fetch_chunk(state: _TcpState, payload: TcpHandle, key: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
+    """Fetch the chunk of a payload from another machine."""
+    return state.connections.use(payload.producer, lambda one: _fetch_over(one, state, payload, key, expected))
 
 
-def _bring_over(
-    link: StreamConnection, opened: _TcpState, payload: TcpHandle, label: BufferKey, expected: KVCacheSpec | None
+def _fetch_over(
+    connection: StreamConnection, state: _TcpState, payload: TcpHandle, key: BufferKey, expected: KVCacheSpec | None
 ) -> SegmentChunk:
-    copy = link.ask(label.token, this_machine(), payload.num_bytes)
+    copy = connection.find_copy(key.token, this_machine(), payload.num_bytes)
     if copy is not None:
-        with suppress(TransferError):  # whoever brought it here is gone
-            return decode_piece(payload.header, from_raw(map_body(copy)), expected=expected, checks_digest=False)
-    room = opened.shelf.make_room(payload.num_bytes)
+        with suppress(TransferError):  # the process that stored the copy is gone
+            return decode_chunk(payload.header, from_raw(map_body(copy)), expected=expected, checks_digest=False)
+    lease = state.store.allocate(payload.num_bytes)
     try:
-        link.fetch(label.token, room.body)
+        connection.fetch(key.token, lease.body)
     except BaseException:
-        opened.shelf.give_back(room)
+        state.store.abort(lease)
         raise
-    own, body = opened.shelf.put_room(room)
+    own, body = state.store.commit(lease)
     try:
-        piece = decode_piece(payload.header, body, expected=expected)
+        chunk = decode_chunk(payload.header, body, expected=expected)
     except BaseException:
-        opened.shelf.release(own.token)
+        state.store.release(own.token)
         raise
     if own.address is None:
-        opened.shelf.release(own.token)  # it lasts as long as the piece
-    elif opened.keep(label.token, own.token):
-        link.tell_copy(label.token, own.address)
-    return piece
+        state.store.release(own.token)  # the bytes exist as long as the chunk
+    elif state.add_copy(key.token, own.token):
+        connection.report_copy(key.token, own.address)
+    return chunk

@@ -212,7 +212,7 @@ class TestOtherFiles:
 
     def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
         os.mkfifo(path)
-        assert "it is no file" in refusal(path)
+        assert "it is not a regular file" in refusal(path)
 
     @pytest.mark.parametrize("content", [b"", b"x", b"not safetensors at all", bytes(100)])
     def test_of_another_format(self, path: Path, content: bytes) -> None:
@@ -342,4 +342,4 @@ class TestForgeries:
             meta["reads"] = names[-2:]
 
         forge(path, grow)
-        assert "too many others" in refusal(path)
+        assert "too many other agents" in refusal(path)

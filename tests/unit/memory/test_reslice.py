@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from latentmas_ray.errors import IncompatibleMemoryError, SegmentError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk, TPRank, join
 from latentmas_ray.memory.reslice import HeadRange, head_ranges, reslice, sources_of
-from latentmas_ray.memory.wire import decode_piece, encode_piece
+from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from tests.cases.memory import SPEC, assert_equal, cut, make_segment, reshaped
 
 WHOLE = reshaped(SPEC, num_kv_heads=12)
@@ -20,19 +20,19 @@ DEGREES = [1, 2, 3, 4, 6, 12]
 degrees = st.sampled_from(DEGREES)
 
 
-def shard_of(piece: SegmentChunk, shard: TPRank) -> SegmentChunk:
-    """What one rank of `shard.of` has of a piece of the whole model."""
-    spec = piece.meta.spec.of_shard(shard)
+def shard_of(chunk: SegmentChunk, shard: TPRank) -> SegmentChunk:
+    """What one rank of `shard.world_size` has of a chunk of the whole model."""
+    spec = chunk.meta.spec.of_shard(shard)
     first = shard.rank * spec.num_kv_heads
-    kv_LCHTD = piece.kv_LCHTD[:, :, first : first + spec.num_kv_heads].contiguous()
+    kv_LCHTD = chunk.kv_LCHTD[:, :, first : first + spec.num_kv_heads].contiguous()
     return SegmentChunk.from_tensor(
-        replace(piece.meta, spec=spec), piece.begins, piece.lengths, kv_LCHTD, piece.recompute_inputs
+        replace(chunk.meta, spec=spec), chunk.begins, chunk.lengths, kv_LCHTD, chunk.recompute_inputs
     )
 
 
-def for_reader(piece: SegmentChunk, num_sources: int, reader: TPRank) -> SegmentChunk:
+def for_reader(chunk: SegmentChunk, num_sources: int, reader: TPRank) -> SegmentChunk:
     ranks = sources_of(WHOLE.num_kv_heads, num_sources, reader)
-    return reslice([shard_of(piece, TPRank(rank, num_sources)) for rank in ranks], WHOLE.of_shard(reader))
+    return reslice([shard_of(chunk, TPRank(rank, num_sources)) for rank in ranks], WHOLE.of_shard(reader))
 
 
 @given(degrees, degrees)
@@ -75,11 +75,11 @@ def test_a_reader_gets_the_bits_of_its_heads(
     num_sources: int, num_readers: int, turns: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     segment = make_segment(turns, spec=WHOLE)
-    pieces = cut(segment, [data.draw(st.integers(0, length)) for length in segment.recompute_inputs.lengths])
+    chunks = cut(segment, [data.draw(st.integers(0, length)) for length in segment.recompute_inputs.lengths])
     for rank in range(num_readers):
         reader = TPRank(rank, num_readers)
-        got = [for_reader(piece, num_sources, reader) for piece in pieces]
-        expected = [shard_of(piece, reader) for piece in pieces]
+        got = [for_reader(chunk, num_sources, reader) for chunk in chunks]
+        expected = [shard_of(chunk, reader) for chunk in chunks]
         assert_equal(join(got), join(expected))
         for mine, other in zip(got, expected, strict=True):
             for question in range(len(turns)):
@@ -89,46 +89,46 @@ def test_a_reader_gets_the_bits_of_its_heads(
 
 
 def test_views_share_the_bytes_that_came() -> None:
-    piece = SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE))
-    got = reslice([piece], WHOLE.of_shard(TPRank(1, 3)))
+    chunk = SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE))
+    got = reslice([chunk], WHOLE.of_shard(TPRank(1, 3)))
     _, kv_LCHTD = next(iter(got.head_views(0)))
-    assert kv_LCHTD.untyped_storage().data_ptr() == piece.kv_LCHTD.untyped_storage().data_ptr()
+    assert kv_LCHTD.untyped_storage().data_ptr() == chunk.kv_LCHTD.untyped_storage().data_ptr()
 
 
-def test_the_same_degree_is_the_same_piece() -> None:
-    piece = shard_of(SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE)), TPRank(1, 2))
-    assert reslice([piece], WHOLE.of_shard(TPRank(1, 2))) is piece
+def test_the_same_degree_is_the_same_chunk() -> None:
+    chunk = shard_of(SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE)), TPRank(1, 2))
+    assert reslice([chunk], WHOLE.of_shard(TPRank(1, 2))) is chunk
 
 
 def test_bytes_are_those_that_came() -> None:
-    piece = SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE))
-    half = for_reader(piece, 1, TPRank(0, 2))
-    assert (half.num_bytes, half.travel_bytes) == (piece.num_bytes // 2, piece.num_bytes)
-    joined = for_reader(piece, 2, TPRank(0, 1))
-    assert joined.num_bytes == joined.travel_bytes == piece.num_bytes
+    chunk = SegmentChunk.whole(make_segment([(3, 2)], spec=WHOLE))
+    half = for_reader(chunk, 1, TPRank(0, 2))
+    assert (half.num_bytes, half.travel_bytes) == (chunk.num_bytes // 2, chunk.num_bytes)
+    joined = for_reader(chunk, 2, TPRank(0, 1))
+    assert joined.num_bytes == joined.travel_bytes == chunk.num_bytes
 
 
-def test_a_resliced_piece_travels_and_pickles() -> None:
-    piece = SegmentChunk.whole(make_segment([(3, 2), (1, 0)], spec=WHOLE))
-    got = for_reader(piece, 4, TPRank(1, 2))
+def test_a_resliced_chunk_travels_and_pickles() -> None:
+    chunk = SegmentChunk.whole(make_segment([(3, 2), (1, 0)], spec=WHOLE))
+    got = for_reader(chunk, 4, TPRank(1, 2))
     assert_equal(join([pickle.loads(pickle.dumps(got))]), join([got]))
-    assert_equal(join([decode_piece(*encode_piece(got), expected=WHOLE.of_shard(TPRank(1, 2)))]), join([got]))
+    assert_equal(join([decode_chunk(*encode_chunk(got), expected=WHOLE.of_shard(TPRank(1, 2)))]), join([got]))
 
 
 def test_the_loss_of_a_codec_is_the_worst_of_the_shards() -> None:
-    piece = SegmentChunk.whole(make_segment([(9, 2)], spec=WHOLE))
-    sources = [shard_of(piece, TPRank(rank, 2)) for rank in range(2)]
-    came = [decode_piece(*encode_piece(source, codec="int8")) for source in sources]
+    chunk = SegmentChunk.whole(make_segment([(9, 2)], spec=WHOLE))
+    sources = [shard_of(chunk, TPRank(rank, 2)) for rank in range(2)]
+    came = [decode_chunk(*encode_chunk(source, codec="int8")) for source in sources]
     got = reslice(came, WHOLE)
     assert got.codec_stats is not None
     assert got.codec_stats.relative_error == max(one.codec_stats.relative_error for one in came if one.codec_stats)
     assert got.travel_bytes == sum(one.travel_bytes for one in came)
 
 
-def test_wrong_pieces_are_refused() -> None:
-    pieces = cut(make_segment([(3, 2)], spec=WHOLE), [3])
-    first = [shard_of(pieces[0], TPRank(rank, 2)) for rank in range(2)]
-    rest = [shard_of(pieces[1], TPRank(rank, 2)) for rank in range(2)]
+def test_wrong_chunks_are_refused() -> None:
+    chunks = cut(make_segment([(3, 2)], spec=WHOLE), [3])
+    first = [shard_of(chunks[0], TPRank(rank, 2)) for rank in range(2)]
+    rest = [shard_of(chunks[1], TPRank(rank, 2)) for rank in range(2)]
     for wrong in ([], [first[0]], [first[1], first[0]], [first[0], rest[1]], [first[0], first[0]]):
         with pytest.raises(SegmentError):
             reslice(wrong, WHOLE)

@@ -124,6 +124,6 @@ def test_contradictions_are_refused(change: dict[str, Any], reason: str) -> None
         (torch.tensor([1, LATENT, 2]), torch.zeros(6)),
     ],
 )
-def test_a_recipe_that_contradicts_itself_is_refused(ids: torch.Tensor, latents: torch.Tensor) -> None:
-    with pytest.raises(SegmentError, match="recipe"):
+def test_recompute_inputs_that_contradict_themselves_are_refused(ids: torch.Tensor, latents: torch.Tensor) -> None:
+    with pytest.raises(SegmentError, match="recompute inputs"):
         RecomputeInputs(ids, latents, (3,))

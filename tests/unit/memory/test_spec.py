@@ -191,5 +191,5 @@ class TestLayersThatDiffer:
         assert MIXED.bytes_per_token == 2 * SPEC.layers[0].bytes_per_token + 16 * 2 + 4 * 4
 
     def test_one_name_is_of_one_tensor(self) -> None:
-        with pytest.raises(IncompatibleMemoryError, match="two tensors of one name"):
+        with pytest.raises(IncompatibleMemoryError, match="two tensors with the same name"):
             LayerSpec((LATENT_LAYER.tensors[0],) * 2)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk
-from latentmas_ray.memory.wire import VERSION, decode_piece, encode_piece
+from latentmas_ray.memory.wire import VERSION, decode_chunk, encode_chunk
 from tests.cases.memory import SPEC, assert_equal, make_segment, segments, spec_of
 from tests.unit.wire_cases import PREFIX, decode, encode, from_bytes, to_bytes
 
@@ -37,7 +37,7 @@ def test_bytes_there_and_back(segment: Segment) -> None:
 
 
 @given(segments())
-def test_pieces_there_and_back(segment: Segment) -> None:
+def test_chunks_there_and_back(segment: Segment) -> None:
     header, kv = encode(segment)
     assert kv.dtype == np.uint8
     assert kv.shape == (segment.meta.num_bytes,)
@@ -75,7 +75,7 @@ def test_every_truncation_is_noticed(turns: list[tuple[int, int]]) -> None:
             from_bytes(payload[:length])
 
 
-def test_pieces_are_checked_like_bytes() -> None:
+def test_chunks_are_checked_like_bytes() -> None:
     header, kv = encode(SMALL)
     with pytest.raises(WireError, match="truncated"):
         decode(header[:-1], kv)
@@ -90,10 +90,10 @@ def test_pieces_are_checked_like_bytes() -> None:
 
 
 def test_without_a_digest_only_the_header_is_checked() -> None:
-    header, body = encode_piece(SegmentChunk.whole(SMALL), with_digest=False)
-    assert decode_piece(header, body.roll(1)).lengths == SMALL.lengths
+    header, body = encode_chunk(SegmentChunk.whole(SMALL), with_digest=False)
+    assert decode_chunk(header, body.roll(1)).lengths == SMALL.lengths
     with pytest.raises(WireError):
-        decode_piece(header[:-1] + b"\1", body)
+        decode_chunk(header[:-1] + b"\1", body)
 
 
 @given(st.binary(max_size=200))
@@ -149,8 +149,8 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "fewer tokens": {"lengths": [2, 1]},
     "more tokens": {"lengths": [2, 3]},
     "fewer tokens in the piece": {"piece_lengths": [2, 1]},
-    "a piece that begins late": {"piece_begins": [1, 0]},
-    "a piece of one question": {"piece_begins": [0]},
+    "a chunk that begins late": {"piece_begins": [1, 0]},
+    "a chunk of one question": {"piece_begins": [0]},
     "a longer turn": {"turn_lengths": [3, 2]},
     "a shorter turn": {"turn_lengths": [1, 2]},
     "other questions": {"lengths": [4]},

@@ -22,7 +22,7 @@ from latentmas_ray.memory import (
     repeat,
 )
 from latentmas_ray.memory.chunk import have_kv
-from latentmas_ray.memory.wire import encode_piece, raw_bytes
+from latentmas_ray.memory.wire import encode_chunk, raw_bytes
 from latentmas_ray.topology.agent import AgentMemory
 from tests.cases.memory import (
     SPEC,
@@ -52,8 +52,8 @@ def of_rank(segment: Segment, shard: TPRank) -> Segment:
     )
 
 
-def on_the_wire(pieces: Sequence[SegmentChunk]) -> list[tuple[bytes, np.ndarray]]:
-    return [(header, raw_bytes(body)) for header, body in map(encode_piece, pieces)]
+def on_the_wire(chunks: Sequence[SegmentChunk]) -> list[tuple[bytes, np.ndarray]]:
+    return [(header, raw_bytes(body)) for header, body in map(encode_chunk, chunks)]
 
 
 def test_what_it_tells_of_itself() -> None:
@@ -88,7 +88,7 @@ def test_it_cannot_be_changed() -> None:
 def test_it_survives_pickling(memory: Memory) -> None:
     again = pickle.loads(pickle.dumps(memory))
     assert again == memory
-    assert again.agents == memory.agents == tuple(placed.agent for placed in memory.placement().segments)
+    assert again.agents == memory.agents == tuple(placed.agent for placed in memory.merged_layout().segments)
 
 
 def test_only_equal_memories_are_equal() -> None:
@@ -102,7 +102,7 @@ def test_only_equal_memories_are_equal() -> None:
     ):
         assert other != CHAIN
     nan = replace(CHAIN.segments["planner"], kv=InMemoryKV.of(SPEC, (5,), torch.full((2, 2, 2, 5, 4), torch.nan)))
-    assert nan == nan.from_pieces([nan.to_piece()])
+    assert nan == nan.from_chunks([nan.to_chunk()])
 
 
 class TestParts:
@@ -143,7 +143,7 @@ class TestParts:
         for level in range(1, 5000):
             deep = AgentMemory(f"a{level}", (deep,))
         for reads in (tuple(wide), (deep,)):
-            with pytest.raises(SegmentError, match="behind too many others"):
+            with pytest.raises(SegmentError, match="through too many other agents"):
                 replace(CHAIN, reads=reads)
 
     def test_of_one_question_and_a_whole_model(self) -> None:
@@ -171,20 +171,20 @@ class TestParts:
 
 class TestFromTurns:
     @given(segments(), st.data())
-    def test_each_question_of_a_batch_in_one_piece_or_two(self, batch: Segment, data: st.DataObject) -> None:
+    def test_each_question_of_a_batch_in_one_chunk_or_two(self, batch: Segment, data: st.DataObject) -> None:
         inputs = [data.draw(st.integers(0, length)) for length in batch.recompute_inputs.lengths]
         question = data.draw(st.integers(0, batch.num_questions - 1))
-        for pieces in (cut(batch, inputs), [SegmentChunk.whole(batch)]):
-            memory = Memory.from_pieces({"planner": pieces}, question, **FIELDS)
-            assert_equal(join([memory.segments["planner"].to_piece()]), take(batch, [question]))
+        for chunks in (cut(batch, inputs), [SegmentChunk.whole(batch)]):
+            memory = Memory.from_chunks({"planner": chunks}, question, **FIELDS)
+            assert_equal(join([memory.segments["planner"].to_chunk()]), take(batch, [question]))
 
     @given(segments(max_questions=2), st.data())
     def test_as_recompute_inputs(self, batch: Segment, data: st.DataObject) -> None:
         inputs = [data.draw(st.integers(0, length)) for length in batch.recompute_inputs.lengths]
-        pieces = [SegmentChunk.without_kv(piece.meta, piece.recompute_inputs) for piece in cut(batch, inputs)]
+        chunks = [SegmentChunk.without_kv(chunk.meta, chunk.recompute_inputs) for chunk in cut(batch, inputs)]
         for question in range(batch.num_questions):
-            memory = Memory.from_wire({"planner": on_the_wire(pieces)}, question, **FIELDS)
-            expected = MemorySegment.from_pieces([SegmentChunk.whole(batch)], question)
+            memory = Memory.from_wire({"planner": on_the_wire(chunks)}, question, **FIELDS)
+            expected = MemorySegment.from_chunks([SegmentChunk.whole(batch)], question)
             assert memory.segments["planner"].without_kv() == expected.without_kv()
             assert memory.has_kv is (batch.kv.layout.num_tokens == 0)
 
@@ -192,36 +192,36 @@ class TestFromTurns:
     def test_from_all_ranks_of_a_divided_model(self, batch: Segment, data: st.DataObject) -> None:
         inputs = [data.draw(st.integers(0, length)) for length in batch.recompute_inputs.lengths]
         by_rank = [cut(of_rank(batch, shard), inputs) for shard in RANKS]
-        pieces = [by_rank[1][0], by_rank[0][0], by_rank[0][1], by_rank[1][1]]  # as they come
+        chunks = [by_rank[1][0], by_rank[0][0], by_rank[0][1], by_rank[1][1]]  # as they come
         for question in range(batch.num_questions):
-            memory = Memory.from_wire({"planner": on_the_wire(pieces)}, question, **FIELDS)
-            assert_equal(join([memory.to_pieces()["planner"]]), take(batch, [question]))
+            memory = Memory.from_wire({"planner": on_the_wire(chunks)}, question, **FIELDS)
+            assert_equal(join([memory.to_chunks()["planner"]]), take(batch, [question]))
 
     def test_of_a_divided_model_one_rank_has_all_recompute_inputs(self) -> None:
         batch = make_segment([(3, 2), (1, 1)])
-        pieces = [SegmentChunk.without_kv(of_rank(batch, RANKS[1]).meta, batch.recompute_inputs)]
-        memory = Memory.from_pieces({"planner": pieces}, 1, **FIELDS)
-        assert memory.segments["planner"] == MemorySegment.from_pieces([SegmentChunk.whole(batch)], 1).without_kv()
+        chunks = [SegmentChunk.without_kv(of_rank(batch, RANKS[1]).meta, batch.recompute_inputs)]
+        memory = Memory.from_chunks({"planner": chunks}, 1, **FIELDS)
+        assert memory.segments["planner"] == MemorySegment.from_chunks([SegmentChunk.whole(batch)], 1).without_kv()
 
     def test_what_is_missing_is_told(self) -> None:
         batch = make_segment([(3, 2)])
         first, second = cut(batch, [2])
-        without = [SegmentChunk.without_kv(piece.meta, piece.recompute_inputs) for piece in (first, second)]
+        without = [SegmentChunk.without_kv(chunk.meta, chunk.recompute_inputs) for chunk in (first, second)]
         ranks = [SegmentChunk.whole(of_rank(batch, shard)) for shard in RANKS]
         halves = cut(of_rank(batch, RANKS[1]), [2])
         elsewhere = make_segment([(3, 2)], turn_starts=[1]).meta
         others = [without[0], SegmentChunk.without_kv(elsewhere, without[1].recompute_inputs)]
-        for pieces in ([], [first], [second, first], without[:1], others, ranks[:1], [ranks[0], *halves]):
+        for chunks in ([], [first], [second, first], without[:1], others, ranks[:1], [ranks[0], *halves]):
             with pytest.raises(SegmentError):
-                Memory.from_pieces({"planner": pieces}, **FIELDS)
+                Memory.from_chunks({"planner": chunks}, **FIELDS)
         with pytest.raises(SegmentError, match="no question 1"):
-            Memory.from_pieces({"planner": [first, second]}, 1, **FIELDS)
+            Memory.from_chunks({"planner": [first, second]}, 1, **FIELDS)
 
     def test_where_one_came_without_its_kv_none_has_it(self) -> None:
-        pieces = CHAIN.to_pieces()
-        pieces["critic"] = CHAIN.without_kv().to_pieces()["critic"]
+        chunks = CHAIN.to_chunks()
+        chunks["critic"] = CHAIN.without_kv().to_chunks()["critic"]
         fields = {"model": CHAIN.model, "question": CHAIN.question, "reads": CHAIN.reads, "texts": CHAIN.texts}
-        assert Memory.from_pieces({name: [piece] for name, piece in pieces.items()}, **fields) == CHAIN.without_kv()
+        assert Memory.from_chunks({name: [chunk] for name, chunk in chunks.items()}, **fields) == CHAIN.without_kv()
 
     def test_its_bytes_are_its_own(self) -> None:
         header, body = on_the_wire([SegmentChunk.whole(make_segment([(3, 2), (1, 1)]))])[0]
@@ -241,23 +241,23 @@ class TestFromTurns:
 class TestToTurns:
     @given(memories())
     def test_there_and_back(self, memory: Memory) -> None:
-        wire = {agent: [piece] for agent, piece in memory.to_wire().items()}
+        wire = {agent: [chunk] for agent, chunk in memory.to_wire().items()}
         assert tuple(wire) == memory.agents
         again = Memory.from_wire(
             wire, model=memory.model, question=memory.question, reads=memory.reads, texts=memory.texts
         )
-        # Where there is no token at all, pieces cannot tell whether their KV was left out.
+        # Where there is no token at all, chunks cannot tell whether their KV was left out.
         assert again == memory or not any(segment.num_tokens for segment in memory.segments.values())
 
     @given(segments(max_questions=1), st.integers(0, 3))
     def test_repeated_for_each_question_of_a_batch(self, segment: Segment, num_questions: int) -> None:
-        own = MemorySegment.from_pieces([SegmentChunk.whole(segment)])
-        piece = repeat(own.to_piece(), num_questions)
-        assert_equal(join([piece]), take(segment, [0] * num_questions))
-        small = repeat(own.without_kv().to_piece(), num_questions)
-        assert small.meta == piece.meta
-        assert small.recompute_inputs.lengths == piece.recompute_inputs.lengths
-        assert not have_kv([small]) or piece.num_bytes == 0
+        own = MemorySegment.from_chunks([SegmentChunk.whole(segment)])
+        chunk = repeat(own.to_chunk(), num_questions)
+        assert_equal(join([chunk]), take(segment, [0] * num_questions))
+        small = repeat(own.without_kv().to_chunk(), num_questions)
+        assert small.meta == chunk.meta
+        assert small.recompute_inputs.lengths == chunk.recompute_inputs.lengths
+        assert not have_kv([small]) or chunk.num_bytes == 0
 
     def test_only_one_question_can_be_repeated(self) -> None:
         with pytest.raises(SegmentError, match="one question"):

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from latentmas_ray.models.time_limit import call_with_time_limit
+from latentmas_ray.models.chat import call_with_time_limit
 
 
 def spin() -> None:

@@ -6,13 +6,13 @@ from threading import Event
 
 import pytest
 
+from latentmas_ray.errors import SandboxError
+from latentmas_ray.runs.grading import Grading, num_workers
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.batch import plan_batches
-from latentmas_ray.runs.grading import Grading, num_workers
-from latentmas_ray.errors import SandboxError
 from latentmas_ray.tasks import Grade, Question
-from tests.cases.scheduler import CHAIN, Recorder, make_driver, make_questions
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, Recorder, make_driver, make_questions
 
 LIMIT_SECONDS = 20.0
 

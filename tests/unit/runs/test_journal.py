@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.runs.results import Failure
-from latentmas_ray.runs.journal import Journal
-from latentmas_ray.scheduler.batch import plan_batches
-from latentmas_ray.runs.summary import summarise
 from latentmas_ray.errors import JournalError, OldNameWarning, RunError, TurnError
 from latentmas_ray.report.runs import load_run
+from latentmas_ray.runs.journal import Journal
+from latentmas_ray.runs.results import Failure
+from latentmas_ray.runs.summary import summarise
+from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.tasks.question import Question
-from tests.cases.scheduler import CHAIN, make_driver, make_questions
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions
 
 QUESTIONS = make_questions(10)
 BATCH_SIZE = 3

@@ -13,13 +13,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.store import open_output
-from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.runs.summary import summarise
-from latentmas_ray.errors import JournalError, RunError
-from tests.cases.scheduler import CHAIN, make_driver, make_questions
+from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions
 
 QUESTIONS = make_questions(10)
 BATCH_SIZE = 3

@@ -9,15 +9,15 @@ import fsspec
 import pytest
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.runs.results import Answer
+from latentmas_ray.errors import JournalError, TurnError, TurnLostError
 from latentmas_ray.runs.journal import Journal
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.store import open_output
-from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.runs.summary import summarise
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, read_embeddings, read_traces
-from latentmas_ray.errors import JournalError, TurnError, TurnLostError
-from tests.cases.scheduler import CHAIN, make_driver, make_questions, run_all
+from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions, run_all
 
 QUESTIONS = make_questions(6)
 TRACED = ("q0", "q1", "q2", "q3")

@@ -32,7 +32,7 @@ def make(gold: str | None) -> Question:
         (r"\boxed{\sqrt{2}}", r"It is $\boxed{\sqrt{2}}$."),
     ],
 )
-def test_what_is_alike_needs_no_library(gold: str, answer: str) -> None:
+def test_equal_texts_need_no_library(gold: str, answer: str) -> None:
     assert grade(make(gold), answer).correct is True
 
 
@@ -90,7 +90,7 @@ def test_another_value_is_wrong(gold: str, answer: str) -> None:
     assert grade(make(gold), answer).correct is False
 
 
-def test_the_prediction_is_latex_as_it_was_written() -> None:
+def test_the_prediction_keeps_its_latex() -> None:
     assert extract_latex(r"<think>\boxed{1}</think> $\boxed{\frac{\sqrt{3}}{2}}$") == r"\frac{\sqrt{3}}{2}"
     assert extract_latex("Answer: x + 1") == "x + 1"
     assert grade(make("1"), "").correct is False
@@ -100,6 +100,6 @@ def test_the_prediction_is_latex_as_it_was_written() -> None:
 
 
 @pytest.mark.skipif(HAS_LIBRARY, reason="math-verify is here")
-def test_without_the_library_the_extra_is_named() -> None:
+def test_without_the_library_the_error_names_the_extra() -> None:
     with pytest.raises(TaskError, match="extra eval"):
         check_graders([make("1")])

@@ -21,7 +21,7 @@ from examples.tiny_model.texts import (
     role_prompt,
 )
 from examples.tiny_model.tokens import train_tokenizer
-from latentmas_ray.models.embedded import wrap_tokenizer
+from latentmas_ray.models.presets import wrap_tokenizer
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
 from latentmas_ray.tasks.notes import WANTED, Fact, make_notes

@@ -1,4 +1,4 @@
-"""YAML there and back, the order of agents, and whose memory and text an agent gets."""
+"""The YAML round trip, the order of agents, and the memories and texts that an agent reads."""
 
 import pickle
 from pathlib import Path
@@ -47,7 +47,7 @@ class WithoutAliases(yaml.SafeDumper):
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
-    """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the ends."""
+    """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the leaves."""
     agent_names = draw(st.lists(names, min_size=1, max_size=8, unique=True))
     agents: list[Agent] = []
     for i, name in enumerate(agent_names):

@@ -16,7 +16,7 @@ from latentmas_ray.errors import LinkError, TransferError, WireError
 from latentmas_ray.memory import SegmentChunk, join
 from latentmas_ray.transport import Gloo
 from latentmas_ray.transport.channel import Channel, StalledError
-from latentmas_ray.transport.checksum import device_checksum, seal, unseal
+from latentmas_ray.transport.gpu.checksum import decode_with_checksum, device_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
 from tests.cases.memory import SPEC, assert_equal, make_segment
@@ -37,14 +37,14 @@ def server() -> Iterator[GroupServer]:
 
 
 def test_a_link_fetches_again_and_again(server: GroupServer) -> None:
-    link = GroupConnection("gloo", server.address, HOST, TIMEOUT_SECONDS)
+    connection = GroupConnection("gloo", server.address, HOST, TIMEOUT_SECONDS)
     for _ in range(3):
-        assert torch.equal(link.fetch(1, BYTES.numel()), BYTES)
+        assert torch.equal(connection.fetch(1, BYTES.numel()), BYTES)
     with pytest.raises(TransferError, match="its producer has released it"):
-        link.fetch(2, 10)
-    assert torch.equal(link.fetch(1, BYTES.numel()), BYTES)
-    link.close()
-    link.close()
+        connection.fetch(2, 10)
+    assert torch.equal(connection.fetch(1, BYTES.numel()), BYTES)
+    connection.close()
+    connection.close()
 
 
 def test_a_stranger_is_sent_away(server: GroupServer) -> None:
@@ -112,7 +112,7 @@ def test_a_producer_that_stops_while_they_meet(server: GroupServer, closes: bool
 
 def test_nobody_there(server: GroupServer) -> None:
     server.close()
-    with pytest.raises(LinkError, match="nobody is at"):
+    with pytest.raises(LinkError, match="no process listens at"):
         GroupConnection("gloo", server.address, HOST, TIMEOUT_SECONDS)
 
 
@@ -124,7 +124,7 @@ def test_a_link_that_broke_is_made_again_and_one_that_cannot_be_is_told() -> Non
     payload = producer.pack(SegmentChunk.whole(segment))
     for _ in range(3):
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), segment)
-        for channel in list(producer._opened.server._listener._channels):
+        for channel in list(producer._open_state.server._listener._channels):
             channel.close()
     producer.close()
     with pytest.raises(TransferError, match="no segment from"):
@@ -136,9 +136,9 @@ def test_a_link_that_broke_is_made_again_and_one_that_cannot_be_is_told() -> Non
 
 def test_threads_and_descriptors_end_with_their_link(server: GroupServer) -> None:
     before = threading.active_count()
-    link = GroupConnection("gloo", server.address, HOST, TIMEOUT_SECONDS)
-    link.fetch(1, BYTES.numel())
-    link.close()
+    connection = GroupConnection("gloo", server.address, HOST, TIMEOUT_SECONDS)
+    connection.fetch(1, BYTES.numel())
+    connection.close()
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -162,8 +162,8 @@ def test_a_checksum_changes_with_every_byte_and_with_the_order(num_bytes: int) -
 
 
 def test_a_sum_takes_the_place_of_the_digest() -> None:
-    header, body, _ = seal(SegmentChunk.whole(make_segment([(5, 2)])), "cpu", "none")
+    header, body, _ = encode_with_checksum(SegmentChunk.whole(make_segment([(5, 2)])), "cpu", "none")
     total = device_checksum(body)
-    unseal(header, body, total, expected=SPEC)
+    decode_with_checksum(header, body, total, expected=SPEC)
     with pytest.raises(WireError, match="the checksum"):
-        unseal(header, body, total ^ 1, expected=SPEC)
+        decode_with_checksum(header, body, total ^ 1, expected=SPEC)

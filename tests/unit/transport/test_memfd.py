@@ -1,4 +1,4 @@
-"""Memory that processes share: who may touch a buffer when, and that nothing of it is left over."""
+"""Memory that processes part: who may touch a buffer when, and that nothing of it is left over."""
 
 import gc
 import mmap
@@ -131,7 +131,7 @@ def test_an_address_on_another_machine() -> None:
 
 def test_a_buffer_goes_with_its_last_reference() -> None:
     buffer = WriteBuffer(5000, body(1))
-    address = buffer.finish(5000)
+    address = buffer.publish(5000)
     gone = weakref.ref(buffer)
     del buffer
     assert gone() is None
@@ -141,36 +141,36 @@ def test_a_buffer_goes_with_its_last_reference() -> None:
 
 def test_writing_is_refused_while_it_is_read() -> None:
     buffer = WriteBuffer(5000, body(1))
-    address = buffer.finish(5000)
+    address = buffer.publish(5000)
     mapped: np.ndarray = map_body(address)
     buffer.erase()
-    assert not buffer.begin()
+    assert not buffer.acquire()
     assert (mapped == 1).all()
 
 
 def test_what_is_written_where_it_was_lent_is_not_copied() -> None:
     pool = BufferPool(2**30)
-    lent = pool.lend(5000)
-    lent.fill_(3)
-    address = pool.write(lent)
+    reserved = pool.reserve(5000)
+    reserved.fill_(3)
+    address = pool.write(reserved)
     assert (map_body(address) == 3).all()
     pool.release(address.token)
-    again = pool.lend(5000)
-    assert again.data_ptr() == lent.data_ptr()
+    again = pool.reserve(5000)
+    assert again.data_ptr() == reserved.data_ptr()
 
 
 def test_what_was_lent_and_not_written_is_lent_again() -> None:
     pool = BufferPool(2**30)
-    first = pool.lend(5000)
-    assert pool.lend(5000).data_ptr() == first.data_ptr()
+    first = pool.reserve(5000)
+    assert pool.reserve(5000).data_ptr() == first.data_ptr()
     other = pool.write(body(4))
     assert (map_body(other) == 4).all()
 
 
-def test_what_a_reader_has_mapped_is_not_lent() -> None:
+def test_what_a_reader_has_mapped_is_not_reserved() -> None:
     pool = BufferPool(2**30)
     address = pool.write(body(1))
     mapped = map_body(address)
     pool.release(address.token)
-    pool.lend(5000).fill_(9)
+    pool.reserve(5000).fill_(9)
     assert (mapped == 1).all()

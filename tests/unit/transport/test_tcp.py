@@ -35,16 +35,16 @@ def ends() -> Iterator[list[Tcp]]:
 
 
 def num_brought(end: Tcp) -> int:
-    return len(end._opened._copies)
+    return len(end._open_state._copies)
 
 
 def wait_until_told(payload: TcpHandle) -> None:
     """A reader says what it has brought without waiting for an answer; the producer knows it a moment later."""
-    assert payload.label is not None
-    link = StreamConnection(payload.producer, TIMEOUT_SECONDS)
-    while link.ask(payload.label.token, this_machine(), payload.num_bytes) is None:
+    assert payload.key is not None
+    connection = StreamConnection(payload.producer, TIMEOUT_SECONDS)
+    while connection.find_copy(payload.key.token, this_machine(), payload.num_bytes) is None:
         time.sleep(0.001)
-    link.close()
+    connection.close()
 
 
 @needs_memfd
@@ -108,8 +108,8 @@ def test_what_a_reader_holds_stays_when_all_others_have_released_it(ends: list[T
 def test_bytes_that_were_altered_on_the_way_are_noticed_and_not_kept(ends: list[Tcp]) -> None:
     producer, reader, other = ends
     payload = producer.pack(SegmentChunk.whole(SEGMENT))
-    assert payload.label is not None
-    with producer._opened.shelf.using(payload.label.token) as body:
+    assert payload.key is not None
+    with producer._open_state.store.using(payload.key.token) as body:
         assert body is not None
         body[3] ^= 1
         for end in (reader, other):
@@ -121,70 +121,70 @@ def test_bytes_that_were_altered_on_the_way_are_noticed_and_not_kept(ends: list[
 
 
 def test_a_large_buffer_comes_in_shares() -> None:
-    shelf = BufferStore(is_shared=False, max_free_bytes=0)
+    store = BufferStore(is_shared=False, max_free_bytes=0)
     body = torch.arange(3_000_003, dtype=torch.int32).view(torch.uint8)[:-3]
-    token = shelf.put(body).token
-    server = StreamServer("127.0.0.1", shelf, TIMEOUT_SECONDS)
-    link = StreamConnection(server.address, TIMEOUT_SECONDS)
+    token = store.put(body).token
+    server = StreamServer("127.0.0.1", store, TIMEOUT_SECONDS)
+    connection = StreamConnection(server.address, TIMEOUT_SECONDS)
     target = torch.zeros_like(body)
     for _ in range(2):
-        assert link.ask(token, "here", body.numel()) is None
-        link.fetch(token, target)
+        assert connection.find_copy(token, "here", body.numel()) is None
+        connection.fetch(token, target)
         assert torch.equal(target, body)
         target.zero_()
-    shelf.release(token)
+    store.release(token)
     with pytest.raises(TransferError, match="released"):
-        link.fetch(token, target)
+        connection.fetch(token, target)
     with pytest.raises(TransferError, match="released"):
-        link.ask(token, "here", body.numel())
-    link.close()
+        connection.find_copy(token, "here", body.numel())
+    connection.close()
     server.close()
 
 
 def test_a_wrong_request_ends_only_its_own_connection() -> None:
-    shelf = BufferStore(is_shared=False, max_free_bytes=0)
-    token = shelf.put(torch.ones(100, dtype=torch.uint8)).token
-    server = StreamServer("127.0.0.1", shelf, TIMEOUT_SECONDS)
+    store = BufferStore(is_shared=False, max_free_bytes=0)
+    token = store.put(torch.ones(100, dtype=torch.uint8)).token
+    server = StreamServer("127.0.0.1", store, TIMEOUT_SECONDS)
     for request in ({"buffer": 7}, {"buffer": token, "first": 90, "count": 11}, {"copied": token, "address": {"x": 1}}):
         channel = call(server.address, TIMEOUT_SECONDS)
         channel.send(**request)
         with pytest.raises(LinkError):
             channel.receive()
         channel.close()
-    link = StreamConnection(server.address, TIMEOUT_SECONDS)
+    connection = StreamConnection(server.address, TIMEOUT_SECONDS)
     with pytest.raises(LinkError, match="100 bytes, its handle says 99"):
-        link.ask(token, "here", 99)
+        connection.find_copy(token, "here", 99)
     server.close()
     with pytest.raises(LinkError):
-        link.ask(token, "here", 100)
-    link.close()
+        connection.find_copy(token, "here", 100)
+    connection.close()
 
 
 def test_memory_in_use_is_not_written_again() -> None:
-    shelf = BufferStore(is_shared="memfd" in find_available(), max_free_bytes=2**20)
+    store = BufferStore(is_shared="memfd" in find_available(), max_free_bytes=2**20)
     first = torch.full((5000,), 1, dtype=torch.uint8)
-    token = shelf.put(first).token
-    with shelf.using(token) as body:
+    token = store.put(first).token
+    with store.using(token) as body:
         assert body is not None
-        shelf.release(token)
-        with shelf.using(token) as late:
+        store.release(token)
+        with store.using(token) as late:
             assert late is None
-        shelf.put(torch.full((5000,), 2, dtype=torch.uint8))
+        store.put(torch.full((5000,), 2, dtype=torch.uint8))
         assert torch.equal(body, first)
-    room = shelf.make_room(5000)
-    room.body.fill_(3)
-    label, held = shelf.put_room(room)
-    shelf.release(label.token)
-    shelf.put(torch.full((5000,), 4, dtype=torch.uint8))
+    lease = store.allocate(5000)
+    lease.body.fill_(3)
+    key, held = store.commit(lease)
+    store.release(key.token)
+    store.put(torch.full((5000,), 4, dtype=torch.uint8))
     assert torch.equal(held, torch.full((5000,), 3, dtype=torch.uint8))
-    shelf.give_back(shelf.make_room(10))
+    store.abort(store.allocate(10))
 
 
 def test_nobody_is_waited_for_at_a_port_that_is_silent(ends: list[Tcp]) -> None:
     producer, reader, _ = ends
     payload = producer.pack(SegmentChunk.whole(SEGMENT))
     producer.close()
-    with pytest.raises(TransferError, match="nobody is at"):
+    with pytest.raises(TransferError, match="no process listens at"):
         reader.unpack(payload, expected=SPEC)
     silent = socket.create_server((payload.producer.host, payload.producer.port))
     with silent, pytest.raises(TransferError, match="did not answer"):

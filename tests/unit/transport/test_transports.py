@@ -122,14 +122,14 @@ def test_a_codec_tells_its_loss(codec: CodecName) -> None:
     transport = ObjectStore().with_codec(codec)
     assert transport.codec == codec
     assert ObjectStore().codec == "none"
-    piece = transport.unpack(transport.pack(SegmentChunk.whole(segment)), expected=SPEC)
-    assert piece.codec_stats is not None
-    assert piece.codec_stats.codec == codec
-    assert piece.travel_bytes == piece.codec_stats.num_bytes < segment.meta.num_bytes
-    true_error = relative_error(segment.kv_LCHTD, piece.kv_LCHTD)
+    chunk = transport.unpack(transport.pack(SegmentChunk.whole(segment)), expected=SPEC)
+    assert chunk.codec_stats is not None
+    assert chunk.codec_stats.codec == codec
+    assert chunk.travel_bytes == chunk.codec_stats.num_bytes < segment.meta.num_bytes
+    true_error = relative_error(segment.kv_LCHTD, chunk.kv_LCHTD)
     assert 0 < true_error < 0.2
-    assert piece.codec_stats.relative_error == pytest.approx(true_error, rel=0.5)  # of the layers that were looked at
-    assert torch.equal(piece.recompute_inputs.latents_NE, segment.recompute_inputs.latents_NE)
+    assert chunk.codec_stats.relative_error == pytest.approx(true_error, rel=0.5)  # of the layers that were looked at
+    assert torch.equal(chunk.recompute_inputs.latents_NE, segment.recompute_inputs.latents_NE)
 
 
 def test_a_codec_needs_something_that_is_sent() -> None:
@@ -152,20 +152,20 @@ def test_the_object_store_checks_bytes_only_where_they_cross_a_network() -> None
             transport.unpack((header, damaged), expected=SPEC)
 
 
-def test_within_one_actor_a_handle_leaves_the_process_and_the_piece_stays_until_its_release() -> None:
+def test_within_one_actor_a_handle_leaves_the_process_and_the_chunk_stays_until_its_release() -> None:
     transport = Loopback().within_one_actor()
     transport.open()
-    piece = SegmentChunk.whole(make_segment([(500, 2)]))
-    handle = transport.pack(piece)
+    chunk = SegmentChunk.whole(make_segment([(500, 2)]))
+    handle = transport.pack(chunk)
     assert len(pickle.dumps(handle)) < 200
-    assert transport.unpack(pickle.loads(pickle.dumps(handle)), expected=SPEC) is piece
+    assert transport.unpack(pickle.loads(pickle.dumps(handle)), expected=SPEC) is chunk
     transport.release(handle)
     transport.release(handle)
     with pytest.raises(TransferError, match="was released"):
         transport.unpack(handle, expected=SPEC)
 
 
-def test_a_handle_of_another_actor_is_never_taken_for_a_piece_here() -> None:
+def test_a_handle_of_another_actor_is_never_taken_for_a_chunk_here() -> None:
     one, other = Loopback().within_one_actor(), Loopback().within_one_actor()
     handles = []
     for transport in (one, other):

@@ -1,8 +1,8 @@
-"""How the two sides of a link become a pair: they tell each other where to connect, by way of a store, as torch wants.
+"""Rendezvous of the two sides of a connection: they exchange addresses through a store, as torch requires.
 
-Gloo needs a store for as long as it takes to connect, and has one that lives in the connection of the link itself: no
-other port is open, and no name is looked up (torch's own store asks for its clients' names, which takes seconds where
-nobody knows them). NCCL may need a store at any time and has torch's.
+Gloo needs the store only to connect and uses the connection's channel: no other port is opened, and no name is looked
+up (torch's own store resolves its clients' names, which takes seconds for unknown ones). NCCL may need a store at any
+time and uses torch's.
 """
 
 from datetime import timedelta
@@ -16,7 +16,7 @@ from latentmas_ray.transport.channel import Channel
 
 
 class ChannelStore(Store):
-    """What either side sets, the other one gets. Called by torch; raises LinkError, which torch passes on."""
+    """A torch store over a channel: each side gets what the other sets. Raises LinkError, which torch passes on."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -24,24 +24,24 @@ class ChannelStore(Store):
         self._values: dict[str, bytes] = {}
 
     def set(self, key: str, value: Any) -> None:
-        """Tell the peer."""
+        """Send a value to the peer."""
         self._values[key] = bytes(value)
         self._channel.send(key=key, value=self._values[key])
 
     def get(self, key: str) -> bytes:
-        """Wait for the peer to set it."""
+        """Wait for a value from the peer."""
         while key not in self._values:
             if not self._receive():
-                raise LinkError("the peer has told less than is needed")
+                raise LinkError("the peer has not sent all values of the rendezvous")
         return self._values[key]
 
     def wait(self, keys: Any, timeout: timedelta | None = None) -> None:
-        """Wait for all of these."""
+        """Wait for all keys."""
         for key in keys:
             self.get(key)
 
     def finish(self) -> None:
-        """Both sides are done: from here on the channel carries something else."""
+        """Wait until both sides are done; then the channel is free for other messages."""
         self._channel.send(joined=True)
         while self._receive():
             pass
@@ -54,15 +54,15 @@ class ChannelStore(Store):
             return True
         if message.get("joined"):
             return False
-        raise LinkError("the peer speaks another language")
+        raise LinkError("the peer uses another protocol")
 
 
 def make_pair(
     kind: str, rank: int, channel: Channel, rendezvous: dict[str, Any], host: str, timeout: float
 ) -> ProcessPair:
-    """This side's half; the other side calls this at the same time. Raises LinkError.
+    """Create this side of a pair; the other side calls this at the same time. Raises LinkError.
 
-    `rendezvous` is what the producer said, `host` this process's own address.
+    `rendezvous` is the producer's first message, `host` this process's address.
     """
     if kind == "gloo":
         store = ChannelStore(channel)
@@ -73,4 +73,4 @@ def make_pair(
         tcp = find_store(rendezvous["host"], rendezvous["port"], timeout_seconds=timeout, error_kind=LinkError)
         return NcclPair(PrefixStore(rendezvous["prefix"], tcp), rank, host, timeout)
     except (KeyError, TypeError) as error:
-        raise LinkError(f"the producer does not say where its store is: {error}") from error
+        raise LinkError(f"the producer did not send its store's address: {error}") from error
