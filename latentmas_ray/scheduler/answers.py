@@ -79,7 +79,7 @@ def returned_memories(
             model=model,
             index=index,
             reads=reads,
-            pieces={name: results[name].kept for name in topology_index.read_by_answering},
+            chunks={name: results[name].kept for name in topology_index.read_by_answering},
             texts=texts[index],
         )
         for index, question in enumerate(batch.questions)

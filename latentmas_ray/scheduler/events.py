@@ -49,7 +49,7 @@ class TurnFailed:
 
 @dataclass(frozen=True, eq=False)
 class TurnLost:
-    """A submitted turn will never finish, or a finished turn's segment is gone; the turn can be submitted again.
+    """A submitted turn will never finish, or a finished turn's segment is lost; the turn can be submitted again.
 
     `lacks_memory`: the actor is alive, but a segment that the turn reads was not available. `is_suspect`: the turn may
     have killed its actor.
