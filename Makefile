@@ -14,8 +14,9 @@ help: ## list what can be made
 demo: $(READY) ## set up, then run the sample questions with one agent, with text and in latent space
 	@$(BIN)/latentmas demo
 
+# In the order of the folders: Ray is started once in each process, and not anew after every file without it.
 test: $(READY) system-packages lint ## set up, then all checks and tests but the slow ones (PYTEST_ARGS="-k merge" and the like pass through)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY) lint ## lint, format, types and architecture
 	$(BIN)/python -m pytest --quiet tests/architecture

@@ -26,7 +26,7 @@ app.command("scaling")(scaling)
 
 @app.callback()
 def _benchmarks() -> None:
-    """Measure the project itself: each figure beside a reference that runs at the same time."""
+    """Measure the project itself: each figure against a reference that is measured in the same run."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

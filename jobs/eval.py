@@ -2,7 +2,7 @@
 
 ray job submit --working-dir . -- python jobs/eval.py --task chain --model tiny --output s3://BUCKET/runs/a
 
-What finishes is told in the job's log; the job has succeeded if the exit code is 0. It runs in a copy of this folder
+Progress is in the job's log; the job has succeeded if the exit code is 0. It runs in a copy of this folder
 that goes with the job: give --output a URL, or the absolute path of a folder that outlives it.
 """
 

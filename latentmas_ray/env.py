@@ -1,6 +1,6 @@
-"""All environment variables that this package reads, typed; nothing else in the package touches the environment.
+"""Every environment variable that this package reads, typed and checked. No other module touches the environment.
 
-A bad value raises `ConfigError` and names the variable: it is never swallowed.
+An invalid value raises `ConfigError` that names the variable.
 """
 
 import os
@@ -18,16 +18,16 @@ _MAX_TORCH_THREADS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the environment says, read once by `read_environment`."""
+    """The values of the environment variables, as `read_environment` returns them."""
 
-    cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are kept
-    ray_address: str | None  # RAY_ADDRESS: the cluster a run joins when --address is not given
-    torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor instead of the computed number
-    require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run, and not be left out or skipped
+    cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are stored
+    ray_address: str | None  # RAY_ADDRESS: the cluster that a run joins when --address is not given
+    torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor; None: computed from the cores
+    require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run instead of being skipped or left out
 
 
 def read_environment() -> Environment:
-    """Read and check every variable. Raises ConfigError naming the variable that is wrong."""
+    """Read and check every variable. Raises ConfigError that names an invalid one."""
     return Environment(
         cache_dir=_cache_dir(),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
@@ -53,7 +53,7 @@ def _torch_threads() -> int | None:
     text = os.environ.get(name, "")
     if not text:
         return None
-    # The length is looked at first: int() refuses very long numbers with an error of its own.
+    # The length is checked first: int() refuses very long numbers with an error of its own.
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= _MAX_TORCH_THREADS):
         raise ConfigError(name, text, f"it must be a whole number from 1 to {_MAX_TORCH_THREADS}")
     return int(text)
@@ -67,20 +67,20 @@ def _require() -> frozenset[Requirement]:
     return frozenset(_REQUIREMENTS[name] for name in names)
 
 
-def keep_nccl_from_killing() -> None:
-    """Have a group of NCCL that loses its peer say so where it is waited for. By default torch ends the process.
+def disable_nccl_abort() -> None:
+    """Make NCCL raise in the waiting call when a peer is lost. By default torch ends the process.
 
-    The one place where the environment is written: torch reads these when a group is made and offers no other way.
+    Writes environment variables: torch reads them when a process group is created and has no other setting for this.
     """
     os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
     os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
     os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
 
 
-def leave_errors_to_us() -> None:
-    """Tell Ray, before it is started, not to print errors that nobody has asked for, unless the user has told it.
+def silence_unhandled_ray_errors() -> None:
+    """Keep Ray from printing errors of results that are never fetched. Call before Ray starts; a user's setting wins.
 
-    An actor that dies leaves many in turns that are not waited for any more, each with its traceback. What there is to
-    say of it, the run says.
+    When an actor dies, many pending turns fail that the run no longer waits for, each with a traceback. The run
+    reports the failure itself.
     """
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")

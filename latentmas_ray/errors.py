@@ -1,8 +1,8 @@
-"""The one exception tree. Every class survives pickling, because Ray ships exceptions between processes.
+"""The package's exceptions. All can be pickled, because Ray sends them between processes.
 
-`InputError` and its children mean that something the user gave is wrong: one line, exit code 2.
-`RunError` and its children mean that a run went wrong although its input was right: exit code 1.
-`SegmentError` and its children mean that a piece of working memory is damaged or does not belong here.
+`InputError` and its subclasses: the user's input is wrong. One line, exit code 2.
+`RunError` and its subclasses: a run failed although its input was right. Exit code 1.
+`SegmentError` and its subclasses: a segment of working memory is damaged, or belongs to another model or version.
 """
 
 from typing import Any
@@ -19,13 +19,13 @@ def first_line(error: BaseException) -> str:
 
 
 class LatentMASError(Exception):
-    """Root of all errors that this package raises on purpose."""
+    """Base class of all errors that this package raises deliberately."""
 
 
 class InputError(LatentMASError, ValueError):
-    """A user's mistake: names the field, the value that was given and what would be right.
+    """A mistake in the user's input: the field, the value that was given, and what would be right.
 
-    `str(error)` is one line without a line break, whatever the value was.
+    `str(error)` is always one printable line, whatever the value.
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
@@ -42,13 +42,13 @@ class InputError(LatentMASError, ValueError):
 
 
 class ConfigError(InputError):
-    """A flag or a field of the run's configuration."""
+    """A flag or configuration field has an invalid value."""
 
 
 class TopologyError(InputError):
-    """A topology; `field` reads `FILE:LINE: agents.NAME.KEY`, without the file if it was made in Python.
+    """A topology is invalid. `field` is `FILE:LINE: agents.NAME.KEY`, or `agents.NAME.KEY` for one made in Python.
 
-    `path` is the same place by keys and indices, such as ("agents", 1, "reads"); empty where there is none.
+    `path` is the same place as keys and indices, such as ("agents", 1, "reads"); empty if there is none.
     """
 
     def __init__(self, field: str, value: object, expected: str, *, path: tuple[str | int, ...] = ()) -> None:
@@ -57,39 +57,39 @@ class TopologyError(InputError):
 
 
 class TaskError(InputError):
-    """A task name or a question file; `field` reads `FILE:LINE: KEY` for a bad record."""
+    """A task name or a question file is invalid. `field` is `FILE:LINE: KEY` for a bad record."""
 
 
 class ModelError(InputError):
-    """A model that cannot be found, loaded, or used for latent collaboration."""
+    """A model cannot be found, loaded, or used for latent collaboration."""
 
 
 class MemoryInputError(InputError):
-    """Working memory, given as a file or as an object, that is damaged, of another version or of another model."""
+    """Working memory that the user passed (a file or an object) is damaged, or from another version or model."""
 
 
 class JournalError(InputError):
-    """An output folder that does not fit the run."""
+    """The output folder does not match the run."""
 
 
 class SegmentError(LatentMASError, ValueError):
-    """A segment of working memory that cannot be used."""
+    """A segment of working memory cannot be used."""
 
 
 class WireError(SegmentError):
-    """A payload that is truncated, altered, of another version, or not a segment at all."""
+    """A payload is truncated, corrupt, of another version, or not a segment."""
 
 
 class IncompatibleMemoryError(SegmentError):
-    """Memory of one model given to another."""
+    """Memory of one model was passed to another."""
 
 
 class RunError(LatentMASError, RuntimeError):
-    """A run that failed although its input was right."""
+    """A run failed although its input was right."""
 
 
 class QuestionsFailedError(RunError):
-    """Some questions of a call have no answer; `failures` (id, agent and error of each) says which, and why."""
+    """Some questions of a call have no answer. `failures` lists them: id, agent and error of each."""
 
     def __init__(self, failures: tuple[Any, ...], num_questions: int) -> None:
         self.failures = failures
@@ -105,7 +105,7 @@ class QuestionsFailedError(RunError):
 
 
 class ClusterError(RunError):
-    """The Ray cluster cannot be reached, or lacks what the run needs."""
+    """The Ray cluster cannot be reached, or lacks resources that the run needs."""
 
 
 class ActorError(RunError):
@@ -113,19 +113,19 @@ class ActorError(RunError):
 
 
 class ShardError(RunError):
-    """A replica of several ranks that cannot go on: one of them is gone, failed or did not keep up."""
+    """A tensor-parallel replica cannot continue: one of its ranks died, failed or timed out."""
 
 
 class ContextLengthError(RunError):
-    """Memory, prompt and thoughts do not fit into the positions that the model has."""
+    """Memory, prompt and thoughts together are longer than the model's context."""
 
 
 class CacheError(RunError):
-    """A KV cache that this machine or GPU has no memory for."""
+    """There is not enough memory for a KV cache on this machine or GPU."""
 
 
 class TransferError(RunError):
-    """Working memory that cannot be had: its actor is gone, or it did not come in time."""
+    """Working memory could not be fetched: its actor died, or it did not arrive in time."""
 
 
 class LinkError(TransferError):
@@ -133,7 +133,7 @@ class LinkError(TransferError):
 
 
 class SandboxError(RunError):
-    """A program that nobody has read, and that this machine cannot confine."""
+    """This machine cannot confine an untrusted program, so it is not run."""
 
 
 class TurnError(RunError):
@@ -141,9 +141,9 @@ class TurnError(RunError):
 
 
 class TurnLostError(RunError):
-    """A turn was lost with its actor, or what it reads was: it can be carried out again.
+    """A turn was lost because its actor died or a segment it reads is gone. It can be executed again.
 
-    `lacks_memory`: its actor is there, a segment was not. `is_suspect`: it may be what its actor died of.
+    `lacks_memory`: the actor is alive, but a segment was missing. `is_suspect`: the turn may have killed its actor.
     """
 
     def __init__(self, reason: str, *, lacks_memory: bool = True, is_suspect: bool = True) -> None:
@@ -157,4 +157,4 @@ class OldNameWarning(FutureWarning):
 
 
 class UntrainedQuestionWarning(UserWarning):
-    """The embedded model is asked a question of a kind that it was not trained for."""
+    """The embedded model is asked a question that it was not trained for."""

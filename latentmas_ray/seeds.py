@@ -1,4 +1,4 @@
-"""The seeds of an evaluation that is repeated: read, checked, and where the output of each goes."""
+"""The seeds of an evaluation: parse them, and name the output folder of each."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ _SEED: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=_MAX_SEED)])
 
 
 def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
-    """`1,2,3`, or numbers, as checked seeds. Raises ConfigError for none at all, one that stands there twice, and
-    whatever is no seed."""
+    """Return checked seeds from `1,2,3` or from numbers. Raises ConfigError for an empty list, a repeated seed, or a
+    value that is not a seed."""
     if not isinstance(seeds, Iterable):  # a single seed, say
         raise ConfigError("seeds", repr(seeds), _FORM)
     parts = seeds.split(",") if isinstance(seeds, str) else list(seeds)
@@ -30,17 +30,17 @@ def parse_seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
         raise ConfigError("seeds", given, _FORM)
     if len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
-        raise ConfigError("seeds", given, f"{twice} stands there twice; {_FORM}")
+        raise ConfigError("seeds", given, f"{twice} is given twice; {_FORM}")
     return numbers
 
 
 def seed_output(output: str, seed: int | str) -> str:
-    """Where the run with this seed goes, in the folder or URL of all."""
+    """Return the output folder or URL of one seed, below `output`, that of all seeds."""
     return f"{output.rstrip('/')}/seed-{seed}"
 
 
 def seed_folders(folder: Path) -> dict[int, Path]:
-    """The folders of single seeds in `folder`, by seed and in their order; none if it is no folder."""
+    """Return the output folders of single seeds in `folder`, in the order of the seeds; empty if it is no folder."""
     if not folder.is_dir():
         return {}
     found = {int(match[1]): path for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))}

@@ -1,8 +1,8 @@
-"""Intervals of accuracies and paired comparisons of runs. The same numbers give the same figures every time.
+"""Confidence intervals and paired comparisons of runs. Deterministic: the same values give the same result.
 
-`accuracy_interval` is about the questions of one run, `mean_interval` about its seeds, `compare_paired` about two runs
-on the same questions. scipy is imported where it is used: importing `scipy.stats` takes a second, and no `--help`
-should wait for it.
+`accuracy_interval`: over the questions of one run. `mean_interval`: over its seeds. `compare_paired`: two runs on the
+same questions. scipy is imported inside functions: importing `scipy.stats` takes a second, which `--help` should not
+pay.
 """
 
 import math
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _LEVEL = 0.95
 _NUM_SAMPLES = 10_000
-_DECIMALS = 12  # further digits are rounding: 1/3 is 1/3 however it was computed
-_TINY = 1e-9  # a mean nearer to zero than this is zero
+_DECIMALS = 12  # further digits are rounding error, so that 1/3 is the same value however it was computed
+_TINY = 1e-9  # means closer to zero than this count as zero
 _HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanInterval:
-    """`mean` ± `half_width` is the 95 % confidence interval; None for one value, which has no spread."""
+    """A 95 % confidence interval, `mean` ± `half_width`. `half_width` is None for one value, which has no spread."""
 
     mean: float
     half_width: float | None
@@ -32,8 +32,10 @@ class MeanInterval:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The number of questions that both runs got right, only one, or neither. With several seeds it is the mean over
-    all pairs of a seed of one run and a seed of the other, so it need not be whole."""
+    """The number of questions that both runs, only one, or neither answered correctly.
+
+    With several seeds: the mean over all pairs of a seed of one run and a seed of the other, so not always whole.
+    """
 
     both: float
     only_base: float
@@ -43,22 +45,22 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """How much better the other run is than the base, on the questions of both."""
+    """The difference in accuracy between another run and a base run, on the questions of both."""
 
     num_questions: int
     difference: float  # of the accuracies, other - base
     interval: tuple[float, float]  # 95 %, by the paired bootstrap
     p_value: float  # two-sided, of the paired bootstrap
     cells: Cells
-    mcnemar_p_value: float | None  # exact; None where the seeds of a run disagree about a question
+    mcnemar_p_value: float | None  # exact; None if the seeds of a run disagree about a question
 
 
 def accuracy_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of an accuracy, `values` being one number a question: 0 or 1, or its mean over seeds.
+    """Return the 95 % interval of an accuracy. `values` has one number per question: 0 or 1, or the mean over seeds.
 
-    Where every value is 0 or 1 it is Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta
-    2001, section 3.1.1), which has a width also where all are right or all wrong: 40 of 40 is 0.912 to 1. Otherwise,
-    over seeds, it is the percentile interval of the bootstrap (Efron and Tibshirani 1993, section 13.3), which draws
+    If every value is 0 or 1: Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001,
+    section 3.1.1), which has a width even when all answers are right or all are wrong: 40 of 40 gives 0.912 to 1.
+    Otherwise: the percentile interval of the bootstrap (Efron and Tibshirani 1993, section 13.3), which resamples
     questions and so keeps the seeds of one question together. `values` must not be empty.
     """
     if all(value in (0, 1) for value in values):
@@ -70,10 +72,10 @@ def accuracy_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
-    """The mean with Student's interval: mean ± t · s / √n, with s the sample's standard deviation (n - 1) and t the
-    97.5 % quantile of Student's distribution with n - 1 degrees of freedom. `values` must not be empty.
+    """Return the mean with Student's interval: mean ± t · s / √n, with s the sample's standard deviation (n - 1) and t
+    the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom. `values` must not be empty.
 
-    It takes the values as independent draws of something nearly normal. It is not cut off at 0 and 1.
+    Assumes independent, nearly normal values. The interval is not clipped to [0, 1].
     """
     import numpy as np
 
@@ -87,13 +89,12 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
 
 def compare_paired(base: Sequence[float], other: Sequence[float]) -> PairedDifference:
-    """Compare two runs question by question: `base[i]` and `other[i]` are how right the runs were in question i: 0 or
-    1, or the mean of these over seeds. Raises ValueError if they are empty or not of one length.
+    """Compare two runs question by question. `base[i]` and `other[i]` are the runs' scores on question i: 0 or 1, or
+    the mean over seeds. Raises ValueError if they are empty or of different lengths.
 
-    Questions are drawn in pairs with replacement, so what makes a question hard for both falls out of the difference.
-    The p-value is twice the share of samples on the far side of zero, or on it, counted with the observed one so that
-    it is never zero (Davison and Hinkley 1997, chapter 4): the level at which the percentile interval just touches
-    zero.
+    The bootstrap resamples questions, so the difficulty that both runs share cancels in the difference. The p-value is
+    twice the share of samples at or beyond zero, with the observed sample counted too, so it is never zero (Davison and
+    Hinkley 1997, chapter 4). It is the level at which the percentile interval just touches zero.
     """
     import numpy as np
 
@@ -117,8 +118,8 @@ def compare_paired(base: Sequence[float], other: Sequence[float]) -> PairedDiffe
 
 
 def ids_by_verdict(base: Mapping[str, float], other: Mapping[str, float]) -> dict[tuple[bool, bool], tuple[str, ...]]:
-    """The questions of both runs by (right in base, right in other), in their order in `base`. Over seeds, right means
-    in more than half of them."""
+    """Group the questions of both runs by (correct in base, correct in other), in their order in `base`. Over seeds,
+    correct means in more than half of them."""
     found: dict[tuple[bool, bool], list[str]] = {(x, y): [] for x in (True, False) for y in (True, False)}
     for question, value in base.items():
         if question in other:
@@ -127,18 +128,18 @@ def ids_by_verdict(base: Mapping[str, float], other: Mapping[str, float]) -> dic
 
 
 def _mcnemar(only_base: int, only_other: int) -> float:
-    """The exact two-sided p-value of McNemar's test: if both runs were equally good, each question that only one got
-    right would be either's with probability 1/2 (McNemar 1947, with the binomial distribution for his chi-squared)."""
+    """Return the exact two-sided p-value of McNemar's test. If both runs were equally good, a question that only one
+    answered correctly would belong to either with probability 1/2 (McNemar 1947, binomial instead of chi-squared)."""
     from scipy.stats import binomtest
 
     return float(binomtest(only_base, only_base + only_other).pvalue) if only_base + only_other else 1.0
 
 
 def _bootstrap_means(values: Sequence[float]) -> "NDArray[np.float64]":
-    """The means of _NUM_SAMPLES samples, each of as many values as there are, drawn with replacement.
+    """Return the means of _NUM_SAMPLES bootstrap samples, each of `len(values)` values drawn with replacement.
 
-    To draw n values is to draw how often each different one occurs, which is multinomial: so it takes the time and the
-    memory of the few different values, not of the questions (`scipy.stats.bootstrap` draws an index for each).
+    Draws how often each distinct value occurs (multinomial), so time and memory depend on the few distinct values and
+    not on the number of questions; `scipy.stats.bootstrap` draws an index for each.
     """
     import numpy as np
 
@@ -149,7 +150,7 @@ def _bootstrap_means(values: Sequence[float]) -> "NDArray[np.float64]":
 
 
 def _middle(means: "NDArray[np.float64]") -> tuple[float, float]:
-    """The bounds of the middle 95 %."""
+    """Return the bounds of the middle 95 % of `means`."""
     import numpy as np
 
     low, high = np.quantile(means, ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))

@@ -1,4 +1,4 @@
-"""How numbers are written for people, on a terminal as in the report: sizes, durations, counts, shares."""
+"""Format and parse numbers for people: sizes, durations, counts, shares."""
 
 import re
 from fractions import Fraction
@@ -8,10 +8,10 @@ _SIZE = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]I?)?B?\s*", re.IGNORE
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Three significant figures and a decimal unit: `138 MB`, `1.62 GB`, `0 B`."""
+    """Format with three significant figures and a decimal unit: `138 MB`, `1.62 GB`, `0 B`."""
     scaled = float(num_bytes)
     for unit in ("B", "KB", "MB", "GB"):
-        # Not 1000: what rounds to 1000 of one unit is shown as 1 of the next.
+        # Not 1000: a value that rounds to 1000 of one unit is shown as 1 of the next.
         if scaled < 999.5:
             return f"{scaled:.0f} B" if unit == "B" else f"{scaled:.3g} {unit}"
         scaled /= 1000
@@ -19,7 +19,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes in `4GB`, `512MiB`, `1000`. Raises ValueError for anything else."""
+    """Return the bytes of a size such as `4GB`, `512MiB` or `1000`. Raises ValueError for anything else."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 512MB, 4GB or 2GiB")
@@ -27,8 +27,8 @@ def parse_bytes(text: str) -> int:
 
 
 def format_seconds(seconds: float) -> str:
-    """`85 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`."""
-    # Each bound lies where the smaller unit would round up to a whole larger one.
+    """Format a duration: `85 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`."""
+    # At each bound the smaller unit would round up to a whole larger one.
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:

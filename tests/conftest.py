@@ -57,7 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # A busy machine is no failure, and a failure must come back when it is run again.
-    settings.register_profile("tests", deadline=None, derandomize=True)
+    num_examples = 100 if "slow" in config.stash[REQUIRED] else 40
+    settings.register_profile("tests", deadline=None, derandomize=True, max_examples=num_examples)
     settings.load_profile("tests")
     os.environ["LATENTMAS_CACHE_DIR"] = config.stash[CACHE_DIR]
 
@@ -100,10 +101,12 @@ def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
-def _cost(item: pytest.Item) -> tuple[int, bool]:
+def _cost(item: pytest.Item) -> tuple[int, bool, bool]:
     folder = _folder(item)
     place = FOLDERS_BY_COST.index(folder) if folder in FOLDERS_BY_COST else len(FOLDERS_BY_COST)
-    return place, item.get_closest_marker("slow") is not None
+    fixtures = set(getattr(item, "fixturenames", ()))
+    has_own_ray = "start_ray" in fixtures and "cluster" not in fixtures  # the shared one must be ended for it
+    return place, has_own_ray, item.get_closest_marker("slow") is not None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# The log tells what was run when; its commands are history.
 DOCUMENTS = tuple(
     path.relative_to(ROOT).as_posix()
     for path in (
@@ -17,8 +16,9 @@ DOCUMENTS = tuple(
         *sorted(ROOT.glob("docs/*.md")),
         *ROOT.glob("*/README.md"),
     )
-    if path.name != "log.md"
 )
+# Measurements with the commands of their day: only their links are checked.
+RESULTS = tuple(path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("benchmarks/results/*.md")))
 PROGRAMS = ("latentmas", "make", "python", "pip", "ray", "sudo", "sbatch", "kubectl", "kind", "docker")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)

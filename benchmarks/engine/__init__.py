@@ -1,1 +1,1 @@
-"""The engine beside the loop that one would write first."""
+"""The engine against a straightforward loop."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latentmas_ray.cli.numbers import whole_numbers
+from latentmas_ray.cli.options import whole_numbers
 
 
 def engine(

@@ -1,4 +1,4 @@
-"""How fast one engine is, measured against the straightforward loop (`benchmarks/engine_baseline.py`) in the same run.
+"""Measures the speed of one engine against the straightforward loop (`benchmarks/engine/baseline.py`) in the same run.
 
 Each side has a process of its own with its own copy of the model, so that neither profits from memory that the other
 has touched; they run in turn, A B A B …, so that a machine whose speed drifts slows both. Ratios are taken pair by
@@ -46,7 +46,7 @@ class BatchFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBench:
-    """The outcome of one run."""
+    """The result of one run."""
 
     settings: EngineBenchSettings
     machine: str

@@ -23,7 +23,7 @@ Seconds = dict[str, float]
 
 
 def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> None:
-    """Load the model, tell the machine, then measure one batch for each size that is asked for.
+    """Load the model, report the machine, then measure one batch per requested size.
 
     An error is sent instead, and ends the side; whatever is not ours becomes a RunError of one line.
     """
@@ -31,24 +31,24 @@ def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> N
         lm = load_shape(settings)
         resting = memory_bytes(lm, peak=False)
         measure = SIDES[side](lm, settings)
-        measure(1)  # warm-up: kernels are chosen, threads are there
+        measure(1)  # warm-up: selects kernels and starts threads
         connection.send(describe(lm))
         while True:
             batch_size = connection.recv()
-            forget_peak(lm)
+            reset_peak(lm)
             seconds = measure(batch_size)
             connection.send({"seconds": seconds, "extra_bytes": memory_bytes(lm, peak=True) - resting})
     except LatentMASError as error:
         connection.send(error)
     except (EOFError, ConnectionError):
         pass  # the benchmark is over
-    except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: nobody reads a traceback from here
+    except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: the parent shows the message only
         reason = first_line(error)
         connection.send(RunError(f"the {side} side of the benchmark failed: {type(error).__name__}: {reason}"))
 
 
 def load_shape(settings: EngineBenchSettings) -> LanguageModel:
-    """The model to measure, which never ends a turn by itself: both sides decode as many tokens."""
+    """Return the model to measure, without end tokens: both sides decode the same number of tokens."""
     if settings.model in SHAPES:
         dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
         lm = random_model(settings.model, dtype=dtype, device=str(choose_device(settings.device)))
@@ -59,7 +59,7 @@ def load_shape(settings: EngineBenchSettings) -> LanguageModel:
 
 
 def make_prompts(settings: EngineBenchSettings, batch_size: int, agent: int) -> list[list[int]]:
-    """Random token ids of ragged lengths, the same on both sides."""
+    """Return random token ids of ragged lengths, the same on both sides."""
     draw = random.Random(f"{batch_size}/{agent}")
     shortest = max(1, settings.prompt_tokens * 3 // 4)
     lengths = [settings.prompt_tokens, *(draw.randint(shortest, settings.prompt_tokens) for _ in range(batch_size - 1))]
@@ -126,14 +126,14 @@ SIDES: dict[str, Callable[[LanguageModel, EngineBenchSettings], Callable[[int], 
 
 
 def describe(lm: LanguageModel) -> str:
-    """The machine, for the report."""
+    """Return a description of the machine."""
     spec = lm.spec
     place_name = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else "cpu"
     return f"{place_name}, {torch.get_num_threads()} torch threads, {spec.dtype}, {spec.num_layers} layers"
 
 
-def forget_peak(lm: LanguageModel) -> None:
-    """Begin a new peak: of the GPU's allocator, or of this process's resident memory (Linux)."""
+def reset_peak(lm: LanguageModel) -> None:
+    """Reset the peak: of the GPU's allocator, or of this process's resident memory (Linux)."""
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(lm.device)
     else:
@@ -141,7 +141,7 @@ def forget_peak(lm: LanguageModel) -> None:
 
 
 def memory_bytes(lm: LanguageModel, *, peak: bool) -> int:
-    """Memory in use now, or the most since `forget_peak`."""
+    """Return the memory in use now, or the peak since `reset_peak`."""
     if lm.device.type == "cuda":
         return torch.cuda.max_memory_allocated(lm.device) if peak else torch.cuda.memory_allocated(lm.device)
     field = "VmHWM:" if peak else "VmRSS:"

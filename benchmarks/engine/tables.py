@@ -1,4 +1,4 @@
-"""The figures of `latentmas bench engine` as a table."""
+"""The figures of `python -m benchmarks engine` as a table."""
 
 from typing import TYPE_CHECKING
 

@@ -8,7 +8,7 @@ import typer
 
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
-from latentmas_ray.cli.numbers import whole_numbers
+from latentmas_ray.cli.options import whole_numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,7 +51,7 @@ def scaling(
 ) -> None:
     """Measure the runtime itself: real actors and the real driver, with timers in place of models.
 
-    Questions per second over the number of replicas, beside as many times what one does; and what it takes, and costs
+    Questions per second over the number of replicas, against N times one replica; and what it takes, and costs
     the driver's process, to come from the end of one agent's turn to the beginning of the next one's. docs/scaling.md
     says what the columns mean.
     """
@@ -72,7 +72,7 @@ def scaling(
 
 
 def _measure(settings: ScalingBenchSettings, say: Callable[[str], None]) -> "ScalingBench":
-    from benchmarks.scaling.measure import run  # torch and Ray: only once the flags are known good
+    from benchmarks.scaling.measure import run  # torch and Ray: only once the flags are valid
 
     return run(settings, say)
 

@@ -1,4 +1,4 @@
-"""From clock readings to the figures of a benchmark of the runtime. Plain data: no torch, no Ray."""
+"""Computes the figures of the runtime's benchmark from clock readings. Plain data: no torch, no Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from benchmarks.scaling.timed_runtime import CALLS, TurnTimes
-from latentmas_ray.bench.stamps import p99
+from latentmas_ray.bench.timings import p99
 
 # The way of a text from one agent to the next, in order. Only there the driver stands between the two: it needs the
 # text for the prompt. A reader of memory is at its actor long before, and waits for the segment there.
@@ -16,7 +16,7 @@ REST = "rest"
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """The middle and the end of a distribution, in seconds; p99 by nearest rank."""
+    """The median and the tail of a distribution, in seconds; p99 by nearest rank."""
 
     count: int
     p50: float
@@ -24,13 +24,13 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread | None":
-        """None where there are no values."""
+        """Return the spread of `values`; None if there are none."""
         return Spread(count=len(values), p50=median(values), p99=p99(values)) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """One number of replicas."""
+    """The figures for one number of replicas."""
 
     replicas: int  # of every agent
     actors: int
@@ -44,7 +44,7 @@ class Throughput:
 
 @dataclass(frozen=True, kw_only=True)
 class DriverTime:
-    """Processor time of the driver per turn, in seconds. It does not grow when others want the same core."""
+    """Processor time of the driver per turn, in seconds. It does not grow when other processes use the same core."""
 
     spread: Spread | None  # of the driver's thread, from one result to the next
     mean: float  # of the driver's thread
@@ -55,7 +55,7 @@ class DriverTime:
 
 @dataclass(frozen=True, kw_only=True)
 class HandOvers:
-    """What hand-overs cost in one load; latencies are None where turns only queued."""
+    """The cost of hand-overs under one load; latencies are None if turns only queued."""
 
     load: str
     actors: int

@@ -1,7 +1,7 @@
-"""What the runtime itself can do: real actors and the real driver, with timers in place of models.
+"""Measures the runtime itself: real actors and the real driver, with timers instead of models.
 
-Throughput over replicas tells whether replicas wait for the driver; hand-overs tell what it takes from the end
-of one turn to the next one, and how much of the driver's process that needs.
+Throughput over replicas shows whether replicas wait for the driver; hand-overs show the delay from the end of one turn
+to the start of the next, and the driver's processor time for it.
 """
 
 import os
@@ -32,26 +32,26 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Agent, Topology
 from latentmas_ray.transport import pick_transport
 from latentmas_ray.units import format_bytes
 
 ACTOR_BYTES = 200_000_000  # an actor with torch and no model
-_READER_SHARE = 0.9  # readers are that much faster where all are busy, so that a hand-over finds its reader idle
-_ALONE = 8  # times as many batches where there is one at a time: it takes a moment, and p99 wants a hundred
+_READER_SHARE = 0.9  # readers are faster by this factor in the load "busy", so that they are idle when memory arrives
+_ALONE = 8  # factor for the batches of the load "alone": they are quick, and p99 needs a hundred
 _LOADS = ("alone", "busy", "flood")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingBench:
-    """The outcome of one run."""
+    """The result of one run."""
 
     settings: ScalingBenchSettings
     machine: str
-    load_average: float  # of the last minute before anything was started: what else this machine had to do
+    load_average: float  # of the minute before the start: other work on this machine
     num_nodes: int
     throughput: tuple[Throughput, ...]
     hand_overs: tuple[HandOvers, ...]
@@ -82,7 +82,7 @@ def run(settings: ScalingBenchSettings, progress: Log) -> ScalingBench:
 def fitting(settings: ScalingBenchSettings, free_bytes: float) -> list[int]:
     """The numbers of actors that hand over. Raises ConfigError for given numbers that the nodes have no memory for."""
     room = int(free_bytes / ACTOR_BYTES)
-    why = f"{format_bytes(free_bytes)} of memory hold so many of {format_bytes(ACTOR_BYTES)}"
+    why = f"{format_bytes(free_bytes)} of memory hold that many of {format_bytes(ACTOR_BYTES)}"
     if settings.throughput and max(settings.replicas) * settings.agents > room:
         given = ",".join(map(str, settings.replicas))
         raise ConfigError("replicas", given, f"with all agents it must be at most {room} actors: {why}")
@@ -122,7 +122,7 @@ def measure_throughput(settings: ScalingBenchSettings, progress: Log) -> tuple[T
 
 
 def measure_hand_overs(settings: ScalingBenchSettings, num_actors: int, progress: Log) -> Iterator[HandOvers]:
-    """One chain through so many actors, in every load."""
+    """Yield the figures of one chain over `num_actors` actors, under each load."""
     topology = chain(CHAIN_AGENTS // 2, CHAIN_AGENTS // 2)
     replicas = num_actors // CHAIN_AGENTS
     num_batches = settings.batches * settings.repeats
@@ -131,20 +131,20 @@ def measure_hand_overs(settings: ScalingBenchSettings, num_actors: int, progress
         _drive(timed, info, topology, replicas, [0.0] * replicas)
         for load in _LOADS:
             if load == "busy":
-                # Each replica begins a little later than the one before, so that turns do not all end at once.
+                # Each replica starts a little later than the previous one, so that turns do not all end at once.
                 first = [settings.turn_seconds * (1 + number / replicas) for number in range(replicas)]
                 seconds = first + [settings.turn_seconds] * (replicas * (num_batches - 1))
             else:
                 seconds = [0.0] * num_batches * (_ALONE if load == "alone" else replicas)
             figures = _measure_load(timed, info, topology, replicas, seconds, load)
-            progress(_told(figures))
+            progress(_progress_line(figures))
             yield figures
 
 
 def _measure_load(
     timed: TimedRuntime, info: RuntimeInfo, topology: Topology, replicas: int, seconds: Sequence[float], load: str
 ) -> HandOvers:
-    timed.begin()
+    timed.reset()
     thread, process = time.thread_time(), time.process_time()
     wall = _drive(
         timed,
@@ -169,7 +169,7 @@ def _measure_load(
         [agent.name for agent in agents],
         [agent.name for agent in agents if agent.thinks == "latent"],
     )
-    is_told = load != "flood"
+    has_latencies = load != "flood"
     return HandOvers(
         load=load,
         actors=replicas * len(agents),
@@ -177,9 +177,9 @@ def _measure_load(
         turns=len(timed.turns),
         seconds=wall,
         turns_per_second=len(timed.turns) / wall,
-        memory=Spread.of(found.memory) if is_told else None,
-        text=Spread.of([sum(way.values()) for way in found.text]) if is_told else None,
-        text_way=found.text_way() if is_told else {},
+        memory=Spread.of(found.memory) if has_latencies else None,
+        text=Spread.of([sum(way.values()) for way in found.text]) if has_latencies else None,
+        text_way=found.text_way() if has_latencies else {},
         busy_readers=found.busy_share,
         driver=driver,
     )
@@ -204,7 +204,7 @@ def chain(num_latent: int, num_text: int) -> Topology:
 
 @contextmanager
 def _started(topology: Topology, replicas: int) -> Iterator[tuple[Runtime, RuntimeInfo]]:
-    """Actors as a run has them. On cores their shares are fractions, so there may be more actors than cores."""
+    """Yield a started runtime. Actors ask for fractions of cores, so there may be more actors than cores."""
     runtime = RayRuntime(
         [agent.name for agent in topology.agents],
         TimerRunner,
@@ -226,8 +226,10 @@ def _drive(
     later: float = 0.0,
     max_batches_in_flight: int | None = None,
 ) -> float:
-    """Seconds from the first admission to the last answer. `seconds` has those of each question's first turn; all
-    turns after it take `later`."""
+    """Run one question per entry of `seconds`; return the seconds from the first admission to the last answer.
+
+    An entry is the duration of a question's first turn; all later turns take `later` seconds.
+    """
     questions = [
         Question(
             id=f"q{number}",
@@ -251,8 +253,8 @@ def _drive(
     return time.perf_counter() - begin
 
 
-def _told(figures: HandOvers) -> str:
+def _progress_line(figures: HandOvers) -> str:
     ways = {"memory": figures.memory, "text": figures.text}
-    told = [f"{name} {spread.p50 * 1000:.1f} ms" for name, spread in ways.items() if spread is not None]
-    told.append(f"driver {figures.driver.mean * 1000:.2f} ms per turn")
-    return f"actors: {figures.actors}, {figures.load}, {figures.turns_per_second:.0f} turns/s: {', '.join(told)}"
+    parts = [f"{name} {spread.p50 * 1000:.1f} ms" for name, spread in ways.items() if spread is not None]
+    parts.append(f"driver {figures.driver.mean * 1000:.2f} ms per turn")
+    return f"actors: {figures.actors}, {figures.load}, {figures.turns_per_second:.0f} turns/s: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What a benchmark of the runtime itself measures. Imports nothing heavy."""
+"""The settings of the runtime's benchmark. Imports nothing heavy."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A runtime that passes everything on to another one, and keeps account of the driver's time and of each turn's way."""
+"""A runtime that wraps another one and measures the driver's processor time and the times of each turn."""
 
 import time
 from collections import defaultdict
@@ -18,25 +18,25 @@ CALLS = ("submit", "poll", "free_segments")
 
 @dataclass
 class TurnTimes:
-    """One turn as the driver saw it, and as its actor did; seconds of the wall clock, each of its own machine."""
+    """The times of one turn at the driver and at its actor; seconds of each machine's wall clock."""
 
-    submitted: float  # the driver begins to submit it
+    submitted: float  # the driver starts to submit it
     seen: float = 0.0  # a poll has returned its result
     actor: TurnStamps | None = None
 
 
 class TimedRuntime:
-    """Speaks the driver's `Runtime` protocol. `begin` starts a new account, and everything after it counts.
+    """Implements the scheduler's `Runtime` protocol around another runtime; `reset` starts a new measurement.
 
-    Processor time is that of the calling thread, which is the driver's; a thread that waits uses none.
+    Processor time is that of the calling thread, which is the driver's; a waiting thread uses none.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Forget what was counted."""
+    def reset(self) -> None:
+        """Drop all measurements."""
         self.turns: dict[tuple[int, str], TurnTimes] = {}  # by batch and agent
         self.call_seconds: defaultdict[str, float] = defaultdict(float)  # of processor time, by call
         self.gaps: list[float] = []  # of processor time from one result to the next
@@ -44,20 +44,20 @@ class TimedRuntime:
         self._last_result: float | None = None
 
     def start(self) -> RuntimeInfo:
-        """Start the other one."""
+        """Start the wrapped runtime."""
         return self._runtime.start()
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
-        """Queue a turn."""
+        """Submit a turn and record when."""
         times = self.turns[work.batch, work.agent] = TurnTimes(time.time())
-        with self._counted("submit"):
-            ticket = self._runtime.submit(work, segments)
-        self._open[ticket] = times
-        return ticket
+        with self._measured("submit"):
+            handle = self._runtime.submit(work, segments)
+        self._open[handle] = times
+        return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:
-        """What has happened."""
-        with self._counted("poll"):
+        """Return the wrapped runtime's events and record when turns are done."""
+        with self._measured("poll"):
             events = self._runtime.poll(timeout_seconds)
         done = [event for event in events if isinstance(event, TurnDone)]
         for event in done:
@@ -65,26 +65,26 @@ class TimedRuntime:
             times.seen = time.time()
             times.actor = TurnStamps.of(event.result)
         now = time.thread_time()
-        if self._last_result is not None and done:  # before the first one there were admissions only
+        if self._last_result is not None and done:  # before the first one, time was spent on admissions
             self.gaps += [(now - self._last_result) / len(done)] * len(done)
         self._last_result = now if done else self._last_result
         return events
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        """Give up on turns."""
+        """Cancel turns."""
         self._runtime.cancel(handles, question_ids)
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
-        """These segments will not be read any more."""
-        with self._counted("free_segments"):
+        """Free these segments."""
+        with self._measured("free_segments"):
             self._runtime.free_segments(handles)
 
     def close(self) -> None:
-        """Close the other one."""
+        """Close the wrapped runtime."""
         self._runtime.close()
 
     @contextmanager
-    def _counted(self, call: str) -> Iterator[None]:
+    def _measured(self, call: str) -> Iterator[None]:
         begin = time.thread_time()
         yield
         self.call_seconds[call] += time.thread_time() - begin

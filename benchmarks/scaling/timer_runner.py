@@ -1,6 +1,6 @@
-"""A runner without a model: a turn takes as long as its prompt says, and hands over a small segment.
+"""A runner without a model: a turn sleeps for the seconds that its prompt says and writes a small segment.
 
-Everything around the engine is that of a run. A turn's stamps are seconds of the wall clock of its actor's machine.
+All but the engine is as in a run. Times are seconds of the wall clock of the actor's machine.
 """
 
 import json
@@ -16,7 +16,7 @@ from latentmas_ray.memory.segment import LATENT
 
 LATENT_STEPS = 4
 _PROMPT_TOKENS = 8
-# Small, so that what is measured is the way and not the bytes: 512 bytes a token.
+# Small (512 bytes per token), so that latency is measured and not bandwidth.
 SPEC = KVCacheSpec.uniform(
     architecture="Timer",
     num_layers=2,
@@ -31,25 +31,25 @@ SPEC = KVCacheSpec.uniform(
 
 @dataclass(frozen=True, kw_only=True)
 class TurnStamps:
-    """When a turn did what. They travel in the report's texts: a timer has nothing to say."""
+    """The times of one turn, returned in its result's `texts`."""
 
-    idle_since: float  # the end of this actor's turn before
+    idle_since: float  # the end of this actor's previous turn
     begun: float
-    present: float  # all memory that is read is here
-    ended: float  # the segment is final, or the text is there
+    present: float  # all memory that it reads has arrived
+    ended: float  # the segment or the text is final
 
     def to_text(self) -> str:
-        """The stamps as a text."""
+        """Return the times as JSON."""
         return json.dumps(asdict(self))
 
     @staticmethod
-    def of(report: TurnResult) -> "TurnStamps":
-        """Those of a turn that has reported."""
-        return TurnStamps(**json.loads(report.texts[0]))
+    def of(result: TurnResult) -> "TurnStamps":
+        """Read the times from a turn's result."""
+        return TurnStamps(**json.loads(result.texts[0]))
 
 
 class TimerRunner:
-    """A `Runner` that sleeps. The last word of a prompt is the seconds that its turn takes."""
+    """A `Runner` that sleeps. The last word of a prompt is the number of seconds."""
 
     spec = SPEC
     device = "cpu"
@@ -60,13 +60,13 @@ class TimerRunner:
     def run(
         self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """One turn: takes in the memory, sleeps, and hands over a segment or writes its stamps as a text."""
+        """Absorb the memory, sleep, and return a segment or a text with the times."""
         begun = time.time()
         lengths = [0] * len(work.prompts)
-        for _, piece in memory.chunks():
-            lengths = [length + more for length, more in zip(lengths, piece.lengths, strict=True)]
+        for _, chunk in memory.chunks():
+            lengths = [length + more for length, more in zip(lengths, chunk.lengths, strict=True)]
         present = time.time()
-        first, last = make_pieces(tuple(lengths), work.latent_steps)
+        first, last = make_chunks(tuple(lengths), work.latent_steps)
         leaves_early = outgoing is not None and outgoing.leaves_early
         if outgoing is not None and leaves_early:
             outgoing.publish(time.time(), first)
@@ -81,7 +81,7 @@ class TimerRunner:
             else:
                 outgoing.publish(ended, own)
         self._idle_since = time.time()
-        report = TurnResult(
+        result = TurnResult(
             agent=work.agent,
             prompt_tokens=(_PROMPT_TOKENS,) * len(work.prompts),
             latent_steps=work.latent_steps,
@@ -89,32 +89,32 @@ class TimerRunner:
             texts=(stamps.to_text(),) * len(work.prompts),
             segment_bytes=first.meta.bytes_per_question if work.thinks == "latent" else (),
         )
-        return whole, report
+        return whole, result
 
     def measure_prefill(self, num_tokens: int) -> float:
-        """Nothing is computed here."""
+        """Not supported."""
         raise NotImplementedError("a timer has no prefill")
 
 
 def seconds_of(prompt: Prompt) -> float:
-    """How long the turn of this prompt takes."""
+    """Return the seconds that the turn of this prompt takes."""
     return float(prompt.messages[-1]["content"].split()[-1])
 
 
-def make_pieces(turn_starts: tuple[int, ...], latent_steps: int) -> tuple[SegmentChunk, SegmentChunk]:
-    """The prompt's and the thoughts' part of a segment whose questions begin at these positions."""
+def make_chunks(turn_starts: tuple[int, ...], latent_steps: int) -> tuple[SegmentChunk, SegmentChunk]:
+    """Return the prompt's and the thoughts' chunk of a segment whose questions start at these positions."""
     num_questions = len(turn_starts)
     lengths = (_PROMPT_TOKENS + latent_steps,) * num_questions
-    outline = SegmentMeta(SPEC, lengths, turn_starts, (0,) * num_questions, lengths)
-    return _piece(outline, 0, _PROMPT_TOKENS, 0), _piece(outline, _PROMPT_TOKENS, latent_steps, LATENT)
+    meta = SegmentMeta(SPEC, lengths, turn_starts, (0,) * num_questions, lengths)
+    return _make_chunk(meta, 0, _PROMPT_TOKENS, 0), _make_chunk(meta, _PROMPT_TOKENS, latent_steps, LATENT)
 
 
-def _piece(outline: SegmentMeta, begin: int, length: int, token_id: int) -> SegmentChunk:
-    """`length` tokens of each question from number `begin` on, all of them `token_id`."""
-    spec, num_questions = outline.spec, outline.num_questions
+def _make_chunk(meta: SegmentMeta, begin: int, length: int, token_id: int) -> SegmentChunk:
+    """Return a chunk of `length` tokens per question from position `begin`, all of them `token_id`."""
+    spec, num_questions = meta.spec, meta.num_questions
     num_tokens = length * num_questions
     lengths = (length,) * num_questions
     latents_NE = torch.zeros(num_tokens if token_id == LATENT else 0, spec.hidden_size)
     recompute_inputs = RecomputeInputs(torch.full((num_tokens,), token_id), latents_NE, lengths)
     kv_LCHTD = torch.zeros(spec.num_layers, 2, spec.num_kv_heads, num_tokens, spec.head_dim)
-    return SegmentChunk.from_tensor(outline, (begin,) * num_questions, lengths, kv_LCHTD, recompute_inputs)
+    return SegmentChunk.from_tensor(meta, (begin,) * num_questions, lengths, kv_LCHTD, recompute_inputs)

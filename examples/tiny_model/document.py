@@ -1,17 +1,17 @@
-"""A training document, and the mix of documents that a step is made of."""
+"""A training document, and the mix of documents of a training step."""
 
 from dataclasses import dataclass
 
 from latentmas_ray.tasks.notes import NUM_EXPERTS, WANTED, Wanted
 
-# What is learned, and told apart in the curves.
+# The kinds of targets, which have separate curves.
 KINDS = ("recall", "drill", "repeat", "chain", *WANTED)
 
 
 @dataclass(frozen=True)
 class DocumentPart:
-    """Token ids that stand together; those of a `kind` are targets of the loss. `soft` ones are only a part of what is
-    read in their place (`examples/tiny_model/soft.py`)."""
+    """Consecutive token ids. With a `kind`, they are targets of the loss. With `soft`, soft tokens that are mixed from
+    these and others are read in their place (`examples/tiny_model/soft.py`)."""
 
     ids: list[int]
     kind: str | None = None
@@ -20,9 +20,9 @@ class DocumentPart:
 
 @dataclass(frozen=True)
 class Document:
-    """`shared` segments, one after another, and `branches` behind them. `gaps[i]` positions stay free after segment i.
+    """Consecutive `shared` segments, followed by `branches`. `gaps[i]` positions are left free after segment i.
 
-    `parallel`: the shared segments do not see one another, as memories that are merged.
+    `parallel`: the shared segments do not see each other, like merged memories.
     """
 
     shared: list[list[DocumentPart]]
@@ -33,7 +33,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a step is made of: how often which document, and how hard they are. A stage of the curriculum."""
+    """How often each kind of document occurs, and how hard they are. One stage of the curriculum."""
 
     recall: float = 0.1
     drill: float = 0.05
@@ -44,6 +44,6 @@ class Mix:
     max_filler: int = 48
     max_recall: int = 60
     soft: float = 0.0  # how often agents add soft tokens
-    blind: float = 0.0  # share of the documents with notes of which the questions see nothing
-    solo: float = 0.85  # share of the word problems without memory of others
+    blind: float = 0.0  # share of the documents about notes whose questions do not see the notes
+    solo: float = 0.85  # share of the word problems without memory of other agents
     max_gap: int = 80

@@ -1,11 +1,10 @@
-"""The weights that training begins with: the first two layers begin as heads that look back for a word.
+"""The initial weights: the first two layers are initialised as induction heads, which look back for a word.
 
-Copying needs two layers that fit each other: one that tells each token which tokens stand before it, and one that looks
-for a token with the right ones before it. Left to chance, most of the training would pass before they find each other.
-Here the first layer's heads begin by reading the tokens 1, 2, 3 and 4 places before, the second layer's by comparing a
-token with what others have before them, and by saying what they find: the output matrix begins as the input matrix. So
-the model begins by repeating what once came after the same token. What is done with that, and all else, is learned;
-nothing is held fixed.
+Copying needs two matching layers: one that tells each token which tokens are before it, and one that looks for a token
+with the right ones before it. From random weights, most of the training would pass before both emerge. Here the heads
+of the first layer read the tokens 1, 2, 3 and 4 positions before, and those of the second compare a token with what
+others have before them and output what they find: the output matrix is initialised from the input matrix. So the model
+starts by repeating what followed an earlier occurrence of the same token. All weights are trained; none is frozen.
 """
 
 from typing import Any
@@ -13,54 +12,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NUM_CONSTANT = 8  # dims of the embeddings in which all tokens begin alike: what heads that go by place only read
+_NUM_CONSTANT = 8  # dims in which all embeddings are equal at first: the input of heads that attend by position only
 _CONSTANT = 2.0
-_NEAR_PAIRS = 5  # the fastest rotations tell neighbouring places apart
-_SLOW_FROM = 16  # the slower half hardly turns within a few hundred tokens: for comparing contents
+_NEAR_PAIRS = 5  # the fastest rotations, which distinguish neighbouring positions
+_SLOW_FROM = 16  # the slower half, which hardly rotates within a few hundred tokens: for comparing contents
 _SHARPNESS = 1.6
 _HEAD_SCALE = 0.05
 _COPY_SCALE = 6.0
 
 
 def set_first_weights(model: Any) -> None:
-    """Set the weights in place, from the global random state."""
+    """Set the weights in place, using the global random state."""
     config = model.config
     size, dim = config.hidden_size, config.head_dim
-    # Embeddings are large beside what the layers add, and most layers begin by adding nothing.
-    read_VE, said_VE = draw_tokens(config.vocab_size, size)
-    model.model.embed_tokens.weight.data.copy_(read_VE)
-    model.lm_head.weight.data.copy_(said_VE)
+    # Embeddings are large compared with what the layers add, and most layers add nothing at first.
+    input_VE, output_VE = draw_tokens(config.vocab_size, size)
+    model.model.embed_tokens.weight.data.copy_(input_VE)
+    model.lm_head.weight.data.copy_(output_VE)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data.zero_()
         layer.mlp.down_proj.weight.data.zero_()
-    # Three subspaces: what a token is, what the one before it is, and what the four before it are.
+    # Three subspaces: the token itself, the token before it, and the four tokens before it.
     own_DE, before_DE, around_DE = _subspaces(3, dim, size)
     by_place, by_content = (layer.self_attn for layer in model.model.layers[:2])
-    _read_by_place(by_place, config.num_attention_heads, own_DE, before_DE, around_DE)
-    _compare(by_content, own_DE, before_DE, around_DE)
+    _attend_by_position(by_place, config.num_attention_heads, own_DE, before_DE, around_DE)
+    _attend_by_content(by_content, own_DE, before_DE, around_DE)
     for attention in (by_place, by_content):
         attention.q_norm.weight.data.fill_(_SHARPNESS)
         attention.k_norm.weight.data.fill_(_SHARPNESS)
 
 
 def draw_tokens(num: int, size: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """First rows of `num` tokens in the input matrix and in the output matrix: the same, but for scale and constant."""
-    read_VE = torch.randn(num, size, generator=generator)
-    read_VE[:, :_NUM_CONSTANT] = 0.0
-    said_VE = _HEAD_SCALE * read_VE
-    read_VE[:, :_NUM_CONSTANT] = _CONSTANT
-    return read_VE, said_VE
+    """Return initial rows of `num` tokens for the input and the output matrix: equal except for scale and constant."""
+    input_VE = torch.randn(num, size, generator=generator)
+    input_VE[:, :_NUM_CONSTANT] = 0.0
+    output_VE = _HEAD_SCALE * input_VE
+    input_VE[:, :_NUM_CONSTANT] = _CONSTANT
+    return input_VE, output_VE
 
 
 def _subspaces(num: int, dim: int, size: int) -> list[Tensor]:
-    """Orthonormal rows, none of which reads the constant dims."""
+    """Return `num` matrices of `dim` rows; all rows are orthonormal, and zero in the constant dims."""
     rows = torch.linalg.qr(torch.randn(size - _NUM_CONSTANT, num * dim)).Q.T
     whole = torch.cat([torch.zeros(num * dim, _NUM_CONSTANT), rows], dim=1)
     return list(whole.split(dim))
 
 
-def _read_by_place(attention: Any, num_heads: int, own: Tensor, before: Tensor, around: Tensor) -> None:
-    """Head h reads the token h + 1 places before, and writes it where `around` is read; head 0's also `before`."""
+def _attend_by_position(attention: Any, num_heads: int, own: Tensor, before: Tensor, around: Tensor) -> None:
+    """Make head h read the token h + 1 positions before and write it to subspace `around`; head 0 also to `before`."""
     dim, size = own.shape
     half = dim // 2
     angles = 10_000.0 ** -(torch.arange(_NEAR_PAIRS) / half)
@@ -77,8 +76,8 @@ def _read_by_place(attention: Any, num_heads: int, own: Tensor, before: Tensor, 
     attention.o_proj.weight.data.copy_(torch.cat(written, dim=1))
 
 
-def _compare(attention: Any, own: Tensor, before: Tensor, around: Tensor) -> None:
-    """Heads that look for a token behind one like this, and among whose last four one is like the one before this."""
+def _attend_by_content(attention: Any, own: Tensor, before: Tensor, around: Tensor) -> None:
+    """Make heads that look for a token after one like this, or with the token before this among its last four."""
     dim, size = own.shape
     half = dim // 2
     slow = [*range(_SLOW_FROM, half), *range(half + _SLOW_FROM, dim)]
@@ -90,6 +89,6 @@ def _compare(attention: Any, own: Tensor, before: Tensor, around: Tensor) -> Non
 
     attention.q_proj.weight.data.copy_(torch.cat([placed(own), placed(own), placed(before), placed(own)]))
     attention.k_proj.weight.data.copy_(torch.cat([placed(before), placed(around)]))
-    said = _subspaces(1, 2 * dim, size)[0]  # of what is found, told as it is
-    attention.v_proj.weight.data.copy_(said)
-    attention.o_proj.weight.data[:, :dim] = _COPY_SCALE * said[:dim].T
+    copied = _subspaces(1, 2 * dim, size)[0]  # the token that is found is copied unchanged
+    attention.v_proj.weight.data.copy_(copied)
+    attention.o_proj.weight.data[:, :dim] = _COPY_SCALE * copied[:dim].T

@@ -1,7 +1,7 @@
-"""From tasks to training documents: shared segments, and branches that read them without seeing one another.
+"""Makes training documents from tasks: shared segments, and branches that read them but not each other.
 
-Many questions about one memory are one document: the memory is computed once, and every question's branch stands right
-behind it, as it would if it were the only one. So a document trains as many answers as it has branches.
+A document has many questions about one memory. The memory is computed once, and the branch of each question follows it
+directly, as if it were the only one. So a document trains as many answers as it has branches.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from latentmas_ray.tasks.chain import MAX_STEPS, make_problem
 from latentmas_ray.tasks.notes import Notes, draw, make_notes, notes_text
 
 _MAX_SOFT = 100  # soft tokens in one agent's turn
-_LEAST_BRANCH = 70  # tokens that are kept for a question and its answer
+_LEAST_BRANCH = 70  # tokens that are reserved for a question and its answer
 
 
 class Writer:
-    """Makes documents. Pieces of text are encoded one by one and kept: most of them come again and again."""
+    """Makes random documents of a mix. The texts before and after a user's message are encoded once."""
 
     def __init__(self, tokenizer: Tokenizer, rng: Random) -> None:
         self.rng = rng
@@ -41,7 +41,7 @@ class Writer:
         self._closing = self._text(closing())
 
     def document(self, mix: Mix, max_tokens: int) -> Document:
-        """One document of the mix, as long as fits into `max_tokens`."""
+        """Return one document of the mix, of at most `max_tokens` tokens."""
         draw_of = self.rng.random()
         if draw_of < mix.recall:
             return self._recall(mix, max_tokens)
@@ -58,7 +58,7 @@ class Writer:
         return [self._opening, self._text(text), self._closing]
 
     def _recall(self, mix: Mix, max_tokens: int) -> Document:
-        """Random words, then the same words again, from any place: what looking back for a word means."""
+        """Random words, then the same words again from a random position: trains looking back for a word."""
         num = self.rng.randint(2, min(mix.max_recall, max_tokens // 2))
         words = self.rng.sample(self._words, num)
         parts = [DocumentPart(words)]
@@ -68,7 +68,7 @@ class Writer:
         return Document([], [parts], [])
 
     def _drill(self) -> Document:
-        """Sums and differences of all numbers, also those that are held out of the tasks."""
+        """Sums and differences of all numbers, including those held out of the tasks."""
         parts = []
         for _ in range(8):
             left, right = self.rng.randint(1, 40), self.rng.randint(1, 20)
@@ -86,7 +86,7 @@ class Writer:
     def _turns(
         self, mix: Mix, prompts: Sequence[str], texts: Sequence[str], max_tokens: int
     ) -> list[list[DocumentPart]]:
-        """A segment of every agent. Where they add soft tokens, mostly all of them add equally many."""
+        """Return one segment per agent. If they add soft tokens, mostly all agents add equally many."""
         segments = [self._user(prompt) for prompt in prompts]
         room = max_tokens - _LEAST_BRANCH - sum(len(part.ids) for parts in segments for part in parts)
         longest = min(_MAX_SOFT, room // len(segments))
@@ -100,7 +100,7 @@ class Writer:
         ]
 
     def _soft(self, text: str, num: int) -> DocumentPart:
-        """Soft tokens whose words are any, those of a text in disorder, or the text itself, from its beginning."""
+        """Return soft tokens made of random words, of a text's words in random order, or of the text from its start."""
         kind, ids = self.rng.random(), self._tokenizer.encode(text).ids
         if kind < 0.4:
             return DocumentPart(self.rng.choices(self._words, k=num), soft=True)
@@ -109,8 +109,8 @@ class Writer:
         return DocumentPart((ids * (num // len(ids) + 1))[:num], soft=True)
 
     def _filler(self, mix: Mix, text: str) -> list[DocumentPart]:
-        """What an agent adds to its prompt: nothing, all of its text or the beginning, or words without a meaning:
-        one again and again, its own in disorder, or any."""
+        """Return what an agent adds to its prompt: nothing, its text or the beginning of it, or meaningless words (one
+        repeated, its own in random order, or random ones)."""
         kind = self.rng.random()
         if kind < 0.35:
             return []
@@ -154,11 +154,11 @@ class Writer:
         return Document(shared, branches, gaps, parallel=rng.random() < 0.5)
 
     def _blind(self, mix: Mix, notes: Notes, max_tokens: int) -> Document:
-        """Questions whose notes are nowhere, or only soft tokens in their place: all that is left is a guess."""
+        """Questions without their notes, or with soft tokens in their place: the answer can only be guessed."""
         num = 0 if self.rng.random() < 0.6 else self.rng.randint(1, 40)
         shared = [[self._soft(expert_text(facts), num)] for facts in notes if num]
         branches: list[list[DocumentPart]] = []
-        for _ in range(3):  # each about notes of its own: answers that know of one another are no guesses
+        for _ in range(3):  # each about other notes: answers to questions about the same notes would not be guesses
             nowhere = make_notes(self.rng, "train", [len(facts) for facts in notes])
             branches += self._questions(mix, nowhere, [self._opening], max_tokens)[:1]
         return Document(shared, branches, [self.rng.randint(0, 60) for _ in shared])
@@ -184,7 +184,7 @@ class Writer:
         return branches
 
     def _chain(self, mix: Mix, max_tokens: int) -> Document:
-        """One word problem: for the answering agent alone, after the others' memories, or after their texts."""
+        """One word problem: for the answering agent alone, after the other agents' memories, or after their texts."""
         rng = self.rng
         problem = make_problem(rng, "train", rng.randint(1, MAX_STEPS))
         written = [(name, role_text(role, problem)) for name, role in zip(AGENTS["chain"], CHAIN_ROLES, strict=True)]

@@ -1,6 +1,6 @@
-"""Training of the embedded model: steps, their optimizers, and a state that goes on where it stopped.
+"""Training of the embedded model: steps, optimizers, and a state from which training can resume.
 
-The forward and the gradients are in bfloat16, the weights that are trained in float32.
+Forward and gradients are in bfloat16, the master weights in float32.
 """
 
 import time
@@ -24,8 +24,8 @@ from examples.tiny_model.soft import soft_embeddings
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, TRAIN_NAMES
 
 _WARM_UP = 30
-_DECAY_FROM = 0.55  # of the steps of a fall; until then the rate stays, so that their number can still be changed
-_FIRST_FALL = 730  # where the rate has fallen once; it begins again at about half, if there are more steps
+_DECAY_FROM = 0.55  # share of the steps with a constant rate, during which the number of steps can still be changed
+_FIRST_FALL = 730  # the rate decays to its minimum here; with more steps it restarts at about half
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _NEW_NAMES_FROM = 320
 _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
@@ -33,7 +33,7 @@ _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What training does; two runs of one recompute inputs see the same data in the same order."""
+    """The settings of a training run. Two runs with equal settings see the same data in the same order."""
 
     num_steps: int
     num_rows: int = 18
@@ -44,7 +44,7 @@ class TrainingSettings:
 
 @dataclass
 class TrainingProgress:
-    """What has happened so far; `history` has one row of figures for every report."""
+    """The state of a training run; `history` has one row of metrics per report."""
 
     step: int = 0
     seconds: float = 0.0
@@ -52,7 +52,7 @@ class TrainingProgress:
 
 
 class Trainer:
-    """One model in training. `step` changes it in place; `save` and `load` keep all that the next step depends on."""
+    """Trains one model in place. `save` and `load` store and restore everything that the next step depends on."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Trainer:
         self._base = torch.compile(model.model, dynamic=False) if compiled else model.model
 
     def step(self) -> dict[str, float]:
-        """One step. Returns the loss and, of each kind, how many targets and how many whole answers came out right."""
+        """Run one step. Return the loss and, for each kind, the shares of right tokens and of right whole answers."""
         begin = time.perf_counter()
         settings, step = self.settings, self.progress.step
         writer = Writer(self.tokenizer, Random(f"{settings.seed} {step}"))
@@ -114,7 +114,7 @@ class Trainer:
         return cross_entropy(logits, targets), accuracies(logits.argmax(-1) == targets, rows)
 
     def _embed(self, rows: Rows) -> Tensor:
-        """Input embeddings. A soft token has no word of its own, as a thought has none: readers must not stumble."""
+        """Return input embeddings. Soft tokens, like thoughts, are not words, and readers must learn to handle them."""
         matrix_VE: Tensor = self.model.model.embed_tokens.weight
         embedded_BTE: Tensor = self.model.model.embed_tokens(rows.ids_BT)
         is_soft = rows.soft_BT.bool()
@@ -140,24 +140,26 @@ class Trainer:
             named[name].data.copy_(master)
 
     def _share(self, gradient_VE: Tensor) -> None:
-        """Names learn together, in both matrices: all get the mean of what the names in the data would get.
+        """Give all names, in both matrices, the mean gradient of the names in the data.
 
-        So a name that no task has shown differs from the others by its random part only, as they do from one another.
+        So names differ from each other only in their random initial part, and held-out names are like the others.
         """
         gradient_VE[self._names] = gradient_VE[self._trained_names].mean(0)
 
     def _rename(self, generator: torch.Generator) -> None:
-        """Give every name another random part for this step, in both matrices; the trained weights keep theirs.
+        """Replace the random part of every name for this step, in both matrices; the master weights are unchanged.
 
-        A model that meets ever new names can learn no name by heart, and so treats all alike.
+        A model that sees new names in every step cannot memorise a name, so it treats all names equally.
         """
-        new_VE, said_VE = draw_tokens(len(self._names), self._first["model.embed_tokens.weight"].shape[1], generator)
-        for name, new in (("model.embed_tokens.weight", new_VE), ("lm_head.weight", said_VE)):
+        input_VE, output_VE = draw_tokens(
+            len(self._names), self._first["model.embed_tokens.weight"].shape[1], generator
+        )
+        for name, new in (("model.embed_tokens.weight", input_VE), ("lm_head.weight", output_VE)):
             learned = self._masters[name][self._names] - self._first[name]
             dict(self.model.named_parameters())[name].data[self._names] = (learned + new).bfloat16()
 
     def save(self, path: Path) -> None:
-        """Write the state; a process that ends meanwhile leaves the last one whole."""
+        """Write the state atomically: if the process is killed meanwhile, the previous state is intact."""
         state = {
             "recipe": asdict(self.settings),
             "progress": asdict(self.progress),
@@ -169,19 +171,19 @@ class Trainer:
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a state."""
+        """Load a state to resume from."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.progress = TrainingProgress(**state["progress"])
         named = dict(self.model.named_parameters())
         for name, master in self._masters.items():
             master.copy_(state["masters"][name])
             named[name].data.copy_(master)
-        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
 
 def accuracies(is_right: Tensor, rows: Rows) -> dict[str, float]:
-    """Of each kind, the share of whole answers (all targets of one segment) of which every token came out right."""
+    """Return, for each kind, the share of right tokens and of right whole answers (all targets of one segment)."""
     is_target = rows.targets_BT >= 0
     kinds = rows.kinds_BT[is_target]
     row = torch.arange(len(rows.ids_BT))[:, None].expand_as(is_target)[is_target]

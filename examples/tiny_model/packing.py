@@ -1,7 +1,7 @@
-"""Documents packed into rows of one length, with what every token may see.
+"""Packs documents into rows of equal length, with the visibility of every token.
 
-B rows, T tokens of a row. A token sees the earlier tokens of its own segment, and the shared ones of its document if
-it reads them.
+Dimensions: B rows, T tokens per row. A token sees the earlier tokens of its own segment and, if it reads them, the
+shared segments of its document.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from torch import Tensor
 from examples.tiny_model.document import KINDS, Document, DocumentPart, Mix
 from examples.tiny_model.layouts import Writer
 
-_NOBODY = -1
-_LEAST_ROOM = 80  # tokens for which another document is tried
+_NONE = -1
+_LEAST_ROOM = 80  # free tokens for which another document is tried
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A step's input. `targets_BT` holds the id that follows each token where that is learned, else -100."""
+    """The input of a step. `targets_BT` has the id of the next token if that is a target, else -100."""
 
     ids_BT: Tensor
     positions_BT: Tensor
     targets_BT: Tensor
     own_BT: Tensor  # the segment of each token
     reads_BT: Tensor  # the document whose shared segments it sees, or -1
-    shares_BT: Tensor  # the document it is a shared token of, or -2
+    shares_BT: Tensor  # the document whose shared segments it belongs to, or -2
     kinds_BT: Tensor  # the index of the target's kind in KINDS, or -1
-    soft_BT: Tensor  # 1 for a token that is mixed with others
+    soft_BT: Tensor  # 1 for a soft token
 
     @property
     def visible(self) -> Tensor:
@@ -56,16 +56,16 @@ class _PackedRow:
         return self.length - len(self.ids)
 
     def add(self, document: Document) -> bool:
-        """Add a document if it fits, else leave the row as it is."""
+        """Add a document if it fits. Return whether it was added."""
         segments = (*document.shared, *document.branches)
         if not document.branches or sum(len(part.ids) for parts in segments for part in parts) > self.room:
             return False
         number, position, self._num_documents = self._num_documents, 0, self._num_documents + 1
         for parts, gap in zip(document.shared, document.gaps, strict=True):
-            reads = _NOBODY if document.parallel else number
+            reads = _NONE if document.parallel else number
             position = self._segment(parts, position, reads, number) + gap
         for parts in document.branches:
-            self._segment(parts, position, number, _NOBODY - 1)
+            self._segment(parts, position, number, _NONE - 1)
         return True
 
     def _segment(self, parts: list[DocumentPart], position: int, reads: int, shares: int) -> int:
@@ -93,15 +93,15 @@ class _PackedRow:
             self.positions + [0] * room,
             self.targets + [-100] * room,
             self.own + alone,
-            self.reads + [_NOBODY] * room,
-            self.shares + [_NOBODY - 1] * room,
+            self.reads + [_NONE] * room,
+            self.shares + [_NONE - 1] * room,
             self.kinds + [-1] * room,
             self.soft + [0] * room,
         )
 
 
 def pack(writer: Writer, mix: Mix, num_rows: int, num_tokens: int) -> Rows:
-    """`num_rows` rows of `num_tokens` tokens, as full as documents fill them."""
+    """Return `num_rows` rows of `num_tokens` tokens, filled with documents and padded."""
     rows = []
     for _ in range(num_rows):
         row, misses = _PackedRow(num_tokens), 0

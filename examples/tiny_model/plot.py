@@ -1,4 +1,4 @@
-"""The curves of a training run."""
+"""Plots the curves of a training run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from examples.tiny_model.document import KINDS
 
 
 def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the loss, and the share of whole answers that are right, over the steps."""
+    """Plot the loss and the share of right whole answers over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -15,7 +15,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([row["step"] for row in history], [row["loss"] for row in history])
-    left.set(xlabel="step", ylabel="loss of the learned tokens", yscale="log")
+    left.set(xlabel="step", ylabel="loss of the target tokens", yscale="log")
     for kind in KINDS:
         rows = [row for row in history if kind in row]
         right.plot([row["step"] for row in rows], [row[kind] for row in rows], label=kind, linewidth=1)

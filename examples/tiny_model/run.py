@@ -1,4 +1,4 @@
-"""A training run in a folder: started, gone on with, reported, and its model written."""
+"""A training run in a folder: starts or resumes it, reports progress, writes the model."""
 
 import copy
 import json
@@ -17,11 +17,11 @@ from latentmas_ray.models.presets import untrained_model, wrap_tokenizer
 
 _REPORT_STEPS = 10
 _SAVE_SECONDS = 120.0
-_MODEL_STEPS = 100  # the model is written that often
+_MODEL_STEPS = 100  # steps between two writes of the model
 
 
 def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> None:
-    """Train until `num_steps`; go on from the state in `folder` if there is one."""
+    """Train to step `num_steps`, resuming from the state in `folder` if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     torch.manual_seed(seed)
@@ -31,7 +31,7 @@ def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> 
     state = folder / "state.pt"
     if state.exists():
         trainer.load(state)
-        print(f"going on after step {trainer.progress.step}", flush=True)
+        print(f"resuming after step {trainer.progress.step}", flush=True)
     figures: list[Mapping[str, float]] = []
     saved = time.monotonic()
     while (step := trainer.progress.step) < num_steps:
@@ -50,14 +50,14 @@ def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> 
 
 
 def means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the steps that have it."""
+    """Return the mean of each metric over the steps that have it."""
     names = dict.fromkeys(name for one in figures for name in one)
     values = {name: [one[name] for one in figures if name in one] for name in names}
     return {name: round(sum(some) / len(some), 4) for name, some in values.items()}
 
 
 def write_model(trainer: Trainer, folder: Path) -> None:
-    """The model and its tokenizer as a model folder, weights in bfloat16."""
+    """Write the model, in bfloat16, and its tokenizer as a model folder."""
     model = copy.deepcopy(trainer.model)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)

@@ -1,8 +1,8 @@
-"""Soft tokens: what stands in training where an agent's thoughts will stand, made of embeddings and chance only.
+"""Soft tokens: random vectors, made from embeddings, that take the place of an agent's thoughts in training.
 
-They are like thoughts in what was measured of these: of the mean embedding norm, without the part that all embeddings
-have in common, near no word (cosine 0.2 to 0.3), all of one run alike (0.4 to 0.7) and runs alike as well.
-No latent step is used.
+They match measured properties of thoughts: the mean embedding norm, no common component of all embeddings, a cosine of
+0.2 to 0.3 to the nearest word, and a cosine of 0.4 to 0.7 within a run; runs are similar to each other too. No latent
+step is used.
 
 Dimensions: N soft tokens of all runs, R runs, S soft tokens of the longest run, K words, V vocabulary, E hidden size.
 """
@@ -10,17 +10,18 @@ Dimensions: N soft tokens of all runs, R runs, S soft tokens of the longest run,
 import torch
 from torch import Tensor
 
-_NUM_WORDS = 6  # that are mixed into one soft token beside its own
-_WITH_COMMON = 0.2  # share of the runs that keep what all embeddings have in common
-_NUM_SPECIAL = 3  # ids that are no words
+_NUM_WORDS = 6  # mixed into one soft token in addition to its own
+_WITH_COMMON = 0.2  # share of the runs that keep the common component of all embeddings
+_NUM_SPECIAL = 3  # ids that are not words
 
 
 def soft_embeddings(matrix_VE: Tensor, ids_N: Tensor, runs_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Input embeddings [N, E], fp32, for soft tokens of these ids; `runs_N` has equal numbers for those of one run,
-    which follow one another.
+    """Return input embeddings [N, E], fp32, for soft tokens with these ids. Consecutive tokens with equal numbers in
+    `runs_N` are one run.
 
-    A token is the sum of three parts of random weight: a direction for all runs of the step, one for its run, and a
-    walk over signed mixtures of words, of which its own is one. The walk goes from all steps alike to all different.
+    A token is the sum of three components with random weights: a direction for all runs of the step, a direction for
+    its run, and a walk over signed mixtures of words, which include its own word. The persistence of the walk is
+    random: from all tokens equal to all independent.
     """
     if not len(ids_N):
         return matrix_VE.new_zeros(0, matrix_VE.shape[1], dtype=torch.float32)
@@ -50,23 +51,23 @@ def soft_embeddings(matrix_VE: Tensor, ids_N: Tensor, runs_N: Tensor, generator:
 
 
 def _mixtures(matrix_VE: Tensor, mean_E: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """`num` unit vectors, each a signed mixture of words without what all embeddings have in common."""
+    """Return `num` unit vectors, each a signed mixture of words without the common component of all embeddings."""
     ids = torch.randint(_NUM_SPECIAL, len(matrix_VE), (num, _NUM_WORDS), generator=generator)
     signed = torch.randn(num, _NUM_WORDS, generator=generator)
     return _unit((signed[..., None] * (matrix_VE[ids] - mean_E)).sum(1))
 
 
 def _persistence(num_runs: int, generator: torch.Generator) -> Tensor:
-    """How much of a run's walk stays from step to step: all in a sixth of the runs, nothing in another."""
+    """Return each run's persistence from step to step: 1 for a sixth of the runs, 0 for another sixth, else uniform."""
     kind_R, value_R = torch.rand(2, num_runs, generator=generator)
     return torch.where(kind_R < 1 / 6, 1.0, torch.where(kind_R < 1 / 3, 0.0, value_R))
 
 
-def _walk(steps_RSE: Tensor, stays_R: Tensor) -> Tensor:
-    stays, comes = stays_R[:, None], (1 - stays_R.square()).sqrt()[:, None]
+def _walk(steps_RSE: Tensor, persistence_R: Tensor) -> Tensor:
+    old, new = persistence_R[:, None], (1 - persistence_R.square()).sqrt()[:, None]
     walked = [steps_RSE[:, 0]]
     for step_RE in steps_RSE.unbind(1)[1:]:
-        walked.append(stays * walked[-1] + comes * step_RE)
+        walked.append(old * walked[-1] + new * step_RE)
     return torch.stack(walked, dim=1)
 
 

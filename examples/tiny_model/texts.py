@@ -1,6 +1,6 @@
-"""The prompts of the built-in topologies for `notes` and `chain`, as the training data has them.
+"""The prompts of the built-in topologies for `notes` and `chain`, as used in the training data.
 
-A test compares them with what the topologies' own templates render.
+A test compares them with the rendered templates of the topologies.
 """
 
 from collections.abc import Sequence
@@ -13,42 +13,42 @@ END = "<|im_end|>"
 
 
 def opening() -> str:
-    """What stands before a user's message."""
+    """Return the text before a user's message."""
     return "<|im_start|>user\n"
 
 
 def closing() -> str:
-    """What stands between a user's message and the assistant's."""
+    """Return the text between a user's message and the assistant's."""
     return f"{END}\n<|im_start|>assistant\n"
 
 
 def expert_prompt(facts: Sequence[Fact], context: str = "") -> str:
-    """What an expert is told: what others wrote before it (text only), its own notes, and what to do with them."""
+    """Return an expert's prompt: what other text agents wrote, its own notes, and the instruction."""
     return f"{context}Notes: {notes_text(facts)}\nRepeat the notes."
 
 
 def expert_text(facts: Sequence[Fact]) -> str:
-    """What an expert writes where it writes."""
+    """Return the text of an expert that thinks in text."""
     return f"Notes: {notes_text(facts)}"
 
 
 def context_of(texts: Sequence[tuple[str, str]]) -> str:
-    """What text agents wrote, before the prompt of one that reads it; empty without any."""
+    """Return the texts of text agents, to put before the prompt of their reader; empty for none."""
     return "".join(f"{name} wrote:\n{text}\n\n" for name, text in texts)
 
 
 def answer_prompt(question: str) -> str:
-    """What the answering agent is told, after what others wrote."""
+    """Return the answering agent's prompt, which follows the texts of others."""
     return f"Question: {question}\nAnswer."
 
 
 def role_prompt(role: str, question: str) -> str:
-    """What the agents before the answering one are told about a word problem."""
+    """Return the prompt of an agent before the answering one, for a word problem."""
     return f"Question: {question}\n{role}"
 
 
 def role_text(role: str, problem: Problem) -> str:
-    """What such an agent writes where it writes."""
+    """Return the text of such an agent if it thinks in text."""
     return {"Plan": f"Plan: {problem.plan}", "Check": f"Right: {problem.plan}", "Work": f"Steps: {problem.steps}"}[
         role.split()[0]
     ]

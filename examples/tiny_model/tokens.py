@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded model: a small byte-level BPE, digits one by one, a ChatML template."""
+"""The tokenizer of the embedded model: a small byte-level BPE with one token per digit and a ChatML template."""
 
 from collections.abc import Iterable, Iterator
 from random import Random
@@ -12,12 +12,12 @@ from latentmas_ray.tasks.notes import WANTED, draw, make_notes
 
 VOCAB_SIZE = 1024
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# A word keeps the space before it; digits, spaces and line ends stand alone.
+# A word includes the space before it; each digit, space and line end is a piece of its own.
 _PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
 
 
 def train_tokenizer() -> Tokenizer:
-    """The same tokenizer every time: nothing in it is random but the texts, and they have a seed."""
+    """Train the tokenizer. Deterministic: only the texts are random, and they have a fixed seed."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -37,9 +37,9 @@ def train_tokenizer() -> Tokenizer:
 
 
 def _texts() -> Iterator[str]:
-    """Every name and thing equally often, then the tasks' own words."""
-    yield from _often((f" {word}" for word in (*TRAIN_NAMES, *HELD_OUT_NAMES, *ITEMS)), 200)
-    yield from _often(FIXED_TEXTS, 200)
+    """Yield every name and item equally often, then texts of the tasks."""
+    yield from _repeat((f" {word}" for word in (*TRAIN_NAMES, *HELD_OUT_NAMES, *ITEMS)), 200)
+    yield from _repeat(FIXED_TEXTS, 200)
     rng = Random("tokenizer")
     for _ in range(300):
         notes = make_notes(rng, "train", (2, 3))
@@ -52,7 +52,7 @@ def _texts() -> Iterator[str]:
         )
 
 
-def _often(texts: Iterable[str], times: int) -> Iterator[str]:
+def _repeat(texts: Iterable[str], times: int) -> Iterator[str]:
     for text in texts:
         for _ in range(times):
             yield text

@@ -1,7 +1,7 @@
-"""Who carries out turns: thin Ray actors, one per agent and replica, or this process alone.
+"""The runtimes that execute turns: Ray actors, one or more per replica, or this process alone.
 
-Both runtimes speak the driver's `Runtime` protocol and call the same `execute_turn`. Each is imported when it is first
-used: the local one needs no Ray, and neither needs transformers before a model is loaded.
+Both implement the scheduler's `Runtime` protocol and call the same `execute_turn`. Each is imported on first use: the
+local runtime needs no Ray, and neither needs transformers before a model is loaded.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine. Ray's errors end here."""
+"""Joins a Ray cluster, or starts one on this machine; translates Ray's connection errors."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ from threading import Thread
 import ray
 
 from latentmas_ray.actors.errors import CANNOT_CONNECT
-from latentmas_ray.env import leave_errors_to_us, read_environment
+from latentmas_ray.env import read_environment, silence_unhandled_ray_errors
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
 
 _PROBE_SECONDS = 5.0
-# How an HTTP/2 client begins: the preface of the protocol and an empty frame of settings. The server's first frame is
-# one of settings too; a frame is three bytes of length and then its type.
+# The first bytes of an HTTP/2 client: the connection preface and an empty SETTINGS frame. The server's first frame is a
+# SETTINGS frame too; a frame starts with three bytes of length and one byte of type.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_SETTINGS = bytes([4])
 _TLS_ALERT = bytes([21, 3])
@@ -28,16 +28,16 @@ _TLS_ALERT = bytes([21, 3])
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A connection to Ray, whether it is ours to end, and the nodes that were alive when it was looked at."""
+    """A snapshot of a connected Ray cluster: its live nodes, and whether this process owns the connection."""
 
     owned: bool
     nodes: tuple[NodeResources, ...]
     node_ids: frozenset[str]
-    store_bytes: Mapping[str, float]  # of the object store of each node
+    store_bytes: Mapping[str, float]  # size of each node's object store
 
     @classmethod
-    def look(cls, *, owned: bool) -> "Cluster":
-        """The cluster of this process's connection, as it is now."""
+    def inspect(cls, *, owned: bool) -> "Cluster":
+        """Return the current state of the cluster that this process is connected to."""
         alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         return cls(
             owned=owned,
@@ -50,18 +50,20 @@ class Cluster:
         )
 
     def has_lost_nodes(self) -> bool:
-        """Whether any of these nodes has died since."""
+        """Return whether any of these nodes has died since the snapshot."""
         return not self.node_ids <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
-    def leave(self) -> None:
-        """End the connection if `connect` made it; a cluster that was joined goes on."""
+    def disconnect(self) -> None:
+        """Close the connection if `connect` made it. A cluster that was joined keeps running."""
         if self.owned and ray.is_initialized():
             ray.shutdown()
 
 
 def connect_as_configured(address: str | None) -> Cluster:
-    """`connect` to `address`; without one, to the cluster in RAY_ADDRESS, if that is set. Raises like `connect`, and
-    ConfigError for a bad environment."""
+    """Call `connect` with `address`, or with RAY_ADDRESS if `address` is None and that is set.
+
+    Raises like `connect`, and ConfigError for a bad environment variable.
+    """
     environment = read_environment()
     if address is None and environment.ray_address is not None:
         return connect(environment.ray_address, field="RAY_ADDRESS")
@@ -69,10 +71,10 @@ def connect_as_configured(address: str | None) -> Cluster:
 
 
 def connect(address: str | None, *, field: str = "address") -> Cluster:
-    """Use the connection that this process has; else join the cluster at `address`; else start one here.
+    """Use this process's connection to Ray; without one, join the cluster at `address`; without that, start Ray here.
 
-    `field` names for messages where the address was given. Raises ConfigError for an address where no cluster
-    answers, or that is not the one of the connection; ClusterError if Ray cannot start.
+    `field` is the name of the setting that held the address, for messages. Raises ConfigError if no cluster answers at
+    `address` or this process is connected to another one; ClusterError if Ray cannot start.
     """
     owned = not ray.is_initialized()
     if address is not None and (owned or not _is_current(address)):
@@ -81,9 +83,9 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
         current = ray.get_runtime_context().gcs_address
         raise ConfigError(field, address, f"this process uses the Ray cluster at {current}; leave it out, or use that")
     if owned:
-        leave_errors_to_us()
+        silence_unhandled_ray_errors()
         try:
-            with _importing_torch(), _hold_back_stderr() if address else nullcontext():
+            with _importing_torch(), _buffer_stderr() if address else nullcontext():
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
@@ -93,14 +95,14 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
         except CANNOT_CONNECT as error:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
-            raise ConfigError(field, address, _what_it_takes(error)) from error
-    return Cluster.look(owned=owned)
+            raise ConfigError(field, address, _required_fix(error)) from error
+    return Cluster.inspect(owned=owned)
 
 
 @contextmanager
 def _importing_torch() -> Iterator[None]:
-    """Import torch, which whoever talks to actors needs, while the body starts Ray: both take seconds, and Ray's are
-    spent in other processes."""
+    """Import torch, which every driver needs, in a thread while the body starts Ray: both take seconds, and Ray spends
+    them in other processes."""
     importing = Thread(target=import_module, args=("latentmas_ray.transport.make",), name="import torch")
     importing.start()
     try:
@@ -110,7 +112,8 @@ def _importing_torch() -> Iterator[None]:
 
 
 def _is_current(address: str) -> bool:
-    """Whether this process is connected to the cluster at `address`, whose host may have several names."""
+    """Return whether this process is connected to the cluster at `address`. Compares ports: a host may have several
+    names."""
     if address in ("auto", "local"):
         return True
     port = str(ray.get_runtime_context().gcs_address).rpartition(":")[2]
@@ -118,9 +121,12 @@ def _is_current(address: str) -> bool:
 
 
 @contextmanager
-def _hold_back_stderr() -> Iterator[None]:
-    """Pass on what is printed in the body only if the body succeeds: Ray's C++ part, which no setting silences there,
-    prints the reason of a failure again at every attempt, and the error has it too."""
+def _buffer_stderr() -> Iterator[None]:
+    """Buffer stderr during the body and write it out only if the body succeeds.
+
+    Ray's C++ layer prints the reason of a failed connection at every attempt and cannot be silenced by a setting; the
+    raised error contains the reason.
+    """
     if sys.stderr is None:  # the process was started without one
         yield
         return
@@ -138,8 +144,8 @@ def _hold_back_stderr() -> Iterator[None]:
         sys.stderr.write(held.read().decode(errors="replace"))
 
 
-def _what_it_takes(error: Exception) -> str:
-    """What must be so for a cluster to be joined where `error` was raised; Ray tells the reason in its cause."""
+def _required_fix(error: Exception) -> str:
+    """Return what a user must change after `ray.init` raised `error`; the reason is in the error's cause."""
     reason = f"{error!r} {error.__cause__!r}"
     if "AuthenticationError" in reason:
         return "RAY_AUTH_MODE and RAY_AUTH_TOKEN must be those of the cluster that answers there"
@@ -149,7 +155,10 @@ def _what_it_takes(error: Exception) -> str:
 
 
 def _check_reachable(address: str, field: str) -> None:
-    """A quick look at the port: Ray itself would try for many minutes. Names such as `auto` are left to Ray."""
+    """Check the port quickly, since Ray itself would retry for many minutes. Names such as `auto` are left to Ray.
+
+    Raises ConfigError naming `field`.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:
         if address in ("auto", "local"):
@@ -167,9 +176,9 @@ def _check_reachable(address: str, field: str) -> None:
 
 
 def _is_another_service(connection: socket.socket) -> bool:
-    """Whether what listens is silent or speaks a protocol other than gRPC, that is HTTP/2.
+    """Return whether the server speaks a protocol other than HTTP/2, which gRPC uses.
 
-    A closed connection says nothing, and neither does a TLS alert: where Ray uses TLS it may answer so.
+    A closed connection or a TLS alert proves nothing: a Ray that uses TLS may answer so.
     """
     connection.sendall(_HTTP2_HELLO)
     reply = b""

@@ -1,8 +1,8 @@
-"""Ray's errors, translated to this project's at one border: no other module names one of them in an `except`.
+"""Translates Ray's exceptions to this project's. No other module names one of them in an `except`.
 
-`RAY_ERRORS` says what each of Ray's exceptions means. What a caller makes of it depends on what was tried, so there is
-a context manager for each kind of call: `turn_errors`, `actor_errors`, `memory_errors`, `cluster_errors`, and
-`ignoring_dead` for what may fail. Every translated error has Ray's as its `__cause__`.
+`RAY_ERRORS` says what each of Ray's exceptions means. How a caller reacts depends on the call, so there is a context
+manager for each kind: `turn_errors`, `actor_errors`, `memory_errors`, `cluster_errors`, and `ignoring_dead` for calls
+that may fail. Every translated error has Ray's as its `__cause__`.
 """
 
 import logging
@@ -23,9 +23,9 @@ from latentmas_ray.errors import (
     TurnLostError,
 )
 
-# ActorError: the actor is gone, or cannot come up, and its turns are lost with it. TransferError: an object is gone,
-# and memory with it. ClusterError: Ray itself does not work. TimeoutError: no answer yet. TurnError: all that is
-# about the call itself. By the names of Ray's classes.
+# By the names of Ray's classes. ActorError: the actor died or cannot start, and its turns are lost. TransferError: an
+# object, and so a segment, is lost. ClusterError: Ray itself fails. TimeoutError: no answer yet. TurnError: the call
+# itself failed.
 _MEANINGS: Mapping[str, type[Exception]] = {
     "RayError": TurnError,
     "RayTaskError": TurnError,
@@ -70,11 +70,11 @@ _MEANINGS: Mapping[str, type[Exception]] = {
     "TaskUnschedulableError": ClusterError,
     "GetTimeoutError": TimeoutError,
 }
-# By class. An older Ray lacks some of them; a test fails where a newer one has others.
+# By class. An older Ray lacks some of them; a test fails if a newer one has others.
 RAY_ERRORS: Mapping[type[BaseException], type[Exception]] = {
     getattr(exceptions, name): meaning for name, meaning in _MEANINGS.items() if hasattr(exceptions, name)
 }
-# What `ray.init` raises where no cluster can be joined or started.
+# What `ray.init` raises if no cluster can be joined or started.
 CANNOT_CONNECT = (ConnectionError, ValueError, RuntimeError, exceptions.AuthenticationError)
 NO_MEMORY = (
     "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
@@ -83,21 +83,24 @@ _log = logging.getLogger(__name__)
 
 
 def meaning_of(error: BaseException) -> type[Exception]:
-    """What kind of error of ours one of Ray's is; TurnError for an error that is not Ray's."""
+    """Return this project's error class for one of Ray's exceptions; TurnError for any other exception."""
     return next((RAY_ERRORS[kind] for kind in type(error).__mro__ if kind in RAY_ERRORS), TurnError)
 
 
 def remote_error(error: BaseException) -> BaseException | None:
-    """What a method raised in its actor; None if the actor or the call itself failed."""
+    """Return the exception that a method raised in its actor; None if the actor or the call itself failed."""
     if not isinstance(error, exceptions.RayTaskError):
         return None
     cause: BaseException | None = error.cause
-    return cause or error  # without a cause: it could not be sent
+    return cause or error  # no cause: the exception could not be pickled
 
 
 def reason(error: BaseException) -> str:
-    """The last line of a remote error: Ray puts the whole remote traceback into the text. Of an actor's death the first
-    sentence: what follows tells how to look for causes, and many numbers."""
+    """Return a one-line reason from one of Ray's errors.
+
+    It is the last line, since Ray puts the whole remote traceback into the text; for the death of an actor the first
+    sentence, since the rest is advice on how to find the cause.
+    """
     if isinstance(error, exceptions.OutOfMemoryError):
         return NO_MEMORY
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -107,14 +110,17 @@ def reason(error: BaseException) -> str:
 
 
 def turn_error(error: Exception) -> LatentMASError:
-    """What became of a turn whose call ended with this error of Ray's: a user's mistake as it was raised, TurnLostError
-    if memory that it reads could not be had, ActorError if its actor died, TurnError otherwise."""
+    """Return the error of a turn whose call ended with this error of Ray's.
+
+    That is an InputError as it was raised, TurnLostError if memory that the turn reads is lost, ActorError if its actor
+    died, TurnError otherwise.
+    """
     raised = remote_error(error)
     translated: LatentMASError
     if isinstance(raised, InputError):
         translated = raised
     elif raised is not None:
-        # The error of a turn that should have written what this one reads, or the news that it is gone.
+        # The error of the turn that should have written the memory, or of the loss of that memory.
         is_loss = isinstance(raised, TransferError) or meaning_of(raised) in (ActorError, TransferError)
         translated = TurnLostError(reason(raised)) if is_loss else TurnError(reason(raised))
     elif (kind := meaning_of(error)) is ActorError:
@@ -127,7 +133,7 @@ def turn_error(error: Exception) -> LatentMASError:
 
 @contextmanager
 def turn_errors() -> Iterator[None]:
-    """The body gets the result of a turn. Raises like `turn_error`."""
+    """For a body that gets the result of a turn: raises what `turn_error` returns."""
     try:
         yield
     except exceptions.RayError as error:
@@ -136,8 +142,8 @@ def turn_errors() -> Iterator[None]:
 
 @contextmanager
 def actor_errors(failed: str, died: str, *, passes: type[LatentMASError] = InputError) -> Iterator[None]:
-    """The body calls actors. An error of kind `passes` is raised as the actor raised it; any other one of a method as
-    ActorError "`failed`: …"; ActorError "`died`: …" if the actor is gone; TimeoutError if it has not answered in time.
+    """For a body that calls actors. Raises an error of kind `passes` as it was raised; ActorError "`failed`: …" for
+    any other error of a method; ActorError "`died`: …" if the actor died; TimeoutError if it did not answer in time.
     """
     try:
         yield
@@ -154,8 +160,8 @@ def actor_errors(failed: str, died: str, *, passes: type[LatentMASError] = Input
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """The body gets memory that another actor makes. Raises what that actor raised if it is an error of this project,
-    TransferError otherwise."""
+    """For a body that gets a chunk from another actor. Raises the actor's error if it is of this project, TransferError
+    otherwise."""
     try:
         yield
     except exceptions.RayError as error:
@@ -168,7 +174,7 @@ def memory_errors() -> Iterator[None]:
 
 @contextmanager
 def cluster_errors(what: str = "the cluster does not answer") -> Iterator[None]:
-    """The body uses Ray itself. Raises ClusterError "`what`: …"."""
+    """For a body that uses Ray itself. Raises ClusterError "`what`: …"."""
     try:
         yield
     except exceptions.RayError as error:
@@ -177,7 +183,7 @@ def cluster_errors(what: str = "the cluster does not answer") -> Iterator[None]:
 
 @contextmanager
 def ignoring_dead(what: str) -> Iterator[None]:
-    """The body may find its actor or the cluster gone, which is logged as `what`: it is about to be dropped anyway."""
+    """For a body whose actor or cluster may be dead already: logs the error as `what` and continues."""
     try:
         yield
     except (exceptions.RayError, ValueError, TypeError) as error:
@@ -185,7 +191,7 @@ def ignoring_dead(what: str) -> Iterator[None]:
 
 
 def get_outcome(reference: ray.ObjectRef) -> Any:
-    """The value of a finished call, or Ray's error in place of it, without its traceback."""
+    """Return the value of a finished call, or Ray's error without its traceback."""
     try:
         return ray.get(reference)
     except exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""What an actor does with one turn: unpack, call the engine, pack, return. The same for every runtime."""
+"""Executes one turn: unpack the segments it reads, call the engine, pack its segment. Both runtimes call this."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,96 +14,98 @@ from latentmas_ray.transport import Transport
 
 
 class Runner(Protocol):
-    """Whoever carries out turns; `engine.runner.TurnRunner`, or a stand-in that waits on a timer."""
+    """Executes turns: `engine.runner.TurnRunner`, or a stand-in that waits on a timer."""
 
     @property
     def spec(self) -> KVCacheSpec:
-        """What its memory looks like."""
+        """Shape and dtype of its working memory."""
 
     @property
     def device(self) -> str:
-        """Where it computes, for the log."""
+        """The device it computes on, for the log."""
 
     def run(
         self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """One turn."""
+        """Execute one turn; return its segment (None for a text agent, or if `outgoing` got it) and its result."""
 
     def measure_prefill(self, num_tokens: int) -> float:
-        """Tokens per second of a prefill of so many."""
+        """Return the tokens per second of a prefill of `num_tokens`."""
 
 
 class SegmentSender:
-    """Packs the pieces of a turn's segment and sends them on."""
+    """Packs the chunks of a turn's segment and passes each to `send`."""
 
     def __init__(
         self, transport: Transport, send: Callable[[SentChunk], None], *, leaves_early: bool, keeps_memory: bool
     ) -> None:
         self.leaves_early = leaves_early
         self.reserve = transport.reserve
-        self.kept: list[WireChunk] = []
+        self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
         self._send = send
         self._keeps_memory = keeps_memory
 
     def publish(self, final_at: float, piece: SegmentChunk) -> None:
-        """Pack a piece and send it."""
-        if self._keeps_memory:  # before its bytes belong to the transport
+        """Pack a chunk and send it; `final_at` is seconds of the wall clock."""
+        if self._keeps_memory:  # before the transport owns its bytes
             self.kept.append(copy_to_wire(piece))
         self._send(SentChunk(final_at, self._transport.pack(piece)))
 
 
-def copy_to_wire(piece: SegmentChunk) -> WireChunk:
-    """A piece as bytes of its own, which nobody else writes to."""
-    header, body = encode_chunk(piece)
+def copy_to_wire(chunk: SegmentChunk) -> WireChunk:
+    """Return a chunk encoded as bytes that share no memory with it."""
+    header, body = encode_chunk(chunk)
     return header, raw_bytes(body).copy()
 
 
-def stamp_departure(chunk: SentChunk, report: TurnResult) -> SentChunk:
-    """A parcel that leaves when its turn is over. What was looked at meanwhile has kept it here, and is counted as
-    `trace_seconds`: no transfer took that long."""
-    return replace(chunk, final_at=time.time()) if report.trace_seconds else chunk
+def stamp_send_time(sent: SentChunk, result: TurnResult) -> SentChunk:
+    """Return the last chunk of a turn with `final_at` set to now if the turn was traced.
+
+    Tracing delayed the chunk; that time counts as `trace_seconds` and not as exposed time of the transfer.
+    """
+    return replace(sent, final_at=time.time()) if result.trace_seconds else sent
 
 
 def execute_turn(
     runner: Runner,
     transport: Transport,
     work: TurnRequest,
-    deliveries: Sequence[IncomingSegment],
+    incoming: Sequence[IncomingSegment],
     send: Callable[[SentChunk], None] | None = None,
     *,
     leaves_early: bool = False,
     idle_since: float | None = None,
 ) -> tuple[SentChunk | None, TurnResult]:
-    """One turn on `deliveries`, which stand in the order of `work.segment_order()`.
+    """Execute one turn on the `incoming` segments, which are in the order of `work.segment_order()`.
 
-    With `send` the segment leaves in parcels, the first early if that is wanted; without, it is returned as one, and
-    its bytes may stay where they are. `idle_since` tells since when nothing else was to do (default: now). Returns that
-    parcel (or None) and the report with the transfers filled in. Raises what the engine, the transport and the wire
-    format raise.
+    With `send`, the segment is sent in chunks, the first one early if `leaves_early`. Without, it is returned as one
+    chunk whose bytes may still lie in the engine's cache. `idle_since` is when the actor became idle, in seconds of the
+    wall clock (default: now). Returns that chunk (or None) and the result with its transfers filled in. Raises what the
+    engine, the transport and the wire format raise.
     """
     idle_since = time.time() if idle_since is None else idle_since
-    inbox: SegmentReceiver | GivenMemoryReceiver
+    receiver: SegmentReceiver | GivenMemoryReceiver
     if work.given is not None:
-        inbox = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec)
+        receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec)
     else:
-        inbox = SegmentReceiver(transport, deliveries, runner.spec, idle_since=idle_since)
-    outbox = (
+        receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
+    sender = (
         None
         if send is None
         else SegmentSender(transport, send, leaves_early=leaves_early, keeps_memory=work.keeps_memory)
     )
-    piece, report = runner.run(work, inbox, outgoing=outbox)
+    chunk, result = runner.run(work, receiver, outgoing=sender)
     begin, final_at = time.perf_counter(), time.time()
-    kept = tuple(outbox.kept) if outbox is not None else ()
-    if piece is not None and work.keeps_memory:
-        kept = (copy_to_wire(piece),)
-    chunk = None if piece is None else SentChunk(final_at, transport.pack(piece))
+    kept = tuple(sender.kept) if sender is not None else ()
+    if chunk is not None and work.keeps_memory:
+        kept = (copy_to_wire(chunk),)
+    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk))
     phases = replace(
-        report.phases,
-        wait=inbox.waited_seconds,
-        absorb=max(0.0, report.phases.absorb - inbox.waited_seconds),
+        result.phases,
+        wait=receiver.waited_seconds,
+        absorb=max(0.0, result.phases.absorb - receiver.waited_seconds),
         # A segment may still lie in the engine's cache: packing is then what copies it out.
-        emit=report.phases.emit + time.perf_counter() - begin,
+        emit=result.phases.emit + time.perf_counter() - begin,
     )
-    return chunk, replace(report, reads=inbox.account(transport.name, work.recomputed), phases=phases, kept=kept)
+    return sent, replace(result, reads=receiver.transfers(transport.name, work.recomputed), phases=phases, kept=kept)

@@ -1,4 +1,4 @@
-"""Memory that is given to turns, in the object store: it is put there once, however many turns read it."""
+"""Memory from earlier runs that turns read: put into the object store once, however many turns read it."""
 
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -10,19 +10,19 @@ from latentmas_ray.engine.turn import GivenMemory, TurnRequest
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredMemory(GivenMemory):
-    """Stands for memory whose segments are in the object store."""
+    """A placeholder for memory whose segments are in the object store."""
 
     reference: ray.ObjectRef
 
 
 class GivenMemoryStore:
-    """What this process has put into the store. It stays there as long as the memory is in use here."""
+    """The given memories that this process has put into the object store, each for as long as it is in use here."""
 
     def __init__(self) -> None:
         self._references: WeakKeyDictionary[GivenMemory, ray.ObjectRef] = WeakKeyDictionary()
 
     def store(self, work: TurnRequest) -> TurnRequest:
-        """The same work without the bytes of what it is given."""
+        """Return `work` with its given memory replaced by a reference."""
         given = work.given
         if given is None:
             return work
@@ -32,8 +32,8 @@ class GivenMemoryStore:
         return replace(work, given=StoredMemory(reads=given.reads, segments={}, reference=reference))
 
 
-def fetch(work: TurnRequest) -> TurnRequest:
-    """The work with the bytes of what it is given, in the process that carries it out."""
+def fetch_given_memory(work: TurnRequest) -> TurnRequest:
+    """Return `work` with the bytes of its given memory; called in the process that executes the turn."""
     if isinstance(work.given, StoredMemory):
         return replace(work, given=ray.get(work.given.reference))
     return work

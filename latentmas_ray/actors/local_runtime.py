@@ -1,12 +1,14 @@
-"""All agents in this process, one after another on one model, without Ray: the numerical reference, the debugger,
-and the fast test path. The driver cannot tell it from actors."""
+"""The runtime without Ray: all agents in this process, one after another on one model.
 
+It is the numerical reference, the way to debug, and the fast path for tests. The scheduler uses it like actors.
+"""
+
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.actors.execute_turn import Runner, execute_turn
-from latentmas_ray.actors.free_memory import free_memory_bytes
-from latentmas_ray.actors.receiver import SentChunk, by_source
+from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, TurnError
 from latentmas_ray.memory.spec import WHOLE
@@ -14,11 +16,11 @@ from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, events
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import Transport
 
-_MEMORY_SHARE = 0.25  # of the free memory may be held by segments in flight
+_MEMORY_SHARE = 0.25  # of the free memory that segments in flight may use
 
 
 class LocalRuntime:
-    """Carries out a turn at once, inside `submit`."""
+    """Executes each turn inside `submit`."""
 
     def __init__(self, make_runner: Callable[[], Runner], transport: Transport) -> None:
         self._make_runner = make_runner
@@ -32,34 +34,34 @@ class LocalRuntime:
         self._transport.open()
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
-            memory_limit_bytes=int(free_memory_bytes() * _MEMORY_SHARE),
+            memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
             description=f"all agents in this process on {self._runner.device}",
             kv_spec=self._runner.spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
-        """Carry out the turn; its outcome is for `poll`, and an error stands in for its segment."""
+        """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
         assert self._runner is not None, "start() comes first"
         chunks = [segments[name] for name in work.segment_order()]
         for chunk in chunks:
             if isinstance(chunk, Exception):
                 return self._failed(work, chunk)
         try:
-            deliveries = by_source(dict(zip(work.segment_order(), chunks, strict=True)))
-            chunk, report = execute_turn(self._runner, self._transport, work, deliveries)
-        except Exception as error:  # noqa: BLE001  as in an actor: whatever it is, it is this batch's error
+            incoming = complete_segments(dict(zip(work.segment_order(), chunks, strict=True)))
+            sent, result = execute_turn(self._runner, self._transport, work, incoming)
+        except Exception as error:  # noqa: BLE001  as in an actor: any exception fails this batch only
             return self._failed(work, error)
-        handle = TurnHandle(work.agent, chunk, None, work.question_ids, work.is_last)
-        self._events += events_of_result(handle, report)
+        handle = TurnHandle(work.agent, sent, None, work.question_ids, work.is_last)
+        self._events += events_of_result(handle, result)
         return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:
-        """All turns that were submitted since the last call: they finished in `submit`."""
+        """Return the events of all turns submitted since the last call: they finished in `submit`."""
         events, self._events = self._events, []
         return events
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        """Report nothing more about these turns, which are over, or about some of their questions."""
+        """Drop the queued events of these turns, or of the given questions; the turns themselves have finished."""
 
         def is_wanted(event: Event) -> bool:
             if getattr(event, "handle", None) not in handles:
@@ -69,25 +71,30 @@ class LocalRuntime:
         self._events = [event for event in self._events if is_wanted(event)]
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
-        """Have the transport let go of the segments of these turns."""
+        """Release the segments of these turns in the transport."""
         for handle in handles:
             if isinstance(handle.segment, SentChunk):
                 self._transport.release(handle.segment.payload)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Drop the model and close the transport."""
         self._runner = None
         self._events.clear()
         self._transport.close()
 
     def _failed(self, work: TurnRequest, error: Exception) -> TurnHandle:
-        """The handle of a turn that has failed; a user's mistake is passed on as it is."""
-        told: LatentMASError
+        """Return the handle of a failed turn and queue its event. An InputError is kept as it is."""
+        reported: LatentMASError
         if isinstance(error, InputError):
-            told = error
+            reported = error
         else:
-            told = TurnError(str(error) or type(error).__name__)
-            told.__cause__ = error
+            reported = TurnError(str(error) or type(error).__name__)
+            reported.__cause__ = error
         handle = TurnHandle(work.agent, error, None, work.question_ids, work.is_last)
-        self._events.append(TurnFailed(handle, without_frames(told)))
+        self._events.append(TurnFailed(handle, without_frames(reported)))
         return handle
+
+
+def _free_memory_bytes() -> int:
+    """Return the bytes of physical memory that are free; a lower bound where the system holds caches."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

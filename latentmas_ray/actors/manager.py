@@ -1,4 +1,4 @@
-"""The actors of a run: planned, placed, started, loaded, replaced, and ended."""
+"""Plans, places, starts, loads, replaces and shuts down the actors of a run."""
 
 import logging
 import time
@@ -25,22 +25,22 @@ from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.transport import DeviceLayout, Transport
 
 START_SECONDS = 1800.0  # to schedule all actors and load their models
-LOOK_SECONDS = 5.0  # how often a start that lasts looks after the nodes
+POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaRequest:
-    """What a run wants: agents and how many replicas of each, where, and how they are loaded."""
+    """What a run needs: its agents, the replicas of each, where they go, and how they load their model."""
 
     agents: tuple[str, ...]
     replicas: Mapping[str, int]
-    make_runner: Callable[..., Runner]  # with `tp` above 1 it is given the ranks of its group as `ranks`
+    make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
     placement: PlacementName = "auto"
-    tp: int = 1  # actors that the model of one replica is divided over
-    busy_agents: int = 1  # how many can work at the same time; on CPUs it decides the threads of each
+    tp: int = 1  # actors per replica, over which its model is divided
+    busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
     uses_gpus: bool = True
-    num_threads: int | None = None  # instead of what the plan says
+    num_threads: int | None = None  # overrides the plan
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,24 @@ class _Starting:
 
 
 class ReplicaManager:
-    """Replicas where a plan puts them."""
+    """Creates and replaces replicas where a plan puts them."""
 
     def __init__(self, request: ReplicaRequest) -> None:
         self._request = request
         self._plan: Plan | None = None
-        self._bundles: PlacementGroupHandle | None = None
+        self._placement_group: PlacementGroupHandle | None = None
         self._make_runner: ray.ObjectRef | None = None
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
-        self._by_agent: dict[str, list[Replica]] | None = None  # made when it is asked for, as every turn does
+        self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
 
     def start(self, cluster: Cluster) -> Cluster:
-        """Place the actors and load their models, all at the same time. Returns the cluster as it was found in the end:
-        where a node dies meanwhile, the others are shared out again.
+        """Place the actors and load their models, all at the same time.
 
-        Raises ConfigError, ClusterError if the actors find no place, ModelError, ActorError.
+        If a node dies meanwhile, the actors are planned again for the other nodes. Returns the cluster that the last
+        plan used. Raises ConfigError, ClusterError if the actors cannot be placed, ModelError, ActorError.
         """
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -75,34 +75,34 @@ class ReplicaManager:
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
-            # A share of nodes of which one is no more may be too large for the others. Ray tells of a node's death a
-            # minute late, so a run that is resumed after one comes here.
-            self.end()
-            cluster = Cluster.look(owned=cluster.owned)
+            # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
+            # so a run that is resumed right after it comes here.
+            self.shut_down()
+            cluster = Cluster.inspect(owned=cluster.owned)
         self.loaded = loaded
-        rest = iter(loaded)
+        remaining = iter(loaded)
         for replica in self._replicas.values():
-            self.spec.check_same(replica.accept([next(rest) for _ in replica.actors]))
+            self.spec.check_same(replica.accept([next(remaining) for _ in replica.actors]))
         return cluster
 
     @property
     def spec(self) -> KVCacheSpec:
-        """Of the memory of the whole model."""
+        """The spec of the whole model's memory."""
         return self.loaded[0].spec.of_shard(TPRank())
 
     @property
     def plan(self) -> Plan:
-        """The plan of the actors that run."""
+        """The plan of the running actors."""
         assert self._plan is not None, "start() comes first"
         return self._plan
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """All replicas that there are by now, each once."""
+        """All current replicas, each once."""
         return tuple(self._replicas.values())
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """The replicas of each agent that there are by now. Colocated agents have the same ones."""
+        """Return the current replicas of each agent. Colocated agents share theirs."""
         if self._by_agent is None:
             replica_ids = {
                 agent: [self.plan.replica_id_of(agent, number) for number in range(count)]
@@ -114,8 +114,8 @@ class ReplicaManager:
             }
         return self._by_agent
 
-    def situation(self) -> DeviceLayout:
-        """Where the actors have come up, and what all of them have."""
+    def device_layout(self) -> DeviceLayout:
+        """Return the devices that the actors run on, and what all of them support."""
         gpus = {one.gpu for one in self.loaded}
         is_shared = len(gpus) < len(self.loaded)
         return DeviceLayout(
@@ -126,22 +126,24 @@ class ReplicaManager:
             available=frozenset.intersection(*(one.available for one in self.loaded)),
         )
 
-    def use(self, transport: Transport) -> None:
-        """Have all memory travel this way from now on. Raises ActorError, ClusterError."""
+    def use_transport(self, transport: Transport) -> None:
+        """Switch all replicas to this transport. Raises ActorError, ClusterError."""
         self._transport = transport
-        told = [reference for replica in self._replicas.values() for reference in replica.use(transport)]
+        references = [
+            reference for replica in self._replicas.values() for reference in replica.use_transport(transport)
+        ]
         name = transport.name
         try:
-            with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} began"):
-                ray.get(told, timeout=START_SECONDS)
+            with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} was opened"):
+                ray.get(references, timeout=START_SECONDS)
         except TimeoutError as error:
             raise ClusterError(f"transport {name} was not ready within {START_SECONDS:.0f} s") from error
 
     def replace(self, lost: Replica) -> None:
-        """Have a replica that is lost made again where it was. Turns may be submitted to the new one at once;
-        `poll_starting` sees to its start."""
+        """Start a new replica in the place of a lost one. Turns may be submitted to it at once;
+        `poll_starting` finishes its start."""
         replica_id = next((replica_id for replica_id, replica in self._replicas.items() if replica is lost), None)
-        if replica_id is None:  # it has been done without
+        if replica_id is None:  # it was dropped
             return
         shards = [(index, shard) for index, shard in enumerate(self.plan.shards()) if shard.replica_id == replica_id]
         replica = self._make_replica(replica_id, [index for index, _ in shards], lost.nodes, spec=lost.spec)
@@ -152,10 +154,11 @@ class ReplicaManager:
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
 
     def poll_starting(self) -> tuple[list[Replica], list[tuple[Replica, str]]]:
-        """Take note of the replicas that are REPLACING lost ones. Returns those that are ready now, and those that did
-        not come up, with the reason. One for which no place is found is dropped.
+        """Finish the start of replicas that replace lost ones; never waits.
 
-        Raises InputError kinds if a model cannot be loaded any more, ClusterError if an agent has no place at all.
+        Returns the replicas that are ready now, and those that failed to start, with the reason. A replica that cannot
+        be placed is dropped. Raises InputError kinds if the model cannot be loaded, ClusterError if an agent would have
+        no replica left.
         """
         ready: list[Replica] = []
         died: list[tuple[Replica, str]] = []
@@ -165,7 +168,7 @@ class ReplicaManager:
                 ready.append(replica)
             except TimeoutError:
                 if time.monotonic() > starting.deadline and not self.drop(replica):
-                    raise ClusterError(_no_place(self._agents_of([replica]))) from None
+                    raise ClusterError(_no_place_message(self._agents_of([replica]))) from None
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))
@@ -173,30 +176,30 @@ class ReplicaManager:
         return ready, died
 
     def find_orphans(self, alive: Set[str]) -> list[Replica]:
-        """The replicas that wait to be started on nodes that are not `alive` any more."""
+        """Return the starting replicas whose nodes are no longer `alive`."""
         return [replica for replica in self._starting if not alive >= set(replica.nodes)]
 
     def drop(self, replica: Replica) -> bool:
-        """Do without a replica for the rest of the run; False, and nothing is done, if an agent would have none."""
+        """Remove a replica for the rest of the run. Return False, and do nothing, if an agent would have none left."""
         if any(members == [replica] for members in self.replicas_of().values()):
             return False
         self._starting.pop(replica, None)
         self._replicas = {replica_id: other for replica_id, other in self._replicas.items() if other is not replica}
         self._by_agent = None
-        replica.mark_dead("it could not be started again", is_at_fault=False)  # turns may wait for it
+        replica.mark_dead("it could not be started again", is_at_fault=False)  # turns may be waiting for it
         return True
 
-    def end(self) -> None:
-        """End the actors and give their places back. Safe to call twice."""
+    def shut_down(self) -> None:
+        """Kill the actors and remove the placement group. Safe to call twice."""
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
         for replica in replicas.values():
-            replica.end()
-        bundles, self._bundles, self._make_runner = self._bundles, None, None
-        if bundles is not None:
-            bundles.remove()
+            replica.shut_down()
+        placement_group, self._placement_group, self._make_runner = self._placement_group, None, None
+        if placement_group is not None:
+            placement_group.remove()
 
     def describe(self) -> str:
-        """One line for the log: actors, devices, threads, and why they stand where they do."""
+        """Return one line for the log: actors, devices, threads, and the reason for the placement."""
         plan, request = self.plan, self._request
         num_nodes = len({one.node_id for one in self.loaded})
         place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
@@ -208,7 +211,7 @@ class ReplicaManager:
         )
         ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
         why = "" if request.placement != "auto" or plan.strategy == "pack" else f" ({plan.why})"
-        if self._bundles is not None and not self._bundles.is_pinned:
+        if self._placement_group is not None and not self._placement_group.is_pinned:
             why = " (on other nodes than planned, which were taken)"
         return f"{place}{ranks}, {kinds}, {each}, placement {plan.strategy}{why}"
 
@@ -228,18 +231,18 @@ class ReplicaManager:
         return self._request.num_threads or plan.share.num_threads
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
-        """Whether they have places; False if a node died before they had."""
-        self._bundles = PlacementGroupHandle(plan)
-        while not self._bundles.wait(LOOK_SECONDS):
+        """Create all replicas; return False if a node died before their actors were placed."""
+        self._placement_group = PlacementGroupHandle(plan)
+        while not self._placement_group.wait(POLL_SECONDS):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
-                raise ClusterError(_no_place(self._request.agents))
+                raise ClusterError(_no_place_message(self._request.agents))
         self._by_agent = None
-        by_team: dict[ReplicaId, list[tuple[int, str]]] = {}
+        by_replica: dict[ReplicaId, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
-            by_team.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
-        for replica_id, places in by_team.items():
+            by_replica.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
+        for replica_id, places in by_replica.items():
             self._replicas[replica_id] = self._make_replica(
                 replica_id, [index for index, _ in places], [node for _, node in places]
             )
@@ -248,28 +251,28 @@ class ReplicaManager:
     def _make_replica(
         self, replica_id: ReplicaId, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
     ) -> Replica:
-        """Actors in these bundles of the placement group."""
+        """Create a replica whose actors are in these bundles of the placement group."""
         is_group, plan = self._request.tp > 1, self.plan
         remote = ray.remote(
             num_gpus=gpus_per_actor(plan),
             num_cpus=plan.share.num_cpus,
-            # In order, Ray would let a turn that waits for its segment hold up those behind it, and an actor would wait
-            # half a minute for a turn that was cancelled meanwhile and then lose its whole queue.
+            # In order, a turn that waits for its segment would block the turns behind it, and after a cancelled turn an
+            # actor would wait half a minute and then lose its whole queue.
             allow_out_of_order_execution=True,
             concurrency_groups=RANK_GROUPS if is_group else GROUPS,
         )(RankActor if is_group else AgentActor)
-        assert self._bundles is not None, "start() comes first"
+        assert self._placement_group is not None, "start() comes first"
         actors = []
         for rank, index in enumerate(bundles):
-            strategy = PlacementGroupSchedulingStrategy(self._bundles.group, placement_group_bundle_index=index)
+            strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(bundles)),) if is_group else ()
-            arguments = (self._sent_runner(), self._threads(plan), *more)
+            arguments = (self._make_runner_ref(), self._threads(plan), *more)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
         make = ShardedReplica if is_group else SingleReplica
-        return make(actors, nodes, stays=plan.is_colocated, spec=spec)
+        return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
 
-    def _sent_runner(self) -> ray.ObjectRef:
-        """What every actor loads its model with, in the object store once: it may hold the weights themselves.
+    def _make_runner_ref(self) -> ray.ObjectRef:
+        """Return a reference to the function that loads the model; stored once, as it may contain the weights.
 
         Raises InputError kinds, ClusterError if the object store has no room for it.
         """
@@ -282,19 +285,19 @@ class ReplicaManager:
         return self._make_runner
 
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
-        """What every actor has to say of its model; None if a node died before all were ready."""
+        """Load all models; return what each actor reports, or None if a node died before all were ready."""
         references = {replica: replica.start() for replica in self._replicas.values()}
-        waiting = [reference for some in references.values() for reference in some]
+        waiting = [reference for refs in references.values() for reference in refs]
         while True:
             try:
-                return get_loaded(waiting, timeout_seconds=LOOK_SECONDS)
+                return get_loaded(waiting, timeout_seconds=POLL_SECONDS)
             except TimeoutError:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
                     ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
-                    late = [replica for replica, some in references.items() if not ready.issuperset(some)]
-                    raise ClusterError(_no_place(self._agents_of(late))) from None
+                    late = [replica for replica, refs in references.items() if not ready.issuperset(refs)]
+                    raise ClusterError(_no_place_message(self._agents_of(late))) from None
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
         return [
@@ -306,13 +309,13 @@ class ReplicaManager:
 
 
 def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | None = None) -> list[Loaded]:
-    """What actors have loaded. Raises InputError kinds, ActorError, and TimeoutError."""
+    """Return what the actors report once loaded. Raises InputError kinds, ActorError, and TimeoutError."""
     with actor_errors("an actor could not load its model", "an actor died while it loaded its model"):
         loaded: list[Loaded] = ray.get(list(references), timeout=timeout_seconds)
     return loaded
 
 
-def _no_place(agents: Sequence[str]) -> str:
+def _no_place_message(agents: Sequence[str]) -> str:
     return (
         f"after {START_SECONDS:.0f} s no place was found for the actors of {', '.join(dict.fromkeys(agents))}: "
         "free resources on the cluster or use fewer replicas"

@@ -1,4 +1,4 @@
-"""A run's metrics by way of Ray, whose nodes offer them to Prometheus with `ray_` before each name."""
+"""A run's metrics, exported through Ray: its nodes offer them to Prometheus with the prefix `ray_`."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from latentmas_ray.scheduler.metrics import METRICS, Metric
 
 
 class RayMetrics:
-    """Records in this process, which must be connected to Ray. Where Ray's own `default` extra is not installed
-    nobody collects them, and recording does nothing."""
+    """Records metrics in this process, which must be connected to Ray. Without Ray's `default` extra they are not
+    collected, and recording has no effect."""
 
     def __init__(self) -> None:
         self._counters = {m.name: Counter(m.name, m.description, m.tags) for m in METRICS if m.kind == "counter"}
         self._gauges = {m.name: Gauge(m.name, m.description, m.tags) for m in METRICS if m.kind == "gauge"}
 
     def record(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
-        """A counter grows by `value` (above 0), a gauge becomes `value`."""
+        """Increase a counter by `value` (above 0), or set a gauge to `value`."""
         if metric.kind == "counter":
             self._counters[metric.name].inc(value, dict(tags))
         else:

@@ -1,4 +1,4 @@
-"""The places of a plan's actors on a Ray cluster: one placement group, a bundle for each actor."""
+"""The Ray placement group of a plan: one bundle per actor, and the GPUs that each actor asks for."""
 
 import time
 
@@ -8,45 +8,45 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.placement import Plan
 
-# How long the planned nodes are waited for. After that whoever holds them is taken to stay, and Ray may choose others.
+# How long to wait for the planned nodes. After that they count as taken by other jobs, and Ray may choose other nodes.
 PINNED_SECONDS = 15.0
 _NODE_LABEL = "ray.io/node-id"
-_ANY_PLACE = {"memory": 1.0}  # a bundle must ask for something; every node has bytes of memory
+_ANY_NODE = {"memory": 1.0}  # a bundle must ask for something; every node has bytes of memory
 
 
 def gpus_per_actor(plan: Plan) -> float:
-    """The GPUs, or the fraction of one, that every actor asks Ray for; 0 where the model computes on CPUs."""
+    """Return the number of GPUs, or the fraction of one, that each actor asks Ray for; 0 if the model runs on CPUs."""
     return plan.share.num_gpus
 
 
 class PlacementGroupHandle:
-    """One placement group, whose bundles stand in the order of the plan's shards."""
+    """A placement group whose bundles are in the order of the plan's shards."""
 
     def __init__(self, plan: Plan) -> None:
-        """Ask for the planned nodes; `wait` says when they are there."""
+        """Request the planned nodes; `wait` waits for them."""
         self._plan = plan
         share = {"GPU": gpus_per_actor(plan), "CPU": plan.share.num_cpus}
-        self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_PLACE
-        self._asked_at = time.monotonic()
+        self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_NODE
+        self._requested_at = time.monotonic()
         self.is_pinned = True
         self.group = self._make()
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Whether all bundles have their places; after `PINNED_SECONDS` on whichever nodes have room.
+        """Return whether all bundles are placed. After `PINNED_SECONDS`, any nodes with free resources are accepted.
 
-        A plan reckons with all that a cluster has, and other runs may have taken some of it.
+        A plan counts all resources of a cluster, and other jobs may hold some of them.
         """
         with cluster_errors():
             if self.group.wait(timeout_seconds):
                 return True
-            if self.is_pinned and time.monotonic() - self._asked_at > PINNED_SECONDS:
+            if self.is_pinned and time.monotonic() - self._requested_at > PINNED_SECONDS:
                 self.remove()
                 self.is_pinned = False
                 self.group = self._make()
         return False
 
     def remove(self) -> None:
-        """Give the places back. Safe to call twice."""
+        """Release the resources. Safe to call twice."""
         with ignoring_dead("placement group was not removed"):
             if ray.is_initialized():
                 remove_placement_group(self.group)

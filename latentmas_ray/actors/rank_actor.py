@@ -1,7 +1,7 @@
-"""The actor of one tensor-parallel rank of an agent's replica.
+"""The Ray actor of one tensor-parallel rank of a replica.
 
-All ranks of a replica are given the same turns. In which order they begin, rank 0 decides, for the calls may arrive in
-another order at every rank.
+All ranks of a replica execute the same turns. Rank 0 decides the order, since calls may arrive at each rank in a
+different order.
 """
 
 import threading
@@ -16,7 +16,7 @@ import torch
 
 from latentmas_ray.actors.agent_actor import AgentActor, Loaded
 from latentmas_ray.actors.errors import memory_errors
-from latentmas_ray.actors.execute_turn import Runner, stamp_departure
+from latentmas_ray.actors.execute_turn import Runner, stamp_send_time
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.actors.replicas.sharded_transport import ShardedTransport, join_chunks
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
@@ -27,19 +27,19 @@ from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.transport import Transport
 
 T = TypeVar("T")
-# A call waits in its thread for what it reads, and for its turn; there must be room for the one that is to be next.
-RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "fetch": 1}
+# A call waits in its thread for the segments that it reads and for its place in the order; the next one needs a thread.
+RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "prefetch": 1}
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a rank finds its heads of one segment: `chunks[part][i]` is a reference to what `shards[i]` has of it."""
+class ShardRefs:
+    """References to the shards of one segment that hold a rank's heads: `chunks[part][i]` is that of `shards[i]`."""
 
     shards: tuple[TPRank, ...]
     chunks: tuple[tuple[Any, ...], ...]
 
     def wait(self, part: int) -> SentChunk:
-        """One part, when all shards of it have come. Raises what kept it from coming."""
+        """Wait for one part from all shards. Raises like `memory_errors`."""
         with memory_errors():
             return join_chunks(self.shards, ray.get(list(self.chunks[part])))
 
@@ -51,7 +51,7 @@ class _Waiting:
 
 
 class RankActor(AgentActor):
-    """An `AgentActor` that does nothing without the other ranks of its replica."""
+    """An `AgentActor` that executes every turn together with the other ranks of its replica."""
 
     def __init__(
         self,
@@ -64,99 +64,97 @@ class RankActor(AgentActor):
         super().__init__(lambda: make_runner(ranks=self._ranks), num_threads)
         self._shard, self._step_seconds = shard, step_seconds
         self._ranks: Ranks = ALONE
-        self._meeting: Any = None
+        self._store: Any = None
         self._arrived = threading.Condition()
-        self._waiting: dict[int, _Waiting] = {}  # by the number of the turn, in the order of arrival
+        self._waiting: dict[int, _Waiting] = {}  # by the turn's number, in order of arrival
 
     def open_rendezvous(self) -> tuple[str, int]:
-        """Rank 0: where the others find it."""
+        """Open the store where the ranks meet (rank 0 only); return its host and port."""
         host = ray.util.get_node_ip_address()
-        self._meeting = open_store(host, timeout_seconds=self._step_seconds)
-        return host, self._meeting.port
+        self._store = open_store(host, timeout_seconds=self._step_seconds)
+        return host, self._store.port
 
     def load_shard(self, address: tuple[str, int], transport: Transport | None = None) -> Loaded:
-        """Meet the other ranks and load the model with them; with a transport `use` that."""
-        self._engine.submit(self._join, *address).result()
+        """Join the other ranks and load this rank's shard; then call `use_transport` if a transport is given."""
+        self._engine.submit(self._join_group, *address).result()
         return self.load(transport)
 
-    def use(self, transport: Transport) -> None:
-        """Have memory travel this way from now on."""
-        super().use(ShardedTransport(transport, self._ranks))
+    def use_transport(self, transport: Transport) -> None:
+        """Use this transport from now on."""
+        super().use_transport(ShardedTransport(transport, self._ranks))
 
     def run_rank(
-        self, number: int, work: TurnRequest, sources: Sequence[Source]
+        self, number: int, work: TurnRequest, reads: Sequence[ShardRefs]
     ) -> tuple[SentChunk | None, TurnResult]:
-        """This rank's part of one turn: its packed segment and its report, as two objects."""
+        """Execute this rank's part of one turn; return its packed segment and its result as two Ray objects."""
         self._is_ready.wait()
         sent: list[SentChunk] = []
-        first = [_wait_or_fail(source) for source in sources]
-        turn = partial(self._execute_turn, work, sources, first, sent.append, leaves_early=False)
-        _, report = self._enter(number, turn).result()
-        return (stamp_departure(sent[0], report) if sent else None), report
+        first = [_first_chunk_or_error(refs) for refs in reads]
+        turn = partial(self._execute_turn, work, reads, first, sent.append, leaves_early=False)
+        _, result = self._enqueue(number, turn).result()
+        return (stamp_send_time(sent[0], result) if sent else None), result
 
-    def begin_rank(self, number: int, work: TurnRequest, sources: Sequence[Source]) -> tuple[SentChunk, int]:
-        """Like `begin_turn`, which `end_turn` ends."""
+    def begin_rank(self, number: int, work: TurnRequest, reads: Sequence[ShardRefs]) -> tuple[SentChunk, int]:
+        """Start a turn like `begin_turn`; `end_turn` returns the rest."""
         self._is_ready.wait()
-        return self._begin(number, work, sources, [_wait_or_fail(source) for source in sources])
+        return self._begin(number, work, reads, [_first_chunk_or_error(refs) for refs in reads])
 
-    def _join(self, host: str, port: int) -> None:
+    def _join_group(self, host: str, port: int) -> None:
         if self._shard.world_size == 1:
             return
-        meeting = self._meeting or find_store(host, port, timeout_seconds=self._step_seconds)
-        self._ranks = RankGroup(meeting, self._shard, timeout_seconds=self._step_seconds)
+        store = self._store or find_store(host, port, timeout_seconds=self._step_seconds)
+        self._ranks = RankGroup(store, self._shard, timeout_seconds=self._step_seconds)
 
-    def _enter(self, number: int, turn: Callable[[], T]) -> "Future[T]":
+    def _enqueue(self, number: int, turn: Callable[[], T]) -> "Future[T]":
         waiting = _Waiting(turn, Future())
         with self._arrived:
             self._waiting[number] = waiting
             self._arrived.notify_all()
-        self._engine.submit(self._step)  # one for each turn that arrives, though perhaps not for this one
+        self._engine.submit(self._run_next)  # one step per turn that arrives; it may run another turn
         return waiting.done
 
-    def _step(self) -> None:
+    def _run_next(self) -> None:
         try:
-            number = self._choose()
+            number = self._agree_on_next_turn()
         except ShardError:
-            number = self._oldest()  # it will fail in the same way, and tell those who wait for it
+            number = self._longest_waiting()  # it fails in the same way, and its callers get the error
         with self._arrived:
             waiting = self._waiting.pop(number)
         try:
             waiting.done.set_result(waiting.turn())
-        except BaseException as error:  # noqa: BLE001  another thread waits for it, whatever it is
+        except BaseException as error:  # noqa: BLE001  another thread waits for any exception
             waiting.done.set_exception(error)
 
-    def _choose(self) -> int:
-        """The turn that all ranks begin now: the one that has waited longest at rank 0."""
-        number = int(self._ranks.broadcast(torch.tensor([self._oldest()])))
+    def _agree_on_next_turn(self) -> int:
+        """Return the number of the turn that all ranks run next: the one that has waited longest at rank 0."""
+        number = int(self._ranks.broadcast(torch.tensor([self._longest_waiting()])))
         with self._arrived:
             if not self._arrived.wait_for(lambda: number in self._waiting, self._step_seconds):
                 self._ranks.abort()
                 raise ShardError(f"{self._shard} was never given turn {number}")
         return number
 
-    def _oldest(self) -> int:
+    def _longest_waiting(self) -> int:
         with self._arrived:
             return next(iter(self._waiting))
 
-    def _deliveries(self, work: TurnRequest, later: Sequence[Source], first: Sequence[Any]) -> list[IncomingSegment]:
+    def _incoming(self, work: TurnRequest, later: Sequence[ShardRefs], first: Sequence[Any]) -> list[IncomingSegment]:
         with self._ranks.all_or_none():
             return [
-                IncomingSegment(
-                    name, _parcel(one), [partial(source.wait, part) for part in range(1, len(source.chunks))]
-                )
-                for name, source, one in zip(work.segment_order(), later, first, strict=True)
+                IncomingSegment(name, _unwrap(chunk), [partial(refs.wait, part) for part in range(1, len(refs.chunks))])
+                for name, refs, chunk in zip(work.segment_order(), later, first, strict=True)
             ]
 
 
-def _wait_or_fail(source: Source) -> SentChunk | Exception:
-    """The first part of a segment, or why there is none: a turn that fails here begins all the same, on all ranks."""
+def _first_chunk_or_error(refs: ShardRefs) -> SentChunk | Exception:
+    """Return the first part of a segment, or the error: a turn that fails here still starts, and fails on all ranks."""
     try:
-        return source.wait(0)
-    except Exception as error:  # noqa: BLE001  whatever it is: the other ranks begin, and hear of it there
+        return refs.wait(0)
+    except Exception as error:  # noqa: BLE001  raised again once all ranks have started
         return error
 
 
-def _parcel(one: SentChunk | Exception) -> SentChunk:
-    if isinstance(one, Exception):
-        raise one
-    return one
+def _unwrap(chunk: SentChunk | Exception) -> SentChunk:
+    if isinstance(chunk, Exception):
+        raise chunk
+    return chunk

@@ -1,5 +1,7 @@
-"""Replicas of every agent on Ray. References are chained: a segment goes from actor to actor as a reference, and the
-driver never touches its bytes."""
+"""The runtime on Ray: replicas of each agent are actors.
+
+A segment goes from actor to actor as a reference; the driver never touches its bytes.
+"""
 
 import logging
 import time
@@ -15,7 +17,7 @@ from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.measure_links import measure_costs
+from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.config import PlacementName, replicas_by_agent
@@ -36,24 +38,24 @@ from latentmas_ray.scheduler.events import (
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import DeviceLayout, Transport
 
-_STORE_SHARE = 0.5  # of the object store may be held by segments in flight, so that nothing spills
-_SAMPLE_TOKENS = 1000  # of which a codec's bytes per token are counted
-MAX_STARTS = 3  # of all actors anew: another node may die meanwhile
+_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
+_SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
+MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
 PickTransport = Callable[[DeviceLayout], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Submitted:
-    """A turn at its replica."""
+    """A turn and the replica that executes it."""
 
     turn: Turn
     replica: Replica
 
 
 class RayRuntime:
-    """Carries out turns on actors. A replica that dies is made again; where its node is gone, the run goes on with the
-    agent's other replicas, or all are placed anew on the nodes that are left."""
+    """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
+    agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
     def __init__(
         self,
@@ -72,15 +74,18 @@ class RayRuntime:
         measures_costs: bool = False,
         turn_seconds: float | None = None,
     ) -> None:
-        """`busy_agents` is how many agents can work at the same time; on CPUs it decides the threads of each. Without
-        `uses_gpus` no GPU is asked for. With `overlap` the memory of a prompt travels while its agent still thinks.
-        `transport` may be a function that picks one, and says why, once it is known where the actors are.
-        `measures_costs` has `start` measure what the choice between KV and recompute inputs rests on. With `tp` above 1
-        every replica is so many actors, and `make_runner(ranks=…)` loads one rank's part of the model. A turn that
-        takes longer than `turn_seconds`, with nothing to wait for, is taken to hang, and its replica is ended.
-        `cluster` is a connection that there is already, in place of one to `address`; `close` ends it if it is owned.
+        """Make a runtime; `start` connects and loads.
+
+        transport: or a function that picks one for the actors' devices and says why.
+        cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
+        tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
+        busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
+        uses_gpus: whether actors ask for GPUs.
+        overlap: send a prompt's chunk while its agent still thinks.
+        measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
+        turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced.
         """
-        self._fleet = ReplicaManager(
+        self._manager = ReplicaManager(
             ReplicaRequest(
                 agents=tuple(agents),
                 replicas=replicas_by_agent(replicas, agents),
@@ -92,76 +97,77 @@ class RayRuntime:
                 num_threads=read_environment().torch_threads,
             )
         )
-        self._health = HealthMonitor(self._fleet, self._start_over, turn_seconds, self._note_event)
-        self._pending: dict[TurnHandle, frozenset[str]] = {}  # without an outcome yet, and the questions not cancelled
-        self._done: WeakSet[TurnHandle] = WeakSet()  # whose segments may still be read
+        self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
+        self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
+        self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._has_losses = False  # since turns were looked through
+        self._has_losses = False  # since `_find_lost_turns` ran
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address = address
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
-        self._given = GivenMemoryStore()
+        self._given_memory = GivenMemoryStore()
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
 
-        Raises ConfigError for an unreachable address, ClusterError if the actors find no place, ModelError, ActorError.
+        Raises ConfigError for an unreachable address, ClusterError if the actors cannot be placed, ModelError,
+        ActorError.
         """
         if self._cluster is None:
             self._cluster = connect_as_configured(self._address)
-        why = self._bring_up()
-        spec = self._fleet.spec
+        why = self._start_replicas()
+        spec = self._manager.spec
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
-            sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._in_use.codec, spec) // _SAMPLE_TOKENS,
+            sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
-            description=f"{self._fleet.describe()}, {why}",
-            handover_costs=measure_costs(self._fleet.replicas_of())
-            if self._measures_costs and not self._fleet.plan.is_colocated
+            description=f"{self._manager.describe()}, {why}",
+            transfer_costs=measure_costs(self._manager.replicas_of())
+            if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
-        """Queue the turn at one of the agent's replicas. Raises ActorError if an earlier run ended without them."""
+        """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
         read = [segments[name] for name in work.segment_order()]
-        replica = choose_replica(self._fleet.replicas_of()[work.agent], read, work.batch)
-        if replica.state is ReplicaState.LOST:  # it would fail for ever: what is known to be lost is not replaced again
+        replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
+        if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
-        work = replace(self._given.store(work), submitted_at=time.time())
-        segment, turn = replica.submit(work, segments, transport=self._in_use, overlap=self._overlap)
+        work = replace(self._given_memory.store(work), submitted_at=time.time())
+        segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         replica.pending[turn] = None
         handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)
         self._pending[handle] = frozenset(work.question_ids)
         return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:
-        """Return what has happened, see `Runtime.poll`. Raises like `start` where actors that died cannot be replaced.
+        """Check the actors' health if that is due, and return the events since the last call; see `Runtime.poll`.
 
-        Checks the actors' health when that is due.
+        Raises like `start` if actors that died cannot be replaced.
         """
         if self._health.is_due:
             self._health.check_health()
         timeout = 0.0 if self._events or self._has_losses else timeout_seconds
         while ready := self._wait(timeout):
-            outcomes = [self._take_result(handle) for handle in ready]
+            outcomes = [self._record_result(handle) for handle in ready]
             if all(outcomes):
                 break
-            timeout = 0.0  # with a turn that failed goes the news of those that made it fail
+            timeout = 0.0  # also return the failures that made this turn fail
         if self._has_losses:
             self._find_lost_turns()
         events, self._events = self._events, []
         return events
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        """Take queued turns back; a turn that runs goes on to its end and is forgotten."""
+        """Cancel queued turns; a turn that is running continues to its end and its result is dropped."""
         for handle in handles:
             wanted = self._pending.get(handle, frozenset())
-            if question_ids is not None and (rest := wanted.difference(question_ids)):
-                self._pending[handle] = rest
+            if question_ids is not None and (remaining := wanted.difference(question_ids)):
+                self._pending[handle] = remaining
                 continue
             if self._pending.pop(handle, None) is None:
                 continue
@@ -171,29 +177,29 @@ class RayRuntime:
                 submitted.replica.cancel(submitted.turn)
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
-        """Tell the actors that keep these segments that they will not be read any more. Bytes in the object store are
-        freed with the last reference to them."""
+        """Free these turns' segments at the actors that hold them. Bytes in the object store are freed with the last
+        reference to them."""
         for handle in handles:
             self._done.discard(handle)
             if handle.segment is not None:
                 handle.segment.release()
 
     def close(self) -> None:
-        """End the actors, and the cluster if this runtime started it."""
+        """Shut down the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
         self._pending.clear()
         self._events.clear()
-        self._fleet.end()
+        self._manager.shut_down()
         if cluster is not None:
-            cluster.leave()
+            cluster.disconnect()
 
-    def _note_event(self, event: Event) -> None:
+    def _record_event(self, event: Event) -> None:
         self._has_losses |= isinstance(event, ReplicaLost)
         self._events.append(event)
 
     def _wait(self, timeout_seconds: float) -> list[TurnHandle]:
-        """Those pending turns that are over; at least one unless the time is up."""
-        handles = {reference: handle for handle in self._pending for reference in handle.turn.turn.reports}
+        """Wait for a pending turn to end; return all that are over (none after the timeout)."""
+        handles = {reference: handle for handle in self._pending for reference in handle.turn.turn.results}
         if not handles:
             return []
         with cluster_errors():
@@ -202,12 +208,12 @@ class RayRuntime:
                 ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         return list(dict.fromkeys(handles[reference] for reference in ready))
 
-    def _take_result(self, handle: TurnHandle) -> bool:
-        """Note the outcome of a turn that is over; False if it is no good one."""
+    def _record_result(self, handle: TurnHandle) -> bool:
+        """Queue the events of a turn that is over; return False if it failed or was lost."""
         submitted: _Submitted = handle.turn
         turn, replica = submitted.turn, submitted.replica
         try:
-            report = self._report(handle)
+            result = self._get_result(handle)
         except TurnLostError as error:
             self._events.append(
                 TurnLost(handle, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)
@@ -219,87 +225,91 @@ class RayRuntime:
         finally:
             wanted = self._pending.pop(handle, frozenset())
             replica.pending.pop(turn, None)
-        for place in turn.writes:
-            place.final_at = time.monotonic()
-        self._health.note_success(handle.agent)
+        for location in turn.writes:
+            location.final_at = time.monotonic()
+        self._health.record_success(handle.agent)
         if handle.segment is not None:
             self._done.add(handle)
-        self._events += events_of_result(handle, report, wanted)
+        self._events += events_of_result(handle, result, wanted)
         return True
 
-    def _report(self, handle: TurnHandle) -> TurnResult:
-        """The report of a turn that is over.
+    def _get_result(self, handle: TurnHandle) -> TurnResult:
+        """Return the result of a turn that is over.
 
-        Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is gone, a user's
-        mistake as it is, and ActorError where the actor cannot be replaced.
+        Raises TurnError if the turn failed, TurnLostError if its actor died or memory that it reads is lost, InputError
+        kinds as they were raised, and ActorError if the actor cannot be replaced.
         """
         submitted: _Submitted = handle.turn
         turn, replica = submitted.turn, submitted.replica
         try:
-            report = replica.report(turn, shares_node=self._in_use.capabilities.shares_node)
+            result = replica.result(turn, shares_node=self._current_transport.capabilities.shares_node)
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
-            raise _lost(handle) from error
-        # The bytes lie in the object store, and may be asked for when this process has left the cluster.
-        return replace(report, kept=tuple((header, body.copy()) for header, body in report.kept))
+            raise _lost_error(handle) from error
+        # The bytes lie in the object store, and may be read after this process has left the cluster.
+        return replace(result, kept=tuple((header, body.copy()) for header, body in result.kept))
 
     def _find_lost_turns(self) -> None:
-        """Note the turns that are not over and never will be, and those that are and whose segments went with an actor.
-        Where a node is silent nothing else would ever come of them."""
+        """Queue TurnLost for pending turns of lost replicas, and for finished turns whose segments are lost.
+
+        If a node is silent, no other event would report them.
+        """
         self._has_losses = False
         for handle in [one for one in self._pending if one.turn.replica.state is ReplicaState.LOST]:
-            error = _lost(handle)
+            error = _lost_error(handle)
             self._pending.pop(handle)
             handle.turn.replica.pending.pop(handle.turn.turn, None)
             self._events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
         for handle in [one for one in self._done if one.turn.replica.state is ReplicaState.LOST]:
             self._done.discard(handle)
             if handle.segment.holders:
-                self._events.append(TurnLost(handle, f"its segment went with the actor of agent {handle.agent}"))
+                self._events.append(TurnLost(handle, f"its segment was lost with the actor of agent {handle.agent}"))
 
     @property
-    def _in_use(self) -> Transport:
+    def _current_transport(self) -> Transport:
         assert self._transport is not None, "start() comes first"
         return self._transport
 
-    def _bring_up(self) -> str:
-        """Start all actors and have them use a transport; which one, and why."""
+    def _start_replicas(self) -> str:
+        """Start all replicas and set their transport; return the transport's name and why it was picked."""
         assert self._cluster is not None
-        self._cluster = self._fleet.start(self._cluster)
-        transport, why = self._pick_transport(self._fleet.situation())
-        self._transport = transport.within_one_actor() if self._fleet.plan.is_colocated else transport
-        self._fleet.use(self._transport)
-        self._health.report_ready(self._fleet.replicas)
+        self._cluster = self._manager.start(self._cluster)
+        transport, why = self._pick_transport(self._manager.device_layout())
+        self._transport = transport.within_one_actor() if self._manager.plan.is_colocated else transport
+        self._manager.use_transport(self._transport)
+        self._health.report_ready(self._manager.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
 
     def _memory_limit(self, cluster: Cluster) -> int:
-        """Segments are made where actors are, and nobody knows on which of their nodes: so each counts as the one whose
-        object store is the smallest, and a node without actors not at all."""
-        used = {one.node_id for one in self._fleet.loaded}
+        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors.
+
+        Each counts like the smallest, as it is unknown which actor will produce a segment.
+        """
+        used = {one.node_id for one in self._manager.loaded}
         smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
         return int(len(used) * smallest * _STORE_SHARE)
 
-    def _start_over(self) -> None:
-        """An agent has no actor left, and its node is gone: plan again with the nodes that are left."""
-        self._health.mark_all_dead("all actors were placed anew after the loss of a node")
+    def _restart_all(self) -> None:
+        """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""
+        self._health.mark_all_dead("all actors were restarted after the loss of a node")
         assert self._cluster is not None
-        for rest in reversed(range(MAX_STARTS)):
-            self._fleet.end()
-            self._cluster = Cluster.look(owned=self._cluster.owned)
+        for attempts_left in reversed(range(MAX_STARTS)):
+            self._manager.shut_down()
+            self._cluster = Cluster.inspect(owned=self._cluster.owned)
             try:
-                self._bring_up()
+                self._start_replicas()
                 return
             except InputError as error:
                 raise ClusterError(f"a node was lost, and those that are left are too few: {error}") from error
             except ActorError as error:
-                if not rest:
+                if not attempts_left:
                     raise
-                _log.info("the actors are placed anew once more: %s", error)
+                _log.info("the actors are restarted once more: %s", error)
 
 
-def _lost(handle: TurnHandle) -> TurnLostError:
-    """What becomes of a turn whose replica is lost."""
+def _lost_error(handle: TurnHandle) -> TurnLostError:
+    """Return the error of a turn whose replica is lost."""
     submitted: _Submitted = handle.turn
     replica = submitted.replica
     why = f"the actor of agent {handle.agent} died: {replica.lost_because}"

@@ -1,4 +1,4 @@
-"""The working memory that a turn reads: some of it here, some still on its way."""
+"""Receives the segments that a turn reads, and measures how long each kept the turn waiting (exposed time)."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,15 +16,15 @@ from latentmas_ray.transport import Transport
 
 @dataclass(frozen=True)
 class SentChunk:
-    """A packed piece of a segment, and when it was final: from then on its transfer can be exposed."""
+    """A packed chunk of a segment, and when it was final: its transfer can be exposed from then on."""
 
-    final_at: float  # seconds of the wall clock of the machine that made it
+    final_at: float  # seconds of the wall clock of the producer's machine
     payload: Any
 
 
 @dataclass(frozen=True)
 class IncomingSegment:
-    """What one source hands over: a parcel that is here, and ways to wait for those that come later."""
+    """One source's segment: its first chunk, and a function per later chunk that waits for it."""
 
     source: str
     first: SentChunk
@@ -32,48 +32,50 @@ class IncomingSegment:
 
 
 class SegmentReceiver:
-    """Unpacks what has come, waits for the rest, and keeps account of both."""
+    """Unpacks the chunks that have arrived, waits for the others, and measures both."""
 
     def __init__(
-        self, transport: Transport, deliveries: Sequence[IncomingSegment], spec: KVCacheSpec, *, idle_since: float
+        self, transport: Transport, incoming: Sequence[IncomingSegment], spec: KVCacheSpec, *, idle_since: float
     ) -> None:
-        """Unpacks the first parcels. `idle_since` (seconds of the wall clock) is when the reader had nothing else to do
-        any more. Raises what `Transport.unpack` raises."""
-        self.waited_seconds = 0.0  # for parcels that were not final yet, and for their way here
+        """Unpack the first chunks. `idle_since` (seconds of the wall clock) is when the reader became idle.
+
+        Raises what `Transport.unpack` raises.
+        """
+        self.waited_seconds = 0.0  # for chunks that were not final yet, and for their transfer
         self._transport = transport
         self._spec = spec
-        self._deliveries = deliveries
-        self._busy_seconds = {delivery.source: 0.0 for delivery in deliveries}
+        self._incoming = incoming
+        self._busy_seconds = {segment.source: 0.0 for segment in incoming}
         self._recompute_bytes = dict.fromkeys(self._busy_seconds, 0)
         self._kv_bytes = dict.fromkeys(self._busy_seconds, 0)
         self._errors = dict.fromkeys(self._busy_seconds, 0.0)
-        self._intervals: list[tuple[str | None, float]] = []  # (whose memory was brought in, until when), in order
-        self._final_at = {delivery.source: delivery.first.final_at for delivery in deliveries}
+        self._intervals: list[tuple[str | None, float]] = []  # (source that was read, end time), in order
+        self._final_at = {segment.source: segment.first.final_at for segment in incoming}
         self._idle_since = idle_since
-        self._first = {delivery.source: self._unpack(delivery.source, delivery.first) for delivery in deliveries}
-        stats = {source: piece.codec_stats for source, piece in self._first.items()}
+        self._first = {segment.source: self._unpack(segment.source, segment.first) for segment in incoming}
+        stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        """Each source's segment, or its outline where something of it is still to come."""
-        return {source: join([piece]) if piece.is_whole else piece.meta for source, piece in self._first.items()}
+        """Return each source's segment, or only its meta data while chunks of it are missing."""
+        return {source: join([chunk]) if chunk.is_whole else chunk.meta for source, chunk in self._first.items()}
 
     def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
-        """The pieces of one segment, in order."""
-        yield from (piece for _, piece in self._hand_out(agent, self._first.pop(agent)))
-        delivery = next(delivery for delivery in self._deliveries if delivery.source == agent)
-        yield from (piece for _, piece in self._hand_out_later(delivery))
+        """Yield the chunks of one segment, in order."""
+        yield from (chunk for _, chunk in self._yield_timed(agent, self._first.pop(agent)))
+        segment = next(segment for segment in self._incoming if segment.source == agent)
+        yield from (chunk for _, chunk in self._yield_later(segment))
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
-        """All pieces with their sources, those that are here first; each is to be absorbed before the next is taken."""
-        self._intervals.append((None, time.time()))  # what the reader did since it began was not for memory
+        """Yield all chunks with their sources, arrived ones first. The reader absorbs each before it takes the next."""
+        self._intervals.append((None, time.time()))  # until now the reader did not wait for memory
         for source in list(self._first):
-            yield from self._hand_out(source, self._first.pop(source))  # it is not needed once it is absorbed
-        for delivery in self._deliveries:
-            yield from self._hand_out_later(delivery)
+            yield from self._yield_timed(source, self._first.pop(source))  # drops it: it is not needed once absorbed
+        for segment in self._incoming:
+            yield from self._yield_later(segment)
 
-    def account(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
-        """What was read, once all pieces have been absorbed; the sources `recomputed` sent theirs without KV."""
+    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+        """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
         exposed = self._exposed_seconds()
         return tuple(
             SegmentRead(
@@ -90,9 +92,9 @@ class SegmentReceiver:
         )
 
     def _exposed_seconds(self) -> dict[str, float]:
-        """Of each source: how long it kept this turn waiting after all memory was final and the reader was idle.
+        """Return the seconds that each source kept this turn waiting after its memory was final and the reader idle.
 
-        Final is told by the clocks of the sources' machines, so between machines it is as exact as they agree.
+        `final_at` is on the clock of the source's machine, so between machines it is as exact as the clocks agree.
         """
         exposed = dict.fromkeys(self._final_at, 0.0)
         now = max([self._idle_since, *self._final_at.values()])
@@ -102,64 +104,64 @@ class SegmentReceiver:
             now = max(now, end)
         return exposed
 
-    def _hand_out_later(self, delivery: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
-        for wait in delivery.later:
+    def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
+        for wait in segment.later:
             begin = time.time()
-            chunk = wait()
+            sent = wait()
             self.waited_seconds += time.time() - begin
-            self._final_at[delivery.source] = chunk.final_at
-            yield from self._hand_out(delivery.source, self._unpack(delivery.source, chunk))
+            self._final_at[segment.source] = sent.final_at
+            yield from self._yield_timed(segment.source, self._unpack(segment.source, sent))
 
-    def _unpack(self, source: str, chunk: SentChunk) -> SegmentChunk:
+    def _unpack(self, source: str, sent: SentChunk) -> SegmentChunk:
         begin = time.time()
-        piece = self._transport.unpack(chunk.payload, expected=self._spec)
-        self._recompute_bytes[source] += sum(piece.recompute_inputs.bytes_per_question)
-        self._kv_bytes[source] += piece.travel_bytes
-        self._errors[source] = max(self._errors[source], piece.codec_stats.relative_error if piece.codec_stats else 0.0)
-        self._note(source, begin)
-        return piece
+        chunk = self._transport.unpack(sent.payload, expected=self._spec)
+        self._recompute_bytes[source] += sum(chunk.recompute_inputs.bytes_per_question)
+        self._kv_bytes[source] += chunk.travel_bytes
+        self._errors[source] = max(self._errors[source], chunk.codec_stats.relative_error if chunk.codec_stats else 0.0)
+        self._record_interval(source, begin)
+        return chunk
 
-    def _hand_out(self, source: str, piece: SegmentChunk) -> Iterator[tuple[str, SegmentChunk]]:
+    def _yield_timed(self, source: str, chunk: SegmentChunk) -> Iterator[tuple[str, SegmentChunk]]:
         begin = time.time()
-        yield source, piece
-        self._note(source, begin)
+        yield source, chunk
+        self._record_interval(source, begin)
 
-    def _note(self, source: str, begin: float) -> None:
+    def _record_interval(self, source: str, begin: float) -> None:
         end = time.time()
         self._busy_seconds[source] += end - begin
         self._intervals.append((source, end))
 
 
 class GivenMemoryReceiver:
-    """Memory that comes with the work: nothing is on its way, and no transport is asked."""
+    """Receives memory that comes with the turn's request: nothing is waited for, and no transport is used."""
 
     waited_seconds = 0.0
 
     def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec) -> None:
-        """Decodes what is given, for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
+        """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
         whole = spec.of_shard(WHOLE)
-        self._pieces = {
+        self._chunks = {
             name: reslice([repeat(decode_chunk(header, from_raw(body), expected=whole), num_questions)], spec)
             for name, (header, body) in given.segments.items()
         }
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        """Each agent's segment, or its outline where that has no KV."""
-        return {name: join([piece]) if piece.is_whole else piece.meta for name, piece in self._pieces.items()}
+        """Return each agent's segment, or only its meta data if it has no KV."""
+        return {name: join([chunk]) if chunk.is_whole else chunk.meta for name, chunk in self._chunks.items()}
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
-        """One piece of every agent."""
-        return iter(self._pieces.items())
+        """Yield one chunk per agent."""
+        return iter(self._chunks.items())
 
     def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
-        """The only piece of one agent's segment."""
-        yield self._pieces[agent]
+        """Yield the only chunk of one agent's segment."""
+        yield self._chunks[agent]
 
-    def account(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
-        """Nothing was transferred."""
+    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+        """Return no records: nothing was transferred."""
         return ()
 
 
-def by_source(chunks: Mapping[str, SentChunk]) -> list[IncomingSegment]:
-    """Deliveries of which nothing is to come later."""
+def complete_segments(chunks: Mapping[str, SentChunk]) -> list[IncomingSegment]:
+    """Return segments that consist of one chunk each."""
     return [IncomingSegment(source, chunk) for source, chunk in chunks.items()]

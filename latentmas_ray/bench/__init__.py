@@ -1,1 +1,1 @@
-"""Measurements, each against a reference that runs beside it."""
+"""Benchmarks for users, each against a reference that is measured in the same run."""

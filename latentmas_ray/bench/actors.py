@@ -1,4 +1,4 @@
-"""Ends of a hand-over in processes of their own: what a benchmark of transports needs of Ray."""
+"""Runs objects of a benchmark in Ray actors, and lists the cluster's nodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,71 +13,73 @@ from latentmas_ray.errors import LatentMASError
 
 
 class BenchActor:
-    """Whatever `make` makes, made and called in this actor."""
+    """An actor that creates an object with `make` and calls its methods."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._made: Any = None
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        """A call of a method. Not made in the constructor, because an error raised there would reach the caller as a
-        dead actor."""
+        """Call a method of the object; the first call creates it.
+
+        Not created in the constructor: an error raised there would reach the caller as the death of the actor.
+        """
         if self._made is None:
             self._made = self._make()
         return getattr(self._made, method)(*arguments, **keywords)
 
 
-class Station:
-    """The handle of an actor on a node."""
+class BenchActorHandle:
+    """A handle to a `BenchActor` on a given node."""
 
     def __init__(self, make: Callable[[], Any], node_id: str) -> None:
-        # No cores are asked for: nothing else of ours runs meanwhile, and it must find a place on exactly this node.
+        # Asks for no cores: it must fit on exactly this node, and the benchmark runs nothing else meanwhile.
         place = NodeAffinitySchedulingStrategy(node_id, soft=False)
         self._actor = ray.remote(num_cpus=0, scheduling_strategy=place)(BenchActor).remote(make)
 
-    def begin(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        """Begin a call and return a reference to its outcome, which may be an argument of another call."""
+    def submit(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Start a call; return a reference to its result, which may be an argument of another call."""
         return self._actor.call.remote(method, *arguments, **keywords)
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        """A call to its end. Raises what it raises, ActorError if the actor is gone."""
-        died = "an end of the link is gone, is there enough memory?"
-        with actor_errors("an end of the link failed", died, passes=LatentMASError):
-            return ray.get(self.begin(method, *arguments, **keywords))
+        """Call a method and wait. Raises what it raises, ActorError if the actor died."""
+        died = "an endpoint of the link died; is there enough memory?"
+        with actor_errors("an endpoint of the link failed", died, passes=LatentMASError):
+            return ray.get(self.submit(method, *arguments, **keywords))
 
-    def end(self) -> None:
-        """End the actor."""
+    def kill(self) -> None:
+        """Kill the actor."""
         ray.kill(self._actor)
 
 
 @dataclass(frozen=True)
 class BenchNode:
-    """A machine of the cluster."""
+    """A node of the cluster."""
 
     node_id: str
     host: str
     store_bytes: float
-    memory_bytes: float  # that Ray may give to actors, the object store aside
+    memory_bytes: float  # for actors, without the object store
 
 
 class BenchCluster:
-    """A connection to Ray for as long as the body runs."""
+    """A context manager that is connected to Ray during its body."""
 
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._cluster: Cluster | None = None
 
     def __enter__(self) -> "BenchCluster":
-        """Raises ConfigError for an address where no cluster answers."""
+        """Connect. Raises ConfigError if no cluster answers at the address."""
         self._cluster = connect_as_configured(self._address)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._cluster is not None:
-            self._cluster.leave()
+            self._cluster.disconnect()
 
     def nodes(self) -> list[BenchNode]:
-        """The nodes that are alive: first the one where this process runs."""
+        """Return the live nodes, this process's node first."""
         own = ray.get_runtime_context().get_node_id()
         nodes = [
             BenchNode(

@@ -1,4 +1,5 @@
-"""What a user feels: from "agent 1 has finished thinking" to "agent 2 has absorbed", with real agents on Ray."""
+"""Measures the delay between two real agents on Ray: from the end of agent 1's thinking until agent 2 has absorbed its
+memory, with overlap and without."""
 
 import json
 import time
@@ -24,46 +25,46 @@ from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 
 WRITER, READER = "writer", "reader"
-_PATIENCE_SECONDS = 3600.0
+_TIMEOUT_SECONDS = 3600.0
 _MAX_REPEATS = 3  # whole turns of a model take long
 
 
 @dataclass(frozen=True, kw_only=True)
-class Felt:
-    """Medians over the repeats, in seconds."""
+class EndToEndTimes:
+    """Times of transfers in seconds, medians over the repeats."""
 
     seconds: float  # from the end of thinking to the end of absorbing, by the agents' own clocks
-    exposed_seconds: float  # of it, as a run's results tell it
+    exposed_seconds: float  # the part that a run's results report as exposed
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEnd:
-    """Two agents, with overlap and without."""
+    """The figures of two agents, with overlap and without."""
 
-    prompt_tokens: int  # as the model's tokenizer makes them
+    prompt_tokens: int  # counted by the model's tokenizer
     latent_steps: int
     num_bytes: int
     transport: str
     link: str
-    overlap: Felt
-    no_overlap: Felt
+    overlap: EndToEndTimes
+    no_overlap: EndToEndTimes
     ratio: float  # seconds without overlap / with
 
 
 @dataclass(frozen=True)
-class _Times:
-    """One hand-over between two turns."""
+class _TimedTransfer:
+    """One transfer between two turns."""
 
     finished_at: float
     absorbed_at: float
-    report: TurnResult
+    result: TurnResult
     prompt_tokens: int
 
 
-class ClockedRunner:
-    """A `TurnRunner` that tells when its thinking ended and when its reading did.
+class TimestampedRunner:
+    """A `TurnRunner` that records when it finished thinking and when it had absorbed its memory.
 
-    The times travel in the report's texts: the agents of a benchmark have nothing to say.
+    The times are returned in the result's `texts`, which a benchmark does not need.
     """
 
     def __init__(self, runner: TurnRunner) -> None:
@@ -71,31 +72,31 @@ class ClockedRunner:
 
     @property
     def spec(self) -> KVCacheSpec:
-        """What its memory looks like."""
+        """Shape and dtype of its working memory."""
         return self._runner.spec
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device it computes on."""
         return self._runner.device
 
     def measure_prefill(self, num_tokens: int) -> float:
-        """Tokens per second."""
+        """Return the tokens per second of a prefill."""
         return self._runner.measure_prefill(num_tokens)
 
     def run(
         self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None
     ) -> tuple[SegmentChunk | None, TurnResult]:
-        """One turn."""
-        watched = _Watched(memory)
-        clocked = None if outgoing is None else _Clocked(outgoing)
-        piece, report = self._runner.run(work, watched, outgoing=clocked)
-        times = {"finished_at": clocked.finished_at if clocked else 0.0, "absorbed_at": watched.absorbed_at}
-        return piece, replace(report, texts=(json.dumps(times),))
+        """Execute one turn."""
+        incoming = _TimedIncoming(memory)
+        timed = None if outgoing is None else _TimedOutgoing(outgoing)
+        chunk, result = self._runner.run(work, incoming, outgoing=timed)
+        times = {"finished_at": timed.finished_at if timed else 0.0, "absorbed_at": incoming.absorbed_at}
+        return chunk, replace(result, texts=(json.dumps(times),))
 
 
-class _Watched:
-    """Memory that notes when the last of its pieces was absorbed."""
+class _TimedIncoming:
+    """Incoming memory that records when its last chunk was absorbed."""
 
     def __init__(self, memory: Incoming) -> None:
         self.absorbed_at = 0.0
@@ -103,13 +104,13 @@ class _Watched:
         self.segments, self.chunks_of = memory.segments, memory.chunks_of
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
-        """The pieces; the last is in the cache when the next one is asked for."""
+        """Yield the chunks; the last one is in the cache when the generator is resumed."""
         yield from self._memory.chunks()
         self.absorbed_at = time.time()
 
 
-class _Clocked:
-    """An outgoing way that notes when the last piece was final."""
+class _TimedOutgoing:
+    """An `Outgoing` that records when the last chunk was final."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.finished_at = 0.0
@@ -117,27 +118,27 @@ class _Clocked:
         self._outgoing = outgoing
 
     def publish(self, final_at: float, piece: SegmentChunk) -> None:
-        """Pass the piece on."""
+        """Record the time and pass the chunk on."""
         self.finished_at = final_at
         self._outgoing.publish(final_at, piece)
 
 
-def make_clocked(model: str, dtype: str) -> ClockedRunner:
-    """A runner of a model by name, or of a well-known shape with random weights. Raises ModelError."""
+def make_timestamped(model: str, dtype: str) -> TimestampedRunner:
+    """Return a runner of a model by name, or of a well-known shape with random weights. Raises ModelError."""
     if model not in SHAPES:
-        return ClockedRunner(load_runner(model, dtype=dtype, device="auto", realign=True))
+        return TimestampedRunner(load_runner(model, dtype=dtype, device="auto", realign=True))
     lm = random_model(model, dtype="bfloat16" if dtype == "auto" else dtype)
-    return ClockedRunner(TurnRunner(Engine(lm, realign=True, cache_dir=read_environment().cache_dir)))
+    return TimestampedRunner(TurnRunner(Engine(lm, realign=True, cache_dir=read_environment().cache_dir)))
 
 
 def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str], None]) -> EndToEnd:
-    """Let two agents work, with overlap and without. Raises what a run raises."""
+    """Measure two agents, with overlap and without. Raises what a run raises."""
     times = {overlap: _measure(settings, overlap, progress) for overlap in (True, False)}
-    read = times[True][0].report.reads[0]
-    felt = {
-        overlap: Felt(
+    read = times[True][0].result.reads[0]
+    medians = {
+        overlap: EndToEndTimes(
             seconds=median(one.absorbed_at - one.finished_at for one in ones),
-            exposed_seconds=median(one.report.reads[0].exposed_seconds for one in ones),
+            exposed_seconds=median(one.result.reads[0].exposed_seconds for one in ones),
         )
         for overlap, ones in times.items()
     }
@@ -147,16 +148,16 @@ def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str]
         num_bytes=read.num_bytes,
         transport=read.transport,
         link=read.link,
-        overlap=felt[True],
-        no_overlap=felt[False],
-        ratio=felt[False].seconds / felt[True].seconds,
+        overlap=medians[True],
+        no_overlap=medians[False],
+        ratio=medians[False].seconds / medians[True].seconds,
     )
 
 
-def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_Times]:
+def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_TimedTransfer]:
     runtime = RayRuntime(
         [WRITER, READER],
-        partial(make_clocked, settings.model, settings.dtype),
+        partial(make_timestamped, settings.model, settings.dtype),
         partial(pick_transport, "auto", "none"),
         address=settings.address,
         overlap=overlap,
@@ -167,8 +168,8 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
         times = []
         num_repeats = min(settings.repeats, _MAX_REPEATS)
         for repeat in range(num_repeats + 1):
-            one = _one(runtime, settings, repeat)
-            if repeat == 0:  # caches are made and pages touched
+            one = _run_two_turns(runtime, settings, repeat)
+            if repeat == 0:  # warm-up: allocates caches and touches pages
                 continue
             times.append(one)
             seconds = one.absorbed_at - one.finished_at
@@ -176,8 +177,8 @@ def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[
         return times
 
 
-def _one(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _Times:
-    """One question through both agents; both turns are submitted at once, as in a run."""
+def _run_two_turns(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _TimedTransfer:
+    """Run one question through both agents; both turns are submitted at once, as in a run."""
     common = {"batch": batch, "question_ids": ("q0",), "sampling": Sampling(max_new_tokens=1)}
     write = TurnRequest(
         agent=WRITER,
@@ -196,22 +197,22 @@ def _one(runtime: RayRuntime, settings: TransferBenchSettings, batch: int) -> _T
     )
     written = runtime.submit(write, {})
     reading = runtime.submit(read, {WRITER: written.segment})
-    reports = {}
+    results = {}
     waiting = [written, reading]
     while waiting:
-        for event in runtime.poll(_PATIENCE_SECONDS):
+        for event in runtime.poll(_TIMEOUT_SECONDS):
             if isinstance(event, TurnFailed):
                 raise event.error
             if isinstance(event, TurnLost):
                 raise RunError(event.reason)
             if isinstance(event, TurnDone):
-                reports[event.handle.agent] = event.result
+                results[event.handle.agent] = event.result
                 waiting.remove(event.handle)
-    return _Times(
-        finished_at=json.loads(reports[WRITER].texts[0])["finished_at"],
-        absorbed_at=json.loads(reports[READER].texts[0])["absorbed_at"],
-        report=reports[READER],
-        prompt_tokens=reports[WRITER].prompt_tokens[0],
+    return _TimedTransfer(
+        finished_at=json.loads(results[WRITER].texts[0])["finished_at"],
+        absorbed_at=json.loads(results[READER].texts[0])["absorbed_at"],
+        result=results[READER],
+        prompt_tokens=results[WRITER].prompt_tokens[0],
     )
 
 

@@ -1,14 +1,14 @@
-"""What a benchmark ran on, and where it says how far it is."""
+"""The description of the machine that a benchmark runs on, and the type of its progress log."""
 
 import os
 import platform
 from collections.abc import Callable
 
-Log = Callable[[str], None]  # gets a line when something is measured
+Log = Callable[[str], None]  # called with a line per measurement
 
 
 def processor() -> str:
-    """The processor's name and the number of cores."""
+    """Return the processor's name and number of cores."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:  # noqa: PTH123  not a file

@@ -1,6 +1,4 @@
-"""The figures of a transfer benchmark as a picture: bandwidth over segment size, with each link's own limit.
-
-Every line is named at its end."""
+"""Plots a transfer benchmark: bandwidth over segment size, with each link's limit. Lines are labelled at their ends."""
 
 import importlib.util
 import textwrap
@@ -12,15 +10,15 @@ from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.report.labels import spread
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.stamps import SizeFigures
+    from latentmas_ray.bench.timings import SizeFigures
     from latentmas_ray.bench.transfer import TransferBench
 
-# Told apart by people who see colours differently, too (Okabe and Ito); a name stands at each line besides.
+# Safe for colour-blind readers (Okabe and Ito); each line has a label, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B8578F", "#A87000", "#2E8FC7", "#000000", "#8C564B")
 _MARKERS: Mapping[str, str] = {"same_process": "o", "same_node": "s", "cross_node": "D"}
 _TITLE_CHARS = 150
 _NOTE_CHARS = 90
-_FAR_ABOVE = 2.0  # times its limit
+_FAR_ABOVE = 2.0  # times the limit
 _LIMIT_COLOUR = "#555555"
 _LIMIT_DASHES: Mapping[str, Any] = {
     "same_process": (0, (2, 2)),
@@ -35,22 +33,22 @@ _LEADER_POINTS = 16.0  # from the right side of a panel to its labels
 
 @dataclass(frozen=True, kw_only=True)
 class LineEnd:
-    """The end of a line, and its name."""
+    """The label of a line, and the point where the line ends."""
 
     text: str
     colour: str
-    size: float  # MB
-    speed: float  # GB/s
+    x: float  # in the axes' data coordinates
+    y: float
 
 
 def check_matplotlib(plot: str) -> None:
-    """Raises ConfigError if a picture was asked for and cannot be drawn: before minutes are spent on measuring."""
+    """Raise ConfigError if matplotlib is missing; called before the measurement, which takes minutes."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plot", plot, "it takes matplotlib: pip install '.[report]' in a checkout")
 
 
 def draw(outcome: "TransferBench", plot: str) -> None:
-    """Write the PNG. Raises RunError where it cannot be written."""
+    """Write the PNG file. Raises RunError if that fails."""
     figure = make_figure(outcome)
     try:
         figure.savefig(plot, format="png")
@@ -59,11 +57,11 @@ def draw(outcome: "TransferBench", plot: str) -> None:
 
 
 def make_figure(outcome: "TransferBench") -> Any:
-    """The picture as a figure of matplotlib."""
+    """Return the plot as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Not pyplot: it would look for a screen.
+    # Not pyplot: it would try to open a display.
     figure = Figure(figsize=(13, 5.8), dpi=150)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
@@ -72,7 +70,7 @@ def make_figure(outcome: "TransferBench") -> Any:
     ends = [_draw_panel(axes, outcome, kind) for axes, kind in zip(panels, kinds, strict=True)]
     for axes, title, found in zip(panels, kinds.values(), ends, strict=True):
         axes.set_title(title, fontsize=11, loc="left")
-        _label_ends(figure, axes, found)
+        label_ends(figure, axes, found)
     panels[0].set_ylabel("bandwidth (GB/s)")
     settings = outcome.settings
     about = f"{settings.model}, {settings.dtype}: {outcome.machine}; medians of {settings.repeats}"
@@ -81,30 +79,30 @@ def make_figure(outcome: "TransferBench") -> Any:
 
 
 def _draw_panel(axes: Any, outcome: "TransferBench", kind: str) -> list[LineEnd]:
-    """Lines without their names; returns where these belong."""
-    ends, silent, limits_drawn = [], [], set()
+    """Draw the lines of one panel; return the labels and where they belong."""
+    ends, not_drawn, limits_drawn = [], [], set()
     transports = list(dict.fromkeys(way.transport for way in outcome.ways))
     for way in outcome.ways:
         link = way.link.replace("_", " ")
         sizes = [size.num_bytes / 1e6 for size in way.sizes]
         timings = [_timing(size, kind) for size in way.sizes]
-        # Nothing was moved where it took far less than a copy: a point up there would squeeze all others.
+        # A transfer far faster than a copy moved no bytes; drawn, it would compress the scale of all others.
         if all(timing.share_of_limit > _FAR_ABOVE for timing in timings[1:] or timings):
-            silent.append(f"{way.transport} ({link})")
+            not_drawn.append(f"{way.transport} ({link})")
         else:
             colour = _COLOURS[transports.index(way.transport) % len(_COLOURS)]
             speeds = [timing.bytes_per_second / 1e9 for timing in timings]
             axes.plot(sizes, speeds, color=colour, marker=_MARKERS[way.link], markersize=5, linewidth=1.8)
-            ends.append(LineEnd(text=f"{way.transport}, {link}", colour=colour, size=sizes[-1], speed=speeds[-1]))
+            ends.append(LineEnd(text=f"{way.transport}, {link}", colour=colour, x=sizes[-1], y=speeds[-1]))
         if way.link not in limits_drawn:
             limits_drawn.add(way.link)
             limits = [timing.limit_bytes_per_second / 1e9 for timing in timings]
             axes.plot(sizes, limits, color=_LIMIT_COLOUR, linestyle=_LIMIT_DASHES[way.link], linewidth=1.3, zorder=2)
             text = f"limit, {link}: {way.limit}"
-            ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, size=sizes[-1], speed=limits[-1]))
+            ends.append(LineEnd(text=text, colour=_LIMIT_COLOUR, x=sizes[-1], y=limits[-1]))
     _style(axes)
-    if silent:
-        note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(silent)}", _NOTE_CHARS)
+    if not_drawn:
+        note = textwrap.fill(f"Not drawn, as they move no bytes: {', '.join(not_drawn)}", _NOTE_CHARS)
         axes.text(0.0, -0.15, note, transform=axes.transAxes, fontsize=_FONT_POINTS, color=_LIMIT_COLOUR, va="top")
     return ends
 
@@ -122,13 +120,17 @@ def _style(axes: Any) -> None:
         axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
-    """Names at the right of a panel: beside the ends of their lines, and apart from one another."""
+def label_ends(figure: Any, axes: Any, ends: Sequence[LineEnd]) -> None:
+    """Write the labels at the right of a panel: next to the ends of their lines, without overlaps.
+
+    `axes` must have its final position and scales.
+    """
+    axes.autoscale_view()  # matplotlib computes limits late, and the labels need them now
     box = axes.get_position()
     height = figure.get_figheight() * box.height * _POINTS_PER_INCH
     shift = _LEADER_POINTS / (figure.get_figwidth() * box.width * _POINTS_PER_INCH)
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = [to_axes.transform((end.size, end.speed)) for end in ends]
+    places = [to_axes.transform((end.x, end.y)) for end in ends]
     heights = spread([float(y) for _, y in places], _LABEL_POINTS / height, low=0.0, high=1.0)
     for end, (x, y), label_y in zip(ends, places, heights, strict=True):
         leader = (x, 1.0, 1.0 + shift), (y, y, label_y)

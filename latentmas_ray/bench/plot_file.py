@@ -1,4 +1,4 @@
-"""Where a picture may be written. Imports nothing heavy."""
+"""Checks the file name of a plot. Imports nothing heavy."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ PLOT_ENDING = ".png"
 
 
 def check_plot_file(name: str) -> None:
-    """Raises ConfigError unless a picture could be written to the file `name`."""
+    """Raise ConfigError unless a plot can be written to the file `name`."""
     path = Path(name)
     if path.suffix.lower() != PLOT_ENDING or path.is_dir():
         raise ConfigError("plot", name, f"it must be a file that ends in {PLOT_ENDING}")

@@ -1,8 +1,8 @@
-"""What moving working memory costs, against what its link can do in the same run.
+"""Measures the cost of moving working memory, against the limit of its link in the same run.
 
-Segments of one model's KV shape go from cache to cache over every link that there is, with every transport that works
-here. After each hand-over the link itself moves as many bytes: A B A B …, so that a machine whose speed drifts slows
-both. Ratios are taken pair by pair, and medians are what is reported.
+Segments of one model's KV shape go from cache to cache over every link, with every transport that works here. After
+each transfer the link itself moves as many bytes: A B A B …, so that a drift of the machine's speed affects both.
+Ratios are taken per pair; medians are reported.
 """
 
 import math
@@ -14,8 +14,8 @@ from typing import Any
 from latentmas_ray.bench.actors import BenchCluster, BenchNode
 from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
 from latentmas_ray.bench.machine import Log, processor
-from latentmas_ray.bench.pairs import InProcessPath, TransferPath, TwoActorPath, num_threads
-from latentmas_ray.bench.stamps import SizeFigures, size_figures
+from latentmas_ray.bench.paths import InProcessPath, TransferPath, TwoActorPath, num_threads
+from latentmas_ray.bench.timings import SizeFigures, size_figures
 from latentmas_ray.bench.transfer_settings import DEFAULT_TOKENS, TransferBenchSettings
 from latentmas_ray.engine.turn import Link
 from latentmas_ray.errors import ConfigError
@@ -25,32 +25,32 @@ from latentmas_ray.transport.make import Candidate, find_candidates
 from latentmas_ray.units import format_bytes
 
 LINKS: tuple[Link, ...] = ("same_process", "same_node", "cross_node")
-# How often a segment is in the memory of one machine at most: both caches, a piece, the object store, two buffers for
-# the link's own measurement, and what the store has not let go of yet.
+# The most copies of a segment in one machine's memory: both caches, a chunk, the object store, two buffers to measure
+# the link, and one that the store has not freed yet.
 _COPIES = 7
 _COPIES_IN_STORE = 2
 _NUM_WARM_UPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class WayFigures:
-    """One transport over one link."""
+class TransportFigures:
+    """The figures of one transport over one link."""
 
     link: Link
     transport: str
-    limit: str  # what the move is measured against
-    clock_error_seconds: float  # by how much a move between nodes may be wrong; 0 on one machine
+    limit: str  # the reference of a move
+    clock_error_seconds: float  # error of a move between nodes; 0 on one machine
     sizes: tuple[SizeFigures, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferBench:
-    """The outcome of one run."""
+    """The result of one run."""
 
     settings: TransferBenchSettings
     machine: str
     bytes_per_token: int
-    ways: tuple[WayFigures, ...]
+    ways: tuple[TransportFigures, ...]
     end_to_end: EndToEnd | None
 
     def to_json(self) -> dict[str, Any]:
@@ -58,22 +58,26 @@ class TransferBench:
 
 
 def run(settings: TransferBenchSettings, progress: Log) -> TransferBench:
-    """Measure. Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an end
-    dies or bytes arrive altered."""
+    """Measure every transport over every link.
+
+    Raises InputError kinds for settings that do not fit this machine or cluster, RunError kinds if an endpoint dies or
+    bytes arrive altered.
+    """
     chosen = find_candidates(settings.transports)
     spec = kv_shape(settings.model, dtype=settings.dtype)
     with ExitStack() as stack:
         nodes: Sequence[BenchNode] = ()
-        if settings.end_to_end or any(offer.links - {"same_process"} for offer in chosen.values()):
+        if settings.end_to_end or any(candidate.links - {"same_process"} for candidate in chosen.values()):
             nodes = stack.enter_context(BenchCluster(settings.address)).nodes()
         elif settings.address is not None:
-            raise ConfigError("address", settings.address, "none of these transports leaves this process")
+            raise ConfigError("address", settings.address, "these transports work within this process only")
         ways = [
-            _measure(settings, spec, name, offer, link, nodes, progress) for name, offer, link in _ways(chosen, nodes)
+            _measure(settings, spec, name, candidate, link, nodes, progress)
+            for name, candidate, link in _transports_and_links(chosen, nodes)
         ]
         if not ways:
             needed = " or ".join(sorted(chosen))
-            raise ConfigError("transports", ",".join(chosen), f"no link is there that {needed} could use")
+            raise ConfigError("transports", ",".join(chosen), f"there is no link that {needed} could use")
         end_to_end = measure_end_to_end(settings, progress) if settings.end_to_end else None
     return TransferBench(
         settings=settings,
@@ -84,29 +88,31 @@ def run(settings: TransferBenchSettings, progress: Log) -> TransferBench:
     )
 
 
-def _ways(chosen: Mapping[str, Candidate], nodes: Sequence[BenchNode]) -> Iterator[tuple[str, Candidate, Link]]:
+def _transports_and_links(
+    chosen: Mapping[str, Candidate], nodes: Sequence[BenchNode]
+) -> Iterator[tuple[str, Candidate, Link]]:
     for link in LINKS:
-        for name, offer in chosen.items():
-            if link in offer.links and (link != "cross_node" or len(nodes) > 1):
-                yield name, offer, link
+        for name, candidate in chosen.items():
+            if link in candidate.links and (link != "cross_node" or len(nodes) > 1):
+                yield name, candidate, link
 
 
 def _measure(
     settings: TransferBenchSettings,
     spec: KVCacheSpec,
     name: str,
-    offer: Candidate,
+    candidate: Candidate,
     link: Link,
     nodes: Sequence[BenchNode],
     progress: Log,
-) -> WayFigures:
-    store_bytes = min((node.store_bytes for node in nodes), default=0.0) if offer.fills_store else None
-    fitting(settings.tokens, spec.bytes_per_token, free=None, store=store_bytes)  # before two actors are started for it
-    path = _make_path(spec, offer, link, nodes)
+) -> TransportFigures:
+    store_bytes = min((node.store_bytes for node in nodes), default=0.0) if candidate.fills_store else None
+    fitting(settings.tokens, spec.bytes_per_token, free=None, store=store_bytes)  # before two actors are started
+    path = _make_path(spec, candidate, link, nodes)
     with closing(path):
         sizes = fitting(settings.tokens, spec.bytes_per_token, free=path.free_bytes(), store=store_bytes)
         figures = [_measure_size(path, name, spec, tokens, settings.repeats, progress) for tokens in sizes]
-        return WayFigures(
+        return TransportFigures(
             link=link,
             transport=name,
             limit="TCP" if link == "cross_node" else "memcpy",
@@ -115,8 +121,8 @@ def _measure(
         )
 
 
-def _make_path(spec: KVCacheSpec, offer: Candidate, link: Link, nodes: Sequence[BenchNode]) -> TransferPath:
-    transport = offer.make(within_one_node=link != "cross_node")
+def _make_path(spec: KVCacheSpec, candidate: Candidate, link: Link, nodes: Sequence[BenchNode]) -> TransferPath:
+    transport = candidate.make(within_one_node=link != "cross_node")
     if link == "same_process":
         return InProcessPath(spec, transport)
     return TwoActorPath(spec, transport, nodes[0], nodes[0 if link == "same_node" else 1])
@@ -125,12 +131,14 @@ def _make_path(spec: KVCacheSpec, offer: Candidate, link: Link, nodes: Sequence[
 def fitting(
     tokens: tuple[int, ...] | None, bytes_per_token: int, *, free: float | None, store: float | None
 ) -> list[int]:
-    """The sizes to measure; None is a limit that is not there, or not known yet. Raises ConfigError for a given one
-    that does not fit, or if none fits."""
+    """Return the sizes to measure. A limit of None does not apply or is not known yet.
+
+    Raises ConfigError if a given size does not fit, or if none fits.
+    """
     limits = {"free memory": (free, _COPIES), "object store": (store, _COPIES_IN_STORE)}
     known = {name: (limit, copies) for name, (limit, copies) in limits.items() if limit is not None}
-    room = min((limit / copies / bytes_per_token for limit, copies in known.values()), default=math.inf)
-    fits = [count for count in tokens or DEFAULT_TOKENS if count <= room]
+    max_tokens = min((limit / copies / bytes_per_token for limit, copies in known.values()), default=math.inf)
+    fits = [count for count in tokens or DEFAULT_TOKENS if count <= max_tokens]
     if fits and (tokens is None or len(fits) == len(tokens)):
         return sorted(set(fits))
     too_large = max(tokens or DEFAULT_TOKENS[:1])
@@ -140,7 +148,7 @@ def fitting(
     raise ConfigError(
         "tokens",
         str(too_large),
-        f"it must be at most {int(room)} tokens of {format_bytes(bytes_per_token)}, of which {places}",
+        f"it must be at most {int(max_tokens)} tokens of {format_bytes(bytes_per_token)}, of which {places}",
     )
 
 

@@ -1,17 +1,17 @@
-"""What a benchmark of hand-overs measures. Imports nothing heavy."""
+"""The settings of `latentmas bench transfer`. Imports nothing heavy."""
 
 from dataclasses import dataclass
 
 from latentmas_ray.bench.plot_file import check_plot_file
 from latentmas_ray.errors import ConfigError
 
-# The first is the smallest message that there is; of these, what fits is taken.
+# The first is the smallest possible segment; those that fit into memory are measured.
 DEFAULT_TOKENS = (1, 64, 1024, 8192, 32768)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferBenchSettings:
-    """Segments of one KV shape over every link that there is. Raises ConfigError for impossible values."""
+    """What to measure: segment sizes of one KV shape, and transports. Raises ConfigError for impossible values."""
 
     model: str = "qwen3-0.6b"  # a shape, tiny, a model folder or a hub id: its configuration is enough
     dtype: str = "bfloat16"
@@ -20,7 +20,7 @@ class TransferBenchSettings:
     repeats: int = 5
     address: str | None = None
     end_to_end: bool = True
-    prompt_tokens: int = 1000  # of the agent whose memory is handed over, end to end
+    prompt_tokens: int = 1000  # of the agent that sends its memory, end to end
     latent_steps: int = 40
     plot: str | None = None
 

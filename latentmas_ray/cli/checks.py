@@ -1,4 +1,4 @@
-"""What `latentmas doctor` looks at: one `Check` a fact, each with what it means for a run."""
+"""The checks of `latentmas doctor`: one `Check` per fact, with what it means for a run."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^:/\s]+|\[[0-9a-fA-F:]+\]):(?
 
 
 class Mark(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -83,7 +83,7 @@ def cluster_check(address: str | None) -> Check:
 
 
 def outlook(checks: list[Check]) -> Iterator[Check]:
-    """What will work and what will not, from everything found so far."""
+    """Say which features work on this machine, given all other checks."""
     failed = {check.subject for check in checks if check.mark is Mark.FAIL}
     engine = failed - {"ray", "ray cluster"}
     yield _capability("--runtime local", "one process, no Ray", engine)
@@ -93,9 +93,9 @@ def outlook(checks: list[Check]) -> Iterator[Check]:
 
 
 def shared_memory_check(folder: Path) -> Check:
-    """Ray keeps its object store in `folder`; where that is too small it falls back to a slow disk."""
+    """Check the size of `folder`, where Ray stores objects; if it is too small, Ray uses a slow disk."""
     if not folder.is_dir():
-        return Check(Mark.WARN, str(folder), "not there: Ray keeps memory on disk, which is slow")
+        return Check(Mark.WARN, str(folder), "does not exist: Ray stores memory on disk, which is slow")
     size = shutil.disk_usage(folder).total
     if size < _SMALL_SHM_BYTES:
         advice = f"below {format_bytes(_SMALL_SHM_BYTES)} Ray may use a slow disk; in Docker: --shm-size=8g"
@@ -104,12 +104,12 @@ def shared_memory_check(folder: Path) -> Check:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
-    """Memory of the machine, or of the container where that has less."""
+    """Return the bytes of memory of the machine, or of the container if that has less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""
@@ -117,7 +117,7 @@ def memory_bytes() -> int:
 
 
 def _required_packages() -> Iterator[Requirement]:
-    """Without those of the extras."""
+    """Yield the requirements of this package without its extras."""
     for requirement in map(Requirement, requires(DISTRIBUTION) or ()):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement
@@ -131,14 +131,14 @@ def _package_check(requirement: Requirement) -> Check:
 
 
 def _version_check(name: str, found: str, wanted: SpecifierSet) -> Check:
-    # A development version of what is wanted is what somebody has put there on purpose.
+    # A development version was installed on purpose, so it counts as the release that it precedes.
     if not wanted.contains(found, prereleases=True):
         return Check(Mark.FAIL, name, f"{found}; {_wanted(wanted)} is needed")
     return Check(Mark.OK, name, found)
 
 
 def _wanted(specifiers: SpecifierSet) -> str:
-    """`1.2 or newer`, or the specifiers as they are written."""
+    """Return `1.2 or newer`, or the specifiers as they are written."""
     only = next(iter(specifiers)) if len(specifiers) == 1 else None
     return f"{only.version} or newer" if only is not None and only.operator == ">=" else str(specifiers)
 
@@ -160,7 +160,7 @@ def _cache_check(folder: Path) -> Check:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK):
         return Check(Mark.OK, "cache folder", str(folder))
-    return Check(Mark.WARN, "cache folder", f"{folder} cannot be written: realignment is computed anew in every run")
+    return Check(Mark.WARN, "cache folder", f"{folder} cannot be written: realignment is computed again in every run")
 
 
 def _connection_problem(address: str) -> str | None:
@@ -175,7 +175,7 @@ def _connection_problem(address: str) -> str | None:
 
 
 def _status_check(address: str) -> Check:
-    """Ask Ray's own command: an open port alone may be anything."""
+    """Run `ray status`: an open port alone may belong to any service."""
     command = Path(sys.executable).with_name("ray")
     arguments = [str(command), "status"] if address == "auto" else [str(command), "status", "--address", address]
     try:

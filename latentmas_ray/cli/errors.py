@@ -1,7 +1,7 @@
-"""Where exceptions become one line on stderr and an exit code.
+"""Turns exceptions into one line on stderr and an exit code.
 
-0 done; 1 a run that failed; 2 bad input; 130 interrupted. An exception that is none of these is a bug of ours and
-keeps its traceback.
+0 done; 1 a run failed; 2 bad input; 130 interrupted. Any other exception is a bug of this project and keeps its
+traceback.
 """
 
 import errno
@@ -22,7 +22,7 @@ from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError, OldNameWarning, UntrainedQuestionWarning
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
-# Fields that are flags of some command, and are told under the flag's name.
+# Fields that are flags of a command: errors name the flag.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
     | {field.name for settings in (TransferBenchSettings, LinkSpeeds) for field in fields(settings)}
@@ -48,11 +48,11 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CommandInterruptError(Exception):
-    """Ctrl-C in a command. typer turns a KeyboardInterrupt into a bare exit code; this one reaches us whole."""
+    """Ctrl-C in a command. typer would turn a KeyboardInterrupt into a bare exit code and drop its notes."""
 
 
 class CommandGroup(TyperGroup):
-    """The group of all commands; hands an interrupt on as `CommandInterruptError`."""
+    """A group of commands that raises `CommandInterruptError` for Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -62,31 +62,33 @@ class CommandGroup(TyperGroup):
 
 
 def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozenset()) -> int:
-    """Run `body` and return the exit code, after one line (or few) on stderr where it went wrong. `more_flags` are
-    fields of settings that are flags too, besides those of this command line's own commands."""
+    """Run `body` and return the exit code; write errors to stderr, in one line or a few.
+
+    `more_flags` are names of flags in addition to those of the commands in this package.
+    """
     try:
         with _warnings_as_notes():
             code = body()
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_DONE
     except typer.TyperException as error:
-        return _complain(error.exit_code, " ".join(error.format_message().split()))
+        return _print_error(error.exit_code, " ".join(error.format_message().split()))
     except InputError as error:
-        return _complain(EXIT_BAD_INPUT, str(_named_as_flag(error, _FLAG_FIELDS | more_flags)))
+        return _print_error(EXIT_BAD_INPUT, str(_named_as_flag(error, _FLAG_FIELDS | more_flags)))
     except LatentMASError as error:
-        return _complain(EXIT_FAILED, str(error) or type(error).__name__, error)
+        return _print_error(EXIT_FAILED, str(error) or type(error).__name__, error)
     except CommandInterruptError as error:
-        return _complain(EXIT_INTERRUPTED, "interrupted", error.__cause__)
+        return _print_error(EXIT_INTERRUPTED, "interrupted", error.__cause__)
     except BrokenPipeError:
-        # Whoever read our output went away, as in `latentmas … | head`. Python flushes stdout once more when it
-        # exits; nothing must be left to complain about then.
+        # The reader of our output has closed the pipe, as in `latentmas … | head`. Python flushes stdout once more
+        # on exit, which must not fail then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
         if error.errno in _DISK_FULL:
-            return _complain(EXIT_FAILED, _describe(error), error)
+            return _print_error(EXIT_FAILED, _describe(error), error)
         if error.errno in _NOT_ALLOWED and error.filename is not None:
-            return _complain(EXIT_BAD_INPUT, _describe(error))
+            return _print_error(EXIT_BAD_INPUT, _describe(error))
         raise
 
 
@@ -109,8 +111,8 @@ def _warnings_as_notes() -> Iterator[None]:
         yield
 
 
-def _complain(code: int, message: str, error: BaseException | None = None) -> int:
-    """Print `message`, bounded, and what the command added to `error` on its way (its notes)."""
+def _print_error(code: int, message: str, error: BaseException | None = None) -> int:
+    """Print the first `MAX_ERROR_LINES` lines of `message` and the notes of `error`; return `code`."""
     lines = [line for line in message.splitlines() if line.strip()]
     if len(lines) > MAX_ERROR_LINES:
         lines = [*lines[:MAX_ERROR_LINES], "…"]
@@ -120,7 +122,7 @@ def _complain(code: int, message: str, error: BaseException | None = None) -> in
 
 
 def _named_as_flag(error: InputError, fields: frozenset[str]) -> InputError:
-    """The same complaint under the name that a user of the command line typed."""
+    """Return the error with the name of the flag instead of the field."""
     if error.field in fields:
         return InputError(flag_of(error.field), error.value, error.expected)
     return error

@@ -1,4 +1,4 @@
-"""From a validated configuration to a running system, and what to say when a run stops half way."""
+"""Opens the system of a validated configuration; if a run stops early, adds a note on how to resume it."""
 
 import sys
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"]:
-    """The system of `config`, closed at the end. An error that stops the run leaves with a note on how to go on.
+    """Yield the system of `config` and close it. An error that stops the run gets a note on how to resume.
 
-    Nothing may be printed to stdout meanwhile: Ray prints warnings of its nodes there, and they go to stderr.
+    During the body stdout is redirected to stderr, since Ray prints warnings of its nodes to stdout.
     """
     read_environment()
-    from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are known good
+    from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are valid
 
     try:
         with redirect_stdout(sys.stderr), LatentMAS(config, observer=observer) as system:
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):
-            error.add_note(f"what finished is in {config.output}; the same command with --resume goes on from there")
+            error.add_note(f"what finished is in {config.output}; the same command with --resume continues from there")
         raise
 
 

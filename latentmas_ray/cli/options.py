@@ -1,6 +1,6 @@
-"""Flags made from `RunConfig`: every field is one flag, with the field's own default and description.
+"""Makes flags from `RunConfig`, one per field with its default and description, and parses whole numbers.
 
-A flag's value stays text until `make_config` reads it, so that one validator words all complaints.
+A flag's value stays text until `make_config` validates it, so that all error messages come from one validator.
 """
 
 import inspect
@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import Field, TypeAdapter, ValidationError
 
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.config.renamed import CONFIG_FIELDS
+from latentmas_ray.errors import ConfigError
 
-# What --help shows as the value, where the type alone does not tell.
+# The value in --help, for fields whose type does not say enough.
 _METAVARS = {
     "task": "NAME|FILE",
     "topology": "NAME|FILE.yaml",
@@ -26,22 +28,22 @@ _METAVARS = {
     "replicas": "R|AGENT=R,…",
     "seed": "S",
 }
+_MAX_WHOLE_NUMBER = 10**12
 _METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT"}
 
 
 def flag_of(field: str) -> str:
-    """`latent_steps` -> `--latent-steps`."""
+    """Return the flag of a field: `latent_steps` -> `--latent-steps`."""
     return "--" + field.replace("_", "-")
 
 
 def run_options(
     *fields: str, fixed: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator that gives a command the flags of `fields` (of every field when none is named).
+    """Return a decorator that adds the flags of `fields` to a command (of all fields if none is named).
 
-    The command gets them as its first argument, a validated `RunConfig`; its other parameters stay its own.
-    `fixed` holds values other than `RunConfig`'s defaults: the default of a flag that is there, and simply the
-    value of a field that has no flag in this command.
+    The command gets their values as its first argument, a validated `RunConfig`; its other parameters are unchanged.
+    `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag.
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
@@ -56,7 +58,7 @@ def run_options(
             given = {name: value for name, value in flags.items() if value is not None}
             for old, new in old_names.items():
                 if old in given and given.get(new) == defaults[new]:
-                    given.pop(new, None)  # as nobody gave it
+                    given.pop(new, None)  # its default, not given by the user
             command(make_config({**fixed, **given}), **values)
 
         flags = [_parameter(name, default) for name, default in defaults.items()]
@@ -69,8 +71,24 @@ def run_options(
     return decorate
 
 
+def whole_number(field: str, text: str, *, least: int, most: int) -> int:
+    """Parse the flag of `field`. Raises ConfigError unless it is a whole number from `least` to `most`."""
+    try:
+        return _parse_int(text, least, most)
+    except ValidationError:
+        raise ConfigError(field, text, f"it must be a whole number from {least} to {most}") from None
+
+
+def whole_numbers(field: str, text: str, example: str) -> tuple[int, ...]:
+    """Parse the flag of `field`, such as `1,8`. Raises ConfigError unless it is a list of whole numbers."""
+    try:
+        return tuple(_parse_int(part, 0, _MAX_WHOLE_NUMBER) for part in text.split(","))
+    except ValidationError:
+        raise ConfigError(field, text, f"it must be whole numbers of at least 1, as in {example}") from None
+
+
 def _default_of(name: str) -> Any:
-    """The field's default; None where other fields decide it, so that nothing is passed on."""
+    """Return the field's default; None if it depends on other fields, so that no value is passed."""
     field = RunConfig.model_fields[name]
     return None if field.default_factory is not None else field.default
 
@@ -90,7 +108,7 @@ def _parameter(name: str, default: Any) -> inspect.Parameter:
 
 
 def _old_parameter(name: str) -> inspect.Parameter:
-    """The flag of a field's old name, which --help does not show."""
+    """Return the flag of a field's old name, hidden in --help."""
     annotation = Annotated[str | None, typer.Option(flag_of(name), hidden=True)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -103,3 +121,8 @@ def _metavar(name: str, annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
     return _METAVAR_BY_TYPE[annotation]
+
+
+def _parse_int(text: str, least: int, most: int) -> int:
+    number: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=least, le=most)])
+    return number.validate_strings(text)

@@ -1,7 +1,7 @@
 """The architecture of the embedded model, and random models of several shapes.
 
 The embedded model (`--model tiny`) is a small Qwen3, trained from scratch for the built-in tasks by
-`jobs/train_tiny.py`; its model card is in the folder of its weights. Random models are for tests and measurements
+`examples/tiny_model`; its model card is in the folder of its weights. Random models are for tests and measurements
 without weights: their answers mean nothing.
 """
 

@@ -1,7 +1,13 @@
-"""Who goes where, computed before anything starts: agents, replicas and shards on nodes and GPUs. Pure Python.
+"""Placement: assigns agents, replicas and ranks to nodes and GPUs before anything starts. Pure Python.
 
-`figures` knows what models weigh, `demand` what agents need for a batch, `shares` and `slots` share nodes out,
-`strategies` makes a `plan` of it, and `advice` says what would fit where nothing does.
+model_dims       sizes of a model: parameters, bytes of KV per token
+memory_estimate  tokens and memory that each agent's turn needs
+resources        GPUs, cores and threads of one actor
+assignment       the node and GPU of each rank: packed or spread
+plan             PlanRequest and Plan
+link_speeds      the link between two ranks, and the seconds of a transfer
+strategies       from a request to a plan, or to the reason why there is none
+suggestions      the nearest requests that fit
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot

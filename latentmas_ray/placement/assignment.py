@@ -1,4 +1,4 @@
-"""Which node and GPU each shard gets. Pure: from chains of actors and what the nodes have to give."""
+"""Assigns a node and a GPU to each rank of each replica. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from latentmas_ray.placement.resources import ActorResources, NodeResources
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one shard goes: numbers of a node, and of a GPU there. None: it computes on the CPU."""
+    """The place of one rank: the index of a node and of a GPU there (None: it computes on the CPU)."""
 
     node: int
     gpu: int | None
@@ -16,54 +16,55 @@ class Slot:
 
 @dataclass(frozen=True)
 class ReplicaId:
-    """One replica of an agent, or of several agents with the same actor."""
+    """Identifies one replica of an agent, or of several agents that share an actor."""
 
     agents: tuple[str, ...]
     replica: int
 
 
-Chain = tuple[ReplicaId, ...]  # the teams that hand over to one another
-Seats = dict[ReplicaId, tuple[Slot, ...]]  # one seat for each tp rank
+Pipeline = tuple[ReplicaId, ...]  # replicas of different agents that hand over to one another
+Slots = dict[ReplicaId, tuple[Slot, ...]]  # one slot per tp rank
 
 
 def assign_packed(
-    chains: Sequence[Chain], nodes: Sequence[NodeResources], share: ActorResources, tp: int
-) -> Seats | None:
-    """Every chain on the first node that has room for all of it; None if there is none for some chain."""
-    rooms = _rooms(nodes, share)
-    slots: Seats = {}
-    for chain in sorted(chains, key=len, reverse=True):
-        room = next((room for room in rooms if room.replicas_that_fit(tp, len(chain)) == len(chain)), None)
-        if room is None:
+    pipelines: Sequence[Pipeline], nodes: Sequence[NodeResources], share: ActorResources, tp: int
+) -> Slots | None:
+    """Put each pipeline on the first node where all of it fits. Return None if one fits nowhere."""
+    free = _free_slots(nodes, share)
+    slots: Slots = {}
+    for pipeline in sorted(pipelines, key=len, reverse=True):
+        node = next((node for node in free if node.replicas_that_fit(tp, len(pipeline)) == len(pipeline)), None)
+        if node is None:
             return None
-        slots.update({replica_id: room.take(tp) for replica_id in chain})
+        slots.update({replica_id: node.reserve(tp) for replica_id in pipeline})
     return slots
 
 
 def assign_spread(
-    chains: Sequence[Chain], nodes: Sequence[NodeResources], share: ActorResources, tp: int
-) -> Seats | None:
-    """The teams of a chain over all nodes, in order: where there are fewer nodes than teams, neighbours stay together.
+    pipelines: Sequence[Pipeline], nodes: Sequence[NodeResources], share: ActorResources, tp: int
+) -> Slots | None:
+    """Spread the replicas of each pipeline over all nodes, in order; with fewer nodes than replicas, neighbours share
+    a node.
 
-    A full node's share goes to the next. None if there is no room for some team.
+    A replica for a full node goes to the next one. Return None if a replica fits nowhere.
     """
-    rooms = [room for room in _rooms(nodes, share) if room.replicas_that_fit(tp, 1)]
-    slots: Seats = {}
+    free = [node for node in _free_slots(nodes, share) if node.replicas_that_fit(tp, 1)]
+    slots: Slots = {}
     first = 0
-    for chain in chains:
-        for index, replica_id in enumerate(chain):
-            wanted = first + (index if len(chain) <= len(rooms) else index * len(rooms) // len(chain))
-            order = (rooms[(wanted + step) % len(rooms)] for step in range(len(rooms)))
-            room = next((room for room in order if room.replicas_that_fit(tp, 1)), None)
-            if room is None:
+    for pipeline in pipelines:
+        for index, replica_id in enumerate(pipeline):
+            wanted = first + (index if len(pipeline) <= len(free) else index * len(free) // len(pipeline))
+            order = (free[(wanted + step) % len(free)] for step in range(len(free)))
+            node = next((node for node in order if node.replicas_that_fit(tp, 1)), None)
+            if node is None:
                 return None
-            slots[replica_id] = room.take(tp)
-        first += len(chain) if len(chain) < len(rooms) else 0
+            slots[replica_id] = node.reserve(tp)
+        first += len(pipeline) if len(pipeline) < len(free) else 0
     return slots
 
 
 class _FreeSlots:
-    """The places that are free on one node: on each GPU, or on its cores (None: without a bound)."""
+    """The free slots of one node: per GPU, or on its cores (None: unlimited)."""
 
     def __init__(self, number: int, node: NodeResources, share: ActorResources) -> None:
         self.number = number
@@ -72,7 +73,7 @@ class _FreeSlots:
         self.has_gpus = bool(share.num_gpus)
 
     def replicas_that_fit(self, tp: int, wanted: int) -> int:
-        """How many of `wanted` teams of `tp` shards have room; the shards of one are on different GPUs."""
+        """Return how many of `wanted` replicas of `tp` ranks fit; the ranks of one use different GPUs."""
         if not self.has_gpus:
             return wanted if self.on_cores is None else min(wanted, self.on_cores // tp)
         free = list(self.on_gpus)
@@ -81,23 +82,23 @@ class _FreeSlots:
                 return count
         return wanted
 
-    def take(self, tp: int) -> tuple[Slot, ...]:
-        """Seats for one team."""
+    def reserve(self, tp: int) -> tuple[Slot, ...]:
+        """Reserve the slots of one replica, which must fit."""
         if not self.has_gpus:
             self.on_cores = None if self.on_cores is None else self.on_cores - tp
             return (Slot(self.number, None),) * tp
         chosen = _choose(self.on_gpus, tp)
-        assert chosen is not None, "the caller has looked"
+        assert chosen is not None, "the caller checks replicas_that_fit"
         return tuple(Slot(self.number, gpu) for gpu in chosen)
 
 
-def _rooms(nodes: Sequence[NodeResources], share: ActorResources) -> list[_FreeSlots]:
+def _free_slots(nodes: Sequence[NodeResources], share: ActorResources) -> list[_FreeSlots]:
     return [_FreeSlots(number, node, share) for number, node in enumerate(nodes)]
 
 
 def _choose(free: list[int], tp: int) -> list[int] | None:
-    """Take a place on each of `tp` GPUs, the fullest first, which is how Ray gives fractions away; None, and nothing
-    taken, if there are too few."""
+    """Reserve a slot on each of `tp` GPUs, the fullest first, as Ray allocates fractions. Return None, and reserve
+    nothing, if there are too few."""
     usable = sorted((gpu for gpu, places in enumerate(free) if places), key=lambda gpu: (free[gpu], gpu))[:tp]
     if len(usable) < tp:
         return None

@@ -1,4 +1,4 @@
-"""How fast memory moves between two seats, and what every hand-over of a plan moves."""
+"""The speed of the link between two slots, and the transfers of a plan."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SPEED_FORM = "it must be a speed above 0, such as 300GB/s or 100Gbit/s"
 
 
 def parse_speed(text: str) -> float:
-    """Bytes per second of `300GB/s`, `100Gb/s` or `100Gbit/s` (a small b is a bit). Raises ValueError."""
+    """Return bytes per second from `300GB/s`, `100Gb/s` or `100Gbit/s` (a lower-case b is a bit). Raises ValueError."""
     match = _SPEED.fullmatch(text)
     if match is None:
         raise ValueError(SPEED_FORM)
@@ -28,18 +28,18 @@ def parse_speed(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkSpeeds:
-    """Bytes per second of each link, one direction. None: nothing moves there, or the link is not there."""
+    """Bytes per second of each link, in one direction. None: no bytes move, or the link does not exist."""
 
-    same_process: float | None = None  # memory stays where it is
+    same_process: float | None = None  # memory is not copied
     same_gpu: float = 500e9  # a copy within an A100's memory, which reads and writes
-    nvlink: float | None = 300e9  # third generation, as in an A100; None: GPUs of a node reach each other by PCIe
+    nvlink: float | None = 300e9  # third generation, as in an A100; None: GPUs of a node are connected by PCIe
     pcie: float = 25e9  # 4.0 with 16 lanes
     shared_memory: float = 10e9  # a copy by one thread, between actors on cores
     network: float = 12.5e9  # 100 Gbit/s
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "LinkSpeeds":
-        """With speeds that a user gave as text, `none` for those that may be. Raises ConfigError."""
+        """Parse speeds given as text; `none` is allowed for same_process and nvlink. Raises ConfigError."""
         values: dict[str, float | None] = {}
         for name, text in given.items():
             may_be_none = name in ("same_process", "nvlink")
@@ -50,7 +50,7 @@ class LinkSpeeds:
         return cls(**values)  # type: ignore[arg-type]
 
     def link(self, source: Slot, reader: Slot, *, same_actor: bool) -> PlannedLink:
-        """The path between two shards."""
+        """Return the link between two ranks."""
         if same_actor:
             return "same_process"
         if source.node != reader.node:
@@ -62,7 +62,7 @@ class LinkSpeeds:
         return "pcie" if self.nvlink is None else "nvlink"
 
     def seconds(self, link: PlannedLink, num_bytes: float) -> float:
-        """bytes / speed."""
+        """Return the seconds of a transfer: bytes / speed; 0 if no bytes move."""
         speed: float | None = getattr(self, link)
         return 0.0 if speed is None else num_bytes / speed
 
@@ -72,11 +72,11 @@ LINK_NAMES = tuple(field.name for field in fields(LinkSpeeds))
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTransfer:
-    """One segment that a reader pulls for one batch."""
+    """One segment that a reader fetches for one batch."""
 
     source: str
     reader: str
     tokens: int  # per question
     num_bytes: int  # of the whole batch and of all tp ranks
-    seconds: float  # on the slowest of its links; tp ranks move their parts at the same time
-    links: Mapping[PlannedLink, int] = field(default_factory=dict)  # how many pairs of replicas use each
+    seconds: float  # on its slowest link; tp ranks transfer their parts at the same time
+    links: Mapping[PlannedLink, int] = field(default_factory=dict)  # the number of replica pairs that use each link

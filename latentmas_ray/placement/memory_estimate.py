@@ -1,4 +1,4 @@
-"""What each agent needs for a batch: tokens in its cache, bytes that it hands over and reads, memory on its GPUs."""
+"""Estimates of what each agent's turn needs: tokens in its cache, bytes it reads and hands over, memory on its GPU."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.topology.agent import Agent, Topology
 
-SLOT_STEP = 256  # a cache is reserved in steps of this many tokens a question
-FORWARD_TOKENS = 1024  # that one forward takes at most, of all questions together
-FIXED_BYTES = 2_000_000_000  # CUDA context, kernels' workspaces, W_a, what the allocator cannot use
+SLOT_STEP = 256  # a cache grows in steps of this many tokens per question
+FORWARD_TOKENS = 1024  # at most, in one forward of all questions together
+FIXED_BYTES = 2_000_000_000  # CUDA context, kernel workspaces, W_a, fragmentation of the allocator
 _LOGITS_BYTES = 8  # float32 logits and a sorted copy, per question and vocabulary entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One batch, in tokens per question and agent. Raises ConfigError for impossible values."""
+    """The size of one batch, in tokens per question and agent. Raises ConfigError for impossible values."""
 
     batch_size: int = 8
     prompt_tokens: int = 1000
@@ -33,9 +33,9 @@ class MemoryEstimate:
     """The tokens of one agent's turn, per question."""
 
     agent: str
-    own_tokens: int  # prompt, thoughts or answer
-    handed_over_tokens: int  # its segment; 0 where it hands over text
-    reads: tuple[tuple[str, int], ...]  # every segment that it pulls, with its tokens: those of earlier agents too
+    own_tokens: int  # prompt, and thoughts or answer
+    handed_over_tokens: int  # its segment; 0 if it hands over text
+    reads: tuple[tuple[str, int], ...]  # (agent, tokens) of every segment it fetches, those of earlier agents included
 
     @property
     def read_tokens(self) -> int:
@@ -43,17 +43,17 @@ class MemoryEstimate:
 
     @property
     def cache_tokens(self) -> int:
-        """Of a row of its cache, which is reserved in steps."""
+        """Tokens of one row of its cache, rounded up to SLOT_STEP."""
         return -(-(self.own_tokens + self.read_tokens) // SLOT_STEP) * SLOT_STEP
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorMemory:
-    """The parts of what one shard takes of its GPU, in bytes."""
+    """The memory that one rank uses on its GPU, in bytes, by purpose."""
 
     weights_bytes: int
     kv_bytes: int  # the cache, reserved for the longest turn
-    segments_bytes: int  # copies on their way: those that are read, and the own one until its readers have it
+    segments_bytes: int  # copies in transit: those it reads, and its own until the readers have fetched it
     allowance_bytes: int
 
     @property
@@ -62,7 +62,7 @@ class ActorMemory:
 
 
 def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEstimate, ...]:
-    """Of every agent, in the topology's order. Texts that an agent reads count as long as they may become."""
+    """Return the estimate of every agent, in topological order. Texts that an agent reads count at full length."""
     segments = {agent.name: _segment_tokens(agent, workload) for agent in topology.agents}
     return tuple(
         MemoryEstimate(
@@ -83,26 +83,26 @@ def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEsti
 
 
 def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: Workload, tp: int) -> ActorMemory:
-    """Of one tp rank of an actor that carries out the turns of `agents`, one after another.
+    """Return the memory of one tp rank of an actor that executes the turns of `agents`, one after another.
 
-    A rank holds 1/tp of the KV heads. An actor of several agents keeps all their segments and moves none.
+    A rank holds 1/tp of the KV heads. An actor with several agents holds all their segments and transfers none.
     """
     agents = list(agents)
     per_token = workload.batch_size * model.bytes_per_token // tp
     if len(agents) == 1:
         in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
     else:
-        in_segments = sum(demand.handed_over_tokens for demand in agents)
+        in_segments = sum(agent.handed_over_tokens for agent in agents)
     return ActorMemory(
         weights_bytes=model.weights_bytes(tp),
-        kv_bytes=max(demand.cache_tokens for demand in agents) * per_token,
+        kv_bytes=max(agent.cache_tokens for agent in agents) * per_token,
         segments_bytes=in_segments * per_token,
         allowance_bytes=allowance_bytes(model, workload),
     )
 
 
 def allowance_bytes(model: ModelDims, workload: Workload) -> int:
-    """What is set aside beside weights and KV: a fixed part, the activations of one forward, and logits."""
+    """Return the bytes reserved besides weights and KV: a fixed part, the activations of one forward, and logits."""
     tokens = min(FORWARD_TOKENS, max(workload.prompt_tokens * workload.batch_size, workload.batch_size))
     activations = tokens * (8 * model.hidden_size + 3 * model.mlp_size) * model.itemsize
     return FIXED_BYTES + activations + workload.batch_size * model.vocab_size * _LOGITS_BYTES

@@ -1,4 +1,4 @@
-"""What a model weighs and what its memory takes, by the figures of its architecture: nothing is loaded."""
+"""Sizes of a model's weights and KV, computed from its architecture without loading it."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class AttentionDims:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDims:
-    """The sizes of a dense decoder. `stored_parameters` is what its files hold, where they are at hand."""
+    """The dimensions of a dense decoder. `stored_parameters`: the parameters in its files, if they are present."""
 
     num_layers: int
     hidden_size: int
@@ -37,19 +37,18 @@ class ModelDims:
     head_dim: int
     vocab_size: int
     is_tied: bool
-    dtype: str = "bfloat16"  # the weights' own
+    dtype: str = "bfloat16"  # of the weights
     stored_parameters: int | None = None
 
     @property
     def shared_out_parameters(self) -> int:
-        """Those of the matrices that tensor-parallel ranks divide: attention 2·E·D·(heads + KV heads) and MLP 3·E·I in
-        each layer."""
+        """Parameters that tensor-parallel ranks divide: attention 2·E·D·(heads + KV heads) and MLP 3·E·I per layer."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
         return self.num_layers * (attention + 3 * self.hidden_size * self.mlp_size)
 
     @property
     def whole_parameters(self) -> int:
-        """Those that every rank holds: embeddings (twice where they are not tied) and norms."""
+        """Parameters that every rank holds: embeddings (two matrices if they are not tied) and norms."""
         if self.stored_parameters is not None:
             return max(0, self.stored_parameters - self.shared_out_parameters)
         norms = self.num_layers * (2 * self.hidden_size + 2 * self.head_dim) + self.hidden_size
@@ -61,7 +60,7 @@ class ModelDims:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of KV that one token takes in all layers: 2·L·H·D·itemsize."""
+        """Bytes of KV per token, all layers together: 2·L·H·D·itemsize."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.itemsize
 
     @property
@@ -69,11 +68,11 @@ class ModelDims:
         return DTYPE_BYTES[self.dtype]
 
     def weights_bytes(self, tp: int = 1) -> int:
-        """Bytes of the weights that each of `tp` ranks holds."""
+        """Return the bytes of weights on each of `tp` ranks."""
         return (self.shared_out_parameters // tp + self.whole_parameters) * self.itemsize
 
     def in_dtype(self, dtype: str) -> "ModelDims":
-        """The same in another dtype; auto keeps the model's own."""
+        """Return a copy with another dtype; `auto` keeps the model's."""
         return self if dtype == "auto" else replace(self, dtype=dtype)
 
 
@@ -111,8 +110,8 @@ TINY = ModelDims(
 
 
 def known_dims(name: str) -> ModelDims | None:
-    """The figures of `tiny`, of a preset, of a hub id that ends in a preset's name, or of a model folder; None for any
-    other name. Raises ModelError for a folder that does not tell them."""
+    """Return the dimensions of `tiny`, a preset, a hub id that ends in a preset's name, or a model folder; None for any
+    other name. Raises ModelError for a folder without a usable config.json."""
     if name == "tiny":
         return TINY
     if (preset := PRESETS.get(name.rpartition("/")[2].lower())) is not None and not Path(name).is_dir():
@@ -122,23 +121,23 @@ def known_dims(name: str) -> ModelDims | None:
 
 
 def dims_of_folder(folder: Path) -> ModelDims:
-    """By its config.json and the headers of its safetensors files. Raises ModelError."""
+    """Read the dimensions from config.json and the headers of the safetensors files. Raises ModelError."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         stored = sum(map(_parameters_in, sorted(folder.glob("*.safetensors"))))
     except (OSError, ValueError) as error:
         expected = f"it must be a folder with a config.json and whole safetensors files: {error}"
         raise ModelError("model", str(folder), expected) from None
-    figures = dims_of_config(config, str(folder))
-    return replace(figures, stored_parameters=stored) if stored else figures
+    dims = dims_of_config(config, str(folder))
+    return replace(dims, stored_parameters=stored) if stored else dims
 
 
 def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
-    """By a transformers configuration, as its config.json has it. Raises ModelError where a figure is missing."""
+    """Read the dimensions from the content of a transformers config.json. Raises ModelError if one is missing."""
     try:
         attention = attention_dims(config)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-        figures = ModelDims(
+        dims = ModelDims(
             **asdict(attention),
             mlp_size=int(config["intermediate_size"]),
             vocab_size=int(config["vocab_size"]),
@@ -147,12 +146,12 @@ def dims_of_config(config: Mapping[str, Any], name: str) -> ModelDims:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(
-            "model", name, f"its configuration must tell the sizes of a dense decoder: {error!r}"
+            "model", name, f"its configuration must have the sizes of a dense decoder: {error!r}"
         ) from None
-    counts = [getattr(figures, field.name) for field in fields(figures) if field.type is int]
+    counts = [getattr(dims, field.name) for field in fields(dims) if field.type is int]
     if min(counts) < 1:
         raise ModelError("model", name, "the sizes in its configuration must be at least 1")
-    return figures
+    return dims
 
 
 def attention_dims(config: Mapping[str, Any]) -> AttentionDims:
@@ -169,7 +168,7 @@ def attention_dims(config: Mapping[str, Any]) -> AttentionDims:
 
 
 def _parameters_in(path: Path) -> int:
-    """Numbers that a safetensors file holds, by its header. Raises OSError, ValueError."""
+    """Return the number of parameters in a safetensors file, read from its header. Raises OSError, ValueError."""
     try:
         with safe_open(path, framework="np") as file:  # no tensor is loaded, and torch takes seconds to import
             return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping

@@ -1,4 +1,4 @@
-"""A plan: which agent's replica and shard goes on which node and GPU, computed before anything starts."""
+"""PlanRequest and Plan: the node and GPU of every rank of every replica, with memory estimates and transfers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from functools import cached_property
 from math import lcm
 
 from latentmas_ray.config import PlacementName
-from latentmas_ray.placement.assignment import Chain, ReplicaId, Seats, Slot
+from latentmas_ray.placement.assignment import Pipeline, ReplicaId, Slot, Slots
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedLink, PlannedTransfer
 from latentmas_ray.placement.memory_estimate import (
     ActorMemory,
@@ -20,43 +20,43 @@ from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.placement.resources import ActorResources, NodeResources
 from latentmas_ray.topology.agent import Topology
 
-_MAX_PAIRS = 4096  # of replicas that are looked at for one hand-over
+_MAX_PAIRS = 4096  # of replicas that are considered for one transfer
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What is to be placed, and where. Without `model` memory is not reckoned with, as on a cluster whose GPUs' sizes
-    nobody tells."""
+    """What to place, and on which nodes. Without `model`, GPU memory is not checked (as on a cluster whose GPU sizes
+    are unknown)."""
 
     agents: tuple[str, ...]
     replicas: Mapping[str, int]
     nodes: tuple[NodeResources, ...]
     placement: PlacementName = "auto"
     tp: int = 1
-    busy_agents: int = 1  # that work at the same time
+    busy_agents: int = 1  # the number of agents that work at the same time
     topology: Topology | None = None
     model: ModelDims | None = None
     workload: Workload = field(default_factory=Workload)
 
     @property
-    def num_chains(self) -> int:
+    def num_pipelines(self) -> int:
         return max(self.replicas.values())
 
-    def chains(self) -> tuple[Chain, ...]:
-        """The r-th replicas of all agents that have so many hand over to one another."""
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """Return one pipeline per replica number r: the r-th replicas of all agents that have one."""
         return tuple(
             tuple(ReplicaId((agent,), replica) for agent in self.agents if replica < self.replicas[agent])
-            for replica in range(self.num_chains)
+            for replica in range(self.num_pipelines)
         )
 
-    def colocated(self) -> tuple[Chain, ...]:
-        """One team a replica, which is all agents."""
-        return tuple((ReplicaId(self.agents, replica),) for replica in range(self.num_chains))
+    def colocated(self) -> tuple[Pipeline, ...]:
+        """Return one pipeline per replica number, in which all agents share one replica."""
+        return tuple((ReplicaId(self.agents, replica),) for replica in range(self.num_pipelines))
 
 
 @dataclass(frozen=True)
 class PlannedActor:
-    """One actor to be: a tp rank of a team, and its seat."""
+    """One actor to start: a tp rank of a replica, and its slot."""
 
     replica_id: ReplicaId
     rank: int
@@ -65,16 +65,16 @@ class PlannedActor:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Who goes where. `why` says why `strategy` was taken where the user left it open."""
+    """The slot of every rank of every replica. `why`: the reason why `auto` chose `strategy`."""
 
     request: PlanRequest
     strategy: PlacementName
     why: str
     share: ActorResources
-    slots: Seats
+    slots: Slots
 
     def shards(self) -> Iterator[PlannedActor]:
-        """All of them: teams in the order of their agents and replicas, ranks in order."""
+        """Yield all actors, ordered by agent, replica and rank."""
         for replica_id in sorted(
             self.slots, key=lambda replica_id: (self.request.agents.index(replica_id.agents[0]), replica_id.replica)
         ):
@@ -91,24 +91,24 @@ class Plan:
 
     @cached_property
     def memory_estimates(self) -> Mapping[str, MemoryEstimate]:
-        """By agent; empty where the topology is not known."""
+        """The estimates by agent; empty without a topology."""
         if self.request.topology is None:
             return {}
-        return {demand.agent: demand for demand in memory_estimates(self.request.topology, self.request.workload)}
+        return {one.agent: one for one in memory_estimates(self.request.topology, self.request.workload)}
 
     def memory_of(self, replica_id: ReplicaId) -> ActorMemory:
-        """Of one shard of a team."""
-        assert self.request.model is not None, "nobody said which model"
+        """Return the memory of one rank of a replica. The request must have a model."""
+        assert self.request.model is not None, "the request has no model"
         agents = [self.memory_estimates[agent] for agent in replica_id.agents]
         return shard_memory(self.request.model, agents, self.request.workload, self.request.tp)
 
     @cached_property
     def memory(self) -> Mapping[Slot, ActorMemory]:
-        """What is taken of each GPU (on cores: of each node), all its shards together; empty without a model."""
-        taken: defaultdict[Slot, list[ActorMemory]] = defaultdict(list)
+        """The memory used on each GPU (on cores: each node) by all its ranks together; empty without a model."""
+        used: defaultdict[Slot, list[ActorMemory]] = defaultdict(list)
         if self.request.model is not None:
             for shard in self.shards():
-                taken[shard.slot].append(self.memory_of(shard.replica_id))
+                used[shard.slot].append(self.memory_of(shard.replica_id))
         return {
             slot: ActorMemory(
                 weights_bytes=sum(part.weights_bytes for part in parts),
@@ -116,22 +116,26 @@ class Plan:
                 segments_bytes=sum(part.segments_bytes for part in parts),
                 allowance_bytes=sum(part.allowance_bytes for part in parts),
             )
-            for slot, parts in taken.items()
+            for slot, parts in used.items()
         }
 
     def replica_id_of(self, agent: str, replica: int) -> ReplicaId:
-        """The team that carries out the turns of one replica of an agent."""
+        """Return the id of the replica that executes the turns of replica number `replica` of an agent."""
         agents = self.request.agents if self.is_colocated else (agent,)
         return ReplicaId(agents, replica)
 
     def hand_overs(self, speeds: LinkSpeeds) -> tuple[PlannedTransfer, ...]:
-        """Every segment that every reader pulls for a batch, those of earlier agents too; replicas take batches in
-        turn, so batch b goes from replica b mod R of the source to replica b mod R' of the reader."""
-        assert self.request.model is not None, "nobody said which model"
+        """Return every segment that a reader fetches for a batch, those of earlier agents included. The request must
+        have a model.
+
+        Replicas take batches in turn: batch b goes from replica b mod R of the source to replica b mod R' of the
+        reader.
+        """
+        assert self.request.model is not None, "the request has no model"
         per_token = self.request.model.bytes_per_token * self.request.workload.batch_size
         found = []
-        for reader, demand in self.memory_estimates.items():
-            for source, tokens in demand.reads:
+        for reader, estimate in self.memory_estimates.items():
+            for source, tokens in estimate.reads:
                 links = self._links(source, reader, speeds)
                 part = tokens * per_token / self.request.tp
                 found.append(
@@ -162,7 +166,7 @@ class Plan:
 def nodes_alike(
     num_nodes: int, *, num_gpus: int, num_cpus: float, gpu_bytes: int | None = None
 ) -> tuple[NodeResources, ...]:
-    """A cluster of equal nodes."""
+    """Return the nodes of a cluster in which all are equal."""
     return tuple(
         NodeResources(name=f"node {number}", num_gpus=num_gpus, num_cpus=num_cpus, gpu_bytes=gpu_bytes)
         for number in range(num_nodes)
@@ -170,5 +174,5 @@ def nodes_alike(
 
 
 def gpu_sizes(nodes: Sequence[NodeResources]) -> list[int]:
-    """The different sizes of the GPUs whose size is known."""
+    """Return the distinct known GPU sizes, in bytes, smallest first."""
     return sorted({node.gpu_bytes for node in nodes if node.whole_gpus and node.gpu_bytes is not None})

@@ -1,4 +1,4 @@
-"""How a cluster's GPUs and cores are shared out among actors. Pure functions."""
+"""Divides a cluster's GPUs and cores among actors. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from math import ceil, floor
 
 @dataclass(frozen=True, kw_only=True)
 class NodeResources:
-    """What Ray may give away of one machine."""
+    """The resources of one machine that Ray can allocate."""
 
     num_gpus: float
     num_cpus: float
     name: str = ""
-    gpu_bytes: int | None = None  # of each GPU, where that is known
+    gpu_bytes: int | None = None  # of each GPU; None: unknown
 
     @property
     def whole_gpus(self) -> int:
-        """Half a GPU that somebody declared is none."""
+        """The number of whole GPUs; a declared fraction of one does not count."""
         return floor(self.num_gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorResources:
-    """What every actor asks Ray for, and the torch threads it uses on a CPU."""
+    """The resources that every actor requests from Ray, and its torch threads on a CPU."""
 
     num_gpus: float
     num_cpus: float
@@ -30,11 +30,11 @@ class ActorResources:
 
     @property
     def actors_per_gpu(self) -> int:
-        """How many actors share a GPU at the most; 0 where they have none."""
+        """The most actors that share one GPU; 0 if actors use no GPU."""
         return floor(1 / self.num_gpus + 1e-9) if self.num_gpus else 0
 
     def places_on(self, node: NodeResources) -> int | None:
-        """How many actors without GPUs have a place on a node; None if there is no bound."""
+        """Return how many actors without GPUs fit on a node; None if unlimited."""
         return floor(node.num_cpus / self.num_cpus + 1e-9) if self.num_cpus else None
 
 
@@ -47,14 +47,15 @@ def divide_resources(
     group_size: int = 1,
     num_groups: int | None = None,
 ) -> ActorResources:
-    """A whole GPU each where there are enough, equal fractions of one otherwise, none on a cluster without GPUs.
+    """Return the resources of each actor: a whole GPU if there are enough, else an equal fraction of one; no GPU on a
+    cluster without GPUs.
 
-    Fractions are 1/k for k actors on a GPU, so that they fill GPUs without a remainder. The cores asked for are so
-    few that all actors find a place, since an actor cannot be spread over nodes. Threads are divided by the
-    `busy_actors` that work at the same time, not by all there are: an actor that waits uses no core.
+    A fraction is 1/k for k actors on a GPU, so that actors fill GPUs without a remainder. Cores are divided so that all
+    actors fit, since an actor cannot span nodes. Threads are divided among the `busy_actors` that work at the same time
+    and not among all: a waiting actor uses no core.
 
-    `least_per_gpu` divides GPUs further than they must be; on cores, `num_groups` of up to `group_size` actors each
-    find a place on one node.
+    `least_per_gpu`: put at least this many actors on a GPU. `num_groups`, `group_size`: on cores, each of `num_groups`
+    groups of up to `group_size` actors fits on one node.
     """
     num_whole_gpus = sum(node.whole_gpus for node in nodes)
     gpu_nodes = [node for node in nodes if node.num_gpus >= 1]
@@ -74,7 +75,7 @@ def divide_resources(
 
 
 def _largest_share(num_actors: int, sizes: Sequence[float]) -> float:
-    """The largest share of which the nodes together hold `num_actors`; the best one fills some node exactly."""
+    """Return the largest share with which `num_actors` fit on the nodes. The best share fills some node exactly."""
     shares = {size / count for size in sizes if size > 0 for count in range(1, num_actors + 1)}
     fitting = (share for share in shares if sum(floor(size / share + 1e-9) for size in sizes) >= num_actors)
     return max(fitting, default=0.0)

@@ -1,33 +1,33 @@
-"""From a request to a plan, or to what is missing for one."""
+"""Finds a plan for a request, or the reason why there is none."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from latentmas_ray.config import PlacementName
-from latentmas_ray.placement.assignment import Chain, Seats, assign_packed, assign_spread
+from latentmas_ray.placement.assignment import Pipeline, Slots, assign_packed, assign_spread
 from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
 from latentmas_ray.units import format_bytes
 
-ALIKE = "with placement colocate all agents have the same actors, and so one number of replicas"
+EQUAL_REPLICAS = "with placement colocate all agents share actors, so they need one number of replicas"
 # Tried in this order by `auto`.
 STRATEGIES: tuple[PlacementName, ...] = ("pack", "spread", "colocate")
-SeatAll = Callable[[Sequence[Chain], Sequence[NodeResources], ActorResources, int], Seats | None]
+_Assign = Callable[[Sequence[Pipeline], Sequence[NodeResources], ActorResources, int], Slots | None]
 
 
 @dataclass(frozen=True)
 class Infeasible:
-    """Why there is no plan: the field that is too small or large, and what is missing."""
+    """Why there is no plan: the field that is too small or too large, and what is missing."""
 
     field: str
     reason: str
 
 
 def try_plan(request: PlanRequest) -> Plan | Infeasible:
-    """The plan of a request, or what stands against it; `auto` takes the first strategy that fits and says why."""
-    if (misfit := _check_tp(request)) is not None:
-        return misfit
+    """Return a plan for the request, or the reason why there is none. `auto` uses the first strategy that fits."""
+    if (infeasible := _check_tp(request)) is not None:
+        return infeasible
     if request.placement != "auto":
         return _try_strategy(request, request.placement, "asked for", shares_more=True)
     first: Infeasible | None = None
@@ -42,7 +42,7 @@ def try_plan(request: PlanRequest) -> Plan | Infeasible:
 
 
 def _check_tp(request: PlanRequest) -> Infeasible | None:
-    """Whether some node has GPUs for all ranks of a replica, and the model divides among them."""
+    """Check that a node has GPUs for all ranks of a replica, and that the model divides among them."""
     tp, model = request.tp, request.model
     if tp == 1:
         return None
@@ -53,67 +53,67 @@ def _check_tp(request: PlanRequest) -> Infeasible | None:
         )
     if model is not None and (model.num_kv_heads % tp or model.num_heads % tp or model.mlp_size % tp):
         return Infeasible("tp", f"it must divide the model's {model.num_kv_heads} KV heads and {model.num_heads} heads")
-    num_teams, places = sum(request.replicas.values()), sum(node.whole_gpus // tp for node in request.nodes)
+    num_replicas, num_fitting = sum(request.replicas.values()), sum(node.whole_gpus // tp for node in request.nodes)
     if request.placement == "colocate":
-        num_teams = request.num_chains
-    if most and num_teams > places and request.placement != "auto":
-        return _too_few_gpus(request, num_teams, places)
+        num_replicas = request.num_pipelines
+    if most and num_replicas > num_fitting and request.placement != "auto":
+        return _too_few_gpus(request, num_replicas, num_fitting)
     return None
 
 
-def _too_few_gpus(request: PlanRequest, num_teams: int, places: int) -> Infeasible:
-    missing = (num_teams - places) * request.tp
+def _too_few_gpus(request: PlanRequest, num_replicas: int, num_fitting: int) -> Infeasible:
+    missing = (num_replicas - num_fitting) * request.tp
     return Infeasible(
         "tp",
-        f"ranks need GPUs of their own: {num_teams} replicas with {request.tp} ranks each, and the nodes have room for "
-        f"{places}; {missing} GPUs more are needed",
+        f"ranks need GPUs of their own: there are {num_replicas} replicas with {request.tp} ranks each, and the nodes "
+        f"have room for {num_fitting}; {missing} GPUs more are needed",
     )
 
 
 def _try_strategy(request: PlanRequest, strategy: PlacementName, why: str, *, shares_more: bool) -> Plan | Infeasible:
-    """`shares_more`: actors may share GPUs and cores further than their number asks for, to stay on one node."""
+    """Plan with one strategy. `shares_more`: actors may share GPUs and cores more than they must to fit on one node."""
     is_colocated = strategy == "colocate"
     if is_colocated and len(set(request.replicas.values())) > 1:
-        return Infeasible("replicas", ALIKE)
-    chains = request.colocated() if is_colocated else request.chains()
-    num_shards = sum(map(len, chains)) * request.tp
-    slot: SeatAll = assign_spread if strategy == "spread" else assign_packed
-    first = _share(request, num_shards, is_colocated=is_colocated)
+        return Infeasible("replicas", EQUAL_REPLICAS)
+    pipelines = request.colocated() if is_colocated else request.pipelines()
+    num_shards = sum(map(len, pipelines)) * request.tp
+    assign: _Assign = assign_spread if strategy == "spread" else assign_packed
+    first = _resources(request, num_shards, is_colocated=is_colocated)
     if request.tp > 1 and first.actors_per_gpu > 1:
-        places = sum(node.whole_gpus // request.tp for node in request.nodes)
-        return _too_few_gpus(request, num_shards // request.tp, places)
-    for share in _shares(request, chains, first, shares_more=shares_more and strategy == "pack"):
-        if (slots := slot(chains, request.nodes, share, request.tp)) is not None:
+        num_fitting = sum(node.whole_gpus // request.tp for node in request.nodes)
+        return _too_few_gpus(request, num_shards // request.tp, num_fitting)
+    for share in _candidates(request, pipelines, first, shares_more=shares_more and strategy == "pack"):
+        if (slots := assign(pipelines, request.nodes, share, request.tp)) is not None:
             plan = Plan(request=request, strategy=strategy, why=why, share=share, slots=slots)
             return _check_memory(plan) or plan
-    return Infeasible("placement", _no_room(request, chains, first))
+    return Infeasible("placement", _why_not(request, pipelines, first))
 
 
-def _no_room(request: PlanRequest, chains: Sequence[Chain], share: ActorResources) -> str:
-    longest = max(map(len, chains)) * request.tp
+def _why_not(request: PlanRequest, pipelines: Sequence[Pipeline], share: ActorResources) -> str:
+    longest = max(map(len, pipelines)) * request.tp
     what, most = "cores", max((share.places_on(node) or 0 for node in request.nodes), default=0)
     if share.num_gpus:
         what, most = "GPUs", max(node.whole_gpus for node in request.nodes) * share.actors_per_gpu
     if longest > most:
         return f"a node would need {what} for a chain of {longest} actors, and none has them for more than {most}"
-    return f"not every chain of {longest} actors finds a node with {what} for all of it"
+    return f"some chain of {longest} actors has no node with enough {what} for all of it"
 
 
-def _shares(
-    request: PlanRequest, chains: Sequence[Chain], first: ActorResources, *, shares_more: bool
+def _candidates(
+    request: PlanRequest, pipelines: Sequence[Pipeline], first: ActorResources, *, shares_more: bool
 ) -> list[ActorResources]:
-    """The largest share, then smaller ones."""
+    """Return the resources of an actor to try, largest first."""
     if not shares_more:
         return [first]
-    longest = max(map(len, chains)) * request.tp
-    num_shards = sum(map(len, chains)) * request.tp
+    longest = max(map(len, pipelines)) * request.tp
+    num_shards = sum(map(len, pipelines)) * request.tp
     if first.num_gpus:
-        least = range(first.actors_per_gpu + 1, (longest * len(chains) if request.tp == 1 else 0) + 1)
-        return [first, *(_share(request, num_shards, least_per_gpu=number) for number in least)]
-    return [first, _share(request, num_shards, group_size=longest, num_groups=len(chains))]
+        least = range(first.actors_per_gpu + 1, (longest * len(pipelines) if request.tp == 1 else 0) + 1)
+        return [first, *(_resources(request, num_shards, least_per_gpu=number) for number in least)]
+    return [first, _resources(request, num_shards, group_size=longest, num_groups=len(pipelines))]
 
 
-def _share(
+def _resources(
     request: PlanRequest,
     num_shards: int,
     *,
@@ -122,13 +122,13 @@ def _share(
     group_size: int = 1,
     num_groups: int | None = None,
 ) -> ActorResources:
-    teams_at_work = 1 if is_colocated else request.busy_agents
+    busy_replicas = 1 if is_colocated else request.busy_agents
     if group_size == 1 and request.tp > 1:
         group_size, num_groups = request.tp, ceil(num_shards / request.tp)
     return divide_resources(
         num_actors=num_shards,
         nodes=request.nodes,
-        busy_actors=teams_at_work * request.num_chains * request.tp,
+        busy_actors=busy_replicas * request.num_pipelines * request.tp,
         least_per_gpu=least_per_gpu,
         group_size=group_size,
         num_groups=num_groups,
@@ -136,7 +136,7 @@ def _share(
 
 
 def _check_memory(plan: Plan) -> Infeasible | None:
-    """The GPU that lacks most, if any does."""
+    """Return the GPU that lacks the most memory, or None if all have enough."""
     worst: tuple[int, str] | None = None
     for slot, memory in plan.memory.items():
         size = plan.request.nodes[slot.node].gpu_bytes

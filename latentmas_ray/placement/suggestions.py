@@ -1,21 +1,19 @@
-"""What to do about a plan that does not fit: the nearest requests that do."""
+"""Suggestions for a request without a plan: the nearest requests that fit."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.plan import Plan, PlanRequest, gpu_sizes
 from latentmas_ray.placement.resources import NodeResources
-from latentmas_ray.placement.strategies import Infeasible, try_plan
+from latentmas_ray.placement.strategies import STRATEGIES, Infeasible, try_plan
 from latentmas_ray.units import format_bytes
 
 _MOST_NODES = 1024
-_STRATEGIES: tuple[PlacementName, ...] = ("pack", "spread", "colocate")
 
 
 def make_plan(request: PlanRequest) -> Plan:
-    """The plan of a request. Raises ConfigError, in one line, with what is missing and what would fit."""
+    """Return the plan of a request. Raises ConfigError with what is missing and what would fit."""
     outcome = try_plan(request)
     if isinstance(outcome, Plan):
         return outcome
@@ -24,16 +22,16 @@ def make_plan(request: PlanRequest) -> Plan:
     raise ConfigError(outcome.field, _value(request, outcome), outcome.reason + advice)
 
 
-def _value(request: PlanRequest, misfit: Infeasible) -> object:
-    if misfit.field == "gpu_memory":
+def _value(request: PlanRequest, infeasible: Infeasible) -> object:
+    if infeasible.field == "gpu_memory":
         return ", ".join(map(format_bytes, gpu_sizes(request.nodes)))
-    if misfit.field == "replicas":
+    if infeasible.field == "replicas":
         return ",".join(f"{agent}={count}" for agent, count in request.replicas.items())
-    return getattr(request, misfit.field)
+    return getattr(request, infeasible.field)
 
 
 def _suggestions(request: PlanRequest) -> Iterator[str]:
-    """Changes of one thing each, those first that keep the work as it is."""
+    """Yield changes of one field each, first those that leave the workload as it is."""
     most = max((node.whole_gpus for node in request.nodes), default=0)
     for tp in (size for size in (1, 2, 4, 8, 16) if size != request.tp and size <= most):
         outcome = try_plan(replace(request, tp=tp))
@@ -41,16 +39,16 @@ def _suggestions(request: PlanRequest) -> Iterator[str]:
             is_other = outcome.is_colocated and request.placement == "auto"
             yield f"--tp {tp}" + (" (colocated)" if is_other else "")
             break
-    for strategy in _STRATEGIES:
+    for strategy in STRATEGIES:
         if strategy != request.placement and _fits(replace(request, placement=strategy)):
             yield f"--placement {strategy}"
             break
     if suggested_batch := _largest_batch(request):
         yield f"--batch-size {suggested_batch}"
-    if request.num_chains > 1 and _fits(replace(request, replicas=dict.fromkeys(request.agents, 1))):
+    if request.num_pipelines > 1 and _fits(replace(request, replicas=dict.fromkeys(request.agents, 1))):
         yield "--replicas 1"
-    if not suggested_batch and (together := _smaller_run(request)):
-        yield together
+    if not suggested_batch and (smallest := _smallest_run(request)):
+        yield smallest
     if num_nodes := _fewest_nodes(request):
         yield f"--nodes {num_nodes}"
     if (size := _gpu_bytes(request)) is not None:
@@ -62,7 +60,7 @@ def _fits(request: PlanRequest) -> bool:
 
 
 def _largest_batch(request: PlanRequest) -> int:
-    """Smaller than asked for; 0 if not even one question fits."""
+    """Return the largest batch below the requested one that fits; 0 if not even one question fits."""
     fitting, too_large = 0, request.workload.batch_size
     while too_large - fitting > 1:
         middle = (fitting + too_large) // 2
@@ -73,26 +71,26 @@ def _largest_batch(request: PlanRequest) -> int:
     return fitting
 
 
-def _smaller_run(request: PlanRequest) -> str:
-    """One replica of everything, placed as it fits, with as large a batch as fits; nothing if that does not."""
+def _smallest_run(request: PlanRequest) -> str:
+    """Return flags for one replica of each agent with any placement and the largest batch that fits; empty if none."""
     smallest = replace(request, placement="auto", replicas=dict.fromkeys(request.agents, 1))
     batch = request.workload.batch_size if _fits(smallest) else _largest_batch(smallest)
     return f"--placement auto --replicas 1 --batch-size {batch}" if batch else ""
 
 
 def _fewest_nodes(request: PlanRequest) -> int:
-    """How many nodes like the first would do, more than there are; 0 if any number is too few."""
-    node, there = request.nodes[0], len(request.nodes)
+    """Return the fewest nodes like the first one that are enough, above the present number; 0 if no number is."""
+    node, present = request.nodes[0], len(request.nodes)
 
     def fits(count: int) -> bool:
         return _fits(replace(request, nodes=(node,) * count))
 
-    enough = there + 1
+    enough = present + 1
     while not fits(enough):
         if enough >= _MOST_NODES:
             return 0
         enough = min(2 * enough, _MOST_NODES)
-    too_few = there
+    too_few = present
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         if fits(middle):
@@ -103,12 +101,12 @@ def _fewest_nodes(request: PlanRequest) -> int:
 
 
 def _gpu_bytes(request: PlanRequest) -> int | None:
-    """How large GPUs must be for the plan as it was asked for; None if their size is not what is missing."""
+    """Return the GPU size that the request as it is would need; None if GPU size is not what is missing."""
     if not gpu_sizes(request.nodes):
         return None
-    outcome = try_plan(replace(request, nodes=tuple(_endless(node) for node in request.nodes)))
+    outcome = try_plan(replace(request, nodes=tuple(_without_limit(node) for node in request.nodes)))
     return max(memory.total_bytes for memory in outcome.memory.values()) if isinstance(outcome, Plan) else None
 
 
-def _endless(node: NodeResources) -> NodeResources:
+def _without_limit(node: NodeResources) -> NodeResources:
     return replace(node, gpu_bytes=None)

@@ -1,7 +1,11 @@
-"""What runs left behind, read back: compared, shown in the terminal, and drawn.
+"""Reads finished runs from their output folders, compares them, and makes the HTML report.
 
-`load_run` reads the output folder of one run, `load_runs` that of one run or of one a seed;
-`compare.compare_folders` puts several beside one another.
+runs          `load_run` reads the folder of one run, `load_runs` also a folder with one run per seed
+inspect       one traced question of a run
+compare       compares several folders; `compared_run` has the figures of each
+published     published results for the same model, task and topology
+labels        moves overlapping labels apart
+html          the HTML report
 """
 
 from latentmas_ray.report.runs import FinishedRun, load_run, load_runs

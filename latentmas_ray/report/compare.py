@@ -1,9 +1,9 @@
-"""Runs beside one another: what each came to, who is better on the same questions, and what latent memory was good for.
+"""Compares runs: the figures of each, paired differences on the same questions, and gains over controls.
 
-The controls of a latent run differ from it in nothing but `memory`. What it gains over them is told apart:
+The controls of a latent run differ from it only in `memory`. The gains over them:
 
-system gain    matched − single, and matched − none: what all of it is worth, and what handing over memory is worth
-pairing gain   matched − deranged: what it is worth that the memory is of this question and no other
+system gain    matched − single: the gain of the whole system. matched − none: the gain of handing over memory
+pairing gain   matched − deranged: the gain of this question's memory over another question's
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,32 +24,32 @@ from latentmas_ray.report.compared_run import (
 )
 from latentmas_ray.stats import PairedDifference, compare_paired, ids_by_verdict
 
-# By the memory of the control: what a matched run gains over it.
+# The name of a matched run's gain, by the memory of the control.
 _GAINS = {
     "none": "system gain over none",
     "deranged": "pairing gain",
     "prompt-only": "gain over prompt-only",
     "latent-only": "gain over latent-only",
 }
-# What may differ between a run and its control: with neither is another thing computed for the questions of both.
+# The settings that may differ between a run and its control: they change nothing else that is computed per question.
 _FREE = frozenset({"memory", "seed", "limit", "batch_size"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedRuns:
-    """Two runs on the questions that both have answered and that were graded."""
+    """Two runs, compared on the graded questions of both."""
 
     base: str
     other: str
-    paired: PairedDifference | None  # None where they have no such question
-    num_left_out: int  # graded questions of one of them that the other has not
+    paired: PairedDifference | None  # None if they have no graded question in common
+    num_left_out: int  # graded questions of only one of them
     only_base_ids: tuple[str, ...]  # right in the base and wrong in the other; over seeds, in more than half of them
     only_other_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What a latent run with matched memory gains over a run without it."""
+    """The gain of a latent run with matched memory over a run without it."""
 
     kind: str
     pair: PairedRuns  # base: the control or the single run; other: the matched run
@@ -57,23 +57,23 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that is told of some runs."""
+    """The result of comparing several runs."""
 
     runs: tuple[RunFigures, ...]
-    pairs: tuple[PairedRuns, ...]  # of each run with the base
+    pairs: tuple[PairedRuns, ...]  # each run with the base
     gains: tuple[Gain, ...]
-    notes: tuple[str, ...]  # what a reader must know of these figures
+    notes: tuple[str, ...]  # what limits these figures
 
     def to_json(self) -> dict[str, Any]:
-        """As an object of JSON."""
+        """Return an object for JSON."""
         return asdict(self)
 
 
 def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparison:
-    """Compare output folders, each with `base` (the first one; it need not be among them).
+    """Compare output folders, each with `base` (default: the first; it need not be among them).
 
-    Raises ConfigError for fewer than two folders or one that comes twice, JournalError for a folder that holds no run,
-    or runs of different questions under the same ids.
+    Raises ConfigError for fewer than two folders or a repeated one, JournalError for a folder without a run, or for
+    runs with different questions under one id.
     """
     runs = [read_compared(name, folder) for name, folder in zip(_names(), _ordered(folders, base), strict=False)]
     check_same_questions(runs)
@@ -84,16 +84,16 @@ def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparis
 
 
 def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
-    """The base first. A folder is the same however it is written."""
-    places = [Path(folder).resolve() for folder in folders]
-    for place, folder in zip(places, folders, strict=True):
-        if places.count(place) > 1:
-            raise ConfigError("DIR", folder, "it stands there twice; give each folder once")
+    """Return the folders with the base first. Folders are compared by their resolved paths."""
+    paths = [Path(folder).resolve() for folder in folders]
+    for path, folder in zip(paths, folders, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError("DIR", folder, "it is given twice; give each folder once")
     others = list(folders)
     if base is not None:
         others = [
             base,
-            *(folder for folder, place in zip(folders, places, strict=True) if place != Path(base).resolve()),
+            *(folder for folder, path in zip(folders, paths, strict=True) if path != Path(base).resolve()),
         ]
     if len(others) < 2:
         raise ConfigError("DIR", " ".join(others), "it takes at least two output folders to compare")
@@ -101,7 +101,7 @@ def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
 
 
 def _names() -> Iterator[str]:
-    """A, B, …, Z, AA, AB, …"""
+    """Yield A, B, …, Z, AA, AB, …"""
     for length in count(1):
         yield from map("".join, product(ascii_uppercase, repeat=length))
 
@@ -124,7 +124,7 @@ def _gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
     for matched in runs:
         if matched.config.method != "latent" or matched.config.memory != "matched":
             continue
-        controls = [run for run in runs if run.config.memory in _GAINS and _rest(run) == _rest(matched)]
+        controls = [run for run in runs if run.config.memory in _GAINS and _settings(run) == _settings(matched)]
         if not controls:
             continue
         if (single := single_for(matched, runs)) is not None:
@@ -133,8 +133,8 @@ def _gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
             yield from (Gain(kind=kind, pair=_pair(run, matched)) for run in controls if run.config.memory == memory)
 
 
-def _rest(run: ComparedRun) -> dict[str, Any]:
-    """What a run and its controls have in common. A guard that only tells changes no answer."""
+def _settings(run: ComparedRun) -> dict[str, Any]:
+    """Return the settings that a run and its controls share. A guard that only warns changes no answer."""
     identity = run.config.identity()
     if identity["guard"] == "warn":
         identity["guard"] = "off"
@@ -142,9 +142,9 @@ def _rest(run: ComparedRun) -> dict[str, Any]:
 
 
 def _differing(control: ComparedRun, matched: Sequence[ComparedRun]) -> str:
-    """The settings that keep `control` from being a control of the run that is most like it."""
-    rest = _rest(control)
-    differing = [[name for name, value in _rest(run).items() if value != rest[name]] for run in matched]
+    """Return the settings in which `control` differs from the most similar of the `matched` runs."""
+    settings = _settings(control)
+    differing = [[name for name, value in _settings(run).items() if value != settings[name]] for run in matched]
     fewest: list[str] = min(differing, key=len)
     return ", ".join(fewest)
 
@@ -152,17 +152,16 @@ def _differing(control: ComparedRun, matched: Sequence[ComparedRun]) -> str:
 def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator[str]:
     for run in runs:
         if not run.is_complete:
-            yield f"{run.name} has not come to its end: what it has answered is compared, and its speed is not known"
+            yield f"{run.name} is not finished: the questions answered so far are compared; its speed is not known"
         if run.num_resumed:
-            yield f"{run.name} was resumed: its speed is that of its last start, without {run.num_resumed} questions"
+            yield f"{run.name} was resumed: its speed is that since its last start, without {run.num_resumed} questions"
         if run.num_failed:
-            failed = f"{run.num_failed} questions that failed"
-            yield f"{run.name} has no answer to {failed}; they are left out, not counted as wrong"
+            yield f"{run.name} failed on {run.num_failed} questions; they are left out, not counted as wrong"
     matched = [run for run in runs if run.config.method == "latent" and run.config.memory == "matched"]
     for run in runs if matched else ():
         if run.config.memory in _GAINS and (differing := _differing(run, matched)):
             memory = run.config.memory
-            yield f"{run.name} (memory {memory}) is no control: from a matched run it differs in {differing} too"
+            yield f"{run.name} (memory {memory}) is not a control: it also differs from a matched run in {differing}"
     for pair in pairs:
         if pair.paired is None:
             yield f"{pair.other} and {pair.base} have no graded question in common: they cannot be compared"
@@ -172,4 +171,4 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator
                 f"both; {pair.num_left_out} of only one of them are left out"
             )
     if all(single_for(run, runs) is None for run in runs):
-        yield "None of them is a single agent's, so no cost is told relative to single"
+        yield "No run has method single, so no costs relative to single are shown"

@@ -1,4 +1,4 @@
-"""A run, or one a seed, as it is compared with others: its questions, its accuracy, what it cost."""
+"""An output folder as it is compared with others: its questions, its accuracy, its costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from latentmas_ray.stats import accuracy_interval, mean_interval
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """What one output folder holds. Questions are those that every seed has answered."""
+    """One output folder: a run, or one run per seed. Questions are those that every seed has answered."""
 
     name: str  # a letter
     folder: str
     config: RunConfig  # of the first seed
     seeds: tuple[int, ...]
-    runs: tuple[FinishedRun, ...]  # one a seed, without those that have no answer yet
-    answers: Mapping[str, tuple[Answer, ...]]  # by question, one a seed
+    runs: tuple[FinishedRun, ...]  # one per seed, without those that have no answer yet
+    answers: Mapping[str, tuple[Answer, ...]]  # by question, one per seed
     correct: Mapping[str, float]  # by graded question, the mean over seeds
-    num_failed: int  # of all seeds together, also of those without an answer
-    is_complete: bool  # every seed's run has come to its end
+    num_failed: int  # of all seeds together, including those without an answer
+    is_complete: bool  # whether the runs of all seeds are finished
 
     @property
     def num_resumed(self) -> int:
-        """Questions that the runs' times leave out."""
+        """The number of questions that the runs' times do not include."""
         return sum(run.summary.num_resumed or 0 for run in self.runs if run.summary is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """One line of a comparison. Ratios are to a single run; None where there is none, or the time is not known."""
+    """One line of a comparison. Ratios are to a single agent; None without one, or if the time is unknown."""
 
     name: str
     folder: str
@@ -53,18 +53,18 @@ class RunFigures:
     total_tokens_per_question: float
     questions_per_second: float | None
     questions_per_second_after_warm_up: float | None
-    num_resumed: int  # questions that the times leave out
+    num_resumed: int  # questions that the times do not include
     output_tokens_to_single: float | None = None
     total_tokens_to_single: float | None = None
     speed_to_single: float | None = None
 
 
 def read_compared(name: str, folder: str) -> ComparedRun:
-    """Read an output folder. Raises JournalError where it holds no run, no answer, or seeds of different runs."""
+    """Read an output folder. Raises JournalError if it has no run, no answer, or seeds of different runs."""
     found = load_runs(folder)
     runs = tuple(run for run in found if run.answers)
     if not runs:
-        raise JournalError("run", folder, "it holds no answer yet; wait for some, or leave it out")
+        raise JournalError("run", folder, "it has no answers yet; wait for some, or leave it out")
     by_run = [{answer.id: answer for answer in run.answers} for run in runs]
     shared = [question for question in by_run[0] if all(question in answers for answers in by_run)]
     compared = ComparedRun(
@@ -83,7 +83,7 @@ def read_compared(name: str, folder: str) -> ComparedRun:
 
 
 def check_same_questions(runs: Iterable[ComparedRun]) -> None:
-    """Raises JournalError where one id stands for two questions, or has two golds."""
+    """Raise JournalError if one id has two questions or two golds."""
     known: dict[str, tuple[Answer, Path]] = {}
     for run in runs:
         for single in run.runs:
@@ -99,7 +99,7 @@ def check_same_questions(runs: Iterable[ComparedRun]) -> None:
 
 
 def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
-    """The figures of a run, beside those of a single agent where there are some."""
+    """Return the figures of a run, with ratios to `single` if there is one."""
     summaries = [one.summary for one in run.runs if one.summary is not None]
     accuracies = [
         fmean(answer.correct for answer in one.answers if answer.id in run.correct and answer.correct is not None)
@@ -129,7 +129,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
 
 
 def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
-    """The first run of a single agent on the same task with the same model."""
+    """Return the first run of a single agent on the same task with the same model, if any."""
     return next(
         (
             other
@@ -142,7 +142,7 @@ def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | N
 
 
 def _to_single(run: ComparedRun, single: ComparedRun) -> dict[str, float | None]:
-    """Costs are those of the questions that both have answered."""
+    """Return the ratios of costs, over the questions that both have answered."""
     shared = [question for question in run.answers if question in single.answers]
     own, others = _speed(run), _speed(single)
     return {

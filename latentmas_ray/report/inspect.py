@@ -1,4 +1,4 @@
-"""One question of a finished run, looked up by what a user typed; and what its figures are called."""
+"""Looks up a traced question of a run, and describes alarms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,36 +16,36 @@ _HOW_TO_TRACE = "`latentmas eval … --trace N --output DIR` traces the first N 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A traced question, and its agents in the order of their turns."""
+    """A traced question, with its agents in the order of their turns."""
 
     answer: Answer
     agents: Mapping[str, AgentTrace]
 
 
 def read_one_run(folder: str) -> FinishedRun:
-    """Read an output folder. Raises ConfigError for one that holds a run for each of several seeds, else what
-    `load_run` raises."""
+    """Read the output folder of one run. Raises ConfigError if it has runs of several seeds, and what `load_run`
+    raises."""
     first, *others = load_runs(folder)
     if others:
         folders = ", ".join(str(one.folder) for one in (first, *others)[:_MAX_NAMED])
-        raise ConfigError("run", folder, f"it holds a run for each seed; give one of them, such as {folders}")
+        raise ConfigError("run", folder, f"it has one run per seed; give one of them, such as {folders}")
     return first
 
 
 def traced_answers(run: FinishedRun) -> list[tuple[Answer, Trace]]:
-    """The questions that can be inspected, in the order of the results. Raises ConfigError if there is none."""
+    """Return the traced questions, in the order of the results. Raises ConfigError if there is none."""
     found = [(answer, run.traces[answer.id]) for answer in run.answers if answer.id in run.traces]
     if not found:
-        raise ConfigError("run", str(run.folder), f"it kept no traces; {_HOW_TO_TRACE}")
+        raise ConfigError("run", str(run.folder), f"it has no traces; {_HOW_TO_TRACE}")
     return found
 
 
 def inspect_question(run: FinishedRun, question: str, agent: str | None = None) -> Inspection:
-    """A traced question by its id, of all agents or of one. Raises ConfigError with ids or names that are near."""
+    """Return a traced question by id, with all agents or one. Raises ConfigError that suggests similar ids or names."""
     traced = {answer.id: (answer, trace) for answer, trace in traced_answers(run)}
     if question not in traced:
-        is_there = any(answer.id == question for answer in run.answers)
-        why = f"it was answered but not traced ({_HOW_TO_TRACE})" if is_there else "the run has no such question"
+        is_answered = any(answer.id == question for answer in run.answers)
+        why = f"it was answered but not traced ({_HOW_TO_TRACE})" if is_answered else "the run has no such question"
         raise ConfigError("question", question, f"{why}; traced are {_some(question, list(traced))}")
     answer, trace = traced[question]
     if agent is None:
@@ -56,7 +56,7 @@ def inspect_question(run: FinishedRun, question: str, agent: str | None = None) 
 
 
 def describe_alarm(alarm: Alarm) -> str:
-    """One line that says what should not be: `norm 2300 at thought 3, beyond 2000`."""
+    """Describe an alarm in one line: `norm at thought 3 is 2300, beyond 2000`."""
     place = "" if alarm.step is None else f" at thought {alarm.step}"
     if alarm.kind == "not-finite" and alarm.step is None:
         return "not finite: the memory of its prompt"
@@ -73,7 +73,7 @@ def describe_alarm(alarm: Alarm) -> str:
 
 
 def _some(wanted: str, names: list[str]) -> str:
-    """The names that are most like `wanted`, or the first ones."""
+    """List the names most similar to `wanted`, or the first ones."""
     near = get_close_matches(wanted, names, n=_MAX_NAMED, cutoff=0.6)
     shown = near or names[:_MAX_NAMED]
     rest = len(names) - len(shown)

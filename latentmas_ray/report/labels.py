@@ -1,19 +1,19 @@
-"""Labels at the ends of lines: moved apart where they would touch."""
+"""Moves labels at the ends of lines apart where they would overlap."""
 
 from collections.abc import Sequence
 
 
 def spread(places: Sequence[float], gap: float, *, low: float, high: float) -> list[float]:
-    """Where labels go that belong at `places`: at least `gap` apart and within `low` … `high`, all in one unit.
+    """Return positions for labels that belong at `places`: at least `gap` apart and from `low` to `high`, in one unit.
 
-    The sum of the squared moves is least. Less one gap for each label below it, a label's place must not be lower than
-    that of the label before it: isotonic regression, by pooling adjacent violators (Ayer et al. 1955). Where there are
-    more labels than room, they are spread evenly. The order of the result is that of `places`.
+    Minimises the sum of squared moves. After subtracting one gap per preceding label, positions must not decrease: this
+    is isotonic regression, solved by pooling adjacent violators (Ayer et al. 1955). If there is too little room, labels
+    are spread evenly. The result is in the order of `places`.
     """
     order = sorted(range(len(places)), key=lambda index: places[index])
     if len(places) > 1:
         gap = min(gap, (high - low) / (len(places) - 1))
-    pools: list[tuple[float, int]] = []  # sum and count of places that become one
+    pools: list[tuple[float, int]] = []  # sum and count of places that are merged
     for rank, index in enumerate(order):
         total, count = places[index] - rank * gap, 1
         while pools and pools[-1][0] / pools[-1][1] > total / count:

@@ -1,4 +1,4 @@
-"""The cells of the tables that the method was published with (arXiv 2511.20639), to stand beside a run's own."""
+"""The results that were published for the method (arXiv 2511.20639), for comparison with a run's own."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from latentmas_ray.config import RunConfig
 
-# How tasks may be called here, without punctuation -> their names in the published tables.
+# Names of tasks, without punctuation -> their names in the published tables.
 _TASKS = {
     "arce": "ARC-E",
     "arceasy": "ARC-E",
@@ -34,16 +34,16 @@ _MODEL = re.compile(r"qwen3-(4b|8b|14b)", re.IGNORECASE | re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCell:
-    """What was published for one method, topology, task and model; a mean of three runs."""
+    """The published result for one method, topology, task and model: the mean of three runs."""
 
     accuracy: float  # a fraction
-    output_tokens: float  # a question
-    seconds: float  # a run
+    output_tokens: float  # per question
+    seconds: float  # per run
 
 
 def find_cell(config: RunConfig) -> PublishedCell | None:
-    """The published cell for the method, topology, task and model of a run; None for a control, and where none was
-    published. The model must be one of the three by its name, as a hub id or as a folder."""
+    """Return the published result for a run's method, topology, task and model; None for a control, and if none was
+    published. The name of the model's hub id or folder must be that of one of the three models."""
     if config.memory != "matched":
         return None
     tables = _tables()
@@ -58,18 +58,18 @@ def find_cell(config: RunConfig) -> PublishedCell | None:
 
 
 def task_title(task: str) -> str:
-    """How a task is called for people, whether it was given by name or as a file: published names where there are."""
+    """Return a task's title, for a name or a file: the published name if there is one."""
     stem = file_stem(task)
     return _TASKS.get(_plain(stem), stem)
 
 
 def published_source() -> str:
-    """Where the cells are from."""
+    """Return the source of the published results."""
     return str(_tables()["source"])
 
 
 def file_stem(name: str) -> str:
-    """A task's or model's name without folders and the endings of question files: `data/gsm8k.jsonl.gz` -> `gsm8k`."""
+    """Return a task's or model's name without folders and file endings: `data/gsm8k.jsonl.gz` -> `gsm8k`."""
     return PurePath(name).name.removesuffix(".gz").removesuffix(".jsonl") or name
 
 

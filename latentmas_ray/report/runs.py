@@ -1,4 +1,4 @@
-"""An output folder read back, to be compared, reported or looked into."""
+"""Reads the output folders of runs."""
 
 import json
 from collections.abc import Mapping
@@ -19,26 +19,26 @@ from latentmas_ray.seeds import seed_folders
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What a run left in its folder."""
+    """The content of a run's output folder. The run may be unfinished."""
 
     folder: Path
     config: RunConfig
     answers: tuple[Answer, ...]
     failures: tuple[Failure, ...]
-    summary: Summary | None  # None for a run that has not come to its end
+    summary: Summary | None  # None if the run is not finished
     traces: Mapping[str, Trace]
     embeddings: EmbeddingMap | None
 
 
 def load_run(folder: str | Path) -> FinishedRun:
-    """Read an output folder. Nothing is changed, and a run may still be writing into it.
+    """Read an output folder, without changing it. The run may still be writing to it.
 
-    Raises JournalError if it is no folder, holds no results, or holds a file that no run of this project wrote.
+    Raises JournalError if it is not a folder, has no results, or has a file that no run wrote.
     """
     folder = _existing(folder)
     for name in (CONFIG_NAME, RESULTS_NAME):
         if not (folder / name).is_file():
-            raise JournalError("run", str(folder), f"it holds no {name}; give the output folder of a run")
+            raise JournalError("run", str(folder), f"it has no {name}; give the output folder of a run")
     try:
         return FinishedRun(
             folder=folder,
@@ -54,9 +54,9 @@ def load_run(folder: str | Path) -> FinishedRun:
 
 
 def load_runs(folder: str | Path) -> list[FinishedRun]:
-    """Read an output folder of one run, or of one a seed, in the order of the seeds.
+    """Read an output folder of one run, or of one run per seed, in the order of the seeds.
 
-    Raises what `load_run` does, and JournalError for seeds of different runs.
+    Raises what `load_run` raises, and JournalError for seeds of different runs.
     """
     folder = _existing(folder)
     seeds = {} if (folder / CONFIG_NAME).exists() else seed_folders(folder)
@@ -67,13 +67,13 @@ def load_runs(folder: str | Path) -> list[FinishedRun]:
 
 
 def read_answers(path: Path) -> tuple[Answer, ...]:
-    """The rows of a results file; a last line that is still being written is passed over. Raises JournalError."""
+    """Read the rows of a results file, ignoring a last line without a line end. Raises JournalError."""
     lines = path.read_bytes().split(b"\n")[:-1]
     answers: dict[str, Answer] = {}
     for number, line in enumerate(lines, start=1):
         answer = decode_row(line, f"{path}:{number}")
         if answer.id in answers:
-            raise JournalError(f"{path}:{number}: id", answer.id, "it is there twice; remove one of the two lines")
+            raise JournalError(f"{path}:{number}: id", answer.id, "it is repeated; remove one of the two lines")
         answers[answer.id] = answer
     return tuple(answers.values())
 
@@ -82,10 +82,10 @@ def _existing(given: str | Path) -> Path:
     if is_url(str(given)):
         raise JournalError("run", str(given), "it must be a folder on this machine; copy the run's files to one")
     try:
-        is_there = Path(given).is_dir()
-    except OSError as error:  # such as a name that is longer than names can be
+        is_folder = Path(given).is_dir()
+    except OSError as error:  # such as a name that is too long
         raise JournalError("run", str(given), f"it cannot be read: {error.strerror or error}") from error
-    if not is_there:
+    if not is_folder:
         raise JournalError("run", str(given), "there is no such folder; give the output folder of a run")
     return Path(given)
 
@@ -94,16 +94,16 @@ def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:
     was = first.config.identity()
     for field, value in run.config.identity().items():
         if field != "seed" and value != was[field]:
-            expected = f"seed {first.config.seed} beside it has {was[field]!r}; seeds of one run differ in nothing else"
+            expected = f"seed {first.config.seed} has {was[field]!r}; runs of several seeds must differ in nothing else"
             raise JournalError(f"{run.folder}: {field}", str(value), expected)
 
 
 def _read_config(path: Path) -> RunConfig:
     try:
         values = stored_fields(dict(yaml.safe_load(path.read_bytes())))
-        if "task" not in values:  # without a single field of ours all would have its default
+        if "task" not in values:  # any mapping would otherwise be accepted, with default values
             raise ValueError("no task")
-        # Fields that another version of this project knows are none of this one's business.
+        # Fields of other versions are ignored.
         return RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
     except (yaml.YAMLError, ValueError, TypeError):
         raise JournalError(str(path), path.name, "it must be the YAML that the run wrote") from None
@@ -114,7 +114,7 @@ def _read_failures(path: Path) -> tuple[Failure, ...]:
     try:
         failures = tuple(Failure(**json.loads(line)) for line in lines)
         if not all(isinstance(value, str) for failure in failures for value in vars(failure).values()):
-            raise TypeError("a failure has texts only")
+            raise TypeError("all fields of a failure are text")
         return failures
     except (ValueError, TypeError):
         raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None

@@ -57,11 +57,11 @@ class Grading(Generic[Key]):
         """How many batches and errors have not been taken."""
         return len(self._batches) + (self._error is not None)
 
-    def give(self, key: Key, answers: Sequence[tuple[Question, str]]) -> None:
-        """The answers of one batch; their grades come out of `take` with its `key`."""
+    def submit(self, key: Key, answers: Sequence[tuple[Question, str]]) -> None:
+        """The answers of one batch; their grades come out of `collect` with its `key`."""
         self._batches.append(_GradedBatch(key, {question.id: self._begin(question, text) for question, text in answers}))
 
-    def take(self, timeout_seconds: float = 0.0) -> list[tuple[Key, dict[str, Grade]]]:
+    def collect(self, timeout_seconds: float = 0.0) -> list[tuple[Key, dict[str, Grade]]]:
         """The grades, by question id, of batches that are through, in the order in which these were given; waits for
         one if there is none yet.
 

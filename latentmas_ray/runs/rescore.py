@@ -77,9 +77,9 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     grades: dict[int, Grade] = {}
     try:
         for number, row in enumerate(rows):
-            grading.give(number, [(questions[str(row["id"])], row["answer"])])
+            grading.submit(number, [(questions[str(row["id"])], row["answer"])])
         while len(grading):
-            for number, made in grading.take(_WAIT_SECONDS):
+            for number, made in grading.collect(_WAIT_SECONDS):
                 grades.update((number, one) for one in made.values())
     finally:
         grading.cancel()

@@ -85,14 +85,14 @@ class Answer:
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
     trace: Trace | None = field(default=None, compare=False)  # if one was wanted; it has a file of its own
-    kept: ReturnedMemory | None = field(
+    returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
     )  # what it was made from, if that was wanted
 
     @cached_property
     def memory(self) -> "Memory | None":
         """The working memory that the answering agent read, if the call asked for it (`keep_memory=True`)."""
-        return None if self.kept is None else self.kept.memory()
+        return None if self.returned_memory is None else self.returned_memory.memory()
 
     @property
     def prompt_tokens(self) -> int:

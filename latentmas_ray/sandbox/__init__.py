@@ -1,14 +1,15 @@
-"""Programs that nobody has read, run where they can harm nothing. Linux, standard library only.
+"""Runs untrusted programs in a sandbox. Linux and the standard library only.
 
-`run_program` runs a program and then its tests in a process of its own: no network, no environment, no file that it
-could write but its own temporary folder's, bounded processor time, memory, processes, files and seconds.
+`run_program` runs a program and then its tests in a process without network, without this process's environment, with
+write access only to its own temporary folder, and with limits on CPU time, memory, processes, files and wall time.
 
-    run.py         this side: starts the keeper, waits, cleans up
-    keeper.py      the process between: makes the sandbox, starts the program in it, and is told what came of it
-    inside.py      the program's own process: gives up what it may not have, then runs the program
-    namespaces.py  no network, no other process, nothing writable
-    landlock.py    no file but those that Python needs, for processes without any privilege too
-    kernel.py      the system calls that Python has no function for
+job.py           Job, Limits, Outcome
+run.py           the caller's side: starts the supervisor, waits, cleans up
+supervisor.py    the process in between: sets up the sandbox, starts the child in it, reports the verdict
+child.py         the program's process: drops its privileges, then runs the program and its tests
+namespaces.py    isolation by namespaces: no network, no other processes, a read-only file system
+landlock.py      isolation by Landlock, which needs no privilege: only the files that Python needs
+system_calls.py  system calls for which Python has no function
 """
 
 from latentmas_ray.sandbox.job import Job, Limits, Outcome

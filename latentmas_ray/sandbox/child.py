@@ -1,4 +1,4 @@
-"""The program's own process: it gives up what it may not have, and then runs the program and its tests."""
+"""The program's process: drops its privileges, then runs the program and its tests."""
 
 import builtins
 import os
@@ -11,7 +11,7 @@ from latentmas_ray.sandbox import landlock
 from latentmas_ray.sandbox import system_calls as kernel
 from latentmas_ray.sandbox.job import Job, Limits
 
-READY = b"ready\n"  # what was reported before it comes from us, what comes after it may be the program's
+READY = b"ready\n"  # the report before it is ours; the report after it may come from the program
 
 _MODULE = "program"
 _MAX_REASON_CHARS = 300
@@ -26,9 +26,9 @@ _READABLE = (
 
 
 def run_inside(job: Job, folder: str, report: int, token: bytes, *, uid: int, num_others: int) -> None:
-    """Confine this process and run the job; `token` goes to the file descriptor `report` if it passes. Never returns.
+    """Confine this process and run the job. Writes `token` to the file descriptor `report` if it passes. Never returns.
 
-    `uid` is the user to become (root only). `num_others` of the user's processes are not the program's but count.
+    `uid` is the user to become (root only). `num_others` is how many other processes of the user count to its limit.
     """
     try:
         _close_all_but(report)
@@ -36,9 +36,9 @@ def run_inside(job: Job, folder: str, report: int, token: bytes, *, uid: int, nu
         if os.geteuid() == 0:
             _become(uid)
         else:
-            kernel.set_capabilities(0)  # those of its user namespace
+            kernel.set_capabilities(0)  # in its user namespace
         kernel.die_with_parent()
-        kernel.give_up_privileges_for_good()
+        kernel.forbid_new_privileges()
         if landlock.version():
             readable = (*_READABLE, sys.prefix, sys.base_prefix, *filter(None, sys.path))
             landlock.restrict(readable=readable, writable=(folder, "/dev/null"))
@@ -50,7 +50,7 @@ def run_inside(job: Job, folder: str, report: int, token: bytes, *, uid: int, nu
 
 
 def free_uid() -> int:
-    """A user id that nobody has."""
+    """Return a user id that is not in use."""
     return _FIRST_FREE_UID + os.getpid()
 
 
@@ -59,9 +59,9 @@ def _run(
     tests: str,
     token: bytes,
     write: Callable[[int, bytes], int],
-    leave: Callable[[int], object],
+    exit_process: Callable[[int], object],
 ) -> None:
-    # All that is needed afterwards is held here: the program may have put something else into its place by then.
+    # Keep references to everything that is needed afterwards: the program may replace it in its module or in builtins.
     run, make, names, untouched = exec, compile, vars(builtins), dict(vars(builtins))
     module = types.ModuleType(_MODULE)
     sys.modules[_MODULE] = module
@@ -70,22 +70,22 @@ def _run(
         run(make(program, "<program>", "exec"), space)
         names.update(untouched)
         run(make(tests, "<tests>", "exec"), space)
-    except BaseException as error:  # noqa: BLE001 - SystemExit, KeyboardInterrupt and what the program made of them
+    except BaseException as error:  # noqa: BLE001 - includes SystemExit, KeyboardInterrupt and the program's own classes
         token = _reason(error)
     write(_REPORT, token + b"\n")
-    leave(0)
+    exit_process(0)
 
 
 def _reason(error: BaseException) -> bytes:
     try:
         text = f"{type(error).__name__}: {error}"
     except BaseException:  # noqa: BLE001 - the program's own exception may do anything
-        text = "an exception that cannot be told"
+        text = "an exception that cannot be printed"
     return " ".join(text[:_MAX_REASON_CHARS].split()).encode(errors="replace")
 
 
 def _close_all_but(report: int) -> None:
-    """Standard streams lead nowhere, `report` becomes a number that is known, and nothing else is open."""
+    """Redirect the standard streams to /dev/null, move `report` to a fixed number, and close all other files."""
     null = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
@@ -107,26 +107,26 @@ def _set_limits(limits: Limits, num_others: int) -> None:
     ):
         _, hard = resource.getrlimit(kind)
         bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        # Processor time: a signal that tells why, and a second later one that cannot be ignored.
+        # CPU time: SIGXCPU, which tells the reason, and one second later SIGKILL.
         spare = 1 if kind == resource.RLIMIT_CPU and (hard == resource.RLIM_INFINITY or hard > bound) else 0
         resource.setrlimit(kind, (bound, bound + spare))
 
 
 def _become(uid: int) -> None:
-    """From root to a user who owns nothing; limits on processes do not hold for root."""
+    """Change from root to a user who owns nothing. Limits on the number of processes do not apply to root."""
     kernel.keep_capabilities()
     os.setgroups([])
     try:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    except OSError:  # a container that has few user ids
+    except OSError:  # a container with few user ids
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     kernel.set_capabilities(0 if _can_read_python() else _CAP_DAC_READ_SEARCH * bool(landlock.version()))
 
 
 def _can_read_python() -> bool:
-    """Python may be installed where only root can read; then Landlock decides alone what can be read."""
+    """Whether this user can read Python's files. If only root can, Landlock alone restricts reading."""
     try:
         with open(os.__file__, "rb"):  # noqa: PTH123
             return True

@@ -1,4 +1,4 @@
-"""What is run in a sandbox, within which limits, and what came of it."""
+"""Job, its Limits, and its Outcome."""
 
 from dataclasses import dataclass, field
 
@@ -7,23 +7,23 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of one program. Memory, files and processor time are bounded for each of its processes."""
+    """Limits of one program. Those on memory, files and CPU time apply to each of its processes."""
 
-    wall_seconds: float = 180.0  # three times the next, so that a busy machine fails nobody
-    cpu_seconds: int = 60  # the slowest of the known right solutions takes 20 to 30
+    wall_seconds: float = 180.0  # three times cpu_seconds, so that a busy machine does not fail right programs
+    cpu_seconds: int = 60  # the slowest known right solution takes 20 to 30
     memory_bytes: int = 4096 * MIB  # of address space
     num_processes: int = 4  # threads count as processes
     file_bytes: int = 16 * MIB  # of one file
-    folder_bytes: int = 64 * MIB  # of all its files, where the folder can be a file system of its own
+    folder_bytes: int = 64 * MIB  # of all its files, if its folder can be a separate file system
     num_open_files: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A program and the tests that run after it in the same module; it has passed if both come to their end.
+    """A program and its tests, which run after it in the same module. It passes if both end without an exception.
 
-    A `is_trusted` job is text of our own: it runs within the same limits, but also where nothing can confine it, and
-    may import from `import_paths`.
+    `is_trusted`: the program is this package's own. It runs within the same limits, but also on a machine that cannot
+    confine it, and may import from `import_paths`.
     """
 
     program: str
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Whether a job has passed; if not, one line that says why."""
+    """Whether a job passed, and if not, the reason in one line."""
 
     passed: bool
     reason: str = ""

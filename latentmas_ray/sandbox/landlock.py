@@ -1,6 +1,6 @@
-"""Landlock: a process without any privilege denies itself files, TCP and signals. Linux 5.13 and later.
+"""Landlock: an unprivileged process restricts its own access to files, TCP and signals. Linux 5.13 and later.
 
-What is not allowed here is denied; what each version of the kernel's interface can deny is in `_handled`.
+Everything is denied except what `restrict` allows. `_handled` has the rights that each version of Landlock can deny.
 """
 
 import os
@@ -16,11 +16,11 @@ _TCP_BIND_AND_CONNECT = 0b11
 _ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 _VERSION_FLAG = 1
 _RULE_PATH_BENEATH = 1
-SIGNALS_SINCE = 6  # the version from which on processes outside can be protected from signals
+SIGNALS_SINCE = 6  # the first version that can block signals to processes outside
 
 
 def version() -> int:
-    """Of the kernel's Landlock; 0 where it has none or where it is turned off."""
+    """Return the version of the kernel's Landlock; 0 if it has none or if it is turned off."""
     try:
         return kernel.syscall(kernel.LANDLOCK_CREATE_RULESET, None, 0, _VERSION_FLAG)
     except OSError:
@@ -28,10 +28,10 @@ def version() -> int:
 
 
 def restrict(*, readable: Iterable[str], writable: Iterable[str]) -> None:
-    """From now on this process and its children read and execute what is below `readable`, do anything below
-    `writable`, and reach no other file, no TCP port and no process outside. Paths that are not there are left out.
+    """Restrict this process and its children permanently: they can read and execute below `readable`, do anything below
+    `writable`, and reach no other file, no TCP port and no outside process. Missing paths are ignored.
 
-    Needs `kernel.give_up_privileges_for_good` before. Raises OSError where it fails.
+    Call `system_calls.forbid_new_privileges` first. Raises OSError.
     """
     abi = version()
     handled = _handled(abi)

@@ -1,4 +1,4 @@
-"""Namespaces: a view of the machine without network and other processes, in which only one folder can be written."""
+"""Namespaces: isolate a process from the network, from other processes, and from all but one writable folder."""
 
 import contextlib
 import os
@@ -16,20 +16,21 @@ _NUM_FILES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Isolation:
-    """What this machine allowed."""
+    """The isolation that this machine allowed."""
 
-    has_own_user: bool  # a user namespace: its processes are counted apart
+    has_own_user: bool  # a user namespace: its processes are counted separately
     has_no_network: bool
-    has_own_processes: bool  # of which the next child is the first
-    is_read_only: bool  # everything but the folder
+    has_own_processes: bool  # a process namespace, in which the next child is the first process
+    is_read_only: bool  # everything except the folder
 
 
 def isolate(folder: str, folder_bytes: int) -> Isolation:
-    """Leave every namespace that can be left; `folder` becomes an empty file system in memory, all others read-only.
+    """Enter new namespaces where the machine allows it. `folder` becomes an empty in-memory file system, all others
+    become read-only.
 
-    A process that is not root makes a user namespace first, where the machine allows that.
+    A process that is not root first creates a user namespace.
     """
-    uid, gid = os.geteuid(), os.getegid()  # a new user namespace has no names for them yet
+    uid, gid = os.geteuid(), os.getegid()  # read first: a new user namespace does not map them yet
     has_own_user = uid != 0 and _unshared(kernel.CLONE_NEWUSER) and _map_user(uid, gid)
     has_no_network = _unshared(kernel.CLONE_NEWNET)
     _unshared(kernel.CLONE_NEWIPC)
@@ -52,7 +53,7 @@ def _unshared(flag: int) -> bool:
 
 
 def _map_user(uid: int, gid: int) -> bool:
-    """In the new user namespace this user is called as outside."""
+    """Give this user the same id in the new user namespace as outside."""
     try:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -73,7 +74,7 @@ def _only_writable(folder: str, num_bytes: int) -> bool:
         return False
     finally:
         with contextlib.suppress(OSError):
-            os.chdir(folder)  # what lies over the folder now, not the folder below
+            os.chdir(folder)  # into the new file system, not the folder that it hides
     return True
 
 

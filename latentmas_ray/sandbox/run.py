@@ -1,4 +1,4 @@
-"""This side of the sandbox: starts the keeper of a job, waits for its verdict, and cleans up."""
+"""The caller's side of the sandbox: starts the supervisor of a job, waits for its verdict, and cleans up."""
 
 import json
 import os
@@ -21,17 +21,17 @@ _START = (
     "import sys; sys.path.insert(0, {root!r}); "
     "from latentmas_ray.sandbox.supervisor import main; del sys.path[0]; main()"
 )
-_GRACE_SECONDS = 20.0  # for Python to start and for the keeper to clean up
-_STOP_SECONDS = 10.0  # for the keeper to end what it keeps
+_GRACE_SECONDS = 20.0  # for Python to start and for the supervisor to clean up
+_STOP_SECONDS = 10.0  # for the supervisor to end the program's processes
 _POLL_SECONDS = 0.2
 _MAX_VERDICT_CHARS = 1000
 
 
 def run_program(job: Job, *, cancelled: Event | None = None) -> Outcome:
-    """Run a job and wait for what comes of it; several may run at once, in threads.
+    """Run a job and return its outcome. Thread-safe.
 
-    `cancelled`, once set, ends it early as not passed. Afterwards none of its processes and files is left. Raises
-    SandboxError where this machine cannot confine it, or cannot run it at all.
+    Setting `cancelled` ends it early, as not passed. No process and no file of it is left afterwards. Raises
+    SandboxError if this machine cannot confine it or cannot run it.
     """
     if sys.platform != "linux":
         raise SandboxError("programs can only be confined on Linux")
@@ -41,26 +41,26 @@ def run_program(job: Job, *, cancelled: Event | None = None) -> Outcome:
             return _run_in(folder, job, cancelled or Event())
         finally:
             _remove(folder)
-    except OSError as error:  # no room for a folder, no process to be had
+    except OSError as error:  # such as a full disk, or too many processes
         raise SandboxError(f"the sandbox did not start: {error.strerror or error}") from error
 
 
 @cache
 def find_obstacle() -> str | None:
-    """Why programs that nobody has read cannot be run on this machine; None if they can. Found out once."""
+    """Return why this machine cannot run untrusted programs, or None if it can. Cached."""
     try:
         outcome = run_program(Job(program="", tests="", limits=Limits(wall_seconds=10.0)))
     except SandboxError as error:
         return str(error)
-    return None if outcome.passed else f"an empty program does not come to its end: {outcome.reason}"
+    return None if outcome.passed else f"an empty program does not end: {outcome.reason}"
 
 
 def _run_in(folder: Path, job: Job, cancelled: Event) -> Outcome:
     with tempfile.TemporaryFile() as given:
         given.write(json.dumps(asdict(job)).encode())
         given.seek(0)
-        keeper = subprocess.Popen(
-            # -I: neither this environment's settings nor this folder's modules.
+        supervisor = subprocess.Popen(
+            # -I: ignore Python's environment variables and the modules in this folder.
             [sys.executable, "-I", "-c", _START.format(root=str(_ROOT)), str(folder)],
             stdin=given,
             stdout=subprocess.PIPE,
@@ -70,31 +70,32 @@ def _run_in(folder: Path, job: Job, cancelled: Event) -> Outcome:
             start_new_session=True,
         )
     deadline = time.monotonic() + job.limits.wall_seconds + _GRACE_SECONDS
-    with keeper:
+    with supervisor:
         while True:
             try:
-                return _outcome(*keeper.communicate(timeout=_POLL_SECONDS))
+                return _outcome(*supervisor.communicate(timeout=_POLL_SECONDS))
             except subprocess.TimeoutExpired:
                 if not cancelled.is_set() and time.monotonic() <= deadline:
                     continue
-                _stop(keeper)
+                _stop(supervisor)
                 return Outcome(
                     passed=False, reason="it was cancelled" if cancelled.is_set() else "it could not be ended in time"
                 )
 
 
-def _stop(keeper: "subprocess.Popen[bytes]") -> None:
-    """Have it end the program with all that this has started. Where it does not, the kernel ends the program."""
-    keeper.terminate()
+def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
+    """Let the supervisor end the program and all its processes. If it fails to, kill the supervisor: the program's
+    process dies with its parent."""
+    supervisor.terminate()
     try:
-        keeper.communicate(timeout=_STOP_SECONDS)
+        supervisor.communicate(timeout=_STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(keeper.pid, signal.SIGKILL)
-        keeper.communicate()
+        os.killpg(supervisor.pid, signal.SIGKILL)
+        supervisor.communicate()
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """All that a program sees of it; numerical libraries must not start threads that count as processes."""
+    """Return the program's environment. Numerical libraries must not start threads, which count as processes."""
     own = str(folder)
     return {
         "PATH": "/usr/bin:/bin",
@@ -110,17 +111,17 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _outcome(verdict: bytes, complaint: bytes) -> Outcome:
     try:
-        told = json.loads(verdict)
+        answer = json.loads(verdict)
     except ValueError:
         last = complaint.decode(errors="replace").strip().splitlines()[-1:]
         raise SandboxError(f"the sandbox did not start: {' '.join(last)[:_MAX_VERDICT_CHARS]}") from None
-    if "passed" in told:
-        return Outcome(passed=bool(told["passed"]), reason=str(told.get("reason", "")))
-    raise SandboxError(str(told.get("obstacle") or f"the sandbox did not start: {told.get('failed')}"))
+    if "passed" in answer:
+        return Outcome(passed=bool(answer["passed"]), reason=str(answer.get("reason", "")))
+    raise SandboxError(str(answer.get("obstacle") or f"the sandbox did not start: {answer.get('failed')}"))
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder, also where the program took rights from its own folders."""
+    """Remove the folder, even if the program removed permissions from its own folders."""
     for place, names, _ in os.walk(folder):
         for name in names:
             path = Path(place, name)

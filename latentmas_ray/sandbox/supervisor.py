@@ -1,8 +1,7 @@
-"""The process between: it makes the sandbox, starts the program in it, and tells what came of it.
+"""The supervisor process: sets up the sandbox, starts the program in it, and reports the verdict.
 
-It reads one job from its standard input and writes one verdict to its standard output, both JSON. Whether a job has
-passed is known by a random token that the program's process is given and reports when the tests have come to their
-end: leaving early, by whatever way, reports nothing.
+Reads one job from standard input and writes one verdict to standard output, both as JSON. The program's process gets a
+random token and reports it when the tests have ended, so a program that exits early in any way does not pass.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from latentmas_ray.sandbox.namespaces import Isolation, isolate
 
 _MAX_REPORT_BYTES = 4096
 _KILL_SECONDS = 5.0
-_OWN_PROCESSES = 3  # of this user in a user namespace: this one, the first one inside, and the program's
+_OWN_PROCESSES = 3  # of this user in its user namespace: this one, the first one inside, and the program's
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     kernel.adopt_orphans()
     signal.signal(signal.SIGTERM, _stop)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this and the program go first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory: kill this and the program first
     given = json.load(sys.stdin)
     job = Job(**{**given, "limits": Limits(**given["limits"])})
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
@@ -43,7 +42,7 @@ def main() -> None:
 
 
 def _stop(*_: object) -> None:
-    """Nobody waits for the verdict any more."""
+    """Exit on SIGTERM: the caller no longer waits for the verdict."""
     sys.exit(1)
 
 
@@ -60,24 +59,24 @@ def _verdict(job: Job, folder: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         others = _OWN_PROCESSES - 1 if isolation.has_own_user else num_others
-        _begin(job, folder, theirs, token, isolation, uid=uid, num_others=others)
+        _start(job, folder, theirs, token, isolation, uid=uid, num_others=others)
     os.close(theirs)
     try:
         report, is_late = _await(ours, child, job.limits.wall_seconds)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being ended is ended to the last
-        ended_by = _end(child)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # finish killing all processes
+        ended_by = _kill_all(child)
     if not report.startswith(READY):
         return {"failed": report.decode(errors="replace") or "its process ended before the program began"}
-    told = report.removeprefix(READY).partition(b"\n")
-    if told[0] == token and told[1]:
+    line, line_end, _ = report.removeprefix(READY).partition(b"\n")
+    if line == token and line_end:
         return {"passed": True}
-    reason = told[0].decode(errors="replace") if told[1] else _fate(job.limits, is_late, ended_by)
+    reason = line.decode(errors="replace") if line_end else _why_silent(job.limits, is_late, ended_by)
     return {"passed": False, "reason": reason}
 
 
-def _fate(limits: Limits, is_late: bool, ended_by: int) -> str:
-    """What became of a program that reported nothing."""
+def _why_silent(limits: Limits, is_late: bool, ended_by: int) -> str:
+    """Return why a program reported nothing."""
     if is_late:
         return f"it took longer than {limits.wall_seconds:g} s"
     if ended_by == signal.SIGXCPU:
@@ -86,21 +85,22 @@ def _fate(limits: Limits, is_late: bool, ended_by: int) -> str:
 
 
 def _obstacle(isolation: Isolation) -> str:
-    """What this machine lacks to confine a program that nobody has read; empty if nothing."""
+    """Return what this machine lacks to confine an untrusted program; empty if nothing."""
     is_root, abi = os.geteuid() == 0, landlock.version()
     if not (is_root or abi or isolation.is_read_only):
-        return "nothing keeps it from writing this user's files: neither Landlock nor user namespaces are allowed here"
+        return "it could write this user's files: neither Landlock nor user namespaces are allowed here"
     if not (is_root or isolation.has_own_processes or abi >= landlock.SIGNALS_SINCE):
-        return "nothing keeps it from ending this user's processes: user namespaces are not allowed here"
+        return "it could end this user's processes: user namespaces are not allowed here"
     return ""
 
 
-def _begin(
+def _start(
     job: Job, folder: str, report: int, token: bytes, isolation: Isolation, *, uid: int, num_others: int
 ) -> None:
-    """In the child: run the job, in a child of its own where this is the first process of a namespace. No return.
+    """Run the job; called in the forked child. Never returns.
 
-    The first process ignores most signals, and when it ends the kernel ends all others.
+    If this is the first process of a namespace, the job runs in a child of it: the first process ignores most signals,
+    and when it ends the kernel kills all others.
     """
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -120,7 +120,8 @@ def _begin(
 
 
 def _await(pipe: int, child: int, seconds: float) -> tuple[bytes, bool]:
-    """What is reported until the line after `READY`, the end of `child` or of the time; whether the time was up."""
+    """Read the report until the line after `READY`, until `child` ends, or until the time is up. Return the report and
+    whether the time was up."""
     watch = os.pidfd_open(child)
     deadline = time.monotonic() + seconds
     report = b""
@@ -139,10 +140,10 @@ def _await(pipe: int, child: int, seconds: float) -> tuple[bytes, bool]:
     return report, False
 
 
-def _end(child: int) -> int:
-    """Kill whatever is left of the program; those whose parents have ended are this process's children by now.
+def _kill_all(child: int) -> int:
+    """Kill all processes of the program; orphans have become children of this process.
 
-    Returns the signal that had ended the program, or 0. The first process of a namespace tells it as its exit code.
+    Return the signal that ended the program, or 0. The first process of a namespace passes it on as its exit code.
     """
     ended_by = 0
     with contextlib.suppress(ProcessLookupError):
@@ -171,7 +172,7 @@ def _children() -> list[int]:
 
 
 def _num_own_threads() -> int:
-    """Threads of this user on the whole machine: without a user namespace they all count."""
+    """Return the number of this user's threads on the machine: without a user namespace all of them count."""
     uid, total = os.getuid(), 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -1,10 +1,10 @@
-"""System calls for which Python has no function, by way of the C library. Each raises OSError where it fails."""
+"""System calls for which Python has no function, through the C library. Each raises OSError."""
 
 import ctypes
 import os
 import struct
 
-# The same numbers on all 64-bit architectures: calls from 2019 on are numbered alike.
+# System calls added since 2019 have the same number on all 64-bit architectures.
 MOUNT_SETATTR = 442
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_ADD_RULE = 445
@@ -27,7 +27,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def syscall(number: int, *arguments: int | bytes | None) -> int:
-    """A system call by its number; integers are passed as 64 bits, bytes by address."""
+    """Make a system call by number; integers are passed as 64 bits, bytes by address."""
     values = [
         ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value) if value is not None else None
         for value in arguments
@@ -36,7 +36,7 @@ def syscall(number: int, *arguments: int | bytes | None) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces that are shared with others."""
+    """Move this process into new namespaces."""
     _checked(_LIBC.unshare(flags))
 
 
@@ -46,27 +46,27 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def die_with_parent() -> None:
-    """This process is killed when the thread that made it ends. Forgotten when the user id changes."""
+    """Kill this process when the thread that created it ends. Changing the user id resets this."""
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
 def adopt_orphans() -> None:
-    """Processes below this one whose parents end become its children."""
+    """Make descendants whose parent ends children of this process."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def give_up_privileges_for_good() -> None:
-    """No program that is started from now on has more rights than this one."""
+def forbid_new_privileges() -> None:
+    """Prevent this process and its children from gaining privileges by starting programs."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def keep_capabilities() -> None:
-    """The next change of the user id leaves the capabilities permitted."""
+    """Keep the permitted capabilities across the next change of the user id."""
     _prctl(_PR_SET_KEEPCAPS, 1)
 
 
 def set_capabilities(mask: int) -> None:
-    """Exactly these capabilities (of the first 32), none of which a started program inherits."""
+    """Set exactly these capabilities (of the first 32). Started programs inherit none."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     _checked(_LIBC.capset(header, struct.pack("6I", mask, mask, 0, 0, 0, 0)))
 

@@ -1,2 +1,2 @@
-"""The event loop of a run: batches, turns, the memory budget, retries. It knows actors only by the `Runtime`
-protocol."""
+"""The event loop of a run: batches, turns, the memory budget, retries. It reaches actors only through the
+`Runtime` protocol."""

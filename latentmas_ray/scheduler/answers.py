@@ -1,4 +1,4 @@
-"""From the reports of all turns over a batch to one answer for each question."""
+"""Build the answers of a batch from the results of its turns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,27 +9,27 @@ from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.topology_index import TopologyIndex
+from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.tasks import Grade
 
 
 def make_answers(
     batch: Batch,
-    route: TopologyIndex,
-    reports: Mapping[str, TurnResult],
+    topology_index: TopologyIndex,
+    results: Mapping[str, TurnResult],
     seconds: float,
     grades: Mapping[str, Grade],
     *,
-    kept: Mapping[str, ReturnedMemory] | None = None,
+    memories: Mapping[str, ReturnedMemory] | None = None,
 ) -> list[Answer]:
-    """The answers of a batch whose agents have all reported, in the order of its questions: those that have a grade.
+    """Return the answers of a complete batch, in the order of its questions. Questions without a grade are left out.
 
-    `grades` are by question id, and so is the memory `kept`; `seconds` is the wall clock from the batch's admission to
-    its last report.
+    `grades` and `memories` are by question id. `seconds` is the wall-clock time from the admission of the batch to the
+    result of its last turn.
     """
-    answering = route.topology.answering_agent.name
-    final = reports[answering]
-    transfers = _transfers(route, reports, len(batch.questions))
+    answering = topology_index.topology.answering_agent.name
+    final = results[answering]
+    transfers = _transfers(topology_index, results, len(batch.questions))
     answers = []
     for index, question in enumerate(batch.questions):
         if (grade := grades.get(question.id)) is None:
@@ -45,30 +45,30 @@ def make_answers(
                 correct=grade.correct,
                 seconds=seconds,
                 agents={
-                    agent.name: _use(reports[agent.name], question.id, index, is_answering=agent.name == answering)
-                    for agent in route.agents
+                    agent.name: _use(results[agent.name], question.id, index, is_answering=agent.name == answering)
+                    for agent in topology_index.agents
                 },
                 transfers=transfers[index],
                 batch_size=len(batch.questions),
-                trace=_trace(question.id, route, reports),
-                kept=(kept or {}).get(question.id),
+                trace=_trace(question.id, topology_index, results),
+                returned_memory=(memories or {}).get(question.id),
             )
         )
     return answers
 
 
-def kept_memories(
-    batch: Batch, route: TopologyIndex, reports: Mapping[str, TurnResult], model: str
+def returned_memories(
+    batch: Batch, topology_index: TopologyIndex, results: Mapping[str, TurnResult], model: str
 ) -> list[ReturnedMemory]:
-    """What the answering agent reads on each question of a batch, whose agents have reported their segments."""
-    topology, answering = route.topology, route.topology.answering_agent.name
+    """Return, for each question of a complete batch, the memory that the answering agent reads."""
+    topology, answering = topology_index.topology, topology_index.topology.answering_agent.name
     reads = topology.memory_read_by(answering)
-    is_read = {agent.name for agent in topology.text_ancestors(answering)} | set(route.read_by_answering)
+    is_read = {agent.name for agent in topology.text_ancestors(answering)} | set(topology_index.read_by_answering)
     texts = [
         {
             agent.name: text
-            for agent in route.agents
-            if agent.name in is_read and (text := _text_in_context(reports[agent.name], question.id, index)) is not None
+            for agent in topology_index.agents
+            if agent.name in is_read and (text := _text_in_context(results[agent.name], question.id, index)) is not None
         }
         for index, question in enumerate(batch.questions)
     ]
@@ -79,23 +79,23 @@ def kept_memories(
             model=model,
             index=index,
             reads=reads,
-            pieces={name: reports[name].kept for name in route.read_by_answering},
+            pieces={name: results[name].kept for name in topology_index.read_by_answering},
             texts=texts[index],
         )
         for index, question in enumerate(batch.questions)
     ]
 
 
-def _text_in_context(report: TurnResult, question_id: str, index: int) -> str | None:
-    """What a reader's prompt holds of this agent: the text of a text agent, or what a latent one wrote instead of
-    handing over memory."""
-    if report.texts:
-        return report.texts[index]
-    return report.fallbacks.get(question_id)
+def _text_in_context(result: TurnResult, question_id: str, index: int) -> str | None:
+    """Return the text of this agent in its readers' prompts: the text of a text agent, or the fallback text of a latent
+    agent; None if there is none."""
+    if result.texts:
+        return result.texts[index]
+    return result.fallbacks.get(question_id)
 
 
 def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
-    """Share out `num_bytes` in proportion to `weights`; the shares are whole and their sum is exact."""
+    """Split `num_bytes` in proportion to `weights` into whole numbers whose sum is exactly `num_bytes`."""
     if not sum(weights):
         weights = (1,) * len(weights)
     total = sum(weights)
@@ -103,41 +103,41 @@ def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise(edges))
 
 
-def _use(report: TurnResult, question_id: str, index: int, *, is_answering: bool) -> AgentUse:
+def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool) -> AgentUse:
     return AgentUse(
-        prompt_tokens=report.prompt_tokens[index],
-        latent_steps=report.latent_steps,
-        output_tokens=len(report.output_token_ids[index]) if report.output_token_ids else 0,
-        memory_bytes=report.segment_bytes[index] if report.segment_bytes else 0,
-        seconds=asdict(report.phases) | ({"trace": report.trace_seconds} if report.trace_seconds else {}),
-        text=report.texts[index] if report.texts and not is_answering else report.fallbacks.get(question_id),
-        alarms=first_of_each_kind(report.alarms[index]) if report.alarms else (),
+        prompt_tokens=result.prompt_tokens[index],
+        latent_steps=result.latent_steps,
+        output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
+        memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
+        seconds=asdict(result.phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
+        text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
+        alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),
     )
 
 
-def _trace(question_id: str, route: TopologyIndex, reports: Mapping[str, TurnResult]) -> Trace | None:
+def _trace(question_id: str, topology_index: TopologyIndex, results: Mapping[str, TurnResult]) -> Trace | None:
     agents = {
-        agent.name: reports[agent.name].traces[question_id]
-        for agent in route.agents
-        if question_id in reports[agent.name].traces
+        agent.name: results[agent.name].traces[question_id]
+        for agent in topology_index.agents
+        if question_id in results[agent.name].traces
     }
-    embeddings = reports[route.topology.answering_agent.name].embeddings
+    embeddings = results[topology_index.topology.answering_agent.name].embeddings
     return Trace(id=question_id, agents=agents, embeddings=embeddings) if agents else None
 
 
 def _transfers(
-    route: TopologyIndex, reports: Mapping[str, TurnResult], num_questions: int
+    topology_index: TopologyIndex, results: Mapping[str, TurnResult], num_questions: int
 ) -> list[tuple[Transfer, ...]]:
-    """The transfers of each question."""
+    """Return the transfers of each question."""
     shared = [
         (
             agent.name,
             read,
-            _shares(read.num_bytes, reports[read.source], num_questions),
-            _shares(read.moved_bytes, reports[read.source], num_questions),
+            _shares(read.num_bytes, results[read.source], num_questions),
+            _shares(read.moved_bytes, results[read.source], num_questions),
         )
-        for agent in route.agents
-        for read in reports[agent.name].reads
+        for agent in topology_index.agents
+        for read in results[agent.name].reads
     ]
     return [
         tuple(
@@ -161,6 +161,6 @@ def _transfers(
 
 
 def _shares(num_bytes: int, source: TurnResult, num_questions: int) -> tuple[int, ...]:
-    # What travels may be more than the KV (a header) or less (recompute inputs): only the proportions are the
-    # segment's.
+    # The bytes sent can be more than the KV (a header) or less (recompute inputs): only the proportions come from the
+    # segment.
     return split_bytes(num_bytes, source.segment_bytes or (0,) * num_questions)

@@ -1,4 +1,4 @@
-"""Questions are worked on in batches whose boundaries are the same however often a run is interrupted."""
+"""Batches of questions. Their boundaries do not depend on how often a run was interrupted."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,23 @@ from latentmas_ray.tasks.question import Question
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Questions that go through the topology together. `done` are those whose answers are already in the journal:
-    they are computed once more, because floating point results depend on the neighbours, but not given out again."""
+    """Questions that go through the topology together.
 
-    number: int  # its place in an undisturbed run; replicas take turns by it
+    `done` lists questions whose answers are already in the journal. They are computed again, because floating-point
+    results depend on the other questions of the batch, but their answers are not returned again.
+    """
+
+    number: int  # position in an uninterrupted run; determines the replica
     questions: tuple[Question, ...]
     done: frozenset[str] = frozenset()
 
     @property
     def open_questions(self) -> tuple[Question, ...]:
-        """Those that still need an answer."""
+        """The questions that still need an answer."""
         return tuple(question for question in self.questions if question.id not in self.done)
 
     def split(self) -> list["Batch"]:
-        """One batch for each open question; their numbers differ, so that they spread over the replicas of an agent."""
+        """Return one batch for each open question. Their numbers differ, to spread them over an agent's replicas."""
         first = self.number + 1
         return [
             Batch(number=number, questions=(question,)) for number, question in enumerate(self.open_questions, first)
@@ -29,10 +32,10 @@ class Batch:
 
 
 def plan_batches(questions: Sequence[Question], batch_size: int, done_ids: Collection[str] = ()) -> list[Batch]:
-    """The batches that are left to do, in order.
+    """Return the batches that still have open questions, in order.
 
-    Boundaries and numbers are those of a run with nothing done. A batch that is finished is left out; one that is
-    half finished is kept whole.
+    Boundaries and numbers are those of a run that starts from nothing: finished batches are left out, partly finished
+    batches stay whole.
     """
     done = frozenset(done_ids)
     batches = []

@@ -1,4 +1,4 @@
-"""One batch on its way through the topology."""
+"""The state of one batch while its turns run."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
@@ -7,157 +7,155 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, Handover, TurnRequest, TurnResult
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.turns import build_turn, segment_bounds
+from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
 from latentmas_ray.topology.agent import Agent
 
 
 class BatchState:
-    """The state of one batch: which turns are submitted, which have reported, which tickets are still needed.
+    """The state of one batch: which turns are submitted, which have results, which handles are still needed.
 
-    A turn can be submitted when the turns whose segments it reads are *submitted* (the references are chained, so
-    nobody waits for them here) and the turns whose texts stand in its prompt have *reported*. Under the guard `text`
-    any turn may have text in its prompt, so it waits for the reports of all turns whose segments it reads.
-    A ticket is held until its turn has reported and so have all that read its segment.
-    """
+    A turn is ready when the turns whose segments it reads are *submitted* (the runtime chains the references) and the
+    turns whose texts are in its prompt have *results*. With guard `text` any prompt can contain text, so a turn is
+    ready only when all turns whose segments it reads have results. A handle is dropped when its turn and all turns that
+    read its segment have results."""
 
     def __init__(
         self,
         retry: RetryState,
-        route: TopologyIndex,
+        topology_index: TopologyIndex,
         settings: DriverSettings,
-        handovers: Mapping[str, Handover] | None = None,
+        transfer_modes: Mapping[str, Handover] | None = None,
         *,
         given: GivenMemory | None = None,
         keeps_memory: bool = False,
     ) -> None:
-        """Renders what can be rendered by now. `given` is what the answering agent reads in place of other agents'
-        memory; with `keeps_memory` what the answering agent reads is reported as well. Raises TopologyError for a
-        prompt that cannot be rendered.
+        """Render the prompts that need no other agent's text. Raises TopologyError if a prompt cannot be rendered.
+
+        `given` is memory that the answering agent reads instead of other agents' memory. With `keeps_memory` the
+        results contain the segments that the answering agent reads.
         """
         self.retry = retry
         self.batch = retry.batch
-        self.num_losses = 0  # how often one of its turns was what an actor died of, or could not have its memory
-        self.gone: set[str] = set()  # agents whose turns are done and whose segments are lost
-        self.tickets: dict[str, TurnHandle] = {}
-        self.reports: dict[str, TurnResult] = {}
-        self._route = route
+        self.num_losses = 0  # turns that may have killed their actor, or lacked their memory
+        self.lost_segments: set[str] = set()  # agents whose turns have results and whose segments are lost
+        self.handles: dict[str, TurnHandle] = {}
+        self.results: dict[str, TurnResult] = {}
+        self._index = topology_index
         self._settings = settings
-        self._handovers = handovers or {}
+        self._transfer_modes = transfer_modes or {}
         self._given = given
-        self._kept = frozenset(route.read_by_answering if keeps_memory else ())
+        self._agents_returning_memory = frozenset(topology_index.read_by_answering if keeps_memory else ())
         self._submitted: set[str] = set()
-        works = {agent.name: self._build_turn(agent, {}) for agent in route.agents}
+        requests = {agent.name: self._build_turn(agent, {}) for agent in topology_index.agents}
         self.bounds = {
-            name: segment_bounds(work, len(self._may_write(name)) * settings.sampling.max_new_tokens)
-            for name, work in works.items()
-            if work.thinks == "latent"
+            name: segment_bounds(request, len(self._text_sources(name)) * settings.sampling.max_new_tokens)
+            for name, request in requests.items()
+            if request.thinks == "latent"
         }
-        self._works = {name: work for name, work in works.items() if not self._may_write(name)}
+        self._requests = {name: request for name, request in requests.items() if not self._text_sources(name)}
 
     @property
     def admitted_at(self) -> float | None:
-        """On the driver's clock, of the first attempt."""
+        """When the first attempt was admitted, in seconds of the scheduler's clock; None before that."""
         return self.retry.admitted_at
 
     def admit(self, now: float) -> None:
-        """The batch is on its way; what counts is when its questions were so first."""
+        """Note the time of admission, unless an earlier attempt with these questions has noted it."""
         if self.retry.admitted_at is None:
             self.retry = replace(self.retry, admitted_at=now)
 
     @property
     def is_complete(self) -> bool:
-        """All agents of the route have reported."""
-        return len(self.reports) == len(self._route.agents)
+        """Whether the turns of all agents have results."""
+        return len(self.results) == len(self._index.agents)
 
-    def next_work(self) -> TurnRequest | None:
-        """The next turn that can be submitted now, in topological order."""
-        for agent in self._route.agents:
+    def next_request(self) -> TurnRequest | None:
+        """Return the next ready turn in topological order, or None."""
+        for agent in self._index.agents:
             if agent.name in self._submitted or not self._is_ready(agent.name):
                 continue
-            if (work := self._works.pop(agent.name, None)) is not None:
-                return work
-            return self._build_turn(agent, {name: self.reports[name].texts for name in self._route.texts[agent.name]})
+            if (request := self._requests.pop(agent.name, None)) is not None:
+                return request
+            return self._build_turn(agent, {name: self.results[name].texts for name in self._index.texts[agent.name]})
         return None
 
-    def segments_for(self, work: TurnRequest) -> dict[str, Any]:
-        """The (future) segments that `work` reads, in the order in which it expects them."""
-        return {name: self.tickets[name].segment for name in work.segment_order()}
+    def segments_for(self, request: TurnRequest) -> dict[str, Any]:
+        """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
+        return {name: self.handles[name].segment for name in request.segment_order()}
 
-    def submitted(self, ticket: TurnHandle) -> None:
-        """A turn is on its way."""
-        self.tickets[ticket.agent] = ticket
-        self._submitted.add(ticket.agent)
+    def add_handle(self, handle: TurnHandle) -> None:
+        """Store the handle of a submitted turn."""
+        self.handles[handle.agent] = handle
+        self._submitted.add(handle.agent)
 
-    def finished(self, report: TurnResult) -> list[TurnHandle]:
-        """A turn has reported. Returns the tickets that were dropped because of it."""
-        self.reports[report.agent] = report
-        needless = [
-            name for name in self.tickets if name in self.reports and self._route.readers[name] <= self.reports.keys()
+    def add_result(self, result: TurnResult) -> list[TurnHandle]:
+        """Store the result of a turn. Returns the handles that are no longer needed; they are dropped here."""
+        self.results[result.agent] = result
+        unneeded = [
+            name for name in self.handles if name in self.results and self._index.readers[name] <= self.results.keys()
         ]
-        self.gone.difference_update(needless)
-        return [self.tickets.pop(name) for name in needless]
+        self.lost_segments.difference_update(unneeded)
+        return [self.handles.pop(name) for name in unneeded]
 
     def depth(self, agent: str) -> int:
-        """The place of an agent in topological order: a turn that fails may be why later ones do."""
-        return next(index for index, one in enumerate(self._route.agents) if one.name == agent)
+        """Return the position of an agent in topological order: a turn that fails can make later turns fail."""
+        return next(depth for depth, one in enumerate(self._index.agents) if one.name == agent)
 
     def rewind(self, lost: Iterable[str]) -> tuple[list[TurnHandle], list[TurnHandle]]:
-        """The turns of these agents are to be carried out again, and with them whatever that needs: turns that wait for
-        what they write, and turns whose segments they read and that are not there any more.
+        """Reset the turns of the agents `lost`, and all turns that this requires: unfinished turns that read them, and
+        turns whose segments they read and that no longer exist.
 
-        Returns the tickets that were dropped: of turns that have not reported, and of turns that have.
+        Returns the dropped handles: first of turns without a result, then of turns with one.
         """
-        again = set(lost)
-        while more := {name for name in self._submitted - again if self._must_follow(name, again)}:
-            again |= more
-        pending = [self.tickets[name] for name in self.tickets if name in again and name not in self.reports]
-        reported = [self.tickets[name] for name in self.tickets if name in again and name in self.reports]
-        for name in again:
-            self.tickets.pop(name, None)
-            self.reports.pop(name, None)
+        rerun = set(lost)
+        while more := {name for name in self._submitted - rerun if self._must_rerun(name, rerun)}:
+            rerun |= more
+        pending = [self.handles[name] for name in self.handles if name in rerun and name not in self.results]
+        finished = [self.handles[name] for name in self.handles if name in rerun and name in self.results]
+        for name in rerun:
+            self.handles.pop(name, None)
+            self.results.pop(name, None)
             self._submitted.discard(name)
-        self.gone -= again
-        for agent in self._route.agents:
-            if agent.name in again and not self._may_write(agent.name):
-                self._works[agent.name] = self._build_turn(agent, {})
-        return pending, reported
+        self.lost_segments -= rerun
+        for agent in self._index.agents:
+            if agent.name in rerun and not self._text_sources(agent.name):
+                self._requests[agent.name] = self._build_turn(agent, {})
+        return pending, finished
 
-    def _must_follow(self, name: str, again: Set[str]) -> bool:
-        waits = name not in self.reports and not again.isdisjoint(self._route.sources[name])
-        is_gone = name not in self.tickets and not again.isdisjoint(self._route.readers[name])
-        return waits or is_gone
+    def _must_rerun(self, name: str, rerun: Set[str]) -> bool:
+        reads_rerun = name not in self.results and not rerun.isdisjoint(self._index.sources[name])
+        segment_is_needed = name not in self.handles and not rerun.isdisjoint(self._index.readers[name])
+        return reads_rerun or segment_is_needed
 
-    def abandon(self) -> tuple[list[TurnHandle], list[TurnHandle]]:
-        """Drop all tickets. Returns those of turns that have not reported, and those of turns that have."""
-        pending = [ticket for name, ticket in self.tickets.items() if name not in self.reports]
-        reported = [ticket for name, ticket in self.tickets.items() if name in self.reports]
-        self.tickets.clear()
-        self.gone.clear()
-        return pending, reported
+    def cancel(self) -> tuple[list[TurnHandle], list[TurnHandle]]:
+        """Drop all handles. Returns first those of turns without a result, then those of turns with one."""
+        pending = [handle for name, handle in self.handles.items() if name not in self.results]
+        finished = [handle for name, handle in self.handles.items() if name in self.results]
+        self.handles.clear()
+        self.lost_segments.clear()
+        return pending, finished
 
     def _build_turn(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnRequest:
-        sources = self._route.sources[agent.name]
-        fallbacks = {name: self.reports[name].fallbacks for name in sources if name in self.reports}
-        work = build_turn(
-            self._route.topology,
+        sources = self._index.sources[agent.name]
+        fallbacks = {name: self.results[name].fallbacks for name in sources if name in self.results}
+        request = build_turn(
+            self._index.topology,
             agent,
             self.batch,
             self._settings,
             texts,
-            self._handovers,
+            self._transfer_modes,
             fallbacks,
             given=self._given,
         )
-        return replace(work, keeps_memory=agent.name in self._kept)
+        return replace(request, keeps_memory=agent.name in self._agents_returning_memory)
 
-    def _may_write(self, agent: str) -> tuple[str, ...]:
-        """Those whose texts stand, or may come to stand, in an agent's prompt."""
+    def _text_sources(self, agent: str) -> tuple[str, ...]:
+        """Return the agents whose texts are, or can come to be, in an agent's prompt."""
         falls_back = self._settings.guard == "text"
-        return self._route.texts[agent] + (self._route.sources[agent] if falls_back else ())
+        return self._index.texts[agent] + (self._index.sources[agent] if falls_back else ())
 
     def _is_ready(self, agent: str) -> bool:
-        return self._submitted.issuperset(self._route.sources[agent]) and all(
-            name in self.reports for name in self._may_write(agent)
+        return self._submitted.issuperset(self._index.sources[agent]) and all(
+            name in self.results for name in self._text_sources(agent)
         )

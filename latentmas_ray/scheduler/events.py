@@ -1,7 +1,7 @@
-"""What a runtime reports while it works: immutable records, returned by `Runtime.poll` in the order they occurred.
+"""Events that a runtime reports: immutable records, returned by `Runtime.poll` in the order in which they occurred.
 
-`TurnDone`, `TurnFailed` and `TurnLost` decide what the scheduler does next. The others inform: progress within a turn,
-replicas that come and go, nodes of the cluster.
+`TurnDone`, `TurnFailed` and `TurnLost` decide what the scheduler does next. The other events are for observers: tokens
+of a turn, replicas and nodes that were added or lost.
 """
 
 from collections.abc import Collection
@@ -14,10 +14,10 @@ from latentmas_ray.errors import LatentMASError
 
 @dataclass(frozen=True, eq=False)
 class TurnHandle:
-    """One submitted turn: where its segment will be (None for a text agent), and the runtime's own record of it.
+    """One submitted turn: a reference to its future segment (None for a text agent), and the runtime's record of it.
 
-    Both are opaque to the driver. The segment lives as long as a ticket that names it: dropping the last
-    reference releases the memory.
+    Both are opaque to the scheduler. The segment exists as long as a handle with it: dropping the last handle releases
+    the memory.
     """
 
     agent: str
@@ -29,8 +29,7 @@ class TurnHandle:
 
 @dataclass(frozen=True, eq=False)
 class TurnDone:
-    """A turn came to its end, and its segment exists. The runtime reports nothing more about it, except that the
-    segment is lost."""
+    """A turn has finished, and its segment exists. The only event that can follow for it is a `TurnLost`."""
 
     handle: TurnHandle
     result: TurnResult
@@ -39,9 +38,9 @@ class TurnDone:
 @dataclass(frozen=True, eq=False)
 class TurnFailed:
     """A turn raised an error. A `TurnError` concerns the questions of the turn; an `ActorError` or `ClusterError` means
-    that the runtime cannot go on; any other `LatentMASError`, such as an `InputError`, ends the run of the turn.
+    that the runtime cannot continue; any other `LatentMASError`, such as an `InputError`, ends the run of the turn.
 
-    The error carries no traceback, which would keep the frames of the runtime alive, and with them segments.
+    The error carries no traceback: a traceback would keep the runtime's frames alive, and their segments.
     """
 
     handle: TurnHandle
@@ -52,8 +51,8 @@ class TurnFailed:
 class TurnLost:
     """A submitted turn will never finish, or a finished turn's segment is gone; the turn can be submitted again.
 
-    `lacks_memory`: the actor is alive, but a segment that the turn reads could not be had. `is_suspect`: the turn may
-    be what its actor died of.
+    `lacks_memory`: the actor is alive, but a segment that the turn reads was not available. `is_suspect`: the turn may
+    have killed its actor.
     """
 
     handle: TurnHandle
@@ -64,8 +63,8 @@ class TurnLost:
 
 @dataclass(frozen=True, eq=False)
 class TokensWritten:
-    """A text agent has written `num_tokens` more tokens for one question. Reported once for each question at the end of
-    the turn: today no runtime streams tokens."""
+    """A text agent has written `num_tokens` tokens for one question. Reported once for each question, when the turn
+    finishes: no runtime streams tokens."""
 
     handle: TurnHandle
     question_id: str
@@ -74,7 +73,7 @@ class TokensWritten:
 
 @dataclass(frozen=True, eq=False)
 class QuestionDone:
-    """The turn of the answering agent is done for one question: no other turn follows for it."""
+    """The answering agent has finished one question: no other turn follows for it."""
 
     handle: TurnHandle
     question_id: str
@@ -90,7 +89,7 @@ class ReplicaReady:
 
 @dataclass(frozen=True)
 class ReplicaLost:
-    """A replica of these agents died or was ended. Its turns follow as `TurnLost`."""
+    """A replica of these agents died or was shut down. Its turns follow as `TurnLost`."""
 
     agents: tuple[str, ...]
     nodes: tuple[str, ...]
@@ -106,8 +105,8 @@ class NodeJoined:
 
 @dataclass(frozen=True)
 class NodeDraining:
-    """A node is about to be taken away. No runtime reports it yet: Ray tells which nodes drain through private
-    interfaces only."""
+    """A node will be removed soon. No runtime reports this: Ray shows draining nodes through private interfaces
+    only."""
 
     node: str
 
@@ -119,9 +118,9 @@ Event = TurnEvent | TokensWritten | QuestionDone | ReplicaReady | ReplicaLost | 
 def events_of_result(
     handle: TurnHandle, result: TurnResult, question_ids: Collection[str] | None = None
 ) -> list[Event]:
-    """All events of a turn that came to its end; `question_ids` are those not cancelled (default: all of the turn).
+    """Return all events of a finished turn; `question_ids` are those not cancelled (default: all of the turn).
 
-    Tokens come before `TurnDone`, and `QuestionDone`, for the answering agent, after it.
+    The order is `TokensWritten`, `TurnDone`, and for the answering agent `QuestionDone`.
     """
     wanted = handle.question_ids if question_ids is None else question_ids
     tokens = zip(handle.question_ids, result.output_token_ids, strict=False)
@@ -131,7 +130,7 @@ def events_of_result(
 
 
 def without_frames(error: LatentMASError) -> LatentMASError:
-    """The same error, whose traceback and whose causes' tracebacks are dropped: they know frames that hold segments."""
+    """Return `error` after removing its traceback and those of its causes, whose frames refer to segments."""
     one: BaseException | None = error
     while one is not None:
         one.__traceback__ = None

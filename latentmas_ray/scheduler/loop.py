@@ -1,6 +1,6 @@
-"""The event loop: admits batches, submits turns as soon as they can run, acts on what the runtime reports.
+"""The event loop: admits batches, submits turns that are ready, handles the events of the runtime.
 
-It serves several runs at one time, as so many batches of one; `driver.shared` lets several threads drive it.
+It serves several runs at the same time; `scheduler.shared` makes it usable from several threads.
 """
 
 import time
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
 from latentmas_ray.runs.results import Failure, ReturnedMemory
-from latentmas_ray.scheduler.answers import kept_memories, make_answers
+from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.events import Event, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
@@ -22,13 +22,13 @@ from latentmas_ray.scheduler.run import Run, RunRequest
 from latentmas_ray.scheduler.turns import segment_bounds
 from latentmas_ray.tasks import grade
 
-POLL_SECONDS = 0.2  # how long a step waits at most, so that Ctrl-C works and progress is told
-Broke = TurnFailed | TurnLost
-_ENDS_ALL = (ActorError, ClusterError)  # no single run's fault
+POLL_SECONDS = 0.2  # upper bound on the wait of one step, so that Ctrl-C works and progress is sent
+FailureEvent = TurnFailed | TurnLost
+_ENDS_ALL_RUNS = (ActorError, ClusterError)  # no single run caused these
 
 
 class Scheduler:
-    """Carries out runs on a started runtime. Its methods are called from one thread at a time."""
+    """Executes runs on a started runtime. Not thread-safe: one thread may call it at a time."""
 
     def __init__(
         self,
@@ -41,28 +41,28 @@ class Scheduler:
         grader: Grader = grade,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """`info` is what `runtime.start()` returned, with the memory limit that holds where none is given; `metrics` is
-        told what goes on; `clock` tells seconds; `on_event` gets every event of the runtime before it is acted on, and
-        must not raise."""
+        """`info` is the result of `runtime.start()`, and has the default of `memory_limit_bytes`. `clock` returns
+        seconds. `on_event` is called with every event of the runtime before the event is handled, and must not raise.
+        """
         self._runtime = runtime
         self._info = info
         self._metrics = metrics or NoMetrics()
         self._clock = clock
         self._grader = grader
         self._on_event = on_event
-        self._ledger = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
-        self._runs: deque[Run] = deque()  # the first one may admit a batch next
-        self._waiting: dict[TurnHandle, tuple[Run, BatchState]] = {}
+        self._memory_budget = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
+        self._runs: deque[Run] = deque()  # in the order in which they may admit a batch
+        self._in_flight: dict[TurnHandle, tuple[Run, BatchState]] = {}
         self._agents: set[str] = set()  # of all runs so far
         self._num_batches = 0  # of all runs so far
 
-    def begin(self, request: RunRequest) -> Run:
-        """Take on a run. Its results come into `Run.results`, one for each open question of its batches, in the order
-        in which they finish, until `Run.is_over`.
+    def start_run(self, request: RunRequest) -> Run:
+        """Start a run. Its results are added to `Run.results` until `Run.is_over`, one for each open question of its
+        batches, in the order in which they finish.
 
-        A turn that fails takes its batch with it: the questions are tried again one by one, and the one that fails
-        again becomes a Failure. `Run.error` is what ended the run early: ActorError and ClusterError, which end all
-        runs, and InputError for a mistake of the user's that shows only now, such as a prompt that cannot be rendered.
+        If a turn fails, its batch fails: the questions are retried one by one, and a question that fails again becomes
+        a Failure. `Run.error` is the error that ended the run early: ActorError and ClusterError, which end all runs,
+        or an InputError that is found only while the run is active, such as a prompt that cannot be rendered.
         """
         run = Run(
             request,
@@ -70,84 +70,86 @@ class Scheduler:
             metrics=self._metrics,
             clock=self._clock,
             grader=self._grader,
-            first_batch=self._num_batches,
+            number_offset=self._num_batches,
         )
         self._num_batches += 1 + max((batch.number for batch in request.batches), default=0)
-        self._agents.update(agent.name for agent in run.route.agents)
-        run.tally.start(run.describe(self._info.description))
+        self._agents.update(agent.name for agent in run.topology_index.agents)
+        run.counters.start(run.describe(self._info.description))
         self._runs.append(run)
         return run
 
     def step(self) -> None:
-        """Go on with all runs by one event: what has finished comes first, then a new batch, and only then patience.
+        """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for events.
 
-        So a runtime that carries out turns at once is not flooded, and finished answers never wait for an admission.
+        This order does not flood a runtime that executes turns synchronously, and no finished answer waits for an
+        admission.
         """
         for run in list(self._runs):
             if run.is_cancelled or run.is_idle:
-                self.end(run)
-        if not self._collect(0.0) and not self._take_graded(0.0) and not self._admit():
-            if self._waiting:
-                self._collect(POLL_SECONDS)
+                self.close_run(run)
+        if not self._poll(0.0) and not self._collect_grades(0.0) and not self._admit():
+            if self._in_flight:
+                self._poll(POLL_SECONDS)
             else:
-                self._take_graded(POLL_SECONDS)
+                self._collect_grades(POLL_SECONDS)
         for run in list(self._runs):
             if run.is_idle:
-                self.end(run)
+                self.close_run(run)
 
-    def end(self, run: Run) -> None:
-        """Nothing more comes of a run: cancels what is in flight and drops its memory."""
+    def close_run(self, run: Run) -> None:
+        """Close a run: cancel its turns in flight and free its memory."""
         if run.is_over:
             return
         try:
-            self._abandon(list(run.batch_states))
+            self._cancel_batches(list(run.batch_states))
             run.grading.cancel()
         finally:
-            run.drop()
+            run.clear()
             run.is_over = True
             if run in self._runs:
                 self._runs.remove(run)
         record_load(self._metrics, self._load(), self._agents)
-        run.tally.end()
+        run.counters.finish()
 
-    def end_all(self, error: BaseException) -> None:
-        """End all runs with this error."""
+    def fail_all_runs(self, error: BaseException) -> None:
+        """Close all runs with this error."""
         for run in list(self._runs):
             run.fail(error)
         for run in list(self._runs):
-            self.end(run)
+            self.close_run(run)
 
-    def start_over(self) -> None:
-        """Something broke into a step: all that is in flight is dropped, and what has no result waits again."""
-        self._runtime_forgets(list(self._waiting), [])
-        self._waiting.clear()
+    def reset(self) -> None:
+        """Recover from an exception within a step: cancel all turns in flight and queue all questions without a
+        result."""
+        self._cancel_turns(list(self._in_flight), [])
+        self._in_flight.clear()
         for run in self._runs:
-            self._abandon(list(run.batch_states))
-            run.start_over()
-        self._ledger.clear()
+            self._cancel_batches(list(run.batch_states))
+            run.reset()
+        self._memory_budget.clear()
 
     @property
     def has_runs(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any run is not over."""
         return bool(self._runs)
 
     def _admit(self) -> bool:
-        """Start the next batch if there is room for it: of the runs in turn, so that none waits for all of another."""
+        """Start the next batch if it fits the memory budget. Returns whether anything happened. Runs admit in turn."""
         for run in list(self._runs):
             try:
-                batch_state = run.next_flight()
+                batch_state = run.next_batch()
             except LatentMASError as error:
                 self._fail([run], error)
                 return True
             if batch_state is None:
                 continue
-            if not self._ledger.fits(batch_state.bounds):
-                return False  # a later run with a smaller batch must not keep this one waiting for ever
+            if not self._memory_budget.fits(batch_state.bounds):
+                return False  # else smaller batches of later runs could delay this one for ever
             run.admit(batch_state)
             self._runs.remove(run)
             self._runs.append(run)
             batch_state.admit(self._clock())
-            self._ledger.reserve(batch_state, batch_state.bounds)
+            self._memory_budget.reserve(batch_state, batch_state.bounds)
             try:
                 self._submit_ready(run, batch_state)
             except LatentMASError as error:
@@ -156,17 +158,18 @@ class Scheduler:
         return False
 
     def _submit_ready(self, run: Run, batch_state: BatchState) -> None:
-        while (work := batch_state.next_work()) is not None:
-            ticket = self._runtime.submit(work, batch_state.segments_for(work))
-            batch_state.submitted(ticket)
-            self._waiting[ticket] = run, batch_state
-            if work.thinks == "latent":
-                self._ledger.reserve(batch_state, {work.agent: segment_bounds(work)})  # now with the texts it was given
+        while (request := batch_state.next_request()) is not None:
+            handle = self._runtime.submit(request, batch_state.segments_for(request))
+            batch_state.add_handle(handle)
+            self._in_flight[handle] = run, batch_state
+            if request.thinks == "latent":
+                # Now with the texts in its prompts.
+                self._memory_budget.reserve(batch_state, {request.agent: segment_bounds(request)})
 
-    def _collect(self, timeout_seconds: float) -> bool:
-        """Take in what has happened. Returns whether any turn had an outcome."""
+    def _poll(self, timeout_seconds: float) -> bool:
+        """Poll the runtime and handle its events. Returns whether any turn finished, failed or was lost."""
         try:
-            events = self._runtime.poll(timeout_seconds) if self._waiting else []
+            events = self._runtime.poll(timeout_seconds) if self._in_flight else []
         except LatentMASError as error:
             self._fail(list(self._runs), error)
             return True
@@ -178,39 +181,42 @@ class Scheduler:
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
                 case _:
-                    pass  # progress, replicas and nodes: for those who listen, there is nothing to schedule
-        self._take_in(turns)
+                    pass  # tokens, replicas and nodes are for observers only
+        self._handle_outcomes(turns)
         if turns or timeout_seconds:
             self._report_progress()
         return bool(turns)
 
-    def _take_in(self, events: Sequence[TurnEvent]) -> None:
-        """Act on outcomes of turns, the good ones first: what has finished in time is not lost with what has failed."""
+    def _handle_outcomes(self, events: Sequence[TurnEvent]) -> None:
+        """Handle the outcomes of turns. Finished turns come first, so that failures do not discard their results."""
         done = [event for event in events if isinstance(event, TurnDone)]
         finished = {event.handle for event in done}
         rest = [event for event in events if not isinstance(event, TurnDone)]
-        failed, broken = self._sort([event for event in rest if event.handle not in finished])
+        failed, broken = self._classify([event for event in rest if event.handle not in finished])
         for one in done:
-            if (found := self._waiting.pop(one.handle, None)) is not None:
+            if (found := self._in_flight.pop(one.handle, None)) is not None:
                 run, batch_state = found
-                with self._ending_runs(failed, run):
-                    self._finish_turn(run, batch_state, one, go_on=run not in failed and batch_state not in broken)
-        self._note_lost_segments(event.handle for event in rest if isinstance(event, TurnLost))
+                with self._recording_errors(failed, run):
+                    self._finish_turn(
+                        run, batch_state, one, submit_next=run not in failed and batch_state not in broken
+                    )
+        self._mark_lost_segments(event.handle for event in rest if isinstance(event, TurnLost))
         for batch_state, (run, failures) in broken.items():
-            with self._ending_runs(failed, run):
-                self._retry(run, batch_state, failures, go_on=run not in failed)
-        while failed:  # no local name for the error: its traceback knows this frame, and the cycle would keep tickets
+            with self._recording_errors(failed, run):
+                self._retry(run, batch_state, failures, submit_next=run not in failed)
+        # No local variable for the error: its traceback refers to this frame, and the cycle would keep handles alive.
+        while failed:
             self._fail([next(iter(failed))], failed.pop(next(iter(failed))))
 
-    def _sort(
-        self, failures: Iterable[Broke]
-    ) -> tuple[dict[Run, LatentMASError], dict[BatchState, tuple[Run, list[Broke]]]]:
-        """The runs that these failures end, and the batches that are tried again."""
+    def _classify(
+        self, failures: Iterable[FailureEvent]
+    ) -> tuple[dict[Run, LatentMASError], dict[BatchState, tuple[Run, list[FailureEvent]]]]:
+        """Return the runs that these failures end, with their errors, and the batches to be retried."""
         failed: dict[Run, LatentMASError] = {}
-        broken: dict[BatchState, tuple[Run, list[Broke]]] = {}
+        broken: dict[BatchState, tuple[Run, list[FailureEvent]]] = {}
         for event in failures:
-            if (found := self._waiting.get(event.handle)) is None:
-                continue  # it was cancelled, or is done and has lost its segment
+            if (found := self._in_flight.get(event.handle)) is None:
+                continue  # it was cancelled, or has a result and lost its segment
             run, batch_state = found
             if isinstance(event, TurnLost) or is_retried(event.error):
                 broken.setdefault(batch_state, (run, []))[1].append(event)
@@ -220,163 +226,170 @@ class Scheduler:
         return failed, broken
 
     @contextmanager
-    def _ending_runs(self, failed: dict[Run, LatentMASError], run: Run) -> Iterator[None]:
-        """Note an error of the body, for its runs to be ended once all outcomes are taken in."""
+    def _recording_errors(self, failed: dict[Run, LatentMASError], run: Run) -> Iterator[None]:
+        """Record an error of the body for the runs that it ends; they are closed after all outcomes are handled."""
         try:
             yield
         except LatentMASError as error:
             for ended in self._ended_by(error, run):
                 failed.setdefault(ended, error)
 
-    def _note_lost_segments(self, handles: Iterable[TurnHandle]) -> None:
-        """Turns that are done and whose segments are gone: they are carried out again once a reader lacks them."""
+    def _mark_lost_segments(self, handles: Iterable[TurnHandle]) -> None:
+        """Mark finished turns whose segments are lost: they are submitted again once a reader lacks a segment."""
         for handle in handles:
             for batch_state in (batch_state for run in self._runs for batch_state in run.batch_states):
-                if batch_state.tickets.get(handle.agent) is handle and handle.agent in batch_state.reports:
-                    batch_state.gone.add(handle.agent)
+                if batch_state.handles.get(handle.agent) is handle and handle.agent in batch_state.results:
+                    batch_state.lost_segments.add(handle.agent)
 
     def _ended_by(self, error: LatentMASError, run: Run) -> list[Run]:
-        return list(self._runs) if isinstance(error, _ENDS_ALL) else [run]
+        return list(self._runs) if isinstance(error, _ENDS_ALL_RUNS) else [run]
 
     def _fail(self, runs: Iterable[Run], error: LatentMASError) -> None:
-        """These runs end with an error; answers that only lack their grades are not lost with them."""
+        """End these runs with an error. Answers that are being graded still become results."""
         for run in runs:
             run.fail(error)
-            self._abandon(list(run.batch_states))
-            run.drop()
+            self._cancel_batches(list(run.batch_states))
+            run.clear()
 
     def _report_progress(self) -> None:
         load = self._load()
         record_load(self._metrics, load, self._agents)
-        held = sum(load.memory_bytes.values())
+        stored_bytes = sum(load.memory_bytes.values())
         for run in self._runs:
-            run.tally.report(batches_in_flight=len(run.batch_states), memory_bytes=held)
+            run.counters.send_progress(batches_in_flight=len(run.batch_states), memory_bytes=stored_bytes)
 
     def _load(self) -> LoadSnapshot:
         return LoadSnapshot(
             batches_in_flight=sum(len(run.batch_states) for run in self._runs),
             batches_waiting=sum(len(run.queue) for run in self._runs),
-            turns_in_flight=Counter(ticket.agent for ticket in self._waiting),
-            memory_bytes=self._ledger.held_bytes_by_agent(),
+            turns_in_flight=Counter(handle.agent for handle in self._in_flight),
+            memory_bytes=self._memory_budget.stored_bytes_by_agent(),
         )
 
-    def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, go_on: bool) -> None:
-        """A turn has its result; `go_on` submits what can run now."""
+    def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, submit_next: bool) -> None:
+        """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
-        to_free = batch_state.finished(result)
-        if go_on and not batch_state.is_complete:
-            self._submit_ready(run, batch_state)  # before all that nobody waits for
-        run.tally.count_turn(result)
+        to_free = batch_state.add_result(result)
+        if submit_next and not batch_state.is_complete:
+            self._submit_ready(run, batch_state)  # first, because actors wait for it
+        run.counters.count_turn(result)
         if result.agent in batch_state.bounds:
-            self._ledger.settle(batch_state, result.agent, result.segment_bytes)
+            self._memory_budget.set_size(batch_state, result.agent, result.segment_bytes)
         self._free_segments(batch_state, to_free)
         if batch_state.is_complete:
             run.batch_states.remove(batch_state)
             self._finish(run, batch_state)
 
     def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
-        """The last reader of these segments has its result."""
+        """Free segments whose last reader has its result."""
         for handle in handles:
-            self._ledger.release(batch_state, handle.agent)
+            self._memory_budget.release(batch_state, handle.agent)
         self._runtime.free_segments(handles)
 
     def _finish(self, run: Run, batch_state: BatchState) -> None:
-        """All agents have reported: memory is handed out, answers are graded while other batches go on."""
+        """Handle a batch with all its results: return its memory, or start grading its answers."""
         assert batch_state.admitted_at is not None
         if run.request.goal == "think":
-            for kept in self._kept(run, batch_state):
-                if kept.id not in batch_state.batch.done and run.settle(kept):
-                    run.tally.count_memory(kept.id)
+            for memory in self._returned_memories(run, batch_state):
+                if memory.id not in batch_state.batch.done and run.add_result(memory):
+                    run.counters.count_memory(memory.id)
             return
-        texts = batch_state.reports[run.topology.answering_agent.name].texts
+        texts = batch_state.results[run.topology.answering_agent.name].texts
         answers = zip(batch_state.batch.questions, texts, strict=True)
         still_open = [(question, text) for question, text in answers if question.id not in batch_state.batch.done]
-        run.grading.give((batch_state, self._clock() - batch_state.admitted_at), still_open)
-        self._take_graded_of(run, 0.0)
+        run.grading.submit((batch_state, self._clock() - batch_state.admitted_at), still_open)
+        self._collect_grades_of(run, 0.0)
 
-    def _take_graded(self, timeout_seconds: float) -> bool:
-        """Take in what has its grades; waits for one run's only if there is nothing else to do."""
+    def _collect_grades(self, timeout_seconds: float) -> bool:
+        """Add graded answers to their runs' results. `timeout_seconds` is divided among the runs that are grading."""
         grading = [run for run in self._runs if len(run.grading)]
         seconds = timeout_seconds / max(1, len(grading))
-        return [self._take_graded_of(run, seconds) for run in grading].count(True) > 0
+        return [self._collect_grades_of(run, seconds) for run in grading].count(True) > 0
 
-    def _take_graded_of(self, run: Run, timeout_seconds: float) -> bool:
+    def _collect_grades_of(self, run: Run, timeout_seconds: float) -> bool:
         try:
-            graded = run.grading.take(timeout_seconds)
+            graded = run.grading.collect(timeout_seconds)
         except LatentMASError as error:
             self._fail([run], error)
             return True
         for (batch_state, seconds), grades in graded:
-            kept = {memory.id: memory for memory in self._kept(run, batch_state)} if run.request.keeps_memory else None
-            for answer in make_answers(batch_state.batch, run.route, batch_state.reports, seconds, grades, kept=kept):
-                if run.settle(answer):
-                    run.tally.count_answer(answer)
+            memories = (
+                {memory.id: memory for memory in self._returned_memories(run, batch_state)}
+                if run.request.keeps_memory
+                else None
+            )
+            for answer in make_answers(
+                batch_state.batch, run.topology_index, batch_state.results, seconds, grades, memories=memories
+            ):
+                if run.add_result(answer):
+                    run.counters.count_answer(answer)
         return bool(graded)
 
-    def _kept(self, run: Run, batch_state: BatchState) -> list[ReturnedMemory]:
-        return kept_memories(batch_state.batch, run.route, batch_state.reports, run.request.model)
+    def _returned_memories(self, run: Run, batch_state: BatchState) -> list[ReturnedMemory]:
+        return returned_memories(batch_state.batch, run.topology_index, batch_state.results, run.request.model)
 
-    def _retry(self, run: Run, batch_state: BatchState, failures: Sequence[Broke], *, go_on: bool) -> None:
-        """Try a batch again after these failures; `go_on` submits what can run now.
+    def _retry(self, run: Run, batch_state: BatchState, failures: Sequence[FailureEvent], *, submit_next: bool) -> None:
+        """Retry a batch after these failures; `submit_next` submits the turns that are ready now.
 
-        The first in topological order counts: turns that read a failed turn's segment fail with it.
+        Failures are handled in topological order, because turns that read a failed turn's segment fail with it.
         """
         for event in sorted(failures, key=lambda event: batch_state.depth(event.handle.agent)):
-            if event.handle not in self._waiting:
-                continue  # it was rewound, or given up, with an earlier one
+            if event.handle not in self._in_flight:
+                continue  # reset or cancelled with an earlier failure
             failure = TurnFailure.of(event)
-            dying = [other for other in failures if _died(other) and other.handle in self._waiting]
+            dying = [other for other in failures if _actor_died(other) and other.handle in self._in_flight]
             dead = {other.handle.agent for other in dying}
-            # Turns that were lost together count once, whichever of them is the suspect.
+            # Turns that were lost together count as one loss, whichever of them is the suspect.
             batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
             if failure.is_loss and batch_state.retry.can_rewind(batch_state.num_losses, run.settings.max_losses):
                 self._rewind(run, batch_state, failure, dead)
             else:
-                self._give_up(run, batch_state, failure)
-        if go_on and batch_state in run.batch_states:
+                self._fail_batch(run, batch_state, failure)
+        if submit_next and batch_state in run.batch_states:
             self._submit_ready(run, batch_state)
 
     def _rewind(self, run: Run, batch_state: BatchState, failure: TurnFailure, dead: Set[str]) -> None:
-        """Have what was lost carried out again, from the last memory that still exists."""
-        lost = batch_state.gone | dead
-        sources = set(run.route.sources[failure.agent])
+        """Reset the lost turns, and the turns whose lost segments they read."""
+        lost = batch_state.lost_segments | dead
+        sources = set(run.topology_index.sources[failure.agent])
         if failure.lacks_memory and lost.isdisjoint(sources):
-            lost |= sources  # which of them is gone is not known
-        pending, reported = batch_state.rewind(lost | {failure.agent})
-        run.tally.count_fault(failure.agent, failure.reason)
-        self._runtime_forgets(pending, reported)
+            lost |= sources  # which one is lost is unknown
+        pending, finished = batch_state.rewind(lost | {failure.agent})
+        run.counters.count_fault(failure.agent, failure.reason)
+        self._cancel_turns(pending, finished)
 
-    def _give_up(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
-        """Cancel a batch that failed: it is split, or its only question fails for good."""
-        self._abandon([batch_state])
+    def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
+        """Cancel a failed batch. Its questions are retried one by one, or its only question fails for good."""
+        self._cancel_batches([batch_state])
         run.batch_states.remove(batch_state)
         if not batch_state.retry.is_exhausted(run.settings.max_attempts):
             run.retry(batch_state.retry.split())
             return
         final = Failure(id=batch_state.batch.questions[0].id, agent=failure.agent, error=failure.reason)
-        if run.settle(final):
-            run.tally.count_failure(final)
+        if run.add_result(final):
+            run.counters.count_failure(final)
 
-    def _abandon(self, batch_states: Iterable[BatchState]) -> None:
-        """Cancel the turns of these batches, and drop their memory."""
-        pending, reported = [], []
+    def _cancel_batches(self, batch_states: Iterable[BatchState]) -> None:
+        """Cancel the turns of these batches and free their memory."""
+        pending, finished = [], []
         for batch_state in batch_states:
-            unfinished, finished = batch_state.abandon()
+            unfinished, done = batch_state.cancel()
             pending += unfinished
-            reported += finished
+            finished += done
             for name in batch_state.bounds:
-                self._ledger.release(batch_state, name)
-        self._runtime_forgets(pending, reported)
+                self._memory_budget.release(batch_state, name)
+        self._cancel_turns(pending, finished)
 
-    def _runtime_forgets(self, pending: list[TurnHandle], reported: list[TurnHandle]) -> None:
-        for ticket in pending:
-            self._waiting.pop(ticket, None)
+    def _cancel_turns(self, pending: list[TurnHandle], finished: list[TurnHandle]) -> None:
+        """Cancel the pending turns, and free the segments of all these turns."""
+        for handle in pending:
+            self._in_flight.pop(handle, None)
         if pending:
             self._runtime.cancel(pending)
-        if pending or reported:
-            self._runtime.free_segments([*pending, *reported])
+        if pending or finished:
+            self._runtime.free_segments([*pending, *finished])
 
 
-def _died(event: Broke) -> bool:
-    """Whether the actor of the turn is gone."""
+def _actor_died(event: FailureEvent) -> bool:
+    """Return whether the turn was lost with its actor."""
     return isinstance(event, TurnLost) and not event.lacks_memory

@@ -1,4 +1,4 @@
-"""The bound on working memory in flight."""
+"""The limit on working memory in flight."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -8,11 +8,12 @@ from math import ceil
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentBound:
-    """What is known of one question's part of a segment before it exists. No tokenizer makes more tokens than bytes."""
+    """An upper bound on one question's part of a segment that does not exist yet. A prompt has no more tokens than
+    bytes."""
 
     prompt_bytes: int
     latent_steps: int
-    spare_tokens: int  # for what the prompt's bytes do not show
+    spare_tokens: int  # tokens that the prompt's bytes do not include
 
 
 @dataclass
@@ -22,11 +23,11 @@ class _ReservedSegment:
 
 
 class MemoryBudget:
-    """Counts the bytes of all segments that are alive or will be, and says whether another batch fits.
+    """Counts the bytes of all segments that exist or are reserved, and decides whether another batch fits.
 
-    A segment counts with its true size once that is reported. Until then a prompt counts as many tokens as it has
-    bytes, times the most tokens a byte that this agent has been seen to need: so the estimate adapts to the
-    tokenizer, and still tells a long question from a short one.
+    A segment counts with its true size once its turn has finished, and with an estimate before that: the prompt's bytes
+    times the largest number of tokens per byte seen for this agent (1 at first). So the estimate adapts to the
+    tokenizer and still depends on the length of the question.
     """
 
     def __init__(self, limit_bytes: int, bytes_per_token: int) -> None:
@@ -37,40 +38,40 @@ class MemoryBudget:
 
     @property
     def reserved_bytes(self) -> int:
-        """What all segments together take, those still to come by estimate."""
+        """Bytes of all segments, estimated for those that do not exist yet."""
         return sum(
             self._estimate(agent, segment.bounds) if segment.num_bytes is None else segment.num_bytes
             for (_, agent), segment in self._segments.items()
         )
 
     @property
-    def held_bytes(self) -> int:
-        """What the segments take that are known to exist."""
-        return sum(self.held_bytes_by_agent().values())
+    def stored_bytes(self) -> int:
+        """Bytes of the segments that exist."""
+        return sum(self.stored_bytes_by_agent().values())
 
-    def held_bytes_by_agent(self) -> dict[str, int]:
-        """What the segments take that are known to exist, by the agent that wrote them."""
-        held: Counter[str] = Counter()
+    def stored_bytes_by_agent(self) -> dict[str, int]:
+        """Bytes of the segments that exist, by the agent that wrote them."""
+        stored: Counter[str] = Counter()
         for (_, agent), segment in self._segments.items():
-            held[agent] += segment.num_bytes or 0
-        return held
+            stored[agent] += segment.num_bytes or 0
+        return stored
 
     def fits(self, bounds_by_agent: Mapping[str, Sequence[SegmentBound]]) -> bool:
-        """Whether another batch, with these bounds for each of its segments and questions, stays below the limit.
+        """Return whether another batch stays within the limit, given the bounds of its segments for each question.
 
-        Where no memory is in flight everything fits: a batch larger than the limit runs alone instead of never.
+        When no memory is in flight every batch fits: a batch larger than the limit runs alone.
         """
         reserved = self.reserved_bytes
-        coming = sum(self._estimate(agent, bounds) for agent, bounds in bounds_by_agent.items())
-        return not reserved or reserved + coming <= self._limit_bytes
+        added = sum(self._estimate(agent, bounds) for agent, bounds in bounds_by_agent.items())
+        return not reserved or reserved + added <= self._limit_bytes
 
     def reserve(self, batch: Hashable, bounds_by_agent: Mapping[str, Sequence[SegmentBound]]) -> None:
-        """Count these segments of a batch from now on, in place of what was reserved for them before."""
+        """Reserve memory for these segments of a batch, replacing earlier reservations for them."""
         for agent, bounds in bounds_by_agent.items():
             self._segments[batch, agent] = _ReservedSegment(bounds)
 
-    def settle(self, batch: Hashable, agent: str, segment_bytes: Sequence[int]) -> None:
-        """Replace the estimate of a segment by its true size, per question, and learn from it."""
+    def set_size(self, batch: Hashable, agent: str, segment_bytes: Sequence[int]) -> None:
+        """Replace the estimate of a segment by its true size in bytes for each question, and update tokens per byte."""
         segment = self._segments[batch, agent]
         segment.num_bytes = sum(segment_bytes)
         for num_bytes, bound in zip(segment_bytes, segment.bounds, strict=True):
@@ -80,11 +81,11 @@ class MemoryBudget:
                 self._tokens_per_byte[agent] = max(seen, tokens / bound.prompt_bytes)
 
     def release(self, batch: Hashable, agent: str) -> None:
-        """The segment is dropped. One that does not count (any more) is ignored."""
+        """Stop counting a segment. Does nothing if it is not counted."""
         self._segments.pop((batch, agent), None)
 
     def clear(self) -> None:
-        """All segments are dropped."""
+        """Stop counting all segments."""
         self._segments.clear()
 
     def _estimate(self, agent: str, bounds: Sequence[SegmentBound]) -> int:

@@ -1,15 +1,20 @@
-"""What a run tells a monitoring system while it goes on: the list of all metrics, and when each is recorded."""
+"""What a run reports while it runs: events to its observer, and metrics to a monitoring system."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import (
     MemoryFinished,
+    Observer,
     QuestionAnswered,
     QuestionFailed,
+    RunEnded,
     RunEvent,
+    RunProgress,
+    RunStarted,
     TurnFinished,
     TurnRepeated,
 )
@@ -17,7 +22,7 @@ from latentmas_ray.runs.run_events import (
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A counter only grows, and its name ends in `_total`; a gauge is what it was last set to."""
+    """One metric. A counter only grows, and its name ends in `_total`; a gauge has the value that was set last."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -28,14 +33,14 @@ class Metric:
 QUESTIONS = Metric(
     name="latentmas_questions_total",
     kind="counter",
-    description="questions that were settled; outcome: answered or failed",
+    description="questions that have a result; outcome: answered or failed",
     tags=("outcome",),
 )
 TURNS = Metric(name="latentmas_turns_total", kind="counter", description="turns that agents have finished")
 LOST_TURNS = Metric(
     name="latentmas_lost_turns_total",
     kind="counter",
-    description="turns that were lost with their actor or their memory, and carried out again",
+    description="turns that were lost with their actor or their memory, and submitted again",
 )
 TOKENS = Metric(
     name="latentmas_tokens_total",
@@ -52,7 +57,7 @@ PHASE_SECONDS = Metric(
     description="seconds of turns; phase: wait, absorb, prefill, think, decode or emit",
     tags=("agent", "phase"),
 )
-_READ = ("agent", "source", "transport", "link")  # who reads, whose segment, and by which way
+_READ = ("agent", "source", "transport", "link")  # the reader, the writer of the segment, and how it was moved
 MOVED_BYTES = Metric(
     name="latentmas_moved_bytes_total",
     kind="counter",
@@ -68,12 +73,12 @@ EXPOSED_SECONDS = Metric(
 TURNS_IN_FLIGHT = Metric(
     name="latentmas_turns_in_flight",
     kind="gauge",
-    description="queue depth: turns that are submitted and have not reported",
+    description="queue depth: turns that are submitted and not finished",
 )
 MEMORY_BYTES = Metric(
     name="latentmas_memory_in_flight_bytes",
     kind="gauge",
-    description="working memory that this agent wrote and somebody may still read",
+    description="working memory that this agent wrote and that is still needed",
 )
 BATCHES_WAITING = Metric(
     name="latentmas_batches_waiting", kind="gauge", description="batches that are not admitted yet", tags=()
@@ -95,29 +100,31 @@ METRICS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoadSnapshot:
-    """What is under way at one moment in all runs. An agent that is left out has nothing."""
+    """The load of the scheduler at one moment, over all runs. Agents that are missing have none."""
 
     batches_in_flight: int = 0
     batches_waiting: int = 0
     turns_in_flight: Mapping[str, int] = field(default_factory=dict)  # by agent
-    memory_bytes: Mapping[str, int] = field(default_factory=dict)  # of segments that exist, by who wrote them
+    memory_bytes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of segments that exist, by the agent that wrote them
 
 
 class MetricSink(Protocol):
-    """Where metrics go."""
+    """Receives the values of metrics."""
 
     def record(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
-        """A counter grows by `value` (above 0), a gauge becomes `value`; `tags` has all of `metric.tags`."""
+        """Add `value` (above 0) to a counter, or set a gauge to it; `tags` has all of `metric.tags`."""
 
 
 class NoMetrics:
-    """They go nowhere."""
+    """Ignores all metrics."""
 
     def record(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None: ...
 
 
 def record_load(sink: MetricSink, load: LoadSnapshot, agents: Iterable[str]) -> None:
-    """What is under way now, in all runs together; `agents` are all that a run has had."""
+    """Record the load; `agents` are the agents of all runs so far, so that idle ones are recorded as 0."""
     sink.record(BATCHES_WAITING, load.batches_waiting, {})
     for agent in agents:
         sink.record(TURNS_IN_FLIGHT, load.turns_in_flight.get(agent, 0), {"agent": agent})
@@ -132,8 +139,8 @@ class RunMetrics:
 
     def on_event(self, event: RunEvent) -> None:
         match event:
-            case TurnFinished(report=report):
-                self._turn(report)
+            case TurnFinished(report=result):
+                self._record_turn(result)
             case TurnRepeated(agent=agent):
                 self._count(LOST_TURNS, 1, agent=agent)
             case QuestionAnswered() | MemoryFinished():
@@ -141,19 +148,100 @@ class RunMetrics:
             case QuestionFailed():
                 self._count(QUESTIONS, 1, outcome="failed")
 
-    def _turn(self, report: TurnResult) -> None:
-        agent = report.agent
+    def _record_turn(self, result: TurnResult) -> None:
+        agent = result.agent
         self._count(TURNS, 1, agent=agent)
-        self._count(TOKENS, sum(report.prompt_tokens), agent=agent, kind="prompt")
-        self._count(TOKENS, sum(map(len, report.output_token_ids)), agent=agent, kind="output")
-        self._count(LATENT_STEPS, report.latent_steps * len(report.prompt_tokens), agent=agent)
-        for phase, seconds in asdict(report.phases).items():
+        self._count(TOKENS, sum(result.prompt_tokens), agent=agent, kind="prompt")
+        self._count(TOKENS, sum(map(len, result.output_token_ids)), agent=agent, kind="output")
+        self._count(LATENT_STEPS, result.latent_steps * len(result.prompt_tokens), agent=agent)
+        for phase, seconds in asdict(result.phases).items():
             self._count(PHASE_SECONDS, seconds, agent=agent, phase=phase)
-        for read in report.reads:
-            way = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
-            self._count(MOVED_BYTES, read.moved_bytes, **way)
-            self._count(EXPOSED_SECONDS, read.exposed_seconds, **way)
+        for read in result.reads:
+            tags = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
+            self._count(MOVED_BYTES, read.moved_bytes, **tags)
+            self._count(EXPOSED_SECONDS, read.exposed_seconds, **tags)
 
     def _count(self, metric: Metric, value: float, **tags: str) -> None:
         if value > 0:
             self._sink.record(metric, value, tags)
+
+
+class RunCounters:
+    """Counts what a run has done, and sends the events of the run to its observer and its metrics."""
+
+    def __init__(
+        self,
+        observer: Observer | None,
+        metrics: RunMetrics,
+        clock: Callable[[], float],
+        num_questions: int,
+        num_done: int,
+        *,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """`on_error` is called with exceptions of the observer; the scheduler, which serves other runs, continues."""
+        self.num_questions = num_questions
+        self._observer = observer
+        self._metrics = metrics
+        self._clock = clock
+        self._on_error = on_error
+        self._num_done = num_done
+        self._num_failed = 0
+        self._tokens = 0
+        self._started_at = clock()
+
+    def count_turn(self, result: TurnResult) -> None:
+        """Count the prompt, latent and output tokens of a finished turn."""
+        self._tokens += sum(result.prompt_tokens) + result.latent_steps * len(result.prompt_tokens)
+        self._tokens += sum(len(ids) for ids in result.output_token_ids)
+        self._send(TurnFinished(report=result))
+
+    def count_answer(self, answer: Answer) -> None:
+        """Count a question that has its answer."""
+        self._num_done += 1
+        self._send(QuestionAnswered(answer=answer))
+
+    def count_failure(self, failure: Failure) -> None:
+        """Count a question that failed for good."""
+        self._num_failed += 1
+        self._send(QuestionFailed(failure=failure))
+
+    def count_fault(self, agent: str, reason: str) -> None:
+        """Report that a turn of `agent` was lost and is submitted again."""
+        self._send(TurnRepeated(agent=agent, reason=reason))
+
+    def count_memory(self, question_id: str) -> None:
+        """Count a question whose memory is complete."""
+        self._num_done += 1
+        self._send(MemoryFinished(question_id=question_id))
+
+    def send_progress(self, *, batches_in_flight: int, memory_bytes: int) -> None:
+        """Send a snapshot of the run; `memory_bytes` is the memory in flight of all runs."""
+        self._send(
+            RunProgress(
+                num_questions=self.num_questions,
+                num_done=self._num_done,
+                num_failed=self._num_failed,
+                batches_in_flight=batches_in_flight,
+                memory_in_flight_bytes=memory_bytes,
+                tokens=self._tokens,
+                seconds=self._clock() - self._started_at,
+            )
+        )
+
+    def start(self, description: str) -> None:
+        """Report that the run starts on a runtime with this description."""
+        self._send(RunStarted(description=description, num_questions=self.num_questions, num_done=self._num_done))
+
+    def finish(self) -> None:
+        """Report that the run is over, for whatever reason."""
+        self._send(RunEnded())
+
+    def _send(self, event: RunEvent) -> None:
+        self._metrics.on_event(event)
+        if self._observer is None:
+            return
+        try:
+            self._observer.on_event(event)
+        except Exception as error:  # noqa: BLE001  observers can raise anything
+            self._on_error(error)

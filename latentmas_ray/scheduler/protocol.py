@@ -1,6 +1,6 @@
-"""What the driver knows of whoever carries out turns. The local runtime and the Ray actors both speak this.
+"""The interface between the scheduler and a runtime, which executes turns: in this process or in Ray actors.
 
-The driver holds `TurnHandle`s: names for results that may not exist yet. It never holds a tensor.
+The scheduler holds `TurnHandle`s, references to results that may not exist yet. It never holds a tensor.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,32 +9,32 @@ from typing import Any, Protocol
 
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.scheduler.events import Event, TurnHandle
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeInfo:
-    """What a started runtime tells about itself."""
+    """Facts about a started runtime."""
 
     bytes_per_token: int  # of KV, in this model
-    memory_limit_bytes: int  # what may be in flight at once when the user does not say
+    memory_limit_bytes: int  # default limit on memory in flight
     description: str  # one line for the log: actors, devices, threads
-    sent_bytes_per_token: int | None = None  # of KV as it travels, where a codec makes that another number
-    handover_costs: TransferCosts | None = None  # measured, if the runtime was asked to
-    kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model, which only those look at who hold memory
+    sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
+    transfer_costs: TransferCosts | None = None  # None if they were not measured
+    kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler
 
 
 class Runtime(Protocol):
-    """Carries out turns, one actor (or more) per agent, each agent's in the order in which they become able to run."""
+    """Executes turns. Each agent has one actor or several; its turns start in the order in which their inputs exist."""
 
     def start(self) -> RuntimeInfo:
-        """Bring up everything turns need (loads the models). Raises ClusterError, ActorError or ModelError."""
+        """Start actors and load models. Raises ClusterError, ActorError or ModelError."""
 
-    def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
-        """Queue a turn and return at once (a local runtime may carry it out first).
+    def submit(self, request: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
+        """Queue a turn and return its handle. A local runtime may execute the turn before it returns.
 
-        `segments` holds `TurnHandle.segment` of each agent in `work.segment_order()`; they need not exist yet. Raises
-        ActorError if there are no actors any more.
+        `segments` holds `TurnHandle.segment` of each agent in `request.segment_order()`; they need not exist
+        yet. Raises ActorError if no actor is left.
         """
 
     def poll(self, timeout_seconds: float) -> list[Event]:
@@ -42,20 +42,21 @@ class Runtime(Protocol):
 
         Waits up to `timeout_seconds` for the first event. Every submitted turn that is not cancelled comes back as one
         TurnDone, TurnFailed or TurnLost; a TurnDone may be followed by a TurnLost, when its segment is lost. The
-        runtime looks after its actors in here, so a driver with turns in flight has to call it again and again.
-        Raises ActorError or ClusterError where actors that died cannot be replaced.
+        runtime checks the health of its actors here, so a scheduler with turns in flight has to call it repeatedly.
+        Raises ActorError or ClusterError if dead actors cannot be replaced.
         """
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        """Give up on these questions (default: on all) of the turns: nothing more is reported about them.
+        """Cancel these questions (default: all) of the turns: no more events are reported for them.
 
-        A turn that is queued is taken back once none of its questions is wanted; one that runs may go on to its end.
-        Turns are named because ids alone do not tell whose question is meant: two callers may use the same id, and a
-        batch that is rewound keeps some of its turns. Never raises.
+        A queued turn is removed once all of its questions are cancelled; a running turn may run to its end. Question
+        ids alone are ambiguous, so handles are passed: two callers may use the same id, and a batch that is rewound
+        keeps some of its turns. Never raises.
         """
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
-        """Free the segments of these turns, which no turn will read any more. Never raises."""
+        """Free the segments of these turns; no later turn reads them. Never raises."""
 
     def close(self) -> None:
-        """Release actors and whatever `start` brought up. Safe to call twice, and after a failed start."""
+        """Shut down the actors and everything else that `start` started. Safe to call twice, and after a failed
+        start."""

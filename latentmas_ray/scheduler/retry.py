@@ -1,9 +1,9 @@
-"""When a batch is tried again: what failed, how often its questions have been tried, and the rules.
+"""The rules of retries.
 
-* A turn that is lost (its actor died, memory it reads is gone) is submitted again, from the last memory that exists. A
-  batch that is suspected of killing its actors too often counts as failed.
-* A batch that failed is split: each of its questions is tried again alone. A question alone is tried `max_attempts`
-  times in all; then it fails for good.
+* A lost turn (its actor died, or memory that it reads is lost) is submitted again, and so are the turns whose segments
+  it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed.
+* A failed batch is split: each of its questions is retried alone. A question fails for good after `max_attempts`
+  attempts in total.
 """
 
 from dataclasses import dataclass
@@ -17,39 +17,39 @@ MAX_ERROR_CHARS = 500
 
 @dataclass(frozen=True)
 class RetryState:
-    """A batch in the queue: how often its questions have been tried with this one, and since when."""
+    """A batch in the queue, with the number of its attempt and the time of the first attempt."""
 
     batch: Batch
     number: int = 1
-    admitted_at: float | None = None  # on the driver's clock, of the first attempt
+    admitted_at: float | None = None  # of the first attempt, in seconds of the scheduler's clock
 
     def can_rewind(self, num_losses: int, max_losses: int) -> bool:
-        """Whether lost turns of the batch are submitted again, after `num_losses` of which it may be the cause. Each
-        further attempt gets a smaller share of `max_losses`."""
+        """Return whether lost turns are submitted again, after `num_losses` that the batch may have caused. The limit
+        is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
     def is_exhausted(self, max_attempts: int) -> bool:
-        """Whether a failure is final: of a question that was alone and has had its attempts."""
+        """Return whether a failure is final: the question was alone in its batch and has had all its attempts."""
         return len(self.batch.questions) == 1 and self.number >= max_attempts
 
     def split(self) -> list["RetryState"]:
-        """The open questions, each to be tried again alone."""
+        """Return one retry for each open question, alone in its batch."""
         return [RetryState(single, self.number + 1, self.admitted_at) for single in self.batch.split()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnFailure:
-    """Why a turn has no result, without the error itself."""
+    """Why a turn has no result; holds no exception."""
 
     agent: str
     reason: str  # one line of bounded length
-    is_loss: bool = False  # the turn can be submitted again as it was
+    is_loss: bool = False  # the turn can be submitted again
     lacks_memory: bool = False
     is_suspect: bool = False
 
     @classmethod
     def of(cls, event: TurnFailed | TurnLost) -> "TurnFailure":
-        """Build from the event that reported it."""
+        """Build from the event of the turn."""
         if isinstance(event, TurnFailed):
             return cls(agent=event.handle.agent, reason=_one_line(str(event.error) or type(event.error).__name__))
         return cls(
@@ -62,7 +62,7 @@ class TurnFailure:
 
 
 def is_retried(error: LatentMASError) -> bool:
-    """Whether the batch of a turn that failed with this is tried again; any other error ends its run, or all runs."""
+    """Return whether a batch is retried after this error of a turn; any other error ends its run, or all runs."""
     return isinstance(error, TurnError)
 
 

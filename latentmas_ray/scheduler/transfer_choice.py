@@ -1,56 +1,65 @@
-"""Whether an agent's memory travels as KV or as the inputs from which its readers recompute it."""
+"""Chooses, for each agent, whether its memory is sent as KV or as inputs from which readers recompute the KV."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.config import TransferMode
 from latentmas_ray.engine.turn import Handover
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.units import format_seconds
 
-_TOKENS = 1000  # for which costs are told; both grow in proportion
+_TOKENS = 1000  # the costs in log lines are for this number; both are proportional to it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferCosts:
+    """Costs that a runtime has measured between and on its actors."""
+
+    bytes_per_second: Mapping[tuple[str, str], float]  # by (writer, reader); of the slowest link between their actors
+    prefill_tokens_per_second: Mapping[str, float]  # by reader
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferChoice:
-    """The decision for one agent, and what it rests on; seconds are those of a thousand tokens and the slowest reader,
-    None where nothing was measured."""
+    """The choice for one agent and its costs: seconds for a thousand tokens and the slowest reader, None if not
+    measured."""
 
     agent: str
-    handover: Handover
+    mode: Handover
     kv_seconds: float | None = None
-    recipe_seconds: float | None = None
+    recompute_seconds: float | None = None
 
     def __str__(self) -> str:
-        if self.kv_seconds is None or self.recipe_seconds is None:
-            return f"{self.agent} hands over {self.handover}"
-        costs = f"kv {format_seconds(self.kv_seconds)}, recompute {format_seconds(self.recipe_seconds)}"
-        return f"{self.agent} hands over {self.handover} ({costs} for {_TOKENS:,} tokens)"
+        if self.kv_seconds is None or self.recompute_seconds is None:
+            return f"{self.agent} hands over {self.mode}"
+        costs = f"kv {format_seconds(self.kv_seconds)}, recompute {format_seconds(self.recompute_seconds)}"
+        return f"{self.agent} hands over {self.mode} ({costs} for {_TOKENS:,} tokens)"
 
 
 def choose_transfers(
-    mode: TransferMode, route: TopologyIndex, costs: TransferCosts | None, *, bytes_per_token: int
+    mode: TransferMode, topology_index: TopologyIndex, costs: TransferCosts | None, *, bytes_per_token: int
 ) -> dict[str, TransferChoice]:
-    """The choice for each latent agent that works. `auto` takes the faster by the measured costs, KV without any.
+    """Return the choice for each latent agent that runs. `auto` takes the faster mode by the measured costs, or KV if
+    there are none.
 
-    KV takes bytes / bandwidth; recompute inputs are hardly anything on the link and take tokens / prefill throughput
-    at the reader (Theorem 3.4 of arXiv 2511.20639 counts the same forward). Every reader does this at the same time as
-    the others, so the slowest one counts.
+    KV takes bytes / bandwidth. Recompute inputs are negligible on the link and take tokens / prefill throughput at the
+    reader (Theorem 3.4 of arXiv 2511.20639 counts the same forward pass). Readers work in parallel, so the slowest one
+    counts.
     """
-    agents = [agent.name for agent in route.agents if agent.thinks == "latent"]
+    agents = [agent.name for agent in topology_index.agents if agent.thinks == "latent"]
     if mode != "auto":
-        return {agent: TransferChoice(agent=agent, handover=mode) for agent in agents}
-    return {agent: _cheaper(agent, route.readers[agent], costs, bytes_per_token) for agent in agents}
+        return {agent: TransferChoice(agent=agent, mode=mode) for agent in agents}
+    return {agent: _cheaper(agent, topology_index.readers[agent], costs, bytes_per_token) for agent in agents}
 
 
 def _cheaper(agent: str, readers: frozenset[str], costs: TransferCosts | None, bytes_per_token: int) -> TransferChoice:
     if costs is None or not readers:
-        return TransferChoice(agent=agent, handover="kv")
+        return TransferChoice(agent=agent, mode="kv")
     kv_seconds = max(_TOKENS * bytes_per_token / costs.bytes_per_second[agent, reader] for reader in readers)
-    recipe_seconds = max(_TOKENS / costs.prefill_tokens_per_second[reader] for reader in readers)
+    recompute_seconds = max(_TOKENS / costs.prefill_tokens_per_second[reader] for reader in readers)
     return TransferChoice(
         agent=agent,
-        handover="kv" if kv_seconds <= recipe_seconds else "recompute",
+        mode="kv" if kv_seconds <= recompute_seconds else "recompute",
         kv_seconds=kv_seconds,
-        recipe_seconds=recipe_seconds,
+        recompute_seconds=recompute_seconds,
     )

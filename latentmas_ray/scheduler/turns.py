@@ -1,16 +1,106 @@
-"""From a topology, a batch and the texts written so far to the work of one turn."""
+"""The turns of a run: its settings, what each turn waits for, and the request of one turn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from latentmas_ray.engine.turn import GivenMemory, Handover, Prompt, TurnRequest
+from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, RunConfig, TransferMode
+from latentmas_ray.engine.turn import GivenMemory, Handover, Prompt, Sampling, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import RenderedPrompts, format_context, seen_by
-from latentmas_ray.topology.agent import Agent, Topology
+from latentmas_ray.topology import format_context, seen_by
+from latentmas_ray.topology.agent import Agent, AgentMemory, Topology
+from latentmas_ray.topology.prompts import RenderedPrompts
 
-# What a chat template puts around the messages: role names, turn marks, a default system message.
+
+@dataclass(frozen=True, kw_only=True)
+class DriverSettings:
+    """The scheduler's part of a run's configuration: turns, limits in flight, retries."""
+
+    latent_steps: int = 40  # for agents that do not set their own
+    sampling: Sampling = field(default_factory=Sampling)
+    transfer: TransferMode = "kv"
+    memory_limit_bytes: int | None = None  # None: the runtime's default
+    max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
+    replicas: int = 1  # of the agent with the most replicas
+    max_attempts: int = 2  # per question, the first one included
+    traced: frozenset[str] = frozenset()  # ids of questions to be traced
+    prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
+    guard: GuardName = "off"  # what happens to thoughts with an alarm
+    max_losses: int = 3  # of a batch, see RetryState.can_rewind
+
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, traced: Iterable[str] = (), prompts: RenderedPrompts | None = None
+    ) -> "DriverSettings":
+        """Build from a run's configuration; `traced` are the ids of the questions to be traced, `prompts` the rendered
+        prompts."""
+        return cls(
+            latent_steps=config.latent_steps,
+            sampling=Sampling(
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
+                seed=config.seed,
+            ),
+            transfer=config.transfer,
+            memory_limit_bytes=config.memory_in_flight_bytes,
+            replicas=config.max_replicas,
+            traced=frozenset(traced),
+            prompts=prompts or RenderedPrompts(),
+            guard=config.guard,
+            # Colocated agents share one actor: a second batch would only evict the first one from its cache.
+            max_batches_in_flight=config.max_replicas if config.placement == "colocate" else None,
+        )
+
+    def batches_in_flight(self, num_agents: int) -> int:
+        """Return how many batches may be in flight: one for each actor, and one more so that the first never waits."""
+        return self.max_batches_in_flight or num_agents * self.replicas + 1
+
+
+# answer: all agents run. think: all agents but the answering one run, and the memory that it would read is the result.
+# answer-from-memory: only the answering agent runs, on memory of an earlier run.
+Goal = Literal["answer", "think", "answer-from-memory"]
+
+
+@dataclass(frozen=True)
+class TopologyIndex:
+    """Whose outputs each turn needs and which turns read its segment, by agent, for the agents that run with a goal."""
+
+    topology: Topology
+    agents: tuple[Agent, ...]  # that run, in topological order
+    sources: Mapping[str, tuple[str, ...]]  # latent agents whose segments it reads, directly or not
+    texts: Mapping[str, tuple[str, ...]]  # text agents whose texts are in its prompt
+    readers: Mapping[str, frozenset[str]]
+    read_by_answering: tuple[str, ...]  # latent agents that run and whose segments the answering agent reads
+
+    @classmethod
+    def of(cls, topology: Topology, goal: Goal = "answer") -> "TopologyIndex":
+        """The topology_index through `topology`."""
+        answering = topology.answering_agent
+        if goal == "answer-from-memory":
+            none: dict[str, tuple[str, ...]] = {answering.name: ()}
+            return cls(topology, (answering,), none, none, {answering.name: frozenset()}, ())
+        agents = tuple(agent for agent in topology.agents if goal == "answer" or agent.name != answering.name)
+        names = [agent.name for agent in agents]
+        sources = {name: agents_of(topology.memory_read_by(name)) for name in names}
+        return cls(
+            topology=topology,
+            agents=agents,
+            sources=sources,
+            texts={name: tuple(agent.name for agent in topology.text_ancestors(name)) for name in names},
+            readers={name: frozenset(reader for reader in names if name in sources[reader]) for name in names},
+            read_by_answering=agents_of(topology.memory_read_by(answering.name)),
+        )
+
+
+def agents_of(memories: Iterable[AgentMemory]) -> tuple[str, ...]:
+    """Return all agents whose segments are part of these memories, each once."""
+    return tuple(dict.fromkeys(name for memory in memories for name in memory.agents()))
+
+
+# Upper bound on the tokens that a chat template adds: role names, turn marks, a default system message.
 FRAME_TOKENS = 64
 
 
@@ -20,21 +110,22 @@ def build_turn(
     batch: Batch,
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
-    handovers: Mapping[str, Handover] | None = None,
+    transfer_modes: Mapping[str, Handover] | None = None,
     fallbacks: Mapping[str, Mapping[str, str]] | None = None,
     *,
     given: GivenMemory | None = None,
 ) -> TurnRequest:
-    """The turn of `agent` over `batch`; `handovers` tells how the memory of latent agents travels (default: as KV).
+    """Build the request of `agent`'s turn over `batch`; `transfer_modes` is by latent agent (default: kv).
 
-    `texts` holds what each text agent wrote, one text a question; a text agent that is missing there is left out of
-    the context. `fallbacks` holds, by agent and question, what latent agents wrote instead of handing over memory; it
-    stands in the context like the text of a text agent. The answering agent reads `given`, where there is one, in
-    place of what other agents wrote. Raises TopologyError for a prompt that cannot be rendered.
-    """
-    handovers = handovers or {}
+    `texts` has, by text agent, one text for each question; text agents that are missing are left out of the context.
+    `fallbacks` has, by latent agent and question id, text written in place of memory; it is part of the context too.
+    With `given` the answering agent reads that memory in place of the outputs of other agents. Raises TopologyError for
+    a prompt that cannot be rendered."""
+    transfer_modes = transfer_modes or {}
     reads = topology.memory_read_by(agent.name)
-    recomputed = frozenset(name for memory in reads for name in memory.agents() if handovers.get(name) == "recompute")
+    recomputed = frozenset(
+        name for memory in reads for name in memory.agents() if transfer_modes.get(name) == "recompute"
+    )
     if given is not None:
         reads, recomputed = given.reads, given.recomputed
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
@@ -57,7 +148,7 @@ def build_turn(
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=reads,
-        handover=handovers.get(agent.name, "kv"),
+        handover=transfer_modes.get(agent.name, "kv"),
         recomputed=recomputed,
         given=given,
         traced=settings.traced & {question.id for question in batch.open_questions},
@@ -66,21 +157,21 @@ def build_turn(
     )
 
 
-def segment_bounds(work: TurnRequest, coming_tokens: int = 0) -> tuple[SegmentBound, ...]:
-    """How large each question's part of a latent agent's segment can become, told before anything is computed.
+def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[SegmentBound, ...]:
+    """Return upper bounds on each question's part of a latent agent's segment, before the turn runs.
 
-    `coming_tokens` allows for texts that `work` should have in its prompts but was rendered without.
+    `coming_tokens` is for texts that the prompts will contain but were rendered without.
     """
-    latent_steps = 0 if work.hands_over == "prompt" else work.latent_steps
-    if work.handover == "recompute":  # next to nothing
-        return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(work.prompts)
-    if work.hands_over == "latents":
-        return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(work.prompts)
+    latent_steps = 0 if request.hands_over == "prompt" else request.latent_steps
+    if request.handover == "recompute":  # a few bytes per token
+        return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(request.prompts)
+    if request.hands_over == "latents":
+        return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(request.prompts)
     return tuple(
         SegmentBound(
             prompt_bytes=_prompt_bytes(prompt), latent_steps=latent_steps, spare_tokens=FRAME_TOKENS + coming_tokens
         )
-        for prompt in work.prompts
+        for prompt in request.prompts
     )
 
 
@@ -91,7 +182,7 @@ def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
 
 
 def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:
-    """What was written on one question, in the order of the agents' turns."""
+    """Return the context of one question: the texts of agents, in topological order."""
     if given is not None:
         return format_context(list(given.texts.items()))
     return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])

@@ -12,8 +12,7 @@ from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.topology_index import Goal
+from latentmas_ray.scheduler.turns import DriverSettings, Goal
 from latentmas_ray.tasks import check_graders, task_max_new_tokens
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained

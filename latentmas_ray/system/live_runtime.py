@@ -96,7 +96,7 @@ class LiveRuntime:
         the middle of such work, as in a signal handler."""
         with self._alone():
             if self._started is not None:
-                self._started.scheduler.refuse_within()
+                self._started.scheduler.raise_if_within_step()
                 self._end_started(RunError("it was closed while questions were being answered"))
             with self._state:
                 executor, self._for_event_loops = self._for_event_loops, None

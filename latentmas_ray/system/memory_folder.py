@@ -48,7 +48,7 @@ class MemoryFolder:
                 result.memory.save(path)
             except OSError as error:
                 raise RunError(f"the memory cannot be written to {path}: {error.strerror or error}") from error
-        return result if keeps else replace(result, kept=None)
+        return result if keeps else replace(result, returned_memory=None)
 
 
 def file_name(question_id: str) -> str:

@@ -10,7 +10,7 @@ from latentmas_ray.config import RunConfig, current_fields, make_config, replica
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name
-from latentmas_ray.placement.strategies import ALIKE
+from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
@@ -124,7 +124,7 @@ class Setup:
         topology = apply_control(topology, config.memory)
         counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
         if config.placement == "colocate" and len(set(counts.values())) > 1:
-            raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), ALIKE)
+            raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)
         return topology
 
     def _run_batches(

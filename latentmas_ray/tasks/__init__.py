@@ -1,16 +1,16 @@
-"""Questions: where they come from, what an answer to them says, and whether it is right. Pure Python.
+"""Questions and their grading. Pure Python.
 
-`load_questions` reads a file, `questions_from` takes what the Python API is given; `answer_form` tells an agent how to
-answer, `extract` reads the answer out of what it wrote, and `grade` compares that with the gold.
+`load_questions` loads a task or a file, and `questions_from` converts what the Python API is given. `answer_form` is
+the sentence that tells an agent how to write its answer, `extract` reads the prediction from the answer, and `grade`
+compares it with the gold. `grading/__init__.py` lists the kinds of answers.
 """
 
 from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
-from latentmas_ray.tasks.grading.extract import answer_form, extract
-from latentmas_ray.tasks.grading.grade import SLOW_KINDS, check_graders, grade
-from latentmas_ray.tasks.mismatch import mismatch_memory
-from latentmas_ray.tasks.question import AnswerKind, Grade, Question
+from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
+from latentmas_ray.tasks.hub import Benchmark
+from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
 from latentmas_ray.tasks.record import question_from, questions_from
-from latentmas_ray.tasks.registry import BENCHMARKS, Benchmark, find_benchmark, task_max_new_tokens
+from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark, task_max_new_tokens
 
 __all__ = [
     "BENCHMARKS",

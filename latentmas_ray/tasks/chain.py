@@ -19,7 +19,7 @@ TWICE = ("doubles the number",)
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem, its plan in words, its calculation, and the gold."""
+    """A word problem, its plan in words, the steps of its calculation, and the gold."""
 
     question: str
     plan: str
@@ -32,16 +32,16 @@ class Problem:
 
 
 def make_problem(rng: Random, split: Split, num_steps: int) -> Problem:
-    """A problem of this many steps whose names and combination of numbers belong to `split`."""
+    """Return a problem with this many steps, whose names and combination of numbers belong to `split`."""
     while True:
         start = rng.randint(2, MAX_START)
         changes = _draw_changes(rng, start, num_steps)
         if split_of([start, *changes]) == split:
-            return _tell(rng, split, start, changes)
+            return _write(rng, split, start, changes)
 
 
 def _draw_changes(rng: Random, start: int, num_steps: int) -> list[int]:
-    """Signed changes that keep the value between 1 and the maximum; 0 doubles it."""
+    """Return signed changes that keep the value between 1 and MAX_VALUE; 0 doubles it."""
     value = start
     changes: list[int] = []
     while len(changes) < num_steps:
@@ -53,24 +53,24 @@ def _draw_changes(rng: Random, start: int, num_steps: int) -> list[int]:
     return changes
 
 
-def _tell(rng: Random, split: Split, start: int, changes: Sequence[int]) -> Problem:
+def _write(rng: Random, split: Split, start: int, changes: Sequence[int]) -> Problem:
     name, other = rng.sample(names_of(split), 2)
     item = rng.choice(ITEMS)
-    told, plan, steps, value = [f"{name} has {start} {item}."], [f"start with {start}"], [], start
+    sentences, plan, steps, value = [f"{name} has {start} {item}."], [f"start with {start}"], [], start
     for change in changes:
         form = rng.choice(MORE if change > 0 else LESS if change < 0 else TWICE)
-        told.append(f"Then {name} {form.format(n=abs(change), other=other)}.")
+        sentences.append(f"Then {name} {form.format(n=abs(change), other=other)}.")
         after = value + (change or value)
         sign, operand = ("+", change) if change > 0 else ("-", -change) if change < 0 else ("*", 2)
         plan.append({"+": f"add {operand}", "-": f"take {operand}", "*": "times 2"}[sign])
         steps.append(f"{value}{sign}{operand}={after}.")
         value = after
-    question = f"{' '.join(told)} How many {item} has {name} now?"
+    question = f"{' '.join(sentences)} How many {item} has {name} now?"
     return Problem(question, ", ".join(plan) + ".", " ".join(steps), value)
 
 
 def chain_questions(num: int, seed: int = 0, split: Split = "held_out") -> list[Question]:
-    """`num` questions of one to three steps in turn, the same for the same seed."""
+    """Return `num` questions of one, two and three steps in turn; the same seed gives the same questions."""
     rng = Random(f"chain {split} {seed}")
     questions = []
     for index in range(num):

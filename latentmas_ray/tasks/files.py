@@ -1,4 +1,4 @@
-"""Questions from a built-in task or a file with one JSON object a line."""
+"""Loads questions from a built-in task, a published benchmark, or a file with one JSON object per line."""
 
 import gzip
 import json
@@ -29,17 +29,17 @@ _FILE_FORM = "FILE.jsonl or FILE.jsonl.gz with one JSON object a line: id, quest
 
 
 def load_questions(task: str, limit: int | None = None) -> list[Question]:
-    """The questions of a built-in task, of a published benchmark, or of FILE.jsonl or FILE.jsonl.gz; the first `limit`
-    of them. Built in are `sample`, and `notes` and `chain`, which are generated: 1,000 questions each, always the same.
-    Benchmarks (`BENCHMARKS`) come from the hub.
+    """Return the first `limit` questions of a built-in task, a published benchmark, or a FILE.jsonl or FILE.jsonl.gz.
 
-    A record names its answer's kind in `kind`, or by its `task`; else the golds of all such records of the file decide:
-    all numbers, all single letters, or text. Reading stops after `limit` questions unless the later golds are needed.
-    A record that stands there twice counts once; another question under an id that is taken gets `ID#2`, and so on.
-    One warning tells of either.
+    Built-in tasks: `sample`, and the generated `notes` and `chain` with 1,000 questions each, always the same.
+    Benchmarks (`BENCHMARKS`) are downloaded from the hub.
 
-    Raises TaskError: for an unknown name or a file that cannot be read with the field `task`, for a bad record with
-    the field `FILE:LINE: KEY`.
+    The kind of a record's answer is its `kind`, or that of its `task`. For records with neither, the golds of all such
+    records in the file decide: all numbers, all single letters, or text. Reading stops after `limit` questions unless
+    later golds are needed. A repeated record counts once. A different question with an id that is in use gets `ID#2`,
+    and so on. One warning reports both.
+
+    Raises TaskError, its field `task` for an unknown name or an unreadable file, and `FILE:LINE: KEY` for a bad record.
     """
     if limit is not None and limit < 1:
         raise TaskError("limit", limit, "it must be at least 1")
@@ -64,13 +64,13 @@ def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> t
     for number, line in _lines(stream, name, task):
         draft = check_record(_parse(line, f"{name}:{number}"), where=f"{name}:{number}: ")
         same_id = list(_with_id(drafts, draft.id))
-        if any(_content(other) == _content(draft) for other in same_id):
+        if any(_comparable(other) == _comparable(draft) for other in same_id):
             repeated.append(draft.id)
             continue
         if same_id:
             draft = replace(draft, id=f"{draft.id}#{len(same_id) + 1}")
             renamed.append(draft.id)
-        inference.see(draft)
+        inference.add(draft)
         if limit is None or len(drafts) < limit:
             drafts[draft.id] = draft
             undecided = undecided or draft.kind is None
@@ -80,14 +80,14 @@ def _read(stream: Iterable[bytes], name: str, task: str, limit: int | None) -> t
     return list(drafts.values()), inference
 
 
-def _content(draft: Draft) -> tuple[str, str | None, Mapping[str, Any]]:
-    """All that is asked: two questions of the same words may differ in their choices, notes or tests."""
+def _comparable(draft: Draft) -> tuple[str, str | None, Mapping[str, Any]]:
+    """Return all but the id: two questions with the same words may differ in their choices, notes or tests."""
     others = {key: value for key, value in draft.record.items() if key not in ("id", "question", "gold")}
     return draft.question, draft.gold, others
 
 
 def _with_id(drafts: Mapping[str, Draft], name: str) -> Iterator[Draft]:
-    """The questions that were called `name` in the file, whatever they are called now."""
+    """Yield the questions that have the id `name` in the file, including those that were given a new id."""
     number = 1
     while (draft := drafts.get(name if number == 1 else f"{name}#{number}")) is not None:
         yield draft
@@ -95,19 +95,19 @@ def _with_id(drafts: Mapping[str, Draft], name: str) -> Iterator[Draft]:
 
 
 def _warn(name: str, repeated: Sequence[str], renamed: Sequence[str]) -> None:
-    """One line on ids that stand there twice."""
-    told = []
+    """Log one line about repeated records and ids."""
+    parts = []
     if repeated:
-        told.append(f"{len(repeated)} records that stand there twice count once (the first: {repeated[0]})")
+        parts.append(f"{len(repeated)} repeated records are ignored (the first: {repeated[0]})")
     if renamed:
-        told.append(f"{len(renamed)} questions have the id of another one and get a new id (the first: {renamed[0]})")
-    if told:
-        _LOG.warning("%s: %s", name, "; ".join(told))
+        parts.append(f"{len(renamed)} questions have the id of another one and get a new id (the first: {renamed[0]})")
+    if parts:
+        _LOG.warning("%s: %s", name, "; ".join(parts))
 
 
 @contextmanager
 def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
-    """The task's bytes, unpacked, and the name that messages use for it."""
+    """Open a task's file. Yields its lines as bytes, decompressed, and its name for messages."""
     if task in BUILTIN_TASKS:
         with files("latentmas_ray.tasks").joinpath(f"{task}.jsonl").open("rb") as stream:
             yield stream, f"{task}.jsonl"
@@ -115,7 +115,7 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
     path = Path(task)
     try:
         if path.is_dir():
-            raise TaskError("task", task, f"it is a folder; a file of questions is needed: {_FILE_FORM}")
+            raise TaskError("task", task, f"it is a folder; it must be a file of questions: {_FILE_FORM}")
         if not task.lower().endswith(_SUFFIXES):
             _refuse_name(task, is_file=path.exists())
         if not path.is_file():
@@ -129,7 +129,7 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
 def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
     if names := [one.name for one in BENCHMARKS if one.hub_id.lower() == task.lower()]:
         plural = "tasks" if len(names) > 1 else "task"
-        raise TaskError("task", task, f"it is a dataset, of the {plural} {' and '.join(names)}; give such a name")
+        raise TaskError("task", task, f"it is the dataset of the {plural} {' and '.join(names)}; give a task's name")
     if is_file or "/" in task or Path(task).suffix in (".json", ".csv", ".txt", ".gz", ".parquet"):
         raise TaskError("task", task, f"a file of questions must be named {_FILE_FORM}")
     known = ", ".join((*BUILTIN_TASKS, *(benchmark.name for benchmark in BENCHMARKS)))
@@ -137,7 +137,7 @@ def _refuse_name(task: str, *, is_file: bool) -> NoReturn:
 
 
 def _lines(stream: Iterable[bytes], name: str, task: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """Yield the lines that are not blank, with their numbers from 1."""
     number = 0
     try:
         for number, line in enumerate(stream, start=1):

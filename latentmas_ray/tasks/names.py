@@ -1,6 +1,6 @@
-"""The words of the built-in tasks `notes` and `chain`, in two halves: names for training, and names for questions.
+"""The words of the generated tasks `notes` and `chain`. Names are split: for training, and held out for questions.
 
-A model may meet the held-out names elsewhere (as words to copy), but never in a task.
+Training may use held-out names elsewhere (as words to copy), but never in a task.
 """
 
 import zlib
@@ -31,10 +31,10 @@ ITEMS = tuple(_ITEMS.split())
 
 
 def names_of(split: Split) -> tuple[str, ...]:
-    """The names that questions of this half use."""
+    """Return the names that questions of this split use."""
     return TRAIN_NAMES if split == "train" else HELD_OUT_NAMES
 
 
 def split_of(numbers: Sequence[int]) -> Split:
-    """To which half a combination of numbers belongs: a fifth of them, spread evenly, is held out."""
+    """Return the split of a combination of numbers: a fifth of them, spread evenly, is held out."""
     return "held_out" if zlib.crc32(",".join(map(str, numbers)).encode()) % 5 == 0 else "train"

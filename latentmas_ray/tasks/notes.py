@@ -1,6 +1,6 @@
-"""The task `notes`: every expert has notes of its own, and a question needs facts of one, two or three of them.
+"""The task `notes`: each expert has its own notes, and a question needs facts of one, two or three experts.
 
-The question alone says nothing about the numbers, so only what the experts hand over can carry them.
+The question does not contain the numbers, so the answer depends on what the experts hand over.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ WANTED: tuple[Wanted, ...] = ("look-up", "sum", "difference", "comparison")
 
 @dataclass(frozen=True)
 class Fact:
-    """How many things somebody has."""
+    """How many items a person has."""
 
     name: str
     count: int
@@ -33,12 +33,12 @@ class Fact:
         return f"{self.name} has {self.count} {self.item}."
 
 
-Notes = tuple[tuple[Fact, ...], ...]  # of each expert
+Notes = tuple[tuple[Fact, ...], ...]  # one tuple per expert
 
 
 @dataclass(frozen=True)
 class NotesQuestion:
-    """A question about notes, its gold, and `work`: an answer with the facts and the steps that lead to it."""
+    """A question about notes, its gold, and `work`: a full answer with the facts and the steps."""
 
     question: str
     kind: AnswerKind
@@ -48,7 +48,7 @@ class NotesQuestion:
 
 
 def make_notes(rng: Random, split: Split, num_facts: Sequence[int]) -> Notes:
-    """Notes of as many experts as `num_facts` has numbers, about one kind of thing; no name comes twice."""
+    """Return notes about one kind of item, one expert for each entry of `num_facts`. No name occurs twice."""
     item = rng.choice(ITEMS)
     names = iter(rng.sample(names_of(split), sum(num_facts)))
     return tuple(
@@ -57,12 +57,13 @@ def make_notes(rng: Random, split: Split, num_facts: Sequence[int]) -> Notes:
 
 
 def notes_text(facts: Sequence[Fact]) -> str:
-    """One expert's notes as it reads them."""
+    """Return one expert's notes as text."""
     return " ".join(fact.text for fact in facts)
 
 
 def ask(wanted: Wanted, facts: Sequence[Fact]) -> NotesQuestion:
-    """The question of this kind about these facts: one for a look-up, two or three for a sum, else two that differ."""
+    """Return the question of this kind about these facts: one fact for a look-up, two or three for a sum, else two with
+    different counts."""
     item, counts = facts[0].item, [fact.count for fact in facts]
     names = [fact.name for fact in facts]
     found = "So " + ", ".join(f"{fact.name}={fact.count}" for fact in facts) + "."
@@ -89,9 +90,9 @@ def _number(question: str, gold: int, work: str) -> NotesQuestion:
 
 
 def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> NotesQuestion | None:
-    """A question of this kind about some of these facts, if one has numbers of this half.
+    """Return a question of this kind about some of these facts, or None if none with numbers of this split was drawn.
 
-    Facts come from one, two or three experts, each possibility equally often. A single number belongs to both halves.
+    Facts come from one, two or three experts, equally often. A single number belongs to both splits.
     """
     num = {"look-up": 1, "sum": rng.choice((2, 2, 3))}.get(wanted, 2)
     for _ in range(20):
@@ -115,9 +116,10 @@ def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> NotesQuesti
 def notes_questions(
     num: int, seed: int = 0, split: Split = "held_out", num_facts: tuple[int, int] = (2, MAX_FACTS)
 ) -> list[Question]:
-    """`num` questions, the same for the same seed: kinds in turn, `num_facts` (from, to) facts an expert.
+    """Return `num` questions of each kind in turn, with `num_facts` = (least, most) facts per expert. The same seed
+    gives the same questions.
 
-    A record has `notes`, one text an expert, and `wanted`, the kind of question.
+    A record has `notes`, one text per expert, and `wanted`, the kind of question.
     """
     rng = Random(f"notes {split} {seed}")
     questions: list[Question] = []

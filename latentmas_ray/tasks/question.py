@@ -1,12 +1,13 @@
-"""One question, whatever benchmark it comes from."""
+"""Question and Grade, and the control that swaps memories between questions."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.grading.code_record import check_code_record
 
+# How an answer is read and graded: see grading/__init__.py.
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
@@ -14,10 +15,10 @@ KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question with its reference answer; `record` is the whole object of the file, for prompts to use.
+    """A question with its reference answer. `record` is its whole object in the file, which prompts can use.
 
-    Code is graded by the record's `test`, and its `prompt` where that begins the function `entry_point`. Raises
-    TaskError, its field `question ID: KEY`, for a value of another type, and where these are missing.
+    Code is graded with the record's `test`, and with its `prompt` if that is the head of the function `entry_point`.
+    Raises TaskError, its field `question ID: KEY`, for a value of a wrong type and for missing keys.
     """
 
     id: str
@@ -25,7 +26,7 @@ class Question:
     kind: AnswerKind
     gold: str | None  # None: not graded
     record: Mapping[str, Any]
-    seen_by_others: "Question | None" = None  # what all agents but the answering one see instead of this question
+    seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
 
     def __post_init__(self) -> None:
         where = f"question {self.id}: "
@@ -47,8 +48,20 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """What was read out of an answer, and whether it is right (None where there is no gold)."""
+    """The prediction that was read from an answer, and whether it is right (None without a gold)."""
 
     prediction: str | None
     correct: bool | None
-    reason: str = ""  # why code did not pass its tests
+    reason: str = ""  # why code failed its tests
+
+
+def mismatch_memory(questions: Sequence[Question]) -> list[Question]:
+    """Return the questions for the control that gives each one another question's memory: all agents but the answering
+    one get the next question (for the last: the first).
+
+    Raises TaskError for fewer than two questions.
+    """
+    if len(questions) < 2:
+        raise TaskError("memory", "deranged", "it needs at least two questions, so that each gets another's memory")
+    others = [*questions[1:], questions[0]]
+    return [replace(question, seen_by_others=other) for question, other in zip(questions, others, strict=True)]

@@ -1,4 +1,4 @@
-"""From an object of a question file, or of the Python API, to a `Question`."""
+"""Converts a record from a question file or from the Python API to a `Question`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from latentmas_ray.tasks.grading.number import is_plain_number
 from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
 from latentmas_ray.tasks.registry import find_benchmark, plain_name
 
-# Of tasks that are no benchmark of ours, but whose files people have.
+# Tasks that are not in the registry, but whose files are common.
 _OTHER_TASKS: dict[str, AnswerKind] = {
     "svamp": "number",
     "openbookqa": "choice",
@@ -27,7 +27,7 @@ _OTHER_TASKS: dict[str, AnswerKind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A checked record whose kind may still depend on the other records; `where` begins the field of its errors."""
+    """A checked record whose kind may still depend on other records. `where` is the prefix of fields in its errors."""
 
     where: str
     id: str
@@ -37,22 +37,23 @@ class Draft:
     record: Mapping[str, Any]
 
     def finished(self, inferred: AnswerKind) -> Question:
-        """The question, of kind `inferred` where the record names none. Raises TaskError for a gold of another kind."""
+        """Return the question, of kind `inferred` if the record names none. Raises TaskError for a gold that does not
+        fit the kind."""
         kind = self.kind or inferred
         question = Question(id=self.id, question=self.question, kind=kind, gold=self.gold, record=self.record)
         return _with_letter(question, self.where)
 
 
 class KindInference:
-    """The kind that all golds seen so far allow. Records that name their kind don't take part."""
+    """Infers the kind of answers from all golds added. Records that name their kind are ignored."""
 
     def __init__(self) -> None:
         self._num_golds = 0
         self._all_numbers = True
         self._all_letters = True
 
-    def see(self, draft: Draft) -> None:
-        """Take one more record into account."""
+    def add(self, draft: Draft) -> None:
+        """Add one record."""
         if draft.kind is None and draft.gold is not None:
             gold = draft.gold.strip()
             self._num_golds += 1
@@ -67,11 +68,11 @@ class KindInference:
 
 
 def questions_from(given: Iterable[Question | Mapping[str, Any] | str]) -> list[Question]:
-    """What the Python API is given, in that order. A question without an id is called `q{index}`, or `q{index}_2` and
-    so on where another has that name.
+    """Convert what the Python API is given, in that order. A question without an id gets `q{index}`, or `q{index}_2`
+    and so on if that is in use.
 
-    Raises TaskError as `question_from` does; for an id that stands there twice, with the field `questions[INDEX]: id`;
-    and for a single question, whose characters or keys would be taken for questions.
+    Raises TaskError as `question_from` does; for a repeated id, with the field `questions[INDEX]: id`; and for a single
+    question, whose characters or keys would be taken for questions.
     """
     if isinstance(given, str | Mapping | Question) or not isinstance(given, Iterable):
         raise TaskError("questions", given, "it must be a list of questions; write a single one in brackets")
@@ -94,10 +95,10 @@ def questions_from(given: Iterable[Question | Mapping[str, Any] | str]) -> list[
 
 
 def question_from(record: Question | Mapping[str, Any] | str, *, index: int, default_id: str | None = None) -> Question:
-    """The question in a record, or in a plain string (kind text, no gold); a `Question` is what it is. Without an id it
-    is called `default_id`, or `q{index}`.
+    """Convert a record, or a plain string (kind text, no gold). A `Question` is checked and returned. The default id is
+    `default_id`, or `q{index}`.
 
-    A record without a kind gets the one of its `task`, else the one its own gold suggests. Raises TaskError, its field
+    A record without a kind gets that of its `task`, else one inferred from its gold. Raises TaskError, its field
     `questions[INDEX]: KEY`.
     """
     where = f"questions[{index}]"
@@ -109,12 +110,12 @@ def question_from(record: Question | Mapping[str, Any] | str, *, index: int, def
         raise TaskError(where, record, "a question must be a string or a mapping with a question")
     draft = check_record({"id": default_id or f"q{index}", **record}, where=f"{where}: ")
     inference = KindInference()
-    inference.see(draft)
+    inference.add(draft)
     return draft.finished(inference.kind)
 
 
 def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
-    """The record with its fields checked. Raises TaskError, its field `where` and the key."""
+    """Check the fields of a record. Raises TaskError, its field `where` and the key."""
     kind = _kind(record, where)
     if kind is None and "test" in record and ("prompt" in record or "entry_point" in record):
         kind = "code"
@@ -138,7 +139,7 @@ def check_record(record: Mapping[str, Any], *, where: str) -> Draft:
 
 
 def _with_letter(question: Question, where: str) -> Question:
-    """The question. Raises TaskError where the gold of a choice is none of its options: no answer would be right."""
+    """Return the question. Raises TaskError if the gold of a choice is not an option: no answer would be right."""
     if question.kind == "choice" and question.gold is not None:
         options = options_of(question)
         if choice_letter(question.gold, options) is None:
@@ -153,7 +154,7 @@ def _text(value: object, field: str, expected: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise TaskError(field, value, "it must not hold half of a surrogate pair") from None
+        raise TaskError(field, value, "it must not have half of a surrogate pair") from None
     return value
 
 

@@ -1,39 +1,13 @@
-"""The published benchmarks: where their questions come from, how they are answered, and with which settings.
+"""The table of published benchmarks: dataset, kind of answer, and settings. `latentmas tasks` prints it.
 
-This table is the one place for all of that; `latentmas tasks` prints it. Bounds on new tokens are those of the paper.
+`max_new_tokens` has the paper's values.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
-from latentmas_ray.tasks import hub_rows
-from latentmas_ray.tasks.question import AnswerKind, Question
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """One benchmark. `to_record` makes a record of ours from a row of `split`, given the row's number."""
-
-    name: str
-    title: str
-    kind: AnswerKind
-    num_questions: int
-    max_new_tokens: int  # per agent that writes
-    hub_id: str
-    config: str | None
-    split: str
-    revision: str
-    licence: str
-    to_record: Callable[[Mapping[str, Any], int], dict[str, Any]]
-    aliases: tuple[str, ...] = ()
-    is_gated: bool = False  # its terms must be accepted on the hub
-
-    @property
-    def file_fields(self) -> str:
-        """What a line of a local file must hold."""
-        return "id, prompt, test and entry_point" if self.kind == "code" else "id, question and gold"
-
+from latentmas_ray.tasks import hub
+from latentmas_ray.tasks.hub import Benchmark
+from latentmas_ray.tasks.question import Question
 
 BENCHMARKS = (
     Benchmark(
@@ -47,7 +21,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="MIT",
-        to_record=hub_rows.from_gsm8k,
+        to_record=hub.from_gsm8k,
     ),
     Benchmark(
         name="aime2024",
@@ -60,7 +34,7 @@ BENCHMARKS = (
         split="train",
         revision="main",
         licence="problems © MAA",
-        to_record=hub_rows.from_aime2024,
+        to_record=hub.from_aime2024,
         aliases=("aime24",),
     ),
     Benchmark(
@@ -74,7 +48,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="problems © MAA",
-        to_record=hub_rows.from_aime2025,
+        to_record=hub.from_aime2025,
         aliases=("aime25",),
     ),
     Benchmark(
@@ -88,7 +62,7 @@ BENCHMARKS = (
         split="train",
         revision="main",
         licence="CC-BY-4.0",
-        to_record=hub_rows.from_gpqa,
+        to_record=hub.from_gpqa,
         aliases=("gpqa",),
         is_gated=True,
     ),
@@ -103,7 +77,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-SA-4.0",
-        to_record=hub_rows.from_arc_easy,
+        to_record=hub.from_arc_easy,
         aliases=("arc_e",),
     ),
     Benchmark(
@@ -117,7 +91,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-SA-4.0",
-        to_record=hub_rows.from_arc_challenge,
+        to_record=hub.from_arc_challenge,
         aliases=("arc_c",),
     ),
     Benchmark(
@@ -131,7 +105,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-4.0",
-        to_record=hub_rows.from_medqa,
+        to_record=hub.from_medqa,
     ),
     Benchmark(
         name="mbppplus",
@@ -144,7 +118,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="Apache-2.0",
-        to_record=hub_rows.from_mbppplus,
+        to_record=hub.from_mbppplus,
     ),
     Benchmark(
         name="humanevalplus",
@@ -157,27 +131,25 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="Apache-2.0",
-        to_record=hub_rows.from_humanevalplus,
+        to_record=hub.from_humanevalplus,
     ),
 )
 
 
 def find_benchmark(name: str) -> Benchmark | None:
-    """The benchmark of this name, however it is spelt: `arc-easy`, `ARC_E`, `mbpp+`, `aime24`."""
+    """Return the benchmark of this name, in any spelling: `arc-easy`, `ARC_E`, `mbpp+`, `aime24`."""
     plain = plain_name(name)
     return next((one for one in BENCHMARKS if plain == one.name or plain in one.aliases), None)
 
 
 def plain_name(name: str) -> str:
-    """Lower case, words joined by `_`, and `+` as a word."""
+    """Return the name in lower case, words joined by `_`, and `+` as `plus`."""
     return name.strip().lower().replace("-", "_").replace(" ", "_").replace("+", "plus")
 
 
 def task_max_new_tokens(questions: Iterable[Question]) -> int | None:
-    """The bound on new tokens of the benchmark that the questions' records name; the largest, if they name several.
-
-    None where a question names none.
-    """
+    """Return the largest `max_new_tokens` of the benchmarks that the questions' records name; None if a question names
+    none."""
     names = {str(question.record.get("task", "")) for question in questions}
     named = [find_benchmark(name) for name in names]
     return max((one.max_new_tokens for one in named if one is not None), default=None) if all(named) else None

@@ -1,7 +1,7 @@
-"""Which questions the embedded model was trained for: those of the tasks `chain` and `notes`, in their own words.
+"""Recognises the questions that the embedded model was trained for: those of the tasks `chain` and `notes`.
 
-A question is recognised by its grammar, its words and the range of its numbers: with other names, things or larger
-numbers the model's answers are often wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
+A question must match in grammar, words and range of numbers: with other names, items or larger numbers the model's
+answers are often wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
 """
 
 import inspect
@@ -33,7 +33,7 @@ _NUMBER = r"[1-9]\d?"
 
 
 def _change(form: str, mark: str) -> str:
-    """`gets {n} from {other}` as a pattern whose number is in the group `mark`."""
+    """Return `gets {n} from {other}` as a pattern with the number in the group `mark`."""
     return form.replace("{n}", f"(?P<{mark}>{_NUMBER})").replace("{other}", _NAME)
 
 
@@ -53,45 +53,45 @@ _ABOUT_NOTES = [re.compile(form) for form in (_LOOK_UP, _SUM, _DIFFERENCE, _COMP
 
 
 def trained_task(text: str, *, has_memory: bool = False) -> TrainedTask | None:
-    """The task that `text` is a question of, or None.
+    """Return the task of a question, or None.
 
-    A question about notes brings its facts along, sentence by sentence, and comes last. With `has_memory` the facts may
-    be missing: the answering agent reads them in the memory.
+    In a question about notes, the facts come first, one per sentence, and then the question. With `has_memory` the
+    facts may be missing: the answering agent reads them in the memory.
     """
     text = " ".join(text.split())
     if _is_chain(text):
         return "chain"
-    facts, question = _divided(text)
+    facts, question = _split_facts(text)
     if any(form.fullmatch(question) for form in _ABOUT_NOTES):
         return "notes" if _are_notes(facts, question) or (has_memory and not facts) else None
     return None
 
 
 def with_notes(text: str) -> dict[str, object]:
-    """A recognised question about notes as a record: its facts are dealt to the experts in equal runs, as `notes`.
+    """Return the record of a question about notes: `notes` has its facts, split evenly among the experts in order.
 
-    Raises ValueError where `trained_task` does not say `notes`.
+    Raises ValueError unless `trained_task` returns `notes`.
     """
     if trained_task(text) != "notes":
         raise ValueError(f"not a question about notes: {text!r}")
-    facts, question = _divided(" ".join(text.split()))
+    facts, question = _split_facts(" ".join(text.split()))
     bounds = [len(facts) * expert // NUM_EXPERTS for expert in range(NUM_EXPERTS + 1)]
     notes = [" ".join(facts[begin:end]) for begin, end in pairwise(bounds)]
     return {"question": question, "notes": notes}
 
 
 def warn_of_untrained(model: str, questions: Iterable[Question]) -> None:
-    """Warn (UntrainedQuestionWarning) where `model` is the embedded one and was not trained for one of `questions`.
+    """Warn (UntrainedQuestionWarning) if `model` is the embedded one and was not trained for one of `questions`.
 
-    A question about notes may have its facts in its record's `notes` or in a memory; only its own words are checked.
+    The facts of a question about notes may be in its record's `notes` or in a memory, so only its text is checked.
     """
     if model == EMBEDDED_MODEL and any(trained_task(one.question, has_memory=True) is None for one in questions):
-        message = f"{ABILITIES}; its answers to others mean nothing; bring a model of your own"
+        message = f"{ABILITIES}; its answers to other questions mean nothing; use a model of your own"
         warnings.warn(message, UntrainedQuestionWarning, stacklevel=_caller_level())
 
 
 def _caller_level() -> int:
-    """The `stacklevel` at which the function that warns is called from outside of this package."""
+    """Return the `stacklevel` of the first caller outside this package."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("latentmas_ray."):
         level, frame = level + 1, frame.f_back
@@ -117,7 +117,7 @@ def _is_chain(text: str) -> bool:
 
 
 def _step(change: str) -> int | None:
-    """The signed number of a change, 0 for one that doubles, None for one that no question of the task makes."""
+    """Return the signed number of a change, 0 for doubling, None if the task has no such change."""
     for sign, form in _CHANGES:
         if (found := form.fullmatch(change)) is not None:
             number = sign * int(found["n"]) if sign else 0
@@ -125,14 +125,14 @@ def _step(change: str) -> int | None:
     return None
 
 
-def _divided(text: str) -> tuple[list[str], str]:
-    """The sentences before the last one, and the last one."""
+def _split_facts(text: str) -> tuple[list[str], str]:
+    """Return the sentences before the last one, and the last one."""
     *facts, question = re.split(r"(?<=\.) ", text)
     return facts, question
 
 
 def _are_notes(facts: Sequence[str], question: str) -> bool:
-    """Whether these are the facts of all experts, of one thing, each name once, and those asked about among them."""
+    """Whether these are facts for all experts about one kind of item, with distinct names that include those asked."""
     found = [_FACT.fullmatch(fact) for fact in facts]
     if not NUM_EXPERTS <= len(found) <= NUM_EXPERTS * MAX_FACTS:
         return False

@@ -1,8 +1,14 @@
-"""Topologies: the agents of a run, what each is told, and the DAG of who reads whose working memory.
+"""Topologies: the agents of a run, their prompts, and the DAG of who reads whose working memory. Pure Python.
 
-`agent` holds the models (`graph` has the rules of the DAG, `plain` those of text and data, `validation` makes errors),
-`yaml` reads and writes files (`marked_yaml` knows lines), `prompts` fills in templates (`templates` is the sandbox),
-`ablations` turns a topology into the one that is run. Pure Python.
+agent        Agent and Topology, validated when they are made
+graph        the rules of the DAG, and its topological order
+validation   field types and one-line errors from pydantic's
+yaml         topologies from YAML files, and back
+marked_yaml  YAML as data that knows its line numbers
+prompts      an agent's messages for one question
+templates    compiles and renders one template
+sandbox      Jinja2's sandbox with bounds on size and time
+ablations    the topology of a method or of a memory control
 """
 
 from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for

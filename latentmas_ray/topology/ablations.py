@@ -1,6 +1,6 @@
-"""What is run of a topology: one agent alone, agents that talk in text or in latent space, or less memory as a control.
+"""Ablations of a topology: methods (one agent alone, text, latent) and memory controls.
 
-Whoever claims that memory carried a thought has to show that another memory, or none, does not do as well.
+A control shows whether memory carries information: does another memory, or none, give the same accuracy?
 """
 
 from typing import Literal
@@ -15,35 +15,35 @@ _PARTS: dict[MemoryControl, HandsOver] = {"prompt-only": "prompt", "latent-only"
 
 
 def builtin_for(task: str, name: str) -> str:
-    """The built-in topology of that name that is made for the task, if there is one: its prompts fit its records."""
+    """Return `TASK-NAME` if there is a built-in topology with prompts for this task, else `name`."""
     return f"{task}-{name}" if f"{task}-{name}" in BUILTIN else name
 
 
 def apply_method(
     topology: Topology, method: Literal["single", "text", "latent"], *, single: str = "single"
 ) -> Topology:
-    """The topology that is run.
+    """Return the topology to run for a method.
 
-    single: one agent alone: the given topology if it has one agent, else the built-in one that `single` names. text:
-    the same agents and prompts, all decoding text. latent: the topology as it stands. Raises TopologyError where the
-    method is latent and no agent is.
+    single: the given topology if it has one agent, else the built-in one that `single` names. text: the same agents and
+    prompts, all decoding text. latent: the topology unchanged. Raises TopologyError if the method is latent and no
+    agent is.
     """
     if method == "single":
         return topology if len(topology.agents) == 1 else load_topology(single)
     if method == "text":
         return topology.replace(agents=[_as_text(agent) for agent in topology.agents])
     if all(agent.thinks == "text" for agent in topology.agents):
-        expected = "no agent of it thinks latently; use method single or text, or another topology"
+        expected = "it has no latent agent; use method single or text, or another topology"
         raise TopologyError(topology.at("agents"), topology.name, expected)
     return topology
 
 
 def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
-    """The topology whose answering agent gets this memory.
+    """Return the topology in which the answering agent gets this memory.
 
-    prompt-only and latent-only: every latent agent hands over that part, whatever it says itself. none: the answering
-    agent alone. matched and deranged: the topology as it is (deranged is a matter of the questions). Raises
-    ConfigError where an agent has nothing of the part that is asked for.
+    prompt-only and latent-only: every latent agent hands over that part, overriding its own `hands_over`. none: the
+    answering agent alone. matched and deranged: the topology unchanged (`mismatch_memory` changes the questions for
+    deranged). Raises ConfigError if an agent has no latents to hand over.
     """
     if memory == "none":
         return topology.replace(agents=[topology.answering_agent.replace(reads=())])
@@ -61,5 +61,5 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
 
 
 def _as_text(agent: Agent) -> Agent:
-    kept = agent.model_fields_set - set(LATENT_KEYS)
-    return Agent(**{key: getattr(agent, key) for key in kept} | {"thinks": "text"})
+    given = agent.model_fields_set - set(LATENT_KEYS)
+    return Agent(**{key: getattr(agent, key) for key in given} | {"thinks": "text"})

@@ -1,4 +1,4 @@
-"""Agents and the DAG between them: who reads whose working memory, and who answers. Pure Python."""
+"""Agent and Topology: participants, and the DAG of who reads whose working memory. Pure Python."""
 
 import re
 from collections import Counter
@@ -11,8 +11,15 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.topology.graph import MAX_AGENTS, arrange
-from latentmas_ray.topology.plain_data import Template, Text, plain_mapping
-from latentmas_ray.topology.validation import Path, RuleError, ValidatedModel, place
+from latentmas_ray.topology.validation import (
+    Path,
+    RuleError,
+    Template,
+    Text,
+    ValidatedModel,
+    join_path,
+    plain_mapping,
+)
 
 Thinks = Literal["latent", "text"]
 HandsOver = Literal["all", "prompt", "latents"]
@@ -26,21 +33,21 @@ _ENGINE_ARGUMENTS = ("conversation", "tokenize", "add_generation_prompt", "conti
 
 
 class Agent(ValidatedModel):
-    """One participant: its role, its prompt, what it reads and how it thinks.
+    """One participant: its role, its prompt, whose memory it reads, and whether it thinks in latent space or in text.
 
-    Raises TopologyError, its field `agents.NAME.KEY`, for a value that breaks a rule.
+    Raises TopologyError, its field `agents.NAME.KEY`, for an invalid value.
     """
 
     name: Text
     thinks: Thinks = "latent"
-    system: Template | None = None  # Jinja2, as `prompt` and `suffix`
+    system: Template | None = None  # Jinja2, like `prompt` and `suffix`
     prompt: Template
-    reads: Sequence[Text] = ()  # names of agents; one name alone may be given as text. A tuple once it is made
-    latent_steps: Annotated[int, Field(ge=0, le=MAX_LATENT_STEPS)] | None = None  # None: those of the run
+    reads: Sequence[Text] = ()  # names of agents; a single name may be given as text. Stored as a tuple
+    latent_steps: Annotated[int, Field(ge=0, le=MAX_LATENT_STEPS)] | None = None  # None: the run's latent_steps
     hands_over: HandsOver = "all"
-    close_turn: bool = False  # whether the tokens that end a turn are part of its memory
-    template: Mapping[str, Any] = Field(default_factory=dict)  # further arguments of the model's chat template
-    suffix: Template = ""  # follows the generation prompt
+    close_turn: bool = False  # whether its memory includes the tokens that end a turn
+    template: Mapping[str, Any] = Field(default_factory=dict)  # extra arguments of the model's chat template
+    suffix: Template = ""  # text after the generation prompt
 
     EXPECTED: ClassVar[Mapping[str, str]] = {
         "name": "it must be text",
@@ -58,10 +65,10 @@ class Agent(ValidatedModel):
     @classmethod
     def where(cls, path: Path, fields: Mapping[str, Any]) -> str:
         name = fields.get("name")
-        return place(f"agents.{name}" if _is_name(name) else "agent", path)
+        return join_path(f"agents.{name}" if _is_name(name) else "agent", path)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.prompt, self.reads))  # `template` is a dict, which has none
+        return hash((self.name, self.prompt, self.reads))  # `template` is a dict, which cannot be hashed
 
     @field_validator("name")
     @classmethod
@@ -88,7 +95,7 @@ class Agent(ValidatedModel):
         arguments = plain_mapping(template)
         for key in _ENGINE_ARGUMENTS:
             if key in arguments:
-                raise RuleError(arguments[key], "the engine sets this one itself", key)
+                raise RuleError(arguments[key], "the engine sets this argument itself", key)
         return arguments
 
     @model_validator(mode="after")
@@ -109,17 +116,18 @@ def _is_name(name: object) -> bool:
 
 @dataclass(frozen=True)
 class AgentMemory:
-    """The working memory of one agent: the merge of what it read, in this order, then its own segment.
+    """The working memory of one agent, as a tree of names: the memories it read, merged in this order, then its own
+    segment.
 
-    A tree of names, not of tensors: the driver sends it along with the segments, and whoever reads them
-    (`memory.merge`) computes from it where each segment stands.
+    Holds no tensors. The scheduler sends it with the segments, and `memory.merge` computes each segment's positions
+    from it.
     """
 
     agent: str
     reads: tuple["AgentMemory", ...] = ()
 
     def agents(self) -> tuple[str, ...]:
-        """All agents whose segments this memory holds, each once, in the order of the merged sequence."""
+        """Return the agents whose segments this memory holds, each once, in the order of the merged sequence."""
         seen: dict[str, None] = {}
         for branch in self.reads:
             seen.update(dict.fromkeys(branch.agents()))
@@ -128,14 +136,14 @@ class AgentMemory:
 
 
 class Topology(ValidatedModel):
-    """A DAG of agents of which exactly one, that nobody reads, answers.
+    """A DAG of agents. Exactly one agent is read by no other; it answers.
 
-    The agents may be given in any order; they are kept in topological order. Raises TopologyError, its field
-    `agents.NAME.KEY`, for whatever breaks a rule.
+    The agents may be given in any order and are stored in topological order. Raises TopologyError, its field
+    `agents.NAME.KEY`, if a rule is broken.
     """
 
     name: Text
-    agents: Sequence[Agent]  # a tuple once it is made
+    agents: Sequence[Agent]  # stored as a tuple
 
     _source: str = PrivateAttr("")
 
@@ -143,21 +151,21 @@ class Topology(ValidatedModel):
 
     @classmethod
     def load(cls, name_or_path: str) -> "Topology":
-        """The built-in topology of that name, or the one in that FILE.yaml. Raises TopologyError."""
+        """Load a built-in topology by name, or a FILE.yaml. Raises TopologyError."""
         from latentmas_ray.topology.yaml import load_topology
 
         return load_topology(name_or_path)
 
     @classmethod
     def parse(cls, text: str, source: str = "text") -> "Topology":
-        """The topology that the YAML `text` describes; `source` is its name in messages. Raises TopologyError, its
-        field `SOURCE:LINE: agents.NAME.KEY`."""
+        """Parse YAML text; `source` is its name in messages. Raises TopologyError, its field
+        `SOURCE:LINE: agents.NAME.KEY`."""
         from latentmas_ray.topology.yaml import parse_topology
 
         return parse_topology(text, source)
 
     def to_yaml(self) -> str:
-        """YAML that `parse` reads back into an equal topology."""
+        """Return YAML that `parse` reads back into an equal topology."""
         from latentmas_ray.topology.yaml import dump_topology
 
         return dump_topology(self)
@@ -168,8 +176,8 @@ class Topology(ValidatedModel):
             case ("agents", int(index), *rest):
                 entry = fields["agents"][index]
                 name = entry.get("name") if isinstance(entry, Mapping) else getattr(entry, "name", None)
-                return place(f"agents.{name}" if _is_name(name) else f"agents[{index}]", tuple(rest))
-        return place("", path)
+                return join_path(f"agents.{name}" if _is_name(name) else f"agents[{index}]", tuple(rest))
+        return join_path("", path)
 
     @field_validator("name")
     @classmethod
@@ -186,37 +194,37 @@ class Topology(ValidatedModel):
         if not 1 <= len(entries) <= MAX_AGENTS:
             raise RuleError(f"{len(entries)} agents", f"it must list 1 to {MAX_AGENTS} agents")
         agents = [_as_agent(entry, index) for index, entry in enumerate(entries)]
-        places: dict[str, int] = {}
+        indices: dict[str, int] = {}
         for index, agent in enumerate(agents):
-            if agent.name in places:
+            if agent.name in indices:
                 raise RuleError(agent.name, SAME_NAME, index, "name")
-            places[agent.name] = index
+            indices[agent.name] = index
 
         def refuse(agent: str, key: str, value: str, expected: str) -> NoReturn:
-            raise RuleError(value, expected, places[agent], *([key] if key else []))
+            raise RuleError(value, expected, indices[agent], *([key] if key else []))
 
         return arrange(agents, refuse)
 
     @property
     def source(self) -> str:
-        """The file it came from, for messages; empty if it was made in Python."""
+        """The file it was read from, for messages; empty if it was made in Python."""
         return self._source
 
     def at(self, path: str) -> str:
-        """A place in it, behind the file that it came from, for messages."""
+        """Return `path` with the file in front, for messages."""
         return f"{self._source}: {path}" if self._source else path
 
     def __eq__(self, other: object) -> bool:
-        """Of the same agents; wherever it came from."""
+        """Compare name and agents; the source does not count."""
         return isinstance(other, Topology) and (self.name, self.agents) == (other.name, other.agents)
 
     def __hash__(self) -> int:
         return hash((self.name, self.agents))
 
     def replace(self, **changes: Any) -> "Topology":
-        made = super().replace(**changes)
-        made._source = self._source
-        return made
+        changed = super().replace(**changes)
+        changed._source = self._source
+        return changed
 
     @cached_property
     def by_name(self) -> dict[str, Agent]:
@@ -224,36 +232,36 @@ class Topology(ValidatedModel):
 
     @cached_property
     def answering_agent(self) -> Agent:
-        """The one agent that nobody reads; it decodes the answer."""
+        """The agent that no other reads. It decodes the answer."""
         read = {name for agent in self.agents for name in agent.reads}
         (answering,) = (agent for agent in self.agents if agent.name not in read)
         return answering
 
     @cached_property
     def width(self) -> int:
-        """The largest number of agents that can work on one batch at the same time: those of one depth."""
+        """The largest number of agents that can work on one batch at the same time: those of equal depth."""
         depths: dict[str, int] = {}
         for agent in self.agents:
             depths[agent.name] = max((depths[read] + 1 for read in agent.reads), default=0)
         return max(Counter(depths.values()).values())
 
     def memory_of(self, name: str) -> AgentMemory:
-        """What `name` hands over: the tree of latent agents behind it and itself."""
+        """Return what `name` hands over: the tree of its latent ancestors and itself."""
         return AgentMemory(name, self.memory_read_by(name))
 
     def memory_read_by(self, name: str) -> tuple[AgentMemory, ...]:
-        """The memories that `name` starts from, in the order of its `reads`; text agents hand over none."""
+        """Return the memories that `name` starts from, in the order of its `reads`; text agents have none."""
         return tuple(self.memory_of(read) for read in self.by_name[name].reads if self.by_name[read].thinks == "latent")
 
     def text_ancestors(self, name: str) -> tuple[Agent, ...]:
-        """Every text agent that `name` reads, directly or through other text agents, in topological order."""
-        wanted, todo = set(), [name]
+        """Return the text agents that `name` reads, directly or through other text agents, in topological order."""
+        found, todo = set(), [name]
         while todo:
             for read in self.by_name[todo.pop()].reads:
-                if self.by_name[read].thinks == "text" and read not in wanted:
-                    wanted.add(read)
+                if self.by_name[read].thinks == "text" and read not in found:
+                    found.add(read)
                     todo.append(read)
-        return tuple(agent for agent in self.agents if agent.name in wanted)
+        return tuple(agent for agent in self.agents if agent.name in found)
 
 
 def _as_agent(entry: object, index: int) -> Agent:

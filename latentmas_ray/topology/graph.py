@@ -1,17 +1,17 @@
-"""The DAG between agents: what may read what, who answers, and in which order agents stand."""
+"""The rules of the DAG between agents, and its topological order."""
 
 import heapq
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol, TypeVar
 
 MAX_AGENTS = 1000
-# Working memory travels as a tree of names that several parts walk recursively; these bounds keep every walk short.
+# Working memory is described by a tree of names that is walked recursively; these bounds keep every walk short.
 MAX_LATENT_CHAIN = 100
 MAX_MEMORY_NODES = 10_000
 
 
 class Node(Protocol):
-    """What the rules need to know of an agent."""
+    """The attributes of an agent that the rules use."""
 
     @property
     def name(self) -> str: ...
@@ -21,25 +21,25 @@ class Node(Protocol):
     def thinks(self) -> str: ...
 
 
-A = TypeVar("A", bound=Node)
+_N = TypeVar("_N", bound=Node)
 
 
 class Refuse(Protocol):
-    """Raises the error for one key of one agent, at the right line."""
+    """Raises the error for one key of one agent."""
 
     def __call__(self, agent: str, key: str, value: str, expected: str) -> NoReturn: ...
 
 
-def arrange(agents: Sequence[A], refuse: Refuse) -> tuple[A, ...]:
-    """The agents in topological order; those that could stand in any order keep the one they have.
+def arrange(agents: Sequence[_N], refuse: Refuse) -> tuple[_N, ...]:
+    """Return the agents in topological order. The sort is stable: it changes the given order only where it must.
 
-    Calls `refuse`, which raises, for reads of nobody, of itself or twice, cycles, a latent agent that reads a
-    text agent, not exactly one answering agent, and memory that is too deep.
+    Calls `refuse`, which raises, if an agent reads an unknown agent, itself, or one agent twice; for a cycle; for a
+    latent agent that reads a text agent; unless exactly one agent answers; and for memory that is too deep.
     """
     by_name = {agent.name: agent for agent in agents}
     for agent in agents:
         _check_reads(agent, by_name, refuse)
-    ordered = _sort(agents, by_name, refuse)
+    ordered = _topological_sort(agents, by_name, refuse)
     _check_answering(agents, refuse)
     _check_memory(ordered, by_name, refuse)
     return ordered
@@ -63,14 +63,14 @@ def _check_reads(agent: Node, by_name: Mapping[str, Node], refuse: Refuse) -> No
         seen.add(name)
 
 
-def _sort(agents: Sequence[A], by_name: Mapping[str, A], refuse: Refuse) -> tuple[A, ...]:
+def _topological_sort(agents: Sequence[_N], by_name: Mapping[str, _N], refuse: Refuse) -> tuple[_N, ...]:
     readers: dict[str, list[int]] = {agent.name: [] for agent in agents}
     for position, agent in enumerate(agents):
         for name in agent.reads:
             readers[name].append(position)
     missing = [len(agent.reads) for agent in agents]
     ready = [position for position, count in enumerate(missing) if count == 0]
-    ordered: list[A] = []
+    ordered: list[_N] = []
     while ready:
         agent = agents[heapq.heappop(ready)]
         ordered.append(agent)
@@ -86,7 +86,7 @@ def _sort(agents: Sequence[A], by_name: Mapping[str, A], refuse: Refuse) -> tupl
 
 
 def _find_cycle(start: str, stuck: set[str], by_name: Mapping[str, Node]) -> list[str]:
-    """A cycle among `stuck` agents, each of which reads another one; its first name stands again at the end."""
+    """Return a cycle among `stuck` agents, each of which reads another. The last name repeats the first."""
     path: list[str] = []
     name = start
     while name not in path:
@@ -100,10 +100,10 @@ def _check_answering(agents: Sequence[Node], refuse: Refuse) -> None:
     candidates = [agent for agent in agents if agent.name not in read]
     if len(candidates) > 1:
         names = ", ".join(agent.name for agent in candidates)
-        expected = "nobody reads these agents, but exactly one agent answers: let it read the others, or remove them"
+        expected = "no agent reads these, but exactly one agent must answer: let it read the others, or remove them"
         refuse(candidates[1].name, "", names, expected)
     if candidates[0].thinks != "text":
-        expected = "nobody reads this agent, so it answers and must have `thinks: text`"
+        expected = "no agent reads this one, so it answers and must have `thinks: text`"
         refuse(candidates[0].name, "thinks", candidates[0].thinks, expected)
 
 
@@ -115,8 +115,8 @@ def _check_memory(ordered: Sequence[Node], by_name: Mapping[str, Node], refuse: 
         depth[agent.name] = max((depth[name] + 1 for name in latent), default=0)
         num_nodes[agent.name] = sum(num_nodes[name] for name in latent) + 1
         if depth[agent.name] > MAX_LATENT_CHAIN:
-            expected = f"at most {MAX_LATENT_CHAIN} latent agents may stand behind one another"
+            expected = f"a chain of latent agents may have at most {MAX_LATENT_CHAIN} of them"
             refuse(agent.name, "reads", ", ".join(agent.reads), expected)
         if num_nodes[agent.name] > MAX_MEMORY_NODES:
-            expected = f"its memory would reach earlier agents on more than {MAX_MEMORY_NODES} ways; let it read fewer"
+            expected = f"more than {MAX_MEMORY_NODES} paths lead from it to earlier agents; let it read fewer"
             refuse(agent.name, "reads", ", ".join(agent.reads), expected)

@@ -1,6 +1,6 @@
-"""YAML text as plain data that remembers its lines, so that what is wrong with the data is told with a line.
+"""YAML as plain data with line numbers, so that an error about the data can name the line.
 
-Only plain data passes: no tags, no aliases (a small file of aliases can unfold into gigabytes), no deep nesting.
+Refuses tags, deep nesting, and aliases (a small file of aliases can expand into gigabytes).
 """
 
 import re
@@ -21,14 +21,14 @@ MAX_FILE_BYTES = 1_000_000
 MAX_NESTING = 20
 
 _TAG = "tag:yaml.org,2002:"
-# YAML 1.1 also reads 010 as 8 and 1:30 as 90, which nobody means. A number of more digits is never right.
+# YAML 1.1 also reads 010 as 8 and 1:30 as 90, which users do not expect. A number of more digits is never right.
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
 
 
 class Unreadable:
-    """What a file says that is no plain data: a date, an octal number, a tag. No field of a topology takes it."""
+    """A value that is not plain data: a date, an octal number, a tag. No field of a topology accepts it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -38,11 +38,11 @@ class Unreadable:
 
 
 class _Refusal(yaml.MarkedYAMLError):
-    """What YAML allows and a topology file does not."""
+    """Valid YAML that a topology file may not contain."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Composes nodes; refuses aliases and deep nesting while reading, before they cost anything."""
+    """Composes YAML nodes, and refuses aliases and deep nesting while reading, before they cost time or memory."""
 
     _nesting = 0
 
@@ -61,8 +61,8 @@ class _PlainLoader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class MarkedYAML:
-    """A topology file as data. By path: `nodes` has what stands there, `lines` (from 1) where it begins, a value with
-    its key."""
+    """A topology file as data. `nodes` has the YAML node at each path, `lines` its first line, from 1 (for a value, the
+    line of its key)."""
 
     source: str
     text: str
@@ -72,26 +72,27 @@ class MarkedYAML:
 
     @classmethod
     def read(cls, text: str, source: str) -> "MarkedYAML":
-        """Raises TopologyError for what is not one YAML document, a mapping of plain data."""
+        """Parse a file's text. Raises TopologyError unless it is one YAML document, a mapping of plain data."""
         root = _compose(text, source)
-        made = cls(source, text)
+        marked = cls(source, text)
         if not isinstance(root, MappingNode) or root.tag != _TAG + "map":
-            raise TopologyError(f"{source}:{_line(root)}", made._shown(root), "it must be a mapping (key: value lines)")
-        made.lines[()] = _line(root)
+            expected = "it must be a mapping (key: value lines)"
+            raise TopologyError(f"{source}:{_line(root)}", marked._shown(root), expected)
+        marked.lines[()] = _line(root)
         faults: list[tuple[Path, int, str, str]] = []
-        made.data.update(made._mapping(root, (), faults))
+        marked.data.update(marked._mapping(root, (), faults))
         for path, line, value, expected in faults[:1]:
-            raise made._error(path, line, value, expected)
-        return made
+            raise marked._error(path, line, value, expected)
+        return marked
 
     def located(self, error: TopologyError) -> TopologyError:
-        """What is wrong with a topology made of this data, with the line of the file."""
+        """Return the error of a topology made from this data, with the file and line added."""
         path, value, expected = error.path, error.value, error.expected
         node = self.nodes.get(path)
         line = self._line_at(path)
         if isinstance(node, ScalarNode):
             if node.tag != _TAG + "str":
-                value = str(node.value) or "nothing"  # as it was written: `yes`, not `true`
+                value = str(node.value) or "nothing"  # as in the file: `yes`, not `true`
             if expected.startswith("it must be text"):
                 expected += _hint(node)
             if node.style == "|" and (problem := find_problem(str(node.value))):
@@ -114,26 +115,26 @@ class MarkedYAML:
         return self.lines[path]
 
     def _shown(self, node: Node) -> str:
-        """What stands in the file."""
+        """Return the text of a node as in the file."""
         if isinstance(node, ScalarNode):
             return str(node.value)
         return self.text[node.start_mark.index : node.end_mark.index].strip()
 
     def _mapping(self, node: MappingNode, path: Path, faults: list[tuple[Path, int, str, str]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = _line(key_node)
             if not isinstance(key_node, ScalarNode) or key_node.tag != _TAG + "str":
                 faults.append((path, line, self._shown(key_node), f"a key must be text{_hint(key_node)}"))
                 continue
             key = str(key_node.value)
-            at = (*path, key)
-            if key in made:
-                faults.append((at, line, key, f"it is already given in line {self.lines[at]}; keep one"))
+            key_path = (*path, key)
+            if key in mapping:
+                faults.append((key_path, line, key, f"it is already given in line {self.lines[key_path]}; keep one"))
                 continue
-            self.lines[at] = line
-            made[key] = self._data(value_node, at, faults)
-        return made
+            self.lines[key_path] = line
+            mapping[key] = self._data(value_node, key_path, faults)
+        return mapping
 
     def _data(self, node: Node, path: Path, faults: list[tuple[Path, int, str, str]]) -> Any:
         self.nodes[path] = node
@@ -169,7 +170,7 @@ def _scalar(node: ScalarNode, *, takes_null: bool) -> Any:
 
 
 def _hint(node: Node) -> str:
-    """What YAML makes of text that is not quoted, if that is not text."""
+    """Return a hint if YAML reads unquoted text as another type, else an empty string."""
     kind = _KINDS.get(node.tag.removeprefix(_TAG)) if isinstance(node, ScalarNode) else None
     if node.tag == _TAG + "int" and not _DECIMAL.fullmatch(node.value):
         kind = "a number that is not decimal"
@@ -181,7 +182,7 @@ def _line(node: Node) -> int:
 
 
 def _compose(text: str, source: str) -> Node:
-    """The root. Raises TopologyError for what is not one YAML document."""
+    """Return the root node. Raises TopologyError unless the text is one YAML document."""
     num_bytes = len(text.encode(errors="surrogatepass"))
     if num_bytes > MAX_FILE_BYTES:
         raise TopologyError(source, f"{num_bytes} bytes", f"a topology file has at most {MAX_FILE_BYTES} bytes")
@@ -194,7 +195,7 @@ def _compose(text: str, source: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line if mark else 0
-        # A scanner that runs off the end points behind the last line.
+        # At the end of the text, the mark can point behind the last line.
         lines = text.splitlines() or [""]
         line = min(line, len(lines) - 1)
         reason = " ".join(part for part in (error.context, error.problem) if part)
@@ -206,5 +207,5 @@ def _compose(text: str, source: str) -> Node:
             f"{source}:{line}", ascii(text[error.position]), "it is not a printable character"
         ) from None
     if node is None:
-        raise TopologyError(f"{source}:1", "an empty file", "it must hold a topology: name and agents")
+        raise TopologyError(f"{source}:1", "an empty file", "it must have a topology: name and agents")
     return node

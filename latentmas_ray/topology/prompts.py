@@ -1,9 +1,9 @@
-"""An agent's messages for one question: the templates of its topology, filled in.
+"""Renders an agent's messages for one question from the templates of its topology.
 
-A template sees every field of the question's record except `gold`, and over them `question`, `record` (all those
-fields), `context` (what the text agents it reads wrote; empty where memory is handed over instead) and `answer_form`
-(one sentence on how to give the final answer). A field of the record that has one of these names is `record.NAME`.
-A line that holds only a `{% … %}` leaves no line behind.
+A template can use every field of the question's record except `gold`, and four variables: `question`, `record` (all
+those fields), `context` (the texts of the text agents it reads; empty if memory is handed over instead) and
+`answer_form` (one sentence on how to write the final answer). These hide fields of the same name; use `record.NAME`.
+A line with only a `{% … %}` is removed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,16 +21,16 @@ _MAX_FIELDS_NAMED = 20
 
 
 def render_messages(agent: Agent, question: Question, *, context: str, answer_form: str) -> tuple[dict[str, str], ...]:
-    """The system message, if the agent has one, and the user message, as `{"role": …, "content": …}`.
+    """Return the system message, if the agent has one, and the user message, as `{"role": …, "content": …}`.
 
-    A `context` that none of the agent's templates mentions goes before the prompt, so that every topology can
-    collaborate in text. Raises TopologyError if a template cannot be rendered for this question.
+    If no template of the agent mentions `context`, it is put before the prompt, so that every topology works with text
+    agents. Raises TopologyError if a template cannot be rendered for this question.
     """
     return _messages(agent, question, context, answer_form, "")
 
 
 def format_context(pairs: Sequence[tuple[str, str]]) -> str:
-    """What several agents wrote, as one text: (agent's name, its text), in that order. Empty for no agents."""
+    """Join the texts of several agents, given as (agent, text) pairs. Empty for no agents."""
     return "\n\n".join(f"{name} wrote:\n{text.strip() or '(nothing)'}" for name, text in pairs)
 
 
@@ -97,7 +97,7 @@ def _check_characters(texts: Iterable[str], agent: Agent, question: Question, so
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        expected = "a field that its prompt uses holds half of a surrogate pair, which is no character"
+        expected = "a field that its prompt uses has half of a surrogate pair, which is not a character"
         raise TopologyError(f"{source}agents.{agent.name}", f"question {question.id}", expected) from None
 
 

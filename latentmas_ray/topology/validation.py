@@ -1,21 +1,30 @@
-"""Models that are validated where they are made; what is wrong is one line: place, value, and what would be right."""
+"""Validation of agents and topologies: field types, and pydantic's errors as one-line TopologyErrors.
 
+Field types allow what YAML can write and read back: `Text`, `Template`, and `plain_mapping` for nested data.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from latentmas_ray.errors import TopologyError
+from latentmas_ray.topology.templates import find_problem
+
+MAX_NESTING = 17  # levels, including the outermost mapping: less than a topology file allows
+MAX_INTEGER = 10**18 - 1
 
 Path = tuple[str | int, ...]
 
-_FIRST_TOLD = {"extra_forbidden": 0, "missing": 1}  # a missing key is often a misspelt one
+_PLAIN = "it must be text, a number, true, false, null, a list or a mapping"
+_REPORTED_FIRST = {"extra_forbidden": 0, "missing": 1}  # a missing key is often a misspelt one
 
 
 class RuleError(ValueError):
-    """Raised by a validator: the value that breaks a rule, what would be right, and where it is below the field."""
+    """Raised by a validator: the invalid value, what would be right, and the path to it below the field."""
 
     def __init__(self, value: object, expected: str, *path: str | int) -> None:
         super().__init__(expected)
@@ -25,12 +34,12 @@ class RuleError(ValueError):
 
 
 class ValidatedModel(BaseModel):
-    """A frozen model. Making one raises TopologyError for the first thing that is wrong, never pydantic's own error.
+    """A frozen pydantic model that raises TopologyError for its first mistake, never pydantic's ValidationError.
 
-    A subclass says in `EXPECTED` what each field must be, and in `where` how a path into it is written.
+    A subclass defines `EXPECTED`, what each field must be, and `where`, how messages write a path into it.
     """
 
-    # Built when the first one is made: commands such as `--help` make none.
+    # defer_build: the schema is built for the first instance, and commands such as `--help` make none.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     EXPECTED: ClassVar[Mapping[str, str]]
@@ -44,27 +53,27 @@ class ValidatedModel(BaseModel):
 
     @classmethod
     def where(cls, path: Path, fields: Mapping[str, Any]) -> str:
-        """`path` in a model that was to be made of `fields`, as it stands in messages."""
+        """Return how messages write `path`, for a model made from `fields`."""
         raise NotImplementedError
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values in some fields. Raises TopologyError if it breaks a rule."""
+        """Return a validated copy with other values in some fields. Raises TopologyError."""
         given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return type(self)(**(given | changes))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's own, but validated."""
+        """Override pydantic's `model_copy`, which does not validate."""
         return self.replace(**update) if update else super().model_copy(deep=deep)
 
     @classmethod
     def _explain(cls, error: ValidationError) -> tuple[Path, str, str]:
-        """Where it is, what stands there, and what would be right."""
+        """Return the path, the value found there, and what would be right."""
         first = min(error.errors(include_url=False), key=_precedence)
         path = first["loc"]
         if first["type"] == "extra_forbidden":
             key = str(path[-1])
             known = tuple(cls.model_fields)
-            return path, key, f"unknown key; {did_you_mean(key, known)}the keys here are {', '.join(known)}"
+            return path, key, f"unknown key; {did_you_mean(key, known)}the valid keys are {', '.join(known)}"
         if first["type"] == "missing":
             return path, "nothing", "it is missing"
         fault = first.get("ctx", {}).get("error")
@@ -74,28 +83,92 @@ class ValidatedModel(BaseModel):
         return path, shown(first["input"]), expected
 
 
+def _check_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RuleError(ascii(text), "it has half of a surrogate pair, which is not a character") from None
+    return text
+
+
+def _check_template(text: str) -> str:
+    problem = find_problem(text)
+    if problem is not None:
+        line, reason = problem
+        lines = text.splitlines()[line - 1 : line]
+        raise RuleError(lines[0].strip() if lines else text, reason)
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+Template = Annotated[Text, AfterValidator(_check_template)]
+
+
+def plain_mapping(value: object, path: Path = (), nesting: int = 1) -> dict[str, Any]:
+    """Return a copy of a mapping of plain data, with tuples as lists. Raises RuleError, its path below `path`."""
+    if not isinstance(value, Mapping):
+        raise RuleError(value, "it must be a mapping (key: value lines)", *path)
+    copy = {}
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise RuleError(key, "a key must be text", *path)
+        _check_text_at(key, path)
+        copy[str.__str__(key)] = _plain(item, (*path, key), nesting + 1)
+    return copy
+
+
+def _plain(value: object, path: Path, nesting: int) -> Any:
+    if nesting > MAX_NESTING:
+        raise RuleError(value, f"it is nested more than {MAX_NESTING} levels deep", *path)
+    if value is None or isinstance(value, bool):
+        return value
+    # Values of subclasses, such as enums, become plain ones.
+    if isinstance(value, str):
+        return _check_text_at(str.__str__(value), path)
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise RuleError(value, f"it must be a whole number from {-MAX_INTEGER} to {MAX_INTEGER}", *path)
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RuleError(value, "it must be a finite number", *path)
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*path, index), nesting + 1) for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return plain_mapping(value, path, nesting)
+    raise RuleError(value, _PLAIN, *path)
+
+
+def _check_text_at(text: str, path: Path) -> str:
+    try:
+        return _check_text(text)
+    except RuleError as error:
+        raise RuleError(error.value, error.expected, *path) from None
+
+
 def _precedence(error: ErrorDetails) -> int:
-    return _FIRST_TOLD.get(error["type"], len(_FIRST_TOLD))
+    return _REPORTED_FIRST.get(error["type"], len(_REPORTED_FIRST))
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """`did you mean …? ` where one of `known` is like `word`, else nothing."""
+    """Return `did you mean …? ` if `word` is close to one of `known`, else an empty string."""
     near = get_close_matches(word, known, n=1)
     return f"did you mean {near[0]}? " if near else ""
 
 
-def place(prefix: str, path: Path) -> str:
-    """A path as it stands in messages: `agents.planner` and ("reads", 1) make `agents.planner.reads[1]`."""
+def join_path(prefix: str, path: Path) -> str:
+    """Return a path as messages write it: `agents.planner` and ("reads", 1) give `agents.planner.reads[1]`."""
     for part in path:
         prefix += f"[{part}]" if isinstance(part, int) else f".{part}" if prefix else part
     return prefix
 
 
 def shown(value: object) -> str:
-    """A value in one line, the way that YAML writes it."""
+    """Return a value in one line, as YAML writes it."""
     try:
         return "nothing" if value is None else _flow(value)
-    except Exception:  # noqa: BLE001 - a value of any class can be given, and its `__repr__` may raise anything
+    except Exception:  # noqa: BLE001 - the value may be of any class, and its `__repr__` may raise anything
         return f"<{type(value).__name__}>"
 
 

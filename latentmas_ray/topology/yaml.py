@@ -1,4 +1,4 @@
-"""Topologies from YAML and back. Every refusal is a TopologyError that names file, line, agent and key."""
+"""Reads and writes topologies as YAML. An error is a TopologyError that names file, line, agent and key."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ BUILTIN = tuple(
 
 
 def load_topology(name_or_path: str) -> Topology:
-    """The built-in topology of that name, or the one in that FILE.yaml. Raises TopologyError."""
+    """Load a built-in topology by name, or a FILE.yaml. Raises TopologyError."""
     if name_or_path in BUILTIN:
         text = (_BUILTIN_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8")
         return parse_topology(text, f"{name_or_path} (built in)")
@@ -30,10 +30,9 @@ def load_topology(name_or_path: str) -> Topology:
 
 
 def parse_topology(text: str, source: str) -> Topology:
-    """The topology that the YAML `text` describes, its agents in topological order.
+    """Parse YAML text as a topology, its agents in topological order.
 
-    `source` is the file's name for messages. Raises TopologyError, with a line, for everything that is not a
-    valid topology.
+    `source` is the file's name in messages. Raises TopologyError, with a line, unless it is a valid topology.
     """
     marked = MarkedYAML.read(text, source)
     try:
@@ -45,7 +44,7 @@ def parse_topology(text: str, source: str) -> Topology:
 
 
 def dump_topology(topology: Topology) -> str:
-    """YAML that `parse_topology` reads back into an equal topology (its `source` aside)."""
+    """Return YAML that `parse_topology` reads back into an equal topology (except its `source`)."""
     agents = []
     for agent in topology.agents:
         fields: dict[str, Any] = {"name": agent.name, "thinks": agent.thinks}
@@ -70,7 +69,7 @@ def dump_topology(topology: Topology) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as a block, the way people write prompts, and no aliases."""
+    """Writes multi-line text as a literal block, as people write prompts, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -79,7 +78,7 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> ScalarNode:
     style = "|" if "\n" in text else None
     if any(separator in text for separator in "\x85\u2028\u2029"):
-        style = '"'  # YAML folds these like line breaks unless they are escaped
+        style = '"'  # YAML treats these as line breaks unless they are escaped
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -7,7 +7,8 @@ from latentmas_ray.config import CodecName, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.capabilities import Device, Link
 
-# Best first; the object store, last, reaches every reader. The order for the CPU is measured (docs/log.md).
+# Best first; the object store, last, reaches every reader. The order for CPUs is measured:
+# benchmarks/results/transports.md.
 _PREFERRED: dict[Device, tuple[TransportName, ...]] = {
     "cpu": ("shared_memory", "object_store"),
     "cuda": ("cuda_ipc", "nccl", "nixl", "object_store"),

@@ -58,7 +58,8 @@ BENCHMARKS = {
 def commands_of(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
     """(name, flags and arguments) of a command and of every command below it."""
     yield name, {flag for parameter in _shown(command) for flag in (*parameter.opts, *parameter.secondary_opts)}
-    for child, below in getattr(command, "commands", {}).items():
+    shown = {child: below for child, below in getattr(command, "commands", {}).items() if not below.hidden}
+    for child, below in shown.items():
         yield from commands_of(below, f"{name} {child}".strip())
 
 

@@ -111,6 +111,17 @@ def test_no_relative_imports() -> None:
     assert [f"{s.name}:{found.line}" for s in files for found in s.imports() if found.module.startswith(".")] == []
 
 
+def test_scripts_import_only_what_is_installed() -> None:
+    """`python jobs/NAME.py` sees its own folder and what is installed, not the root of the checkout."""
+    scripts = (*sources("jobs"), *(source for source in sources("examples") if source.name.count("/") == 1))
+    assert [
+        f"{source.name}:{found.line} {found.module}"
+        for source in scripts
+        for found in source.imports()
+        if found.module.split(".")[0] in {"benchmarks", "examples", "tests"}
+    ] == []
+
+
 def test_every_name_says_what_is_inside() -> None:
     files = (*sources(PACKAGE), *sources("tests"))
     assert [source.name for source in files if VAGUE & set(source.name.removesuffix(".py").split("/"))] == []

@@ -26,6 +26,19 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
     main(json.loads(sys.argv[1]))
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
+# Several command lines: what all of them import is imported once, and each goes on in a process of its own.
+RUN_EACH = """
+import contextlib, json, os, sys
+from latentmas_ray.cli.main import run
+for arguments in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        sys.argv = ["latentmas", *arguments]
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+            run()
+        print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
 # Everything up to the second floor, and placement, is data and rules: usable where torch is not installed.
 IMPORT_LIGHT_FLOORS = """
 import importlib, json, pkgutil, sys
@@ -55,37 +68,45 @@ def imported_by(program: str, *arguments: str) -> set[str]:
     return set(json.loads(printed_by(program, *arguments)[-1]))
 
 
-def printed_by(program: str, *arguments: str) -> list[str]:
+def printed_by(program: str, *arguments: str | tuple[str, ...]) -> list[str]:
     command = [sys.executable, "-c", program, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("ask", "--help"), ("eval", "--help"), ("report", "--help"), ()]
+HELP = (("--help",), ("--version",), ("ask", "--help"), ("eval", "--help"), ("report", "--help"), ())
+WRONG_FLAG = ("eval", "--latent-steps", "-1")
+MISTAKES = (
+    ("eval", "--task", "mistyped"),
+    ("ask", "What is 6 times 7?", "--topology", "mistyped"),
+    ("ask", "What is 6 times 7?", "--model", "./mistyped", "--runtime", "ray"),
+    ("ask", "What is 6 times 7?", "--runtime", "ray", "--transport", "loopback"),
 )
-def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    imported = imported_by(RUN, *arguments)
-    assert "typer" in imported
-    assert imported & HEAVY == set()
+Imported = dict[tuple[str, ...], set[str]]  # the top-level modules in memory after each command line
 
 
-def test_a_flag_that_is_wrong_is_told_before_anything_heavy_is_imported() -> None:
-    assert imported_by(RUN, "eval", "--latent-steps", "-1") & HEAVY == set()
+@pytest.fixture(scope="module")
+def imported() -> Imported:
+    lines = (*HELP, WRONG_FLAG, *MISTAKES)
+    printed = printed_by(RUN_EACH, *lines)
+    assert len(printed) == len(lines)
+    return {line: set(json.loads(modules)) for line, modules in zip(lines, printed, strict=True)}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("eval", "--task", "mistyped"),
-        ("ask", "What is 6 times 7?", "--topology", "mistyped"),
-        ("ask", "What is 6 times 7?", "--model", "./mistyped", "--runtime", "ray"),
-        ("ask", "What is 6 times 7?", "--runtime", "ray", "--transport", "loopback"),
-    ],
-)
-def test_a_mistake_is_told_before_torch_or_ray_is_imported(arguments: tuple[str, ...]) -> None:
-    assert imported_by(RUN, *arguments) & (HEAVY - {"numpy"}) == set()
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...], imported: Imported) -> None:
+    assert "typer" in imported[arguments]
+    assert imported[arguments] & HEAVY == set()
+
+
+def test_a_flag_that_is_wrong_is_told_before_anything_heavy_is_imported(imported: Imported) -> None:
+    assert imported[WRONG_FLAG] & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_told_before_torch_or_ray_is_imported(arguments: tuple[str, ...], imported: Imported) -> None:
+    assert imported[arguments] & (HEAVY - {"numpy"}) == set()
 
 
 def test_actors_need_little_more_than_torch_and_ray_before_a_model_is_loaded() -> None:

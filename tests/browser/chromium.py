@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over a pipe (the DevTools protocol): what a page logs, asks for and shows."""
+"""Headless Chromium, driven over a pipe with the DevTools protocol: what a page logs, requests and shows."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 
 class Page:
-    """One page. `problems` are its console errors and exceptions, `requests` the addresses that it asked for."""
+    """One page. `problems` are its console errors and exceptions, `requests` the URLs that it requested."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, from_browser
@@ -53,30 +53,30 @@ class Page:
             self.call(f"{domain}.enable")
 
     def open(self, path: Path) -> None:
-        """Load a file; when this returns its scripts have run."""
+        """Load a file. Its scripts have run when this returns."""
         self._loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._take()
 
     def show_as(self, *, width: int, height: int = 900, scheme: str = "light") -> None:
-        """As on a screen of this size, by somebody who prefers this colour scheme."""
+        """Emulate a screen of this size and a preferred colour scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
-        """Save a screenshot of the whole page, or of what is in view."""
+        """Save a screenshot of the whole page, or of the visible part."""
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command to the page. Raises AssertionError if it fails or takes too long."""
+        """Send one command to the page. Raises AssertionError if it fails or takes too long."""
         return self._call(method, self._session, **parameters)
 
     def _call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Page:
         return result
 
     def _take(self) -> dict[str, Any]:
-        """The next message; what pages tell by themselves is kept."""
+        """Return the next message, and record the page's events."""
         limit = time.monotonic() + SECONDS
         while b"\0" not in self._pending:
             ready, _, _ = select.select([self._from], [], [], max(0.0, limit - time.monotonic()))
@@ -101,25 +101,25 @@ class Page:
             self._pending += received
         line, self._pending = self._pending.split(b"\0", 1)
         message: dict[str, Any] = json.loads(line)
-        self._note(message.get("method", ""), message.get("params", {}))
+        self._record_event(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, method: str, told: dict[str, Any]) -> None:
+    def _record_event(self, method: str, params: dict[str, Any]) -> None:
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":
-            self.problems.append(str(told["exceptionDetails"]))
-        elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
-            self.problems.append(told["entry"]["text"])
-        elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.problems.append(str(told["args"]))
+            self.problems.append(str(params["exceptionDetails"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.problems.append(params["entry"]["text"])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            self.problems.append(str(params["args"]))
 
 
 @contextmanager
 def open_chromium(folder: Path) -> Iterator[Page]:
-    """A browser with an empty profile in `folder`; it is ended with the block."""
+    """A browser with an empty profile in `folder`, closed at the end of the block."""
     its_input, to_browser = os.pipe()
     from_browser, its_output = os.pipe()
     ends = (str(its_input), str(its_output))
@@ -133,7 +133,7 @@ def open_chromium(folder: Path) -> Iterator[Page]:
         os.close(its_output)
         yield Page(to_browser, from_browser)
     finally:
-        os.close(to_browser)  # it ends when nobody talks to it
+        os.close(to_browser)  # it exits when the pipe is closed
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

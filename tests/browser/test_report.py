@@ -1,4 +1,4 @@
-"""The report in a browser: nothing complains, nothing is asked of a network, nothing is wider than the screen."""
+"""The report in a browser: no errors, no network requests, nothing wider than the screen."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with every section, and with texts that would like to be more than text."""
+    """A page with every section, and with texts that try to be HTML."""
     folder = tmp_path_factory.mktemp("runs")
     config = RunConfig(task="sums", method="text")
     hostile = make_answer(0, config, answer=HOSTILE, prediction=HOSTILE, correct=False)
@@ -66,7 +66,7 @@ def page(browser: Page, report: Path) -> Page:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits_and_nothing_complains(page: Page, report: Path, width: int, scheme: str) -> None:
+def test_it_fits_without_errors(page: Page, report: Path, width: int, scheme: str) -> None:
     page.show_as(width=width, scheme=scheme)
     page.open(report)
     for element in ("details", "#question details"):  # thoughts come when they are opened
@@ -108,7 +108,7 @@ LEAST_CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_unlikely_tokens_can_be_read(page: Page, report: Path, scheme: str) -> None:
+def test_unlikely_tokens_are_readable(page: Page, report: Path, scheme: str) -> None:
     page.show_as(width=1280, scheme=scheme)
     page.open(report)
     page.evaluate("document.querySelectorAll('#question details').forEach((found) => { found.open = true; })")
@@ -127,7 +127,7 @@ def set_value(page: Page, name: str, value: str, event: str) -> None:
     )
 
 
-def test_questions_are_filtered_searched_and_turned_over(page: Page) -> None:
+def test_questions_are_filtered_searched_and_paged(page: Page) -> None:
     assert shown_ids(page) == [f"q{number}" for number in range(50)]
     page.evaluate("document.getElementById('on').click()")
     assert shown_ids(page)[0] == "q50"
@@ -142,20 +142,20 @@ def test_questions_are_filtered_searched_and_turned_over(page: Page) -> None:
     assert shown_ids(page) == []
 
 
-def test_an_id_leads_to_its_question(page: Page) -> None:
+def test_a_click_on_an_id_shows_its_question(page: Page) -> None:
     page.evaluate("document.querySelector('a[data-question=q7]').click()")
     assert page.evaluate("document.querySelector('#question h3').textContent") == "q7"
     assert page.evaluate("document.querySelector('#list [aria-current=true] .id').textContent") == "q7"
 
 
-def test_an_id_that_is_further_down_is_marked_in_the_list_too(page: Page) -> None:
+def test_an_id_on_a_later_page_is_marked_in_the_list_too(page: Page) -> None:
     page.evaluate("document.querySelector('a[data-question=q119]').click()")
     assert page.evaluate("document.querySelector('#list [aria-current=true] .id').textContent") == "q119"
     assert page.evaluate("document.getElementById('range').textContent") == "101–120 of 120"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_ids_stand_beside_the_marks_of_many_runs(browser: Page, tmp_path: Path, width: int) -> None:
+def test_ids_fit_next_to_the_marks_of_many_runs(browser: Page, tmp_path: Path, width: int) -> None:
     folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in range(40)]
     path = tmp_path / "report.html"
     path.write_text(make_page([load_runs(folder) for folder in folders]))
@@ -169,7 +169,7 @@ def test_ids_stand_beside_the_marks_of_many_runs(browser: Page, tmp_path: Path, 
     assert browser.evaluate(f"{marks}.right <= {pane}.right")
 
 
-def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
+def test_the_picture_shows_the_chosen_question(page: Page) -> None:
     drawn = "document.querySelector('.thinking .dots').getAttribute('d')"
     before = page.evaluate(drawn)
     page.evaluate("[...document.querySelectorAll('#list button')][3].click()")
@@ -177,14 +177,14 @@ def test_the_picture_shows_the_question_that_is_chosen(page: Page) -> None:
     assert page.evaluate(drawn) != before
 
 
-def test_what_a_model_wrote_is_only_text(page: Page) -> None:
+def test_texts_of_models_are_not_parsed_as_html(page: Page) -> None:
     assert HOSTILE in page.evaluate("document.getElementById('question').textContent")
     assert page.evaluate("document.querySelectorAll('#question img').length") == 0
 
 
 @pytest.fixture(scope="module")
 def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page in which everything that has a name has a long one, without a space in it."""
+    """A page in which all names are long and without spaces."""
     folder, long = tmp_path_factory.mktemp("long"), "x" * 200
     config = RunConfig(task=f"{long}.jsonl", model="m" * 100, method="latent", latent_steps=5)
     answers = []
@@ -206,7 +206,7 @@ def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_long_names_make_it_no_wider(browser: Page, long_report: Path, width: int) -> None:
+def test_long_names_do_not_make_it_wider(browser: Page, long_report: Path, width: int) -> None:
     browser.show_as(width=width)
     browser.open(long_report)
     for number in (0, 1, 2):
@@ -216,7 +216,7 @@ def test_long_names_make_it_no_wider(browser: Page, long_report: Path, width: in
         assert browser.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_gains_of_runs_with_names_of_the_usual_length_are_legible(browser: Page, tmp_path: Path) -> None:
+def test_gains_are_legible_with_usual_names(browser: Page, tmp_path: Path) -> None:
     settings = ({}, {"memory": "deranged"}, {"memory": "none"}, {"latent_steps": 10, "seed": 1, "limit": 9})
     folders = [
         write_simple_run(tmp_path / str(number), method="latent", **fields) for number, fields in enumerate(settings)
@@ -233,7 +233,7 @@ def test_gains_of_runs_with_names_of_the_usual_length_are_legible(browser: Page,
     assert browser.evaluate(f"{kind}.width") > 300
 
 
-def test_a_question_of_a_picture_may_have_blanks_in_its_id(browser: Page, long_report: Path) -> None:
+def test_the_id_of_a_question_in_a_picture_may_have_spaces(browser: Page, long_report: Path) -> None:
     browser.show_as(width=1280)
     browser.open(long_report)
     choice = "document.querySelector('.thinking select')"
@@ -242,7 +242,7 @@ def test_a_question_of_a_picture_may_have_blanks_in_its_id(browser: Page, long_r
     assert browser.evaluate("document.querySelector('.thinking .shown-question').textContent") == "q  0 "
 
 
-def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Page, tmp_path: Path) -> None:
+def test_right_to_left_text_does_not_move_the_text_after_it(browser: Page, tmp_path: Path) -> None:
     config = RunConfig(task="sums", method="single")
     answer = make_answer(0, config, prediction="\u202e\u05d0\u05d1", answer="\u05d0\u05d1 12.")
     path = tmp_path / "report.html"
@@ -257,9 +257,7 @@ def test_what_is_read_from_right_to_left_does_not_move_what_follows(browser: Pag
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_numbers_of_steps_that_are_near_to_one_another_do_not_overlap(
-    browser: Page, tmp_path: Path, width: int
-) -> None:
+def test_close_numbers_of_steps_do_not_overlap(browser: Page, tmp_path: Path, width: int) -> None:
     numbers = (0, 1, 2, 3, 38, 39, 40, 42)
     folders = [write_simple_run(tmp_path / str(m), method="latent", latent_steps=m) for m in numbers]
     path = tmp_path / "report.html"
@@ -282,7 +280,7 @@ TOUCHING = """(() => {
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_names_at_the_ends_of_lines_do_not_touch_and_are_whole(browser: Page, tmp_path: Path, width: int) -> None:
+def test_labels_at_the_ends_of_lines_do_not_overlap_and_are_complete(browser: Page, tmp_path: Path, width: int) -> None:
     folders = [write_simple_run(tmp_path / method, "1110", method=method) for method in ("single", "text")]
     folders += [
         write_simple_run(
@@ -303,7 +301,7 @@ def test_names_at_the_ends_of_lines_do_not_touch_and_are_whole(browser: Page, tm
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_agents_have_columns_of_their_own(page: Page, report: Path, width: int) -> None:
+def test_each_agent_has_a_column(page: Page, report: Path, width: int) -> None:
     page.show_as(width=width)
     page.open(report)
     assert page.evaluate("document.querySelectorAll('.thinking').length") == 3
@@ -311,7 +309,7 @@ def test_agents_have_columns_of_their_own(page: Page, report: Path, width: int) 
     assert page.evaluate(TOUCHING.replace("SELECTOR", ".thinking:first-of-type .plane:first-of-type .token-name")) == 0
 
 
-def test_the_colours_of_a_scheme_are_those_of_the_reader(page: Page, report: Path) -> None:
+def test_colours_follow_the_readers_scheme(page: Page, report: Path) -> None:
     mark = "getComputedStyle(document.querySelector('.run.latent .mark')).backgroundColor"
     light = page.evaluate(mark)
     page.show_as(width=1280, scheme="dark")

@@ -1,4 +1,4 @@
-"""A runtime without models or processes: a virtual clock, failures on demand, and a memory of all it was given."""
+"""A runtime without models or processes: a virtual clock, failures on demand, and a record of all requests."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
@@ -18,7 +18,7 @@ BYTES_PER_TOKEN = 10
 
 @dataclass(eq=False)
 class FakeSegment:
-    """Stands for the memory of one turn: it is alive as long as somebody holds it."""
+    """The memory of one turn: exists as long as something refers to it."""
 
     work: TurnRequest
     num_bytes: tuple[int, ...]
@@ -39,7 +39,7 @@ class FakeResult:
 
 @dataclass(frozen=True)
 class Took:
-    """One turn: who, for which questions, when it was submitted and when it ran."""
+    """One turn: agent, batch, questions, and when it was submitted and ran."""
 
     agent: str
     batch: int
@@ -51,9 +51,9 @@ class Took:
 
 @dataclass
 class FakeRuntime:
-    """Every agent is one worker that takes its turns in the order of submission.
+    """Every agent is one worker that executes its turns in the order of submission.
 
-    With `is_synchronous` a turn is over when `submit` returns, like in one process.
+    With `is_synchronous` a turn is finished when `submit` returns, as in one process.
     """
 
     seconds: Callable[[TurnRequest], float] = lambda work: 1.0
@@ -68,11 +68,11 @@ class FakeRuntime:
     works: list[TurnRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)
-    peak_bytes: int = 0  # of live segments, while more than one batch had some
+    peak_bytes: int = 0  # of live segments, while more than one batch has some
     segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
     gone: WeakSet[FakeSegment] = field(default_factory=WeakSet)
-    tickets: WeakSet[TurnHandle] = field(default_factory=WeakSet)
-    _reported: WeakSet[FakeSegment] = field(default_factory=WeakSet)  # as gone
+    handles: WeakSet[TurnHandle] = field(default_factory=WeakSet)
+    _reported: WeakSet[FakeSegment] = field(default_factory=WeakSet)  # as lost
     _pending: list[TurnHandle] = field(default_factory=list)
     _free_at: dict[str, float] = field(default_factory=dict)
 
@@ -104,45 +104,45 @@ class FakeRuntime:
         report = self._report(work, segments)
         segment = FakeSegment(work, report.segment_bytes, finished_at, error) if work.thinks == "latent" else None
         record = FakeResult(finished_at, report, error)
-        ticket = TurnHandle(work.agent, segment, record, work.question_ids, work.is_last)
-        self.tickets.add(ticket)
-        self._pending.append(ticket)
+        handle = TurnHandle(work.agent, segment, record, work.question_ids, work.is_last)
+        self.handles.add(handle)
+        self._pending.append(handle)
         if segment is not None:
             self.segments.add(segment)
         self._measure()
-        return ticket
+        return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         assert self._pending
         self.on_wait(self)
-        first = min(ticket.turn.finishes_at for ticket in self._pending)
+        first = min(handle.turn.finishes_at for handle in self._pending)
         self.now = max(self.now, min(first, self.now + timeout_seconds))
         events: list[Event] = []
         # The latest first: a driver must not rely on any order.
-        for ticket in reversed(self._pending):
-            if ticket.turn.finishes_at <= self.now:
-                events += self._outcome(ticket)
-        self._pending = [ticket for ticket in self._pending if ticket.turn.finishes_at > self.now]
+        for handle in reversed(self._pending):
+            if handle.turn.finishes_at <= self.now:
+                events += self._outcome(handle)
+        self._pending = [handle for handle in self._pending if handle.turn.finishes_at > self.now]
         for segment in [segment for segment in self.gone - self._reported if segment.finishes_at <= self.now]:
             self._reported.add(segment)
-            events += [TurnLost(ticket, "its segment is gone") for ticket in self.tickets if ticket.segment is segment]
+            events += [TurnLost(handle, "its segment is gone") for handle in self.handles if handle.segment is segment]
         return events
 
     @staticmethod
-    def _outcome(ticket: TurnHandle) -> list[Event]:
-        if ticket.turn.error is None:
-            return events_of_result(ticket, ticket.turn.report)
-        error = copy(ticket.turn.error)  # a fresh one: a stored one would get a traceback that keeps the ticket alive
+    def _outcome(handle: TurnHandle) -> list[Event]:
+        if handle.turn.error is None:
+            return events_of_result(handle, handle.turn.report)
+        error = copy(handle.turn.error)  # a copy: the stored error would get a traceback that keeps the handle alive
         if isinstance(error, TurnLostError):
-            return [TurnLost(ticket, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)]
-        return [TurnFailed(ticket, error)]
+            return [TurnLost(handle, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)]
+        return [TurnFailed(handle, error)]
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        self.cancelled += [ticket.agent for ticket in handles]
-        self._pending = [ticket for ticket in self._pending if ticket not in handles]
+        self.cancelled += [handle.agent for handle in handles]
+        self._pending = [handle for handle in self._pending if handle not in handles]
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
-        self.freed += [ticket.agent for ticket in handles]
+        self.freed += [handle.agent for handle in handles]
 
     def close(self) -> None:
         pass
@@ -153,7 +153,7 @@ class FakeRuntime:
     def _report(self, work: TurnRequest, segments: Mapping[str, FakeSegment]) -> TurnResult:
         num_bytes = [sum(len(message["content"]) for message in prompt.messages) for prompt in work.prompts]
         prompt_tokens = tuple(ceil(count * self.tokens_per_byte) for count in num_bytes)
-        # Neighbours stand in the text, so that a test sees whether a question was asked among the same ones again.
+        # The text names all questions of the batch, so that a test sees whether a batch was the same again.
         texts = tuple(f"{work.agent} on {name} among {' '.join(work.question_ids)}" for name in work.question_ids)
         is_text = work.thinks == "text"
         return TurnResult(

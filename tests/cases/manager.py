@@ -1,4 +1,4 @@
-"""Replicas, places and a cluster for the tests of the fleet and the runtime: without Ray, and without actors."""
+"""Fake replicas, placement groups and clusters for tests of the manager and the runtime: no Ray, no actors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,42 +7,41 @@ import pytest
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from latentmas_ray.actors import manager as fleet_module
+from latentmas_ray.actors import manager as manager_module
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.manager import ReplicaManager
-from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn
-from latentmas_ray.actors.segment_location import SegmentLocation
+from latentmas_ray.actors.replicas.replica import Replica, SegmentLocation, SegmentRef, Turn
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import ActorError
 from latentmas_ray.placement import NodeResources
 from tests.cases.memory import SPEC
 
 NODES = ("near", "far")
-NUM_CPUS = 2.0  # of each
+NUM_CPUS = 2.0  # per node
 
 
-class Standing(Replica):
-    """Computes nothing. What it tells of its start is where it is, and of its turns that it died or has done them."""
+class FakeReplica(Replica):
+    """A replica without actors: it starts at once, and its turns succeed unless it `is_dead`."""
 
     is_dead = False
 
     def start(self, transport: Any = None) -> list[Any]:
         return list(self.nodes)
 
-    def use(self, transport: Any) -> list[Any]:
+    def use_transport(self, transport: Any) -> list[Any]:
         return []
 
-    def call(self) -> list[Any]:
-        return [self]  # as a reference to its sign of life
+    def ping(self) -> list[Any]:
+        return [self]  # stands for a reference to its answer
 
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         self._num_turns += 1
-        turn = Turn(self._num_turns, 0.0, (f"report {self._num_turns} of {id(self)}",), {})  # type: ignore[arg-type]
-        place = SegmentLocation(self.nodes[0])
-        return (SegmentRef(((),), (place,)) if work.thinks == "latent" else None), turn
+        turn = Turn(self._num_turns, 0.0, (f"result {self._num_turns} of {id(self)}",), {})  # type: ignore[arg-type]
+        location = SegmentLocation(self.nodes[0])
+        return (SegmentRef(((),), (location,)) if work.thinks == "latent" else None), turn
 
-    def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
         if self.is_dead:
             raise ActorError("it died")
         return TurnResult(agent="any", prompt_tokens=(), output_token_ids=((1,), (1, 2)))
@@ -50,21 +49,21 @@ class Standing(Replica):
     def cancel(self, turn: Turn) -> None:
         pass
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         pass
 
 
-class StandingFleet(ReplicaManager):
-    """Makes no actors."""
+class FakeManager(ReplicaManager):
+    """Creates replicas without actors."""
 
     def _make_replica(
         self, replica_id: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None
     ) -> Replica:
-        return Standing([None], nodes, spec=spec)
+        return FakeReplica([None], nodes, spec=spec)
 
 
-class Places:
-    """Stands for a placement group: all places are there at once."""
+class FakePlacementGroup:
+    """A placement group that is ready at once."""
 
     is_pinned = True
 
@@ -78,15 +77,17 @@ class Places:
         pass
 
 
-def seen(alive: Sequence[str]) -> Cluster:
+def cluster_of(alive: Sequence[str]) -> Cluster:
     """A cluster of these nodes."""
     nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=NUM_CPUS) for name in alive)
     return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ()) -> list[str]:
-    """Have a cluster of `NODES`; the names of those that are alive, to be taken from. What starts on
-    living nodes is up at once; once a node is gone, these failures come first."""
+def fake_cluster(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ()) -> list[str]:
+    """Fake a cluster of `NODES`; return the names of its live nodes, which a test may remove.
+
+    Replicas on live nodes start at once; after a node was removed, `failures` are raised first.
+    """
     names, left = list(NODES), list(failures)
 
     def loaded(references: Sequence[Any], *, timeout_seconds: float | None = None) -> list[Loaded]:
@@ -99,12 +100,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ())
     def nodes() -> list[dict[str, Any]]:
         return [{"NodeID": name, "Alive": True, "Resources": {"CPU": NUM_CPUS}} for name in names]
 
-    monkeypatch.setattr(fleet_module, "PlacementGroupHandle", Places)
-    monkeypatch.setattr(fleet_module, "get_loaded", loaded)
+    monkeypatch.setattr(manager_module, "PlacementGroupHandle", FakePlacementGroup)
+    monkeypatch.setattr(manager_module, "get_loaded", loaded)
     monkeypatch.setattr(ray, "nodes", nodes)
 
     def get(references: Any, **_: Any) -> list[Any]:
-        if isinstance(references, Standing) and references.is_dead:
+        if isinstance(references, FakeReplica) and references.is_dead:
             raise RayActorError
         return []
 

@@ -7,13 +7,13 @@ from benchmarks.scaling.timed_runtime import CALLS
 
 
 def spread(seconds: float) -> Spread:
-    """Its p99 is ten times its middle."""
+    """Return a spread whose p99 is ten times its median."""
     return Spread(count=100, p50=seconds, p99=10 * seconds)
 
 
 def hand_overs(actors: int, load: str) -> HandOvers:
     """The more actors, the longer everything takes."""
-    is_told = load != "flood"
+    has_latencies = load != "flood"
     return HandOvers(
         load=load,
         actors=actors,
@@ -21,9 +21,9 @@ def hand_overs(actors: int, load: str) -> HandOvers:
         turns=1000,
         seconds=4.0,
         turns_per_second=250.0,
-        memory=spread(1e-4 * actors) if is_told else None,
-        text=spread(0.0123456) if is_told else None,
-        text_way=dict.fromkeys(TEXT_WAY, spread(1.23456e-4)) if is_told else {},
+        memory=spread(1e-4 * actors) if has_latencies else None,
+        text=spread(0.0123456) if has_latencies else None,
+        text_way=dict.fromkeys(TEXT_WAY, spread(1.23456e-4)) if has_latencies else {},
         busy_readers=0.0625,
         driver=driver_time(
             [0.0123] * 1000, dict.fromkeys(CALLS, 0.123), num_turns=1000, thread=1.0, process=2.0, seconds=4.0

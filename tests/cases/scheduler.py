@@ -1,4 +1,4 @@
-"""Questions, topologies and shortcuts for the tests of the driver."""
+"""Questions, topologies and shortcuts for the tests of the scheduler."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -18,8 +18,8 @@ from latentmas_ray.runs.run_events import (
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent, Topology
@@ -66,7 +66,7 @@ ALL = {"chain": CHAIN, "parallel": PARALLEL, "diamond": DIAMOND, "talk": TALK, "
 
 
 class Recorder:
-    """An observer that keeps everything."""
+    """An observer that stores all events."""
 
     def __init__(self) -> None:
         self.started: tuple[str, int, int] | None = None
@@ -119,16 +119,16 @@ def make_driver(
 
 
 def drain(results: Iterator[Answer | Failure], into: list[str]) -> None:
-    """Note the ids of all results, so that those before an error are seen."""
+    """Append the ids of all results to `into`, also of those before an error."""
     into.extend(result.id for result in results)
 
 
 def run_all(
     runtime: FakeRuntime, of: Topology, questions: Sequence[Question], *, batch_size: int = 2, **settings: Any
 ) -> tuple[dict[str, Answer], list[Failure]]:
-    """All results of one run; checks that nothing is left behind."""
+    """Return all results of one run; checks that no handle and no segment is left."""
     results = list(make_driver(runtime, of, **settings).run(plan_batches(questions, batch_size)))
-    assert not runtime.tickets
+    assert not runtime.handles
     assert not runtime.segments
     answers = {result.id: result for result in results if isinstance(result, Answer)}
     failures = [result for result in results if isinstance(result, Failure)]

@@ -1,8 +1,8 @@
 """An outcome of the transfer benchmark without a measurement."""
 
-from latentmas_ray.bench.end_to_end import EndToEnd, Felt
-from latentmas_ray.bench.stamps import Received, TransferSample, size_figures
-from latentmas_ray.bench.transfer import TransferBench, WayFigures
+from latentmas_ray.bench.end_to_end import EndToEnd, EndToEndTimes
+from latentmas_ray.bench.timings import Received, TransferSample, size_figures
+from latentmas_ray.bench.transfer import TransferBench, TransportFigures
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.turn import Link
 
@@ -10,10 +10,12 @@ BYTES_PER_TOKEN = 114_688
 TOKENS = (1, 64, 1024, 2048)
 
 
-def hand_over(scale: float = 1.0, *, offset: float = 0.0, carried: bool = True, limit: float = 0.5) -> TransferSample:
+def hand_over(
+    scale: float = 1.0, *, offset: float = 0.0, holds_bytes: bool = True, limit: float = 0.5
+) -> TransferSample:
     """Copied after 1, packed after 2, there after 4, unpacked after 8, written after 16, all times `scale`."""
     begun = 1000.0
-    received = Received(*(begun + time * scale + offset for time in (4.0, 8.0, 16.0)), carried)
+    received = Received(*(begun + time * scale + offset for time in (4.0, 8.0, 16.0)), holds_bytes)
     return TransferSample.of((begun, begun + scale, begun + 2 * scale), received, offset, limit=limit, copies=2 * limit)
 
 
@@ -25,7 +27,7 @@ def outcome() -> TransferBench:
         ("cross_node", "object_store", 0.123456),
     )
     ways = tuple(
-        WayFigures(
+        TransportFigures(
             link=link,
             transport=transport,
             limit="TCP" if link == "cross_node" else "memcpy",
@@ -53,8 +55,8 @@ def outcome() -> TransferBench:
             num_bytes=121_454_592,
             transport="object_store",
             link="same_node",
-            overlap=Felt(seconds=0.0123, exposed_seconds=0.0119),
-            no_overlap=Felt(seconds=0.123, exposed_seconds=0.045),
+            overlap=EndToEndTimes(seconds=0.0123, exposed_seconds=0.0119),
+            no_overlap=EndToEndTimes(seconds=0.123, exposed_seconds=0.045),
             ratio=10.0,
         ),
     )

@@ -104,7 +104,7 @@ class Machine:
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
-    """Kill a process of `Machine.start` with its children, and let go of its pipes."""
+    """Kill a process of `Machine.start` with its children, and close its pipes."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -114,7 +114,7 @@ class Switch:
     """Joins machines: each gets a link to it and an address. All of it lives in a machine of its own."""
 
     def __init__(self, subnet: str = "198.51.100") -> None:
-        """`subnet` is the first three numbers of the addresses; by default a range that is nobody's on the internet."""
+        """`subnet` is the first three numbers of the addresses; by default a private range."""
         self._subnet = subnet
         self._machine = Machine("switch")
         self._num_ports = 0
@@ -147,7 +147,7 @@ class Switch:
         return address
 
     def unplug(self, machine: Machine) -> None:
-        """Cut the link: nothing arrives any more, and neither side is told."""
+        """Cut the link: nothing arrives any more, and neither side is notified."""
         self._ip("link", "set", self._port(machine), "nomaster")
 
     def plug_in_again(self, machine: Machine) -> None:

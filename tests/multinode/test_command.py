@@ -1,9 +1,12 @@
-"""The command line on a cluster of several nodes: the answers of one process, and who may join."""
+"""The command line on a cluster of several nodes: where agents stand, the answers of one process, and who may join."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ from tests.multinode.runs import (
     write_questions,
 )
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, QUESTION, environment, read_rows
+from tests.ray.command_cases import COMMAND, PAIR, QUESTION, environment, read_rows
 
 NUM_QUESTIONS = 4
 NODES = HEAD, WORKER, IDLE, OUTSIDER = range(4)
@@ -36,8 +39,8 @@ TRANSFERS = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes with a core each, one that has none to give away, and a machine that is no part of the cluster."""
-    with make_cluster(1, 1, 0, None) as cluster:
+    """Two nodes with cores for all agents, one that has none, and a machine that is no part of the cluster."""
+    with make_cluster(4, 4, 0, None) as cluster:
         yield cluster
 
 
@@ -48,14 +51,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task: Path, tmp_path: Path) -> None:
-    """From a node that runs no actor; and the cluster goes on afterwards."""
+    """From a node that runs no actor; and the cluster keeps running afterwards."""
     command = evaluation(task, "sequential")
     most: Counter[int] = Counter()
 
     def look() -> None:
         most.update({node: max(0, cluster.num_actors(node) - most[node]) for node in NODES})
 
-    where = ["--runtime", "ray", "--address", cluster.address, "--output", str(tmp_path / "run")]
+    where = ["--address", cluster.address, "--placement", "spread", "--output", str(tmp_path / "run")]
     with started_on(cluster, IDLE, [*command, *where]) as process:
         wait_while(lambda: not process.is_over, look)
         done = process.finish()
@@ -77,6 +80,84 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
     assert 0 < moved["cross_node"] <= written
     assert moved["same_node"] <= written
     wait_while(lambda: any(cluster.num_actors(node) for node in NODES))
+
+
+@pytest.fixture(scope="module")
+def command(task: Path) -> list[str]:
+    """An evaluation by two agents."""
+    pair = task.with_name("pair.yaml")
+    pair.write_text(PAIR)
+    return evaluation(task, str(pair))
+
+
+@pytest.fixture(scope="module")
+def rows_of_one_process(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return local_rows(command, tmp_path_factory.mktemp("local"))
+
+
+@pytest.mark.parametrize(
+    ("placement", "actors", "links"),
+    [
+        ("pack", [0, 2], {"same_node"}),
+        pytest.param("colocate", [0, 1], {"same_process"}, marks=pytest.mark.slow),
+    ],
+)
+def test_agents_stand_together_where_they_are_put(
+    cluster: Cluster,
+    command: list[str],
+    rows_of_one_process: list[dict[str, Any]],
+    tmp_path: Path,
+    placement: str,
+    actors: list[int],
+    links: set[str],
+) -> None:
+    """Counted by the kernel while the run lasts: actors on the node with fewer, and on that with more."""
+    most = [0, 0]
+
+    def look() -> None:
+        most[:] = [max(seen, cluster.num_actors(node)) for node, seen in zip((HEAD, WORKER), most, strict=True)]
+
+    where = ["--address", cluster.address, "--output", str(tmp_path), "--placement", placement]
+    with started_on(cluster, HEAD, [*command, *where]) as process:
+        wait_while(lambda: not process.is_over, look)
+        done = process.finish()
+    assert done.returncode == 0, done.stderr
+    assert sorted(most) == actors
+    rows = read_rows(tmp_path)
+    assert {transfer["link"] for row in rows for transfer in row["transfers"]} == links
+    assert [timeless(row) for row in rows] == rows_of_one_process
+    wait_while(lambda: any(cluster.num_actors(node) for node in NODES))
+
+
+def test_the_plan_of_a_cluster_that_runs(cluster: Cluster) -> None:
+    """It joins the cluster to look at it, and starts nothing there."""
+    plan = [str(COMMAND), "plan", "--address", cluster.address, "--placement", "spread", "--json"]
+    with started_on(cluster, HEAD, plan) as process:
+        done = process.finish()
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert sorted(node["num_cpus"] for node in told["nodes"]) == [0.0, 4.0, 4.0]
+    assert all(re.fullmatch("[0-9a-f]{56}", node["name"]) for node in told["nodes"])
+    used = {shard["node"] for shard in told["shards"]}
+    assert [told["nodes"][number]["num_cpus"] for number in used] == [4.0, 4.0]
+    assert not any(cluster.num_actors(node) for node in NODES)
+
+
+@pytest.mark.slow
+def test_the_link_between_two_nodes_is_measured_beside_plain_tcp(cluster: Cluster) -> None:
+    """A link more than on one machine, and two clocks."""
+    flags = ["--model", "tiny", "--tokens", "1,200", "--repeats", "2", "--no-end-to-end", "--json"]
+    command = [str(COMMAND), "bench", "transfer", *flags, "--transports", "object_store", "--address", cluster.address]
+    with started_on(cluster, HEAD, command) as process:
+        done = process.finish()
+    assert done.returncode == 0, done.stderr
+    ways = {way["link"]: way for way in json.loads(done.stdout)["ways"]}
+    far = ways["cross_node"]
+    assert far["limit"] == "TCP"
+    assert 0 < far["clock_error_seconds"] < 0.1
+    for size in far["sizes"]:
+        assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
+    assert ways["same_node"]["clock_error_seconds"] == 0
 
 
 def _refusals(cluster: Cluster, homeless: Path) -> dict[str, tuple[int, str, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""Actors, nodes and links that die in the middle of a run: it goes on, nothing is lost, its answers are the same."""
+"""Actors, nodes and links that die during a run: it continues, loses nothing, and its answers are the same."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ NUM_QUESTIONS = 40
 HEAD, WORKER, OTHER = range(3)
 # Half a minute of silence, where Ray's own default is more than one.
 SOON_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "4"}
-# More patience than any run has: nobody hears from Ray that a node is gone.
+# Longer than any run: Ray does not report in time that a node is gone.
 NEVER_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "100000"}
 SPREAD = ["--placement", "spread"]
 
@@ -45,7 +45,7 @@ def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 def run_through(
     cluster: Cluster, command: list[str], folder: Path, faults: list[tuple[int, Callable[[], object]]]
 ) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a run and what it said, with faults each after so many answers."""
+    """The rows of a run and what it said, with each fault after a number of answers."""
     run = [*command, "--address", cluster.address, "--output", str(folder)]
     with started_on(cluster, HEAD, run) as process:
         for num_answers, fault in faults:

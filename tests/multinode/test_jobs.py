@@ -28,8 +28,8 @@ def cluster() -> Iterator[Cluster]:
 def nodes_of_agents(cluster: Cluster) -> list[str]:
     """The node of every agent's actor that is alive, by Ray's own account."""
     ask = [RAY, "list", "actors", "--address", cluster.dashboard_url, "--format", "json", "--filter", "state=ALIVE"]
-    told = cluster.machines[OUTSIDE].run(ask, environment=cluster.environment, timeout_seconds=120)
-    actors = json.loads(told.stdout[told.stdout.index("[") :]) if "[" in told.stdout else []
+    output = cluster.machines[OUTSIDE].run(ask, environment=cluster.environment, timeout_seconds=120)
+    actors = json.loads(output.stdout[output.stdout.index("[") :]) if "[" in output.stdout else []
     return sorted(actor["node_id"] for actor in actors if actor["class_name"] == "AgentActor")
 
 

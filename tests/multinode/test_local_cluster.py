@@ -41,7 +41,9 @@ def test_a_command_runs_on_the_head_and_its_exit_code_is_the_scripts(temporary: 
     assert list(temporary.glob("lmn-*")) == []
 
 
-@pytest.mark.parametrize(("number", "num_nodes"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("number", "num_nodes"), [(signal.SIGINT, 2), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)]
+)
 def test_it_says_how_to_get_in_and_leaves_nothing_when_it_is_stopped(
     temporary: Path, number: signal.Signals, num_nodes: int
 ) -> None:

@@ -11,7 +11,7 @@ from tests.multinode.transport_reads import TIMEOUT_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-def test_gloo_and_tcp_reach_the_other_node_and_tell_of_its_death() -> None:
+def test_gloo_and_tcp_reach_the_other_node_and_report_its_death() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Cluster(num_cpus=(1, 1), environment=environment) as cluster:
         program = cluster.start(0, [sys.executable, "-m", "tests.multinode.transport_reads"])

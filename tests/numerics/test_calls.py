@@ -27,13 +27,13 @@ def mas() -> Iterator[LatentMAS]:
 
 def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(mas: LatentMAS) -> None:
     in_turn = ask_in_turn(mas)
-    assert len(set(in_turn.values())) > 50  # else a mix-up would not show
+    assert len(set(in_turn.values())) > len(in_turn) // 4  # else a mix-up would not show
     assert ask_in_threads(mas) == in_turn
     assert ask_in_tasks(mas) == in_turn
 
 
 def test_batches_of_several_threads_are_kept_apart(mas: LatentMAS) -> None:
-    parts = [QUESTIONS[first : first + 20] for first in range(0, 80, 20)]
+    parts = [QUESTIONS[first : first + 16] for first in range(0, 64, 16)]
     alone = [{answer.id: answer.answer_token_ids for answer in mas.map(part)} for part in parts]
     found: list[Any] = [None] * len(parts)
 
@@ -80,8 +80,8 @@ def test_after_close_the_next_call_starts_again() -> None:
 def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
     topology: str, handover: Any, tmp_path: Path
 ) -> None:
-    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 24, "transfer": handover}
-    questions = QUESTIONS[:3]
+    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 12, "transfer": handover}
+    questions = QUESTIONS[:2]
     with LatentMAS("tiny", **fields) as mas:
         undisturbed = [mas.ask(question).answer_token_ids for question in questions]
         kept = [mas.ask(question, keep_memory=True) for question in questions]
@@ -182,17 +182,17 @@ def test_evaluation_over_steps_and_seeds_loads_each_model_once(monkeypatch: pyte
         return load(name, **more)
 
     monkeypatch.setattr(model_loading, "load_model", count)
-    fields = {**LOCAL, "topology": "hierarchical", "temperature": 0.0, "max_new_tokens": 24}
+    fields = {**LOCAL, "topology": "hierarchical", "temperature": 0.0, "max_new_tokens": 4}
     with LatentMAS("tiny", **fields) as mas:
-        sweep = mas.evaluate("notes", limit=4, latent_steps=[0, 10, 40], output=str(tmp_path / "sweep"))
-        assert list(sweep) == [0, 10, 40]
-        assert [summary.latent_steps_per_question for summary in sweep.values()] == [0, 30, 120]
+        sweep = mas.evaluate("notes", limit=2, latent_steps=[0, 2, 10], output=str(tmp_path / "sweep"))
+        assert list(sweep) == [0, 2, 10]
+        assert [summary.latent_steps_per_question for summary in sweep.values()] == [0, 6, 30]
         both = mas.evaluate("notes", limit=2, seeds=[1, 2], latent_steps=[0, 1])
         assert [(steps, summary.seeds) for steps, summary in both.items()] == [(0, (1, 2)), (1, (1, 2))]
         assert mas.evaluate("notes", limit=2).num_questions == 2
     assert len(loaded) == 1
     folders = sorted(path.parent.relative_to(tmp_path) for path in tmp_path.rglob("summary.json"))
-    assert [str(folder) for folder in folders] == [f"sweep/latent-steps-{steps}" for steps in (0, 10, 40)]
+    assert [str(folder) for folder in folders] == [f"sweep/latent-steps-{steps}" for steps in (0, 10, 2)]
 
 
 def test_runs_of_several_kinds_keep_their_memories_apart_and_have_no_folder_in_common(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_folder_named_tiny_is_not_taken_for_it(tmp_path: Path, monkeypatch: py
     assert load_model("tiny").name == "tiny"
 
 
-@pytest.mark.parametrize("latent_steps", [2, 40])
+@pytest.mark.parametrize("latent_steps", [2, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("topology", ["sequential", "hierarchical"])
 def test_memory_carries_what_the_answer_needs(topology: str, latent_steps: int) -> None:
     assert accuracy(topology=topology, latent_steps=latent_steps) >= 0.8

@@ -17,8 +17,8 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
 from latentmas_ray.transport import ObjectStore, pick_transport
@@ -49,9 +49,9 @@ def actors_of(
 
 
 def use_transport(runtime: RayRuntime, name: TransportName) -> None:
-    """Have a runtime that has nothing to do go on with another transport, on the same actors."""
-    runtime._transport, _ = pick_transport(name, "none", runtime._fleet.situation())
-    runtime._fleet.use(runtime._transport)
+    """Switch an idle runtime to another transport, on the same actors."""
+    runtime._transport, _ = pick_transport(name, "none", runtime._manager.device_layout())
+    runtime._manager.use_transport(runtime._transport)
 
 
 def drive(

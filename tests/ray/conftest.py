@@ -13,7 +13,7 @@ STORE_BYTES = 300 * 2**20
 
 @pytest.fixture(scope="session")
 def start_ray() -> Iterator[Callable[..., None]]:
-    """Have a Ray with so many (pretended) GPUs. One that is there already with as many is kept."""
+    """Start Ray with this number of (fake) GPUs, or use one that is running with as many."""
     running: list[int] = []
 
     def start(num_gpus: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Runners without a model: they wait, write down what they did, and fail when they are told to.
+"""Runners without a model: they wait, record their turns, and fail on request.
 
 Ray's workers import this module, so it needs nothing that only tests have.
 """
@@ -203,7 +203,7 @@ def raise_once(armed: Path) -> None:
 
 
 class Fragile:
-    """A runner without a model whose ranks take every turn together; it fails on batches it is told to fail on."""
+    """A runner without a model whose ranks execute every turn together; it fails on chosen batches."""
 
     device = "cpu"
 
@@ -215,5 +215,5 @@ class Fragile:
     def run(self, work: TurnRequest, memory: Any, *, outgoing: Any = None) -> tuple[None, TurnResult]:
         if work.batch == POISON and self._ranks.shard.rank in self._deeds:
             self._deeds[self._ranks.shard.rank]()
-        (told,) = self._ranks.broadcast(torch.tensor([work.batch])).tolist()
-        return None, TurnResult(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((told,),) * 3)
+        (batch,) = self._ranks.broadcast(torch.tensor([work.batch])).tolist()
+        return None, TurnResult(agent=work.agent, prompt_tokens=(1, 1, 1), output_token_ids=((batch,),) * 3)

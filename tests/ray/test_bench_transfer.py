@@ -9,28 +9,32 @@ from latentmas_ray.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-SMALL = ["--model", "tiny", "--tokens", "1,40", "--repeats", "2", "--prompt-tokens", "50", "--latent-steps", "3"]
-LINKS = {("same_process", "loopback"), ("same_node", "tcp")}
+SMALL = ["--model", "tiny", "--tokens", "1,40", "--repeats", "2", "--transports", "loopback", "--json"]
 
 
-def test_transports_are_measured_on_one_node_and_two_agents_with_overlap_and_without(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["bench", "transfer", *SMALL, "--transports", "loopback,tcp", "--json"]) == 0
+def test_a_transport_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ways between two actors, on one node and on two, are measured in `tests/multinode/test_command.py`."""
+    assert main(["bench", "transfer", *SMALL, "--no-end-to-end"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {(way["link"], way["transport"]) for way in told["ways"]} >= LINKS
+    assert [(way["link"], way["transport"]) for way in told["ways"]] == [("same_process", "loopback")]
     for way in told["ways"]:
         assert [size["tokens"] for size in way["sizes"]] == [1, 40]
         for size in way["sizes"]:
             assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
             assert size["move"]["limit_bytes_per_second"] > 0
-    felt = told["end_to_end"]
+    assert ray.is_initialized()  # it was there before, and goes on
+
+
+@pytest.mark.slow
+def test_two_agents_are_measured_with_overlap_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "transfer", *SMALL, "--prompt-tokens", "50", "--latent-steps", "3"]) == 0
+    felt = json.loads(capsys.readouterr().out)["end_to_end"]
     assert felt["prompt_tokens"] >= 50
     assert (felt["transport"], felt["link"]) == ("shared_memory", "same_node")
     for side in ("overlap", "no_overlap"):
         assert 0 < felt[side]["exposed_seconds"] <= felt[side]["seconds"] < 10
     assert felt["ratio"] == pytest.approx(felt["no_overlap"]["seconds"] / felt["overlap"]["seconds"])
-    assert ray.is_initialized()  # it was there before, and goes on
+    assert ray.is_initialized()
 
 
 def test_a_segment_that_the_store_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

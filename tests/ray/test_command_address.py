@@ -48,8 +48,12 @@ def address() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+WAYS = {"colocate": "loopback", "pack": "shared_memory"}
+
+
+@pytest.mark.parametrize("placement", ["colocate", pytest.param("pack", marks=pytest.mark.slow)])
 def test_a_running_cluster_is_joined_and_left_running(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
 ) -> None:
     """Given by the flag, which wins over the environment, and by that, where the doctor looks at it afterwards. The
     cluster's working directory is not that of the command, so a relative model folder is found only if the driver says
@@ -57,10 +61,11 @@ def test_a_running_cluster_is_joined_and_left_running(
     shutil.copytree(GOLDEN / "model", tmp_path / "checkpoint")
     monkeypatch.chdir(tmp_path)
     command = golden_command("realign", tmp_path / "run", "--runtime", "ray", "--batch-size", "1", model="checkpoint")
-    done = run_command(*command, "--address", address, more=SAME_ROUNDING | AUTH | {"RAY_ADDRESS": "127.0.0.1:1"})
+    where = ["--address", address, "--placement", placement]
+    done = run_command(*command, *where, more=SAME_ROUNDING | AUTH | {"RAY_ADDRESS": "127.0.0.1:1"})
     assert done.returncode == 0, done.stderr
     rows = golden_rows("realign", tmp_path / "run")
-    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {"shared_memory"}
+    assert {transfer["transport"] for row in rows for transfer in row["transfers"]} == {WAYS[placement]}
     client = run_command("ask", QUESTION, "--address", f"ray://{address}", more=AUTH)
     assert client.returncode == 2
     assert client.stderr.count("\n") == 1, client.stderr

@@ -48,7 +48,8 @@ def _check_resumed(folder: Path, undisturbed: list[dict[str, object]], *command:
     assert json.loads((folder / "summary.json").read_text())["num_questions"] == NUM_QUESTIONS
 
 
-@pytest.mark.parametrize("runtime", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow  # `tests/unit/runs/test_journal.py` kills a run without a model
+@pytest.mark.parametrize("runtime", ["local", "ray"])
 def test_a_run_whose_driver_is_killed_is_resumed(
     command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, runtime: str
 ) -> None:
@@ -63,12 +64,12 @@ def test_a_run_whose_driver_is_killed_is_resumed(
     _check_resumed(tmp_path, undisturbed, *run)
 
 
-@pytest.mark.parametrize("runtime", ["local", "ray"])
+@pytest.mark.parametrize("where", [["--runtime", "local"], ["--runtime", "ray", "--placement", "colocate"]])
 def test_ctrl_c_leaves_a_journal_that_can_be_resumed(
-    command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, runtime: str
+    command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, where: list[str]
 ) -> None:
     run = [*command, "--output", str(tmp_path)]
-    with started([COMMAND, *run, "--runtime", runtime]) as process:
+    with started([COMMAND, *run, *where]) as process:
         wait_for(lambda: len(read_rows(tmp_path)) >= 3, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process that the command started
         out, err = process.communicate(timeout=60)

@@ -1,4 +1,7 @@
-"""What the commands print and write on the embedded model; one of them as a real process that starts its own Ray."""
+"""What the commands print and write on the embedded model.
+
+The same command as a process of its own, which starts its own Ray, is in `test_command_interrupted.py`.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.cli.main import main
-from tests.ray.command_cases import PAIR, QUESTION, read_rows, run_command
+from tests.ray.command_cases import PAIR, QUESTION, read_rows
 
 SHORT = ["--latent-steps", "3", "--max-new-tokens", "5", "--temperature", "0"]
 
@@ -18,16 +21,16 @@ def pair(tmp_path: Path) -> str:
 
 
 def test_ask_prints_the_same_answer_from_actors_and_from_one_process(
-    pair: str, capfd: pytest.CaptureFixture[str]
+    cluster: None, pair: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ask = ["ask", QUESTION, "--topology", pair, *SHORT, "--json", "--runtime"]
-    assert main([*ask, "local"]) == 0
-    out, err = capfd.readouterr()
-    assert err == ""
-    local = json.loads(out)
-    done = run_command(*ask, "ray")
-    assert (done.returncode, done.stderr) == (0, "")
-    on_actors = json.loads(done.stdout)
+    told = {}
+    for runtime, placement in (("local", []), ("ray", ["--placement", "colocate"])):
+        assert main([*ask, runtime, *placement]) == 0
+        out, err = capfd.readouterr()
+        assert err == ""
+        told[runtime] = json.loads(out)
+    local, on_actors = told["local"], told["ray"]
     assert on_actors["answer_token_ids"] == local["answer_token_ids"]
     assert on_actors["tokens"] == local["tokens"]
     assert on_actors["tokens"]["agents"]["planner"]["latent"] == 3

@@ -1,4 +1,4 @@
-"""What goes wrong in an actor, seen from the command line: exit code, message, journal, and how the run goes on."""
+"""Failures in an actor, seen from the command line: exit code, message, journal, and how the run continues."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`latentmas eval` over six questions on two actors with stand-ins, which misbehave as they are told."""
+    """`latentmas eval` over six questions on two actors with stand-ins, which misbehave on request."""
     (tmp_path / "pair.yaml").write_text(TOPOLOGY)
     lines = [json.dumps({"id": f"q{index}", "question": f"number {index}?"}) for index in range(NUM_QUESTIONS)]
     (tmp_path / "questions.jsonl").write_text("\n".join(lines))
@@ -113,7 +113,7 @@ def test_an_actor_that_dies_of_everything_ends_the_run(
     monkeypatch.setattr(health, "MAX_LOSSES", 1)
     assert run(misbehave=[On("judger", f"q{index}", stand_ins.die) for index in range(NUM_QUESTIONS)]) == 1
     err = capfd.readouterr().err
-    assert "error: the actor of agent judger died 2 times, and none of its turns came to an end between" in err
+    assert "error: the actor of agent judger died 2 times, and none of its turns finished in between" in err
     assert "--resume" in err
     assert run("--resume", "--runtime", "local") == 0
     assert _answers(tmp_path) == UNDISTURBED
@@ -139,7 +139,7 @@ def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd:
         assert f"{name} ({on.agent}): " in err
         assert failures[name]["agent"] == on.agent
         assert failures[name]["error"].endswith(message)
-        assert f"agent {on.agent}" not in failures[name]["error"]  # it is named beside it
+        assert f"agent {on.agent}" not in failures[name]["error"]  # its own field names it
     assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name not in DEEDS}
     assert run("--resume", "--runtime", "local") == 0
     assert _answers(tmp_path) == UNDISTURBED

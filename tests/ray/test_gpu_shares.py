@@ -1,4 +1,4 @@
-"""Which GPU each actor is given. The GPUs are pretended: Ray only keeps books, and tells each actor its own."""
+"""The GPU that each actor gets. The GPUs are fake: Ray only counts them and assigns one to each actor."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The scripts in jobs/ as real jobs: they join the cluster that they run on, log plainly, and tell how they ended."""
+"""The scripts in jobs/ as real jobs: they join the cluster that they run on, log plainly, and return an exit code."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def cluster() -> Iterator[JobCluster]:
 
 
 def test_an_evaluation_succeeds_as_a_job(cluster: JobCluster, tmp_path: Path) -> None:
-    """Progress and tables are in the job's log, results in the URL, and a second job goes on from there."""
+    """Progress and tables are in the job's log, results in the URL, and a second job resumes from there."""
     output = ["--output", f"file://{tmp_path}/run"]
     done = cluster.submit(*EVAL, *SHORT, *output)
     log = output_of(done)
@@ -49,7 +49,7 @@ def test_a_mistake_fails_the_job_and_is_told_in_its_log(cluster: JobCluster) -> 
 
 
 def test_a_job_that_is_stopped_keeps_what_finished(cluster: JobCluster, tmp_path: Path) -> None:
-    """`ray job stop` sends SIGTERM; what is on disk is a whole file that a resumed run goes on from."""
+    """`ray job stop` sends SIGTERM; what is on disk is a whole file from which a run resumes."""
     ids = [f"q{index}" for index in range(40)]
     task = tmp_path / "questions.jsonl"
     task.write_text("\n".join(json.dumps({"id": name, "question": "What is 1 + 1?"}) for name in ids))

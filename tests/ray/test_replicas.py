@@ -46,8 +46,9 @@ def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Pa
     assert [row["id"] for row in rows["ray"]] == [question.id for question in load_questions("sample")]
 
 
-@pytest.mark.parametrize("placement", ["pack", "colocate"])
-def test_replicas_of_two_ranks_each_give_the_answers_of_one_process(tmp_path: Path, placement: str) -> None:
+@pytest.mark.slow
+def test_a_replica_of_two_ranks_gives_the_answers_of_one_process(tmp_path: Path) -> None:
+    """In batches; `test_calls.py` has one question, and memory that is kept and given."""
     (tmp_path / "pair.yaml").write_text(PAIR)
     answers = {}
     for runtime, tp in (("local", 1), ("ray", 2)):
@@ -57,7 +58,7 @@ def test_replicas_of_two_ranks_each_give_the_answers_of_one_process(tmp_path: Pa
             device="cpu",
             topology=str(tmp_path / "pair.yaml"),
             runtime=runtime,
-            placement=placement,
+            placement="colocate",
             tp=tp,
             batch_size=2,
             latent_steps=3,

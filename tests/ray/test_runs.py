@@ -29,21 +29,21 @@ CHAIN = topology(agent("math"), agent("code", "math"), agent("summariser", "code
 
 
 class RememberingRuntime(RayRuntime):
-    """Knows which of its tickets are still held by somebody."""
+    """A runtime that knows which of its handles are still referenced."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.tickets: WeakSet[TurnHandle] = WeakSet()
+        self.live_handles: WeakSet[TurnHandle] = WeakSet()
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         chunks = [chunk for segment in segments.values() for chunk in segment.chunks[0]]
         assert all(isinstance(chunk, ray.ObjectRef) for chunk in chunks)
-        ticket = super().submit(work, segments)
-        self.tickets.add(ticket)
-        return ticket
+        handle = super().submit(work, segments)
+        self.live_handles.add(handle)
+        return handle
 
 
-ReplicaManager = tuple[RememberingRuntime, RuntimeInfo]
+StartedRuntime = tuple[RememberingRuntime, RuntimeInfo]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(cluster: None, folder: Path) -> Iterator[ReplicaManager]:
+def actors(cluster: None, folder: Path) -> Iterator[StartedRuntime]:
     runtime = RememberingRuntime([*EXPERTS, "summariser"], partial(StandIn, folder), ObjectStore())
     try:
         yield runtime, runtime.start()
@@ -79,8 +79,8 @@ def _wall_clock_to_sum(turns: list[Turn]) -> float:
     return wall_clock / sum(turn.end - turn.begin for turn in turns)
 
 
-def test_parallel_branches_run_at_the_same_time(fleet: ReplicaManager, turns: Turns) -> None:
-    answers = drive(*fleet, PARALLEL, questions_that_wait(1, 1.0))
+def test_parallel_branches_run_at_the_same_time(actors: StartedRuntime, turns: Turns) -> None:
+    answers = drive(*actors, PARALLEL, questions_that_wait(1, 1.0))
     assert all(isinstance(answer, Answer) for answer in answers.values())
     experts = [turns()[name, 0] for name in EXPERTS]
     assert len({turn.pid for turn in turns().values()}) == 4
@@ -88,18 +88,18 @@ def test_parallel_branches_run_at_the_same_time(fleet: ReplicaManager, turns: Tu
     assert turns()["summariser", 0].begin >= max(turn.end for turn in experts)
 
 
-def test_no_expert_reads_anything_and_the_summariser_reads_each_one(fleet: ReplicaManager, turns: Turns) -> None:
-    drive(*fleet, PARALLEL, questions_that_wait(2, 0.0))
+def test_no_expert_reads_anything_and_the_summariser_reads_each_one(actors: StartedRuntime, turns: Turns) -> None:
+    drive(*actors, PARALLEL, questions_that_wait(2, 0.0))
     for batch in range(2):
         assert [turns()[name, batch].read for name in EXPERTS] == [{}, {}, {}]
         assert turns()["summariser", batch].read == {name: number_of(name) for name in EXPERTS}
 
 
 def test_an_agent_works_on_the_next_batch_while_its_reader_works_on_this_one(
-    fleet: ReplicaManager, turns: Turns
+    actors: StartedRuntime, turns: Turns
 ) -> None:
     num_batches = 5
-    drive(*fleet, CHAIN, questions_that_wait(num_batches, 0.5))
+    drive(*actors, CHAIN, questions_that_wait(num_batches, 0.5))
     turn_of = turns()
     assert len(turn_of) == 3 * num_batches
     for name, reader in (("math", "code"), ("code", "summariser")):
@@ -110,7 +110,7 @@ def test_an_agent_works_on_the_next_batch_while_its_reader_works_on_this_one(
 
 
 class Meter:
-    """Looks into the object store and at this process's objects while a run goes on."""
+    """Watches the object store and this process's objects during a run."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
@@ -130,7 +130,7 @@ def _count_segments() -> int:
     return sum(isinstance(thing, Segment) for thing in gc.get_objects())
 
 
-def test_memory_in_flight_is_bounded_and_ends_at_nothing(fleet: ReplicaManager) -> None:
+def test_memory_in_flight_is_bounded_and_ends_at_nothing(actors: StartedRuntime) -> None:
     """The driver has references only, and drops each one when its last reader is done."""
     prompt_tokens = 256
     segment_bytes = prompt_tokens * SPEC.bytes_per_token
@@ -139,10 +139,10 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(fleet: ReplicaManager) 
     meter = Meter()
     # What the actors are made of lies there, too, and is smaller than any segment.
     wait_until(lambda: store_bytes_used() < segment_bytes, "an empty object store")
-    drive(*fleet, CHAIN, questions, observer=meter, memory_limit_bytes=limit_bytes, latent_steps=0)
-    assert not fleet[0].tickets
+    drive(*actors, CHAIN, questions, observer=meter, memory_limit_bytes=limit_bytes, latent_steps=0)
+    assert not actors[0].live_handles
     wait_until(lambda: store_bytes_used() < segment_bytes, "the release of all segments")
-    # What the store tells is a moment old: a segment that was just dropped may still count.
+    # The store's figures lag: a segment that was just freed may still count.
     assert segment_bytes < meter.peak_bytes <= limit_bytes + segment_bytes
     assert segment_bytes < meter.peak_told_bytes <= limit_bytes
     assert meter.segments_seen == 0

@@ -50,10 +50,10 @@ def _finish(runtime: RayRuntime, ticket: TurnHandle) -> TurnResult:
 def _outcomes(runtime: RayRuntime) -> list[Event]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        told = [event for event in runtime.poll(1.0) if isinstance(event, TurnDone | TurnFailed | TurnLost)]
-        if told:
-            return told
-    raise AssertionError("no turn came to an end")
+        events = [event for event in runtime.poll(1.0) if isinstance(event, TurnDone | TurnFailed | TurnLost)]
+        if events:
+            return events
+    raise AssertionError("no turn finished")
 
 
 def test_a_segment_outlives_the_actor_that_made_it(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> No
         runtime.close()
 
 
-def test_turns_that_fail_after_their_first_parcel_leave_nothing_behind(tmp_path: Path) -> None:
-    """Shared memory has no other owner than the actor, and nobody gets a handle to what came after the failure."""
+def test_turns_that_fail_after_their_first_chunk_leave_nothing_behind(tmp_path: Path) -> None:
+    """Only the actor owns shared memory, and no handle to chunks after the failure leaves it."""
     chain = topology(agent("planner"), agent("judger", "planner", thinks="text"))
     questions = questions_that_wait(16, 0.0, size=200)
     misbehave = [On("planner", question.id, raise_error) for question in questions[:-1]]
@@ -126,7 +126,7 @@ def test_turns_that_fail_after_their_first_parcel_leave_nothing_behind(tmp_path:
         results = drive(runtime, runtime.start(), chain, questions, latent_steps=1)
         assert sum(isinstance(result, Answer) for result in results.values()) == 1
         planner = next(turn.pid for turn in turns_in(tmp_path) if turn.agent == "planner")
-        # Two parcels of each batch in flight, and a mapping's own descriptor each; 30 turns have failed.
+        # Two chunks of each batch in flight, and a mapping's own descriptor each; 30 turns have failed.
         wait_until(lambda: _shared_buffers(planner) <= 2 * 2 * 4, "the release of what failed turns had published")
     finally:
         runtime.close()
@@ -134,18 +134,18 @@ def test_turns_that_fail_after_their_first_parcel_leave_nothing_behind(tmp_path:
 
 @pytest.mark.parametrize("forgotten_first", [True, False])
 def test_a_turn_that_is_forgotten_lets_go_of_all_that_it_packed(tmp_path: Path, forgotten_first: bool) -> None:
-    """Cancelled before it began, or after it had ended and nobody asked for that."""
+    """Cancelled before it started, or after it had ended without a caller of `end_turn`."""
     actor, transport = AgentActor(partial(StandIn, tmp_path), num_threads=1), SharedMemory()
     actor.load()
-    actor.use(transport)
+    actor.use_transport(transport)
     if forgotten_first:
-        actor.forget_turn(7)
+        actor.discard_turn(7)
     work = replace(_work("planner"), latent_steps=1)
     chunk, _ = actor.begin_turn(7, work, [])
     actor.measure_prefill(1)  # comes after the turn
     if not forgotten_first:
         assert transport.unpack(chunk.payload, expected=SPEC).num_bytes
-        actor.forget_turn(7)
+        actor.discard_turn(7)
     with pytest.raises(TransferError, match="has released it"):
         transport.unpack(chunk.payload, expected=SPEC)
     with pytest.raises(KeyError):

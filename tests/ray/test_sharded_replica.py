@@ -40,7 +40,7 @@ def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> Sha
 
 def use(groups: Sequence[ShardedReplica], transport: Transport) -> None:
     """Have memory of these groups travel this way from now on."""
-    ray.get([told for group in groups for told in group.use(transport)], timeout=PATIENCE_SECONDS)
+    ray.get([reference for group in groups for reference in group.use_transport(transport)], timeout=PATIENCE_SECONDS)
 
 
 def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> TurnRequest:
@@ -71,9 +71,9 @@ def submit(
 
 
 def report_of(group: ShardedReplica, turn: Turn) -> TurnResult:
-    ready, _ = ray.wait(list(turn.reports), timeout=PATIENCE_SECONDS)
-    assert ready, "no rank came to an end"
-    return group.report(turn, shares_node=True)
+    ready, _ = ray.wait(list(turn.results), timeout=PATIENCE_SECONDS)
+    assert ready, "no rank finished"
+    return group.result(turn, shares_node=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def groups(cluster: None) -> Iterator[tuple[ShardedReplica, ShardedReplica]]:
     made = (group_of(2), group_of(1))
     yield made
     for group in made:
-        group.end()
+        group.shut_down()
 
 
 def expected(runner: TurnRunner, *, agents: Sequence[str] = ("first",)) -> tuple[list[TurnResult], TurnResult]:
@@ -155,7 +155,7 @@ def test_memory_that_only_one_rank_cannot_have_costs_one_turn(groups: tuple[Shar
     assert segment is not None
     [good], _ = segment.chunks
     unmade = ray.remote(num_cpus=0.01)(stand_ins.raise_error).remote()
-    for wrong, reason in ((unmade, "did not like"), (ray.put("no parcel"), "payload"), (good, "rank 0 of 2")):
+    for wrong, reason in ((unmade, "did not like"), (ray.put("no chunk"), "payload"), (good, "rank 0 of 2")):
         wrong_segment = replace(segment, chunks=((good,), (wrong,)))
         _, turn = submit(two, work("last", "first"), {"first": wrong_segment})
         with pytest.raises((TurnError, TurnLostError), match=reason):
@@ -174,7 +174,7 @@ def test_a_cancelled_turn_is_forgotten(groups: tuple[ShardedReplica, ShardedRepl
     segment.release()
 
 
-def test_shards_travel_by_groups_of_two_beside_the_group_of_the_ranks(
+def test_shards_travel_by_groups_of_two_as_well_as_the_group_of_the_ranks(
     groups: tuple[ShardedReplica, ShardedReplica], alone: TurnRunner
 ) -> None:
     gloo = make_transport("gloo")
@@ -210,4 +210,4 @@ def test_a_rank_that_is_lost_loses_the_replica(deed: Callable[[], None], rank: i
         with pytest.raises(ActorError, match=r"rank \d of 2"):
             report_of(group, turn)
     finally:
-        group.end()
+        group.shut_down()

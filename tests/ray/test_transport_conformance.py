@@ -154,7 +154,7 @@ def test_bytes_of_another_piece_are_noticed(peers: Peers) -> None:
 
 def test_what_was_released_is_gone(peers: Peers) -> None:
     if peers.name == "object_store":
-        pytest.skip("Ray itself lets go of what nobody refers to")
+        pytest.skip("Ray itself frees objects without references")
     payload, other = get(peers.producer.pack_many.remote([Case(), Case(seed=1)]))
     assert_right(get(peers.reader.read.remote(payload, Case())))
     get(peers.producer.release.remote(payload, payload))
@@ -221,7 +221,7 @@ def test_a_reader_that_dies_costs_nobody_else_anything(peers: Peers) -> None:
 
 
 def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None:
-    """While it is read, and after it: nobody hangs, nobody reads wrong numbers, and what was read stays."""
+    """During a read and after it: no reader hangs or reads wrong numbers, and what was read stays valid."""
     payload = peers.producer.pack.remote(BIG)
     assert_right(get(peers.other.read_and_hold.remote(payload, BIG)))
     with killed_after(get(peers.producer.pid.remote()), 0.3):

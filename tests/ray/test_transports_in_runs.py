@@ -17,7 +17,7 @@ from tests.ray.stand_ins import StandIn, number_of, turns_in
 
 # The first agent has two readers, the last one reads two agents.
 FORK = topology(agent("first"), agent("middle", "first"), agent("last", "first", "middle", thinks="text"))
-ReplicaManager = tuple[RayRuntime, RuntimeInfo]
+StartedRuntime = tuple[RayRuntime, RuntimeInfo]
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +26,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(folder: Path, cluster: None) -> Iterator[ReplicaManager]:
-    with actors_of(FORK, partial(StandIn, folder), transport=partial(pick_transport, "shared_memory", "none")) as fleet:
-        assert "transport shared_memory" in fleet[1].description
-        yield fleet
+def actors(folder: Path, cluster: None) -> Iterator[StartedRuntime]:
+    with actors_of(
+        FORK, partial(StandIn, folder), transport=partial(pick_transport, "shared_memory", "none")
+    ) as actors:
+        assert "transport shared_memory" in actors[1].description
+        yield actors
 
 
 @pytest.fixture(scope="module", params=["shared_memory", "gloo", "object_store"])
-def transport(request: pytest.FixtureRequest, fleet: ReplicaManager) -> TransportName:
+def transport(request: pytest.FixtureRequest, actors: StartedRuntime) -> TransportName:
     name: TransportName = request.param
-    use_transport(fleet[0], name)
+    use_transport(actors[0], name)
     return name
 
 
 @pytest.mark.parametrize("latent_steps", [0, 3])
 def test_every_reader_gets_what_was_written(
-    fleet: ReplicaManager, folder: Path, transport: TransportName, latent_steps: int
+    actors: StartedRuntime, folder: Path, transport: TransportName, latent_steps: int
 ) -> None:
-    """Whole segments, and segments in two parcels of which the second comes later."""
-    runtime, info = fleet
+    """Whole segments, and segments in two chunks of which the second comes later."""
+    runtime, info = actors
     num_before = len(turns_in(folder))
     questions = questions_that_wait(6, 0.02, size=300)
     results = drive(runtime, info, FORK, questions, batch_size=2, latent_steps=latent_steps)

@@ -25,7 +25,7 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """What is packed: everybody who is told makes the same segment of it."""
+    """Parameters of a segment: every process makes the same segment from them."""
 
     turns: tuple[tuple[int, int], ...] = ((5, 2), (1, 0), (3, 4))
     dtype: str = "float32"
@@ -106,7 +106,7 @@ class Peer:
         return read
 
     def check_held(self) -> list[str]:
-        """Whether what was kept still is what it was, and let go of it."""
+        """Return whether the stored chunk is unchanged, and drop it."""
         held, self._held = self._held, []
         return [difference(piece, case.piece()) for piece, case in held]
 

@@ -12,8 +12,9 @@ import typer
 
 from latentmas_ray import Topology
 from latentmas_ray.cli.main import app
-from tests.documents import DOCUMENTS, ROOT, blocks, shell_blocks, spans
+from tests.documents import DOCUMENTS, RESULTS, ROOT, blocks, shell_blocks, spans
 
+PACKAGE = ROOT / "latentmas_ray"
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)|src=\"([^\"]+)\"")
 
 
@@ -48,7 +49,7 @@ def test_every_command_and_flag_that_is_named_exists(document: str) -> None:
                 assert (ROOT / word).exists(), f"{line}: there is no {word}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *RESULTS, "CHANGELOG.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target, anchor, source in _LINK.findall(path.read_text(encoding="utf-8")):
@@ -85,9 +86,24 @@ def test_topologies_in_yaml_are_valid(document: str) -> None:
             Topology.parse(block.text, document)
 
 
-def test_the_drawing_is_one_file_for_both_themes() -> None:
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/glossary.md"])
+def test_files_and_names_of_the_code_exist(document: str) -> None:
+    """Every file that is named in a page about the code; in a row of a table with one file, every name beside it."""
+    for line in (ROOT / document).read_text(encoding="utf-8").splitlines():
+        named = [path for path in re.findall(r"`([\w/]+\.py)`", line) if "/" in path]
+        files = [next((root / path for root in (PACKAGE, ROOT) if (root / path).exists()), None) for path in named]
+        assert None not in files, line
+        if line.startswith("|") and len(files) == 1 and files[0] is not None:
+            source = files[0].read_text(encoding="utf-8")
+            for name in re.findall(r"`([A-Za-z_]\w+(?:\.\w+)?)`", line):
+                unknown = [part for part in name.split(".") if not re.search(rf"\b{part}\b", source)]
+                assert unknown == [], f"{document}: {named[0]} has no {name}"
+
+
+@pytest.mark.parametrize("name", ["team.svg", "architecture.svg"])
+def test_a_drawing_is_one_file_for_both_themes(name: str) -> None:
     """Every colour is set by a class, and each class that has one is set again for dark pages."""
-    drawing = (ROOT / "docs/team.svg").read_text(encoding="utf-8")
+    drawing = (ROOT / "docs" / name).read_text(encoding="utf-8")
     style, _, shapes = drawing.partition("</style>")
     light, _, dark = style.partition("@media (prefers-color-scheme: dark)")
     assert not re.search(r'(fill|stroke)="(?!none)', shapes)

@@ -1,4 +1,4 @@
-"""The exception tree: Ray ships errors between processes, and a user's mistake is told in one line."""
+"""Errors: all can be pickled, and an input error is one line."""
 
 import copy
 import inspect
@@ -67,7 +67,7 @@ def test_failed_questions_survive_pickling() -> None:
     "value",
     ["two\nlines", "a\x1b[31mred", "\udcff", "\u2028", "tab\tand\r\n", "x" * 10_000, None, {"a": "b\n"}, b"\xff"],
 )
-def test_a_mistake_is_told_in_one_printable_line(kind: type[InputError], value: object) -> None:
+def test_an_input_error_is_one_printable_line(kind: type[InputError], value: object) -> None:
     for error in (kind("field", value, "it must be right"), kind(str(value)[:50], "", str(value)[:50])):
         line = str(error)
         assert len(line.splitlines()) == 1

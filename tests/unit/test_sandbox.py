@@ -1,4 +1,4 @@
-"""Programs that attack: graded wrong, and nothing of them is left – no process, no file."""
+"""The sandbox: hostile programs fail, and leave no process and no file."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ RIGHT = "def double(x):\n    return 2 * x\n"
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The sandboxes' folders are made in a folder of the test's own, which must be empty in the end."""
+    """The folder in which sandboxes are made during a test. It must be empty at the end."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -42,7 +42,7 @@ def run(program: str, tests: str = TESTS, **limits: float) -> Outcome:
 
 
 def processes_called(mark: str) -> list[str]:
-    """Processes of the whole machine that are called `mark`."""
+    """The processes on this machine with `mark` in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:
@@ -61,7 +61,7 @@ def test_a_right_program_passes_and_a_wrong_one_does_not() -> None:
 
 
 @pytest.mark.parametrize("refused", ["tempfile.mkdtemp", "subprocess.Popen"])
-def test_a_machine_that_is_full_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+def test_a_full_machine_gives_a_clear_error(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -70,7 +70,7 @@ def test_a_machine_that_is_full_is_told_as_what_it_is(monkeypatch: pytest.Monkey
         run(RIGHT)
 
 
-def test_a_program_may_use_numpy_files_of_its_own_and_data_classes() -> None:
+def test_a_program_may_use_numpy_its_own_files_and_dataclasses() -> None:
     program = """
 from __future__ import annotations
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def double(x):
         "\0",
     ],
 )
-def test_leaving_early_is_not_passing(early: str) -> None:
+def test_exiting_early_does_not_pass(early: str) -> None:
     outcome = run(early)
     assert not outcome.passed
     assert outcome.reason
@@ -124,7 +124,7 @@ def test_leaving_early_is_not_passing(early: str) -> None:
         "import builtins\nbuiltins.BaseException = builtins.Exception = ZeroDivisionError",
     ],
 )
-def test_success_cannot_be_pretended_by_writing_or_patching(forgery: str) -> None:
+def test_success_cannot_be_forged_by_writing_or_patching(forgery: str) -> None:
     assert not run(forgery).passed
 
 
@@ -135,7 +135,7 @@ def test_an_endless_loop_is_ended() -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_processor_time_is_bounded() -> None:
+def test_cpu_time_is_bounded() -> None:
     outcome = run("while True:\n    pass\n", cpu_seconds=1, wall_seconds=60.0)
     assert outcome == Outcome(passed=False, reason="it took more than 1 s of processor time")
     stubborn = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass\n"
@@ -170,7 +170,7 @@ def test_the_number_of_processes_is_bounded() -> None:
     assert outcome == Outcome(passed=True)
 
 
-def test_a_fork_bomb_goes_nowhere_and_leaves_nothing() -> None:
+def test_a_fork_bomb_fails_and_leaves_nothing() -> None:
     # Bounded twice: by the limit that the test above proves, and by its own count.
     mark = f"bomb{os.getpid() % 10_000}"
     bomb = f"""
@@ -214,7 +214,7 @@ def test_nothing_is_written_outside(tmp_path: Path, way: str) -> None:
         assert not target.exists()
 
 
-def test_files_outside_are_neither_changed_nor_removed(tmp_path: Path) -> None:
+def test_outside_files_are_neither_changed_nor_removed(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     precious = tmp_path / "precious.txt"
     precious.write_text("data")
@@ -249,15 +249,15 @@ def test_no_secret_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not run("open('/proc/1/environ').read()\n" + RIGHT).passed
 
 
-def test_other_processes_are_out_of_reach() -> None:
+def test_other_processes_cannot_be_reached() -> None:
     assert not run(f"import os\nos.kill({os.getpid()}, 9)\n{RIGHT}").passed
 
 
-def test_folders_without_rights_are_removed_too() -> None:
+def test_folders_without_permissions_are_removed_too() -> None:
     assert run(f"import os\nos.makedirs('a/b/c')\nos.chmod('a/b', 0)\nos.chmod('a', 0)\n{RIGHT}").passed
 
 
-def test_output_leads_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_is_discarded(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("for _ in range(20_000):\n    print('x' * 500)\n" + RIGHT, wall_seconds=20.0).passed
     assert capfd.readouterr() == ("", "")
     assert len(run(f"raise ValueError('x' * {10**6})").reason) < 500
@@ -276,18 +276,18 @@ def test_a_job_can_be_cancelled() -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_it_runs_this_python() -> None:
+def test_it_runs_the_same_python() -> None:
     assert run("import sys", f"assert sys.version_info[:3] == {tuple(sys.version_info[:3])!r}").passed
 
 
-def test_a_cancelled_program_takes_its_children_along_where_there_are_no_namespaces(
+def test_cancelling_ends_the_children_too_without_namespaces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if os.geteuid():
         pytest.skip("without namespaces only root is sure to confine it")
     changes = (
-        "from latentmas_ray.sandbox import keeper; from latentmas_ray.sandbox.namespaces import Isolation; "
-        "keeper.isolate = lambda *_: Isolation("
+        "from latentmas_ray.sandbox import supervisor; from latentmas_ray.sandbox.namespaces import Isolation; "
+        "supervisor.isolate = lambda *_: Isolation("
         "has_own_user=False, has_no_network=False, has_own_processes=False, is_read_only=False); "
     )
     monkeypatch.setattr(run_module, "_START", run_module._START.replace("del sys", f"{changes}del sys"))

@@ -102,7 +102,7 @@ def test_what_is_no_list_of_seeds_is_refused(given: Any) -> None:
     ("flags", "named"),
     [
         (["--seeds", ""], ["--seeds", "1,2,3"]),
-        (["--seeds", "3,1,3"], ["--seeds", "'3,1,3'", "3 stands there twice"]),
+        (["--seeds", "3,1,3"], ["--seeds", "'3,1,3'", "3 is given twice"]),
         (["--seeds", "one"], ["--seeds", "'one'"]),
         (["--seeds", "1,2", "--seed", "42"], ["--seeds", "'1,2'", "--seed 42"]),
     ],

@@ -1,4 +1,4 @@
-"""Intervals and p-values, beside values that are known and properties that must hold."""
+"""Intervals and p-values, compared with known values, and properties that must hold."""
 
 import math
 from itertools import product
@@ -32,11 +32,11 @@ def test_the_interval_of_one_runs_accuracy_is_wilsons(
     assert accuracy_interval(values) == pytest.approx(interval, abs=5e-5)
 
 
-def test_all_right_in_all_seeds_is_a_proportion_too() -> None:
+def test_all_right_in_all_seeds_uses_wilsons_interval_too() -> None:
     assert accuracy_interval([1.0] * 40) == accuracy_interval([True] * 40)
 
 
-def test_the_interval_over_seeds_is_the_bootstraps_and_always_the_same() -> None:
+def test_the_interval_over_seeds_is_the_bootstraps_and_deterministic() -> None:
     values = [1.0] * 850 + [0.5] * 100 + [0.0] * 50
     low, high = accuracy_interval(values)
     # The normal approximation: the standard deviation of a value is √(0.875 - 0.9²) = 0.255.
@@ -46,7 +46,7 @@ def test_the_interval_over_seeds_is_the_bootstraps_and_always_the_same() -> None
 
 
 @given(st.lists(SHARES, min_size=1, max_size=60))
-def test_an_interval_holds_the_accuracy_and_does_not_depend_on_the_order(values: list[float]) -> None:
+def test_an_interval_contains_the_accuracy_and_does_not_depend_on_the_order(values: list[float]) -> None:
     low, high = accuracy_interval(values)
     assert 0 <= low <= high <= 1
     assert low - 1e-9 <= sum(values) / len(values) <= high + 1e-9
@@ -69,7 +69,7 @@ def test_the_quantiles_of_a_mean_are_those_of_the_printed_tables(count: int, qua
     assert mean_interval(values).half_width == pytest.approx(quantile * spread / math.sqrt(count), rel=1e-5)
 
 
-def test_one_seed_says_nothing_of_other_seeds_and_equal_ones_say_that_they_are_equal() -> None:
+def test_one_seed_has_no_half_width_and_equal_seeds_have_zero() -> None:
     assert mean_interval([0.5]).half_width is None
     assert mean_interval([0.5, 0.5]).half_width == 0.0
 
@@ -101,7 +101,7 @@ def test_mcnemars_test_on_many_questions() -> None:
     assert 0 <= tiny < 1e-300
 
 
-def test_a_difference_that_is_there() -> None:
+def test_a_real_difference() -> None:
     found = compare_paired([0] * 40 + [1] * 60, [1] * 30 + [0] * 10 + [1] * 55 + [0] * 5)
     assert found.cells == Cells(both=55, only_base=5, only_other=30, neither=10)
     assert found.difference == pytest.approx(0.25)
@@ -111,8 +111,8 @@ def test_a_difference_that_is_there() -> None:
     assert found.mcnemar_p_value == pytest.approx(2.23e-5, rel=0.01)
 
 
-def test_pairs_know_more_than_two_accuracies() -> None:
-    """The same accuracies: where the same questions are right, a small difference is one."""
+def test_a_paired_test_uses_more_than_the_two_accuracies() -> None:
+    """With equal accuracies, a difference is significant if mostly the same questions are right."""
     same = compare_paired([1] * 50 + [0] * 50, [1] * 57 + [0] * 43)
     other = compare_paired([1] * 50 + [0] * 50, [0] * 43 + [1] * 57)
     assert same.difference == pytest.approx(other.difference)
@@ -120,7 +120,7 @@ def test_pairs_know_more_than_two_accuracies() -> None:
     assert same.interval[0] > 0 > other.interval[0]
 
 
-def test_seeds_are_averaged_before_questions_are_drawn() -> None:
+def test_seeds_are_averaged_before_questions_are_resampled() -> None:
     found = compare_paired([0.5, 1.0], [1.0, 0.5])
     assert found.cells == Cells(both=1.0, only_base=0.5, only_other=0.5, neither=0.0)
     assert found.mcnemar_p_value is None
@@ -139,11 +139,11 @@ def test_cells_add_up_to_the_questions_and_to_the_difference(pairs: list[tuple[i
 
 
 @given(PAIRS_OF_SHARES)
-def test_the_other_way_round_is_the_same_with_another_sign(pairs: list[tuple[float, float]]) -> None:
+def test_swapping_the_runs_changes_the_sign(pairs: list[tuple[float, float]]) -> None:
     base, other = [a for a, _ in pairs], [b for _, b in pairs]
     there, back = compare_paired(base, other), compare_paired(other, base)
     assert there.difference == pytest.approx(-back.difference)
-    # Samples are drawn anew for the other order, so bounds agree as far as samples tell them.
+    # Another order gives other samples, so bounds agree only approximately.
     assert there.interval[0] == pytest.approx(-back.interval[1], abs=0.08)
     assert there.p_value == pytest.approx(back.p_value, abs=0.05)
     assert there.cells.only_base == pytest.approx(back.cells.only_other)
@@ -168,7 +168,7 @@ def test_a_run_does_not_differ_from_itself(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("base", "other"), [([], []), ([1.0], [1.0, 0.0])])
-def test_runs_on_other_questions_are_not_compared(base: list[float], other: list[float]) -> None:
+def test_runs_with_different_numbers_of_questions_are_refused(base: list[float], other: list[float]) -> None:
     with pytest.raises(ValueError, match="the same questions"):
         compare_paired(base, other)
 

@@ -1,1 +1,1 @@
-"""A replica of an agent: one actor, or one for each tensor-parallel rank."""
+"""A replica of an agent: one actor, or one actor per tensor-parallel rank."""

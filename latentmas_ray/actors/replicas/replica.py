@@ -1,11 +1,11 @@
-"""One replica of an agent, or of several agents with the same actor: where turns are carried out.
+"""A replica: one or more actors that hold one copy of the model and execute the turns of one or more agents.
 
-What the runtime and the fleet know of it. It is one actor (`SingleReplica`) or one for each rank (`ShardedReplica`).
+The runtime and the replica manager use this interface. `SingleReplica` has one actor, `ShardedReplica` one per rank.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -13,8 +13,7 @@ import ray
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
-from latentmas_ray.actors.segment_location import SegmentLocation
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.transport import Transport
 
@@ -22,75 +21,104 @@ from latentmas_ray.transport import Transport
 class ReplicaState(Enum):
     """STARTING or REPLACING → READY → LOST or CLOSED; a replica that is starting may be lost, too."""
 
-    STARTING = "starting"  # its actors load the model
-    REPLACING = "replacing"  # the same, in place of a lost one: turns may be submitted already, and wait
+    STARTING = "starting"  # its actors are loading the model
+    REPLACING = "replacing"  # the same, in place of a lost one: turns may be submitted and wait
     READY = "ready"  # its model is loaded
-    LOST = "lost"  # an actor died, hangs or was given up: none of its turns will be carried out any more
-    CLOSED = "closed"  # ended on purpose, with nothing left to do
+    LOST = "lost"  # an actor died, hangs or was given up: its pending turns are lost
+    CLOSED = "closed"  # shut down on purpose
+
+
+@dataclass(eq=False)
+class SegmentLocation:
+    """The node of the actor that produces a segment, and the nodes whose actors have read it."""
+
+    source_node: str
+    colocated: bool = False  # its readers are in the actor that produces it
+    final_at: float | None = None  # when its turn ended, by the driver's monotonic clock
+    readers: set[str] = field(default_factory=set)
+
+    def record_read(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:
+        """Return `read` with its link and the bytes that it moved, and record the reader's node.
+
+        With `shares_node`, readers on one node share a copy: only the first of them moves bytes.
+        """
+        if self.colocated:
+            return replace(read, link="same_process", moved_bytes=0)
+        is_first = reader_node not in self.readers
+        self.readers.add(reader_node)
+        return replace(
+            read,
+            link="same_node" if reader_node == self.source_node else "cross_node",
+            moved_bytes=read.num_bytes if is_first or not shares_node else 0,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentRef:
-    """References to the parcels of a segment, `chunks[rank][part]`, and where each rank's are."""
+    """References to a segment's chunks, `chunks[rank][part]`, and the location of each rank's."""
 
     chunks: tuple[tuple[ray.ObjectRef, ...], ...]
-    whereabouts: tuple[SegmentLocation, ...]
-    # Who holds bytes of it until they are released: the actors that made it, and readers that may keep a copy.
+    locations: tuple[SegmentLocation, ...]
+    # Actors that hold bytes of it until `release`: its producers, and readers whose transport stores a copy.
     holders: list[tuple[Any, tuple[ray.ObjectRef, ...]]] = field(default_factory=list)
 
     def release(self) -> None:
-        """Tell all holders that nobody will read it any more."""
+        """Free the segment at all holders."""
         for actor, chunks in self.holders:
-            for chunk in chunks:  # one by one: what failed to come must not keep what came
+            for chunk in chunks:  # one by one: a chunk that failed must not stop the others from being freed
                 actor.release.options(concurrency_group="side").remote(chunk)
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """A turn at a replica, over when one of `reports` is there. Holds no reference to what it reads, or that would live
-    as long as the turn's ticket."""
+    """A turn submitted to a replica; it is over when one of `results` is ready.
+
+    It holds no reference to the segments that it reads: they would live as long as the turn's handle.
+    """
 
     number: int
     submitted_at: float  # on the monotonic clock of this process
-    reports: tuple[ray.ObjectRef, ...]
+    results: tuple[ray.ObjectRef, ...]  # one per rank
     reads: Mapping[str, tuple[SegmentLocation, ...]]
     writes: tuple[SegmentLocation, ...] = ()
     begun: tuple[ray.ObjectRef, ...] = ()
 
     @property
     def ready_at(self) -> float | None:
-        """Since when all that it reads has been written; None if that is not so."""
+        """When the last segment that it reads was written; None while one is missing. Monotonic seconds."""
         times = [self.submitted_at, *(places[0].final_at for places in self.reads.values())]
         return None if None in times else max(time for time in times if time is not None)
 
 
 class Replica(ABC):
-    """Turns go in by `submit` and come out by `report`; in between they are `pending`, in the order of submission."""
+    """`submit` queues a turn, `result` returns its result. In between it is in `pending`, in submission order."""
 
     def __init__(
-        self, actors: Sequence[Any], nodes: Sequence[str], *, stays: bool = False, spec: KVCacheSpec | None = None
+        self, actors: Sequence[Any], nodes: Sequence[str], *, colocated: bool = False, spec: KVCacheSpec | None = None
     ) -> None:
-        """`nodes` are where the actors are to come up. `stays`: all that reads what it writes is itself. `spec` is of
-        the memory of the whole model, where that is known already."""
-        self.stays = stays
+        """`nodes` are the planned nodes of the actors. `colocated`: only this replica reads the segments that it
+        writes. `spec` describes the memory of the whole model, if known."""
+        self.colocated = colocated
         self.spec = spec
         self.actors = tuple(actors)
         self.nodes = tuple(nodes)
         self.state = ReplicaState.STARTING
         self.lost_because = ""
-        self.suspect: Turn | None = None  # the turn that was being carried out when it was lost
+        self.suspect: Turn | None = None  # the turn that was running when it was lost
         self.pending: dict[Turn, None] = {}
         self._num_turns = 0
 
     @abstractmethod
     def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
-        """Have the model loaded: references to a `Loaded` of each actor, in order, for `accept`. With a transport turns
-        may be submitted at once, and wait."""
+        """Start to load the model; return references to each actor's `Loaded`, in order, for `accept`.
+
+        With a transport, turns may be submitted at once; they wait.
+        """
 
     def accept(self, loaded: Sequence[Loaded]) -> KVCacheSpec:
-        """Take note of what the actors have loaded; returns `spec`.
+        """Mark the replica READY with what its actors have loaded; return `spec`.
 
-        Raises IncompatibleMemoryError if it is not one model.
+        Raises IncompatibleMemoryError if they did not load the same model.
         """
         whole = loaded[0].spec.of_shard(TPRank())
         for rank, one in enumerate(loaded):
@@ -102,62 +130,64 @@ class Replica(ABC):
         self.state = ReplicaState.READY
         return whole
 
-    def use(self, transport: Transport) -> list[ray.ObjectRef]:
-        """Have memory travel this way: references to wait for."""
-        return [actor.use.options(concurrency_group="side").remote(transport) for actor in self.actors]
+    def use_transport(self, transport: Transport) -> list[ray.ObjectRef]:
+        """Switch the actors to this transport; return references to wait for."""
+        return [actor.use_transport.options(concurrency_group="side").remote(transport) for actor in self.actors]
 
-    def call(self) -> list[ray.ObjectRef]:
-        """Ask the actors for a sign of life, whatever else they do."""
+    def ping(self) -> list[ray.ObjectRef]:
+        """Call each actor; return references that become ready while the actor is alive, even if it is busy."""
         return [actor.__ray_ready__.remote() for actor in self.actors]
 
     @abstractmethod
     def submit(
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
     ) -> tuple[SegmentRef | None, Turn]:
-        """Queue a turn; the segment that it will write (None for a text agent), and the turn.
+        """Queue a turn; return the segment that it will write (None for a text agent), and the turn.
 
-        With `overlap` a prompt's memory leaves while its agent still thinks.
+        With `overlap`, the prompt's chunk is sent while the agent still thinks.
         """
 
     @abstractmethod
-    def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        """The report of a turn that is over. `shares_node` is a trait of the transport.
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+        """Return the result of a turn that is over. `shares_node` is a capability of the transport.
 
-        Raises TurnError if the turn failed, a user's mistake as it is, TurnLostError if what it reads could not be had,
-        ActorError if an actor died.
+        Raises TurnError if the turn failed, InputError kinds as they were raised, TurnLostError if memory that it reads
+        is lost, ActorError if an actor died.
         """
 
     @abstractmethod
     def cancel(self, turn: Turn) -> None:
-        """Nobody will ask for this turn. Never raises."""
+        """Cancel the turn if it has not started, else discard its result. Never raises."""
 
     @property
-    def at_work(self) -> Turn | None:
-        """The turn that is most likely being carried out: turns begin in the order in which they become ready."""
+    def current_turn(self) -> Turn | None:
+        """The turn that is most likely running: turns start in the order in which they become ready."""
         ready = [(turn.ready_at, turn) for turn in self.pending if turn.ready_at is not None]
         return min(ready, key=lambda one: one[0])[1] if ready else None
 
     def mark_dead(self, reason: str, *, is_at_fault: bool = True) -> None:
-        """End it: no turn of those that are pending will be reported. `is_at_fault`: it is lost by itself, and a turn
-        may be why. Of several reasons the first one counts."""
+        """Mark the replica LOST and shut it down; its pending turns get no result. The first `reason` counts.
+
+        `is_at_fault`: it was not lost with its node, so the turn that was running may be the cause.
+        """
         if self.state is not ReplicaState.LOST:
             self.state = ReplicaState.LOST
             self.lost_because = reason
-            # Not only where it is READY: a turn may begin, and kill, before anybody has heard that the model is there.
-            # Where nothing is ready the oldest may have begun all the same: it takes in what comes early.
+            # Also while it is not READY: a turn may start, and kill the actor, before the driver knows that the model
+            # is loaded. If no turn is ready, the oldest may have started: it absorbs chunks that come early.
             if is_at_fault:
-                self.suspect = self.at_work or next(iter(self.pending), None)
-        self.end()
+                self.suspect = self.current_turn or next(iter(self.pending), None)
+        self.shut_down()
 
-    def end(self) -> None:
-        """End the actors. Safe to call twice."""
+    def shut_down(self) -> None:
+        """Kill the actors. Safe to call twice."""
         if self.state is not ReplicaState.LOST:
             self.state = ReplicaState.CLOSED
         for actor in self.actors:
-            with ignoring_dead("actor was not ended"):
+            with ignoring_dead("actor was not killed"):
                 ray.kill(actor)
 
 
-def places_of(segments: Mapping[str, SegmentRef], work: TurnRequest) -> dict[str, tuple[SegmentLocation, ...]]:
-    """Where the segments are that a turn reads."""
-    return {name: segments[name].whereabouts for name in work.segment_order()}
+def locations_of(segments: Mapping[str, SegmentRef], work: TurnRequest) -> dict[str, tuple[SegmentLocation, ...]]:
+    """Return the locations of the segments that a turn reads, by source."""
+    return {name: segments[name].locations for name in work.segment_order()}

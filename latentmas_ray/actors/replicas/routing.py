@@ -1,4 +1,4 @@
-"""Which replica gets a turn."""
+"""Chooses the replica that executes a turn."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,27 @@ from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Segment
 
 
 def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batch: int) -> Replica:
-    """The least loaded one; of those the one with most of the turn's memory on its node; of those in turn by batch.
+    """Return the replica with the fewest pending turns; among equals, the one with most of the segments that the turn
+    reads on its node; then by batch number, round robin.
 
-    Turns are submitted before what they read is there, so the bytes of a segment are not known: each counts the same.
-    A turn takes longer than a transfer, so load counts before that, and a start takes longer than a turn. Where memory
-    stays in the actor that made it, all turns of a batch go to the same one, also when another is gone meanwhile.
+    Turns are submitted before the segments they read exist, so sizes are unknown and each segment counts the same. Load
+    counts before locality because a turn takes longer than a transfer; a replica that is still starting counts last. If
+    memory stays in the actor that made it (`colocated`), all turns of a batch go to the same replica, even if another
+    replica was lost meanwhile.
     """
-    if replicas[0].stays:
-        makers = [actor for segment in read for actor, _ in segment.holders]
-        homes = [replica for replica in replicas if any(actor in makers for actor in replica.actors)]
-        return homes[0] if homes else replicas[batch % len(replicas)]
+    if replicas[0].colocated:
+        producers = [actor for segment in read for actor, _ in segment.holders]
+        owners = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
+        return owners[0] if owners else replicas[batch % len(replicas)]
 
-    def cost(place: int) -> tuple[bool, int, int, int]:
-        replica = replicas[place]
-        far = sum(segment.whereabouts[0].source_node not in replica.nodes for segment in read)
-        return replica.state is not ReplicaState.READY, len(replica.pending), far, (place - batch) % len(replicas)
+    def cost(index: int) -> tuple[bool, int, int, int]:
+        replica = replicas[index]
+        num_remote = sum(segment.locations[0].source_node not in replica.nodes for segment in read)
+        return (
+            replica.state is not ReplicaState.READY,
+            len(replica.pending),
+            num_remote,
+            (index - batch) % len(replicas),
+        )
 
     return replicas[min(range(len(replicas)), key=cost)]

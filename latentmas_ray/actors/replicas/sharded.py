@@ -1,35 +1,33 @@
-"""One replica of an agent whose model is divided over several actors, one for each tensor-parallel rank.
+"""A replica whose model is divided over several actors, one per tensor-parallel rank.
 
-Towards the driver it is one replica: a turn goes to all ranks, rank r's parcels go to rank r of the reader (or to the
-rank that needs its heads), one report comes back, and if a rank dies the whole replica is one that died.
+The driver sees one replica: a turn goes to all ranks, rank r's chunks go to rank r of the reader (or to the ranks that
+need its heads), the ranks' results are merged into one, and if one rank dies the replica is lost.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
 import ray
 
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead, meaning_of, reason, remote_error, turn_error
-from latentmas_ray.actors.rank_actor import Source
-from latentmas_ray.actors.replicas.rank_results import merge_reports
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, places_of
-from latentmas_ray.actors.segment_location import SegmentLocation
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.actors.rank_actor import ShardRefs
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, SegmentRef, Turn, locations_of
+from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError, ShardError
 from latentmas_ray.memory import TPRank
 from latentmas_ray.memory.reslice import sources_of
 from latentmas_ray.transport import Transport
 
-_GRACE_SECONDS = 5.0  # for the other ranks to tell what happened, when one has failed
-SKEW_SECONDS = 60.0  # for the other ranks to end a turn, when one has ended it
+_GRACE_SECONDS = 5.0  # for the other ranks to report their error, once one has failed
+SKEW_SECONDS = 60.0  # for the other ranks to end a turn, once one has ended it
 
 
 class ShardedReplica(Replica):
-    """Made of actors of `RankActor` that somebody else has placed, rank by rank.
+    """A replica of `RankActor`s, which the manager has placed, in the order of their ranks.
 
-    It reads segments of replicas with any number of ranks, if they are groups, too.
+    It reads segments of other sharded replicas, with any number of ranks.
     """
 
     @property
@@ -37,95 +35,99 @@ class ShardedReplica(Replica):
         return len(self.actors)
 
     def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
-        """Have all ranks meet, and load."""
+        """Let all ranks join one process group and load their shards; see `Replica.start`."""
         address = self.actors[0].open_rendezvous.options(concurrency_group="side").remote()
-        # Beside the turns: those that are submitted already may wait in all threads that are theirs.
+        # In another concurrency group than turns: those that are submitted already may occupy all threads of theirs.
         return [actor.load_shard.options(concurrency_group="side").remote(address, transport) for actor in self.actors]
 
     def submit(
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
     ) -> tuple[SegmentRef | None, Turn]:
         self._num_turns += 1
-        number, has_begun = self._num_turns, overlap and work.leaves_early and not self.stays
+        number, starts_early = self._num_turns, overlap and work.leaves_early and not self.colocated
         chunks: list[tuple[ray.ObjectRef, ...]] = []
-        reports, begun = [], []
+        results, begun = [], []
         for rank, actor in enumerate(self.actors):
-            sources = [
-                self._source(segments[name], rank, keeps=transport.capabilities.readers_keep)
+            reads = [
+                self._shard_refs(segments[name], rank, keeps=transport.capabilities.readers_keep)
                 for name in work.segment_order()
             ]
-            if has_begun:
+            if starts_early:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")
-                first, begun_ref = begin.remote(number, work, sources)
-                last, report = actor.end_turn.options(num_returns=2, concurrency_group="ends").remote(begun_ref)
+                first, begun_ref = begin.remote(number, work, reads)
+                last, result = actor.end_turn.options(num_returns=2, concurrency_group="ends").remote(begun_ref)
                 chunks.append((first, last))
                 begun.append(begun_ref)
             else:
                 run = actor.run_rank.options(num_returns=2, concurrency_group="turns")
-                segment, report = run.remote(number, work, sources)
+                segment, result = run.remote(number, work, reads)
                 chunks.append((segment,))
-            reports.append(report)
-        writes = tuple(SegmentLocation(node, stays=self.stays) for node in self.nodes)
-        turn = Turn(number, time.monotonic(), tuple(reports), places_of(segments, work), writes, tuple(begun))
+            results.append(result)
+        writes = tuple(SegmentLocation(node, colocated=self.colocated) for node in self.nodes)
+        turn = Turn(number, time.monotonic(), tuple(results), locations_of(segments, work), writes, tuple(begun))
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
         return SegmentRef(tuple(chunks), writes, holders), turn
 
-    def report(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        """Waits for all ranks, once one is done. If a rank has died, hangs or is out of step, the replica is lost."""
-        reports, errors = self._collect(turn)
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+        """Wait for all ranks once one is done. Raises ActorError if a rank died, hangs or is out of step."""
+        results, errors = self._collect(turn)
         if errors:
-            self._raise(errors, is_over=len(reports) + len(errors) == self.num_ranks)
-        if missing := [str(rank) for rank in range(self.num_ranks) if rank not in reports]:
+            self._raise(errors, is_over=len(results) + len(errors) == self.num_ranks)
+        if missing := [str(rank) for rank in range(self.num_ranks) if rank not in results]:
             raise ActorError(f"rank {', '.join(missing)} of {self.num_ranks} did not end a turn that others have ended")
-        counted = [
-            self._account(reports[rank], turn.reads, rank, shares_node=shares_node) for rank in range(self.num_ranks)
+        located = [
+            self._record_reads(results[rank], turn.reads, rank, shares_node=shares_node)
+            for rank in range(self.num_ranks)
         ]
-        return merge_reports(counted)
+        return merge_results(located)
 
     def cancel(self, turn: Turn) -> None:
-        """It is carried out all the same, on all ranks, and forgotten."""
+        """All ranks still execute the turn; its result is dropped."""
         for actor in self.actors if turn.begun else ():
-            with ignoring_dead("turn was not forgotten"):
-                actor.forget_turn.options(concurrency_group="side").remote(turn.number)
+            with ignoring_dead("turn was not discarded"):
+                actor.discard_turn.options(concurrency_group="side").remote(turn.number)
 
     @property
     def _num_kv_heads(self) -> int:
         assert self.spec is not None, "accept() comes first"
         return self.spec.num_kv_heads
 
-    def _source(self, segment: SegmentRef, rank: int, *, keeps: bool) -> Source:
-        """Where a rank finds its heads. `keeps`: what comes from another node it keeps until it is released."""
+    def _shard_refs(self, segment: SegmentRef, rank: int, *, keeps: bool) -> ShardRefs:
+        """Return references to the shards that hold a rank's heads.
+
+        `keeps`: the rank stores chunks from other nodes until they are released.
+        """
         num_sources = len(segment.chunks)
         ranks = sources_of(self._num_kv_heads, num_sources, TPRank(rank, self.num_ranks))
-        remote = [source for source in ranks if segment.whereabouts[source].source_node != self.nodes[rank]]
+        remote = [source for source in ranks if segment.locations[source].source_node != self.nodes[rank]]
         if keeps and remote:
             chunks = tuple(chain(*(segment.chunks[source] for source in remote)))
             segment.holders.append((self.actors[rank], chunks))
         parts = zip(*(segment.chunks[source] for source in ranks), strict=True)
-        return Source(tuple(TPRank(source, num_sources) for source in ranks), tuple(parts))
+        return ShardRefs(tuple(TPRank(source, num_sources) for source in ranks), tuple(parts))
 
     def _collect(self, turn: Turn) -> tuple[dict[int, TurnResult], dict[int, Exception]]:
-        """What the ranks have to say. When one is done, the others have a while to say so, too: the driver waits."""
-        rank_of = {reference: rank for rank, reference in enumerate(turn.reports)}
-        reports: dict[int, TurnResult] = {}
+        """Return the ranks' results and errors. Once one rank is done, wait a limited time for the others."""
+        rank_of = {reference: rank for rank, reference in enumerate(turn.results)}
+        results: dict[int, TurnResult] = {}
         errors: dict[int, Exception] = {}
-        waiting = list(turn.reports)
+        waiting = list(turn.results)
         while waiting:
-            patience = _GRACE_SECONDS if errors or self.state is ReplicaState.LOST else SKEW_SECONDS
-            ready, waiting = ray.wait(waiting, num_returns=1, timeout=patience)
+            timeout = _GRACE_SECONDS if errors or self.state is ReplicaState.LOST else SKEW_SECONDS
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=timeout)
             if not ready:
                 break
             outcome = get_outcome(ready[0])
             if isinstance(outcome, Exception):
                 errors[rank_of[ready[0]]] = outcome
             else:
-                reports[rank_of[ready[0]]] = outcome
-        return reports, errors
+                results[rank_of[ready[0]]] = outcome
+        return results, errors
 
     def _raise(self, errors: Mapping[int, Exception], *, is_over: bool) -> None:
-        """The one error that tells most: of a rank that died, then of one that failed, then of those that noticed."""
+        """Raise the most specific error: of a rank that died, then of one that failed, then of those that noticed."""
         rank = min(errors, key=lambda rank: (_weight(errors[rank]), rank))
         error = errors[rank]
         is_in_step = is_over and len(errors) == self.num_ranks and not any(map(_ends_replica, errors.values()))
@@ -135,28 +137,28 @@ class ShardedReplica(Replica):
         what = "died" if raised is None else "failed"
         raise ActorError(f"rank {rank} of {self.num_ranks} {what}: {reason(raised or error)}") from error
 
-    def _account(
+    def _record_reads(
         self,
-        report: TurnResult,
-        whereabouts: Mapping[str, tuple[SegmentLocation, ...]],
+        result: TurnResult,
+        locations: Mapping[str, tuple[SegmentLocation, ...]],
         rank: int,
         *,
         shares_node: bool,
     ) -> TurnResult:
         node = self.nodes[rank]
         reads = []
-        for read in report.reads:
-            places = whereabouts[read.source]
-            sources = sources_of(self._num_kv_heads, len(places), TPRank(rank, self.num_ranks))
-            # Its heads come from these, most often from one; how far the farthest had to come is what counts.
-            parts = [places[one].account(read, reader_node=node, shares_node=shares_node) for one in sources]
+        for read in result.reads:
+            shards = locations[read.source]
+            sources = sources_of(self._num_kv_heads, len(shards), TPRank(rank, self.num_ranks))
+            # Its heads come from these shards, most often from one; the slowest link counts.
+            parts = [shards[one].record_read(read, reader_node=node, shares_node=shares_node) for one in sources]
             link = max((part.link for part in parts), key=lambda link: link == "cross_node")
             reads.append(replace(read, link=link, moved_bytes=max(part.moved_bytes for part in parts)))
-        return replace(report, reads=tuple(reads))
+        return replace(result, reads=tuple(reads))
 
 
 def _ends_replica(error: Exception) -> bool:
-    """Whether the ranks are not in step any more."""
+    """Return whether the ranks are out of step after this error."""
     raised = remote_error(error)
     return raised is None or isinstance(raised, ShardError)
 
@@ -166,3 +168,24 @@ def _weight(error: Exception) -> int:
     if raised is None:
         return 0 if meaning_of(error) is ActorError else 1
     return 2 if isinstance(raised, ShardError) else 1
+
+
+def merge_results(results: Sequence[TurnResult]) -> TurnResult:
+    """Merge the ranks' results of one turn: rank 0's, with the bytes of all ranks and the times of the slowest."""
+    first = results[0]
+    reads = tuple(map(_merge_reads, zip(*(result.reads for result in results), strict=True)))
+    segment_bytes = tuple(map(sum, zip(*(result.segment_bytes for result in results), strict=True)))
+    kept = tuple(piece for result in results for piece in result.kept)
+    return replace(first, segment_bytes=segment_bytes, reads=reads, kept=kept)
+
+
+def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:
+    return replace(
+        reads[0],
+        num_bytes=sum(read.num_bytes for read in reads),
+        moved_bytes=sum(read.moved_bytes for read in reads),
+        seconds=max(read.seconds for read in reads),
+        exposed_seconds=max(read.exposed_seconds for read in reads),
+        relative_error=max(read.relative_error for read in reads),
+        link=max((read.link for read in reads), key=["same_process", "same_node", "cross_node"].index),
+    )

@@ -1,4 +1,4 @@
-"""What a rank reads from the shards of another replica, by whatever transport the run uses."""
+"""A rank's transport: reads its heads from the shards of another replica, through the run's transport."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ from latentmas_ray.transport import Transport
 
 @dataclass(frozen=True)
 class ShardPayload:
-    """The same part of one segment from the shards that hold a reader's heads, in their order."""
+    """One part of a segment from each shard that holds a reader's heads, in the order of the shards."""
 
     shards: tuple[TPRank, ...]
     payloads: tuple[Any, ...]
 
 
 def join_chunks(shards: Sequence[TPRank], chunks: Sequence[SentChunk]) -> SentChunk:
-    """One parcel for the reader: final when the last of them was."""
+    """Combine the shards' chunks into one; it is final when the last of them was."""
     payload = ShardPayload(tuple(shards), tuple(chunk.payload for chunk in chunks))
     return SentChunk(max(chunk.final_at for chunk in chunks), payload)
 
 
 class ShardedTransport(Transport):
-    """A transport for one rank: packs its shard, and unpacks what its heads are made of.
+    """A transport for one rank: packs its shard, and unpacks the shards that hold its heads.
 
-    All ranks unpack in the same order, and what one of them cannot have none of them takes.
+    All ranks unpack in the same order; if it fails on one rank, it fails on all.
     """
 
     def __init__(self, inner: Transport, ranks: Ranks) -> None:
         self._inner, self._ranks = inner, ranks
-        # What moves the bytes, and what it can do, is the transport inside.
+        # The inner transport moves the bytes, so its capabilities count.
         self.name, self.capabilities, self.codec = inner.name, inner.capabilities, inner.codec
 
     def open(self) -> None:
@@ -46,17 +46,17 @@ class ShardedTransport(Transport):
         return self._inner.reserve(num_bytes, device)
 
     def pack(self, piece: SegmentChunk) -> Any:
-        """This rank's shard, as the transport inside packs it."""
+        """Pack this rank's shard with the inner transport."""
         return self._inner.pack(piece)
 
     def unpack(self, payload: ShardPayload, *, expected: KVCacheSpec) -> SegmentChunk:
-        """This rank's heads. Raises on every rank what it raises on one."""
+        """Return this rank's heads. If it raises on one rank, it raises on every rank."""
         with self._ranks.all_or_none():
-            pieces = [
+            chunks = [
                 self._inner.unpack(one, expected=expected.of_shard(shard))
                 for shard, one in zip(payload.shards, payload.payloads, strict=True)
             ]
-            return reslice(pieces, expected)
+            return reslice(chunks, expected)
 
     def release(self, payload: Any) -> None:
         self._inner.release(payload)

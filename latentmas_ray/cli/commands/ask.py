@@ -48,7 +48,7 @@ def ask(
         typer.Option("--example", metavar="chain|notes", help="ask a generated question instead, and show its gold"),
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="ask the embedded model also what it was not trained for")
+        bool, typer.Option("--anyway", help="ask the embedded model questions that it was not trained for, too")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
     from_memory: Annotated[
@@ -65,14 +65,14 @@ def ask(
     if example is None:
         asked = typed_question(config, question, anyway=anyway, has_memory=from_memory is not None)
     else:
-        _refuse_beside_example(question, from_memory)
+        _refuse_with_example(question, from_memory)
         asked = example_question(config, example, _given_seed(config, context))
     config = asked.config
     console = results_console()
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
     if from_memory is not None and config.save_memory is not None:
-        expected = "it cannot stand beside --from-memory, with which no agent makes memory to save; leave one out"
+        expected = "it cannot be used with --from-memory, where no agent makes memory to save; leave one out"
         raise ConfigError("save_memory", config.save_memory, expected)
     memory = None if from_memory is None else _load(from_memory)
     with listen(config.method, brief=True) as listener, open_system(config, listener) as system:
@@ -92,10 +92,10 @@ def ask(
             print_answer(console, answer)
 
 
-def _refuse_beside_example(question: str | None, from_memory: str | None) -> None:
+def _refuse_with_example(question: str | None, from_memory: str | None) -> None:
     for field, value in (("QUESTION", question), ("from_memory", from_memory)):
         if value is not None:
-            raise ConfigError(field, value, "it cannot stand beside --example; give one of the two")
+            raise ConfigError(field, value, "it cannot be used with --example; give one of the two")
 
 
 def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
@@ -104,7 +104,7 @@ def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
 
 
 def _load(path: str) -> "Memory":
-    """The working memory of a file. Raises MemoryInputError."""
+    """Load working memory from a file. Raises MemoryInputError."""
     from latentmas_ray.memory import Memory  # needs torch
 
     try:

@@ -1,4 +1,4 @@
-"""`latentmas compare`: runs beside one another, question by question."""
+"""`latentmas compare`: compare finished runs, question by question."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`latentmas eval`: a whole task, graded, journaled and summed up."""
+"""`latentmas eval`: answer all questions of a task, grade and summarise."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +28,7 @@ def evaluate(
     config: RunConfig,
     context: typer.Context,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="S,S,…", help="once with each seed, in a folder of its own in DIR")
+        str | None, typer.Option("--seeds", metavar="S,S,…", help="run once per seed, each in its own folder in DIR")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
 ) -> None:
@@ -38,7 +38,7 @@ def evaluate(
 
     several = None if seeds is None else _several(context, seeds, config)
     if config.trace and config.output is None:
-        raise ConfigError("trace", str(config.trace), "traces are kept in the output folder; add --output DIR")
+        raise ConfigError("trace", str(config.trace), "traces are written to the output folder; add --output DIR")
     summary: Summary | SeedsSummary
     table: RenderableType
     with listen(config.method) as listener, open_system(config, listener) as system:
@@ -53,23 +53,23 @@ def evaluate(
     else:
         results_console().print(table)
     if summary.num_failed:
-        _name_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
+        _print_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
         raise typer.Exit(EXIT_FAILED)
 
 
 def _several(context: typer.Context, text: str, config: RunConfig) -> tuple[int, ...]:
-    """The seeds of `--seeds`. Raises ConfigError, also where `--seed` stands beside it."""
+    """Parse `--seeds`. Raises ConfigError, also if `--seed` is given as well."""
     seeds = parse_seeds(text)
     source = context.get_parameter_source("seed")
     if source is not None and source.name == "COMMANDLINE":
-        raise ConfigError("seeds", text, f"it cannot stand beside --seed {config.seed}; give one of the two")
+        raise ConfigError("seeds", text, f"it cannot be used with --seed {config.seed}; give one of the two")
     if config.temperature == 0:
         typer.echo("note: --temperature 0 decodes greedily, so all seeds give the same answers", err=True)
     return seeds
 
 
-def _name_failures(listener: "ConsoleListener", num_failed: int, output: str | None, *, has_seeds: bool) -> None:
-    """Each failed question on one line of stderr, the first ones only, and where all of them are."""
+def _print_failures(listener: "ConsoleListener", num_failed: int, output: str | None, *, has_seeds: bool) -> None:
+    """Write the first failed questions to stderr, one per line, and where to find all of them."""
     typer.echo(f"error: {num_failed} {'question' if num_failed == 1 else 'questions'} failed", err=True)
     for failure in listener.failures:
         line = f"{failure.id} ({failure.agent}): {failure.error}"

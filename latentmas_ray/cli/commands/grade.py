@@ -1,4 +1,4 @@
-"""`latentmas grade`: an existing results file, graded again."""
+"""`latentmas grade`: grade an existing results file again."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def grade(
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE.jsonl", help="write the rows with their new grades here")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file if it exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Grade an existing results file again; nothing is changed unless --output says so."""
@@ -54,15 +54,15 @@ def grade(
 
 
 def _checked(output: str, *, overwrite: bool) -> Path:
-    """Where the rows go. Raises ConfigError before anything is graded, which may take minutes."""
+    """Return the path of the output. Raises ConfigError before grading, which may take minutes."""
     path = Path(output)
     if is_url(output) or path.is_dir():
         raise ConfigError("output", output, "it must be a file on this machine")
     if not path.parent.is_dir():
         raise ConfigError("output", output, f"its folder must exist: {path.parent}")
     if path.name == "results.jsonl" and (path.parent / "config.yaml").exists():
-        expected = "it belongs to a run, whose summary.json would tell other figures; choose another file"
+        expected = "it belongs to a run, and its summary.json would no longer match; choose another file"
         raise ConfigError("output", output, expected)
     if path.exists() and not overwrite:
-        raise ConfigError("output", output, "the file is there already; choose another, or add --overwrite")
+        raise ConfigError("output", output, "the file exists already; choose another, or add --overwrite")
     return path

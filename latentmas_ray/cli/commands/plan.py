@@ -1,4 +1,4 @@
-"""`latentmas plan`: who would go where, what it takes and what it moves, without starting anything."""
+"""`latentmas plan`: which agent goes on which GPU, the memory it needs and the bytes that move; starts nothing."""
 
 import json
 import os
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentmas_ray.cli.numbers import whole_number
-from latentmas_ray.cli.options import run_options
+from latentmas_ray.cli.options import run_options, whole_number
 from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
@@ -28,7 +27,7 @@ from latentmas_ray.units import parse_bytes
 
 _MAX_NUMBER = 10**7
 
-GPU_MEMORY = "80GB"  # of GPUs that are not looked at: an A100's
+GPU_MEMORY = "80GB"  # assumed for GPUs that are not on this machine: an A100's
 CORES_PER_NODE = 64
 
 
@@ -40,7 +39,7 @@ GpuMemory = Annotated[
 ]
 CpusPerNode = Annotated[
     str | None,
-    typer.Option("--cpus-per-node", metavar="N", help=f"(default: as here, or {CORES_PER_NODE} beside GPUs)"),
+    typer.Option("--cpus-per-node", metavar="N", help=f"(default: as here, or {CORES_PER_NODE} with GPUs)"),
 ]
 SameProcess = Annotated[
     str | None, typer.Option("--same-process", metavar="SPEED|none", help="(default: none, nothing moves)")
@@ -150,7 +149,7 @@ def _figures(name: str, revision: str | None) -> ModelDims:
 def _cluster(
     nodes: str | None, gpus_per_node: str | None, gpu_memory: str | None, cpus_per_node: str | None
 ) -> tuple[NodeResources, ...]:
-    """The cluster that the flags describe; what they leave open is as on this machine."""
+    """Return the nodes that the flags describe; values that are not given are those of this machine."""
     here = _gpus_here() if gpus_per_node is None else []
     num_gpus = len(here) if gpus_per_node is None else whole_number("gpus_per_node", gpus_per_node, least=0, most=1024)
     cores = len(os.sched_getaffinity(0)) if not num_gpus or gpus_per_node is None else CORES_PER_NODE
@@ -166,7 +165,7 @@ def _cluster(
 
 
 def _cluster_at(address: str, *described: str | None) -> tuple[NodeResources, ...]:
-    """The nodes of a running cluster; it tells no GPU's size, so that must be given."""
+    """Return the nodes of a running cluster. Ray does not report the size of GPUs, so that must be given."""
     nodes, gpus_per_node, gpu_memory, cpus_per_node = described
     if nodes or gpus_per_node or cpus_per_node:
         raise ConfigError("address", address, "a running cluster tells its nodes, GPUs and cores: give only gpu_memory")
@@ -179,11 +178,11 @@ def _cluster_at(address: str, *described: str | None) -> tuple[NodeResources, ..
         size = None if gpu_memory is None else _size(gpu_memory)
         return tuple(replace(node, gpu_bytes=size) for node in cluster.nodes)
     finally:
-        cluster.leave()
+        cluster.disconnect()
 
 
 def _gpus_here() -> list[int]:
-    """Bytes of each GPU of this machine."""
+    """Return the bytes of each GPU of this machine."""
     import torch  # takes seconds
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

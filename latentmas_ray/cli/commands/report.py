@@ -1,4 +1,4 @@
-"""`latentmas report`: one HTML file about finished runs."""
+"""`latentmas report`: an HTML page about finished runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,18 +16,18 @@ def report(
     output: Annotated[str, typer.Option("--output", metavar="FILE.html", help="where the page goes")] = "report.html",
     published: Annotated[
         bool,
-        typer.Option("--published/--no-published", help="published figures beside those of the same models"),
+        typer.Option("--published/--no-published", help="also show published figures of the same models"),
     ] = True,
 ) -> None:
     """Write one self-contained HTML page about one run or several.
 
-    Accuracy, tokens and time beside one another, where the time goes, what was handed over, who got right what the
-    other got wrong, and every question with what each agent did. It needs no network, nor any other file.
+    It compares accuracy, tokens and time, and shows where the time goes, what was handed over, which answers differ
+    between runs, and what each agent did on every question. The page needs no network and no other file.
     """
     path = _checked(output)
     from latentmas_ray.report import load_runs
     from latentmas_ray.report.html import make_page
-    from latentmas_ray.runs.folder import write_atomically  # nothing heavy before the flags are known good
+    from latentmas_ray.runs.folder import write_atomically  # nothing heavy before the flags are valid
 
     found = [load_runs(folder) for folder in _checked_folders(runs)]
     content = make_page(found, with_published=published).encode(errors="replace")
@@ -40,7 +40,7 @@ def report(
 
 
 def _checked(output: str) -> Path:
-    """Raises ConfigError unless a page could be written there."""
+    """Return the path. Raises ConfigError unless a page can be written there."""
     path = Path(output)
     try:
         is_file = path.suffix.lower() in _ENDINGS and not path.is_dir()
@@ -55,7 +55,7 @@ def _checked(output: str) -> Path:
 
 
 def _checked_folders(runs: list[str]) -> list[str]:
-    """Raises ConfigError for a folder that is given twice."""
+    """Return the folders. Raises ConfigError if one is given twice."""
     places = [Path(folder).resolve() for folder in runs]
     for index, (folder, place) in enumerate(zip(runs, places, strict=True)):
         if place in places[:index]:

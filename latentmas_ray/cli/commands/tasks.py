@@ -1,4 +1,4 @@
-"""`latentmas tasks`: what `--task` takes by name, and with which settings."""
+"""`latentmas tasks`: the names that `--task` accepts, and their settings."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from latentmas_ray.tasks.question import KINDS
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """One task as it is listed; `hub` is empty for built-in ones."""
+    """One task of the list; `hub` is empty for built-in tasks."""
 
     name: str
     title: str
@@ -49,7 +49,7 @@ def tasks(
         table.add_row(*map(Text, cells))
     console = results_console()
     console.print(table)
-    for kind in KINDS:  # those of files, too
+    for kind in KINDS:  # including those of files
         console.print(Text(f"{kind}: {answer_form(kind)}"), soft_wrap=True)
     console.print(
         "\nA file of the same fields does as well: --task FILE.jsonl[.gz]; its records' task decides the settings.",

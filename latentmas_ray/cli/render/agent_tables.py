@@ -1,4 +1,4 @@
-"""What each agent and each hand-over cost, as tables; as one table that would be too wide for 80 columns."""
+"""The cost of each agent and each hand-over, as two tables that fit into 80 columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 _PER_QUESTION = "_seconds_per_question"
 _PER_BATCH = "_seconds"
-# Of hand-overs, which have a table of their own.
+# Figures of hand-overs, which have their own table.
 _ELSEWHERE = ("read_bytes", "moved_bytes", "transfer_seconds", "exposed_seconds")
 
 
 def agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
-    """One line an agent: what it processed for a question, its share of the time, and what whole batches took."""
+    """Yield a table with a row per agent: its tokens per question, its share of the time, and its time per batch."""
     names = dict.fromkeys(name for figures in agents.values() for name in figures if not name.startswith(_ELSEWHERE))
-    # A figure that is zero for everybody tells nothing.
+    # Leave out figures that are zero for all agents.
     shown = [name for name in names if any(figures.get(name) for figures in agents.values())]
     for ending, title in (("", "per question"), (_PER_QUESTION, "time per question"), (_PER_BATCH, "time per batch")):
         columns = [name for name in shown if _ending(name) == ending]
@@ -38,7 +38,7 @@ def agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
 
 
 def hand_over_table(hand_overs: Sequence["TransferStats"]) -> Iterator[Table]:
-    """One line for each agent and each whose memory it read; none where nothing was handed over."""
+    """Yield a table with a row per pair of source and reader; none if nothing was handed over."""
     if not hand_overs:
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -20,7 +20,7 @@ _BRACKETS = "In brackets: 95 % intervals over questions; multiples of single's c
 
 
 def comparison_tables(comparison: "Comparison") -> RenderableType:
-    """What is compared, what each run came to, the differences, the gains over controls, and notes."""
+    """Return the runs, their figures, the differences, the gains over controls, and notes."""
     folders = [Text(printable(f"  {run.name} = {run.folder}")) for run in comparison.runs]
     tables = [_run_table(comparison.runs), _figure_table(comparison.runs)]
     if pairs := [pair for pair in comparison.pairs if pair.paired is not None]:
@@ -31,7 +31,7 @@ def comparison_tables(comparison: "Comparison") -> RenderableType:
 
 
 def answer_lists(pairs: Sequence["PairedRuns"]) -> Iterator[str]:
-    """Of each pair, the questions that only one of the two got right: a line for each."""
+    """Yield, for each pair of runs, a line with the questions that only one of them got right."""
     for pair in pairs:
         for name, against, ids in (
             (pair.base, pair.other, pair.only_base_ids),
@@ -71,7 +71,7 @@ def _figure_table(runs: Sequence["RunFigures"]) -> Table:
 
 
 def _pair_table(rows: Sequence[tuple[str, "PairedRuns"]], *, named: bool = False) -> Table:
-    """Differences in percentage points; `named` has the gain's name in place of counts that stand elsewhere."""
+    """Return differences in percentage points; `named` shows the gain's name instead of the counts."""
     table = _table()
     for title in ("gain", "runs") if named else ("difference",):
         table.add_column(title, no_wrap=True)
@@ -91,7 +91,7 @@ def _pair_table(rows: Sequence[tuple[str, "PairedRuns"]], *, named: bool = False
 
 
 def _cell_table(pairs: Sequence["PairedRuns"]) -> Table:
-    """How many questions who got right."""
+    """Return the number of questions that both, one, or none of a pair got right."""
     table = _table("right in")
     for title in ("both", "only the first", "only the second", "neither"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""A traced question in the terminal: prompts, memory, thoughts through the lens, texts."""
+"""A traced question in the terminal: prompts, memory, thoughts through the logit lens, texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -25,7 +25,7 @@ _VERDICTS = {True: Text("right", style="green"), False: Text("wrong", style="red
 
 
 def question_table(traced: Sequence[tuple[Answer, Trace]]) -> Table:
-    """The questions that can be inspected."""
+    """Return a table of the questions that can be inspected."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("question", style="bold", overflow="fold")
     table.add_column("", no_wrap=True)
@@ -46,7 +46,7 @@ def question_table(traced: Sequence[tuple[Answer, Trace]]) -> Table:
 
 
 def inspection_view(inspection: Inspection, *, is_full: bool) -> Iterator[RenderableType]:
-    """One part after another, from the question to the answer."""
+    """Yield the parts of the view, from the question to the answer."""
     answer = inspection.answer
     yield Text.assemble((f"{printable(answer.id)}  ", "bold"), _cut(answer.question, is_full))
     yield from agents_view(inspection.agents, is_full=is_full)
@@ -60,7 +60,7 @@ def inspection_view(inspection: Inspection, *, is_full: bool) -> Iterator[Render
 
 
 def agents_view(agents: Mapping[str, AgentTrace], *, is_full: bool = False) -> Iterator[RenderableType]:
-    """What each agent read, thought and wrote."""
+    """Yield what each agent read, thought and wrote."""
     for name, agent in agents.items():
         yield ""
         yield Rule(Text(name, style="bold"), align="left", style="dim")
@@ -68,7 +68,7 @@ def agents_view(agents: Mapping[str, AgentTrace], *, is_full: bool = False) -> I
 
 
 def thought_table(thoughts: Sequence[Thought]) -> Table:
-    """A row a thought: what the model would say, how sure it is, and where the thought lies."""
+    """Return a row per thought: its likeliest tokens, its entropy, and its position among the embeddings."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("would say", overflow="fold")
@@ -105,7 +105,7 @@ def _agent(agent: AgentTrace, *, is_full: bool) -> Iterator[RenderableType]:
 
 
 def _memory(agent: AgentTrace) -> Table:
-    """Whose segments it read, and how far its words move without each."""
+    """Return the segments that it read, and how much its output distribution changes without each."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     most = max(agent.effects.values(), default=0.0)
     for source in agent.reads:
@@ -127,7 +127,7 @@ def _says(thought: Thought) -> str:
     if not thought.tokens:
         return "nothing that is finite"
     shown = [(token, share) for token, share in thought.tokens[:_NUM_TOKENS] if share >= _MIN_SHARE]
-    if not shown:  # it says nothing in particular
+    if not shown:  # no likely token
         return f"{_visible(thought.tokens[0][0])} <1%"
     return "  ".join(f"{_visible(token)} {share:.0%}" for token, share in shown)
 
@@ -141,7 +141,7 @@ def _visible(token: str) -> str:
 
 
 def _cut(text: str, is_full: bool) -> str:
-    """The text, or of a long one its beginning and its end: what a model is asked stands at the end of its prompt."""
+    """Return the text; if it is long, only its start and its end, where a prompt has its question."""
     text = printable(text.strip())
     if is_full or len(text) <= _MAX_CHARS:
         return text
@@ -149,5 +149,5 @@ def _cut(text: str, is_full: bool) -> str:
 
 
 def _alarm_kinds(trace: Trace) -> str:
-    """`norm, repetition`, each kind once."""
+    """Return the kinds of alarms, such as `norm, repetition`, each once."""
     return ", ".join(dict.fromkeys(alarm.kind for agent in trace.agents.values() for alarm in agent.alarms))

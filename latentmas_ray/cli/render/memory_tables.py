@@ -1,4 +1,4 @@
-"""A memory in the terminal and as JSON: whose it is, what its agents read of one another, and its segments."""
+"""A memory in the terminal and as JSON: its model, which agent read which, and its segments."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ _MAX_DEPTH = 6  # of the tree as it is shown; every agent's reads are in the JSO
 
 
 def memory_row(memory: Memory) -> dict[str, Any]:
-    """Everything but the tensors. Positions are those at which a reader finds the tokens."""
+    """Return everything but the tensors. Positions are those at which a reader finds the tokens."""
     spec, positions = memory.spec, memory.positions()
     return {
         "notice": NOTICE,
@@ -54,7 +54,7 @@ def memory_row(memory: Memory) -> dict[str, Any]:
 
 
 def memory_view(memory: Memory) -> Iterator[RenderableType]:
-    """One part after another, from the model to the texts."""
+    """Yield the parts of the view, from the model to the texts."""
     yield named_rows(dict(_facts(memory)))
     if memory.reads:
         yield ""
@@ -87,7 +87,7 @@ def _facts(memory: Memory) -> Iterator[tuple[str, str]]:
 
 
 def _tree(memory: Memory) -> Tree:
-    """Who read whom. Agents of a chain stand on one line; what several read is told where it first stands."""
+    """Return a tree of which agent read which. A chain is one line; an agent with several readers is expanded once."""
     tree, shown = Tree(Text("read in this order", style="bold")), set[str]()
 
     def add(parent: Tree, node: AgentMemory, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""A plan for people: its inputs, a picture of the nodes, memory and hand-overs, readable at 80 columns."""
+"""A plan as text: its inputs, a drawing of the nodes, memory and hand-overs, readable at 80 columns."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ _LINKS = {
 
 
 def plan_report(plan: Plan, speeds: LinkSpeeds, model: str) -> RenderableType:
-    """Everything, with the numbers that it can be reckoned from again."""
+    """Return the whole plan, with the numbers from which it can be computed again."""
     return Group(
         "",
         _inputs(plan, speeds, model),
@@ -84,7 +84,7 @@ def _actors(plan: Plan) -> str:
 
 
 def _picture(plan: Plan) -> Table:
-    """One line a node: its GPUs and who is on each. Neighbours on which there is nobody share a line."""
+    """Return one line per node with the agents on each GPU. Consecutive empty nodes share a line."""
     on_node: defaultdict[int, list[PlannedActor]] = defaultdict(list)
     for shard in plan.shards():
         on_node[shard.slot.node].append(shard)

@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar where a terminal is there, plain lines now and then where not."""
+"""The progress of a run on stderr: a bar on a terminal, otherwise plain lines now and then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ _LINE_STEP = 0.1  # a plain line for every tenth of the questions
 
 
 class ConsoleListener:
-    """An observer that shows nothing and remembers the first failures. The kinds that show something build on it."""
+    """An observer that shows nothing and stores the first failures; the base of those that show progress."""
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
@@ -50,17 +50,17 @@ class ConsoleListener:
         """The runtime is up."""
 
     def _show_progress(self, progress: "RunProgress") -> None:
-        """The newest snapshot."""
+        """Show the newest snapshot."""
 
     def _show_warning(self, line: str) -> None:
-        """A line for the user."""
+        """Show a line to the user."""
 
     def _show_end(self) -> None:
-        """No question is left."""
+        """Show that all questions are done."""
 
 
 class BarListener(ConsoleListener):
-    """Moves a rich progress bar; whoever made the bar starts and stops it."""
+    """Updates a rich progress bar, which the caller starts and stops."""
 
     def __init__(self, bar: Progress, label: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class BarListener(ConsoleListener):
 
     def _show_start(self, event: "RunStarted") -> None:
         self._bar.console.print(event.description, style="dim", markup=False, highlight=False)
-        # A task without a total runs its clock from here on: bringing up the actors is not part of the run.
+        # The clock starts here: starting the actors is not part of the run.
         self._bar.reset(
             self._task,
             total=event.num_questions,
@@ -135,7 +135,7 @@ class LineListener(ConsoleListener):
 
 @contextmanager
 def listen(label: str, *, brief: bool = False, console: Console | None = None) -> Iterator[ConsoleListener]:
-    """The listener that fits stderr. `brief`: the bar vanishes at the end, and without a terminal nothing is shown."""
+    """Yield the listener that suits stderr. `brief`: remove the bar at the end, and show nothing without a terminal."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield ConsoleListener() if brief else LineListener(console, label)

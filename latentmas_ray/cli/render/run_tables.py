@@ -22,12 +22,12 @@ MAX_TEXT_CHARS = 600
 
 
 def results_console(width: int | None = None) -> Console:
-    """Where results go: stdout, `width` columns wide (default: as wide as it is)."""
+    """Return the console of results: stdout, `width` columns wide (default: its own width)."""
     return Console(highlight=False, width=width)
 
 
 def summary_table(summary: "Summary") -> RenderableType:
-    """All figures of a run, then what each agent and each hand-over cost."""
+    """Return all figures of a run, then the cost of each agent and each hand-over."""
     questions = str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else "")
     rows = {
         "method": summary.method,
@@ -48,7 +48,7 @@ def summary_table(summary: "Summary") -> RenderableType:
 
 
 def seeds_table(summary: "SeedsSummary") -> RenderableType:
-    """The figures over all seeds, then each seed's."""
+    """Return the figures over all seeds, then those of each seed."""
     rows = {
         "method": summary.method,
         "topology": summary.topology,
@@ -76,7 +76,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
 
 
 def named_rows(rows: Mapping[str, str]) -> Table:
-    """Names and what belongs to them, without lines."""
+    """Return a table of names and values without lines."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -86,7 +86,7 @@ def named_rows(rows: Mapping[str, str]) -> Table:
 
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
-    """The methods, and controls of them, side by side."""
+    """Return a table that compares the methods and their controls."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("method", style="bold", no_wrap=True)
     for title in ("accuracy", "output tokens\nper question", "latent steps\nper question", "time", "memory\nmoved"):
@@ -104,7 +104,7 @@ def demo_table(summaries: Sequence["Summary"]) -> Table:
 
 
 def trace_tree(answer: "Answer") -> Tree:
-    """What each agent did for one question, in the order of their turns."""
+    """Return what each agent did for one question, in the order of their turns."""
     tree = Tree(Text(f"{format_seconds(answer.seconds)} from question to answer", style="bold"))
     for name, use in answer.agents.items():
         branch = tree.add(Text(name, style="bold"))
@@ -121,7 +121,7 @@ def trace_tree(answer: "Answer") -> Tree:
 
 
 def print_answer(console: Console, answer: "Answer") -> None:
-    """The answer's text; as it is in a file, without control characters on a terminal."""
+    """Print the answer's text: unchanged to a file, without control characters to a terminal."""
     text = printable(answer.answer) if console.is_terminal else answer.answer
     console.out(text, highlight=False)
 
@@ -137,7 +137,7 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
 
 
 def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
-    """What is to be known of the figures of a run, or of one run a seed, where there is something."""
+    """Yield remarks on the figures of a run, or of one run per seed."""
     if num_resumed := sum(run.num_resumed or 0 for run in runs):
         yield "before this start", f"{num_resumed} questions, which these times leave out"
     if runs[0].codec != "none":

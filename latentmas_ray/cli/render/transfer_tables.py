@@ -11,28 +11,28 @@ from rich.text import Text
 from latentmas_ray.units import format_bytes, format_fine_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.stamps import SizeFigures, Timing
-    from latentmas_ray.bench.transfer import TransferBench, WayFigures
+    from latentmas_ray.bench.timings import SizeFigures, Timing
+    from latentmas_ray.bench.transfer import TransferBench, TransportFigures
 
 _PHASES = {"copy_out": "copy\nout", "pack": "pack", "way": "way", "unpack": "unpack", "write": "write"}
-_FAR_ABOVE = 2.0  # a share of the limit that only a transport has which does not touch the bytes
+_FAR_ABOVE = 2.0  # of the limit: only a transport that moves no bytes is faster
 
 
 def transfer_tables(outcome: "TransferBench") -> RenderableType:
-    """All figures: a table for each transport and link, then where the time goes, then what the agents felt."""
+    """Return all figures: a table per transport and link, the phases, and the delay between two agents."""
     settings = outcome.settings
     title = (
         f"{settings.model}, {format_bytes(outcome.bytes_per_token)} per token: {outcome.machine}; "
         f"medians of {settings.repeats}"
     )
-    parts = [*map(_way_table, outcome.ways), _phases_table(outcome.ways), *_felt(outcome)]
+    parts = [*map(_way_table, outcome.ways), _phases_table(outcome.ways), *_end_to_end_table(outcome)]
     rendered: list[RenderableType] = ["", title]
     for heading, table in parts:
         rendered += ["", Text(heading, style="bold"), table]
     return Group(*rendered)
 
 
-def _way_table(way: "WayFigures") -> tuple[str, Table]:
+def _way_table(way: "TransportFigures") -> tuple[str, Table]:
     copies = "2 memcpys + TCP" if way.link == "cross_node" else "2 memcpys"
     heading = f"{_name(way)}: move as % of {way.limit}, hand-over as % of {copies}"
     table = make_table(("size", "move", "p99", "GB/s", "%", "hand-\nover", "p99", "GB/s", "%"), "tokens")
@@ -46,8 +46,8 @@ def _way_table(way: "WayFigures") -> tuple[str, Table]:
     return heading, table
 
 
-def _phases_table(ways: Iterable["WayFigures"]) -> tuple[str, Table]:
-    """The parts of the hand-over of each way's largest segment, and what the link itself took beside it."""
+def _phases_table(ways: Iterable["TransportFigures"]) -> tuple[str, Table]:
+    """Return the phases of the transfer of the largest segment, and the time of the link itself."""
     table = make_table((*_PHASES.values(), "the\nlimit"), "")
     for way in ways:
         size: SizeFigures = way.sizes[-1]
@@ -57,23 +57,23 @@ def _phases_table(ways: Iterable["WayFigures"]) -> tuple[str, Table]:
     return "where the hand-over of the largest segment goes", table
 
 
-def _felt(outcome: "TransferBench") -> Iterator[tuple[str, Table]]:
-    felt = outcome.end_to_end
-    if felt is None:
+def _end_to_end_table(outcome: "TransferBench") -> Iterator[tuple[str, Table]]:
+    figures = outcome.end_to_end
+    if figures is None:
         return
     heading = (
-        f"end to end: {felt.prompt_tokens} prompt tokens, {felt.latent_steps} latent steps, "
-        f"{format_bytes(felt.num_bytes)}, {felt.transport}, {felt.link.replace('_', ' ')}"
+        f"end to end: {figures.prompt_tokens} prompt tokens, {figures.latent_steps} latent steps, "
+        f"{format_bytes(figures.num_bytes)}, {figures.transport}, {figures.link.replace('_', ' ')}"
     )
-    table = make_table(("thought to\nabsorbed", "exposed, as a\nrun tells it"), "")
-    for name, side in (("with overlap", felt.overlap), ("without", felt.no_overlap)):
+    table = make_table(("thought to\nabsorbed", "exposed, as\nruns report"), "")
+    for name, side in (("with overlap", figures.overlap), ("without", figures.no_overlap)):
         table.add_row(name, format_fine_seconds(side.seconds), format_fine_seconds(side.exposed_seconds))
-    table.add_row("ratio", f"{felt.ratio:.1f} ×", "")
+    table.add_row("ratio", f"{figures.ratio:.1f} ×", "")
     yield heading, table
 
 
 def make_table(columns: Iterable[str], first: str) -> Table:
-    """A narrow table; figures stand at the right."""
+    """Return a narrow table with right-aligned figures."""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -91,12 +91,12 @@ def _rate(bytes_per_second: float) -> str:
     return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
 
 
-def _name(way: "WayFigures") -> str:
+def _name(way: "TransportFigures") -> str:
     return f"{way.link.replace('_', ' ')}, {way.transport}"
 
 
 def _speed(timing: "Timing") -> tuple[str, str]:
-    """GB/s and % of the limit; who does not touch the bytes has no speed."""
+    """Return GB/s and % of the limit; a transport that moves no bytes has no speed."""
     if timing.share_of_limit > _FAR_ABOVE:
         return "–", "> 200"
     percent = 100 * timing.share_of_limit

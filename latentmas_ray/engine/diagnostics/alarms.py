@@ -1,7 +1,7 @@
 """Alarms: anomalies in an agent's memory, found in the statistics of its thoughts. Pure Python.
 
 The thresholds are rough: they were chosen so that normal runs raise no alarms on the models that were tested (see
-docs/evaluation.md). Pass other `AlarmThresholds` for stricter checks.
+docs/diagnostics.md). Pass other `AlarmThresholds` for stricter checks.
 """
 
 import math

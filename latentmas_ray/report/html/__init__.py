@@ -1,6 +1,7 @@
-"""One self-contained HTML page about runs.
+"""The HTML report: one self-contained page about runs.
 
-`make_page` is the page; everything else here makes one of its sections, as plain data for the templates.
+`make_page` makes the page. `groups` and `entries` order and name the runs; each other module makes one section as plain
+data for the templates.
 """
 
 from latentmas_ray.report.html.page import make_page

@@ -1,5 +1,4 @@
-"""The runs of a group compared: costs relative to one agent, gains over controls, and who got right what the other got
-wrong."""
+"""Compares the runs of a group: costs relative to one agent, gains over controls, and answers of pairs of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ MAX_IDS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much better one run is than another on the same questions."""
+    """The difference in accuracy of two runs on the same questions."""
 
     difference: Figure
     low: Figure
@@ -29,32 +28,32 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class GainRow:
-    """What a run with its own memory gains over one without it."""
+    """The gain of a run with matched memory over one without it."""
 
     kind: str
     matched: Entry
     control: Entry
-    difference: Difference | None  # None where the two have no graded question in common
+    difference: Difference | None  # None if the two have no graded question in common
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Some of the questions that two runs have in common."""
+    """The questions of two runs that both, only one, or neither answered correctly."""
 
     name: str  # both, first, second, neither
     title: str
     ids: tuple[str, ...]
-    share: float  # of the questions of both, in percent
+    share: float  # of the common questions, in percent
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The first ones; a list of thousands helps nobody."""
+        """The first MAX_IDS ids: a list of thousands is useless."""
         return self.ids[:MAX_IDS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPair:
-    """Two runs on the questions that both have graded."""
+    """Two runs, compared on the graded questions of both."""
 
     first: Entry
     second: Entry
@@ -74,17 +73,17 @@ class Compared:
 
     @cached_property
     def _comparison(self) -> Comparison | None:
-        """None where there are not two runs. Raises JournalError for runs of different questions under the same ids."""
+        """The comparison; None for fewer than two runs. Raises JournalError for different questions under one id."""
         return compare_folders([str(_folder(entry)) for entry in self._entries]) if len(self._entries) > 1 else None
 
     def costs(self, entry: Entry) -> RunFigures | None:
-        """What `entry` costs in relation to one agent alone."""
+        """Return the costs of `entry` relative to one agent alone."""
         if self._comparison is None or entry not in self._entries:
             return None
         return self._comparison.runs[self._entries.index(entry)]
 
     def gains(self) -> tuple[GainRow, ...]:
-        """Of every matched run over each of its controls."""
+        """Return the gains of every matched run over each of its controls."""
         if self._comparison is None:
             return ()
         by_name = {run.name: entry for run, entry in zip(self._comparison.runs, self._entries, strict=True)}
@@ -100,14 +99,14 @@ class Compared:
 
 
 def make_pairs(group: Group) -> tuple[RunPair, ...]:
-    """Every two runs of a group that have graded questions in common."""
+    """Return all pairs of runs of a group with graded questions in common."""
     correct = [(entry, entry.correct()) for entry in group.entries]
     found = (_pair(*first, *second) for first, second in combinations(correct, 2))
     return tuple(pair for pair in found if pair is not None)
 
 
 def make_difference(paired: PairedDifference) -> Difference:
-    """The figures of a paired difference: other − base."""
+    """Return the figures of a paired difference: other − base."""
     difference, low, high = (
         Figure(value=value, text=signed_points(value)) for value in (paired.difference, *paired.interval)
     )
@@ -139,6 +138,6 @@ def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[
 
 
 def _folder(entry: Entry) -> Path:
-    """The folder that was given: that of the run, or the one around those of its seeds."""
+    """Return the folder of the run, or the one that has the folders of its seeds."""
     folder = entry.given[0].folder
     return folder if len(entry.given) == 1 else folder.parent

@@ -1,4 +1,4 @@
-"""The runs of a report: what each is called, its figures, and which of them can be compared."""
+"""The runs of a report with their labels and figures, in groups of one task and model."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ _TIMES = frozenset({"seconds", "questions_per_second", "questions_per_second_aft
 class Member:
     """One run with one seed."""
 
-    key: str  # names it in the page
+    key: str  # its id on the page
     label: str
     accent: str
     run: FinishedRun
@@ -26,24 +26,24 @@ class Member:
 
 @dataclass(frozen=True)
 class Interval:
-    """In which an accuracy lies with 95 %."""
+    """The 95 % interval of an accuracy."""
 
     low: float
     high: float
-    figures: tuple[Figure, ...]  # its two bounds, or half its width
+    figures: tuple[Figure, ...]  # the two bounds, or half the width
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one folder holds, as the report shows it: a run, or the same with several seeds."""
+    """One output folder in the report: a run, or one run per seed."""
 
-    key: str  # names it in the page: r0, r1, …
+    key: str  # its id on the page: r0, r1, …
     label: str
-    given: tuple[FinishedRun, ...]  # all that are in the folder, one a seed
+    given: tuple[FinishedRun, ...]  # all runs in the folder, one per seed
 
     @cached_property
     def runs(self) -> tuple[FinishedRun, ...]:
-        """Those that are shown: while seeds are still to come, those that have an answer, if any has."""
+        """The runs that are shown. While it is not finished: only those with answers, if there are any."""
         answered = tuple(run for run in self.given if run.answers)
         return self.given if self.is_finished or not answered else answered
 
@@ -53,12 +53,12 @@ class Entry:
 
     @property
     def accent(self) -> str:
-        """Which colour it has: its method's, or that of controls."""
+        """The name of its colour: its method, or `control`."""
         return accent_of(self.config)
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Its runs, one a seed."""
+        """Its runs, one per seed."""
         if len(self.runs) == 1:
             return (Member(self.key, self.label, self.accent, self.runs[0]),)
         return tuple(
@@ -72,13 +72,13 @@ class Entry:
 
     @cached_property
     def summary(self) -> Summary:
-        """Of the run, or of that with the first seed."""
+        """The summary of the run, or of the run with the first seed."""
         return _summary(self.runs[0])
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """The object of summary.json: of the run, or over its seeds. Of a run that has not ended, what its answers so
-        far tell; its time is unknown then."""
+        """The object of summary.json, of the run or over its seeds. For an unfinished run, computed from the answers so
+        far; its times are None."""
         if len(self.runs) == 1:
             found = self.summary.to_json()
         else:
@@ -88,7 +88,7 @@ class Entry:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the accuracy: over the questions of a run, or over its seeds."""
+        """The interval of the accuracy: over questions, or over seeds."""
         accuracy, half = self.figures["accuracy"], self.figures.get("accuracy_half_width")
         if half is not None:
             return Interval(
@@ -102,7 +102,7 @@ class Entry:
 
     @property
     def num_resumed(self) -> Figure | None:
-        """Questions that its times leave out, of all seeds together; None without one, or without times."""
+        """The questions that its times do not include, over all seeds; None if none, or without times."""
         count = sum(_summary(run).num_resumed or 0 for run in self.runs)
         if not count or not self.is_finished:
             return None
@@ -110,7 +110,7 @@ class Entry:
 
     @property
     def num_alarmed(self) -> Figure | None:
-        """Questions with an alarm, of all seeds together; None without one."""
+        """The questions with an alarm, over all seeds; None if none."""
         if len(self.runs) == 1:
             return self.figure("num_alarmed", number) if self.figures["num_alarmed"] else None
         count = sum(_summary(run).num_alarmed for run in self.runs)
@@ -121,16 +121,16 @@ class Entry:
         return self.figure("accuracy", percent)
 
     def figure(self, field: str, write: Write) -> Figure:
-        """The number at `field` of its summary.json, as `write` writes it."""
+        """Return the number at `field` of its summary.json, formatted with `write`."""
         value = look_up(self.figures, field.split("."))
         return Figure(value=value, text=write(value), run=self.key, field=field if self.is_finished else None)
 
     def detail(self, field: str, write: Write) -> Figure:
-        """The number at `field` of the run's figures, or of those with the first seed."""
+        """Return the number at `field` of the run's figures, or of those of the first seed."""
         return self.figure(field if len(self.runs) == 1 else f"runs.{self.config.seed}.{field}", write)
 
     def correct(self) -> dict[str, float]:
-        """How right each question was: 0 or 1, or its mean over seeds; only those that all seeds have graded."""
+        """Return each question's score: 0 or 1, or the mean over seeds. Only questions that are graded in all seeds."""
         return mean_correct([run.answers for run in self.runs])
 
 
@@ -148,7 +148,7 @@ class Group:
 
     @property
     def seeded(self) -> bool:
-        """Whether any of its runs has several seeds."""
+        """Whether any entry has several seeds."""
         return any(len(entry.runs) > 1 for entry in self.entries)
 
     @property

@@ -1,4 +1,4 @@
-"""Numbers as the report shows them: each with its exact value and where it stands in summary.json."""
+"""Formats the report's numbers. Each keeps its exact value and its place in summary.json."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from latentmas_ray.units import format_bytes, format_number, format_p_value, format_percent, format_rate, format_seconds
 
-NUM_AGENT_COLOURS = 6  # that report.css has: agent-0, agent-1, …; agents beyond them begin again
+NUM_AGENT_COLOURS = 6  # agent-0, agent-1, … in report.css; further agents reuse them
 NOT_KNOWN = "–"
 Write = Callable[[float | None], str]
 
@@ -18,11 +18,11 @@ class Figure:
     value: float | None
     text: str
     run: str | None = None  # the key of the run whose summary.json holds it
-    field: str | None = None  # where in it, as in agents.planner.think_seconds; None: it was computed for the report
+    field: str | None = None  # its path there, such as agents.planner.think_seconds; None: computed for the report
 
 
 def look_up(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """The value at a path of keys and indices in the object of summary.json; None where it has none."""
+    """Return the value at a path of keys and indices in the object of summary.json; None if there is none."""
     found: Any = summary
     for step in path:
         try:
@@ -37,12 +37,12 @@ def percent(value: float | None) -> str:
 
 
 def points(value: float | None) -> str:
-    """A percentage where it is clear that it is one."""
+    """Format a percentage without the sign."""
     return NOT_KNOWN if value is None else f"{100 * value:.1f}"
 
 
 def signed_points(value: float | None) -> str:
-    """A difference of accuracies in percentage points: `+4.7`, `−1.6`."""
+    """Format a difference of accuracies in percentage points: `+4.7`, `−1.6`."""
     return NOT_KNOWN if value is None else f"{100 * value:+.1f}".replace("-", "−")
 
 
@@ -59,12 +59,12 @@ def rate(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio: `× 1.9`."""
+    """Format a ratio: `× 1.9`."""
     return NOT_KNOWN if value is None else f"× {value:,.0f}" if value >= 9.95 else f"× {value:#.2g}"
 
 
 def seconds(value: float | None) -> str:
-    """As people write times, and in a batch of short ones no `0 ms`."""
+    """Format a duration; below 0.5 ms in microseconds, instead of `0 ms`."""
     if value is None:
         return NOT_KNOWN
     return f"{1e6 * value:.0f} µs" if 0 < value < 0.0005 else format_seconds(value)

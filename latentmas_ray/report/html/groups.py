@@ -1,4 +1,4 @@
-"""Runs put in order, named by what sets them apart, and grouped by what can be compared."""
+"""Orders runs, labels them by the settings in which they differ, and groups those that can be compared."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
 from latentmas_ray.runs.environment import versions_line
 
-Runs = Sequence[FinishedRun]  # of one folder: one, or one a seed
+Runs = Sequence[FinishedRun]  # of one folder: one run, or one per seed
 
-# What may stand beside the method in a run's name, if runs differ in it, and how.
+# Settings that a label names, after the method, if runs differ in them; and how it writes them.
 _DISTINCT = {
     "topology": "{}",
     "latent_steps": "m = {}",
@@ -32,7 +32,7 @@ _DISTINCT = {
     "replicas": "replicas {}",
 }
 _LATENT_ONLY = {"latent_steps", "realign", "transfer", "codec", "guard"}
-# Controls, in the order in which they are shown.
+# Labels of controls, in their order on the page.
 _CONTROLS = {
     "deranged": "deranged memory",
     "prompt-only": "memory of prompts only",
@@ -43,12 +43,13 @@ _MEMORIES = ("matched", *_CONTROLS)
 
 
 def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
-    """The runs by task and model, and in a group by method and latent steps: single, text, latent, controls."""
-    places = [_place(runs) for runs in folders]
-    ordered = sorted(folders, key=lambda runs: (places.index(_place(runs)), *_rank(runs[0].config)))
+    """Group runs by task and model. Within a group, order them by method (single, text, latent), control and latent
+    steps."""
+    keys = [_group_key(runs) for runs in folders]
+    ordered = sorted(folders, key=lambda runs: (keys.index(_group_key(runs)), *_rank(runs[0].config)))
     labels = iter(_labels(ordered))
     groups, count = [], 0
-    for (task, model), members in groupby(ordered, key=_place):
+    for (task, model), members in groupby(ordered, key=_group_key):
         entries = tuple(Entry(f"r{count + index}", next(labels), tuple(runs)) for index, runs in enumerate(members))
         count += len(entries)
         groups.append(Group(task, model, entries))
@@ -56,9 +57,10 @@ def make_groups(folders: Sequence[Runs]) -> tuple[Group, ...]:
 
 
 def common_settings(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """What all runs were told alike, of what decides the figures; names of tasks and models without their folders.
+    """Return the settings that affect results and are the same in all runs, with names of tasks and models without
+    folders.
 
-    The versions that made the runs are there in any case, as far as they are known.
+    Always includes the versions of the software that made the runs, if known.
     """
     first = _settings(runs[0])
     common = {name: value for name, value in first.items() if all(_settings(run)[name] == value for run in runs)}
@@ -72,7 +74,7 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
     return {**config.identity(), "runtime": config.runtime, **named}
 
 
-def _place(runs: Runs) -> tuple[str, str]:
+def _group_key(runs: Runs) -> tuple[str, str]:
     return task_title(runs[0].config.task), file_stem(runs[0].config.model)
 
 
@@ -82,8 +84,8 @@ def _rank(config: RunConfig) -> tuple[int, int, int]:
 
 
 def _labels(folders: Sequence[Runs]) -> list[str]:
-    """What each is called; runs of one task and model that would be called alike are numbered."""
-    labels = [(_place(runs), _label(runs, folders)) for runs in folders]
+    """Return the label of each folder. Equal labels within a group are numbered."""
+    labels = [(_group_key(runs), _label(runs, folders)) for runs in folders]
     counts, numbers = Counter(labels), Counter[tuple[tuple[str, str], str]]()
     found = []
     for named in labels:
@@ -93,9 +95,12 @@ def _labels(folders: Sequence[Runs]) -> list[str]:
 
 
 def _label(runs: Runs, folders: Sequence[Runs]) -> str:
-    """The method, and what sets a run apart from the others of its task, model and method; at last its folder."""
+    """Return the method and the settings in which a run differs from others of its group and method; if there are none,
+    also its folder."""
     config = runs[0].config
-    alike = [other for other in folders if _place(other) == _place(runs) and other[0].config.method == config.method]
+    alike = [
+        other for other in folders if _group_key(other) == _group_key(runs) and other[0].config.method == config.method
+    ]
     names = [
         name
         for name in _DISTINCT
@@ -111,13 +116,13 @@ def _label(runs: Runs, folders: Sequence[Runs]) -> str:
 
 
 def _folder_name(runs: Runs) -> str:
-    """Of the run's folder, or of the one around those of its seeds."""
+    """Return the name of the run's folder, or of the one that has the folders of its seeds."""
     folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
     return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
 def _value(runs: Runs, name: str) -> str:
-    """How a setting is written."""
+    """Return how a label writes a setting."""
     if name == "seed":
         return ("seed " if len(runs) == 1 else "seeds ") + ", ".join(str(run.config.seed) for run in runs)
     value: Any = getattr(runs[0].config, name)

@@ -1,4 +1,4 @@
-"""What hand-overs take: bytes and seconds from every source to every reader."""
+"""The section on hand-overs: bytes and seconds from every source to every reader."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from latentmas_ray.runs.results import TransferStats
 
 @dataclass(frozen=True, kw_only=True)
 class HandOverRow:
-    """What one agent read of another."""
+    """The hand-over from one agent to another."""
 
     source: str
     reader: str
-    way: str  # link and transport
+    route: str  # link and transport
     num_bytes: Figure
     moved_bytes: Figure
     seconds: Figure
     exposed_seconds: Figure
-    bytes_width: float  # of bars, in percent of the most in the group
+    bytes_width: float  # widths of bars, in percent of the largest value in the group
     seconds_width: float
     exposed_width: float
 
@@ -32,17 +32,17 @@ class HandOverTable:
     rows: tuple[HandOverRow, ...]
 
     @property
-    def way(self) -> str:
-        """Of all its hand-overs, if they went the same way; else empty."""
-        ways = {row.way for row in self.rows}
-        return ways.pop() if len(ways) == 1 else ""
+    def route(self) -> str:
+        """The route of all its hand-overs, if it is the same; else empty."""
+        routes = {row.route for row in self.rows}
+        return routes.pop() if len(routes) == 1 else ""
 
 
 def make_hand_over_tables(group: Group) -> tuple[HandOverTable, ...]:
-    """One table for each run that handed memory over."""
-    having = [entry for entry in group.entries if entry.summary.hand_overs]
-    most_bytes = _most(having, lambda found: found.num_bytes)
-    most_seconds = _most(having, lambda found: found.transfer_seconds)
+    """Make one table for each run that handed memory over."""
+    entries = [entry for entry in group.entries if entry.summary.hand_overs]
+    most_bytes = _most(entries, lambda found: found.num_bytes)
+    most_seconds = _most(entries, lambda found: found.transfer_seconds)
     return tuple(
         HandOverTable(
             entry=entry,
@@ -50,7 +50,7 @@ def make_hand_over_tables(group: Group) -> tuple[HandOverTable, ...]:
                 _hand_over(entry, index, most_bytes, most_seconds) for index in range(len(entry.summary.hand_overs))
             ),
         )
-        for entry in having
+        for entry in entries
     )
 
 
@@ -60,7 +60,7 @@ def _hand_over(entry: Entry, index: int, most_bytes: float, most_seconds: float)
     return HandOverRow(
         source=found.source,
         reader=found.reader,
-        way=", ".join(dict.fromkeys((*(link.replace("_", " ") for link in found.links), *found.transports))),
+        route=", ".join(dict.fromkeys((*(link.replace("_", " ") for link in found.links), *found.transports))),
         num_bytes=entry.detail(f"{place}.num_bytes", num_bytes),
         moved_bytes=entry.detail(f"{place}.moved_bytes", num_bytes),
         seconds=entry.detail(f"{place}.transfer_seconds", seconds),

@@ -1,4 +1,4 @@
-"""The first sentences of a report: what a run gains over another and what it costs, as far as the figures say."""
+"""The first sentences of a report: the gain and the costs of a run relative to others, with their uncertainty."""
 
 from collections.abc import Collection, Sequence
 from statistics import fmean
@@ -7,20 +7,20 @@ from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import percent, points, signed_points
 from latentmas_ray.stats import PairedDifference, compare_paired
 
-_FEW_DIFFERING = 10  # fewer questions on which two runs differ: the bootstrap's interval is too narrow
-_ALIKE = 0.05  # costs that differ by less, relative to one another, are called the same
+_FEW_DIFFERING = 10  # if runs differ on fewer questions, the bootstrap's interval is too narrow
+_SAME = 0.05  # costs that differ by less, relatively, are called the same
 _TINY = 1e-9
 
 
 def make_headline(group: Group) -> tuple[str, ...]:
-    """Sentences about the group's main run: latent if there is one, else text. One sentence for each run that
-    it is compared with: text, one agent alone, or a control where there is neither."""
+    """Return sentences about the group's main run: latent if there is one, else text. One sentence for each run that it
+    is compared with: text, one agent alone, or a control if there is neither."""
     graded = [entry for entry in group.entries if entry.accuracy.value is not None]
     if not graded:
         num_answers = sum(len(run.answers) for entry in group.entries for run in entry.runs)
         if not num_answers:
             return ("No question has an answer yet.",)
-        return ("No question has a gold answer, so nothing is said about which answers are right.",)
+        return ("No question has a gold answer, so no answer is graded.",)
     if len(graded) == 1:
         return (_alone(graded[0]),)
     main, rivals = _main(graded)
@@ -30,11 +30,11 @@ def make_headline(group: Group) -> tuple[str, ...]:
     sentences = [_gain(main, base) for base in bases]
     if rivals > 1:
         sentences.append(
-            f"{_name(main)} is the best of {rivals} {main.config.method} runs, chosen by these same questions: it is "
-            "likely to look better here than on others."
+            f"{_name(main)} is the best of {rivals} {main.config.method} runs, chosen by these questions: it is likely "
+            "to be less accurate on others."
         )
     sentences += [
-        f"{_name(entry)} has not ended: this is what it has answered so far."
+        f"{_name(entry)} is not finished: only its answers so far are counted."
         for entry in (main, *bases)
         if not entry.is_finished
     ]
@@ -52,7 +52,7 @@ def _alone(entry: Entry) -> str:
 
 
 def _range(entries: Sequence[Entry]) -> str:
-    """Of runs of one kind, of which none is a natural base."""
+    """Return the sentence for runs of one kind, none of which is a natural base."""
     worst, *_, best = sorted(entries, key=lambda entry: entry.accuracy.value or 0.0)
     return (
         f"The accuracies of these {len(entries)} runs lie between {percent(worst.accuracy.value)} for {_name(worst)} "
@@ -61,7 +61,7 @@ def _range(entries: Sequence[Entry]) -> str:
 
 
 def _main(entries: Sequence[Entry]) -> tuple[Entry, int]:
-    """The run that the headline is about, and from how many it was chosen."""
+    """Return the run that the headline is about, and the number of runs that it was chosen from."""
     for method in ("latent", "text", "single"):
         rivals = [entry for entry in entries if entry.config.method == method and entry.config.memory == "matched"]
         if rivals:
@@ -70,7 +70,7 @@ def _main(entries: Sequence[Entry]) -> tuple[Entry, int]:
 
 
 def _bases(main: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """What it is compared with: the best run of each simpler method, so that no gain is for want of a fair choice."""
+    """Return the runs to compare with: the best run of each simpler method, so that the comparison is fair."""
     methods = {"latent": ("text", "single"), "text": ("single",)}.get(main.config.method, ())
     found = [[entry for entry in entries if entry.config.method == method] for method in methods]
     controls = [entry for entry in entries if entry.config.memory != "matched"]
@@ -87,7 +87,7 @@ def _gain(main: Entry, base: Entry) -> str:
     if not shared:
         return (
             f"{_name(main)} and {_name(base)} have no graded question in common and cannot be compared: "
-            f"{percent(main.accuracy.value)} and {percent(base.accuracy.value)} are right, of different questions."
+            f"{percent(main.accuracy.value)} and {percent(base.accuracy.value)} are right, on different questions."
         )
     paired = compare_paired([theirs[name] for name in shared], [mine[name] for name in shared])
     is_whole = _is_whole([*mine.values(), *theirs.values()])
@@ -96,7 +96,7 @@ def _gain(main: Entry, base: Entry) -> str:
 
 
 def _verdict(main: str, base: str, paired: PairedDifference, *, is_whole: bool) -> str:
-    """Who answers more, and how sure that is."""
+    """Say which run answers more questions right, and how certain that is."""
     low, high = paired.interval
     count = round(abs(paired.difference) * paired.num_questions)
     num_differing = round(paired.cells.only_base + paired.cells.only_other)
@@ -114,11 +114,11 @@ def _verdict(main: str, base: str, paired: PairedDifference, *, is_whole: bool) 
 
 
 def _costs(main: Entry, base: Entry) -> list[str]:
-    """Time and decoded tokens of the same questions, as far as they are known and comparable."""
+    """Return phrases about time and decoded tokens for the same questions, if they are known and comparable."""
     found = []
     speeds = [entry.figures["questions_per_second"] for entry in (main, base)]
-    is_alike = main.config.runtime == base.config.runtime and not (main.num_resumed or base.num_resumed)
-    if all(speeds) and is_alike:
+    is_comparable = main.config.runtime == base.config.runtime and not (main.num_resumed or base.num_resumed)
+    if all(speeds) and is_comparable:
         found.append("in " + _change(speeds[1] / speeds[0], "less time", "the same time", "more time", "the time"))
     tokens = [_decoded_tokens(entry) for entry in (main, base)]
     if all(tokens):
@@ -128,10 +128,10 @@ def _costs(main: Entry, base: Entry) -> list[str]:
     return found
 
 
-def _change(ratio: float, less: str, alike: str, more: str, many: str) -> str:
-    """A ratio in words: `78 % less time`, `40 % more time`, `3.1 times the time`."""
-    if abs(ratio - 1) < _ALIKE:
-        return alike
+def _change(ratio: float, less: str, same: str, more: str, many: str) -> str:
+    """Put a ratio in words: `78 % less time`, `40 % more time`, `3.1 times the time`."""
+    if abs(ratio - 1) < _SAME:
+        return same
     if ratio < 1:
         return f"{100 * (1 - ratio):.0f} % {less}"
     return f"{100 * (ratio - 1):.0f} % {more}" if ratio < 2 else f"{ratio:.1f} times {many}"
@@ -143,17 +143,17 @@ def _decoded_tokens(entry: Entry) -> float:
 
 
 def _signed(value: float) -> str:
-    """A difference in points; nothing has no sign."""
+    """Format a difference in points; zero has no sign."""
     return signed_points(value) if round(abs(value), 3) else points(0.0)
 
 
 def _is_whole(correct: Collection[float]) -> bool:
-    """Whether every question is right or wrong, and not the mean of several seeds."""
+    """Whether every score is 0 or 1, and not a mean over seeds."""
     return all(value in (0, 1) for value in correct)
 
 
 def _name(entry: Entry) -> str:
-    """A run's label within a sentence: `latent (m = 40)`."""
+    """Return a run's label for a sentence: `latent (m = 40)`."""
     method, *settings = entry.label.split(" · ")
     method = "one agent alone" if method == "single" else method
     return f"{method} ({', '.join(settings)})" if settings else method

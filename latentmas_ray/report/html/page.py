@@ -1,4 +1,4 @@
-"""The page: sections from runs, data within its limits, one HTML text."""
+"""Makes the page: its sections, the data of its questions within a size limit, and the HTML text."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ from latentmas_ray.report.html.time import TimeChart, make_time_chart
 from latentmas_ray.report.published import published_source
 
 MAX_DATA_BYTES = 8_000_000
-# From whole texts with all thoughts to the least that still says what happened.
+# From complete texts and all thoughts to the least that is still useful.
 _LIMITS = (
     PageLimits(),
     PageLimits(text_chars=16_000, traced=200),
@@ -39,12 +39,12 @@ _LIMITS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sections:
-    """Everything that the template shows."""
+    """The data of all sections, for the template."""
 
     groups: tuple[Group, ...]
     headlines: tuple[tuple[Group, tuple[str, ...]], ...]
     tables: tuple[Table, ...]
-    has_published: bool  # any cell beside any run
+    has_published: bool  # whether any run has published results
     steps: tuple[StepsChart, ...]
     times: tuple[TimeChart, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
@@ -56,8 +56,7 @@ class Sections:
 
 
 def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
-    """The whole report about the runs of each folder. The same runs give the same text; where they lie, and when it is
-    made, is not in it."""
+    """Return the report about the runs of each folder, as HTML. Deterministic: it contains no paths and no date."""
     groups = make_groups(folders)
     sections = make_sections(groups, with_published=with_published)
     limits, blocks = fit_data(groups, sections.thoughts)
@@ -78,7 +77,7 @@ def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
 
 
 def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
-    """What there is to be shown of these runs."""
+    """Make the data of all sections."""
     compared = [Compared(group) for group in groups]
     tables = tuple(make_table(found, with_published=with_published) for found in compared)
     thoughts = (make_thoughts_picture(member) for group in groups for member in group.members)
@@ -113,14 +112,14 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
 def find_missing(
     groups: Sequence[Group], *, with_published: bool, has_published: bool, has_ratios: bool, has_gains: bool
 ) -> Iterator[str]:
-    """One line for each section that is left out."""
+    """Yield one line for each section that is left out, with what it needs."""
     entries = [entry for group in groups for entry in group.entries]
     if not has_ratios:
         yield "Cost relative to one agent: add a run of the same --task and --model with --method single."
     if with_published and not has_published:
         yield (
-            "Published cells beside these: there are none for these runs; there are for Qwen3-4B, Qwen3-8B and "
-            "Qwen3-14B on nine benchmarks."
+            "Published results: there are none for these runs, only for Qwen3-4B, Qwen3-8B and Qwen3-14B on nine "
+            "benchmarks."
         )
     if not any(make_steps_chart(group) for group in groups):
         yield "Accuracy over latent steps: add runs that differ in --latent-steps only."
@@ -137,11 +136,11 @@ def find_missing(
         yield "Prompts, thoughts through the lens and the embedding picture: run with --trace 20."
     for entry in entries:
         if not entry.is_finished:
-            yield f"The time of {entry.label}: it has not come to its end; go on with --resume."
+            yield f"The time of {entry.label}: the run is not finished; continue it with --resume."
 
 
 def fit_data(groups: Sequence[Group], pictures: Sequence[ThoughtsPicture]) -> tuple[PageLimits, dict[str, str]]:
-    """The data of the questions by the name of its block, as JSON, as whole as the size of a page allows."""
+    """Return the data of the questions as JSON, by the name of its block, shortened to fit MAX_DATA_BYTES."""
     index = {"index": _json(_index(groups))}
     for limits in _LIMITS:
         blocks = index | dict(_pieces(groups, pictures, limits))
@@ -169,7 +168,7 @@ def _pieces(
 
 
 def _json(value: object) -> str:
-    """For a script element: with every `<` escaped, no text in it can end the element."""
+    """Return JSON for a script element, with every `<` escaped so that no text can end the element."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""The plane of the two main directions of a model's input embeddings: tokens as a background, thoughts on it."""
+"""Draws thoughts and tokens on the plane of the first two principal components of a model's input embeddings."""
 
 import math
 import zlib
@@ -10,17 +10,17 @@ from latentmas_ray.engine.diagnostics.trace import EmbeddingMap, Thought
 WIDTH, HEIGHT = 360, 250
 _MARGIN = 16
 _MAX_TOKENS = 1000
-_MAX_CLOUD = 1200  # thoughts of all questions behind the chosen one's
+_MAX_CLOUD = 1200  # thoughts of all questions, behind those of the chosen one
 _MAX_LABELS = 9
 _LABEL_HEIGHT, _LETTER_WIDTH = 26, 7.5
 _MAX_LABEL_CHARS = 10
-# What tokenizers write for a blank before a word and for a line break.
+# How tokenizers write a space before a word, and a line break.
 _MARKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPlace:
-    """One token, in units of the picture."""
+    """A token's position, in units of the picture."""
 
     token: str
     x: float
@@ -28,11 +28,10 @@ class TokenPlace:
 
 
 class EmbeddingPlane:
-    """From embeddings to a picture of WIDTH by HEIGHT, with one scale in both directions, so that directions stay what
-    they are."""
+    """Maps embeddings to a picture of WIDTH by HEIGHT, with one scale in both directions, so that angles are kept."""
 
     def __init__(self, embeddings: EmbeddingMap, thoughts: Sequence[Thought]) -> None:
-        """`thoughts` are all that may be drawn; at least one has a place."""
+        """`thoughts` are all that may be drawn; at least one must have a position."""
         tokens = [(token, x, y) for token, x, y in embeddings.tokens if math.isfinite(x) and math.isfinite(y)]
         tokens = tokens[:: math.ceil(len(tokens) / _MAX_TOKENS) or 1]
         points = [*((x, y) for _, x, y in tokens), *(thought.xy for thought in thoughts if has_place(thought))]
@@ -47,13 +46,13 @@ class EmbeddingPlane:
         self.labels = tuple(_choose_labels(places))
 
     def paths(self, thoughts: Sequence[Thought]) -> dict[str, str]:
-        """One question's thoughts: all of them, the first, and the last."""
+        """Return the paths of one question's thoughts: all of them, the first, and the last."""
         points = [self._place(*thought.xy) for thought in thoughts if has_place(thought)]
         dots = "".join(_dot(x, y) for x, y in points)
         return {"dots": dots, "start": _dot(*points[0]), "end": _dot(*points[-1])} if points else {}
 
     def cloud(self, thoughts: Sequence[Thought]) -> str:
-        """Many questions' thoughts as one path of points."""
+        """Return the thoughts of many questions as one path of points."""
         points = [thought.xy for thought in thoughts if has_place(thought)]
         return "".join(_dot(*self._place(*xy)) for xy in points[:: math.ceil(len(points) / _MAX_CLOUD) or 1])
 
@@ -63,17 +62,17 @@ class EmbeddingPlane:
 
 
 def has_place(thought: Thought) -> bool:
-    """Whether a thought is finite, and so is where it lies."""
+    """Whether a thought and its position are finite."""
     return thought.is_finite and all(map(math.isfinite, thought.xy))
 
 
 def _dot(x: float, y: float) -> str:
-    """A stroke without length: with round caps it is a point."""
+    """Return a stroke of length zero, which is a point with round line caps."""
     return f"M{x} {y}h0"
 
 
 def _choose_labels(places: list[TokenPlace]) -> Iterator[TokenPlace]:
-    """Tokens that can be read, words first, from all over the vocabulary, whose labels do not touch one another."""
+    """Yield printable tokens from the whole vocabulary, words first, whose labels do not overlap."""
     taken: list[tuple[float, float, float]] = []  # left, right, y
     for place in sorted(places, key=_preference):
         text = place.token.translate(_MARKS).strip()
@@ -91,5 +90,5 @@ def _choose_labels(places: list[TokenPlace]) -> Iterator[TokenPlace]:
 
 def _preference(place: TokenPlace) -> tuple[bool, int]:
     text = place.token.translate(_MARKS).strip()
-    # Neighbours in the vocabulary are alike: a checksum mixes them, the same way every time.
+    # Neighbours in the vocabulary are similar: a checksum shuffles them deterministically.
     return not (text.isalpha() and len(text) > 2), zlib.crc32(place.token.encode(errors="replace"))

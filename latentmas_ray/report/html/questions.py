@@ -1,5 +1,4 @@
-"""The questions of all runs as data for the page: an index that is small, and details in pieces that the page reads
-when they are asked for."""
+"""The data of all questions for the page: a small index, and details in pieces that the page parses on demand."""
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -19,14 +18,15 @@ _RIGHT, _WRONG, _NOT_GRADED, _FAILED, _ABSENT = "10-fx"
 
 @dataclass(frozen=True, kw_only=True)
 class PageLimits:
-    """How much of runs goes into the page."""
+    """Limits on the data in the page. None: no limit."""
 
-    text_chars: int | None = None  # of a text, the middle is left out beyond them
-    traced: int | None = None  # questions of each run that keep their thoughts
+    text_chars: int | None = None  # longer texts lose their middle
+    traced: int | None = None  # the number of questions of each run that keep their thoughts
 
 
 def make_index(group: Group) -> dict[str, Any]:
-    """What the list of questions shows: runs, and per question its id, beginning, outcome in each run, and flags."""
+    """Return the data of the list of questions: the runs, and each question's id, beginning, outcome in each run, and
+    flags."""
     members = group.members
     answers = [{answer.id: answer for answer in member.run.answers} for member in members]
     failed = [{failure.id for failure in member.run.failures} for member in members]
@@ -42,13 +42,13 @@ def make_index(group: Group) -> dict[str, Any]:
 
 
 def question_ids(group: Group) -> list[str]:
-    """The questions of all runs, in the order in which they come up."""
+    """Return the ids of the questions of all runs, in the order of their first occurrence."""
     names = dict.fromkeys(answer.id for member in group.members for answer in member.run.answers)
     return list(names | dict.fromkeys(failure.id for member in group.members for failure in member.run.failures))
 
 
 def make_pieces(group: Group, limits: PageLimits) -> Iterator[list[dict[str, Any]]]:
-    """The details of all questions, in the order of the index."""
+    """Yield the details of PIECE_SIZE questions at a time, in the order of the index."""
     names = question_ids(group)
     runs = [_PageRun(member, limits) for member in group.members]
     for start in range(0, len(names), PIECE_SIZE):
@@ -86,14 +86,14 @@ def _outcome(answer: Answer | None, has_failed: bool) -> str:
 
 
 def _flags(name: str, members: Sequence[Member], alarmed: Container[str]) -> str:
-    """`t` traced, `a` with an alarm."""
+    """Return `t` if the question is traced, and `a` if it has an alarm."""
     traces = [member.run.traces[name] for member in members if name in member.run.traces]
     has_alarm = any(agent.alarms for trace in traces for agent in trace.agents.values())
     return ("t" if traces else "") + ("a" if has_alarm or name in alarmed else "")
 
 
 def _alarms(answer: Answer) -> Iterator[Alarm]:
-    """That a guard raised."""
+    """Return the alarms that a guard raised."""
     return (alarm for use in answer.agents.values() for alarm in use.alarms)
 
 
@@ -138,12 +138,12 @@ def _traced(trace: AgentTrace, limits: PageLimits, *, keep_thoughts: bool) -> di
 
 
 def _thought(thought: Thought) -> list[Any]:
-    """Tokens with their shares, entropy, norm, distance, nearest token: a list, as there are thousands of them. What is
-    not known is None."""
+    """Return [tokens with their probabilities, entropy, norm, distance, nearest token]; unknown values are None. A list
+    and not an object, because there are thousands of them."""
     shares = [[token, _round(share)] for token, share in thought.tokens]
     entropy = thought.entropy if thought.tokens else None
-    bearings = (thought.norm, thought.distance) if thought.is_finite else (None, None)
-    return [shares, *(_round(value) for value in (entropy, *bearings)), thought.nearest]
+    norm, distance = (thought.norm, thought.distance) if thought.is_finite else (None, None)
+    return [shares, *(_round(value) for value in (entropy, norm, distance)), thought.nearest]
 
 
 def _alarm(alarm: Alarm) -> Mapping[str, Any]:
@@ -151,7 +151,7 @@ def _alarm(alarm: Alarm) -> Mapping[str, Any]:
 
 
 def _shorten(text: str, limits: PageLimits) -> str:
-    """The beginning and the end of a long text: what was asked stands at one of the two, and so does the answer."""
+    """Return the beginning and the end of a long text: the question and the answer are usually there."""
     if limits.text_chars is None or len(text) <= limits.text_chars:
         return text
     half = limits.text_chars // 2
@@ -159,5 +159,5 @@ def _shorten(text: str, limits: PageLimits) -> str:
 
 
 def _round(value: float | None) -> float | None:
-    """To a few digits; None for what is no number, which JSON does not have."""
+    """Round to a few digits; None for a value that is not finite, which JSON cannot represent."""
     return float(f"{value:.{_DIGITS}g}") if value is not None and math.isfinite(value) else None

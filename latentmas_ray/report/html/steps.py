@@ -1,4 +1,4 @@
-"""Accuracy over latent steps, where runs differ in nothing else."""
+"""The section on accuracy over latent steps, for runs that differ only in these."""
 
 import math
 from collections import Counter, defaultdict
@@ -10,16 +10,16 @@ from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure
 from latentmas_ray.report.labels import spread
 
-_DIGIT_WIDTH, _TICK_GAP = 2.4, 1.2  # in percent of the plot on a phone, the narrowest there is
-_OFTEN_RUN = 8  # horizontal axis: linear up to here, then in ever larger steps
+_DIGIT_WIDTH, _TICK_GAP = 2.4, 1.2  # in percent of the plot's width on a phone, the narrowest screen
+_LINEAR_TO = 8  # steps; the horizontal axis is nearly linear up to here and logarithmic beyond
 _SEPARATOR = " · "  # between the parts of a run's label
-_NUM_DASHES = 4  # that report.css has: dash-0, dash-1, …
+_NUM_DASHES = 4  # dash-0, dash-1, … in report.css
 _LABEL_GAP = 7.0  # between the labels of lines, in percent of the plot's height
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run. Places are in percent of the plot, from its left and its top."""
+    """One run. Positions are in percent of the plot, from its left and its top."""
 
     entry: Entry
     steps: int
@@ -34,8 +34,8 @@ class Point:
 class StepsLine:
     """Runs that differ in their latent steps only."""
 
-    accent: str  # the runs' own
-    dash: str  # lines of the same colour have other dashes
+    accent: str  # the colour of the runs
+    dash: str  # differs for lines of the same colour
     label: str
     points: tuple[Point, ...]
 
@@ -45,29 +45,29 @@ class StepsLine:
 
 @dataclass(frozen=True, kw_only=True)
 class EndLabel:
-    """The name of a line at its end. Places are in percent of the plot, from its left and its top."""
+    """The label at the end of a line. Positions are in percent of the plot, from its left and its top."""
 
     accent: str
-    prefix: str  # its method, left out where there is little room: the colour says it, too
+    prefix: str  # its method, hidden if there is little room: the colour shows it too
     text: str
-    x: float  # where the line ends
+    x: float  # the end of the line
     y: float
-    label_y: float  # where there is room for the label
+    label_y: float  # moved so that labels do not overlap
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepsChart:
-    """The lines of one group, and runs without latent steps as levels."""
+    """The lines of one group, and its runs without latent steps as horizontal lines."""
 
     group: Group
     lines: tuple[StepsLine, ...]
     levels: tuple[Point, ...]
     labels: tuple[EndLabel, ...]
-    ticks: tuple[tuple[float, str], ...]  # horizontal: place and number of steps, where there is room for it
+    ticks: tuple[tuple[float, str], ...]  # (position, number of steps) on the horizontal axis, without overlaps
 
 
 def make_steps_chart(group: Group) -> StepsChart | None:
-    """The chart of a group; None if no two of its runs differ in their latent steps only."""
+    """Return the chart of a group; None if no two of its runs differ in their latent steps only."""
     families: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in group.entries:
         if entry.config.method == "latent" and entry.accuracy.value is not None:
@@ -100,7 +100,7 @@ def make_steps_chart(group: Group) -> StepsChart | None:
 
 
 def _family(entry: Entry) -> tuple[str, ...]:
-    """Everything that decides what is computed but the number of latent steps; all seeds of a run."""
+    """Return all settings that affect results except the number of latent steps, and all seeds of the run."""
     identity = entry.config.identity()
     settings = tuple(f"{name}={value}" for name, value in identity.items() if name not in ("latent_steps", "seed"))
     return (*settings, *(f"seed={run.config.seed}" for run in entry.runs))
@@ -111,13 +111,13 @@ def _steps(entry: Entry) -> int:
 
 
 def _places(numbers: list[int]) -> dict[int, float]:
-    """Where numbers of steps stand, so that 0, 10, 20, 40 and 80 are all apart."""
-    least, most = (math.log1p(number / _OFTEN_RUN) for number in (numbers[0], numbers[-1]))
-    return {number: 3 + 94 * (math.log1p(number / _OFTEN_RUN) - least) / (most - least) for number in numbers}
+    """Return the horizontal position of each number of steps, so that 0, 10, 20, 40 and 80 are well separated."""
+    least, most = (math.log1p(number / _LINEAR_TO) for number in (numbers[0], numbers[-1]))
+    return {number: 3 + 94 * (math.log1p(number / _LINEAR_TO) - least) / (most - least) for number in numbers}
 
 
 def _ticks(places: Mapping[int, float]) -> Iterator[tuple[float, str]]:
-    """Numbers of steps that do not touch one another; `places` are in their order."""
+    """Yield the ticks that do not overlap. `places` must be in ascending order."""
     free = -math.inf
     for steps, place in places.items():
         text = str(steps)
@@ -141,7 +141,7 @@ def _labels(lines: Sequence[StepsLine], levels: Sequence[Point]) -> tuple[EndLab
 
 
 def _line_label(entries: list[Entry]) -> str:
-    """What the runs have in common in their names."""
+    """Return the parts that the runs' labels have in common."""
     parts = [entry.label.split(_SEPARATOR) for entry in entries]
     return _SEPARATOR.join(part for part in parts[0] if all(part in other for other in parts))
 

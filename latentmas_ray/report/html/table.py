@@ -1,4 +1,4 @@
-"""The main table: what every run reached, and what it took."""
+"""The main table: the accuracy and the costs of every run."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,20 @@ _OUTPUT = "output_tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run's line."""
+    """The row of one run. Failures and alarms are counted over all seeds."""
 
     entry: Entry
     num_questions: Figure
-    num_failed: Figure  # with several seeds: in all of them, and so are alarms
-    num_alarmed: Figure | None  # questions with an alarm; None without one
+    num_failed: Figure
+    num_alarmed: Figure | None  # questions with an alarm; None if none
     accuracy: Figure
     interval: Interval | None
     output_tokens: Figure
-    output_tokens_ratio: Figure  # to those of one agent alone
+    output_tokens_ratio: Figure  # relative to one agent alone
     total_tokens: Figure
     total_tokens_ratio: Figure
     seconds: Figure
-    num_resumed: Figure | None  # questions that the times leave out
+    num_resumed: Figure | None  # questions that the times do not include
     speed: Figure
     speed_after_warm_up: Figure
     speed_ratio: Figure
@@ -35,25 +35,25 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The lines of one task and model."""
+    """The rows of one group."""
 
     group: Group
     rows: tuple[Row, ...]
 
     @property
     def has_ratios(self) -> bool:
-        """Whether any run is set in relation to one agent alone, beside that one itself."""
+        """Whether any run besides that of one agent alone has costs relative to it."""
         return sum(row.total_tokens_ratio.value is not None for row in self.rows) > 1
 
 
 def make_table(compared: Compared, *, with_published: bool) -> Table:
-    """The table of a group; `with_published` sets published cells beside its runs where there are any."""
+    """Return the table of a group; `with_published` adds published results where there are any."""
     group = compared.group
     return Table(group=group, rows=tuple(_row(entry, compared.costs(entry), with_published) for entry in group.entries))
 
 
 def total_tokens(entry: Entry) -> float:
-    """Prompt tokens, latent steps and output tokens of all agents, a question."""
+    """Return prompt tokens + latent steps + output tokens of all agents, per question."""
     return sum(float(entry.figures[f"{kind}_per_question"]) for kind in ("prompt_tokens", "latent_steps", _OUTPUT))
 
 
@@ -68,7 +68,7 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
         interval=entry.interval,
         output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),
         output_tokens_ratio=_ratio(None if costs is None else costs.output_tokens_to_single),
-        total_tokens=_own(total_tokens(entry), number(total_tokens(entry))),
+        total_tokens=_computed(total_tokens(entry), number(total_tokens(entry))),
         total_tokens_ratio=_ratio(None if costs is None else costs.total_tokens_to_single),
         seconds=entry.figure("seconds", seconds),
         num_resumed=entry.num_resumed,
@@ -80,16 +80,16 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
 
 
 def _ratio(value: float | None) -> Figure:
-    return _own(value, times(value))
+    return _computed(value, times(value))
 
 
-def _own(value: float | None, text: str) -> Figure:
+def _computed(value: float | None, text: str) -> Figure:
     return Figure(value=value, text=text)
 
 
 def _published(cell: PublishedCell) -> tuple[Figure, Figure, Figure]:
     return (
-        _own(cell.accuracy, percent(cell.accuracy)),
-        _own(cell.output_tokens, number(cell.output_tokens)),
-        _own(cell.seconds, f"{cell.seconds:,.0f} s"),
+        _computed(cell.accuracy, percent(cell.accuracy)),
+        _computed(cell.output_tokens, number(cell.output_tokens)),
+        _computed(cell.seconds, f"{cell.seconds:,.0f} s"),
     )

@@ -1,8 +1,8 @@
-"""Latent thoughts as pictures, one column an agent: how sure each thought is, how far from every token, and where it
-lies among the input embeddings.
+"""The section on latent thoughts, one column per agent: the entropy of the next token, the distance to the nearest
+token, and the position among the input embeddings.
 
-One question is drawn in full; all traced questions are summarised behind it. Paths are made here, so that the page only
-has to put in those of another question.
+One question is drawn in full over a summary of all traced questions. All SVG paths are made here, so the page only
+swaps them when another question is chosen.
 """
 
 import math
@@ -17,18 +17,18 @@ from latentmas_ray.report.html.entries import Member
 from latentmas_ray.report.html.figures import NUM_AGENT_COLOURS
 from latentmas_ray.report.html.plane import EmbeddingPlane, has_place
 
-_TOP, _BOTTOM = 6, 94  # of a box of 100: lines at its edge would be cut
-_WINDOWS = 4  # the first and the last of these parts of the steps are compared
-_STEADY = 0.05  # a median that moves by less, relative to its size, hardly changes
+_TOP, _BOTTOM = 6, 94  # of a box of 100: lines at its edge would be clipped
+_WINDOWS = 4  # the first and the last quarter of the steps are compared
+_STEADY = 0.05  # a median that changes by less, relative to its size, is steady
 
 _T = TypeVar("_T")
 Paths = Mapping[str, str]  # by part of a picture: entropy, distance, dots, start, end
-Values = Sequence[float | None]  # one a thought; None where it is not known
+Values = Sequence[float | None]  # one per thought; None if unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:
-    """Of several questions at one latent step."""
+    """The quartiles over several questions at one latent step."""
 
     low: float
     middle: float
@@ -37,7 +37,7 @@ class Quartiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """One figure of an agent's thoughts over its latent steps, as paths in a box of 100 by 100."""
+    """One statistic of an agent's thoughts over its latent steps, as paths in a box of 100 by 100."""
 
     name: str
     title: str
@@ -49,14 +49,14 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentThoughts:
-    """One column."""
+    """The column of one agent."""
 
     agent: str
     accent: str
     num_thoughts: int
     bands: tuple[Band, ...]
     cloud: str  # thoughts of all traced questions on the plane
-    summary: str  # what is to be seen
+    summary: str  # describes the bands in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +64,15 @@ class ThoughtsPicture:
     """The thoughts of one run."""
 
     member: Member
-    questions: tuple[str, ...]  # that have thoughts
+    questions: tuple[str, ...]  # those with thoughts
     agents: tuple[AgentThoughts, ...]
-    plane: EmbeddingPlane | None  # None where the run kept no map of its embeddings
+    plane: EmbeddingPlane | None  # None if the run has no map of its embeddings
     paths: Mapping[str, Mapping[str, Paths]]  # question -> agent -> part
 
 
 @dataclass(frozen=True)
 class _Statistic:
-    """A figure that each thought has; None for one of which it means nothing."""
+    """A number that is computed for each thought; None if it is undefined for that thought."""
 
     name: str
     title: str
@@ -97,14 +97,14 @@ _STATISTICS = (
 
 
 class _Axis:
-    """From a statistic of all agents of a run to heights in a box of 100."""
+    """Maps a statistic to heights in a box of 100, with one scale for all agents of a run."""
 
     def __init__(self, values: Iterable[float | None]) -> None:
         known = [value for value in values if value is not None]
         self.low, self.high = (min(known), max(known)) if known else (0.0, 1.0)
 
     def line(self, values: Values) -> str:
-        """Over the steps; what is not known leaves a gap."""
+        """Return the path of values over the steps, with gaps for unknown values."""
         drawn, is_gap = "", True
         for x, value in _across(values):
             if value is not None:
@@ -113,7 +113,7 @@ class _Axis:
         return f"{drawn}H100" if len(values) == 1 and drawn else drawn
 
     def area(self, columns: Sequence[Quartiles | None]) -> str:
-        """Between the quartiles."""
+        """Return the path of the area between the quartiles."""
         known = [(x, column) for x, column in _across(columns) if column is not None]
         if len(known) < 2:
             return ""
@@ -126,7 +126,7 @@ class _Axis:
 
 
 def make_thoughts_picture(member: Member) -> ThoughtsPicture | None:
-    """The picture of a run; None if it kept no thoughts that are finite."""
+    """Return the picture of a run; None if it has no finite thoughts."""
     thinking = {
         question: {name: agent.thoughts for name, agent in trace.agents.items() if any(map(has_place, agent.thoughts))}
         for question, trace in member.run.traces.items()
@@ -161,11 +161,11 @@ def _column(
     axes: Mapping[str, _Axis],
     plane: EmbeddingPlane | None,
 ) -> AgentThoughts:
-    """`questions` holds this agent's thoughts, one sequence a question."""
+    """Make the column of one agent. `questions` has its thoughts, one sequence per question."""
     num_thoughts = max(map(len, questions))
     quartiles = {statistic.name: _quartiles(questions, statistic, num_thoughts) for statistic in _STATISTICS}
     window = max(num_thoughts // _WINDOWS, 1)
-    told = [*filter(None, (_describe(statistic, quartiles[statistic.name], window) for statistic in _STATISTICS))]
+    phrases = [*filter(None, (_describe(statistic, quartiles[statistic.name], window) for statistic in _STATISTICS))]
     span = (
         f"From the first {window} of {num_thoughts} thoughts to the last"
         if window > 1
@@ -177,7 +177,7 @@ def _column(
         num_thoughts=num_thoughts,
         bands=tuple(_band(statistic, quartiles[statistic.name], axes[statistic.name]) for statistic in _STATISTICS),
         cloud="" if plane is None else plane.cloud([*chain.from_iterable(questions)]),
-        summary=f"{span}, {' and '.join(told)}." if told else "",
+        summary=f"{span}, {' and '.join(phrases)}." if phrases else "",
     )
 
 
@@ -195,7 +195,7 @@ def _band(statistic: _Statistic, quartiles: Sequence[Quartiles | None], axis: _A
 def _quartiles(
     questions: Sequence[Sequence[Thought]], statistic: _Statistic, num_thoughts: int
 ) -> list[Quartiles | None]:
-    """At each step, over the questions that have a thought there."""
+    """Return the quartiles at each step, over the questions that have a thought there."""
     found: list[Quartiles | None] = []
     for step in range(num_thoughts):
         at_step = (statistic.of(thoughts[step]) for thoughts in questions if step < len(thoughts))
@@ -206,7 +206,7 @@ def _quartiles(
 
 
 def _describe(statistic: _Statistic, quartiles: Sequence[Quartiles | None], window: int) -> str:
-    """How the median moves from the first thoughts to the last, `window` of each; empty where there are not two."""
+    """Describe how the median changes from the first `window` thoughts to the last; empty for fewer than two."""
     known = [one for one in quartiles if one is not None]
     if len(known) < 2:
         return ""
@@ -220,7 +220,7 @@ def _describe(statistic: _Statistic, quartiles: Sequence[Quartiles | None], wind
 
 
 def _short(value: float) -> str:
-    """Two decimals at most: `0`, `0.61`, `4.5`."""
+    """Format with at most two decimals: `0`, `0.61`, `4.5`."""
     return f"{round(value, 2):g}"
 
 
@@ -230,6 +230,6 @@ def _paths(thoughts: Sequence[Thought], axes: Mapping[str, _Axis], plane: Embedd
 
 
 def _across(values: Sequence[_T]) -> Iterator[tuple[float, _T]]:
-    """Each with its place across the box."""
+    """Return each value with its horizontal position in the box."""
     last = max(len(values) - 1, 1)
     return ((round(100 * step / last, 1), value) for step, value in enumerate(values))

@@ -1,4 +1,4 @@
-"""Where the time goes, per agent."""
+"""The section on time: the seconds of each phase of each agent's turn."""
 
 from dataclasses import dataclass
 
@@ -40,11 +40,11 @@ class TimeChart:
 
     group: Group
     runs: tuple[RunTime, ...]
-    phases: tuple[str, ...]  # that took any time
+    phases: tuple[str, ...]  # those that took time
 
 
 def make_time_chart(group: Group) -> TimeChart | None:
-    """The bars of a group; None where no run knows its times."""
+    """Return the bars of a group; None if no run has times."""
     longest = max((_total(entry, agent) for entry in group.entries for agent in entry.summary.agents), default=0.0)
     if not longest:
         return None

@@ -5,7 +5,7 @@
   const WORDS = { 1: "right", 0: "wrong", "-": "not graded", f: "failed", x: "not asked" };
   const parsed = {};
 
-  // Texts of models only ever become text nodes: nothing they wrote is read as HTML.
+  // Texts of models only become text nodes, so they are never parsed as HTML.
   function make(tag, attributes, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes || {})) {
@@ -172,7 +172,7 @@
     const summary = make("summary", null, make("b", null, found.name), make("small", null, parts.join(", ")),
       alarms.length ? make("span", { class: "flag" }, ` ${alarms.length} ${alarms.length === 1 ? "alarm" : "alarms"}`) : null);
     const holder = make("details", null, summary);
-    // Built when it is opened: a page with hundreds of thoughts at once helps nobody.
+    // Built when it is opened: hundreds of thoughts at once would make the page slow.
     holder.addEventListener("toggle", () => { if (holder.open && holder.children.length === 1) holder.append(...inside(found)); });
     return holder;
   }
@@ -227,7 +227,7 @@
 
   function table(thoughts, alarms) {
     const flagged = new Set(alarms.map((alarm) => alarm.step));
-    const head = ["", "likeliest tokens", "entropy", "norm", "distance", "nearest"];
+    const head = ["", "most likely tokens", "entropy", "norm", "distance", "nearest"];
     const body = thoughts.map(([tokens, entropy, norm, distance, nearest], step) => make("tr", { class: flagged.has(step) ? "alarm" : null },
       make("td", null, String(step)),
       make("td", null, tokens.map(([token, share]) => make("span", {

@@ -1,4 +1,4 @@
-"""What models put around an answer: thinking blocks, boxes, LaTeX. Every function takes time linear in the text."""
+"""Removes what models put around an answer: thinking blocks, boxes, LaTeX. Every function takes linear time."""
 
 import re
 import unicodedata
@@ -31,41 +31,41 @@ _SCRIPT = re.compile(r"([\^_])\{([^{}\\]{0,50})\}")
 
 
 def strip_thinking(text: str) -> str:
-    """The text without its `<think>…</think>` blocks.
+    """Return the text without its `<think>…</think>` blocks.
 
-    An unclosed block reaches to the end. A `</think>` without its opening tag (chat templates often write the
-    opening tag into the prompt) ends a block that began before the text.
+    An unclosed block extends to the end. A `</think>` without an opening tag ends a block that began before the text
+    (chat templates often put the opening tag into the prompt).
     """
     return without_thinking(text).strip()
 
 
 def without_thinking(text: str) -> str:
-    """As `strip_thinking`, but white space stays: a line of code may begin with it."""
-    kept: list[str] = []
+    """Like `strip_thinking`, but keep white space: a line of code may begin with it."""
+    parts: list[str] = []
     start = 0
     inside = False
     for tag in _THINK_TAG.finditer(text):
         if tag[1]:
             if not inside:
-                kept.clear()
+                parts.clear()
             start, inside = tag.end(), False
         elif not inside:
-            kept.append(text[start : tag.start()])
+            parts.append(text[start : tag.start()])
             inside = True
     if not inside:
-        kept.append(text[start:])
-    return "".join(kept)
+        parts.append(text[start:])
+    return "".join(parts)
 
 
 def last_box(text: str) -> str | None:
-    """What stands in the last `\\boxed{…}` that is closed and not empty, as plain text; None without one."""
+    """Return the content of the last closed, non-empty `\\boxed{…}` as plain text; None without one."""
     source = last_box_source(text)
     return None if source is None else plain(source).strip()
 
 
 def last_box_source(text: str) -> str | None:
-    """The same as it was written, LaTeX and all."""
-    open_braces: list[int | None] = []  # for each open brace: where its box's content begins, None for no box
+    """Like `last_box`, but return the content unchanged, with its LaTeX."""
+    open_braces: list[int | None] = []  # for each open brace: the start of its box's content, None if it is no box
     spans: list[tuple[int, int]] = []
     for token in _BRACE.finditer(text):
         if token[1]:
@@ -74,7 +74,7 @@ def last_box_source(text: str) -> str | None:
             open_braces.append(None)
         elif token[2] == "}" and open_braces:
             start = open_braces.pop()
-            # Only a box without a box inside is read: those are disjoint, so reading them all stays linear.
+            # Only boxes without an inner box are read: these are disjoint, so reading all of them is linear.
             if start is not None and (not spans or start > spans[-1][0]):
                 spans.append((start, token.start()))
     for start, end in reversed(spans):
@@ -84,9 +84,9 @@ def last_box_source(text: str) -> str | None:
 
 
 def plain(text: str) -> str:
-    """The text with LaTeX reduced to characters: `\\text{}` unwrapped, `\\frac{3}{4}` as 3/4, `1{,}000` as 1,000.
+    """Return the text with LaTeX reduced to characters: `\\text{a}` as a, `\\frac{3}{4}` as 3/4, `1{,}000` as 1,000.
 
-    Commands that change a value (`\\sqrt`, `\\pi`) stay, backslash and all.
+    Commands that change a value (`\\sqrt`, `\\pi`) are kept, with the backslash.
     """
     text = _VULGAR_FRACTION.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), text)  # 1½ as 1 1/2
     text = _GROUP_GAP.sub(",", text).translate(_CHARACTERS)
@@ -104,6 +104,6 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def normalise(text: str) -> str:
-    """The form in which texts are compared: case, width, white space, quotes and closing punctuation don't count."""
+    """Return the text as it is compared: without case, width, extra white space, quotes and closing punctuation."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.strip(" \"'`*_“”‘’").rstrip(" .,;:!?\"'`*_“”‘’")

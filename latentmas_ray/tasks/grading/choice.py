@@ -1,4 +1,4 @@
-"""The options of a multiple choice question, and the letter that an answer decides on."""
+"""Kind `choice`: the options of a multiple-choice question, and the letter that an answer chooses."""
 
 import re
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from string import ascii_uppercase
 from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain, strip_thinking
 from latentmas_ray.tasks.question import Question
 
-_MAX_MARKERS = 50  # the last so many "the answer is" are looked at
-_WINDOW = 300  # characters after "the answer is" that are looked at
-_MIN_TEXT_CHARS = 3  # a shorter option text (5, AB) is only recognised when it stands alone
+_MAX_MARKERS = 50  # only the last ones of "the answer is" are read
+_WINDOW = 300  # characters that are read after "the answer is"
+_MIN_TEXT_CHARS = 3  # a shorter option text (5, AB) is recognised only if the line has nothing else
 
 _OPTION_LINE = re.compile(r"^[ \t]*+\(?([A-Za-z])[.):][ \t]*+(?=\S)([^\n]*+)", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?<![\w(])\(?([A-Za-z])\)[ \t]++(?=\S)")
@@ -18,9 +18,9 @@ _MARKER = re.compile(
     r"|\b(?:choose|chose|pick|select|go with|going with)\b",
     re.IGNORECASE,
 )
-# Hepatitis B is no option B.
+# "Hepatitis B" does not mean option B.
 _NAMING = ("vitamin", "hepatitis", "influenza", "group", "type", "class", "factor", "protein", "stage", "grade")
-_NOT_NAMED = "".join(f"(?<!{word[1:]} )" for word in _NAMING)  # without its first letter, which has either case
+_NOT_NAMED = "".join(f"(?<!{word[1:]} )" for word in _NAMING)  # without the first letter, which may have either case
 _VERDICT = re.compile(
     rf"(?<![\w'’]){_NOT_NAMED}"
     r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
@@ -39,7 +39,7 @@ _ALONE = re.compile(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z]
 _LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
 _EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
 _PARENTHESISED = re.compile(r"(?<!\w)\(([A-Za-z])\)")
-_SINGLE = re.compile(  # not one of which it is said that it is wrong
+_SINGLE = re.compile(  # not followed by "is wrong" and the like
     rf"(?<![\w'’-]){_NOT_NAMED}"
     r"([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
     r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
@@ -51,9 +51,9 @@ _UNDECIDED = re.compile(
 
 
 def options_of(question: Question) -> dict[str, str]:
-    """The options by capital letter: of the record's `choices` or `options`, else of the question's own text.
+    """Return the options by capital letter: from the record's `choices` or `options`, else from the question's text.
 
-    Empty where none are found, and where those in the text lack the gold's letter (so they are something else).
+    Empty if none are found, or if those in the text lack the gold's letter (then they are not the options).
     """
     for key in ("choices", "options"):
         if options := _of_record(question.record.get(key)):
@@ -66,7 +66,7 @@ def options_of(question: Question) -> dict[str, str]:
 
 
 def choice_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The capital letter that a short text such as `b`, `(B)`, `B. Red` or `Red` stands for; None if it's unclear."""
+    """Return the capital letter that a short text such as `b`, `(B)`, `B. Red` or `Red` means; None if unclear."""
     text = plain(text).strip()
     alone = _ALONE.fullmatch(text)
     if alone is not None and _is_label(alone[1], options):
@@ -75,11 +75,11 @@ def choice_letter(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def extract_choice(answer: str, options: Mapping[str, str]) -> str | None:
-    """The capital letter that an answer decides on; None where it decides on none, or on several.
+    """Return the capital letter that an answer chooses; None if it chooses none or several.
 
-    Read from, in this order: the last box; the last "the answer is …", "I choose …", "… is correct" or "#### …"; a
-    letter alone on the last line; one line that begins with a letter; one emphasised letter; one option's own text.
-    With no `options` every letter of the alphabet is possible.
+    It is read from the first of these that has one: the last box; the last "the answer is …", "I choose …", "… is
+    correct" or "#### …"; a letter alone on the last line; the only line that begins with a letter; the only emphasised
+    letter; the only option whose text occurs. Without `options`, every letter of the alphabet is possible.
     """
     answer = strip_thinking(answer)
     box = last_box(answer)
@@ -122,7 +122,7 @@ def _inline(text: str) -> list[tuple[str, str]]:
 
 
 def _last_run(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """The last series A, B, … of at least two options."""
+    """Return the last series A, B, … of at least two options."""
     last: dict[str, str] = {}
     run: dict[str, str] = {}
     for letter, text in pairs:
@@ -140,7 +140,7 @@ def _is_label(letter: str, options: Mapping[str, str]) -> bool:
 
 
 def _stated(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the last statement that gives one."""
+    """Return the letter of the last statement that has one."""
     found = sorted([*_MARKER.finditer(answer), *_VERDICT.finditer(answer)], key=lambda match: match.start())
     for match in reversed(found[-_MAX_MARKERS:]):
         if match.re is _VERDICT:
@@ -154,8 +154,8 @@ def _stated(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
-    """The letter, or the option, that a statement begins with."""
-    if letter := _leading_text(statement, options):  # before "the" is skipped, with which an option may begin
+    """Return the letter, or the letter of the option, that a statement begins with."""
+    if letter := _leading_text(statement, options):  # before skipping "the", since an option may begin with it
         return letter
     lead = _LEAD.match(statement)
     assert lead is not None  # the pattern matches the empty text
@@ -174,14 +174,14 @@ def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
 
 
 def _exactly(line: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text, however short, the line is."""
+    """Return the only option whose text, of any length, equals the line."""
     line = normalise(line)
-    alike = [letter for letter, text in options.items() if line and normalise(plain(text)) == line]
-    return alike[0] if len(alike) == 1 else None
+    equal = [letter for letter, text in options.items() if line and normalise(plain(text)) == line]
+    return equal[0] if len(equal) == 1 else None
 
 
 def _leading_text(statement: str, options: Mapping[str, str]) -> str | None:
-    """The option whose text the statement begins with; the longest, as one may begin with another."""
+    """Return the option whose text the statement begins with; the longest, since one text may begin with another."""
     start = normalise(statement)
     texts = sorted(
         ((normalise(plain(text)), letter) for letter, text in options.items()), key=lambda pair: -len(pair[0])
@@ -193,13 +193,13 @@ def _leading_text(statement: str, options: Mapping[str, str]) -> str | None:
 
 
 def _only(form: re.Pattern[str], scope: str, options: Mapping[str, str]) -> str | None:
-    """The letter that all places of this form agree on."""
+    """Return the letter of all matches of `form`, if they agree."""
     letters = {match[1].upper() for match in form.finditer(scope) if _is_label(match[1], options)}
     return letters.pop() if len(letters) == 1 else None
 
 
 def _mentioned(scope: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text occurs in the scope; texts that are part of another one found don't count."""
+    """Return the only option whose text occurs in `scope`; a text inside another text found does not count."""
     if letter := _exactly(plain(scope), options):
         return letter
     scope = normalise(plain(scope))

@@ -1,4 +1,4 @@
-"""Code: the program in an answer, put together with what the question gives, and run with the question's tests."""
+"""Kind `code`: extracts the program from an answer, completes it with what the question gives, and runs the tests."""
 
 import ast
 import re
@@ -16,12 +16,12 @@ _CODE_START = re.compile(r"^(?:def|class|import|from|async def|@)\b|^@", re.MULT
 _PYTHON = frozenset({"python", "python3", "py"})
 _NO_LANGUAGE = ""
 _MAX_PARSED_CHARS = 100_000
-_MAX_INNER_FENCES = 20  # within one docstring
-_MAX_CUT_LINES = 60  # of prose behind code without a fence
+_MAX_INNER_FENCES = 20  # in one docstring
+_MAX_CUT_LINES = 60  # of prose after code without a fence
 
 
 def code_question(record: dict[str, object]) -> str:
-    """What the agents are asked: the prompt, framed as a function to complete or with examples of its tests."""
+    """Return the question for the agents: the prompt as a function to complete, or with examples of its tests."""
     prompt = str(record["prompt"]).strip("\n")
     if record.get("entry_point"):
         return f"Complete this Python function:\n\n```python\n{prompt}\n```"
@@ -33,8 +33,8 @@ def code_question(record: dict[str, object]) -> str:
 
 
 def extract_code(answer: str, *names: str) -> str | None:
-    """The code of an answer: its last fenced block of Python – of those, the last that defines one of `names` – else
-    what looks like code in all of it. None for an empty answer."""
+    """Return the code of an answer: its last fenced Python block, preferably one that defines one of `names`; without a
+    block, what looks like code. None for an empty answer."""
     text = without_thinking(answer)
     blocks = list(_blocks(text))
     python = [code for language, code in blocks if language in _PYTHON]
@@ -46,7 +46,7 @@ def extract_code(answer: str, *names: str) -> str | None:
 
 
 def grade_code(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-    """Run the answer's code and then the question's tests. Raises SandboxError where nothing can confine it."""
+    """Run the answer's code and then the question's tests. Raises SandboxError if this machine cannot confine it."""
     entry_point = _entry_point(question)
     code = extract_code(answer, *(_tested_names(question) if entry_point is None else (entry_point,)))
     if code is None:
@@ -57,29 +57,30 @@ def grade_code(question: Question, answer: str, *, cancelled: Event | None = Non
 
 
 def complete_program(question: Question, code: str) -> str:
-    """The program to run: what the question gives – imports, other functions, the head of the function – and the code.
+    """Return the program to run: what the question gives (imports, other functions, the head of the function) and the
+    code.
 
-    Code that is only the body of the function continues its head, with its indentation mended where it was lost.
+    Code that is only the body of the function is put after the head, and lost indentation is restored.
     """
     imports = question.record.get("test_imports")
     given = [str(line) for line in imports] if isinstance(imports, list) else []
     entry_point = _entry_point(question)
     code = _unindented(code, entry_point)
-    lines = code.split("\n")  # not at form feeds and the like, which may stand in a text
-    future = [line for line in lines if line.startswith("from __future__ import ")]  # only the first may be
+    lines = code.split("\n")  # not splitlines(): a string may contain form feeds and the like
+    future = [line for line in lines if line.startswith("from __future__ import ")]  # these must come first
     code = "\n".join(line for line in lines if line not in future)
     if entry_point is None:
         return "\n".join([*future, *given, code])
     head = "\n".join([*future, *given, str(question.record["prompt"]).rstrip()])
     if _defines(code, entry_point):
-        # The head is a whole function already, if only with a docstring; the code then defines it once more.
+        # The head may be a whole function already (with a docstring only); then the code defines it again.
         whole = f"{head}\n{'' if _parses(head) else '    pass'}\n{code}"
         return whole if _parses(whole) else "\n".join([*future, code])
     return next((whole for body in _bodies(code) if _parses(whole := f"{head}\n{body}")), f"{head}\n{code}")
 
 
 def _unindented(code: str, entry_point: str | None) -> str:
-    """The code without the indentation that all of it has, unless that is the body of a function."""
+    """Return the code without its common indentation, unless it is the body of a function."""
     if not code.strip("\r\n")[:1].isspace():
         return code
     bare = textwrap.dedent(code)
@@ -87,7 +88,7 @@ def _unindented(code: str, entry_point: str | None) -> str:
 
 
 def _bodies(code: str) -> Iterator[str]:
-    """What the body of a function may have been before it lost its indentation, wholly or in its first line."""
+    """Yield candidates for a function body whose indentation was lost, completely or in the first line."""
     first, _, rest = code.strip("\n").partition("\n")
     if first[:1].isspace():
         yield code
@@ -101,7 +102,7 @@ def _entry_point(question: Question) -> str | None:
 
 
 def _tested_names(question: Question) -> tuple[str, ...]:
-    """What the tests call: one of these is the function that was asked for, where no field names it."""
+    """Return the functions that the tests call. One is the requested function, if no field names it."""
     examples = question.record.get("test_list")
     tree = _parsed("\n".join(map(str, examples)) if isinstance(examples, list) else str(question.record["test"]))
     calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call)) if tree else ()
@@ -114,7 +115,7 @@ def _tests(question: Question, entry_point: str | None) -> str:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """(language, code) of each fenced block; one that is never closed reaches to the end."""
+    """Yield (language, code) of each fenced block; an unclosed block extends to the end."""
     opened: re.Match[str] | None = None
     num_inner = 0
     for fence in _FENCE.finditer(text):
@@ -123,7 +124,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
         elif fence["mark"].startswith(opened["mark"]) and not fence["language"]:
             content = _content(opened, fence.start())
             if num_inner < _MAX_INNER_FENCES and _ends_in_text(content):
-                num_inner += 1  # a docstring may have fences of its own
+                num_inner += 1  # a docstring may contain fences
             else:
                 yield opened["language"].lower(), content
                 opened = None
@@ -132,19 +133,19 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _content(opened: re.Match[str], end: int) -> str:
-    """What stands between a fence and `end`; a block in a list is indented as its fence is."""
+    """Return the text between a fence and `end`, without the indentation of the fence (blocks in lists have one)."""
     indent = len(opened[0]) - len(opened[0].lstrip())
     content = opened.string[opened.end() + 1 : end]
     return re.sub(rf"^[ \t]{{1,{indent}}}", "", content, flags=re.MULTILINE) if indent else content
 
 
 def _ends_in_text(code: str) -> bool:
-    """Whether the code breaks off within a text of three quotes."""
+    """Whether the code ends inside a triple-quoted string."""
     return any(code.count(quotes) % 2 for quotes in ('"""', "'''")) and not _parses(textwrap.dedent(code))
 
 
 def _unfenced(text: str) -> str:
-    """The text from its first line of code on, without prose behind it; all of it where that is no code."""
+    """Return the text from its first line of code, without prose after it; the whole text if that is not code."""
     start = _CODE_START.search(text)
     if start is None or _parses(text):
         return text
@@ -156,7 +157,7 @@ def _unfenced(text: str) -> str:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether the code defines or assigns `name`, and not within a function or class."""
+    """Whether the code defines or assigns `name` at module level."""
     tree = _parsed(code)
     if tree is None:
         return re.search(rf"^(?:async )?(?:def|class) {re.escape(name)}\b", code, re.MULTILINE) is not None
@@ -164,7 +165,7 @@ def _defines(code: str, name: str) -> bool:
 
 
 def _names_of(tree: ast.Module) -> Iterator[str]:
-    """What is defined or assigned when the code runs, within `if`, `try` and `with` as well."""
+    """Yield the names that are defined or assigned at module level, including inside `if`, `try` and `with`."""
     waiting: list[ast.AST] = [*tree.body]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""Whether an answer is right."""
+"""The entry to grading: dispatches on a question's kind."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -6,25 +6,47 @@ from threading import Event
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import find_obstacle
-from latentmas_ray.tasks.grading.answer_text import normalise
-from latentmas_ray.tasks.grading.choice import choice_letter, options_of
+from latentmas_ray.tasks.grading.choice import choice_letter, extract_choice, options_of
 from latentmas_ray.tasks.grading.code import grade_code
-from latentmas_ray.tasks.grading.extract import extract, extract_text
 from latentmas_ray.tasks.grading.latex import check_latex, grade_latex
-from latentmas_ray.tasks.grading.number import find_number, number_text, parse_number
-from latentmas_ray.tasks.question import Grade, Question
+from latentmas_ray.tasks.grading.number import extract_number, find_number, number_text, parse_number
+from latentmas_ray.tasks.grading.text import extract_text, same_text
+from latentmas_ray.tasks.question import AnswerKind, Grade, Question
 
-SLOW_KINDS = frozenset({"code", "math"})  # graded by processes of their own: a tenth of a second to half a minute
+SLOW_KINDS = frozenset({"code", "math"})  # graded in a process of their own: 0.1 to 30 seconds each
+
+_FORMS: dict[AnswerKind, str] = {
+    "number": "Give the final number inside \\boxed{}.",
+    "choice": "Give the letter of the correct option inside \\boxed{}.",
+    "math": "Give the final answer inside \\boxed{}, in LaTeX.",
+    "code": "Give the complete Python code, with its imports, in one last block that begins with ```python.",
+    "text": 'Give the final answer on one last line that begins with "Answer:".',
+}
+
+
+def answer_form(kind: AnswerKind) -> str:
+    """Return the sentence that tells an agent how to write its final answer."""
+    return _FORMS[kind]
+
+
+def extract(question: Question, answer: str) -> str | None:
+    """Return the prediction of an answer of kind number (`1000`, `0.5`, `1/3`), choice (a capital letter) or text; None
+    without one."""
+    if question.kind == "number":
+        return extract_number(answer)
+    if question.kind == "choice":
+        return extract_choice(answer, options_of(question))
+    return extract_text(answer)
 
 
 def grade(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-    """What was read out of the answer, and whether it equals the gold (None without a gold).
+    """Return the prediction that was read from the answer, and whether it equals the gold (None without a gold).
 
-    Numbers are compared exactly (18.00 = 18, 0.5 = 1/2; 50% = 50), choices by letter, texts without regard to case,
-    white space and closing punctuation. A gold that is no number is compared as text. LaTeX is compared by value, and
-    code is right if it passes the question's tests; `cancelled`, once set, ends those two early.
+    Numbers are compared exactly (18.00 = 18, 0.5 = 1/2; 50% = 50); a gold that is not a number is compared as text.
+    Choices are compared by letter, texts without case, white space and closing punctuation, LaTeX by value. Code is
+    right if it passes the question's tests. Setting `cancelled` ends the grading of LaTeX and code early.
 
-    Raises SandboxError for code, and TaskError for LaTeX, where `check_graders` does.
+    Raises SandboxError for code, and TaskError for LaTeX, if this machine cannot grade them (see `check_graders`).
     """
     if question.kind == "code":
         return grade_code(question, answer, cancelled=cancelled)
@@ -38,12 +60,12 @@ def grade(question: Question, answer: str, *, cancelled: Event | None = None) ->
     if question.kind == "choice":
         letter = choice_letter(question.gold, options_of(question))
         return Grade(prediction=prediction, correct=prediction is not None and prediction == letter)
-    return Grade(prediction=prediction, correct=_same_text(prediction, question.gold))
+    return Grade(prediction=prediction, correct=same_text(prediction, question.gold))
 
 
 def check_graders(questions: Iterable[Question]) -> None:
-    """Raises TaskError, before anything is answered, where these questions' answers cannot be graded here: code that
-    nothing can confine, LaTeX without math-verify."""
+    """Check before a run that answers can be graded on this machine. Raises TaskError if code cannot be confined, or if
+    math-verify is missing for LaTeX."""
     kinds = {question.kind for question in questions}
     if "code" in kinds and (obstacle := find_obstacle()):
         raise TaskError("task", "code", f"answers cannot be run here: {obstacle}")
@@ -55,11 +77,7 @@ def _grade_number(question: Question, answer: str) -> Grade:
     gold = None if question.gold is None else parse_number(question.gold)
     if question.gold is not None and gold is None:
         prediction = extract_text(answer)
-        return Grade(prediction=prediction, correct=_same_text(prediction, question.gold))
+        return Grade(prediction=prediction, correct=same_text(prediction, question.gold))
     found = find_number(answer)
     prediction = number_text(found) if isinstance(found, Fraction) else found
     return Grade(prediction=prediction, correct=None if gold is None else found == gold)
-
-
-def _same_text(prediction: str | None, gold: str) -> bool:
-    return prediction is not None and normalise(prediction) == normalise(gold)

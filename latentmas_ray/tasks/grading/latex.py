@@ -1,6 +1,6 @@
-"""Mathematics in LaTeX, compared by value: `math-verify` (extra `eval`), in a process with limits.
+"""Kind `math`: a LaTeX expression, compared by value with `math-verify` (extra `eval`) in a process with limits.
 
-Two expressions may be so large that comparing them takes for ever; that must cost one question and not the run.
+Comparing two large expressions may take forever, which must cost one question and not the run.
 """
 
 import re
@@ -11,12 +11,12 @@ from threading import Event
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import Job, Limits, run_program
 from latentmas_ray.tasks.grading.answer_text import last_box_source, normalise, plain, strip_thinking
-from latentmas_ray.tasks.grading.extract import extract_text
 from latentmas_ray.tasks.grading.number import parse_number
+from latentmas_ray.tasks.grading.text import extract_text
 from latentmas_ray.tasks.question import Grade, Question
 
 _LIMITS = Limits(wall_seconds=60.0, cpu_seconds=20)
-# Its own time limits are signals, for which it would have to be in the main thread.
+# math-verify's own time limits use signals, which work in the main thread only.
 _PROGRAM = """
 from math_verify import parse, verify
 gold, given = (parse("$" + text + "$", parsing_timeout=None) for text in {texts!r})
@@ -27,13 +27,13 @@ _SINGLE = re.compile(r"([\^_])\{([0-9A-Za-z])\}")  # x^{2} is x^2
 
 
 def extract_latex(answer: str) -> str | None:
-    """The last box as it was written, else the final answer as text."""
+    """Return the last box with its LaTeX, else the final answer as text."""
     answer = strip_thinking(answer)
     return last_box_source(answer) or extract_text(answer)
 
 
 def grade_latex(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-    """Whether the answer's expression has the gold's value. Raises TaskError where math-verify is not installed."""
+    """Grade whether the answer's expression equals the gold in value. Raises TaskError if math-verify is missing."""
     prediction = extract_latex(answer)
     if question.gold is None or prediction is None:
         return Grade(prediction=prediction, correct=None if question.gold is None else False)
@@ -47,21 +47,21 @@ def grade_latex(question: Question, answer: str, *, cancelled: Event | None = No
         tests=_TESTS,
         limits=_LIMITS,
         is_trusted=True,
-        import_paths=_places("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4"),
+        import_paths=_import_paths("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4"),
     )
     outcome = run_program(job, cancelled=cancelled)
     return Grade(prediction=prediction, correct=outcome.passed, reason=outcome.reason)
 
 
 def check_latex() -> None:
-    """Raises TaskError where math-verify is not installed."""
+    """Raise TaskError if math-verify is not installed."""
     if find_spec("math_verify") is None:
         expected = "grading LaTeX needs the extra eval: pip install '.[eval]' in a checkout; or use kind number or text"
         raise TaskError("kind", "math", expected)
 
 
 def _same(gold: str, given: str) -> bool:
-    """Whether they are alike without any mathematics: as numbers, as they are written, or as words."""
+    """Whether they are equal without math-verify: as numbers, as written, or as words."""
     number = parse_number(gold)
     if (number is not None and number == parse_number(given)) or _written(gold) == _written(given):
         return True
@@ -74,7 +74,7 @@ def _written(text: str) -> str:
     return _SINGLE.sub(r"\1\2", " ".join(text.split()))
 
 
-def _places(*packages: str) -> tuple[str, ...]:
-    """Folders from which packages of this process are imported."""
+def _import_paths(*packages: str) -> tuple[str, ...]:
+    """Return the folders from which this process imports these packages."""
     specs = [find_spec(package) for package in packages]
     return tuple(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin))

@@ -1,4 +1,7 @@
-"""Numbers as people and models write them, read exactly: `1,000`, `$18.00`, `50%`, `-3/4`, `1 1/2`, `3 × 10^5`."""
+"""Kind `number`: reads numbers as people and models write them: `1,000`, `$18.00`, `50%`, `-3/4`, `1 1/2`, `3 × 10^5`.
+
+Values are exact fractions.
+"""
 
 import re
 from collections import deque
@@ -6,10 +9,10 @@ from fractions import Fraction
 
 from latentmas_ray.tasks.grading.answer_text import last_box, plain, strip_thinking
 
-_MAX_NUMBER_CHARS = 400  # a longer run of digits is noise, and exact arithmetic on it is not free
+_MAX_NUMBER_CHARS = 400  # a longer run of digits is noise, and exact arithmetic on it is slow
 _MAX_EXPONENT = 100
-_MAX_MARKERS = 50  # the last so many "the answer is" are looked at
-_WINDOW = 300  # characters after "the answer is" that are looked at
+_MAX_MARKERS = 50  # only the last ones of "the answer is" are read
+_WINDOW = 300  # characters that are read after "the answer is"
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]++)"
 _NUMBER = re.compile(
@@ -32,7 +35,7 @@ _SENTENCE_END = re.compile(r"[.;](?=\s)")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The value of a text that is one number, maybe with a unit or an equation before it; None for any other text."""
+    """Return the value of a text that is one number, possibly with a unit, or an equation before it; else None."""
     text = _bare(plain(text)).rpartition("=")[2].strip()
     if lone := _LONE_SIGN.match(text):
         text = "-" + text[lone.end() :]
@@ -45,14 +48,14 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def is_plain_number(text: str) -> bool:
-    """Whether the text is a number and nothing else, but for a currency or percent sign."""
+    """Whether the text is only a number, possibly with a currency or percent sign."""
     return parse_number(text) is not None and not re.search(
         r"[^\W\d_]", re.sub(r"(?<=[0-9])[eE](?=[-+]?[0-9])", "", text)
     )
 
 
 def number_text(value: Fraction) -> str:
-    """The one way in which a number is written: `18`, `-0.5`, and `1/3` where no decimal is exact."""
+    """Return the canonical text of a number: `18`, `-0.5`, and `1/3` if no decimal is exact."""
     twos = fives = 0
     divisor = value.denominator
     while divisor % 2 == 0:
@@ -67,10 +70,11 @@ def number_text(value: Fraction) -> str:
 
 
 def find_number(answer: str) -> Fraction | str | None:
-    """The number that an answer ends up with.
+    """Return the final number of an answer.
 
-    Read from, in this order: the last box; the last "the answer is …" or "#### …"; the last number of all. A box
-    that holds something else than a number is returned as it is: the agent has answered, though not with a number.
+    It is read from the first of these that has one: the last box; the last "the answer is …" or "#### …"; the whole
+    text, of which it is the last number. The content of a box that is not a number is returned as text: the agent has
+    answered, but not with a number.
     """
     answer = strip_thinking(answer)
     box = last_box(answer)
@@ -86,13 +90,13 @@ def find_number(answer: str) -> Fraction | str | None:
 
 
 def extract_number(answer: str) -> str | None:
-    """What `find_number` finds, as text: numbers in the form of `number_text`."""
+    """Return the result of `find_number` as text, numbers in the form of `number_text`."""
     found = find_number(answer)
     return number_text(found) if isinstance(found, Fraction) else found
 
 
 def _bare(text: str) -> str:
-    """Without currency signs and emphasis."""
+    """Return the text without currency signs and emphasis."""
     return _CURRENCY.sub(" ", _CURRENCY_AFTER_SIGN.sub(r"\1", text.replace("**", "")))
 
 
@@ -108,7 +112,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _stated(statement: str) -> Fraction | None:
-    """The number of a sentence: the result of its last equation, else its first number."""
+    """Return the number of a sentence: the result of its last equation, else its first number."""
     text = _bare(plain(statement))
     for part in (_SENTENCE_END.split(text, maxsplit=1)[0], text):
         for side in (part.rpartition("=")[2], part):
@@ -118,7 +122,7 @@ def _stated(statement: str) -> Fraction | None:
 
 
 def _after_hashes(statement: str) -> Fraction | None:
-    """The number right after `####`; None for a heading such as `#### 2. Count the apples` or `#### Step 2`."""
+    """Return the number after `####`; None for a heading such as `#### 2. Count the apples` or `#### Step 2`."""
     text = _bare(plain(statement)).strip()
     match = _NUMBER.match(text)
     return None if match is None or _HEADING.match(text, match.end()) else _stated(statement)
@@ -126,7 +130,7 @@ def _after_hashes(statement: str) -> Fraction | None:
 
 def _last_number(answer: str) -> Fraction | None:
     for line in reversed(answer.splitlines()):
-        if any(map(str.isnumeric, line)):  # ¾ is no digit
+        if any(map(str.isnumeric, line)):  # isdigit is False for ¾
             for match in reversed(list(_NUMBER.finditer(_bare(plain(line))))):
                 if (value := _value(match)) is not None:
                     return value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentmas_ray.env import keep_nccl_from_killing
+from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.parallel.process_group import PAIRS
@@ -99,5 +99,5 @@ class Nccl(Direct):
     capabilities = Capabilities(devices=frozenset({"cuda"}), links=frozenset({"same_node", "cross_node"}), needs="nccl")
 
     def _make_state(self) -> _GroupState:
-        keep_nccl_from_killing()
+        disable_nccl_abort()
         return super()._make_state()

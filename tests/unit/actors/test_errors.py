@@ -121,7 +121,7 @@ def test_an_error_that_is_not_rays_passes() -> None:
 
 
 def test_what_is_dropped_may_be_gone() -> None:
-    with ignoring_dead("actor was not ended"):
+    with ignoring_dead("actor was not killed"):
         raise exceptions.RayActorError
 
 

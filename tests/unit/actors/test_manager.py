@@ -1,22 +1,21 @@
-"""What becomes of replicas that cannot be started again where they were; without Ray, and without actors."""
+"""Replicas that cannot be restarted on their nodes; no Ray, no actors."""
 
 import pytest
 
-from latentmas_ray.actors import manager as fleet_module
+from latentmas_ray.actors import manager as manager_module
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
-from latentmas_ray.actors.segment_location import SegmentLocation
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, Turn
 from latentmas_ray.errors import ClusterError
-from tests.cases.manager import NODES, Standing, StandingFleet, pretend, seen
+from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
 
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the nodes that are alive."""
-    return pretend(monkeypatch)
+    return fake_cluster(monkeypatch)
 
 
-def fleet_of(replicas: int) -> ReplicaManager:
+def manager_of(replicas: int) -> ReplicaManager:
     """Two agents, a replica of each on every node."""
     request = ReplicaRequest(
         agents=("planner", "judger"),
@@ -25,52 +24,52 @@ def fleet_of(replicas: int) -> ReplicaManager:
         placement="pack",
         uses_gpus=False,
     )
-    fleet = StandingFleet(request)
-    fleet.start(seen(NODES[:replicas]))
-    return fleet
+    manager = FakeManager(request)
+    manager.start(cluster_of(NODES[:replicas]))
+    return manager
 
 
-def on(fleet: ReplicaManager, agent: str, node: str) -> Replica:
-    return next(replica for replica in fleet.replicas_of()[agent] if replica.nodes == (node,))
+def on(manager: ReplicaManager, agent: str, node: str) -> Replica:
+    return next(replica for replica in manager.replicas_of()[agent] if replica.nodes == (node,))
 
 
-def lose(fleet: ReplicaManager, replica: Replica) -> None:
+def kill_and_replace(manager: ReplicaManager, replica: Replica) -> None:
     replica.mark_dead("it died")
-    fleet.replace(replica)
+    manager.replace(replica)
 
 
 def test_replicas_of_a_dead_node_are_found_however_late_each_is_missed(alive: list[str]) -> None:
-    """Nobody misses an actor that has nothing to do."""
-    fleet = fleet_of(2)
+    """The loss of an idle actor is noticed late."""
+    manager = manager_of(2)
     alive.remove("far")
     for agent in ("planner", "judger"):
-        lose(fleet, on(fleet, agent, "far"))
-        assert fleet.poll_starting() == ([], [])
-        (orphan,) = fleet.find_orphans(set(alive))
-        assert orphan is on(fleet, agent, "far")
+        kill_and_replace(manager, on(manager, agent, "far"))
+        assert manager.poll_starting() == ([], [])
+        (orphan,) = manager.find_orphans(set(alive))
+        assert orphan is on(manager, agent, "far")
         assert orphan.state is ReplicaState.REPLACING
-        assert fleet.drop(orphan)
+        assert manager.drop(orphan)
         assert orphan.state is ReplicaState.LOST
-        assert [replica.nodes for replica in fleet.replicas_of()[agent]] == [("near",)]
+        assert [replica.nodes for replica in manager.replicas_of()[agent]] == [("near",)]
 
 
 def test_a_replica_without_a_place_is_done_without_if_there_is_another(
     alive: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = fleet_of(2)
+    manager = manager_of(2)
     alive.remove("far")
-    monkeypatch.setattr(fleet_module, "START_SECONDS", -1.0)
-    lose(fleet, on(fleet, "planner", "far"))
-    assert fleet.poll_starting() == ([], [])
-    assert [replica.nodes for replica in fleet.replicas_of()["planner"]] == [("near",)]
+    monkeypatch.setattr(manager_module, "START_SECONDS", -1.0)
+    kill_and_replace(manager, on(manager, "planner", "far"))
+    assert manager.poll_starting() == ([], [])
+    assert [replica.nodes for replica in manager.replicas_of()["planner"]] == [("near",)]
     alive.clear()
-    lose(fleet, on(fleet, "planner", "near"))
+    kill_and_replace(manager, on(manager, "planner", "near"))
     with pytest.raises(ClusterError, match="no place was found for the actors of planner"):
-        fleet.poll_starting()
+        manager.poll_starting()
 
 
 def turn(number: int, final_at: float | None = None) -> Turn:
-    """One that reads something, which was written then, or is not written yet."""
+    """A turn that reads one segment, written at `final_at` or not written yet."""
     return Turn(number, float(number), (), {"planner": (SegmentLocation("near", final_at=final_at),)})
 
 
@@ -86,7 +85,7 @@ def turn(number: int, final_at: float | None = None) -> Turn:
 def test_which_turn_a_replica_may_have_died_of(
     pending: list[float | None], lose: dict[str, bool], suspect: int | None
 ) -> None:
-    replica = Standing([None], ["near"])
+    replica = FakeReplica([None], ["near"])
     replica.pending = dict.fromkeys(turn(number, final_at) for number, final_at in enumerate(pending))
     replica.mark_dead("it died", **lose)
     replica.mark_dead("it was ended", **lose)

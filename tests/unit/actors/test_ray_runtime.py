@@ -24,7 +24,7 @@ from latentmas_ray.scheduler.events import (
     TurnLost,
 )
 from latentmas_ray.transport import ObjectStore
-from tests.cases.manager import NODES, StandingFleet, pretend, seen
+from tests.cases.manager import NODES, FakeManager, cluster_of, fake_cluster
 
 AGENTS = ("planner", "judger")
 
@@ -32,8 +32,8 @@ AGENTS = ("planner", "judger")
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
     """A runtime of two agents whose actors are up."""
-    monkeypatch.setattr(ray_runtime, "ReplicaManager", StandingFleet)
-    monkeypatch.setattr(ray_runtime, "connect_as_configured", lambda *_, **more: seen(NODES))
+    monkeypatch.setattr(ray_runtime, "ReplicaManager", FakeManager)
+    monkeypatch.setattr(ray_runtime, "connect_as_configured", lambda *_, **more: cluster_of(NODES))
 
     def start(**more: Any) -> RayRuntime:
         make_runner: Any = None
@@ -63,28 +63,28 @@ def outcomes(runtime: RayRuntime) -> dict[TurnHandle, TurnDone | TurnFailed | Tu
     return {event.handle: event for event in events if isinstance(event, TurnDone | TurnFailed | TurnLost)}
 
 
-def die_of(runtime: RayRuntime, ticket: TurnHandle) -> dict[TurnHandle, TurnDone | TurnFailed | TurnLost]:
+def die_of(runtime: RayRuntime, handle: TurnHandle) -> dict[TurnHandle, TurnDone | TurnFailed | TurnLost]:
     """The actor of this turn dies, and the driver hears of it."""
-    ticket.turn.replica.is_dead = True
-    told = outcomes(runtime)
-    event = told[ticket]
+    handle.turn.replica.is_dead = True
+    events = outcomes(runtime)
+    event = events[handle]
     assert isinstance(event, TurnLost)
     assert "died" in event.reason
-    return told
+    return events
 
 
 def test_every_replica_of_an_agent_may_die_so_often(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node may take many replicas of one agent along."""
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     monkeypatch.setattr(health, "MAX_LOSSES", 1)
     runtime = start(replicas=2)
     die_of(runtime, submit(runtime, "planner"))
     die_of(runtime, submit(runtime, "planner"))
-    ticket = submit(runtime, "planner")
-    ticket.turn.replica.is_dead = True
-    event = outcomes(runtime)[ticket]
+    handle = submit(runtime, "planner")
+    handle.turn.replica.is_dead = True
+    event = outcomes(runtime)[handle]
     assert isinstance(event, TurnFailed)
     assert isinstance(event.error, ActorError)
     assert "died 3 times" in str(event.error)
@@ -96,9 +96,9 @@ def test_every_replica_of_an_agent_may_die_so_often(
 def test_actors_are_placed_anew_although_another_dies_meanwhile(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive = pretend(monkeypatch, [ActorError("it died while it loaded its model")])
+    alive = fake_cluster(monkeypatch, [ActorError("it died while it loaded its model")])
     runtime = start(placement="spread")
-    lost = next(ticket for ticket in (submit(runtime, "planner"), submit(runtime, "judger")) if far(ticket))
+    lost = next(handle for handle in (submit(runtime, "planner"), submit(runtime, "judger")) if far(handle))
     alive.remove("far")
     die_of(runtime, lost)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
@@ -108,57 +108,57 @@ def test_actors_are_placed_anew_although_another_dies_meanwhile(
     assert not far(submit(runtime, "judger"))
 
 
-def far(ticket: TurnHandle) -> bool:
-    return bool(ticket.turn.replica.nodes == ("far",))
+def far(handle: TurnHandle) -> bool:
+    return bool(handle.turn.replica.nodes == ("far",))
 
 
 def test_every_outcome_is_reported_once_with_its_tokens_and_questions(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start()
     ready = runtime.poll(0.0)
     assert {agent for event in ready if isinstance(event, ReplicaReady) for agent in event.agents} == set(AGENTS)
-    ticket = submit(runtime, "judger", is_last=True)
-    told = runtime.poll(0.0)
-    assert [type(event) for event in told] == [TokensWritten, TokensWritten, TurnDone, QuestionDone, QuestionDone]
-    assert [event.num_tokens for event in told if isinstance(event, TokensWritten)] == [1, 2]
-    assert [event.question_id for event in told if isinstance(event, QuestionDone)] == ["q", "r"]
-    assert all(getattr(event, "handle", None) is ticket for event in told)
+    handle = submit(runtime, "judger", is_last=True)
+    events = runtime.poll(0.0)
+    assert [type(event) for event in events] == [TokensWritten, TokensWritten, TurnDone, QuestionDone, QuestionDone]
+    assert [event.num_tokens for event in events if isinstance(event, TokensWritten)] == [1, 2]
+    assert [event.question_id for event in events if isinstance(event, QuestionDone)] == ["q", "r"]
+    assert all(getattr(event, "handle", None) is handle for event in events)
     assert runtime.poll(0.0) == []
 
 
 def test_questions_that_are_cancelled_are_not_reported(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn goes on as long as one of its questions is wanted."""
-    pretend(monkeypatch)
+    """A turn continues while one of its questions is wanted."""
+    fake_cluster(monkeypatch)
     runtime = start()
     runtime.poll(0.0)
     half, none = submit(runtime, "judger", is_last=True), submit(runtime, "planner")
     runtime.cancel([half], {"q"})
     runtime.cancel([none], {"q"})
     runtime.cancel([none], {"r"})
-    told = runtime.poll(0.0)
-    assert [type(event) for event in told] == [TokensWritten, TurnDone, QuestionDone]
-    assert all(getattr(event, "handle", None) is half for event in told)
+    events = runtime.poll(0.0)
+    assert [type(event) for event in events] == [TokensWritten, TurnDone, QuestionDone]
+    assert all(getattr(event, "handle", None) is half for event in events)
     assert none.turn.replica.pending == {}
 
 
 def test_nothing_is_replaced_or_checked_but_in_a_poll(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start()
-    ticket = submit(runtime, "planner")
-    ticket.turn.replica.is_dead = True
+    handle = submit(runtime, "planner")
+    handle.turn.replica.is_dead = True
     submit(runtime, "judger")
-    runtime.free_segments([ticket])
-    assert ticket.turn.replica.state is ReplicaState.READY
+    runtime.free_segments([handle])
+    assert handle.turn.replica.state is ReplicaState.READY
     lost = runtime.poll(0.0)
     (event,) = [event for event in lost if isinstance(event, ReplicaLost)]
-    assert event == ReplicaLost(("planner",), ticket.turn.replica.nodes, "it died")
-    assert ticket.turn.replica.state is ReplicaState.LOST
+    assert event == ReplicaLost(("planner",), handle.turn.replica.nodes, "it died")
+    assert handle.turn.replica.state is ReplicaState.LOST
     assert submit(runtime, "planner").turn.replica.state is ReplicaState.REPLACING
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
     assert any(isinstance(event, ReplicaReady) for event in runtime.poll(0.0))
@@ -166,7 +166,7 @@ def test_nothing_is_replaced_or_checked_but_in_a_poll(
 
 
 def test_a_new_node_is_reported(start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch) -> None:
-    names = pretend(monkeypatch)
+    names = fake_cluster(monkeypatch)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
     runtime = start()
     assert not any(isinstance(event, NodeJoined) for event in runtime.poll(0.0))
@@ -178,43 +178,43 @@ def test_a_new_node_is_reported(start: Callable[..., RayRuntime], monkeypatch: p
 def test_a_segment_that_goes_with_its_actor_is_reported_unless_it_is_freed(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start(placement="pack")
     kept, freed, elsewhere = (submit(runtime, "planner", thinks="latent") for _ in range(3))
     assert {type(event) for event in outcomes(runtime).values()} == {TurnDone}
-    for ticket in (kept, freed):
-        ticket.segment.holders.append((ticket.turn.replica, ()))  # as with shared memory
+    for handle in (kept, freed):
+        handle.segment.holders.append((handle.turn.replica, ()))  # as with shared memory
     monkeypatch.setattr(type(freed.segment), "release", lambda self: None)
     runtime.free_segments([freed])
-    told = die_of(runtime, dead := submit(runtime, "planner"))
-    assert set(told) == {dead, kept}
-    assert isinstance(told[kept], TurnLost)
-    assert elsewhere not in told  # its bytes are in the object store
+    events = die_of(runtime, dead := submit(runtime, "planner"))
+    assert set(events) == {dead, kept}
+    assert isinstance(events[kept], TurnLost)
+    assert elsewhere not in events  # its bytes are in the object store
 
 
 def test_actors_that_a_node_takes_along_are_found_and_their_turns_are_not_suspected(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch has a turn at each of them: so one fault would count several times against its questions."""
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start(placement="pack")
     first, second = submit(runtime, "planner"), submit(runtime, "judger")
-    for ticket in (first, second):
-        ticket.turn.replica.is_dead = True
-    told = die_of(runtime, first) | outcomes(runtime)
-    assert [told[ticket].is_suspect for ticket in (first, second)] == [True, False]  # type: ignore[union-attr]
+    for handle in (first, second):
+        handle.turn.replica.is_dead = True
+    events = die_of(runtime, first) | outcomes(runtime)
+    assert [events[handle].is_suspect for handle in (first, second)] == [True, False]  # type: ignore[union-attr]
 
 
 def test_a_turn_whose_actor_is_silent_is_lost_once_that_is_known(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing would ever come of it."""
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start(placement="pack")
     first, second = submit(runtime, "planner"), submit(runtime, "judger")
-    for ticket in (first, second):
-        ticket.turn.replica.is_dead = True
-    silent = second.turn.turn.reports[0]
+    for handle in (first, second):
+        handle.turn.replica.is_dead = True
+    silent = second.turn.turn.results[0]
 
     def wait(references: Any, **_: Any) -> tuple[list[Any], list[Any]]:
         ready = [reference for reference in references if reference != silent]
@@ -228,7 +228,7 @@ def test_a_turn_whose_actor_is_silent_is_lost_once_that_is_known(
 def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start(placement="pack")
     first = submit(runtime, "planner")
     die_of(runtime, first)
@@ -236,10 +236,10 @@ def test_an_actor_that_dies_alone_leaves_the_others_of_its_node(
     assert isinstance(outcomes(runtime)[second], TurnDone)
 
 
-def test_a_cluster_that_fails_while_actors_are_called_is_told_as_such(
+def test_a_cluster_that_fails_while_actors_are_pinged_raises_its_own_error(
     start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch)
+    fake_cluster(monkeypatch)
     runtime = start(placement="pack")
     die_of(runtime, submit(runtime, "planner"))
 

@@ -1,9 +1,9 @@
-"""What a turn waits for: which of it is memory's, and what is accounted for each source."""
+"""Which waiting time of a turn counts as exposed, and what is recorded for each source."""
 
 import time
 from collections.abc import Sequence
 
-from latentmas_ray.actors.execute_turn import stamp_departure
+from latentmas_ray.actors.execute_turn import stamp_send_time
 from latentmas_ray.actors.receiver import IncomingSegment, SegmentReceiver, SentChunk
 from latentmas_ray.engine.turn import SegmentRead, TurnResult
 from latentmas_ray.memory import SegmentChunk, join
@@ -14,20 +14,20 @@ LONG_AGO = 1000.0
 SEGMENT = make_segment([(3, 2), (2, 1)])
 
 
-def absorbed(deliveries: Sequence[IncomingSegment], *, idle_since: float) -> tuple[SegmentRead, ...]:
-    inbox = SegmentReceiver(Loopback(), deliveries, SPEC, idle_since=idle_since)
-    for _ in inbox.chunks():
+def absorbed(incoming: Sequence[IncomingSegment], *, idle_since: float) -> tuple[SegmentRead, ...]:
+    receiver = SegmentReceiver(Loopback(), incoming, SPEC, idle_since=idle_since)
+    for _ in receiver.chunks():
         pass
-    return inbox.account("loopback", ())
+    return receiver.transfers("loopback", ())
 
 
-def test_pieces_that_come_later_complete_the_segment() -> None:
+def test_chunks_that_come_later_complete_the_segment() -> None:
     first, last = cut(SEGMENT, [3, 2])
-    delivery = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
-    inbox = SegmentReceiver(Loopback(), [delivery], SPEC, idle_since=0.0)
-    assert inbox.segments() == {"planner": first.meta}
-    assert_equal(join([piece for _, piece in inbox.chunks()]), SEGMENT)
-    (read,) = inbox.account("loopback", ())
+    incoming = IncomingSegment("planner", SentChunk(0.0, first), [lambda: SentChunk(0.0, last)])
+    receiver = SegmentReceiver(Loopback(), [incoming], SPEC, idle_since=0.0)
+    assert receiver.segments() == {"planner": first.meta}
+    assert_equal(join([chunk for _, chunk in receiver.chunks()]), SEGMENT)
+    (read,) = receiver.transfers("loopback", ())
     assert read.num_bytes == SEGMENT.meta.num_bytes
 
 
@@ -42,7 +42,7 @@ def test_what_was_looked_at_before_memory_left_is_not_exposed() -> None:
     chunk = SentChunk(time.time() - LONG_AGO, SegmentChunk.whole(SEGMENT))
     for seconds, is_exposed in [(0.0, True), (LONG_AGO, False)]:
         report = TurnResult(agent="planner", prompt_tokens=(3, 2), trace_seconds=seconds)
-        (read,) = absorbed([IncomingSegment("planner", stamp_departure(chunk, report))], idle_since=0.0)
+        (read,) = absorbed([IncomingSegment("planner", stamp_send_time(chunk, report))], idle_since=0.0)
         assert (read.exposed_seconds >= LONG_AGO) == is_exposed
 
 
@@ -65,10 +65,10 @@ def test_only_the_last_memory_that_becomes_final_is_waited_for() -> None:
     assert sum(read.exposed_seconds for read in reads) < LONG_AGO
 
 
-def test_a_recipe_counts_with_its_own_bytes() -> None:
-    inbox = SegmentReceiver(
+def test_recompute_inputs_count_with_their_own_bytes() -> None:
+    receiver = SegmentReceiver(
         Loopback(), [IncomingSegment("planner", SentChunk(0.0, SegmentChunk.whole(SEGMENT)))], SPEC, idle_since=0.0
     )
-    list(inbox.chunks_of("planner"))
-    (read,) = inbox.account("loopback", {"planner"})
+    list(receiver.chunks_of("planner"))
+    (read,) = receiver.transfers("loopback", {"planner"})
     assert (read.handover, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))

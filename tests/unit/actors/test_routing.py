@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
-from latentmas_ray.actors.segment_location import SegmentLocation
 
 
 class Idle(Replica):
@@ -17,15 +16,15 @@ class Idle(Replica):
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         raise NotImplementedError
 
-    def report(self, turn: Turn, *, shares_node: bool) -> Any:
+    def result(self, turn: Turn, *, shares_node: bool) -> Any:
         raise NotImplementedError
 
     def cancel(self, turn: Turn) -> None:
         raise NotImplementedError
 
 
-def replica(node: str, *, pending: int = 0, is_up: bool = True, stays: bool = False) -> Idle:
-    made = Idle([], [node], stays=stays)
+def replica(node: str, *, pending: int = 0, is_up: bool = True, colocated: bool = False) -> Idle:
+    made = Idle([], [node], colocated=colocated)
     made.state = ReplicaState.READY if is_up else ReplicaState.STARTING
     made.pending = dict.fromkeys(Turn(number, 0.0, (), {}) for number in range(pending))
     return made
@@ -60,12 +59,12 @@ def test_one_that_is_starting_gets_nothing_while_others_are_up() -> None:
 
 
 def test_where_memory_stays_in_its_actor_a_batch_stays_too() -> None:
-    replicas = [replica("a", pending=9, stays=True), replica("a", stays=True)]
+    replicas = [replica("a", pending=9, colocated=True), replica("a", colocated=True)]
     assert [chosen(replicas, on("a"), batch=batch) for batch in range(3)] == [0, 1, 0]
 
 
 def test_where_memory_stays_in_its_actor_it_is_read_there_although_another_replica_is_gone() -> None:
-    replicas = [Idle([number], ["a"], stays=True) for number in range(3)]
-    made = SegmentRef(((),), (SegmentLocation("a", stays=True),), [(2, ())])
+    replicas = [Idle([number], ["a"], colocated=True) for number in range(3)]
+    made = SegmentRef(((),), (SegmentLocation("a", colocated=True),), [(2, ())])
     assert chosen(replicas, made, batch=2) == 2
     assert chosen([replicas[0], replicas[2]], made, batch=2) == 1

@@ -15,7 +15,7 @@ from benchmarks.scaling.plot import draw
 from benchmarks.scaling.settings import ScalingBenchSettings
 from benchmarks.scaling.tables import scaling_tables
 from benchmarks.scaling.timed_runtime import TimedRuntime, TurnTimes
-from benchmarks.scaling.timer_runner import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_pieces
+from benchmarks.scaling.timer_runner import LATENT_STEPS, SPEC, TimerRunner, TurnStamps, make_chunks
 from latentmas_ray.actors import LocalRuntime
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.memory import join
@@ -23,8 +23,8 @@ from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.transport import Loopback
 from tests.architecture.test_startup import HEAVY, RUN, imported_by
@@ -94,7 +94,7 @@ def test_a_reader_that_still_works_is_not_waiting_for_the_hand_over() -> None:
 
 
 def test_the_segment_of_a_timer_is_a_whole_one() -> None:
-    first, last = make_pieces((5, 7), LATENT_STEPS)
+    first, last = make_chunks((5, 7), LATENT_STEPS)
     segment = join([first, last])
     assert segment.turn_starts == (5, 7)
     assert segment.recompute_inputs.latents_per_question() == (LATENT_STEPS, LATENT_STEPS)
@@ -188,7 +188,7 @@ def test_bad_flags_are_told_in_one_line(flags: list[str], named: str, capsys: py
     assert named in line
 
 
-def test_a_plot_without_matplotlib_is_told_before_anything_is_measured(
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from latentmas_ray.bench.end import carries
-from latentmas_ray.bench.links import Buffers, Sink, TcpLine
-from latentmas_ray.bench.pairs import check_digests
+from latentmas_ray.bench.endpoint import holds_kv_bytes
+from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
+from latentmas_ray.bench.paths import check_digests
 from latentmas_ray.bench.plot import draw, make_figure
-from latentmas_ray.bench.stamps import p99, size_figures
+from latentmas_ray.bench.timings import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.transfer_tables import transfer_tables
@@ -44,7 +44,7 @@ def test_a_hand_over_is_cut_at_the_stamps() -> None:
 
 
 def test_where_unpacking_brings_the_bytes_it_is_part_of_the_move() -> None:
-    assert hand_over(carried=False).move == 6.0
+    assert hand_over(holds_bytes=False).move == 6.0
 
 
 @pytest.mark.parametrize("offset", [-3.5, 0.25])
@@ -101,9 +101,9 @@ def test_the_kv_of_a_folder_is_that_of_the_loaded_model(tmp_path: Path) -> None:
 def test_a_payload_carries_its_bytes_or_says_where_they_are() -> None:
     piece = SegmentChunk.whole(make_segment([(3, 1)]))
     raw = np.zeros(piece.num_bytes, np.uint8)
-    assert carries((b"header", raw), piece.num_bytes)
-    assert carries(piece, piece.num_bytes)
-    assert not carries((b"header", "name of a buffer", raw[1:]), piece.num_bytes)
+    assert holds_kv_bytes((b"header", raw), piece.num_bytes)
+    assert holds_kv_bytes(piece, piece.num_bytes)
+    assert not holds_kv_bytes((b"header", "name of a buffer", raw[1:]), piece.num_bytes)
 
 
 def test_other_bytes_at_the_receiver_are_an_error() -> None:
@@ -116,9 +116,9 @@ def test_memcpy_and_tcp_move_all_bytes() -> None:
     buffers, other = Buffers(100_001), np.zeros(100_001, np.uint8)
     assert buffers.copy_seconds() > 0
     assert np.array_equal(buffers.source, buffers.target)
-    sink = Sink("127.0.0.1", KEY)
-    sink.aim(other)
-    line = TcpLine("127.0.0.1", sink.port, KEY)
+    sink = TcpReceiver("127.0.0.1", KEY)
+    sink.set_target(other)
+    line = TcpSender("127.0.0.1", sink.port, KEY)
     assert line.seconds(buffers.source) > 0
     assert np.array_equal(buffers.source, other)
     offset, error = line.clock()
@@ -128,9 +128,9 @@ def test_memcpy_and_tcp_move_all_bytes() -> None:
 
 
 def test_a_stranger_cannot_write_into_the_buffer() -> None:
-    sink, target = Sink("127.0.0.1", KEY), np.zeros(100, np.uint8)
-    sink.aim(target)
-    line = TcpLine("127.0.0.1", sink.port, b"f" * len(KEY))
+    sink, target = TcpReceiver("127.0.0.1", KEY), np.zeros(100, np.uint8)
+    sink.set_target(target)
+    line = TcpSender("127.0.0.1", sink.port, b"f" * len(KEY))
     with pytest.raises(RunError, match="broke"):
         line.seconds(np.ones(100, np.uint8))
     assert not target.any()
@@ -142,7 +142,7 @@ def test_where_nobody_listens_no_line_is_made() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(RunError, match="no TCP connection to"):
-        TcpLine("127.0.0.1", port, KEY)
+        TcpSender("127.0.0.1", port, KEY)
 
 
 def test_the_tables_are_readable_at_80_columns() -> None:
@@ -220,7 +220,7 @@ def test_within_one_process_no_cluster_is_needed(capsys: pytest.CaptureFixture[s
         (["--plot", ".png"], "--plot: got '.png'"),
         (["--address", "127.0.0.1:1"], "--address: got '127.0.0.1:1'; a Ray cluster must answer there"),
         (["--address", ""], "--address: got ''"),
-        (["--address", "x:1", "--transports", "loopback"], "--address: got 'x:1'; none of these transports"),
+        (["--address", "x:1", "--transports", "loopback"], "--address: got 'x:1'; these transports work"),
         (["--repeats", "many"], "--repeats"),
     ],
 )

@@ -76,15 +76,15 @@ def test_without_a_seed_each_example_is_another_one(capfd: pytest.CaptureFixture
         (["--example", "hens"], "error: --example: got 'hens'; it must be chain or notes\n"),
         (
             ["why?", "--example", "chain"],
-            "error: QUESTION: got 'why?'; it cannot stand beside --example; give one of the two\n",
+            "error: QUESTION: got 'why?'; it cannot be used with --example; give one of the two\n",
         ),
         (
             ["--from-memory", "m", "--example", "chain"],
-            "error: --from-memory: got 'm'; it cannot stand beside --example; give one of the two\n",
+            "error: --from-memory: got 'm'; it cannot be used with --example; give one of the two\n",
         ),
         (
             ["why?", "--anyway", "--from-memory", "m", "--save-memory", "d"],
-            "error: --save-memory: got 'd'; it cannot stand beside --from-memory, with which no agent makes memory to "
+            "error: --save-memory: got 'd'; it cannot be used with --from-memory, where no agent makes memory to "
             "save; leave one out\n",
         ),
     ],

@@ -276,3 +276,15 @@ def test_a_bug_keeps_its_traceback(system: type[PretendedSystem]) -> None:
     system.raised_in_run = KeyError("ours")
     with pytest.raises(KeyError, match="ours"):
         main(["eval"])
+
+
+@pytest.mark.parametrize("flags", [(), ("--replicas", "1,2", "--turn-seconds", "1")])
+@pytest.mark.parametrize("name", ["engine", "scaling"])
+def test_a_benchmark_that_has_moved_says_where(
+    name: str, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", name, *flags]) == 2
+    expected = (
+        f"error: bench: got '{name}'; it is run from a checkout of the project now: python -m benchmarks {name}\n"
+    )
+    assert capsys.readouterr().err == expected

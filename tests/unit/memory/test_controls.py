@@ -5,8 +5,7 @@ import pytest
 from latentmas_ray.config import RunConfig, make_config
 from latentmas_ray.errors import ConfigError, TaskError
 from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.turns import build_turn
+from latentmas_ray.scheduler.turns import DriverSettings, build_turn
 from latentmas_ray.system import LatentMAS
 from latentmas_ray.tasks import load_questions, mismatch_memory
 from latentmas_ray.topology import apply_control, builtin_for, load_topology

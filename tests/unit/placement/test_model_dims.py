@@ -1,4 +1,4 @@
-"""What models weigh: by published figures, by configurations, by the headers of their files."""
+"""Model dimensions: of presets, from configurations, from the headers of weight files."""
 
 import json
 from pathlib import Path
@@ -35,22 +35,22 @@ def test_ranks_divide_the_matrices_and_each_holds_the_rest() -> None:
     assert 4 * (model.weights_bytes(4) - whole) == model.weights_bytes() - whole
 
 
-def test_a_hub_id_of_a_preset_needs_no_look_at_the_hub() -> None:
+def test_a_hub_id_of_a_preset_needs_no_request_to_the_hub() -> None:
     assert known_dims("Qwen/Qwen3-14B") == PRESETS["qwen3-14b"]
-    assert known_dims("somebody/something") is None
+    assert known_dims("owner/unknown-model") is None
 
 
-def test_a_folder_is_told_by_its_files() -> None:
-    figures = known_dims(str(GOLDEN / "model"))
-    assert figures is not None
+def test_the_dimensions_of_a_folder_come_from_its_files() -> None:
+    dims = known_dims(str(GOLDEN / "model"))
+    assert dims is not None
     from safetensors import safe_open
 
     with safe_open(GOLDEN / "model" / "model.safetensors", "pt") as file:
-        assert figures.num_parameters == sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+        assert dims.num_parameters == sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ("{", "whole safetensors files"),
         ("{}", "the sizes of a dense decoder: KeyError('num_attention_heads')"),
@@ -58,11 +58,11 @@ def test_a_folder_is_told_by_its_files() -> None:
         ("[]", "the sizes of a dense decoder"),
     ],
 )
-def test_a_folder_that_does_not_tell_is_refused(tmp_path: Path, config: str, told: str) -> None:
+def test_a_folder_without_usable_sizes_is_refused(tmp_path: Path, config: str, message: str) -> None:
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelError, match="model") as caught:
         known_dims(str(tmp_path))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def of_header(header: bytes, *, length: int | None = None) -> bytes:
@@ -82,7 +82,7 @@ def of_header(header: bytes, *, length: int | None = None) -> bytes:
     ],
     ids=["empty", "cut off", "huge header", "no mapping", "nested", "no tensors", "overflow"],
 )
-def test_a_file_that_is_damaged_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_gives_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"whole safetensors files: model\.safetensors: ") as caught:
@@ -90,7 +90,7 @@ def test_a_file_that_is_damaged_is_told_in_one_line(tmp_path: Path, content: byt
     assert "\n" not in str(caught.value)
 
 
-def test_a_configuration_without_heads_of_its_own_for_kv() -> None:
+def test_without_num_key_value_heads_every_head_has_its_own_kv() -> None:
     config = {
         "num_hidden_layers": 2,
         "hidden_size": 64,

@@ -1,4 +1,4 @@
-"""Plans: who goes where, what it takes, and what is said where nothing fits."""
+"""Plans: slots, memory and transfers, and the suggestions where nothing fits."""
 
 import re
 from collections import Counter
@@ -81,7 +81,7 @@ def test_pack_shares_gpus_to_stay_on_one_node_and_auto_does_not() -> None:
     assert (auto.strategy, auto.share.num_gpus) == ("spread", 1.0)
 
 
-def test_memory_can_be_reckoned_by_hand() -> None:
+def test_memory_matches_a_calculation_by_hand() -> None:
     plan = make_plan(request(cluster(1, 8), workload=Workload(batch_size=4, prompt_tokens=500, latent_steps=12)))
     judger = plan.memory[Slot(0, 3)]
     per_token = 163_840
@@ -117,7 +117,7 @@ def test_ranks_move_their_parts_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "parts"),
     [
         (request(cluster(1, 4, gigabytes=24)), ["gpu_memory: got '24 GB'", "a GPU needs 41.9 GB", "17.9 GB more"]),
         (request(cluster(1, 8, gigabytes=24), replicas=2), ["--tp 2"]),
@@ -130,11 +130,11 @@ def test_ranks_move_their_parts_at_the_same_time() -> None:
         (request(cluster(1, 8), replicas={"judger": 2}, placement="colocate"), ["replicas", "one number"]),
     ],
 )
-def test_what_does_not_fit_is_told_with_what_would(asked: PlanRequest, told: list[str]) -> None:
+def test_an_infeasible_request_names_what_would_fit(asked: PlanRequest, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         make_plan(asked)
-    for words in told:
-        assert words in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_told_with_what_would(asked: PlanRequest, told: lis
         (request(cluster(1, 8), tp=4, placement="spread"), "--nodes"),
     ],
 )
-def test_advice_is_the_nearest_that_fits(asked: PlanRequest, change: str) -> None:
+def test_the_suggestion_is_the_nearest_that_fits(asked: PlanRequest, change: str) -> None:
     from dataclasses import replace
 
     with pytest.raises(ConfigError) as caught:
@@ -181,10 +181,10 @@ NODES = st.lists(
     tp=st.sampled_from([1, 1, 2, 4]),
     has_model=st.booleans(),
 )
-def test_whatever_is_planned_can_be_had(
+def test_every_plan_can_be_allocated(
     nodes: list[NodeResources], replicas: dict[str, int], placement: PlacementName, tp: int, has_model: bool
 ) -> None:
-    """No GPU and no core twice, every shard once, ranks of a replica beside each other on GPUs of their own."""
+    """No GPU or core is over-allocated, every rank has a slot, and a replica's ranks use different GPUs of one node."""
     asked = request(
         tuple(nodes), replicas=replicas, placement=placement, tp=tp, model="qwen3-8b" if has_model else None
     )

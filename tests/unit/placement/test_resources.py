@@ -1,4 +1,4 @@
-"""Every share that actors ask for can be had, whatever the cluster looks like."""
+"""The resources that actors request can be allocated on any cluster."""
 
 from math import floor
 
@@ -36,7 +36,7 @@ def nodes(*sizes: tuple[float, float]) -> list[NodeResources]:
         (8, [(4, 32), (4, 32)], 4, 1.0, 1.0, 8),
         (9, [(4, 32), (4, 32)], 9, 0.5, 1.0, 3),
         (8, [(0, 64), (8, 4)], 8, 1.0, 0.5, 1),  # the cores of a node without GPUs are of no use
-        (2, [(0.5, 4)], 2, 0.0, 1.0, 2),  # half a GPU that somebody declared is not one to divide
+        (2, [(0.5, 4)], 2, 0.0, 1.0, 2),  # half a GPU cannot be divided
     ],
 )
 def test_shares(
@@ -52,7 +52,7 @@ def test_shares(
 
 
 def places(share: ActorResources, node: NodeResources) -> int:
-    """How many actors Ray can put on `node`; it reckons in ten-thousandths."""
+    """How many actors Ray can put on `node`; it counts in ten-thousandths."""
     by_cpu = floor(round(node.num_cpus * 10_000) / round(share.num_cpus * 10_000)) if share.num_cpus else 10**9
     if not share.num_gpus:
         return by_cpu
@@ -65,7 +65,7 @@ def places(share: ActorResources, node: NodeResources) -> int:
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 64)), min_size=1, max_size=5),
     st.integers(1, 200),
 )
-def test_all_actors_find_a_place(num_actors: int, sizes: list[tuple[int, int]], busy: int) -> None:
+def test_all_actors_fit(num_actors: int, sizes: list[tuple[int, int]], busy: int) -> None:
     cluster = nodes(*sizes)
     share = divide_resources(num_actors=num_actors, nodes=cluster, busy_actors=busy)
     assert sum(places(share, node) for node in cluster) >= num_actors

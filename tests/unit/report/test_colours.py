@@ -1,4 +1,4 @@
-"""The report's colours: each means one thing, can be seen, and can be told from its neighbours by everybody."""
+"""The report's colours: each has one meaning, is visible, and is distinguishable also for colour-blind readers."""
 
 import re
 from functools import cache
@@ -47,7 +47,7 @@ def style() -> str:
 
 @cache
 def colours() -> dict[str, dict[str, str]]:
-    """Scheme -> name -> #rrggbb, of everything that is defined."""
+    """Scheme -> name -> #rrggbb, of all colours."""
     found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", style())
     names = [name for name, _, _ in found]
     assert len(names) == len(set(names)), "each colour is defined once"
@@ -94,7 +94,7 @@ def test_a_colour_means_one_thing(scheme: str) -> None:
             assert distance(colour, near, "usual") > 0.03, f"{name} looks like {other}"
 
 
-def test_a_colour_of_a_palette_is_used_for_what_it_is_named_after() -> None:
+def test_a_colour_is_used_only_for_what_its_name_says() -> None:
     uses = re.findall(r"([^{}]*)\{([^{}]*)\}", style().split("color-scheme: dark; }", 1)[1])
     found = [
         (selector.strip(), name)
@@ -110,7 +110,7 @@ def test_a_colour_of_a_palette_is_used_for_what_it_is_named_after() -> None:
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_colours_stand_out_from_what_is_behind_them(scheme: str, background: str) -> None:
+def test_colours_contrast_with_their_background(scheme: str, background: str) -> None:
     behind = colours()[scheme][background]
     for kind in PALETTES:
         for name, colour in palette(kind, scheme).items():
@@ -120,7 +120,7 @@ def test_colours_stand_out_from_what_is_behind_them(scheme: str, background: str
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_names_in_a_runs_colour_can_be_read(scheme: str) -> None:
+def test_labels_in_a_runs_colour_are_readable(scheme: str) -> None:
     for name, colour in palette("run", scheme).items():
         assert contrast(colour, colours()[scheme]["paper"]) >= 4.5, name
 
@@ -128,6 +128,6 @@ def test_names_in_a_runs_colour_can_be_read(scheme: str) -> None:
 @pytest.mark.parametrize("vision", VISIONS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("kind", PALETTES)
-def test_colours_of_a_palette_are_told_apart_by_everybody(kind: str, scheme: str, vision: str) -> None:
+def test_colours_of_a_palette_are_distinguishable(kind: str, scheme: str, vision: str) -> None:
     for (name, one), (other, two) in combinations(palette(kind, scheme).items(), 2):
         assert distance(one, two, vision) > APART, f"{name} and {other}"

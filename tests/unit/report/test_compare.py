@@ -1,4 +1,4 @@
-"""Runs beside one another: what is paired with what, costs relative to single, gains over controls, what is refused."""
+"""Comparing runs: pairs, costs relative to single, gains over controls, errors."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def write_run(
     golds: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> str:
-    """A run's output folder, with the answers that are given as right, wrong or not graded."""
+    """Write a run's output folder, with these answers: right, wrong or not graded."""
     config = RunConfig(output=str(folder), task="made-up.jsonl", **fields)
     golds = golds or {}
     questions = [
@@ -82,7 +82,7 @@ def test_two_runs_are_paired_question_by_question(tmp_path: Path) -> None:
     assert comparison.notes == ()
 
 
-def test_costs_are_relative_to_the_single_agent_wherever_it_stands(tmp_path: Path) -> None:
+def test_costs_are_relative_to_the_single_agent_in_any_order(tmp_path: Path) -> None:
     text = write_run(tmp_path / "text", verdicts("110"), method="text", tokens=40, seconds=12.0)
     single = write_run(tmp_path / "single", verdicts("100"), method="single", tokens=20, seconds=3.0)
     other_model = write_run(tmp_path / "other", verdicts("100"), method="latent", model="another")
@@ -95,7 +95,7 @@ def test_costs_are_relative_to_the_single_agent_wherever_it_stands(tmp_path: Pat
     assert (third.output_tokens_to_single, third.speed_to_single) == (None, None)
 
 
-def test_only_common_graded_questions_are_compared_and_that_is_said(tmp_path: Path) -> None:
+def test_only_common_graded_questions_are_compared_and_a_note_says_so(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", verdicts("1111"))
     b = write_run(tmp_path / "b", {"q3": False, "q2": None, "q1": True, "q9": True})
     comparison = compare_folders([a, b])
@@ -122,7 +122,7 @@ def test_another_gold_or_question_under_the_same_id_is_an_error(tmp_path: Path) 
         compare_folders([a, b])
 
 
-def test_controls_tell_what_memory_was_good_for(tmp_path: Path) -> None:
+def test_gains_over_controls(tmp_path: Path) -> None:
     shared = {"method": "latent", "latent_steps": 5}
     folders = [
         write_run(tmp_path / "matched", verdicts("11111111"), **shared),
@@ -143,22 +143,22 @@ def test_controls_tell_what_memory_was_good_for(tmp_path: Path) -> None:
     assert pairing.paired.interval[0] > 0
 
 
-def test_a_control_of_another_run_is_none(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_not_a_control(tmp_path: Path) -> None:
     matched = write_run(tmp_path / "matched", verdicts("11"), latent_steps=5)
     deranged = write_run(tmp_path / "deranged", verdicts("00"), memory="deranged", latent_steps=6)
     comparison = compare_folders([matched, deranged])
     assert comparison.gains == ()
-    assert any(note.startswith("B (memory deranged) is no control: ") for note in comparison.notes)
+    assert any(note.startswith("B (memory deranged) is not a control: ") for note in comparison.notes)
 
 
-def test_a_guard_that_only_tells_does_not_part_a_run_from_its_control(tmp_path: Path) -> None:
+def test_a_guard_that_only_warns_does_not_matter_for_controls(tmp_path: Path) -> None:
     matched = write_run(tmp_path / "a", verdicts("11"), method="latent", guard="warn")
     deranged = write_run(tmp_path / "b", verdicts("10"), method="latent", memory="deranged")
     assert only_gains(compare_folders([matched, deranged])) == {"pairing gain": 0.5}
     dropping = write_run(tmp_path / "c", verdicts("11"), method="latent", guard="drop")
     comparison = compare_folders([dropping, deranged])
     assert comparison.gains == ()
-    assert any("it differs in guard too" in note for note in comparison.notes)
+    assert any("it also differs from a matched run in guard" in note for note in comparison.notes)
 
 
 def test_seeds_are_averaged_over_each_question(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_seeds_are_averaged_over_each_question(tmp_path: Path) -> None:
     assert pair.only_base_ids == ("q1", "q2", "q3")
 
 
-def test_a_seed_that_has_only_begun_is_left_out_and_the_rest_is_compared(tmp_path: Path) -> None:
+def test_a_seed_without_answers_is_left_out_and_the_rest_is_compared(tmp_path: Path) -> None:
     folder = tmp_path / "seeds"
     write_run(Path(seed_output(str(folder), 1)), verdicts("110"), seed=1)
     write_run(Path(seed_output(str(folder), 2)), {}, seed=2, is_complete=False)
@@ -185,10 +185,10 @@ def test_a_seed_that_has_only_begun_is_left_out_and_the_rest_is_compared(tmp_pat
     comparison = compare_folders([str(folder), other])
     assert [run.seeds for run in comparison.runs] == [(1,), (42,)]
     assert [run.questions_per_second for run in comparison.runs] == [None, None]
-    assert sum("has not come to its end" in note for note in comparison.notes) == 2
+    assert sum("is not finished" in note for note in comparison.notes) == 2
 
 
-def test_a_seed_of_which_all_failed_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+def test_a_seed_whose_questions_all_failed_is_reported(tmp_path: Path) -> None:
     write_run(tmp_path / "seeds" / "seed-1", verdicts("11"), seed=1)
     write_run(tmp_path / "seeds" / "seed-2", {}, seed=2)
     failure = {"id": "q0", "agent": "solver", "error": "lost"}
@@ -196,39 +196,39 @@ def test_a_seed_of_which_all_failed_is_not_passed_over_in_silence(tmp_path: Path
     other = write_run(tmp_path / "other", verdicts("11"))
     comparison = compare_folders([str(tmp_path / "seeds"), other])
     assert [run.num_failed for run in comparison.runs] == [1, 0]
-    assert any("A has no answer to 1 questions that failed" in note for note in comparison.notes)
+    assert any("A failed on 1 questions" in note for note in comparison.notes)
 
 
-def test_seeds_of_different_runs_do_not_stand_in_one_folder(tmp_path: Path) -> None:
+def test_seeds_of_different_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "seed-1", verdicts("1"), seed=1)
     write_run(tmp_path / "seed-2", verdicts("1"), seed=2, latent_steps=7)
     other = write_run(tmp_path / "other", verdicts("1"))
-    with pytest.raises(JournalError, match="latent_steps: got '7'; seed 1 beside it has 40"):
+    with pytest.raises(JournalError, match="latent_steps: got '7'; seed 1 has 40"):
         compare_folders([str(tmp_path), other])
 
 
-def test_a_resumed_run_says_so(tmp_path: Path) -> None:
+def test_a_note_says_that_a_run_was_resumed(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", verdicts("1111"), num_resumed=3, method="single")
     b = write_run(tmp_path / "b", verdicts("1111"))
     comparison = compare_folders([a, b])
     assert comparison.runs[0].questions_per_second == 0.25
-    assert comparison.notes == ("A was resumed: its speed is that of its last start, without 3 questions",)
+    assert comparison.notes == ("A was resumed: its speed is that since its last start, without 3 questions",)
 
 
-def test_the_base_may_be_any_of_them_or_another(tmp_path: Path) -> None:
+def test_the_base_may_be_any_folder(tmp_path: Path) -> None:
     a, b, c = (write_run(tmp_path / name, verdicts("1")) for name in "abc")
     assert [run.folder for run in compare_folders([a, b, c], b).runs] == [b, a, c]
     assert [run.folder for run in compare_folders([a], c).runs] == [c, a]
     assert [run.folder for run in compare_folders([a, b], f"{a}/../b").runs] == [f"{a}/../b", a]
 
 
-def test_one_folder_or_one_twice_is_refused(tmp_path: Path) -> None:
+def test_one_folder_or_a_repeated_one_is_refused(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", verdicts("1"))
     with pytest.raises(ConfigError, match="at least two"):
         compare_folders([a])
     with pytest.raises(ConfigError, match="at least two"):
         compare_folders([a], a)
-    with pytest.raises(ConfigError, match="stands there twice"):
+    with pytest.raises(ConfigError, match="is given twice"):
         compare_folders([a, f"{a}/"])
 
 
@@ -260,13 +260,13 @@ def test_the_command_prints_tables_that_fit_80_columns(
 def test_the_command_prints_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a, b = (write_run(tmp_path / name, verdicts("10")) for name in "ab")
     assert main(["compare", a, b, "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told == json.loads(json.dumps(compare_folders([a, b]).to_json()))
-    assert told["pairs"][0]["paired"]["difference"] == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert printed == json.loads(json.dumps(compare_folders([a, b]).to_json()))
+    assert printed["pairs"][0]["paired"]["difference"] == 0
 
 
 @pytest.mark.parametrize("folders", [["none", "other"], ["empty", "other"], ["s3://bucket/run", "other"]])
-def test_a_folder_without_a_run_is_told_in_one_line(
+def test_a_folder_without_a_run_gives_a_one_line_error(
     folders: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -280,5 +280,5 @@ def test_a_folder_without_a_run_is_told_in_one_line(
 
 def test_a_run_without_answers_cannot_be_compared(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", {}, is_complete=False), write_run(tmp_path / "b", verdicts("1"))
-    with pytest.raises(JournalError, match="no answer yet"):
+    with pytest.raises(JournalError, match="no answers yet"):
         compare_folders([a, b])

@@ -1,4 +1,4 @@
-"""Labels at the ends of lines: near to where they belong, and apart."""
+"""Labels at the ends of lines: close to their lines, without overlaps."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ PLACES = st.lists(st.floats(0, 100), min_size=1, max_size=12)
         ([30.0, 31.0, 80.0], [25.5, 35.5, 80.0]),
     ],
 )
-def test_labels_move_as_little_as_they_must(places: list[float], spread_out: list[float]) -> None:
+def test_labels_move_as_little_as_possible(places: list[float], spread_out: list[float]) -> None:
     assert spread(places, 10.0, low=0.0, high=100.0) == pytest.approx(spread_out)
 
 

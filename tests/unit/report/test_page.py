@@ -1,4 +1,4 @@
-"""The HTML report: its numbers are those of the runs, and nothing that a model wrote is more than text."""
+"""The HTML report: its numbers are those of the runs, and everything that a model wrote is escaped."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     assert "thoughts" not in second["runs"]["r0"]["agents"][0]
 
 
-def test_lines_over_latent_steps_can_be_told_apart(tmp_path: Path) -> None:
+def test_lines_over_latent_steps_can_be_distinguished(tmp_path: Path) -> None:
     folders = [
         write_simple_run(tmp_path / f"{topology}{steps}", method="latent", topology=topology, latent_steps=steps)
         for topology in ("sequential", "hierarchical")
@@ -84,7 +84,10 @@ def test_lines_over_latent_steps_can_be_told_apart(tmp_path: Path) -> None:
     ]
     page = make_page([load_runs(folder) for folder in folders])
     strokes = set(re.findall(r'<line class="stroke ([\w-]+ [\w-]+)"', page))
-    assert strokes == {"latent dash-0", "latent dash-1"}  # the colour is that of runs: dashes and names tell them apart
+    assert strokes == {
+        "latent dash-0",
+        "latent dash-1",
+    }  # the colour is that of runs: dashes and labels distinguish them
     labels = re.findall(r'<span class="latent" style="top:[\d.]+%" title="([^"]*)">', page)
     assert sorted(labels) == ["latent · hierarchical", "latent · sequential"]
 
@@ -95,7 +98,7 @@ def test_ratios_are_to_the_single_run(three: list[Path]) -> None:
     assert 37 / 12 in ratios  # output tokens of the text agents
 
 
-def test_where_nothing_is_relative_to_a_single_run_the_page_does_not_say_so(tmp_path: Path) -> None:
+def test_without_a_single_run_the_page_does_not_mention_ratios(tmp_path: Path) -> None:
     single = write_simple_run(tmp_path / "single", task="gsm8k")
     latent = write_simple_run(tmp_path / "latent", task="data/gsm8k.jsonl", method="latent", latent_steps=3)
     text = parts_of([single, latent]).text
@@ -111,7 +114,7 @@ def test_cells_of_pairs_count_the_questions_that_both_have_graded(three: list[Pa
         if number.get("data-pair") == "r0 r1"
     }  # fmt: skip
     assert cells == {"both": 1, "first": 1, "second": 1, "neither": 1}
-    assert "Where fewer than ten questions differ, p is too small" in parts.text
+    assert "If the runs differ on fewer than ten questions, p is too small" in parts.text
 
 
 def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None
         assert {paired.difference, *paired.interval, paired.p_value, paired.num_questions} <= set(shown)
 
 
-def test_a_control_of_no_run_is_told_where_gains_are_left_out(tmp_path: Path) -> None:
+def test_missing_gains_are_named_for_a_control_without_its_run(tmp_path: Path) -> None:
     matched = write_simple_run(tmp_path / "a", method="latent", latent_steps=5)
     deranged = write_simple_run(tmp_path / "b", method="latent", latent_steps=6, memory="deranged")
     parts = parts_of([matched, deranged])
@@ -147,7 +150,7 @@ def test_runs_of_different_questions_under_the_same_ids_are_refused(tmp_path: Pa
         parts_of([tmp_path / "a", tmp_path / "b"])
 
 
-def test_nothing_is_asked_of_a_network(three: list[Path]) -> None:
+def test_it_loads_nothing_from_a_network(three: list[Path]) -> None:
     parts = parts_of(three)
     assert [address for address in parts.addresses if not address.startswith(("#", "data:,"))] == []
     assert parts.handlers == []
@@ -159,7 +162,7 @@ def test_nothing_is_asked_of_a_network(three: list[Path]) -> None:
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&amp; <!-- \u2028 \udc80 \0"
 
 
-def test_what_models_and_files_say_is_only_text(tmp_path: Path) -> None:
+def test_texts_of_models_and_files_are_escaped(tmp_path: Path) -> None:
     config = RunConfig(task="sums", method="single", model=HOSTILE[:-3].replace("/", ""), limit=3)
     answers = [
         make_answer(0, config, id=HOSTILE, question=HOSTILE, gold=HOSTILE, answer=HOSTILE, prediction=HOSTILE),
@@ -181,7 +184,7 @@ def test_what_models_and_files_say_is_only_text(tmp_path: Path) -> None:
     assert page.encode(errors="replace")
 
 
-def test_the_same_runs_give_the_same_page_wherever_they_lie(tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_page_in_any_folder(tmp_path: Path) -> None:
     pages = []
     for place in ("here", "there"):
         folder = write_simple_run(
@@ -192,7 +195,7 @@ def test_the_same_runs_give_the_same_page_wherever_they_lie(tmp_path: Path) -> N
     assert str(tmp_path) not in pages[0]
 
 
-def test_what_no_run_has_is_left_out_and_named(tmp_path: Path) -> None:
+def test_sections_without_data_are_left_out_and_named(tmp_path: Path) -> None:
     parts = parts_of([write_simple_run(tmp_path / "run", "10")])
     assert parts.sections == ["results", "time", "questions"]
     assert "× is in relation to" not in parts.text
@@ -200,7 +203,7 @@ def test_what_no_run_has_is_left_out_and_named(tmp_path: Path) -> None:
         assert hint in parts.text
 
 
-def test_every_section_is_there_where_runs_have_what_it_shows(tmp_path: Path) -> None:
+def test_every_section_is_there_if_runs_have_its_data(tmp_path: Path) -> None:
     steps = [
         write_simple_run(tmp_path / f"m{m}", "1011", method="latent", latent_steps=m, traces=[make_trace()])
         for m in (0, 10, 40)
@@ -210,7 +213,7 @@ def test_every_section_is_there_where_runs_have_what_it_shows(tmp_path: Path) ->
     assert "m\u00a0=\u00a040" in parts.text
 
 
-def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
+def test_runs_are_labelled_by_the_settings_in_which_they_differ(tmp_path: Path) -> None:
     folders = [
         write_simple_run(tmp_path / "w", method="latent", latent_steps=10, memory="deranged"),
         write_simple_run(tmp_path / "x", method="latent", latent_steps=10),
@@ -229,7 +232,7 @@ def test_runs_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
     assert [run["accent"] for run in runs.values()] == ["single", "latent", "latent", "latent", "control"]
 
 
-def test_all_versions_that_made_the_runs_are_told(tmp_path: Path) -> None:
+def test_all_software_versions_are_listed(tmp_path: Path) -> None:
     folders = [write_simple_run(tmp_path / name, method=name) for name in ("single", "text", "latent")]
     for folder, number in zip(folders, ("2.9", "2.10", None), strict=True):
         path = folder / "summary.json"
@@ -242,7 +245,7 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     return [run["label"] for run in parts_of(folders).data("index")["runs"].values()]
 
 
-def test_no_two_runs_have_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_runs_have_the_same_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("x", "y"):
         write_simple_run(tmp_path / place / "run", method="text")
         for seed in (1, 2):
@@ -258,19 +261,19 @@ def test_no_two_runs_have_the_same_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert labels_of([Path(), tmp_path / "y" / "other"]) == ["text · run", "text · other"]
 
 
-def test_a_guard_stands_in_the_names_of_runs_that_differ_in_it(tmp_path: Path) -> None:
+def test_a_guard_is_in_the_labels_of_runs_that_differ_in_it(tmp_path: Path) -> None:
     folders = [write_simple_run(tmp_path / guard, method="latent", guard=guard) for guard in ("off", "drop")]
     assert labels_of(folders) == ["latent · guard off", "latent · guard drop"]
 
 
-def test_tasks_and_models_are_kept_apart(tmp_path: Path) -> None:
+def test_tasks_and_models_are_separate_groups(tmp_path: Path) -> None:
     folders = [write_simple_run(tmp_path / name, task=name, method="single") for name in ("sums", "words")]
     parts = parts_of(folders)
     assert [group["title"] for group in parts.data("index")["groups"]] == ["sums, tiny", "words, tiny"]
     assert "confusion" not in parts.sections
 
 
-def test_a_run_that_goes_on_has_no_time_yet(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_no_time(tmp_path: Path) -> None:
     config = RunConfig(task="sums", method="single")
     folder = write_run(tmp_path / "run", [make_answer(0, config)], config=config, is_finished=False)
     parts = parts_of([folder])
@@ -280,7 +283,7 @@ def test_a_run_that_goes_on_has_no_time_yet(tmp_path: Path) -> None:
     assert "100.0 %" in parts.text
 
 
-def test_a_resumed_run_says_what_its_time_is_without(tmp_path: Path) -> None:
+def test_a_resumed_run_says_which_questions_its_time_leaves_out(tmp_path: Path) -> None:
     folder = write_simple_run(tmp_path / "run", "1101")
     path = folder / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_resumed": 3}))
@@ -310,7 +313,7 @@ def test_a_thought_that_is_not_finite_is_shown_as_such(tmp_path: Path) -> None:
     assert list(parts.data("paths-r0")) == ["q1"]
 
 
-def test_a_thought_as_the_lens_tells_one_that_is_not_finite_has_no_figures_and_no_place(tmp_path: Path) -> None:
+def test_a_thought_that_is_not_finite_has_no_figures_and_no_position(tmp_path: Path) -> None:
     good = make_trace().agents["planner"].thoughts[0]
     broken = Thought(tokens=(), entropy=0.0, norm=0.0, distance=0.0, nearest="", xy=(0.0, 0.0))
     silent = replace(good, tokens=(), entropy=0.0)

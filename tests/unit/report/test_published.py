@@ -1,4 +1,4 @@
-"""Published cells stand beside runs of the same model, task, topology and method only."""
+"""Published results are shown only for runs of the same model, task, topology and method."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_the_cell_of_a_run(config: dict[str, Any], figures: tuple[float, float, 
         {"memory": "deranged"},
     ],
 )
-def test_no_cell_for_anything_else(config: dict[str, Any]) -> None:
+def test_other_runs_have_no_cell(config: dict[str, Any]) -> None:
     assert cell_of(**config) is None
 
 
@@ -60,7 +60,7 @@ def test_every_task_has_cells(task: str, topology: str) -> None:
         assert cell.seconds > 10
 
 
-def test_a_task_has_one_name_however_it_is_given() -> None:
+def test_a_task_has_one_title_for_its_name_and_file() -> None:
     assert {task_title(name) for name in ("arc_e", "ARC-Easy", "data/arc_easy.jsonl")} == {"ARC-E"}
     assert task_title("data/mine.jsonl.gz") == "mine"
 

@@ -1,4 +1,4 @@
-"""Output folders read back."""
+"""Reading output folders."""
 
 import json
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_a_map_of_embeddings_survives_its_file(tmp_path: Path) -> None:
     assert read_embeddings(tmp_path) == drawn
 
 
-def test_an_unfinished_last_line_of_traces_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_last_line_of_traces_is_ignored(tmp_path: Path) -> None:
     trace = Trace(id="q", agents={"solo": AgentTrace(prompt="p")})
     (tmp_path / TRACES_NAME).write_text(json.dumps(trace.to_row()) + '\n{"id": "r"')
     assert read_traces(tmp_path) == {"q": trace}
@@ -90,7 +90,7 @@ def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("embeddings.json", '{"explained": [0.2, 0.1], "tokens": [["a", "b", "c"]]}', "embeddings.json"),
     ],
 )
-def test_what_no_run_wrote_is_refused(tmp_path: Path, name: str, content: str, field: str) -> None:
+def test_a_file_that_no_run_wrote_is_refused(tmp_path: Path, name: str, content: str, field: str) -> None:
     (tmp_path / "config.yaml").write_text("task: notes")
     (tmp_path / "results.jsonl").write_text("")
     (tmp_path / name).write_text(content)
@@ -117,14 +117,14 @@ def test_a_thought_with_other_values_is_refused(tmp_path: Path) -> None:
         load_run(folder)
 
 
-def test_an_answer_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_answer_is_refused(tmp_path: Path) -> None:
     path = write_simple_run(tmp_path / "run", "10") / "results.jsonl"
     path.write_bytes(2 * path.read_bytes())
-    with pytest.raises(JournalError, match=r"results\.jsonl:3: id: got 'q0'; it is there twice"):
+    with pytest.raises(JournalError, match=r"results\.jsonl:3: id: got 'q0'; it is repeated"):
         load_run(path.parent)
 
 
-def test_what_is_no_folder_of_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"config\.yaml"):
         load_run(tmp_path)
     with pytest.raises(JournalError, match="no such folder"):

@@ -1,4 +1,4 @@
-"""The HTML report about runs with several seeds."""
+"""The HTML report of runs with several seeds."""
 
 import json
 import re
@@ -30,23 +30,23 @@ def test_numbers_over_seeds_are_those_of_their_summary_json(tmp_path: Path) -> N
     assert parts.data("index")["groups"][0]["runs"] == ["r0s1", "r0s2"]
 
 
-def test_what_several_seeds_came_to_together_is_said_so(tmp_path: Path) -> None:
+def test_the_page_says_which_figures_are_totals_over_seeds(tmp_path: Path) -> None:
     config = RunConfig(task="sums", method="latent")
     for seed in (1, 2):
-        told = config.model_copy(update={"seed": seed})
-        answer = make_answer(0, told)
+        config_of_seed = config.model_copy(update={"seed": seed})
+        answer = make_answer(0, config_of_seed)
         planner = replace(answer.agents["planner"], alarms=(Alarm(kind="norm", step=2, value=9.0, limit=4.0),))
         answer = replace(answer, agents={**answer.agents, "planner": planner})
         failures = [Failure(id="q1", agent="judger", error="lost")]
-        write_run(tmp_path / f"seed-{seed}", [answer], config=told, failures=failures)
+        write_run(tmp_path / f"seed-{seed}", [answer], config=config_of_seed, failures=failures)
     parts = parts_of([tmp_path])
     assert "2 failed" in parts.text
     assert "2 with alarms" in parts.text
-    assert "of all seeds together" in parts.text
+    assert "totals over all seeds" in parts.text
     assert "25.0 s" in parts.text  # 12.5 s each
 
 
-def test_a_seed_that_has_only_begun_is_left_out(tmp_path: Path) -> None:
+def test_a_seed_without_answers_is_left_out(tmp_path: Path) -> None:
     write_simple_run(tmp_path / "seed-2", "110", method="latent", seed=2)
     begun = RunConfig(task="sums", method="latent", max_new_tokens=64, seed=1)
     write_run(tmp_path / "seed-1", [], config=begun, is_finished=False)
@@ -55,7 +55,7 @@ def test_a_seed_that_has_only_begun_is_left_out(tmp_path: Path) -> None:
     assert "66.7 %" in parts.text
     assert 12.0 in [float(number["value"]) for number in parts.numbers]  # output tokens of those with an answer
     assert "time" in parts.sections
-    assert "It has not come to its end".lower() in parts.text
+    assert "the run is not finished" in parts.text
 
 
 def test_a_seed_of_which_all_failed_does_not_make_the_others_cheaper(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_seed_of_which_all_failed_does_not_make_the_others_cheaper(tmp_path: P
 def test_seeds_of_different_runs_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_simple_run(tmp_path / f"seed-{seed}", method="latent", seed=seed, latent_steps=seed)
-    with pytest.raises(JournalError, match="latent_steps: got '2'; seed 1 beside it has 1"):
+    with pytest.raises(JournalError, match="latent_steps: got '2'; seed 1 has 1"):
         parts_of([tmp_path])
 
 
-def test_points_of_one_line_are_of_the_same_seeds(tmp_path: Path) -> None:
+def test_points_of_one_line_have_the_same_seeds(tmp_path: Path) -> None:
     for steps, seeds in ((5, (1, 2)), (10, (1, 2)), (20, (1, 3))):
         for seed in seeds:
             write_simple_run(tmp_path / f"m{steps}" / f"seed-{seed}", method="latent", latent_steps=steps, seed=seed)
@@ -83,4 +83,4 @@ def test_points_of_one_line_are_of_the_same_seeds(tmp_path: Path) -> None:
     legend = re.search(r"at 5, .* at 10(.*)", parts.text)
     assert legend is not None
     assert "at 20" not in legend[1]
-    assert "or over seeds where there are several" in parts.text
+    assert "or over seeds if there are several" in parts.text

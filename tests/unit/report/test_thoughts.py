@@ -1,4 +1,4 @@
-"""The pictures of thoughts: a column an agent, with what most questions do and what one does."""
+"""The pictures of thoughts: one column per agent, with all questions and the chosen one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def picture_of(folder: Path, traces: list[Trace]) -> ThoughtsPicture:
 
 
 def thinking(name: str, **agents: list[float]) -> Trace:
-    """A trace of thoughts with these entropies."""
+    """Make a trace of thoughts with these entropies."""
     thoughts = {agent: tuple(replace(GOOD, entropy=value) for value in values) for agent, values in agents.items()}
     return Trace(id=name, agents={agent: AgentTrace(prompt="", thoughts=found) for agent, found in thoughts.items()})
 
@@ -70,13 +70,13 @@ def test_of_many_thoughts_the_first_and_last_quarter_are_compared(tmp_path: Path
         ([2.0, 5.0, 2.05], "the entropy of the next token stays near 2"),
     ],
 )
-def test_what_one_sees_is_said(tmp_path: Path, entropies: list[float], words: str) -> None:
+def test_the_summary_describes_the_bands(tmp_path: Path, entropies: list[float], words: str) -> None:
     (column,) = picture_of(tmp_path / "run", [thinking("q0", planner=entropies)]).agents
     assert column.summary.startswith(f"Over 3 thoughts, {words}")
     assert column.summary.endswith(" and the distance to the nearest token stays near 0.25.")
 
 
-def test_one_thought_moves_nowhere(tmp_path: Path) -> None:
+def test_one_thought_has_no_summary_of_changes(tmp_path: Path) -> None:
     (column,) = picture_of(tmp_path / "run", [thinking("q0", planner=[2.0])]).agents
     assert column.summary == ""
     assert column.bands[0].median == "M0 94.0H100"

@@ -50,7 +50,7 @@ def test_all_turns_are_carried_out_while_grades_are_waited_for() -> None:
     first = next(results)  # the one that needs no slow grader comes first, so all others are through by then
     assert isinstance(first, Answer)
     assert first.id == "q4"
-    assert not runtime.tickets
+    assert not runtime.handles
     grader.allowed.set()
     rest = [result for result in results if isinstance(result, Answer)]
     assert {answer.id: answer.prediction for answer in rest} == {
@@ -102,12 +102,12 @@ def test_grades_come_out_in_the_order_in_which_answers_were_given() -> None:
     grader.allowed.set()
     grading: Grading[int] = Grading(grader)
     for key in range(4):
-        grading.give(key, [(question, "an answer") for question in code_questions(2)])
+        grading.submit(key, [(question, "an answer") for question in code_questions(2)])
     taken: list[int] = []
     while len(grading):
-        taken += [key for key, _ in grading.take(LIMIT_SECONDS)]
+        taken += [key for key, _ in grading.collect(LIMIT_SECONDS)]
     assert taken == [0, 1, 2, 3]
-    assert grading.take(0.0) == []
+    assert grading.collect(0.0) == []
     grading.cancel()
 
 

@@ -1,4 +1,4 @@
-"""What a run accounts for: batches, the work of turns, answers, and the summary."""
+"""Batches, requests of turns, answers and the summary of a run."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +15,7 @@ from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.answers import split_bytes
 from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.memory_budget import MemoryBudget, SegmentBound
-from latentmas_ray.scheduler.settings import DriverSettings
-from latentmas_ray.scheduler.turns import FRAME_TOKENS, build_turn, segment_bounds
+from latentmas_ray.scheduler.turns import FRAME_TOKENS, DriverSettings, build_turn, segment_bounds
 from latentmas_ray.tasks.question import Question
 from tests.cases.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
 from tests.cases.scheduler import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology
@@ -35,7 +34,7 @@ def test_a_resumed_run_has_the_batches_of_an_undisturbed_one(count: int, size: i
     assert all(batch.open_questions for batch in left)
 
 
-def test_an_agents_own_settings_go_before_the_runs() -> None:
+def test_an_agents_own_settings_override_the_runs() -> None:
     own = agent("own", latent_steps=3, hands_over="latents", close_turn=True, template={"thinking": False}, suffix="S")
     none = agent("none", "own", latent_steps=0)
     end = agent("end", "none", thinks="text", system="You judge.")
@@ -73,26 +72,26 @@ def test_a_text_of_any_characters_has_a_bound() -> None:
     assert bound.prompt_bytes == 5
 
 
-def test_the_ledger_learns_the_tokenizer() -> None:
+def test_the_budget_learns_tokens_per_byte() -> None:
     bounds = {"planner": [SegmentBound(prompt_bytes=100, latent_steps=10, spare_tokens=0)]}
-    ledger = MemoryBudget(limit_bytes=1500, bytes_per_token=10)
-    ledger.reserve("first", bounds)
-    assert (ledger.reserved_bytes, ledger.held_bytes) == (1100, 0)
-    assert not ledger.fits(bounds)
-    ledger.settle("first", "planner", [(25 + 10) * 10])
-    assert (ledger.reserved_bytes, ledger.held_bytes) == (350, 350)
-    assert ledger.fits(bounds)
-    ledger.reserve("second", bounds)
-    assert ledger.reserved_bytes == 700
-    ledger.settle("second", "planner", [(5 + 10) * 10])
-    ledger.reserve("third", bounds)
-    assert ledger.reserved_bytes == 350 + 150 + 350  # the most tokens a byte that were ever seen
-    ledger.release("third", "planner")
-    ledger.release("first", "planner")
-    ledger.release("second", "planner")
-    ledger.release("second", "planner")
-    assert ledger.reserved_bytes == 0
-    assert ledger.fits({"planner": bounds["planner"] * 1000})
+    budget = MemoryBudget(limit_bytes=1500, bytes_per_token=10)
+    budget.reserve("first", bounds)
+    assert (budget.reserved_bytes, budget.stored_bytes) == (1100, 0)
+    assert not budget.fits(bounds)
+    budget.set_size("first", "planner", [(25 + 10) * 10])
+    assert (budget.reserved_bytes, budget.stored_bytes) == (350, 350)
+    assert budget.fits(bounds)
+    budget.reserve("second", bounds)
+    assert budget.reserved_bytes == 700
+    budget.set_size("second", "planner", [(5 + 10) * 10])
+    budget.reserve("third", bounds)
+    assert budget.reserved_bytes == 350 + 150 + 350  # the largest number of tokens per byte seen
+    budget.release("third", "planner")
+    budget.release("first", "planner")
+    budget.release("second", "planner")
+    budget.release("second", "planner")
+    assert budget.reserved_bytes == 0
+    assert budget.fits({"planner": bounds["planner"] * 1000})
 
 
 @given(num_bytes=st.integers(0, 10**12), weights=st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
@@ -121,7 +120,7 @@ def test_every_token_byte_and_second_is_accounted_for() -> None:
     assert Answer.from_row(json.loads(json.dumps(long.to_row()))) == long
 
 
-def test_the_texts_of_text_agents_are_kept() -> None:
+def test_answers_contain_the_texts_of_text_agents() -> None:
     answers, _ = run_all(FakeRuntime(), TALK, make_questions(2))
     uses = answers["q1"].agents
     assert uses["planner"].text == "planner on q1 among q0 q1"
@@ -183,7 +182,7 @@ def test_an_agent_is_as_busy_with_a_trace_as_without() -> None:
         assert figures["trace_seconds"] == 8.0
 
 
-def test_every_hand_over_is_accounted_for() -> None:
+def test_every_transfer_is_counted() -> None:
     answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3), latent_steps=5)
     summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0)
     pairs = [("planner", "critic"), ("planner", "judger"), ("critic", "judger")]
@@ -196,7 +195,7 @@ def test_every_hand_over_is_accounted_for() -> None:
     assert sum(found.moved_bytes for found in summary.hand_overs) * 3 == summary.moved_bytes
 
 
-def test_rows_that_do_not_tell_their_batch_have_no_share_of_its_seconds() -> None:
+def test_rows_without_a_batch_size_have_no_share_of_its_seconds() -> None:
     answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(3))
     older = [replace(answer, batch_size=None) for answer in answers.values()]
     assert "batch_size" not in older[0].to_row()
@@ -236,7 +235,7 @@ def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
         assert summary.questions_per_second_after_warm_up is None
 
 
-def test_questions_that_fail_or_were_done_do_not_keep_a_run_cold() -> None:
+def test_failed_and_resumed_questions_count_for_the_warm_up() -> None:
     batches = plan_batches(make_questions(4), 2, {"q0"})
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if "q1" in work.question_ids else None)
     watch = WarmUp(ids_of(batches))
@@ -246,7 +245,7 @@ def test_questions_that_fail_or_were_done_do_not_keep_a_run_cold() -> None:
     assert watch.num_answers_after in (0, 2)
 
 
-def test_a_summary_survives_json_and_an_older_one_lacks_what_it_did_not_tell() -> None:
+def test_a_summary_survives_json_and_an_older_one_has_defaults_for_new_fields() -> None:
     answers, _ = run_all(FakeRuntime(), CHAIN, make_questions(4), latent_steps=5)
     summary = summarise(list(answers.values()), [], config=RunConfig(), seconds=2.0)
     row = json.loads(json.dumps(summary.to_json()))

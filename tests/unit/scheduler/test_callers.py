@@ -1,4 +1,4 @@
-"""What callers of one scheduler may do to one another, and may not: wait for ever, break runs, leave work behind."""
+"""Callers of one scheduler never wait for ever, break the runs of others, or leave turns behind."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ def nothing_waits_for_ever() -> Iterator[None]:
 
 
 def slow(seconds: float = 0.002) -> FakeRuntime:
-    """Every step takes a while, as turns of this process do."""
+    """Every step takes some time, like turns in this process."""
     return FakeRuntime(on_wait=lambda runtime: time.sleep(seconds))
 
 
@@ -50,7 +50,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class Raises(Recorder):
-    """An observer with a fault when it gets one kind of event."""
+    """An observer that raises on one kind of event."""
 
     def __init__(self, kind: type[RunEvent], error: type[BaseException]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Raises(Recorder):
 KINDS = [RunStarted, RunProgress, TurnFinished, QuestionAnswered, RunEnded]
 
 
-def test_a_thread_that_comes_late_does_not_wait_for_all_of_another() -> None:
+def test_a_late_thread_does_not_wait_for_the_whole_run_of_another() -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
     is_late_answered = threading.Event()
@@ -86,7 +86,7 @@ def test_a_thread_that_comes_late_does_not_wait_for_all_of_another() -> None:
     assert len(left_over) < 40
 
 
-def test_closing_does_not_wait_for_all_that_another_thread_does() -> None:
+def test_closing_does_not_wait_for_the_whole_run_of_another_thread() -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
 
@@ -99,7 +99,7 @@ def test_closing_does_not_wait_for_all_that_another_thread_does() -> None:
     assert len(runtime.works) < 100 * NUM_AGENTS
 
 
-def test_a_caller_of_an_event_loop_that_comes_late_does_not_wait_for_all_of_a_thread() -> None:
+def test_a_late_event_loop_does_not_wait_for_the_whole_run_of_a_thread() -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
 
@@ -114,7 +114,7 @@ def test_a_caller_of_an_event_loop_that_comes_late_does_not_wait_for_all_of_a_th
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_an_observer_raises_is_its_own_callers(kind: type[RunEvent]) -> None:
+def test_only_its_own_caller_gets_an_observers_error(kind: type[RunEvent]) -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
     bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(kind, ValueError))
@@ -127,12 +127,12 @@ def test_what_an_observer_raises_is_its_own_callers(kind: type[RunEvent]) -> Non
     assert [len(texts(other)) for other in others] == [10, 10]
     assert not driver.scheduler.is_busy
     del found
-    gc.collect()  # its traceback knows the step in which it was raised
-    assert not runtime.tickets
+    gc.collect()  # its traceback refers to the step in which it was raised
+    assert not runtime.handles
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(kind: type[RunEvent]) -> None:
+def test_an_observers_error_ends_neither_the_event_loop_nor_later_calls(kind: type[RunEvent]) -> None:
     driver = make_driver(FakeRuntime(), CHAIN)
     bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(kind, ValueError))
 
@@ -149,7 +149,7 @@ def test_what_an_observer_raises_ends_neither_the_loop_nor_later_calls(kind: typ
     assert not driver.scheduler.is_busy
 
 
-def test_a_thread_that_drives_for_event_loops_never_dies_of_what_it_meets() -> None:
+def test_the_background_thread_survives_errors() -> None:
     driver = make_driver(FakeRuntime(), CHAIN)
     bad = Driver.observed(driver.request(batches_of(0, 10)), Raises(QuestionAnswered, SystemExit))
 
@@ -196,8 +196,8 @@ def test_a_signal_handler_that_closes_ends_the_loop_with_an_error() -> None:
     assert not driver.scheduler.is_busy
 
 
-def test_a_loop_that_is_forgotten_in_the_middle_of_something_ends_all_the_same() -> None:
-    """A garbage collector may come at any time, in any thread."""
+def test_an_abandoned_loop_ends_even_within_a_step() -> None:
+    """The garbage collector may run at any time, in any thread."""
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     forgotten = [driver.run(batches_of(0, 20))]
@@ -210,7 +210,7 @@ def test_a_loop_that_is_forgotten_in_the_middle_of_something_ends_all_the_same()
                 return
             forgotten.clear()
             gc.collect()
-            was_held.append(driver.scheduler._hold is not None)
+            was_held.append(driver.scheduler._owner is not None)
 
     request = Driver.observed(driver.request(batches_of(1, 2)), Collects())
     begun = driver.scheduler.run(request)
@@ -219,10 +219,10 @@ def test_a_loop_that_is_forgotten_in_the_middle_of_something_ends_all_the_same()
     assert {work.question_ids[0][:2] for work in runtime.works[-NUM_AGENTS:]} == {"c1"}
     begun.close()
     assert not driver.scheduler.is_busy
-    assert not runtime.tickets
+    assert not runtime.handles
 
 
-def test_a_task_that_is_cancelled_before_its_run_has_begun_leaves_none() -> None:
+def test_a_task_cancelled_before_its_run_starts_leaves_no_run() -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
 
@@ -239,7 +239,7 @@ def test_a_task_that_is_cancelled_before_its_run_has_begun_leaves_none() -> None
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "scheduler"])
 
 
-def test_a_loop_that_is_closed_takes_its_runs_along() -> None:
+def test_closing_an_event_loop_ends_its_runs() -> None:
     runtime = slow()
     driver = make_driver(runtime, CHAIN)
     loop = asyncio.new_event_loop()
@@ -250,8 +250,8 @@ def test_a_loop_that_is_closed_takes_its_runs_along() -> None:
     assert len(runtime.works) < 100 * NUM_AGENTS
 
 
-def test_no_more_is_worked_ahead_than_is_under_way() -> None:
-    """What a slow caller has not fetched may hold working memory."""
+def test_unfetched_results_are_bounded() -> None:
+    """Results that a slow caller has not fetched may hold working memory."""
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
 

@@ -1,4 +1,4 @@
-"""What a runtime reports, and who hears of it."""
+"""Events of a runtime and their listeners."""
 
 import gc
 import sys
@@ -22,8 +22,8 @@ from latentmas_ray.scheduler.events import (
 )
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.transport import Loopback
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, make_questions
@@ -44,7 +44,7 @@ def test_an_agent_that_is_read_finishes_no_question() -> None:
     assert len(events_of_result(handle, TurnResult(agent="planner", prompt_tokens=(1,)))) == 1
 
 
-def test_a_listener_hears_of_every_question_of_a_run() -> None:
+def test_a_listener_gets_every_question_of_a_run() -> None:
     runtime, heard = FakeRuntime(), list[Event]()
     scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock, on_event=heard.append)
     request = RunRequest(topology=CHAIN, settings=DriverSettings(), batches=plan_batches(make_questions(5), 2))
@@ -57,7 +57,7 @@ def test_a_listener_hears_of_every_question_of_a_run() -> None:
     assert sum(isinstance(event, TurnDone) for event in heard) == 3 * 3
 
 
-def test_an_error_without_frames_keeps_its_causes_and_nothing_that_they_saw() -> None:
+def test_an_error_without_frames_keeps_its_causes_and_no_objects() -> None:
     class Seen:
         """Counts its references."""
 

@@ -1,4 +1,4 @@
-"""What becomes of a run when turns, actors or the user's patience fail."""
+"""Runs whose turns or actors fail, or that are interrupted."""
 
 from contextlib import closing
 
@@ -43,7 +43,7 @@ def test_a_failing_question_fails_alone(name: str, is_synchronous: bool) -> None
 
 @pytest.mark.parametrize("failing", ["planner", "critic", "judger"])
 def test_the_agent_that_failed_first_is_named(failing: str) -> None:
-    """Turns that read what a failed turn should have written fail as well, and may be reported earlier."""
+    """Turns that read a failed turn's segment fail as well, and may be reported earlier."""
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if work.agent == failing else None)
     answers, failures = run_all(runtime, CHAIN, make_questions(1))
     assert not answers
@@ -69,20 +69,20 @@ def test_what_fails_once_is_answered_by_the_retry() -> None:
 
 
 @pytest.mark.parametrize(("max_attempts", "tries"), [(1, 1), (2, 2), (5, 5)])
-def test_a_single_question_is_tried_so_often(max_attempts: int, tries: int) -> None:
+def test_a_single_question_has_max_attempts(max_attempts: int, tries: int) -> None:
     runtime = FakeRuntime(failure=lambda work: TurnError("always"))
     _, failures = run_all(runtime, ALL["single"], make_questions(1), max_attempts=max_attempts)
     assert len(failures) == 1
     assert len(runtime.works) == tries
 
 
-def test_retries_go_before_new_batches() -> None:
+def test_retries_come_before_new_batches() -> None:
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if work.question_ids == ("q0", "q1") else None)
     run_all(runtime, ALL["single"], make_questions(20), max_batches_in_flight=1)
     assert [work.question_ids for work in runtime.works[:4]] == [("q0", "q1"), ("q0",), ("q1",), ("q2", "q3")]
 
 
-def test_a_retry_goes_before_a_batch_that_waits_for_memory() -> None:
+def test_a_retry_comes_before_a_batch_that_waits_for_memory() -> None:
     runtime = FakeRuntime(
         failure=lambda work: TurnError("no") if work.question_ids == ("q0", "q1") else None, memory_limit_bytes=1
     )
@@ -109,7 +109,7 @@ def test_questions_that_have_an_answer_are_not_tried_alone() -> None:
 
 
 def test_a_retry_goes_to_another_replica() -> None:
-    """Replicas take turns by the number of the batch."""
+    """The number of the batch chooses the replica."""
     runtime = FakeRuntime(
         failure=lambda work: TurnError("no") if work.agent == "solver" and work.batch % 2 == 0 else None
     )
@@ -139,7 +139,7 @@ def test_a_dead_actor_ends_the_run_but_not_what_was_finished(kind: type[Exceptio
 
 @pytest.mark.parametrize("dies", [0, 1, 2])
 def test_what_finished_at_the_same_time_as_an_actor_died_is_not_lost(dies: int) -> None:
-    """All three turns come back from one wait; whichever is looked at first, the other answers are given out."""
+    """One poll returns all three turns; the other answers are returned, whichever turn is handled first."""
 
     def all_come_due(runtime: FakeRuntime) -> None:
         if len(runtime.works) == 3:
@@ -175,21 +175,21 @@ def test_ctrl_c_while_waiting_cancels_everything() -> None:
     assert not runtime.segments
 
 
-def test_leaving_the_loop_cancels_everything() -> None:
+def test_closing_the_loop_cancels_everything() -> None:
     runtime = FakeRuntime()
     recorder = Recorder()
     with closing(make_driver(runtime, CHAIN, recorder).run(plan_batches(make_questions(40), 2))) as results:
         first = next(results)
         assert isinstance(first, Answer)
-        assert runtime.tickets
-    assert not runtime.tickets
+        assert runtime.handles
+    assert not runtime.handles
     assert recorder.times_finished == 1
 
 
-def test_a_driver_is_fit_for_another_run_after_an_interrupted_one() -> None:
+def test_a_scheduler_runs_again_after_an_interrupted_run() -> None:
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     with closing(driver.run(plan_batches(make_questions(40), 2))) as results:
         next(results)
     assert len(list(driver.run(plan_batches(make_questions(4), 2)))) == 4
-    assert not runtime.tickets
+    assert not runtime.handles

@@ -1,4 +1,4 @@
-"""Guards, as the driver sees them: alarms with every answer, and text in the prompts of those who get no memory."""
+"""Guards in the scheduler: alarms with every answer, and text in the prompts of readers that get no memory."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ CHAIN = topology(
 
 
 def contexts(runtime: FakeRuntime, name: str) -> dict[str, str]:
-    """What stands between the brackets of an agent's prompts, by question."""
+    """The text between the brackets of an agent's prompts, by question."""
     return {
         question: prompt.messages[-1]["content"].partition("[")[2].removesuffix("]").strip()
         for work in runtime.works
@@ -35,7 +35,7 @@ def planner_on_odd_ones(work: TurnRequest, question: str) -> bool:
 
 
 @pytest.mark.parametrize("guard", ["off", "warn", "drop", "text"])
-def test_alarms_are_told_with_the_answers(guard: Any) -> None:
+def test_answers_contain_their_alarms(guard: Any) -> None:
     answers, _ = run_all(FakeRuntime(falls_back=planner_on_odd_ones), CHAIN, QUESTIONS, guard=guard)
     for name, answer in answers.items():
         alarmed = [agent for agent, use in answer.agents.items() if use.alarms]
@@ -47,7 +47,7 @@ def test_alarms_are_told_with_the_answers(guard: Any) -> None:
     assert (summary.num_alarmed, summary.alarms) == ((0, {}) if guard == "off" else (2, {"planner": 2}))
 
 
-def test_only_latent_turns_are_guarded_and_nothing_of_them_leaves_early() -> None:
+def test_only_latent_turns_are_guarded_and_send_nothing_early() -> None:
     for guard, leaves_early in [("off", True), ("warn", True), ("drop", False), ("text", False)]:
         runtime = FakeRuntime()
         run_all(runtime, CHAIN, QUESTIONS, guard=guard)
@@ -57,7 +57,7 @@ def test_only_latent_turns_are_guarded_and_nothing_of_them_leaves_early() -> Non
         assert {work.leaves_early for work in runtime.works if work.agent != "judger"} == {leaves_early}
 
 
-def test_text_instead_of_memory_stands_in_the_prompts_of_all_that_would_read_it() -> None:
+def test_fallback_text_is_in_the_prompts_of_all_readers() -> None:
     runtime = FakeRuntime(falls_back=planner_on_odd_ones)
     answers, _ = run_all(runtime, CHAIN, QUESTIONS, guard="text")
     for name in ("critic", "judger"):
@@ -69,7 +69,7 @@ def test_text_instead_of_memory_stands_in_the_prompts_of_all_that_would_read_it(
     assert answers["q0"].agents["planner"].text is None
 
 
-def test_texts_of_text_agents_and_of_those_that_fell_back_stand_in_the_order_of_the_agents() -> None:
+def test_texts_and_fallback_texts_are_in_topological_order() -> None:
     runtime = FakeRuntime(falls_back=lambda work, question: work.agent == "thinker" and question == "q2")
     run_all(runtime, MIXED, QUESTIONS, guard="text")
     seen = contexts(runtime, "judger")
@@ -78,7 +78,7 @@ def test_texts_of_text_agents_and_of_those_that_fell_back_stand_in_the_order_of_
     assert seen["q2"].index("scout wrote:") < seen["q2"].index("thinker wrote:\nthinker wrote on q2")
 
 
-def test_readers_wait_for_reports_only_where_text_may_come() -> None:
+def test_readers_wait_for_results_only_where_text_can_follow() -> None:
     for guard, waits in [("off", False), ("drop", False), ("text", True)]:
         runtime = FakeRuntime()
         run_all(runtime, DIAMOND, QUESTIONS, guard=guard)
@@ -87,7 +87,7 @@ def test_readers_wait_for_reports_only_where_text_may_come() -> None:
         assert (left.submitted_at >= root.finished_at) == waits
 
 
-def test_a_turn_that_is_lost_and_done_again_gets_the_text_too() -> None:
+def test_a_resubmitted_turn_gets_the_fallback_text_too() -> None:
     lost: list[str] = []
 
     def failure(work: TurnRequest) -> Exception | None:

@@ -1,4 +1,4 @@
-"""When turns are submitted, how batches overlap, and when memory is let go."""
+"""When turns are submitted, how batches overlap, and when memory is freed."""
 
 from contextlib import closing
 from itertools import pairwise
@@ -61,7 +61,7 @@ def test_the_first_agent_never_waits_for_an_admission() -> None:
     assert all(earlier.finished_at == later.started_at for earlier, later in pairwise(planner))
 
 
-def test_replicas_let_more_batches_in() -> None:
+def test_replicas_allow_more_batches_in_flight() -> None:
     recorder = Recorder()
     list(make_driver(FakeRuntime(), CHAIN, recorder, replicas=3).run(plan_batches(make_questions(40), 2)))
     assert max(progress.batches_in_flight for progress in recorder.progress) == 10
@@ -90,7 +90,7 @@ def test_a_diamond_hands_over_every_segment_once() -> None:
     ]
 
 
-def test_text_goes_step_by_step_and_stands_in_the_prompt() -> None:
+def test_text_agents_run_one_by_one_with_texts_in_their_prompts() -> None:
     runtime = FakeRuntime()
     run_all(runtime, TALK, make_questions(2))
     submitted = {event.agent: event.submitted_at for event in runtime.turns}
@@ -118,7 +118,7 @@ def test_text_and_latent_agents_mix() -> None:
 
 
 def test_a_segment_is_dropped_when_its_last_reader_is_done() -> None:
-    """The text agent reads memory and writes text, so while the judger works nobody needs memory any more."""
+    """The text agent reads memory and writes text, so while the judger runs no memory is needed."""
     alive: dict[float, set[str]] = {}
 
     def look(runtime: FakeRuntime) -> None:
@@ -136,19 +136,19 @@ def test_a_segment_is_dropped_when_its_last_reader_is_done() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_live_tickets_are_bounded(name: str) -> None:
+def test_live_handles_are_bounded(name: str) -> None:
     most = 0
 
     def look(runtime: FakeRuntime) -> None:
         nonlocal most
-        most = max(most, len(runtime.tickets))
+        most = max(most, len(runtime.handles))
 
     run_all(FakeRuntime(on_wait=look), ALL[name], make_questions(60))
     num_agents = len(ALL[name].agents)
     assert most <= num_agents * (num_agents + 1)
 
 
-def test_a_runtime_that_works_at_once_is_not_flooded() -> None:
+def test_a_synchronous_runtime_is_not_flooded() -> None:
     runtime = FakeRuntime(is_synchronous=True)
     with closing(make_driver(runtime, CHAIN).run(plan_batches(make_questions(12), 2))) as results:
         for count in range(1, 4):
@@ -212,7 +212,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 def test_any_topology_runs_whatever_fails(
     made: Topology, durations: list[float], failing: set[tuple[int, int]], is_synchronous: bool, limit: int
 ) -> None:
-    """The fake runtime checks each hand-over, and `run_all` that no ticket is left."""
+    """The fake runtime checks the segments of each turn, and `run_all` that no handle is left."""
 
     def failure(work: TurnRequest) -> Exception | None:
         bad = [f"q{question}" for member, question in failing if work.agent == f"a{member}"]
@@ -230,7 +230,7 @@ def test_any_topology_runs_whatever_fails(
     assert answers.keys() == {f"q{index}" for index in range(9)} - failed
 
 
-def test_the_users_bound_goes_before_the_runtimes() -> None:
+def test_the_users_limit_overrides_the_runtimes() -> None:
     for limit, batches in ((1, 1), (10**9, 4)):
         recorder = Recorder()
         driver = make_driver(FakeRuntime(memory_limit_bytes=5), CHAIN, recorder, memory_limit_bytes=limit)
@@ -238,7 +238,7 @@ def test_the_users_bound_goes_before_the_runtimes() -> None:
         assert max(progress.batches_in_flight for progress in recorder.progress) == batches
 
 
-def test_progress_is_told_while_nothing_finishes() -> None:
+def test_progress_is_sent_while_nothing_finishes() -> None:
     recorder = Recorder()
     runtime = FakeRuntime(seconds=lambda work: 10.0)
     results = list(make_driver(runtime, CHAIN, recorder).run(plan_batches(make_questions(4), 2), num_done=3))
@@ -253,7 +253,7 @@ def test_progress_is_told_while_nothing_finishes() -> None:
     assert last.tokens == sum(r.prompt_tokens + r.latent_tokens + r.output_tokens for r in recorder.answers)
 
 
-def test_one_driver_can_run_several_times() -> None:
+def test_one_scheduler_can_run_several_times() -> None:
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     first = list(driver.run(plan_batches(make_questions(3), 2)))
@@ -261,7 +261,7 @@ def test_one_driver_can_run_several_times() -> None:
     assert [result.id for result in first] == [result.id for result in second]
 
 
-def test_every_ticket_is_released_once() -> None:
+def test_every_handle_is_released_once() -> None:
     """Also those of a batch that failed, and of its retries."""
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if work.agent == "judger" and work.batch == 0 else None)
     run_all(runtime, CHAIN, make_questions(3), batch_size=2)

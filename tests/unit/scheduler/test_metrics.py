@@ -1,4 +1,4 @@
-"""What a run tells a monitoring system: every metric, with its tags, from the events and the state of the driver."""
+"""Metrics of a run with their tags, from the events of the run and the load of the scheduler."""
 
 import contextlib
 from collections import Counter
@@ -11,8 +11,8 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.metrics import METRICS, Metric
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
 from latentmas_ray.scheduler.shared import SharedScheduler
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.topology.agent import Topology
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, TALK, make_questions
@@ -21,7 +21,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Sink:
-    """Keeps the totals of counters, and all values of gauges."""
+    """Stores the totals of counters, and all values of gauges."""
 
     def __init__(self) -> None:
         self.totals: Counter[Series] = Counter()
@@ -53,7 +53,7 @@ def metrics_of(runtime: FakeRuntime, topology: Topology, num_questions: int = 6)
     return sink
 
 
-def test_work_is_counted_by_agent() -> None:
+def test_turns_are_counted_by_agent() -> None:
     runtime = FakeRuntime()
     sink = metrics_of(runtime, CHAIN)
     assert sink.total("latentmas_turns_total", agent="critic") == 3
@@ -68,7 +68,7 @@ def test_work_is_counted_by_agent() -> None:
     assert sink.total("latentmas_questions_total", outcome="answered") == 6
 
 
-def test_what_is_under_way_is_told_and_is_nothing_at_the_end() -> None:
+def test_the_load_is_recorded_and_is_zero_at_the_end() -> None:
     sink = metrics_of(FakeRuntime(), CHAIN, num_questions=20)
     for agent in ("planner", "critic", "judger"):
         depth = sink.gauge("latentmas_turns_in_flight", agent=agent)
@@ -88,7 +88,7 @@ def test_failed_questions_are_counted_as_such() -> None:
     assert sink.total("latentmas_questions_total", outcome="answered") == 5
 
 
-def test_nothing_is_under_way_after_a_run_that_broke_off() -> None:
+def test_the_load_is_zero_after_a_failed_run() -> None:
     dead = FakeRuntime(failure=lambda work: ActorError("gone") if work.batch == 2 else None)
     sink = metrics_of(dead, CHAIN, num_questions=8)
     assert {values[-1] for values in sink.values.values()} == {0}

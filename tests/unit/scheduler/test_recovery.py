@@ -1,4 +1,4 @@
-"""What becomes of a batch when actors die under it and take memory with them: it is done again, from what is left."""
+"""Batches whose actors die and whose segments are lost: lost turns are submitted again, from the segments left."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -26,11 +26,13 @@ from tests.cases.scheduler import (
     run_all,
 )
 
-Faults = Mapping[tuple[str, int], frozenset[str]]  # by agent and batch: whose segments go with its first turn
+Faults = Mapping[
+    tuple[str, int], frozenset[str]
+]  # by agent and batch: the agents whose segments are lost with its first turn
 
 
 def breaking(faults: Faults) -> FakeRuntime:
-    """A runtime in which these turns are lost once, and the segments that some agents have by then with them."""
+    """A runtime that loses these turns once, together with segments of some agents."""
     left = dict(faults)
 
     def failure(work: TurnRequest) -> Exception | None:
@@ -48,7 +50,7 @@ def turns_of(runtime: FakeRuntime, batch: int) -> dict[str, int]:
     return dict(Counter(work.agent for work in runtime.works if work.batch == batch))
 
 
-def test_only_the_lost_turn_is_carried_out_again() -> None:
+def test_only_the_lost_turn_runs_again() -> None:
     runtime = breaking({("judger", 1): frozenset()})
     answers, failures = run_all(runtime, CHAIN, make_questions(6))
     assert (len(answers), failures) == (6, [])
@@ -56,28 +58,28 @@ def test_only_the_lost_turn_is_carried_out_again() -> None:
     assert answers["q2"].answer.endswith("among q2 q3")
 
 
-def test_a_turn_in_the_middle_takes_those_that_wait_for_it_along() -> None:
+def test_unfinished_readers_of_a_lost_turn_run_again() -> None:
     runtime = breaking({("critic", 1): frozenset()})
     answers, failures = run_all(runtime, CHAIN, make_questions(6))
     assert (len(answers), failures) == (6, [])
     assert turns_of(runtime, 1) == {"planner": 1, "critic": 2, "judger": 2}
 
 
-def test_memory_that_is_gone_is_made_again_and_no_other() -> None:
+def test_only_lost_segments_are_computed_again() -> None:
     runtime = breaking({("end", 0): frozenset({"left"})})
     answers, failures = run_all(runtime, DIAMOND, make_questions(2))
     assert (len(answers), failures) == (2, [])
     assert turns_of(runtime, 0) == {"root": 1, "left": 2, "right": 1, "end": 2}
 
 
-def test_texts_that_were_written_are_not_written_again() -> None:
+def test_finished_texts_are_not_written_again() -> None:
     runtime = breaking({("planner", 0): frozenset({"thinker"})})
     answers, failures = run_all(runtime, MIXED, make_questions(2))
     assert (len(answers), failures) == (2, [])
     assert turns_of(runtime, 0) == {"scout": 1, "thinker": 2, "planner": 2, "judger": 2}
 
 
-def test_where_nobody_knows_which_memory_is_gone_all_of_it_is_made_again() -> None:
+def test_all_segments_are_computed_again_if_the_lost_one_is_unknown() -> None:
     armed = [True]
 
     def failure(work: TurnRequest) -> Exception | None:
@@ -105,11 +107,11 @@ def test_a_question_that_kills_its_actor_fails_alone() -> None:
     tried = Counter(work.question_ids for work in runtime.works if work.agent == "critic")
     assert (tried["q2", "q3"], tried["q2",]) == (3, 2)
     assert len(recorder.faults) == 3
-    assert not runtime.tickets
+    assert not runtime.handles
 
 
-def test_the_suspect_counts_wherever_it_stands_among_turns_that_were_lost_together() -> None:
-    """Agents of one actor lose their turns at the same time, and one of them may be why, for ever."""
+def test_turns_lost_together_count_once_whichever_is_the_suspect() -> None:
+    """Agents of one actor lose their turns at the same time, and one of them may be the cause every time."""
 
     def failure(work: TurnRequest) -> Exception | None:
         if work.agent in ("math", "code"):
@@ -123,7 +125,7 @@ def test_the_suspect_counts_wherever_it_stands_among_turns_that_were_lost_togeth
     assert len([work for work in runtime.works if work.agent == "code"]) < 10
 
 
-def test_a_batch_that_is_not_to_blame_is_not_given_up() -> None:
+def test_a_batch_without_a_suspect_never_fails() -> None:
     deaths = [0]
 
     def failure(work: TurnRequest) -> Exception | None:
@@ -160,7 +162,7 @@ def disturbed(draw: st.DrawFn) -> tuple[Topology, Faults]:
 
 
 @given(case=disturbed(), in_flight=st.sampled_from([1, 2, None]), is_synchronous=st.booleans())
-def test_whatever_is_lost_all_questions_get_the_answers_of_an_undisturbed_run(
+def test_any_losses_leave_the_answers_of_an_uninterrupted_run(
     case: tuple[Topology, Faults], in_flight: int | None, is_synchronous: bool
 ) -> None:
     topology, faults = case

@@ -1,4 +1,4 @@
-"""When a batch is tried again, and how often."""
+"""The rules of retries."""
 
 import pytest
 

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass
 class OneThreadAtATime(FakeRuntime):
-    """Notices whether two threads are in it at one time, and which threads there were."""
+    """Records its threads, and whether two of them used it at the same time."""
 
     inside: threading.Lock = field(default_factory=threading.Lock)
     threads: set[int] = field(default_factory=set)
@@ -58,7 +58,7 @@ def batches_of(caller: int, count: int, batch_size: int = 2) -> list[Batch]:
 
 
 def in_threads(*jobs: Callable[[], Any]) -> list[Any]:
-    """What each job returned or raised, all begun at the same time."""
+    """Start all jobs at the same time; return what each returned or raised."""
     results: list[Any] = [None] * len(jobs)
     start = threading.Barrier(len(jobs))
 
@@ -66,7 +66,7 @@ def in_threads(*jobs: Callable[[], Any]) -> list[Any]:
         start.wait(PATIENCE_SECONDS)
         try:
             results[index] = jobs[index]()
-        except BaseException as error:  # noqa: BLE001  the test looks at it
+        except BaseException as error:  # noqa: BLE001  the test checks it
             results[index] = error
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
@@ -93,7 +93,7 @@ def test_threads_get_their_own_answers_and_those_they_would_get_alone(of: Topolo
     for caller, results in enumerate(together):
         alone = list(make_driver(FakeRuntime(), of).run(batches_of(caller, 25)))
         assert texts(results) == texts(alone)
-    assert not runtime.tickets
+    assert not runtime.handles
     assert not runtime.segments
     assert not driver.scheduler.is_busy
 
@@ -121,7 +121,7 @@ def test_a_run_within_the_loop_over_another() -> None:
         assert inner.id == f"c{int(outer.id[-1]) + 1}-q0"
 
 
-def test_who_leaves_takes_only_its_own_work_along() -> None:
+def test_a_caller_that_leaves_cancels_only_its_own_turns() -> None:
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     stays = driver.run(batches_of(0, 20))
@@ -129,22 +129,22 @@ def test_who_leaves_takes_only_its_own_work_along() -> None:
     with closing(driver.run(batches_of(1, 20))) as leaves:
         next(leaves)
     assert len(list(stays)) == 19
-    assert not runtime.tickets
+    assert not runtime.handles
     assert sum(name.startswith("c1") for event in runtime.turns_of("judger") for name in event.question_ids) < 20
 
 
-def test_a_loop_that_is_forgotten_ends_its_run() -> None:
+def test_an_abandoned_loop_ends_its_run() -> None:
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     forgotten = driver.run(batches_of(0, 20))
     next(forgotten)
     del forgotten
     gc.collect()
-    assert not runtime.tickets
+    assert not runtime.handles
     assert not driver.scheduler.is_busy
 
 
-def test_one_callers_mistake_is_no_other_ones() -> None:
+def test_one_callers_mistake_affects_no_other() -> None:
     """A prompt that cannot be rendered, for one question of one caller."""
     of = topology(
         agent("planner", prompt="{{ question }}{{ record.number + 1 }}"), agent("judger", "planner", thinks="text")
@@ -159,7 +159,7 @@ def test_one_callers_mistake_is_no_other_ones() -> None:
     assert isinstance(results[1], TopologyError)
 
 
-def test_one_callers_failed_question_is_no_other_ones() -> None:
+def test_one_callers_failed_question_affects_no_other() -> None:
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if "c1-q0" in work.question_ids else None)
     driver = make_driver(runtime, CHAIN)
     results = in_threads(lambda: list(driver.run(batches_of(0, 6))), lambda: list(driver.run(batches_of(1, 6))))
@@ -177,12 +177,12 @@ def test_lost_actors_end_the_runs_of_all_callers() -> None:
     results = in_threads(*[lambda caller=caller: list(driver.run(batches_of(caller, 20))) for caller in range(3)])
     assert all(isinstance(result, ActorError) for result in results)
     del results
-    gc.collect()  # an error that was kept knows the thread that kept it
-    assert not runtime.tickets
+    gc.collect()  # a stored error refers to the frames of its thread
+    assert not runtime.handles
 
 
-def test_ctrl_c_in_one_thread_costs_the_others_nothing() -> None:
-    """It comes in the middle of a step, which may have done any part of its work."""
+def test_ctrl_c_in_one_thread_affects_no_other() -> None:
+    """It interrupts a step at any point."""
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     goes_on = driver.run(batches_of(0, 20))
@@ -200,7 +200,7 @@ def test_ctrl_c_in_one_thread_costs_the_others_nothing() -> None:
         list(driver.run(batches_of(1, 20)))
     answers = texts([*before, *goes_on])
     assert set(answers) == {f"c0-q{number}" for number in range(20)}
-    assert not runtime.tickets
+    assert not runtime.handles
     assert not driver.scheduler.is_busy
 
 
@@ -217,7 +217,7 @@ def test_closing_ends_every_run_with_the_reason() -> None:
         list(driver.run(batches_of(2, 1)))
 
 
-def test_observers_hear_of_their_own_run_alone() -> None:
+def test_observers_get_only_events_of_their_own_run() -> None:
     runtime = FakeRuntime()
     driver = make_driver(runtime, CHAIN)
     recorders = [Recorder() for _ in range(3)]
@@ -250,10 +250,10 @@ def test_event_loop_and_threads_at_one_time() -> None:
     for caller, results in enumerate([*in_loop[0]]):
         assert texts(results) == texts(list(make_driver(FakeRuntime(), CHAIN).run(batches_of(caller, 10))))
     assert len(texts(in_thread)) == 10
-    assert not runtime.tickets
+    assert not runtime.handles
 
 
-def test_the_event_loop_goes_on_while_it_waits() -> None:
+def test_waiting_does_not_block_the_event_loop() -> None:
     pause = threading.Event()
     runtime = FakeRuntime(on_wait=lambda runtime: pause.wait(PATIENCE_SECONDS) and None)
     driver = make_driver(runtime, SINGLE)
@@ -287,7 +287,7 @@ def test_a_cancelled_task_cancels_its_questions() -> None:
                 await asyncio.sleep(0.01)
 
     asyncio.run(ask())
-    assert not runtime.tickets
+    assert not runtime.handles
     assert not [thread for thread in threading.enumerate() if thread.name == "scheduler" and not thread.daemon]
 
 

@@ -1,11 +1,10 @@
-"""KV or recompute inputs: the faster one by what was measured."""
+"""The choice between KV and recompute inputs by measured costs."""
 
 import pytest
 
 from latentmas_ray.config import TransferMode
-from latentmas_ray.scheduler.topology_index import TopologyIndex
-from latentmas_ray.scheduler.transfer_choice import choose_transfers
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts, choose_transfers
+from latentmas_ray.scheduler.turns import TopologyIndex
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import agent, make_questions, run_all, topology
 
@@ -27,28 +26,28 @@ def costs(bytes_per_second: float, tokens_per_second: float, *, to_judger: float
         ("kv", None, "kv kv"),
         ("recompute", None, "recompute recompute"),
         ("auto", None, "kv kv"),
-        ("auto", costs(1e9, 300), "kv kv"),  # a processor that needs 3 s for what the link brings in 0.1 s
+        ("auto", costs(1e9, 300), "kv kv"),  # a CPU that needs 3 s for what the link sends in 0.1 s
         ("auto", costs(1e9 / 8, 20_000), "recompute recompute"),  # a GPU behind 1 Gbit/s
         ("auto", costs(1e9 / 8, 1_000), "kv kv"),
-        ("auto", costs(2.6e9, 22_000), "kv kv"),  # about the crossover
+        ("auto", costs(2.6e9, 22_000), "kv kv"),  # close to the crossover
         ("auto", costs(2.6e9, 23_500), "recompute recompute"),
         ("auto", costs(10e9, 20_000, to_judger=1e8), "recompute recompute"),  # the slowest reader counts
     ],
 )
-def test_the_faster_hand_over_is_taken(mode: TransferMode, measured: TransferCosts | None, expected: str) -> None:
+def test_auto_chooses_the_faster_mode(mode: TransferMode, measured: TransferCosts | None, expected: str) -> None:
     choices = choose_transfers(mode, TopologyIndex.of(CHAIN), measured, bytes_per_token=BYTES_PER_TOKEN)
-    assert " ".join(choice.handover for choice in choices.values()) == expected
+    assert " ".join(choice.mode for choice in choices.values()) == expected
     assert list(choices) == ["planner", "critic"]
 
 
-def test_only_agents_that_work_have_a_choice() -> None:
+def test_only_agents_that_run_have_a_choice() -> None:
     slow_link = costs(1e9 / 8, 20_000)
     thinking = choose_transfers("auto", TopologyIndex.of(CHAIN, "think"), slow_link, bytes_per_token=BYTES_PER_TOKEN)
-    # What only the answering agent would read goes nowhere.
-    assert {name: choice.handover for name, choice in thinking.items()} == {"planner": "recompute", "critic": "kv"}
+    # Memory that only the answering agent reads is not sent.
+    assert {name: choice.mode for name, choice in thinking.items()} == {"planner": "recompute", "critic": "kv"}
     for mode in ("auto", "kv", "recompute"):
-        route = TopologyIndex.of(CHAIN, "answer-from-memory")
-        assert choose_transfers(mode, route, slow_link, bytes_per_token=BYTES_PER_TOKEN) == {}
+        topology_index = TopologyIndex.of(CHAIN, "answer-from-memory")
+        assert choose_transfers(mode, topology_index, slow_link, bytes_per_token=BYTES_PER_TOKEN) == {}
 
 
 def test_the_choice_says_why() -> None:
@@ -56,7 +55,7 @@ def test_the_choice_says_why() -> None:
     assert str(choices["planner"]) == "planner hands over recompute (kv 1.1 s, recompute 100 ms for 1,000 tokens)"
 
 
-def test_the_work_tells_what_comes_as_a_recipe() -> None:
+def test_requests_name_the_agents_to_recompute() -> None:
     runtime = FakeRuntime()
     run_all(runtime, CHAIN, make_questions(1), transfer="recompute")
     works = {work.agent: work for work in runtime.works}

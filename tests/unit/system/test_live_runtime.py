@@ -15,7 +15,7 @@ import pytest
 from latentmas_ray.errors import ActorError, ConfigError, RunError
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
-from latentmas_ray.scheduler.settings import DriverSettings
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.topology import Topology
 from tests.cases.fake_runtime import FakeRuntime

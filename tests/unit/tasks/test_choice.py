@@ -1,4 +1,4 @@
-"""The letter that an answer decides on, with and without the options at hand."""
+"""The letter that an answer chooses, with and without known options."""
 
 import time
 from typing import Any
@@ -85,7 +85,7 @@ def test_the_letter_is_found_without_options(answer: str, letter: str | None) ->
     assert extract_choice(answer, {}) == letter
 
 
-def test_short_options_count_where_they_stand_alone() -> None:
+def test_short_options_are_recognised_only_alone() -> None:
     options = {"A": "16", "B": "4", "C": "8"}
     assert extract_choice("The answer is 8.", options) == "C"
     assert extract_choice("8", options) == "C"
@@ -98,7 +98,7 @@ def test_a_gold_may_be_written_in_several_ways(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["purple", "E", "", "A or B"])
-def test_a_gold_that_is_no_option(text: str) -> None:
+def test_a_gold_that_is_not_an_option(text: str) -> None:
     assert choice_letter(text, {"A": "Blue", "B": "Red"}) is None
 
 
@@ -130,7 +130,7 @@ def test_labels_inside_choices_are_not_part_of_their_text() -> None:
     }
 
 
-def test_options_that_lack_the_gold_are_not_trusted() -> None:
+def test_options_that_lack_the_gold_are_ignored() -> None:
     assert options_of(Question(id="1", question="A. x\nB. y\n[C] z", kind="choice", gold="C", record={})) == {}
 
 

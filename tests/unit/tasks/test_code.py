@@ -1,4 +1,4 @@
-"""Code: found in answers as models write them, completed, run, and graded."""
+"""Kind code: programs are extracted from answers as models write them, completed, run, and graded."""
 
 import textwrap
 import time
@@ -76,7 +76,7 @@ def test_code_is_found(answer: str, code: str | None) -> None:
     assert extract_code(answer) == code
 
 
-def test_the_block_that_defines_the_function_wins_over_a_later_example_of_its_use() -> None:
+def test_the_block_that_defines_the_function_is_preferred_to_a_later_example() -> None:
     assert extract_code(f"```python\n{WHOLE}```\nFor example:\n```python\nprint(total([1]))\n```", "total") == WHOLE
 
 
@@ -112,20 +112,20 @@ def test_a_function_is_completed_in_every_usual_form(answer: str) -> None:
     assert result.prediction
 
 
-def test_fences_without_end_take_no_time() -> None:
+def test_many_unclosed_fences_take_little_time() -> None:
     begin = time.monotonic()
     extract_code("```python\nx = '''\n" + "```\n" * 20_000, "f")
     assert time.monotonic() - begin < 5
 
 
 @needs_sandbox
-def test_code_that_is_indented_as_a_whole_is_a_program_too() -> None:
+def test_code_with_a_common_indentation_is_a_program_too() -> None:
     code = textwrap.indent("def area(r):\n    return round(math.pi * r * r, 2)\n", "    ")
     assert grade(WRITE, f"```python\n{code}```").correct is True
 
 
 @needs_sandbox
-def test_an_example_of_its_use_does_not_stand_for_a_function_that_only_the_tests_name() -> None:
+def test_an_example_is_not_mistaken_for_a_function_that_only_the_tests_name() -> None:
     answer = (
         "```python\ndef area(r):\n    return round(math.pi * r * r, 2)\n```\nUsage:\n```python\nprint(area(1))\n```"
     )
@@ -151,7 +151,7 @@ def test_imports_of_the_tests_come_first() -> None:
         ("```python\nimport sys\ndef total(numbers):\n    sys.exit(0)\n```", "SystemExit"),
     ],
 )
-def test_wrong_code_is_refused_and_told_why(answer: str, reason: str) -> None:
+def test_wrong_code_fails_with_a_reason(answer: str, reason: str) -> None:
     result = grade(COMPLETE, answer)
     assert result.correct is False
     assert reason in result.reason
@@ -163,12 +163,12 @@ def test_wrong_code_is_refused_and_told_why(answer: str, reason: str) -> None:
     st.sampled_from([("result = 0", "result = {}"), ("return result", "return result + {}"), ("double(number)", "{}")]),
     st.integers(1, 50),
 )
-def test_mutants_are_refused(change: tuple[str, str], number: int) -> None:
+def test_mutants_fail(change: tuple[str, str], number: int) -> None:
     mutant = BODY.replace(change[0], change[1].format(number))
     assert grade(COMPLETE, mutant).correct is (mutant == BODY)
 
 
-def test_code_is_checked_for_before_a_run() -> None:
+def test_whether_code_can_be_graded_is_checked_before_a_run() -> None:
     plain = Question(id="1", question="?", kind="text", gold=None, record={})
     check_graders([plain])
     if find_obstacle() is None:

@@ -1,4 +1,4 @@
-"""Question files: what is read from them, and how bad ones are refused."""
+"""Question files: how they are read, and the errors of bad ones."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ def test_a_file_is_read(tmp_path: Path, name: str) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_what_is_written_is_read_back(
+def test_a_written_file_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, records: list[Record], packed: bool, ascii_only: bool
 ) -> None:
     lines = [json.dumps({**fields, "kind": "text"}, ensure_ascii=ascii_only) for fields in records]
@@ -153,12 +153,12 @@ BAD_LINES = [
     (
         {"id": "a", "prompt": "Add.", "test": "f()", "entry_point": "f("},
         "q.jsonl:2: entry_point",
-        "name of the function",
+        "name of the tested function",
     ),
     (
         {"id": "a", "prompt": "def f():\n", "test": "def check(candidate):\n    assert candidate() == 1"},
         "q.jsonl:2: entry_point",
-        "the function that is tested",
+        "must name the tested function",
     ),
     ({"id": "a", "prompt": "Add.", "test": UNCALLED}, "q.jsonl:2: test", "every answer would pass"),
     ({"id": "a", "prompt": "Add.", "test": MAIN_ONLY}, "q.jsonl:2: test", "every answer would pass"),
@@ -183,7 +183,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Record | str, field: str, exp
     assert len(str(caught.value)) < 500
 
 
-def test_a_record_twice_counts_once_and_another_question_of_its_id_gets_a_new_id(
+def test_a_repeated_record_counts_once_and_another_question_with_its_id_gets_a_new_id(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = {**record(1), "question": "What else?"}
@@ -192,7 +192,7 @@ def test_a_record_twice_counts_once_and_another_question_of_its_id_gets_a_new_id
     assert [question.id for question in questions] == ["r1", "r2", "r1#2", "r1#3", "r3"]
     assert [question.question for question in questions[2:4]] == ["What else?", "What else?"]
     assert [line.getMessage() for line in caplog.records] == [
-        "q.jsonl: 2 records that stand there twice count once (the first: r1); "
+        "q.jsonl: 2 repeated records are ignored (the first: r1); "
         "2 questions have the id of another one and get a new id (the first: r1#2)"
     ]
     assert [question.id for question in load_questions(path, limit=3)] == ["r1", "r2", "r1#2"]  # whatever the limit
@@ -206,14 +206,16 @@ def test_a_record_twice_counts_once_and_another_question_of_its_id_gets_a_new_id
         ("test", "assert f(1) == 1", "assert f(1) == 2"),
     ],
 )
-def test_questions_of_one_id_that_differ_in_any_field_are_two(tmp_path: Path, key: str, one: Any, other: Any) -> None:
+def test_questions_with_one_id_that_differ_in_any_field_are_kept(
+    tmp_path: Path, key: str, one: Any, other: Any
+) -> None:
     asked = {"id": "a", "question": "Which?", "prompt": "Write f.", "gold": "A"}
     path = write(tmp_path, {**asked, key: one}, {**asked, key: one}, {**asked, key: other})
     found = [(question.id, question.record[key]) for question in load_questions(path)]
     assert found == [("a", one), ("a#2", other)]
 
 
-def test_int_and_string_ids_share_one_name_space(tmp_path: Path) -> None:
+def test_int_and_string_ids_share_one_namespace(tmp_path: Path) -> None:
     path = write(tmp_path, {**record(1), "id": 7}, {**record(2), "id": "7"})
     assert [question.id for question in load_questions(path)] == ["7", "7#2"]
 
@@ -244,11 +246,11 @@ def test_records_of_code_need_no_question(tmp_path: Path) -> None:
         "def check_all(f):\n    pass\n\ntry:\n    f(1)\nexcept ValueError:\n    pass",
     ],
 )
-def test_tests_that_do_something_are_taken(tmp_path: Path, test: str) -> None:
+def test_tests_that_do_something_are_accepted(tmp_path: Path, test: str) -> None:
     assert load_questions(write(tmp_path, {"id": "a", "prompt": "Write f.", "test": test}))[0].kind == "code"
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(json.dumps(record(1)).encode() + b"\n\xff\xfe\n")
     with pytest.raises(TaskError, match=r"q\.jsonl:2.*UTF-8"):
@@ -303,8 +305,8 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
     [
         ("smaple", "known are sample, notes, chain, gsm8k, aime2024"),
         ("humaneval", "unknown task"),
-        ("openai/gsm8k", "it is a dataset, of the task gsm8k"),
-        ("allenai/AI2_ARC", "it is a dataset, of the tasks arc_easy and arc_challenge"),
+        ("openai/gsm8k", "it is the dataset of the task gsm8k"),
+        ("allenai/AI2_ARC", "it is the dataset of the tasks arc_easy and arc_challenge"),
         ("questions.json", "must be named FILE.jsonl"),
         ("", "it is a folder"),
     ],
@@ -322,7 +324,7 @@ def test_a_limit_below_one_is_refused(limit: int) -> None:
         load_questions("sample", limit=limit)
 
 
-def test_the_package_imports_nothing_heavy() -> None:
+def test_the_package_imports_no_heavy_library() -> None:
     code = "import sys, latentmas_ray.tasks; print(*{'torch', 'ray', 'transformers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -1,4 +1,4 @@
-"""Every usual form of an answer is read alike, and in every form another answer is refused."""
+"""All usual forms of an answer are read the same way, and a wrong answer is wrong in every form."""
 
 from string import ascii_uppercase
 
@@ -119,13 +119,13 @@ def test_a_letter_is_right_and_every_other_one_is_wrong(num_options: int, data: 
 
 
 @given(st.integers(3, 5), st.data(), st.sampled_from(("Answer: {}", "It is {}.", r"\boxed{{\text{{{}}}}}", "{}")))
-def test_the_text_of_an_option_stands_for_its_letter(num_options: int, data: st.DataObject, form: str) -> None:
+def test_the_text_of_an_option_means_its_letter(num_options: int, data: st.DataObject, form: str) -> None:
     gold, other = data.draw(st.permutations(range(num_options)))[:2]
     question = make("choice", ascii_uppercase[gold], choices=list(TEXTS[:num_options]))
     assert grade(question, form.format(TEXTS[gold])).correct is True
     assert grade(question, form.format(TEXTS[other])).correct is False
 
 
-def test_a_letter_beyond_the_options_is_no_answer() -> None:
+def test_a_letter_beyond_the_options_is_not_an_answer() -> None:
     question = make("choice", "C", choices=list(TEXTS[:3]))
     assert grade(question, r"\boxed{D}").prediction is None

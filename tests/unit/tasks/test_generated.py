@@ -1,4 +1,4 @@
-"""The tasks that the package generates: golds follow from the facts, and questions keep to their half of the words."""
+"""The generated tasks: golds follow from the facts, and questions use only names of their split."""
 
 import re
 from itertools import pairwise
@@ -18,7 +18,7 @@ SPLITS = st.sampled_from(("train", "held_out"))
 FACT = re.compile(r"(\w+) has (\d+) \w+\.")
 
 
-def test_words_are_in_one_half_only() -> None:
+def test_every_name_is_in_one_split_only() -> None:
     words = (*TRAIN_NAMES, *HELD_OUT_NAMES, *ITEMS)
     assert len(set(words)) == len(words)
 
@@ -77,11 +77,11 @@ def test_questions_are_the_same_every_time_and_use_held_out_names_only(make) -> 
     assert make(100) == questions
     assert make(30) == questions[:30]
     assert make(30, seed=1) != questions[:30]
-    told = " ".join(str(question.record) for question in questions)
-    assert not set(re.findall(r"\w+", told)) & set(TRAIN_NAMES)
+    text = " ".join(str(question.record) for question in questions)
+    assert not set(re.findall(r"\w+", text)) & set(TRAIN_NAMES)
 
 
-def test_only_the_notes_know_the_answer() -> None:
+def test_only_the_notes_contain_the_answer() -> None:
     for question in notes_questions(40):
         assert len(question.record["notes"]) == 3
         assert not re.search(r"\d", question.question)

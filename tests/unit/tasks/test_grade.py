@@ -1,4 +1,4 @@
-"""Answers are graded right, and wrong ones are refused."""
+"""Grading: right answers are right, wrong ones are wrong."""
 
 import pytest
 from hypothesis import given
@@ -89,7 +89,7 @@ def test_grading_never_raises(kind: AnswerKind, gold: str | None, answer: str, t
 
 
 @pytest.mark.parametrize(("kind", "value"), [("number", "7"), ("choice", "B"), ("text", "Oslo")])
-def test_an_agent_that_follows_the_form_is_read(kind: AnswerKind, value: str) -> None:
+def test_an_answer_in_the_requested_form_is_read(kind: AnswerKind, value: str) -> None:
     form = answer_form(kind)
     assert form.endswith(".")
     assert "\n" not in form

@@ -1,4 +1,4 @@
-"""The script that grades reference solutions: what is right is counted, and what is not is named."""
+"""The script that grades reference solutions: it counts the right ones and names the wrong ones."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Numbers in answers are found and read exactly."""
+"""Kind number: the final number of an answer is found and read exactly."""
 
 import time
 from decimal import Decimal
@@ -199,5 +199,5 @@ def test_hostile_texts_take_linear_time(unit: str) -> None:
         ("<thinking>a</thinking> b", "b"),
     ],
 )
-def test_thinking_blocks_are_cut(text: str, rest: str) -> None:
+def test_thinking_blocks_are_removed(text: str, rest: str) -> None:
     assert strip_thinking(text) == rest

@@ -1,4 +1,4 @@
-"""Questions that the Python API is given: texts, records and `Question`s."""
+"""Questions given to the Python API: texts, records and `Question`s."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_a_mapping_becomes_a_question() -> None:
         (None, "questions[2]"),
     ],
 )
-def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> None:
+def test_bad_questions_are_named(value: Any, field: str) -> None:
     with pytest.raises(TaskError) as caught:
         question_from(value, index=2)
     assert caught.value.field == field
@@ -41,7 +41,11 @@ def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> No
     ("changes", "field", "expected"),
     [
         ({"kind": "code"}, "question 1: test", "every question of kind code needs test"),
-        ({"kind": "code", "record": {"test": "def check(c): pass"}}, "question 1: entry_point", "name the function"),
+        (
+            {"kind": "code", "record": {"test": "def check(c): pass"}},
+            "question 1: entry_point",
+            "name the tested function",
+        ),
         ({"kind": "code", "record": {"test": "f()", "entry_point": "f"}}, "question 1: prompt", "needs prompt"),
         ({"kind": "code", "record": {"test": ["f()"]}}, "question 1: test", "non-empty string"),
         ({"kind": "numbers"}, "question 1: kind", "number, choice, text, math or code"),
@@ -51,7 +55,7 @@ def test_bad_questions_of_the_python_api_are_named(value: Any, field: str) -> No
         ({"record": None}, "question 1: record", "a mapping"),
     ],
 )
-def test_a_question_of_ones_own_is_checked_when_it_is_made(changes: dict[str, Any], field: str, expected: str) -> None:
+def test_a_question_is_checked_when_it_is_made(changes: dict[str, Any], field: str, expected: str) -> None:
     good: dict[str, Any] = {"id": "1", "question": "x?", "kind": "text", "gold": None, "record": {}}
     Question(**good)
     Question(**{**good, "kind": "code", "record": {"test": "assert f(1) == 1"}})
@@ -60,14 +64,14 @@ def test_a_question_of_ones_own_is_checked_when_it_is_made(changes: dict[str, An
     assert caught.value.field == field
 
 
-def test_a_gold_that_is_no_option_is_named_in_a_question_of_ones_own_too() -> None:
+def test_a_gold_that_is_not_an_option_is_named_for_a_question_object_too() -> None:
     own = Question(id="a", question="x?", kind="choice", gold="red", record={"choices": ["blue", "green"]})
     with pytest.raises(TaskError, match="it must be a letter, one of A, B") as caught:
         questions_from(["y?", own])
     assert caught.value.field == "questions[1]: gold"
 
 
-def test_an_id_of_ones_own_is_not_given_to_another_question() -> None:
+def test_a_given_id_is_not_used_for_another_question() -> None:
     own = Question(id="q0_2", question="z?", kind="text", gold=None, record={})
     questions = questions_from(
         ["x?", {"id": "q0", "question": "y?"}, own, {"question": "w?"}, {"id": 4, "question": "v?"}]
@@ -80,7 +84,7 @@ def test_an_id_of_ones_own_is_not_given_to_another_question() -> None:
 @pytest.mark.parametrize(
     "again", [{"id": "a", "question": "y?"}, Question(id="a", question="y?", kind="text", gold=None, record={})]
 )
-def test_an_id_twice_is_refused(again: Any) -> None:
+def test_a_repeated_id_is_refused(again: Any) -> None:
     with pytest.raises(TaskError, match=r"ids must differ; questions\[1\] has the same") as caught:
         questions_from(["x?", {"id": "a", "question": "x?"}, "z?", again])
     assert caught.value.field == "questions[3]: id"
@@ -88,7 +92,7 @@ def test_an_id_twice_is_refused(again: Any) -> None:
 
 
 @pytest.mark.parametrize("single", ["Why?", {"question": "Why?"}, question_from("Why?", index=0), None])
-def test_a_single_question_in_the_place_of_a_list_is_refused(single: Any) -> None:
+def test_a_single_question_instead_of_a_list_is_refused(single: Any) -> None:
     with pytest.raises(TaskError, match="a list of questions; write a single one in brackets") as caught:
         questions_from(single)
     assert caught.value.field == "questions"

@@ -1,4 +1,4 @@
-"""The published benchmarks: their table, their rows, and how they come from the hub or don't."""
+"""The published benchmarks: the table, the conversion of rows, and loading from the hub with its errors."""
 
 import json
 import sys
@@ -104,12 +104,12 @@ def test_the_nine_benchmarks_have_the_published_bounds() -> None:
         ("MedQA", "medqa"),
     ],
 )
-def test_benchmarks_are_found_however_they_are_spelt(spelling: str, name: str) -> None:
+def test_benchmarks_are_found_in_any_spelling(spelling: str, name: str) -> None:
     assert (found := find_benchmark(spelling)) is not None
     assert found.name == name
 
 
-def test_other_names_are_no_benchmark() -> None:
+def test_other_names_are_not_a_benchmark() -> None:
     assert [find_benchmark(name) for name in ("", "mbpp", "gsm8k.jsonl", "sample")] == [None] * 4
 
 
@@ -126,7 +126,7 @@ def test_rows_become_questions_that_are_graded(benchmark: Any) -> None:
     assert task_max_new_tokens([question]) == benchmark.max_new_tokens
 
 
-def test_options_of_gpqa_stand_in_an_order_of_the_questions_own() -> None:
+def test_the_order_of_gpqas_options_depends_on_the_question_only() -> None:
     benchmark = find_benchmark("gpqa_diamond")
     assert benchmark is not None
     records = [benchmark.to_record({**ROWS["gpqa_diamond"], "Record ID": f"rec{n}"}, n) for n in range(40)]
@@ -168,7 +168,7 @@ def test_questions_come_from_a_dataset_in_a_folder(tmp_path: Path, monkeypatch: 
 
 
 class StandIn:
-    """Takes the place of the libraries of the hub: `rows`, or the error that comes of asking for them."""
+    """A fake of the hub's libraries: returns `rows`, or raises `error`."""
 
     def __init__(self, rows: object = (), error: Exception | None = None) -> None:
         self.rows = rows
@@ -206,7 +206,7 @@ class StandIn:
         ),
     ],
 )
-def test_what_the_hub_does_not_give_is_told_with_the_other_way(
+def test_a_hub_error_names_the_alternative(
     monkeypatch: pytest.MonkeyPatch, name: str, hub: StandIn, expected: str
 ) -> None:
     for library in ("datasets", "huggingface_hub"):
@@ -217,7 +217,7 @@ def test_what_the_hub_does_not_give_is_told_with_the_other_way(
 
 
 @pytest.mark.parametrize("error", [AttributeError("module 'numpy' has no attribute 'x'"), OSError("libarrow.so")])
-def test_a_library_that_is_broken_is_not_told_as_missing(
+def test_a_broken_library_is_not_reported_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     (tmp_path / "datasets.py").write_text(f"raise {error!r}")
@@ -230,7 +230,7 @@ def test_a_library_that_is_broken_is_not_told_as_missing(
 
 @needs_datasets
 @pytest.mark.parametrize("name", ["gsm8k", "gpqa_diamond", "humanevalplus"])
-def test_a_hub_that_cannot_be_reached_is_told_with_the_other_way(name: str) -> None:
+def test_an_unreachable_hub_gives_an_error_that_names_the_alternative(name: str) -> None:
     begin = time.monotonic()
     with pytest.raises(TaskError, match=r"cannot be loaded from the hub .*--task FILE\.jsonl with id") as caught:
         load_questions(name)
@@ -239,7 +239,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_other_way(name: str) -> N
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="datasets is here")
-def test_without_the_extra_it_is_named() -> None:
+def test_without_the_extra_the_error_names_it() -> None:
     with pytest.raises(
         TaskError, match=r"extra eval is not installed: .*--task FILE\.jsonl with id, question and gold"
     ):

@@ -1,4 +1,4 @@
-"""Which questions the embedded model is taken to know: those of its tasks, in their words and with their numbers."""
+"""Which questions count as trained: those of the embedded model's tasks, with their words and numbers."""
 
 import warnings
 
@@ -28,7 +28,7 @@ def test_every_generated_question_is_recognised(split: Split) -> None:
         assert trained_task(question.question) is None  # its facts are missing
 
 
-def test_examples_are_recognised_however_they_are_spaced() -> None:
+def test_examples_are_recognised_with_any_spacing() -> None:
     assert trained_task(EXAMPLE_OF_CHAIN) == "chain"
     assert trained_task(EXAMPLE_OF_NOTES) == "notes"
     assert trained_task("  " + EXAMPLE_OF_NOTES.replace(". ", ".\n") + "\n") == "notes"
@@ -63,7 +63,7 @@ def test_other_questions_are_not(text: str) -> None:
     assert trained_task(text) is None
 
 
-def test_facts_are_dealt_to_the_experts_in_the_order_in_which_they_stand() -> None:
+def test_facts_are_split_among_the_experts_in_order() -> None:
     text = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys. Pia has 2 keys. Sam has 6 keys. How many keys has Pia?"
     assert with_notes(text) == {
         "question": "How many keys has Pia?",
@@ -73,7 +73,7 @@ def test_facts_are_dealt_to_the_experts_in_the_order_in_which_they_stand() -> No
         with_notes(EXAMPLE_OF_CHAIN)
 
 
-def test_one_warning_for_questions_of_another_kind() -> None:
+def test_untrained_questions_give_one_warning() -> None:
     known = [*chain_questions(2), *notes_questions(2)]
     other = Question(id="1", question="What is 2+2?", kind="text", gold=None, record={})
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Built-in topologies, and what each method makes of a topology."""
+"""The built-in topologies, and the topology that each method runs."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_prompts_of_the_built_ins(name: str, method: str) -> None:
         assert content == content.strip()
 
 
-def test_text_keeps_everything_but_the_way_of_thinking() -> None:
+def test_method_text_changes_only_how_agents_think() -> None:
     text = """\
 name: x
 agents:
@@ -72,13 +72,13 @@ agents:
     assert parse_topology(dump_topology(topology), "t.yaml") == topology
 
 
-def test_single_is_one_agent() -> None:
+def test_method_single_has_one_agent() -> None:
     own = parse_topology("name: own\nagents: [{name: a, prompt: p, thinks: text}]\n", "t.yaml")
     assert apply_method(own, "single") is own
     assert apply_method(load_topology("hierarchical"), "single") == load_topology("single")
 
 
-def test_latent_needs_a_latent_agent() -> None:
+def test_method_latent_needs_a_latent_agent() -> None:
     sequential = load_topology("sequential")
     assert apply_method(sequential, "latent") is sequential
     with pytest.raises(TopologyError, match="use method single or text"):

@@ -1,4 +1,4 @@
-"""Agents and topologies made in Python: refused where they are made, in the words that YAML gets, or whole."""
+"""Agents and topologies made in Python: validated when they are made, with the same messages as from YAML."""
 
 import copy
 import pickle
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray import Agent, InputError, LatentMAS, Topology
@@ -62,7 +62,7 @@ def refusal(make: Callable[[], object]) -> TopologyError:
 
 
 def of_agents(data: dict[Any, Any]) -> Topology:
-    """Made as people make it: the agents first."""
+    """Made as users make it: the agents first."""
     agents = data.get("agents")
     entries = agents if isinstance(agents, list) and all(isinstance(entry, dict) for entry in agents) else []
     made = [Agent(**entry) for entry in entries]
@@ -70,7 +70,7 @@ def of_agents(data: dict[Any, Any]) -> Topology:
 
 
 @pytest.mark.parametrize("case", [case for case in BAD_FILES if case not in ONLY_IN_FILES])
-def test_what_yaml_refuses_python_refuses_in_the_same_words(case: str) -> None:
+def test_python_gives_the_same_errors_as_yaml(case: str) -> None:
     text = BAD_FILES[case][0]
     data = yaml.safe_load(text)
     in_yaml = refusal(lambda: parse_topology(text, "t.yaml"))
@@ -117,7 +117,7 @@ class Silent:
         (circle, "agents.a.reads: got 'a reads b reads a'; agents must not read each other in a circle"),
         (
             lambda: Topology(name="x", agents=[agent()]),
-            "agents.a.thinks: got 'latent'; nobody reads this agent, so it answers and must have `thinks: text`",
+            "agents.a.thinks: got 'latent'; no agent reads this one, so it answers and must have `thinks: text`",
         ),
         (lambda: Topology(name="x", agents=[]), "agents: got '0 agents'; it must list 1 to 1000 agents"),
         (lambda: Topology(name="x", agents=agent(thinks="text")), "agents: got "),
@@ -125,7 +125,7 @@ class Silent:
         (lambda: Topology(name="x", agents=[{1: 2}]), "agents[0]: got '1'; a key must be text"),
         (
             lambda: Topology(name="x", agents=[agent(thinks="text")], source="f"),
-            "source: got 'source'; unknown key; the keys here are name, agents",
+            "source: got 'source'; unknown key; the valid keys are name, agents",
         ),
         (
             lambda: Topology(name="x", agents=[agent("a"), agent("a", thinks="text")]),
@@ -143,9 +143,9 @@ class Silent:
         (lambda: agent(template={1: "a"}), "agents.a.template: got '1'; a key must be text"),
         (lambda: agent(template={"t": [{"u": object}]}), "agents.a.template.t[0].u: got \"<class 'object'>\"; it must"),
         (lambda: agent(template={"t": Silent()}), "agents.a.template.t: got '<Silent>'; it must be text, a number"),
-        (lambda: agent(template={"t": float("nan")}), "agents.a.template.t: got 'nan'; it must be a plain decimal"),
+        (lambda: agent(template={"t": float("nan")}), "agents.a.template.t: got 'nan'; it must be a finite number"),
         (lambda: agent(template={"t": 10**18}), "agents.a.template.t: got '1000000000000000000'; it must be a whole"),
-        (lambda: agent(template={"t": "\ud800"}), "agents.a.template.t: got \"'\\\\ud800'\"; it holds half of a"),
+        (lambda: agent(template={"t": "\ud800"}), "agents.a.template.t: got \"'\\\\ud800'\"; it has half of a"),
         (lambda: agent(template={"t": endless()}), "it is nested more than 17 levels deep"),
         (lambda: agent(template=nested(18)), "it is nested more than 17 levels deep"),
         (lambda: agent().replace(thinks="loud"), "agents.a.thinks: got 'loud'; it must be one of latent, text"),
@@ -153,12 +153,12 @@ class Silent:
         (lambda: agent(prompt="{{ {[1]: 2} | length }}"), "agents.a.prompt: got '{{ {[1]: 2} | length }}'; Jinja2 can"),
     ],
 )
-def test_what_python_alone_can_get_wrong(make: Callable[[], object], line: str) -> None:
+def test_errors_that_only_python_can_cause(make: Callable[[], object], line: str) -> None:
     error = refusal(make)
     assert str(error).startswith(line) or str(error).endswith(line)
 
 
-def test_values_are_kept_as_plain_data_that_the_caller_cannot_change() -> None:
+def test_values_are_copied_as_plain_data() -> None:
     levels, arguments = [1, 2], {"levels": (3, [4.5, None, True]), "deep": nested(16)}
     made = agent(reads=["b"], template=arguments | {"own": levels})
     levels.append(9)
@@ -169,7 +169,7 @@ def test_values_are_kept_as_plain_data_that_the_caller_cannot_change() -> None:
         made.name = "b"  # type: ignore[misc]
 
 
-def test_a_replaced_part_is_checked_and_the_file_is_still_known() -> None:
+def test_replace_validates_and_keeps_the_source() -> None:
     topology = parse_topology(GOOD, "t.yaml")
     planner, judger = topology.agents
     other = topology.replace(agents=[judger, planner.replace(latent_steps=3)])
@@ -180,7 +180,7 @@ def test_a_replaced_part_is_checked_and_the_file_is_still_known() -> None:
     assert Topology(name="pair", agents=other.agents) != topology
 
 
-def test_load_parse_and_write(tmp_path: Path) -> None:
+def test_load_parse_and_dump(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text(GOOD)
     topology = Topology.load(str(path))
@@ -189,9 +189,8 @@ def test_load_parse_and_write(tmp_path: Path) -> None:
     assert refusal(lambda: Topology.parse("name: x\n")).field == "text:1: agents"
 
 
-@settings(max_examples=80, deadline=None)
 @given(topologies())
-def test_any_dag_survives_what_is_done_to_it(made: Topology) -> None:
+def test_any_dag_can_be_copied_pickled_and_dumped(made: Topology) -> None:
     assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
     assert Topology(**made.model_dump(exclude_unset=True)) == made
     for changed in (apply_method(made, "text"), apply_control(made, "none"), apply_control(made, "prompt-only")):
@@ -221,7 +220,7 @@ def _cycle(agents: list[dict[str, Any]], random: Any) -> None:
 
 def _unknown_reader(agents: list[dict[str, Any]], random: Any) -> None:
     index = random.randrange(len(agents))
-    agents[index]["reads"] = [*_reads(agents, index), "nobody-of-that-name"]
+    agents[index]["reads"] = [*_reads(agents, index), "unknown-name"]
 
 
 def _same_name(agents: list[dict[str, Any]], random: Any) -> None:
@@ -267,16 +266,15 @@ EDITS: list[Edit] = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
 @given(topologies(), st.sampled_from(EDITS), st.randoms(use_true_random=False))
-def test_any_broken_rule_is_refused_and_never_otherwise(topology: Topology, edit: Edit, random: Any) -> None:
+def test_a_topology_is_refused_exactly_if_a_rule_is_broken(topology: Topology, edit: Edit, random: Any) -> None:
     agents = [{key: getattr(one, key) for key in one.model_fields_set} for one in topology.agents]
     edit(agents, random)
     refusal(lambda: Topology(name="x", agents=agents))
     refusal(lambda: of_agents({"name": "x", "agents": agents}))
 
 
-def test_a_run_with_a_topology_of_ones_own() -> None:
+def test_a_run_with_a_topology_made_in_python() -> None:
     topology = Topology(
         name="mine",
         agents=[
@@ -287,5 +285,5 @@ def test_a_run_with_a_topology_of_ones_own() -> None:
     with LatentMAS(model="tiny", topology=topology, runtime="local", max_new_tokens=2) as mas:
         (answer,) = mas.run(["What is 6 times 7?"])
     assert list(answer.agents) == ["planner", "judger"]
-    with pytest.raises(TopologyError, match=r"^agents: got 'alone'; no agent of it thinks latently"):
+    with pytest.raises(TopologyError, match=r"^agents: got 'alone'; it has no latent agent"):
         LatentMAS(model="tiny", topology=Topology(name="alone", agents=[agent(thinks="text")]), runtime="local")

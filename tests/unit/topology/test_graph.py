@@ -1,11 +1,11 @@
-"""YAML there and back, the order of agents, and whose memory and text an agent gets."""
+"""The YAML round trip, the order of agents, and the memories and texts that an agent reads."""
 
 import pickle
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.topology import (
@@ -47,7 +47,7 @@ class WithoutAliases(yaml.SafeDumper):
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
-    """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the ends."""
+    """Any valid DAG: latent and text agents that read earlier ones, and one answering agent that reads the leaves."""
     agent_names = draw(st.lists(names, min_size=1, max_size=8, unique=True))
     agents: list[Agent] = []
     for i, name in enumerate(agent_names):
@@ -77,7 +77,6 @@ def topologies(draw: st.DrawFn) -> Topology:
     return Topology(name=draw(names), agents=tuple(agents))
 
 
-@settings(max_examples=100, deadline=None)
 @given(topologies())
 def test_dump_and_parse_are_inverse(topology: Topology) -> None:
     text = dump_topology(topology)
@@ -88,7 +87,6 @@ def test_dump_and_parse_are_inverse(topology: Topology) -> None:
     assert parse_topology(dump_topology(parsed), parsed.source) == parsed
 
 
-@settings(max_examples=50, deadline=None)
 @given(topologies(), st.randoms(use_true_random=False))
 def test_any_order_of_the_file_is_sorted(topology: Topology, random: object) -> None:
     agents = list(topology.agents)
@@ -105,7 +103,6 @@ def test_any_order_of_the_file_is_sorted(topology: Topology, random: object) -> 
     assert parsed.agents[-1] == topology.answering_agent
 
 
-@settings(max_examples=100, deadline=None)
 @given(topologies())
 def test_memory_and_text_of_every_agent(topology: Topology) -> None:
     text_topology = apply_method(topology, "text")

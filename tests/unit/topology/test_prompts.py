@@ -1,4 +1,4 @@
-"""Prompts: what a template sees, what it cannot do, and errors before a run instead of during it."""
+"""Prompts: the variables of a template, what it must not do, and errors that are found before the run."""
 
 import time
 from collections import Counter
@@ -57,11 +57,11 @@ def test_what_a_prompt_can_do(prompt: str, text: str) -> None:
     assert _rendered(prompt, choices=["x < y", "é"], **{"hard-one": 1}) == text
 
 
-def test_text_of_others_is_never_a_template() -> None:
+def test_text_from_other_agents_is_not_rendered_as_a_template() -> None:
     assert _rendered("{{ question }}{{ context }}", context="{{ 1 + 1 }}{% if %}") == "How many?{{ 1 + 1 }}{% if %}"
 
 
-def test_context_that_no_template_mentions_goes_before_the_prompt() -> None:
+def test_a_context_that_no_template_mentions_is_put_before_the_prompt() -> None:
     context = format_context([("planner", "Do this.\n"), ("critic", " ")])
     assert context == "planner wrote:\nDo this.\n\ncritic wrote:\n(nothing)"
     assert _rendered("Now.", context=context) == f"The other agents' work so far:\n\n{context}\n\nNow."
@@ -137,7 +137,7 @@ def test_what_a_prompt_cannot_do(prompt: str) -> None:
     assert time.monotonic() - began < 2
 
 
-def test_a_template_leaves_the_record_alone() -> None:
+def test_a_template_cannot_change_the_record() -> None:
     question = _question(choices=["a"])
     with pytest.raises(TopologyError):
         _rendered("{% set x = record.choices.append(1) %}{{ x }}", choices=question.record["choices"])
@@ -171,11 +171,11 @@ def test_check_finds(prompt: str, part: str) -> None:
         RenderedPrompts.of(_alone(prompt=prompt), [_question()])
 
 
-def test_a_field_that_is_no_text_is_found_before_the_run_where_a_prompt_uses_it() -> None:
+def test_an_invalid_character_in_a_used_field_is_found_before_the_run() -> None:
     broken = _question(notes="half \ud83d of it")
     RenderedPrompts.of(_alone(prompt="{{ question }}"), [broken])
     with pytest.raises(
-        TopologyError, match="got 'question q7'; a field that its prompt uses holds half of a surrogate pair"
+        TopologyError, match="got 'question q7'; a field that its prompt uses has half of a surrogate pair"
     ):
         RenderedPrompts.of(_alone(prompt="Read {{ notes }}"), [broken])
 

@@ -1,4 +1,4 @@
-"""A template computes no more than it may, however it goes about it, and what prompts usually do still works."""
+"""The prompt sandbox: its bounds hold for every way to exceed them, and usual prompts render."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ def rendered(prompt: str) -> str:
 
 
 def again(step: str, *, start: str = "'ab'", after: str = "") -> str:
-    """`ns.x` from itself, sixty times over: whatever doubles it comes to more than any machine holds."""
+    """Compute `ns.x` from itself sixty times: if each step doubles it, the result exceeds any memory."""
     return f"{{% set ns = namespace(x={start}) %}}{{% for i in range(60) %}}{step}{{% endfor %}}{after}"
 
 
@@ -86,7 +86,7 @@ TOO_LONG = {
 
 
 @pytest.mark.parametrize("prompt", TOO_MUCH.values(), ids=TOO_MUCH)
-def test_too_much_is_told_in_one_line_and_soon(prompt: str) -> None:
+def test_a_template_that_makes_too_much_fails_soon_with_one_line(prompt: str) -> None:
     began = time.process_time()  # of this process: the machine may be busy
     with pytest.raises(TopologyError, match=r"characters|bits|too large|bytes") as caught:
         rendered(prompt)
@@ -95,13 +95,13 @@ def test_too_much_is_told_in_one_line_and_soon(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("prompt", TOO_LONG.values(), ids=TOO_LONG)
-def test_what_does_not_come_to_an_end_is_interrupted(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_template_is_interrupted(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
     with pytest.raises(TopologyError, match=r"takes more than 0\.1 s to render|characters"):
         rendered(prompt)
 
 
-def test_the_time_is_bound_in_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_bounded_in_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
     with ThreadPoolExecutor(2) as pool:
         good, bad = pool.submit(rendered, "{{ question }}"), pool.submit(rendered, TOO_LONG["three loops"])
@@ -154,11 +154,11 @@ def test_the_time_is_bound_in_other_threads_too(monkeypatch: pytest.MonkeyPatch)
         ),
     ],
 )
-def test_what_prompts_usually_do(prompt: str, text: str) -> None:
+def test_usual_prompts(prompt: str, text: str) -> None:
     assert rendered(prompt) == text
 
 
-def test_large_but_sensible_prompts() -> None:
+def test_large_but_reasonable_prompts() -> None:
     documents = "{% set docs = ['x' * 100] * 2000 %}"
     assert (
         len(rendered(documents + "{% for d in docs %}{{ loop.index }}. {{ d | trim | upper }}\n{% endfor %}")) > 200_000

@@ -1,9 +1,9 @@
-"""Every way to get a topology wrong: one line that names file, line, agent and key."""
+"""Invalid topology files: the error is one line that names file, line, agent and key."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.errors import TopologyError
@@ -47,7 +47,7 @@ def _agents(*lines: str) -> str:
 
 
 def _ladder(num_rungs: int) -> str:
-    """Diamonds one behind the other: the ways back to the first agent double with each."""
+    """A chain of diamonds: each doubles the number of paths to the first agent."""
     lines = ["name: a0"]
     for i in range(1, num_rungs + 1):
         lines += [f"name: b{i}, reads: a{i - 1}", f"name: c{i}, reads: a{i - 1}", f"name: a{i}, reads: [b{i}, c{i}]"]
@@ -90,7 +90,7 @@ BAD_FILES = {
     "an agent is text": ("name: x\nagents:\n  - planner\n", "t.yaml:3: agents[0]", "or a mapping"),
     "unknown top key": (GOOD + "agent: []\n", "t.yaml:12: agent", "did you mean agents?"),
     "unknown agent key": _planner("promt: x", "promt", "did you mean prompt?"),
-    "far-off key": _planner("zzz: x", "zzz", "the keys here are name, thinks"),
+    "far-off key": _planner("zzz: x", "zzz", "the valid keys are name, thinks"),
     "duplicate top key": (GOOD + "name: again\n", "t.yaml:12: name", "already given in line 1"),
     "duplicate key": _planner("thinks: text", "thinks", "already given in line 4"),
     "key not text": (_with_planner("1: x"), "t.yaml:6: agents.planner", "must be text"),
@@ -168,8 +168,12 @@ BAD_FILES = {
     "reads a mapping": (_replaced("[planner]", "{planner: 1}"), "t.yaml:8: agents.judger.reads", "or a list"),
     "reads nothing": (_replaced("reads: [planner]", "reads:"), "t.yaml:8: agents.judger.reads", "nothing"),
     "reads a number": (_replaced("[planner]", "[planner, 3]"), "t.yaml:8: agents.judger.reads[1]", "a number"),
-    "reads nobody": (_replaced("[planner]", "[planer]"), "t.yaml:8: agents.judger.reads", "other agents are planner"),
-    "reads nobody, in a list": (
+    "reads an unknown agent": (
+        _replaced("[planner]", "[planer]"),
+        "t.yaml:8: agents.judger.reads",
+        "other agents are planner",
+    ),
+    "reads an unknown agent, in a list": (
         _replaced("[planner]", "\n      - planner\n      - critic"),
         "t.yaml:10: agents.judger.reads",
         "no agent of that name",
@@ -193,7 +197,7 @@ BAD_FILES = {
     "two answering agents": (
         _agents("name: a", "name: b, reads: a, thinks: text", "name: c, thinks: text"),
         "t.yaml:5: agents.c",
-        "'b, c'; nobody reads these agents",
+        "'b, c'; no agent reads these",
     ),
     "the answering agent is latent": (_agents("name: a, thinks: latent"), "t.yaml:3: agents.a.thinks", "thinks: text"),
     "the answering agent is latent by default": (_agents("name: a"), "t.yaml:3: agents.a.thinks", "thinks: text"),
@@ -206,7 +210,7 @@ BAD_FILES = {
     "memory too wide": (
         _ladder(14),
         "t.yaml:39: agents.a12.reads",
-        "10000 ways",
+        "10000 paths",
     ),
     "Jinja2 in a line": (
         _replaced("Plan. {{ question }}", "Plan. {{ question"),
@@ -232,7 +236,7 @@ BAD_FILES = {
     "Jinja2 in suffix": _planner("suffix: '{{ }}'", "suffix", "Jinja2"),
     "nested too deeply for Python": _planner("suffix: '{{ " + "(" * 5000 + "'", "suffix", "compile"),
     "number too long for Python": _planner("suffix: '{{ " + "1" * 5000 + " }}'", "suffix", "compile"),
-    "include": _planner("suffix: '{% include \"a\" %}'", "suffix", "other files"),
+    "include": _planner("suffix: '{% include \"a\" %}'", "suffix", "other templates"),
     "gold": (
         _replaced("      {{ question }}\n", "      {{ gold }}\n"),
         "t.yaml:11: agents.judger.prompt",
@@ -291,7 +295,6 @@ def test_unknown_name_suggests_a_built_in() -> None:
         load_topology("sequental")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
     noise = st.text(st.sampled_from("{}[]:-|>&*!%#'\"\\ \n\tax1\x85\ufeff\x00"), max_size=4)

@@ -1,4 +1,4 @@
-"""A benchmark of the runtime from start to end: measured, then its figures on stdout and its plot."""
+"""Runs a benchmark, then prints its figures to stdout and draws its plot."""
 
 import contextlib
 import json
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class BenchResult(Protocol):
-    """What a benchmark has measured."""
+    """The result of a benchmark."""
 
     def to_json(self) -> dict[str, Any]:
-        """All figures."""
+        """Return all figures."""
 
 
 Measured = TypeVar("Measured", bound=BenchResult)
@@ -30,12 +30,15 @@ def measure_and_show(
     plot: str | None,
     as_json: bool,
 ) -> None:
-    """`measure` is given what tells a line of progress. Raises ConfigError at once if `plot` cannot be drawn."""
+    """Run `measure` with a function that prints a line of progress, then show its result.
+
+    Raises ConfigError before the measurement if `plot` cannot be drawn.
+    """
     if plot is not None:
         from latentmas_ray.bench.plot import check_matplotlib
 
         check_matplotlib(plot)
-    # Ray prints warnings of its nodes, such as of many new processes, to stdout, and that is where the figures go.
+    # Ray prints warnings of its nodes to stdout, where the figures go.
     with contextlib.redirect_stdout(sys.stderr):
         outcome = measure(lambda line: typer.echo(line, err=True))
     if as_json:

@@ -1,4 +1,4 @@
-"""`latentmas bench transfer`: flags, and the figures as tables."""
+"""`latentmas bench transfer`: its flags, and its figures as tables."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import typer
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
-from latentmas_ray.cli.numbers import whole_numbers
+from latentmas_ray.cli.options import whole_numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,9 +30,7 @@ def transfer(
     transports: Annotated[
         str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
     ] = None,
-    repeats: Annotated[
-        int | None, typer.Option("--repeats", metavar="N", help="of every measurement (default: 5)")
-    ] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")] = None,
     address: Annotated[
         str | None,
         typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
@@ -49,10 +47,10 @@ def transfer(
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE.png", help="draw bandwidth over size")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Measure what moving working memory costs, beside what the link itself can do.
+    """Measure the cost of moving working memory, against the limit of the link itself.
 
-    Segments of a model's KV shape go from one cache to another, over every link that there is (same process, same
-    node, and another node of the cluster) and with every transport. docs/transfer.md says what the columns mean.
+    Segments of a model's KV shape go from one cache to another, over every link (same process, same node, and another
+    node of the cluster) and with every transport. docs/transfer.md explains the columns.
     SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
     """
     given = {
@@ -72,7 +70,7 @@ def transfer(
 
 
 def _measure(settings: TransferBenchSettings, say: Callable[[str], None]) -> "TransferBench":
-    from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are known good
+    from latentmas_ray.bench.transfer import run  # torch and Ray: only once the flags are valid
 
     return run(settings, say)
 

@@ -1,4 +1,4 @@
-"""What a hand-over costs here, measured at the start of a run: links between actors, prefill of each reader."""
+"""Measures transfer costs at the start of a run: the links between actors, and each reader's prefill."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -7,29 +7,29 @@ import ray
 
 from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.replicas.replica import Replica
-from latentmas_ray.scheduler.transfer_costs import TransferCosts
+from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 PROBE_BYTES = 16 * 2**20
 PREFILL_TOKENS = 256
 _REPEATS = 3
-_PATIENCE_SECONDS = 300.0
+_TIMEOUT_SECONDS = 300.0
 
 
 def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts:
-    """The slowest link between the actors of every two agents, and the slowest actor of each.
+    """Return the slowest link between the replicas of each pair of agents, and the slowest prefill of each agent.
 
-    `replicas_of` holds each agent's replicas. Links are measured once for each pair of nodes, by the
-    bytes of a probe that one node's actor returns and the other's reads: through the object store, whatever transport
-    the run uses. Raises ClusterError if an actor does not answer.
+    `replicas_of` holds each agent's replicas. Links are measured once per pair of nodes: an actor of one node returns a
+    probe of `PROBE_BYTES` and an actor of the other reads it, through the object store, whatever transport the run
+    uses. Raises ClusterError if an actor does not answer.
     """
-    with cluster_errors("the costs of a hand-over could not be measured"):
+    with cluster_errors("transfer costs could not be measured"):
         rates = ray.get(
             [
                 replica.actors[0].measure_prefill.options(concurrency_group="turns").remote(PREFILL_TOKENS)
                 for replicas in replicas_of.values()
                 for replica in replicas
             ],
-            timeout=_PATIENCE_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
         links = _measure_links({replica.nodes[0]: replica for replicas in replicas_of.values() for replica in replicas})
     numbers = iter(rates)
@@ -43,14 +43,14 @@ def measure_costs(replicas_of: Mapping[str, Sequence[Replica]]) -> TransferCosts
 
 
 def _measure_links(actor_on: Mapping[str, Replica]) -> dict[tuple[str, str], float]:
-    """Bytes per second between every two nodes, one pair after another so that none slows another."""
+    """Return the bytes per second between each pair of nodes, measured one after another to avoid interference."""
     links = {}
     for sender, reader in product(actor_on, repeat=2):
         seconds = []
         for _ in range(_REPEATS):
             probe = actor_on[sender].actors[0].send_probe.options(concurrency_group="side").remote(PROBE_BYTES)
-            ray.wait([probe], timeout=_PATIENCE_SECONDS, fetch_local=False)
+            ray.wait([probe], timeout=_TIMEOUT_SECONDS, fetch_local=False)
             receive = actor_on[reader].actors[0].receive_probe.options(concurrency_group="side")
-            seconds.append(ray.get(receive.remote([probe]), timeout=_PATIENCE_SECONDS))
+            seconds.append(ray.get(receive.remote([probe]), timeout=_TIMEOUT_SECONDS))
         links[sender, reader] = PROBE_BYTES / max(1e-9, min(seconds))
     return links

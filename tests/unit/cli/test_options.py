@@ -2,7 +2,7 @@
 
 import pytest
 
-from latentmas_ray.cli.numbers import whole_number, whole_numbers
+from latentmas_ray.cli.options import whole_number, whole_numbers
 from latentmas_ray.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded model from scratch: `python jobs/train_tiny.py FOLDER`.
+"""Train the embedded model from scratch: `python -m examples.tiny_model FOLDER`, from a checkout.
 
 FOLDER gets the state to go on from, the figures of every ten steps (`history.jsonl`), curves (`curves.png`) and the
 model (`model/`, for `--model FOLDER/model`). Run it again to go on: data and order are those of an undisturbed run.
@@ -11,7 +11,9 @@ import torch
 
 from examples.tiny_model.run import train
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    prog="python -m examples.tiny_model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("folder", type=Path)
 parser.add_argument("--steps", type=int, default=930, help="until this step (default: 930)")
 parser.add_argument("--seed", type=int, default=2511, help="of the data and the first weights (default: 2511)")

@@ -1,4 +1,4 @@
-"""What the clocks say of one hand-over, and the figures of many. Plain data: no torch, no Ray."""
+"""The clock readings of one transfer, and the figures of many. Plain data: no torch, no Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ class Sent:
 
     begun: float
     copied: float  # out of the cache
-    packed: float  # from here on it is the transport's and Ray's
+    packed: float  # from here on the transport and Ray own it
     payload: Any
 
 
 @dataclass(frozen=True)
 class Received:
-    """What the receiver tells, with the times on its own clock."""
+    """The receiver's times, on its own clock."""
 
-    arrived: float  # the reading method began: whatever the payload carries is here
+    arrived: float  # the receiving method started: the payload is here
     unpacked: float
-    written: float  # into the reader's cache: attention could begin
-    carried: bool  # the payload held the bytes; otherwise unpacking is what brought them
+    written: float  # into the reader's cache: attention could start
+    holds_bytes: bool  # the payload contained the KV; otherwise unpacking moved it
 
 
 @dataclass(frozen=True)
 class TransferSample:
-    """One hand-over in seconds, with what the link and memcpy needed for as many bytes right after it."""
+    """The seconds of one transfer, and of the link and memcpy with as many bytes right after it."""
 
     phases: Mapping[str, float]
     move: float
@@ -44,18 +44,18 @@ class TransferSample:
     def of(
         sent: tuple[float, float, float], received: Received, offset: float, *, limit: float, copies: float
     ) -> "TransferSample":
-        """`sent` is begun, copied, packed; `offset` is how far the receiver's clock is ahead of the sender's."""
+        """Make a sample. `sent` is (begun, copied, packed); the receiver's clock is `offset` seconds ahead."""
         begun, copied, packed = sent
         arrived, unpacked, written = (time - offset for time in (received.arrived, received.unpacked, received.written))
         times = (begun, copied, packed, arrived, unpacked, written)
         phases = {name: max(0.0, end - begin) for name, begin, end in zip(PHASES, times[:-1], times[1:], strict=True)}
-        move = phases["way"] + (0.0 if received.carried else phases["unpack"])
+        move = phases["way"] + (0.0 if received.holds_bytes else phases["unpack"])
         return TransferSample(phases, move, written - begun, limit, copies)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One kind of time over the repeats, beside what was measured as its limit."""
+    """One kind of time over all repeats, and its measured limit."""
 
     seconds: float  # median
     p99_seconds: float  # by nearest rank: with few repeats, the slowest
@@ -77,7 +77,7 @@ class SizeFigures:
 
 
 def size_figures(tokens: int, num_bytes: int, runs: Sequence[TransferSample], *, is_remote: bool) -> SizeFigures:
-    """The figures of one size; between nodes a hand-over needs the link beside the copies."""
+    """Return the figures of one size; between nodes (`is_remote`) the limit of a transfer includes the link."""
     return SizeFigures(
         tokens=tokens,
         num_bytes=num_bytes,
@@ -92,12 +92,12 @@ def size_figures(tokens: int, num_bytes: int, runs: Sequence[TransferSample], *,
 
 
 def p99(values: Sequence[float]) -> float:
-    """The smallest value that at least 99 % of the values do not exceed."""
+    """Return the smallest value that at least 99 % of the values do not exceed."""
     return sorted(values)[ceil(_P99 * len(values)) - 1]
 
 
 def _timing(num_bytes: int, seconds: Sequence[float], limits: Sequence[float]) -> Timing:
-    # A transport that hands a handle over may take less than the clock can tell.
+    # A transport that passes only a handle may take less than the clock's resolution.
     measured = [max(value, 1e-9) for value in seconds]
     return Timing(
         seconds=median(measured),

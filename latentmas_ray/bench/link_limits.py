@@ -1,4 +1,4 @@
-"""What a link itself can do: memcpy within a machine, plain TCP between two, and how far their clocks are apart."""
+"""Measures the limit of a link: memcpy within a machine, plain TCP between two, and the offset of their clocks."""
 
 import hmac
 import socket
@@ -14,15 +14,15 @@ import numpy as np
 from latentmas_ray.errors import RunError
 
 NUM_THREADS = 2  # also the number of TCP streams
-_PATIENCE_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60.0
 _SOCKET_BYTES = 8 * 2**20
 _NUM_PINGS = 50
-_REQUEST = struct.Struct("<QQ")  # first byte and number of bytes that follow; none: the clock is asked for
+_REQUEST = struct.Struct("<QQ")  # offset and number of bytes that follow; 0 bytes only ask for the clock
 _CLOCK = struct.Struct("<d")
 
 
 class Buffers:
-    """Two buffers with memory behind every page, and copies from one to the other."""
+    """Two buffers whose pages have all been touched, to measure memcpy between them."""
 
     def __init__(self, num_bytes: int) -> None:
         self.source = np.random.default_rng(0).integers(0, 256, num_bytes, dtype=np.uint8)
@@ -30,7 +30,7 @@ class Buffers:
         self._pool = ThreadPoolExecutor(NUM_THREADS)
 
     def copy_seconds(self) -> float:
-        """Seconds of one memcpy of everything, with one thread or with two: the faster of both."""
+        """Return the seconds of one memcpy of the buffer, with one thread or two, whichever is faster."""
         return min(self._seconds(1), self._seconds(NUM_THREADS))
 
     def close(self) -> None:
@@ -49,10 +49,10 @@ class Buffers:
         np.copyto(self.target[first : first + num_bytes], self.source[first : first + num_bytes])
 
 
-class Sink:
-    """Takes bytes from sockets into a buffer and tells when they are there; also tells its clock.
+class TcpReceiver:
+    """Receives bytes over TCP into a buffer and answers with the time when all were there.
 
-    It listens at one address of this machine, and only to who knows the key.
+    It listens at one address of this machine and serves only connections that present the key.
     """
 
     def __init__(self, host: str, key: bytes) -> None:
@@ -62,8 +62,8 @@ class Sink:
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def aim(self, target: np.ndarray) -> None:
-        """From now on bytes go here."""
+    def set_target(self, target: np.ndarray) -> None:
+        """Receive into `target` from now on."""
         self._target = target.data
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Sink:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # whoever sends sees the end of the connection, and says so
+        with connection, suppress(OSError):  # the sender sees that the connection was closed, and raises
             _tune(connection)
             key = bytearray(len(self._key))
             _receive(connection, memoryview(key))
@@ -93,16 +93,16 @@ class Sink:
                 connection.sendall(_CLOCK.pack(time.time()))
 
 
-class TcpLine:
-    """The other end of a `Sink`: as many connections as there are streams."""
+class TcpSender:
+    """Sends bytes to a `TcpReceiver` over `NUM_THREADS` connections."""
 
     def __init__(self, host: str, port: int, key: bytes) -> None:
-        """Raises RunError where no connection can be made."""
+        """Connect. Raises RunError if that fails."""
         self._pool = ThreadPoolExecutor(NUM_THREADS)
         self._connections = []
         try:
             for _ in range(NUM_THREADS):
-                connection = socket.create_connection((host, port), timeout=_PATIENCE_SECONDS)
+                connection = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
                 self._connections.append(connection)
                 _tune(connection)
                 connection.sendall(key)
@@ -111,9 +111,9 @@ class TcpLine:
             raise RunError(f"no TCP connection to {host}, port {port}, of another node: {error}") from error
 
     def clock(self) -> tuple[float, float]:
-        """How many seconds the sink's clock is ahead of ours, and by how much that may be wrong.
+        """Return how many seconds the receiver's clock is ahead of ours, and the error of that.
 
-        The quickest of many round trips tells it: what is read at the other end was read between our two looks.
+        Taken from the fastest of many round trips: the receiver read its clock between our two readings.
         """
         best = (float("inf"), 0.0)
         for _ in range(_NUM_PINGS):
@@ -125,7 +125,7 @@ class TcpLine:
         return offset, round_trip / 2
 
     def seconds(self, source: np.ndarray) -> float:
-        """Seconds until all bytes have arrived, over one stream or over two: the faster of both."""
+        """Return the seconds until all bytes have arrived, over one stream or two, whichever is faster."""
         return min(self._seconds(source, 1), self._seconds(source, NUM_THREADS))
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class TcpLine:
         return time.perf_counter() - begin
 
     def _send(self, connection: socket.socket, part: memoryview, first: int) -> float:
-        """Send and wait for the receipt: the time on the other clock when all was there."""
+        """Send and wait for the answer: the receiver's clock when all bytes were there."""
         receipt = bytearray(_CLOCK.size)
         try:
             connection.sendall(_REQUEST.pack(first, len(part)))
@@ -157,22 +157,22 @@ class TcpLine:
 
 
 def _shares(num_bytes: int, count: int) -> list[tuple[int, int]]:
-    """(first, number of bytes) of nearly equal parts."""
+    """Split `num_bytes` into nearly equal parts; return (first, number of bytes) of each."""
     edges = [num_bytes * index // count for index in range(count + 1)]
     return [(first, stop - first) for first, stop in pairwise(edges)]
 
 
 def _tune(connection: socket.socket) -> None:
-    connection.settimeout(_PATIENCE_SECONDS)
+    connection.settimeout(_TIMEOUT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
 
 
 def _receive(connection: socket.socket, target: memoryview) -> None:
-    """Fill `target`. Raises ConnectionError if the other end closes before."""
+    """Fill `target`. Raises ConnectionError if the peer closes the connection before."""
     while target.nbytes:
         num_bytes = connection.recv_into(target)
         if num_bytes == 0:
-            raise ConnectionError("the other end closed the connection")
+            raise ConnectionError("the peer closed the connection")
         target = target[num_bytes:]
