@@ -1,7 +1,8 @@
 """Events of a run, which its observer receives.
 
-The order is `RunStarted`, then all others as they happen, then `RunEnded`. Events are frozen and may be stored. Events
-of a runtime are a different stream (`scheduler.events`).
+The order is `RunStarted`, then all others as they happen, then `RunEnded`. Events are frozen and may be stored. What a
+runtime reports to the scheduler is another stream (`scheduler.events`); of it, a run's observer receives the
+`ClusterEvent`s: replicas and nodes that came or went.
 """
 
 from dataclasses import dataclass
@@ -74,6 +75,39 @@ class RunEnded:
     """The run is over, for whatever reason. The last event."""
 
 
+@dataclass(frozen=True)
+class ReplicaReady:
+    """A replica of these agents (several if they share an actor) has loaded its model on these nodes."""
+
+    agents: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReplicaLost:
+    """A replica of these agents died or was shut down. Its turns follow as `TurnLost`."""
+
+    agents: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeJoined:
+    """The cluster has a new node. Running replicas stay where they are."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class NodeDraining:
+    """A node will be removed soon. No runtime reports this: Ray shows draining nodes through private interfaces
+    only."""
+
+    node: str
+
+
+ClusterEvent = ReplicaReady | ReplicaLost | NodeJoined | NodeDraining
 RunEvent = (
     RunStarted
     | TurnFinished
@@ -82,6 +116,7 @@ RunEvent = (
     | MemoryFinished
     | QuestionFailed
     | RunProgress
+    | ClusterEvent
     | RunEnded
 )
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
 from latentmas_ray.runs.results import Failure, ReturnedMemory
+from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.events import Event, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
@@ -180,8 +181,11 @@ class Scheduler:
             match event:
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
+                case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
+                    for run in self._runs:
+                        run.counters.send(event)
                 case _:
-                    pass  # tokens, replicas and nodes are for observers only
+                    pass  # tokens and questions: only `on_event` listens
         self._handle_outcomes(turns)
         if turns or timeout_seconds:
             self._report_progress()
