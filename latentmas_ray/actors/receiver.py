@@ -80,7 +80,7 @@ class SegmentReceiver:
             SegmentRead(
                 source=source,
                 num_bytes=self._recompute_bytes[source] if source in recomputed else self._kv_bytes[source],
-                handover="recompute" if source in recomputed else "kv",
+                transfer_mode="recompute" if source in recomputed else "kv",
                 codec=codec,
                 relative_error=self._errors[source],
                 transport=transport,

@@ -200,7 +200,7 @@ class TurnRunner:
         per question of the recompute inputs in it."""
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
-            make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
+            make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
             first = make_chunk(work.hands_over, work.latent_steps + num_end_tokens, outgoing.reserve)
             outgoing.publish(final_at, first)
             return first.recompute_inputs.bytes_per_question
@@ -215,7 +215,7 @@ class TurnRunner:
     ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
         """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the segment's bytes per
         question."""
-        make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
+        make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
             if outgoing is not None:
@@ -224,10 +224,10 @@ class TurnRunner:
             else:
                 chunk = (
                     SegmentChunk.whole(session.emit(work.hands_over))
-                    if work.handover == "kv"
+                    if work.transfer_mode == "kv"
                     else make_chunk(work.hands_over)
                 )
-        if work.handover == "kv":
+        if work.transfer_mode == "kv":
             segment_bytes = chunk.meta.bytes_per_question
         else:
             segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))

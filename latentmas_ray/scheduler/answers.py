@@ -147,7 +147,7 @@ def _transfers(
                 num_bytes=shares[index],
                 moved_bytes=moved[index],
                 transport=read.transport,
-                mode=read.handover,
+                mode=read.transfer_mode,
                 codec=read.codec,
                 relative_error=read.relative_error,
                 link=read.link,

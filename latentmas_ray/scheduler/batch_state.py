@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from latentmas_ray.engine.turn import GivenMemory, Handover, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
@@ -24,7 +24,7 @@ class BatchState:
         retry: RetryState,
         topology_index: TopologyIndex,
         settings: DriverSettings,
-        transfer_modes: Mapping[str, Handover] | None = None,
+        transfer_modes: Mapping[str, SentAs] | None = None,
         *,
         given: GivenMemory | None = None,
         keeps_memory: bool = False,

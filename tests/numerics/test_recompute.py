@@ -96,7 +96,7 @@ def memory_of(
             node.reads,
             hands_over=hands_over,
             recomputed=recomputed & names,
-            handover="recompute" if node.agent in recomputed else "kv",
+            transfer_mode="recompute" if node.agent in recomputed else "kv",
         )
         sent[node.agent] = chunks_of(runner, work, {name: sent[name] for name in names}, early=early)
 
