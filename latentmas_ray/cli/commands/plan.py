@@ -1,4 +1,4 @@
-"""`latentmas plan`: which agent goes on which GPU, the memory it needs and the bytes that move; starts nothing."""
+"""`latentmas plan`: the GPU of each agent, the memory it needs and the bytes that move; starts nothing."""
 
 import json
 import os
