@@ -15,44 +15,25 @@ SMALL = ["--model", "tiny", "--tokens", "1,40", "--repeats", "2", "--transports"
 def test_a_transport_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """Transports between two actors, on one node and on two, are measured in `tests/multinode/test_command.py`."""
     assert main(["bench", "transfer", *SMALL, "--no-end-to-end"]) == 0
-<<<<<<< HEAD
     figures = json.loads(capsys.readouterr().out)
     assert [(way["link"], way["transport"]) for way in figures["ways"]] == [("same_process", "loopback")]
     for way in figures["ways"]:
-=======
-    figures = json.loads(capsys.readouterr().out)
-    assert [(way["link"], way["transport"]) for way in figures["ways"]] == [("same_process", "loopback")]
-    for way in figures["ways"]:
->>>>>>> refs/heads/english4
         assert [size["tokens"] for size in way["sizes"]] == [1, 40]
         for size in way["sizes"]:
             assert 0 < size["move"]["seconds"] <= size["hand_over"]["seconds"] < 10
             assert size["move"]["limit_bytes_per_second"] > 0
-<<<<<<< HEAD
-    assert ray.is_initialized()  # it was there before, and goes on
-=======
     assert ray.is_initialized()  # it was running before, and still is
->>>>>>> refs/heads/english4
 
 
 @pytest.mark.slow
 def test_two_agents_are_measured_with_overlap_and_without(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "transfer", *SMALL, "--prompt-tokens", "50", "--latent-steps", "3"]) == 0
-<<<<<<< HEAD
-    felt = json.loads(capsys.readouterr().out)["end_to_end"]
-    assert felt["prompt_tokens"] >= 50
-    assert (felt["transport"], felt["link"]) == ("shared_memory", "same_node")
-    for side in ("overlap", "no_overlap"):
-        assert 0 < felt[side]["exposed_seconds"] <= felt[side]["seconds"] < 10
-    assert felt["ratio"] == pytest.approx(felt["no_overlap"]["seconds"] / felt["overlap"]["seconds"])
-=======
     end_to_end = json.loads(capsys.readouterr().out)["end_to_end"]
     assert end_to_end["prompt_tokens"] >= 50
     assert (end_to_end["transport"], end_to_end["link"]) == ("shared_memory", "same_node")
     for side in ("overlap", "no_overlap"):
         assert 0 < end_to_end[side]["exposed_seconds"] <= end_to_end[side]["seconds"] < 10
     assert end_to_end["ratio"] == pytest.approx(end_to_end["no_overlap"]["seconds"] / end_to_end["overlap"]["seconds"])
->>>>>>> refs/heads/english4
     assert ray.is_initialized()
 
 
