@@ -67,15 +67,15 @@ class TimerRunner:
             lengths = [length + more for length, more in zip(lengths, chunk.lengths, strict=True)]
         present = time.time()
         first, last = make_chunks(tuple(lengths), work.latent_steps)
-        leaves_early = outgoing is not None and outgoing.leaves_early
-        if outgoing is not None and leaves_early:
+        overlaps = outgoing is not None and outgoing.overlaps
+        if outgoing is not None and overlaps:
             outgoing.publish(time.time(), first)
         time.sleep(max(map(seconds_of, work.prompts)))
         ended = time.time()
         stamps = TurnStamps(idle_since=self._idle_since, begun=begun, present=present, ended=ended)
         whole: SegmentChunk | None = None
         if work.thinks == "latent":
-            own = last if leaves_early else SegmentChunk.whole(join([first, last]))
+            own = last if overlaps else SegmentChunk.whole(join([first, last]))
             if outgoing is None:
                 whole = own
             else:

@@ -95,7 +95,7 @@ class AgentActor:
         sent: list[SentChunk] = []
         # With Loopback the segment may stay in the engine's cache until the cache is needed for another turn.
         send = None if isinstance(self._transport, Loopback) else sent.append
-        chunk, result = self._engine.submit(self._execute_turn, work, later, first, send, leaves_early=False).result()
+        chunk, result = self._engine.submit(self._execute_turn, work, later, first, send, overlaps=False).result()
         return (stamp_send_time(sent[0], result) if sent else chunk), result
 
     def begin_turn(
@@ -178,7 +178,7 @@ class AgentActor:
         first: Sequence[Any],
         send: Callable[[SentChunk], None] | None,
         *,
-        leaves_early: bool,
+        overlaps: bool,
     ) -> tuple[SentChunk | None, TurnResult]:
         assert self._runner is not None, "load() comes first"
         incoming, work = self._incoming(work, later, first), fetch_given_memory(work)
@@ -189,7 +189,7 @@ class AgentActor:
                 work,
                 incoming,
                 send,
-                leaves_early=leaves_early,
+                overlaps=overlaps,
                 idle_since=max(self._idle_since, work.submitted_at),
             )
         finally:
@@ -219,7 +219,7 @@ class AgentActor:
                 published.set_result(chunk)
 
         try:
-            _, result = self._execute_turn(work, later, first, send, leaves_early=True)
+            _, result = self._execute_turn(work, later, first, send, overlaps=True)
             running.rest.set_result((stamp_send_time(last[0], result), result))
         except BaseException as error:  # noqa: BLE001  two other threads wait for any exception
             self.release(*running.held)

@@ -37,9 +37,9 @@ class SegmentSender:
     """Packs the chunks of a turn's segment and passes each to `send`."""
 
     def __init__(
-        self, transport: Transport, send: Callable[[SentChunk], None], *, leaves_early: bool, keeps_memory: bool
+        self, transport: Transport, send: Callable[[SentChunk], None], *, overlaps: bool, keeps_memory: bool
     ) -> None:
-        self.leaves_early = leaves_early
+        self.overlaps = overlaps
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
@@ -74,12 +74,12 @@ def execute_turn(
     incoming: Sequence[IncomingSegment],
     send: Callable[[SentChunk], None] | None = None,
     *,
-    leaves_early: bool = False,
+    overlaps: bool = False,
     idle_since: float | None = None,
 ) -> tuple[SentChunk | None, TurnResult]:
     """Execute one turn on the `incoming` segments, which are in the order of `work.segment_order()`.
 
-    With `send`, the segment is sent in chunks, the first one early if `leaves_early`. Without, it is returned as one
+    With `send`, the segment is sent in chunks, the first one early if `overlaps`. Without, it is returned as one
     chunk whose bytes may still lie in the engine's cache. `idle_since` is when the actor became idle, in seconds of the
     wall clock (default: now). Returns that chunk (or None) and the result with its transfers filled in. Raises what the
     engine, the transport and the wire format raise.
@@ -90,11 +90,7 @@ def execute_turn(
         receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec)
     else:
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
-    sender = (
-        None
-        if send is None
-        else SegmentSender(transport, send, leaves_early=leaves_early, keeps_memory=work.keeps_memory)
-    )
+    sender = None if send is None else SegmentSender(transport, send, overlaps=overlaps, keeps_memory=work.keeps_memory)
     chunk, result = runner.run(work, receiver, outgoing=sender)
     begin, final_at = time.perf_counter(), time.time()
     kept = tuple(sender.kept) if sender is not None else ()

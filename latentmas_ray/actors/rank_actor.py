@@ -90,7 +90,7 @@ class RankActor(AgentActor):
         self._is_ready.wait()
         sent: list[SentChunk] = []
         first = [_first_chunk_or_error(refs) for refs in reads]
-        turn = partial(self._execute_turn, work, reads, first, sent.append, leaves_early=False)
+        turn = partial(self._execute_turn, work, reads, first, sent.append, overlaps=False)
         _, result = self._enqueue(number, turn).result()
         return (stamp_send_time(sent[0], result) if sent else None), result
 

@@ -26,15 +26,8 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.scheduler.events import (
-    Event,
-    ReplicaLost,
-    TurnFailed,
-    TurnHandle,
-    TurnLost,
-    events_of_result,
-    without_frames,
-)
+from latentmas_ray.runs.run_events import ReplicaLost
+from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, TurnLost, events_of_result, without_frames
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.transport import DeviceLayout, Transport
 

@@ -1,10 +1,11 @@
-"""Receives the segments that a turn reads, and measures how long each kept the turn waiting (exposed time)."""
+"""Receives the segments that a turn reads."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from latentmas_ray.engine.exposed_time import ExposedTimer
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import repeat
@@ -45,13 +46,11 @@ class SegmentReceiver:
         self._transport = transport
         self._spec = spec
         self._incoming = incoming
-        self._busy_seconds = {segment.source: 0.0 for segment in incoming}
-        self._recompute_bytes = dict.fromkeys(self._busy_seconds, 0)
-        self._kv_bytes = dict.fromkeys(self._busy_seconds, 0)
-        self._errors = dict.fromkeys(self._busy_seconds, 0.0)
-        self._intervals: list[tuple[str | None, float]] = []  # (source that was read, end time), in order
-        self._final_at = {segment.source: segment.first.final_at for segment in incoming}
-        self._idle_since = idle_since
+        final_at = {segment.source: segment.first.final_at for segment in incoming}
+        self._timer = ExposedTimer(final_at, idle_since=idle_since)
+        self._recompute_bytes = dict.fromkeys(final_at, 0)
+        self._kv_bytes = dict.fromkeys(final_at, 0)
+        self._errors = dict.fromkeys(final_at, 0.0)
         self._first = {segment.source: self._unpack(segment.source, segment.first) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
@@ -68,7 +67,7 @@ class SegmentReceiver:
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """Yield all chunks with their sources, arrived ones first. The reader absorbs each before it takes the next."""
-        self._intervals.append((None, time.time()))  # until now the reader did not wait for memory
+        self._timer.record_other_work()
         for source in list(self._first):
             yield from self._yield_timed(source, self._first.pop(source))  # drops it: it is not needed once absorbed
         for segment in self._incoming:
@@ -76,40 +75,27 @@ class SegmentReceiver:
 
     def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
-        exposed = self._exposed_seconds()
+        exposed = self._timer.exposed_seconds()
         return tuple(
             SegmentRead(
                 source=source,
                 num_bytes=self._recompute_bytes[source] if source in recomputed else self._kv_bytes[source],
-                handover="recompute" if source in recomputed else "kv",
+                transfer_mode="recompute" if source in recomputed else "kv",
                 codec=codec,
                 relative_error=self._errors[source],
                 transport=transport,
-                seconds=self._busy_seconds[source],
+                seconds=self._timer.busy_seconds[source],
                 exposed_seconds=exposed[source],
             )
             for source, codec in self._codecs.items()
         )
-
-    def _exposed_seconds(self) -> dict[str, float]:
-        """Return the seconds that each source kept this turn waiting after its memory was final and the reader idle.
-
-        `final_at` is on the clock of the source's machine, so between machines it is as exact as the clocks agree.
-        """
-        exposed = dict.fromkeys(self._final_at, 0.0)
-        now = max([self._idle_since, *self._final_at.values()])
-        for source, end in self._intervals:
-            if source is not None:
-                exposed[source] += max(0.0, end - now)
-            now = max(now, end)
-        return exposed
 
     def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
         for wait in segment.later:
             begin = time.time()
             sent = wait()
             self.waited_seconds += time.time() - begin
-            self._final_at[segment.source] = sent.final_at
+            self._timer.note_final(segment.source, sent.final_at)
             yield from self._yield_timed(segment.source, self._unpack(segment.source, sent))
 
     def _unpack(self, source: str, sent: SentChunk) -> SegmentChunk:
@@ -118,18 +104,13 @@ class SegmentReceiver:
         self._recompute_bytes[source] += sum(chunk.recompute_inputs.bytes_per_question)
         self._kv_bytes[source] += chunk.travel_bytes
         self._errors[source] = max(self._errors[source], chunk.codec_stats.relative_error if chunk.codec_stats else 0.0)
-        self._record_interval(source, begin)
+        self._timer.record(source, begin)
         return chunk
 
     def _yield_timed(self, source: str, chunk: SegmentChunk) -> Iterator[tuple[str, SegmentChunk]]:
         begin = time.time()
         yield source, chunk
-        self._record_interval(source, begin)
-
-    def _record_interval(self, source: str, begin: float) -> None:
-        end = time.time()
-        self._busy_seconds[source] += end - begin
-        self._intervals.append((source, end))
+        self._timer.record(source, begin)
 
 
 class GivenMemoryReceiver:

@@ -114,7 +114,7 @@ class _TimedOutgoing:
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.finished_at = 0.0
-        self.leaves_early, self.reserve = outgoing.leaves_early, outgoing.reserve
+        self.overlaps, self.reserve = outgoing.overlaps, outgoing.reserve
         self._outgoing = outgoing
 
     def publish(self, final_at: float, piece: SegmentChunk) -> None:

@@ -1,4 +1,4 @@
-"""A run's configuration: its parts, the whole, and what its names were before. Imports neither torch nor ray."""
+"""The configuration of a run: its parts, `RunConfig`, and renamed fields. Imports neither torch nor ray."""
 
 from latentmas_ray.config.choices import (
     CodecName,

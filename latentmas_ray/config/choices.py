@@ -1,4 +1,4 @@
-"""The fields of a configuration that take one of several names."""
+"""The types of fields whose value is one of several names."""
 
 from typing import Literal
 

@@ -1,8 +1,8 @@
-"""The parts of a configuration, and what a field says of itself beside its type, default and description.
+"""The parts of a configuration, and the marks of fields.
 
-A part is a model of its own, and `RunConfig` is all parts together with flat names: every `RunConfig` *is* a
-`SamplingConfig`, so that what needs a part takes just that. (As fields the parts could not be called what they are:
-`model`, `memory` and `output` are fields.)
+Each part is a pydantic model, and `RunConfig` inherits from all parts: every `RunConfig` is a `SamplingConfig`, so that
+functions can take only the part that they need. (The parts are not fields, because `model`, `memory` and `output` are
+names of fields already.)
 """
 
 from dataclasses import dataclass
@@ -26,36 +26,36 @@ from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas
 from latentmas_ray.units import parse_bytes
 
 EMBEDDED_MODEL = "tiny"
-MAX_NEW_TOKENS = 256  # of tasks that have no bound of their own
+MAX_NEW_TOKENS = 256  # for tasks without their own limit
 
 
 @dataclass(frozen=True)
 class MayChange:
-    """A resumed run may have another value: the field says where and how it runs, not what it computes."""
+    """A resumed run may have another value: the field affects where and how a run executes, not what it computes."""
 
 
 @dataclass(frozen=True)
 class Since:
-    """The field is younger than others: a run folder that lacks it was written by a run that had `before`."""
+    """The field was added later: a run folder without it was written by a run whose value was `before`."""
 
     before: Any
 
 
 @dataclass(frozen=True)
 class OwnFolder:
-    """A folder: each of several runs, such as one a seed, gets one of its own in it."""
+    """The field is a folder: each of several runs, such as one per seed, gets its own folder in it."""
 
 
 def marked(fields: dict[str, FieldInfo], mark: type) -> dict[str, Any]:
-    """The fields that carry a mark of this type, each with its mark."""
+    """Return the fields with a mark of this type, and their marks."""
     found = ((name, [one for one in field.metadata if isinstance(one, mark)]) for name, field in fields.items())
     return {name: marks[0] for name, marks in found if marks}
 
 
 class ConfigPart(BaseModel):
-    """What all parts have in common: frozen, no unknown fields, no spaces around text."""
+    """The base of all parts: frozen, without unknown fields; strips spaces around text."""
 
-    # Built when the first one is validated: an actor imports all parts and makes none.
+    # Validators are built at the first use: an actor imports all parts and makes none.
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
 
     @field_validator(
@@ -67,7 +67,7 @@ class ConfigPart(BaseModel):
         "tp",
         "trace",
         mode="before",
-        check_fields=False,  # each part has some of them
+        check_fields=False,  # each part has only some of these fields
     )
     @classmethod
     def _refuse_bool(cls, value: object) -> object:
@@ -77,14 +77,14 @@ class ConfigPart(BaseModel):
 
 
 class ModelConfig(ConfigPart):
-    """Which model, in which numbers, on which device."""
+    """The model, its number format and its device."""
 
     model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
     revision: Annotated[str | None, Since(before=None)] = Field(
         default=None, min_length=1, description="branch, tag or commit of a hub model"
     )
-    dtype: DTypeName = Field(default="auto", description="auto: the one that the model's weights are stored in")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    dtype: DTypeName = Field(default="auto", description="auto: the one in which the weights are stored")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one")
 
     @field_validator("device")
     @classmethod
@@ -95,7 +95,7 @@ class ModelConfig(ConfigPart):
 
 
 class TaskConfig(ConfigPart):
-    """Which questions, and how many at once."""
+    """The questions, and how many are in one batch."""
 
     task: str = Field(
         default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
@@ -121,7 +121,7 @@ class MethodConfig(ConfigPart):
     realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     guard: GuardName = Field(
         default="off",
-        description="about thoughts with an alarm: tell it, do not hand them over, or have text written instead",
+        description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
     )
 
 
@@ -140,36 +140,38 @@ class SamplingConfig(ConfigPart):
 
 
 class TransferConfig(ConfigPart):
-    """How working memory gets from agent to agent, and how much of it is held."""
+    """How working memory moves between agents, and how much of it may exist at once."""
 
     transport: Annotated[TransportName, MayChange()] = Field(
-        default="auto", description="what moves memory between actors"
+        default="auto", description="how memory moves between actors"
     )
     transfer: Annotated[TransferMode, MayChange()] = Field(
         default="kv", description="send KV, or the inputs from which its readers recompute it"
     )
-    codec: CodecName = Field(default="none", description="send KV in fewer bytes, with a loss that the results tell")
+    codec: CodecName = Field(
+        default="none", description="send KV in fewer bytes, with an error that the results report"
+    )
     overlap: Annotated[bool, MayChange()] = Field(
-        default=True, description="a prompt's memory travels while its agent still thinks"
+        default=True, description="send the memory of a prompt while its agent still thinks"
     )
     memory_in_flight: Annotated[str, MayChange()] = Field(
-        default="auto", description="bound on working memory held at once, for example 4GB"
+        default="auto", description="limit on working memory in flight, for example 4GB"
     )
 
     @field_validator("memory_in_flight")
     @classmethod
     def _check_size(cls, text: str) -> str:
         try:
-            good = text == "auto" or parse_bytes(text) >= 1
+            is_valid = text == "auto" or parse_bytes(text) >= 1
         except ValueError:
-            good = False
-        if not good:
+            is_valid = False
+        if not is_valid:
             raise ValueError("it must be auto or a size of at least one byte, such as 512MB, 4GB or 2GiB")
         return text
 
     @property
     def memory_in_flight_bytes(self) -> int | None:
-        """The bound in bytes; None lets the runtime choose."""
+        """The limit in bytes; None: the runtime chooses."""
         return None if self.memory_in_flight == "auto" else parse_bytes(self.memory_in_flight)
 
 
@@ -180,20 +182,20 @@ class PlacementConfig(ConfigPart):
         default="ray", description="ray: actors on a cluster; local: one process, no Ray"
     )
     address: Annotated[str | None, MayChange()] = Field(
-        default=None, min_length=1, description="address of a running Ray cluster; without it one is started"
+        default=None, min_length=1, description="address of a running Ray cluster; by default one is started"
     )
     placement: Annotated[PlacementName, MayChange()] = Field(
         default="auto",
-        description="agents that hand over on one node, over all nodes, or as one actor; auto: pack if it fits",
+        description="agents that share memory on one node, over all nodes, or in one actor; auto: pack if it fits",
     )
     replicas: Annotated[int | dict[str, int], MayChange()] = Field(
-        default=1, description="copies of every agent's actor, or of some agents'"
+        default=1, description="copies of each agent's actor, or of some agents' actors"
     )
     tp: Annotated[int, MayChange()] = Field(
-        default=1, ge=1, le=1024, description="GPUs of one node that each replica's model is divided over"
+        default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
     )
     turn_timeout: Annotated[float, MayChange()] = Field(
-        default=1800.0, gt=0, le=1e6, description="seconds after which a turn that waits for nothing is taken to hang"
+        default=1800.0, gt=0, le=1e6, description="seconds after which a turn with all its inputs counts as hung"
     )
 
     @field_validator("replicas", mode="before")
@@ -203,22 +205,22 @@ class PlacementConfig(ConfigPart):
 
     @property
     def max_replicas(self) -> int:
-        """Of the agent that has the most."""
+        """The number of replicas of the agent with the most replicas."""
         return self.replicas if isinstance(self.replicas, int) else max(1, *self.replicas.values())
 
 
 class OutputConfig(ConfigPart):
-    """What is kept of a run, and where."""
+    """The files of a run."""
 
     output: Annotated[str | None, MayChange(), OwnFolder()] = Field(
         default=None, min_length=1, description="folder or URL for config.yaml, results.jsonl, summary.json"
     )
     resume: Annotated[bool, MayChange()] = Field(
-        default=False, description="go on from the results already in the output folder"
+        default=False, description="continue from the results in the output folder"
     )
     trace: Annotated[int, MayChange()] = Field(
-        default=0, ge=0, description="keep what every agent did and thought on the first N questions"
+        default=0, ge=0, description="store what every agent did and thought on the first N questions"
     )
     save_memory: Annotated[str | None, MayChange(), OwnFolder()] = Field(
-        default=None, min_length=1, description="folder that gets the working memory of every question, a file each"
+        default=None, min_length=1, description="folder for the working memory of every question, one file each"
     )

@@ -1,4 +1,4 @@
-"""Names that were renamed, in one table a place. This version reads the old names too, the next one does not.
+"""Renamed fields and keys. This version reads the old names too, the next one does not.
 
 `CONFIG_FIELDS` are flags, keywords of `LatentMAS` and keys of config.yaml; `TRANSFER_KEYS` are keys of a row of
 results.jsonl, in its `transfers`. To rename another field or key, add a row here.
@@ -14,7 +14,7 @@ from latentmas_ray.errors import ConfigError, OldNameWarning
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """One name, before and now; `values` are those values that were renamed as well, old to new."""
+    """An old and a new name; `values` maps renamed values from old to new."""
 
     old: str
     new: str
@@ -26,9 +26,9 @@ TRANSFER_KEYS = (Renamed(old="handover", new="mode", values={"recipe": "recomput
 
 
 def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration under their present names, with an `OldNameWarning` for each that was renamed.
+    """Return the fields of a configuration under their new names, with an `OldNameWarning` for each renamed one.
 
-    Raises ConfigError for a field that stands there under both names.
+    Raises ConfigError for a field that is given under both names.
     """
     fields = dict(values)
     for name in CONFIG_FIELDS:
@@ -46,7 +46,7 @@ def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_transfer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A transfer of a row of results.jsonl, with the keys and values of this version."""
+    """Return a transfer of a row of results.jsonl with the new keys and values."""
     return _current_keys(row, TRANSFER_KEYS)
 
 

@@ -1,6 +1,6 @@
-"""The run, as one frozen validated model.
+"""`RunConfig`: the whole configuration of a run, frozen and validated.
 
-Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; the only defaults are those of `config.parts`.
+Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; all defaults are in `config.parts`.
 """
 
 import re
@@ -26,13 +26,13 @@ from latentmas_ray.config.parts import (
 from latentmas_ray.config.renamed import current_fields
 from latentmas_ray.errors import ConfigError
 
-# How pydantic begins its messages, where ours begin "it must".
+# Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
 
 
 # Pydantic takes the fields of the last base first.
 class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, MethodConfig, TaskConfig, ModelConfig):
-    """What is run, on which model, and where: all parts in one, with flat names. Derived values are properties."""
+    """The configuration of a run: all parts in one, with flat names. Derived values are properties."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,18 +40,18 @@ class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, M
         return current_fields(values) if isinstance(values, Mapping) else values
 
     def resolved(self, task_max_new_tokens: int | None) -> Self:
-        """The same run with nothing left to its task: without a bound on new tokens of its own it has the task's."""
+        """Return the same configuration with `max_new_tokens` set: its own value, else the task's, else the default."""
         if self.max_new_tokens is not None:
             return self
         return self.model_copy(update={"max_new_tokens": task_max_new_tokens or MAX_NEW_TOKENS})
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide what is computed; a resumed run must agree in all of them."""
+        """Return the fields that decide what is computed; a resumed run must have the same values."""
         free = marked(type(self).model_fields, MayChange)
         return {name: value for name, value in self.model_dump().items() if name not in free}
 
     def with_folders(self, inner: Callable[[str], str], **changes: Any) -> Self:
-        """One of several runs, which differ in `changes`: each of its folders is `inner` of the folder of all."""
+        """Return the configuration of one of several runs, with `changes`; `inner` maps each folder to its own."""
         folders = {name: getattr(self, name) for name in marked(type(self).model_fields, OwnFolder)}
         return self.model_copy(
             update={name: inner(folder) for name, folder in folders.items() if folder is not None} | changes
@@ -59,17 +59,17 @@ class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, M
 
 
 def stored_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a run folder's config.yaml, of this version or an older one, as this version names it.
+    """Return the fields of a config.yaml, written by this or an older version, under the names of this version.
 
-    Fields that the older version did not have are there with what its runs had. Raises ConfigError for a field that
-    stands there under its old and its new name.
+    Fields that the older version did not have get the values of its runs. Raises ConfigError for a field that is given
+    under its old and its new name.
     """
     before = {name: since.before for name, since in marked(RunConfig.model_fields, Since).items()}
     return before | current_fields(values)
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """Validate `values`. Raises ConfigError with the field, the value and what would be right."""
+    """Validate `values`. Raises ConfigError with the field, the value and the expected form."""
     try:
         config = RunConfig.model_validate(current_fields(values))
     except ValidationError as error:
@@ -84,9 +84,9 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _check_together(config: RunConfig) -> None:
-    """Raises ConfigError for fields that are right each by itself and not together."""
+    """Raise ConfigError for valid values that exclude each other."""
     if config.runtime == "ray" and config.device.startswith("cuda:"):
-        # Every actor sees the GPUs that Ray gave it, numbered from 0.
+        # Every actor sees only the GPUs that Ray assigned to it, numbered from 0.
         raise ConfigError(
             "device", config.device, "with runtime ray it must be cuda: Ray chooses the GPU of each actor"
         )
@@ -99,4 +99,4 @@ def _check_together(config: RunConfig) -> None:
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
         raise ConfigError("guard", config.guard, expected)
     if config.resume and config.output is None:
-        raise ConfigError("resume", True, "it needs the output folder of the run to go on with (output)")
+        raise ConfigError("resume", True, "it needs the output folder of the run to continue (output)")

@@ -1,4 +1,4 @@
-"""Values of single fields that are read from text: devices, replicas, output folders."""
+"""Parsers and checks of single values: devices, replicas, output folders."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 
 def is_url(output: str) -> bool:
-    """Whether an output folder is given as a URL, such as s3://bucket/folder."""
+    """Return whether an output folder is a URL, such as s3://bucket/folder."""
     return "://" in output
 
 
 def is_device(text: str) -> bool:
-    """Whether it has the form of a device; whether this machine has that one, `models` tells."""
+    """Return whether `text` has the form of a device. `models` checks whether this machine has it."""
     return _DEVICE.fullmatch(text) is not None
 
 
 def parse_replicas(value: object) -> int | dict[str, int]:
-    """A number for all agents, or one for each that is named, of which text is read: `3`, `planner=2,judger=6`.
+    """Parse the number of replicas, for all agents or by agent; text looks like `3` or `planner=2,judger=6`.
 
     Raises ValueError.
     """
@@ -40,13 +40,12 @@ def parse_replicas(value: object) -> int | dict[str, int]:
 
 
 def replicas_by_agent(replicas: int | Mapping[str, int], agents: Sequence[str]) -> dict[str, int]:
-    """How many replicas each of `agents` has; one that is not named has one. Raises ConfigError for an agent that
-    there is not."""
+    """Return the number of replicas of each agent, 1 if it is not named. Raises ConfigError for an unknown agent."""
     if isinstance(replicas, int):
         return dict.fromkeys(agents, replicas)
     if unknown := [name for name in replicas if name not in agents]:
-        given = ",".join(f"{name}={count}" for name, count in replicas.items())
-        raise ConfigError("replicas", given, f"there is no agent {unknown[0]!r}; the agents are {', '.join(agents)}")
+        text = ",".join(f"{name}={count}" for name, count in replicas.items())
+        raise ConfigError("replicas", text, f"there is no agent {unknown[0]!r}; the agents are {', '.join(agents)}")
     return {name: replicas.get(name, 1) for name in agents}
 
 

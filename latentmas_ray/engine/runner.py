@@ -49,7 +49,7 @@ class TurnRunner:
     ) -> tuple[SegmentChunk | None, TurnResult]:
         """Execute one turn: absorb `memory`, prefill, think and emit, or decode.
 
-        The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `leaves_early`. Without
+        The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `overlaps`. Without
         `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
         that chunk (or None) and the result. Raises SegmentError, ContextLengthError, ModelError, and the errors of
         `memory` and `outgoing`.
@@ -181,23 +181,29 @@ class TurnRunner:
         outgoing: Outgoing | None,
         seen: list[Tensor] | None,
     ) -> tuple[int, ...]:
-        """Compute a turn's thoughts; before them send the chunk that is final, if `leaves_early`. Appends to `seen` the
+        """Compute a turn's thoughts; before them send the prompt's chunk, if the two overlap. Appends to `seen` the
         hidden states of the thoughts. Returns the bytes per question of the recompute inputs that were sent."""
         closing = self._end_tokens(work)
         sent_bytes = (0,) * len(work.prompts)
-        if outgoing is not None and outgoing.leaves_early and work.leaves_early:
-            with timer.phase("emit"), session.lm.ranks.all_or_none():
-                final_at = time.time()
-                make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
-                first = make_chunk(work.hands_over, work.latent_steps + len(closing), outgoing.reserve)
-                outgoing.publish(final_at, first)
-                sent_bytes = first.recompute_inputs.bytes_per_question
-                del first  # `outgoing` owns its bytes now
+        if outgoing is not None and outgoing.overlaps and work.can_overlap:
+            sent_bytes = self._send_prompt_chunk(session, work, timer, outgoing, len(closing))
         with timer.phase("think"):
             session.think(work.latent_steps, seen)
             if closing:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
+
+    def _send_prompt_chunk(
+        self, session: Session, work: TurnRequest, timer: PhaseTimer, outgoing: Outgoing, num_end_tokens: int
+    ) -> tuple[int, ...]:
+        """Send what is final before the first thought, so that its transfer overlaps with thinking. Returns the bytes
+        per question of the recompute inputs in it."""
+        with timer.phase("emit"), session.lm.ranks.all_or_none():
+            final_at = time.time()
+            make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
+            first = make_chunk(work.hands_over, work.latent_steps + num_end_tokens, outgoing.reserve)
+            outgoing.publish(final_at, first)
+            return first.recompute_inputs.bytes_per_question
 
     def _emit(
         self,
@@ -209,7 +215,7 @@ class TurnRunner:
     ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
         """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the segment's bytes per
         question."""
-        make_chunk = session.emit_chunk if work.handover == "kv" else session.emit_recompute_inputs
+        make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
             if outgoing is not None:
@@ -218,10 +224,10 @@ class TurnRunner:
             else:
                 chunk = (
                     SegmentChunk.whole(session.emit(work.hands_over))
-                    if work.handover == "kv"
+                    if work.transfer_mode == "kv"
                     else make_chunk(work.hands_over)
                 )
-        if work.handover == "kv":
+        if work.transfer_mode == "kv":
             segment_bytes = chunk.meta.bytes_per_question
         else:
             segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))

@@ -43,7 +43,7 @@ class Outgoing(Protocol):
     """The destination of a turn's segment, which is sent in one chunk or in two."""
 
     @property
-    def leaves_early(self) -> bool:
+    def overlaps(self) -> bool:
         """Whether tokens that are final before the thoughts are sent as a separate chunk."""
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:

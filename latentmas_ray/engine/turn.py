@@ -12,7 +12,7 @@ from latentmas_ray.config import CodecName, GuardName
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
-Handover = Literal["kv", "recompute"]
+SentAs = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_node", "cross_node"]
 
 
@@ -63,7 +63,7 @@ class TurnRequest:
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
-    handover: Handover = "kv"  # how its own segment is sent
+    transfer_mode: SentAs = "kv"  # how its own segment is sent
     recomputed: frozenset[str] = frozenset()  # the agents whose segments arrive as recompute inputs
     submitted_at: float = 0.0  # wall-clock seconds on the driver's machine
     is_last: bool = False  # no turn after this one reads the memory of this batch
@@ -73,7 +73,7 @@ class TurnRequest:
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
 
     @property
-    def leaves_early(self) -> bool:
+    def can_overlap(self) -> bool:
         """Whether a part of its segment is final while the agent still thinks. With a guard that may change the segment
         nothing is final before all thoughts."""
         if self.guard in ("drop", "text"):
@@ -112,7 +112,7 @@ class SegmentRead:
     transport: str
     seconds: float  # to unpack and absorb it, without waiting for its computation
     exposed_seconds: float = 0.0  # transfer time, including transit, that did not overlap with computation
-    handover: Handover = "kv"
+    transfer_mode: SentAs = "kv"
     codec: CodecName = "none"
     relative_error: float = 0.0  # RMS error of a lossy codec, maximum over chunks
     link: Link = "same_process"

@@ -1,29 +1,29 @@
-"""What agents and hand-overs cost, from the answers of a run: means over the questions.
+"""Costs of agents and transfers, computed from the answers of a run: means over the questions.
 
-Names tell what a second is. `x_seconds` is what the whole batch took in which a question was. `x_seconds_per_question`
-is the batch's seconds, shared evenly by its questions: only these add up, and their sum over all questions is how long
-the agent was busy with x. Rows that do not tell the size of their batch are left out of them.
+`x_seconds` is the time of the question's whole batch. `x_seconds_per_question` is that time divided by the number of
+questions in the batch: only these can be added up, and their sum over all questions is the time that the agent spent
+on x. Rows without a batch size do not count for them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from latentmas_ray.runs.results import Answer, TransferStats, Transfer, mean_or_zero
+from latentmas_ray.runs.results import Answer, Transfer, TransferStats, mean_or_zero
 
 PER_QUESTION = "_per_question"
-_IDLE = frozenset({"wait", "trace"})  # waiting for memory is no work, and looking at it is not the turn's
+_IDLE = frozenset({"wait", "trace"})  # waiting for memory and tracing do not count as busy
 
 
-def agent_figures(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """By agent: tokens, the bytes it handed over and read, and seconds of its phases (wait, absorb, …), of the
-    transfers that it read (a part of its phases) and of being busy (all phases but wait)."""
+def agent_stats(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """Return, by agent: tokens, bytes handed over and read, and seconds of its phases (wait, absorb, …), of the
+    transfers that it read (part of its phases) and busy (all phases but wait)."""
     names = dict.fromkeys(name for answer in answers for name in answer.agents)
     return {name: _agent(name, [answer for answer in answers if name in answer.agents]) for name in names}
 
 
-def hand_over_figures(answers: Sequence[Answer]) -> tuple[TransferStats, ...]:
-    """By source and reader, in the order in which they come up."""
+def transfer_stats(answers: Sequence[Answer]) -> tuple[TransferStats, ...]:
+    """Return the costs by source and reader, in the order of their first transfer."""
     pairs = dict.fromkeys((transfer.source, transfer.reader) for answer in answers for transfer in answer.transfers)
-    return tuple(_hand_over(*pair, answers) for pair in pairs)
+    return tuple(_transfer(*pair, answers) for pair in pairs)
 
 
 def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
@@ -41,11 +41,11 @@ def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
         "read_bytes": mean_or_zero([sum(read.num_bytes for read in each) for each in reads]),
         "moved_bytes": mean_or_zero([sum(read.moved_bytes for read in each) for each in reads]),
         **{f"{what}_seconds": mean_or_zero(taken) for what, taken in seconds.items()},
-        **_shared({**seconds, "busy": busy}, answers),
+        **_per_question({**seconds, "busy": busy}, answers),
     }
 
 
-def _hand_over(source: str, reader: str, answers: Sequence[Answer]) -> TransferStats:
+def _transfer(source: str, reader: str, answers: Sequence[Answer]) -> TransferStats:
     answers = [answer for answer in answers if any(_is_of(transfer, source, reader) for transfer in answer.transfers)]
     reads = [[transfer for transfer in answer.transfers if _is_of(transfer, source, reader)] for answer in answers]
     every = [read for each in reads for read in each]
@@ -58,7 +58,7 @@ def _hand_over(source: str, reader: str, answers: Sequence[Answer]) -> TransferS
         num_bytes=mean_or_zero([sum(read.num_bytes for read in each) for each in reads]),
         moved_bytes=mean_or_zero([sum(read.moved_bytes for read in each) for each in reads]),
         **{f"{what}_seconds": mean_or_zero(taken) for what, taken in seconds.items()},
-        **_shared(seconds, answers),
+        **_per_question(seconds, answers),
     )
 
 
@@ -67,7 +67,7 @@ def _is_of(transfer: Transfer, source: str, reader: str) -> bool:
 
 
 def _transfer_seconds(reads: Iterable[Sequence[Transfer]]) -> dict[str, list[float]]:
-    """Of each question's batch: all the time of these transfers, and what of it was exposed."""
+    """Return, for each question's batch, the seconds of these transfers and their exposed seconds."""
     every = list(reads)
     return {
         "transfer": [sum(read.seconds for read in each) for each in every],
@@ -75,8 +75,8 @@ def _transfer_seconds(reads: Iterable[Sequence[Transfer]]) -> dict[str, list[flo
     }
 
 
-def _shared(seconds: Mapping[str, Sequence[float]], answers: Sequence[Answer]) -> dict[str, float]:
-    """The mean share of a question; nothing where no row tells the size of its batch."""
+def _per_question(seconds: Mapping[str, Sequence[float]], answers: Sequence[Answer]) -> dict[str, float]:
+    """Return the mean seconds per question; empty if no row has a batch size."""
     sizes = [answer.batch_size for answer in answers]
     if not any(sizes):
         return {}

@@ -1,17 +1,17 @@
-"""What made a run's figures beside its settings: versions that decide what is computed and graded, and where it ran."""
+"""The environment of a run: package versions that affect computed answers and grades, and the runtime."""
 
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 _COMPUTE = ("latentmas-ray", "torch", "transformers")
-_GRADE = ("datasets", "math-verify")  # of the extra `eval`: other versions may load or grade otherwise
+_GRADE = ("datasets", "math-verify")  # of the extra `eval`: versions can load or grade differently
 
 
-def made_with(runtime: str, description: str | None) -> dict[str, str]:
-    """Versions by package, and under `runtime` how a runtime that was started describes itself (devices, placement).
+def describe_environment(runtime: str, description: str | None) -> dict[str, str]:
+    """Return versions by package, and under `runtime` the description of the started runtime (devices, placement).
 
-    They are those of the driver's process; a cluster's actors run what its nodes have installed.
+    The versions are those of the driver's process; actors of a cluster use the versions of their nodes.
     """
     packages = (*_COMPUTE, *(("ray",) if runtime == "ray" else ()), *_GRADE)
     found = {"python": platform.python_version()} | {name: _version(name) for name in packages}
@@ -21,7 +21,7 @@ def made_with(runtime: str, description: str | None) -> dict[str, str]:
 
 
 def versions_line(made: Mapping[str, str]) -> str:
-    """The versions on one line: `python 3.12.1, torch 2.9.0, …`; the runtime's description is not in it."""
+    """Return the versions on one line, without the runtime: `python 3.12.1, torch 2.9.0, …`."""
     return ", ".join(f"{name} {number}" for name, number in made.items() if name != "runtime")
 
 

@@ -1,4 +1,4 @@
-"""The output folder on disk: made, locked, and written so that a crash never leaves half a file."""
+"""The output folder on disk: created, locked, and written so that a crash never leaves a partial file."""
 
 import contextlib
 import fcntl
@@ -16,19 +16,19 @@ LOCK_NAME = ".lock"
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` if it is not there. Raises JournalError if it is a file or cannot be made."""
+    """Create `folder` if it does not exist. Raises JournalError if it is a file or cannot be created."""
     if folder.exists() and not folder.is_dir():
         raise JournalError("output", str(folder), "it is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise JournalError("output", str(folder), f"the folder cannot be made: {error.strerror}") from error
+        raise JournalError("output", str(folder), f"the folder cannot be created: {error.strerror}") from error
 
 
 def lock_folder(folder: Path) -> IO[bytes]:
-    """Take the folder for this process, until the returned file is closed or the process dies.
+    """Lock the folder for this process, until the returned file is closed or the process ends.
 
-    Raises JournalError if another run has it, or if nothing can be written there.
+    Raises JournalError if another run has locked it, or if it is not writable.
     """
     try:
         lock = (folder / LOCK_NAME).open("ab")
@@ -39,16 +39,16 @@ def lock_folder(folder: Path) -> IO[bytes]:
     except BlockingIOError:
         lock.close()
         raise JournalError(
-            "output", str(folder), "another run is writing into this folder; wait for its end or choose another"
+            "output", str(folder), "another run is writing into this folder; wait until it ends or choose another"
         ) from None
     except OSError as error:
-        # Some cluster file systems have no locks. Refusing to run there would help nobody.
-        _LOG.warning("%s cannot be locked (%s): see to it that only one run writes there", folder, error.strerror)
+        # Some cluster file systems have no locks; runs must still work there.
+        _LOG.warning("%s cannot be locked (%s): make sure that only one run writes there", folder, error.strerror)
     return lock
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: after a crash it holds either the old bytes or the new ones."""
+    """Replace the content of `path`: after a crash it holds either the old bytes or the new ones."""
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("wb") as file:
         file.write(content)
@@ -59,16 +59,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """One line of JSON with its line break."""
+    """Return `row` as one line of JSON with its line break."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
-        # A question file may hold a lone surrogate, which only an escape can carry.
+        # A question file may hold a lone surrogate, which only an escape can encode.
         return json.dumps(row).encode() + b"\n"
 
 
 def append_durably(path: Path, content: bytes) -> None:
-    """Append `content` and wait until it is on disk. If that fails, the file is as it was before."""
+    """Append `content` and wait until it is on disk. On failure the file is unchanged."""
     with path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
@@ -85,7 +85,7 @@ def append_durably(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make new names in `folder` survive a power failure, where the file system can."""
+    """Sync new names in `folder` to disk, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

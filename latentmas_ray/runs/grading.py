@@ -1,4 +1,4 @@
-"""Answers on their way to their grades. Code and LaTeX take processes and seconds, for which no turn must wait."""
+"""Grading in the background: code and LaTeX need processes and seconds, and no turn may wait for them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _MAX_WORKERS = 8
 
 
 class Grader(Protocol):
-    """`tasks.grade`, or something that stands in for it."""
+    """The interface of `tasks.grade`."""
 
     def __call__(self, question: Question, answer: str, *, cancelled: Event | None = None) -> Grade: ...
 
@@ -31,11 +31,11 @@ class _GradedBatch(Generic[Key]):
 
     @property
     def error(self) -> BaseException | None:
-        """What the first grade that could not be made failed with."""
+        """The first error of the grader, or None."""
         errors = [grade.exception() for grade in self.grades.values() if isinstance(grade, Future)]
         return next((error for error in errors if error is not None), None)
 
-    def made(self) -> dict[str, Grade]:
+    def finished_grades(self) -> dict[str, Grade]:
         return {
             name: grade.result() if isinstance(grade, Future) else grade
             for name, grade in self.grades.items()
@@ -44,49 +44,51 @@ class _GradedBatch(Generic[Key]):
 
 
 class Grading(Generic[Key]):
-    """Grades batches of answers: most at once, slow ones in a few threads that watch over processes."""
+    """Grades batches of answers: most kinds synchronously, slow kinds in threads that supervise processes."""
 
     def __init__(self, grade: Grader) -> None:
         self._grade = grade
         self._cancelled = Event()
         self._pool: ThreadPoolExecutor | None = None
         self._batches: list[_GradedBatch[Key]] = []
-        self._error: BaseException | None = None  # of a batch that has been taken, not yet raised
+        self._error: BaseException | None = None  # of a collected batch, not raised yet
 
     def __len__(self) -> int:
-        """How many batches and errors have not been taken."""
+        """Return how many batches and errors have not been collected."""
         return len(self._batches) + (self._error is not None)
 
     def submit(self, key: Key, answers: Sequence[tuple[Question, str]]) -> None:
-        """The answers of one batch; their grades come out of `collect` with its `key`."""
-        self._batches.append(_GradedBatch(key, {question.id: self._begin(question, text) for question, text in answers}))
+        """Grade the answers of one batch; `collect` returns its grades with `key`."""
+        self._batches.append(
+            _GradedBatch(key, {question.id: self._grade_one(question, text) for question, text in answers})
+        )
 
     def collect(self, timeout_seconds: float = 0.0) -> list[tuple[Key, dict[str, Grade]]]:
-        """The grades, by question id, of batches that are through, in the order in which these were given; waits for
-        one if there is none yet.
+        """Return key and grades (by question id) of finished batches, in the order of submission. Waits up to
+        `timeout_seconds` if no batch is finished.
 
-        A grade that could not be made is missing from its batch, and the next call raises what the grader raised.
+        A grade whose grader raised is missing from its batch, and the next call raises that error.
         """
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         if timeout_seconds and self._batches and all(batch.open for batch in self._batches):
             wait([future for batch in self._batches for future in batch.open], timeout_seconds, FIRST_COMPLETED)
-        through = [batch for batch in self._batches if not batch.open]
-        for batch in through:
+        finished = [batch for batch in self._batches if not batch.open]
+        for batch in finished:
             self._batches.remove(batch)
             self._error = self._error or batch.error
-        return [(batch.key, batch.made()) for batch in through]
+        return [(batch.key, batch.finished_grades()) for batch in finished]
 
     def cancel(self) -> None:
-        """End what is under way; nothing more comes of it."""
+        """Cancel all grading; nothing more is returned."""
         self._cancelled.set()
         self._batches.clear()
         self._error = None
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, question: Question, answer: str) -> Grade | Future[Grade]:
+    def _grade_one(self, question: Question, answer: str) -> Grade | Future[Grade]:
         if question.kind not in SLOW_KINDS:
             return self._grade(question, answer)
         if self._pool is None:
@@ -95,5 +97,5 @@ class Grading(Generic[Key]):
 
 
 def num_workers() -> int:
-    """How many slow answers are graded at once: the other half of the cores is for whoever answers."""
+    """Return how many slow answers are graded at once: half of the cores, at least 1; agents need the other half."""
     return max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0)) // 2))

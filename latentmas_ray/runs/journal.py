@@ -1,10 +1,10 @@
-"""The output folder of a run: what it was, every answer as soon as it is there, what failed, and the figures.
+"""The journal of a run in its output folder: configuration, answers as they finish, failures, and the summary.
 
-config.yaml      the run's configuration; a resumed run must agree with it in what decides the answers
-results.jsonl    one row an answer, appended and synced to disk as questions finish; at the end in their order
-traces.jsonl     one row a question that was traced; embeddings.json the plane on which its thoughts lie
-failures.jsonl   one row a question without an answer, of the latest start only; absent if there is none
-summary.json     the figures, written when the run has come to its end
+config.yaml      the run's configuration; a resumed run must have the same values in all fields that affect answers
+results.jsonl    one row per answer, appended and synced to disk as questions finish; sorted by question at the end
+traces.jsonl     one row per traced question; embeddings.json has the plane of the thoughts
+failures.jsonl   one row per failed question, of the latest start only; absent if there is none
+summary.json     the summary, written when the run has finished
 """
 
 import json
@@ -16,11 +16,11 @@ from typing import Any, Self
 import yaml
 
 from latentmas_ray.config import RunConfig, stored_fields
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import read_rows
 from latentmas_ray.runs.traces import TraceWriter
-from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.tasks.question import Question
 
 CONFIG_NAME = "config.yaml"
@@ -30,7 +30,7 @@ SUMMARY_NAME = "summary.json"
 
 
 class Journal:
-    """One output folder, open for one run. Nobody else can open it until it is closed or the process ends."""
+    """An output folder, open for one run. It is locked until it is closed or the process ends."""
 
     def __init__(self, folder: Path, config: RunConfig, questions: Sequence[Question], pinned: Mapping[str, str]):
         self._folder = folder
@@ -44,11 +44,11 @@ class Journal:
         make_folder(folder)
         self._lock = lock_folder(folder)
         try:
-            self._begin()
+            self._start()
         except BaseException:
             self.close()
             raise
-        self.num_resumed = len(self._answers)  # answers that were there before this start
+        self.num_resumed = len(self._answers)  # answers from before this start
 
     @classmethod
     def open(
@@ -59,11 +59,11 @@ class Journal:
         *,
         pinned: Mapping[str, str] | None = None,
     ) -> "Journal":
-        """Start a journal in `folder`, or go on with the one that is there if `config.resume` says so.
+        """Start a journal in `folder`, or continue the existing one if `config.resume` is set.
 
         `pinned` are further facts that a resumed run must share, such as a digest of the topology's text.
-        Raises JournalError if the folder is a file, cannot be written, is in use, holds results and the run does not
-        resume, or holds results that another run made or that are damaged. Nothing is changed in that case.
+        Raises JournalError, and changes nothing, if the folder is a file, is not writable, is in use, holds results and
+        the run does not resume, or holds damaged results or those of a different run.
         """
         return cls(Path(folder), config, questions, pinned or {})
 
@@ -74,18 +74,13 @@ class Journal:
 
     @property
     def failures(self) -> list[Failure]:
-        """What has failed since this start."""
+        """The failures since this start."""
         return list(self._failures)
 
-    @property
-    def done_ids(self) -> frozenset[str]:
-        """The questions that have an answer."""
-        return frozenset(self._answers)
-
     def record(self, *results: Answer | Failure) -> None:
-        """Write results down; when this returns they are on disk. An answer that is there already is left as it is.
+        """Write results to disk before returning. Answers that are already recorded are skipped.
 
-        Raises RunError if the disk refuses; the files then hold what they held before.
+        Raises RunError, and leaves the files unchanged, if they cannot be written.
         """
         fresh = {result.id: result for result in results if isinstance(result, Answer)}
         answers = [answer for answer in fresh.values() if answer.id not in self._answers]
@@ -106,24 +101,24 @@ class Journal:
             raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
 
     def finish(self, summary: Summary) -> Summary:
-        """End a run that was not interrupted: rows in the order of the questions, and summary.json.
+        """Complete the journal of a finished run: sort rows by question and write summary.json.
 
-        Returns what summary.json tells: where nothing was left to do, the summary of the run that did it stays. Raises
-        RunError if the disk refuses.
+        Returns the content of summary.json: if this start had nothing to do, the existing summary is left as it is.
+        Raises RunError if the files cannot be written.
         """
         path = self._folder / SUMMARY_NAME
         try:
-            self._put_in_order()
-            self._traces.keep([answer.id for answer in self.answers])
-            if not self._has_written and (kept := _kept(path)) is not None:
-                return kept
+            self._sort_rows()
+            self._traces.retain([answer.id for answer in self.answers])
+            if not self._has_written and (existing := _read_summary(path)) is not None:
+                return existing
             write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
             return summary
         except OSError as error:
             raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Let others have the folder. Safe to call twice."""
+        """Unlock the folder. Safe to call twice."""
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -132,12 +127,12 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         path = self._folder / RESULTS_NAME
         try:
-            path.open("ab").close()  # tells early whether the file can be written
+            path.open("ab").close()  # fails early if the file is not writable
             if path.stat().st_size:
-                self._go_on(path)
+                self._resume(path)
             else:
                 self._drop_outdated()
                 self._traces.remove()
@@ -146,15 +141,15 @@ class Journal:
             expected = f"its files cannot be read and written: {error.strerror or error}"
             raise JournalError("output", str(self._folder), expected) from error
 
-    def _go_on(self, path: Path) -> None:
+    def _resume(self, path: Path) -> None:
         if not self._config.resume:
-            expected = f"{RESULTS_NAME} is already there; add --resume to go on with it, or choose another folder"
+            expected = f"{RESULTS_NAME} is already there; add --resume to continue it, or choose another folder"
             raise JournalError("output", str(self._folder), expected)
         self._check_identity()
         self._answers, content = read_rows(path, self._questions)
         if path.stat().st_size != len(content):
             write_atomically(path, content)
-        self._traces.keep([answer.id for answer in self.answers])
+        self._traces.retain([answer.id for answer in self.answers])
 
     def _config_text(self) -> str:
         values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})
@@ -166,7 +161,7 @@ class Journal:
             stored: Any = yaml.safe_load(path.read_bytes())
         except FileNotFoundError:
             expected = (
-                f"{CONFIG_NAME} is missing, so nothing tells which run made {RESULTS_NAME}; choose another folder"
+                f"{CONFIG_NAME} is missing, so it is unknown which run made {RESULTS_NAME}; choose another folder"
             )
             raise JournalError("output", str(self._folder), expected) from None
         except yaml.YAMLError as error:
@@ -177,17 +172,19 @@ class Journal:
         was = stored_fields(stored) | (pinned if isinstance(pinned, dict) else {})
         for name, value in (self._config.identity() | self._pinned).items():
             if name not in was or was[name] != value:
-                made_with = repr(was[name]) if name in was else "no such field"
-                expected = f"the run in {self._folder} has {made_with}; resume with the same, or choose another folder"
+                stored_value = repr(was[name]) if name in was else "no such field"
+                expected = (
+                    f"the run in {self._folder} has {stored_value}; resume with the same, or choose another folder"
+                )
                 raise JournalError(name, value, expected)
 
     def _drop_outdated(self) -> None:
-        """Remove what an earlier start said of itself and this one will say anew."""
+        """Remove the files of an earlier start that this start writes again."""
         for name in (SUMMARY_NAME, FAILURES_NAME):
             (self._folder / name).unlink(missing_ok=True)
         self._has_written = True
 
-    def _put_in_order(self) -> None:
+    def _sort_rows(self) -> None:
         ordered = [answer.id for answer in self.answers]
         if ordered == list(self._answers):
             return
@@ -197,8 +194,8 @@ class Journal:
         self._answers = {name: self._answers[name] for name in ordered}
 
 
-def _kept(path: Path) -> Summary | None:
-    """The summary that is there, None if there is none that can be read."""
+def _read_summary(path: Path) -> Summary | None:
+    """Return the existing summary; None if there is no readable one."""
     try:
         return Summary.from_json(json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""The same run with several seeds: a journal for each, and the figures over all of them."""
+"""A run repeated with several seeds: one journal for each, and a summary over all of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import make_folder, write_atomically
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
-from latentmas_ray.runs.store import Output, open_output
 from latentmas_ray.runs.results import Answer, Summary
-from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.runs.store import Output, open_output
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
 
 
 class SeedRun(NamedTuple):
-    """What one seed came to."""
+    """The result of one seed."""
 
     summary: Summary
     answers: Sequence[Answer]
@@ -29,7 +29,7 @@ class SeedRun(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SeedsSummary:
-    """The figures of a run that was repeated with several seeds; the `summary.json` beside their folders."""
+    """The summary of a run that was repeated with several seeds: `summary.json` in the parent of their folders."""
 
     seeds: tuple[int, ...]
     method: str
@@ -38,9 +38,9 @@ class SeedsSummary:
     memory: str
     num_questions: int  # of each seed
     num_failed: int  # in all seeds together
-    accuracy: float | None  # mean over the seeds; None where nothing could be graded
+    accuracy: float | None  # mean over the seeds; None if nothing could be graded
     accuracy_half_width: float | None  # accuracy ± this is the 95 % interval over seeds; None for one seed
-    question_interval: tuple[float, float] | None  # 95 %, over questions; each one's mean over seeds is what is drawn
+    question_interval: tuple[float, float] | None  # 95 %, over questions, from each question's mean over seeds
     prompt_tokens_per_question: float  # this and the next: means over the seeds that have an answer
     latent_steps_per_question: float
     output_tokens_per_question: float
@@ -56,8 +56,8 @@ class SeedsSummary:
 
 
 class SeedsJournal:
-    """The output of all seeds: a journal in a folder of its own for each, and summary.json beside them. All are opened
-    at once, so that what one of them refuses is told before anything starts. Without an output it keeps nothing."""
+    """The output of all seeds: one journal in one folder for each, and summary.json in the parent folder. All journals
+    are opened first, so that errors are raised before anything starts. Without an output nothing is written."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class SeedsJournal:
         questions: Sequence[Question],
         pinned: dict[str, str],
     ) -> None:
-        """`configs` are those of the single seeds. Raises JournalError."""
+        """`configs` has the configuration of each seed. Raises JournalError."""
         self._stack = ExitStack()
         self._root: Output | None = None
         self._journals: dict[int, Journal] = {}
@@ -79,21 +79,21 @@ class SeedsJournal:
                 seed: stack.enter_context(open_output(config.output or seed_output(output, seed)))
                 for seed, config in configs.items()
             }
-            # First those that may be refused: then nothing is made for the others.
+            # First those that may raise: then nothing is created for the others.
             for seed, own in sorted(outputs.items(), key=lambda one: not (one[1].folder / RESULTS_NAME).exists()):
                 journal = Journal.open(own.folder, configs[seed], questions, pinned=pinned)
                 self._journals[seed] = stack.enter_context(journal)
-                own.begin()
-            (self._root.folder / SUMMARY_NAME).unlink(missing_ok=True)  # `finish` will say it anew
-            self._root.begin()
+                own.start()
+            (self._root.folder / SUMMARY_NAME).unlink(missing_ok=True)  # `finish` writes it again
+            self._root.start()
             self._stack = stack.pop_all()
 
     def of(self, seed: int) -> Journal | None:
-        """The journal of one seed."""
+        """Return the journal of one seed; None without an output."""
         return self._journals.get(seed)
 
     def finish(self, summary: SeedsSummary) -> None:
-        """All seeds have come to their end. Raises RunError if the disk refuses."""
+        """Write the summary over all seeds. Raises RunError if it cannot be written."""
         if self._root is None:
             return
         path = self._root.folder / SUMMARY_NAME
@@ -112,12 +112,12 @@ class SeedsJournal:
 
 
 def config_of(config: RunConfig, seed: int) -> RunConfig:
-    """The configuration of one seed's run, with folders of its own."""
+    """Return the configuration of one seed's run, with its own folders."""
     return config.with_folders(lambda folder: seed_output(folder, seed), seed=seed)
 
 
-def refuse_seeds(folder: Path) -> None:
-    """Raises JournalError if `folder` holds runs of several seeds: one run has no place among them."""
+def check_no_seeds(folder: Path) -> None:
+    """Raise JournalError if `folder` holds runs with seeds: a single run must not be written there."""
     if found := seed_folders(folder):
         there = ", ".join(map(str, found))
         raise JournalError(
@@ -126,10 +126,10 @@ def refuse_seeds(folder: Path) -> None:
 
 
 def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSummary:
-    """The figures over all seeds; there is at least one."""
+    """Return the summary over all seeds; `runs` must have at least one."""
     summaries = [run.summary for run in runs.values()]
     accuracies = [summary.accuracy for summary in summaries if summary.accuracy is not None]
-    over_seeds = mean_interval(accuracies) if len(accuracies) == len(runs) else None
+    seed_interval = mean_interval(accuracies) if len(accuracies) == len(runs) else None
     by_question = mean_correct([run.answers for run in runs.values()])
     answered = [run.summary for run in runs.values() if run.answers] or summaries
     seconds, per_second = speed(summaries)
@@ -142,8 +142,8 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         memory=config.memory,
         num_questions=max(summary.num_questions for summary in summaries),
         num_failed=sum(summary.num_failed for summary in summaries),
-        accuracy=None if over_seeds is None else over_seeds.mean,
-        accuracy_half_width=None if over_seeds is None else over_seeds.half_width,
+        accuracy=None if seed_interval is None else seed_interval.mean,
+        accuracy_half_width=None if seed_interval is None else seed_interval.half_width,
         question_interval=accuracy_interval([*by_question.values()]) if by_question else None,
         prompt_tokens_per_question=fmean(summary.prompt_tokens_per_question for summary in answered),
         latent_steps_per_question=fmean(summary.latent_steps_per_question for summary in answered),
@@ -157,7 +157,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
 
 
 def mean_correct(runs: Sequence[Sequence[Answer]]) -> dict[str, float]:
-    """How right each question was, as its mean over the runs; only questions that were graded in all of them."""
+    """Return, by question id, the mean of `correct` over the runs, for questions that were graded in all of them."""
     graded = [{answer.id: answer.correct for answer in answers if answer.correct is not None} for answers in runs]
     return {
         name: fmean(correct[name] for correct in graded) for name in graded[0] if all(name in each for each in graded)
@@ -165,14 +165,14 @@ def mean_correct(runs: Sequence[Sequence[Answer]]) -> dict[str, float]:
 
 
 def speed(summaries: Sequence[Summary]) -> tuple[float, float]:
-    """The seconds of all seeds together, and the questions per second in them."""
+    """Return the seconds of all seeds together, and the questions per second."""
     seconds = sum(summary.seconds for summary in summaries)
     count = sum(summary.questions_per_second * summary.seconds for summary in summaries)
     return seconds, count / seconds if seconds > 0 else 0.0
 
 
 def speed_after_warm_up(summaries: Sequence[Summary]) -> tuple[float | None, float | None]:
-    """The same without the warm-ups; None where nothing came after them."""
+    """Return the same without the warm-ups; None if no question followed them."""
     timed = [
         (summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up * summary.seconds_after_warm_up)
         for summary in summaries
@@ -183,10 +183,10 @@ def speed_after_warm_up(summaries: Sequence[Summary]) -> tuple[float | None, flo
 
 
 def _check_root(folder: Path, output: str, configs: Mapping[int, RunConfig]) -> None:
-    """Make the folder of all seeds, if there is nothing in it that has no place there."""
+    """Create the folder of all seeds. Raises JournalError if it holds a single run, or other seeds."""
     make_folder(folder)
-    if there := [name for name in (CONFIG_NAME, RESULTS_NAME) if (folder / name).exists()]:
-        expected = f"it holds the {there[0]} of a run without seeds; choose another folder"
+    if found := [name for name in (CONFIG_NAME, RESULTS_NAME) if (folder / name).exists()]:
+        expected = f"it holds the {found[0]} of a run without seeds; choose another folder"
         raise JournalError("output", output, expected)
     if others := [str(seed) for seed in seed_folders(folder) if seed not in configs]:
         expected = f"it holds runs with seeds {', '.join(others)} too; name them as well, or choose another folder"

@@ -1,4 +1,4 @@
-"""Answers of a results file, graded again by the task as it is now."""
+"""Grade the answers of a results file again, with the current graders."""
 
 import gzip
 import json
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import encode_row, write_atomically
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.journal import RESULTS_NAME
-from latentmas_ray.errors import JournalError
 from latentmas_ray.tasks import Grade, Question, grade
 
 _WAIT_SECONDS = 0.2
@@ -21,7 +21,7 @@ _MAX_SHOWN_CHARS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """An answer whose grade is another than before."""
+    """An answer whose grade has changed."""
 
     id: str
     was: bool | None
@@ -44,7 +44,7 @@ class Rescored:
     was: float | None  # accuracy over the rows that were graded
     accuracy: float | None
     changes: Sequence[Change]
-    is_cut: bool = False  # its last line has no end, as a killed run leaves it, and is not among the rows
+    is_cut: bool = False  # the last line was truncated, as by a killed run, and is left out
 
     def to_json(self) -> dict[str, Any]:
         """The figures, without the rows."""
@@ -57,7 +57,7 @@ class Rescored:
         }
 
     def write(self, path: Path) -> None:
-        """Write the rows, compressed where `path` ends in .gz. Raises JournalError where that cannot be done."""
+        """Write the rows, compressed if `path` ends in .gz. Raises JournalError if the file cannot be written."""
         content = b"".join(encode_row(row) for row in self.rows)
         try:
             write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
@@ -66,11 +66,10 @@ class Rescored:
 
 
 def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grade) -> Rescored:
-    """Grade every row of a results file again, compressed or not: any JSON objects with `id` and `answer`, of this
-    project or not.
+    """Grade all rows of a results file again: JSON objects with at least `id` and `answer`, compressed or not.
 
-    Raises JournalError, with `FILE:LINE`, for a row of another form, of a question that the task has not, or that
-    tells of another `question` than the task's.
+    Raises JournalError, with `FILE:LINE`, for a row of another form, with an id that is not in `questions`, or whose
+    `question` is not the question with that id.
     """
     rows, is_cut = _read(path, questions)
     grading: Grading[int] = Grading(grader)
@@ -79,8 +78,8 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
         for number, row in enumerate(rows):
             grading.submit(number, [(questions[str(row["id"])], row["answer"])])
         while len(grading):
-            for number, made in grading.collect(_WAIT_SECONDS):
-                grades.update((number, one) for one in made.values())
+            for number, finished in grading.collect(_WAIT_SECONDS):
+                grades.update((number, one) for one in finished.values())
     finally:
         grading.cancel()
     changes = [
@@ -107,7 +106,7 @@ def _accuracy(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _read(path: Path, questions: Mapping[str, Question]) -> tuple[list[dict[str, Any]], bool]:
-    """The rows, and whether a last one was cut off."""
+    """Return the rows, and whether a truncated last line was left out."""
     lines = _content(path).split(b"\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
@@ -148,12 +147,12 @@ def _check_row(row: object, line: bytes, place: str, questions: Mapping[str, Que
     if question is None:
         raise JournalError(f"{place}: id", str(row["id"]), "the task has no such question; give the task of this file")
     asked = row.get("question")
-    # Others may keep the whole prompt there.
+    # Other programs may store the whole prompt there.
     if isinstance(asked, str) and " ".join(question.question.split()) not in " ".join(asked.split()):
         expected = f"under this id the task has {question.question[:_MAX_SHOWN_CHARS]!r}; give the task of this file"
         raise JournalError(f"{place}: question", asked, expected)
 
 
 def _is_id(value: object) -> bool:
-    """As in a file of questions: a text, or a whole number."""
+    """Return whether the value is an id, as in a file of questions: a text or a whole number."""
     return isinstance(value, str | int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What comes out of a run: one `Answer` a question (a line of results.jsonl), `Failure`s and the summary."""
+"""The results of a run: one `Answer` per question (a line of results.jsonl), `Failure`s and the `Summary`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from latentmas_ray.config import current_transfer
-from latentmas_ray.runs.traces import Trace
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import WireChunk
+from latentmas_ray.runs.traces import Trace
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentUse:
-    """What one agent spent on one question. Seconds are those of the whole batch the question was in."""
+    """The resources that one agent used on one question. Seconds are those of the question's whole batch."""
 
     prompt_tokens: int
     latent_steps: int
     output_tokens: int
     memory_bytes: int  # KV that the agent handed over for this question
     seconds: Mapping[str, float]  # wait, absorb, prefill, think, decode, emit
-    # What a text agent wrote, or one that a guard had write (the answering agent's text is the answer).
+    # The text of a text agent, or the fallback text of a latent one; None for the answering agent, see `Answer.answer`.
     text: str | None = None
-    alarms: tuple[Alarm, ...] = ()  # the first of each kind, if a guard was on
+    alarms: tuple[Alarm, ...] = ()  # the first one of each kind; empty without a guard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +41,32 @@ class Transfer:
     num_bytes: int
     transport: str
     seconds: float
-    exposed_seconds: float = 0.0  # what no computation hid
+    exposed_seconds: float = 0.0  # not hidden by computation
     mode: str = "kv"  # kv or recompute
     codec: str = "none"
     relative_error: float = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
-    moved_bytes: int = 0  # less than `num_bytes` where the reader's node held the segment already
+    moved_bytes: int = 0  # less than `num_bytes` if the reader's node already had the segment
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReturnedMemory:
-    """What the answering agent reads on one question, as bytes: `memory.Memory.from_wire` makes tensors of it."""
+    """The memory that the answering agent reads on one question, as bytes; `memory` decodes it to tensors."""
 
     id: str
     question: str
     model: str
     index: int  # of the question in its batch
     reads: tuple[AgentMemory, ...]
-    pieces: Mapping[str, Sequence[WireChunk]]  # by agent, of the whole batch and of every rank
-    texts: Mapping[str, str]  # by agent: what stands in the answering agent's prompt
+    chunks: Mapping[str, Sequence[WireChunk]]  # by agent, of the whole batch and of every rank
+    texts: Mapping[str, str]  # by agent: the texts in the answering agent's prompt
 
     def memory(self) -> "Memory":
-        """The same as an object of its own."""
-        from latentmas_ray.memory import Memory  # needs torch, which only those pay for who want it
+        """Return it as a `Memory`."""
+        from latentmas_ray.memory import Memory  # imports torch, which other callers do not need
 
         named = {"model": self.model, "question": self.question, "reads": self.reads, "texts": self.texts}
-        return Memory.from_wire(self.pieces, self.index, checks_digest=False, **named)
+        return Memory.from_wire(self.chunks, self.index, checks_digest=False, **named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ class Answer:
     seconds: float  # wall clock from the admission of the question's batch to its answer
     agents: Mapping[str, AgentUse] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
-    batch_size: int | None = None  # questions in its batch; None in rows of a version that did not tell
-    trace: Trace | None = field(default=None, compare=False)  # if one was wanted; it has a file of its own
+    batch_size: int | None = None  # questions in its batch; None in rows of older versions
+    trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
-    )  # what it was made from, if that was wanted
+    )  # what the answering agent read, if the call asked for it
 
     @cached_property
     def memory(self) -> "Memory | None":
@@ -108,7 +108,7 @@ class Answer:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt tokens, latent steps and output tokens of all agents: the positions that were computed."""
+        """Prompt tokens, latent steps and output tokens of all agents: the number of computed positions."""
         return self.prompt_tokens + self.latent_tokens + self.output_tokens
 
     @property
@@ -143,7 +143,7 @@ class Answer:
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
-            **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard stay as they were
+            **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
     @classmethod
@@ -182,23 +182,23 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferStats:
-    """What one agent read of another's memory: means over the questions."""
+    """The transfers from one agent to another: means over the questions."""
 
     source: str
     reader: str
     transports: tuple[str, ...]
     links: tuple[str, ...]
-    num_bytes: float  # a question, as they were sent
-    moved_bytes: float  # a question, of them those that had to come to the reader's node
+    num_bytes: float  # per question, as sent
+    moved_bytes: float  # per question: the part of them that was moved to the reader's node
     transfer_seconds: float  # of the whole batch
-    exposed_seconds: float  # of the whole batch: what no computation hid
-    transfer_seconds_per_question: float | None = None  # the batch's, shared evenly by its questions
+    exposed_seconds: float  # of the whole batch: not hidden by computation
+    transfer_seconds_per_question: float | None = None  # the batch's seconds divided by its number of questions
     exposed_seconds_per_question: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The figures of a whole run; `summary.json` is its `to_json`. What is None is not known."""
+    """The summary of a whole run; `summary.json` is its `to_json`. None means unknown."""
 
     method: str
     topology: str
@@ -206,27 +206,27 @@ class Summary:
     num_questions: int
     num_failed: int
     memory: str = "matched"  # or the control that was run
-    accuracy: float | None  # fraction of the graded questions; None where nothing could be graded
-    accuracy_interval: tuple[float, float] | None = None  # 95 %, as `stats.accuracy_interval` says
+    accuracy: float | None  # fraction of the graded questions; None if nothing could be graded
+    accuracy_interval: tuple[float, float] | None = None  # 95 %, see `stats.accuracy_interval`
     prompt_tokens_per_question: float
     latent_steps_per_question: float
     output_tokens_per_question: float
     memory_bytes_per_question: float
-    moved_bytes: int  # by all transfers together
-    exposed_seconds: float = 0.0  # mean per hand-over: how long it kept its reader waiting after all memory was final
+    moved_bytes: int  # of all transfers
+    exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
     codec: str = "none"
-    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, the worst hand-over's
-    seconds: float  # wall clock of answering since the last start or resumption; loading the models is not in it
+    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
+    seconds: float  # wall clock of answering since the last start, without loading the models
     questions_per_second: float  # of the questions answered in these seconds
-    num_resumed: int | None = None  # answered before this start, which the seconds here and per second leave out
+    num_resumed: int | None = None  # answered before this start; not part of the seconds and rates
     warm_up_seconds: float | None = None  # of `seconds`, until the first batches were answered, one for each replica
-    seconds_after_warm_up: float | None = None  # None where no question was left for them
+    seconds_after_warm_up: float | None = None  # None if no question followed the warm-up
     questions_per_second_after_warm_up: float | None = None
-    agents: Mapping[str, Mapping[str, float]]  # means per question, as `driver.accounting` names them
+    agents: Mapping[str, Mapping[str, float]]  # means per question, named in `runs.accounting`
     hand_overs: tuple[TransferStats, ...] = ()
     num_alarmed: int = 0  # questions with an alarm, if a guard was on
-    alarms: Mapping[str, int] = field(default_factory=dict)  # … by the agent whose thoughts it is about
-    made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, as `driver.made_with` names them
+    alarms: Mapping[str, int] = field(default_factory=dict)  # the same by agent
+    made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
@@ -240,7 +240,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Summary":
-        """The inverse of `to_json`; what an older version did not write is None or empty. Raises TypeError or
+        """The inverse of `to_json`; fields that an older version did not write are None or empty. Raises TypeError or
         ValueError for an object of another form."""
         interval = row.get("accuracy_interval")
         hand_overs = tuple(
@@ -254,8 +254,9 @@ class Summary:
         return summary
 
 
-_SUMMARY = TypeAdapter(Summary)  # checks what stands in a file; summaries of ours need no checks
+_SUMMARY = TypeAdapter(Summary)  # checks the content of files; summaries made here need no checks
 
 
 def mean_or_zero(values: Sequence[float]) -> float:
+    """Return the mean, or 0 without values."""
     return fmean(values) if values else 0.0

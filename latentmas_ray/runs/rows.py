@@ -1,12 +1,12 @@
-"""The rows of results.jsonl: written, read back and checked."""
+"""Reading and checking the rows of results.jsonl."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from latentmas_ray.config import current_transfer
-from latentmas_ray.runs.results import Answer
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks.question import Question
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -22,32 +22,32 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def read_rows(path: Path, questions: Mapping[str, Question]) -> tuple[dict[str, Answer], bytes]:
-    """The answers in a results file, in its order, and the bytes that the file should consist of.
+    """Return the answers of a results file, in its order, and the content that the file should have.
 
-    A last line without its line break is what a killed process leaves: it is left out of these bytes, unless it is
-    whole. Raises JournalError with `FILE:LINE` for a line that is no answer of this project, an id that comes twice
-    or is not among `questions`, and a question or gold that has changed since.
+    A killed process can leave a last line without a line break: it is removed from the content, unless it is complete.
+    Raises JournalError with `FILE:LINE` for a line that is not an answer, an id that occurs twice or is not in
+    `questions`, and a question or gold that has changed.
     """
     content = path.read_bytes()
     lines = content.split(b"\n")
     last = lines.pop()
     answers: dict[str, Answer] = {}
     for number, line in enumerate(lines, start=1):
-        _take(answers, line, f"{path}:{number}", questions)
-    kept = content.removesuffix(last) if last else content
+        _add_row(answers, line, f"{path}:{number}", questions)
+    repaired = content.removesuffix(last) if last else content
     if last and _is_json(last):
-        _take(answers, last, f"{path}:{len(lines) + 1}", questions)
-        kept = content + b"\n"
-    return answers, kept
+        _add_row(answers, last, f"{path}:{len(lines) + 1}", questions)
+        repaired = content + b"\n"
+    return answers, repaired
 
 
-def _take(answers: dict[str, Answer], line: bytes, place: str, questions: Mapping[str, Question]) -> None:
+def _add_row(answers: dict[str, Answer], line: bytes, place: str, questions: Mapping[str, Question]) -> None:
     answer = decode_row(line, place)
     question = questions.get(answer.id)
     if question is None:
         raise JournalError(f"{place}: id", answer.id, "the task has no such question; choose another output folder")
     if answer.id in answers:
-        raise JournalError(f"{place}: id", answer.id, "it is there twice; remove one of the two lines")
+        raise JournalError(f"{place}: id", answer.id, "it occurs twice; remove one of the two lines")
     for key, was, now in (("question", answer.question, question.question), ("gold", answer.gold, question.gold)):
         if was != now:
             expected = f"the task now has {now!r} under this id; choose another output folder"
@@ -56,7 +56,7 @@ def _take(answers: dict[str, Answer], line: bytes, place: str, questions: Mappin
 
 
 def decode_row(line: bytes, place: str) -> Answer:
-    """The answer in one line of results.jsonl. Raises JournalError, with `place`, for a line that is none."""
+    """Return the answer in one line of results.jsonl. Raises JournalError, with `place`, if it is not an answer."""
     shown = line.decode(errors="replace")
     try:
         row = json.loads(line)
@@ -67,7 +67,7 @@ def decode_row(line: bytes, place: str) -> Answer:
         raise wrong
     try:
         answer = Answer.from_row(row)
-        # The derived figures must be there too, and agree; keys that somebody added are none of our business.
+        # The derived values must exist and agree; unknown keys are ignored.
         row["transfers"] = [current_transfer(transfer) for transfer in row["transfers"]]
         agrees = all(row[key] == value for key, value in answer.to_row().items())
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,23 +1,24 @@
-"""What happens in a run, as events, of which an observer gets each one.
+"""Events of a run, which its observer receives.
 
-What a runtime reports to the scheduler is another stream. The order is `RunStarted`, then everything else as it
-happens, then `RunEnded`. Events are frozen and may be kept.
+The order is `RunStarted`, then all others as they happen, then `RunEnded`. Events are frozen and may be stored. What a
+runtime reports to the scheduler is another stream (`scheduler.events`); of it, a run's observer receives the
+`ClusterEvent`s: replicas and nodes that came or went.
 """
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.results import Answer, Failure
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """The runtime is up, and the run begins."""
+    """The runtime has started, and the run starts."""
 
     description: str  # of the runtime: its actors and where they are
     num_questions: int
-    num_done: int  # of them, that an earlier run had answered
+    num_done: int  # of these, answered by an earlier run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class TurnFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnRepeated:
-    """A turn was lost with its actor or with memory that it reads, and is carried out again."""
+    """A turn was lost with its actor or with memory that it reads, and is submitted again."""
 
     agent: str
     reason: str
@@ -44,7 +45,7 @@ class QuestionAnswered:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryFinished:
-    """A question's working memory is complete, in a run that asks for memory and not for answers."""
+    """A question's working memory is complete, in a run that returns memory instead of answers."""
 
     question_id: str
 
@@ -64,16 +65,49 @@ class RunProgress:
     num_done: int
     num_failed: int
     batches_in_flight: int
-    memory_in_flight_bytes: int  # of segments that exist, of all runs at this time
+    memory_in_flight_bytes: int  # of existing segments, of all runs
     tokens: int  # prompt, latent and output tokens processed so far in this run
     seconds: float  # since the run started
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The last event, whatever ended the run."""
+    """The run is over, for whatever reason. The last event."""
 
 
+@dataclass(frozen=True)
+class ReplicaReady:
+    """A replica of these agents (several if they share an actor) has loaded its model on these nodes."""
+
+    agents: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReplicaLost:
+    """A replica of these agents died or was shut down. Its turns follow as `TurnLost`."""
+
+    agents: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeJoined:
+    """The cluster has a new node. Running replicas stay where they are."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class NodeDraining:
+    """A node will be removed soon. No runtime reports this: Ray shows draining nodes through private interfaces
+    only."""
+
+    node: str
+
+
+ClusterEvent = ReplicaReady | ReplicaLost | NodeJoined | NodeDraining
 RunEvent = (
     RunStarted
     | TurnFinished
@@ -82,6 +116,7 @@ RunEvent = (
     | MemoryFinished
     | QuestionFailed
     | RunProgress
+    | ClusterEvent
     | RunEnded
 )
 
@@ -90,8 +125,7 @@ RunEvent = (
 class Observer(Protocol):
     """Listens to runs: a progress bar, log lines, metrics.
 
-    It is called in the thread that drives the run at that moment, and the run waits for it. An exception that it raises
-    ends the run, and is raised where the results of that run are fetched; other runs go on.
-    """
+    It is called synchronously, in the thread that executes the current step of the scheduler. An exception that it
+    raises ends the run and is raised where the results of that run are fetched; other runs continue."""
 
     def on_event(self, event: RunEvent) -> None: ...

@@ -1,36 +1,36 @@
-"""From the answers of a run to its figures."""
+"""Compute the summary of a run from its answers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.runs.accounting import agent_figures, hand_over_figures
+from latentmas_ray.runs.accounting import agent_stats, transfer_stats
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
 
 
 class WarmUp:
-    """Watches the results of one start. Its warm-up is over when as many batches are settled as the agent with the most
-    replicas has of them: by then every actor has, as a rule, had its first turn, with all that is only done once."""
+    """Measures the warm-up of one start, which ends when as many batches are finished as the agent with the most
+    replicas has replicas: by then, as a rule, every actor has executed its first turn, with its one-time costs."""
 
     def __init__(self, batches: Sequence[Sequence[str]], num_replicas: int = 1) -> None:
-        """`batches` are the ids of the questions that each batch has still to answer."""
-        self.seconds: float | None = None  # how long the warm-up took; None while it lasts
+        """`batches` are the ids of the open questions of each batch."""
+        self.seconds: float | None = None  # duration of the warm-up; None until it ends
         self.num_answers_after = 0
-        self._left = num_replicas
+        self._num_batches_left = num_replicas
         self._batch_of = {question: number for number, batch in enumerate(batches) for question in batch}
         self._num_open = [len(batch) for batch in batches]
 
-    def settle(self, result: Answer | Failure, seconds: float) -> None:
-        """A question has its answer, or is given up, so many seconds after the start."""
+    def add(self, result: Answer | Failure, seconds: float) -> None:
+        """Add a result that finished `seconds` after the start."""
         if self.seconds is not None:
             self.num_answers_after += isinstance(result, Answer)
             return
         number = self._batch_of[result.id]
         self._num_open[number] -= 1
-        self._left -= not self._num_open[number]
-        if not self._left:
+        self._num_batches_left -= not self._num_open[number]
+        if not self._num_batches_left:
             self.seconds = seconds
 
 
@@ -44,11 +44,11 @@ def summarise(
     warm_up: WarmUp | None = None,
     made_with: Mapping[str, str] | None = None,
 ) -> Summary:
-    """The figures of a whole run.
+    """Return the summary of a whole run.
 
-    `answers` are those of the whole journal, of which `num_resumed` were there before this start; `seconds` is the
-    wall clock since, and `warm_up` has watched it; `made_with` is what the function of this name tells. Accuracy is
-    over the questions that could be graded; a failed question is not among them.
+    `answers` are those of the whole journal, `num_resumed` of them from before this start. `seconds` is the wall-clock
+    time since this start, `warm_up` has received its results, `made_with` is from `describe_environment`. Accuracy is
+    over the graded questions; failed questions are not graded.
     """
     graded = [answer.correct for answer in answers if answer.correct is not None]
     return Summary(
@@ -80,8 +80,8 @@ def summarise(
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,
         num_resumed=num_resumed,
         **_after_warm_up(seconds, warm_up),
-        agents=agent_figures(answers),
-        hand_overs=hand_over_figures(answers),
+        agents=agent_stats(answers),
+        hand_overs=transfer_stats(answers),
         num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
         alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
         made_with=made_with or {},
@@ -89,7 +89,7 @@ def summarise(
 
 
 def _after_warm_up(seconds: float, warm_up: WarmUp | None) -> dict[str, Any]:
-    """Nothing where the warm-up did not end, or no answer came after it."""
+    """Return the fields about the warm-up; empty if it did not end, without speeds if no answer followed it."""
     if warm_up is None or warm_up.seconds is None:
         return {}
     after = seconds - warm_up.seconds

@@ -1,4 +1,4 @@
-"""The traces of a run: traces.jsonl, a line a question, and embeddings.json."""
+"""The traces of a run: traces.jsonl, one line per question, and embeddings.json."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
 
 TRACES_NAME = "traces.jsonl"
 EMBEDDINGS_NAME = "embeddings.json"
@@ -16,11 +16,11 @@ EMBEDDINGS_NAME = "embeddings.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What every agent did on one question, in the order of the topology."""
+    """The traces of all agents on one question, in topological order."""
 
     id: str
     agents: Mapping[str, AgentTrace]
-    embeddings: EmbeddingMap | None = field(default=None, compare=False)  # of the model; it has a file of its own
+    embeddings: EmbeddingMap | None = field(default=None, compare=False)  # of the model; stored in embeddings.json
 
     def to_row(self) -> dict[str, Any]:
         """The object of one line of traces.jsonl."""
@@ -33,21 +33,21 @@ class Trace:
 
 
 def read_traces(folder: Path) -> dict[str, Trace]:
-    """The traces of a finished run by question, none if it kept none. A last line that a killed run left unfinished is
-    passed over. Raises JournalError with `FILE:LINE` for another line that is no trace."""
+    """Return the traces of a run by question id; empty if it has none. A truncated last line, as of a killed run, is
+    ignored. Raises JournalError with `FILE:LINE` for any other line that is not a trace."""
     return {trace.id: trace for trace, _ in _read_lines(folder / TRACES_NAME)}
 
 
 class TraceWriter:
-    """Writes the two files while a run goes on. A trace is on disk before its answer is; so a run that was killed
-    between the two leaves a trace without an answer, which the next start drops."""
+    """Writes both files during a run. A trace is written before its answer, so a run that is killed between the two
+    leaves a trace without an answer, which the next start removes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, ids: Collection[str]) -> None:
-        """Keep the traces of these questions only, one of each, in this order. Raises JournalError for a line that is
-        none, OSError."""
+    def retain(self, ids: Collection[str]) -> None:
+        """Remove all traces but one for each of these questions, and sort them in this order. Raises JournalError for a
+        line that is not a trace, and OSError."""
         path = self._folder / TRACES_NAME
         if not path.exists():
             return
@@ -57,7 +57,7 @@ class TraceWriter:
             write_atomically(path, content)
 
     def write(self, traces: Sequence[Trace]) -> None:
-        """When this returns they are on disk, and so is the map of the embeddings. Raises OSError."""
+        """Write traces, and the map of the embeddings, to disk before returning. Raises OSError."""
         path = self._folder / EMBEDDINGS_NAME
         embeddings = next((trace.embeddings for trace in traces if trace.embeddings is not None), None)
         if embeddings is not None and not path.exists():
@@ -66,13 +66,13 @@ class TraceWriter:
             append_durably(self._folder / TRACES_NAME, b"".join(encode_row(trace.to_row()) for trace in traces))
 
     def remove(self) -> None:
-        """Nothing of an earlier run is left. Raises OSError."""
+        """Remove the traces of an earlier run. Raises OSError."""
         for name in (TRACES_NAME, EMBEDDINGS_NAME):
             (self._folder / name).unlink(missing_ok=True)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[Trace, bytes]]:
-    """Every trace with its line. Raises JournalError with `FILE:LINE`."""
+    """Yield every trace with its line. Raises JournalError with `FILE:LINE`."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
@@ -83,7 +83,7 @@ def _read_lines(path: Path) -> Iterator[tuple[Trace, bytes]]:
 
 
 def read_embeddings(folder: Path) -> EmbeddingMap | None:
-    """The plane of the run's model, None if the run kept none. Raises JournalError if the file is something else."""
+    """Return the embedding map of the run's model; None if there is none. Raises JournalError for any other content."""
     path = folder / EMBEDDINGS_NAME
     if not path.exists():
         return None

@@ -79,7 +79,7 @@ def returned_memories(
             model=model,
             index=index,
             reads=reads,
-            pieces={name: results[name].kept for name in topology_index.read_by_answering},
+            chunks={name: results[name].kept for name in topology_index.read_by_answering},
             texts=texts[index],
         )
         for index, question in enumerate(batch.questions)
@@ -147,7 +147,7 @@ def _transfers(
                 num_bytes=shares[index],
                 moved_bytes=moved[index],
                 transport=read.transport,
-                mode=read.handover,
+                mode=read.transfer_mode,
                 codec=read.codec,
                 relative_error=read.relative_error,
                 link=read.link,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from latentmas_ray.engine.turn import GivenMemory, Handover, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
@@ -24,7 +24,7 @@ class BatchState:
         retry: RetryState,
         topology_index: TopologyIndex,
         settings: DriverSettings,
-        transfer_modes: Mapping[str, Handover] | None = None,
+        transfer_modes: Mapping[str, SentAs] | None = None,
         *,
         given: GivenMemory | None = None,
         keeps_memory: bool = False,
@@ -88,9 +88,13 @@ class BatchState:
         self.handles[handle.agent] = handle
         self._submitted.add(handle.agent)
 
-    def add_result(self, result: TurnResult) -> list[TurnHandle]:
-        """Store the result of a turn. Returns the handles that are no longer needed; they are dropped here."""
+    def add_result(self, result: TurnResult) -> None:
+        """Store the result of a turn."""
         self.results[result.agent] = result
+
+    def take_unneeded_segments(self) -> list[TurnHandle]:
+        """Return the handles of turns that are done and whose readers all have their results, and drop them here: their
+        segments can be freed."""
         unneeded = [
             name for name in self.handles if name in self.results and self._index.readers[name] <= self.results.keys()
         ]

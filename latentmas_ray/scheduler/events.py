@@ -10,6 +10,7 @@ from typing import Any
 
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import LatentMASError
+from latentmas_ray.runs.run_events import ClusterEvent
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class TurnFailed:
 
 @dataclass(frozen=True, eq=False)
 class TurnLost:
-    """A submitted turn will never finish, or a finished turn's segment is gone; the turn can be submitted again.
+    """A submitted turn will never finish, or a finished turn's segment is lost; the turn can be submitted again.
 
     `lacks_memory`: the actor is alive, but a segment that the turn reads was not available. `is_suspect`: the turn may
     have killed its actor.
@@ -79,40 +80,8 @@ class QuestionDone:
     question_id: str
 
 
-@dataclass(frozen=True)
-class ReplicaReady:
-    """A replica of these agents (several if they share an actor) has loaded its model on these nodes."""
-
-    agents: tuple[str, ...]
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ReplicaLost:
-    """A replica of these agents died or was shut down. Its turns follow as `TurnLost`."""
-
-    agents: tuple[str, ...]
-    nodes: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class NodeJoined:
-    """The cluster has a new node. Running replicas stay where they are."""
-
-    node: str
-
-
-@dataclass(frozen=True)
-class NodeDraining:
-    """A node will be removed soon. No runtime reports this: Ray shows draining nodes through private interfaces
-    only."""
-
-    node: str
-
-
 TurnEvent = TurnDone | TurnFailed | TurnLost
-Event = TurnEvent | TokensWritten | QuestionDone | ReplicaReady | ReplicaLost | NodeJoined | NodeDraining
+Event = TurnEvent | TokensWritten | QuestionDone | ClusterEvent
 
 
 def events_of_result(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
 from latentmas_ray.runs.results import Failure, ReturnedMemory
+from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.events import Event, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
@@ -180,8 +181,11 @@ class Scheduler:
             match event:
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
+                case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
+                    for run in self._runs:
+                        run.counters.send(event)
                 case _:
-                    pass  # tokens, replicas and nodes are for observers only
+                    pass  # tokens and questions: only `on_event` listens
         self._handle_outcomes(turns)
         if turns or timeout_seconds:
             self._report_progress()
@@ -269,7 +273,8 @@ class Scheduler:
     def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, submit_next: bool) -> None:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
-        to_free = batch_state.add_result(result)
+        batch_state.add_result(result)
+        to_free = batch_state.take_unneeded_segments()
         if submit_next and not batch_state.is_complete:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
         run.counters.count_turn(result)
@@ -283,7 +288,7 @@ class Scheduler:
     def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
         """Free segments whose last reader has its result."""
         for handle in handles:
-            self._memory_budget.release(batch_state, handle.agent)
+            self._memory_budget.forget(batch_state, handle.agent)
         self._runtime.free_segments(handles)
 
     def _finish(self, run: Run, batch_state: BatchState) -> None:
@@ -377,7 +382,7 @@ class Scheduler:
             pending += unfinished
             finished += done
             for name in batch_state.bounds:
-                self._memory_budget.release(batch_state, name)
+                self._memory_budget.forget(batch_state, name)
         self._cancel_turns(pending, finished)
 
     def _cancel_turns(self, pending: list[TurnHandle], finished: list[TurnHandle]) -> None:

@@ -194,30 +194,30 @@ class RunCounters:
         """Count the prompt, latent and output tokens of a finished turn."""
         self._tokens += sum(result.prompt_tokens) + result.latent_steps * len(result.prompt_tokens)
         self._tokens += sum(len(ids) for ids in result.output_token_ids)
-        self._send(TurnFinished(report=result))
+        self.send(TurnFinished(report=result))
 
     def count_answer(self, answer: Answer) -> None:
         """Count a question that has its answer."""
         self._num_done += 1
-        self._send(QuestionAnswered(answer=answer))
+        self.send(QuestionAnswered(answer=answer))
 
     def count_failure(self, failure: Failure) -> None:
         """Count a question that failed for good."""
         self._num_failed += 1
-        self._send(QuestionFailed(failure=failure))
+        self.send(QuestionFailed(failure=failure))
 
     def count_fault(self, agent: str, reason: str) -> None:
         """Report that a turn of `agent` was lost and is submitted again."""
-        self._send(TurnRepeated(agent=agent, reason=reason))
+        self.send(TurnRepeated(agent=agent, reason=reason))
 
     def count_memory(self, question_id: str) -> None:
         """Count a question whose memory is complete."""
         self._num_done += 1
-        self._send(MemoryFinished(question_id=question_id))
+        self.send(MemoryFinished(question_id=question_id))
 
     def send_progress(self, *, batches_in_flight: int, memory_bytes: int) -> None:
         """Send a snapshot of the run; `memory_bytes` is the memory in flight of all runs."""
-        self._send(
+        self.send(
             RunProgress(
                 num_questions=self.num_questions,
                 num_done=self._num_done,
@@ -231,13 +231,14 @@ class RunCounters:
 
     def start(self, description: str) -> None:
         """Report that the run starts on a runtime with this description."""
-        self._send(RunStarted(description=description, num_questions=self.num_questions, num_done=self._num_done))
+        self.send(RunStarted(description=description, num_questions=self.num_questions, num_done=self._num_done))
 
     def finish(self) -> None:
         """Report that the run is over, for whatever reason."""
-        self._send(RunEnded())
+        self.send(RunEnded())
 
-    def _send(self, event: RunEvent) -> None:
+    def send(self, event: RunEvent) -> None:
+        """Pass an event to the run's listeners."""
         self._metrics.on_event(event)
         if self._observer is None:
             return

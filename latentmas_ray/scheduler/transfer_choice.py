@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.config import TransferMode
-from latentmas_ray.engine.turn import Handover
+from latentmas_ray.engine.turn import SentAs
 from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.units import format_seconds
 
@@ -25,7 +25,7 @@ class TransferChoice:
     measured."""
 
     agent: str
-    mode: Handover
+    mode: SentAs
     kv_seconds: float | None = None
     recompute_seconds: float | None = None
 

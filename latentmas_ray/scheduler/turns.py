@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, RunConfig, TransferMode
-from latentmas_ray.engine.turn import GivenMemory, Handover, Prompt, Sampling, TurnRequest
+from latentmas_ray.engine.turn import GivenMemory, Prompt, Sampling, SentAs, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.tasks.question import Question
@@ -110,7 +110,7 @@ def build_turn(
     batch: Batch,
     settings: DriverSettings,
     texts: Mapping[str, Sequence[str]],
-    transfer_modes: Mapping[str, Handover] | None = None,
+    transfer_modes: Mapping[str, SentAs] | None = None,
     fallbacks: Mapping[str, Mapping[str, str]] | None = None,
     *,
     given: GivenMemory | None = None,
@@ -148,7 +148,7 @@ def build_turn(
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=reads,
-        handover=transfer_modes.get(agent.name, "kv"),
+        transfer_mode=transfer_modes.get(agent.name, "kv"),
         recomputed=recomputed,
         given=given,
         traced=settings.traced & {question.id for question in batch.open_questions},
@@ -163,7 +163,7 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     `coming_tokens` is for texts that the prompts will contain but were rendered without.
     """
     latent_steps = 0 if request.hands_over == "prompt" else request.latent_steps
-    if request.handover == "recompute":  # a few bytes per token
+    if request.transfer_mode == "recompute":  # a few bytes per token
         return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(request.prompts)
     if request.hands_over == "latents":
         return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(request.prompts)

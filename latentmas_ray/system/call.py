@@ -1,4 +1,4 @@
-"""One call of `ask`, `map`, `as_completed` or `think`, checked before anything starts."""
+"""One call of `ask`, `map`, `as_completed` or `think`, checked before it runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The questions of a call, and what the scheduler is asked for."""
+    """The questions of a call and its request to the scheduler."""
 
     questions: Sequence[Question]
     request: RunRequest
-    check_memory: Callable[[RuntimeInfo], None] | None = None  # called once the model is known
+    check_memory: Callable[[RuntimeInfo], None] | None = None  # called once the runtime has started
 
 
 def plan_call(
@@ -42,21 +42,21 @@ def plan_call(
     keep_memory: bool = False,
     thinks: bool = False,
 ) -> Call:
-    """The call that answers `questions`, from `memory` if there is one, or that `thinks` and brings their memory.
+    """Return the call that answers `questions` (from `memory`, if given), or with `thinks` returns their memory.
 
     `given` is `given_memory(memory)`, one object for all calls with the same memory.
-    Raises ConfigError where the call wants memory that no agent hands over, TopologyError for prompts that these
-    questions do not fill, TaskError for questions that cannot be graded here.
+    Raises ConfigError if the call asks for memory that no agent hands over, TopologyError for prompts that these
+    questions cannot render, TaskError for questions whose graders are not installed.
     """
-    # On memory that is given no other agent works.
+    # With `memory` only the answering agent runs.
     answering = [topology.answering_agent.replace(reads=())]
     prompts = RenderedPrompts.of(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions)
     warn_of_untrained(config.model, questions)
     if keep_memory and memory is not None:
-        raise ConfigError("keep_memory", True, "with memory given there is no other to keep; leave one of the two out")
+        raise ConfigError("keep_memory", True, "a call with memory returns no other memory; leave out one of the two")
     if keep_memory or thinks:
-        check_keeps(config, topology)
+        check_returns_memory(config, topology)
     goal: Goal = "think" if thinks else "answer" if memory is None else "answer-from-memory"
     resolved = config.resolved(task_max_new_tokens(questions))
     request = RunRequest(
@@ -74,12 +74,12 @@ def plan_call(
 
 
 def settings_of(config: RunConfig, questions: Sequence[Question], prompts: RenderedPrompts) -> DriverSettings:
-    """The scheduler's part of a configuration; the first questions are traced, whatever has an answer already."""
+    """Return the scheduler's part of a configuration; the first `config.trace` questions are traced."""
     return DriverSettings.from_config(config, [question.id for question in questions[: config.trace]], prompts)
 
 
 def given_memory(memory: "Memory") -> GivenMemory:
-    """Memory as it travels with a turn."""
+    """Return memory in the form that is sent with a turn."""
     return GivenMemory(
         reads=memory.reads,
         segments=memory.to_wire(),
@@ -89,15 +89,15 @@ def given_memory(memory: "Memory") -> GivenMemory:
 
 
 def check_is_memory(memory: object) -> None:
-    """Raises MemoryInputError for whatever else was given."""
-    from latentmas_ray.memory import Memory  # needs torch, as whoever has one
+    """Raise MemoryInputError if `memory` is not a `Memory`."""
+    from latentmas_ray.memory import Memory  # imports torch, which the caller has imported
 
     if not isinstance(memory, Memory):
         raise MemoryInputError("memory", memory, "it must be a Memory; Memory.load(path) reads one from its file")
 
 
-def check_keeps(config: RunConfig, topology: Topology) -> None:
-    """Raises ConfigError where the answering agent reads no memory that could be kept."""
+def check_returns_memory(config: RunConfig, topology: Topology) -> None:
+    """Raise ConfigError if the answering agent reads no memory."""
     if topology.memory_read_by(topology.answering_agent.name):
         return
     field, value, remedy = "topology", topology.name, "let it read an agent that thinks latently"

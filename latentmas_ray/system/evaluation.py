@@ -1,4 +1,4 @@
-"""A task answered, graded and journaled: once, with several seeds, with several numbers of latent steps."""
+"""Evaluation of a task with a journal: once, or with several seeds or numbers of latent steps."""
 
 import re
 import time
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from latentmas_ray.config import RunConfig, is_url, make_config
 from latentmas_ray.errors import ConfigError, JournalError
-from latentmas_ray.runs.environment import made_with
+from latentmas_ray.runs.environment import describe_environment
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
 from latentmas_ray.runs.multi_seed import (
     SeedRun,
     SeedsJournal,
     SeedsSummary,
+    check_no_seeds,
     config_of,
-    refuse_seeds,
     summarise_seeds,
 )
 from latentmas_ray.runs.results import Answer, Failure, Summary
@@ -36,7 +36,7 @@ _STEPS_FORM = "it must be different whole numbers of at least 0, as in [0, 10, 4
 
 
 class Evaluation:
-    """The questions of a task, and how to have them answered."""
+    """Answers and grades the questions of a task."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class Evaluation:
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
     ) -> None:
-        """`pinned` is what a resumed run must share with the first, apart from the configuration. `start` loads the
-        models for so many batches; `run` answers the questions that are in batches."""
+        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first. `start`
+        starts the runtime for a number of batches; `run` answers the questions of batches."""
         self._config = config
         self._questions = questions
         self._pinned = dict(pinned)
@@ -59,30 +59,30 @@ class Evaluation:
     ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
         """Evaluate once, or once for each number of `latent_steps`, of `seeds`, or of both.
 
-        All outputs are opened at once, so that one that refuses does so before anything starts. Raises
+        All outputs are opened first, so that their errors are raised before anything starts. Raises
         ConfigError, JournalError, RunError kinds.
         """
         numbers = None if seeds is None else parse_seeds(seeds)
         if latent_steps is None:
             with self._opened(self._config, numbers, on_seed) as evaluate:
                 return evaluate()
-        configs = _over_steps(self._config, latent_steps)
-        _refuse_single_run(self._config.output)
+        configs = _configs_by_steps(self._config, latent_steps)
+        _check_no_single_run(self._config.output)
         if self._config.output is not None:
-            refuse_seeds(Path(self._config.output))
+            check_no_seeds(Path(self._config.output))
         with ExitStack() as stack:
             opened = {
                 steps: stack.enter_context(self._opened(config, numbers, on_seed)) for steps, config in configs.items()
             }
-            return {steps: evaluate() for steps, evaluate in opened.items()}  # type: ignore[return-value]  # all alike
+            return {steps: evaluate() for steps, evaluate in opened.items()}  # type: ignore[return-value]  # all of the same type
 
     @contextmanager
     def _opened(
         self, config: RunConfig, seeds: Sequence[int] | None, on_seed: OnSeed
     ) -> Iterator[Callable[[], Summary | SeedsSummary]]:
-        """One configuration with its output open; what evaluates it."""
+        """Open the output of one configuration; yields the function that evaluates it."""
         if config.output is not None:
-            _refuse_steps(config.output)
+            _check_no_steps(config.output)
         if seeds is not None:
             configs = {seed: config_of(config, seed) for seed in seeds}
             with SeedsJournal(config.output, configs, self._questions, self._pinned) as journals:
@@ -91,9 +91,9 @@ class Evaluation:
             yield lambda: self._answer_all(config, None).summary
         else:
             with open_output(config.output) as output:
-                refuse_seeds(output.folder)
+                check_no_seeds(output.folder)
                 with Journal.open(output.folder, config, self._questions, pinned=self._pinned) as journal:
-                    output.begin()
+                    output.start()
                     yield lambda: self._answer_all(config, journal).summary
 
     def _answer_seeds(
@@ -115,18 +115,18 @@ class Evaluation:
         info = self._start(len(batches)) if batches else None
         warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
         folder = MemoryFolder.of(config.save_memory)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         with closing(self._results(config, batches)) as results:
             for result in results:
-                warm_up.settle(result, time.perf_counter() - begin)
-                result = folder.save(result, keeps=False)
+                warm_up.add(result, time.perf_counter() - start)
+                result = folder.save(result, returns_memory=False)
                 if journal:
                     journal.record(result)
                 if isinstance(result, Failure):
                     failures.append(result)
                 else:
                     answers.append(result)
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - start
         summary = summarise(
             answers,
             failures,
@@ -134,7 +134,7 @@ class Evaluation:
             seconds=seconds,
             num_resumed=num_resumed,
             warm_up=warm_up,
-            made_with=made_with(config.runtime, info.description if info else None),
+            made_with=describe_environment(config.runtime, info.description if info else None),
         )
         if journal:
             summary = journal.finish(summary)
@@ -146,8 +146,8 @@ class Evaluation:
                 yield from (result for result in results if isinstance(result, Answer | Failure))
 
 
-def _over_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:
-    """The configuration of each number of latent steps, with folders of its own. Raises ConfigError."""
+def _configs_by_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:
+    """Return the configuration for each number of latent steps, with its own folders. Raises ConfigError."""
     if not isinstance(latent_steps, Sequence) or isinstance(latent_steps, str | bytes):
         raise ConfigError("latent_steps", latent_steps, _STEPS_FORM)
     if not latent_steps or len(set(latent_steps)) < len(latent_steps) or not all(type(m) is int for m in latent_steps):
@@ -163,14 +163,15 @@ def _steps_output(output: str, steps: int) -> str:
     return f"{output.rstrip('/')}/latent-steps-{steps}"  # as _STEPS_FOLDER
 
 
-def _refuse_single_run(output: str | None) -> None:
+def _check_no_single_run(output: str | None) -> None:
     if output is not None and not is_url(output) and (Path(output) / CONFIG_NAME).exists():
         expected = f"it holds the {CONFIG_NAME} of a run with one number of latent steps; choose another folder"
         raise JournalError("output", output, expected)
 
 
-def _refuse_steps(output: str) -> None:
-    """Raises JournalError for a folder with runs of several numbers of latent steps: no other has its place there."""
+def _check_no_steps(output: str) -> None:
+    """Raise JournalError for a folder with runs of several numbers of latent steps: no other run may be written
+    there."""
     if is_url(output) or not (folder := Path(output)).is_dir():
         return
     found = sorted(int(match[1]) for path in folder.iterdir() if (match := _STEPS_FOLDER.fullmatch(path.name)))

@@ -1,6 +1,6 @@
-"""The keywords of `LatentMAS`, so that an editor completes them and a type checker knows them.
+"""The keywords of `LatentMAS`, for editors and type checkers.
 
-They are the fields of `RunConfig`; a test holds that none is missing and that the types agree.
+They are the fields of `RunConfig`; a test checks that names and types agree.
 """
 
 from typing import TypedDict
@@ -19,7 +19,7 @@ from latentmas_ray.config import (
 
 
 class RunFields(TypedDict, total=False):
-    """See the fields of `RunConfig` of the same names, with their defaults and what they mean."""
+    """The fields of `RunConfig`, which has their defaults and descriptions."""
 
     task: str
     method: Method

@@ -1,4 +1,4 @@
-"""`LatentMAS`: a team of agents, and what can be asked of it."""
+"""`LatentMAS`: the Python interface."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, closing
@@ -28,9 +28,9 @@ class LatentMAS:
         with LatentMAS("tiny", topology="sequential", latent_steps=40) as mas:
             print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
 
-    The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, when the first question comes.
-    Several threads and event loops may use one object at the same time: their questions become batches of one run, and
-    each gets the answers to its own.
+    The keywords are the fields of `RunConfig`. Models are loaded, and Ray is started, at the first call.
+    Several threads and event loops may use one object at the same time: their batches run
+    interleaved, and each caller gets the answers to its own questions.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class LatentMAS:
         """Check everything that can be checked without starting anything.
 
         `model` is `tiny`, a folder or a hub id; or a model object of transformers, with its `tokenizer`; or a whole
-        configuration that the keywords then change. `topology` is a name, a file, or one of your own making.
-        `observer` gets every event of all calls (`driver.run_events`).
+        configuration, which the keywords override. `topology` is a name, a file, or a `Topology` made in Python.
+        `observer` gets every event of all calls (`runs.run_events`).
 
         Raises ConfigError, TopologyError or ModelError, each naming the field, the value and what would be right.
         """
@@ -59,17 +59,16 @@ class LatentMAS:
 
     @property
     def topology(self) -> Topology:
-        """The topology that is run: as configured, and as method and memory control make it."""
+        """The topology that runs: the configured one, changed by the method and the memory control."""
         return self._setup.topology
 
     def ask(self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False) -> Answer:
-        """The answer to one question: a text, a record with `question` (and `id`, `gold`, whatever else prompts use),
-        or a `Question`. Writes no files.
+        """Return the answer to one question: a text, a record with `question` (and `id`, `gold`, and other fields of
+        prompts), or a `Question`. Writes no files.
 
-        With `memory` only the answering agent works, on that memory. With `keep_memory` the answer has the memory that
-        it was made from. Raises TaskError, TopologyError, ConfigError or IncompatibleMemoryError for what is wrong with
-        the call, QuestionsFailedError if the question has no answer, ActorError and ClusterError where the run breaks
-        off.
+        With `memory` only the answering agent runs, on that memory. With `keep_memory` the answer has the memory that
+        the answering agent read. Raises TaskError, TopologyError, ConfigError or IncompatibleMemoryError for an invalid
+        call, QuestionsFailedError if the question has no answer, ActorError and ClusterError if the run is aborted.
         """
         with closing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
             return next(answers)
@@ -77,7 +76,7 @@ class LatentMAS:
     async def aask(
         self, question: QuestionLike, *, memory: "Memory | None" = None, keep_memory: bool = False
     ) -> Answer:
-        """Like `ask`, while the event loop goes on. Cancelling the task cancels the question."""
+        """Like `ask`, without blocking the event loop. Cancelling the task cancels the question."""
         async with aclosing(self.map([question], memory=memory, keep_memory=keep_memory)) as answers:
             return await anext(answers)
 
@@ -109,10 +108,10 @@ class LatentMAS:
         keep_memory: bool = False,
         return_failures: bool = False,
     ) -> ResultStream[Any]:
-        """Answers in the order of the questions, for a `for` loop or an `async for` loop; see `ask`. `memory` is read
-        on every question.
+        """Return a stream of answers in the order of the questions, for a `for` or an `async for` loop; see `ask`. All
+        questions read the same `memory`.
 
-        With `return_failures` a question that has no answer gives a `Failure` in its place; else the stream raises
+        With `return_failures` the stream has a `Failure` in place of a missing answer; else it raises
         QuestionsFailedError after the last answer.
         """
         return self._stream(questions, memory, keep_memory, in_order=True, return_failures=return_failures)
@@ -145,7 +144,7 @@ class LatentMAS:
         keep_memory: bool = False,
         return_failures: bool = False,
     ) -> ResultStream[Any]:
-        """Like `map`, in the order in which answers are finished."""
+        """Like `map`, in the order in which answers finish."""
         return self._stream(questions, memory, keep_memory, in_order=False, return_failures=return_failures)
 
     def run(self, questions: Iterable[QuestionLike]) -> ResultStream[Answer]:
@@ -153,9 +152,9 @@ class LatentMAS:
         return self.as_completed(questions)
 
     def think(self, question: QuestionLike) -> "Memory":
-        """The working memory that the answering agent would read: all agents but that one work.
+        """Run all agents but the answering one, and return the working memory that the answering agent would read.
 
-        `ask(question, memory=…)` goes on from it, here or in another process. Raises what `ask` raises.
+        `ask(question, memory=…)` continues from it, in this or another process. Raises the errors of `ask`.
         """
         call = self._setup.call([question], thinks=True)
         with closing(self._setup.live.run(call.request)) as results:
@@ -225,15 +224,15 @@ class LatentMAS:
         latent_steps: int | Sequence[int] | None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
-        """Answer all questions of a task, and grade the answers. What is left out is as configured.
+        """Answer all questions of a task, and grade the answers. Arguments left out have their configured values.
 
-        With `seeds` once with each of them, with several `latent_steps` once with each number, on the same actors: no
-        model is loaded again. `output` (a folder or URL) gets what finishes at once; each seed has its own folder
-        `seed-S` in it, each number of steps `latent-steps-M`, and `resume` goes on with what was broken off. Failed
-        questions are counted in the summary and kept in failures.jsonl. `on_seed` gets each seed as it begins.
+        With `seeds` the task is evaluated once for each seed, with several `latent_steps` once for each number, on the
+        same actors: models are loaded once. Results are written to `output` (a folder or URL) as they finish; each seed
+        has its own folder `seed-S` in it, each number of steps `latent-steps-M`, and `resume` continues interrupted
+        runs. Failed questions are counted in the summary and written to failures.jsonl. `on_seed` is called with each
+        seed before it starts.
 
-        Raises InputError kinds for whatever of the user's input is wrong, before anything starts; RunError kinds if the
-        run breaks off.
+        Raises InputError kinds for invalid input, before anything starts; RunError kinds if the run is aborted.
         """
         changes: dict[str, Any] = {"task": task, "limit": limit, "output": output, "resume": resume}
         steps = None if latent_steps is None or isinstance(latent_steps, int) else latent_steps
@@ -243,8 +242,8 @@ class LatentMAS:
         return evaluation.run(seeds, steps, on_seed or _ignore)
 
     def close(self) -> None:
-        """End the actors and, if this object started it, Ray. Calls that are still at work raise RunError. Safe to call
-        twice; another call starts again."""
+        """Shut down the actors and, if this object started it, Ray. Active calls raise RunError. Safe to call twice; a
+        later call starts a new runtime."""
         self._setup.live.close()
 
     def __enter__(self) -> Self:
@@ -270,7 +269,7 @@ class LatentMAS:
             partial(self._setup.live.run, call.request, call.check_memory),
             partial(self._setup.live.arun, call.request, call.check_memory),
             [question.id for question in call.questions],
-            finish=partial(folder.save, keeps=keep_memory),
+            finish=partial(folder.save, returns_memory=keep_memory),
             in_order=in_order,
             return_failures=return_failures,
         )

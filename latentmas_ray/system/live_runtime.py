@@ -1,4 +1,4 @@
-"""The started runtime of a `LatentMAS`, shared by all threads that ask it something."""
+"""The started runtime of a `LatentMAS`, shared by all its threads and event loops."""
 
 import asyncio
 import threading
@@ -27,16 +27,16 @@ class _Started:
     info: RuntimeInfo
     agents: frozenset[str]
     scheduler: SharedScheduler
-    num_calls: int = 0  # that are at work on it
+    num_calls: int = 0  # active on it
 
-    def end(self, error: BaseException) -> None:
-        """Its calls raise `error`."""
+    def close(self, error: BaseException) -> None:
+        """Shut down the runtime; active calls raise `error`."""
         self.scheduler.close(error)
         self.runtime.close()
 
 
 class LiveRuntime:
-    """Starts a runtime when it is first needed, and another one where its actors are lost. Thread-safe."""
+    """Starts a runtime when it is first needed, and a new one after its actors are lost. Thread-safe."""
 
     def __init__(
         self,
@@ -44,25 +44,26 @@ class LiveRuntime:
         make_metrics: Callable[[], MetricSink | None],
         memory_limit_bytes: int | None,
     ) -> None:
-        """`make_runtime` gets the topology that is run first and how many batches it is run over; metrics are made once
-        the runtime is there."""
+        """`make_runtime` gets the first topology and its number of batches; `make_metrics` is called after the
+        start."""
         self._make_runtime, self._make_metrics = make_runtime, make_metrics
         self._memory_limit_bytes = memory_limit_bytes
-        self._starting = threading.Lock()  # held for as long as it takes to start and to end a runtime
+        self._starting = threading.Lock()  # held while a runtime starts or shuts down
         self._starter: int | None = None  # the thread that holds it
-        self._state = threading.RLock()  # held for moments, by garbage collectors too
+        self._state = threading.RLock()  # held briefly, also by the garbage collector
         self._started: _Started | None = None
         self._for_event_loops: ThreadPoolExecutor | None = None
 
     def start(self, topology: Topology, num_batches: int) -> RuntimeInfo:
-        """Load the models, unless that is done. Raises what `Runtime.start` raises, and ConfigError for a topology with
-        other agents than those that have actors while these are at work."""
+        """Start the runtime unless it has started. Raises the errors of `Runtime.start`, and ConfigError if active
+        calls use a runtime without all agents of `topology`."""
         started = self._start(topology, num_batches)
-        self._leave(started)
+        self._release(started)
         return started.info
 
     def run(self, request: RunRequest, check: Check | None = None) -> Generator[Result, None, None]:
-        """The results of a request, see `SharedScheduler.run`. Starts what is not started; then `check` may refuse."""
+        """Yield the results of a request, see `SharedScheduler.run`. Starts the runtime if needed, then calls `check`,
+        which may raise."""
         started = self._start(request.topology, len(request.batches))
         try:
             if check is not None:
@@ -73,7 +74,7 @@ class LiveRuntime:
             self._discard(started, error)
             raise
         finally:
-            self._leave(started)
+            self._release(started)
 
     async def arun(self, request: RunRequest, check: Check | None = None) -> AsyncGenerator[Result, None]:
         """Like `run`, for a caller in an event loop."""
@@ -88,35 +89,36 @@ class LiveRuntime:
             await asyncio.wrap_future(self._submit(self._discard, started, error))
             raise
         finally:
-            self._leave(started)
+            self._release(started)
 
     def close(self) -> None:
-        """End the runtime; calls that are still at work raise RunError. Waits for models that are being loaded, and for
-        turns of this process. Safe to call twice. Raises RunError, and ends nothing, where this thread itself is in
-        the middle of such work, as in a signal handler."""
-        with self._alone():
+        """Shut down the runtime; active calls raise RunError. Waits for models that are being loaded, and for turns in
+        this process. Safe to call twice. Raises RunError, and changes nothing, if this thread is within such work, as
+        in a signal handler."""
+        with self._exclusive():
             if self._started is not None:
                 self._started.scheduler.raise_if_within_step()
-                self._end_started(RunError("it was closed while questions were being answered"))
+                self._close_started(RunError("it was closed while questions were being answered"))
             with self._state:
                 executor, self._for_event_loops = self._for_event_loops, None
         if executor is not None:
             executor.shutdown(wait=False)
 
     def _start(self, topology: Topology, num_batches: int) -> _Started:
-        """What runs this topology; the caller has to `_leave` it."""
-        with self._alone():
-            if (there := self._join(topology)) is not None:
-                return there
-            self._end_started(RunError("other agents were started"))
-            started = self._start_anew(topology, num_batches)
+        """Return the runtime for this topology; the caller must call `_release` afterwards."""
+        with self._exclusive():
+            if (started := self._join(topology)) is not None:
+                return started
+            self._close_started(RunError("other agents were started"))
+            started = self._start_new(topology, num_batches)
             with self._state:
                 started.num_calls += 1
                 self._started = started
             return started
 
     def _join(self, topology: Topology) -> _Started | None:
-        """What is started, if it has the agents of this topology. Raises ConfigError if others are at work on it."""
+        """Return the started runtime if it has all agents of this topology. Raises ConfigError if it has not and other
+        calls are active on it."""
         names = {agent.name for agent in topology.agents}
         with self._state:
             if (started := self._started) is None:
@@ -125,31 +127,31 @@ class LiveRuntime:
                 started.num_calls += 1
                 return started
             if started.num_calls:
-                there = ", ".join(sorted(started.agents))
+                names_now = ", ".join(sorted(started.agents))
                 raise ConfigError(
-                    "topology", topology.name, f"its agents must be among those that are at work now: {there}"
+                    "topology", topology.name, f"its agents must be among those of the active calls: {names_now}"
                 )
             return None
 
     async def _start_async(self, topology: Topology, num_batches: int) -> _Started:
-        if (there := self._join(topology)) is not None:
-            return there
+        if (started := self._join(topology)) is not None:
+            return started
         starting = self._submit(self._start, topology, num_batches)
         try:
             return await asyncio.wrap_future(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(self._leave_when_done)
+            starting.add_done_callback(self._release_when_done)
             raise
 
-    def _leave(self, started: _Started) -> None:
+    def _release(self, started: _Started) -> None:
         with self._state:
             started.num_calls -= 1
 
-    def _leave_when_done(self, starting: Future[_Started]) -> None:
+    def _release_when_done(self, starting: Future[_Started]) -> None:
         if not starting.cancelled() and starting.exception() is None:
-            self._leave(starting.result())
+            self._release(starting.result())
 
-    def _start_anew(self, topology: Topology, num_batches: int) -> _Started:
+    def _start_new(self, topology: Topology, num_batches: int) -> _Started:
         runtime = self._make_runtime(topology, num_batches)
         try:
             info = runtime.start()
@@ -163,29 +165,29 @@ class LiveRuntime:
         return _Started(runtime=runtime, info=info, agents=names, scheduler=SharedScheduler(scheduler))
 
     def _discard(self, started: _Started, error: BaseException) -> None:
-        """Its actors are of no use any more; the next call starts others. Waits until they are gone."""
-        with self._alone():
+        """Shut down a runtime whose actors are lost; the next call starts a new one. Waits until it is shut down."""
+        with self._exclusive():
             if self._started is started:
-                self._end_started(error)
+                self._close_started(error)
 
-    def _end_started(self, error: BaseException) -> None:
+    def _close_started(self, error: BaseException) -> None:
         with self._state:
             started, self._started = self._started, None
         if started is not None:
-            started.end(error)
+            started.close(error)
 
     def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call it in a thread, for an event loop; not in one of the loop's, which may all wait for an answer."""
+        """Call a function in a thread for an event loop. The loop's own threads may all wait for answers."""
         with self._state:
             if self._for_event_loops is None:
                 self._for_event_loops = ThreadPoolExecutor(1, thread_name_prefix="starting")
             return self._for_event_loops.submit(function, *args, **kwargs)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One thread at a time. Raises RunError instead of waiting for itself."""
+    def _exclusive(self) -> Iterator[None]:
+        """Allow one thread at a time. Raises RunError if this thread is inside already, instead of a deadlock."""
         if self._starter == threading.get_ident():
-            raise RunError("it was called while this thread loads or ends the models; call it from another thread")
+            raise RunError("it was called while this thread starts or closes the runtime; call it from another thread")
         with self._starting:
             self._starter = threading.get_ident()
             try:

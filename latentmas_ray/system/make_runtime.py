@@ -1,4 +1,4 @@
-"""From a configuration to a runtime that is not started. What a runtime needs is imported here, and only that."""
+"""Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topology, num_batches: int) -> Runtime:
-    """A runtime with actors for the agents of `topology`, which is run over `num_batches` first.
+    """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
-    Joins or starts the Ray cluster of `config`, if it is one on Ray. Raises ConfigError and ClusterError.
+    With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError and ClusterError.
     """
     make_runner = partial(
         load_runner,
@@ -27,7 +27,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         device=config.device,
         realign=config.realign,
         revision=config.revision,
-        # Asked here: an actor has the environment and the working directory of its cluster.
+        # Read here: actors have the environment and the working directory of their cluster.
         cache_dir=read_environment().cache_dir.absolute(),
     )
     if config.runtime == "local":
@@ -61,7 +61,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
 
 
 def make_metrics(config: RunConfig) -> MetricSink | None:
-    """Where a run's figures are shown while it goes on; nowhere without Ray."""
+    """Return where the metrics of runs go; None without Ray."""
     if config.runtime != "ray":
         return None
     from latentmas_ray.actors.metrics import RayMetrics

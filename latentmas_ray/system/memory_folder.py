@@ -1,4 +1,4 @@
-"""Where the working memory of every question is saved, a file each."""
+"""Saves the working memory of each question to a file."""
 
 import hashlib
 from dataclasses import replace
@@ -11,18 +11,18 @@ from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.runs.results import Answer, Failure
 
 Item = TypeVar("Item", bound=Answer | Failure)
-_MAX_NAME_CHARS = 150  # of a file; a longer id is cut, and its digest keeps it apart from others
+_MAX_NAME_CHARS = 150  # of a file; longer ids are truncated and get a digest
 
 
 class MemoryFolder:
-    """A folder of memory files, or none."""
+    """A folder of memory files; saves nothing without a folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     @classmethod
     def of(cls, save_memory: str | None) -> "MemoryFolder":
-        """The folder of that name, made if it is not there, readable by its owner alone. Raises ConfigError."""
+        """Return the folder `save_memory`, created if needed and readable by its owner only. Raises ConfigError."""
         if save_memory is None:
             return cls(None)
         if is_url(save_memory):
@@ -35,10 +35,10 @@ class MemoryFolder:
             raise ConfigError("save_memory", save_memory, f"it must be a folder to write to: {reason}") from error
         return cls(folder)
 
-    def save(self, result: Item, *, keeps: bool) -> Item:
-        """The same result, whose memory is in its file now; unless the caller `keeps` it, the result is without it.
+    def save(self, result: Item, *, returns_memory: bool) -> Item:
+        """Save the memory of a result. Returns the result, without its memory unless `returns_memory`.
 
-        Raises RunError if the disk refuses.
+        Raises RunError if the file cannot be written.
         """
         if not isinstance(result, Answer) or result.memory is None:
             return result
@@ -48,11 +48,11 @@ class MemoryFolder:
                 result.memory.save(path)
             except OSError as error:
                 raise RunError(f"the memory cannot be written to {path}: {error.strerror or error}") from error
-        return result if keeps else replace(result, returned_memory=None)
+        return result if returns_memory else replace(result, returned_memory=None)
 
 
 def file_name(question_id: str) -> str:
-    """A file name of its own for every question id, the id itself where that is a plain name."""
+    """Return a unique file name for a question id: the id itself if it is a plain name."""
     name = quote(question_id.encode("utf-8", "surrogatepass"), safe=" ,=@+#")
     if len(name) > _MAX_NAME_CHARS or name.startswith("."):
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()

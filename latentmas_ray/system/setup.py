@@ -1,4 +1,4 @@
-"""From what a `LatentMAS` was made with to what runs: topology, model, runtime, calls and evaluations."""
+"""Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -15,9 +15,8 @@ from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
-from latentmas_ray.system.call import Call, check_is_memory, check_keeps, given_memory, plan_call, settings_of
+from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
 from latentmas_ray.system.evaluation import Evaluation
-from latentmas_ray.system.given import given_model
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
@@ -55,7 +54,7 @@ class Setup:
     ) -> None:
         """The arguments of `LatentMAS`. Raises ConfigError, TopologyError or ModelError; nothing is started."""
         _check_arguments(model, topology, observer)
-        given = given_model(model, tokenizer)
+        given = _given_model(model, tokenizer)
         values: dict[str, Any] = {}
         if isinstance(model, RunConfig):
             values = model.model_dump()
@@ -68,7 +67,7 @@ class Setup:
         self.topology = self.topology_for(self.config)
         self._check_transport()
         if self.config.save_memory is not None:
-            check_keeps(self.config, self.topology)
+            check_returns_memory(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
         self._model = self._checked_model(given)
         self._observer = observer
@@ -80,26 +79,30 @@ class Setup:
         )
 
     def make_runtime(self, topology: Topology, num_batches: int) -> Runtime:
-        """A runtime that is not started, see `make_runtime.make_runtime`."""
+        """Return a runtime, not started; see `make_runtime.make_runtime`."""
         return make_runtime(self.config, self._model, topology, num_batches)
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
-        """See `plan_call`, which gets `more`. Raises TaskError for malformed questions, and what that raises."""
+        """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
+        questions."""
         if memory is not None:
             check_is_memory(memory)
-        asked = self._controlled(questions_from(questions))
+        checked = self._controlled(questions_from(questions))
         given = None if memory is None else self._given_of(memory)
-        return plan_call(self.config, self.topology, asked, observer=self._observer, memory=memory, given=given, **more)
+        return plan_call(
+            self.config, self.topology, checked, observer=self._observer, memory=memory, given=given, **more
+        )
 
     def _given_of(self, memory: "Memory") -> GivenMemory:
-        """The same object for the same memory asked about again, so that a runtime sends it once."""
+        """Return the same object for the same memory again, so that a runtime sends it once."""
         last = self._last_given
         if last is None or last[0] is not memory:
             last = self._last_given = (memory, given_memory(memory))
         return last[1]
 
     def evaluation(self, changes: Mapping[str, Any]) -> Evaluation:
-        """The evaluation of the configured task, with fields of the configuration changed. Raises InputError kinds."""
+        """Return the evaluation of the configured task, with `changes` to the configuration. Raises InputError
+        kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
         questions = self._controlled(load_questions(config.task, config.limit))
@@ -115,9 +118,10 @@ class Setup:
         )
 
     def topology_for(self, config: RunConfig) -> Topology:
-        """What is run: the configured topology, or the task's own one of that name, as method and memory make it.
+        """Return the topology that runs: the configured one, or the task's own one of that name, after method and
+        control.
 
-        Raises ConfigError for an agent of `replicas` that there is not, and for numbers that the placement rules out.
+        Raises ConfigError for an unknown agent in `replicas`, and for replica counts that the placement excludes.
         """
         topology = self._own_topology or load_topology(builtin_for(config.task, config.topology))
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
@@ -135,7 +139,7 @@ class Setup:
         questions: Sequence[Question],
         batches: Sequence[Batch],
     ) -> Generator[Result, None, None]:
-        """The results of an evaluation of these questions, of which some are in no batch: they have an answer."""
+        """Yield the results of an evaluation; questions that are in no batch have an answer already."""
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
@@ -149,26 +153,26 @@ class Setup:
         return self.live.run(request)
 
     def _checked_model(self, given: "GivenModel | None") -> "str | GivenModel":
-        """What actors load. Raises ModelError."""
+        """Return the model that actors load. Raises ModelError."""
         config = self.config
         if given is not None:
             given.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
             return given
         check_name(config.model, config.revision)
-        # Actors on a cluster that is joined have another working directory, and so may this process when they start.
+        # Actors have another working directory, and this process may change its own before they start.
         return absolute_name(config.model)
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
-        """What a resumed run must share with the first, apart from the configuration."""
+        """Return the facts, besides the configuration, that a resumed run must share with the first."""
         pinned = {"topology_digest": hashlib.blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()}
-        # The name of an object does not tell its weights.
+        # The name of a model object does not identify its weights.
         return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}
 
     def _controlled(self, questions: list[Question]) -> list[Question]:
         return mismatch_memory(questions) if self.config.memory == "deranged" else questions
 
     def _check_transport(self) -> None:
-        """Raises ConfigError for a transport that cannot be used wherever the actors will be."""
+        """Raise ConfigError for a transport that no placement of the actors allows."""
         config = self.config
         if config.runtime == "local" or config.placement == "colocate":
             choose(config.transport, DeviceLayout(same_process=True), config.codec)
@@ -181,7 +185,7 @@ class Setup:
 
 
 def _check_arguments(model: object, topology: object, observer: object) -> None:
-    """What is no field of the configuration. Raises ModelError, TopologyError or ConfigError for other types."""
+    """Check the types of arguments that are not fields. Raises ModelError, TopologyError or ConfigError."""
     if isinstance(model, PurePath | Topology):
         raise ModelError("model", str(model), "it must be text, or a model object; give a folder as str(folder)")
     if not isinstance(topology, str | Topology | None):
@@ -189,3 +193,16 @@ def _check_arguments(model: object, topology: object, observer: object) -> None:
         raise TopologyError("topology", topology, expected)
     if observer is not None and (isinstance(observer, type) or not isinstance(observer, Observer)):
         raise ConfigError("observer", observer, "it must be an object with a method on_event(event); see Observer")
+
+
+def _given_model(model: Any, tokenizer: Any) -> "GivenModel | None":
+    """Return a model object and its tokenizer as one; None if `model` is a name or None. Raises ModelError."""
+    if model is None or isinstance(model, str | RunConfig):
+        if tokenizer is not None:
+            raise ModelError("tokenizer", type(tokenizer).__name__, "it belongs to a model object; a name has its own")
+        return None
+    if tokenizer is None:
+        raise ModelError("tokenizer", "nothing", f"a model object ({type(model).__name__}) needs its tokenizer")
+    from latentmas_ray.models.given import GivenModel  # needs transformers, which the caller has imported
+
+    return GivenModel(model, tokenizer)

@@ -109,10 +109,10 @@ def write_run(
 
 def write_simple_run(folder: Path, right: str = "1101", *, traces: Sequence[Trace] = (), **config: Any) -> Path:
     """A run with one answer for each letter: 1 right, 0 wrong, - not graded."""
-    told = RunConfig(**{"task": "sums", "method": "single", "max_new_tokens": 64, **config})
+    run_config = RunConfig(**{"task": "sums", "method": "single", "max_new_tokens": 64, **config})
     verdicts = {"1": True, "0": False, "-": None}
-    answers = [make_answer(number, told, correct=verdicts[letter]) for number, letter in enumerate(right)]
-    return write_run(folder, answers, config=told, traces=traces)
+    answers = [make_answer(number, run_config, correct=verdicts[letter]) for number, letter in enumerate(right)]
+    return write_run(folder, answers, config=run_config, traces=traces)
 
 
 class PageParts(HTMLParser):

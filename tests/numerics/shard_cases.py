@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmas_ray.config import GuardName
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Prompt, Sampling, SentAs, TurnRequest, TurnResult
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.buffers import empty_bytes
@@ -34,7 +34,7 @@ class SegmentSender:
     """Pieces as they would travel, the first while its agent still thinks."""
 
     sent: list[Wire] = field(default_factory=list)
-    leaves_early: bool = True
+    overlaps: bool = True
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         return empty_bytes(num_bytes, device)
@@ -103,7 +103,9 @@ def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
     return Numbers(kv_LCHTD.cpu(), logits.cpu(), greedy, sampled, matrix_EE, runner.spec.weights_revision)
 
 
-def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", comes_as: Handover = "kv") -> TurnRequest:
+def work(
+    agent: str, reads: Sequence[str] = (), *, transfer_mode: SentAs = "kv", comes_as: SentAs = "kv"
+) -> TurnRequest:
     """A latent turn, or with `reads` the answering one."""
     return TurnRequest(
         agent=agent,
@@ -113,34 +115,34 @@ def work(agent: str, reads: Sequence[str] = (), *, handover: Handover = "kv", co
         thinks="text" if reads else "latent",
         sampling=GREEDY,
         latent_steps=NUM_STEPS,
-        handover=handover,
+        transfer_mode=transfer_mode,
         reads=tuple(AgentMemory(name) for name in reads),
         recomputed=frozenset(reads) if comes_as == "recompute" else frozenset(),
     )
 
 
-def think(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnResult]:
+def think(ranks: Ranks, folder: Path, transfer_mode: SentAs) -> tuple[list[Wire], TurnResult]:
     """A latent turn in two chunks."""
     outbox = SegmentSender()
-    _, report = load(folder, ranks).run(work("a", handover=handover), {}, outgoing=outbox)
+    _, report = load(folder, ranks).run(work("a", transfer_mode=transfer_mode), {}, outgoing=outbox)
     return outbox.sent, report
 
 
-def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], handover: Handover) -> TurnResult:
+def answer(ranks: Ranks, folder: Path, sources: Sequence[list[Wire]], transfer_mode: SentAs) -> TurnResult:
     """The answering turn on memory that came from all shards in `sources`: rank r takes what it needs."""
     runner = load(folder, ranks)
     chunks = taken(runner, sources)
-    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
+    _, report = runner.run(work("b", ["a"], comes_as=transfer_mode), Arriving({"a": chunks}))
     return report
 
 
-def hand_over(ranks: Ranks, folder: Path, handover: Handover) -> tuple[list[Wire], TurnResult, TurnResult]:
+def hand_over(ranks: Ranks, folder: Path, transfer_mode: SentAs) -> tuple[list[Wire], TurnResult, TurnResult]:
     """A latent turn and an answering one, from each rank to the same rank."""
     runner = load(folder, ranks)
     outbox = SegmentSender()
-    _, thought = runner.run(work("a", handover=handover), {}, outgoing=outbox)
+    _, thought = runner.run(work("a", transfer_mode=transfer_mode), {}, outgoing=outbox)
     chunks = [decode_chunk(header, body, expected=runner.spec) for header, body in outbox.sent]
-    _, answered = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
+    _, answered = runner.run(work("b", ["a"], comes_as=transfer_mode), Arriving({"a": chunks}))
     return outbox.sent, thought, answered
 
 

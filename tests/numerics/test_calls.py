@@ -76,11 +76,11 @@ def test_after_close_the_next_call_starts_again() -> None:
 
 
 @pytest.mark.parametrize("topology", ["notes-sequential", "notes-hierarchical"])
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
-    topology: str, handover: Any, tmp_path: Path
+    topology: str, transfer_mode: Any, tmp_path: Path
 ) -> None:
-    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 12, "transfer": handover}
+    fields = {**LOCAL, "topology": topology, "latent_steps": 4, "max_new_tokens": 12, "transfer": transfer_mode}
     questions = QUESTIONS[:2]
     with LatentMAS("tiny", **fields) as mas:
         undisturbed = [mas.ask(question).answer_token_ids for question in questions]
@@ -89,7 +89,7 @@ def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
         for number, question in enumerate(questions):
             memory = mas.think(question)
             assert kept[number].memory == memory
-            assert memory.has_kv == (handover == "kv")
+            assert memory.has_kv == (transfer_mode == "kv")
             memory.save(tmp_path / f"{number}.safetensors")
             memory.save(tmp_path / f"{number}-inputs.safetensors", kv=False)
     with LatentMAS("tiny", **fields) as other:

@@ -119,7 +119,7 @@ def empty() -> PreTrainedModel:
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no model": (lambda: nn.Linear(2, 2), r"a torch.nn.modules.linear.Linear.*causal language model"),
     "a number": (lambda: 3, "a builtins.int"),
-    "no tokenizer": (lambda: GivenModel(tiny_model(torch.float32), None), "tokenizer: got 'none'.*beside it"),
+    "no tokenizer": (lambda: GivenModel(tiny_model(torch.float32), None), "tokenizer: got 'none'.*needs its tokenizer"),
     "its name": (lambda: GivenModel(tiny_model(torch.float32), "tiny"), "tokenizer: got 'tiny'"),  # type: ignore[arg-type]
     "eager attention": (eager, "must be 'sdpa', not 'eager'"),
     "no weights": (empty, "offloaded or empty"),

@@ -9,7 +9,7 @@ import torch
 
 from latentmas_ray.engine.diagnostics.alarms import AlarmThresholds, find_alarms
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Handover, Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Sampling, SentAs, TurnRequest, TurnResult
 from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
 from tests.numerics.conftest import MakeEngine
@@ -63,13 +63,13 @@ def test_a_guard_that_only_warns_changes_nothing(runner: TurnRunner, bad_thought
 
 
 @pytest.mark.parametrize("hands_over", ["all", "latents", "prompt"])
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 def test_bad_thoughts_are_not_handed_over(
-    runner: TurnRunner, bad_thoughts: tuple[int, ...], hands_over: HandsOver, handover: Handover
+    runner: TurnRunner, bad_thoughts: tuple[int, ...], hands_over: HandsOver, transfer_mode: SentAs
 ) -> None:
     whole, _ = think(runner, order("a", hands_over=hands_over))
     whole.kv_LCHTD  # noqa: B018  before the cache is used again
-    dropped, report = think(runner, order("a", hands_over=hands_over, guard="drop", handover="kv"))
+    dropped, report = think(runner, order("a", hands_over=hands_over, guard="drop", transfer_mode="kv"))
     assert len(bad_thoughts) == 1
     for row in range(3):
         cut = row in bad_thoughts and hands_over != "prompt"
@@ -80,16 +80,16 @@ def test_bad_thoughts_are_not_handed_over(
     assert report.segment_bytes == dropped.meta.bytes_per_question
 
 
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 def test_a_reader_of_a_prompt_alone_cannot_tell_why_it_is_alone(
-    runner: TurnRunner, bad_thoughts: tuple[int, ...], handover: Handover
+    runner: TurnRunner, bad_thoughts: tuple[int, ...], transfer_mode: SentAs
 ) -> None:
     reader = order("c", "text", reads=(AgentMemory("a"),), sampling=SAMPLED)
-    if handover == "recompute":
+    if transfer_mode == "recompute":
         reader = replace(reader, recomputed=frozenset("a"))
     answers = {}
     for name, changes in {"drop": {"guard": "drop"}, "prompt": {"hands_over": "prompt"}, "all": {}}.items():
-        chunk, _ = runner.run(order("a", handover=handover, **changes), {})
+        chunk, _ = runner.run(order("a", transfer_mode=transfer_mode, **changes), {})
         assert chunk is not None
         answers[name] = runner.run(reader, _Given(chunk))[1].output_token_ids
     for row in range(3):

@@ -41,9 +41,11 @@ def test_a_guard_makes_of_a_broken_run_one_that_is_whole(model: str, topology: s
     assert garbage != dropped != written != garbage
 
 
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
-def test_it_does_not_matter_how_memory_is_handed_over(model: str, handover: str) -> None:
-    assert answers(model, "sequential", guard="drop", transfer=handover) == answers(model, "sequential", guard="drop")
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
+def test_it_does_not_matter_how_memory_is_handed_over(model: str, transfer_mode: str) -> None:
+    assert answers(model, "sequential", guard="drop", transfer=transfer_mode) == answers(
+        model, "sequential", guard="drop"
+    )
 
 
 def test_alarms_are_told_with_every_answer_and_at_the_end(

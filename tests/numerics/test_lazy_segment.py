@@ -14,9 +14,9 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import InMemoryKV, MergedLayout, Segment, merge_layout
+from tests.cases.wire import from_bytes, to_bytes
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.turns import Prompts, assert_close, begin, logits_of, memory, place_chain, prompts_of, think
-from tests.unit.wire_cases import from_bytes, to_bytes
 
 PROMPTS = [prompts_of([9, 2, 21], 1), prompts_of([4, 15, 1], 2), prompts_of([5, 3, 8], 3)]
 

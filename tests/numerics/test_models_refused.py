@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
         lambda: Gemma3ForConditionalGeneration(
             Gemma3Config(text_config=gemma3().to_dict(), vision_config=VISION),
         ),
-        "text alone",
+        "text-only model",
     ),
     "no vocabulary projection": (lambda: AutoModel.from_config(Qwen3Config(**GQA, head_dim=16)), "projection"),
     "eager attention": (lambda: causal(LlamaConfig(**GQA), attn_implementation="eager"), "sdpa"),

@@ -57,7 +57,7 @@ class Sent:
 class Kept:
     """Keeps what a turn publishes."""
 
-    leaves_early = True
+    overlaps = True
     reserve = staticmethod(empty_bytes)
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def memory_of(
             node.reads,
             hands_over=hands_over,
             recomputed=recomputed & names,
-            handover="recompute" if node.agent in recomputed else "kv",
+            transfer_mode="recompute" if node.agent in recomputed else "kv",
         )
         sent[node.agent] = chunks_of(runner, work, {name: sent[name] for name in names}, early=early)
 

@@ -12,7 +12,7 @@ from transformers import Qwen3Config
 
 from latentmas_ray.config import GuardName
 from latentmas_ray.engine.session import Session
-from latentmas_ray.engine.turn import Handover
+from latentmas_ray.engine.turn import SentAs
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_chunk
@@ -100,18 +100,18 @@ def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankP
         assert part_answered.output_token_ids == answered.output_token_ids
 
 
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_memory_goes_from_ranks_to_ranks(
-    family: str, handover: Handover, folder_of: MakeFolder, two: RankProcesses
+    family: str, transfer_mode: SentAs, folder_of: MakeFolder, two: RankProcesses
 ) -> None:
     folder = folder_of(family)
-    sent, thought, answered = hand_over(ALONE, folder, handover)
-    parts = two.run(hand_over, folder, handover)
+    sent, thought, answered = hand_over(ALONE, folder, transfer_mode)
+    parts = two.run(hand_over, folder, transfer_mode)
     for _, _, report in parts:
         assert report.output_token_ids == answered.output_token_ids
         assert report.memory_tokens == answered.memory_tokens
-    if handover == "kv":
+    if transfer_mode == "kv":
         segments = [join([decode_chunk(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
         assert_close(join_heads([segment.kv_LCHTD for segment in segments[1:]]), segments[0].kv_LCHTD)
         assert [sum(pair) for pair in zip(*(part[1].segment_bytes for part in parts), strict=True)] == list(
@@ -121,11 +121,11 @@ def test_memory_goes_from_ranks_to_ranks(
     # From two ranks to one reader.
     runner = load(folder)
     chunks = taken(runner, [part[0] for part in parts])
-    _, report = runner.run(work("b", ["a"], comes_as=handover), Arriving({"a": chunks}))
+    _, report = runner.run(work("b", ["a"], comes_as=transfer_mode), Arriving({"a": chunks}))
     assert report.output_token_ids == answered.output_token_ids
 
     # From one to two.
-    for report in two.run(shard_cases.answer, folder, [sent], handover):
+    for report in two.run(shard_cases.answer, folder, [sent], transfer_mode):
         assert report.output_token_ids == answered.output_token_ids
 
 

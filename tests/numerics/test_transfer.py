@@ -12,11 +12,11 @@ from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError
 from latentmas_ray.memory import LATENT, InMemoryKV, LayerSpec, Segment, TensorSpec, merge_layout
 from latentmas_ray.models.cache import BatchCache
 from tests.cases.memory import take, window_of
+from tests.cases.wire import from_bytes, to_bytes
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm, with_limit
 from tests.numerics.plain import Plain
 from tests.numerics.turns import assert_close, begin, logits_of, memory, place_chain, prompts_of, think
-from tests.unit.wire_cases import from_bytes, to_bytes
 
 PROMPTS = {"a": prompts_of([9, 2, 21], 1), "b": prompts_of([4, 15, 1], 2), "c": prompts_of([5, 3, 8], 3)}
 NUM_STEPS = 3

@@ -65,8 +65,8 @@ class StandIn:
         first, last = halves(_segment(lengths, number_of(work.agent)))
         read = {source: float(piece.kv_LCHTD.flatten()[0]) for source, piece in memory.chunks() if sum(piece.lengths)}
         begin = time.monotonic()
-        leaves_early = outgoing is not None and outgoing.leaves_early
-        if outgoing is not None and leaves_early:
+        overlaps = outgoing is not None and outgoing.overlaps
+        if outgoing is not None and overlaps:
             outgoing.publish(time.time(), first)
         for misbehave in self.misbehave:
             misbehave(work)
@@ -79,7 +79,7 @@ class StandIn:
             tokens = tuple(tuple(text.encode()) for text in texts)
             return None, TurnResult(agent=work.agent, prompt_tokens=lengths, texts=texts, output_token_ids=tokens)
         report = TurnResult(agent=work.agent, prompt_tokens=lengths, segment_bytes=first.meta.bytes_per_question)
-        piece = last if leaves_early else SegmentChunk.whole(join([first, last]))
+        piece = last if overlaps else SegmentChunk.whole(join([first, last]))
         if outgoing is None:
             return piece, report
         outgoing.publish(time.time(), piece)

@@ -19,8 +19,8 @@ from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, apply_method, load_topology
 from latentmas_ray.transport import Loopback, ObjectStore
+from tests.cases.wire import to_bytes
 from tests.ray.actor_cases import drive, timeless
-from tests.unit.wire_cases import to_bytes
 
 NAMES = ("first", "second", "third", "last")
 QUESTIONS = load_questions("sample", 4)

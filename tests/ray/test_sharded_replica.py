@@ -14,7 +14,7 @@ from latentmas_ray.actors.replicas.replica import SegmentRef, Turn
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Handover, Prompt, Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Prompt, Sampling, SentAs, TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError, TurnError, TurnLostError
 from latentmas_ray.memory import Segment, TPRank, join
 from latentmas_ray.topology.agent import AgentMemory
@@ -43,7 +43,7 @@ def use(groups: Sequence[ShardedReplica], transport: Transport) -> None:
     ray.get([reference for group in groups for reference in group.use_transport(transport)], timeout=PATIENCE_SECONDS)
 
 
-def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> TurnRequest:
+def work(agent: str, *reads: str, batch: int = 0, transfer_mode: SentAs = "kv") -> TurnRequest:
     """A latent turn; that of `last` answers."""
     return TurnRequest(
         agent=agent,
@@ -53,9 +53,9 @@ def work(agent: str, *reads: str, batch: int = 0, handover: Handover = "kv") -> 
         thinks="text" if agent == "last" else "latent",
         sampling=Sampling(temperature=0.7, max_new_tokens=8),
         latent_steps=3,
-        handover=handover,
+        transfer_mode=transfer_mode,
         reads=tuple(AgentMemory(name) for name in reads),
-        recomputed=frozenset(reads) if handover == "recompute" else frozenset(),
+        recomputed=frozenset(reads) if transfer_mode == "recompute" else frozenset(),
     )
 
 
@@ -104,27 +104,28 @@ def expected(runner: TurnRunner, *, agents: Sequence[str] = ("first",)) -> tuple
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("handover", ["kv", "recompute"])
+@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 def test_two_ranks_hand_over_to_two_and_to_one(
-    handover: Handover, overlap: bool, groups: tuple[ShardedReplica, ShardedReplica], alone: TurnRunner
+    transfer_mode: SentAs, overlap: bool, groups: tuple[ShardedReplica, ShardedReplica], alone: TurnRunner
 ) -> None:
     two, one = groups
     [thought], answered = expected(alone)
-    segment, turn = submit(two, work("first", handover=handover), {}, overlap=overlap)
+    segment, turn = submit(two, work("first", transfer_mode=transfer_mode), {}, overlap=overlap)
     assert segment is not None
     read = {"first": segment}
     answers = [
-        (group, submit(group, work("last", "first", handover=handover), read, overlap=overlap)[1]) for group in groups
+        (group, submit(group, work("last", "first", transfer_mode=transfer_mode), read, overlap=overlap)[1])
+        for group in groups
     ]
     report = report_of(two, turn)
-    if handover == "kv":
+    if transfer_mode == "kv":
         assert report.segment_bytes == thought.segment_bytes, "of both ranks together"
     for group, turn in answers:
         report = report_of(group, turn)
         assert report.output_token_ids == answered.output_token_ids
         assert report.memory_tokens == answered.memory_tokens
         assert report.reads[0].link == "same_node"
-        if handover == "kv":
+        if transfer_mode == "kv":
             assert report.reads[0].num_bytes == sum(thought.segment_bytes)
     assert (two.spec, one.spec) == (alone.spec, alone.spec)
 

@@ -1,4 +1,4 @@
-"""The run's configuration: frozen, derived values, and messages that name the field, the value and what is right."""
+"""The run's configuration: frozen, derived values, and errors with the field, the value and the expected form."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ def test_devices_of_actors(device: str) -> None:
         ("latent-steps", 3, "latent_steps"),
     ],
 )
-def test_bad_values_are_told_in_one_line(field: str, value: Any, expected: str) -> None:
+def test_bad_values_are_one_line_errors(field: str, value: Any, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_config({field: value})
     message = str(caught.value)
@@ -190,18 +190,18 @@ def test_a_stored_configuration_has_what_its_runs_had_before_a_field_was_there()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "warning"),
     [
         ({"handover": "recipe"}, "recompute", "handover=recipe is now transfer=recompute; the next version refuses it"),
         ({"handover": "auto"}, "auto", "handover=auto is now transfer=auto; the next version refuses it"),
         ({"transfer": "recipe"}, "recompute", "transfer=recipe is now transfer=recompute; the next version refuses it"),
     ],
 )
-def test_old_names_are_read_with_one_warning(old: dict[str, Any], new: str, told: str) -> None:
+def test_old_names_are_read_with_one_warning(old: dict[str, Any], new: str, warning: str) -> None:
     for read in (make_config, lambda values: RunConfig(**values)):
         with pytest.warns(OldNameWarning) as caught:
             assert read(old).transfer == new
-        assert [str(one.message) for one in caught] == [told]
+        assert [str(one.message) for one in caught] == [warning]
     with pytest.warns(OldNameWarning) as caught:
         assert LatentMAS("tiny", runtime="local", **old).config.transfer == new
     assert len(caught) == 1
@@ -209,12 +209,12 @@ def test_old_names_are_read_with_one_warning(old: dict[str, Any], new: str, told
         assert LatentMAS(RunConfig(runtime="local"), **old).config.transfer == new
 
 
-def test_an_old_name_beside_the_new_one_is_refused() -> None:
+def test_an_old_name_with_the_new_one_is_an_error() -> None:
     with pytest.raises(ConfigError, match="handover: got 'kv'; it is the old name of transfer; give one of the two"):
         make_config({"handover": "kv", "transfer": "kv"})
 
 
-def test_a_wrong_value_of_an_old_name_is_told_under_the_new_one() -> None:
+def test_a_wrong_value_of_an_old_name_is_an_error_of_the_new_one() -> None:
     with pytest.warns(OldNameWarning), pytest.raises(ConfigError, match="transfer: got 'pigeon'"):
         make_config({"handover": "pigeon"})
 

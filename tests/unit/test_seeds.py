@@ -1,4 +1,4 @@
-"""One run a seed: what is written where, what is refused before anything starts, what a resumed one goes on with."""
+"""One run per seed: its files, errors before anything starts, and resumed runs."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def test_what_is_no_list_of_seeds_is_refused(given: Any) -> None:
         (["--seeds", "1,2", "--seed", "42"], ["--seeds", "'1,2'", "--seed 42"]),
     ],
 )
-def test_bad_seeds_are_told_in_one_line(flags: list[str], named: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_seeds_are_one_line_errors(flags: list[str], named: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *flags]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
@@ -118,10 +118,10 @@ def test_bad_seeds_are_told_in_one_line(flags: list[str], named: list[str], capf
 def test_each_seed_has_its_run_and_its_folder_and_models_are_loaded_once(
     tmp_path: Path, runtimes: list[CountedRuntime]
 ) -> None:
-    told: list[int] = []
-    summary = evaluate(tmp_path / "runs", (5, 3), on_seed=told.append)
+    started: list[int] = []
+    summary = evaluate(tmp_path / "runs", (5, 3), on_seed=started.append)
     (runtime,) = runtimes
-    assert (runtime.num_starts, runtime.seeds(), told) == (1, [5, 3], [5, 3])
+    assert (runtime.num_starts, runtime.seeds(), started) == (1, [5, 3], [5, 3])
     for seed in (5, 3):
         names = {path.name for path in (tmp_path / "runs" / f"seed-{seed}").iterdir()}
         assert names == {".lock", "config.yaml", "results.jsonl", "summary.json"}

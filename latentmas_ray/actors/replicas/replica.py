@@ -147,6 +147,11 @@ class Replica(ABC):
         With `overlap`, the prompt's chunk is sent while the agent still thinks.
         """
 
+    def can_overlap(self, work: TurnRequest) -> bool:
+        """Whether a reader can receive the prompt's chunk while the agent still thinks. Colocated agents run one after
+        another: the reader cannot start before the writer has finished."""
+        return work.can_overlap and not self.colocated
+
     @abstractmethod
     def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
         """Return the result of a turn that is over. `shares_node` is a capability of the transport.

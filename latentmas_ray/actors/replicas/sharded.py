@@ -44,7 +44,7 @@ class ShardedReplica(Replica):
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
     ) -> tuple[SegmentRef | None, Turn]:
         self._num_turns += 1
-        number, starts_early = self._num_turns, overlap and work.leaves_early and not self.colocated
+        number, overlaps = self._num_turns, overlap and self.can_overlap(work)
         chunks: list[tuple[ray.ObjectRef, ...]] = []
         results, begun = [], []
         for rank, actor in enumerate(self.actors):
@@ -52,7 +52,7 @@ class ShardedReplica(Replica):
                 self._shard_refs(segments[name], rank, keeps=transport.capabilities.readers_keep)
                 for name in work.segment_order()
             ]
-            if starts_early:
+            if overlaps:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")
                 first, begun_ref = begin.remote(number, work, reads)
                 last, result = actor.end_turn.options(num_returns=2, concurrency_group="ends").remote(begun_ref)

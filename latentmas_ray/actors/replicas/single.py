@@ -34,8 +34,7 @@ class SingleReplica(Replica):
         number = self._num_turns
         begun: tuple[ray.ObjectRef, ...] = ()
         chunks: tuple[ray.ObjectRef, ...]
-        # Colocated agents run one after another: the reader cannot start before the writer has finished.
-        if overlap and work.leaves_early and not self.colocated:
+        if overlap and self.can_overlap(work):
             begin = actor.begin_turn.options(num_returns=2, concurrency_group="turns")
             first, begun_ref = begin.remote(number, *arguments)
             end = actor.end_turn.options(num_returns=2, concurrency_group="ends")

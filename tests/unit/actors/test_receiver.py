@@ -71,4 +71,4 @@ def test_recompute_inputs_count_with_their_own_bytes() -> None:
     )
     list(receiver.chunks_of("planner"))
     (read,) = receiver.transfers("loopback", {"planner"})
-    assert (read.handover, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))
+    assert (read.transfer_mode, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))

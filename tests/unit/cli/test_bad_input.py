@@ -88,7 +88,7 @@ CASES: dict[str, Case] = {
     ),
     "an output folder inside a file": lambda folder: (
         ["--output", written(folder, "file", "") + "/run"],
-        ["--output", "/file/run'", "cannot be made"],
+        ["--output", "/file/run'", "cannot be created"],
     ),
     "an output URL of no store": flags(
         "--output", "nosuch://bucket/a", names=["--output", "'nosuch://bucket/a'", "Protocol not known: nosuch"]

@@ -18,7 +18,7 @@ from latentmas_ray.errors import IncompatibleMemoryError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk
 from latentmas_ray.memory.wire import VERSION, decode_chunk, encode_chunk
 from tests.cases.memory import SPEC, assert_equal, make_segment, segments, spec_of
-from tests.unit.wire_cases import PREFIX, decode, encode, from_bytes, to_bytes
+from tests.cases.wire import PREFIX, decode, encode, from_bytes, to_bytes
 
 SMALL = make_segment([(1, 1), (2, 0)], turn_starts=[3, 4])
 

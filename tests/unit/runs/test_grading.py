@@ -1,4 +1,4 @@
-"""Slow graders: no turn waits for them, every answer gets its own grade, and what breaks off loses nothing."""
+"""Slow graders: no turn waits for them, every answer gets its own grade, and an aborted run loses no answer."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -6,13 +6,13 @@ from threading import Event
 
 import pytest
 
+from latentmas_ray.errors import SandboxError
+from latentmas_ray.runs.grading import Grading, num_workers
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.batch import plan_batches
-from latentmas_ray.runs.grading import Grading, num_workers
-from latentmas_ray.errors import SandboxError
 from latentmas_ray.tasks import Grade, Question
-from tests.cases.scheduler import CHAIN, Recorder, make_driver, make_questions
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, Recorder, make_driver, make_questions
 
 LIMIT_SECONDS = 20.0
 
@@ -65,7 +65,7 @@ def test_leaving_the_run_ends_what_is_being_graded() -> None:
     driver = make_driver(FakeRuntime(), CHAIN, grader=grader)
     with closing(driver.run(plan_batches([*code_questions(2), make_questions(3)[2]], 1))) as results:
         next(results)
-    grader.allowed.wait(0.2)  # nobody sets it: the graders have this time to see that they are not wanted any more
+    grader.allowed.wait(0.2)  # never set: the graders have this time to see that they are cancelled
     assert grader.cancelled >= 1
 
 

@@ -1,4 +1,4 @@
-"""The output folder: what is written when, what is refused, and what a resumed run ends with."""
+"""The output folder: when files are written, which folders are rejected, and the results of resumed runs."""
 
 import json
 import os
@@ -13,26 +13,26 @@ import pytest
 import yaml
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.runs.results import Failure
-from latentmas_ray.runs.journal import Journal
-from latentmas_ray.scheduler.batch import plan_batches
-from latentmas_ray.runs.summary import summarise
 from latentmas_ray.errors import JournalError, OldNameWarning, RunError, TurnError
 from latentmas_ray.report.runs import load_run
+from latentmas_ray.runs.journal import Journal
+from latentmas_ray.runs.results import Failure
+from latentmas_ray.runs.summary import summarise
+from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.tasks.question import Question
-from tests.cases.scheduler import CHAIN, make_driver, make_questions
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions
 
 QUESTIONS = make_questions(10)
 BATCH_SIZE = 3
 
 
 def run(folder: Path, runtime: FakeRuntime, *, resume: bool = False, stop_after: int | None = None) -> Journal:
-    """A run as the system does it; `stop_after` so many results the user presses Ctrl-C."""
+    """Run as the system does; the user presses Ctrl-C after `stop_after` results."""
     config = RunConfig(output=str(folder), resume=resume, batch_size=BATCH_SIZE)
     with Journal.open(folder, config, QUESTIONS) as journal:
-        batches = plan_batches(QUESTIONS, BATCH_SIZE, journal.done_ids)
-        results = make_driver(runtime, CHAIN).run(batches, num_done=len(journal.done_ids))
+        batches = plan_batches(QUESTIONS, BATCH_SIZE, {answer.id for answer in journal.answers})
+        results = make_driver(runtime, CHAIN).run(batches, num_done=len(journal.answers))
         for count, result in enumerate(results):
             if count == stop_after:
                 raise KeyboardInterrupt
@@ -144,7 +144,7 @@ def test_rows_are_put_in_the_order_of_the_questions(tmp_path: Path, finished: Pa
     assert [row["id"] for row in rows(folder)] == [question.id for question in QUESTIONS]
 
 
-def test_failures_are_told_and_tried_again(tmp_path: Path) -> None:
+def test_failures_are_recorded_and_retried(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(folder, FakeRuntime(failure=lambda work: TurnError("no") if "q4" in work.question_ids else None))
     assert [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()] == [
@@ -244,7 +244,7 @@ def _row(finished: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "q2"}, "results.jsonl:4: id: got 'q2'; it is there twice"),
+        ({"id": "q2"}, "results.jsonl:4: id: got 'q2'; it occurs twice"),
         ({"id": "other"}, "results.jsonl:4: id: got 'other'; the task has no such question"),
         ({"id": 3}, "results.jsonl:4: .*not a row of results"),
         ({"question": "another?"}, "results.jsonl:4: question: got 'another"),
@@ -277,7 +277,7 @@ def test_bytes_that_are_no_text_are_refused(finished: Path) -> None:
         open_again(finished)
 
 
-def test_a_column_that_somebody_added_is_let_be(finished: Path) -> None:
+def test_unknown_keys_are_left_in_rows(finished: Path) -> None:
     _edit(finished / "results.jsonl", 4, _row(finished, note="checked by hand"))
     assert len(open_again(finished).answers) == 10
 
@@ -291,7 +291,7 @@ def test_a_damaged_configuration_is_refused(finished: Path, text: str) -> None:
 
 def test_results_without_a_configuration_are_refused(finished: Path) -> None:
     (finished / "config.yaml").unlink()
-    with pytest.raises(JournalError, match="nothing tells which run"):
+    with pytest.raises(JournalError, match="it is unknown which run"):
         open_again(finished)
 
 
@@ -299,18 +299,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="it is a file"):
         open_again(tmp_path / "file")
-    with pytest.raises(JournalError, match="cannot be made"):
+    with pytest.raises(JournalError, match="cannot be created"):
         open_again(tmp_path / "file" / "below")
 
 
-def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").mkdir()
     with pytest.raises(JournalError, match="cannot be read and written"):
         open_again(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(JournalError, match="cannot be written to"):
         open_again(tmp_path)

@@ -1,4 +1,4 @@
-"""Output in a URL: what is in the store when, what a resumed run ends with, and what happens where a store refuses."""
+"""Output to a URL: when files are uploaded, the results of resumed runs, and errors of stores."""
 
 import itertools
 import json
@@ -13,13 +13,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.store import open_output
-from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.runs.summary import summarise
-from latentmas_ray.errors import JournalError, RunError
-from tests.cases.scheduler import CHAIN, make_driver, make_questions
+from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions
 
 QUESTIONS = make_questions(10)
 BATCH_SIZE = 3
@@ -37,15 +37,15 @@ def store() -> Iterator[MemoryFileSystem]:
 
 
 def run(url: str, *, resume: bool = False, stop_after: int | None = None, upload_seconds: float = 3600.0) -> None:
-    """A run as the system does it; `stop_after` so many results the user presses Ctrl-C."""
+    """Run as the system does; the user presses Ctrl-C after `stop_after` results."""
     config = RunConfig(output=url, resume=resume, batch_size=BATCH_SIZE)
     runtime = FakeRuntime()
     with (
         open_output(url, upload_seconds=upload_seconds) as output,
         Journal.open(output.folder, config, QUESTIONS) as journal,
     ):
-        output.begin()
-        batches = plan_batches(QUESTIONS, BATCH_SIZE, journal.done_ids)
+        output.start()
+        batches = plan_batches(QUESTIONS, BATCH_SIZE, {answer.id for answer in journal.answers})
         for count, result in enumerate(make_driver(runtime, CHAIN).run(batches)):
             if count == stop_after:
                 raise KeyboardInterrupt
@@ -92,10 +92,10 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(stop_after: int) -> None:
     assert "summary.json" in names()
 
 
-def test_rows_are_copied_while_the_run_goes_on() -> None:
+def test_rows_are_uploaded_during_the_run() -> None:
     config = RunConfig(output=URL, batch_size=BATCH_SIZE)
     with open_output(URL, upload_seconds=0.01) as output, Journal.open(output.folder, config, QUESTIONS) as journal:
-        output.begin()
+        output.start()
         assert "config.yaml" in names()
         results = make_driver(FakeRuntime(), CHAIN).run(plan_batches(QUESTIONS, BATCH_SIZE))
         for count, result in enumerate(results, start=1):
@@ -131,7 +131,7 @@ def test_no_answer_is_in_the_store_without_its_trace(monkeypatch: pytest.MonkeyP
 
     with open_output(URL) as output, Journal.open(output.folder, config, QUESTIONS) as journal:
         monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
-        output.begin()
+        output.start()
     assert answered
     assert not lacking
 
@@ -169,7 +169,7 @@ def test_results_that_are_there_are_refused_under_their_url_and_left_alone() -> 
 
 
 def test_a_url_that_nothing_here_knows_is_bad_input() -> None:
-    with pytest.raises(JournalError, match=r"a URL that fsspec .* know: Protocol not known: nosuch"):
+    with pytest.raises(JournalError, match=r"a URL that fsspec .* support: Protocol not known: nosuch"):
         open_output("nosuch://bucket/a")
 
 
@@ -198,7 +198,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize("what", ["read", "write"])
-def test_a_store_that_refuses_is_told_before_the_run(
+def test_errors_of_a_store_are_raised_before_the_run(
     what: str, refusing: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -213,7 +213,7 @@ def broken_off_at_the_end(url: str, refusing: pytest.MonkeyPatch, folders: list[
     config = RunConfig(output=url)
     with open_output(url) as output, Journal.open(output.folder, config, QUESTIONS) as journal:
         folders.append(output.folder)
-        output.begin()
+        output.start()
         refusing.setattr(Refusing, "refuses", frozenset({"write"}))
         journal.record(next(make_driver(FakeRuntime(), CHAIN).run(plan_batches(QUESTIONS, BATCH_SIZE))))
         if interrupted:
@@ -221,14 +221,14 @@ def broken_off_at_the_end(url: str, refusing: pytest.MonkeyPatch, folders: list[
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_what_cannot_be_copied_at_the_end_is_kept_here(refusing: pytest.MonkeyPatch, interrupted: bool) -> None:
+def test_files_that_cannot_be_uploaded_at_the_end_stay_local(refusing: pytest.MonkeyPatch, interrupted: bool) -> None:
     folders: list[Path] = []
     with pytest.raises(KeyboardInterrupt if interrupted else RunError) as caught:
         broken_off_at_the_end("refusing://bucket/a", refusing, folders, interrupted=interrupted)
     (folder,) = folders
     try:
         said = str([*getattr(caught.value, "__notes__", []), caught.value])
-        assert f"results cannot be copied to refusing://bucket/a (no credentials); they are in {folder}" in said
+        assert f"results cannot be uploaded to refusing://bucket/a (no credentials); they are in {folder}" in said
         assert (folder / "results.jsonl").read_text().count("\n") == 1
     finally:
         shutil.rmtree(folder)

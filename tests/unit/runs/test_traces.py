@@ -1,4 +1,4 @@
-"""Traces of a run: of the questions that were asked for, on disk with their answers, whatever happens on the way."""
+"""Traces of a run: for the requested questions, on disk before their answers, also after interruptions."""
 
 import json
 import os
@@ -9,15 +9,15 @@ import fsspec
 import pytest
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.runs.results import Answer
+from latentmas_ray.errors import JournalError, TurnError, TurnLostError
 from latentmas_ray.runs.journal import Journal
+from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.store import open_output
-from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.runs.summary import summarise
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, read_embeddings, read_traces
-from latentmas_ray.errors import JournalError, TurnError, TurnLostError
-from tests.cases.scheduler import CHAIN, make_driver, make_questions, run_all
+from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.scheduler import CHAIN, make_driver, make_questions, run_all
 
 QUESTIONS = make_questions(6)
 TRACED = ("q0", "q1", "q2", "q3")
@@ -25,11 +25,11 @@ AGENTS = ["planner", "critic", "judger"]
 
 
 def run(folder: Path, runtime: FakeRuntime, *, stop_after: int | None = None, **changes: Any) -> None:
-    """A run as the system does it; `stop_after` so many results the user presses Ctrl-C."""
+    """Run as the system does; the user presses Ctrl-C after `stop_after` results."""
     config = RunConfig(**({"output": str(folder), "batch_size": 2, "trace": len(TRACED)} | changes))
     with Journal.open(folder, config, QUESTIONS) as journal:
         traced = frozenset(question.id for question in QUESTIONS[: config.trace])
-        batches = plan_batches(QUESTIONS, 2, journal.done_ids)
+        batches = plan_batches(QUESTIONS, 2, {answer.id for answer in journal.answers})
         for count, result in enumerate(make_driver(runtime, CHAIN, traced=traced).run(batches)):
             if count == stop_after:
                 raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_a_new_run_in_an_empty_folder_keeps_no_old_traces(tmp_path: Path) -> Non
     assert list(read_traces(tmp_path)) == ["q0"]
 
 
-def test_a_damaged_trace_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_damaged_trace_is_an_error_with_its_line(tmp_path: Path) -> None:
     run(tmp_path, FakeRuntime())
     lines = (tmp_path / TRACES_NAME).read_text().splitlines(keepends=True)
     (tmp_path / TRACES_NAME).write_text("".join([lines[0], "{}\n", *lines[1:]]))
@@ -122,7 +122,7 @@ def test_traces_go_to_a_store_and_come_back() -> None:
     for _ in range(2):  # the second time nothing is left to do
         with open_output(url) as output:
             run(output.folder, FakeRuntime(), resume=True)
-            output.begin()
+            output.start()
             assert list(read_traces(output.folder)) == list(TRACED)
     fsspec.filesystem("memory").store.clear()
 

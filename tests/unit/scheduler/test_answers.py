@@ -86,10 +86,10 @@ def test_the_budget_learns_tokens_per_byte() -> None:
     budget.set_size("second", "planner", [(5 + 10) * 10])
     budget.reserve("third", bounds)
     assert budget.reserved_bytes == 350 + 150 + 350  # the largest number of tokens per byte seen
-    budget.release("third", "planner")
-    budget.release("first", "planner")
-    budget.release("second", "planner")
-    budget.release("second", "planner")
+    budget.forget("third", "planner")
+    budget.forget("first", "planner")
+    budget.forget("second", "planner")
+    budget.forget("second", "planner")
     assert budget.reserved_bytes == 0
     assert budget.fits({"planner": bounds["planner"] * 1000})
 
@@ -222,7 +222,7 @@ def test_the_warm_up_ends_with_the_first_batch_of_every_replica(
     for result in make_driver(runtime, SINGLE).run(batches):
         assert isinstance(result, Answer)
         answers.append(result)
-        watch.settle(result, runtime.now)
+        watch.add(result, runtime.now)
     assert (watch.seconds, watch.num_answers_after) == (warm_up, num_after)
     summary = summarise(answers, [], config=RunConfig(), seconds=4.0, warm_up=watch)
     assert summary.warm_up_seconds == warm_up
@@ -240,7 +240,7 @@ def test_failed_and_resumed_questions_count_for_the_warm_up() -> None:
     runtime = FakeRuntime(failure=lambda work: TurnError("no") if "q1" in work.question_ids else None)
     watch = WarmUp(ids_of(batches))
     for result in make_driver(runtime, SINGLE).run(batches):
-        watch.settle(result, runtime.now)
+        watch.add(result, runtime.now)
     assert watch.seconds is not None
     assert watch.num_answers_after in (0, 2)
 

@@ -9,6 +9,7 @@ from latentmas_ray.actors import LocalRuntime
 from latentmas_ray.engine.turn import Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError
 from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, RunEvent
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.events import (
     Event,
@@ -55,6 +56,29 @@ def test_a_listener_gets_every_question_of_a_run() -> None:
     written = {event.question_id: event.num_tokens for event in heard if isinstance(event, TokensWritten)}
     assert written == {answer.id: len(answer.answer_token_ids) for answer in answers}
     assert sum(isinstance(event, TurnDone) for event in heard) == 3 * 3
+
+
+def test_the_observer_of_a_run_learns_of_replicas_and_nodes() -> None:
+    lost, joined = ReplicaLost(("planner",), ("near",), "it died"), NodeJoined("far")
+
+    class Changing(FakeRuntime):
+        def poll(self, timeout_seconds: float) -> list[Event]:
+            changes: list[Event] = [lost, joined] if self.polled == 0 else []
+            self.polled += 1
+            return [*changes, *super().poll(timeout_seconds)]
+
+        polled = 0
+
+    class Listener:
+        def on_event(self, event: RunEvent) -> None:
+            heard.append(event)
+
+    runtime, heard = Changing(), list[RunEvent]()
+    scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock)
+    batches = plan_batches(make_questions(2), 2)
+    request = RunRequest(topology=CHAIN, settings=DriverSettings(), batches=batches, observer=Listener())
+    assert len(list(SharedScheduler(scheduler).run(request))) == 2
+    assert [event for event in heard if isinstance(event, ReplicaLost | NodeJoined)] == [lost, joined]
 
 
 def test_an_error_without_frames_keeps_its_causes_and_no_objects() -> None:

@@ -48,13 +48,13 @@ def test_answers_contain_their_alarms(guard: Any) -> None:
 
 
 def test_only_latent_turns_are_guarded_and_send_nothing_early() -> None:
-    for guard, leaves_early in [("off", True), ("warn", True), ("drop", False), ("text", False)]:
+    for guard, overlaps in [("off", True), ("warn", True), ("drop", False), ("text", False)]:
         runtime = FakeRuntime()
         run_all(runtime, CHAIN, QUESTIONS, guard=guard)
         assert {work.agent: work.guard for work in runtime.works} == {
             "planner": guard, "critic": guard, "judger": "off",
         }  # fmt: skip
-        assert {work.leaves_early for work in runtime.works if work.agent != "judger"} == {leaves_early}
+        assert {work.can_overlap for work in runtime.works if work.agent != "judger"} == {overlaps}
 
 
 def test_fallback_text_is_in_the_prompts_of_all_readers() -> None:

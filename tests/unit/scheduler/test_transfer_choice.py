@@ -59,6 +59,6 @@ def test_requests_name_the_agents_to_recompute() -> None:
     runtime = FakeRuntime()
     run_all(runtime, CHAIN, make_questions(1), transfer="recompute")
     works = {work.agent: work for work in runtime.works}
-    assert [works[name].handover for name in ("planner", "critic")] == ["recompute", "recompute"]
+    assert [works[name].transfer_mode for name in ("planner", "critic")] == ["recompute", "recompute"]
     assert works["critic"].recomputed == {"planner"}
     assert works["judger"].recomputed == {"planner", "critic"}

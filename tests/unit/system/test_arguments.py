@@ -1,4 +1,4 @@
-"""Arguments of other types than are documented: one line that says what would be right, before anything starts."""
+"""Arguments of wrong types raise one-line errors with the expected form, before anything starts."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,5 @@
-"""The runtime that the calls of one `LatentMAS` share: started once, ended when nobody is at work, never waited for by
-the thread that starts it."""
+"""The runtime that the calls of one `LatentMAS` share: started once, replaced only without active calls, no
+deadlocks."""
 
 import asyncio
 import threading
@@ -67,7 +67,7 @@ def no_thread_is_left() -> Iterator[None]:
         time.sleep(0.01)
 
 
-def test_other_agents_are_started_when_nobody_is_at_work_on_those_that_are_there() -> None:
+def test_other_agents_replace_a_runtime_without_active_calls() -> None:
     live = Live()
     with closing(live.runtime.run(request(CHAIN))) as results:
         next(results)
@@ -79,7 +79,7 @@ def test_other_agents_are_started_when_nobody_is_at_work_on_those_that_are_there
 
 
 def test_a_call_that_has_its_runtime_never_loses_it_to_other_agents() -> None:
-    """Between the two of them nothing may be ended, whoever is first."""
+    """Neither may shut down the runtime of the other, in either order."""
     live = Live()
 
     def ask(of: Topology, caller: int) -> None:
@@ -87,13 +87,13 @@ def test_a_call_that_has_its_runtime_never_loses_it_to_other_agents() -> None:
             try:
                 assert len(list(live.runtime.run(request(of, caller * 100 + number, 1)))) == 1
             except ConfigError:
-                continue  # it was told that others are at work
+                continue  # other calls were active
 
     assert in_threads(*[lambda of=of: ask(of, 1) for of in (CHAIN, PARALLEL, SINGLE)]) == [None, None, None]
     live.runtime.close()
 
 
-def test_a_runtime_of_lost_actors_is_ended_once_and_replaced() -> None:
+def test_a_runtime_with_lost_actors_is_closed_once_and_replaced() -> None:
     def lose(runtime: FakeRuntime) -> None:
         if runtime is live.made[0]:
             raise ActorError("gone")
@@ -120,7 +120,7 @@ def test_close_while_models_are_loaded_waits_for_them_and_ends_them() -> None:
     assert isinstance(found, list) or "it was closed" in str(found)
 
 
-def test_the_thread_that_loads_the_models_is_told_that_it_cannot_close_them() -> None:
+def test_closing_in_the_thread_that_loads_the_models_is_an_error() -> None:
     """As a signal handler would: it must not wait for itself."""
 
     class Closes(Slow):
@@ -129,7 +129,7 @@ def test_the_thread_that_loads_the_models_is_told_that_it_cannot_close_them() ->
             return super().start()
 
     live = LiveRuntime(lambda topology, num_batches: Closes(), lambda: None, None)
-    with pytest.raises(RunError, match="loads or ends the models"):
+    with pytest.raises(RunError, match="starts or closes the runtime"):
         next(live.run(request(CHAIN)))
 
 
@@ -152,7 +152,7 @@ def test_an_event_loop_without_a_free_thread_starts_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("num_tasks", [1, 40])
-def test_tasks_that_are_cancelled_while_models_are_loaded_leave_nothing_at_work(num_tasks: int) -> None:
+def test_tasks_that_are_cancelled_while_models_are_loaded_leave_no_active_call(num_tasks: int) -> None:
     live = Live(start_seconds=0.3)
 
     async def ask() -> None:

@@ -1,4 +1,4 @@
-"""The stream that `map` and `as_completed` return: read once, by one kind of loop, by as many readers as share it."""
+"""The stream that `map` and `as_completed` return: read once, by one kind of loop, by one or several readers."""
 
 import asyncio
 import gc
@@ -120,7 +120,7 @@ def test_what_breaks_a_stream_off_is_not_taken_for_its_end() -> None:
     next(stream)
     with pytest.raises(KeyboardInterrupt):
         next(stream)
-    with pytest.raises(RunError, match="was broken off"):
+    with pytest.raises(RunError, match="was interrupted"):
         next(stream)
 
     async def time_out() -> None:
@@ -129,7 +129,7 @@ def test_what_breaks_a_stream_off_is_not_taken_for_its_end() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(stream), 0.05)
         assert source.times_ended == 1
-        with pytest.raises(RunError, match="was broken off"):
+        with pytest.raises(RunError, match="was interrupted"):
             await anext(stream)
 
     asyncio.run(time_out())

@@ -1,4 +1,4 @@
-"""`LatentMAS` from Python: what is checked before anything starts, and how one run follows another."""
+"""`LatentMAS` from Python: checks before anything starts, and consecutive runs."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_model_folder_is_found_from_another_working_directory(
         assert mas.config.model == name
 
 
-def test_an_id_twice_is_told_before_a_model_is_loaded() -> None:
+def test_a_duplicate_id_is_an_error_before_a_model_is_loaded() -> None:
     with LatentMAS(runtime="local") as mas, pytest.raises(TaskError) as caught:
         list(mas.run([{"id": "a", "question": "x?"}, "y?", {"id": "a", "question": "z?"}]))
     assert caught.value.field == "questions[2]: id"
@@ -89,7 +89,7 @@ def test_failures_stand_in_their_place_or_are_raised_at_the_end(monkeypatch: pyt
             mas.think({"id": "q1", "question": "b?"})
 
 
-def test_what_was_held_back_for_its_order_is_given_out_before_a_run_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_results_are_returned_before_the_error_of_an_aborted_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def give_up(runtime: FakeRuntime) -> None:
         if runtime.now > 6:
             raise ActorError("no more of them")
