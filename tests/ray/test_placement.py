@@ -105,7 +105,7 @@ def test_colocated_agents_give_the_answers_of_one_process(topology: str, more: d
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"placement": "colocate", "replicas": {"judger": 2}}, "all agents have the same actors"),
+        ({"placement": "colocate", "replicas": {"judger": 2}}, "all agents share actors"),
         ({"placement": "colocate", "transport": "shared_memory"}, "does not work within one process"),
         ({"placement": "colocate", "transport": "loopback", "codec": "int8"}, "loopback sends nothing"),
         ({"replicas": {"nobody": 2}}, "no agent 'nobody'"),
