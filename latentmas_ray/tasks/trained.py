@@ -8,8 +8,9 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import UntrainedQuestionWarning
@@ -37,19 +38,33 @@ def _change(form: str, mark: str) -> str:
     return form.replace("{n}", f"(?P<{mark}>{_NUMBER})").replace("{other}", _NAME)
 
 
-_CHAIN = re.compile(
-    rf"(?P<name>{_NAME}) has (?P<start>{_NUMBER}) {_ITEM}\.(?P<changes>(?: Then (?P=name) [^.?]+\.)+)"
-    r" How many (?P=item) has (?P=name) now\?"
-)
-_CHANGES = [
-    (sign, re.compile(_change(form, "n"))) for sign, forms in ((1, MORE), (-1, LESS), (0, TWICE)) for form in forms
-]
-_FACT = re.compile(rf"(?P<name>{_NAME}) has (?P<count>{_NUMBER}) {_ITEM}\.")
-_LOOK_UP = rf"How many {_ITEM} has {_NAME}\?"
-_SUM = rf"How many {_ITEM} have {_NAME}(?:, {_NAME})? and {_NAME} together\?"
-_DIFFERENCE = rf"How many more {_ITEM} has {_NAME} than {_NAME}\?"
-_COMPARISON = rf"Who has more {_ITEM}: \(A\) {_NAME} or \(B\) {_NAME}\?"
-_ABOUT_NOTES = [re.compile(form) for form in (_LOOK_UP, _SUM, _DIFFERENCE, _COMPARISON)]
+class _Patterns(NamedTuple):
+    """The grammar of the two tasks."""
+
+    chain: re.Pattern[str]
+    changes: tuple[tuple[int, re.Pattern[str]], ...]  # (sign, one step of a chain)
+    fact: re.Pattern[str]
+    about_notes: tuple[re.Pattern[str], ...]
+
+
+@cache
+def _patterns() -> _Patterns:
+    # Compiled when first needed: every actor imports this module, and the patterns take longer to compile than it does
+    # to import.
+    look_up = rf"How many {_ITEM} has {_NAME}\?"
+    total = rf"How many {_ITEM} have {_NAME}(?:, {_NAME})? and {_NAME} together\?"
+    difference = rf"How many more {_ITEM} has {_NAME} than {_NAME}\?"
+    comparison = rf"Who has more {_ITEM}: \(A\) {_NAME} or \(B\) {_NAME}\?"
+    forms = [(sign, form) for sign, forms in ((1, MORE), (-1, LESS), (0, TWICE)) for form in forms]
+    return _Patterns(
+        chain=re.compile(
+            rf"(?P<name>{_NAME}) has (?P<start>{_NUMBER}) {_ITEM}\.(?P<changes>(?: Then (?P=name) [^.?]+\.)+)"
+            r" How many (?P=item) has (?P=name) now\?"
+        ),
+        changes=tuple((sign, re.compile(_change(form, "n"))) for sign, form in forms),
+        fact=re.compile(rf"(?P<name>{_NAME}) has (?P<count>{_NUMBER}) {_ITEM}\."),
+        about_notes=tuple(map(re.compile, (look_up, total, difference, comparison))),
+    )
 
 
 def trained_task(text: str, *, has_memory: bool = False) -> TrainedTask | None:
@@ -62,7 +77,7 @@ def trained_task(text: str, *, has_memory: bool = False) -> TrainedTask | None:
     if _is_chain(text):
         return "chain"
     facts, question = _split_facts(text)
-    if any(form.fullmatch(question) for form in _ABOUT_NOTES):
+    if any(form.fullmatch(question) for form in _patterns().about_notes):
         return "notes" if _are_notes(facts, question) or (has_memory and not facts) else None
     return None
 
@@ -99,7 +114,7 @@ def _caller_level() -> int:
 
 
 def _is_chain(text: str) -> bool:
-    found = _CHAIN.fullmatch(text)
+    found = _patterns().chain.fullmatch(text)
     if found is None:
         return False
     value = int(found["start"])
@@ -118,7 +133,7 @@ def _is_chain(text: str) -> bool:
 
 def _step(change: str) -> int | None:
     """Return the signed number of a change, 0 for doubling, None if the task has no such change."""
-    for sign, form in _CHANGES:
+    for sign, form in _patterns().changes:
         if (found := form.fullmatch(change)) is not None:
             number = sign * int(found["n"]) if sign else 0
             return number if abs(number) <= MAX_CHANGE else None
@@ -133,7 +148,7 @@ def _split_facts(text: str) -> tuple[list[str], str]:
 
 def _are_notes(facts: Sequence[str], question: str) -> bool:
     """Whether these are facts for all experts about one kind of item, with distinct names that include those asked."""
-    found = [_FACT.fullmatch(fact) for fact in facts]
+    found = [_patterns().fact.fullmatch(fact) for fact in facts]
     if not NUM_EXPERTS <= len(found) <= NUM_EXPERTS * MAX_FACTS:
         return False
     counts = {one["name"]: int(one["count"]) for one in found if one}
