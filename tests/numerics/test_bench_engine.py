@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.engine.measure import measure
+from benchmarks.engine import measure
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.engine.sides import SIDES, serve
 from latentmas_ray.errors import RunError
