@@ -22,7 +22,7 @@ from latentmas_ray import (
 
 
 class Reporter:
-    """Counts what it is told, and prints it at the end. Events that it does not know it leaves alone."""
+    """Counts the events that it receives, and prints them at the end. It ignores events that it does not know."""
 
     def __init__(self) -> None:
         self.turns: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from benchmarks.scaling.settings import CHAIN_AGENTS, DEFAULT_ACTORS, ScalingBen
 from benchmarks.scaling.timed_runtime import TimedRuntime
 from benchmarks.scaling.timer_runner import LATENT_STEPS, TimerRunner
 from latentmas_ray.actors import RayMetrics, RayRuntime
-from latentmas_ray.bench.actors import BenchCluster
+from latentmas_ray.actors.bench_actor import BenchCluster
 from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.runs.results import Failure

@@ -13,8 +13,8 @@ from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.placement_group import PlacementGroupHandle, gpus_per_actor
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
+from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.actors.replicas.single import SingleReplica

@@ -5,7 +5,7 @@ import secrets
 from abc import ABC, abstractmethod
 from functools import partial
 
-from latentmas_ray.bench.actors import BenchActorHandle, BenchNode
+from latentmas_ray.actors.bench_actor import BenchActorHandle, BenchNode
 from latentmas_ray.bench.endpoint import Endpoint
 from latentmas_ray.bench.link_limits import NUM_THREADS
 from latentmas_ray.bench.timings import TransferSample

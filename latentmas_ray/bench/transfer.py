@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latentmas_ray.bench.actors import BenchCluster, BenchNode
+from latentmas_ray.actors.bench_actor import BenchCluster, BenchNode
 from latentmas_ray.bench.end_to_end import EndToEnd, measure_end_to_end
 from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.bench.paths import InProcessPath, TransferPath, TwoActorPath, num_threads

@@ -14,7 +14,7 @@ from latentmas_ray.runs.results import Failure, ReturnedMemory
 from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
-from latentmas_ray.scheduler.events import Event, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
+from latentmas_ray.scheduler.events import TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
@@ -40,17 +40,14 @@ class Scheduler:
         metrics: MetricSink | None = None,
         clock: Callable[[], float] = time.monotonic,
         grader: Grader = grade,
-        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """`info` is the result of `runtime.start()`, and has the default of `memory_limit_bytes`. `clock` returns
-        seconds. `on_event` is called with every event of the runtime before the event is handled, and must not raise.
-        """
+        seconds."""
         self._runtime = runtime
         self._info = info
         self._metrics = metrics or NoMetrics()
         self._clock = clock
         self._grader = grader
-        self._on_event = on_event
         self._memory_budget = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
         self._runs: deque[Run] = deque()  # in the order in which they may admit a batch
         self._in_flight: dict[TurnHandle, tuple[Run, BatchState]] = {}
@@ -176,8 +173,6 @@ class Scheduler:
             return True
         turns: list[TurnEvent] = []
         for event in events:
-            if self._on_event is not None:
-                self._on_event(event)
             match event:
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
@@ -185,7 +180,7 @@ class Scheduler:
                     for run in self._runs:
                         run.counters.send(event)
                 case _:
-                    pass  # tokens and questions: only `on_event` listens
+                    pass  # tokens and questions: there is nothing to schedule
         self._handle_outcomes(turns)
         if turns or timeout_seconds:
             self._report_progress()

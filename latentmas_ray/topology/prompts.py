@@ -35,7 +35,7 @@ def format_context(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 class RenderedPrompt(NamedTuple):
-    """What one agent is told on one question."""
+    """The prompt of one agent for one question."""
 
     messages: tuple[dict[str, str], ...]
     suffix: str  # text after the generation prompt

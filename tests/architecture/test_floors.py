@@ -37,7 +37,7 @@ SAME_FLOOR = {
 
 # library -> the places that may import it; everywhere else it is behind an interface of our own.
 ROOMS = {
-    "ray": ("transport", "actors", "system", "bench"),
+    "ray": ("transport", "actors", "system"),
     "transformers": ("models",),
     "torch": (
         "memory",

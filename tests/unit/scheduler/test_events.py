@@ -45,9 +45,17 @@ def test_an_agent_that_is_read_finishes_no_question() -> None:
     assert len(events_of_result(handle, TurnResult(agent="planner", prompt_tokens=(1,)))) == 1
 
 
-def test_a_listener_gets_every_question_of_a_run() -> None:
-    runtime, heard = FakeRuntime(), list[Event]()
-    scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock, on_event=heard.append)
+def test_a_runtime_reports_every_question_of_a_run() -> None:
+    heard: list[Event] = []
+
+    class Recorded(FakeRuntime):
+        def poll(self, timeout_seconds: float) -> list[Event]:
+            events = super().poll(timeout_seconds)
+            heard.extend(events)
+            return events
+
+    runtime = Recorded()
+    scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock)
     request = RunRequest(topology=CHAIN, settings=DriverSettings(), batches=plan_batches(make_questions(5), 2))
     answers = [one for one in SharedScheduler(scheduler).run(request) if isinstance(one, Answer)]
     assert sorted(event.question_id for event in heard if isinstance(event, QuestionDone)) == sorted(
