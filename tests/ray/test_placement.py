@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.actors import placement_group as placement_group_module
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.replicas import placement_group as placement_group_module
 from latentmas_ray.errors import ActorError, ConfigError
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.transport import Loopback
