@@ -146,8 +146,7 @@ def _temp_folder() -> str | None:
     Ray uses RAY_TMPDIR or TMPDIR as they are. The paths of its Unix sockets must be short, and sites set TMPDIR to long
     folders of jobs. Raises ClusterError if no short folder is writable.
     """
-    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    chosen = os.environ.get(name)
+    name, chosen = read_environment().temp_folder
     if chosen is None or (why := _obstacle(chosen)) is None:
         return None
     for folder in _SHORT_FOLDERS:

@@ -191,11 +191,11 @@ class RayRuntime:
         asked = [replica.actors[0].get_progress.options(concurrency_group="side").remote() for replica in busy]
         if not asked:
             return []
+        found = []
         with ignoring_dead("running turns are not known"):
             ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_PROGRESS_SECONDS)
             found = [get_outcome(reference) for reference in ready]
-            return [progress for progress in found if isinstance(progress, TurnProgress)]
-        return []
+        return [progress for progress in found if isinstance(progress, TurnProgress)]
 
     def close(self) -> None:
         """Shut down the actors, and the cluster if this runtime started it."""

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
-from latentmas_ray.cli.signals import TerminatedError, stop_signals_raise
+from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError, OldNameWarning, UntrainedQuestionWarning
 from latentmas_ray.placement.link_speeds import LinkSpeeds
@@ -68,8 +68,9 @@ def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozen
 
     `more_flags` are names of flags in addition to those of the commands in this package.
     """
+    stop = StopSignal()
     try:
-        with stop_signals_raise(), _warnings_as_notes():
+        with stop_signals_interrupt() as stop, _warnings_as_notes():
             code = body()
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_DONE
@@ -80,10 +81,8 @@ def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozen
     except LatentMASError as error:
         return _print_error(EXIT_FAILED, str(error) or type(error).__name__, error)
     except CommandInterruptError as error:
-        cause = error.__cause__
-        if isinstance(cause, TerminatedError):
-            return _print_error(cause.exit_code, str(cause), cause)
-        return _print_error(EXIT_INTERRUPTED, "interrupted", cause)
+        said = "interrupted" if stop.number is None else f"terminated by {stop.number.name}"
+        return _print_error(stop.exit_code or EXIT_INTERRUPTED, said, error.__cause__)
     except BrokenPipeError:
         # The reader of our output has closed the pipe, as in `latentmas … | head`. Python flushes stdout once more
         # on exit, which must not fail then.

@@ -9,52 +9,50 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-class TerminatedError(KeyboardInterrupt):
-    """A stop signal arrived. A KeyboardInterrupt, so that everything that cleans up after Ctrl-C does it here too."""
+@dataclass
+class StopSignal:
+    """The stop signal that a command has received, if any."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__()
-        self.signum = signum
-
-    def __str__(self) -> str:
-        return f"terminated by {signal.Signals(self.signum).name}"
+    number: signal.Signals | None = None
 
     @property
-    def exit_code(self) -> int:
-        """128 plus the signal's number, as shells report it."""
-        return 128 + self.signum
+    def exit_code(self) -> int | None:
+        """128 plus the signal's number, as shells report it; None without a signal."""
+        return None if self.number is None else 128 + self.number
 
 
 @contextmanager
-def stop_signals_raise() -> Iterator[None]:
-    """Raise `TerminatedError` in the main thread at the first stop signal; the ones that follow are ignored, because
-    wrappers forward the same signal twice.
+def stop_signals_interrupt() -> Iterator[StopSignal]:
+    """Raise KeyboardInterrupt in the main thread at the first stop signal; ignore those that follow, because wrappers
+    forward the same signal twice. Yields a record of the signal.
 
-    A signal that is ignored already, as SIGHUP under nohup, stays so. Does nothing in other threads, which cannot set
-    handlers.
+    The record tells a stop from Ctrl-C: while Ray waits, it replaces the exception of a handler by a KeyboardInterrupt
+    of its own. A signal that is ignored already, as SIGHUP under nohup, stays so. Does nothing in other threads, which
+    cannot set handlers.
     """
+    received = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    is_stopping = False
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal is_stopping
-        if not is_stopping:
-            is_stopping = True
-            raise TerminatedError(signum)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received.number is None:
+            received.number = signal.Signals(number)
+            raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     changed = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in changed:
         signal.signal(number, stop)
     try:
-        yield
+        yield received
     finally:
-        for number in [] if is_stopping else changed:  # the process is about to exit: a second signal must not kill it
-            signal.signal(number, before[number])
+        if received.number is None:  # else the process is about to exit, and a second signal must not kill it
+            for number in changed:
+                signal.signal(number, before[number])

@@ -19,11 +19,9 @@ BAD = {
     "head": "it must be HOST:PORT",
     ":6379": "it must be HOST:PORT",
     "head/ray:6379": "it must be HOST:PORT",
-    " head:6379": "it must be HOST:PORT",
     "head:": "its port must be a number from 1 to 65535",
     "head:0": "its port must be a number from 1 to 65535",
     "head:65536": "its port must be a number from 1 to 65535",
-    "head:6379 ": "its port must be a number from 1 to 65535",
     "head:٦٣٧٩": "its port must be a number from 1 to 65535",
     "head:-1": "its port must be a number from 1 to 65535",
 }

@@ -3,13 +3,14 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Thread
 
 import pytest
 import typer
 
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
-from latentmas_ray.cli.signals import TerminatedError, stop_signals_raise
+from latentmas_ray.cli.signals import stop_signals_interrupt
 
 SIGNALS = [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGHUP, "SIGHUP", 129)]
 
@@ -52,19 +53,19 @@ def test_a_command_ends_with_the_exit_code_of_the_signal_and_its_notes(
 
 def test_handlers_are_restored_after_a_command_without_a_signal() -> None:
     before = [signal.getsignal(number) for number, _, _ in SIGNALS]
-    with stop_signals_raise():
+    with stop_signals_interrupt():
         assert [signal.getsignal(number) for number, _, _ in SIGNALS] != before
     assert [signal.getsignal(number) for number, _, _ in SIGNALS] == before
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    with stop_signals_raise():
+    with stop_signals_interrupt():
         os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_an_error_of_the_body_passes() -> None:
-    with pytest.raises(ZeroDivisionError), stop_signals_raise():
+    with pytest.raises(ZeroDivisionError), stop_signals_interrupt():
         raise ZeroDivisionError
 
 
@@ -76,7 +77,19 @@ def test_other_threads_cannot_set_handlers() -> None:
     assert (codes, signal.getsignal(signal.SIGTERM)) == ([0], before)
 
 
-def test_the_error_is_caught_like_ctrl_c() -> None:
-    with pytest.raises(KeyboardInterrupt, match="terminated by SIGTERM"), stop_signals_raise():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert TerminatedError(15).exit_code == 143
+def test_an_interrupt_of_ray_after_the_signal_counts_as_the_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> None:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyboardInterrupt  # Ray's, which replaces the handler's
+
+    assert exit_code_of(command_of(body)) == 143  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "error: terminated by SIGTERM\n"
+
+
+def test_ctrl_c_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> None:
+        raise KeyboardInterrupt
+
+    assert exit_code_of(command_of(body)) == 130  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "error: interrupted\n"
