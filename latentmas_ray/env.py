@@ -22,6 +22,7 @@ class Environment:
 
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are stored
     ray_address: str | None  # RAY_ADDRESS: the cluster that a run joins when --address is not given
+    temp_folder: tuple[str, str | None]  # RAY_TMPDIR, or else TMPDIR, which Ray uses: its name and value
     torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor; None: computed from the cores
     require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run instead of being skipped or left out
 
@@ -31,6 +32,7 @@ def read_environment() -> Environment:
     return Environment(
         cache_dir=_cache_dir(),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
+        temp_folder=_temp_folder(),
         torch_threads=_torch_threads(),
         require=_require(),
     )
@@ -46,6 +48,11 @@ def _cache_dir() -> Path:
     except RuntimeError:
         given = os.environ.get("LATENTMAS_CACHE_DIR", "")
         raise ConfigError("LATENTMAS_CACHE_DIR", given, "it must be a folder: this user has no home folder") from None
+
+
+def _temp_folder() -> tuple[str, str | None]:
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    return name, os.environ.get(name)
 
 
 def _torch_threads() -> int | None:

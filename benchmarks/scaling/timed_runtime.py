@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from benchmarks.scaling.timer_runner import TurnStamps
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.scheduler.events import Event, TurnDone, TurnHandle
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
@@ -78,6 +79,10 @@ class TimedRuntime:
         """Free these segments."""
         with self._measured("free_segments"):
             self._runtime.free_segments(handles)
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now."""
+        return self._runtime.running_turns()
 
     def close(self) -> None:
         """Close the wrapped runtime."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, SegmentChunk, SegmentMeta, join
@@ -90,6 +91,11 @@ class TimerRunner:
             segment_bytes=first.meta.bytes_per_question if work.thinks == "latent" else (),
         )
         return whole, result
+
+    @property
+    def progress(self) -> TurnProgress | None:
+        """Not known."""
+        return None
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Not supported."""

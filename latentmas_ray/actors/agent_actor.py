@@ -18,6 +18,7 @@ from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_time
 from latentmas_ray.actors.given_memory import fetch_given_memory
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
@@ -144,6 +145,10 @@ class AgentActor:
         """Free these chunks: they will not be read again."""
         for chunk in chunks:
             self._transport.release(chunk.payload)
+
+    def get_progress(self) -> TurnProgress | None:
+        """Return how far the running turn is; None between turns."""
+        return None if self._runner is None else self._runner.progress
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Return the tokens per second of a prefill."""

@@ -2,18 +2,23 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
 
 import ray
+from ray.util import client
 
 from latentmas_ray.actors.errors import CANNOT_CONNECT
+from latentmas_ray.config.address import RAY_CLIENT, describe_other_service, split_address
 from latentmas_ray.env import read_environment, silence_unhandled_ray_errors
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
@@ -24,6 +29,11 @@ _PROBE_SECONDS = 5.0
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_SETTINGS = bytes([4])
 _TLS_ALERT = bytes([21, 3])
+_MAX_SOCKET_PATH = 107  # bytes, of a Unix socket's path on Linux
+# The longest path of a socket that Ray makes below its temporary folder.
+_SOCKET_PATH = "/ray/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store.99"
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +86,8 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     `field` is the name of the setting that held the address, for messages. Raises ConfigError if no cluster answers at
     `address` or this process is connected to another one; ClusterError if Ray cannot start.
     """
+    if _uses_ray_client():
+        raise ConfigError(field, address or "a connection of Ray Client", RAY_CLIENT)
     owned = not ray.is_initialized()
     if address is not None and (owned or not _is_current(address)):
         _check_reachable(address, field)
@@ -85,18 +97,23 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     if owned:
         silence_unhandled_ray_errors()
         try:
-            with _importing_torch(), _buffer_stderr() if address else nullcontext():
+            with _importing_torch(), _keeping_sigterm_handler(), _buffer_stderr() if address else nullcontext():
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    **({} if address else {"include_dashboard": False}),
+                    **({} if address else {"include_dashboard": False, "_temp_dir": _temp_folder()}),
                 )
         except CANNOT_CONNECT as error:
             if address is None:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError(field, address, _required_fix(error)) from error
     return Cluster.inspect(owned=owned)
+
+
+def _uses_ray_client() -> bool:
+    """Return whether this process has called `ray.init("ray://…")`."""
+    return bool(client.ray.is_connected())
 
 
 @contextmanager
@@ -109,6 +126,46 @@ def _importing_torch() -> Iterator[None]:
         yield
     finally:
         importing.join()
+
+
+@contextmanager
+def _keeping_sigterm_handler() -> Iterator[None]:
+    """Restore this process's handler of SIGTERM after the body starts Ray, which replaces it: Ray's C++ layer would
+    print a stack and abort. A process without a handler keeps Ray's."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _temp_folder() -> str | None:
+    """Return the folder for Ray's session if Ray's own choice does not work, else None.
+
+    Ray uses RAY_TMPDIR or TMPDIR as they are. The paths of its Unix sockets must be short, and sites set TMPDIR to long
+    folders of jobs. Raises ClusterError if no short folder is writable.
+    """
+    name, chosen = read_environment().temp_folder
+    if chosen is None or (why := _obstacle(chosen)) is None:
+        return None
+    for folder in _SHORT_FOLDERS:
+        if _obstacle(folder) is None:
+            _log.warning("%s=%s: %s; Ray's files of this run are in %s", name, chosen, why, folder)
+            return str(Path(folder, "ray"))
+    raise ClusterError(f"Ray cannot start on this machine: {name}={chosen}: {why}; set it to a short, writable folder")
+
+
+def _obstacle(folder: str) -> str | None:
+    """Return why Ray cannot use this temporary folder; None if it can."""
+    if not Path(folder).is_absolute():
+        return "it is no absolute path"
+    if len(os.fsencode(folder.rstrip("/") + _SOCKET_PATH)) > _MAX_SOCKET_PATH:
+        return "it is too long for Ray's Unix sockets"
+    existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
 
 
 def _is_current(address: str) -> bool:
@@ -159,20 +216,19 @@ def _check_reachable(address: str, field: str) -> None:
 
     Raises ConfigError naming `field`.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:
-        if address in ("auto", "local"):
-            return
-        raise ConfigError(field, address, "it must be HOST:PORT, ray://HOST:PORT or auto")
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(field, address, "its port must be a number from 1 to 65535")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS) as connection:
+        host_and_port = split_address(address)
+    except ValueError as error:
+        raise ConfigError(field, address, str(error)) from None
+    if host_and_port is None:
+        return
+    try:
+        with socket.create_connection(host_and_port, timeout=_PROBE_SECONDS) as connection:
             is_other = _is_another_service(connection)
     except OSError as error:
         raise ConfigError(field, address, f"a Ray cluster must answer there: {error.strerror or error}") from error
     if is_other:
-        raise ConfigError(field, address, "a Ray cluster must answer there: what listens is not Ray")
+        raise ConfigError(field, address, describe_other_service(host_and_port[1]))
 
 
 def _is_another_service(connection: socket.socket) -> bool:

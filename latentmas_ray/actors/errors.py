@@ -75,7 +75,7 @@ RAY_ERRORS: Mapping[type[BaseException], type[Exception]] = {
     getattr(exceptions, name): meaning for name, meaning in _MEANINGS.items() if hasattr(exceptions, name)
 }
 # What `ray.init` raises if no cluster can be joined or started.
-CANNOT_CONNECT = (ConnectionError, ValueError, RuntimeError, exceptions.AuthenticationError)
+CANNOT_CONNECT = (OSError, ValueError, RuntimeError, exceptions.AuthenticationError)
 NO_MEMORY = (
     "its machine ran out of memory; use a smaller batch_size, memory_in_flight or max_new_tokens, or more machines"
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
@@ -23,6 +24,10 @@ class Runner(Protocol):
     @property
     def device(self) -> str:
         """The device it computes on, for the log."""
+
+    @property
+    def progress(self) -> TurnProgress | None:
+        """How far the running turn is; None between turns. Any thread may ask."""
 
     def run(
         self, work: TurnRequest, memory: Incoming, *, outgoing: Outgoing | None = None

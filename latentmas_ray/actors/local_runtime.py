@@ -9,6 +9,7 @@ from typing import Any
 
 from latentmas_ray.actors.execute_turn import Runner, execute_turn
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, TurnError
 from latentmas_ray.memory.spec import WHOLE
@@ -75,6 +76,12 @@ class LocalRuntime:
         for handle in handles:
             if isinstance(handle.segment, SentChunk):
                 self._transport.release(handle.segment.payload)
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return the turn that another thread executes now."""
+        runner = self._runner
+        progress = None if runner is None else runner.progress
+        return [] if progress is None else [progress]
 
     def close(self) -> None:
         """Drop the model and close the transport."""

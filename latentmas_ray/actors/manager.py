@@ -18,13 +18,14 @@ from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.actors.replicas.single import SingleReplica
+from latentmas_ray.actors.replicas.waiting import WaitLog
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.transport import DeviceLayout, Transport
+from latentmas_ray.units import format_seconds
 
-START_SECONDS = 1800.0  # to schedule all actors and load their models
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
 
@@ -41,12 +42,14 @@ class ReplicaRequest:
     busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
     uses_gpus: bool = True
     num_threads: int | None = None  # overrides the plan
+    start_seconds: float = 1800.0  # to schedule all actors and load their models
 
 
 @dataclass(frozen=True)
 class _Starting:
     loaded: list[ray.ObjectRef]
     deadline: float
+    log: WaitLog
 
 
 class ReplicaManager:
@@ -69,7 +72,7 @@ class ReplicaManager:
         If a node dies meanwhile, the actors are planned again for the other nodes. Returns the cluster that the last
         plan used. Raises ConfigError, ClusterError if the actors cannot be placed, ModelError, ActorError.
         """
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self._request.start_seconds
         while True:
             self._plan = make_plan(self._plan_request(cluster))
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
@@ -135,9 +138,10 @@ class ReplicaManager:
         name = transport.name
         try:
             with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} was opened"):
-                ray.get(references, timeout=START_SECONDS)
+                ray.get(references, timeout=self._request.start_seconds)
         except TimeoutError as error:
-            raise ClusterError(f"transport {name} was not ready within {START_SECONDS:.0f} s") from error
+            limit = format_seconds(self._request.start_seconds)
+            raise ClusterError(f"transport {name} was not ready within {limit} (start_timeout)") from error
 
     def replace(self, lost: Replica) -> None:
         """Start a new replica in the place of a lost one. Turns may be submitted to it at once;
@@ -151,7 +155,9 @@ class ReplicaManager:
         self._replicas[replica_id] = replica
         self._by_agent = None
         self._starting.pop(lost, None)
-        self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + START_SECONDS)
+        limit = self._request.start_seconds
+        log = WaitLog(lambda: f"a new actor of {', '.join(replica_id.agents)}", limit)
+        self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + limit, log)
 
     def poll_starting(self) -> tuple[list[Replica], list[tuple[Replica, str]]]:
         """Finish the start of replicas that replace lost ones; never waits.
@@ -168,7 +174,8 @@ class ReplicaManager:
                 ready.append(replica)
             except TimeoutError:
                 if time.monotonic() > starting.deadline and not self.drop(replica):
-                    raise ClusterError(_no_place_message(self._agents_of([replica]))) from None
+                    raise ClusterError(self._no_place_message(self._agents_of([replica]))) from None
+                starting.log.update()
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))
@@ -232,12 +239,12 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        self._placement_group = PlacementGroupHandle(plan)
-        while not self._placement_group.wait(POLL_SECONDS):
+        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds)
+        while not self._placement_group.wait(_poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
-                raise ClusterError(_no_place_message(self._request.agents))
+                raise ClusterError(self._no_place_message(self._request.agents))
         self._by_agent = None
         by_replica: dict[ReplicaId, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
@@ -288,16 +295,31 @@ class ReplicaManager:
         """Load all models; return what each actor reports, or None if a node died before all were ready."""
         references = {replica: replica.start() for replica in self._replicas.values()}
         waiting = [reference for refs in references.values() for reference in refs]
+
+        def late_agents() -> list[str]:
+            ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
+            return self._agents_of([replica for replica, refs in references.items() if not ready.issuperset(refs)])
+
+        log = WaitLog(lambda: f"the actors of {_list(late_agents())} to load their models", self._request.start_seconds)
         while True:
             try:
-                return get_loaded(waiting, timeout_seconds=POLL_SECONDS)
+                return get_loaded(waiting, timeout_seconds=_poll_seconds(deadline))
             except TimeoutError:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
-                    ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
-                    late = [replica for replica, refs in references.items() if not ready.issuperset(refs)]
-                    raise ClusterError(_no_place_message(self._agents_of(late))) from None
+                    limit = format_seconds(self._request.start_seconds)
+                    late = _list(late_agents())
+                    raise ClusterError(
+                        f"the actors of {late} did not load their models within {limit} (start_timeout)"
+                    ) from None
+                log.update()
+
+    def _no_place_message(self, agents: Sequence[str]) -> str:
+        return (
+            f"after {format_seconds(self._request.start_seconds)} (start_timeout) no place was found for the actors of "
+            f"{_list(agents)}: free resources on the cluster or use fewer replicas"
+        )
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
         return [
@@ -315,11 +337,13 @@ def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | 
     return loaded
 
 
-def _no_place_message(agents: Sequence[str]) -> str:
-    return (
-        f"after {START_SECONDS:.0f} s no place was found for the actors of {', '.join(dict.fromkeys(agents))}: "
-        "free resources on the cluster or use fewer replicas"
-    )
+def _poll_seconds(deadline: float) -> float:
+    """Return how long to wait before the next look at the nodes and the deadline."""
+    return min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+
+
+def _list(agents: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(agents))
 
 
 def _count(number: int, thing: str) -> str:

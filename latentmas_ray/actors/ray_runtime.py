@@ -12,7 +12,7 @@ from weakref import WeakSet
 import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.actors.errors import cluster_errors
+from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
@@ -21,6 +21,7 @@ from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.config import PlacementName, replicas_by_agent
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
@@ -33,6 +34,7 @@ from latentmas_ray.transport import DeviceLayout, Transport
 
 _STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
+_PROGRESS_SECONDS = 2.0  # to ask actors how far they are
 MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
 PickTransport = Callable[[DeviceLayout], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class RayRuntime:
         overlap: bool = True,
         measures_costs: bool = False,
         turn_seconds: float | None = None,
+        start_seconds: float = 1800.0,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -77,6 +80,7 @@ class RayRuntime:
         overlap: send a prompt's chunk while its agent still thinks.
         measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
         turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced.
+        start_seconds: limit for finding places and loading models.
         """
         self._manager = ReplicaManager(
             ReplicaRequest(
@@ -88,6 +92,7 @@ class RayRuntime:
                 busy_agents=busy_agents,
                 uses_gpus=uses_gpus,
                 num_threads=read_environment().torch_threads,
+                start_seconds=start_seconds,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
@@ -176,6 +181,21 @@ class RayRuntime:
             self._done.discard(handle)
             if handle.segment is not None:
                 handle.segment.release()
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now; a replica that does not answer at once is left out. Any thread may
+        call this."""
+        busy = [
+            replica for replica in self._manager.replicas if replica.pending and replica.state is ReplicaState.READY
+        ]
+        asked = [replica.actors[0].get_progress.options(concurrency_group="side").remote() for replica in busy]
+        if not asked:
+            return []
+        found = []
+        with ignoring_dead("running turns are not known"):
+            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_PROGRESS_SECONDS)
+            found = [get_outcome(reference) for reference in ready]
+        return [progress for progress in found if isinstance(progress, TurnProgress)]
 
     def close(self) -> None:
         """Shut down the actors, and the cluster if this runtime started it."""

@@ -13,6 +13,7 @@ from latentmas_ray.actors import RayRuntime
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.load import load_runner
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
@@ -79,6 +80,11 @@ class TimestampedRunner:
     def device(self) -> str:
         """The device it computes on."""
         return self._runner.device
+
+    @property
+    def progress(self) -> TurnProgress | None:
+        """How far the running turn is."""
+        return self._runner.progress
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Return the tokens per second of a prefill."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from latentmas_ray.bench.plot_file import check_plot_file
+from latentmas_ray.config.address import split_address
 from latentmas_ray.errors import ConfigError
 
 # The first is the smallest possible segment; those that fit into memory are measured.
@@ -35,7 +36,10 @@ class TransferBenchSettings:
             raise ConfigError("transports", ",".join(self.transports), "it must be names, as in loopback,object_store")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")
-        if self.address == "":
-            raise ConfigError("address", self.address, "it must be HOST:PORT, ray://HOST:PORT or auto")
+        if self.address is not None:
+            try:
+                split_address(self.address)
+            except ValueError as error:
+                raise ConfigError("address", self.address, str(error)) from None
         if self.plot is not None:
             check_plot_file(self.plot)

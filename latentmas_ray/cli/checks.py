@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from latentmas_ray.config.address import split_address
 from latentmas_ray.env import Environment
 from latentmas_ray.units import format_bytes
 
@@ -24,8 +25,6 @@ NAMED_PACKAGES = ("torch", "transformers", "ray")
 CONNECT_SECONDS = 3.0
 STATUS_SECONDS = 30.0
 _SMALL_SHM_BYTES = 2 * 10**9
-
-_HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^:/\s]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 
 
 class Mark(StrEnum):
@@ -73,12 +72,9 @@ def cluster_check(address: str | None) -> Check:
     """Whether a Ray cluster answers at `address`."""
     if address is None or address == "local":
         return Check(Mark.OK, "ray cluster", "no address given: a run starts its own Ray on this machine")
-    if address != "auto":
-        problem = _connection_problem(address)
-        if problem is not None:
-            return Check(Mark.FAIL, "ray cluster", f"{address}: {problem}")
-        if address.startswith("ray://"):
-            return Check(Mark.OK, "ray cluster", f"{address}: the port answers")
+    problem = _connection_problem(address)
+    if problem is not None:
+        return Check(Mark.FAIL, "ray cluster", f"{address}: {problem}")
     return _status_check(address)
 
 
@@ -164,12 +160,14 @@ def _cache_check(folder: Path) -> Check:
 
 
 def _connection_problem(address: str) -> str | None:
-    match = _HOST_AND_PORT.fullmatch(address)
-    if match is None:
-        return "not an address; HOST:PORT, ray://HOST:PORT, auto or local would be right"
+    """Return why no cluster can be joined at `address`; None if its port answers, and for `auto`."""
     try:
-        socket.create_connection((match["host"].strip("[]"), int(match["port"])), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
+        host_and_port = split_address(address)
+        if host_and_port is not None:
+            socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
         return f"nothing answers ({error})"
     return None
 

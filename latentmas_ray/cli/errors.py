@@ -1,7 +1,7 @@
 """Turns exceptions into one line on stderr and an exit code.
 
-0 done; 1 a run failed; 2 bad input; 130 interrupted. Any other exception is a bug of this project and keeps its
-traceback.
+0 done; 1 a run failed; 2 bad input; 130 interrupted; 143 terminated (SIGTERM), 129 hung up. Any other exception is a
+bug of this project and keeps its traceback.
 """
 
 import errno
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
+from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import InputError, LatentMASError, OldNameWarning, UntrainedQuestionWarning
 from latentmas_ray.placement.link_speeds import LinkSpeeds
@@ -48,7 +49,8 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CommandInterruptError(Exception):
-    """Ctrl-C in a command. typer would turn a KeyboardInterrupt into a bare exit code and drop its notes."""
+    """Ctrl-C or a stop signal in a command. typer would turn a KeyboardInterrupt into a bare exit code and drop its
+    notes."""
 
 
 class CommandGroup(TyperGroup):
@@ -66,8 +68,9 @@ def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozen
 
     `more_flags` are names of flags in addition to those of the commands in this package.
     """
+    stop = StopSignal()
     try:
-        with _warnings_as_notes():
+        with stop_signals_interrupt() as stop, _warnings_as_notes():
             code = body()
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_DONE
@@ -78,7 +81,8 @@ def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozen
     except LatentMASError as error:
         return _print_error(EXIT_FAILED, str(error) or type(error).__name__, error)
     except CommandInterruptError as error:
-        return _print_error(EXIT_INTERRUPTED, "interrupted", error.__cause__)
+        said = "interrupted" if stop.number is None else f"terminated by {stop.number.name}"
+        return _print_error(stop.exit_code or EXIT_INTERRUPTED, said, error.__cause__)
     except BrokenPipeError:
         # The reader of our output has closed the pipe, as in `latentmas … | head`. Python flushes stdout once more
         # on exit, which must not fail then.

@@ -12,21 +12,27 @@ from latentmas_ray.errors import RunError
 from latentmas_ray.seeds import seed_folders
 
 if TYPE_CHECKING:
-    from latentmas_ray.runs.run_events import Observer
+    from latentmas_ray.cli.render.progress import ConsoleListener
     from latentmas_ray.system import LatentMAS
 
 
 @contextmanager
-def open_system(config: RunConfig, observer: "Observer") -> Iterator["LatentMAS"]:
-    """Yield the system of `config` and close it. An error that stops the run gets a note on how to resume.
+def open_system(config: RunConfig, listener: "ConsoleListener") -> Iterator["LatentMAS"]:
+    """Yield the system of `config`, observed by `listener`, and close it. An error that stops the run gets a note on
+    how to resume.
 
     During the body stdout is redirected to stderr, since Ray prints warnings of its nodes to stdout.
     """
     read_environment()
+    from latentmas_ray.cli.render.progress import heartbeat
     from latentmas_ray.system import LatentMAS  # takes seconds (torch, ray), so only once the flags are valid
 
     try:
-        with redirect_stdout(sys.stderr), LatentMAS(config, observer=observer) as system:
+        with (
+            redirect_stdout(sys.stderr),
+            LatentMAS(config, observer=listener) as system,
+            heartbeat(listener, system.running_turns),
+        ):
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):

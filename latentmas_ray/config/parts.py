@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
+from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
     CodecName,
     DTypeName,
@@ -194,9 +195,19 @@ class PlacementConfig(ConfigPart):
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
     )
+    start_timeout: Annotated[float, MayChange()] = Field(
+        default=1800.0, gt=0, le=1e6, description="seconds that actors may take to find places and load their models"
+    )
     turn_timeout: Annotated[float, MayChange()] = Field(
         default=1800.0, gt=0, le=1e6, description="seconds after which a turn with all its inputs counts as hung"
     )
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            split_address(address)
+        return address
 
     @field_validator("replicas", mode="before")
     @classmethod

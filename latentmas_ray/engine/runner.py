@@ -16,6 +16,7 @@ from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.phase_timer import PhaseTimer
+from latentmas_ray.engine.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
@@ -29,6 +30,23 @@ class TurnRunner:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._current: tuple[TurnRequest, float, StepCounter] | None = None  # the running turn and its start
+
+    @property
+    def progress(self) -> TurnProgress | None:
+        """How far the running turn is; None between turns. Any thread may ask."""
+        if (current := self._current) is None:
+            return None
+        work, begin, counter = current
+        step, num_done, num_total = counter.now
+        return TurnProgress(
+            agent=work.agent,
+            question_ids=work.question_ids,
+            step=step,
+            num_done=num_done,
+            num_total=num_total,
+            seconds=time.monotonic() - begin,
+        )
 
     @property
     def spec(self) -> KVCacheSpec:
@@ -59,6 +77,7 @@ class TurnRunner:
         raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
         """
         ranks = self.engine.lm.ranks
+        self._current = work, time.monotonic(), StepCounter()
         try:
             return self._run(work, memory, outgoing)
         except BaseException as error:
@@ -66,6 +85,8 @@ class TurnRunner:
             if not ranks.is_collective_error(error) and not isinstance(error, LatentMASError):
                 ranks.abort()  # otherwise the other ranks would wait
             raise
+        finally:
+            self._current = None
 
     def _run(
         self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, outgoing: Outgoing | None
@@ -156,6 +177,8 @@ class TurnRunner:
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
         with timer.phase("absorb"), lm.ranks.all_or_none():
             session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
+            if self._current is not None:
+                self._current = work, self._current[1], session.counter
             session.absorb(merged, chunks)
         return session, merged
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
+from latentmas_ray.engine.progress import StepCounter
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
@@ -48,6 +49,7 @@ class Session:
         self._holds_memory = holds_memory  # the cache already holds the memory to absorb
         self._memory_lengths = [0] * len(question_ids)
         self._inputs = TurnInputs(lm.spec, self.positions)
+        self.counter = StepCounter()
 
     @torch.inference_mode()
     def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
@@ -107,10 +109,13 @@ class Session:
         """Feed input embeddings [T, E] to every row, ragged; appends to `hidden` each row's last hidden states."""
         nothing_E = torch.zeros(self.lm.spec.hidden_size, dtype=self.lm.spec.torch_dtype, device=self.lm.device)
         last_B = list(self.last_hidden_BE) or [nothing_E] * len(rows)
+        num_done, num_total = 0, sum(map(len, rows))
         for windows in _prefill_windows([len(row) for row in rows], PREFILL_CHUNK):
             counts = [stop - first for first, stop in windows]
             embeds_NE = torch.cat([row[first:stop] for row, (first, stop) in zip(rows, windows, strict=True)])
+            self.counter.now = ("prompt", num_done, num_total)
             hidden_NE = self._forward(embeds_NE, counts)
+            num_done += sum(counts)
             for row, end in enumerate(accumulate(counts)):
                 if counts[row]:
                     last_B[row] = hidden_NE[end - 1]
@@ -124,7 +129,8 @@ class Session:
         the hidden states [B, E] before realignment."""
         dtype = self.lm.spec.torch_dtype
         ones = [1] * len(self.question_ids)
-        for _ in range(num_steps):
+        for step in range(num_steps):
+            self.counter.now = ("latent step", step, num_steps)
             if seen is not None:
                 seen.append(self.last_hidden_BE)
             thought_BE = self.realign(self.last_hidden_BE).to(dtype)
@@ -152,6 +158,7 @@ class Session:
         outputs: list[list[int]] = [[] for _ in self.question_ids]
         active = list(range(len(outputs)))  # the question in each row
         for step in range(sampling.max_new_tokens):
+            self.counter.now = ("token", step, sampling.max_new_tokens)
             ids = self._sample(active, sampling, agent, step)
             for row in reversed(range(len(active))):
                 has_ended = ids[row] in self.lm.chat.stop_ids

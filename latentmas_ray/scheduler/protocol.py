@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.scheduler.events import Event, TurnHandle
 from latentmas_ray.scheduler.transfer_choice import TransferCosts
@@ -56,6 +57,10 @@ class Runtime(Protocol):
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
         """Free the segments of these turns; no later turn reads them. Never raises."""
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now, for people who wait. Unlike the other methods any thread may call
+        it. Never raises."""
 
     def close(self) -> None:
         """Shut down the actors and everything else that `start` started. Safe to call twice, and after a failed

@@ -46,6 +46,7 @@ class RunFields(TypedDict, total=False):
     runtime: RuntimeName
     address: str | None
     memory_in_flight: str
+    start_timeout: float
     turn_timeout: float
     revision: str | None
     save_memory: str | None

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.errors import QuestionsFailedError
 from latentmas_ray.runs.multi_seed import SeedsSummary
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary
@@ -240,6 +241,11 @@ class LatentMAS:
             changes["latent_steps"] = latent_steps
         evaluation = self._setup.evaluation({name: value for name, value in changes.items() if value is not None})
         return evaluation.run(seeds, steps, on_seed or _ignore)
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now: each agent, what it computes, and how much of it. Another thread
+        than that of the run calls this, as a heartbeat."""
+        return self._setup.live.running_turns()
 
     def close(self) -> None:
         """Shut down the actors and, if this object started it, Ray. Active calls raise RunError. Safe to call twice; a

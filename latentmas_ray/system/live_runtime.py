@@ -8,6 +8,7 @@ from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -90,6 +91,12 @@ class LiveRuntime:
             raise
         finally:
             self._release(started)
+
+    def running_turns(self) -> list[TurnProgress]:
+        """Return how far the turns are that run now. Never waits for a start or a step."""
+        with self._state:
+            started = self._started
+        return [] if started is None else started.runtime.running_turns()
 
     def close(self) -> None:
         """Shut down the runtime; active calls raise RunError. Waits for models that are being loaded, and for turns in

@@ -53,6 +53,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         placement=config.placement,
         tp=config.tp,
         turn_seconds=config.turn_timeout,
+        start_seconds=config.start_timeout,
         uses_gpus=config.device != "cpu",
         overlap=config.overlap,
         measures_costs=config.transfer == "auto",

@@ -11,7 +11,7 @@ from latentmas_ray.cli.main import app
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
     --max-new-tokens --seed --placement --tp --transport --transfer --codec --overlap --no-overlap --runtime --address
-    --guard --json
+    --start-timeout --guard --json
 """
 COMMANDS = {
     "": "--version",

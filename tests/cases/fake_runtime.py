@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError, TurnLostError
 from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, TurnLost, events_of_result
@@ -143,6 +144,9 @@ class FakeRuntime:
 
     def free_segments(self, handles: Sequence[TurnHandle]) -> None:
         self.freed += [handle.agent for handle in handles]
+
+    def running_turns(self) -> list[TurnProgress]:
+        return []
 
     def close(self) -> None:
         pass

@@ -67,7 +67,7 @@ class FakePlacementGroup:
 
     is_pinned = True
 
-    def __init__(self, plan: Any) -> None:
+    def __init__(self, plan: Any, start_seconds: float) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
@@ -175,3 +176,36 @@ def test_a_large_cache_is_given_back_after_the_turn_and_nobody_can_tell(
     assert runner.engine._cache is not None
     judged = runner.run(order("judger", "text", reads=(memory("planner"),)), {"planner": planned})[1]
     assert judged.output_token_ids
+
+
+@pytest.mark.parametrize(
+    ("thinks", "expected"),
+    [
+        ("latent", [("latent step", 0, 3), ("latent step", 1, 3), ("latent step", 2, 3)]),
+        ("text", [("token", step, 5) for step in range(4)]),
+    ],
+)
+def test_others_see_how_far_a_running_turn_is(
+    runner: TurnRunner, monkeypatch: pytest.MonkeyPatch, thinks: str, expected: list[tuple[str, int, int]]
+) -> None:
+    seen: list[TurnProgress] = []
+    forward = runner.engine.lm.hidden_states
+
+    def observed(*args: Any) -> Any:
+        assert runner.progress is not None
+        seen.append(runner.progress)
+        return forward(*args)
+
+    work = order("planner", thinks)
+    monkeypatch.setattr(runner.engine.lm.chat, "stop_ids", frozenset())
+    monkeypatch.setattr(runner.engine.lm, "hidden_states", observed)
+    runner.run(work, {})
+    assert {one.agent for one in seen} == {"planner"}
+    assert {one.question_ids for one in seen} == {QUESTIONS}
+    num_tokens = sum(map(len, prompt_ids(runner, work)))
+    steps = [(one.step, one.num_done, one.num_total) for one in seen]
+    assert steps[: len(expected) + 1] == [("prompt", 0, num_tokens), *expected]
+    assert runner.progress is None
+    with pytest.raises(ModelError):
+        runner.run(replace(work, prompts=(Prompt(messages=()),)), {})
+    assert runner.progress is None

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError
@@ -84,6 +85,11 @@ class StandIn:
             return piece, report
         outgoing.publish(time.time(), piece)
         return None, report
+
+    @property
+    def progress(self) -> TurnProgress | None:
+        """Not known."""
+        return None
 
     def measure_prefill(self, num_tokens: int) -> float:
         return 1000.0

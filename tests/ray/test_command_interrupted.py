@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,20 +65,47 @@ def test_a_run_whose_driver_is_killed_is_resumed(
     _check_resumed(tmp_path, undisturbed, *run)
 
 
-@pytest.mark.parametrize("where", [["--runtime", "local"], ["--runtime", "ray", "--placement", "colocate"]])
-def test_ctrl_c_leaves_a_journal_that_can_be_resumed(
-    command: list[str], undisturbed: list[dict[str, object]], tmp_path: Path, where: list[str]
+def _ctrl_c(pid: int) -> None:
+    os.killpg(pid, signal.SIGINT)  # as a terminal does: to every process that the command started
+
+
+def _terminate(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)  # as Slurm, Kubernetes and `ray job stop` do
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(["--runtime", "local"], id="local"),
+        pytest.param(["--runtime", "ray", "--placement", "colocate"], id="ray", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stop", "code", "reason"),
+    [
+        pytest.param(_ctrl_c, 130, "interrupted", id="Ctrl-C"),
+        pytest.param(_terminate, 143, "terminated by SIGTERM", id="SIGTERM"),
+    ],
+)
+def test_a_run_that_is_stopped_leaves_a_journal_that_can_be_resumed(
+    command: list[str],
+    undisturbed: list[dict[str, object]],
+    tmp_path: Path,
+    where: list[str],
+    stop: Callable[[int], None],
+    code: int,
+    reason: str,
 ) -> None:
     run = [*command, "--output", str(tmp_path)]
     with started([COMMAND, *run, *where]) as process:
         wait_for(lambda: len(read_rows(tmp_path)) >= 3, process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process that the command started
+        stop(process.pid)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == code
         wait_for(lambda: not processes_of(process.pid))
     *progress, said, advice = err.splitlines()
     assert all(line.startswith(("latent: ", "note: ")) for line in progress)
-    assert said == "error: interrupted"
+    assert said == f"error: {reason}"
     assert str(tmp_path) in advice
     assert "--resume" in advice
     assert out == ""

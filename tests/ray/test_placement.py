@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.replicas import placement_group as placement_group_module
-from latentmas_ray.errors import ActorError, ConfigError
+from latentmas_ray.actors.replicas import waiting
+from latentmas_ray.errors import ActorError, ClusterError, ConfigError
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.transport import Loopback
 from tests.cases.scheduler import CHAIN, agent, topology
@@ -115,3 +117,25 @@ def test_colocated_agents_give_the_answers_of_one_process(topology: str, more: d
 def test_an_impossible_placement_is_refused_before_anything_starts(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LatentMAS(model="tiny", **fields)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_places_that_others_hold_are_waited_for_with_lines_and_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "NEXT_SECONDS", 0.0)
+    num_cpus = ray.cluster_resources()["CPU"]
+    taken = placement_group([{"CPU": num_cpus}], name="training")
+    assert taken.wait(60)
+    try:
+        with (
+            pytest.raises(ClusterError, match=r"after 1\.0 s \(start_timeout\) no place was found .* planner, judger"),
+            actors_of(PAIR, partial(StandIn, tmp_path), start_seconds=1.0),
+        ):
+            pass
+    finally:
+        remove_placement_group(taken)
+    assert "waiting for places on the cluster for 2 actors of " in caplog.text
+    assert f"free: 0 of 0 GPUs, 0 of {num_cpus:g} CPUs; held by placement group training" in caplog.text
+    wait_until(lambda: not groups(), "the end of the placement groups")

@@ -1,17 +1,22 @@
 """The Ray placement group of a plan: one bundle per actor, and the GPUs that each actor asks for."""
 
+import itertools
+import os
+import socket
 import time
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
+from latentmas_ray.actors.replicas.waiting import WaitLog, describe_missing_places
 from latentmas_ray.placement import Plan
 
 # How long to wait for the planned nodes. After that they count as taken by other jobs, and Ray may choose other nodes.
 PINNED_SECONDS = 15.0
 _NODE_LABEL = "ray.io/node-id"
 _ANY_NODE = {"memory": 1.0}  # a bundle must ask for something; every node has bytes of memory
+_numbers = itertools.count(1)  # of the groups of this process: Ray refuses a name that is in use
 
 
 def gpus_per_actor(plan: Plan) -> float:
@@ -22,14 +27,15 @@ def gpus_per_actor(plan: Plan) -> float:
 class PlacementGroupHandle:
     """A placement group whose bundles are in the order of the plan's shards."""
 
-    def __init__(self, plan: Plan) -> None:
-        """Request the planned nodes; `wait` waits for them."""
+    def __init__(self, plan: Plan, start_seconds: float) -> None:
+        """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines."""
         self._plan = plan
         share = {"GPU": gpus_per_actor(plan), "CPU": plan.share.num_cpus}
         self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_NODE
         self._requested_at = time.monotonic()
         self.is_pinned = True
         self.group = self._make()
+        self._log = WaitLog(self._describe, start_seconds)
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return whether all bundles are placed. After `PINNED_SECONDS`, any nodes with free resources are accepted.
@@ -39,6 +45,7 @@ class PlacementGroupHandle:
         with cluster_errors():
             if self.group.wait(timeout_seconds):
                 return True
+            self._log.update()
             if self.is_pinned and time.monotonic() - self._requested_at > PINNED_SECONDS:
                 self.remove()
                 self.is_pinned = False
@@ -56,4 +63,10 @@ class PlacementGroupHandle:
         nodes = self._plan.request.nodes
         pins = [{_NODE_LABEL: nodes[shard.slot.node].name} for shard in shards] if self.is_pinned else None
         strategy = "SPREAD" if self._plan.strategy == "spread" else "PACK"
-        return placement_group([dict(self._bundle) for _ in shards], strategy=strategy, bundle_label_selector=pins)
+        # The name tells others who wait for places who holds them.
+        name = f"latentmas_ray on {socket.gethostname()}, process {os.getpid()}, start {next(_numbers)}"
+        bundles = [dict(self._bundle) for _ in shards]
+        return placement_group(bundles, strategy=strategy, name=name, bundle_label_selector=pins)
+
+    def _describe(self) -> str:
+        return describe_missing_places(self._bundle, len(list(self._plan.shards())), self.group.id.hex())

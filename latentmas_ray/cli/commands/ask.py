@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     "save_memory",
     "runtime",
     "address",
+    "start_timeout",
 )
 def ask(
     config: RunConfig,

@@ -1,7 +1,9 @@
-"""The progress of a run on stderr: a bar on a terminal, otherwise plain lines now and then."""
+"""The progress of a run on stderr: a bar on a terminal, otherwise plain lines now and then, also while one long turn
+runs."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,20 +14,26 @@ from latentmas_ray.cli.render.text import shorten
 from latentmas_ray.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
+    from latentmas_ray.engine.progress import TurnProgress
     from latentmas_ray.runs.results import Failure
     from latentmas_ray.runs.run_events import RunEvent, RunProgress, RunStarted
 
 MAX_FAILURES_KEPT = 10
 MIN_LINE_SECONDS = 3.0  # plain lines never come faster
 MAX_LINE_SECONDS = 30.0  # … and, while anything moves, not slower
+HEARTBEAT_SECONDS = 15.0  # a turn that runs longer without any other line gets one
+_LOOK_SECONDS = 1.0  # how often the heartbeat looks
 _LINE_STEP = 0.1  # a plain line for every tenth of the questions
 
 
 class ConsoleListener:
-    """An observer that shows nothing and stores the first failures; the base of those that show progress."""
+    """An observer that shows nothing but heartbeats and stores the first failures; the base of those that show
+    progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures: list[Failure] = []
+        self._console, self._label, self._clock = console, label, clock
+        self._last_seconds = clock()  # of the last line
         self._last_lost = ""
 
     def on_event(self, event: "RunEvent") -> None:
@@ -46,6 +54,24 @@ class ConsoleListener:
             case run_events.RunEnded():
                 self._show_end()
 
+    def show_running(self, running_turns: "Callable[[], Sequence[TurnProgress]]") -> None:
+        """Show the turn that has run for longest, if no line was written for `HEARTBEAT_SECONDS`. Called every second,
+        in a thread of its own."""
+        if self._clock() - self._last_seconds < HEARTBEAT_SECONDS:
+            return
+        self._last_seconds = self._clock()
+        turns = [turn for turn in running_turns() if turn.seconds >= HEARTBEAT_SECONDS]
+        if turns:
+            longest = max(turns, key=lambda turn: turn.seconds)
+            more = f", and {len(turns) - 1} more" if len(turns) > 1 else ""
+            self._show_heartbeat(f"{longest}, {format_seconds(longest.seconds)}{more}")
+
+    def _show_heartbeat(self, line: str) -> None:
+        self._say(line)
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
     def _show_start(self, event: "RunStarted") -> None:
         """The runtime is up."""
 
@@ -63,9 +89,8 @@ class BarListener(ConsoleListener):
     """Updates a rich progress bar, which the caller starts and stops."""
 
     def __init__(self, bar: Progress, label: str) -> None:
-        super().__init__()
+        super().__init__(bar.console, label)
         self._bar = bar
-        self._label = label
         self._task = bar.add_task(f"{label}: starting", total=None, figures="")
 
     def _show_start(self, event: "RunStarted") -> None:
@@ -85,6 +110,9 @@ class BarListener(ConsoleListener):
             self._task, completed=progress.num_done, total=progress.num_questions, figures=_figures(progress)
         )
 
+    def _show_heartbeat(self, line: str) -> None:
+        self._bar.console.print(line, style="dim", markup=False, highlight=False)
+
     def _show_warning(self, line: str) -> None:
         self._bar.console.print(line, style="yellow", markup=False, highlight=False)
 
@@ -93,13 +121,9 @@ class LineListener(ConsoleListener):
     """Writes a line at the start, about every tenth of the questions, and at the end."""
 
     def __init__(self, console: Console, label: str, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._console = console
-        self._label = label
-        self._clock = clock
+        super().__init__(console, label, clock)
         self._latest: RunProgress | None = None
         self._written: RunProgress | None = None
-        self._last_seconds = clock()
         self._last_settled = 0
 
     def _show_start(self, event: "RunStarted") -> None:
@@ -129,8 +153,23 @@ class LineListener(ConsoleListener):
             f"{format_seconds(progress.seconds)}"
         )
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"{self._label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+@contextmanager
+def heartbeat(listener: ConsoleListener, running_turns: "Callable[[], Sequence[TurnProgress]]") -> Iterator[None]:
+    """Call `listener.show_running` every second during the body."""
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(_LOOK_SECONDS):
+            listener.show_running(running_turns)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextmanager
@@ -138,7 +177,7 @@ def listen(label: str, *, brief: bool = False, console: Console | None = None) -
     """Yield the listener that suits stderr. `brief`: remove the bar at the end, and show nothing without a terminal."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield ConsoleListener() if brief else LineListener(console, label)
+        yield (ConsoleListener if brief else LineListener)(console, label)
         return
     columns = (
         SpinnerColumn(finished_text=" "),

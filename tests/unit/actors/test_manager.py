@@ -2,7 +2,6 @@
 
 import pytest
 
-from latentmas_ray.actors import manager as manager_module
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, Turn
 from latentmas_ray.errors import ClusterError
@@ -15,7 +14,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fake_cluster(monkeypatch)
 
 
-def manager_of(replicas: int) -> ReplicaManager:
+def manager_of(replicas: int, start_seconds: float = 1800.0) -> ReplicaManager:
     """Two agents, a replica of each on every node."""
     request = ReplicaRequest(
         agents=("planner", "judger"),
@@ -23,6 +22,7 @@ def manager_of(replicas: int) -> ReplicaManager:
         make_runner=lambda: None,  # type: ignore[arg-type,return-value]
         placement="pack",
         uses_gpus=False,
+        start_seconds=start_seconds,
     )
     manager = FakeManager(request)
     manager.start(cluster_of(NODES[:replicas]))
@@ -54,11 +54,10 @@ def test_replicas_of_a_dead_node_are_found_however_late_each_is_missed(alive: li
 
 
 def test_a_replica_without_a_place_is_done_without_if_there_is_another(
-    alive: list[str], monkeypatch: pytest.MonkeyPatch
+    alive: list[str],
 ) -> None:
-    manager = manager_of(2)
+    manager = manager_of(2, start_seconds=1e-9)
     alive.remove("far")
-    monkeypatch.setattr(manager_module, "START_SECONDS", -1.0)
     kill_and_replace(manager, on(manager, "planner", "far"))
     assert manager.poll_starting() == ([], [])
     assert [replica.nodes for replica in manager.replicas_of()["planner"]] == [("near",)]

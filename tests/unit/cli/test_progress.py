@@ -1,12 +1,14 @@
 """Progress on stderr: plain lines when nobody watches live, a bar on a terminal."""
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
 
-from latentmas_ray.cli.render.progress import ConsoleListener, LineListener, listen
+from latentmas_ray.cli.render.progress import ConsoleListener, LineListener, heartbeat, listen
 from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.engine.progress import Step, TurnProgress
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.runs.run_events import QuestionFailed, RunEnded, RunProgress, RunStarted, TurnRepeated
 
@@ -83,7 +85,7 @@ def test_no_rate_before_time_has_passed(lines: tuple[LineListener, Clock, io.Str
 
 
 def test_only_the_first_failures_are_kept() -> None:
-    listener = ConsoleListener()
+    listener = ConsoleListener(Console(file=io.StringIO()), "latent")
     for index in range(1000):
         listener.on_event(QuestionFailed(failure=Failure(id=str(index), agent="judger", error="no")))
     assert [failure.id for failure in listener.failures] == [str(index) for index in range(10)]
@@ -126,3 +128,69 @@ def test_brief_is_silent_without_a_terminal() -> None:
 def test_model_output_cannot_drive_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\x9b\n\tc") == "a\ufffd[2Jb\ufffd\ufffd\n\tc"
     assert shorten("one\ntwo   three", 9) == "one two …"
+
+
+def turn(agent: str, step: Step, num_done: int, num_total: int, seconds: float, num_questions: int = 1) -> TurnProgress:
+    return TurnProgress(
+        agent=agent,
+        question_ids=tuple(f"q{index}" for index in range(num_questions)),
+        step=step,
+        num_done=num_done,
+        num_total=num_total,
+        seconds=seconds,
+    )
+
+
+@pytest.mark.parametrize(
+    ("turns", "line"),
+    [
+        ([turn("judger", "token", 120, 256, 16.0)], "latent: judger: token 120 of 256, 16.0 s\n"),
+        (
+            [turn("critic", "latent step", 3, 40, 75.0, 8)],
+            "latent: critic: latent step 3 of 40 of 8 questions, 1 min 15 s\n",
+        ),
+        (
+            [turn("expert1", "prompt", 1024, 30000, 16.0), turn("expert2", "token", 5, 9, 20.0)],
+            "latent: expert2: token 5 of 9, 20.0 s, and 1 more\n",
+        ),
+        ([turn("judger", "token", 1, 256, 2.0)], ""),  # it has just begun: turns finish
+        ([], ""),
+    ],
+)
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_long_turn_gets_a_line_also_without_a_terminal(turns: list[TurnProgress], line: str, brief: bool) -> None:
+    file, clock = io.StringIO(), Clock()
+    listener = (ConsoleListener if brief else LineListener)(Console(file=file, width=40), "latent", clock)
+    for _ in range(14):
+        clock.now += 1
+        listener.show_running(lambda: turns)
+    assert file.getvalue() == ""
+    clock.now += 1
+    listener.show_running(lambda: turns)
+    assert file.getvalue() == line
+    listener.show_running(lambda: turns)
+    assert file.getvalue() == line
+
+
+def test_no_heartbeat_while_lines_come(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
+    listener, clock, file = lines
+    listener.on_event(RunStarted(description="4 actors", num_questions=100, num_done=0))
+    clock.now += 14
+    listener.on_event(snapshot(20))
+    clock.now += 14
+    listener.show_running(lambda: [turn("judger", "token", 1, 2, 20.0)])
+    assert "judger" not in file.getvalue()
+
+
+def test_the_heartbeat_ends_with_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentmas_ray.cli.render.progress._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("latentmas_ray.cli.render.progress.HEARTBEAT_SECONDS", 0.0)
+    asked = threading.Event()
+
+    def running() -> list[TurnProgress]:
+        asked.set()
+        return []
+
+    with heartbeat(ConsoleListener(Console(file=io.StringIO()), "latent"), running):
+        assert asked.wait(60)
+    assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
