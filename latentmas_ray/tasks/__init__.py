@@ -6,10 +6,10 @@ compares it with the gold. `grading/__init__.py` lists the kinds of answers.
 """
 
 from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+from latentmas_ray.tasks.given import question_from, questions_from
 from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
 from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
-from latentmas_ray.tasks.record import question_from, questions_from
 from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark, task_max_new_tokens
 
 __all__ = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.choices.options import Options
 from latentmas_ray.tasks.grading.code_record import check_code_record
 
 # How an answer is read and graded: see grading/__init__.py.
@@ -17,6 +18,8 @@ KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 class Question:
     """A question with its reference answer. `record` is its whole object in the file, which prompts can use.
 
+    `options` are those that the record had in fields of their own; `question` shows them.
+
     Code is graded with the record's `test`, and with its `prompt` if that is the head of the function `entry_point`.
     Raises TaskError, its field `question ID: KEY`, for a value of a wrong type and for missing keys.
     """
@@ -26,6 +29,7 @@ class Question:
     kind: AnswerKind
     gold: str | None  # None: not graded
     record: Mapping[str, Any]
+    options: Options | None = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
 
     def __post_init__(self) -> None:
