@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.chain import chain_questions
-from latentmas_ray.tasks.grading.choice import options_of
 from latentmas_ray.tasks.hub import hub_records
 from latentmas_ray.tasks.inference import Inference
 from latentmas_ray.tasks.notes import notes_questions
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.record import Draft, check_record
 from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark
+from latentmas_ray.tasks.remarks import remarks
 
 GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {"notes": notes_questions, "chain": chain_questions}
 BUILTIN_TASKS = ("sample", *GENERATED_TASKS)
@@ -115,7 +115,7 @@ def _loaded(name: str, places: Iterable[tuple[str, Mapping[str, Any]]], limit: i
     questions = [inference.question(draft) for draft in drafts.values()]
     return LoadedTask(
         questions=tuple(questions),
-        notes=(*_notes(name, repeated, renamed), *inference.notes, *_without_options(name, questions)),
+        notes=(*_notes(name, repeated, renamed), *inference.notes, *remarks(name, list(drafts.values()), questions)),
         num_records=num_records,
         drafts=tuple(drafts.values()),
         gold_source=inference.golds.source,
@@ -144,15 +144,6 @@ def _notes(name: str, repeated: Sequence[str], renamed: Sequence[str]) -> list[s
     if renamed:
         parts.append(f"{len(renamed)} questions have the id of another one and get a new id (the first: {renamed[0]})")
     return [f"{name}: {'; '.join(parts)}"] if parts else []
-
-
-def _without_options(name: str, questions: Sequence[Question]) -> list[str]:
-    """Return one line about questions that ask for a letter and show no options, if there are any."""
-    bare = [question.id for question in questions if question.kind == "choice" and not options_of(question)]
-    if not bare:
-        return []
-    told = f"{name}: {len(bare)} questions of kind choice have no options that are found (the first: {bare[0]})"
-    return [f"{told}; agents see only the question's text"]
 
 
 @contextmanager

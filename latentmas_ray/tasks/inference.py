@@ -1,5 +1,6 @@
 """Turns checked records into questions: what one record leaves open the others decide, and what differs is noted."""
 
+import re
 from dataclasses import dataclass
 
 from latentmas_ray.errors import TaskError
@@ -7,10 +8,11 @@ from latentmas_ray.tasks.choices.golds import GoldReader, means_option
 from latentmas_ray.tasks.choices.options import Options, find_options
 from latentmas_ray.tasks.choices.shown import PartlyShownError, with_options
 from latentmas_ray.tasks.grading.choice import choice_letter, options_of
-from latentmas_ray.tasks.grading.number import is_plain_number
+from latentmas_ray.tasks.grading.number import is_plain_number, parse_number
 from latentmas_ray.tasks.question import AnswerKind, Question
 from latentmas_ray.tasks.record import Draft
 
+_LETTER = re.compile(r"[A-Za-z]|[(\[][A-Za-z][)\]]|[A-Z][).]")
 _MAX_OUTLIERS = 0.05  # of the golds, or one
 # Lists that are seldom options, though a gold may look like one of their items.
 _NO_OPTIONS = {"notes", "tags", "keywords", "topics", "categories", "steps", "facts", "hints", "sources", "references"}
@@ -43,6 +45,7 @@ class Inference:
         # Fields that may be options in all records so far that have none, and whether golds are their items' texts.
         self._lookalikes: dict[str, bool] | None = None
         self._first_open = ""
+        self._no_numbers: list[str] = []
 
     def add(self, draft: Draft) -> None:
         """Add one record."""
@@ -50,6 +53,8 @@ class Inference:
             self._with_options.append((draft.where, draft.options))
             self.golds.add(draft.where, draft.record, draft.options)
             return
+        if draft.kind == "number" and draft.gold is not None and parse_number(draft.gold) is None:
+            self._no_numbers.append(f"{draft.where}{draft.gold_key}: got {draft.gold!r}")
         if draft.kind not in (None, "choice"):
             return
         shows = bool(_options_in_text(draft))
@@ -69,6 +74,11 @@ class Inference:
         """
         self._decide_kinds()
         self._compare_options()
+        if self._no_numbers and self._name:
+            more = f" (and {len(self._no_numbers) - 1} more)" if len(self._no_numbers) > 1 else ""
+            self.notes.append(
+                f"{self._no_numbers[0]}{more}; it is no number, though its kind is: it is compared as text"
+            )
         doubled = [where for where, one in self._with_options if len(set(one.texts.values())) < len(one.texts)]
         if doubled and self._name:
             told = f"{self._name}: {len(doubled)} records have two options with one text"
@@ -171,7 +181,7 @@ def _kind_alone(gold: str) -> AnswerKind:
     gold = gold.strip()
     if is_plain_number(gold):
         return "number"
-    return "choice" if len(gold) == 1 and gold.isascii() and gold.isalpha() else "text"
+    return "choice" if _LETTER.fullmatch(gold) else "text"
 
 
 def _options_in_text(draft: Draft) -> dict[str, str]:

@@ -23,7 +23,7 @@ _OTHER_TASKS: dict[str, AnswerKind] = {
     "humaneval": "code",
 }
 # Where a record without options may have its gold.
-_GOLD_NAMES = ("gold", "answerkey", "answerletter", "correctanswer", "correctoption", "finalanswer", "answer")
+_GOLD_NAMES = ("gold", "answerkey", "answerletter", "correctanswer", "correctoption", "finalanswer", "answer", "target")
 _BEFORE_GOLD = "####"  # in worked solutions such as GSM8K's
 
 

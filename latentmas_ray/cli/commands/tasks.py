@@ -82,7 +82,8 @@ def _describe(task: str, *, as_json: bool) -> None:
         return
     for name, value in _understood(described):
         typer.echo(f"{name:<10}{printable(value)}")
-    typer.echo(f"\nfirst question {printable(described.first.id)}, gold {printable(described.first.gold or 'none')}:")
+    gold = "tests" if described.first.kind == "code" else described.first.gold or "none"
+    typer.echo(f"\nfirst question {printable(described.first.id)}, gold {printable(gold)}:")
     for message in prompt.messages:
         typer.echo(f"\n[{message['role']}]\n{printable(message['content'])}")
 
@@ -95,7 +96,7 @@ def _understood(one: "TaskDescription") -> Iterator[tuple[str, str]]:
         yield "id", _listed(one.id_fields, one.num_questions) or "the number of the record"
         yield "question", _listed(one.question_fields, one.num_questions)
         sizes = " or ".join(map(str, one.num_options))
-        yield "options", f"{_listed(one.option_fields, one.num_questions)}: {sizes} each" if sizes else "no field"
+        yield "options", f"{_listed(one.option_fields, one.num_questions)}: {sizes} each" if sizes else "none"
     gold = f"{one.gold}; " if one.gold else ""
     yield "gold", f"{gold}{one.num_golds} of {one.num_questions} have one"
     if one.other_fields:

@@ -27,6 +27,12 @@ QUESTION_NAMES = (
     "goal",  # PIQA
     "ctx",  # HellaSwag
     "sentence",  # WinoGrande
+    "input",
+    "inputs",  # BIG-bench
+)
+# What a question is about. No built-in topology shows it.
+CONTEXT_NAMES = frozenset(
+    {"article", "background", "context", "dialogue", "narrative", "paragraph", "passage", "premise", "story"}
 )
 
 # Fields that hold all options of a question.

@@ -1,5 +1,6 @@
 """Reads the options of a multiple-choice question from its record, in the forms that published benchmarks use."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,6 @@ class Options:
     def letters(self) -> tuple[str, ...]:
         """The letters in order."""
         return tuple(self.texts)
-
-    @property
-    def lines(self) -> str:
-        """The options as they are shown to the agents."""
-        return "\n".join(f"{letter}. {text}" for letter, text in self.texts.items())
 
 
 def find_options(record: Mapping[str, Any], where: str) -> Options | None:
@@ -115,7 +111,7 @@ def _columns(record: Mapping[str, Any], where: str) -> list[Options]:
             raise TaskError(f"{where}{group[missing[0]]}", record[group[missing[0]]], expected)
         keys = tuple(group[label] for label in labels)
         for text, label in zip(texts, present, strict=True):
-            _option_text(text, f"{where}{group[label]}")
+            _option_text(text, f"{where}{group[label]}", "; null where there is no such option")
         found.append(_checked(items, f"{where}{source}", texts, source=source, keys=keys))
     return found
 
@@ -192,11 +188,15 @@ def _checked(items: Items, field: str, value: Any, *, source: str, keys: tuple[s
     )
 
 
-def _option_text(text: Any, field: str) -> str:
-    if isinstance(text, bool | int | float):
+def _option_text(text: Any, field: str, more: str = "") -> str:
+    if isinstance(text, bool | int) or (isinstance(text, float) and math.isfinite(text)):
         text = str(text)
     if not isinstance(text, str) or not text.strip():
-        raise TaskError(field, text, "every option must be a non-empty text")
+        raise TaskError(field, text, f"every option must be a non-empty text{more}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TaskError(field, text, "it must not have half of a surrogate pair") from None
     return text.strip()
 
 

@@ -305,6 +305,7 @@ OTHER_NAMES: list[tuple[Record, tuple[str, str, str | None, str]]] = [
         ("7", "x?\nA. oak\nB. elm", "B", "choice"),
     ),
     ({"_id": "m", "query": "x?", "gold": "B1"}, ("m", "x?", "B1", "text")),
+    ({"input": "x?\n(A) oak\n(B) elm", "target": "(B)"}, ("1", "x?\n(A) oak\n(B) elm", "(B)", "choice")),
     ({"idx": {"paragraph": 1}, "question": "x?"}, ("1", "x?", None, "text")),
 ]
 

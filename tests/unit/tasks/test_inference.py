@@ -99,6 +99,29 @@ def test_what_differs_is_told_in_one_line(
     assert [question.kind for question in load_questions(path, limit=1)] == kinds.split()[:1]  # whatever the limit
 
 
+REMARKED: list[tuple[list[Record], str]] = [
+    (
+        [{**golds("Paris")[0], "passage": "It lies on the Seine."}],
+        "q.jsonl: question r1 has passage; no built-in topology shows it",
+    ),
+    (
+        [{"id": 1, "question": "Who?", "answers": {"text": ["Ann"]}}],
+        "q.jsonl: no gold is read from answers; answers are not graded",
+    ),
+    ([with_options(n, gold="A") for n in range(12)], "q.jsonl: the right option is A in all 12 choices"),
+    (
+        [{**record, "kind": "number"} for record in golds(1, "x + 1", 2)],
+        "q.jsonl:2: gold: got 'x + 1'; it is no number, though its kind is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("records", "note"), REMARKED)
+def test_what_a_user_should_know_is_told(tmp_path: Path, records: list[Record], note: str) -> None:
+    notes = load_task(write(tmp_path, records)).notes
+    assert [one for one in notes if one.startswith(note)], notes
+
+
 def test_many_outliers_of_many_are_told_once(tmp_path: Path) -> None:
     loaded = load_task(write(tmp_path, golds(*range(57), "x", "y", "z")))
     assert [question.kind for question in loaded.questions].count("number") == 57
