@@ -8,9 +8,10 @@ from typing import Any
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.choices.fields import ID_NAMES, QUESTION_NAMES, find_key
 from latentmas_ray.tasks.choices.options import Options, find_options
+from latentmas_ray.tasks.grading.choice import options_of
 from latentmas_ray.tasks.grading.code import code_question
 from latentmas_ray.tasks.grading.code_record import check_code_record, some_keys
-from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind
+from latentmas_ray.tasks.question import KIND_FORM, KINDS, AnswerKind, Question
 from latentmas_ray.tasks.registry import find_benchmark, plain_name
 
 # Tasks that are not in the registry, but whose files are common.
@@ -66,7 +67,7 @@ def check_record(record: Mapping[str, Any], *, where: str, default_id: str | Non
         id_value = str(id_value)
     name = _text(id_value, f"{where}{id_key}", "a non-empty string or a whole number")
     question = _text(record[question_key], f"{where}{question_key}", "a non-empty string")
-    options = find_options(record, where) if kind in (None, "choice") else None
+    options = _options(record, question, where) if kind in (None, "choice") else None
     gold_key = "gold" if kind == "code" else find_key(record, ("gold",) if options else _GOLD_NAMES) or "gold"
     return Draft(
         where=where,
@@ -86,6 +87,18 @@ def find_id(record: Mapping[str, Any]) -> str | None:
     """Return the key of the record's id, None if it has none."""
     key = find_key(record, ID_NAMES)
     return key if key is None or key == "id" or isinstance(record[key], str | int) else None
+
+
+def _options(record: Mapping[str, Any], question: str, where: str) -> Options | None:
+    """Return the options in fields of their own; None if there are none, or only letters of those in the question."""
+    options = find_options(record, where)
+    if options is None or not options.are_letters:
+        return options
+    asked = Question(id="-", question=question, kind="choice", gold=None, record={})
+    if len(options_of(asked)) != len(options.texts):
+        expected = "these are letters without texts, and the question does not list the texts"
+        raise TaskError(f"{where}{options.source}", list(options.texts.values()), expected)
+    return None
 
 
 def _flat(record: Mapping[str, Any]) -> Mapping[str, Any]:

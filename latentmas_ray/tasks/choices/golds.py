@@ -25,8 +25,10 @@ _WORDS: dict[Rule, str] = {
     "either": "as a letter or text",
 }
 _LETTER = re.compile(r"\s*(?:option|choice|answer)?\s*[(\[]?([A-Z])[)\].:]*\s*", re.IGNORECASE)
-_LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Z]|\d{1,2})[)\].:、．]+\s*(\S.*)", re.IGNORECASE | re.DOTALL)
-_NUMBER = re.compile(r"\s*(\d{1,3})(?:\.0+)?\s*")
+_LETTER_AND_TEXT = re.compile(
+    r"\s*(?:option|choice|answer)?\s*[(\[]?([A-Z]|\d{1,2})(?:[)\].:、]+|\s+[-–])\s*(\S.*)", re.IGNORECASE | re.DOTALL
+)
+_NUMBER = re.compile(r"\s*[(\[]?(\d{1,3})(?:\.0+)?[)\].]?\s*")
 
 
 class _Gold(NamedTuple):
@@ -175,7 +177,9 @@ def _readings(name: str, value: Any, options: Options) -> dict[Rule, int]:
         return _readings_of_number(name, number, text, options)
     labels = [label.upper() for label in options.labels] or list(options.letters)
     match = _LETTER.fullmatch(text)
-    if match is not None and match[1].upper() in labels:
+    if (bare := text.strip("()[].: ").upper()) in labels:
+        readings["letter"] = labels.index(bare)
+    elif match is not None and match[1].upper() in labels:
         readings["letter"] = labels.index(match[1].upper())
     elif match is not None and match[1].upper() in options.letters:
         readings["letter"] = options.letters.index(match[1].upper())

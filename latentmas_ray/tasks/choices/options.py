@@ -14,7 +14,8 @@ from latentmas_ray.tasks.choices import fields
 from latentmas_ray.tasks.choices.fields import find_key, keys_by_name
 from latentmas_ray.tasks.choices.forms import COLUMN, MAX_OPTIONS, Items, items_of, without_labels
 
-_WRONGCOLUMN = re.compile(rf"(?:{'|'.join(fields.WRONG_PREFIXES)})(?:[a-z]|\d{{1,2}})")
+_WRONG_COLUMN = re.compile(rf"(?:{'|'.join(fields.WRONG_PREFIXES)})(?:[a-z]|\d{{1,2}})")
+_LETTERED_KEY = re.compile(r"[ _-][A-Za-z]$")  # option_s is the option after option_r
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class Options:
     marked: int | None = None  # the place of the one that is marked as right
     source: str  # the record's field, as told to the user
     keys: tuple[str, ...]  # the record's fields that hold them
+
+    @property
+    def are_letters(self) -> bool:
+        """Whether the texts are the letters themselves, so that the options must stand elsewhere."""
+        return all(text.strip("() .").upper() == letter for letter, text in self.texts.items())
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -71,7 +77,7 @@ def _fields(record: Mapping[str, Any], where: str) -> list[Options]:
     for name, key in keys_by_name(record).items():
         value = record[key]
         is_weak = name in fields.WEAK_OPTION_NAMES
-        if value is None or not (name in fields.OPTION_NAMES or is_weak):
+        if value is None or not (name in fields.OPTION_NAMES or is_weak) or _LETTERED_KEY.search(key):
             continue
         if is_weak and not (isinstance(value, list | tuple) and len(value) > 1 and _has_short_gold(record)):
             continue
@@ -117,13 +123,17 @@ def _columns(record: Mapping[str, Any], where: str) -> list[Options]:
 
 
 def _are_letter_columns(record: Mapping[str, Any], letters: Mapping[str, str]) -> bool:
-    """Whether the fields A, B, … are options: `a` and `b` may as well be the numbers that a question is about."""
+    """Whether the fields A, B, … are options: A and B may as well be the numbers that a question is about."""
     if not {"A", "B"} <= set(letters):
         return False
-    values = [record[letters[letter]] for letter in letters]
-    return all(isinstance(value, str | None) for value in values) or (
-        all(key.isupper() for key in letters.values()) and all(isinstance(value, str | int | float) for value in values)
-    )
+    values = [record[key] for key in letters.values()]
+    if all(isinstance(value, str | None) for value in values):
+        return True
+    if not all(isinstance(value, str | int | float | None) for value in values):
+        return False
+    golds = [str(record[key]) for _, key in fields.gold_keys(record) if record[key] is not None]
+    known = {*letters, *map(str, values), *map(str, range(len(values) + 1))}
+    return bool(golds) and golds[0].strip(" ().").upper() in known
 
 
 def _series(group: Mapping[str, str]) -> list[str]:
@@ -144,7 +154,7 @@ def _right_and_wrong(record: Mapping[str, Any], where: str) -> Options | None:
     right = find_key(record, fields.CORRECT_NAMES)
     by_name = keys_by_name(record)
     lists = [by_name[name] for name in fields.WRONG_LIST_NAMES if isinstance(record.get(by_name.get(name, "")), list)]
-    columns = [key for name, key in by_name.items() if _WRONGCOLUMN.fullmatch(name) and record[key] is not None]
+    columns = [key for name, key in by_name.items() if _WRONG_COLUMN.fullmatch(name) and record[key] is not None]
     if right is None or not (lists or columns):
         return None
     keys = (right, *(lists[:1] or columns))

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-_LETTER = re.compile(r"(?<!\w)[(\[]?([a-z])\s?[)\].:、．]+\s*")
-_LINE_START = re.compile(r"\s*(?:[-*•–]\s+|[(\[]?(?P<label>[A-Za-z]|\d{1,2})\s?[)\].:、．]+\s*)?")
+_LETTER = re.compile(r"(?<![a-z0-9_])[(\[（]?([a-z])\s?[)\].:、．：）]+\s*")
+_LINE_START = re.compile(r"\s*(?:[-*•–]\s+|[(\[]?(?P<label>[A-Za-z]|\d{1,2})\s?[)\].:、．：）]+\s*)?")
 
 
 class PartlyShownError(ValueError):

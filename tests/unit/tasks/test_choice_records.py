@@ -111,9 +111,9 @@ UNDERSTOOD: dict[str, tuple[list[Record], str]] = {
     "letters written in several ways": (
         [
             asked(n, choices=STONES, gold=gold)
-            for n, gold in enumerate(["(b)", "C.", "d", "[A]", "option B", "C) slate"])
+            for n, gold in enumerate(["(b)", "C.", "d", "[A]", "option B", "C) slate", "D - basalt"])
         ],
-        "BCDABC",
+        "BCDABCD",
     ),
     "a list that is written as text": (
         [asked(1, choices="['granite', 'chalk']", answer="B"), asked(2, choices='["oak", "yew", "elm"]', answer="C")],
@@ -144,6 +144,15 @@ UNDERSTOOD: dict[str, tuple[list[Record], str]] = {
     ),
     "marks beside the texts": ([asked(1, mc1_targets={"choices": STONES, "labels": [0, 0, 1, 0]})], "C"),
     "scores of the texts": ([asked(1, target_scores={"granite": 0, "chalk": 1, "slate": 0})], "B"),
+    "labels of several letters": (
+        [asked(1, choices={"text": BIRDS, "label": ["I", "II", "III"]}, answerKey="(II)")],
+        "B",
+    ),
+    "numbers in columns": ([asked(1, A=10, B=20, C=30, answer="C")], "C"),
+    "letters alone, and the texts in the question": (
+        [{"id": 1, "question": "Which?\nA. oak\nB. elm", "choices": ["A", "B"], "answer": "B"}],
+        "B",
+    ),
     "a mark for each option": ([asked(1, choices=STONES, label=[0, 0, 0, 1])], "D"),
     "a list of one gold": ([asked(1, choices=STONES, gold=["D"])], "D"),
     "numbers as options": ([asked(1, choices=[10, 20, 30], gold=20), asked(2, choices=[5, 15, 25], gold=25)], "BC"),
@@ -282,6 +291,12 @@ def test_a_question_object_is_asked_with_its_options() -> None:
         id="a", question="Which: (A) oak (B) elm?", kind="choice", gold="B", record={"choices": ["oak", "elm"]}
     )
     assert questions_from([shown])[0] is shown
+
+
+def test_letters_may_name_what_a_question_is_about(tmp_path: Path) -> None:
+    record = {"id": 1, "question": "How long is the third side of this triangle?", "A": 3, "B": 40, "gold": 41}
+    question = load_questions(write(tmp_path, record))[0]
+    assert (question.kind, question.question) == ("number", record["question"])
 
 
 def test_golds_are_hidden_and_the_question_without_options_is_kept(tmp_path: Path) -> None:

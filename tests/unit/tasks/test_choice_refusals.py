@@ -94,6 +94,7 @@ REFUSED: dict[str, tuple[list[Record], str, str]] = {
         "q.jsonl:1: option_d",
         "are missing",
     ),
+    "letters without texts": ([asked(1, choices=["A", "B"], gold="A")], "q.jsonl:1: choices", "letters without texts"),
     "half a character": ([asked(1, choices=["oak", "\ud800"], gold="A")], "q.jsonl:1: choices", "surrogate"),
     "options that are lists": (
         [asked(1, choices=[["oak"], ["elm"]], gold="A")],

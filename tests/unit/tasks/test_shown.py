@@ -72,6 +72,7 @@ def test_a_topology_that_shows_the_options_itself_gets_the_question_without() ->
         ("Given:\nA. It rains.\nB. It snows.\nWhich?", "Given:\nA. It rains.\nB. It snows.\nWhich?\nA. oak\nB. elm"),
         ("Is it an oak or an elm?", "Is it an oak or an elm?\nA. oak\nB. elm"),
         ("0) oak 1) elm", "(A) oak (B) elm"),
+        ("哪个？A、oak B、elm", "哪个？A、oak B、elm"),
         ("A) oak\nB) elm\nAnswer:", "A) oak\nB) elm\nAnswer:"),
         ("A. oak forests are old.", "A. oak forests are old."),
     ],
