@@ -51,7 +51,8 @@ def load_questions(task: str, limit: int | None = None) -> list[Question]:
     own (see `choices/`). For other records the golds of all such records in the file decide: all numbers, all single
     letters, or text; a gold that is neither among many that are is text. Reading stops after `limit` questions unless
     later golds are needed. A repeated record counts once. A different question with an id that is in use gets `ID#2`,
-    and so on. If no record has an id, ids are their numbers. Whatever is left out or differs is logged.
+    and so on. Records of other benchmarks may have no ids: these are then their numbers. Whatever is left out or
+    differs is logged.
 
     Raises TaskError, its field `task` for an unknown name or an unreadable file, and `FILE:LINE: KEY` for a bad record.
     """
@@ -91,7 +92,8 @@ def _loaded(name: str, places: Iterable[tuple[str, Mapping[str, Any]]], limit: i
     first_has_id: bool | None = None
     for place, record in places:
         num_records += 1
-        draft = check_record(record, where=f"{place}: ", default_id=None if first_has_id else str(num_records))
+        default = None if first_has_id else str(num_records)
+        draft = check_record(record, where=f"{place}: ", default_id=default, needs_id=True)
         if first_has_id is None:
             first_has_id = bool(draft.id_key)
         elif draft.id_key and not first_has_id:

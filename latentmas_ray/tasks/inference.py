@@ -1,6 +1,7 @@
 """Turns checked records into questions: what one record leaves open the others decide, and what differs is noted."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.errors import TaskError
@@ -25,8 +26,9 @@ class _Open:
     where: str
     field: str
     gold: str | None
-    kind: AnswerKind | None  # number, choice (a letter), else text; None without a gold
+    kind: AnswerKind | None  # number, choice (a letter, or a listed option), else text; None without a gold
     shows_options: bool  # its question lists them
+    may_be_index: bool  # the gold may be the number of one of them
 
 
 class Inference:
@@ -57,12 +59,14 @@ class Inference:
             self._no_numbers.append(f"{draft.where}{draft.gold_key}: got {draft.gold!r}")
         if draft.kind not in (None, "choice"):
             return
-        shows = bool(_options_in_text(draft))
+        listed = _options_in_text(draft)
         if draft.kind is None:
-            kind = None if draft.gold is None else _kind_alone(draft.gold)
-            self._open.append(_Open(draft.where, f"{draft.where}{draft.gold_key}", draft.gold, kind, shows))
+            kind = None if draft.gold is None else _kind_alone(draft.gold, listed)
+            may_be_index = kind == "number" and _may_be_option(draft.gold or "", len(listed)) and bool(listed)
+            field = f"{draft.where}{draft.gold_key}"
+            self._open.append(_Open(draft.where, field, draft.gold, kind, bool(listed), may_be_index))
         if draft.gold is not None and self._name and self._lookalikes != {}:
-            here = {} if shows else _lookalikes(draft)
+            here = {} if listed else _lookalikes(draft)
             known = here if self._lookalikes is None else self._lookalikes
             self._lookalikes = {key: known[key] and here[key] for key in known if key in here}
             self._first_open = self._first_open or draft.where
@@ -134,12 +138,18 @@ class Inference:
         elif common != "text" and most > 1 and num_others <= max(1, _MAX_OUTLIERS * len(golds)):
             shared = common
             outliers = [one for one in golds if one.kind != common]
+        differing = {one.where for one in outliers}
         for one in self._open:
             self._kinds[one.where] = shared
             if not self._name:
                 self._kinds[one.where] = one.kind or "text"
-            elif one in outliers:
-                self._kinds[one.where] = "choice" if one.kind == "choice" and one.shows_options else "text"
+            elif one.where in differing:
+                is_bare = one.kind == "choice" and not one.shows_options
+                self._kinds[one.where] = "text" if is_bare else one.kind or "text"
+        for one in golds if all(one.may_be_index for one in golds) else outliers:
+            if one.may_be_index and self._name:
+                expected = "the question lists options, and this may be the number of one; give its letter, or the kind"
+                raise TaskError(one.field, one.gold, expected)
         if outliers and self._name:
             first, named = outliers[0], {"number": "numbers", "choice": "letters"}[common]
             more = f" (and {len(outliers) - 1} more)" if len(outliers) > 1 else ""
@@ -177,11 +187,13 @@ class Inference:
         self.notes.append(f"{self._name}: {few} ({which}) and are of kind choice; the others are not")
 
 
-def _kind_alone(gold: str) -> AnswerKind:
+def _kind_alone(gold: str, listed: Mapping[str, str]) -> AnswerKind:
+    """Return the kind of a record that names none: by its gold, and the options that its question lists."""
     gold = gold.strip()
     if is_plain_number(gold):
         return "number"
-    return "choice" if _LETTER.fullmatch(gold) else "text"
+    is_listed = [" ".join(text.split()).casefold() for text in listed.values()].count(" ".join(gold.split()).casefold())
+    return "choice" if _LETTER.fullmatch(gold) or is_listed == 1 else "text"
 
 
 def _options_in_text(draft: Draft) -> dict[str, str]:

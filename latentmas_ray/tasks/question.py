@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.choices.options import Options
 from latentmas_ray.tasks.grading.code_record import check_code_record
+
+if TYPE_CHECKING:
+    from latentmas_ray.tasks.choices.options import Options
 
 # How an answer is read and graded: see grading/__init__.py.
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
@@ -29,7 +31,7 @@ class Question:
     kind: AnswerKind
     gold: str | None  # None: not graded
     record: Mapping[str, Any]
-    options: Options | None = None
+    options: "Options | None" = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
 
     def __post_init__(self) -> None:

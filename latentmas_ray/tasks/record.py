@@ -47,9 +47,14 @@ class Draft:
     gold_key: str = "gold"
 
 
-def check_record(record: Mapping[str, Any], *, where: str, default_id: str | None = None) -> Draft:
-    """Check the fields of a record, which may have no id if there is a default. Raises TaskError, its field `where` and
-    the key."""
+def check_record(
+    record: Mapping[str, Any], *, where: str, default_id: str | None = None, needs_id: bool = False
+) -> Draft:
+    """Check the fields of a record. Raises TaskError, its field `where` and the key.
+
+    A record without an id gets the default one. If it `needs_id`, then only in the form of another benchmark, many of
+    which have no ids: with options, or other names for question or gold.
+    """
     kind = _kind(record, where)
     if kind is None and "test" in record and ("prompt" in record or "entry_point" in record):
         kind = "code"
@@ -58,17 +63,18 @@ def check_record(record: Mapping[str, Any], *, where: str, default_id: str | Non
         record = {"question": code_question(dict(record)), **record}
     record = _flat(record)
     id_key, question_key = find_id(record), find_key(record, QUESTION_NAMES)
-    for key, found in (("id", id_key or default_id), ("question", question_key)):
-        if found is None:
-            raise TaskError(f"{where}{key}", "nothing", f"every question needs {key}; keys are {some_keys(record)}")
-    assert question_key is not None
+    if question_key is None:
+        raise TaskError(f"{where}question", "nothing", f"every question needs question; keys are {some_keys(record)}")
+    question = _text(record[question_key], f"{where}{question_key}", "a non-empty string")
+    options = _options(record, question, where) if kind in (None, "choice") else None
+    gold_key = "gold" if kind == "code" else find_key(record, ("gold",) if options else _GOLD_NAMES) or "gold"
+    is_foreign = options is not None or (question_key, gold_key) != ("question", "gold")
+    if id_key is None and (default_id is None or (needs_id and not is_foreign)):
+        raise TaskError(f"{where}id", "nothing", f"every question needs id; keys are {some_keys(record)}")
     id_value = default_id if id_key is None else record[id_key]
     if isinstance(id_value, int) and not isinstance(id_value, bool):
         id_value = str(id_value)
     name = _text(id_value, f"{where}{id_key}", "a non-empty string or a whole number")
-    question = _text(record[question_key], f"{where}{question_key}", "a non-empty string")
-    options = _options(record, question, where) if kind in (None, "choice") else None
-    gold_key = "gold" if kind == "code" else find_key(record, ("gold",) if options else _GOLD_NAMES) or "gold"
     return Draft(
         where=where,
         id=name,

@@ -43,7 +43,7 @@ class _Gold(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class _Plan:
+class _GoldPlan:
     """One way to read a field: a rule for its numbers and one for its words, and what follows."""
 
     rules: tuple[Rule | None, Rule | None]  # of words, of numbers
@@ -56,7 +56,7 @@ class GoldReader:
     def __init__(self) -> None:
         self._golds: dict[str, list[_Gold]] = {}  # by the plain name of the field
         self._rank: dict[str, int] = {}
-        self._plans: dict[str, _Plan] = {}
+        self._plans: dict[str, _GoldPlan] = {}
         self._places: dict[str, int] = {}
         self._marked: dict[str, None] = {}
         self.source = ""  # the fields that hold golds and how they are read, as told to the user
@@ -78,7 +78,7 @@ class GoldReader:
     def decide(self) -> None:
         """Decide how the golds are read. Raises TaskError, its field `FILE:LINE: KEY`, if a gold is no option, or may
         mean several and no record shows which."""
-        plans: dict[str, list[_Plan]] = {}
+        plans: dict[str, list[_GoldPlan]] = {}
         unread: list[str] = []
         for name in sorted(self._golds, key=lambda name: self._rank[name]):
             golds = self._golds[name]
@@ -117,9 +117,9 @@ class GoldReader:
         used = [_WORDS[rule] for rule in plan.rules if rule is not None]
         return f"{self._golds[name][0].key} ({', '.join(used)})"
 
-    def _narrowed(self, name: str, found: list[_Plan], plans: Mapping[str, list[_Plan]]) -> _Plan:
+    def _narrowed(self, name: str, found: list[_GoldPlan], plans: Mapping[str, list[_GoldPlan]]) -> _GoldPlan:
         """Return the only plan that the other fields agree with."""
-        marks = [_Plan(rules=(None, None), places=self._places)]  # only the marked options are known so far
+        marks = [_GoldPlan(rules=(None, None), places=self._places)]  # only the marked options are known so far
         fitting = found
         for other, others in [*((key, value) for key, value in plans.items() if key != name), ("", marks)]:
             agreeing = [plan for plan in fitting if any(_agree(plan, one) for one in others)]
@@ -130,7 +130,7 @@ class GoldReader:
             _refuse_undecided(self._golds[name], *fitting[:2])
         return fitting[0]
 
-    def _refuse_contradiction(self, name: str, other: str, plan: _Plan, against: _Plan) -> None:
+    def _refuse_contradiction(self, name: str, other: str, plan: _GoldPlan, against: _GoldPlan) -> None:
         """Raise TaskError for two fields of a record that mean different options."""
         for gold in self._golds[name]:
             place = against.places.get(gold.where)
@@ -229,14 +229,14 @@ def _folded(text: str) -> str:
     return _plain(text).casefold().rstrip(" .")
 
 
-def _plans_of(golds: list[_Gold]) -> list[_Plan]:
+def _plans_of(golds: list[_Gold]) -> list[_GoldPlan]:
     """Return the ways to read all golds of a field that differ in what they mean."""
     words = [gold for gold in golds if not gold.is_number]
     numbers = [gold for gold in golds if gold.is_number]
-    plans: list[_Plan] = []
+    plans: list[_GoldPlan] = []
     for word_rule in _valid(words, ("letter", "text")) or ([None] if not words else _mixed(words)):
         for number_rule in _valid(numbers, ("label", "text", "from 0", "from 1")) or ([None] if not numbers else []):
-            plan = _Plan(rules=(word_rule, number_rule))
+            plan = _GoldPlan(rules=(word_rule, number_rule))
             for gold in golds:
                 rule = number_rule if gold.is_number else word_rule
                 assert rule is not None  # there are golds of this sort
@@ -259,7 +259,7 @@ def _means(gold: _Gold, rule: Rule) -> int:
     return next(iter(gold.readings.values())) if rule == "either" else gold.readings[rule]
 
 
-def _agree(one: _Plan, other: _Plan) -> bool:
+def _agree(one: _GoldPlan, other: _GoldPlan) -> bool:
     return all(other.places.get(where, place) == place for where, place in one.places.items())
 
 
@@ -282,7 +282,7 @@ def _refuse_unread(golds: list[_Gold]) -> None:
     raise TaskError(f"{bad.where}{bad.key}", bad.value, expected)
 
 
-def _refuse_undecided(golds: list[_Gold], one: _Plan, other: _Plan) -> None:
+def _refuse_undecided(golds: list[_Gold], one: _GoldPlan, other: _GoldPlan) -> None:
     """Raise TaskError for the first gold that has two meanings."""
     gold = next(gold for gold in golds if one.places[gold.where] != other.places[gold.where])
     which = int(gold.is_number)

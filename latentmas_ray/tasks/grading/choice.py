@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping
 from string import ascii_uppercase
+from typing import TYPE_CHECKING
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.choices.options import Options, find_options
 from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain, strip_thinking
 from latentmas_ray.tasks.question import Question
+
+if TYPE_CHECKING:
+    from latentmas_ray.tasks.choices.options import Options
 
 _MAX_MARKERS = 50  # only the last ones of "the answer is" are read
 _WINDOW = 300  # characters that are read after "the answer is"
@@ -103,8 +106,10 @@ def extract_choice(answer: str, options: Mapping[str, str]) -> str | None:
     return None if _UNDECIDED.search(last_line) else _only(_SINGLE, last_line, options)
 
 
-def _of_record(record: Mapping[str, object]) -> Options | None:
+def _of_record(record: Mapping[str, object]) -> "Options | None":
     """Return the options of a question that was made in Python, which are not checked; None if they cannot be read."""
+    from latentmas_ray.tasks.choices.options import find_options  # which actors never need
+
     try:
         return find_options(record, "")
     except TaskError:

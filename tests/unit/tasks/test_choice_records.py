@@ -321,7 +321,9 @@ OTHER_NAMES: list[tuple[Record, tuple[str, str, str | None, str]]] = [
     ),
     ({"_id": "m", "query": "x?", "gold": "B1"}, ("m", "x?", "B1", "text")),
     ({"input": "x?\n(A) oak\n(B) elm", "target": "(B)"}, ("1", "x?\n(A) oak\n(B) elm", "(B)", "choice")),
-    ({"idx": {"paragraph": 1}, "question": "x?"}, ("1", "x?", None, "text")),
+    ({"question": "x?\n(A) oak\n(B) elm", "answer": "Elm"}, ("1", "x?\n(A) oak\n(B) elm", "Elm", "choice")),
+    ({"question": "x?\nA. 21\nB. 22", "answer": "22"}, ("1", "x?\nA. 21\nB. 22", "22", "number")),
+    ({"idx": {"paragraph": 1}, "question": "x?", "answer": "it"}, ("1", "x?", "it", "text")),
 ]
 
 

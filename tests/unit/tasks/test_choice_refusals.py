@@ -94,6 +94,14 @@ REFUSED: dict[str, tuple[list[Record], str, str]] = {
         "q.jsonl:1: option_d",
         "are missing",
     ),
+    "a number where the question lists options": (
+        [
+            {"id": 1, "question": "Which?\nA. oak\nB. elm", "answer": 1},
+            {"id": 2, "question": "Which?\nA. ant\nB. bee\nC. fly", "answer": 3},
+        ],
+        "q.jsonl:1: answer",
+        "give its letter, or the kind",
+    ),
     "letters without texts": ([asked(1, choices=["A", "B"], gold="A")], "q.jsonl:1: choices", "letters without texts"),
     "half a character": ([asked(1, choices=["oak", "\ud800"], gold="A")], "q.jsonl:1: choices", "surrogate"),
     "options that are lists": (
@@ -177,7 +185,7 @@ REFUSED: dict[str, tuple[list[Record], str, str]] = {
         "lists the options in another way",
     ),
     "an id among records without": (
-        [{"question": "1?", "gold": 1}, asked(2, gold=2)],
+        [{"question": "1?", "answer": 1}, asked(2, answer=2)],
         "q.jsonl:2: id",
         "the records before it have no id",
     ),

@@ -45,11 +45,16 @@ NOTED: list[tuple[list[Record], str, str]] = [
         "choice choice text choice",
         "q.jsonl:3: gold: got 'Paris'; the golds of the other 3 records are letters",
     ),
-    (golds("A", "b", 12, "C"), "choice choice text choice", "q.jsonl:3: gold: got '12'"),
+    (golds("A", "b", 12, "C"), "choice choice number choice", "q.jsonl:3: gold: got '12'"),
     (
         [*golds(1, 2, 3), {"id": "t", "question": "Which?\nA. oak\nB. elm", "gold": "B"}],
         "number number number choice",
         "q.jsonl:4: gold: got 'B'; the golds of the other 3 records are numbers: it is graded as choice",
+    ),
+    (
+        [*golds(1, 2, 3), {"id": "t", "question": "Which?\nA. oak\nB. elm", "gold": "elm"}],
+        "number number number choice",
+        "q.jsonl:4: gold: got 'elm'",
     ),
     (
         [*golds(1, 2), with_options(1, gold="B")],
