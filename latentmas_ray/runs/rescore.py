@@ -148,7 +148,8 @@ def _check_row(row: object, line: bytes, place: str, questions: Mapping[str, Que
         raise JournalError(f"{place}: id", str(row["id"]), "the task has no such question; give the task of this file")
     asked = row.get("question")
     # Other programs may store the whole prompt there.
-    if isinstance(asked, str) and " ".join(question.question.split()) not in " ".join(asked.split()):
+    known = (question.question, question.record.get("stem", question.question))  # with its options or without
+    if isinstance(asked, str) and not any(" ".join(str(one).split()) in " ".join(asked.split()) for one in known):
         expected = f"under this id the task has {question.question[:_MAX_SHOWN_CHARS]!r}; give the task of this file"
         raise JournalError(f"{place}: question", asked, expected)
 

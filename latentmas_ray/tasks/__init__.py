@@ -3,14 +3,32 @@
 `load_questions` loads a task or a file, and `questions_from` converts what the Python API is given. `answer_form` is
 the sentence that tells an agent how to write its answer, `extract` reads the prediction from the answer, and `grade`
 compares it with the gold. `grading/__init__.py` lists the kinds of answers.
+
+What reads records is imported when it is first used: actors only need prompts and grades.
 """
 
-from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
-from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
-from latentmas_ray.tasks.record import question_from, questions_from
-from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark, task_max_new_tokens
+
+if TYPE_CHECKING:
+    from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+    from latentmas_ray.tasks.given import question_from, questions_from
+    from latentmas_ray.tasks.hub import Benchmark
+    from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark, task_max_new_tokens
+
+_MODULES = {
+    "BENCHMARKS": "registry",
+    "BUILTIN_TASKS": "files",
+    "Benchmark": "hub",
+    "find_benchmark": "registry",
+    "load_questions": "files",
+    "question_from": "given",
+    "questions_from": "given",
+    "task_max_new_tokens": "registry",
+}
 
 __all__ = [
     "BENCHMARKS",
@@ -31,3 +49,9 @@ __all__ = [
     "questions_from",
     "task_max_new_tokens",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

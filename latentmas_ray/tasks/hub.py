@@ -7,12 +7,12 @@ TypeError for a row of another form.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from latentmas_ray.errors import TaskError, first_line
+from latentmas_ray.tasks.choices.options import shuffled
 from latentmas_ray.tasks.question import AnswerKind
 
 Row = Mapping[str, Any]
@@ -118,7 +118,7 @@ def from_gpqa(row: Row, number: int) -> Record:
     correct = row["Correct Answer"].strip()
     texts = [correct, *(row[f"Incorrect Answer {index}"].strip() for index in (1, 2, 3))]
     name = str(row.get("Record ID") or number)
-    choices = sorted(texts, key=lambda text: blake2b(f"{name}\n{text}".encode()).digest())
+    choices = shuffled(name, texts)
     return {
         "id": f"gpqa_diamond/{name}",
         "task": "gpqa_diamond",

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.grading.code_record import check_code_record
+
+if TYPE_CHECKING:
+    from latentmas_ray.tasks.choices.options import Options
 
 # How an answer is read and graded: see grading/__init__.py.
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
@@ -17,6 +20,8 @@ KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 class Question:
     """A question with its reference answer. `record` is its whole object in the file, which prompts can use.
 
+    `options` are those that the record had in fields of their own; `question` shows them.
+
     Code is graded with the record's `test`, and with its `prompt` if that is the head of the function `entry_point`.
     Raises TaskError, its field `question ID: KEY`, for a value of a wrong type and for missing keys.
     """
@@ -26,6 +31,7 @@ class Question:
     kind: AnswerKind
     gold: str | None  # None: not graded
     record: Mapping[str, Any]
+    options: "Options | None" = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
 
     def __post_init__(self) -> None:

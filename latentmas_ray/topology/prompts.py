@@ -3,6 +3,7 @@
 A template can use every field of the question's record except `gold`, and four variables: `question`, `record` (all
 those fields), `context` (the texts of the text agents it reads; empty if memory is handed over instead) and
 `answer_form` (one sentence on how to write the final answer). These hide fields of the same name; use `record.NAME`.
+`question` shows the options of a choice, unless the template uses the field that holds them.
 A line with only a `{% … %}` is removed.
 """
 
@@ -89,7 +90,7 @@ def _checked(agent: Agent, question: Question, context: str, source: str) -> Ren
 def _rendered(agent: Agent, question: Question, context: str, answer_form: str, source: str) -> RenderedPrompt:
     return RenderedPrompt(
         _messages(agent, question, context, answer_form, source),
-        _render(agent, "suffix", question, _variables(question, context, answer_form), source),
+        _render(agent, "suffix", question, _variables(agent, question, context, answer_form), source),
     )
 
 
@@ -104,7 +105,7 @@ def _check_characters(texts: Iterable[str], agent: Agent, question: Question, so
 def _messages(
     agent: Agent, question: Question, context: str, answer_form: str, source: str
 ) -> tuple[dict[str, str], ...]:
-    variables = _variables(question, context, answer_form)
+    variables = _variables(agent, question, context, answer_form)
     system = _render(agent, "system", question, variables, source)
     content = _render(agent, "prompt", question, variables, source)
     messages = [{"role": "system", "content": system}] if system else []
@@ -121,10 +122,13 @@ def _with_context(messages: tuple[dict[str, str], ...], context: str) -> tuple[d
     return (*others, {"role": "user", "content": content})
 
 
-def _variables(question: Question, context: str, answer_form: str) -> dict[str, Any]:
+def _variables(agent: Agent, question: Question, context: str, answer_form: str) -> dict[str, Any]:
     record = {key: value for key, value in question.record.items() if key != "gold"}
+    text = question.question
+    if question.options is not None and _mentions(agent, {*question.options.keys, "choices"}):
+        text = record.get("stem", text)  # the template shows the options itself
     return record | {
-        "question": question.question,
+        "question": text,
         "record": record,
         "context": context,
         "answer_form": answer_form,
@@ -132,7 +136,11 @@ def _variables(question: Question, context: str, answer_form: str) -> dict[str, 
 
 
 def _mentions_context(agent: Agent) -> bool:
-    return any("context" in variables_of(text) for text in (agent.system or "", agent.prompt, agent.suffix))
+    return _mentions(agent, {"context"})
+
+
+def _mentions(agent: Agent, names: set[str]) -> bool:
+    return any(names & variables_of(text) for text in (agent.system or "", agent.prompt, agent.suffix))
 
 
 def _render(agent: Agent, key: str, question: Question, variables: dict[str, Any], source: str) -> str:

@@ -23,7 +23,7 @@ COMMANDS = {
     """,
     "compare": "folders --base --answers --json",
     "grade": "--task --results --output --overwrite --json",
-    "tasks": "--json",
+    "tasks": "task --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "report": "runs --output --published --no-published",
     "doctor": "--address",

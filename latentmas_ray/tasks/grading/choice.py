@@ -3,9 +3,14 @@
 import re
 from collections.abc import Mapping
 from string import ascii_uppercase
+from typing import TYPE_CHECKING
 
+from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain, strip_thinking
 from latentmas_ray.tasks.question import Question
+
+if TYPE_CHECKING:
+    from latentmas_ray.tasks.choices.options import Options
 
 _MAX_MARKERS = 50  # only the last ones of "the answer is" are read
 _WINDOW = 300  # characters that are read after "the answer is"
@@ -51,13 +56,12 @@ _UNDECIDED = re.compile(
 
 
 def options_of(question: Question) -> dict[str, str]:
-    """Return the options by capital letter: from the record's `choices` or `options`, else from the question's text.
+    """Return the options by capital letter: from fields of the record, else from the question's text.
 
     Empty if none are found, or if those in the text lack the gold's letter (then they are not the options).
     """
-    for key in ("choices", "options"):
-        if options := _of_record(question.record.get(key)):
-            return options
+    if (found := question.options or _of_record(question.record)) is not None:
+        return dict(found.texts)
     options = _last_run([(match[1], match[2]) for match in _OPTION_LINE.finditer(question.question)])
     if not options:
         options = _last_run(_inline(question.question))
@@ -102,17 +106,14 @@ def extract_choice(answer: str, options: Mapping[str, str]) -> str | None:
     return None if _UNDECIDED.search(last_line) else _only(_SINGLE, last_line, options)
 
 
-def _of_record(value: object) -> dict[str, str]:
-    if isinstance(value, Mapping):
-        pairs = [(str(key).strip().upper(), str(text)) for key, text in value.items()]
-        return dict(pairs) if all(len(key) == 1 and key in ascii_uppercase for key, _ in pairs) else {}
-    if not isinstance(value, list | tuple) or len(value) > len(ascii_uppercase):
-        return {}
-    options = {}
-    for letter, item in zip(ascii_uppercase, value, strict=False):
-        labelled = _OPTION_LINE.match(str(item))
-        options[letter] = labelled[2] if labelled and labelled[1].upper() == letter else str(item)
-    return options
+def _of_record(record: Mapping[str, object]) -> "Options | None":
+    """Return the options of a question that was made in Python, which are not checked; None if they cannot be read."""
+    from latentmas_ray.tasks.choices.options import find_options  # which actors never need
+
+    try:
+        return find_options(record, "")
+    except TaskError:
+        return None
 
 
 def _inline(text: str) -> list[tuple[str, str]]:
