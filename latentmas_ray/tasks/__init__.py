@@ -5,7 +5,7 @@ the sentence that tells an agent how to write its answer, `extract` reads the pr
 compares it with the gold. `grading/__init__.py` lists the kinds of answers.
 """
 
-from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+from latentmas_ray.tasks.files import BUILTIN_TASKS, check_task, load_questions
 from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
 from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
@@ -22,6 +22,7 @@ __all__ = [
     "Question",
     "answer_form",
     "check_graders",
+    "check_task",
     "extract",
     "find_benchmark",
     "grade",
