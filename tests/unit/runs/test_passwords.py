@@ -141,15 +141,20 @@ def leaky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def start_with_a_file() -> None:
+    with open_output(URL) as output:
+        (output.folder / "config.yaml").write_text("a")
+        output.start()
+
+
 def test_a_store_that_quotes_the_password_is_told_without_it(
     leaky: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for what in ("connect", "read", "write"):
         leaky.setattr(Leaky, "refuses", what)
         Leaky.clear_instance_cache()
-        with pytest.raises(JournalError) as caught, open_output(URL) as output:
-            (output.folder / "config.yaml").write_text("a")
-            output.start()
+        with pytest.raises(JournalError) as caught:
+            start_with_a_file()
         assert SECRET not in str(caught.value)
         assert "\n" not in str(caught.value)
         args = ["eval", "--task", "chain", "--limit", "1", "--runtime", "local", "--output", URL]
