@@ -1,6 +1,7 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import xxhash
@@ -138,7 +139,7 @@ def _configured_ids(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
                 yield f"{kind}{key}", one
 
 
-def _token_ids(value: object) -> list[int]:
+def _token_ids(value: Any) -> list[int]:
     """The ids in a field of a configuration, which holds one, several or none; -1 is none in old files."""
     values = value if isinstance(value, list | tuple) else [] if value is None else [value]
     return [number for one in values if (number := int(one)) >= 0]

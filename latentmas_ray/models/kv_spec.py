@@ -72,8 +72,7 @@ def max_positions(config: PretrainedConfig) -> int | None:
         return None
     own, _ = _rope_parameters(config)
     kind, factor = own.get("rope_type", "default"), own.get("factor")
-    is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
-    if not is_number or not math.isfinite(factor) or factor < 1:
+    if not isinstance(factor, int | float) or not math.isfinite(factor) or factor < 1:
         return int(limit)
     if kind == "yarn":
         return int(factor * (own.get("original_max_position_embeddings") or limit))

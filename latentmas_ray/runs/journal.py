@@ -245,9 +245,7 @@ class Journal:
             again = b"".join(encode_row(self._answers[name].to_row()) for name in gone)
             write_atomically(path, b"".join(rows) + again)
             what.append("they are written again")
-        raise RunError(
-            f"{path}: something else changed it during the run: {', '.join(what)}; --resume checks and completes it"
-        )
+        raise RunError(f"{path}: something else changed it during the run: {', '.join(what)}")
 
     def _sort_rows(self) -> None:
         ordered = [answer.id for answer in self.answers]
