@@ -31,6 +31,7 @@ _KINDS = (
 )
 _MAX_DIGITS = 18  # of a whole number: more are no count, and would not fit into a float
 _MAX_YAML_BYTES = 1_000_000
+_MAX_YAML_NESTING = 20
 
 
 def make_folder(folder: Path) -> None:
@@ -167,16 +168,24 @@ def _finite_number(text: str) -> float:
 
 
 class _PlainYAML(yaml.SafeLoader):
-    """Without aliases, which make a small file a large value; no run writes them."""
+    """Without aliases, which make a small file a large value, and without deep nesting; no run writes them."""
+
+    _nesting = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
+        if self._nesting >= _MAX_YAML_NESTING:
+            raise yaml.YAMLError("it is nested too deeply")
+        self._nesting += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._nesting -= 1
 
 
 def read_yaml(content: bytes) -> Any:
-    """Return the value of a YAML text without aliases. Raises ValueError for anything else."""
+    """Return the value of a YAML text without aliases and deep nesting. Raises ValueError for anything else."""
     if len(content) > _MAX_YAML_BYTES:
         raise ValueError(f"it has more than {_MAX_YAML_BYTES} bytes")
     try:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import append_durably, write_atomically
 from latentmas_ray.runs.journal import Journal
-from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.summary import summarise
 from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
@@ -151,6 +152,41 @@ def test_traces_that_are_lost_are_told(results: list[Answer], tmp_path: Path) ->
 def test_damaged_traces_end_a_run_and_not_its_input(results: list[Answer], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"traces\.jsonl:1"):
         disturbed(tmp_path, results, lambda path: path.with_name("traces.jsonl").write_text("{}\n"), after=10)
+
+
+def test_the_command_ends_with_one_and_says_how_many_rows_were_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = Journal.record
+
+    def record_and_lose(journal: Journal, *results: Answer | Failure) -> None:
+        record(journal, *results)
+        if len(journal.answers) == 4:
+            (tmp_path / "run" / "results.jsonl").unlink()
+
+    monkeypatch.setattr(Journal, "record", record_and_lose)
+    args = [
+        "eval",
+        "--task",
+        "chain",
+        "--limit",
+        "6",
+        "--batch-size",
+        "2",
+        "--runtime",
+        "local",
+        "--max-new-tokens",
+        "8",
+    ]
+    args += ["--output", str(tmp_path / "run")]
+    assert main(args) == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    path = tmp_path / "run" / "results.jsonl"
+    lost = "4 of 6 rows are missing, they are written again"
+    assert errors == [f"error: {path}: something else changed it during the run: {lost}"]
+    monkeypatch.undo()
+    assert main([*args, "--resume"]) == 0
+    assert len(ids(tmp_path / "run")) == 6
 
 
 def test_an_undisturbed_run_says_nothing(
