@@ -1,6 +1,7 @@
 """Loads models by name: the embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -156,12 +157,16 @@ def translated(name: str, expected: str) -> Iterator[None]:
     hub_log.setLevel(logging.CRITICAL)  # it reports every retry of an unreachable hub
     transformers_log.disable_progress_bar()  # every actor would show its own
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch, about pickled weights
+            yield
     except ModelError:
         raise
     except Exception as error:  # the libraries below have no common root: tokenizers raises plain Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        if "weights_only" in str(error):  # torch advises to run what is in the file
+            reason = "they are a pickle that holds more than tensors, which is never loaded; save them as safetensors"
         if "trust_remote_code" in str(error):
             reason = "it needs the Python code in its files, which is never run; give a model that transformers knows"
         raise ModelError("model", name, f"{expected}: {reason}") from error

@@ -2,10 +2,12 @@
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,27 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(
     main([*ASK, "--model", str(folder), "--max-new-tokens", "4"])
     assert not mark.exists()
     assert "y/N" not in "".join(capfd.readouterr())
+
+
+class Evil:
+    """A pickle of it runs something when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_in_place_of_weights_is_not_loaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, mark = folder_with(tmp_path / "model", {})
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(mark)))
+    assert main([*ASK, "--model", str(folder)]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1, err
+    assert "a pickle that holds more than tensors, which is never loaded" in err
+    assert not mark.exists()
 
 
 @pytest.mark.slow
