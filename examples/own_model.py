@@ -15,8 +15,8 @@ FOLDER = Path(latentmas_ray.__file__).parent / "models" / "weights"  # the embed
 
 
 def main() -> None:
-    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto", trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=False)
     with LatentMAS(model, tokenizer=tokenizer, task="chain", latent_steps=10, runtime="local", temperature=0.0) as mas:
         print(mas.ask("Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?").answer)
 

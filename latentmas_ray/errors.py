@@ -5,9 +5,47 @@
 `SegmentError` and its subclasses: a segment of working memory is damaged, or belongs to another model or version.
 """
 
+import re
 from typing import Any
 
 MAX_VALUE_CHARS = 120
+_HIDDEN = "***"
+_PASSWORDS = (
+    re.compile(r"(://[^\s/?#:@'\"]*:)\S*(?=@)"),  # user:password@; a password may hold any character
+    re.compile(r"(https?://)[^\s/?#:@'\"]+(?=@)"),  # a token in place of the user
+    re.compile(
+        r"([?&;](?:[\w.-]*(?:token|sig|signature|secret|passw(?:or)?d|pwd|key|credentials?|auth))=)[^&;#\s'\"]+", re.I
+    ),
+)
+
+
+def hide_passwords(text: str) -> str:
+    """Return `text` with *** in place of the passwords and tokens of the URLs in it."""
+    for pattern in _PASSWORDS if "://" in text else ():
+        text = pattern.sub(rf"\1{_HIDDEN}", text)
+    return text
+
+
+def hide_password(url: str) -> str:
+    """Return one URL with *** in place of its password, whatever it holds, and of all values of its query. What is no
+    URL is returned as it is."""
+    if "://" not in url:
+        return url
+    start, secret = _password(url)
+    shown = f"{url[:start]}{_HIDDEN}{url[start + len(secret) :]}" if secret else url
+    return hide_passwords(re.sub(r"([?&][^=&#]*=)[^&#]+", rf"\1{_HIDDEN}", shown))
+
+
+def password_of(url: str) -> str:
+    """Return the password of a URL as it is written there; empty if it has none."""
+    return _password(url)[1]
+
+
+def _password(url: str) -> tuple[int, str]:
+    """Return where the password begins, and the password: it may hold `/` and `@`, so it ends at the last `@`."""
+    before = url.rpartition("@")[0]
+    user = re.match(r".*?://[^/?#:@]*:", before, re.DOTALL)
+    return (0, "") if user is None else (user.end(), before[user.end() :])
 
 
 def first_line(error: BaseException) -> str:
@@ -25,20 +63,27 @@ class LatentMASError(Exception):
 class InputError(LatentMASError, ValueError):
     """A mistake in the user's input: the field, the value that was given, and what would be right.
 
-    `str(error)` is always one printable line, whatever the value.
+    `str(error)` is always one printable line, whatever the value, without the password of a URL.
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field = field
-        self.value = value if isinstance(value, str) else repr(value)
-        self.expected = expected
-        super().__init__(field, self.value, expected)
+        self.value = hide_passwords(value if isinstance(value, str) else _repr(value))
+        self.expected = hide_passwords(expected)
+        super().__init__(field, self.value, self.expected)
 
     def __str__(self) -> str:
         value = self.value if len(self.value) <= MAX_VALUE_CHARS else self.value[:MAX_VALUE_CHARS] + "…"
         line = " ".join(f"{self.field}: got {value!r}; {self.expected}".split())
         # File names may hold control characters or bytes that no terminal can show.
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "a value that is nested too deeply"
 
 
 class ConfigError(InputError):

@@ -20,7 +20,13 @@ from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import InputError, LatentMASError, OldNameWarning, UntrainedQuestionWarning
+from latentmas_ray.errors import (
+    InputError,
+    LatentMASError,
+    OldNameWarning,
+    UntrainedQuestionWarning,
+    hide_passwords,
+)
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 # Fields that are flags of a command: errors name the flag.
@@ -116,12 +122,14 @@ def _warnings_as_notes() -> Iterator[None]:
 
 
 def _print_error(code: int, message: str, error: BaseException | None = None) -> int:
-    """Print the first `MAX_ERROR_LINES` lines of `message` and the notes of `error`; return `code`."""
+    """Print the first `MAX_ERROR_LINES` lines of `message` and the notes of `error`, without passwords.
+    Returns `code`."""
     lines = [line for line in message.splitlines() if line.strip()]
     if len(lines) > MAX_ERROR_LINES:
         lines = [*lines[:MAX_ERROR_LINES], "…"]
     lines += getattr(error, "__notes__", [])
-    typer.echo("\n".join(["error: " + lines[0], *("  " + line for line in lines[1:])]), err=True)
+    text = "\n".join(["error: " + lines[0], *("  " + line for line in lines[1:])])
+    typer.echo(hide_passwords(text), err=True)
     return code
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import RunError
+from latentmas_ray.errors import RunError, hide_password
 from latentmas_ray.seeds import seed_folders
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def open_system(config: RunConfig, listener: "ConsoleListener") -> Iterator["Lat
             yield system
     except (RunError, KeyboardInterrupt) as error:
         if config.output is not None and (is_url(config.output) or _has_results(Path(config.output))):
-            error.add_note(f"what finished is in {config.output}; the same command with --resume continues from there")
+            place = hide_password(config.output)
+            error.add_note(f"what finished is in {place}; the same command with --resume continues from there")
         raise
 
 

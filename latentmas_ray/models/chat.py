@@ -1,8 +1,10 @@
 """Prompts to token ids by the tokenizer's chat template, in bounded time, and token ids back to text."""
 
 import ctypes
+import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import cached_property, partial
@@ -23,6 +25,12 @@ MAX_TEMPLATE_SECONDS = 5.0  # CPU time
 MAX_TEMPLATE_CHARS = 20_000_000
 _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError)
 
+# Words that some templates read as a setting and take out of the text, as those of Qwen3 and SmolLM3 do.
+_CONTROLS = re.compile(r"/(?:no_think|think|system_override)\b")
+_EMPTY = "its chat template must make at least one token of the prompt"
+_SHOWN_PARTS = ("'type': 'text'", '"type": "text"')  # a list of parts that a template prints as it is
+_NUM_PROBE_PARAGRAPHS = 40  # of the messages with which a template is tried
+
 # For base models, which have no chat template: the messages as paragraphs.
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
 
@@ -39,22 +47,62 @@ class ChatTokenizer:
     def encode(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any], suffix: str) -> list[int]:
         """Return the prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`, nothing else.
 
-        If the template has no system role, the system message becomes the first paragraph of the user's. Raises
-        ModelError if the template rejects the messages or exceeds its limits, or if the result is empty.
+        Without a chat template the ids begin as the tokenizer begins a text. The text of every message is in the
+        prompt: if the template refuses a role, leaves its text out, or reads `content` as a list of parts, it gets the
+        messages in the form that it shows (`_forms`). Raises ModelError if there is none, if the template exceeds its
+        limits, or if the result is empty.
         """
-        try:
-            text = self._render(messages, template)
-        except _REFUSALS as error:
-            try:
-                text = self._render(_without_system_role(messages), template)
-            except _REFUSALS:
-                raise ModelError("model", self.name, f"its chat template must accept the prompt: {error}") from error
-        ids = self.tokenizer(text + suffix, add_special_tokens=False)["input_ids"]
+        text = self._text_of(messages, template) + suffix
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if not ids:
-            raise ModelError("model", self.name, "its chat template must make at least one token of the prompt")
-        return list(ids)
+            raise ModelError("model", self.name, _EMPTY)
+        if not self.tokenizer.chat_template and ids[: len(self.text_start)] != self.text_start:
+            return self.text_start + ids
+        return ids
 
-    def _render(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any]) -> str:
+    @cached_property
+    def text_start(self) -> list[int]:
+        """The tokens that the tokenizer writes before a text, such as BOS; empty if it writes none."""
+        probe = "Question 1"
+        plain = list(self.tokenizer(probe, add_special_tokens=False)["input_ids"])
+        whole = list(self.tokenizer(probe)["input_ids"])
+        starts = range(len(whole) - len(plain) + 1)
+        return next((whole[:start] for start in starts if whole[start : start + len(plain)] == plain), [])
+
+    def check_template(self) -> None:
+        """Raises ModelError for a template that cannot show a long system and user message, or does not end. One that
+        refuses them may still accept a prompt with the arguments of its agent."""
+        numbers = range(_NUM_PROBE_PARAGRAPHS)
+        messages = [
+            {"role": role, "content": "\n\n".join(f"Paragraph {number} of the {role} text." for number in numbers)}
+            for role in ("system", "user")
+        ]
+        with suppress(_RefusedError):
+            self.encode(messages, {}, "")
+
+    def _text_of(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any]) -> str:
+        refusal: Exception | None = None
+        failure = ""
+        for form in _forms(messages):
+            try:
+                text = self._render(form, template)
+            except ModelError:  # beyond the limits; a ValueError too
+                raise
+            except _REFUSALS as error:
+                refusal = refusal or error
+                continue
+            role = _role_left_out(messages, text)
+            if role is None and not _shows_parts(form, text):
+                return text
+            lack = f"it leaves out text of the {role} message" if role else "it prints a list instead of a text"
+            expected = f"its chat template must show every message whole: {lack}"
+            failure = failure or (expected if text.strip() else _EMPTY)
+        if failure:
+            raise ModelError("model", self.name, failure)
+        expected = f"its chat template must accept the prompt: {refusal}"
+        raise _RefusedError("model", self.name, expected) from refusal
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> str:
         ours: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
         if not self.tokenizer.chat_template:
             ours["chat_template"] = PLAIN_TEMPLATE
@@ -62,7 +110,7 @@ class ChatTokenizer:
             raise ValueError(f"{', '.join(sorted(clash))} cannot be set")
         return self._apply([dict(message) for message in messages], **ours, **template)
 
-    def _apply(self, messages: list[dict[str, str]], **arguments: Any) -> str:
+    def _apply(self, messages: list[dict[str, Any]], **arguments: Any) -> str:
         """Return the chat template's text, in bounded time; the memory of a single operation is not bounded. Raises
         ModelError beyond the limits, and what the template raises."""
         call = partial(self.tokenizer.apply_chat_template, messages, **arguments)
@@ -95,20 +143,91 @@ class ChatTokenizer:
         if not self.tokenizer.chat_template:
             return eos
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
-        try:
-            text = self._apply(messages, tokenize=False)
-        except (*_REFUSALS, ModelError):
-            return eos
-        _, found, tail = text.rpartition(marker)
-        return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if found and tail else eos
+        for form in _forms(messages):
+            try:
+                text = self._apply(form, tokenize=False)
+            except ModelError:
+                break
+            except _REFUSALS:
+                continue
+            _, found, tail = text.rpartition(marker)
+            if found and tail and not _shows_parts(form, text):
+                return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"])
+        return eos
 
 
-def _without_system_role(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The same messages with a leading system message as the first paragraph of the next one."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return list(messages)
-    first, second, *rest = messages
-    return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest]
+class _RefusedError(ModelError):
+    """A chat template raised an error for every form of the messages."""
+
+
+def _forms(messages: Sequence[Mapping[str, str]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the forms in which a template may show the messages: as they are, with roles that it may not know moved
+    into the user's messages, and with `content` as a list of parts."""
+    roles = list(dict.fromkeys(message["role"] for message in messages))
+    extra = [role for role in roles if role not in ("user", "assistant")]
+    folds = list(dict.fromkeys([frozenset[str](), *(frozenset({role}) for role in extra), frozenset(extra)]))
+    folded = [_folded(messages, fold) for fold in folds]
+    yield from folded
+    yield _in_parts(messages, roles)
+    for in_parts in (["user"], extra) if extra else ():
+        yield _in_parts(messages, in_parts)
+    for form in folded[1:]:
+        yield _in_parts(form, roles)
+
+
+def _folded(messages: Sequence[Mapping[str, str]], roles: Collection[str]) -> list[dict[str, str]]:
+    """The messages without those of `roles`, whose text opens the next user message, or else closes the last one."""
+    kept: list[dict[str, str]] = []
+    moved: list[str] = []
+    for message in messages:
+        if message["role"] in roles:
+            moved.append(message["content"])
+            continue
+        kept.append(dict(message))
+        if message["role"] == "user" and moved:
+            kept[-1]["content"] = "\n\n".join([*moved, message["content"]])
+            moved = []
+    if moved and kept and kept[-1]["role"] == "user":
+        kept[-1]["content"] = "\n\n".join([kept[-1]["content"], *moved])
+    elif moved:
+        kept.append({"role": "user", "content": "\n\n".join(moved)})
+    return kept
+
+
+def _in_parts(messages: Sequence[Mapping[str, str]], roles: Collection[str]) -> list[dict[str, Any]]:
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if message["role"] in roles
+        else {**message}
+        for message in messages
+    ]
+
+
+def _role_left_out(messages: Sequence[Mapping[str, str]], text: str) -> str | None:
+    """The role of a message whose text is not in `text`; None if all are there, each in a place of its own.
+
+    White space may differ, and the text may be written as in JSON.
+    """
+    left = _plain(text)
+    for message in sorted(messages, key=lambda message: -len(message["content"])):
+        content = message["content"]
+        spellings = (content, json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1])
+        found = next((plain for plain in map(_plain, spellings) if plain in left), None)
+        if found is None:
+            return message["role"]
+        if found:
+            left = left.replace(found, "\0", 1)
+    return None
+
+
+def _plain(text: str) -> str:
+    return " ".join(_CONTROLS.sub(" ", text).split())
+
+
+def _shows_parts(form: Sequence[Mapping[str, Any]], text: str) -> bool:
+    """Whether a template printed a list of parts as it is."""
+    parts = [message["content"][0]["text"] for message in form if not isinstance(message["content"], str)]
+    return bool(parts) and any(mark in text and mark not in "".join(parts) for mark in _SHOWN_PARTS)
 
 
 class _Interrupted(SystemExit):

@@ -1,5 +1,6 @@
 """Checks whether a transformers model can collaborate, and wraps it as a `LanguageModel`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, 
         chat = ChatTokenizer(tokenizer, name, _stop_ids(model))
         lm = LanguageModel(name, model, chat, _spec(model, name, ranks), ranks)
         check_tokenizer(tokenizer, model, name)
+        chat.check_template()
         check_model(lm)
     except LatentMASError:
         raise
@@ -109,17 +111,38 @@ def check_build(model: PreTrainedModel, name: str) -> None:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
-    """Raises ModelError unless the tokenizer works, and knows no token that the model lacks.
+    """Raises ModelError unless the tokenizer works, and the model has an embedding for every id that the tokenizer or
+    a configuration knows: a lookup beyond the embeddings ends a process on a GPU.
 
-    transformers makes an empty one up where a folder has none.
+    transformers makes an empty tokenizer up where a folder has none.
     """
     ids = tokenizer("Question 1", add_special_tokens=False)["input_ids"]
     if not ids or not tokenizer.decode(list(ids), skip_special_tokens=True).strip():
         raise ModelError("model", name, "its tokenizer must be there and turn text into tokens and back")
     num_embeddings = model.get_input_embeddings().weight.shape[0]
-    if max(ids) >= num_embeddings:
-        expected = f"its tokenizer must fit: token {max(ids)}, but the model has {num_embeddings} embeddings"
-        raise ModelError("model", name, expected)
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
+    if (top := max(highest, *ids)) >= num_embeddings:
+        which = f"token {top} ({token!r})" if top == highest else f"token {top}"
+        expected = f"its tokenizer must fit: {which}, but the model has {num_embeddings} embeddings, 0 to"
+        raise ModelError("model", name, f"{expected} {num_embeddings - 1}; resize them to the tokenizer")
+    for field, top in _configured_ids(model):
+        if top >= num_embeddings:
+            expected = f"its {field} must be one of its {num_embeddings} embeddings, 0 to {num_embeddings - 1}; it is"
+            raise ModelError("model", name, f"{expected} {top}")
+
+
+def _configured_ids(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """The special tokens of the configuration and of the generation configuration, with their fields."""
+    for kind, config in (("", model.config), ("generation ", getattr(model, "generation_config", None))):
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            for one in _token_ids(getattr(config, key, None)):
+                yield f"{kind}{key}", one
+
+
+def _token_ids(value: Any) -> list[int]:
+    """The ids in a field of a configuration, which holds one, several or none; -1 is none in old files."""
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return [number for one in values if (number := int(one)) >= 0]
 
 
 def _dtype_name(model: PreTrainedModel, name: str) -> str:
@@ -130,14 +153,10 @@ def _dtype_name(model: PreTrainedModel, name: str) -> str:
 
 
 def _stop_ids(model: PreTrainedModel) -> list[int]:
-    """End tokens of the generation configuration; some models name several."""
-    generation = getattr(model, "generation_config", None)
-    eos: Any = getattr(generation, "eos_token_id", None)
-    if eos is None:
-        eos = getattr(model.config, "eos_token_id", None)
-    if eos is None:
-        return []
-    return [int(eos)] if isinstance(eos, int) else [int(one) for one in eos]
+    """The end tokens of the configuration and of the generation configuration; some models name several, or others in
+    each of the two."""
+    configs = (model.config, getattr(model, "generation_config", None))
+    return [one for config in configs for one in _token_ids(getattr(config, "eos_token_id", None))]
 
 
 _NUM_TOKENS = 10

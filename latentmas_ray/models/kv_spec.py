@@ -1,5 +1,9 @@
 """The KV cache spec of a model, read from its transformers configuration: nothing is loaded."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -40,11 +44,9 @@ def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
     Raises ModelError for a model without RoPE, and for kinds whose frequencies depend on the length (dynamic,
     longrope), because their keys cannot be moved.
     """
-    parameters = getattr(config, "rope_parameters", None)
-    if not parameters:
+    own, nested = _rope_parameters(config)
+    if not own:
         raise ModelError("model", name, "it must use rotary positions (RoPE); its configuration has none")
-    nested = isinstance(parameters.get("full_attention"), dict)
-    own = parameters["full_attention"] if nested else parameters
     kind = own.get("rope_type", "default")
     if kind not in ROPE_KINDS:
         raise ModelError("model", name, f"its RoPE is of kind {kind!r}; keys can be moved for {', '.join(ROPE_KINDS)}")
@@ -56,3 +58,29 @@ def rope_spec(config: PretrainedConfig, name: str) -> RopeSpec:
         extra = {"layer_type": "full_attention"} if nested else {}
         inv_freq, _ = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), **extra)
     return RopeSpec(kind, tuple(float(f) for f in inv_freq))
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """The number of positions for which a model is made; None if its configuration has none.
+
+    It is `max_position_embeddings`, except where that is the length before RoPE was stretched, as vLLM reads it: yarn
+    makes `factor` × `original_max_position_embeddings`, linear and dynamic make `factor` × `max_position_embeddings`.
+    llama3 and longrope have the new length in `max_position_embeddings`.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit:
+        return None
+    own, _ = _rope_parameters(config)
+    kind, factor = own.get("rope_type", "default"), own.get("factor")
+    if not isinstance(factor, int | float) or not math.isfinite(factor) or factor < 1:
+        return int(limit)
+    if kind == "yarn":
+        return int(factor * (own.get("original_max_position_embeddings") or limit))
+    return int(factor * limit) if kind in ("linear", "dynamic") else int(limit)
+
+
+def _rope_parameters(config: PretrainedConfig) -> tuple[Mapping[str, Any], bool]:
+    """The RoPE parameters of the full-attention layers, and whether they are kept by kind of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = isinstance(parameters.get("full_attention"), dict)
+    return (parameters["full_attention"] if nested else parameters), nested

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
 from latentmas_ray.models.chat import ChatTokenizer
+from latentmas_ray.models.kv_spec import max_positions
 from latentmas_ray.parallel.ranks import ALONE, Ranks, own_part, whole
 
 
@@ -45,8 +46,7 @@ class LanguageModel:
     @property
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if the configuration has none."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return max_positions(self.model.config)
 
     @property
     def is_tied(self) -> bool:

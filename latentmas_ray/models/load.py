@@ -1,6 +1,7 @@
 """Loads models by name: the embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -108,7 +109,7 @@ def load_config(name: str, revision: str | None = None) -> PretrainedConfig:
 
 
 def _read_config(name: str, revision: str | None) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(_location(name), **_at(revision))
+    return AutoConfig.from_pretrained(_location(name), trust_remote_code=False, **_at(revision))
 
 
 def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
@@ -117,6 +118,7 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
     with translated(name, "its weights must load"):
         model, report = AutoModelForCausalLM.from_pretrained(
             _location(name),
+            trust_remote_code=False,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
             output_loading_info=True,
@@ -137,7 +139,7 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
 
 def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     with translated(name, "its tokenizer must load"):
-        return AutoTokenizer.from_pretrained(_location(name), **_at(revision))
+        return AutoTokenizer.from_pretrained(_location(name), trust_remote_code=False, **_at(revision))
 
 
 def _at(revision: str | None) -> dict[str, str]:
@@ -155,12 +157,18 @@ def translated(name: str, expected: str) -> Iterator[None]:
     hub_log.setLevel(logging.CRITICAL)  # it reports every retry of an unreachable hub
     transformers_log.disable_progress_bar()  # every actor would show its own
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch, about pickled weights
+            yield
     except ModelError:
         raise
     except Exception as error:  # the libraries below have no common root: tokenizers raises plain Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        if "weights_only" in str(error):  # torch advises to run what is in the file
+            reason = "they are a pickle that holds more than tensors, which is never loaded; save them as safetensors"
+        if "trust_remote_code" in str(error):
+            reason = "it needs the Python code in its files, which is never run; give a model that transformers knows"
         raise ModelError("model", name, f"{expected}: {reason}") from error
     finally:
         transformers_log.set_verbosity(level)
@@ -179,7 +187,9 @@ def _device_map(name: str, dtype: str, place: torch.device, revision: str | None
     with torch.device("meta"):
         # Weights without a dtype in the configuration count as float32, the largest possible.
         chosen = (config.dtype or torch.float32) if dtype == "auto" else DTYPES[dtype]
-        empty = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation="sdpa")
+        empty = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=chosen, attn_implementation="sdpa"
+        )
     return place_weights(empty, name, map(_free_bytes, range(torch.cuda.device_count())))
 
 

@@ -1,11 +1,16 @@
 """Model names: the embedded model, folders and hub ids. Needs neither torch nor transformers."""
 
+import re
+import stat
 from pathlib import Path
 
 from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import ModelError
 
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
+_MAX_HUB_ID_CHARS = 96
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_FILE_ENDING = re.compile(r"\.(safetensors|bin|gguf|ggml|pt|pth|ckpt|onnx|json|zip|gz|tar)", re.I)
 
 
 def check_name(name: str, revision: str | None = None) -> None:
@@ -20,13 +25,33 @@ def check_name(name: str, revision: str | None = None) -> None:
         raise ModelError("revision", revision, f"{kind} has no revisions; leave it out, or give the model's hub id")
     if name == EMBEDDED_MODEL:
         return
-    if path is None and name.startswith((".", "/", "~")):
+    if path is None and not _may_be_on_hub(name):
         raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
-    if path is not None and not (path / "config.json").is_file():
-        raise ModelError("model", name, "it must be a folder with a config.json (a model saved by save_pretrained)")
+    if path is not None:
+        _check_folder(path, name)
     from latentmas_ray.models.load import check_configuration  # transformers takes seconds to import
 
     check_configuration(name, revision)
+
+
+def _may_be_on_hub(name: str) -> bool:
+    """Whether a name that is no folder here can be a hub id; the hub is not queried for a mistyped path."""
+    is_id = len(name) <= _MAX_HUB_ID_CHARS and _HUB_ID.fullmatch(name) is not None
+    return is_id and not _FILE_ENDING.fullmatch(Path(name).suffix) and not Path(name).is_symlink()
+
+
+def _check_folder(path: Path, name: str) -> None:
+    """Raises ModelError unless `path` may be a model folder; transformers would wait for the writer of a pipe."""
+    expected = "it must be a folder with a config.json (a model saved by save_pretrained)"
+    try:
+        if not (path / "config.json").is_file():
+            raise ModelError("model", name, expected)
+        for entry in path.iterdir():
+            if entry.exists() and not (entry.is_file() or entry.is_dir()):
+                kind = "a named pipe" if stat.S_ISFIFO(entry.stat().st_mode) else "a socket or a device"
+                raise ModelError("model", name, f"its files must be regular ones; {entry.name} is {kind}")
+    except OSError as error:
+        raise ModelError("model", name, f"{expected}: {error.strerror or error}") from error
 
 
 def absolute_name(name: str) -> str:

@@ -133,7 +133,9 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
     # Drawn on the device: billions of numbers take minutes on a CPU, and would have to be copied.
     with torch.random.fork_rng([device] if device.startswith("cuda") else []), torch.device(device):
         torch.manual_seed(_SEED)
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        )
     return wrap(model.to(device), tiny_tokenizer(), shape)
 
 

@@ -122,10 +122,13 @@ def known_dims(name: str) -> ModelDims | None:
 
 def dims_of_folder(folder: Path) -> ModelDims:
     """Read the dimensions from config.json and the headers of the safetensors files. Raises ModelError."""
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise ValueError("config.json is no regular file")
+        config = json.loads(path.read_text(encoding="utf-8"))
         stored = sum(map(_parameters_in, sorted(folder.glob("*.safetensors"))))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         expected = f"it must be a folder with a config.json and whole safetensors files: {error}"
         raise ModelError("model", str(folder), expected) from None
     dims = dims_of_config(config, str(folder))

@@ -1,15 +1,13 @@
 """Reads the output folders of runs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from latentmas_ray.config import RunConfig, is_url, stored_fields
 from latentmas_ray.engine.diagnostics.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.folder import read_file, read_json, read_yaml
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import decode_row
@@ -37,7 +35,7 @@ def load_run(folder: str | Path) -> FinishedRun:
     """
     folder = _existing(folder)
     for name in (CONFIG_NAME, RESULTS_NAME):
-        if not (folder / name).is_file():
+        if not (folder / name).exists():
             raise JournalError("run", str(folder), f"it has no {name}; give the output folder of a run")
     try:
         return FinishedRun(
@@ -68,7 +66,7 @@ def load_runs(folder: str | Path) -> list[FinishedRun]:
 
 def read_answers(path: Path) -> tuple[Answer, ...]:
     """Read the rows of a results file, ignoring a last line without a line end. Raises JournalError."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_file(path).split(b"\n")[:-1]
     answers: dict[str, Answer] = {}
     for number, line in enumerate(lines, start=1):
         answer = decode_row(line, f"{path}:{number}")
@@ -99,20 +97,21 @@ def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:
 
 
 def _read_config(path: Path) -> RunConfig:
+    content = read_file(path)
     try:
-        values = stored_fields(dict(yaml.safe_load(path.read_bytes())))
+        values = stored_fields(dict(read_yaml(content)))
         if "task" not in values:  # any mapping would otherwise be accepted, with default values
             raise ValueError("no task")
         # Fields of other versions are ignored.
         return RunConfig.model_validate({name: values[name] for name in RunConfig.model_fields if name in values})
-    except (yaml.YAMLError, ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise JournalError(str(path), path.name, "it must be the YAML that the run wrote") from None
 
 
 def _read_failures(path: Path) -> tuple[Failure, ...]:
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = read_file(path).split(b"\n")[:-1] if path.exists() else []
     try:
-        failures = tuple(Failure(**json.loads(line)) for line in lines)
+        failures = tuple(Failure(**read_json(line)) for line in lines)
         if not all(isinstance(value, str) for failure in failures for value in vars(failure).values()):
             raise TypeError("all fields of a failure are text")
         return failures
@@ -123,7 +122,8 @@ def _read_failures(path: Path) -> tuple[Failure, ...]:
 def _read_summary(path: Path) -> Summary | None:
     if not path.exists():
         return None
+    content = read_file(path)
     try:
-        return Summary.from_json(json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return Summary.from_json(read_json(content, allows_nan=True))  # which refuses it where no run writes it
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise JournalError(str(path), path.name, "it must be what the run wrote; remove the file") from None

@@ -8,25 +8,39 @@ summary.json     the summary, written when the run has finished
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
 from latentmas_ray.config import RunConfig, stored_fields
-from latentmas_ray.errors import JournalError, RunError
-from latentmas_ray.runs.folder import append_durably, encode_row, lock_folder, make_folder, write_atomically
+from latentmas_ray.errors import JournalError, RunError, hide_password
+from latentmas_ray.runs.folder import (
+    FolderLock,
+    append_durably,
+    check_regular,
+    encode_row,
+    make_folder,
+    read_file,
+    read_json,
+    read_yaml,
+    remove_temporary_files,
+    write_atomically,
+)
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import read_rows
-from latentmas_ray.runs.traces import TraceWriter
+from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, TraceWriter
 from latentmas_ray.tasks.question import Question
 
 CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
 FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
+_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, FAILURES_NAME, SUMMARY_NAME)
 
 
 class Journal:
@@ -38,11 +52,12 @@ class Journal:
         self._questions = {question.id: question for question in questions}
         self._pinned = dict(pinned)
         self._answers: dict[str, Answer] = {}  # in the order of the file
+        self._digests: dict[str, bytes] = {}  # of their rows, in the same order
         self._failures: list[Failure] = []
         self._traces = TraceWriter(folder)
         self._has_written = False
         make_folder(folder)
-        self._lock = lock_folder(folder)
+        self._lock = FolderLock(folder)
         try:
             self._start()
         except BaseException:
@@ -80,8 +95,10 @@ class Journal:
     def record(self, *results: Answer | Failure) -> None:
         """Write results to disk before returning. Answers that are already recorded are skipped.
 
-        Raises RunError, and leaves the files unchanged, if they cannot be written.
+        Raises RunError, and leaves the files unchanged, if they cannot be written, or if another run writes there too
+        because something removed the lock.
         """
+        self._lock.check()
         fresh = {result.id: result for result in results if isinstance(result, Answer)}
         answers = [answer for answer in fresh.values() if answer.id not in self._answers]
         failures = [result for result in results if isinstance(result, Failure)]
@@ -90,32 +107,44 @@ class Journal:
                 self._drop_outdated()
             if answers:
                 self._traces.write([answer.trace for answer in answers if answer.trace is not None])
-                rows = b"".join(encode_row(answer.to_row()) for answer in answers)
-                append_durably(self._folder / RESULTS_NAME, rows)
+                rows = [encode_row(answer.to_row()) for answer in answers]
+                append_durably(self._folder / RESULTS_NAME, b"".join(rows))
                 self._answers.update((answer.id, answer) for answer in answers)
+                self._digests.update((answer.id, _digest(row)) for answer, row in zip(answers, rows, strict=True))
             if failures:
-                rows = b"".join(encode_row(asdict(failure)) for failure in failures)
-                append_durably(self._folder / FAILURES_NAME, rows)
+                append_durably(
+                    self._folder / FAILURES_NAME, b"".join(encode_row(asdict(failure)) for failure in failures)
+                )
                 self._failures += failures
         except OSError as error:
             raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
+        except JournalError as error:  # something has put a pipe, say, in the place of a file
+            raise RunError(f"results cannot be written to {self._folder}: {error}") from error
 
     def finish(self, summary: Summary) -> Summary:
         """Complete the journal of a finished run: sort rows by question and write summary.json.
 
         Returns the content of summary.json: if this start had nothing to do, the existing summary is left as it is.
-        Raises RunError if the files cannot be written.
+        Raises RunError if the files cannot be written, and if something else has changed the rows or the traces; rows
+        that it removed are written again.
         """
         path = self._folder / SUMMARY_NAME
+        self._lock.check()
         try:
+            self._check_rows()
             self._sort_rows()
             self._traces.retain([answer.id for answer in self.answers])
+            if self._traces.num_lost:
+                lost = f"{self._traces.num_lost} traces are missing from {self._folder / TRACES_NAME}"
+                raise RunError(f"something else has changed the files during the run: {lost}")
             if not self._has_written and (existing := _read_summary(path)) is not None:
                 return existing
             write_atomically(path, json.dumps(summary.to_json(), indent=2).encode() + b"\n")
             return summary
         except OSError as error:
             raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
+        except JournalError as error:
+            raise RunError(f"something else has changed the files during the run: {error}") from error
 
     def close(self) -> None:
         """Unlock the folder. Safe to call twice."""
@@ -130,6 +159,8 @@ class Journal:
     def _start(self) -> None:
         path = self._folder / RESULTS_NAME
         try:
+            check_regular(self._folder / name for name in _NAMES)
+            remove_temporary_files(self._folder)
             path.open("ab").close()  # fails early if the file is not writable
             if path.stat().st_size:
                 self._resume(path)
@@ -149,22 +180,28 @@ class Journal:
         self._answers, content = read_rows(path, self._questions)
         if path.stat().st_size != len(content):
             write_atomically(path, content)
+        rows = (row + b"\n" for row in content.split(b"\n"))
+        self._digests = {name: _digest(row) for name, row in zip(self._answers, rows, strict=False)}
         self._traces.retain([answer.id for answer in self.answers])
 
     def _config_text(self) -> str:
         values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})
+        if self._config.output is not None:
+            values["output"] = hide_password(self._config.output)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def _check_identity(self) -> None:
         path = self._folder / CONFIG_NAME
         try:
-            stored: Any = yaml.safe_load(path.read_bytes())
+            stored: Any = read_yaml(read_file(path))
         except FileNotFoundError:
             expected = (
                 f"{CONFIG_NAME} is missing, so it is unknown which run made {RESULTS_NAME}; choose another folder"
             )
             raise JournalError("output", str(self._folder), expected) from None
-        except yaml.YAMLError as error:
+        except JournalError:
+            raise
+        except ValueError as error:
             raise JournalError(str(path), str(error), "it must be the YAML that the run wrote") from None
         if not isinstance(stored, dict):
             raise JournalError(str(path), stored, "it must hold the fields of a run's configuration")
@@ -177,6 +214,10 @@ class Journal:
                     f"the run in {self._folder} has {stored_value}; resume with the same, or choose another folder"
                 )
                 raise JournalError(name, value, expected)
+        if isinstance(output := stored.get("output"), str) and hide_password(output) != output:
+            # An earlier version wrote it with its password.
+            stored["output"] = hide_password(output)
+            write_atomically(path, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True).encode())
 
     def _drop_outdated(self) -> None:
         """Remove the files of an earlier start that this start writes again."""
@@ -184,19 +225,45 @@ class Journal:
             (self._folder / name).unlink(missing_ok=True)
         self._has_written = True
 
+    def _check_rows(self) -> None:
+        """Raise RunError unless the file has exactly the rows of this run. Rows that are gone are written again, if
+        nothing else has written there. Raises OSError."""
+        path = self._folder / RESULTS_NAME
+        try:
+            content = read_file(path)
+        except FileNotFoundError:
+            content = b""
+        rows = [row + b"\n" for row in content.split(b"\n")[:-1]]
+        found = Counter(map(_digest, rows))
+        gone = [name for name, digest in self._digests.items() if digest not in found]
+        num_foreign = sum((found - Counter(self._digests.values())).values())
+        if not gone and not num_foreign:
+            return
+        what = [f"{len(gone)} of {len(self._digests)} rows are missing"] if gone else []
+        what += [f"{num_foreign} rows are not of this run"] if num_foreign else []
+        if not num_foreign:
+            again = b"".join(encode_row(self._answers[name].to_row()) for name in gone)
+            write_atomically(path, b"".join(rows) + again)
+            what.append("they are written again")
+        raise RunError(f"{path}: something else changed it during the run: {', '.join(what)}")
+
     def _sort_rows(self) -> None:
         ordered = [answer.id for answer in self.answers]
         if ordered == list(self._answers):
             return
         path = self._folder / RESULTS_NAME
-        lines = dict(zip(self._answers, path.read_bytes().split(b"\n"), strict=False))
-        write_atomically(path, b"".join(lines[name] + b"\n" for name in ordered))
+        rows = {_digest(row + b"\n"): row + b"\n" for row in read_file(path).split(b"\n")}
+        write_atomically(path, b"".join(rows[self._digests[name]] for name in ordered))
         self._answers = {name: self._answers[name] for name in ordered}
+
+
+def _digest(row: bytes) -> bytes:
+    return blake2b(row, digest_size=16).digest()
 
 
 def _read_summary(path: Path) -> Summary | None:
     """Return the existing summary; None if there is no readable one."""
     try:
-        return Summary.from_json(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return Summary.from_json(read_json(read_file(path), allows_nan=True))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import JournalError, RunError
-from latentmas_ray.runs.folder import make_folder, write_atomically
+from latentmas_ray.runs.folder import check_regular, make_folder, write_atomically
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
@@ -75,6 +75,7 @@ class SeedsJournal:
         with ExitStack() as stack:
             self._root = stack.enter_context(open_output(output))
             _check_root(self._root.folder, output, configs)
+            check_regular([self._root.folder / SUMMARY_NAME])
             outputs = {
                 seed: stack.enter_context(open_output(config.output or seed_output(output, seed)))
                 for seed, config in configs.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmas_ray.errors import JournalError
-from latentmas_ray.runs.folder import encode_row, write_atomically
+from latentmas_ray.runs.folder import encode_row, read_file, write_atomically
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.journal import RESULTS_NAME
 from latentmas_ray.tasks import Grade, Question, grade
@@ -58,11 +58,23 @@ class Rescored:
 
     def write(self, path: Path) -> None:
         """Write the rows, compressed if `path` ends in .gz. Raises JournalError if the file cannot be written."""
-        content = b"".join(encode_row(row) for row in self.rows)
         try:
+            content = b"".join(encode_row(row) for row in self.rows)
             write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
         except OSError as error:
             raise JournalError("output", str(path), f"it cannot be written: {error.strerror or error}") from error
+        except RecursionError as error:
+            raise JournalError("output", str(path), "it cannot be written: a row is nested too deeply") from error
+
+
+def check_results(path: Path) -> None:
+    """Raises JournalError if there is no such file. Reads nothing."""
+    try:
+        if path.is_dir():
+            raise JournalError("results", str(path), f"it is a folder; give its {RESULTS_NAME}")
+        path.stat()
+    except OSError as error:
+        raise JournalError("results", str(path), f"it cannot be read: {error.strerror or error}") from error
 
 
 def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grade) -> Rescored:
@@ -127,10 +139,9 @@ def _read(path: Path, questions: Mapping[str, Question]) -> tuple[list[dict[str,
 
 
 def _content(path: Path) -> bytes:
-    if path.is_dir():
-        raise JournalError("results", str(path), f"it is a folder; give its {RESULTS_NAME}")
+    check_results(path)
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         return gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
     except OSError as error:
         raise JournalError("results", str(path), f"it cannot be read: {error.strerror or error}") from error
@@ -142,7 +153,7 @@ def _check_row(row: object, line: bytes, place: str, questions: Mapping[str, Que
     if not isinstance(row, dict) or not _is_id(row.get("id")) or not isinstance(row.get("answer"), str):
         raise JournalError(place, line.decode(errors="replace"), "it must be an object with an id and the text answer")
     if row.get("correct") not in (True, False, None):
-        raise JournalError(f"{place}: correct", str(row["correct"]), "it must be true, false, null or left out")
+        raise JournalError(f"{place}: correct", row["correct"], "it must be true, false, null or left out")
     question = questions.get(str(row["id"]))
     if question is None:
         raise JournalError(f"{place}: id", str(row["id"]), "the task has no such question; give the task of this file")

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import TypeAdapter
+from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
 from latentmas_ray.config import current_transfer
 from latentmas_ray.engine.diagnostics.trace import Alarm
@@ -17,10 +17,15 @@ from latentmas_ray.topology.agent import AgentMemory
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
 
+_FINITE = ConfigDict(allow_inf_nan=False)  # for what is read from files
+_AnyFloat = Annotated[float, AllowInfNan(True)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentUse:
     """The resources that one agent used on one question. Seconds are those of the question's whole batch."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
 
     prompt_tokens: int
     latent_steps: int
@@ -36,6 +41,8 @@ class AgentUse:
 class Transfer:
     """One segment read by one agent; bytes are this question's share, seconds those of the whole batch."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
+
     source: str
     reader: str
     num_bytes: int
@@ -44,7 +51,7 @@ class Transfer:
     exposed_seconds: float = 0.0  # not hidden by computation
     mode: str = "kv"  # kv or recompute
     codec: str = "none"
-    relative_error: float = 0.0  # of KV that went through a lossy codec
+    relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
     moved_bytes: int = 0  # less than `num_bytes` if the reader's node already had the segment
 
@@ -148,25 +155,27 @@ class Answer:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Answer":
-        """The inverse of `to_row`. Raises KeyError or TypeError for a row of another form."""
+        """The inverse of `to_row`. Raises KeyError, TypeError, AttributeError or ValueError for a row of another
+        form."""
         agents = {
-            name: AgentUse(
-                prompt_tokens=tokens["prompt"],
-                latent_steps=tokens["latent"],
-                output_tokens=tokens["output"],
-                memory_bytes=row["agent_memory_bytes"][name],
-                seconds=row["agent_seconds"][name],
-                text=row["texts"].get(name),
-                alarms=tuple(Alarm(**alarm) for alarm in row.get("alarms", {}).get(name, ())),
-            )
+            name: {
+                "prompt_tokens": tokens["prompt"],
+                "latent_steps": tokens["latent"],
+                "output_tokens": tokens["output"],
+                "memory_bytes": row["agent_memory_bytes"][name],
+                "seconds": row["agent_seconds"][name],
+                "text": row["texts"].get(name),
+                "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
+            }
             for name, tokens in row["tokens"]["agents"].items()
         }
+        transfers = tuple(asdict(Transfer(**current_transfer(transfer))) for transfer in row["transfers"])
         plain = {key: row[key] for key in ("id", "question", "gold", "answer", "prediction", "correct", "seconds")}
         return cls(
             **plain,
             answer_token_ids=tuple(row["answer_token_ids"]),
-            agents=agents,
-            transfers=tuple(Transfer(**current_transfer(transfer)) for transfer in row["transfers"]),
+            agents=_AGENTS.validate_python(agents),
+            transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
         )
 
@@ -184,6 +193,8 @@ class Failure:
 class TransferStats:
     """The transfers from one agent to another: means over the questions."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
+
     source: str
     reader: str
     transports: tuple[str, ...]
@@ -200,6 +211,8 @@ class TransferStats:
 class Summary:
     """The summary of a whole run; `summary.json` is its `to_json`. None means unknown."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
+
     method: str
     topology: str
     model: str
@@ -215,7 +228,7 @@ class Summary:
     moved_bytes: int  # of all transfers
     exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
     codec: str = "none"
-    relative_error: float = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
+    relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
     seconds: float  # wall clock of answering since the last start, without loading the models
     questions_per_second: float  # of the questions answered in these seconds
     num_resumed: int | None = None  # answered before this start; not part of the seconds and rates
@@ -250,11 +263,13 @@ class Summary:
         summary = cls(
             **{**row, "accuracy_interval": None if interval is None else tuple(interval), "hand_overs": hand_overs}
         )
-        _SUMMARY.validate_python(asdict(summary))
-        return summary
+        return _SUMMARY.validate_python(asdict(summary))
 
 
-_SUMMARY = TypeAdapter(Summary)  # checks the content of files; summaries made here need no checks
+# They check the content of files; what is made here needs no checks.
+_SUMMARY = TypeAdapter(Summary)
+_AGENTS = TypeAdapter(dict[str, AgentUse])
+_TRANSFERS = TypeAdapter(tuple[Transfer, ...])
 
 
 def mean_or_zero(values: Sequence[float]) -> float:

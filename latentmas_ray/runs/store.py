@@ -9,16 +9,18 @@ is not locked: only one run at a time may write to it.
 import logging
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from latentmas_ray.config import is_url
-from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.errors import JournalError, RunError, hide_password, hide_passwords, password_of
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME
 
@@ -48,14 +50,17 @@ class Output:
 
 def open_output(output: str, *, upload_seconds: float = UPLOAD_SECONDS) -> Output:
     """Return the output for a folder or URL. Raises JournalError for a URL that no installed library supports, or that
-    is not readable."""
+    cannot be reached or read."""
     if not is_url(output):
         return Output(Path(output))
     try:
         store, root = fsspec.url_to_fs(output)
     except (ImportError, ValueError) as error:
-        expected = f"it must be a folder, or a URL that fsspec and its installed packages support: {_reason(error)}"
-        raise JournalError("output", output, expected) from error
+        expected = "it must be a folder, or a URL that fsspec and its installed packages support"
+        raise JournalError("output", hide_password(output), f"{expected}: {_reason(error, output)}") from error
+    except Exception as error:  # many clients connect when they are made, and each library has its own errors
+        expected = f"its store must be reachable: {_reason(error, output)}"
+        raise JournalError("output", hide_password(output), expected) from error
     if isinstance(store, LocalFileSystem):
         return Output(Path(root))
     return _RemoteOutput(output, store, root.rstrip("/"), upload_seconds)
@@ -66,7 +71,8 @@ class _RemoteOutput(Output):
 
     def __init__(self, url: str, store: Any, root: str, upload_seconds: float) -> None:
         super().__init__(Path(tempfile.mkdtemp(prefix="latentmas-")))
-        self._url = url
+        self._url = hide_password(url)  # as messages show it
+        self._reason = partial(_reason, url=url)
         self._store = store
         self._root = root
         self._upload_seconds = upload_seconds
@@ -84,7 +90,7 @@ class _RemoteOutput(Output):
         try:
             self._upload()
         except Exception as error:
-            raise JournalError("output", self._url, f"it must be writable: {_reason(error)}") from error
+            raise JournalError("output", self._url, f"it must be writable: {self._reason(error)}") from error
         self._thread = Thread(target=self._upload_until_closed, name="output", daemon=True)
         self._thread.start()
 
@@ -99,7 +105,9 @@ class _RemoteOutput(Output):
             try:
                 self._upload()
             except Exception as failure:
-                message = f"results cannot be uploaded to {self._url} ({_reason(failure)}); they are in {self.folder}"
+                message = (
+                    f"results cannot be uploaded to {self._url} ({self._reason(failure)}); they are in {self.folder}"
+                )
                 if error is None:
                     raise RunError(message) from failure
                 error.add_note(message)
@@ -118,14 +126,14 @@ class _RemoteOutput(Output):
                     (self.folder / name).write_bytes(self._store.cat_file(path))
                     self._uploaded[name] = _version(self.folder / name)
         except Exception as error:
-            raise JournalError("output", self._url, f"it must be readable: {_reason(error)}") from error
+            raise JournalError("output", self._url, f"it must be readable: {self._reason(error)}") from error
 
     def _upload_until_closed(self) -> None:
         while not self._closed.wait(self._upload_seconds):
             try:
                 self._upload()
             except Exception as error:  # noqa: BLE001  each store's library has its own errors
-                _LOG.warning("results are not uploaded to %s for now: %s", self._url, _reason(error))
+                _LOG.warning("results are not uploaded to %s for now: %s", self._url, self._reason(error))
 
     def _upload(self) -> None:
         """Upload the files that have changed, and remove files that no longer exist here.
@@ -163,5 +171,10 @@ def _version(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(error: BaseException, url: str) -> str:
+    """What an error says, in one line and without the password of the URL."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    secret = password_of(url)
+    for one in {secret, unquote(secret)} if secret else ():
+        text = text.replace(one, "***")
+    return hide_passwords(text)

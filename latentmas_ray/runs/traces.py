@@ -1,14 +1,16 @@
 """The traces of a run: traces.jsonl, one line per question, and embeddings.json."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap
 from latentmas_ray.errors import JournalError
-from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
+from latentmas_ray.runs.folder import append_durably, encode_row, read_file, read_json, write_atomically
 
 TRACES_NAME = "traces.jsonl"
 EMBEDDINGS_NAME = "embeddings.json"
@@ -28,8 +30,18 @@ class Trace:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Trace":
-        """The inverse of `to_row`. Raises KeyError, TypeError or AttributeError for a row of another form."""
-        return cls(id=row["id"], agents={name: AgentTrace.from_row(agent) for name, agent in row["agents"].items()})
+        """The inverse of `to_row`. Raises KeyError, TypeError, ValueError or AttributeError for a row of another
+        form."""
+        if not isinstance(row["id"], str):
+            raise TypeError("an id must be text")
+        agents = {name: asdict(AgentTrace.from_row(agent)) for name, agent in row["agents"].items()}
+        return cls(id=row["id"], agents=_agents().validate_python(agents))
+
+
+@cache
+def _agents() -> TypeAdapter[dict[str, AgentTrace]]:
+    """Checks the content of files; made when the first is read, which actors never do."""
+    return TypeAdapter(dict[str, AgentTrace])
 
 
 def read_traces(folder: Path) -> dict[str, Trace]:
@@ -44,16 +56,17 @@ class TraceWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._written: set[str] = set()
+        self.num_lost = 0  # traces of this start that the last `retain` did not find
 
     def retain(self, ids: Collection[str]) -> None:
         """Remove all traces but one for each of these questions, and sort them in this order. Raises JournalError for a
         line that is not a trace, and OSError."""
         path = self._folder / TRACES_NAME
-        if not path.exists():
-            return
         lines = {trace.id: line for trace, line in _read_lines(path)}
+        self.num_lost = len(self._written - lines.keys())
         content = b"".join(lines[name] + b"\n" for name in ids if name in lines)
-        if content != path.read_bytes():
+        if path.exists() and content != read_file(path):
             write_atomically(path, content)
 
     def write(self, traces: Sequence[Trace]) -> None:
@@ -64,6 +77,7 @@ class TraceWriter:
             write_atomically(path, encode_row(embeddings.to_row()))
         if traces:
             append_durably(self._folder / TRACES_NAME, b"".join(encode_row(trace.to_row()) for trace in traces))
+            self._written.update(trace.id for trace in traces)
 
     def remove(self) -> None:
         """Remove the traces of an earlier run. Raises OSError."""
@@ -73,11 +87,12 @@ class TraceWriter:
 
 def _read_lines(path: Path) -> Iterator[tuple[Trace, bytes]]:
     """Yield every trace with its line. Raises JournalError with `FILE:LINE`."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = read_file(path).split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            yield Trace.from_row(json.loads(line)), line
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            # A thought that is not finite may have no number.
+            yield Trace.from_row(read_json(line, allows_nan=True)), line
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             shown = line.decode(errors="replace")
             raise JournalError(f"{path}:{number}", shown, "it is not a trace of a run; remove the line") from None
 
@@ -87,7 +102,8 @@ def read_embeddings(folder: Path) -> EmbeddingMap | None:
     path = folder / EMBEDDINGS_NAME
     if not path.exists():
         return None
+    content = read_file(path)
     try:
-        return EmbeddingMap.from_row(json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError, IndexError):
+        return EmbeddingMap.from_row(read_json(content, allows_nan=True))
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise JournalError(str(path), path.name, "it is not the map of a model's embeddings; remove the file") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from latentmas_ray.config import RunConfig, is_url, make_config
 from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.runs.environment import describe_environment
+from latentmas_ray.runs.folder import check_folder_name
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
 from latentmas_ray.runs.multi_seed import (
     SeedRun,
@@ -63,6 +64,8 @@ class Evaluation:
         ConfigError, JournalError, RunError kinds.
         """
         numbers = None if seeds is None else parse_seeds(seeds)
+        if self._config.output is not None and not is_url(self._config.output):
+            check_folder_name(self._config.output)
         if latent_steps is None:
             with self._opened(self._config, numbers, on_seed) as evaluate:
                 return evaluate()

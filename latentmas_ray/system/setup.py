@@ -20,7 +20,14 @@ from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
-from latentmas_ray.tasks import check_graders, load_questions, mismatch_memory, questions_from, task_max_new_tokens
+from latentmas_ray.tasks import (
+    check_graders,
+    check_task,
+    load_questions,
+    mismatch_memory,
+    questions_from,
+    task_max_new_tokens,
+)
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
@@ -52,7 +59,7 @@ class Setup:
         observer: Observer | None,
         fields: Mapping[str, Any],
     ) -> None:
-        """The arguments of `LatentMAS`. Raises ConfigError, TopologyError or ModelError; nothing is started."""
+        """The arguments of `LatentMAS`. Raises InputError kinds; nothing is started."""
         _check_arguments(model, topology, observer)
         given = _given_model(model, tokenizer)
         values: dict[str, Any] = {}
@@ -69,6 +76,7 @@ class Setup:
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
+        check_task(self.config.task)  # before the model, which may be on the hub
         self._model = self._checked_model(given)
         self._observer = observer
         self._last_given: tuple[Memory, GivenMemory] | None = None

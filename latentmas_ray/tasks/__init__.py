@@ -14,7 +14,7 @@ from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_gra
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
 
 if TYPE_CHECKING:
-    from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
+    from latentmas_ray.tasks.files import BUILTIN_TASKS, check_task, load_questions
     from latentmas_ray.tasks.given import question_from, questions_from
     from latentmas_ray.tasks.hub import Benchmark
     from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark, task_max_new_tokens
@@ -23,6 +23,7 @@ _MODULES = {
     "BENCHMARKS": "registry",
     "BUILTIN_TASKS": "files",
     "Benchmark": "hub",
+    "check_task": "files",
     "find_benchmark": "registry",
     "load_questions": "files",
     "question_from": "given",
@@ -40,6 +41,7 @@ __all__ = [
     "Question",
     "answer_form",
     "check_graders",
+    "check_task",
     "extract",
     "find_benchmark",
     "grade",

@@ -155,18 +155,36 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
         with files("latentmas_ray.tasks").joinpath(f"{task}.jsonl").open("rb") as stream:
             yield stream, f"{task}.jsonl"
         return
-    path = Path(task)
     try:
-        if path.is_dir():
-            raise TaskError("task", task, f"it is a folder; it must be a file of questions: {_FILE_FORM}")
-        if not task.lower().endswith(_SUFFIXES):
-            _refuse_name(task, is_file=path.exists())
-        if not path.is_file():
-            raise TaskError("task", task, "there is no such file")
+        path = _checked_path(task)
         with gzip.open(path) if task.lower().endswith(".gz") else path.open("rb") as lines:
             yield lines, path.name
     except OSError as error:
         raise TaskError("task", task, f"the file cannot be read: {error.strerror or error}") from error
+
+
+def check_task(task: str) -> None:
+    """Raises TaskError for an unknown task, and for a file that is not there. Reads nothing, and does not query the
+    hub."""
+    if task in BUILTIN_TASKS or find_benchmark(task) is not None:
+        return
+    try:
+        _checked_path(task)
+    except OSError as error:
+        raise TaskError("task", task, f"the file cannot be read: {error.strerror or error}") from error
+
+
+def _checked_path(task: str) -> Path:
+    """Return the path of a task's file. Raises TaskError, OSError."""
+    path = Path(task)
+    if path.is_dir():
+        raise TaskError("task", task, f"it is a folder; it must be a file of questions: {_FILE_FORM}")
+    if not task.lower().endswith(_SUFFIXES):
+        _refuse_name(task, is_file=path.exists())
+    if not path.is_file():
+        is_other = path.exists()
+        raise TaskError("task", task, "it must be a regular file" if is_other else "there is no such file")
+    return path
 
 
 def _refuse_name(task: str, *, is_file: bool) -> NoReturn:

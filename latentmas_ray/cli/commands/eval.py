@@ -10,7 +10,7 @@ from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
 from latentmas_ray.cli.render.text import shorten
 from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, hide_password
 from latentmas_ray.seeds import parse_seeds, seed_output
 
 if TYPE_CHECKING:
@@ -77,5 +77,6 @@ def _print_failures(listener: "ConsoleListener", num_failed: int, output: str | 
     if num_failed > len(listener.failures):
         typer.echo(f"  … and {num_failed - len(listener.failures)} more", err=True)
     if output is not None:
-        folder = seed_output(output, "*") if has_seeds else output.rstrip("/")
+        shown = hide_password(output)
+        folder = seed_output(shown, "*") if has_seeds else shown.rstrip("/")
         typer.echo(f"  all are in {folder}/failures.jsonl; --resume tries them again", err=True)

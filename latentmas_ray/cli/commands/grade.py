@@ -26,10 +26,11 @@ def grade(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Grade an existing results file again; nothing is changed unless --output says so."""
-    from latentmas_ray.runs.rescore import rescore
+    from latentmas_ray.runs.rescore import check_results, rescore
     from latentmas_ray.tasks import check_graders, load_questions
 
     target = None if output is None else _checked(output, overwrite=overwrite)
+    check_results(Path(results))  # before the task, which may be on the hub
     questions = load_questions(task)
     check_graders(questions)
     outcome = rescore(Path(results), {question.id: question for question in questions})
@@ -56,7 +57,11 @@ def grade(
 def _checked(output: str, *, overwrite: bool) -> Path:
     """Return the path of the output. Raises ConfigError before grading, which may take minutes."""
     path = Path(output)
-    if is_url(output) or path.is_dir():
+    try:
+        is_elsewhere = is_url(output) or path.is_dir() or (path.exists() and not path.is_file())
+    except OSError as error:  # such as a name that is longer than names can be
+        raise ConfigError("output", output, f"it cannot be written: {error.strerror or error}") from error
+    if is_elsewhere:
         raise ConfigError("output", output, "it must be a file on this machine")
     if not path.parent.is_dir():
         raise ConfigError("output", output, f"its folder must exist: {path.parent}")

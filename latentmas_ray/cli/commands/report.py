@@ -56,7 +56,12 @@ def _checked(output: str) -> Path:
 
 def _checked_folders(runs: list[str]) -> list[str]:
     """Return the folders. Raises ConfigError if one is given twice."""
-    places = [Path(folder).resolve() for folder in runs]
+    places = []
+    for folder in runs:
+        try:
+            places.append(Path(folder).resolve())
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle
+            raise ConfigError("run", folder, "there is no such folder; give the output folder of a run") from error
     for index, (folder, place) in enumerate(zip(runs, places, strict=True)):
         if place in places[:index]:
             raise ConfigError("run", folder, "it is given twice; give every output folder once")
