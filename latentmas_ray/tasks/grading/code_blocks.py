@@ -174,7 +174,7 @@ class _Opening:
         content = self.match.string[self.begin : end].removeprefix("\n")
         if lead.strip(" \t") == ">":
             return re.sub(r"^[ \t]*>[ ]?", "", content, flags=re.MULTILINE)
-        indent = len(lead) if not lead.strip() else 0
+        indent = len(lead) if not lead.strip() or _LIST_MARK.fullmatch(lead.strip()) else 0
         return re.sub(rf"^[ \t]{{1,{indent}}}", "", content, flags=re.MULTILINE) if indent else content
 
 
