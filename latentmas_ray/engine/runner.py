@@ -20,7 +20,7 @@ from latentmas_ray.engine.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
-from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import CutOff, Phases, Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
@@ -114,13 +114,15 @@ class TurnRunner:
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
             with timer.phase("trace"):  # after the segment was sent
                 tracer.capture(session, hidden_BNE)
-            outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
+            outputs, cut_off = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
         else:
             with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
             with timer.phase("decode"):
-                outputs = dict(enumerate(session.decode(work.sampling, work.agent, is_last=work.is_last)))
+                questions = [_asked(prompt) for prompt in work.prompts]
+                texts_by_row = session.decode(work.sampling, work.agent, is_last=work.is_last, questions=questions)
+                outputs, cut_off = dict(enumerate(texts_by_row)), dict(enumerate(session.cut_off))
             memory_tokens = tuple(
                 read + len(prompt) + len(outputs[row])
                 for row, (read, prompt) in enumerate(zip(merged.lengths, prompts, strict=True))
@@ -138,6 +140,7 @@ class TurnRunner:
             latent_steps=0 if is_text else work.latent_steps,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if is_text else (),
+            cut_off=tuple(cut_off.get(row, "no") for row in range(len(prompts))) if outputs else (),
             phases=Phases(**timer.seconds),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
@@ -253,17 +256,25 @@ class TurnRunner:
         prompts: Sequence[Sequence[int]],
         rows: Sequence[int],
         timer: PhaseTimer,
-    ) -> dict[int, list[int]]:
-        """Decode text for the questions of `rows`, without the agent's thoughts: token ids by row."""
+    ) -> tuple[dict[int, list[int]], dict[int, CutOff]]:
+        """Decode text for the questions of `rows`, without the agent's thoughts: token ids, and whether they were cut
+        off, by row."""
         if not rows:
-            return {}
+            return {}, {}
         with timer.phase("decode"):
             asked = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
             num_new = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
             other = clone_without(session, reads, rows, num_new=max(map(len, asked)) + num_new)
             other.prefill(asked)
-            return dict(zip(rows, other.decode(work.sampling, work.agent), strict=True))
+            questions = [_asked(work.prompts[row]) for row in rows]
+            outputs = other.decode(work.sampling, work.agent, questions=questions)
+            return dict(zip(rows, outputs, strict=True)), dict(zip(rows, other.cut_off, strict=True))
+
+
+def _asked(prompt: Prompt) -> str:
+    """Return the text of a prompt."""
+    return "\n".join(message["content"] for message in prompt.messages)
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.progress import StepCounter
-from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.engine.run_on import RunOnCheck
+from latentmas_ray.engine.turn import CutOff, Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.buffers import empty_bytes
@@ -50,6 +51,7 @@ class Session:
         self._memory_lengths = [0] * len(question_ids)
         self._inputs = TurnInputs(lm.spec, self.positions)
         self.counter = StepCounter()
+        self.cut_off: list[CutOff] = []  # of each question, after `decode`
 
     @torch.inference_mode()
     def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
@@ -146,25 +148,35 @@ class Session:
         self._inputs.withdraw(rows)
 
     @torch.inference_mode()
-    def decode(self, sampling: Sampling, agent: str, *, is_last: bool = False) -> list[list[int]]:
+    def decode(
+        self, sampling: Sampling, agent: str, *, is_last: bool = False, questions: Sequence[str] = ()
+    ) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
-        token ids without the end token.
+        token ids without the end token, and sets `cut_off`.
 
-        A finished question leaves the batch, which speeds up the others. Segments that are still in the cache are
-        copied out before that, unless they will not be read any more (`is_last`). Ends the session.
+        A model without a chat template also ends where it asks itself a new question; `questions` are what it was
+        asked. A finished question leaves the batch, which speeds up the others. Segments that are still in the cache
+        are copied out before that, unless they will not be read any more (`is_last`). Ends the session.
         """
         if is_last:
             self.cache.drop_views()
         outputs: list[list[int]] = [[] for _ in self.question_ids]
+        self.cut_off = ["max_new_tokens" for _ in self.question_ids]
+        run_on = RunOnCheck(self.lm.chat, questions)
         active = list(range(len(outputs)))  # the question in each row
         for step in range(sampling.max_new_tokens):
             self.counter.now = ("token", step, sampling.max_new_tokens)
             ids = self._sample(active, sampling, agent, step)
             for row in reversed(range(len(active))):
+                question = active[row]
                 has_ended = ids[row] in self.lm.chat.stop_ids
                 if not has_ended:
-                    outputs[active[row]].append(ids[row])
+                    outputs[question].append(ids[row])
+                    if (num_kept := run_on.num_kept(question, outputs[question])) is not None:
+                        del outputs[question][num_kept:]
+                        has_ended = True
                 if has_ended or self.positions[row] == self.lm.max_positions:
+                    self.cut_off[question] = "no" if has_ended else "positions"
                     self._drop_row(row, active, ids)
             if not active or step + 1 == sampling.max_new_tokens:
                 break

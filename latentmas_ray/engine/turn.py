@@ -14,6 +14,8 @@ from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 SentAs = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_node", "cross_node"]
+# Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
+CutOff = Literal["no", "max_new_tokens", "positions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,7 @@ class TurnResult:
     latent_steps: int = 0
     output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
     texts: tuple[str, ...] = ()
+    cut_off: tuple[CutOff, ...] = ()  # like `output_token_ids`
     phases: Phases = field(default_factory=Phases)
     segment_bytes: tuple[
         int, ...

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from latentmas_ray.errors import ModelError
+from latentmas_ray.tasks.grading.final_part import is_answer_mark
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.01
@@ -43,6 +44,11 @@ class ChatTokenizer:
         self.name = name
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset(extra_stop_ids) | (frozenset() if eos is None else {eos})
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model has a chat template. Models without one do not end their texts reliably."""
+        return bool(self.tokenizer.chat_template)
 
     def encode(self, messages: Sequence[Mapping[str, str]], template: Mapping[str, Any], suffix: str) -> list[int]:
         """Return the prompt's token ids: the chat template with `add_generation_prompt`, then `suffix`, nothing else.
@@ -125,8 +131,23 @@ class ChatTokenizer:
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of ids without special tokens, but with those that say where thinking or the final answer begins or
+        ends, as `[THINK]` and `</think>` of some tokenizers."""
+        if self._marks.isdisjoint(ids):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        shown = [token for token in ids if token in self._marks or token not in self._special_ids]
+        return str(self.tokenizer.decode(shown, skip_special_tokens=False))
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset(self.tokenizer.all_special_ids) | {index for index, token in added if token.special}
+
+    @cached_property
+    def _marks(self) -> frozenset[int]:
+        """The special tokens that `decode` keeps."""
+        tokens = zip(self._special_ids, self.tokenizer.convert_ids_to_tokens([*self._special_ids]), strict=True)
+        return frozenset(index for index, token in tokens if is_answer_mark(token)) - self.stop_ids
 
     def show(self, ids: Sequence[int]) -> str:
         """The text of ids with special tokens; empty for ids that are not in the tokenizer."""

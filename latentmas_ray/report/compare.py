@@ -157,6 +157,9 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator
             yield f"{run.name} was resumed: its speed is that since its last start, without {run.num_resumed} questions"
         if run.num_failed:
             yield f"{run.name} failed on {run.num_failed} questions; they are left out, not counted as wrong"
+        if run.num_cut_off:
+            num_answers = sum(map(len, run.answers.values()))
+            yield f"{run.name} has texts that were cut off in {run.num_cut_off} of {num_answers} answers"
     matched = [run for run in runs if run.config.method == "latent" and run.config.memory == "matched"]
     for run in runs if matched else ():
         if run.config.memory in _GAINS and (differing := _differing(run, matched)):

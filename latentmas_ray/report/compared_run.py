@@ -10,6 +10,7 @@ from latentmas_ray.errors import JournalError
 from latentmas_ray.report.runs import FinishedRun, load_runs
 from latentmas_ray.runs.multi_seed import mean_correct, speed, speed_after_warm_up
 from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.summary import count_cut_off
 from latentmas_ray.stats import accuracy_interval, mean_interval
 
 
@@ -32,6 +33,11 @@ class ComparedRun:
         """The number of questions that the runs' times do not include."""
         return sum(run.summary.num_resumed or 0 for run in self.runs if run.summary is not None)
 
+    @property
+    def num_cut_off(self) -> int | None:
+        """The number of questions, over all seeds, with a text that ended early; None if no row says so."""
+        return count_cut_off(answer for answers in self.answers.values() for answer in answers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
@@ -46,6 +52,7 @@ class RunFigures:
     seeds: tuple[int, ...]
     num_questions: int
     num_failed: int
+    num_cut_off: int | None  # questions of all seeds with a text that ended early; None if no row says so
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None  # 95 %, over questions
     accuracy_half_width: float | None  # 95 %, over seeds; None for one seed
@@ -116,6 +123,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         seeds=run.seeds,
         num_questions=len(run.answers),
         num_failed=run.num_failed,
+        num_cut_off=run.num_cut_off,
         accuracy=fmean(run.correct.values()) if run.correct else None,
         accuracy_interval=accuracy_interval([*run.correct.values()]) if run.correct else None,
         accuracy_half_width=mean_interval(accuracies).half_width if accuracies else None,

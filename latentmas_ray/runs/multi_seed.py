@@ -15,6 +15,7 @@ from latentmas_ray.runs.folder import check_regular, make_folder, write_atomical
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
+from latentmas_ray.runs.summary import count_cut_off
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
@@ -49,6 +50,7 @@ class SeedsSummary:
     seconds_after_warm_up: float | None
     questions_per_second_after_warm_up: float | None
     runs: Mapping[int, Summary]  # by seed
+    num_cut_off: int | None = None  # in all seeds together; None if none says so
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
@@ -154,6 +156,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         seconds_after_warm_up=after,
         questions_per_second_after_warm_up=per_second_after,
         runs={seed: run.summary for seed, run in runs.items()},
+        num_cut_off=count_cut_off(answer for run in runs.values() for answer in run.answers),
     )
 
 

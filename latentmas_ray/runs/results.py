@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
 from latentmas_ray.config import current_transfer
 from latentmas_ray.engine.diagnostics.trace import Alarm
-from latentmas_ray.engine.turn import WireChunk
+from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.topology.agent import AgentMemory
 
@@ -35,6 +35,12 @@ class AgentUse:
     # The text of a text agent, or the fallback text of a latent one; None for the answering agent, see `Answer.answer`.
     text: str | None = None
     alarms: tuple[Alarm, ...] = ()  # the first one of each kind; empty without a guard
+    cut_off: CutOff | None = None  # why its text ended early; "no" if it did not; None in rows of older versions
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether its text ended before the model had ended it."""
+        return self.cut_off not in (None, "no")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +129,14 @@ class Answer:
         """KV handed over for this question, by all agents together."""
         return sum(use.memory_bytes for use in self.agents.values())
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the text of any agent ended before the model had ended it."""
+        return any(use.is_cut_off for use in self.agents.values())
+
     def to_row(self) -> dict[str, Any]:
         """The object of one line of results.jsonl."""
+        cut_off = {name: use.cut_off for name, use in self.agents.items() if use.cut_off is not None}
         alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
@@ -150,6 +162,7 @@ class Answer:
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
+            **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -166,6 +179,7 @@ class Answer:
                 "seconds": row["agent_seconds"][name],
                 "text": row["texts"].get(name),
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
+                "cut_off": _cut_off(row.get("cut_off", {}).get(name)),
             }
             for name, tokens in row["tokens"]["agents"].items()
         }
@@ -178,6 +192,14 @@ class Answer:
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
         )
+
+
+def _cut_off(value: object) -> CutOff | None:
+    """Return the value of a row. Raises ValueError for any other."""
+    for known in (None, *get_args(CutOff)):
+        if value == known:
+            return cast("CutOff | None", known)
+    raise ValueError(f"cut_off must be one of {', '.join(get_args(CutOff))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +261,8 @@ class Summary:
     hand_overs: tuple[TransferStats, ...] = ()
     num_alarmed: int = 0  # questions with an alarm, if a guard was on
     alarms: Mapping[str, int] = field(default_factory=dict)  # the same by agent
+    num_cut_off: int | None = None  # questions with a text that ended early; None if no row says so (older versions)
+    cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
 
     def to_json(self) -> dict[str, Any]:

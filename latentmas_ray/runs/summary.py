@@ -1,7 +1,7 @@
 """Compute the summary of a run from its answers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.config import RunConfig
@@ -84,8 +84,25 @@ def summarise(
         hand_overs=transfer_stats(answers),
         num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
         alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
+        num_cut_off=count_cut_off(answers),
+        cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
     )
+
+
+def count_cut_off(answers: Iterable[Answer]) -> int | None:
+    """Return how many questions have a text that ended before the model had ended it; None if no answer says so."""
+    known = [answer for answer in answers if any(use.cut_off is not None for use in answer.agents.values())]
+    return sum(answer.is_cut_off for answer in known) if known else None
+
+
+def _cut_off_by_agent(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
+    reasons: dict[str, Counter[str]] = {}
+    for answer in answers:
+        for name, use in answer.agents.items():
+            if use.cut_off is not None and use.is_cut_off:
+                reasons.setdefault(name, Counter())[use.cut_off] += 1
+    return {name: dict(counts) for name, counts in reasons.items()}
 
 
 def _after_warm_up(seconds: float, warm_up: WarmUp | None) -> dict[str, Any]:

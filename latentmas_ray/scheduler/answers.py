@@ -112,6 +112,7 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
         seconds=asdict(result.phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
         text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
         alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),
+        cut_off=result.cut_off[index] if result.cut_off else "no",
     )
 
 

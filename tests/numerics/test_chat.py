@@ -142,3 +142,18 @@ def test_the_terminator_is_what_the_template_writes_after_a_turn(chat: ChatToken
 @pytest.mark.parametrize("template", [None, USER_ONLY, SHOUTS, "always the same"])
 def test_a_terminator_that_the_template_does_not_show_is_the_end_token(template: str | None) -> None:
     assert chat_of(template).turn_terminator == [2]
+
+
+def test_marks_of_thinking_are_kept_though_they_are_special_tokens() -> None:
+    marks = ["[THINK]", "[/THINK]", "<|START_THINKING|>", "<|channel|>", "<|message|>", "<answer>", "</answer>"]
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*marks, "<|tool|>"]})
+    chat = ChatTokenizer(tokenizer, "my-model")
+    for text in (
+        "[THINK]At first 9.[/THINK]It is 12.",
+        "<|START_THINKING|>At first 9.",
+        "<|channel|>analysis<|message|>At first 9.<|channel|>final<|message|>It is 12.",
+        "It is <answer>12</answer>",
+    ):
+        assert chat.decode(chat.tokenizer(f"{text}<|tool|><|im_end|>", add_special_tokens=False)["input_ids"]) == text
+    assert chat.decode(chat.tokenizer("12<|tool|><|im_end|>", add_special_tokens=False)["input_ids"]) == "12"

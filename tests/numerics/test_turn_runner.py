@@ -8,6 +8,7 @@ import torch
 
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
+from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
 from latentmas_ray.memory import LATENT, Segment, join
@@ -161,6 +162,45 @@ def test_too_many_thoughts_are_told_with_their_numbers(engine_of: MakeEngine) ->
     ):
         runner.run(order("planner", latent_steps=121 - longest), {})
     runner.run(order("planner", latent_steps=120 - longest), {})
+
+
+def test_texts_that_are_cut_off_are_told_apart(engine_of: MakeEngine) -> None:
+    engine = engine_of("qwen3")
+    engine.lm = with_limit(make_lm("qwen3"), 60)
+    runner = TurnRunner(engine)
+    work = order("judger", "text", sampling=Sampling(max_new_tokens=12))
+    left = [60 - len(ids) for ids in prompt_ids(runner, work)]
+    longest = min(left)  # tokens until the row with the longest prompt has no position left
+    engine.lm.chat.stop_ids = frozenset()
+    _, report = runner.run(replace(work, sampling=Sampling(max_new_tokens=longest + 5)), {})
+    assert report.cut_off == tuple("positions" if one < longest + 5 else "max_new_tokens" for one in left)
+    assert {"positions", "max_new_tokens"} == set(report.cut_off)
+    first = report.output_token_ids[0][0]
+    engine.lm.chat.stop_ids = frozenset({first})
+    _, report = runner.run(work, {})
+    assert report.cut_off[0] == "no"
+
+
+def test_a_model_without_a_template_ends_before_its_own_question(
+    engine_of: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = TurnRunner(engine_of("qwen3"))
+    chat = runner.engine.lm.chat
+    texts = ["It is 18.\n\nQuestion: Who runs?\nAnn", "It is 7, I think: a long sentence.", "No\n\nQ: Why so?\n"]
+    written = [chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    monkeypatch.setattr(
+        Session,
+        "_sample",
+        lambda self, active, sampling, agent, step: [([*written[row], 2] + [2] * 99)[step] for row in active],
+    )
+    monkeypatch.setattr(chat, "stop_ids", frozenset({2}))
+    work = order("judger", "text", sampling=Sampling(max_new_tokens=80))
+    _, with_template = runner.run(work, {})
+    assert with_template.texts == tuple(texts)
+    monkeypatch.setattr(chat.tokenizer, "chat_template", None)
+    _, report = runner.run(work, {})
+    assert [text.rstrip() for text in report.texts] == ["It is 18.", texts[1], "No"]
+    assert report.cut_off == ("no", "no", "no")
 
 
 def test_a_large_cache_is_given_back_after_the_turn_and_nobody_can_tell(

@@ -40,6 +40,7 @@ of another question, so what is right there is luck. Try next:
 @run_options("limit", "latent_steps", "max_new_tokens", "batch_size", "seed", "runtime", "address", fixed=_SMALL)
 def demo(config: RunConfig) -> None:
     """Compare single, text and latent on built-in questions, and latent with another question's memory."""
+    from latentmas_ray.cli.render.cut_off import cut_off_warnings
     from latentmas_ray.cli.render.progress import listen
     from latentmas_ray.cli.render.run_tables import demo_table, results_console
 
@@ -53,6 +54,9 @@ def demo(config: RunConfig) -> None:
             summaries.append(system.evaluate())
     console.print(demo_table(summaries))
     console.print(_AFTERWORD, markup=False, soft_wrap=True)
+    for summary in summaries:
+        for line in cut_off_warnings([summary]):
+            typer.echo(line, err=True)
     if any(summary.num_failed for summary in summaries):
         typer.echo(f"error: {sum(summary.num_failed for summary in summaries)} questions failed", err=True)
         raise typer.Exit(EXIT_FAILED)

@@ -33,6 +33,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
 ) -> None:
     """Answer a task's questions, grade the answers, sum up."""
+    from latentmas_ray.cli.render.cut_off import cut_off_warnings
     from latentmas_ray.cli.render.progress import listen
     from latentmas_ray.cli.render.run_tables import results_console, seeds_table, summary_table
 
@@ -44,14 +45,16 @@ def evaluate(
     with listen(config.method) as listener, open_system(config, listener) as system:
         if several is None:
             summary = system.evaluate()
-            table = summary_table(summary)
+            table, runs = summary_table(summary), [summary]
         else:
             summary = system.evaluate(seeds=several, on_seed=lambda seed: typer.echo(f"seed {seed}", err=True))
-            table = seeds_table(summary)
+            table, runs = seeds_table(summary), [*summary.runs.values()]
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))
     else:
         results_console().print(table)
+    for line in cut_off_warnings(runs):
+        typer.echo(line, err=True)
     if summary.num_failed:
         _print_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
         raise typer.Exit(EXIT_FAILED)

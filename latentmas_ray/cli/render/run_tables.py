@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.text import printable, shorten
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
@@ -143,6 +144,8 @@ def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
     if runs[0].codec != "none":
         error = max(run.relative_error for run in runs)
         yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
+    if figures := cut_off_figures(runs):
+        yield "cut off", figures
     if num_alarmed := sum(run.num_alarmed for run in runs):
         by_agent = sum((Counter(run.alarms) for run in runs), Counter())
         named = ", ".join(f"{name} {count}" for name, count in by_agent.items())
@@ -174,6 +177,8 @@ def _tokens(use: "AgentUse") -> str:
         counts.append(f"{format_number(use.latent_steps)} latent steps")
     if use.output_tokens:
         counts.append(f"{format_number(use.output_tokens)} output tokens")
+    if note := cut_off_note(use):
+        counts.append(note)
     return ", ".join(counts)
 
 

@@ -117,6 +117,11 @@ class Entry:
         return Figure(value=count, text=number(count)) if count else None
 
     @property
+    def num_cut_off(self) -> Figure | None:
+        """The questions with a text that was cut off, over all seeds; None if none."""
+        return self.figure("num_cut_off", number) if self.figures.get("num_cut_off") else None
+
+    @property
     def accuracy(self) -> Figure:
         return self.figure("accuracy", percent)
 

@@ -14,6 +14,7 @@ PIECE_SIZE = 40  # questions in one piece of details
 _MAX_TITLE_CHARS = 110
 _DIGITS = 4
 _RIGHT, _WRONG, _NOT_GRADED, _FAILED, _ABSENT = "10-fx"
+_CUT_OFF = {"max_new_tokens": "cut off at max_new_tokens", "positions": "cut off at the model’s last position"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
                     if found.reader == name
                 ],
                 "alarms": [_alarm(alarm) for alarm in dict.fromkeys((*(traced.alarms if traced else ()), *use.alarms))],
+                **({"cut_off": _CUT_OFF[use.cut_off]} if use.is_cut_off and use.cut_off else {}),
                 **({} if use.text is None else {"text": _shorten(use.text, limits)}),
                 **({} if traced is None else _traced(traced, limits, keep_thoughts=keep_thoughts)),
             }

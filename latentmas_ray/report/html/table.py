@@ -13,12 +13,13 @@ _OUTPUT = "output_tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The row of one run. Failures and alarms are counted over all seeds."""
+    """The row of one run. Failures, alarms and texts that were cut off are counted over all seeds."""
 
     entry: Entry
     num_questions: Figure
     num_failed: Figure
     num_alarmed: Figure | None  # questions with an alarm; None if none
+    num_cut_off: Figure | None  # questions with a text that ended early; None if none
     accuracy: Figure
     interval: Interval | None
     output_tokens: Figure
@@ -64,6 +65,7 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
         num_questions=entry.figure("num_questions", number),
         num_failed=entry.figure("num_failed", number),
         num_alarmed=entry.num_alarmed,
+        num_cut_off=entry.num_cut_off,
         accuracy=entry.accuracy,
         interval=entry.interval,
         output_tokens=entry.figure(f"{_OUTPUT}_per_question", number),

@@ -170,7 +170,8 @@
     const alarms = found.alarms;
     const parts = [`${prompt} prompt`, ...(latent ? [`${latent} latent`] : []), ...(output ? [`${output} output`] : [])];
     const summary = make("summary", null, make("b", null, found.name), make("small", null, parts.join(", ")),
-      alarms.length ? make("span", { class: "flag" }, ` ${alarms.length} ${alarms.length === 1 ? "alarm" : "alarms"}`) : null);
+      alarms.length ? make("span", { class: "flag" }, ` ${alarms.length} ${alarms.length === 1 ? "alarm" : "alarms"}`) : null,
+      found.cut_off ? make("span", { class: "flag" }, " " + found.cut_off) : null);
     const holder = make("details", null, summary);
     // Built when it is opened: hundreds of thoughts at once would make the page slow.
     holder.addEventListener("toggle", () => { if (holder.open && holder.children.length === 1) holder.append(...inside(found)); });

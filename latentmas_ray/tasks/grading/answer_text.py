@@ -1,23 +1,41 @@
-"""Removes what models put around an answer: thinking blocks, boxes, LaTeX. Every function takes linear time."""
+"""Removes what models put around an answer: boxes, LaTeX, separators of digits. Every function takes linear time."""
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
-_THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_BRACE = re.compile(r"(\\{1,2}boxed[ \t]{0,9}\{)|\\.|([{}])", re.DOTALL)
+_BRACE = re.compile(
+    r"(\\{1,2}(?:boxed|fbox|framebox|bbox)[ \t]{0,9}(?:\[[^\[\]{}\n]{0,40}\][ \t]{0,9}){0,2}\{)"
+    r"|\\{1,2}boxed(?:[ \t]{1,9}(?=[-+0-9A-Z])|(?=[0-9]))([-+]?[0-9][0-9.,/]{0,200}|[A-Z](?![A-Za-z]))"  # \boxed 5
+    r"|\\.|([{}])",
+    re.DOTALL,
+)
 
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"),
-        **dict.fromkeys("\u00a0\u2009\u202f", " "),
+        **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
         "⁄": "/",
         "·": "×",
+        "％": "%",
+        "．": ".",
+        "，": ", ",
     }
 )
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]++")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
-_GROUP_GAP = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!:; ]|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
+# What separates groups of three digits and nothing else: spaces that do not break, those of LaTeX, apostrophes, 1_000.
+_GAP = r"(?:\{,\}|\{?,?\\[,!:; ]\}?|\{[ ]\}|~|\\thinspace[ ]?(?:\{\})?|[\u00a0\u2007\u2009\u202f'’_])"
+_GROUP_GAP = re.compile(rf"(?<=[0-9]){_GAP}(?=[0-9]{{3}}(?![0-9]))")
+_WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
+# Numbers that can only have a decimal comma, or points between groups: 1 234,50 · 1.234,5 · 1.234.567
+_DECIMAL_COMMA = re.compile(
+    rf"(?<![0-9.,])([0-9]{{1,3}}(?:(?:{_GAP}|[. ])[0-9]{{3}}(?![0-9]))+)(?:,|\{{,\}})([0-9]{{1,2}})(?![0-9]|[.,][0-9])"
+)
+_POINTS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3}){2,})(?![0-9]|[.,][0-9])")
+_NO_DIGIT = re.compile(r"[^0-9]")
 _STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|it|sf|tt|bb)?|mbox|operatorname|displaystyle|left|right|approx"
     r"|degree|big|Big|bigl|bigr)(?![A-Za-z])[ ]?"
@@ -30,57 +48,51 @@ _FRACTION = re.compile(
 _SCRIPT = re.compile(r"([\^_])\{([^{}\\]{0,50})\}")
 
 
-def strip_thinking(text: str) -> str:
-    """Return the text without its `<think>…</think>` blocks.
-
-    An unclosed block extends to the end. A `</think>` without an opening tag ends a block that began before the text
-    (chat templates often put the opening tag into the prompt).
-    """
-    return without_thinking(text).strip()
-
-
-def without_thinking(text: str) -> str:
-    """Like `strip_thinking`, but keep white space: a line of code may begin with it."""
-    parts: list[str] = []
-    start = 0
-    inside = False
-    for tag in _THINK_TAG.finditer(text):
-        if tag[1]:
-            if not inside:
-                parts.clear()
-            start, inside = tag.end(), False
-        elif not inside:
-            parts.append(text[start : tag.start()])
-            inside = True
-    if not inside:
-        parts.append(text[start:])
-    return "".join(parts)
-
-
 def last_box(text: str) -> str | None:
-    """Return the content of the last closed, non-empty `\\boxed{…}` as plain text; None without one."""
+    """Return the content of the last closed, non-empty `\\boxed{…}` or `\\fbox{…}` as plain text; None without one."""
     source = last_box_source(text)
     return None if source is None else plain(source).strip()
 
 
 def last_box_source(text: str) -> str | None:
     """Like `last_box`, but return the content unchanged, with its LaTeX."""
+    return next((content for _, _, content in _boxes_backwards(text)), None)
+
+
+def last_boxes(text: str, count: int, max_gap: int) -> list[str]:
+    """Return the contents of the last `count` boxes, in their order, with their LaTeX; empty if there are fewer, or if
+    more than `max_gap` characters lie between two of them."""
+    found: list[str] = []
+    begin = len(text)
+    for start, end, content in _boxes_backwards(text):
+        if found and begin - end > max_gap:
+            break
+        found.append(content)
+        begin = start
+        if len(found) == count:
+            return found[::-1]
+    return []
+
+
+def _boxes_backwards(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and content of the boxes that have one, the last first."""
     open_braces: list[int | None] = []  # for each open brace: the start of its box's content, None if it is no box
     spans: list[tuple[int, int]] = []
     for token in _BRACE.finditer(text):
         if token[1]:
             open_braces.append(token.end())
-        elif token[2] == "{":
+        elif token[2]:
+            spans.append(token.span(2))
+        elif token[3] == "{":
             open_braces.append(None)
-        elif token[2] == "}" and open_braces:
+        elif token[3] == "}" and open_braces:
             start = open_braces.pop()
             # Only boxes without an inner box are read: these are disjoint, so reading all of them is linear.
             if start is not None and (not spans or start > spans[-1][0]):
                 spans.append((start, token.start()))
     for start, end in reversed(spans):
         if plain(text[start:end]).strip():
-            return text[start:end].strip()
-    return None
+            yield start, end, text[start:end].strip()
 
 
 def plain(text: str) -> str:
@@ -89,7 +101,9 @@ def plain(text: str) -> str:
     Commands that change a value (`\\sqrt`, `\\pi`) are kept, with the backslash.
     """
     text = _VULGAR_FRACTION.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), text)  # 1½ as 1 1/2
-    text = _GROUP_GAP.sub(",", text).translate(_CHARACTERS)
+    text = _DECIMAL_COMMA.sub(lambda match: _NO_DIGIT.sub("", match[1]) + "." + match[2], text)
+    text = _POINTS.sub(lambda match: match[1].replace(".", ""), text)
+    text = _WIDE_COMMA.sub(",", _GROUP_GAP.sub(",", text)).translate(_CHARACTERS)
     text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPT_DIGITS), text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\times", "×").replace("\\cdot", "×")
     text = _DEGREES.sub(" ", text)

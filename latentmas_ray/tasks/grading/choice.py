@@ -6,7 +6,21 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from latentmas_ray.errors import TaskError
-from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain, strip_thinking
+from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain
+from latentmas_ray.tasks.grading.final_part import final_part
+from latentmas_ray.tasks.grading.languages import (
+    AND_OR,
+    BECAUSE,
+    BEFORE_LETTER,
+    CHOICE_IS,
+    CJK,
+    IS_RIGHT,
+    IS_WRONG,
+    NAMED_BEFORE,
+    NEGATES,
+    with_plain_letters,
+)
+from latentmas_ray.tasks.grading.number import is_plain_number, parse_number
 from latentmas_ray.tasks.question import Question
 
 if TYPE_CHECKING:
@@ -15,31 +29,38 @@ if TYPE_CHECKING:
 _MAX_MARKERS = 50  # only the last ones of "the answer is" are read
 _WINDOW = 300  # characters that are read after "the answer is"
 _MIN_TEXT_CHARS = 3  # a shorter option text (5, AB) is recognised only if the line has nothing else
+_NEGATION_WINDOW = 20  # characters before the text of an option, in which it may be negated
 
 _OPTION_LINE = re.compile(r"^[ \t]*+\(?([A-Za-z])[.):][ \t]*+(?=\S)([^\n]*+)", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?<![\w(])\(?([A-Za-z])\)[ \t]++(?=\S)")
 _MARKER = re.compile(
     r"####|\b(?:answers?|option|choice|diagnosis)\b[^\n.:=]{0,60}?(?:\bis\b|\bbe\b|[:=])"
-    r"|\b(?:choose|chose|pick|select|go with|going with)\b",
+    rf"|\b(?:choose|chose|pick|select|go with|going with)\b|{CHOICE_IS}",
     re.IGNORECASE,
 )
-# "Hepatitis B" does not mean option B.
-_NAMING = ("vitamin", "hepatitis", "influenza", "group", "type", "class", "factor", "protein", "stage", "grade")
-_NOT_NAMED = "".join(f"(?<!{word[1:]} )" for word in _NAMING)  # without the first letter, which may have either case
+_NOT_NAMED = "".join(
+    f"(?<!{word[1:]} )" for word in NAMED_BEFORE
+)  # without the first letter, which may have either case
 _VERDICT = re.compile(
     rf"(?<![\w'’]){_NOT_NAMED}"
-    r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
+    r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}(?:[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
     r"(?:the |also the )?(?:most |single |only )?(?:correct|right|best|likely|appropriate|answer)\b"
+    rf"|[ ]?(?P<other>(?i:{IS_RIGHT})))"
 )
+_CLAUSE = re.compile(r"[^.,;:!?\n]{0,60}")
 _LEAD = re.compile(
     r"[\s*_`$(\[\"'>:=-]*+"
-    r"(?:(?:the|option|choice|letter|answer|correct|best|is|most likely|probably)\b[\s*_`$(\[\"':]*+){0,4}",
+    rf"(?:(?:l['’])?(?:the|option|choice|letter|answer|correct|best|is|most likely|probably|{BEFORE_LETTER})\b"
+    r"[\s*_`$(\[\"':]*+"
+    r"|(?-i:a)[ ](?=(?:opção|letra|alternativa|resposta)\b|(?-i:[A-Z]\b))){0,4}",
     re.IGNORECASE,
 )
-_SEVERAL = re.compile(r"[A-Za-z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])")
+_LIST = rf"(?:,|&|/|\b(?:{AND_OR})\b|(?<=[ {CJK}])(?:[和或与與及とや와과나]|または|또는)(?=[ {CJK}]))"
+_SEVERAL = re.compile(rf"[A-Za-z]\)?\s?{_LIST}\s?\(?[A-HJ-Z](?![\w'’])")
 _DELIMITED = re.compile(r"([A-Za-z])(?:[)\]*_`\"'$]*+(?:$|\n|[,;:!?]|\.(?![a-z])|\s+[-(])|[)\]*`$])")
 _SPACED = re.compile(r"([A-Za-z])\s")
-_AFTER_ARTICLE = re.compile(r"\s+(?:because|since|as|which|is|due)\b")  # "A because …" is a letter, "A large …" is not
+# "A because …" is a letter, "A large …" is not.
+_AFTER_ARTICLE = re.compile(rf"\s+(?:(?:{BECAUSE})\b|[{CJK}\u0400-\u04ff])")
 _ALONE = re.compile(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z])[\s*_`$)\]\"'.]*+", re.IGNORECASE)
 _LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
 _EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
@@ -49,9 +70,15 @@ _SINGLE = re.compile(  # not followed by "is wrong" and the like
     r"([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
     r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
 )
-_NEGATION = re.compile(r"\b(?:[Nn]ot|[Cc]annot)\b|n['’]t\b")
+_NEGATION = re.compile(NEGATES, re.IGNORECASE)
+_WRONG = re.compile(IS_WRONG, re.IGNORECASE)
+_NEGATED_END = re.compile(rf"(?:{NEGATES})\s(?:\w{{1,6}}\s)?$", re.IGNORECASE)
+_DENIED_NEXT = re.compile(r"[ ]?(?:ではな|ではあり|じゃな|[이가]?[ ]?아[니닙]|不对|不對|不是|错|錯)")
 _UNDECIDED = re.compile(
-    rf"{_NEGATION.pattern}|\b(?:[Ee]ither|[Nn]either)\b|(?<!\w)[A-Z]\)?\s?(?:,|and|or|&|/)\s?\(?[A-HJ-Z](?![\w'’])"
+    rf"(?i:{NEGATES})|\b(?:[Ee]ither|[Nn]either)\b|(?<!\w)[A-Z]\)?\s?{_LIST}\s?\(?[A-HJ-Z](?![\w'’])"
+)
+_REJECTED = re.compile(  # A, B and D are wrong
+    rf"(?<![\w'’])((?:[A-Z]\)?\s?{_LIST}\s?\(?){{0,5}}[A-Z])(?![\w'’])[)\]*_\"]{{0,3}}[^.;,\n]{{0,40}}?(?i:{IS_WRONG})"
 )
 
 
@@ -78,32 +105,37 @@ def choice_letter(text: str, options: Mapping[str, str]) -> str | None:
     return _leading_letter(text, options)
 
 
-def extract_choice(answer: str, options: Mapping[str, str]) -> str | None:
+def extract_choice(answer: str, options: Mapping[str, str], question: str = "") -> str | None:
     """Return the capital letter that an answer chooses; None if it chooses none or several.
 
     It is read from the first of these that has one: the last box; the last "the answer is …", "I choose …", "… is
-    correct" or "#### …"; a letter alone on the last line; the only line that begins with a letter; the only emphasised
-    letter; the only option whose text occurs. Without `options`, every letter of the alphabet is possible.
+    correct" or "#### …", in any of the languages of `languages.py`; a letter alone on the last line; the only line that
+    begins with a letter; the only emphasised letter; the only option whose text occurs. Without `options`, every letter
+    of the alphabet is possible. `question` is what was asked, which a model may repeat.
     """
-    answer = strip_thinking(answer)
+    found = final_part(answer, question)
+    answer = with_plain_letters(found.text)
+    options = {letter: with_plain_letters(text) for letter, text in options.items()}
     box = last_box(answer)
     if box is not None and (letter := choice_letter(box, options)):
         return letter
+    if found.is_tagged and (letter := choice_letter(answer, options)):
+        return letter
     if letter := _stated(answer, options):
         return letter
-    lines = answer.rstrip().rsplit("\n", 1)
-    last_line = lines[-1]
+    last_line = answer.rstrip().rpartition("\n")[2]
     if (alone := _ALONE.fullmatch(last_line)) and _is_label(alone[1], options):
         return alone[1].upper()
-    if letter := _only(_LINE_LEAD, answer, options):
+    rejected = _rejected(answer)
+    if letter := _only(_LINE_LEAD, answer, options, rejected):
         return letter
     for scope in (last_line, answer):
         for form in (_EMPHASISED, _PARENTHESISED):
-            if letter := _only(form, scope, options):
+            if letter := _only(form, scope, options, rejected):
                 return letter
         if letter := _mentioned(scope, options):
             return letter
-    return None if _UNDECIDED.search(last_line) else _only(_SINGLE, last_line, options)
+    return None if _UNDECIDED.search(last_line) else _only(_SINGLE, last_line, options, rejected)
 
 
 def _of_record(record: Mapping[str, object]) -> "Options | None":
@@ -145,13 +177,24 @@ def _stated(answer: str, options: Mapping[str, str]) -> str | None:
     found = sorted([*_MARKER.finditer(answer), *_VERDICT.finditer(answer)], key=lambda match: match.start())
     for match in reversed(found[-_MAX_MARKERS:]):
         if match.re is _VERDICT:
-            if _is_label(match["letter"], options):
+            if _is_label(match["letter"], options) and not (match["other"] and _is_denied(answer, match.end())):
                 return match["letter"]
         elif _NEGATION.search(match[0]):  # "the answer cannot be …"
             continue
         elif letter := _leading_letter(plain(answer[match.end() : match.end() + _WINDOW]), options):
             return letter
     return None
+
+
+def _is_denied(text: str, end: int) -> bool:
+    """Whether the rest of the clause takes back what was said: `… ist die Antwort nicht`, `…が正解ではない`."""
+    clause = _CLAUSE.match(text, end)
+    return clause is not None and (_NEGATION.search(clause[0]) or _WRONG.search(clause[0])) is not None
+
+
+def _rejected(answer: str) -> frozenset[str]:
+    """Return the letters of which the answer says that they are wrong."""
+    return frozenset(letter for match in _REJECTED.finditer(answer) for letter in re.findall(r"\b[A-Z]\b", match[1]))
 
 
 def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
@@ -169,15 +212,25 @@ def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
     if match is None and (spaced := _SPACED.match(statement)):
         is_article = spaced[1] in "AaIi" and not _AFTER_ARTICLE.match(statement, 1)
         match = None if is_article else spaced
-    if match is not None and _is_label(match[1], options):
-        return match[1].upper()
-    return _exactly(statement.partition("\n")[0], options)
+    if match is not None:
+        is_denied = _DENIED_NEXT.match(statement, match.end(1))
+        return match[1].upper() if _is_label(match[1], options) and not is_denied else None
+    line = statement.partition("\n")[0]
+    return _exactly(line, options) or _by_value(line, options)
 
 
 def _exactly(line: str, options: Mapping[str, str]) -> str | None:
     """Return the only option whose text, of any length, equals the line."""
     line = normalise(line)
     equal = [letter for letter, text in options.items() if line and normalise(plain(text)) == line]
+    return equal[0] if len(equal) == 1 else None
+
+
+def _by_value(line: str, options: Mapping[str, str]) -> str | None:
+    """Return the only option that is this number, of options that have a unit: 10 means `10 m/s` if no other is 10."""
+    line = line.strip(" \t*_`$\"'()[]").rstrip(".,;:!?")
+    value = parse_number(line) if is_plain_number(line) else None
+    equal = [letter for letter, text in options.items() if value is not None and parse_number(text) == value]
     return equal[0] if len(equal) == 1 else None
 
 
@@ -193,14 +246,17 @@ def _leading_text(statement: str, options: Mapping[str, str]) -> str | None:
     return None
 
 
-def _only(form: re.Pattern[str], scope: str, options: Mapping[str, str]) -> str | None:
-    """Return the letter of all matches of `form`, if they agree."""
+def _only(
+    form: re.Pattern[str], scope: str, options: Mapping[str, str], rejected: frozenset[str] = frozenset()
+) -> str | None:
+    """Return the letter of all matches of `form`, if they agree and it is not said to be wrong."""
     letters = {match[1].upper() for match in form.finditer(scope) if _is_label(match[1], options)}
-    return letters.pop() if len(letters) == 1 else None
+    return letters.pop() if len(letters) == 1 and not letters <= rejected else None
 
 
 def _mentioned(scope: str, options: Mapping[str, str]) -> str | None:
-    """Return the only option whose text occurs in `scope`; a text inside another text found does not count."""
+    """Return the only option whose text occurs in `scope`; a text inside another text found does not count. None if it
+    is said not to be that."""
     if letter := _exactly(plain(scope), options):
         return letter
     scope = normalise(plain(scope))
@@ -210,4 +266,13 @@ def _mentioned(scope: str, options: Mapping[str, str]) -> str | None:
         if len(text) >= _MIN_TEXT_CHARS and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", scope)
     }
     whole = [letter for letter, text in found.items() if not any(text in o and text != o for o in found.values())]
-    return whole[0] if len(whole) == 1 else None
+    return whole[0] if len(whole) == 1 and not _is_excluded(found[whole[0]], scope) else None
+
+
+def _is_excluded(text: str, scope: str) -> bool:
+    """Whether every mention of a text in a scope is negated: `not Paris`, `Paris is wrong`."""
+    return all(
+        _NEGATED_END.search(scope[max(0, match.start() - _NEGATION_WINDOW) : match.start()])
+        or ((clause := _CLAUSE.match(scope, match.end())) and _WRONG.search(clause[0]))
+        for match in re.finditer(re.escape(text), scope)
+    )

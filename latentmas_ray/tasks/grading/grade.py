@@ -33,10 +33,10 @@ def extract(question: Question, answer: str) -> str | None:
     """Return the prediction of an answer of kind number (`1000`, `0.5`, `1/3`), choice (a capital letter) or text; None
     without one."""
     if question.kind == "number":
-        return extract_number(answer)
+        return extract_number(answer, question.question)
     if question.kind == "choice":
-        return extract_choice(answer, options_of(question))
-    return extract_text(answer)
+        return extract_choice(answer, options_of(question), question.question)
+    return extract_text(answer, question.question, question.gold)
 
 
 def grade(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
@@ -76,8 +76,8 @@ def check_graders(questions: Iterable[Question]) -> None:
 def _grade_number(question: Question, answer: str) -> Grade:
     gold = None if question.gold is None else parse_number(question.gold)
     if question.gold is not None and gold is None:
-        prediction = extract_text(answer)
+        prediction = extract_text(answer, question.question, question.gold)
         return Grade(prediction=prediction, correct=same_text(prediction, question.gold))
-    found = find_number(answer)
+    found = find_number(answer, question.question)
     prediction = number_text(found) if isinstance(found, Fraction) else found
     return Grade(prediction=prediction, correct=None if gold is None else found == gold)

@@ -10,9 +10,10 @@ from threading import Event
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import Job, Limits, run_program
-from latentmas_ray.tasks.grading.answer_text import last_box_source, normalise, plain, strip_thinking
+from latentmas_ray.tasks.grading.answer_text import last_box_source, normalise, plain
+from latentmas_ray.tasks.grading.final_part import final_part
 from latentmas_ray.tasks.grading.number import parse_number
-from latentmas_ray.tasks.grading.text import extract_text
+from latentmas_ray.tasks.grading.text import extract_text, joined_boxes
 from latentmas_ray.tasks.question import Grade, Question
 
 _LIMITS = Limits(wall_seconds=60.0, cpu_seconds=20)
@@ -26,15 +27,15 @@ _GROUPING = re.compile(r"[\\^_]")
 _SINGLE = re.compile(r"([\^_])\{([0-9A-Za-z])\}")  # x^{2} is x^2
 
 
-def extract_latex(answer: str) -> str | None:
-    """Return the last box with its LaTeX, else the final answer as text."""
-    answer = strip_thinking(answer)
-    return last_box_source(answer) or extract_text(answer)
+def extract_latex(answer: str, question: str = "", gold: str | None = None) -> str | None:
+    """Return the last box with its LaTeX, for a gold of several parts as many boxes, else the final answer as text."""
+    text = final_part(answer, question).text
+    return ", ".join(joined_boxes(text, gold)) or last_box_source(text) or extract_text(answer, question, gold)
 
 
 def grade_latex(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
     """Grade whether the answer's expression equals the gold in value. Raises TaskError if math-verify is missing."""
-    prediction = extract_latex(answer)
+    prediction = extract_latex(answer, question.question, question.gold)
     if question.gold is None or prediction is None:
         return Grade(prediction=prediction, correct=None if question.gold is None else False)
     gold = (last_box_source(question.gold) or question.gold).strip().strip("$")

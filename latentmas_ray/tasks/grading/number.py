@@ -1,4 +1,5 @@
-"""Kind `number`: reads numbers as people and models write them: `1,000`, `$18.00`, `50%`, `-3/4`, `1 1/2`, `3 × 10^5`.
+"""Kind `number`: reads numbers as people and models write them: `1,000`, `1 234 567`, `$18.00`, `50%`, `-3/4`, `1 1/2`,
+`3 × 10^5`.
 
 Values are exact fractions.
 """
@@ -7,21 +8,27 @@ import re
 from collections import deque
 from fractions import Fraction
 
-from latentmas_ray.tasks.grading.answer_text import last_box, plain, strip_thinking
+from latentmas_ray.tasks.grading.answer_text import last_box, plain
+from latentmas_ray.tasks.grading.final_part import final_part
+from latentmas_ray.tasks.grading.languages import ANSWER_IS
 
 _MAX_NUMBER_CHARS = 400  # a longer run of digits is noise, and exact arithmetic on it is slow
 _MAX_EXPONENT = 100
 _MAX_MARKERS = 50  # only the last ones of "the answer is" are read
 _WINDOW = 300  # characters that are read after "the answer is"
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]++)"
+# 1,234,567 or, in groups of India, 12,34,567
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]++)"
+# 1 234 567, which may also be several numbers: see `_clear_value`.
+_SPACED = r"(?<![0-9][ ])[0-9]{1,3}(?:[ ][0-9]{3})+(?![0-9]|[ ][0-9]|[ ]?/)"
 _NUMBER = re.compile(
     # Not inside a word (B12), an index or an exponent. A minus after an operand is a subtraction or a range.
     r"(?<![A-Za-z0-9_^])(?<!\^[-+])(?:(?<![\w^)\]%])(?P<sign>[-+]))?"
     rf"(?:(?P<whole>[0-9]{{1,6}}+)[ ](?=[0-9]{{1,6}}+/[0-9]))?"
-    rf"(?P<value>{_DIGITS}(?:\.[0-9]++)?+|(?<![0-9])\.[0-9]++)"
+    rf"(?P<value>(?P<spaced>{_SPACED}(?:\.[0-9]++)?+)|{_DIGITS}(?:\.[0-9]++)?+|(?<![0-9])\.[0-9]++)"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,400}+)(?![A-Za-z])|[ ]?[×*x][ ]?10\^(?P<power>[-+]?[0-9]{1,400}+)"
     rf"|[ ]?/[ ]?(?P<divisor>{_DIGITS}(?:\.[0-9]++)?))?+(?!\^)"
+    r"(?P<odd>(?:[.,][0-9]++)++)?+"  # 12,5 or 1,23,4: the groups of no number
 )
 _CURRENCY_AFTER_SIGN = re.compile(r"([-+])[ ]?[$€£¥₹][ ]?")
 _CURRENCY = re.compile(r"[$€£¥₹*`]")
@@ -29,9 +36,18 @@ _LONE_SIGN = re.compile(r"-\s{1,9}(?=[0-9.])")
 _NOT_A_PREFIX = re.compile(r"[\\+*×/^<>√π]|-\s?$")
 _NOT_A_UNIT = re.compile(r"[0-9\\+=<>√π]")
 _FOOTNOTE = re.compile(r"(?<=[A-Za-z])[\^_]?-?[0-9]")  # the square of cm^2
-_MARKER = re.compile(r"(?P<hashes>####)|\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|\bbe\b|[:=])", re.IGNORECASE)
+_MARKER = re.compile(
+    rf"(?P<hashes>####)|\banswers?\b[^\n.:=]{{0,60}}?(?:\bis\b|\bare\b|\bbe\b|[:=])|{ANSWER_IS}", re.IGNORECASE
+)
 _HEADING = re.compile(r"[.):]\s*\S*[A-Za-z]")
 _SENTENCE_END = re.compile(r"[.;](?=\s)")
+_ENDS = re.compile(r"[\s.!?)\]\"'。]*(?:$|[.!?][ ])")  # nothing is counted after the number
+_COMPOUND = re.compile(r"-[A-Za-z]")  # 3 100-dollar bills
+_PARENTHESIS = re.compile(r"\([^()\n]{0,200}\)")
+
+
+class _UnclearError(ValueError):
+    """What should be the number can be read as several."""
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -40,7 +56,7 @@ def parse_number(text: str) -> Fraction | None:
     if lone := _LONE_SIGN.match(text):
         text = "-" + text[lone.end() :]
     match = _NUMBER.search(text)
-    if match is None or _NOT_A_PREFIX.search(text, 0, match.start()):
+    if match is None or match["odd"] or _NOT_A_PREFIX.search(text, 0, match.start()):
         return None
     if _NOT_A_UNIT.search(_FOOTNOTE.sub("", text[match.end() :])):
         return None
@@ -69,30 +85,64 @@ def number_text(value: Fraction) -> str:
     return f"{'-' * (value < 0)}{digits[:-places]}.{digits[-places:]}"
 
 
-def find_number(answer: str) -> Fraction | str | None:
+def find_number(answer: str, question: str = "") -> Fraction | str | None:
     """Return the final number of an answer.
 
-    It is read from the first of these that has one: the last box; the last "the answer is …" or "#### …"; the whole
-    text, of which it is the last number. The content of a box that is not a number is returned as text: the agent has
-    answered, but not with a number.
+    It is read from the first of these that has one: the last box; the last answer tag; the last "the answer is …" or
+    "#### …", in any of the languages of `languages.py`; the whole text, of which it is the last number. The content
+    of a box or tag that is not a number is returned as text: the agent has answered, but not with a number. A number
+    that can be read as two is none. `question` is what was asked, which a model may repeat.
     """
-    answer = strip_thinking(answer)
-    box = last_box(answer)
+    found = final_part(answer, question)
+    box = last_box(found.text)
     if box is not None:
         value = parse_number(box)
         return box if value is None else value
-    for marker in reversed(deque(_MARKER.finditer(answer), maxlen=_MAX_MARKERS)):
-        statement = answer[marker.end() : marker.end() + _WINDOW].lstrip(" \t\r\n:=*_`\"'>").partition("\n")[0]
+    try:
+        return _tagged(found.text) if found.is_tagged else _untagged(found.text)
+    except _UnclearError:
+        return None
+
+
+def extract_number(answer: str, question: str = "") -> str | None:
+    """Return the result of `find_number` as text, numbers in the form of `number_text`."""
+    found = find_number(answer, question)
+    return number_text(found) if isinstance(found, Fraction) else found
+
+
+def _tagged(text: str) -> Fraction | str | None:
+    """Return the number that the content of a tag states; the content if it begins with one number and ends with
+    another."""
+    first_line = text.partition("\n")[0].strip()
+    bare = _bare(plain(_PARENTHESIS.sub(" ", text))).strip()
+    for statement in (text, bare):
+        if (value := parse_number(statement)) is not None:
+            return value
+    for short in (first_line, _SENTENCE_END.split(bare, maxsplit=1)[0]):
+        if is_plain_number(short):
+            return parse_number(short)
+    value = _marked(text)
+    if value is None:
+        value = _last_number(bare)
+        first = _NUMBER.match(bare)
+        if first is not None and "\n" not in bare and _value(first) != value and "=" not in bare:
+            return text
+    return (text or None) if value is None else value
+
+
+def _untagged(text: str) -> Fraction | None:
+    value = _marked(text)
+    return _last_number(text) if value is None else value
+
+
+def _marked(text: str) -> Fraction | None:
+    """Return the number of the last statement that has one."""
+    for marker in reversed(deque(_MARKER.finditer(text), maxlen=_MAX_MARKERS)):
+        statement = text[marker.end() : marker.end() + _WINDOW].lstrip(" \t\r\n:：=*_`\"'>").partition("\n")[0]
         value = _after_hashes(statement) if marker["hashes"] else _stated(statement)
         if value is not None:
             return value
-    return _last_number(answer)
-
-
-def extract_number(answer: str) -> str | None:
-    """Return the result of `find_number` as text, numbers in the form of `number_text`."""
-    found = find_number(answer)
-    return number_text(found) if isinstance(found, Fraction) else found
+    return None
 
 
 def _bare(text: str) -> str:
@@ -107,8 +157,22 @@ def _value(match: re.Match[str]) -> Fraction | None:
     divisor = Fraction((match["divisor"] or "1").replace(",", ""))
     if abs(exponent) > _MAX_EXPONENT or divisor == 0:
         return None
-    size = int(match["whole"] or 0) + Fraction(match["value"].replace(",", "")) * Fraction(10) ** exponent / divisor
+    digits = match["value"].replace(",", "").replace(" ", "")
+    size = int(match["whole"] or 0) + Fraction(digits) * Fraction(10) ** exponent / divisor
     return -size if match["sign"] == "-" else size
+
+
+def _clear_value(match: re.Match[str], *, is_stated: bool) -> Fraction | None:
+    """Return the value. Raises _UnclearError for digits in groups that mean nothing, and for groups with spaces between
+    them that may be several numbers: `2 300 g packs`, or three numbers of three digits."""
+    if match["odd"]:
+        raise _UnclearError
+    if groups := (match["spaced"] or "").split():
+        after = match.string[match.end() :]
+        is_clear = is_stated or (len(groups) > 2 and len(groups[0]) < 3) or _ENDS.match(after)
+        if not is_clear or _COMPOUND.match(after):
+            raise _UnclearError
+    return _value(match)
 
 
 def _stated(statement: str) -> Fraction | None:
@@ -117,7 +181,7 @@ def _stated(statement: str) -> Fraction | None:
     for part in (_SENTENCE_END.split(text, maxsplit=1)[0], text):
         for side in (part.rpartition("=")[2], part):
             if match := _NUMBER.search(side):
-                return _value(match)
+                return _clear_value(match, is_stated=True)
     return None
 
 
@@ -132,6 +196,6 @@ def _last_number(answer: str) -> Fraction | None:
     for line in reversed(answer.splitlines()):
         if any(map(str.isnumeric, line)):  # isdigit is False for ¾
             for match in reversed(list(_NUMBER.finditer(_bare(plain(line))))):
-                if (value := _value(match)) is not None:
+                if (value := _clear_value(match, is_stated=False)) is not None:
                     return value
     return None

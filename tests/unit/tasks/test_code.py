@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from latentmas_ray.sandbox import find_obstacle
 from latentmas_ray.tasks import Question, check_graders, grade, question_from
-from latentmas_ray.tasks.grading.code import complete_program, extract_code
+from latentmas_ray.tasks.grading.code import complete_program
+from latentmas_ray.tasks.grading.code_blocks import extract_code
 
 needs_sandbox = pytest.mark.skipif(find_obstacle() is not None, reason=f"no sandbox here: {find_obstacle()}")
 

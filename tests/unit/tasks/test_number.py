@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmas_ray.tasks.grading.answer_text import last_box, strip_thinking
+from latentmas_ray.tasks.grading.answer_text import last_box
 from latentmas_ray.tasks.grading.number import extract_number, find_number, is_plain_number, number_text, parse_number
+from latentmas_ray.tasks.grading.thinking import strip_thinking
 
 BOXED = [
     (r"\boxed{18}", "18"),
