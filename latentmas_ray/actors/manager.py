@@ -1,6 +1,7 @@
 """Plans, places, starts, loads, replaces and shuts down the actors of a run."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -338,8 +339,8 @@ def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | 
 
 
 def _poll_seconds(deadline: float) -> float:
-    """Return how long to wait before the next look at the nodes and the deadline."""
-    return min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+    """Return how long to wait before the next look at the nodes and the deadline; Ray drops fractions of a second."""
+    return min(POLL_SECONDS, max(1.0, math.ceil(deadline - time.monotonic())))
 
 
 def _list(agents: Sequence[str]) -> str:

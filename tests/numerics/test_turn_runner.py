@@ -12,6 +12,7 @@ from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
 from latentmas_ray.memory import LATENT, Segment, join
+from latentmas_ray.models import LanguageModel
 from tests.cases.memory import take
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm, with_limit
@@ -229,7 +230,7 @@ def test_others_see_how_far_a_running_turn_is(
     runner: TurnRunner, monkeypatch: pytest.MonkeyPatch, thinks: str, expected: list[tuple[str, int, int]]
 ) -> None:
     seen: list[TurnProgress] = []
-    forward = runner.engine.lm.hidden_states
+    forward = LanguageModel.hidden_states
 
     def observed(*args: Any) -> Any:
         assert runner.progress is not None
@@ -238,7 +239,7 @@ def test_others_see_how_far_a_running_turn_is(
 
     work = order("planner", thinks)
     monkeypatch.setattr(runner.engine.lm.chat, "stop_ids", frozenset())
-    monkeypatch.setattr(runner.engine.lm, "hidden_states", observed)
+    monkeypatch.setattr(LanguageModel, "hidden_states", observed)
     runner.run(work, {})
     assert {one.agent for one in seen} == {"planner"}
     assert {one.question_ids for one in seen} == {QUESTIONS}
