@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models.cache import BatchCache
@@ -45,8 +45,7 @@ class LanguageModel:
     @property
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if the configuration has none."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return positions_of(self.model.config)
 
     @property
     def is_tied(self) -> bool:
@@ -119,3 +118,9 @@ class LanguageModel:
             logits = logits * config.logit_scale
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """The maximum number of positions of a model; None if its configuration has none."""
+    limit = getattr(config, "max_position_embeddings", None)
+    return int(limit) if limit else None

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap
+from latentmas_ray.engine.diagnostics.alarms import find_idle_memory
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import append_durably, encode_row, write_atomically
 
@@ -30,6 +31,33 @@ class Trace:
     def from_row(cls, row: Mapping[str, Any]) -> "Trace":
         """The inverse of `to_row`. Raises KeyError, TypeError or AttributeError for a row of another form."""
         return cls(id=row["id"], agents={name: AgentTrace.from_row(agent) for name, agent in row["agents"].items()})
+
+
+def judge_memory(traces: Mapping[str, Trace]) -> dict[str, Trace]:
+    """Return the traces of a run, by question, with alarms and notes about memory without effect.
+
+    Whether such memory is broken, or was not needed for a question, only shows in all traced questions together. So
+    these alarms are found again from the effects, whatever is stored.
+    """
+    found: dict[tuple[str, str], tuple[Alarm, ...]] = {}
+    for reader in dict.fromkeys(name for trace in traces.values() for name in trace.agents):
+        ids = [name for name, trace in traces.items() if reader in trace.agents]
+        idle = find_idle_memory([traces[name].agents[reader].effects for name in ids])
+        found |= {(name, reader): alarms for name, alarms in zip(ids, idle, strict=True)}
+    return {
+        name: replace(
+            trace,
+            agents={
+                reader: replace(agent, alarms=(*_other_alarms(agent), *found[name, reader]))
+                for reader, agent in trace.agents.items()
+            },
+        )
+        for name, trace in traces.items()
+    }
+
+
+def _other_alarms(agent: AgentTrace) -> Iterator[Alarm]:
+    return (alarm for alarm in agent.alarms if alarm.kind != "no-effect" or alarm.source not in agent.effects)
 
 
 def read_traces(folder: Path) -> dict[str, Trace]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.tasks.chain import chain_questions
 from latentmas_ray.tasks.hub import hub_records
 from latentmas_ray.tasks.notes import notes_questions
@@ -112,7 +113,7 @@ def _opened(task: str) -> Iterator[tuple[Iterable[bytes], str]]:
         with files("latentmas_ray.tasks").joinpath(f"{task}.jsonl").open("rb") as stream:
             yield stream, f"{task}.jsonl"
         return
-    path = Path(task)
+    path = Path(expand_home("task", task, TaskError))
     try:
         if path.is_dir():
             raise TaskError("task", task, f"it is a folder; it must be a file of questions: {_FILE_FORM}")

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.cli.render.text import printable
+from latentmas_ray.cli.unused_flags import tell_unused
 from latentmas_ray.config import is_url
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.units import format_percent
 
 _MAX_SHOWN = 20
@@ -29,10 +31,11 @@ def grade(
     from latentmas_ray.runs.rescore import rescore
     from latentmas_ray.tasks import check_graders, load_questions
 
+    tell_unused("grade", {"overwrite": overwrite, "output": output})
     target = None if output is None else _checked(output, overwrite=overwrite)
     questions = load_questions(task)
     check_graders(questions)
-    outcome = rescore(Path(results), {question.id: question for question in questions})
+    outcome = rescore(Path(expand_home("results", results)), {question.id: question for question in questions})
     if target is not None:
         outcome.write(target)
     if outcome.is_cut:
@@ -55,7 +58,7 @@ def grade(
 
 def _checked(output: str, *, overwrite: bool) -> Path:
     """Return the path of the output. Raises ConfigError before grading, which may take minutes."""
-    path = Path(output)
+    path = Path(expand_home("output", output))
     if is_url(output) or path.is_dir():
         raise ConfigError("output", output, "it must be a file on this machine")
     if not path.parent.is_dir():

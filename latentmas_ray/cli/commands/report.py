@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.units import format_bytes
 
 _ENDINGS = (".html", ".htm")
@@ -36,12 +37,12 @@ def report(
     except OSError as error:
         raise ConfigError("--output", output, f"it cannot be written: {error.strerror or error}") from error
     plural = "run" if len(found) == 1 else "runs"
-    typer.echo(f"{output}: {len(found)} {plural}, {format_bytes(len(content))}")
+    typer.echo(f"{path}: {len(found)} {plural}, {format_bytes(len(content))}")
 
 
 def _checked(output: str) -> Path:
     """Return the path. Raises ConfigError unless a page can be written there."""
-    path = Path(output)
+    path = Path(expand_home("--output", output))
     try:
         is_file = path.suffix.lower() in _ENDINGS and not path.is_dir()
         has_folder = path.parent.is_dir()
@@ -56,7 +57,7 @@ def _checked(output: str) -> Path:
 
 def _checked_folders(runs: list[str]) -> list[str]:
     """Return the folders. Raises ConfigError if one is given twice."""
-    places = [Path(folder).resolve() for folder in runs]
+    places = [Path(expand_home("run", folder)).resolve() for folder in runs]
     for index, (folder, place) in enumerate(zip(runs, places, strict=True)):
         if place in places[:index]:
             raise ConfigError("run", folder, "it is given twice; give every output folder once")

@@ -9,6 +9,7 @@ import typer
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.cli.unused_flags import tell_unused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,6 +66,7 @@ def transfer(
         "latent_steps": latent_steps,
         "plot": plot,
     }
+    tell_unused("bench transfer", given)
     settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     measure_and_show(partial(_measure, settings), _tables, _draw, plot=settings.plot, as_json=as_json)
 
