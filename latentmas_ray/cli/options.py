@@ -45,12 +45,13 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def run_options(
-    *fields: str, fixed: Mapping[str, Any] | None = None
+    *fields: str, fixed: Mapping[str, Any] | None = None, helps: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds the flags of `fields` to a command (of all fields if none is named).
 
     The command gets their values as its first argument, a validated `RunConfig`; its other parameters are unchanged.
-    `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag.
+    `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag. `helps`
+    replaces the descriptions of fields that mean something else to this command.
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
@@ -73,7 +74,7 @@ def run_options(
             # Only what the user typed counts as set, and not the defaults of the flags.
             command(RunConfig.model_construct({old_names.get(name, name) for name in typed}, **dict(config)), **values)
 
-        flags = [_parameter(name, default) for name, default in defaults.items()]
+        flags = [_parameter(name, default, (helps or {}).get(name)) for name, default in defaults.items()]
         flags += [_old_parameter(name) for name in old_names]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
@@ -106,17 +107,18 @@ def _default_of(name: str) -> Any:
     return None if field.default_factory is not None else field.default
 
 
-def _parameter(name: str, default: Any) -> inspect.Parameter:
+def _parameter(name: str, default: Any, help_text: str | None = None) -> inspect.Parameter:
     field = RunConfig.model_fields[name]
+    help_text = help_text or field.description
     flag = flag_of(name)
     annotation: Any
     if field.annotation is bool:
         declaration = f"{flag}/--no-{flag[2:]}" if default else flag
-        annotation = Annotated[bool, typer.Option(declaration, help=field.description)]
+        annotation = Annotated[bool, typer.Option(declaration, help=help_text)]
     else:
         option = typer.Option(
             flag,
-            help=field.description,
+            help=help_text,
             metavar=_metavar(name, field.annotation),
             autocompletion=_completion(name, field.annotation),
         )

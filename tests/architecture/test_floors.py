@@ -26,6 +26,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # (importer, imported) on one floor, and why that is no tangle.
 SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
+    ("env", "paths"): "the cache folder may begin with ~; paths imports errors alone",
     ("paths", "errors"): "an unknown user is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",

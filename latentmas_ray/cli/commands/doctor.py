@@ -12,7 +12,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(
     address: Annotated[
-        str | None, typer.Option("--address", metavar="ADDR", help="Ray cluster to look for (default: RAY_ADDRESS)")
+        str | None,
+        typer.Option(
+            "--address", metavar="ADDR", help="HOST:PORT of the Ray cluster to look for, or auto (default: RAY_ADDRESS)"
+        ),
     ] = None,
 ) -> None:
     """Show what this machine has and what will work on it.

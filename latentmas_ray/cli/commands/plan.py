@@ -75,6 +75,7 @@ Network = Annotated[
     "max_new_tokens",
     "dtype",
     "address",
+    helps={"address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started"},
 )
 def plan(
     config: RunConfig,

@@ -136,7 +136,7 @@ def _moved(summary: "Summary") -> str:
         sum(seconds) / num_readers
         for seconds in zip(*((one.transfer_seconds, one.exposed_seconds) for one in summary.hand_overs), strict=True)
     )
-    return f"{moved}; {format_seconds(exposed)} of the {format_seconds(whole)} for one reader exposed"
+    return f"{moved}; {format_seconds(whole)} for one reader, {format_seconds(exposed)} of them exposed"
 
 
 def _speed(seconds: float, questions_per_second: float) -> str:

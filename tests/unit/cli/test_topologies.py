@@ -47,6 +47,7 @@ def test_help_says_what_is_true(capfd: pytest.CaptureFixture[str]) -> None:
     assert "HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started" in out
     assert main(["plan", "--help"]) == 0
     out = " ".join(capfd.readouterr().out.split())
+    assert "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started" in out
     for name in PRESETS:
         family, _, size = name.rpartition("-")
         assert family in out

@@ -34,7 +34,11 @@ def transfer(
     repeats: Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
+        typer.Option(
+            "--address",
+            metavar="ADDR",
+            help="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
+        ),
     ] = None,
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
@@ -52,7 +56,7 @@ def transfer(
 
     Segments of a model's KV shape go from one cache to another, over every link (same process, same node, and another
     node of the cluster) and with every transport. docs/transfer.md explains the columns.
-    SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
+    SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b, qwen3-32b.
     """
     given = {
         "model": model,
