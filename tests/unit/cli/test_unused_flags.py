@@ -122,3 +122,22 @@ def test_flags_of_commands(
 
 def test_every_command_with_such_flags_is_tried() -> None:
     assert set(UNUSED_FLAGS) == {"ask", "compare", "grade", "inspect", "plan", "topologies", "bench transfer"}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["eval", *QUICK, "--replicas", "2", "--task", "/nowhere/q.jsonl"],
+        ["eval", *QUICK, "--codec", "int8", "--method", "single", "--resume"],
+        ["ask", "why?", "--latent-steps", "3", "--method", "text", "--runtime", "local"],
+        ["grade", "--task", "sample", "--results", "/nowhere/r.jsonl", "--overwrite"],
+        ["inspect", "/nowhere", "--full"],
+        ["compare", "/nowhere", "/nobody", "--answers", "--json"],
+        ["plan", "--model", "qwen3-8b", "--nodes", "1", "--gpus-per-node", "0", "--gpu-memory", "80GB", "--tp", "999"],
+    ],
+)
+def test_a_mistake_is_still_one_line_alone(args: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
