@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SegmentError,
         TopologyError,
         UntrainedQuestionWarning,
+        UnusedSettingWarning,
     )
     from latentmas_ray.memory import Memory
     from latentmas_ray.report.runs import FinishedRun, load_run
@@ -74,6 +75,7 @@ _HOMES = {
     "TurnFinished": "runs.run_events",
     "TurnRepeated": "runs.run_events",
     "UntrainedQuestionWarning": "errors",
+    "UnusedSettingWarning": "errors",
     "load_run": "report.runs",
 }
 
@@ -109,6 +111,7 @@ __all__ = [
     "TurnFinished",
     "TurnRepeated",
     "UntrainedQuestionWarning",
+    "UnusedSettingWarning",
     "__version__",
     "load_run",
 ]

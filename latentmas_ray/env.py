@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 
 Requirement = Literal["browser", "gpu", "multinode", "slow"]
 
@@ -41,7 +42,7 @@ def read_environment() -> Environment:
 def _cache_dir() -> Path:
     try:
         if given := os.environ.get("LATENTMAS_CACHE_DIR"):
-            return Path(given).expanduser()
+            return Path(expand_home("LATENTMAS_CACHE_DIR", given))
         shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
         # The base directory specification: a relative path counts as unset.
         return (shared if shared.is_absolute() else Path.home() / ".cache") / "latentmas_ray"

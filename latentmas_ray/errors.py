@@ -6,6 +6,7 @@
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 MAX_VALUE_CHARS = 120
@@ -185,6 +186,21 @@ class TurnError(RunError):
     """One agent's turn over one batch failed."""
 
 
+class QuestionsTooLongError(TurnError, ContextLengthError):
+    """Some questions of a turn need more positions than the model has, which was known before its first step.
+
+    `reasons` has one line for each of them, by id. The other questions of the turn can be asked without them.
+    """
+
+    def __init__(self, agent: str, reasons: Mapping[str, str]) -> None:
+        self.agent = agent
+        self.reasons = dict(reasons)
+        super().__init__(agent, self.reasons)
+
+    def __str__(self) -> str:
+        return next(iter(self.reasons.values()))
+
+
 class TurnLostError(RunError):
     """A turn was lost because its actor died or a segment it reads is gone. It can be executed again.
 
@@ -199,6 +215,21 @@ class TurnLostError(RunError):
 
 class OldNameWarning(FutureWarning):
     """A flag, a keyword or a key was given under its old name, which this version still reads."""
+
+
+class UnusedSettingWarning(UserWarning):
+    """A setting that was given does nothing in this run: its field and value, the field and value that decide it, and
+    why. `cause_value` is None where the cause is no field of the run."""
+
+    def __init__(self, field: str, value: Any, cause: str, cause_value: Any, why: str) -> None:
+        self.field, self.value = field, value
+        self.cause, self.cause_value = cause, cause_value
+        self.why = why
+        super().__init__(field, value, cause, cause_value, why)
+
+    def __str__(self) -> str:
+        cause = self.cause if self.cause_value is None else f"{self.cause}={self.cause_value}"
+        return f"{self.field}={self.value} does nothing with {cause}: {self.why}"
 
 
 class UntrainedQuestionWarning(UserWarning):

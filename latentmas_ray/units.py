@@ -1,10 +1,13 @@
 """Format and parse numbers for people: sizes, durations, counts, shares."""
 
+import math
 import re
 from fractions import Fraction
 
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_SIZE = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]I?)?B?\s*", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]I?B?|B)?\s*", re.IGNORECASE | re.ASCII)
+_SIZE_FORM = "it must be a size such as 512MB, 4GB or 2GiB"
+_FEW_DIGITS = 5  # a longer number without a unit is one of bytes
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -19,11 +22,18 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a size such as `4GB`, `512MiB` or `1000`. Raises ValueError for anything else."""
+    """Return the bytes of a size such as `4GB`, `512MiB` or `1000B`.
+
+    Raises ValueError, with what would be right, for anything else; a number without a unit may be meant in any.
+    """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a size such as 512MB, 4GB or 2GiB")
-    return int(Fraction(match[1]) * _FACTORS[(match[2] or "").upper()])
+        raise ValueError(_SIZE_FORM)
+    number, unit = match.groups()
+    if unit is None:
+        likely = f"{number}GB or {number}GiB" if len(number) <= _FEW_DIGITS else f"{number}B"
+        raise ValueError(f"a size needs its unit: {likely}")
+    return int(Fraction(number) * _FACTORS[unit.upper().removesuffix("B")])
 
 
 def format_seconds(seconds: float) -> str:
@@ -84,6 +94,24 @@ def format_p_value(value: float | None) -> str:
 def format_rate(per_second: float) -> str:
     """Three significant figures: `0.123`, `12.3`, `1,234`."""
     return f"{per_second:,.0f}" if per_second >= 1000 else f"{per_second:.3g}"
+
+
+def format_times(ratio: float) -> str:
+    """A ratio with three significant figures: `0.92`, `1.09`, `12.3`, `1,234`."""
+    return f"{ratio:,.0f}" if ratio >= 99.95 else f"{ratio:.1f}" if ratio >= 9.995 else f"{ratio:.2f}"
+
+
+def format_speed_ratio(ratio: float) -> str:
+    """A speed as a multiple of another one, with a factor of at least 1: `1.25 × faster`, `1.09 × slower`, `as fast`.
+
+    A ratio that is 0 or not finite, for which there is no factor, is a plain multiple.
+    """
+    if not 0 < ratio < math.inf:
+        return f"{ratio:g} × as fast"
+    factor = format_times(max(ratio, 1 / ratio))
+    if factor == "1.00":
+        return "as fast"
+    return f"{factor} × {'faster' if ratio > 1 else 'slower'}"
 
 
 def format_figure(name: str, value: float) -> str:

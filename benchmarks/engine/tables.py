@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from latentmas_ray.units import format_bytes, format_seconds
+from latentmas_ray.units import format_bytes, format_seconds, format_speed_ratio
 
 if TYPE_CHECKING:
     from benchmarks.engine.measure import BatchFigures, EngineBench
@@ -44,4 +44,4 @@ def _rows(batch: "BatchFigures") -> list[tuple[str, ...]]:
         )
         for name, side in (("engine", batch.engine), ("loop", batch.baseline))
     ]
-    return [*rows, ("", "ratio", f"{batch.speedup:.2f} × faster", "", "", "", f"{batch.memory_ratio:.2f} ×")]
+    return [*rows, ("", "ratio", format_speed_ratio(batch.speedup), "", "", "", f"{batch.memory_ratio:.2f} ×")]

@@ -44,7 +44,11 @@ def scaling(
     ] = True,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
+        typer.Option(
+            "--address",
+            metavar="ADDR",
+            help="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
+        ),
     ] = None,
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE.png", help="draw both")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,

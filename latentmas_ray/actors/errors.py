@@ -18,6 +18,7 @@ from latentmas_ray.errors import (
     ClusterError,
     InputError,
     LatentMASError,
+    QuestionsTooLongError,
     TransferError,
     TurnError,
     TurnLostError,
@@ -112,12 +113,12 @@ def reason(error: BaseException) -> str:
 def turn_error(error: Exception) -> LatentMASError:
     """Return the error of a turn whose call ended with this error of Ray's.
 
-    That is an InputError as it was raised, TurnLostError if memory that the turn reads is lost, ActorError if its actor
-    died, TurnError otherwise.
+    That is an InputError or a QuestionsTooLongError as it was raised, TurnLostError if memory that the turn reads is
+    lost, ActorError if its actor died, TurnError otherwise.
     """
     raised = remote_error(error)
     translated: LatentMASError
-    if isinstance(raised, InputError):
+    if isinstance(raised, InputError | QuestionsTooLongError):
         translated = raised
     elif raised is not None:
         # The error of the turn that should have written the memory, or of the loss of that memory.

@@ -11,7 +11,7 @@ from latentmas_ray.actors.execute_turn import Runner, execute_turn
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
-from latentmas_ray.errors import InputError, LatentMASError, TurnError
+from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, events_of_result, without_frames
 from latentmas_ray.scheduler.protocol import RuntimeInfo
@@ -90,9 +90,10 @@ class LocalRuntime:
         self._transport.close()
 
     def _failed(self, work: TurnRequest, error: Exception) -> TurnHandle:
-        """Return the handle of a failed turn and queue its event. An InputError is kept as it is."""
+        """Return the handle of a failed turn and queue its event. An InputError and a QuestionsTooLongError are kept as
+        they are."""
         reported: LatentMASError
-        if isinstance(error, InputError):
+        if isinstance(error, InputError | QuestionsTooLongError):
             reported = error
         else:
             reported = TurnError(str(error) or type(error).__name__)

@@ -75,7 +75,7 @@ class SegmentReceiver:
 
     def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
-        exposed = self._timer.exposed_seconds()
+        times = self._timer.times()
         return tuple(
             SegmentRead(
                 source=source,
@@ -84,8 +84,8 @@ class SegmentReceiver:
                 codec=codec,
                 relative_error=self._errors[source],
                 transport=transport,
-                seconds=self._timer.busy_seconds[source],
-                exposed_seconds=exposed[source],
+                seconds=times[source].seconds,
+                exposed_seconds=times[source].exposed_seconds,
             )
             for source, codec in self._codecs.items()
         )

@@ -19,12 +19,14 @@ from typer.core import TyperGroup
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
+from latentmas_ray.cli.unused_flags import NOTES, describe_unused
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import (
     InputError,
     LatentMASError,
     OldNameWarning,
     UntrainedQuestionWarning,
+    UnusedSettingWarning,
     hide_passwords,
 )
 from latentmas_ray.placement.link_speeds import LinkSpeeds
@@ -49,6 +51,7 @@ _FLAG_FIELDS = (
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 MAX_ERROR_LINES = 6
+_SHOWN_AS_NOTES = (OldNameWarning, UntrainedQuestionWarning, UnusedSettingWarning)
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -75,9 +78,11 @@ def exit_code_of(body: Callable[[], object], more_flags: frozenset[str] = frozen
     `more_flags` are names of flags in addition to those of the commands in this package.
     """
     stop = StopSignal()
+    NOTES.drop()
     try:
         with stop_signals_interrupt() as stop, _warnings_as_notes():
             code = body()
+        NOTES.release()
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_DONE
     except typer.TyperException as error:
@@ -108,15 +113,22 @@ def _warnings_as_notes() -> Iterator[None]:
     show, shown = warnings.showwarning, set[str]()
 
     def show_as_note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, OldNameWarning | UntrainedQuestionWarning):
+        if not issubclass(category, _SHOWN_AS_NOTES):
             show(message, category, *where, **more)
-        elif str(message) not in shown:
-            shown.add(str(message))
+            return
+        # One line for each flag, whatever the reasons.
+        key = message.field if isinstance(message, UnusedSettingWarning) else str(message)
+        if key in shown:
+            return
+        shown.add(key)
+        if isinstance(message, UnusedSettingWarning):
+            NOTES.hold(describe_unused(message))
+        else:
             typer.echo(f"note: {message}", err=True)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", OldNameWarning)
-        warnings.simplefilter("always", UntrainedQuestionWarning)
+        for kind in _SHOWN_AS_NOTES:
+            warnings.simplefilter("always", kind)
         warnings.showwarning = show_as_note
         yield
 

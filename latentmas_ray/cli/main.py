@@ -21,12 +21,12 @@ from latentmas_ray.cli.commands.memory import memory
 from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.report import report
 from latentmas_ray.cli.commands.tasks import tasks
+from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 
 app = typer.Typer(
     name="latentmas",
     cls=CommandGroup,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -35,6 +35,7 @@ app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("grade")(grade)
 app.command("tasks")(tasks)
+app.command("topologies")(topologies)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)

@@ -28,6 +28,7 @@ _METAVARS = {
     "replicas": "R|AGENT=R,…",
     "seed": "S",
 }
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)
 _MAX_WHOLE_NUMBER = 10**12
 _METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT"}
 
@@ -37,13 +38,20 @@ def flag_of(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether the user typed the flag of this parameter."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def run_options(
-    *fields: str, fixed: Mapping[str, Any] | None = None
+    *fields: str, fixed: Mapping[str, Any] | None = None, helps: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds the flags of `fields` to a command (of all fields if none is named).
 
     The command gets their values as its first argument, a validated `RunConfig`; its other parameters are unchanged.
-    `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag.
+    `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag. `helps`
+    replaces the descriptions of fields that mean something else to this command.
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
@@ -52,19 +60,25 @@ def run_options(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        has_context = any(parameter.name == _CONTEXT.name for parameter in own)
 
         def with_flags(**values: Any) -> None:
+            context = values[_CONTEXT.name] if has_context else values.pop(_CONTEXT.name, None)
             flags = {name: values.pop(name) for name in (*names, *old_names) if name in values}
+            typed = {name for name in flags if context is not None and is_given(context, name)}
             given = {name: value for name, value in flags.items() if value is not None}
             for old, new in old_names.items():
                 if old in given and given.get(new) == defaults[new]:
                     given.pop(new, None)  # its default, not given by the user
-            command(make_config({**fixed, **given}), **values)
+            config = make_config({**fixed, **given})
+            # Only what the user typed counts as set, and not the defaults of the flags.
+            command(RunConfig.model_construct({old_names.get(name, name) for name in typed}, **dict(config)), **values)
 
-        flags = [_parameter(name, default) for name, default in defaults.items()]
+        flags = [_parameter(name, default, (helps or {}).get(name)) for name, default in defaults.items()]
         flags += [_old_parameter(name) for name in old_names]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
+        own = own if has_context else [*own, _CONTEXT]
         with_flags.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         return with_flags
 
@@ -93,18 +107,53 @@ def _default_of(name: str) -> Any:
     return None if field.default_factory is not None else field.default
 
 
-def _parameter(name: str, default: Any) -> inspect.Parameter:
+def _parameter(name: str, default: Any, help_text: str | None = None) -> inspect.Parameter:
     field = RunConfig.model_fields[name]
+    help_text = help_text or field.description
     flag = flag_of(name)
     annotation: Any
     if field.annotation is bool:
         declaration = f"{flag}/--no-{flag[2:]}" if default else flag
-        annotation = Annotated[bool, typer.Option(declaration, help=field.description)]
+        annotation = Annotated[bool, typer.Option(declaration, help=help_text)]
     else:
-        option = typer.Option(flag, help=field.description, metavar=_metavar(name, field.annotation))
+        option = typer.Option(
+            flag,
+            help=help_text,
+            metavar=_metavar(name, field.annotation),
+            autocompletion=_completion(name, field.annotation),
+        )
         annotation = Annotated[str | None, option]
         default = None if default is None else str(default)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def complete_topology(incomplete: str) -> list[str]:
+    """Return the built-in topologies that begin so. Without one the shell completes file names."""
+    from latentmas_ray.topology import BUILTIN  # not needed for any other completion
+
+    return [name for name in BUILTIN if name.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Return the tasks that begin so."""
+    from latentmas_ray.tasks import BENCHMARKS
+    from latentmas_ray.tasks.files import BUILTIN_TASKS
+
+    names = (*BUILTIN_TASKS, *(benchmark.name for benchmark in BENCHMARKS))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _completion(name: str, annotation: Any) -> Callable[[str], list[str]] | None:
+    """Return the function that completes values of a field; None where only the user can know them."""
+    if name in _COMPLETIONS:
+        return _COMPLETIONS[name]
+    if get_origin(annotation) is not Literal:
+        return None
+    choices = get_args(annotation)
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
+
+
+_COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {"topology": complete_topology, "task": complete_task}
 
 
 def _old_parameter(name: str) -> inspect.Parameter:

@@ -8,7 +8,7 @@ names of fields already.)
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from latentmas_ray.config.address import split_address
@@ -24,9 +24,12 @@ from latentmas_ray.config.choices import (
     TransportName,
 )
 from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas
+from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
 EMBEDDED_MODEL = "tiny"
+# Fields that are, or may be, files or folders of this machine.
+PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 
 
@@ -76,6 +79,12 @@ class ConfigPart(BaseModel):
             raise ValueError("it must be a number, not true or false")
         return value
 
+    @field_validator(*PATH_FIELDS, check_fields=False)
+    @classmethod
+    def _expand_home(cls, value: str | None, info: ValidationInfo) -> str | None:
+        is_name = info.field_name == "topology" and not (value or "").lower().endswith((".yaml", ".yml"))
+        return value if value is None or is_name else with_home(value)
+
 
 class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
@@ -114,7 +123,11 @@ class MethodConfig(ConfigPart):
     method: Method = Field(
         default="latent", description="one agent alone, agents that talk in text, or in latent space"
     )
-    topology: str = Field(default="sequential", min_length=1, description="built-in topology, or a FILE.yaml")
+    topology: str = Field(
+        default="sequential",
+        min_length=1,
+        description="one of latentmas topologies, or a FILE.yaml: the agents, and who reads whom",
+    )
     memory: MemoryName = Field(
         default="matched", description="a control: another question's memory, a part of it, or none"
     )
@@ -159,16 +172,18 @@ class TransferConfig(ConfigPart):
         default="auto", description="limit on working memory in flight, for example 4GB"
     )
 
-    @field_validator("memory_in_flight")
+    @field_validator("memory_in_flight", mode="before")
     @classmethod
-    def _check_size(cls, text: str) -> str:
+    def _check_size(cls, value: object) -> object:
+        # YAML and Python have numbers too, and those have no unit.
+        text = str(value).strip() if isinstance(value, str | int | float) else ""
         try:
             is_valid = text == "auto" or parse_bytes(text) >= 1
-        except ValueError:
-            is_valid = False
+        except ValueError as problem:
+            raise ValueError(f"{problem}; or auto") from None
         if not is_valid:
             raise ValueError("it must be auto or a size of at least one byte, such as 512MB, 4GB or 2GiB")
-        return text
+        return value
 
     @property
     def memory_in_flight_bytes(self) -> int | None:
@@ -183,7 +198,9 @@ class PlacementConfig(ConfigPart):
         default="ray", description="ray: actors on a cluster; local: one process, no Ray"
     )
     address: Annotated[str | None, MayChange()] = Field(
-        default=None, min_length=1, description="address of a running Ray cluster; by default one is started"
+        default=None,
+        min_length=1,
+        description="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
     )
     placement: Annotated[PlacementName, MayChange()] = Field(
         default="auto",

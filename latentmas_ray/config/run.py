@@ -5,12 +5,14 @@ Every field is a flag of `latentmas eval` and a keyword of `LatentMAS`; all defa
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
 from latentmas_ray.config.parts import (
     MAX_NEW_TOKENS,
+    PATH_FIELDS,
     MayChange,
     MethodConfig,
     ModelConfig,
@@ -25,6 +27,7 @@ from latentmas_ray.config.parts import (
 )
 from latentmas_ray.config.renamed import current_fields
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import with_home
 
 # Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
@@ -65,7 +68,18 @@ def stored_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     under its old and its new name.
     """
     before = {name: since.before for name, since in marked(RunConfig.model_fields, Since).items()}
-    return before | current_fields(values)
+    return before | _in_current_form(current_fields(values))
+
+
+def _in_current_form(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return stored fields as this version writes them: home folders are expanded, and sizes have a unit."""
+    for name in PATH_FIELDS:
+        if isinstance(path := fields.get(name), str):
+            with suppress(ValueError):  # of a user of another machine
+                fields[name] = with_home(path)
+    if isinstance(size := fields.get("memory_in_flight"), str) and size.strip().isdigit():
+        fields["memory_in_flight"] = f"{size}B"
+    return fields
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:

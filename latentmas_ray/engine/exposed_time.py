@@ -1,23 +1,41 @@
-"""Exposed time: the part of a transfer that no computation hid."""
+"""Transfer time, and the part of it that is exposed: that no computation hid."""
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class _ReaderSpan:
+    """What the reader did until `end`, from `begin` or from the end of the interval before, whichever is later."""
+
+    source: str | None  # whose chunk it handled; None: it did something else
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferTime:
+    """The seconds of one source's transfer. The exposed ones are part of all."""
+
+    seconds: float  # the reader handled chunks of the source, or waited for them to arrive
+    exposed_seconds: float
 
 
 class ExposedTimer:
     """Measures, for each source of a turn's memory, how long its transfer took and how much of that was exposed.
 
     The reader handles one thing at a time: it unpacks a chunk, absorbs it, or does something else. Each such interval
-    is recorded when it ends.
+    is recorded when it ends. All intervals are on the reader's clock; that of the source only says when its memory was
+    final.
     """
 
     def __init__(self, final_at: Mapping[str, float], *, idle_since: float) -> None:
         """`final_at`: when the last chunk of each source was final, on the clock of the source's machine; `idle_since`:
         when the reader became idle. Both are seconds of the wall clock."""
-        self.busy_seconds = dict.fromkeys(final_at, 0.0)  # spent on each source's chunks
         self._final_at = dict(final_at)
         self._idle_since = idle_since
-        self._intervals: list[tuple[str | None, float]] = []  # (source that was handled, end time), in order
+        self._intervals: list[_ReaderSpan] = []  # in order
 
     def note_final(self, source: str, final_at: float) -> None:
         """Set the time at which a later chunk of a source was final."""
@@ -25,23 +43,29 @@ class ExposedTimer:
 
     def record(self, source: str, begin: float) -> None:
         """Record that the reader handled a chunk of `source` from `begin` until now."""
-        end = time.time()
-        self.busy_seconds[source] += end - begin
-        self._intervals.append((source, end))
+        self._intervals.append(_ReaderSpan(source, begin, time.time()))
 
     def record_other_work(self) -> None:
         """Record that until now the reader did not wait for memory."""
-        self._intervals.append((None, time.time()))
+        now = time.time()
+        self._intervals.append(_ReaderSpan(None, now, now))
 
-    def exposed_seconds(self) -> dict[str, float]:
-        """Return the seconds that each source kept the turn waiting after its memory was final and the reader idle.
+    def times(self) -> dict[str, TransferTime]:
+        """Return the time of each source's transfer.
 
-        Between machines this is as exact as their clocks agree.
+        Exposed is what kept the turn waiting after all memory was final and the reader idle: the whole span up to the
+        end of an interval counts for that interval's source. The transfer is what the reader spent on the source's
+        chunks, and of an exposed span also what went before: the way from the source. So the exposed part is never
+        more than the whole. Between machines both are as exact as their clocks agree.
         """
-        exposed = dict.fromkeys(self._final_at, 0.0)
+        whole, exposed = dict.fromkeys(self._final_at, 0.0), dict.fromkeys(self._final_at, 0.0)
         now = max([self._idle_since, *self._final_at.values()])
-        for source, end in self._intervals:
-            if source is not None:
-                exposed[source] += max(0.0, end - now)
-            now = max(now, end)
-        return exposed
+        for interval in self._intervals:
+            if interval.source is not None:
+                span = max(0.0, interval.end - now)
+                exposed[interval.source] += span
+                whole[interval.source] += max(span, interval.end - interval.begin)
+            now = max(now, interval.end)
+        return {
+            source: TransferTime(seconds=whole[source], exposed_seconds=exposed[source]) for source in self._final_at
+        }

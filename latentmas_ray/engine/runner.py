@@ -16,6 +16,7 @@ from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.phase_timer import PhaseTimer
+from latentmas_ray.engine.positions import check_positions
 from latentmas_ray.engine.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
@@ -70,8 +71,8 @@ class TurnRunner:
 
         The turn's segment is sent to `outgoing`, the prompt's chunk as soon as it is final if `overlaps`. Without
         `outgoing` it is returned as one chunk, which may stay in the engine's cache until its bytes are read. Returns
-        that chunk (or None) and the result. Raises SegmentError, ContextLengthError, ModelError, and the errors of
-        `memory` and `outgoing`.
+        that chunk (or None) and the result. Raises QuestionsTooLongError before the first step for questions that do
+        not fit the model's positions, SegmentError, ModelError, and the errors of `memory` and `outgoing`.
 
         With tensor parallelism every rank runs the same turn on its own shards of the memory. An error on one rank is
         raised on all ranks, which can then run another turn; if a rank has died it is a ShardError.
@@ -167,6 +168,14 @@ class TurnRunner:
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
         with lm.ranks.all_or_none():
             chunks, segments = incoming.chunks(), incoming.segments()
+        check_positions(
+            work,
+            starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
+            prompt_lengths=list(map(len, prompts)),
+            num_closing=len(self._end_tokens(work)),
+            limit=lm.max_positions,
+            model=lm.name,
+        )
         if work.recomputed:
             with timer.phase("absorb"):
                 segments = recompute(self.engine, work.reads, incoming, work.recomputed, work.question_ids)

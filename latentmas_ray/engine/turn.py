@@ -112,8 +112,8 @@ class SegmentRead:
     source: str  # the agent that wrote it
     num_bytes: int  # of KV as it was sent, or of recompute inputs
     transport: str
-    seconds: float  # to unpack and absorb it, without waiting for its computation
-    exposed_seconds: float = 0.0  # transfer time, including transit, that did not overlap with computation
+    seconds: float  # until it was absorbed, without waiting for its computation: see `engine.exposed_time`
+    exposed_seconds: float = 0.0  # the part of them that did not overlap with computation
     transfer_mode: SentAs = "kv"
     codec: CodecName = "none"
     relative_error: float = 0.0  # RMS error of a lossy codec, maximum over chunks

@@ -15,6 +15,7 @@ from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.merge import MergedLayout, merge_layout
 from latentmas_ray.memory.spec import WHOLE, KVCacheSpec
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw, raw_bytes
+from latentmas_ray.paths import expand_home
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.topology.graph import MAX_LATENT_CHAIN, MAX_MEMORY_NODES
 from latentmas_ray.units import format_bytes
@@ -149,14 +150,15 @@ class Memory:
         """
         from latentmas_ray.memory.files import save_memory
 
-        save_memory(self if kv else self.without_kv(), Path(path))
+        whole_path = Path(expand_home("memory", str(path), MemoryInputError))
+        save_memory(self if kv else self.without_kv(), whole_path)
 
     @staticmethod
     def load(path: str | Path) -> "Memory":
         """Read a file that `save` wrote. Raises MemoryInputError for any other or damaged file."""
         from latentmas_ray.memory.files import load_memory
 
-        return load_memory(Path(path))
+        return load_memory(Path(expand_home("memory", str(path), MemoryInputError)))
 
     @classmethod
     def from_chunks(

@@ -1,11 +1,13 @@
 """Model names: the embedded model, folders and hub ids. Needs neither torch nor transformers."""
 
+import json
 import re
 import stat
 from pathlib import Path
 
 from latentmas_ray.config import EMBEDDED_MODEL
 from latentmas_ray.errors import ModelError
+from latentmas_ray.paths import expand_home
 
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 _MAX_HUB_ID_CHARS = 96
@@ -54,6 +56,17 @@ def _check_folder(path: Path, name: str) -> None:
         raise ModelError("model", name, f"{expected}: {error.strerror or error}") from error
 
 
+def known_positions(name: str, revision: str | None = None) -> int | None:
+    """The number of positions of a model that `check_name` has accepted, from its configuration alone; None without a
+    limit. Raises ModelError."""
+    if name == EMBEDDED_MODEL:
+        return int(json.loads((EMBEDDED_FOLDER / "config.json").read_text())["max_position_embeddings"])
+    from latentmas_ray.models.kv_spec import max_positions
+    from latentmas_ray.models.load import load_config
+
+    return max_positions(load_config(name, revision))
+
+
 def absolute_name(name: str) -> str:
     """The name for processes with another working directory: folders become absolute paths."""
     path = None if name == EMBEDDED_MODEL else find_path(name)
@@ -61,11 +74,12 @@ def absolute_name(name: str) -> str:
 
 
 def find_path(name: str) -> Path | None:
-    """The file or folder of this name (for the embedded model its folder); None if there is none."""
+    """The file or folder of this name (for the embedded model its folder); None if there is none. Raises ModelError for
+    the home folder of an unknown user."""
     if name == EMBEDDED_MODEL:
         return EMBEDDED_FOLDER
+    path = Path(expand_home("model", name, ModelError))
     try:
-        path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # too long for a file name; the home folder of an unknown user
+    except OSError:  # too long for a file name
         return None

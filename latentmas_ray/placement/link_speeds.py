@@ -12,6 +12,7 @@ from latentmas_ray.units import parse_bytes
 
 PlannedLink = Literal["same_process", "same_gpu", "nvlink", "pcie", "shared_memory", "network"]
 _SPEED = re.compile(r"\s*(.*?)(B|b|bit)/s\s*", re.DOTALL)
+_NUMBER = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
 SPEED_FORM = "it must be a speed above 0, such as 300GB/s or 100Gbit/s"
 
 
@@ -19,11 +20,21 @@ def parse_speed(text: str) -> float:
     """Return bytes per second from `300GB/s`, `100Gb/s` or `100Gbit/s` (a lower-case b is a bit). Raises ValueError."""
     match = _SPEED.fullmatch(text)
     if match is None:
-        raise ValueError(SPEED_FORM)
-    speed = Fraction(parse_bytes(match[1])) / (1 if match[2] == "B" else 8)
+        raise ValueError(_form_of(text))
+    try:
+        speed = Fraction(parse_bytes(match[1] + "B")) / (1 if match[2] == "B" else 8)
+    except ValueError:
+        raise ValueError(SPEED_FORM) from None
     if speed <= 0:
         raise ValueError(SPEED_FORM)
     return float(speed)
+
+
+def _form_of(text: str) -> str:
+    """Return what would be right in place of a text that is no speed; of a number alone, with its number."""
+    number = text.strip()
+    is_number = _NUMBER.fullmatch(number) is not None
+    return f"a speed needs its unit: {number}GB/s or {number}Gbit/s" if is_number else SPEED_FORM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +46,7 @@ class LinkSpeeds:
     nvlink: float | None = 300e9  # third generation, as in an A100; None: GPUs of a node are connected by PCIe
     pcie: float = 25e9  # 4.0 with 16 lanes
     shared_memory: float = 10e9  # a copy by one thread, between actors on cores
-    network: float = 12.5e9  # 100 Gbit/s
+    network: float = 12.5e9  # 100 Gbit/s, of a whole node: its ranks share it
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "LinkSpeeds":
@@ -45,8 +56,8 @@ class LinkSpeeds:
             may_be_none = name in ("same_process", "nvlink")
             try:
                 values[name] = None if may_be_none and text == "none" else parse_speed(text)
-            except ValueError:
-                raise ConfigError(name, text, SPEED_FORM + (", or none" if may_be_none else "")) from None
+            except ValueError as problem:
+                raise ConfigError(name, text, f"{problem}{', or none' if may_be_none else ''}") from None
         return cls(**values)  # type: ignore[arg-type]
 
     def link(self, source: Slot, reader: Slot, *, same_actor: bool) -> PlannedLink:
@@ -78,5 +89,5 @@ class PlannedTransfer:
     reader: str
     tokens: int  # per question
     num_bytes: int  # of the whole batch and of all tp ranks
-    seconds: float  # on its slowest link; tp ranks transfer their parts at the same time
+    seconds: float  # until the last of the tp ranks, which move their parts at the same time, has its part
     links: Mapping[PlannedLink, int] = field(default_factory=dict)  # the number of replica pairs that use each link

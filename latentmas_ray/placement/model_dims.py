@@ -1,6 +1,7 @@
 """Sizes of a model's weights and KV, computed from its architecture without loading it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import prod
@@ -10,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from latentmas_ray.errors import ModelError
+from latentmas_ray.paths import expand_home
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -76,27 +78,49 @@ class ModelDims:
         return self if dtype == "auto" else replace(self, dtype=dtype)
 
 
-def _qwen3(hidden: int, mlp: int, layers: int, heads: int, *, is_tied: bool) -> ModelDims:
+def _preset(
+    hidden: int, mlp: int, layers: int, heads: int, *, kv_heads: int = 8, vocab: int, parameters: int | None = None
+) -> ModelDims:
+    """Return the dimensions of a published model whose heads have 128 dimensions and whose embeddings are not tied."""
     return ModelDims(
         num_layers=layers,
         hidden_size=hidden,
         mlp_size=mlp,
         num_heads=heads,
-        num_kv_heads=8,
+        num_kv_heads=kv_heads,
         head_dim=128,
-        vocab_size=151_936,
-        is_tied=is_tied,
+        vocab_size=vocab,
+        is_tied=False,
+        stored_parameters=parameters,
     )
 
 
-# From the models' published configurations.
+def _qwen3(hidden: int, mlp: int, layers: int, heads: int, *, is_tied: bool = False) -> ModelDims:
+    return replace(_preset(hidden, mlp, layers, heads, vocab=151_936), is_tied=is_tied)
+
+
+_LLAMA_8B = _preset(4096, 14336, 32, 32, vocab=128_256, parameters=8_030_261_248)
+_LLAMA_70B = _preset(8192, 28672, 80, 64, vocab=128_256, parameters=70_553_706_496)
+
+
+# From the models' published configurations. Those of other families than Qwen3 have other norms and biases, so their
+# published numbers of parameters stand here.
 PRESETS: Mapping[str, ModelDims] = {
     "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, is_tied=True),
     "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, is_tied=True),
     "qwen3-4b": _qwen3(2560, 9728, 36, 32, is_tied=True),
-    "qwen3-8b": _qwen3(4096, 12288, 36, 32, is_tied=False),
-    "qwen3-14b": _qwen3(5120, 17408, 40, 40, is_tied=False),
+    "qwen3-8b": _qwen3(4096, 12288, 36, 32),
+    "qwen3-14b": _qwen3(5120, 17408, 40, 40),
+    "qwen3-32b": _qwen3(5120, 25600, 64, 64),
+    "qwen2.5-7b": _preset(3584, 18944, 28, 28, kv_heads=4, vocab=152_064, parameters=7_615_616_512),
+    "qwen2.5-14b": _preset(5120, 13824, 48, 40, vocab=152_064, parameters=14_770_033_664),
+    "qwen2.5-32b": _preset(5120, 27648, 64, 40, vocab=152_064, parameters=32_763_876_352),
+    "qwen2.5-72b": _preset(8192, 29568, 80, 64, vocab=152_064, parameters=72_706_203_648),
+    "llama-3.1-8b": _LLAMA_8B,
+    "llama-3.1-70b": _LLAMA_70B,
+    "llama-3.3-70b": _LLAMA_70B,
 }
+_VARIANT = re.compile(r"-(instruct|base|thinking)(-\d{4})?$")  # of the same dimensions
 TINY = ModelDims(
     num_layers=4,
     hidden_size=256,
@@ -114,10 +138,16 @@ def known_dims(name: str) -> ModelDims | None:
     other name. Raises ModelError for a folder without a usable config.json."""
     if name == "tiny":
         return TINY
-    if (preset := PRESETS.get(name.rpartition("/")[2].lower())) is not None and not Path(name).is_dir():
+    if (preset := _preset_of(name)) is not None and not Path(name).is_dir():
         return preset
-    folder = Path(name).expanduser()
+    folder = Path(expand_home("model", name, ModelError))
     return dims_of_folder(folder) if folder.is_dir() else None
+
+
+def _preset_of(name: str) -> ModelDims | None:
+    """Return the preset of a hub id such as `Qwen/Qwen3-8B` or `meta-llama/Llama-3.3-70B-Instruct`."""
+    model = name.rpartition("/")[2].lower().removeprefix("meta-")
+    return PRESETS.get(_VARIANT.sub("", model))
 
 
 def dims_of_folder(folder: Path) -> ModelDims:

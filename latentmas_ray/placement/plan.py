@@ -136,31 +136,46 @@ class Plan:
         found = []
         for reader, estimate in self.memory_estimates.items():
             for source, tokens in estimate.reads:
-                links = self._links(source, reader, speeds)
-                part = tokens * per_token / self.request.tp
+                num_bytes = tokens * per_token
+                slowest = [self._slowest(pair, speeds, num_bytes) for pair in self._pairs(source, reader)]
                 found.append(
                     PlannedTransfer(
                         source=source,
                         reader=reader,
                         tokens=tokens,
-                        num_bytes=tokens * per_token,
-                        seconds=max(speeds.seconds(link, part) for link in links),
-                        links=links,
+                        num_bytes=num_bytes,
+                        seconds=max(seconds for seconds, _ in slowest),
+                        links=dict(Counter(link for _, link in slowest)),
                     )
                 )
         return tuple(found)
 
-    def _links(self, source: str, reader: str, speeds: LinkSpeeds) -> dict[PlannedLink, int]:
+    def _pairs(self, source: str, reader: str) -> Iterator[tuple[ReplicaId, ReplicaId]]:
         one, other = self.request.replicas[source], self.request.replicas[reader]
-        counts: Counter[PlannedLink] = Counter()
         for batch in range(min(lcm(one, other), _MAX_PAIRS)):
-            replica_ids = self.replica_id_of(source, batch % one), self.replica_id_of(reader, batch % other)
-            links = {
-                speeds.link(here, there, same_actor=replica_ids[0] == replica_ids[1])
-                for here, there in zip(*(self.slots[replica_id] for replica_id in replica_ids), strict=True)
-            }
-            counts[max(links, key=lambda link: speeds.seconds(link, 1))] += 1
-        return dict(counts)
+            yield self.replica_id_of(source, batch % one), self.replica_id_of(reader, batch % other)
+
+    def _slowest(
+        self, pair: tuple[ReplicaId, ReplicaId], speeds: LinkSpeeds, num_bytes: int
+    ) -> tuple[float, PlannedLink]:
+        """Return the seconds and the link of the rank that is the last to have its part of `num_bytes`.
+
+        All ranks move their parts at the same time. Those whose parts leave one node, or arrive at one, over the
+        network share it: it belongs to the node, and all other links to the rank's own GPU or core.
+        """
+        source, reader = pair
+        places = list(zip(self.slots[source], self.slots[reader], strict=True))
+        links = [speeds.link(here, there, same_actor=source == reader) for here, there in places]
+        remote = [place for place, link in zip(places, links, strict=True) if link == "network"]
+        leaving = Counter(here.node for here, _ in remote)
+        arriving = Counter(there.node for _, there in remote)
+        part = num_bytes / self.request.tp
+        return max(
+            (speeds.seconds(link, part * max(1, leaving[here.node], arriving[there.node])), link)
+            if link == "network"
+            else (speeds.seconds(link, part), link)
+            for (here, there), link in zip(places, links, strict=True)
+        )
 
 
 def nodes_alike(

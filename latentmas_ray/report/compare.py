@@ -14,6 +14,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.report.compared_run import (
     ComparedRun,
     RunFigures,
@@ -85,6 +86,8 @@ def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparis
 
 def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
     """Return the folders with the base first. Folders are compared by their resolved paths."""
+    folders = [expand_home("DIR", folder) for folder in folders]
+    base = None if base is None else expand_home("base", base)
     paths = [Path(folder).resolve() for folder in folders]
     for path, folder in zip(paths, folders, strict=True):
         if paths.count(path) > 1:

@@ -63,7 +63,8 @@ def describe_alarm(alarm: Alarm) -> str:
     if alarm.kind == "not-finite":
         return f"not finite: {alarm.value:.0f} of the thoughts from thought {alarm.step} on"
     if alarm.kind == "no-effect":
-        return f"memory of {alarm.source} changes nothing: {alarm.value:.2g} nats, below {alarm.limit:.2g}"
+        why = f"; {alarm.note}" if alarm.note else ""
+        return f"memory of {alarm.source} changes nothing: {alarm.value:.2g} nats, below {alarm.limit:.2g}{why}"
     if alarm.kind == "repetition":
         return f"thoughts repeat{place}: their cosine is {alarm.value:.4f}, at least {alarm.limit:.4f}"
     if alarm.kind == "entropy":

@@ -7,11 +7,12 @@ from pathlib import Path
 from latentmas_ray.config import RunConfig, is_url, stored_fields
 from latentmas_ray.engine.diagnostics.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.runs.folder import read_file, read_json, read_yaml
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import decode_row
-from latentmas_ray.runs.traces import Trace, read_embeddings, read_traces
+from latentmas_ray.runs.traces import Trace, judge_memory, read_embeddings, read_traces
 from latentmas_ray.seeds import seed_folders
 
 
@@ -44,7 +45,7 @@ def load_run(folder: str | Path) -> FinishedRun:
             answers=read_answers(folder / RESULTS_NAME),
             failures=_read_failures(folder / FAILURES_NAME),
             summary=_read_summary(folder / SUMMARY_NAME),
-            traces=read_traces(folder),
+            traces=judge_memory(read_traces(folder)),
             embeddings=read_embeddings(folder),
         )
     except OSError as error:
@@ -79,13 +80,14 @@ def read_answers(path: Path) -> tuple[Answer, ...]:
 def _existing(given: str | Path) -> Path:
     if is_url(str(given)):
         raise JournalError("run", str(given), "it must be a folder on this machine; copy the run's files to one")
+    path = Path(expand_home("run", str(given), JournalError))
     try:
-        is_folder = Path(given).is_dir()
+        is_folder = path.is_dir()
     except OSError as error:  # such as a name that is too long
         raise JournalError("run", str(given), f"it cannot be read: {error.strerror or error}") from error
     if not is_folder:
         raise JournalError("run", str(given), "there is no such folder; give the output folder of a run")
-    return Path(given)
+    return path
 
 
 def _check_same_but_seed(run: FinishedRun, first: FinishedRun) -> None:

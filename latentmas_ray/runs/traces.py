@@ -1,14 +1,15 @@
 """The traces of a run: traces.jsonl, one line per question, and embeddings.json."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap
+from latentmas_ray.engine.diagnostics.alarms import find_idle_memory
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import append_durably, encode_row, read_file, read_json, write_atomically
 
@@ -42,6 +43,33 @@ class Trace:
 def _agents() -> TypeAdapter[dict[str, AgentTrace]]:
     """Checks the content of files; made when the first is read, which actors never do."""
     return TypeAdapter(dict[str, AgentTrace])
+
+
+def judge_memory(traces: Mapping[str, Trace]) -> dict[str, Trace]:
+    """Return the traces of a run, by question, with alarms and notes about memory without effect.
+
+    Whether such memory is broken, or was not needed for a question, only shows in all traced questions together. So
+    these alarms are found again from the effects, whatever is stored.
+    """
+    found: dict[tuple[str, str], tuple[Alarm, ...]] = {}
+    for reader in dict.fromkeys(name for trace in traces.values() for name in trace.agents):
+        ids = [name for name, trace in traces.items() if reader in trace.agents]
+        idle = find_idle_memory([traces[name].agents[reader].effects for name in ids])
+        found |= {(name, reader): alarms for name, alarms in zip(ids, idle, strict=True)}
+    return {
+        name: replace(
+            trace,
+            agents={
+                reader: replace(agent, alarms=(*_other_alarms(agent), *found[name, reader]))
+                for reader, agent in trace.agents.items()
+            },
+        )
+        for name, trace in traces.items()
+    }
+
+
+def _other_alarms(agent: AgentTrace) -> Iterator[Alarm]:
+    return (alarm for alarm in agent.alarms if alarm.kind != "no-effect" or alarm.source not in agent.effects)
 
 
 def read_traces(folder: Path) -> dict[str, Trace]:

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
-from latentmas_ray.runs.traces import Trace
+from latentmas_ray.runs.traces import Trace, judge_memory
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.tasks import Grade
@@ -30,6 +30,8 @@ def make_answers(
     answering = topology_index.topology.answering_agent.name
     final = results[answering]
     transfers = _transfers(topology_index, results, len(batch.questions))
+    traced = {question.id: _trace(question.id, topology_index, results) for question in batch.questions}
+    traces = judge_memory({name: trace for name, trace in traced.items() if trace is not None})
     answers = []
     for index, question in enumerate(batch.questions):
         if (grade := grades.get(question.id)) is None:
@@ -50,7 +52,7 @@ def make_answers(
                 },
                 transfers=transfers[index],
                 batch_size=len(batch.questions),
-                trace=_trace(question.id, topology_index, results),
+                trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
             )
         )

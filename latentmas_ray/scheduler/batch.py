@@ -1,7 +1,7 @@
 """Batches of questions. Their boundaries do not depend on how often a run was interrupted."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentmas_ray.tasks.question import Question
 
@@ -22,6 +22,11 @@ class Batch:
     def open_questions(self) -> tuple[Question, ...]:
         """The questions that still need an answer."""
         return tuple(question for question in self.questions if question.id not in self.done)
+
+    def without(self, ids: Collection[str]) -> "Batch":
+        """Return the batch without these questions."""
+        left = tuple(question for question in self.questions if question.id not in ids)
+        return replace(self, questions=left, done=self.done.difference(ids))
 
     def split(self) -> list["Batch"]:
         """Return one batch for each open question. Their numbers differ, to spread them over an agent's replicas."""

@@ -361,15 +361,15 @@ class Scheduler:
         self._cancel_turns(pending, finished)
 
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
-        """Cancel a failed batch. Its questions are retried one by one, or its only question fails for good."""
+        """Cancel a failed batch. Its questions are tried again, or fail for good."""
         self._cancel_batches([batch_state])
         run.batch_states.remove(batch_state)
-        if not batch_state.retry.has_failed_for_good(run.settings.max_attempts):
-            run.retry(batch_state.retry.split())
-            return
-        final = Failure(id=batch_state.batch.questions[0].id, agent=failure.agent, error=failure.reason)
-        if run.add_result(final):
-            run.counters.count_failure(final)
+        attempts, failed = batch_state.retry.after(failure, run.settings.max_attempts)
+        run.retry(attempts)
+        for name, reason in failed.items():
+            final = Failure(id=name, agent=failure.agent, error=reason)
+            if run.add_result(final):
+                run.counters.count_failure(final)
 
     def _cancel_batches(self, batch_states: Iterable[BatchState]) -> None:
         """Cancel the turns of these batches and free their memory."""

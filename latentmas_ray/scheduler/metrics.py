@@ -64,10 +64,16 @@ MOVED_BYTES = Metric(
     description="bytes of working memory that had to move for this reader",
     tags=_READ,
 )
+TRANSFER_SECONDS = Metric(
+    name="latentmas_transfer_seconds_total",
+    kind="counter",
+    description="seconds until readers had absorbed working memory, the exposed ones included",
+    tags=_READ,
+)
 EXPOSED_SECONDS = Metric(
     name="latentmas_exposed_seconds_total",
     kind="counter",
-    description="seconds of transfers that no computation hid",
+    description="the part of the transfers' seconds that no computation hid",
     tags=_READ,
 )
 TURNS_IN_FLIGHT = Metric(
@@ -91,6 +97,7 @@ METRICS = (
     LATENT_STEPS,
     PHASE_SECONDS,
     MOVED_BYTES,
+    TRANSFER_SECONDS,
     EXPOSED_SECONDS,
     TURNS_IN_FLIGHT,
     MEMORY_BYTES,
@@ -159,6 +166,7 @@ class RunMetrics:
         for read in result.reads:
             tags = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
             self._count(MOVED_BYTES, read.moved_bytes, **tags)
+            self._count(TRANSFER_SECONDS, read.seconds, **tags)
             self._count(EXPOSED_SECONDS, read.exposed_seconds, **tags)
 
     def _count(self, metric: Metric, value: float, **tags: str) -> None:

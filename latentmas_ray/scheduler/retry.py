@@ -2,13 +2,16 @@
 
 * A lost turn (its actor died, or memory that it reads is lost) is submitted again, and so are the turns whose segments
   it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed.
-* A failed batch is split: each of its questions is retried alone. A question fails for good after `max_attempts`
-  attempts in total.
+* A batch with questions that do not fit the model's positions loses those, which fail at once, and is tried again
+  with the others together.
+* Any other failed batch is split: each of its questions is retried alone. A question fails for good after
+  `max_attempts` attempts in total.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from latentmas_ray.errors import LatentMASError, TurnError
+from latentmas_ray.errors import LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.events import TurnFailed, TurnLost
 
@@ -28,6 +31,17 @@ class RetryState:
         is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
+    def after(self, failure: "TurnFailure", max_attempts: int) -> tuple[list["RetryState"], dict[str, str]]:
+        """Return the attempts that follow a failure, and the questions that failed for good, each with its reason."""
+        if failure.refused:
+            ids = [question.id for question in self.batch.open_questions if question.id in failure.refused]
+            left = self.batch.without(failure.refused.keys())
+            others = [replace(self, batch=left)] if left.open_questions else []
+            return others, {name: failure.refused[name] for name in ids}
+        if self.has_failed_for_good(max_attempts):
+            return [], {self.batch.questions[0].id: failure.reason}
+        return self.split(), {}
+
     def has_failed_for_good(self, max_attempts: int) -> bool:
         """Return whether a failure is final: the question was alone in its batch and has had all its attempts."""
         return len(self.batch.questions) == 1 and self.number >= max_attempts
@@ -46,10 +60,15 @@ class TurnFailure:
     is_loss: bool = False  # the turn can be submitted again
     lacks_memory: bool = False
     is_suspect: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)  # by question that can never fit: why
 
     @classmethod
     def of(cls, event: TurnFailed | TurnLost) -> "TurnFailure":
         """Build from the event of the turn."""
+        if isinstance(event, TurnFailed) and isinstance(event.error, QuestionsTooLongError):
+            # The turns that read it fail with its error, so their handles may name another agent.
+            refused = {name: _one_line(why) for name, why in event.error.reasons.items()}
+            return cls(agent=event.error.agent, reason=_one_line(str(event.error)), refused=refused)
         if isinstance(event, TurnFailed):
             return cls(agent=event.handle.agent, reason=_one_line(str(event.error) or type(event.error).__name__))
         return cls(

@@ -45,14 +45,17 @@ class Evaluation:
         questions: Sequence[Question],
         *,
         pinned: Mapping[str, str],
+        check: Callable[[RunConfig], None],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
     ) -> None:
-        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first. `start`
-        starts the runtime for a number of batches; `run` answers the questions of batches."""
+        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first. `check`
+        raises ConfigError for a number of latent steps that does not fit. `start` starts the runtime for a number of
+        batches; `run` answers the questions of batches."""
         self._config = config
         self._questions = questions
         self._pinned = dict(pinned)
+        self._check = check
         self._start, self._run = start, run
 
     def run(
@@ -70,6 +73,8 @@ class Evaluation:
             with self._opened(self._config, numbers, on_seed) as evaluate:
                 return evaluate()
         configs = _configs_by_steps(self._config, latent_steps)
+        for own in configs.values():
+            self._check(own)
         _check_no_single_run(self._config.output)
         if self._config.output is not None:
             check_no_seeds(Path(self._config.output))

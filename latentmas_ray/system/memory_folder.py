@@ -28,10 +28,10 @@ class MemoryFolder:
         if is_url(save_memory):
             raise ConfigError("save_memory", save_memory, "it must be a folder on this machine")
         try:
-            folder = Path(save_memory).expanduser()
+            folder = Path(save_memory)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the home folder of an unknown user
-            reason = error.strerror if isinstance(error, OSError) else error
+        except OSError as error:
+            reason = error.strerror or error
             raise ConfigError("save_memory", save_memory, f"it must be a folder to write to: {reason}") from error
         return cls(folder)
 

@@ -1,15 +1,22 @@
 """Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig, current_fields, make_config, replicas_by_agent
+from latentmas_ray.config import (
+    RunConfig,
+    RunSetting,
+    current_fields,
+    make_config,
+    replicas_by_agent,
+    warn_of_unused,
+)
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
-from latentmas_ray.models.names import absolute_name, check_name
+from latentmas_ray.models.names import absolute_name, check_name, known_positions
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.scheduler.batch import Batch
@@ -20,6 +27,7 @@ from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.system.positions import check_steps_fit
 from latentmas_ray.tasks import (
     check_graders,
     check_task,
@@ -70,14 +78,20 @@ class Setup:
         self._own_topology = topology if isinstance(topology, Topology) else None
         if topology is not None:
             values["topology"] = topology if isinstance(topology, str) else topology.name
-        self.config = make_config({**values, **current_fields(fields)})
+        fields = current_fields(fields)
+        self.config = make_config({**values, **fields})
         self.topology = self.topology_for(self.config)
+        set_before = model.model_fields_set if isinstance(model, RunConfig) else set()
+        set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
+        self._warn_of_unused(self.config, set_before | set_here)
         self._check_transport()
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
         check_task(self.config.task)  # before the model, which may be on the hub
         self._model = self._checked_model(given)
+        self._max_positions = self._known_positions()
+        check_steps_fit(self.config, self.topology, self._max_positions)
         self._observer = observer
         self._last_given: tuple[Memory, GivenMemory] | None = None
         self.live = LiveRuntime(
@@ -113,6 +127,8 @@ class Setup:
         kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
+        self._warn_of_unused(config, changes.keys() - {"task"})
+        check_steps_fit(config, topology, self._max_positions)
         questions = self._controlled(load_questions(config.task, config.limit))
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions)
@@ -120,6 +136,7 @@ class Setup:
         return Evaluation(
             config.resolved(task_max_new_tokens(questions)),
             questions,
+            check=lambda own: check_steps_fit(own, topology, self._max_positions),
             pinned=self._pinned(topology),
             start=partial(self.live.start, topology),
             run=partial(self._run_batches, topology, prompts),
@@ -131,13 +148,22 @@ class Setup:
 
         Raises ConfigError for an unknown agent in `replicas`, and for replica counts that the placement excludes.
         """
-        topology = self._own_topology or load_topology(builtin_for(config.task, config.topology))
+        topology = self._configured_topology(config)
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
         topology = apply_control(topology, config.memory)
         counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
         if config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)
         return topology
+
+    def _configured_topology(self, config: RunConfig) -> Topology:
+        """Return the configured topology, or the task's own one of that name. Raises TopologyError."""
+        return self._own_topology or load_topology(builtin_for(config.task, config.topology))
+
+    def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
+        topology = self._configured_topology(config)
+        steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
+        warn_of_unused(RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps), given)
 
     def _run_batches(
         self,
@@ -169,6 +195,12 @@ class Setup:
         check_name(config.model, config.revision)
         # Actors have another working directory, and this process may change its own before they start.
         return absolute_name(config.model)
+
+    def _known_positions(self) -> int | None:
+        """Return the positions of the model. Raises ModelError."""
+        if not isinstance(self._model, str):
+            return self._model.max_positions
+        return known_positions(self.config.model, self.config.revision)
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""

@@ -176,7 +176,7 @@ def check_task(task: str) -> None:
 
 def _checked_path(task: str) -> Path:
     """Return the path of a task's file. Raises TaskError, OSError."""
-    path = Path(task)
+    path = Path(expand_home("task", task, TaskError))
     if path.is_dir():
         raise TaskError("task", task, f"it is a folder; it must be a file of questions: {_FILE_FORM}")
     if not task.lower().endswith(_SUFFIXES):

@@ -8,6 +8,7 @@ import yaml
 from yaml.nodes import ScalarNode
 
 from latentmas_ray.errors import TopologyError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.topology.agent import Topology
 from latentmas_ray.topology.marked_yaml import MAX_FILE_BYTES, MarkedYAML
 from latentmas_ray.topology.validation import did_you_mean
@@ -26,7 +27,8 @@ def load_topology(name_or_path: str) -> Topology:
     if not name_or_path.lower().endswith((".yaml", ".yml")):
         expected = f"it must be a built-in topology ({', '.join(BUILTIN)}) or the path of a FILE.yaml"
         raise TopologyError("topology", name_or_path, did_you_mean(name_or_path, BUILTIN) + expected)
-    return parse_topology(_read(name_or_path), name_or_path)
+    path = expand_home("topology", name_or_path, TopologyError)
+    return parse_topology(_read(path), path)
 
 
 def parse_topology(text: str, source: str) -> Topology:

@@ -14,7 +14,7 @@ FOR_ONE_QUESTION = """
     --start-timeout --guard --json
 """
 COMMANDS = {
-    "": "--version",
+    "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "folders --base --answers --json",
     "grade": "--task --results --output --overwrite --json",
     "tasks": "task --json",
+    "topologies": "name --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
     "report": "runs --output --published --no-published",
     "doctor": "--address",

@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
-    {"errors", "env", "units", "sandbox"},
+    {"errors", "env", "units", "paths", "sandbox"},
     {"config", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"parallel"},
@@ -19,18 +19,21 @@ FLOORS = (
     {"scheduler"},
     {"actors"},
     {"system", "bench", "report", ""},  # "" is latentmas_ray/__init__.py, the public face
-    {"cli"},
+    {"cli", "__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 
 # (importer, imported) on one floor, and why that is no tangle.
 SAME_FLOOR = {
     ("env", "errors"): "a bad variable is a ConfigError; errors imports nothing",
+    ("env", "paths"): "the cache folder may begin with ~; paths imports errors alone",
+    ("paths", "errors"): "an unknown user is a ConfigError; errors imports nothing",
     ("sandbox", "errors"): "a machine that cannot confine a program is a SandboxError; errors imports nothing",
     ("topology", "tasks"): "a prompt is filled in from a question's record; tasks knows no topology",
     ("tasks", "config"): "which model was trained for some of them; config knows no tasks",
     ("", "system"): "the face offers LatentMAS; nothing imports the face but the command line",
     ("", "report"): "the face offers load_run, which reads a finished run",
+    ("__main__", "cli"): "python -m latentmas_ray is the command; nothing imports it",
     ("bench", "system"): "a benchmark measures a whole run",
     ("bench", "report"): "labels of lines are moved apart in the same way; report knows no benchmark",
 }

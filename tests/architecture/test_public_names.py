@@ -35,6 +35,7 @@ PUBLIC_NAMES = [
     "TurnFinished",
     "TurnRepeated",
     "UntrainedQuestionWarning",
+    "UnusedSettingWarning",
     "__version__",
     "load_run",
 ]

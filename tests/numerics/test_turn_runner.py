@@ -10,7 +10,13 @@ from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
-from latentmas_ray.errors import ContextLengthError, IncompatibleMemoryError, ModelError, SegmentError
+from latentmas_ray.errors import (
+    ContextLengthError,
+    IncompatibleMemoryError,
+    ModelError,
+    QuestionsTooLongError,
+    SegmentError,
+)
 from latentmas_ray.memory import LATENT, Segment, join
 from latentmas_ray.models import LanguageModel
 from tests.cases.memory import take
@@ -250,3 +256,37 @@ def test_others_see_how_far_a_running_turn_is(
     with pytest.raises(ModelError):
         runner.run(replace(work, prompts=(Prompt(messages=()),)), {})
     assert runner.progress is None
+
+
+@pytest.mark.parametrize("thinks", ["latent", "text"])
+def test_only_the_questions_that_do_not_fit_are_refused_before_the_first_step(
+    thinks: str, engine_of: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of("qwen3")
+    runner = TurnRunner(engine)
+    work = order("planner", thinks, latent_steps=4 if thinks == "latent" else 0)
+    lengths = dict(zip(QUESTIONS, map(len, prompt_ids(runner, work)), strict=True))
+    longest = max(lengths, key=lambda name: lengths[name])
+    coming = 4 if thinks == "latent" else 1
+    engine.lm = with_limit(make_lm("qwen3"), lengths[longest] + coming - 1)
+    monkeypatch.setattr(Session, "_forward", None)  # nothing is computed
+    with pytest.raises(QuestionsTooLongError, match=f"^{lengths[longest]} prompt tokens") as caught:
+        runner.run(work, {})
+    assert set(caught.value.reasons) == {longest}
+    assert caught.value.agent == "planner"
+
+
+def test_memory_counts_with_its_positions(engine_of: MakeEngine) -> None:
+    engine = engine_of("qwen3")
+    runner = TurnRunner(engine)
+    work = order("planner")
+    lengths = list(map(len, prompt_ids(runner, work)))
+    segment = latent(runner, work)
+    reader = order("judger", "text", reads=(memory("planner"),))
+    needed = [3 + length + own + 1 for length, own in zip(lengths, map(len, prompt_ids(runner, reader)), strict=True)]
+    engine.lm = with_limit(make_lm("qwen3"), max(needed) - 1)
+    with pytest.raises(
+        QuestionsTooLongError,
+        match=rf"memory up to position \d+ \+ \d+ prompt tokens \+ 1 new token need {max(needed)} ",
+    ):
+        runner.run(reader, {"planner": segment})

@@ -16,7 +16,7 @@ import torch
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
-from latentmas_ray.errors import ModelError
+from latentmas_ray.errors import ModelError, QuestionsTooLongError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, join
 from latentmas_ray.parallel.ranks import Ranks
 
@@ -159,6 +159,10 @@ def die() -> None:
 
 def raise_error() -> None:
     raise RuntimeError("the runner did not like this question")
+
+
+def raise_too_long(agent: str, *questions: str) -> None:
+    raise QuestionsTooLongError(agent, {name: f"{name} needs 9 positions, the model has 8" for name in questions})
 
 
 class UnpicklableError(Exception):

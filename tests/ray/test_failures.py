@@ -147,6 +147,19 @@ def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd:
     assert not (tmp_path / "run" / "failures.jsonl").exists()
 
 
+@pytest.mark.parametrize("agent", ["planner", "judger"])
+def test_a_question_that_does_not_fit_is_not_tried_again(
+    agent: str, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With overlap and without, by an agent that is read or by the one that answers; the others stay together."""
+    refuse = On(agent, "q2", partial(stand_ins.raise_too_long, agent, "q2"))
+    assert run(misbehave=[refuse]) == 1
+    (failure,) = _failures(tmp_path)
+    assert failure == {"id": "q2", "agent": agent, "error": "q2 needs 9 positions, the model has 8"}
+    assert "Traceback" not in capfd.readouterr().err
+    assert _answers(tmp_path) == {name: answer for name, answer in UNDISTURBED.items() if name != "q2"}
+
+
 def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

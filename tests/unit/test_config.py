@@ -47,6 +47,11 @@ def test_memory_in_flight(text: str, num_bytes: int | None) -> None:
     assert make_config({"memory_in_flight": text}).memory_in_flight_bytes == num_bytes
 
 
+def test_a_stored_number_of_bytes_is_read() -> None:
+    """Versions before wrote sizes without a unit as they were given."""
+    assert stored_fields({"memory_in_flight": "4000000000"})["memory_in_flight"] == "4000000000B"
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
 def test_devices(device: str) -> None:
     assert make_config({"device": device, "runtime": "local"}).device == device
@@ -84,8 +89,15 @@ def test_devices_of_actors(device: str) -> None:
         ("transport", "pigeon", "'auto'"),
         ("runtime", "spark", "'ray' or 'local'"),
         ("address", "", "at least 1 character"),
-        ("memory_in_flight", "0", "512MB, 4GB or 2GiB"),
+        ("memory_in_flight", "0B", "512MB, 4GB or 2GiB"),
         ("memory_in_flight", "9" * 400, "512MB, 4GB or 2GiB"),
+        ("memory_in_flight", "4", "a size needs its unit: 4GB or 4GiB; or auto"),
+        ("memory_in_flight", 4, "a size needs its unit: 4GB or 4GiB; or auto"),
+        ("memory_in_flight", 0.5, "a size needs its unit: 0.5GB or 0.5GiB; or auto"),
+        ("memory_in_flight", 4_000_000_000, "a size needs its unit: 4000000000B; or auto"),
+        ("memory_in_flight", " 16 ", "a size needs its unit: 16GB or 16GiB; or auto"),
+        ("memory_in_flight", True, "512MB, 4GB or 2GiB"),
+        ("memory_in_flight", None, "512MB, 4GB or 2GiB"),
         ("output", "", "at least 1 character"),
         ("resume", True, "output folder"),
         ("latent-steps", 3, "latent_steps"),
@@ -204,7 +216,7 @@ def test_old_names_are_read_with_one_warning(old: dict[str, Any], new: str, warn
         assert [str(one.message) for one in caught] == [warning]
     with pytest.warns(OldNameWarning) as caught:
         assert LatentMAS("tiny", runtime="local", **old).config.transfer == new
-    assert len(caught) == 1
+    assert [one.category for one in caught].count(OldNameWarning) == 1
     with pytest.warns(OldNameWarning):
         assert LatentMAS(RunConfig(runtime="local"), **old).config.transfer == new
 

@@ -13,6 +13,7 @@ from latentmas_ray.errors import (
     InputError,
     LatentMASError,
     QuestionsFailedError,
+    QuestionsTooLongError,
     RunError,
     SegmentError,
     first_line,
@@ -25,7 +26,7 @@ ALL = [
     if kind.__module__ == errors.__name__ and not issubclass(kind, Warning)
 ]
 INPUT_ERRORS = [kind for kind in ALL if issubclass(kind, InputError)]
-OTHER_ERRORS = [kind for kind in ALL if not issubclass(kind, InputError | QuestionsFailedError)]
+OTHER_ERRORS = [kind for kind in ALL if not issubclass(kind, InputError | QuestionsFailedError | QuestionsTooLongError)]
 
 
 def test_there_is_one_root_and_three_branches_below_it() -> None:

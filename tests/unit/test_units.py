@@ -15,6 +15,7 @@ from latentmas_ray.units import (
     format_p_value,
     format_rate,
     format_seconds,
+    format_speed_ratio,
     format_spread,
     parse_bytes,
 )
@@ -23,8 +24,8 @@ from latentmas_ray.units import (
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
     [
-        ("0", 0),
-        ("1000", 1000),
+        ("0B", 0),
+        ("1000B", 1000),
         ("1B", 1),
         ("4GB", 4 * 10**9),
         ("4 gb", 4 * 10**9),
@@ -32,7 +33,8 @@ from latentmas_ray.units import (
         ("1.5KiB", 1536),
         ("2Ti", 2 * 2**40),
         ("0.1GB", 100_000_000),
-        ("9007199254740993", 2**53 + 1),
+        ("80g", 80 * 10**9),
+        ("9007199254740993B", 2**53 + 1),
     ],
 )
 def test_sizes_are_parsed_exactly(text: str, num_bytes: int) -> None:
@@ -40,11 +42,54 @@ def test_sizes_are_parsed_exactly(text: str, num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GB", "-1GB", "4 apples", "1e9", "1,000", "1.GB", ".5GB", "4GBB", "٤GB", "9" * 400]
+    "text", ["", "GB", "-1GB", "4 apples", "1e9", "1,000", "1.GB", ".5GB", "4GBB", "4BB", "٤GB", "9" * 400]
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a size such as"):
+    with pytest.raises(ValueError, match="it must be a size such as"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("80", "80GB or 80GiB"),
+        (" 40 ", "40GB or 40GiB"),
+        ("0.5", "0.5GB or 0.5GiB"),
+        ("0", "0GB or 0GiB"),
+        ("80000000000", "80000000000B"),
+    ],
+)
+def test_a_size_without_a_unit_is_refused_with_units(text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=f"^a size needs its unit: {named}$"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (0.92, "1.09 × slower"),
+        (1.25, "1.25 × faster"),
+        (1.0, "as fast"),
+        (1.004, "as fast"),
+        (0.996, "as fast"),
+        (0.5, "2.00 × slower"),
+        (56.85, "56.9 × faster"),
+        (0.001, "1,000 × slower"),
+        (0.0, "0 × as fast"),
+    ],
+)
+def test_a_speed_is_faster_or_slower_by_a_factor_above_1(ratio: float, shown: str) -> None:
+    assert format_speed_ratio(ratio) == shown
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_factor_is_never_below_1(ratio: float) -> None:
+    shown = format_speed_ratio(ratio)
+    if shown != "as fast":
+        factor = float(shown.split()[0].replace(",", ""))
+        assert factor >= 1
+        assert max(ratio, 1 / ratio) == pytest.approx(factor, rel=0.01)
+        assert shown.endswith("faster" if ratio > 1 else "slower")
 
 
 @given(st.text(max_size=12))
@@ -54,8 +99,8 @@ def test_parsing_ends_in_a_number_or_a_value_error(text: str) -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**60))
-def test_a_plain_number_is_itself(num_bytes: int) -> None:
-    assert parse_bytes(str(num_bytes)) == num_bytes
+def test_a_number_of_bytes_is_itself(num_bytes: int) -> None:
+    assert parse_bytes(f"{num_bytes}B") == num_bytes
 
 
 @given(st.integers(min_value=0, max_value=999 * 10**12))

@@ -7,8 +7,9 @@ import typer
 
 from latentmas_ray.cli.commands.asked import example_question, print_example, typed_question
 from latentmas_ray.cli.launch import open_system
-from latentmas_ray.cli.options import run_options
-from latentmas_ray.config import RunConfig
+from latentmas_ray.cli.options import is_given, run_options
+from latentmas_ray.cli.unused_flags import tell_unused
+from latentmas_ray.config import RunConfig, RunSetting, warn_of_unused
 from latentmas_ray.errors import ConfigError, MemoryInputError
 
 if TYPE_CHECKING:
@@ -69,14 +70,21 @@ def ask(
     else:
         _refuse_with_example(question, from_memory)
         asked = example_question(config, example, _given_seed(config, context))
-    config = asked.config
+    # Of a generated question the seed decides which one it is.
+    given = asked.config.model_fields_set - ({"seed"} if asked.is_example else set())
+    config = RunConfig.model_construct(given, **dict(asked.config))
+    flags = {"trace": trace, "anyway": anyway, "as_json": as_json, "example": example, "model": config.model}
+    tell_unused("ask", flags)
     console = results_console()
     if trace and not as_json:
         config = config.model_copy(update={"trace": 1})
     if from_memory is not None and config.save_memory is not None:
         expected = "it cannot be used with --from-memory, where no agent makes memory to save; leave one out"
         raise ConfigError("save_memory", config.save_memory, expected)
-    memory = None if from_memory is None else _load(from_memory)
+    memory = None
+    if from_memory is not None:
+        memory = _load(from_memory)
+        warn_of_unused(RunSetting(config=config, from_memory=True), config.model_fields_set)
     with listen(config.method, brief=True) as listener, open_system(config, listener) as system:
         answers = list(system.map([asked.record], memory=memory))
     for answer in answers:
@@ -103,8 +111,7 @@ def _refuse_with_example(question: str | None, from_memory: str | None) -> None:
 
 
 def _given_seed(config: RunConfig, context: typer.Context) -> int | None:
-    source = context.get_parameter_source("seed")
-    return config.seed if source is not None and source.name == "COMMANDLINE" else None
+    return config.seed if is_given(context, "seed") else None
 
 
 def _load(path: str) -> "Memory":

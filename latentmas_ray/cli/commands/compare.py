@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from latentmas_ray.cli.unused_flags import tell_unused
+
 
 def compare(
     folders: Annotated[list[str], typer.Argument(metavar="DIR…", help="output folders of runs, or of seeds of runs")],
@@ -21,6 +23,7 @@ def compare(
     from latentmas_ray.cli.render.run_tables import results_console
     from latentmas_ray.report.compare import compare_folders
 
+    tell_unused("compare", {"answers": answers, "as_json": as_json})
     comparison = compare_folders(folders, base)
     if as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))

@@ -1,12 +1,14 @@
 """`latentmas demo`: the three methods and a control side by side on the built-in notes, in about a minute."""
 
+import warnings
+
 import typer
 
 from latentmas_ray.cli.errors import EXIT_FAILED
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import run_options
-from latentmas_ray.config import RunConfig
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.config import RunConfig, RunSetting, warn_of_unused
+from latentmas_ray.errors import ConfigError, UnusedSettingWarning
 
 # Small enough for two cores and a start of Ray per row, large enough that accuracies mean something.
 _SMALL = {
@@ -47,11 +49,14 @@ def demo(config: RunConfig) -> None:
     if config.limit == 1:
         raise ConfigError("limit", str(config.limit), "it must be at least 2, so that each can get another's memory")
     console = results_console()
+    warn_of_unused(RunSetting(config=config), config.model_fields_set)
     summaries = []
     for row in _ROWS:
         row_config = config.model_copy(update=row)
-        with listen("-".join(row.values())) as listener, open_system(row_config, listener) as system:
-            summaries.append(system.evaluate())
+        with listen("-".join(row.values())) as listener, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnusedSettingWarning)  # a setting need not affect every row
+            with open_system(row_config, listener) as system:
+                summaries.append(system.evaluate())
     console.print(demo_table(summaries))
     console.print(_AFTERWORD, markup=False, soft_wrap=True)
     for summary in summaries:

@@ -1,15 +1,16 @@
 """`latentmas eval`: answer all questions of a task, grade and summarise."""
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentmas_ray.cli.errors import EXIT_FAILED
 from latentmas_ray.cli.launch import open_system
-from latentmas_ray.cli.options import run_options
+from latentmas_ray.cli.options import is_given, run_options
 from latentmas_ray.cli.render.text import shorten
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.errors import ConfigError, hide_password
 from latentmas_ray.seeds import parse_seeds, seed_output
 
@@ -57,14 +58,27 @@ def evaluate(
         typer.echo(line, err=True)
     if summary.num_failed:
         _print_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
+    typer.echo(_where_results_are(config, has_seeds=several is not None), err=True)
+    if summary.num_failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _where_results_are(config: RunConfig, *, has_seeds: bool) -> str:
+    """Return one line: where the results are, and which command shows more of them."""
+    output = config.output
+    if output is None:
+        return "results: only here; --output DIR keeps them for latentmas report and compare"
+    if is_url(output):
+        return f"results: {output}; next: copy them to a folder for latentmas report and compare"
+    folder = shlex.quote(output)
+    more = f", latentmas inspect {folder}" if config.trace and not has_seeds else ""
+    return f"results: {folder}; next: latentmas report {folder}{more}"
 
 
 def _several(context: typer.Context, text: str, config: RunConfig) -> tuple[int, ...]:
     """Parse `--seeds`. Raises ConfigError, also if `--seed` is given as well."""
     seeds = parse_seeds(text)
-    source = context.get_parameter_source("seed")
-    if source is not None and source.name == "COMMANDLINE":
+    if is_given(context, "seed"):
         raise ConfigError("seeds", text, f"it cannot be used with --seed {config.seed}; give one of the two")
     if config.temperature == 0:
         typer.echo("note: --temperature 0 decodes greedily, so all seeds give the same answers", err=True)

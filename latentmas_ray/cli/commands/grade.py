@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.cli.render.text import printable
+from latentmas_ray.cli.unused_flags import tell_unused
 from latentmas_ray.config import is_url
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.units import format_percent
 
 _MAX_SHOWN = 20
@@ -29,7 +31,9 @@ def grade(
     from latentmas_ray.runs.rescore import check_results, rescore
     from latentmas_ray.tasks import check_graders, load_questions
 
+    tell_unused("grade", {"overwrite": overwrite, "output": output})
     target = None if output is None else _checked(output, overwrite=overwrite)
+    results = expand_home("results", results)
     check_results(Path(results))  # before the task, which may be on the hub
     questions = load_questions(task)
     check_graders(questions)
@@ -56,7 +60,7 @@ def grade(
 
 def _checked(output: str, *, overwrite: bool) -> Path:
     """Return the path of the output. Raises ConfigError before grading, which may take minutes."""
-    path = Path(output)
+    path = Path(expand_home("output", output))
     try:
         is_elsewhere = is_url(output) or path.is_dir() or (path.exists() and not path.is_file())
     except OSError as error:  # such as a name that is longer than names can be

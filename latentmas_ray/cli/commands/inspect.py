@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from latentmas_ray.cli.unused_flags import tell_unused
+
 
 def inspect(
     run: Annotated[str, typer.Argument(metavar="RUN", help="output folder of a run with --trace")],
@@ -21,6 +23,7 @@ def inspect(
     from latentmas_ray.cli.render.run_tables import results_console
     from latentmas_ray.report.inspect import inspect_question, read_one_run, traced_answers
 
+    tell_unused("inspect", {"agent": agent, "full": full, "question": question})
     finished = read_one_run(run)
     console = results_console(width)
     if question is None:

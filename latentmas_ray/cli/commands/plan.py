@@ -2,15 +2,18 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from latentmas_ray.cli.options import run_options, whole_number
-from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, replicas_by_agent
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.cli.unused_flags import NOTES, tell_unused, with_value
+from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, RunSetting, replicas_by_agent, warn_of_unused
+from latentmas_ray.errors import ConfigError, ModelError
 from latentmas_ray.placement import (
+    PRESETS,
     LinkSpeeds,
     ModelDims,
     NodeResources,
@@ -54,7 +57,10 @@ Pcie = Annotated[str | None, typer.Option("--pcie", metavar="SPEED", help="the s
 SharedMemory = Annotated[
     str | None, typer.Option("--shared-memory", metavar="SPEED", help="cores of one node (default: 10GB/s)")
 ]
-Network = Annotated[str | None, typer.Option("--network", metavar="SPEED", help="between nodes (default: 100Gbit/s)")]
+Network = Annotated[
+    str | None,
+    typer.Option("--network", metavar="SPEED", help="of each node, which its ranks share (default: 100Gbit/s)"),
+]
 
 
 @run_options(
@@ -69,6 +75,7 @@ Network = Annotated[str | None, typer.Option("--network", metavar="SPEED", help=
     "max_new_tokens",
     "dtype",
     "address",
+    helps={"address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started"},
 )
 def plan(
     config: RunConfig,
@@ -88,8 +95,8 @@ def plan(
     """Show which agent would go on which node and GPU, without starting anything.
 
     For this machine, for the cluster at --address, or for one that you describe (--nodes, --gpus-per-node, …). A plan
-    that does not fit says what is missing and what would fit. --model also takes qwen3-0.6b, qwen3-1.7b, qwen3-4b,
-    qwen3-8b and qwen3-14b.
+    that does not fit says what is missing and what would fit. --model also takes these names, and needs no files for
+    them: qwen3-0.6b, -1.7b, -4b, -8b, -14b, -32b; qwen2.5-7b, -14b, -32b, -72b; llama-3.1-8b, -70b; llama-3.3-70b.
     """
     given = {
         "same_process": same_process,
@@ -101,13 +108,14 @@ def plan(
     }
     speeds = LinkSpeeds.parse({name: text for name, text in given.items() if text is not None})
     described = (nodes, gpus_per_node, gpu_memory, cpus_per_node)
-    made = make_plan(
-        _request(
-            config,
-            prompt_tokens=whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER),
-            nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
-        )
+    request = _request(
+        config,
+        prompt_tokens=whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER),
+        nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
     )
+    _tell_unused(config, request, gpu_memory)
+    made = make_plan(request)
+    _tell_unused_links(made, speeds, given)
     if as_json:
         typer.echo(json.dumps(_to_json(made, speeds, config.model), indent=2))
         return
@@ -138,12 +146,35 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
     )
 
 
+def _tell_unused(config: RunConfig, request: PlanRequest, gpu_memory: str | None) -> None:
+    """Tell the flags that change nothing in this plan."""
+    topology = request.topology
+    assert topology is not None
+    steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
+    run = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps)
+    warn_of_unused(run, config.model_fields_set)
+    tell_unused("plan", {"gpu_memory": gpu_memory, "num_gpus": sum(node.num_gpus for node in request.nodes)})
+
+
+def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str | None]) -> None:
+    used = {link for transfer in made.hand_overs(speeds) for link in transfer.links}
+    for name, text in given.items():
+        # Without NVLink the GPUs of a node are on PCIe.
+        is_used = name in used or (name == "nvlink" and text == "none" and "pcie" in used)
+        if text is not None and not is_used:
+            NOTES.hold(f"{with_value(name, text)} does nothing in this plan: no memory moves over such a link")
+
+
 def _figures(name: str, revision: str | None) -> ModelDims:
     if revision is None and (figures := known_dims(name)) is not None:
         return figures
     from latentmas_ray.models.load import load_config  # takes seconds
 
-    return dims_of_config(load_config(name, revision).to_dict(), name)
+    try:
+        return dims_of_config(load_config(name, revision).to_dict(), name)
+    except ModelError as error:
+        known = f"a plan needs no files for {', '.join(PRESETS)}"
+        raise ModelError(error.field, error.value, f"{error.expected}; {known}") from error
 
 
 def _cluster(
@@ -192,8 +223,8 @@ def _gpus_here() -> list[int]:
 def _size(text: str) -> int:
     try:
         size = parse_bytes(text)
-    except ValueError:
-        size = 0
+    except ValueError as problem:
+        raise ConfigError("gpu_memory", text, str(problem)) from None
     if size < 1:
         raise ConfigError("gpu_memory", text, "it must be a size such as 80GB or 40GiB")
     return size

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.units import format_bytes
 
 _ENDINGS = (".html", ".htm")
@@ -36,12 +37,12 @@ def report(
     except OSError as error:
         raise ConfigError("--output", output, f"it cannot be written: {error.strerror or error}") from error
     plural = "run" if len(found) == 1 else "runs"
-    typer.echo(f"{output}: {len(found)} {plural}, {format_bytes(len(content))}")
+    typer.echo(f"{path}: {len(found)} {plural}, {format_bytes(len(content))}")
 
 
 def _checked(output: str) -> Path:
     """Return the path. Raises ConfigError unless a page can be written there."""
-    path = Path(output)
+    path = Path(expand_home("--output", output))
     try:
         is_file = path.suffix.lower() in _ENDINGS and not path.is_dir()
         has_folder = path.parent.is_dir()
@@ -59,7 +60,7 @@ def _checked_folders(runs: list[str]) -> list[str]:
     places = []
     for folder in runs:
         try:
-            places.append(Path(folder).resolve())
+            places.append(Path(expand_home("run", folder)).resolve())
         except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle
             raise ConfigError("run", folder, "there is no such folder; give the output folder of a run") from error
     for index, (folder, place) in enumerate(zip(runs, places, strict=True)):

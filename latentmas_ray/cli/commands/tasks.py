@@ -46,12 +46,12 @@ def tasks(
         typer.echo(json.dumps([vars(row) for row in rows], indent=2, ensure_ascii=False))
         return
     from rich import box
-    from rich.table import Table
     from rich.text import Text
 
+    from latentmas_ray.cli.render.fitted import FittedTable
     from latentmas_ray.cli.render.run_tables import results_console
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     for title in ("task", "questions", "kind", "new tokens", "source"):
         table.add_column(title, justify="right" if title in ("questions", "new tokens") else "left", overflow="fold")
     for row in rows:

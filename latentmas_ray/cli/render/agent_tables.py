@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.units import format_bytes, format_figure, format_seconds
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def agent_tables(agents: Mapping[str, Mapping[str, float]]) -> Iterator[Table]:
         columns = [name for name in shown if _ending(name) == ending]
         if not columns:
             continue
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+        table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
         table.add_column(title, style="bold", overflow="fold")
         for name in columns:
             table.add_column(_heading(name), justify="right", no_wrap=True)
@@ -41,7 +42,7 @@ def hand_over_table(hand_overs: Sequence["TransferStats"]) -> Iterator[Table]:
     """Yield a table with a row per pair of source and reader; none if nothing was handed over."""
     if not hand_overs:
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("hand-over", style="bold", overflow="fold")
     for title in ("bytes per\nquestion", "of them\nmoved", "time per\nbatch", "of it\nexposed"):
         table.add_column(title, justify="right", no_wrap=True)

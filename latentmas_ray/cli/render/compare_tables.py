@@ -8,15 +8,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable
-from latentmas_ray.units import format_accuracy, format_number, format_p_value, format_rate
+from latentmas_ray.units import (
+    format_accuracy,
+    format_number,
+    format_p_value,
+    format_rate,
+    format_speed_ratio,
+    format_times,
+)
 
 if TYPE_CHECKING:
     from latentmas_ray.report.compare import Comparison, PairedRuns
     from latentmas_ray.report.compared_run import RunFigures
 
 
-_BRACKETS = "In brackets: 95 % intervals over questions; multiples of single's cost and speed"
+_BRACKETS = "In brackets: 95 % intervals over questions; multiples of single's tokens. Speeds are against single's"
 
 
 def comparison_tables(comparison: "Comparison") -> RenderableType:
@@ -65,7 +73,7 @@ def _figure_table(runs: Sequence["RunFigures"]) -> Table:
             accuracy,
             format_number(run.output_tokens_per_question) + _times(run.output_tokens_to_single),
             format_number(run.total_tokens_per_question) + _times(run.total_tokens_to_single),
-            speed + _times(run.speed_to_single),
+            speed + _faster(run.speed_to_single),
         )
     return table
 
@@ -104,12 +112,16 @@ def _cell_table(pairs: Sequence["PairedRuns"]) -> Table:
 
 
 def _table(*texts: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     for text in texts:
         is_name = text == "run"
         table.add_column(text, overflow="fold", style="bold" if is_name else None, no_wrap=is_name)
     return table
 
 
+def _faster(ratio: float | None) -> str:
+    return "" if ratio is None else f"\n{format_speed_ratio(ratio)}"
+
+
 def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f" ({ratio:.3g}×)"
+    return "" if ratio is None else f" ({format_times(ratio)}×)"

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich import box
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.render.fitted import FittedTable, Heading
 from latentmas_ray.cli.render.text import printable, shorten
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Thought
 from latentmas_ray.report.inspect import Inspection, describe_alarm
@@ -26,7 +26,7 @@ _VERDICTS = {True: Text("right", style="green"), False: Text("wrong", style="red
 
 def question_table(traced: Sequence[tuple[Answer, Trace]]) -> Table:
     """Return a table of the questions that can be inspected."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("question", style="bold", overflow="fold")
     table.add_column("", no_wrap=True)
     table.add_column("thoughts", justify="right", no_wrap=True)
@@ -51,7 +51,7 @@ def inspection_view(inspection: Inspection, *, is_full: bool) -> Iterator[Render
     yield Text.assemble((f"{printable(answer.id)}  ", "bold"), _cut(answer.question, is_full))
     yield from agents_view(inspection.agents, is_full=is_full)
     yield ""
-    yield Rule(Text("answer", style="bold"), align="left", style="dim")
+    yield Heading("answer")
     yield Text(_cut(answer.answer, is_full))
     yield Text.assemble(
         ("prediction ", "dim"), printable(answer.prediction or "–"),
@@ -63,13 +63,13 @@ def agents_view(agents: Mapping[str, AgentTrace], *, is_full: bool = False) -> I
     """Yield what each agent read, thought and wrote."""
     for name, agent in agents.items():
         yield ""
-        yield Rule(Text(name, style="bold"), align="left", style="dim")
+        yield Heading(name)
         yield from _agent(agent, is_full=is_full)
 
 
 def thought_table(thoughts: Sequence[Thought]) -> Table:
     """Return a row per thought: its likeliest tokens, its entropy, and its position among the embeddings."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = FittedTable(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("would say", overflow="fold")
     table.add_column("entropy", no_wrap=True)
@@ -99,7 +99,8 @@ def _agent(agent: AgentTrace, *, is_full: bool) -> Iterator[RenderableType]:
     if agent.thoughts:
         yield _labelled("thoughts", thought_table(agent.thoughts))
     for alarm in agent.alarms:
-        yield _labelled("alarm", Text(describe_alarm(alarm), style="yellow"))
+        label, style = ("note", "dim") if alarm.note else ("alarm", "yellow")
+        yield _labelled(label, Text(describe_alarm(alarm), style=style))
     if agent.text is not None:
         yield _labelled("wrote", Text(_cut(agent.text, is_full)))
 
@@ -150,4 +151,5 @@ def _cut(text: str, is_full: bool) -> str:
 
 def _alarm_kinds(trace: Trace) -> str:
     """Return the kinds of alarms, such as `norm, repetition`, each once."""
-    return ", ".join(dict.fromkeys(alarm.kind for agent in trace.agents.values() for alarm in agent.alarms))
+    alarms = [alarm for agent in trace.agents.values() for alarm in agent.alarms]
+    return ", ".join(dict.fromkeys(alarm.kind for alarm in alarms if not alarm.note))

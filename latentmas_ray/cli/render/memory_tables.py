@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.run_tables import MAX_TEXT_CHARS, named_rows
 from latentmas_ray.cli.render.text import printable, shorten
 from latentmas_ray.memory import Memory
@@ -107,7 +108,7 @@ def _tree(memory: Memory) -> Tree:
 
 
 def _segments(memory: Memory) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("agent", style="bold", overflow="fold", min_width=8)
     for title in ("tokens", "thoughts", "positions", "KV" if memory.has_kv else "inputs"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.run_tables import named_rows
 from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlannedActor
 from latentmas_ray.units import format_bytes, format_fine_seconds
@@ -88,7 +89,7 @@ def _picture(plan: Plan) -> Table:
     on_node: defaultdict[int, list[PlannedActor]] = defaultdict(list)
     for shard in plan.shards():
         on_node[shard.slot.node].append(shard)
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     numbers = range(len(plan.request.nodes))
@@ -183,11 +184,13 @@ def _hand_over_table(plan: Plan, speeds: LinkSpeeds) -> RenderableType:
     total = f" {format_bytes(moved)} move for a batch, {seconds} one after another"
     by_tp = f" / {plan.request.tp}" if plan.request.tp > 1 else ""
     formula = f" bytes = tokens × questions × KV per token; time = bytes{by_tp} / speed of the link"
+    if by_tp and any("network" in one.links for one in found):
+        formula += "\n over the network time = bytes / speed: the ranks of a node share its network"
     return Group(table, Text(f"{total}\n{formula}", style="dim"))
 
 
 def _make_table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = FittedTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(f" {first}", no_wrap=True)
     for column in columns:
         is_text = column in ("segment of", "link")

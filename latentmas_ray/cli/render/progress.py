@@ -8,9 +8,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 
 from latentmas_ray.cli.render.text import shorten
+from latentmas_ray.cli.unused_flags import NOTES
 from latentmas_ray.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ MIN_LINE_SECONDS = 3.0  # plain lines never come faster
 MAX_LINE_SECONDS = 30.0  # … and, while anything moves, not slower
 HEARTBEAT_SECONDS = 15.0  # a turn that runs longer without any other line gets one
 _LOOK_SECONDS = 1.0  # how often the heartbeat looks
+_MIN_BAR_WIDTH, _MIN_TIME_WIDTH = 112, 60  # columns of a terminal
 _LINE_STEP = 0.1  # a plain line for every tenth of the questions
 
 
@@ -41,6 +52,7 @@ class ConsoleListener:
 
         match event:
             case run_events.RunStarted():
+                NOTES.release()
                 self._show_start(event)
             case run_events.RunProgress():
                 self._show_progress(event)
@@ -179,16 +191,21 @@ def listen(label: str, *, brief: bool = False, console: Console | None = None) -
     if not console.is_terminal:
         yield (ConsoleListener if brief else LineListener)(console, label)
         return
-    columns = (
-        SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=brief, refresh_per_second=5) as bar:
+    with Progress(*_columns(console.width), console=console, transient=brief, refresh_per_second=5) as bar:
         yield BarListener(bar, shorten(label, 24))
+
+
+def _columns(width: int) -> tuple[ProgressColumn, ...]:
+    """Return the columns of the bar for a terminal of this width: a narrow one loses the bar and has the figures in
+    several lines, and nothing is cut."""
+    label, figures = "{task.description}", "{task.fields[figures]}"
+    if width >= _MIN_BAR_WIDTH:
+        texts = TextColumn(label, markup=False), BarColumn(bar_width=20), MofNCompleteColumn()
+        return SpinnerColumn(finished_text=" "), *texts, TextColumn(figures, markup=False), TimeElapsedColumn()
+    folded = [TextColumn(text, markup=False, table_column=Column(overflow="fold")) for text in (label, figures)]
+    if width >= _MIN_TIME_WIDTH:
+        return SpinnerColumn(finished_text=" "), folded[0], MofNCompleteColumn(), folded[1], TimeElapsedColumn()
+    return folded[0], MofNCompleteColumn(), folded[1]
 
 
 def _num_settled(progress: "RunProgress") -> int:

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
+from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
@@ -39,8 +40,7 @@ def summary_table(summary: "Summary") -> RenderableType:
         "tokens per question": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
-        "memory moved": f"{format_bytes(summary.moved_bytes)} in the whole run, "
-        f"{format_seconds(summary.exposed_seconds)} of a hand-over exposed",
+        "memory moved": _moved(summary),
     }
     if summary.memory != "matched":
         rows["memory"] = summary.memory
@@ -62,7 +62,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
     }
-    seeds = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    seeds = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     for title in ("seed", "accuracy", "output tokens", "time", "questions/s"):
         seeds.add_column(title, justify="right", no_wrap=True)
     for seed, run in summary.runs.items():
@@ -88,7 +88,7 @@ def named_rows(rows: Mapping[str, str]) -> Table:
 
 def demo_table(summaries: Sequence["Summary"]) -> Table:
     """Return a table that compares the methods and their controls."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("method", style="bold", no_wrap=True)
     for title in ("accuracy", "output tokens\nper question", "latent steps\nper question", "time", "memory\nmoved"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -127,6 +127,19 @@ def print_answer(console: Console, answer: "Answer") -> None:
     console.out(text, highlight=False)
 
 
+def _moved(summary: "Summary") -> str:
+    """Return the bytes of the whole run, and of the time that one reader's hand-overs take the exposed part."""
+    moved = f"{format_bytes(summary.moved_bytes)} in the whole run"
+    num_readers = len({one.reader for one in summary.hand_overs})
+    if not num_readers:
+        return moved
+    whole, exposed = (
+        sum(seconds) / num_readers
+        for seconds in zip(*((one.transfer_seconds, one.exposed_seconds) for one in summary.hand_overs), strict=True)
+    )
+    return f"{moved}; {format_seconds(whole)} for one reader, {format_seconds(exposed)} of them exposed"
+
+
 def _speed(seconds: float, questions_per_second: float) -> str:
     return f"{format_seconds(seconds)}, {format_rate(questions_per_second)} questions/s"
 
@@ -163,7 +176,7 @@ def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:
 def _transfer(transfer: "Transfer") -> str:
     parts = [format_bytes(transfer.num_bytes), transfer.transport, format_seconds(transfer.seconds)]
     if transfer.exposed_seconds:
-        parts.append(f"{format_seconds(transfer.exposed_seconds)} exposed")
+        parts.append(f"{format_seconds(transfer.exposed_seconds)} of them exposed")
     if transfer.mode == "recompute":
         parts.append("recomputed here")
     if transfer.codec != "none":

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latentmas_ray.units import format_bytes, format_fine_seconds
+from latentmas_ray.cli.render.fitted import FittedTable
+from latentmas_ray.units import format_bytes, format_fine_seconds, format_speed_ratio
 
 if TYPE_CHECKING:
     from latentmas_ray.bench.timings import SizeFigures, Timing
@@ -68,13 +69,13 @@ def _end_to_end_table(outcome: "TransferBench") -> Iterator[tuple[str, Table]]:
     table = make_table(("thought to\nabsorbed", "exposed, as\nruns report"), "")
     for name, side in (("with overlap", figures.overlap), ("without", figures.no_overlap)):
         table.add_row(name, format_fine_seconds(side.seconds), format_fine_seconds(side.exposed_seconds))
-    table.add_row("ratio", f"{figures.ratio:.1f} ×", "")
+    table.add_row("overlap is", format_speed_ratio(figures.ratio), "")
     yield heading, table
 
 
 def make_table(columns: Iterable[str], first: str) -> Table:
     """Return a narrow table with right-aligned figures."""
-    table = Table(
+    table = FittedTable(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,

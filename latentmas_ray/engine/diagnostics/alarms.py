@@ -5,6 +5,7 @@ docs/diagnostics.md). Pass other `AlarmThresholds` for stricter checks.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class AlarmThresholds:
     likeness: float = 0.999  # cosine between consecutive thoughts from which they count as the same …
     num_alike: int = 8  # … and how many such pairs in a row are an alarm
     effect: float = 1e-3  # nats
+    num_idle: int = 5  # traced questions without any effect of an agent's memory from which that is no accident
 
 
 LIMITS = AlarmThresholds()
@@ -57,12 +59,33 @@ def find_alarms(
     return tuple(sorted(found, key=lambda alarm: alarm.step or 0))
 
 
-def find_idle_memory(effects: Mapping[str, float], limits: AlarmThresholds = LIMITS) -> tuple[Alarm, ...]:
-    """Return an alarm for every agent whose segment has no effect on its reader."""
+def find_idle_memory(
+    effects: Sequence[Mapping[str, float]], limits: AlarmThresholds = LIMITS
+) -> tuple[tuple[Alarm, ...], ...]:
+    """Return, for each question, an alarm or a note for every agent whose segment has no effect on its reader.
+
+    `effects` are those on one reader, by agent, for each of its traced questions. Memory that a question does not need
+    changes nothing, however healthy it is. So it is a note if the same agent's memory has an effect on another
+    question. It is a note, too, if the reader uses memory of other agents, unless the agent's own has no effect on any
+    of at least `num_idle` questions.
+    """
+    has_effect = {source for one in effects for source, effect in one.items() if effect >= limits.effect}
+    counts = Counter(source for one in effects for source in one)
+
+    def note(source: str) -> str:
+        if source in has_effect:
+            return "it has an effect on other questions"
+        if has_effect and counts[source] < limits.num_idle:
+            return f"other memory has an effect, and {counts[source]} traced questions are too few to tell"
+        return ""
+
     return tuple(
-        Alarm(kind="no-effect", source=source, value=effect, limit=limits.effect)
-        for source, effect in effects.items()
-        if effect < limits.effect
+        tuple(
+            Alarm(kind="no-effect", source=source, value=effect, limit=limits.effect, note=note(source))
+            for source, effect in one.items()
+            if effect < limits.effect
+        )
+        for one in effects
     )
 
 

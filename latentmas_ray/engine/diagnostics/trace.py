@@ -38,6 +38,7 @@ class Alarm:
     source: str | None = None  # for no-effect: the agent whose memory changes nothing
     value: float = 0.0
     limit: float = 0.0  # that the value exceeds; for no-effect, that it stays below
+    note: str = ""  # why it is only worth a note; empty for an alarm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class AgentTrace:
     """Per agent in `reads`: the effect of leaving out its segment, as the Kullback-Leibler divergence of the next
     token's distribution (with from without) in nats; the maximum over the places after the prompt and after each
     thought, or each token of the text."""
-    alarms: tuple[Alarm, ...] = ()
+    alarms: tuple[Alarm, ...] = ()  # and notes
 
     def to_row(self) -> dict[str, Any]:
         """As an object of JSON."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.diagnostics.ablation import Ablation
-from latentmas_ray.engine.diagnostics.alarms import find_alarms, find_idle_memory
+from latentmas_ray.engine.diagnostics.alarms import find_alarms
 from latentmas_ray.engine.diagnostics.guard import max_entropy, measure_thoughts
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap, Thought
@@ -46,7 +46,8 @@ class TurnTracer:
 
     @torch.inference_mode()
     def inspect(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
-        """Measure all thoughts and the effect of each segment, and find alarms; return the traces by question.
+        """Measure all thoughts and the effect of each segment; return the traces by question, with the alarms about
+        thoughts (those about memory: `runs.traces.judge_memory`).
 
         `outputs` are the decoded tokens by row, `texts` their texts by question.
         """
@@ -69,7 +70,7 @@ class TurnTracer:
                 thoughts=tuple(seen),
                 text=texts.get(self._work.question_ids[row]),
                 effects=effect,
-                alarms=(*found, *find_idle_memory(effect)),
+                alarms=found,
             )
             for row, seen, found, effect in zip(self._rows, thoughts, alarms, effects, strict=True)
         }

@@ -89,7 +89,8 @@ def _outcome(answer: Answer | None, has_failed: bool) -> str:
 def _flags(name: str, members: Sequence[Member], alarmed: Container[str]) -> str:
     """Return `t` if the question is traced, and `a` if it has an alarm."""
     traces = [member.run.traces[name] for member in members if name in member.run.traces]
-    has_alarm = any(agent.alarms for trace in traces for agent in trace.agents.values())
+    agents = [agent for trace in traces for agent in trace.agents.values()]
+    has_alarm = any(not alarm.note for agent in agents for alarm in agent.alarms)
     return ("t" if traces else "") + ("a" if has_alarm or name in alarmed else "")
 
 
@@ -104,6 +105,7 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
     agents = []
     for name, use in answer.agents.items():
         traced = trace.agents.get(name) if trace else None
+        alarms = dict.fromkeys((*(traced.alarms if traced else ()), *use.alarms))
         agents.append(
             {
                 "name": name,
@@ -114,7 +116,8 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
                     for found in answer.transfers
                     if found.reader == name
                 ],
-                "alarms": [_alarm(alarm) for alarm in dict.fromkeys((*(traced.alarms if traced else ()), *use.alarms))],
+                "alarms": [_alarm(alarm) for alarm in alarms if not alarm.note],
+                "notes": [describe_alarm(alarm) for alarm in alarms if alarm.note],
                 **({"cut_off": _CUT_OFF[use.cut_off]} if use.is_cut_off and use.cut_off else {}),
                 **({} if use.text is None else {"text": _shorten(use.text, limits)}),
                 **({} if traced is None else _traced(traced, limits, keep_thoughts=keep_thoughts)),

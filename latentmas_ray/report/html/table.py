@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.comparison import Compared
 from latentmas_ray.report.html.entries import Entry, Group, Interval
-from latentmas_ray.report.html.figures import Figure, number, percent, rate, seconds, times
+from latentmas_ray.report.html.figures import NOT_KNOWN, Figure, number, percent, rate, seconds, times
 from latentmas_ray.report.published import PublishedCell, find_cell
+from latentmas_ray.units import format_speed_ratio
 
 _OUTPUT = "output_tokens"
 
@@ -60,6 +61,7 @@ def total_tokens(entry: Entry) -> float:
 
 def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
     cell = find_cell(entry.config) if with_published else None
+    speed = None if costs is None else costs.speed_to_single
     return Row(
         entry=entry,
         num_questions=entry.figure("num_questions", number),
@@ -76,7 +78,7 @@ def _row(entry: Entry, costs: RunFigures | None, with_published: bool) -> Row:
         num_resumed=entry.num_resumed,
         speed=entry.figure("questions_per_second", rate),
         speed_after_warm_up=entry.figure("questions_per_second_after_warm_up", rate),
-        speed_ratio=_ratio(None if costs is None else costs.speed_to_single),
+        speed_ratio=_computed(speed, NOT_KNOWN if speed is None else format_speed_ratio(speed)),
         published=None if cell is None else _published(cell),
     )
 

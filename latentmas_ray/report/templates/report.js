@@ -184,6 +184,7 @@
     return [
       spent.length ? make("p", { class: "facts" }, spent.join(" · "), " (its batch)") : null,
       alarms.length ? make("ul", { class: "alarms" }, alarms.map((alarm) => make("li", null, alarm.text))) : null,
+      found.notes.length ? make("ul", { class: "notes" }, found.notes.map((text) => make("li", null, text))) : null,
       ...(found.prompt === undefined ? [] : [make("h5", null, "prompt"), make("pre", null, found.prompt)]),
       ...reads(found),
       ...(found.thoughts ? [make("h5", null, "thoughts through the lens"), strip(found.thoughts, alarms), table(found.thoughts, alarms)] : []),
@@ -203,7 +204,7 @@
     }
     if (found.read.length) {
       lines.push(make("p", { class: "facts" }, "memory: ", found.read.map(([source, size, taken, exposed]) =>
-        `${source} ${bytes(size)} in ${seconds(taken)}, ${seconds(exposed)} exposed`).join("; ")));
+        `${source} ${bytes(size)} in ${seconds(taken)}, ${seconds(exposed)} of them exposed`).join("; ")));
     }
     return lines;
   }

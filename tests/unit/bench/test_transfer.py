@@ -34,7 +34,14 @@ from tests.cases.transfer import hand_over, outcome
 
 KEY = b"0123456789abcdef"
 QUICK = ["bench", "transfer", "--model", "tiny", "--no-end-to-end"]
-KIB_PER_TOKEN = {"qwen3-0.6b": 112, "qwen3-1.7b": 112, "qwen3-4b": 144, "qwen3-8b": 144, "qwen3-14b": 160}
+KIB_PER_TOKEN = {
+    "qwen3-0.6b": 112,
+    "qwen3-1.7b": 112,
+    "qwen3-4b": 144,
+    "qwen3-8b": 144,
+    "qwen3-14b": 160,
+    "qwen3-32b": 256,
+}
 
 
 def test_a_hand_over_is_cut_at_the_stamps() -> None:

@@ -171,7 +171,10 @@ def test_eval_prints_tables_that_fit_80_columns(
     for words in ("62.5 %", "392 prompt, 40 latent, 37.2 output", "1 min 15 s", "9.84 MB", "planner", "850 ms"):
         assert words in out
     assert "latent steps" not in out.split("per question")[-1]  # zero for every agent
-    assert err == "latent: 8 questions; 2 actors\n"
+    assert err.splitlines() == [
+        "latent: 8 questions; 2 actors",
+        "results: only here; --output DIR keeps them for latentmas report and compare",
+    ]
     assert system.configs == [make_config({"limit": 8, "runtime": "local"})]
 
 
@@ -187,13 +190,14 @@ def test_failed_questions_are_named_and_give_exit_code_1(
     assert main(["eval", "--output", str(tmp_path)]) == 1
     out, err = capfd.readouterr()
     assert "8, 12 failed" in out
-    _, first, *failures, more, where = err.splitlines()
+    _, first, *failures, more, where, last = err.splitlines()
     assert first == "error: 12 questions failed"
     assert failures[0].startswith("  q0 (judger): out of memory !!!")
     assert len(failures) == 10
     assert all(len(line) <= 202 for line in failures)
     assert more == "  … and 2 more"
     assert str(tmp_path / "failures.jsonl") in where
+    assert last.startswith(f"results: {tmp_path}; next: latentmas report")
 
 
 def test_demo_compares_the_three_methods_and_a_control(

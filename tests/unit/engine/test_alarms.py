@@ -127,7 +127,46 @@ def test_the_first_of_each_kind_is_kept(readings: list[ThoughtStats]) -> None:
     assert list(kept) == sorted(kept, key=alarms.index)
 
 
-@given(st.dictionaries(st.text(), st.floats(0, 10)))
-def test_memory_without_effect_is_named(effects: dict[str, float]) -> None:
-    idle = {alarm.source: alarm.value for alarm in find_idle_memory(effects)}
-    assert idle == {source: effect for source, effect in effects.items() if effect < LIMITS.effect}
+EFFECTS = st.lists(st.dictionaries(st.sampled_from("abc"), st.floats(0, 0.01)), max_size=8)
+
+
+@given(EFFECTS)
+def test_memory_without_effect_is_named(effects: list[dict[str, float]]) -> None:
+    found = find_idle_memory(effects)
+    assert [{alarm.source: alarm.value for alarm in one} for one in found] == [
+        {source: effect for source, effect in one.items() if effect < LIMITS.effect} for one in effects
+    ]
+
+
+@given(EFFECTS)
+def test_an_alarm_about_memory_has_no_other_evidence(effects: list[dict[str, float]]) -> None:
+    working = {source for one in effects for source, effect in one.items() if effect >= LIMITS.effect}
+    for alarm in (alarm for one in find_idle_memory(effects) for alarm in one if not alarm.note):
+        assert alarm.source not in working
+        assert not working or sum(alarm.source in one for one in effects) >= LIMITS.num_idle
+
+
+NEARLY, LOUD = 3e-4, 15.2
+
+
+@pytest.mark.parametrize(
+    ("effects", "is_note"),
+    [
+        # One question about what the second of three experts knows: the others' memory is not needed.
+        ([{"a": NEARLY, "b": LOUD, "c": 0.0}], {"a": True, "c": True}),
+        # Each expert is asked in some question.
+        ([{"a": NEARLY, "b": LOUD}, {"a": LOUD, "b": NEARLY}], {"a": True, "b": True}),
+        # Nothing that the reader reads has any effect: the memory is broken, or not read at all.
+        ([{"a": 0.0, "b": NEARLY}], {"a": False, "b": False}),
+        ([{"a": NEARLY}] * 8, {"a": False}),
+        # One agent's memory has never an effect: too few questions to tell, and enough of them.
+        ([{"a": 0.0, "b": LOUD}] * 4, {"a": True}),
+        ([{"a": 0.0, "b": LOUD}] * 5, {"a": False}),
+        # It has in one of many.
+        ([{"a": 0.0, "b": LOUD}] * 7 + [{"a": LOUD, "b": LOUD}], {"a": True}),
+        ([{"a": LIMITS.effect}], {}),
+    ],
+)
+def test_memory_that_is_not_needed_is_a_note(effects: list[dict[str, float]], is_note: dict[str, bool]) -> None:
+    found = {alarm.source: bool(alarm.note) for one in find_idle_memory(effects) for alarm in one}
+    assert found == is_note

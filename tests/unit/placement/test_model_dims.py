@@ -16,6 +16,14 @@ KNOWN = {
     "qwen3-4b": (4_022_468_096, 144 * KIB),
     "qwen3-8b": (8_190_735_360, 144 * KIB),
     "qwen3-14b": (14_768_307_200, 160 * KIB),
+    "qwen3-32b": (32_762_123_264, 256 * KIB),
+    "qwen2.5-7b": (7_615_616_512, 56 * KIB),
+    "qwen2.5-14b": (14_770_033_664, 192 * KIB),
+    "qwen2.5-32b": (32_763_876_352, 256 * KIB),
+    "qwen2.5-72b": (72_706_203_648, 320 * KIB),
+    "llama-3.1-8b": (8_030_261_248, 128 * KIB),
+    "llama-3.1-70b": (70_553_706_496, 320 * KIB),
+    "llama-3.3-70b": (70_553_706_496, 320 * KIB),
 }
 
 
@@ -26,6 +34,36 @@ def test_presets_have_the_published_sizes(name: str) -> None:
 
 def test_every_preset_is_checked() -> None:
     assert PRESETS.keys() == KNOWN.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if not name.startswith("qwen3-")])
+def test_the_dimensions_explain_the_published_parameters(name: str) -> None:
+    """Of every layer two norms and, in Qwen2.5, the biases of queries, keys and values; one norm at the end."""
+    dims = PRESETS[name]
+    biases = dims.head_dim * (dims.num_heads + 2 * dims.num_kv_heads) if name.startswith("qwen2.5") else 0
+    rest = dims.num_layers * (2 * dims.hidden_size + biases) + dims.hidden_size
+    embeddings = 2 * dims.vocab_size * dims.hidden_size
+    assert dims.shared_out_parameters + embeddings + rest == dims.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "preset"),
+    [
+        ("Qwen/Qwen3-32B", "qwen3-32b"),
+        ("Qwen/Qwen3-8B-Base", "qwen3-8b"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "qwen3-4b"),
+        ("Qwen/Qwen2.5-72B-Instruct", "qwen2.5-72b"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.3-70b"),
+        ("meta-llama/Meta-Llama-3.1-8B", "llama-3.1-8b"),
+    ],
+)
+def test_hub_ids_of_presets(hub_id: str, preset: str) -> None:
+    assert known_dims(hub_id) == PRESETS[preset]
+
+
+@pytest.mark.parametrize("hub_id", ["Qwen/Qwen3-32B-FP8", "Qwen/Qwen2.5-Coder-7B", "x/llama-3.1-70b-instruct-awq"])
+def test_other_variants_are_not_presets(hub_id: str) -> None:
+    assert known_dims(hub_id) is None
 
 
 def test_ranks_divide_the_matrices_and_each_holds_the_rest() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlanRequest, Slot, Workload, make_plan
+from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlanRequest, Slot, Workload, make_plan, nodes_alike
 from latentmas_ray.placement.link_speeds import parse_speed
 from latentmas_ray.placement.strategies import Infeasible, try_plan
 from tests.cases.placement import GB, cluster, request
@@ -110,10 +111,42 @@ def test_nothing_moves_within_one_actor() -> None:
 
 
 def test_ranks_move_their_parts_at_the_same_time() -> None:
-    whole, halved = (make_plan(request(cluster(4, 8), placement="spread", tp=tp)) for tp in (1, 2))
+    whole, halved = (make_plan(request(cluster(1, 8), placement="pack", tp=tp)) for tp in (1, 2))
     one, other = (plan.hand_overs(LinkSpeeds())[0] for plan in (whole, halved))
     assert one.num_bytes == other.num_bytes
+    assert set(one.links) == set(other.links) == {"nvlink"}
     assert one.seconds == 2 * other.seconds
+
+
+@pytest.mark.parametrize("model", ["qwen3-14b", "qwen2.5-72b", "llama-3.3-70b"])
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+@pytest.mark.parametrize("placement", ["spread", "auto"])
+def test_no_hand_over_is_faster_than_the_network_of_a_node(model: str, tp: int, placement: PlacementName) -> None:
+    """The ranks of a node share it, however many there are."""
+    nodes = nodes_alike(4, num_gpus=8, num_cpus=64, gpu_bytes=400 * GB)
+    speeds = LinkSpeeds(network=50e9)
+    plan = make_plan(request(nodes, placement=placement, tp=tp, model=model))
+    over_network = [one for one in plan.hand_overs(speeds) if "network" in one.links]
+    assert over_network or placement == "auto"
+    for one in over_network:
+        assert one.num_bytes / one.seconds == pytest.approx(50e9)
+
+
+def test_the_network_is_shared_at_the_reader_too() -> None:
+    """Two nodes send to one: what arrives there is bounded by its own network."""
+    plan = make_plan(request(cluster(2, 8), tp=2, placement="spread"))
+    (pair,) = [
+        (source, reader)
+        for source in plan.slots
+        for reader in plan.slots
+        if source.agents == ("planner",) and reader.agents == ("judger",)
+    ]
+    source, reader = pair
+    moved = replace(plan, slots={**plan.slots, source: (Slot(0, 0), Slot(1, 0)), reader: (Slot(2, 0), Slot(2, 1))})
+    (one,) = [
+        one for one in moved.hand_overs(LinkSpeeds(network=1e9)) if (one.source, one.reader) == ("planner", "judger")
+    ]
+    assert one.num_bytes / one.seconds == pytest.approx(1e9)
 
 
 @pytest.mark.parametrize(

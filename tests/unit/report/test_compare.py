@@ -251,7 +251,8 @@ def test_the_command_prints_tables_that_fit_80_columns(
         "pairing gain",
         "only the first",
         "A = single",
-        "(0.5×)",
+        "(0.50×)",
+        "as fast",
         "B right, A wrong (1): q2",
     ):
         assert words in out

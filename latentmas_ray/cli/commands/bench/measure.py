@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
+from latentmas_ray.paths import expand_home
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -37,6 +39,7 @@ def measure_and_show(
     if plot is not None:
         from latentmas_ray.bench.plot import check_matplotlib
 
+        plot = expand_home("plot", plot)
         check_matplotlib(plot)
     # Ray prints warnings of its nodes to stdout, where the figures go.
     with contextlib.redirect_stdout(sys.stderr):

@@ -9,6 +9,7 @@ import typer
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.cli.unused_flags import tell_unused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +34,11 @@ def transfer(
     repeats: Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="ADDR", help="cluster to measure on; without it one is started here"),
+        typer.Option(
+            "--address",
+            metavar="ADDR",
+            help="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
+        ),
     ] = None,
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
@@ -51,7 +56,7 @@ def transfer(
 
     Segments of a model's KV shape go from one cache to another, over every link (same process, same node, and another
     node of the cluster) and with every transport. docs/transfer.md explains the columns.
-    SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b.
+    SHAPE is a well-known model's shape: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b, qwen3-14b, qwen3-32b.
     """
     given = {
         "model": model,
@@ -65,6 +70,7 @@ def transfer(
         "latent_steps": latent_steps,
         "plot": plot,
     }
+    tell_unused("bench transfer", given)
     settings = TransferBenchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     measure_and_show(partial(_measure, settings), _tables, _draw, plot=settings.plot, as_json=as_json)
 

@@ -1,0 +1,169 @@
+"""Values that do nothing in a run: which fields, in which setting, and why. A run tells each in one line.
+
+`UNUSED` is the whole table. A field that it does not name has an effect in every setting, or is refused where it has
+none (`config.run`).
+"""
+
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from latentmas_ray.config.parts import PlacementConfig
+from latentmas_ray.config.run import RunConfig
+from latentmas_ray.errors import UnusedSettingWarning
+
+_STACK_LEVEL = 5  # of the caller of `LatentMAS`, whose line Python shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSetting:
+    """What decides which fields have an effect."""
+
+    config: RunConfig
+    num_agents: int = 2  # of the configured topology
+    own_steps: tuple[int | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
+    from_memory: bool = False  # the last agent alone answers, from the memory of an earlier run
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether agents hand over memory in this run."""
+        return self.config.method == "latent" and self.config.memory != "none" and not self.from_memory
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The latent steps of each latent agent."""
+        return tuple(self.config.latent_steps if own is None else own for own in self.own_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnusedFields:
+    """Fields without an effect where `when` holds. `cause` is the field that decides it, or text."""
+
+    fields: tuple[str, ...]
+    when: Callable[[RunSetting], bool]
+    cause: str
+    why: str
+
+
+_MEMORY = ("transport", "transfer", "codec", "overlap", "memory_in_flight")
+_THOUGHTS = ("latent_steps", "realign")
+# All parts of the placement are about actors, but for the runtime itself and `tp`, which is refused.
+_ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp"))
+
+UNUSED = (
+    UnusedFields(
+        fields=(*_ACTORS, "memory_in_flight", "overlap"),
+        when=lambda run: run.config.runtime == "local",
+        cause="runtime",
+        why="one process runs all agents, one after another",
+    ),
+    UnusedFields(
+        fields=("transfer",),
+        when=lambda run: run.config.runtime == "local" and run.config.transfer == "auto",
+        cause="runtime",
+        why="in one process KV is always the cheaper way",
+    ),
+    UnusedFields(
+        fields=(*_MEMORY, *_THOUGHTS),
+        when=lambda run: run.config.method == "single",
+        cause="method",
+        why="one agent alone hands over no memory",
+    ),
+    UnusedFields(
+        fields=(*_MEMORY, *_THOUGHTS),
+        when=lambda run: run.config.method == "text",
+        cause="method",
+        why="the agents hand over text",
+    ),
+    UnusedFields(
+        fields=("topology",),
+        when=lambda run: run.config.method == "single" and run.num_agents > 1,
+        cause="method",
+        why="a topology of several agents is not used",
+    ),
+    UnusedFields(
+        fields=("placement",),
+        when=lambda run: run.config.method == "single" and run.config.max_replicas == 1,
+        cause="method",
+        why="there is one actor to place",
+    ),
+    UnusedFields(
+        fields=(*_MEMORY, *_THOUGHTS, "guard"),
+        when=lambda run: run.config.memory == "none",
+        cause="memory",
+        why="the answering agent runs alone",
+    ),
+    UnusedFields(
+        fields=(*_MEMORY, *_THOUGHTS, "guard"),
+        when=lambda run: run.from_memory,
+        cause="from_memory",
+        why="the answering agent runs alone, on memory that was made before",
+    ),
+    UnusedFields(
+        fields=("latent_steps",),
+        when=lambda run: run.hands_over and bool(run.own_steps) and None not in run.own_steps,
+        cause="topology",
+        why="each of its latent agents has latent_steps of its own",
+    ),
+    UnusedFields(
+        fields=("realign",),
+        when=lambda run: run.hands_over and not any(run.steps),
+        cause="latent_steps",
+        why="there are no thoughts to realign",
+    ),
+    UnusedFields(
+        fields=("overlap",),
+        when=lambda run: run.hands_over and not any(run.steps),
+        cause="latent_steps",
+        why="there is no thinking to overlap with",
+    ),
+    UnusedFields(
+        fields=("overlap",),
+        when=lambda run: run.config.memory == "latent-only",
+        cause="memory",
+        why="nothing is final before the last thought",
+    ),
+    UnusedFields(
+        fields=("overlap",),
+        when=lambda run: run.config.guard in ("drop", "text"),
+        cause="guard",
+        why="nothing is final before all thoughts are checked",
+    ),
+    UnusedFields(
+        fields=("overlap",),
+        when=lambda run: run.config.placement == "colocate",
+        cause="placement",
+        why="colocated agents work one after another",
+    ),
+    UnusedFields(
+        fields=("codec",),
+        when=lambda run: run.config.transfer == "recompute",
+        cause="transfer",
+        why="no KV is sent that could be shortened",
+    ),
+    UnusedFields(
+        fields=("seed", "top_p"),
+        when=lambda run: run.config.temperature == 0,
+        cause="temperature",
+        why="decoding is greedy",
+    ),
+)
+
+
+def unused_settings(run: RunSetting, given: Collection[str]) -> Iterator[UnusedSettingWarning]:
+    """Yield a warning for each of the fields `given` that does nothing in this run."""
+    told: set[str] = set()
+    for rule in UNUSED:
+        if not rule.when(run):
+            continue
+        for name in rule.fields:
+            value = getattr(run.config, name)
+            if name in given and name not in told and value is not None:
+                told.add(name)
+                yield UnusedSettingWarning(name, value, rule.cause, getattr(run.config, rule.cause, None), rule.why)
+
+
+def warn_of_unused(run: RunSetting, given: Collection[str]) -> None:
+    """Warn of each field that does nothing in this run."""
+    for warning in unused_settings(run, given):
+        warnings.warn(warning, stacklevel=_STACK_LEVEL)
