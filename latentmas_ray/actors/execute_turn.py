@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.authentication import ChunkId
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
@@ -37,20 +38,23 @@ class SegmentSender:
     """Packs the chunks of a turn's segment and passes each to `send`."""
 
     def __init__(
-        self, transport: Transport, send: Callable[[SentChunk], None], *, overlaps: bool, keeps_memory: bool
+        self, transport: Transport, send: Callable[[SentChunk], None], work: TurnRequest, *, overlaps: bool
     ) -> None:
         self.overlaps = overlaps
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
         self._send = send
-        self._keeps_memory = keeps_memory
+        self._keeps_memory, self._segment_id = work.keeps_memory, work.segment_id
+        self._num_sent = 0
 
     def publish(self, final_at: float, piece: SegmentChunk) -> None:
         """Pack a chunk and send it; `final_at` is seconds of the wall clock."""
         if self._keeps_memory:  # before the transport owns its bytes
             self.kept.append(copy_to_wire(piece))
-        self._send(SentChunk(final_at, self._transport.pack(piece)))
+        chunk_id = ChunkId(self._segment_id, self._num_sent)
+        self._num_sent += 1
+        self._send(SentChunk(final_at, self._transport.pack(piece, chunk_id)))
 
 
 def copy_to_wire(chunk: SegmentChunk) -> WireChunk:
@@ -90,13 +94,13 @@ def execute_turn(
         receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec)
     else:
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
-    sender = None if send is None else SegmentSender(transport, send, overlaps=overlaps, keeps_memory=work.keeps_memory)
+    sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     chunk, result = runner.run(work, receiver, outgoing=sender)
     begin, final_at = time.perf_counter(), time.time()
     kept = tuple(sender.kept) if sender is not None else ()
     if chunk is not None and work.keeps_memory:
         kept = (copy_to_wire(chunk),)
-    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk))
+    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk, ChunkId(work.segment_id)))
     phases = replace(
         result.phases,
         wait=receiver.waited_seconds,

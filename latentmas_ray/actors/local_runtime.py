@@ -9,6 +9,7 @@ from typing import Any
 
 from latentmas_ray.actors.execute_turn import Runner, execute_turn
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, TurnError
 from latentmas_ray.memory.spec import WHOLE
@@ -31,7 +32,7 @@ class LocalRuntime:
     def start(self) -> RuntimeInfo:
         """Load the model. Raises ModelError."""
         self._runner = self._make_runner()
-        self._transport.open()
+        self._transport.open(RunKey.generate())
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pickle import PicklingError
 
 import ray
@@ -18,6 +18,7 @@ from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.actors.replicas.single import SingleReplica
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
@@ -41,6 +42,7 @@ class ReplicaRequest:
     busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
     uses_gpus: bool = True
     num_threads: int | None = None  # overrides the plan
+    key: RunKey = field(default_factory=RunKey.generate)  # of the run, for its actors
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ class ReplicaManager:
         for rank, index in enumerate(bundles):
             strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(bundles)),) if is_group else ()
-            arguments = (self._make_runner_ref(), self._threads(plan), *more)
+            arguments = (self._make_runner_ref(), self._threads(plan), *more, self._request.key)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
         make = ShardedReplica if is_group else SingleReplica
         return make(actors, nodes, colocated=plan.is_colocated, spec=spec)

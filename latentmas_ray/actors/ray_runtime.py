@@ -4,6 +4,7 @@ A segment goes from actor to actor as a reference; the driver never touches its 
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,7 +131,12 @@ class RayRuntime:
         replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
-        work = replace(self._given_memory.store(work), submitted_at=time.time())
+        work = replace(
+            self._given_memory.store(work),
+            submitted_at=time.time(),
+            segment_id=secrets.token_hex(8),
+            read_ids={name: segments[name].segment_id for name in work.segment_order()},
+        )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         replica.pending[turn] = None
         handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xxhash
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
 from latentmas_ray.bench.timings import Received, Sent
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
@@ -25,7 +26,8 @@ _SPARE_SLOTS = 64  # a cache has room for more than its tokens
 class Endpoint:
     """Sends or receives segments of one KV shape, as an agent does."""
 
-    def __init__(self, spec: KVCacheSpec, transport: Transport, num_threads: int) -> None:
+    def __init__(self, spec: KVCacheSpec, transport: Transport, num_threads: int, key: RunKey) -> None:
+        """`key` is the one of the other end."""
         torch.set_num_threads(num_threads)
         self._spec = spec
         self._transport = transport
@@ -36,7 +38,7 @@ class Endpoint:
         self._to_release: Any = None
         self._tcp_receiver: TcpReceiver | None = None
         self._tcp_sender: TcpSender | None = None
-        transport.open()
+        transport.open(key)
 
     def free_bytes(self) -> int:
         """Return the memory that is available on this machine (Linux)."""

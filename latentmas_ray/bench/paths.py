@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 
 from latentmas_ray.actors.bench_actor import BenchActorHandle, BenchNode
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.endpoint import Endpoint
 from latentmas_ray.bench.link_limits import NUM_THREADS
 from latentmas_ray.bench.timings import TransferSample
@@ -49,8 +50,9 @@ class InProcessPath(TransferPath):
     link: Link = "same_process"
 
     def __init__(self, spec: KVCacheSpec, transport: Transport) -> None:
-        self._sender = Endpoint(spec, transport, num_threads())
-        self._receiver = Endpoint(spec, transport, num_threads())
+        key = RunKey.generate()
+        self._sender = Endpoint(spec, transport, num_threads(), key)
+        self._receiver = Endpoint(spec, transport, num_threads(), key)
 
     def prepare(self, num_tokens: int) -> None:
         self._sender.prepare(num_tokens, is_sender=True, with_buffers=False)
@@ -79,7 +81,7 @@ class TwoActorPath(TransferPath):
 
     def __init__(self, spec: KVCacheSpec, transport: Transport, sender: BenchNode, receiver: BenchNode) -> None:
         self.link = "same_node" if sender == receiver else "cross_node"
-        make = partial(Endpoint, spec, transport, num_threads())
+        make = partial(Endpoint, spec, transport, num_threads(), RunKey.generate())
         self._sender = BenchActorHandle(make, sender.node_id)
         self._receiver = BenchActorHandle(make, receiver.node_id)
         self._offset = 0.0

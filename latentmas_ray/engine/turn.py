@@ -71,6 +71,8 @@ class TurnRequest:
     guard: GuardName = "off"  # the action on thoughts with an alarm
     keeps_memory: bool = False  # its result also holds its segment
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
+    segment_id: str = ""  # the name of its own segment, which no other segment of the run has
+    read_ids: Mapping[str, str] = field(default_factory=dict)  # by agent: the names of the segments that it must read
 
     @property
     def can_overlap(self) -> bool:
