@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pickle import PicklingError
 
 import ray
@@ -42,7 +42,7 @@ class ReplicaRequest:
     busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
     uses_gpus: bool = True
     num_threads: int | None = None  # overrides the plan
-    key: RunKey = field(default_factory=RunKey.generate)  # of the run, for its actors
+    key: RunKey | None = None  # of the run, for its actors
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,8 @@ class ReplicaManager:
         for rank, index in enumerate(bundles):
             strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(bundles)),) if is_group else ()
-            arguments = (self._make_runner_ref(), self._threads(plan), *more, self._request.key)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
+            arguments = (self._make_runner_ref(), self._threads(plan), *more)
+            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, key=self._request.key))
         make = ShardedReplica if is_group else SingleReplica
         return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
 

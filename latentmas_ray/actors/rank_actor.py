@@ -59,8 +59,8 @@ class RankActor(AgentActor):
         make_runner: Callable[..., Runner],
         num_threads: int,
         shard: TPRank,
-        key: RunKey | None = None,
         step_seconds: float = STEP_SECONDS,
+        key: RunKey | None = None,
     ) -> None:
         """`make_runner(ranks=…)` loads this rank's shard."""
         super().__init__(lambda: make_runner(ranks=self._ranks), num_threads, key)

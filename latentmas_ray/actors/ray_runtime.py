@@ -14,13 +14,14 @@ import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.errors import cluster_errors
-from latentmas_ray.actors.execute_turn import Runner
+from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
+from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
@@ -79,6 +80,7 @@ class RayRuntime:
         measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
         turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced.
         """
+        key = RunKey.generate()
         self._manager = ReplicaManager(
             ReplicaRequest(
                 agents=tuple(agents),
@@ -89,6 +91,7 @@ class RayRuntime:
                 busy_agents=busy_agents,
                 uses_gpus=uses_gpus,
                 num_threads=read_environment().torch_threads,
+                key=key,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
@@ -102,7 +105,8 @@ class RayRuntime:
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
-        self._given_memory = GivenMemoryStore()
+        self._given_memory = GivenMemoryStore(key)
+        self._authenticator = Authenticator(key)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -246,8 +250,10 @@ class RayRuntime:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
             raise _lost_error(handle) from error
-        # The bytes lie in the object store, and may be read after this process has left the cluster.
-        return replace(result, kept=tuple((header, body.copy()) for header, body in result.kept))
+        if not result.kept:
+            return result
+        # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.
+        return replace(result, kept=receive_kept(result.kept, self._authenticator, handle.segment.segment_id))
 
     def _find_lost_turns(self) -> None:
         """Queue TurnLost for pending turns of lost replicas, and for finished turns whose segments are lost.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentmas_ray.authentication import ChunkId
+from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.exposed_time import ExposedTimer
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
@@ -123,17 +123,27 @@ class SegmentReceiver:
 
 
 class GivenMemoryReceiver:
-    """Receives memory that comes with the turn's request: nothing is waited for, and no transport is used."""
+    """Receives memory that comes with the turn's request: nothing is waited for, and no transport is used.
+
+    What came from another process has a name and tags.
+    """
 
     waited_seconds = 0.0
 
-    def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec) -> None:
+    def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec, authenticator: Authenticator) -> None:
         """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
-        whole = spec.of_shard(WHOLE)
-        self._chunks = {
-            name: reslice([repeat(decode_chunk(header, from_raw(body), expected=whole), num_questions)], spec)
+        whole, is_sent = spec.of_shard(WHOLE), bool(given.segment_id)
+        chunks = {
+            name: decode_chunk(
+                header,
+                from_raw(body),
+                expected=whole,
+                authenticator=authenticator if is_sent else None,
+                chunk_id=given.chunk_id(name) if is_sent else None,
+            )
             for name, (header, body) in given.segments.items()
         }
+        self._chunks = {name: reslice([repeat(chunk, num_questions)], spec) for name, chunk in chunks.items()}
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Return each agent's segment, or only its meta data if it has no KV."""

@@ -145,6 +145,24 @@ def decode_chunk(
         raise WireError(f"the segment contradicts itself: {reason}") from reason
 
 
+def add_tags(header: bytes, body: Tensor, authenticator: Authenticator, chunk_id: ChunkId) -> bytes:
+    """Return the authenticated form of a header that has none, for a payload that leaves this process. Raises
+    WireError."""
+    fields, _ = _read_header(header, None)
+    stamp = authenticator.new_stamp()
+    named = {"segment": chunk_id.segment, "chunk": chunk_id.index, "digest": _digest(body, authenticator, stamp)}
+    return _add_prefix(msgpack.packb({**fields, **named}), authenticator, stamp)
+
+
+def remove_tags(header: bytes, body: Tensor, authenticator: Authenticator, segment_id: str) -> bytes:
+    """Check a payload of the segment `segment_id` that came from another process; return its header without tags, which
+    can be read without the run's key. Raises WireError."""
+    fields, stamp = _read_header(header, authenticator)
+    check_chunk_id(ChunkId(_get(fields, "segment", str)), ChunkId(segment_id))
+    _check_digest(_get(fields, "digest", bytes), body, authenticator, stamp)
+    return _add_prefix(msgpack.packb({**fields, "digest": b""}), None, None)
+
+
 def prefix_of(header: bytes) -> bytes:
     """The part of an authenticated header that stands for all of it: its tag, its stamp and its length."""
     return header[: _PREFIX.size + _STAMP.size]

@@ -125,7 +125,7 @@ def map_body(address: MemfdAddress) -> np.ndarray:
     if address.machine != this_machine():
         raise TransferError("the segment is in the memory of another machine; transport object_store reaches that")
     gone = f"the segment is gone: process {address.pid}, which held it, has released it or died"
-    if not all(type(number) is int and number >= 0 for number in (address.pid, address.fd, address.num_bytes - 1)):
+    if not _is_address(address):
         raise TransferError(f"no address of a segment: {address}")
     try:
         fd = _open_sealed(f"/proc/{address.pid}/fd/{address.fd}", address.inode)
@@ -144,6 +144,11 @@ def map_body(address: MemfdAddress) -> np.ndarray:
     if shared[:_TOKEN_BYTES] != address.token:
         raise TransferError(gone)
     return np.frombuffer(shared, dtype=np.uint8, offset=HEAD_BYTES, count=address.num_bytes)
+
+
+def _is_address(address: MemfdAddress) -> bool:
+    numbers = (address.pid, address.fd, address.num_bytes)
+    return all(type(number) is int and number >= 0 for number in numbers) and address.num_bytes > 0
 
 
 def _open_sealed(path: str, inode: int) -> int | None:
