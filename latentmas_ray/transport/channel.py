@@ -27,6 +27,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 64 * 2**10
 _CHUNK_BYTES = 64 * 2**20  # bulk bytes that are sent within one time limit
 _CONNECT_SECONDS = 10.0  # a reachable machine answers in milliseconds, even if the first packets are lost
+_NUM_ATTEMPTS = 3  # a listener that too many connect to may drop a connection before its proof
 _IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a silent machine counts as lost
 
 
@@ -75,24 +76,27 @@ class Channel:
         """Connect to the listening process that has this identity, and check that it belongs to the run. Raises
         LinkError if none answers; the time limit to connect is shorter than for a connected peer, because the caller
         does no other work meanwhile."""
-        try:
-            connection = socket.create_connection((host, port), min(_CONNECT_SECONDS, timeout_seconds))
-        except TimeoutError as error:
-            raise StalledError(f"{host}:{port} does not answer") from error
-        except OSError as error:
-            raise LinkError(f"no process listens at {host}:{port} any more: {error.strerror or error}") from error
-        try:
-            keys = introduce(connection, key, identity, time.monotonic() + timeout_seconds)
-            return cls(connection, timeout_seconds, keys)
-        except TimeoutError as error:
-            connection.close()
-            raise StalledError(f"the peer did not answer for {timeout_seconds:g} s") from error
-        except OSError as error:
-            connection.close()
-            raise LinkError(f"the connection broke: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
+        deadline = time.monotonic() + timeout_seconds
+        for attempts_left in reversed(range(_NUM_ATTEMPTS)):
+            try:
+                connection = socket.create_connection((host, port), min(_CONNECT_SECONDS, timeout_seconds))
+            except TimeoutError as error:
+                raise StalledError(f"{host}:{port} does not answer") from error
+            except OSError as error:
+                raise LinkError(f"no process listens at {host}:{port} any more: {error.strerror or error}") from error
+            try:
+                return cls(connection, timeout_seconds, introduce(connection, key, identity, deadline))
+            except TimeoutError as error:
+                connection.close()
+                raise StalledError(f"the peer did not answer for {timeout_seconds:g} s") from error
+            except OSError as error:
+                connection.close()
+                if not attempts_left:
+                    raise LinkError(f"the connection broke: {error}") from error
+            except BaseException:
+                connection.close()
+                raise
+        raise AssertionError("the last attempt returns or raises")
 
     def send(self, **message: Any) -> None:
         """Send one message. Raises LinkError."""

@@ -103,7 +103,7 @@ class Examination:
 def receive_exactly(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:
     """Receive this many bytes before the deadline (seconds of the monotonic clock), however slowly they come.
 
-    Raises LinkError if the peer closes the connection, TimeoutError and OSError like the socket.
+    Raises TimeoutError and OSError like the socket, ConnectionAbortedError if the peer closes the connection.
     """
     received = bytearray()
     while len(received) < num_bytes:
@@ -111,6 +111,6 @@ def receive_exactly(connection: socket.socket, num_bytes: int, deadline: float) 
             raise TimeoutError
         connection.settimeout(remaining)
         if not (more := connection.recv(num_bytes - len(received))):
-            raise LinkError("the peer has closed the connection")
+            raise ConnectionAbortedError("the peer has closed the connection")
         received += more
     return bytes(received)
