@@ -30,7 +30,7 @@ class Endpoint:
         """`key` is the one of the other end."""
         torch.set_num_threads(num_threads)
         self._spec = spec
-        self._transport = transport
+        self._transport, self._key = transport, key
         self._cache: BatchCache | None = None
         self._meta: SegmentMeta | None = None
         self._recompute_inputs: RecomputeInputs | None = None
@@ -111,14 +111,14 @@ class Endpoint:
         assert self._buffers is not None
         return self._buffers.copy_seconds()
 
-    def listen(self, host: str, key: bytes) -> int:
-        """Accept TCP connections at `host` that present `key`; return the port."""
-        self._tcp_receiver = TcpReceiver(host, key)
+    def listen(self, host: str) -> int:
+        """Accept TCP connections of the other end at `host`; return the port."""
+        self._tcp_receiver = TcpReceiver(host, self._key)
         return self._tcp_receiver.port
 
-    def connect(self, host: str, port: int, key: bytes) -> None:
+    def connect(self, host: str, port: int) -> None:
         """Connect by TCP to an endpoint that listens."""
-        self._tcp_sender = TcpSender(host, port, key)
+        self._tcp_sender = TcpSender(host, port, self._key)
 
     def clock(self) -> tuple[float, float]:
         """Return how many seconds the connected endpoint's clock is ahead, and the error of that."""

@@ -1,7 +1,6 @@
 """Two endpoints and the link between them: in this process, in two processes of one node, or on two nodes."""
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from functools import partial
 
@@ -86,9 +85,8 @@ class TwoActorPath(TransferPath):
         self._receiver = BenchActorHandle(make, receiver.node_id)
         self._offset = 0.0
         if self.link == "cross_node":
-            key = secrets.token_bytes(16)
-            port = self._receiver.call("listen", receiver.host, key)
-            self._sender.call("connect", receiver.host, port, key)
+            port = self._receiver.call("listen", receiver.host)
+            self._sender.call("connect", receiver.host, port)
 
     def prepare(self, num_tokens: int) -> None:
         is_remote = self.link == "cross_node"

@@ -100,6 +100,15 @@ class Examination:
         return b"", self._secrets.keys(is_reader=False)
 
 
+def examine(connection: socket.socket, key: RunKey, identity: bytes, deadline: float) -> ConnectionKeys:
+    """The producer's side for a connection that may be waited for. Raises like `introduce`."""
+    examination, keys = Examination(key, identity), None
+    while keys is None:
+        answer, keys = examination.add(receive_exactly(connection, examination.num_missing, deadline))
+        connection.sendall(answer)
+    return keys
+
+
 def receive_exactly(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:
     """Receive this many bytes before the deadline (seconds of the monotonic clock), however slowly they come.
 
