@@ -45,10 +45,11 @@ class RunKey:
 
     def __init__(self, secret: bytes) -> None:
         """`secret` is 32 random bytes."""
+        self.run_id = b""  # public: it stands in every header
         if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
             raise ValueError(f"the key of a run has {KEY_BYTES} bytes")
         self._secret = secret
-        self.run_id = self.derive("run id", num_bytes=RUN_ID_BYTES)  # public: it stands in every header
+        self.run_id = self.derive("run id", num_bytes=RUN_ID_BYTES)
 
     @classmethod
     def generate(cls) -> "RunKey":

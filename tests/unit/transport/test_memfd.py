@@ -151,7 +151,8 @@ def test_an_address_that_is_none(change: dict[str, object]) -> None:
 
 def test_what_is_no_sealed_file_of_this_user_is_not_opened(tmp_path: Path) -> None:
     """A pipe, a device, a file, a memory file that its owner can still write, and one of another user."""
-    address = BufferPool(2**30).write(body(1))
+    pool = BufferPool(2**30)
+    address = pool.write(body(1))
     (tmp_path / "file").write_bytes(address.token + bytes(9000))
     unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
     os.write(unsealed, address.token + bytes(9000))
@@ -168,7 +169,9 @@ def test_what_is_no_sealed_file_of_this_user_is_not_opened(tmp_path: Path) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_sealed_file_of_another_user_is_not_taken() -> None:
-    address = BufferPool(2**30).write(body(1))
+    pool = BufferPool(2**30)
+    address = pool.write(body(1))
+    assert (map_body(address) == 1).all()
     os.chown(f"/proc/{address.pid}/fd/{address.fd}", 1, 1)
     with pytest.raises(TransferError, match="has released it or died"):
         map_body(address)

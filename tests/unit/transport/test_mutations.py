@@ -152,7 +152,8 @@ def altered_payloads(payload: Any, older: Any, foreign: Any) -> Iterator[Any]:
         other, strange = header_of(older), header_of(foreign)
         assert other is not None
         assert strange is not None
-        yield from (with_header(payload, changed) for changed in altered_headers(header, other, strange))
+        changed = [one for one in altered_headers(header, other, strange) if one != header]
+        yield from (with_header(payload, one) for one in changed)
 
 
 def refusal_of(ends: Ends, payload: Any) -> Exception | None:

@@ -118,15 +118,12 @@ def test_a_copy_is_checked_like_the_original(ends: list[Tcp]) -> None:
     producer, reader, _ = ends
     payload = producer.pack(SegmentChunk.whole(SEGMENT))
     assert payload.key is not None
-    connection = StreamConnection(payload.producer, TIMEOUT_SECONDS)
     for message in _false_copies(payload):
-        connection._channels[0].send(copied=payload.key.token, address=message)
-        found = connection.find_copy(payload.key.token, this_machine(), payload.num_bytes)
-        assert found is None or found.to_message() == message
+        producer._open_state.server._note_copy({"copied": payload.key.token, "address": message})
         assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+        wait_until_told(payload)  # it fetched the original, which is the copy for others now
         reader.release(payload)
         reader._open_state._released.clear()
-    connection.close()
 
 
 def test_what_a_reader_holds_stays_when_all_others_have_released_it(ends: list[Tcp]) -> None:
