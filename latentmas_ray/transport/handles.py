@@ -4,8 +4,8 @@ A handle says where bytes lie. It travels apart from them, and a process that co
 fetch other bytes.
 """
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -14,11 +14,11 @@ from latentmas_ray.errors import WireError
 from latentmas_ray.memory.wire import prefix_of
 
 
-class SignedHandle(Protocol):
-    """A frozen dataclass of plain values with a field `tag`. A field `header` is a chunk's, which has a tag itself."""
+@dataclass(frozen=True, kw_only=True)
+class SignedHandle:
+    """The base of handles, which have plain values. A field `header` is a chunk's, which has a tag itself."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    tag: Any
+    tag: bytes = b""
 
 
 H = TypeVar("H", bound=SignedHandle)
@@ -26,10 +26,10 @@ H = TypeVar("H", bound=SignedHandle)
 
 def sign_handle(handle: H, authenticator: Authenticator) -> H:
     """Return the handle with the tag of all its other fields."""
-    return replace(handle, tag=authenticator.mac(type(handle).__name__, _packed(handle)))  # type: ignore[type-var]
+    return replace(handle, tag=authenticator.mac(type(handle).__name__, _packed(handle)))
 
 
-def check_handle(handle: object, kind: type[H], authenticator: Authenticator) -> None:
+def check_handle(handle: object, kind: type[SignedHandle], authenticator: Authenticator) -> None:
     """Raise WireError unless a process of the run has signed exactly this handle."""
     try:
         if isinstance(handle, kind) and is_equal(handle.tag, authenticator.mac(kind.__name__, _packed(handle))):
@@ -40,7 +40,7 @@ def check_handle(handle: object, kind: type[H], authenticator: Authenticator) ->
 
 
 def _packed(handle: SignedHandle) -> bytes:
-    values = {field.name: getattr(handle, field.name) for field in fields(handle) if field.name != "tag"}  # type: ignore[arg-type]
+    values = {field.name: getattr(handle, field.name) for field in fields(handle) if field.name != "tag"}
     if "header" in values:
         values["header"] = prefix_of(values["header"])
     packed: bytes = msgpack.packb({name: _plain(value) for name, value in values.items()}, strict_types=True)

@@ -11,7 +11,7 @@ from latentmas_ray.memory.wire import check_chunk_id
 from latentmas_ray.transport.base import StatefulTransport, Transport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.handle_table import HandleTable
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 
 class Loopback(Transport):
@@ -36,12 +36,11 @@ class Loopback(Transport):
 
 
 @dataclass(frozen=True)
-class LocalHandle:
+class LocalHandle(SignedHandle):
     """The number of a chunk in the process that packed it, an id of that process, and the tag of both."""
 
     process: bytes
     number: int
-    tag: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -80,4 +80,5 @@ def _weights(key: RunKey, device: str) -> tuple[Tensor, ...]:
     """The secret weights of a run, int64, on a device: AES-256 in counter mode."""
     stream = Cipher(AES(key.derive("weights of sums")), CTR(bytes(16))).encryptor()
     drawn = bytearray(stream.update(bytes(8 * _WORDS * _NUM_SERIES)))
-    return torch.frombuffer(drawn, dtype=torch.int64).to(device).split(_WORDS)
+    weights = torch.frombuffer(drawn, dtype=torch.int64).to(device)
+    return tuple(weights[first : first + _WORDS] for first in range(0, len(weights), _WORDS))

@@ -18,11 +18,11 @@ from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, StaticSlot, token_in
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 
 @dataclass(frozen=True)
-class CudaHandle:
+class CudaHandle(SignedHandle):
     """A chunk's header, and the slot of its KV, with torch's handle for other processes."""
 
     header: bytes
@@ -34,7 +34,6 @@ class CudaHandle:
     slot: int
     token: bytes
     shared: bytes  # what `reductions.reduce_tensor` returned, pickled: only unpickled once the handle is checked
-    tag: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from latentmas_ray.transport.connection_pool import ConnectionPool
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.listener import ServerAddress, own_host
 
 
 @dataclass(frozen=True)
-class DirectHandle:
+class DirectHandle(SignedHandle):
     """A chunk's header, and the producer and number of its KV. `checksum` is None if the header has the tags of
     the bytes."""
 
@@ -34,7 +34,6 @@ class DirectHandle:
     checksum: bytes | None
     address: ServerAddress
     number: int
-    tag: bytes = b""
 
 
 class _GroupState:

@@ -20,7 +20,7 @@ from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 _BACKEND = "UCX"
 _SHORT_WAIT_SECONDS = 0.002  # small chunks arrive before a sleep would end
@@ -28,7 +28,7 @@ _SLEEP_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
-class NixlHandle:
+class NixlHandle(SignedHandle):
     """A chunk's header and the place of its KV: a NIXL agent, its metadata, and an address there."""
 
     header: bytes
@@ -38,7 +38,6 @@ class NixlHandle:
     metadata: bytes
     address: bytes  # descriptors of the head and the body of a slot
     token: bytes
-    tag: bytes = b""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
 from latentmas_ray.transport.shared_memory.memfd import MemfdAddress, map_body
 
@@ -20,12 +20,11 @@ NOTHING = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
-class SharedHandle:
+class SharedHandle(SignedHandle):
     """A chunk's header and the address of its KV; None without KV."""
 
     header: bytes
     address: MemfdAddress | None
-    tag: bytes = b""
 
 
 class SharedMemory(StatefulTransport[BufferStore]):

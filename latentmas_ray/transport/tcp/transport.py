@@ -17,7 +17,7 @@ from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
-from latentmas_ray.transport.handles import check_handle, sign_handle
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.listener import ServerAddress, own_host
 from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
 from latentmas_ray.transport.shared_memory.memfd import map_body, this_machine
@@ -28,14 +28,13 @@ _NUM_REMEMBERED = 10_000  # released tokens
 
 
 @dataclass(frozen=True)
-class TcpHandle:
+class TcpHandle(SignedHandle):
     """A chunk's header, its producer, and the key of its KV there; None without KV."""
 
     header: bytes
     num_bytes: int
     producer: ServerAddress
     key: BufferKey | None
-    tag: bytes = b""
 
 
 @dataclass(frozen=True)
