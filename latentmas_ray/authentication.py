@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from latentmas_ray.errors import WireError
+
+if TYPE_CHECKING:  # imported when a key is first used: actors start sooner
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 RUN_ID_BYTES = WRITER_BYTES = TAG_BYTES = 16
@@ -58,6 +58,9 @@ class RunKey:
 
     def derive(self, purpose: str, context: bytes = b"", *, num_bytes: int = KEY_BYTES) -> bytes:
         """Return a key for one purpose; other purposes and contexts have keys that say nothing about it."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
         info = b"latentmas " + purpose.encode() + b"\0" + context
         return HKDF(algorithm=SHA256(), length=num_bytes, salt=None, info=info).derive(self._secret)
 
@@ -153,10 +156,17 @@ class Authenticator:
             if (cipher := self._ciphers.get(writer)) is not None:
                 self._ciphers.move_to_end(writer)
                 return cipher
-            cipher = self._ciphers[writer] = AESGCM(self.key.derive("segments", writer))
+            cipher = self._ciphers[writer] = make_cipher(self.key.derive("segments", writer))
             if len(self._ciphers) > _MAX_WRITERS:
                 self._ciphers.popitem(last=False)
             return cipher
+
+
+def make_cipher(key: bytes) -> "AESGCM":
+    """AES-256-GCM under this key."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
 
 
 def is_equal(one: bytes, other: bytes) -> bool:

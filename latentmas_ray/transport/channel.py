@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgpack
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from latentmas_ray.authentication import RunKey
+from latentmas_ray.authentication import RunKey, make_cipher
 from latentmas_ray.errors import LinkError
 from latentmas_ray.transport.handshake import ConnectionKeys, introduce, receive_exactly
 
@@ -39,12 +37,14 @@ class _MessageCipher:
     """Encrypts or decrypts the messages of one direction, in their order."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher, self._number = AESGCM(key), 0
+        self._cipher, self._number = make_cipher(key), 0
 
     def seal(self, message: bytes) -> bytes:
         return self._cipher.encrypt(self._next_nonce(), message, None)
 
     def open(self, sealed: bytes) -> bytes:
+        from cryptography.exceptions import InvalidTag
+
         try:
             return self._cipher.decrypt(self._next_nonce(), sealed, None)
         except InvalidTag as error:

@@ -9,9 +9,6 @@ sums with a probability of at most 2^-33 for each series, 2^-66 for both; the HM
 from functools import lru_cache
 
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 from torch import Tensor
 
 from latentmas_ray.authentication import Authenticator, ChunkId, RunKey, is_equal
@@ -78,6 +75,10 @@ def decode_with_checksum(
 @lru_cache(maxsize=4)
 def _weights(key: RunKey, device: str) -> tuple[Tensor, ...]:
     """The secret weights of a run, int64, on a device: AES-256 in counter mode."""
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+    from cryptography.hazmat.primitives.ciphers.modes import CTR
+
     stream = Cipher(AES(key.derive("weights of sums")), CTR(bytes(16))).encryptor()
     drawn = bytearray(stream.update(bytes(8 * _WORDS * _NUM_SERIES)))
     weights = torch.frombuffer(drawn, dtype=torch.int64).to(device)
