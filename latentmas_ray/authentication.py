@@ -105,7 +105,7 @@ class Authenticator:
     def __init__(self, key: RunKey) -> None:
         self.key = key
         self._lock = threading.Lock()
-        self._ciphers: OrderedDict[bytes, AESGCM] = OrderedDict()  # by writer, those that were used last
+        self._ciphers: OrderedDict[bytes, "AESGCM"] = OrderedDict()  # by writer, those that were used last
         self._handle_key = key.derive("handles")
         self._start_writing()
 
@@ -151,7 +151,7 @@ class Authenticator:
         self._pid = os.getpid()
         self._writer, self._number = secrets.token_bytes(WRITER_BYTES), 0
 
-    def _cipher_of(self, writer: bytes) -> AESGCM:
+    def _cipher_of(self, writer: bytes) -> "AESGCM":
         with self._lock:
             if (cipher := self._ciphers.get(writer)) is not None:
                 self._ciphers.move_to_end(writer)
