@@ -105,7 +105,7 @@ class Authenticator:
     def __init__(self, key: RunKey) -> None:
         self.key = key
         self._lock = threading.Lock()
-        self._ciphers: OrderedDict[bytes, "AESGCM"] = OrderedDict()  # by writer, those that were used last
+        self._ciphers: OrderedDict[bytes, AESGCM] = OrderedDict()  # by writer, those that were used last
         self._handle_key = key.derive("handles")
         self._start_writing()
 
