@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import typer
 
+from benchmarks.authentication import authentication
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.scaling.command import scaling
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command("engine")(engine)
 app.command("scaling")(scaling)
+app.command("authentication")(authentication)
 
 
 @app.callback()

@@ -18,6 +18,7 @@ from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_time
 from latentmas_ray.actors.given_memory import fetch_given_memory
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
@@ -58,8 +59,9 @@ class AgentActor:
     `end_turn` returns the rest.
     """
 
-    def __init__(self, make_runner: Callable[[], Runner], num_threads: int) -> None:
-        self._make_runner = make_runner
+    def __init__(self, make_runner: Callable[[], Runner], num_threads: int, key: RunKey | None = None) -> None:
+        """`key` is the run's. It comes by this way only."""
+        self._make_runner, self._key = make_runner, key
         self._transport: Transport = Loopback()
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
         self._runner: Runner | None = None
@@ -82,7 +84,7 @@ class AgentActor:
     def use_transport(self, transport: Transport) -> None:
         """Use this transport from now on, and let waiting turns start."""
         self._transport = transport
-        self._engine.submit(transport.open).result()  # in the thread whose current GPU is the model's
+        self._engine.submit(transport.open, self._key).result()  # in the thread whose current GPU is the model's
         self._is_ready.set()
 
     def run_turn(
@@ -172,7 +174,9 @@ class AgentActor:
 
     def _incoming(self, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]) -> list[IncomingSegment]:
         return [
-            IncomingSegment(source, chunk, [partial(ray.get, reference) for reference in references])
+            IncomingSegment(
+                source, chunk, [partial(ray.get, reference) for reference in references], work.read_ids.get(source)
+            )
             for source, chunk, references in zip(work.segment_order(), first, later, strict=True)
         ]
 

@@ -1,16 +1,17 @@
 """Executes one turn: unpack the segments it reads, call the engine, pack its segment. Both runtimes call this."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import encode_chunk, raw_bytes
+from latentmas_ray.memory.wire import encode_chunk, from_raw, raw_bytes, remove_tags
 from latentmas_ray.transport import Transport
 
 
@@ -42,26 +43,34 @@ class SegmentSender:
     """Packs the chunks of a turn's segment and passes each to `send`."""
 
     def __init__(
-        self, transport: Transport, send: Callable[[SentChunk], None], *, overlaps: bool, keeps_memory: bool
+        self, transport: Transport, send: Callable[[SentChunk], None], work: TurnRequest, *, overlaps: bool
     ) -> None:
         self.overlaps = overlaps
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
         self._send = send
-        self._keeps_memory = keeps_memory
+        self._keeps_memory, self._segment_id = work.keeps_memory, work.segment_id
+        self._num_sent = 0
 
     def publish(self, final_at: float, piece: SegmentChunk) -> None:
         """Pack a chunk and send it; `final_at` is seconds of the wall clock."""
+        chunk_id = ChunkId(self._segment_id, self._num_sent)
         if self._keeps_memory:  # before the transport owns its bytes
-            self.kept.append(copy_to_wire(piece))
-        self._send(SentChunk(final_at, self._transport.pack(piece)))
+            self.kept.append(copy_to_wire(piece, self._transport.authenticator, chunk_id))
+        self._num_sent += 1
+        self._send(SentChunk(final_at, self._transport.pack(piece, chunk_id)))
 
 
-def copy_to_wire(chunk: SegmentChunk) -> WireChunk:
-    """Return a chunk encoded as bytes that share no memory with it."""
-    header, body = encode_chunk(chunk)
+def copy_to_wire(chunk: SegmentChunk, authenticator: Authenticator, chunk_id: ChunkId) -> WireChunk:
+    """Return a chunk encoded as bytes that share no memory with it, with tags."""
+    header, body = encode_chunk(chunk, authenticator=authenticator, chunk_id=chunk_id)
     return header, raw_bytes(body).copy()
+
+
+def receive_kept(kept: Iterable[WireChunk], authenticator: Authenticator, segment_id: str) -> tuple[WireChunk, ...]:
+    """Check the chunks that a turn's result brought; return them without tags, as copies. Raises WireError."""
+    return tuple((remove_tags(header, from_raw(body), authenticator, segment_id), body.copy()) for header, body in kept)
 
 
 def stamp_send_time(sent: SentChunk, result: TurnResult) -> SentChunk:
@@ -92,16 +101,16 @@ def execute_turn(
     idle_since = time.time() if idle_since is None else idle_since
     receiver: SegmentReceiver | GivenMemoryReceiver
     if work.given is not None:
-        receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec)
+        receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec, transport.authenticator)
     else:
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
-    sender = None if send is None else SegmentSender(transport, send, overlaps=overlaps, keeps_memory=work.keeps_memory)
+    sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     chunk, result = runner.run(work, receiver, outgoing=sender)
     begin, final_at = time.perf_counter(), time.time()
-    kept = tuple(sender.kept) if sender is not None else ()
+    kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:
-        kept = (copy_to_wire(chunk),)
-    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk))
+        kept = (copy_to_wire(chunk, transport.authenticator, whole),)
+    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk, whole))
     phases = replace(
         result.phases,
         wait=receiver.waited_seconds,

@@ -1,11 +1,14 @@
 """Memory from earlier runs that turns read: put into the object store once, however many turns read it."""
 
+import secrets
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import ray
 
+from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.engine.turn import GivenMemory, TurnRequest
+from latentmas_ray.memory.wire import add_tags, from_raw
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,8 +21,10 @@ class StoredMemory(GivenMemory):
 class GivenMemoryStore:
     """The given memories that this process has put into the object store, each for as long as it is in use here."""
 
-    def __init__(self) -> None:
-        self._references: WeakKeyDictionary[GivenMemory, ray.ObjectRef] = WeakKeyDictionary()
+    def __init__(self, key: RunKey) -> None:
+        """`key` is the one of the actors that read them."""
+        self._authenticator = Authenticator(key)
+        self._references: WeakKeyDictionary[GivenMemory, tuple[str, ray.ObjectRef]] = WeakKeyDictionary()
 
     def store(self, work: TurnRequest) -> TurnRequest:
         """Return `work` with its given memory replaced by a reference."""
@@ -27,13 +32,24 @@ class GivenMemoryStore:
         if given is None:
             return work
         if given not in self._references:
-            self._references[given] = ray.put(given)
-        reference = self._references[given]
-        return replace(work, given=StoredMemory(reads=given.reads, segments={}, reference=reference))
+            signed = self._sign(given)
+            self._references[given] = signed.segment_id, ray.put(signed)
+        segment_id, reference = self._references[given]
+        stored = StoredMemory(reads=given.reads, segments={}, segment_id=segment_id, reference=reference)
+        return replace(work, given=stored)
+
+    def _sign(self, given: GivenMemory) -> GivenMemory:
+        named = replace(given, segment_id=secrets.token_hex(8))
+        segments = {
+            agent: (add_tags(header, from_raw(body), self._authenticator, named.chunk_id(agent)), body)
+            for agent, (header, body) in given.segments.items()
+        }
+        return replace(named, segments=segments)
 
 
 def fetch_given_memory(work: TurnRequest) -> TurnRequest:
     """Return `work` with the bytes of its given memory; called in the process that executes the turn."""
     if isinstance(work.given, StoredMemory):
-        return replace(work, given=ray.get(work.given.reference))
+        fetched: GivenMemory = ray.get(work.given.reference)
+        return replace(work, given=replace(fetched, segment_id=work.given.segment_id))
     return work

@@ -5,10 +5,12 @@ It is the numerical reference, the way to debug, and the fast path for tests. Th
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from latentmas_ray.actors.execute_turn import Runner, execute_turn
+from latentmas_ray.actors.execute_turn import Runner, execute_turn, receive_kept
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
@@ -32,7 +34,7 @@ class LocalRuntime:
     def start(self) -> RuntimeInfo:
         """Load the model. Raises ModelError."""
         self._runner = self._make_runner()
-        self._transport.open()
+        self._transport.open(RunKey.generate())
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
@@ -50,10 +52,11 @@ class LocalRuntime:
         try:
             incoming = complete_segments(dict(zip(work.segment_order(), chunks, strict=True)))
             sent, result = execute_turn(self._runner, self._transport, work, incoming)
+            kept = receive_kept(result.kept, self._transport.authenticator, work.segment_id)
         except Exception as error:  # noqa: BLE001  as in an actor: any exception fails this batch only
             return self._failed(work, error)
         handle = TurnHandle(work.agent, sent, None, work.question_ids, work.is_last)
-        self._events += events_of_result(handle, result)
+        self._events += events_of_result(handle, replace(result, kept=kept))
         return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:

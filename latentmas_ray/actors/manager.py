@@ -20,6 +20,7 @@ from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.actors.replicas.single import SingleReplica
 from latentmas_ray.actors.replicas.waiting import WaitLog
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
@@ -44,6 +45,7 @@ class ReplicaRequest:
     uses_gpus: bool = True
     num_threads: int | None = None  # overrides the plan
     start_seconds: float = 1800.0  # to schedule all actors and load their models
+    key: RunKey | None = None  # of the run, for its actors
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ class ReplicaManager:
             strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(bundles)),) if is_group else ()
             arguments = (self._make_runner_ref(), self._threads(plan), *more)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments))
+            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, key=self._request.key))
         make = ShardedReplica if is_group else SingleReplica
         return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
 

@@ -19,6 +19,7 @@ from latentmas_ray.actors.errors import memory_errors
 from latentmas_ray.actors.execute_turn import Runner, stamp_send_time
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.actors.replicas.sharded_transport import ShardedTransport, join_chunks
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import ShardError
 from latentmas_ray.memory import TPRank
@@ -59,9 +60,10 @@ class RankActor(AgentActor):
         num_threads: int,
         shard: TPRank,
         step_seconds: float = STEP_SECONDS,
+        key: RunKey | None = None,
     ) -> None:
         """`make_runner(ranks=…)` loads this rank's shard."""
-        super().__init__(lambda: make_runner(ranks=self._ranks), num_threads)
+        super().__init__(lambda: make_runner(ranks=self._ranks), num_threads, key)
         self._shard, self._step_seconds = shard, step_seconds
         self._ranks: Ranks = ALONE
         self._store: Any = None
@@ -141,7 +143,12 @@ class RankActor(AgentActor):
     def _incoming(self, work: TurnRequest, later: Sequence[ShardRefs], first: Sequence[Any]) -> list[IncomingSegment]:
         with self._ranks.all_or_none():
             return [
-                IncomingSegment(name, _unwrap(chunk), [partial(refs.wait, part) for part in range(1, len(refs.chunks))])
+                IncomingSegment(
+                    name,
+                    _unwrap(chunk),
+                    [partial(refs.wait, part) for part in range(1, len(refs.chunks))],
+                    work.read_ids.get(name),
+                )
                 for name, refs, chunk in zip(work.segment_order(), later, first, strict=True)
             ]
 

@@ -4,6 +4,7 @@ A segment goes from actor to actor as a reference; the driver never touches its 
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,14 @@ import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
-from latentmas_ray.actors.execute_turn import Runner
+from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
+from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
@@ -82,6 +84,7 @@ class RayRuntime:
         turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced.
         start_seconds: limit for finding places and loading models.
         """
+        key = RunKey.generate()
         self._manager = ReplicaManager(
             ReplicaRequest(
                 agents=tuple(agents),
@@ -93,6 +96,7 @@ class RayRuntime:
                 uses_gpus=uses_gpus,
                 num_threads=read_environment().torch_threads,
                 start_seconds=start_seconds,
+                key=key,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
@@ -106,7 +110,8 @@ class RayRuntime:
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
-        self._given_memory = GivenMemoryStore()
+        self._given_memory = GivenMemoryStore(key)
+        self._authenticator = Authenticator(key)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -135,7 +140,12 @@ class RayRuntime:
         replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
-        work = replace(self._given_memory.store(work), submitted_at=time.time())
+        work = replace(
+            self._given_memory.store(work),
+            submitted_at=time.time(),
+            segment_id=secrets.token_hex(8),
+            read_ids={name: segments[name].segment_id for name in work.segment_order()},
+        )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         replica.pending[turn] = None
         handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)
@@ -260,8 +270,10 @@ class RayRuntime:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
             raise _lost_error(handle) from error
-        # The bytes lie in the object store, and may be read after this process has left the cluster.
-        return replace(result, kept=tuple((header, body.copy()) for header, body in result.kept))
+        if not result.kept:
+            return result
+        # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.
+        return replace(result, kept=receive_kept(result.kept, self._authenticator, handle.segment.segment_id))
 
     def _find_lost_turns(self) -> None:
         """Queue TurnLost for pending turns of lost replicas, and for finished turns whose segments are lost.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.exposed_time import ExposedTimer
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
@@ -25,11 +26,19 @@ class SentChunk:
 
 @dataclass(frozen=True)
 class IncomingSegment:
-    """One source's segment: its first chunk, and a function per later chunk that waits for it."""
+    """One source's segment: its first chunk, and a function per later chunk that waits for it.
+
+    `segment_id` is the name that the segment must have; None if any will do.
+    """
 
     source: str
     first: SentChunk
     later: Sequence[Callable[[], SentChunk]] = ()
+    segment_id: str | None = None
+
+    def chunk_id(self, index: int) -> ChunkId | None:
+        """The name that a chunk of it must have."""
+        return None if self.segment_id is None else ChunkId(self.segment_id, index)
 
 
 class SegmentReceiver:
@@ -51,7 +60,7 @@ class SegmentReceiver:
         self._recompute_bytes = dict.fromkeys(final_at, 0)
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)
-        self._first = {segment.source: self._unpack(segment.source, segment.first) for segment in incoming}
+        self._first = {segment.source: self._unpack(segment, 0, segment.first) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
 
@@ -91,16 +100,16 @@ class SegmentReceiver:
         )
 
     def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
-        for wait in segment.later:
+        for index, wait in enumerate(segment.later, 1):
             begin = time.time()
             sent = wait()
             self.waited_seconds += time.time() - begin
             self._timer.note_final(segment.source, sent.final_at)
-            yield from self._yield_timed(segment.source, self._unpack(segment.source, sent))
+            yield from self._yield_timed(segment.source, self._unpack(segment, index, sent))
 
-    def _unpack(self, source: str, sent: SentChunk) -> SegmentChunk:
-        begin = time.time()
-        chunk = self._transport.unpack(sent.payload, expected=self._spec)
+    def _unpack(self, segment: IncomingSegment, index: int, sent: SentChunk) -> SegmentChunk:
+        begin, source = time.time(), segment.source
+        chunk = self._transport.unpack(sent.payload, expected=self._spec, chunk_id=segment.chunk_id(index))
         self._recompute_bytes[source] += sum(chunk.recompute_inputs.bytes_per_question)
         self._kv_bytes[source] += chunk.travel_bytes
         self._errors[source] = max(self._errors[source], chunk.codec_stats.relative_error if chunk.codec_stats else 0.0)
@@ -114,17 +123,27 @@ class SegmentReceiver:
 
 
 class GivenMemoryReceiver:
-    """Receives memory that comes with the turn's request: nothing is waited for, and no transport is used."""
+    """Receives memory that comes with the turn's request: nothing is waited for, and no transport is used.
+
+    What came from another process has a name and tags.
+    """
 
     waited_seconds = 0.0
 
-    def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec) -> None:
+    def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec, authenticator: Authenticator) -> None:
         """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
-        whole = spec.of_shard(WHOLE)
-        self._chunks = {
-            name: reslice([repeat(decode_chunk(header, from_raw(body), expected=whole), num_questions)], spec)
+        whole, is_sent = spec.of_shard(WHOLE), bool(given.segment_id)
+        chunks = {
+            name: decode_chunk(
+                header,
+                from_raw(body),
+                expected=whole,
+                authenticator=authenticator if is_sent else None,
+                chunk_id=given.chunk_id(name) if is_sent else None,
+            )
             for name, (header, body) in given.segments.items()
         }
+        self._chunks = {name: reslice([repeat(chunk, num_questions)], spec) for name, chunk in chunks.items()}
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Return each agent's segment, or only its meta data if it has no KV."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xxhash
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
 from latentmas_ray.bench.timings import Received, Sent
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
@@ -25,10 +26,11 @@ _SPARE_SLOTS = 64  # a cache has room for more than its tokens
 class Endpoint:
     """Sends or receives segments of one KV shape, as an agent does."""
 
-    def __init__(self, spec: KVCacheSpec, transport: Transport, num_threads: int) -> None:
+    def __init__(self, spec: KVCacheSpec, transport: Transport, num_threads: int, key: RunKey) -> None:
+        """`key` is the one of the other end."""
         torch.set_num_threads(num_threads)
         self._spec = spec
-        self._transport = transport
+        self._transport, self._key = transport, key
         self._cache: BatchCache | None = None
         self._meta: SegmentMeta | None = None
         self._recompute_inputs: RecomputeInputs | None = None
@@ -36,7 +38,7 @@ class Endpoint:
         self._to_release: Any = None
         self._tcp_receiver: TcpReceiver | None = None
         self._tcp_sender: TcpSender | None = None
-        transport.open()
+        transport.open(key)
 
     def free_bytes(self) -> int:
         """Return the memory that is available on this machine (Linux)."""
@@ -109,14 +111,14 @@ class Endpoint:
         assert self._buffers is not None
         return self._buffers.copy_seconds()
 
-    def listen(self, host: str, key: bytes) -> int:
-        """Accept TCP connections at `host` that present `key`; return the port."""
-        self._tcp_receiver = TcpReceiver(host, key)
+    def listen(self, host: str) -> int:
+        """Accept TCP connections of the other end at `host`; return the port."""
+        self._tcp_receiver = TcpReceiver(host, self._key)
         return self._tcp_receiver.port
 
-    def connect(self, host: str, port: int, key: bytes) -> None:
+    def connect(self, host: str, port: int) -> None:
         """Connect by TCP to an endpoint that listens."""
-        self._tcp_sender = TcpSender(host, port, key)
+        self._tcp_sender = TcpSender(host, port, self._key)
 
     def clock(self) -> tuple[float, float]:
         """Return how many seconds the connected endpoint's clock is ahead, and the error of that."""

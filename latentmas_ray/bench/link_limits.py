@@ -1,6 +1,5 @@
 """Measures the limit of a link: memcpy within a machine, plain TCP between two, and the offset of their clocks."""
 
-import hmac
 import socket
 import struct
 import threading
@@ -11,10 +10,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from latentmas_ray.errors import RunError
+from latentmas_ray.authentication import RunKey
+from latentmas_ray.errors import LinkError, RunError
+from latentmas_ray.transport.handshake import IDENTITY_BYTES, examine, introduce
 
 NUM_THREADS = 2  # also the number of TCP streams
 _TIMEOUT_SECONDS = 60.0
+_PAUSE_SECONDS = 0.05
+_IDENTITY = bytes(IDENTITY_BYTES)  # one receiver for each key
 _SOCKET_BYTES = 8 * 2**20
 _NUM_PINGS = 50
 _REQUEST = struct.Struct("<QQ")  # offset and number of bytes that follow; 0 bytes only ask for the clock
@@ -52,11 +55,11 @@ class Buffers:
 class TcpReceiver:
     """Receives bytes over TCP into a buffer and answers with the time when all were there.
 
-    It listens at one address of this machine and serves only connections that present the key.
+    It listens at one address of this machine and serves only connections that show the key.
     """
 
-    def __init__(self, host: str, key: bytes) -> None:
-        self._key = key
+    def __init__(self, host: str, key: RunKey) -> None:
+        self._key, self._closed = key, threading.Event()
         self._target = memoryview(bytearray())
         self._server = socket.create_server((host, 0))
         self.port: int = self._server.getsockname()[1]
@@ -67,21 +70,22 @@ class TcpReceiver:
         self._target = target.data
 
     def close(self) -> None:
+        self._closed.set()
         self._server.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # closed
-            while True:
+        while not self._closed.is_set():
+            try:
                 connection, _ = self._server.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except OSError:  # closed, or the system lacks something for a moment
+                self._closed.wait(_PAUSE_SECONDS)
+                continue
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # the sender sees that the connection was closed, and raises
+        with connection, suppress(OSError, LinkError):  # the sender sees that the connection was closed, and raises
             _tune(connection)
-            key = bytearray(len(self._key))
-            _receive(connection, memoryview(key))
-            if not hmac.compare_digest(bytes(key), self._key):
-                return
+            examine(connection, self._key, _IDENTITY, time.monotonic() + _TIMEOUT_SECONDS)
             connection.settimeout(None)
             request = bytearray(_REQUEST.size)
             while True:
@@ -96,7 +100,7 @@ class TcpReceiver:
 class TcpSender:
     """Sends bytes to a `TcpReceiver` over `NUM_THREADS` connections."""
 
-    def __init__(self, host: str, port: int, key: bytes) -> None:
+    def __init__(self, host: str, port: int, key: RunKey) -> None:
         """Connect. Raises RunError if that fails."""
         self._pool = ThreadPoolExecutor(NUM_THREADS)
         self._connections = []
@@ -105,8 +109,9 @@ class TcpSender:
                 connection = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
                 self._connections.append(connection)
                 _tune(connection)
-                connection.sendall(key)
-        except OSError as error:
+                introduce(connection, key, _IDENTITY, time.monotonic() + _TIMEOUT_SECONDS)
+                connection.settimeout(_TIMEOUT_SECONDS)
+        except (OSError, LinkError) as error:
             self.close()
             raise RunError(f"no TCP connection to {host}, port {port}, of another node: {error}") from error
 

@@ -1,11 +1,11 @@
 """Two endpoints and the link between them: in this process, in two processes of one node, or on two nodes."""
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from functools import partial
 
 from latentmas_ray.actors.bench_actor import BenchActorHandle, BenchNode
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.endpoint import Endpoint
 from latentmas_ray.bench.link_limits import NUM_THREADS
 from latentmas_ray.bench.timings import TransferSample
@@ -49,8 +49,9 @@ class InProcessPath(TransferPath):
     link: Link = "same_process"
 
     def __init__(self, spec: KVCacheSpec, transport: Transport) -> None:
-        self._sender = Endpoint(spec, transport, num_threads())
-        self._receiver = Endpoint(spec, transport, num_threads())
+        key = RunKey.generate()
+        self._sender = Endpoint(spec, transport, num_threads(), key)
+        self._receiver = Endpoint(spec, transport, num_threads(), key)
 
     def prepare(self, num_tokens: int) -> None:
         self._sender.prepare(num_tokens, is_sender=True, with_buffers=False)
@@ -79,14 +80,13 @@ class TwoActorPath(TransferPath):
 
     def __init__(self, spec: KVCacheSpec, transport: Transport, sender: BenchNode, receiver: BenchNode) -> None:
         self.link = "same_node" if sender == receiver else "cross_node"
-        make = partial(Endpoint, spec, transport, num_threads())
+        make = partial(Endpoint, spec, transport, num_threads(), RunKey.generate())
         self._sender = BenchActorHandle(make, sender.node_id)
         self._receiver = BenchActorHandle(make, receiver.node_id)
         self._offset = 0.0
         if self.link == "cross_node":
-            key = secrets.token_bytes(16)
-            port = self._receiver.call("listen", receiver.host, key)
-            self._sender.call("connect", receiver.host, port, key)
+            port = self._receiver.call("listen", receiver.host)
+            self._sender.call("connect", receiver.host, port)
 
     def prepare(self, num_tokens: int) -> None:
         is_remote = self.link == "cross_node"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from latentmas_ray.authentication import ChunkId
 from latentmas_ray.config import CodecName, GuardName
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
@@ -49,6 +50,11 @@ class GivenMemory:
     segments: Mapping[str, WireChunk]  # by agent, each of one question and of the whole model
     recomputed: frozenset[str] = frozenset()  # the agents whose segments have no KV
     texts: Mapping[str, str] = field(default_factory=dict)  # by agent: text for the reader's prompt
+    segment_id: str = ""  # begins the names of its segments, once it is sent to other processes
+
+    def chunk_id(self, agent: str) -> ChunkId:
+        """The name of one agent's segment, once it is sent."""
+        return ChunkId(f"{self.segment_id} {agent}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,8 @@ class TurnRequest:
     guard: GuardName = "off"  # the action on thoughts with an alarm
     keeps_memory: bool = False  # its result also holds its segment
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
+    segment_id: str = ""  # the name of its own segment, which no other segment of the run has
+    read_ids: Mapping[str, str] = field(default_factory=dict)  # by agent: the names of the segments that it must read
 
     @property
     def can_overlap(self) -> bool:

@@ -3,9 +3,13 @@
 A payload has two parts, so that the KV is not copied where a transport can send parts separately:
 
     header   "LMKV" | u32 length | 16-byte xxh3 of the msgpack | msgpack {version, spec, lengths, …, digest of the body}
+      or     "LMKA" | u32 length | 16-byte tag | run id | writer | u64 number | msgpack {…, tags of the body's blocks}
     body     the bytes of the KV in the order of its `KVLayout`, or as a codec encodes them
 
-The digest is the xxh3 of the concatenated xxh3s of the body's 16 MiB blocks.
+Between the processes of a run a chunk is authenticated (`authentication`): the header's tag covers all of the header,
+and so the run, the segment, the chunk's place in it, and the tags of the body's 16 MiB blocks. The other form is for
+bytes that do not leave a process, or that something else protects. Its digest is the xxh3 of the concatenated xxh3s of
+the blocks, and detects accidents only.
 
 Little-endian throughout.
 """
@@ -25,6 +29,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from latentmas_ray.authentication import BLOCK_BYTES, HEADER_BLOCK, Authenticator, ChunkId, Stamp, is_equal
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory.chunk import SegmentChunk
@@ -34,19 +39,27 @@ from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 4  # version 3 had specs of models whose layers are all alike, and no kept tokens
-MAGIC = b"LMKV"
+VERSION = 5  # version 4 had no form with tags, and no names of segments
+MAGIC, SIGNED_MAGIC = b"LMKV", b"LMKA"
 _PREFIX = struct.Struct("<4sI16s")
-_BLOCK_BYTES = 16 * 2**20  # the digest is computed per block
+_STAMP = struct.Struct("<16s16sQ")  # follows the prefix of an authenticated header: run, writer, number
 _MAX_DIGESTERS = 4
 assert sys.byteorder == "little", "the wire format is written for little-endian machines"
 
 
-def encode_chunk(chunk: SegmentChunk, *, codec: CodecName = "none", with_digest: bool = True) -> tuple[bytes, Tensor]:
+def encode_chunk(
+    chunk: SegmentChunk,
+    *,
+    codec: CodecName = "none",
+    with_digest: bool = True,
+    authenticator: Authenticator | None = None,
+    chunk_id: ChunkId | None = None,
+) -> tuple[bytes, Tensor]:
     """Return the header, and the body as a flat uint8 tensor on the chunk's device: a view of its bytes, unless a lossy
     codec encodes them.
 
-    Without a digest damage to the body is not detected: for links that move no bytes or check them themselves.
+    With an `authenticator` the header has a tag, and names the chunk `chunk_id`. `with_digest=False` leaves out the
+    body's digest or tags: for links that move no bytes or check them themselves.
     """
     meta, recompute_inputs = chunk.meta, chunk.recompute_inputs
     if codec == "none":  # works for any layers
@@ -55,6 +68,8 @@ def encode_chunk(chunk: SegmentChunk, *, codec: CodecName = "none", with_digest:
         kv_LCHTD = chunk.kv_LCHTD
         body = encode_kv(kv_LCHTD, chunk.lengths, codec)
         error = sampled_error(kv_LCHTD, chunk.lengths, codec, meta.spec)
+    chunk_id = chunk_id or ChunkId()
+    stamp = None if authenticator is None else authenticator.new_stamp()
     fields = msgpack.packb(
         {
             "version": VERSION,
@@ -71,21 +86,32 @@ def encode_chunk(chunk: SegmentChunk, *, codec: CodecName = "none", with_digest:
             "latents": raw_bytes(recompute_inputs.latents_NE).tobytes(),
             "codec": codec,
             "relative_error": error,
-            "digest": _digest(body) if with_digest else b"",
+            "segment": chunk_id.segment,
+            "chunk": chunk_id.index,
+            "digest": _digest(body, authenticator, stamp) if with_digest else b"",
         }
     )
-    return _PREFIX.pack(MAGIC, len(fields), xxhash.xxh3_128_digest(fields)) + fields, body
+    return _add_prefix(fields, authenticator, stamp), body
 
 
 def decode_chunk(
-    header: bytes, body: Tensor, *, expected: KVCacheSpec | None = None, checks_digest: bool = True
+    header: bytes,
+    body: Tensor,
+    *,
+    expected: KVCacheSpec | None = None,
+    checks_digest: bool = True,
+    authenticator: Authenticator | None = None,
+    chunk_id: ChunkId | None = None,
 ) -> SegmentChunk:
     """Return the chunk of a payload; its KV shares the bytes of `body`, which must not change while it is in use.
 
-    `checks_digest=False` is for bytes that were not moved, or were checked before. Raises WireError for a payload that
-    is truncated, altered or of another version, IncompatibleMemoryError if the memory's spec is not `expected`.
+    With an `authenticator` the header must have a tag of its run, with `chunk_id` it must be that chunk's.
+    `checks_digest=False` is for bytes that were not moved, or were checked before; otherwise an authenticated chunk
+    must have tags of its body. Raises WireError for a payload that is truncated, altered, of another version, run or
+    chunk, IncompatibleMemoryError if the memory's spec is not `expected`.
     """
-    fields = _read_header(header)
+    fields, stamp = _read_header(header, authenticator)
+    check_chunk_id(ChunkId(_get(fields, "segment", str), _get(fields, "chunk", int)), chunk_id)
     spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
     if expected is not None:
         expected.check_same(spec)
@@ -105,8 +131,8 @@ def decode_chunk(
         kind = "truncated" if body.numel() < num_bytes else "too long"
         raise WireError(f"the segment is {kind}: {body.numel()} bytes of KV, its header says {num_bytes}")
     digest = _get(fields, "digest", bytes)
-    if checks_digest and digest and digest != _digest(body):
-        raise WireError(f"the segment is damaged: the digest of its {num_bytes} bytes of KV does not match")
+    if checks_digest:
+        _check_digest(digest, body, authenticator, stamp)
     try:
         kv: KVSource
         if codec == "none":
@@ -117,6 +143,29 @@ def decode_chunk(
         return SegmentChunk(meta, begins, lengths, kv, _read_recompute_inputs(fields, spec))
     except (SegmentError, RuntimeError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
+
+
+def add_tags(header: bytes, body: Tensor, authenticator: Authenticator, chunk_id: ChunkId) -> bytes:
+    """Return the authenticated form of a header that has none, for a payload that leaves this process. Raises
+    WireError."""
+    fields, _ = _read_header(header, None)
+    stamp = authenticator.new_stamp()
+    named = {"segment": chunk_id.segment, "chunk": chunk_id.index, "digest": _digest(body, authenticator, stamp)}
+    return _add_prefix(msgpack.packb({**fields, **named}), authenticator, stamp)
+
+
+def remove_tags(header: bytes, body: Tensor, authenticator: Authenticator, segment_id: str) -> bytes:
+    """Check a payload of the segment `segment_id` that came from another process; return its header without tags, which
+    can be read without the run's key. Raises WireError."""
+    fields, stamp = _read_header(header, authenticator)
+    check_chunk_id(ChunkId(_get(fields, "segment", str)), ChunkId(segment_id))
+    _check_digest(_get(fields, "digest", bytes), body, authenticator, stamp)
+    return _add_prefix(msgpack.packb({**fields, "digest": b""}), None, None)
+
+
+def prefix_of(header: bytes) -> bytes:
+    """The part of an authenticated header that stands for all of it: its tag, its stamp and its length."""
+    return header[: _PREFIX.size + _STAMP.size]
 
 
 def raw_bytes(tensor: Tensor) -> np.ndarray:
@@ -136,12 +185,23 @@ def from_raw(raw: np.ndarray) -> Tensor:
         return torch.from_numpy(raw)
 
 
-def _digest(body: Tensor) -> bytes:
-    """The digest of a body. Blocks are digested in parallel: one core alone is slower than a fast link."""
+def _digest(body: Tensor, authenticator: Authenticator | None, stamp: Stamp | None) -> bytes:
+    """The tags of a body's blocks, or its digest. Blocks are read in parallel: one core alone is slower than a fast
+    link."""
     raw = raw_bytes(body).data
-    blocks = [raw[first : first + _BLOCK_BYTES] for first in range(0, len(raw), _BLOCK_BYTES)]
+    if authenticator is not None and stamp is not None:
+        return authenticator.tag_blocks(stamp, raw)
+    blocks = [raw[first : first + BLOCK_BYTES] for first in range(0, len(raw), BLOCK_BYTES)]
     in_turn: Callable[..., Iterable[bytes]] = map if len(blocks) < 2 else _digesters().map
     return xxhash.xxh3_128_digest(b"".join(in_turn(xxhash.xxh3_128_digest, blocks)))
+
+
+def _check_digest(digest: bytes, body: Tensor, authenticator: Authenticator | None, stamp: Stamp | None) -> None:
+    if stamp is None and not digest:
+        return
+    if not is_equal(digest, _digest(body, authenticator, stamp)):
+        what = "digest" if stamp is None else "tag"
+        raise WireError(f"the segment is damaged: the {what} of its {body.numel()} bytes of KV does not match")
 
 
 @cache
@@ -162,31 +222,61 @@ def _read_recompute_inputs(fields: dict[str, Any], spec: KVCacheSpec) -> Recompu
     return RecomputeInputs(token_ids[: sum(lengths)], latents.view(-1, spec.hidden_size), lengths)
 
 
-def _read_prefix(payload: bytes | memoryview) -> tuple[int, bytes]:
-    if len(payload) < _PREFIX.size:
-        raise WireError(f"the header is truncated: {len(payload)} bytes, its prefix alone takes {_PREFIX.size}")
-    magic, length, digest = _PREFIX.unpack_from(payload)
-    if magic != MAGIC:
+def _add_prefix(fields: bytes, authenticator: Authenticator | None, stamp: Stamp | None) -> bytes:
+    if authenticator is None or stamp is None:
+        return _PREFIX.pack(MAGIC, len(fields), xxhash.xxh3_128_digest(fields)) + fields
+    rest = _STAMP.pack(authenticator.run_id, stamp.writer, stamp.number) + fields
+    return _PREFIX.pack(SIGNED_MAGIC, len(fields), authenticator.tag(stamp, HEADER_BLOCK, rest)) + rest
+
+
+def _read_header(header: bytes, authenticator: Authenticator | None) -> tuple[dict[str, Any], Stamp | None]:
+    if len(header) < _PREFIX.size:
+        raise WireError(f"the header is truncated: {len(header)} bytes, its prefix alone takes {_PREFIX.size}")
+    magic, length, digest = _PREFIX.unpack_from(header)
+    if magic not in (MAGIC, SIGNED_MAGIC):
         raise WireError(f"not a segment: the payload begins with {magic!r}, not {MAGIC!r}")
-    return length, digest
-
-
-def _read_header(header: bytes) -> dict[str, Any]:
-    length, digest = _read_prefix(header)
-    body = header[_PREFIX.size :]
-    if len(body) != length:
-        raise WireError(f"the header is truncated: {len(body)} of {length} bytes")
-    if xxhash.xxh3_128_digest(body) != digest:
+    stamp, rest = None, header[_PREFIX.size :]
+    if magic == SIGNED_MAGIC:
+        stamp, rest = _read_stamp(rest, digest, authenticator), rest[_STAMP.size :]
+    elif authenticator is not None:
+        raise WireError("the segment has no tag of this run")
+    if len(rest) != length:
+        raise WireError(f"the header is truncated: {len(rest)} of {length} bytes")
+    if stamp is None and xxhash.xxh3_128_digest(rest) != digest:
         raise WireError("the header is damaged: its digest does not match")
     try:
-        fields = msgpack.unpackb(body, strict_map_key=True)
+        fields = msgpack.unpackb(rest, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
         raise WireError(f"the header is not msgpack: {error}") from error
     if not isinstance(fields, dict):
         raise WireError("the header is not a mapping")
     if fields.get("version") != VERSION:
         raise WireError(f"segment version {fields.get('version')!r}; this program reads version {VERSION}")
-    return fields
+    return fields, stamp
+
+
+def _read_stamp(signed: bytes, tag: bytes, authenticator: Authenticator | None) -> Stamp:
+    """The stamp of an authenticated header, of which `signed` is all behind its tag. Raises WireError."""
+    if authenticator is None:
+        raise WireError("the segment belongs to a run, and its key is not here")
+    if len(signed) < _STAMP.size:
+        raise WireError(f"the header is truncated: {len(signed)} bytes behind its tag")
+    run, writer, number = _STAMP.unpack_from(signed)
+    if run != authenticator.run_id:
+        raise WireError("the segment is another run's")
+    stamp = Stamp(writer, number)
+    if not is_equal(tag, authenticator.tag(stamp, HEADER_BLOCK, signed)):
+        raise WireError("the header is damaged: its tag does not match")
+    return stamp
+
+
+def check_chunk_id(found: ChunkId, expected: ChunkId | None) -> None:
+    """Raise WireError if a chunk is not the one that was asked for."""
+    if expected is not None and found != expected:
+        raise WireError(
+            f"another segment than the one that was asked for: chunk {found.index} of {found.segment!r}, not "
+            f"chunk {expected.index} of {expected.segment!r}"
+        )
 
 
 def _get(fields: dict[str, Any], name: str, kind: type) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.paths import expand_home
 from latentmas_ray.tasks.chain import chain_questions
 from latentmas_ray.tasks.hub import hub_records
 from latentmas_ray.tasks.inference import Inference

@@ -7,6 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from latentmas_ray.authentication import Authenticator, ChunkId, RunKey, process_key
 from latentmas_ray.config import CodecName
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
@@ -20,13 +21,14 @@ class Transport(ABC):
     """Packs a segment chunk into a payload that an actor's method returns, and unpacks it where it is read.
 
     Neither side mutates a chunk. One object is made where the run is set up and pickled into every actor, which calls
-    `open` and `close`.
+    `open`, with the key of the run, and `close`. The key is not pickled with it.
     """
 
     # Class attributes, except in a transport that wraps another and reports that one's.
     name: str
     capabilities: Capabilities
     codec: CodecName = "none"
+    _authenticator: Authenticator | None = None
 
     def with_codec(self, codec: CodecName) -> Self:
         """A copy that encodes KV with `codec`."""
@@ -43,8 +45,13 @@ class Transport(ABC):
         handle."""
         return self
 
-    def open(self) -> None:  # noqa: B027  optional
-        """Prepare to send and receive in this process. Called once, before any other method."""
+    def open(self, key: RunKey | None = None) -> None:
+        """Prepare to send and receive in this process. Called once, before any other method.
+
+        What is packed can be unpacked where the transport was opened with the same key. The default is a key that only
+        this process has.
+        """
+        self._authenticator = Authenticator(key or process_key())
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """Return a flat uint8 tensor for a chunk's KV, which `pack` can send without another copy if possible.
@@ -54,19 +61,21 @@ class Transport(ABC):
         return empty_bytes(num_bytes, device)
 
     @abstractmethod
-    def pack(self, chunk: SegmentChunk) -> Any:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> Any:
         """Return the payload that an actor's method returns: plain bytes and arrays, or a handle to them.
 
+        `chunk_id` is the name under which it can be unpacked; without one it has the empty name.
         The chunk's bytes must not change before the caller has returned the payload; if the payload is a handle, not
         before `release`.
         """
 
     @abstractmethod
-    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: Any, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return the chunk of a payload, ready to be absorbed; valid as long as it is referenced.
 
-        Waits a bounded time for bytes that have not arrived. Raises WireError for a damaged payload,
-        IncompatibleMemoryError for memory of another model, TransferError if the bytes are not available.
+        Waits a bounded time for bytes that have not arrived. Raises WireError for a payload that is damaged, of another
+        run, or not the chunk `chunk_id` if that is given; IncompatibleMemoryError for memory of another model,
+        TransferError if the bytes are not available.
         """
 
     def fetch(self, payload: Any) -> None:  # noqa: B027  optional
@@ -81,6 +90,16 @@ class Transport(ABC):
     def close(self) -> None:  # noqa: B027  optional
         """Shut down what `open` started. Safe to call twice."""
 
+    @property
+    def authenticator(self) -> Authenticator:
+        """What makes and checks the tags of this process. Before `open`, with a key that only this process has."""
+        if self._authenticator is None:
+            self._authenticator = Authenticator(process_key())
+        return self._authenticator
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_authenticator"}
+
 
 class StatefulTransport(Transport, Generic[S]):
     """A transport with locks, threads or memory that exist only while it is open; its state cannot be pickled."""
@@ -94,7 +113,8 @@ class StatefulTransport(Transport, Generic[S]):
     def _end_state(self, state: S) -> None:
         """Shut down what `_make_state` started."""
 
-    def open(self) -> None:
+    def open(self, key: RunKey | None = None) -> None:
+        super().open(key)
         self._state = self._make_state()
 
     def close(self) -> None:

@@ -4,11 +4,14 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from latentmas_ray.authentication import ChunkId
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.wire import check_chunk_id
 from latentmas_ray.transport.base import StatefulTransport, Transport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.handle_table import HandleTable
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 
 class Loopback(Transport):
@@ -21,11 +24,11 @@ class Loopback(Transport):
         """A transport with handles: the actor's return value would copy the chunk itself."""
         return ActorLoopback()
 
-    def pack(self, chunk: SegmentChunk) -> Any:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> Any:
         """The chunk itself."""
         return chunk
 
-    def unpack(self, payload: Any, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: Any, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """The chunk itself. Raises IncompatibleMemoryError for memory of another model."""
         chunk: SegmentChunk = payload
         expected.check_same(chunk.meta.spec)
@@ -33,8 +36,8 @@ class Loopback(Transport):
 
 
 @dataclass(frozen=True)
-class LocalHandle:
-    """The number of a chunk in the process that packed it, and an id of that process."""
+class LocalHandle(SignedHandle):
+    """The number of a chunk in the process that packed it, an id of that process, and the tag of both."""
 
     process: bytes
     number: int
@@ -42,7 +45,7 @@ class LocalHandle:
 
 @dataclass(frozen=True)
 class _LocalState:
-    chunks: HandleTable[SegmentChunk]
+    chunks: HandleTable[tuple[ChunkId, SegmentChunk]]
     process: bytes
 
 
@@ -55,20 +58,23 @@ class ActorLoopback(StatefulTransport[_LocalState], Loopback):
     def _make_state(self) -> _LocalState:
         return _LocalState(HandleTable(), secrets.token_bytes(16))
 
-    def pack(self, chunk: SegmentChunk) -> LocalHandle:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> LocalHandle:
         """Store the chunk; return a handle."""
-        return LocalHandle(self._open_state.process, self._open_state.chunks.add(chunk))
+        number = self._open_state.chunks.add((chunk_id or ChunkId(), chunk))
+        return sign_handle(LocalHandle(self._open_state.process, number), self.authenticator)
 
-    def unpack(self, payload: LocalHandle, *, expected: KVCacheSpec) -> SegmentChunk:
-        """Return the stored chunk. Raises TransferError if it was released or is in another process,
+    def unpack(self, payload: LocalHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        """Return the stored chunk. Raises TransferError if it was released or is in another process, WireError,
         IncompatibleMemoryError."""
         state = self._open_state
+        check_handle(payload, LocalHandle, self.authenticator)
         if payload.process != state.process:
             raise TransferError("the segment is in another actor, and this transport does not leave an actor")
-        chunk = state.chunks.get(payload.number)
-        if chunk is None:
+        stored = state.chunks.get(payload.number)
+        if stored is None:
             raise TransferError("the segment is gone: it was released")
-        return super().unpack(chunk, expected=expected)
+        check_chunk_id(stored[0], chunk_id)
+        return super().unpack(stored[1], expected=expected)
 
     def release(self, payload: LocalHandle) -> None:
         """Drop the stored chunk, if it is still stored."""

@@ -10,7 +10,7 @@ from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
     {"errors", "env", "units", "paths", "sandbox"},
-    {"config", "seeds", "topology", "tasks", "voting", "stats"},
+    {"authentication", "config", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"parallel"},
     {"models", "transport"},

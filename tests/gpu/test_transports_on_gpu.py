@@ -2,19 +2,23 @@
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 import torch
 
-from latentmas_ray.errors import LatentMASError
+from latentmas_ray.authentication import ChunkId, RunKey
+from latentmas_ray.errors import LatentMASError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk
 from latentmas_ray.transport import CudaIpc, Nccl, Transport
+from latentmas_ray.transport.handles import sign_handle
 from tests.cases.memory import make_segment, spec_of
 
 SPEC = spec_of("bfloat16")
 TIMEOUT_SECONDS = 60.0
+KEY = RunKey(b"k" * 32)
 
 
 def _segment(seed: int) -> Segment:
@@ -25,7 +29,7 @@ def _produce(connection: Connection, make: Callable[[], Transport], gpu: int) ->
     """Packs what it is told to, releases it, and dies when the connection does."""
     torch.cuda.set_device(gpu)
     transport = make()
-    transport.open()
+    transport.open(KEY)
     while True:
         verb, argument = connection.recv()
         if verb == "pack":
@@ -64,7 +68,7 @@ def test_memory_arrives_on_the_gpu_until_it_is_released(make: Callable[[], Trans
     if torch.cuda.device_count() < num_gpus:
         pytest.skip(f"{num_gpus} GPUs are not here")
     reader, producer = make(), Producer(make, num_gpus - 1)
-    reader.open()
+    reader.open(KEY)
     try:
         held = []
         for seed in range(4):
@@ -72,6 +76,7 @@ def test_memory_arrives_on_the_gpu_until_it_is_released(make: Callable[[], Trans
             held.append(reader.unpack(payload, expected=SPEC))
             again = reader.unpack(payload, expected=SPEC)
             assert torch.equal(again.kv_LCHTD, held[-1].kv_LCHTD)
+            _assert_altered_is_refused(reader, payload)
             producer.ask("release", payload)
             with pytest.raises(LatentMASError, match="gone"):
                 reader.unpack(payload, expected=SPEC)
@@ -86,3 +91,15 @@ def test_memory_arrives_on_the_gpu_until_it_is_released(make: Callable[[], Trans
     finally:
         producer.process.kill()
         reader.close()
+
+
+def _assert_altered_is_refused(reader: Transport, payload: Any) -> None:
+    for changes in ({"num_bytes": payload.num_bytes - 1}, {"checksum": bytes(32)}, {"header": payload.header + b"x"}):
+        with pytest.raises(WireError, match="does not match"):
+            reader.unpack(replace(payload, **changes), expected=SPEC)
+    with pytest.raises(WireError, match="another segment"):
+        reader.unpack(payload, expected=SPEC, chunk_id=ChunkId("another"))
+    authenticator = reader.authenticator
+    signed = sign_handle(replace(payload, checksum=bytes(32)), authenticator)
+    with pytest.raises(WireError, match=r"the tag of its \d+ bytes of KV"):
+        reader.unpack(signed, expected=SPEC)

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.transport import Gloo, SharedMemory, Tcp, Transport
 from tests.ray.transport_peers import Case, Peer
 
@@ -25,7 +26,8 @@ def main() -> None:
         "gloo": Gloo(TIMEOUT_SECONDS),
         "tcp": Tcp(TIMEOUT_SECONDS),
     }
-    producer, *readers = (_start(transports, node) for node in (there, here, here))
+    key = RunKey.generate()
+    producer, *readers = (_start(transports, node, key) for node in (there, here, here))
     _say(ray.get(readers[0].read.remote(ray.get(producer.pack.remote(Case())), Case())))
     packed = []
     for name, reader in zip(("gloo", "tcp"), readers, strict=True):
@@ -43,9 +45,9 @@ def main() -> None:
         _say(read)
 
 
-def _start(transports: dict[str, Transport], node: str) -> Any:
+def _start(transports: dict[str, Transport], node: str, key: RunKey) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(Peer).remote(transports, "shared_memory")
+    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(Peer).remote(transports, "shared_memory", key)
 
 
 def _say(read: Any) -> None:

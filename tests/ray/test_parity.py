@@ -112,15 +112,17 @@ def test_no_expert_sees_anothers_memory(on_ray: Started) -> None:
     *experts, summariser = (agent.name for agent in topology.agents)
     drive(keeping, info, topology, QUESTIONS, batch_size=4, latent_steps=4, sampling=Sampling(max_new_tokens=2))
     assert set(keeping.submitted[summariser][0].segment_order()) == set(experts)
-    together = {name: _bytes_of(keeping.submitted[name][1]) for name in experts}
+    together = {name: _bytes_of(runtime, keeping.submitted[name][1]) for name in experts}
     for expert in experts:
         work, _ = keeping.submitted[expert]
         assert work.reads == ()
-        assert _bytes_of(runtime.submit(work, {})) == together[expert]
+        assert _bytes_of(runtime, runtime.submit(work, {})) == together[expert]
     assert len(set(together.values())) == len(experts)
 
 
-def _bytes_of(ticket: TurnHandle) -> bytes:
+def _bytes_of(runtime: RayRuntime, ticket: TurnHandle) -> bytes:
     """The segment of a turn, as bytes."""
     payloads = [ray.get(chunk).payload for chunk in ticket.segment.chunks[0]]
-    return to_bytes(join([decode_chunk(header, from_raw(body)) for header, body in payloads]))
+    authenticator = runtime._authenticator
+    chunks = [decode_chunk(header, from_raw(body), authenticator=authenticator) for header, body in payloads]
+    return to_bytes(join(chunks))

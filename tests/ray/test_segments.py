@@ -83,7 +83,9 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(tmp_path: Path) 
         _, again = ray.get(chunk).payload
         assert not kv.flags.writeable
         assert kv.ctypes.data == again.ctypes.data
-        segment = ObjectStore().unpack((header, kv), expected=SPEC)
+        reader = ObjectStore()
+        reader.open(runtime._manager._request.key)
+        segment = reader.unpack((header, kv), expected=SPEC)
         assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
         assert np.all(segment.kv_LCHTD.numpy() == number_of("planner"))
 

@@ -12,6 +12,7 @@ import ray
 from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
 from latentmas_ray.actors.replicas.replica import SegmentRef, Turn
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import Prompt, Sampling, SentAs, TurnRequest, TurnResult
@@ -24,6 +25,7 @@ from tests.ray.actor_cases import PATIENCE_SECONDS
 
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
 STEP_SECONDS = 60.0
+KEY = RunKey(b"k" * 32)
 
 load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
 
@@ -31,7 +33,7 @@ load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=
 def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> ShardedReplica:
     """A replica that has loaded its model."""
     remote = ray.remote(num_cpus=0.01, allow_out_of_order_execution=True, concurrency_groups=RANK_GROUPS)(RankActor)
-    actors = [remote.remote(make_runner, 1, TPRank(rank, num_ranks), STEP_SECONDS) for rank in range(num_ranks)]
+    actors = [remote.remote(make_runner, 1, TPRank(rank, num_ranks), STEP_SECONDS, KEY) for rank in range(num_ranks)]
     group = ShardedReplica(actors, [""] * num_ranks)
     group.accept(ray.get(group.start(), timeout=PATIENCE_SECONDS))
     use([group], ObjectStore())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.transport import Gloo, Nixl, ObjectStore, SharedMemory, Tcp, Transport, find_available
 from latentmas_ray.transport.capabilities import Capabilities
 from tests.ray.transport_peers import Case, Read, killed_after, start, stopped
@@ -37,7 +38,8 @@ class Peers:
     def __init__(self) -> None:
         self.transports = {name: make() for name, make in MAKERS.items()}
         self.name = next(iter(MAKERS))
-        self.producer, self.reader, self.other = (start(self.transports, self.name) for _ in range(3))
+        self.key = RunKey.generate()
+        self.producer, self.reader, self.other = (start(self.transports, self.name, self.key) for _ in range(3))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -49,7 +51,7 @@ class Peers:
 
     def replace(self, role: str) -> None:
         """This one has died. Another begins to start at once."""
-        setattr(self, role, start(self.transports, self.name))
+        setattr(self, role, start(self.transports, self.name, self.key))
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +146,19 @@ def test_a_damaged_payload_is_noticed(peers: Peers) -> None:
 
 
 def test_bytes_of_another_piece_are_noticed(peers: Peers) -> None:
-    """Same size, other numbers; where no byte moves, an address that is not this piece's own is refused already."""
+    """Same size, other numbers; a handle that does not belong to the header is refused already."""
     one, other = get(peers.producer.pack_many.remote([Case(), Case(seed=1)]))
     swapped = _with_header(one, _header_of(other))
-    if peers.name == "shared_memory":
-        pytest.skip("its pages cannot be written by anybody else and are not summed up")
     assert_told(get(peers.reader.read.remote(swapped, Case())), "WireError")
+
+
+def test_memory_of_another_run_is_refused(peers: Peers) -> None:
+    payload = peers.producer.pack.remote(Case())
+    stranger = start(peers.transports, peers.name, RunKey.generate())
+    assert_told(get(stranger.read.remote(payload, Case())), "WireError")
+    assert_told(get(peers.reader.read.remote(stranger.pack.remote(Case()), Case())), "WireError")
+    ray.kill(stranger)
+    assert_right(get(peers.reader.read.remote(payload, Case())))
 
 
 def test_what_was_released_is_gone(peers: Peers) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import torch
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk
 from latentmas_ray.transport import Transport
@@ -66,7 +67,8 @@ class Read:
 class Peer:
     """One process of a transport, on the CPU."""
 
-    def __init__(self, transports: Mapping[str, Transport], name: str) -> None:
+    def __init__(self, transports: Mapping[str, Transport], name: str, key: RunKey) -> None:
+        self._key = key
         torch.set_num_threads(1)
         self._transports = transports
         self._opened: set[str] = set()
@@ -77,7 +79,7 @@ class Peer:
         """This transport from now on."""
         self._transport = self._transports[name]
         if name not in self._opened:
-            self._transport.open()
+            self._transport.open(self._key)
             self._opened.add(name)
 
     def pid(self) -> int:
@@ -156,9 +158,9 @@ def difference(piece: SegmentChunk, expected: SegmentChunk) -> str:
     return "" if torch.equal(piece.recompute_inputs.latents_NE, expected.recompute_inputs.latents_NE) else "latents"
 
 
-def start(transports: Mapping[str, Transport], name: str) -> Any:
+def start(transports: Mapping[str, Transport], name: str, key: RunKey) -> Any:
     """A peer in an actor of its own."""
-    return ray.remote(num_cpus=0)(Peer).remote(transports, name)
+    return ray.remote(num_cpus=0)(Peer).remote(transports, name, key)
 
 
 @contextmanager

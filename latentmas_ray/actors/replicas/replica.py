@@ -61,6 +61,7 @@ class SegmentRef:
     locations: tuple[SegmentLocation, ...]
     # Actors that hold bytes of it until `release`: its producers, and readers whose transport stores a copy.
     holders: list[tuple[Any, tuple[ray.ObjectRef, ...]]] = field(default_factory=list)
+    segment_id: str = ""  # the name by which its readers know it
 
     def release(self) -> None:
         """Free the segment at all holders."""

@@ -68,7 +68,7 @@ class ShardedReplica(Replica):
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
-        return SegmentRef(tuple(chunks), writes, holders), turn
+        return SegmentRef(tuple(chunks), writes, holders, work.segment_id), turn
 
     def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
         """Wait for all ranks once one is done. Raises ActorError if a rank died, hangs or is out of step."""

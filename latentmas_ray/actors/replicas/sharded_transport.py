@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.actors.receiver import SentChunk
+from latentmas_ray.authentication import Authenticator, ChunkId, RunKey
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk, TPRank
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.parallel.ranks import Ranks
@@ -39,21 +40,25 @@ class ShardedTransport(Transport):
         # The inner transport moves the bytes, so its capabilities count.
         self.name, self.capabilities, self.codec = inner.name, inner.capabilities, inner.codec
 
-    def open(self) -> None:
-        self._inner.open()
+    def open(self, key: RunKey | None = None) -> None:
+        self._inner.open(key)
+
+    @property
+    def authenticator(self) -> Authenticator:
+        return self._inner.authenticator
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         return self._inner.reserve(num_bytes, device)
 
-    def pack(self, piece: SegmentChunk) -> Any:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> Any:
         """Pack this rank's shard with the inner transport."""
-        return self._inner.pack(piece)
+        return self._inner.pack(chunk, chunk_id)
 
-    def unpack(self, payload: ShardPayload, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: ShardPayload, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return this rank's heads. If it raises on one rank, it raises on every rank."""
         with self._ranks.all_or_none():
             chunks = [
-                self._inner.unpack(one, expected=expected.of_shard(shard))
+                self._inner.unpack(one, expected=expected.of_shard(shard), chunk_id=chunk_id)
                 for shard, one in zip(payload.shards, payload.payloads, strict=True)
             ]
             return reslice(chunks, expected)

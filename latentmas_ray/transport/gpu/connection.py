@@ -1,7 +1,8 @@
 """The connection of a reader to a producer: a channel for requests, and a process pair that transfers tensors.
 
 reader                                  producer
-token, kind of pair               →     the token is checked
+both show the run's key           ↔     (`handshake`)
+kind of pair                      →
                                   ←     the store's address (`rendezvous`)
              both create the pair, each with its rank
 buffer 17                         →
@@ -22,9 +23,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.errors import LinkError, TransferError
 from latentmas_ray.parallel.process_group import PAIRS, PRODUCER, READER, ProcessPair, open_store, split_blocks
-from latentmas_ray.transport.channel import Channel, StalledError
+from latentmas_ray.transport.channel import Channel, StalledError, get_count
 from latentmas_ray.transport.gpu.rendezvous import make_pair
 from latentmas_ray.transport.handle_table import HandleTable
 from latentmas_ray.transport.listener import Listener, ServerAddress, call
@@ -37,12 +39,14 @@ T = TypeVar("T")
 class GroupServer:
     """Sends the tensors of a handle table to readers; each connection has its own thread."""
 
-    def __init__(self, kind: str, host: str, bodies: HandleTable[Tensor], timeout_seconds: float) -> None:
-        """Listen at a free port of `host`."""
+    def __init__(
+        self, kind: str, host: str, bodies: HandleTable[Tensor], timeout_seconds: float, key: RunKey | None = None
+    ) -> None:
+        """Listen at a free port of `host`, for processes that have `key` (by default only this one)."""
         self._kind, self._host, self._bodies, self._timeout_seconds = kind, host, bodies, timeout_seconds
         self._device = torch.cuda.current_device() if PAIRS[kind].device == "cuda" else None
         self._store = open_store(host, timeout_seconds=timeout_seconds) if kind == "nccl" else None
-        self._listener = Listener(host, timeout_seconds, self._serve)
+        self._listener = Listener(host, timeout_seconds, self._serve, key)
         self.address = self._listener.address
 
     def close(self) -> None:
@@ -64,9 +68,8 @@ class GroupServer:
         finally:
             pair.close()
 
-    def _answer(self, channel: Channel, pair: ProcessPair, request: dict[str, object]) -> None:
-        number = request.get("buffer")
-        body = self._bodies.get(number) if isinstance(number, int) else None
+    def _answer(self, channel: Channel, pair: ProcessPair, request: dict[str, Any]) -> None:
+        body = self._bodies.get(get_count(request, "buffer"))
         if body is None:
             channel.send(gone=True)
             return
@@ -78,11 +81,14 @@ class GroupServer:
 class GroupConnection:
     """A reader's connection to one producer; one transfer at a time. After a LinkError it cannot be used any more."""
 
-    def __init__(self, kind: str, address: ServerAddress, host: str, timeout_seconds: float) -> None:
-        """Connect; `host` is this process's address. Raises LinkError if the producer is gone."""
+    def __init__(
+        self, kind: str, address: ServerAddress, host: str, timeout_seconds: float, key: RunKey | None = None
+    ) -> None:
+        """Connect; `host` is this process's address. Raises LinkError if the producer is gone or does not belong to
+        the run of `key`."""
         self._timeout_seconds = timeout_seconds
         self._pair: ProcessPair | None = None
-        self._channel = call(address, timeout_seconds, kind=kind)
+        self._channel = call(address, timeout_seconds, key, kind=kind)
         try:
             rendezvous = self._channel.receive()
             self._pair = make_pair(kind, READER, self._channel, rendezvous, host, timeout_seconds)
@@ -95,10 +101,10 @@ class GroupConnection:
         assert self._pair is not None
         self._channel.send(buffer=number)
         answer = self._channel.receive()
-        if answer.get("gone"):
+        if answer.get("gone") is True:
             raise TransferError("the segment is gone: its producer has released it")
-        if answer.get("num_bytes") != num_bytes:
-            raise LinkError(f"the producer has {answer.get('num_bytes')} bytes, its handle says {num_bytes}")
+        if (found := get_count(answer, "num_bytes")) != num_bytes:
+            raise LinkError(f"the producer has {found} bytes, its handle says {num_bytes}")
         body = torch.empty(num_bytes, dtype=torch.uint8, device=self._pair.device)
         pair = self._pair
         for block in split_blocks(body):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentmas_ray.authentication import ChunkId, RunKey
 from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
@@ -19,16 +20,18 @@ from latentmas_ray.transport.connection_pool import ConnectionPool
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.connection import GroupConnection, GroupServer
 from latentmas_ray.transport.handle_table import HandleTable
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.listener import ServerAddress, own_host
 
 
 @dataclass(frozen=True)
-class DirectHandle:
-    """A chunk's header, and the producer and number of its KV. `checksum` is None if the header has a digest."""
+class DirectHandle(SignedHandle):
+    """A chunk's header, and the producer and number of its KV. `checksum` is None if the header has the tags of
+    the bytes."""
 
     header: bytes
     num_bytes: int
-    checksum: int | None
+    checksum: bytes | None
     address: ServerAddress
     number: int
 
@@ -36,11 +39,11 @@ class DirectHandle:
 class _GroupState:
     """The state of an open transport; it has locks and threads and cannot be pickled."""
 
-    def __init__(self, kind: str, timeout_seconds: float) -> None:
+    def __init__(self, kind: str, timeout_seconds: float, key: RunKey) -> None:
         host = own_host()
         self.bodies: HandleTable[Tensor] = HandleTable()
-        self.server = GroupServer(kind, host, self.bodies, timeout_seconds)
-        self.connections = ConnectionPool(lambda address: GroupConnection(kind, address, host, timeout_seconds))
+        self.server = GroupServer(kind, host, self.bodies, timeout_seconds, key)
+        self.connections = ConnectionPool(lambda address: GroupConnection(kind, address, host, timeout_seconds, key))
 
 
 class Direct(StatefulTransport[_GroupState]):
@@ -54,16 +57,21 @@ class Direct(StatefulTransport[_GroupState]):
         self._timeout_seconds = timeout_seconds
 
     def _make_state(self) -> _GroupState:
-        return _GroupState(self.name, self._timeout_seconds)
+        return _GroupState(self.name, self._timeout_seconds, self.authenticator.key)
 
-    def pack(self, chunk: SegmentChunk) -> DirectHandle:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> DirectHandle:
         """Return a handle; copies bytes only from other devices than this transport's."""
         state = self._open_state
-        header, body, checksum = encode_with_checksum(chunk, PAIRS[self.name].device, self.codec)
-        return DirectHandle(header, body.numel(), checksum, state.server.address, state.bodies.add(body))
+        header, body, checksum = encode_with_checksum(
+            chunk, PAIRS[self.name].device, self.codec, self.authenticator, chunk_id
+        )
+        number = state.bodies.add(body)
+        handle = DirectHandle(header, body.numel(), checksum, state.server.address, number)
+        return sign_handle(handle, self.authenticator)
 
-    def unpack(self, payload: DirectHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: DirectHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return a chunk in new memory (within one process, in the producer's)."""
+        check_handle(payload, DirectHandle, self.authenticator)
         state = self._open_state
         if payload.address == state.server.address:
             if (body := state.bodies.get(payload.number)) is None:
@@ -72,7 +80,9 @@ class Direct(StatefulTransport[_GroupState]):
             body = torch.empty(0, dtype=torch.uint8, device=PAIRS[self.name].device)
         else:
             body = state.connections.use(payload.address, lambda one: one.fetch(payload.number, payload.num_bytes))
-        return decode_with_checksum(payload.header, body, payload.checksum, expected=expected)
+        return decode_with_checksum(
+            payload.header, body, payload.checksum, self.authenticator, expected=expected, chunk_id=chunk_id
+        )
 
     def release(self, payload: DirectHandle) -> None:
         """Release the bytes. A transfer that has started completes; no other can start."""

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentmas_ray.authentication import ChunkId
 from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
 from latentmas_ray.transport.gpu.static_memory import HEAD_BYTES, StaticMemory, token_in
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 _BACKEND = "UCX"
 _SHORT_WAIT_SECONDS = 0.002  # small chunks arrive before a sleep would end
@@ -26,12 +28,12 @@ _SLEEP_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
-class NixlHandle:
+class NixlHandle(SignedHandle):
     """A chunk's header and the place of its KV: a NIXL agent, its metadata, and an address there."""
 
     header: bytes
     num_bytes: int
-    checksum: int | None
+    checksum: bytes | None
     agent: str
     metadata: bytes
     address: bytes  # descriptors of the head and the body of a slot
@@ -72,10 +74,10 @@ class Nixl(StatefulTransport[_NixlState]):
             raise ConfigError("transport", "nixl", f"the package nixl must work here: {error}") from error
         return _NixlState(agent, name, StaticMemory(_device()))
 
-    def pack(self, chunk: SegmentChunk) -> NixlHandle:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> NixlHandle:
         """Return a handle to a copy."""
         state = self._open_state
-        header, body, checksum = encode_with_checksum(chunk, _device(), self.codec)
+        header, body, checksum = encode_with_checksum(chunk, _device(), self.codec, self.authenticator, chunk_id)
         with state.lock:
             slot = state.slots.write(body)
             if slot.number not in state.metadata:
@@ -86,18 +88,27 @@ class Nixl(StatefulTransport[_NixlState]):
             used = slot.memory[: HEAD_BYTES + body.numel()]
             address = state.agent.get_serialized_descs(state.agent.get_xfer_descs([used]))
             metadata = state.metadata[slot.number]
-        return NixlHandle(header, body.numel(), checksum, state.name, metadata, address, slot.token)
+        handle = NixlHandle(header, body.numel(), checksum, state.name, metadata, address, slot.token)
+        return sign_handle(handle, self.authenticator)
 
-    def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: NixlHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return a chunk in new memory."""
         state = self._open_state
+        check_handle(payload, NixlHandle, self.authenticator)
         with state.lock:
             if payload.agent == state.name:
                 raise TransferError("a process does not read its own memory through nixl")
             memory = self._read(state, payload)
         if token_in(memory) != payload.token:
             raise TransferError("the segment is gone: its producer has released it")
-        return decode_with_checksum(payload.header, memory[HEAD_BYTES:], payload.checksum, expected=expected)
+        return decode_with_checksum(
+            payload.header,
+            memory[HEAD_BYTES:],
+            payload.checksum,
+            self.authenticator,
+            expected=expected,
+            chunk_id=chunk_id,
+        )
 
     def release(self, payload: NixlHandle) -> None:
         """Release the slot for the next chunk of its size. A read that is still running fails its token check."""

@@ -12,7 +12,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from latentmas_ray.errors import LinkError
 from latentmas_ray.parallel.process_group import GlooPair, NcclPair, ProcessPair, find_store
-from latentmas_ray.transport.channel import Channel
+from latentmas_ray.transport.channel import Channel, get_count, get_field
 
 
 class ChannelStore(Store):
@@ -48,13 +48,10 @@ class ChannelStore(Store):
 
     def _receive(self) -> bool:
         message = self._channel.receive()
-        key, value = message.get("key"), message.get("value")
-        if isinstance(key, str) and isinstance(value, bytes):
-            self._values[key] = value
-            return True
-        if message.get("joined"):
+        if message.get("joined") is True:
             return False
-        raise LinkError("the peer uses another protocol")
+        self._values[get_field(message, "key", str)] = get_field(message, "value", bytes)
+        return True
 
 
 def make_pair(
@@ -69,8 +66,6 @@ def make_pair(
         pair = GlooPair(store, rank, host, timeout)
         store.finish()
         return pair
-    try:
-        tcp = find_store(rendezvous["host"], rendezvous["port"], timeout_seconds=timeout, error_kind=LinkError)
-        return NcclPair(PrefixStore(rendezvous["prefix"], tcp), rank, host, timeout)
-    except (KeyError, TypeError) as error:
-        raise LinkError(f"the producer did not send its store's address: {error}") from error
+    address, port = get_field(rendezvous, "host", str), get_count(rendezvous, "port")
+    tcp = find_store(address, port, timeout_seconds=timeout, error_kind=LinkError)
+    return NcclPair(PrefixStore(get_field(rendezvous, "prefix", str), tcp), rank, host, timeout)

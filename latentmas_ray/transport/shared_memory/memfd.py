@@ -10,7 +10,8 @@ Access rules:
 * The writer erases the token when the chunk is released. Before it writes again it takes the exclusive lock, which
   succeeds only when no mapping is left. So a reader's pages never change, and a late reader gets an error.
 
-The file is sealed: only its owner can map it writable, and its size is fixed.
+The file is sealed: only its owner can map it writable, and its size is fixed. A reader checks that: what it maps is a
+sealed memory file of its own user, wherever the address came from.
 """
 
 import contextlib
@@ -18,18 +19,23 @@ import fcntl
 import mmap
 import os
 import secrets
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from latentmas_ray.errors import TransferError
+from latentmas_ray.transport.channel import get_count, get_field
 
 HEAD_BYTES = 4096  # the token has its own page, so that the body begins on a page boundary
 _TOKEN_BYTES = 16
+_MAX_MACHINE_CHARS = 256
 _F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; Python has a name for it from 3.13 on
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
 
@@ -44,6 +50,18 @@ class MemfdAddress:
     inode: int
     token: bytes
     num_bytes: int
+
+    def to_message(self) -> dict[str, Any]:
+        """The address as a field of a message."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, field: Mapping[str, Any]) -> "MemfdAddress":
+        """The inverse of `to_message`. Raises LinkError for anything that cannot be an address."""
+        names = ("pid", "fd", "inode", "num_bytes")
+        pid, fd, inode, num_bytes = (get_count(field, name) for name in names)
+        machine = get_field(field, "machine", str)[:_MAX_MACHINE_CHARS]
+        return cls(machine, pid, fd, inode, get_field(field, "token", bytes), num_bytes)
 
 
 class WriteBuffer:
@@ -107,23 +125,52 @@ def map_body(address: MemfdAddress) -> np.ndarray:
     if address.machine != this_machine():
         raise TransferError("the segment is in the memory of another machine; transport object_store reaches that")
     gone = f"the segment is gone: process {address.pid}, which held it, has released it or died"
+    if not _is_address(address):
+        raise TransferError(f"no address of a segment: {address}")
     try:
-        fd = os.open(f"/proc/{address.pid}/fd/{address.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _open_sealed(f"/proc/{address.pid}/fd/{address.fd}", address.inode)
     except OSError as error:
         raise TransferError(f"{gone} ({error.strerror})") from error
+    if fd is None:  # the process id or descriptor was reused
+        raise TransferError(gone)
     try:
-        if os.fstat(fd).st_ino != address.inode:  # the process id or descriptor was reused
-            raise TransferError(gone)
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         # Pages are mapped on first touch, many at a time: MAP_POPULATE took twice as long.
         shared = mmap.mmap(fd, HEAD_BYTES + address.num_bytes, prot=mmap.PROT_READ)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise TransferError(f"{gone} ({error})") from error
     finally:
         os.close(fd)  # the mapping has its own descriptor, which holds the lock
     if shared[:_TOKEN_BYTES] != address.token:
         raise TransferError(gone)
     return np.frombuffer(shared, dtype=np.uint8, offset=HEAD_BYTES, count=address.num_bytes)
+
+
+def _is_address(address: MemfdAddress) -> bool:
+    numbers = (address.pid, address.fd, address.num_bytes)
+    return all(type(number) is int and number >= 0 for number in numbers) and address.num_bytes > 0
+
+
+def _open_sealed(path: str, inode: int) -> int | None:
+    """Open a descriptor of another process if it is a sealed memory file of this user with this inode number.
+
+    It is looked at before it is opened, because opening a device or a pipe may do something. Raises OSError.
+    """
+    if not _is_own_file(os.stat(path), inode):  # noqa: PTH116  a path of numbers
+        return None
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if _is_own_file(os.fstat(fd), inode) and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS:
+            return fd
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _is_own_file(status: os.stat_result, inode: int) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_ino == inode and status.st_uid == os.geteuid()
 
 
 class BufferPool:

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentmas_ray.authentication import ChunkId
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
 from latentmas_ray.transport.shared_memory.memfd import MemfdAddress, map_body
 
@@ -18,7 +20,7 @@ NOTHING = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
-class SharedHandle:
+class SharedHandle(SignedHandle):
     """A chunk's header and the address of its KV; None without KV."""
 
     header: bytes
@@ -29,8 +31,8 @@ class SharedMemory(StatefulTransport[BufferStore]):
     """Writes a chunk into a shared buffer of its producer (see `memfd` for the access rules).
 
     The producer owns the bytes: they exist until `release` or its death. A reader that has unpacked them keeps them
-    beyond both. They count as shared memory of the producer's node, outside Ray's object store. They have no digest,
-    because they do not move and readers cannot write them.
+    beyond both. They count as shared memory of the producer's node, outside Ray's object store. Header and address are
+    authenticated; the bytes have no tags, because they do not move, and the system lets only the producer write them.
     """
 
     name = "shared_memory"
@@ -51,18 +53,27 @@ class SharedMemory(StatefulTransport[BufferStore]):
             return super().reserve(num_bytes, device)
         return self._open_state.reserve(num_bytes)
 
-    def pack(self, chunk: SegmentChunk) -> SharedHandle:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> SharedHandle:
         """Return a handle to the chunk's bytes, or to a copy if they are not in a buffer of `reserve`. Raises
         TransferError if there is no memory."""
-        header, body = encode_chunk(chunk, codec=self.codec, with_digest=False)
-        if body.numel() == 0:
-            return SharedHandle(header, None)
-        return SharedHandle(header, self._open_state.put(body).address)
+        header, body = encode_chunk(
+            chunk, codec=self.codec, with_digest=False, authenticator=self.authenticator, chunk_id=chunk_id
+        )
+        address = self._open_state.put(body).address if body.numel() else None
+        return sign_handle(SharedHandle(header, address), self.authenticator)
 
-    def unpack(self, payload: SharedHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: SharedHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return a chunk on the producer's pages, read-only."""
+        check_handle(payload, SharedHandle, self.authenticator)
         body = NOTHING if payload.address is None else map_body(payload.address)
-        return decode_chunk(payload.header, from_raw(body), expected=expected)
+        return decode_chunk(
+            payload.header,
+            from_raw(body),
+            expected=expected,
+            checks_digest=False,
+            authenticator=self.authenticator,
+            chunk_id=chunk_id,
+        )
 
     def release(self, payload: SharedHandle) -> None:
         """Release the buffer; it is reused once no reader maps it."""

@@ -5,16 +5,19 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from latentmas_ray.errors import TransferError
+from latentmas_ray.authentication import Authenticator, ChunkId
+from latentmas_ray.errors import SegmentError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.connection_pool import ConnectionPool
+from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 from latentmas_ray.transport.listener import ServerAddress, own_host
 from latentmas_ray.transport.shared_memory.buffer_store import BufferKey, BufferStore
 from latentmas_ray.transport.shared_memory.memfd import map_body, this_machine
@@ -25,7 +28,7 @@ _NUM_REMEMBERED = 10_000  # released tokens
 
 
 @dataclass(frozen=True)
-class TcpHandle:
+class TcpHandle(SignedHandle):
     """A chunk's header, its producer, and the key of its KV there; None without KV."""
 
     header: bytes
@@ -34,13 +37,23 @@ class TcpHandle:
     key: BufferKey | None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What a reader expects of a chunk."""
+
+    spec: KVCacheSpec | None
+    chunk_id: ChunkId | None
+
+
 class _TcpState:
     """The state of an open transport; it has locks and threads and cannot be pickled."""
 
-    def __init__(self, timeout_seconds: float, *, is_shared: bool) -> None:
+    def __init__(self, timeout_seconds: float, authenticator: Authenticator, *, is_shared: bool) -> None:
+        self.authenticator = authenticator
+        key = authenticator.key
         self.store = BufferStore(is_shared=is_shared, max_free_bytes=MAX_FREE_BYTES)
-        self.server = StreamServer(own_host(), self.store, timeout_seconds)
-        self.connections = ConnectionPool(lambda address: StreamConnection(address, timeout_seconds))
+        self.server = StreamServer(own_host(), self.store, timeout_seconds, key)
+        self.connections = ConnectionPool(lambda address: StreamConnection(address, timeout_seconds, key))
         self._lock = threading.Lock()
         self._copies: dict[bytes, bytes] = {}  # by the producer's token: the token of the copy here
         self._released: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
@@ -81,7 +94,7 @@ class Tcp(StatefulTransport[_TcpState]):
 
     def _make_state(self) -> _TcpState:
         is_shared = self._shares_memory and "memfd" in find_available()
-        return _TcpState(self._timeout_seconds, is_shared=is_shared)
+        return _TcpState(self._timeout_seconds, self.authenticator, is_shared=is_shared)
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """Return memory that readers can map without another copy, for a chunk on the CPU."""
@@ -89,29 +102,32 @@ class Tcp(StatefulTransport[_TcpState]):
             return super().reserve(num_bytes, device)
         return self._open_state.store.reserve(num_bytes)
 
-    def pack(self, chunk: SegmentChunk) -> TcpHandle:
+    def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> TcpHandle:
         """Return a handle to the chunk's bytes, or to a copy if they are not in memory of `reserve`."""
         state = self._open_state
-        header, body = encode_chunk(chunk, codec=self.codec)
+        header, body = encode_chunk(chunk, codec=self.codec, authenticator=self.authenticator, chunk_id=chunk_id)
         key = state.store.put(body) if body.numel() else None
-        return TcpHandle(header, body.numel(), state.server.address, key)
+        return sign_handle(TcpHandle(header, body.numel(), state.server.address, key), self.authenticator)
 
-    def unpack(self, payload: TcpHandle, *, expected: KVCacheSpec) -> SegmentChunk:
+    def unpack(self, payload: TcpHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return a chunk on the producer's pages if they are on this machine, else on this machine's copy."""
+        state, wanted = self._open_state, _Wanted(expected, chunk_id)
+        check_handle(payload, TcpHandle, self.authenticator)
         if payload.key is None:
-            return decode_chunk(payload.header, from_raw(NOTHING), expected=expected)
-        state = self._open_state
+            return _decode(state, payload, NOTHING, wanted)
         address = payload.key.address
         if address is not None and address.machine == this_machine():
-            # No byte has moved, and only the producer can write there.
-            return decode_chunk(payload.header, from_raw(map_body(address)), expected=expected, checks_digest=False)
-        return _fetch_chunk(state, payload, payload.key, expected)
+            # No byte has moved, and the system lets only the producer write there.
+            return _decode(state, payload, map_body(address), wanted, checks_digest=False)
+        return _fetch_chunk(state, payload, payload.key, wanted)
 
     def fetch(self, payload: TcpHandle) -> None:
         """Copy another machine's bytes to this one, for all its readers."""
-        state, key = self._open_state, payload.key
+        state = self._open_state
+        check_handle(payload, TcpHandle, self.authenticator)
+        key = payload.key
         if key is not None and (key.address is None or key.address.machine != this_machine()):
-            _fetch_chunk(state, payload, key, None)
+            _fetch_chunk(state, payload, key, _Wanted(None, None))
 
     def release(self, payload: TcpHandle) -> None:
         """Release the bytes. A transfer that has started completes; no other can start."""
@@ -128,18 +144,32 @@ class Tcp(StatefulTransport[_TcpState]):
         state.connections.close()
 
 
-def _fetch_chunk(state: _TcpState, payload: TcpHandle, key: BufferKey, expected: KVCacheSpec | None) -> SegmentChunk:
+def _decode(
+    state: _TcpState, payload: TcpHandle, body: Tensor | np.ndarray, wanted: _Wanted, *, checks_digest: bool = True
+) -> SegmentChunk:
+    return decode_chunk(
+        payload.header,
+        body if isinstance(body, Tensor) else from_raw(body),
+        expected=wanted.spec,
+        checks_digest=checks_digest,
+        authenticator=state.authenticator,
+        chunk_id=wanted.chunk_id,
+    )
+
+
+def _fetch_chunk(state: _TcpState, payload: TcpHandle, key: BufferKey, wanted: _Wanted) -> SegmentChunk:
     """Fetch the chunk of a payload from another machine."""
-    return state.connections.use(payload.producer, lambda one: _fetch_over(one, state, payload, key, expected))
+    return state.connections.use(payload.producer, lambda one: _fetch_over(one, state, payload, key, wanted))
 
 
 def _fetch_over(
-    connection: StreamConnection, state: _TcpState, payload: TcpHandle, key: BufferKey, expected: KVCacheSpec | None
+    connection: StreamConnection, state: _TcpState, payload: TcpHandle, key: BufferKey, wanted: _Wanted
 ) -> SegmentChunk:
     copy = connection.find_copy(key.token, this_machine(), payload.num_bytes)
     if copy is not None:
-        with suppress(TransferError):  # the process that stored the copy is gone
-            return decode_chunk(payload.header, from_raw(map_body(copy)), expected=expected, checks_digest=False)
+        # The process that stored the copy may be gone, or have stored something else: then the original is fetched.
+        with suppress(TransferError, SegmentError):
+            return _decode(state, payload, map_body(copy), wanted)
     lease = state.store.allocate(payload.num_bytes)
     try:
         connection.fetch(key.token, lease.body)
@@ -148,7 +178,7 @@ def _fetch_over(
         raise
     own, body = state.store.commit(lease)
     try:
-        chunk = decode_chunk(payload.header, body, expected=expected)
+        chunk = _decode(state, payload, body, wanted)
     except BaseException:
         state.store.release(own.token)
         raise

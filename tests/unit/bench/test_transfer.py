@@ -1,5 +1,6 @@
 """The transfer benchmark without a cluster: figures from given times, the table, the plot, and what is refused."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.endpoint import holds_kv_bytes
 from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
 from latentmas_ray.bench.paths import check_digests
@@ -32,7 +34,7 @@ from tests.architecture.test_startup import HEAVY, RUN, imported_by
 from tests.cases.memory import make_segment
 from tests.cases.transfer import hand_over, outcome
 
-KEY = b"0123456789abcdef"
+KEY = RunKey(b"k" * 32)
 QUICK = ["bench", "transfer", "--model", "tiny", "--no-end-to-end"]
 KIB_PER_TOKEN = {
     "qwen3-0.6b": 112,
@@ -137,11 +139,13 @@ def test_memcpy_and_tcp_move_all_bytes() -> None:
 def test_a_stranger_cannot_write_into_the_buffer() -> None:
     sink, target = TcpReceiver("127.0.0.1", KEY), np.zeros(100, np.uint8)
     sink.set_target(target)
-    line = TcpSender("127.0.0.1", sink.port, b"f" * len(KEY))
-    with pytest.raises(RunError, match="broke"):
-        line.seconds(np.ones(100, np.uint8))
+    with pytest.raises(RunError, match="does not have the key"):
+        TcpSender("127.0.0.1", sink.port, RunKey(b"f" * 32))
+    with socket.create_connection(("127.0.0.1", sink.port)) as stranger:
+        stranger.sendall(bytes(16) + (100).to_bytes(8, "little") + b"\1" * 100)
+        with contextlib.suppress(ConnectionResetError):  # it has not read everything
+            assert stranger.recv(1) == b""
     assert not target.any()
-    line.close()
     sink.close()
 
 

@@ -1,5 +1,6 @@
 """Memory that processes part: who may touch a buffer when, and that nothing of it is left over."""
 
+import fcntl
 import gc
 import mmap
 import os
@@ -121,6 +122,59 @@ def test_an_address_where_something_else_is_or_nothing(change: dict[str, object]
         map_body(replace(address, **change))  # type: ignore[arg-type]
     del pool
     assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pid": "../tmp/x"},
+        {"pid": "1/../../tmp/x"},
+        {"pid": -1},
+        {"pid": True},
+        {"pid": None},
+        {"fd": "0/../../../etc/passwd"},
+        {"fd": -1},
+        {"fd": 1.0},
+        {"num_bytes": -1},
+        {"num_bytes": -(2**63)},
+        {"num_bytes": 0},
+        {"num_bytes": "5"},
+        {"num_bytes": None},
+    ],
+    ids=str,
+)
+def test_an_address_that_is_none(change: dict[str, object]) -> None:
+    address = BufferPool(2**30).write(body(1))
+    with pytest.raises(TransferError, match="no address of a segment"):
+        map_body(replace(address, **change))  # type: ignore[arg-type]
+
+
+def test_what_is_no_sealed_file_of_this_user_is_not_opened(tmp_path: Path) -> None:
+    """A pipe, a device, a file, a memory file that its owner can still write, and one of another user."""
+    pool = BufferPool(2**30)
+    address = pool.write(body(1))
+    (tmp_path / "file").write_bytes(address.token + bytes(9000))
+    unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.write(unsealed, address.token + bytes(9000))
+    half = os.memfd_create("half", os.MFD_ALLOW_SEALING)
+    os.write(half, address.token + bytes(9000))
+    fcntl.fcntl(half, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    fds = [*os.pipe(), os.open("/dev/zero", os.O_RDONLY), os.open(tmp_path / "file", os.O_RDONLY), unsealed, half]
+    for fd in fds:
+        with pytest.raises(TransferError, match="has released it or died"):
+            map_body(replace(address, pid=os.getpid(), fd=fd, inode=os.fstat(fd).st_ino))
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_sealed_file_of_another_user_is_not_taken() -> None:
+    pool = BufferPool(2**30)
+    address = pool.write(body(1))
+    assert (map_body(address) == 1).all()
+    os.chown(f"/proc/{address.pid}/fd/{address.fd}", 1, 1)
+    with pytest.raises(TransferError, match="has released it or died"):
+        map_body(address)
 
 
 def test_an_address_on_another_machine() -> None:

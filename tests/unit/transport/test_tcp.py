@@ -1,9 +1,11 @@
 """What goes over plain TCP: who keeps it, for whom, and until when."""
 
 import gc
+import os
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from latentmas_ray.memory import SegmentChunk, join
 from latentmas_ray.transport import Tcp, find_available
 from latentmas_ray.transport.listener import call
 from latentmas_ray.transport.shared_memory.buffer_store import BufferStore
-from latentmas_ray.transport.shared_memory.memfd import this_machine
+from latentmas_ray.transport.shared_memory.memfd import BufferPool, this_machine
 from latentmas_ray.transport.tcp.streams import StreamConnection, StreamServer
 from latentmas_ray.transport.tcp.transport import TcpHandle
 from tests.cases.memory import SPEC, assert_equal, make_segment
@@ -88,6 +90,40 @@ def test_a_reader_that_is_gone_is_done_without(ends: list[Tcp]) -> None:
     first.close()
     gc.collect()  # as its process's end would, closes its buffers
     assert_equal(join([second.unpack(payload, expected=SPEC)]), SEGMENT)
+
+
+def _false_copies(payload: TcpHandle) -> Iterator[dict[str, Any]]:
+    """What a process of the run could say of a copy that is none, or not this one."""
+    assert payload.key is not None
+    size, pool = payload.num_bytes, BufferPool(0)
+    other = pool.write(torch.full((size,), 60, dtype=torch.uint8))
+    longer = pool.write(torch.full((size + 8,), 60, dtype=torch.uint8))
+    unsealed = os.memfd_create("unsealed")
+    os.write(unsealed, b"t" * 16 + bytes(5000 + size))
+    plain = {**other.to_message(), "token": b"t" * 16}
+    yield other.to_message()
+    yield longer.to_message()
+    yield {**longer.to_message(), "num_bytes": size}
+    yield {**plain, "fd": unsealed, "inode": os.fstat(unsealed).st_ino}
+    for change in ({"pid": 2**22 + 1}, {"pid": 0}, {"fd": 0}, {"inode": 1}, {"token": b""}, {"num_bytes": 0}):
+        yield {**other.to_message(), **change}
+    read, write = os.pipe()
+    yield {**plain, "fd": read, "inode": os.fstat(read).st_ino}
+    for fd in (unsealed, read, write):
+        os.close(fd)
+
+
+@needs_memfd
+def test_a_copy_is_checked_like_the_original(ends: list[Tcp]) -> None:
+    producer, reader, _ = ends
+    payload = producer.pack(SegmentChunk.whole(SEGMENT))
+    assert payload.key is not None
+    for message in _false_copies(payload):
+        producer._open_state.server._note_copy({"copied": payload.key.token, "address": message})
+        assert_equal(join([reader.unpack(payload, expected=SPEC)]), SEGMENT)
+        wait_until_told(payload)  # it fetched the original, which is the copy for others now
+        reader.release(payload)
+        reader._open_state._released.clear()
 
 
 def test_what_a_reader_holds_stays_when_all_others_have_released_it(ends: list[Tcp]) -> None:
