@@ -286,9 +286,9 @@ def test_cancelling_ends_the_children_too_without_namespaces(
     if os.geteuid():
         pytest.skip("without namespaces only root is sure to confine it")
     changes = (
-        "from latentmas_ray.sandbox import supervisor; from latentmas_ray.sandbox.namespaces import Isolation; "
+        "from latentmas_ray.sandbox import supervisor; from latentmas_ray.sandbox.confine.isolation import Isolation; "
         "supervisor.isolate = lambda *_: Isolation("
-        "has_own_user=False, has_no_network=False, has_own_processes=False, is_read_only=False); "
+        "has_own_user=False, has_no_network=False, has_own_processes=False); "
     )
     monkeypatch.setattr(run_module, "_START", run_module._START.replace("del sys", f"{changes}del sys"))
     mark = f"lmr{os.getpid()}"
