@@ -52,11 +52,13 @@ def _verdict(job: Job, folder: str, tests: int) -> dict[str, Any]:
     num_others = _num_own_threads() if os.geteuid() else 0
     group = Cgroup.make(f"latentmas-sandbox-{os.getpid()}", job.limits.memory_bytes)
     isolation = isolate()
+    uids = free_uids()  # by this process's number, which is unique; the keeper's is 1 in its namespace
     ours, theirs = os.pipe()
     try:
         child = os.fork()
         if child == 0:
-            _keep(job, folder, tests, theirs, isolation, group, _INSIDE if isolation.has_own_user else num_others)
+            others = _INSIDE if isolation.has_own_user else num_others
+            _keep(job, folder, tests, theirs, isolation, group, uids, others)
         os.close(theirs)
         try:
             report, end = _await(ours, child, job.limits, group)
@@ -111,7 +113,14 @@ def _obstacle(isolation: Isolation, *, has_own_root: bool) -> str:
 
 
 def _keep(
-    job: Job, folder: str, tests: int, report: int, isolation: Isolation, group: Cgroup | None, num_others: int
+    job: Job,
+    folder: str,
+    tests: int,
+    report: int,
+    isolation: Isolation,
+    group: Cgroup | None,
+    uids: tuple[int, int],
+    num_others: int,
 ) -> None:
     """The keeper: enters the job's root, starts its two processes, and waits for them. Never returns.
 
@@ -130,7 +139,6 @@ def _keep(
             os.write(report, json.dumps({"obstacle": obstacle}).encode() + b"\n")
             os._exit(0)
         is_filtered = seccomp.table() is not None
-        uids = free_uids()
         if not has_root and os.geteuid() == 0:
             uids = (uids[0], uids[0])
             os.chown(folder, *uids)

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from latentmas_ray.sandbox.exchange.changes import snapshot, write_changes
+from latentmas_ray.sandbox.exchange.changes import snapshot, state_of, write_changes
 from latentmas_ray.sandbox.exchange.channel import Channel
 from latentmas_ray.sandbox.exchange.forms import write_unusual
 from latentmas_ray.sandbox.exchange.wire import Codec, Reader, Structure, WireError, Writer
@@ -191,17 +191,6 @@ class Answers(Codec):
 
         call.__name__ = call.__qualname__ = name
         return call
-
-
-def state_of(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, also those in slots."""
-    slots = (name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name))
-    return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    slots: Any = vars(kind).get("__slots__", ())
-    return tuple(name for name in ([slots] if isinstance(slots, str) else slots) if not name.startswith("__"))
 
 
 def write_object(value: Any, writer: Writer) -> Structure:

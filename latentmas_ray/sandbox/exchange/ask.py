@@ -31,7 +31,8 @@ class TestsEnded(BaseException):
 
 
 class Exchange(Codec):
-    """The tests' end of the connection. `failure` says why the tests have not passed, whatever they do afterwards."""
+    """The tests' end of the connection. `failure` says why the tests have not passed, whatever they do afterwards.
+    `waiting` has changes to arguments that are not made yet."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -41,7 +42,7 @@ class Exchange(Codec):
         self.shared: dict[str, type] = {}  # classes that both sides have, by name
         self._functions: list[Any] = []
         self._classes: dict[int, Any] = {}
-        self._waiting: dict[int, tuple[Any, Any, int]] = {}  # by id: container, its new contents, depth of the call
+        self.waiting: dict[int, tuple[Any, Any, int]] = {}  # by id: container, its new contents, depth of the call
 
     def refuse(self, reason: str) -> NoReturn:
         """End the tests as not passed."""
@@ -73,15 +74,15 @@ class Exchange(Codec):
 
     def settle(self, depth: int) -> None:
         """Make the changes to arguments of calls that were made at this depth of the stack, or deeper."""
-        for key, (target, new, at) in list(self._waiting.items()):
+        for key, (target, new, at) in list(self.waiting.items()):
             if at >= depth:
-                del self._waiting[key]
+                del self.waiting[key]
                 assign(target, new)
 
     def before_writing(self, value: Any) -> None:
         """Make the changes to a container before the program gets it again."""
-        if self._waiting and (entry := self._waiting.get(id(value))) is not None and entry[0] is value:
-            del self._waiting[id(value)]
+        if self.waiting and (entry := self.waiting.get(id(value))) is not None and entry[0] is value:
+            del self.waiting[id(value)]
             assign(value, entry[1])
 
     def _exchange(self, message: Structure) -> Any:
@@ -113,7 +114,7 @@ class Exchange(Codec):
         for target, new in read_changes(changes, objects, Reader(self, objects)):
             if type(target) is not type(new):
                 raise WireError("a change of type")
-            self._waiting[id(target)] = (target, new, depth)
+            self.waiting[id(target)] = (target, new, depth)
         value = Reader(self, None if changes else objects).read(structure)
         if kind == "returned":
             return value

@@ -55,8 +55,22 @@ def assign(target: Any, new: Any) -> None:
     elif (numpy := numpy_module()) is not None and isinstance(target, numpy.ndarray):
         target[...] = new
     else:
-        vars(target).clear()
-        vars(target).update(vars(new))
+        state = state_of(new)
+        for name in [name for name in state_of(target) if name not in state]:
+            object.__delattr__(target, name)
+        for name, value in state.items():
+            object.__setattr__(target, name, value)
+
+
+def state_of(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, also those in slots."""
+    slots = (name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name))
+    return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots: Any = vars(kind).get("__slots__", ())
+    return tuple(name for name in ([slots] if isinstance(slots, str) else slots) if not name.startswith("__"))
 
 
 def _contents(value: Any) -> Snapshot:
@@ -73,12 +87,8 @@ def _contents(value: Any) -> Snapshot:
     numpy = numpy_module()
     if numpy is not None and kind is numpy.ndarray:
         return value.tobytes() if value.dtype.kind != "O" else list(value.ravel())
-    if kind.__flags__ & _IS_HEAP_TYPE and hasattr(value, "__dict__"):
-        return [*vars(value).keys(), *vars(value).values()]
-    return None
-
-
-_IS_HEAP_TYPE = 1 << 9
+    state = state_of(value)
+    return [*state.keys(), *state.values()] if state else None
 
 
 def _is_same(new: Snapshot, old: Snapshot) -> bool:

@@ -19,7 +19,7 @@ from latentmas_ray.sandbox.exchange.ask import CANNOT_CROSS, Exchange
 from latentmas_ray.sandbox.exchange.channel import Channel
 
 MODULE = "tests"
-_SETTLE = "__settle__"
+_SETTLE, _WAITING = "__settle__", "__waiting__"
 _MODULES = {"np": "numpy"}  # names under which programs import modules, as tests do that leave it to them
 _BUILTINS = frozenset(vars(builtins))
 _LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set)
@@ -76,7 +76,7 @@ def _run(
             settle_at[0] = exchange.num_asked
 
     settle_at = [exchange.num_asked]
-    space[_SETTLE] = settle
+    space[_SETTLE], space[_WAITING] = settle, bool(data) or exchange.waiting
     exec(compile(tree, "<tests>", "exec"), space)
 
 
@@ -137,7 +137,9 @@ def _is_literal(statement: ast.stmt) -> bool:
 
 def _call_after(statement: ast.stmt) -> ast.stmt:
     call = ast.Expr(ast.Call(func=ast.Name(id=_SETTLE, ctx=ast.Load()), args=[], keywords=[]))
-    return ast.fix_missing_locations(ast.copy_location(call, statement))
+    # Only if something waits: the tests may have loops with millions of statements.
+    only = ast.If(test=ast.Name(id=_WAITING, ctx=ast.Load()), body=[call], orelse=[])
+    return ast.fix_missing_locations(ast.copy_location(only, statement))
 
 
 def _depth() -> int:

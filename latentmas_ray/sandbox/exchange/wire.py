@@ -22,6 +22,7 @@ Structure = Any  # what json can write: None, bool, int, float, str and lists of
 
 _LARGE_BITS = 4000
 _PLAIN = frozenset({type(None), bool, float, str})
+_PLAIN_OR_INT = _PLAIN | {int}
 MAX_FRAME_BYTES = 256 * 2**20
 
 
@@ -88,6 +89,11 @@ class Writer:
         self._numbers[id(value)] = len(self.objects)
         self.objects.append(value)
 
+    @staticmethod
+    def _are_small(values: list[Any], kinds: set[type]) -> bool:
+        numbers = values if kinds == {int} else [value for value in values if type(value) is int]
+        return max(map(int.bit_length, numbers)) <= _LARGE_BITS
+
     def rewrite(self, number: int) -> Structure:
         """Return the structure of a container that has a number, with its present contents. The reader makes another
         container of it, which takes the next number."""
@@ -104,9 +110,7 @@ class Writer:
         """Return the structures of several values; fast for those without structure."""
         values = list(several)
         kinds = set(map(type, values))
-        if kinds <= _PLAIN:
-            return values
-        if kinds == {int} and max(map(int.bit_length, values)) <= _LARGE_BITS:
+        if kinds <= _PLAIN or (kinds <= _PLAIN_OR_INT and self._are_small(values, kinds)):
             return values
         return [self.write(value) for value in values]
 

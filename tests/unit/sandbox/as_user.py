@@ -1,7 +1,7 @@
 """Runs jobs in the sandbox, as another user: reads jobs from standard input and writes outcomes, both as JSON.
 
-Before it runs them it opens what a program must not reach: a Unix socket by path (stream and datagram), an abstract one,
-a secret file of this user, and a key in its session keyring. `{folder}` and `{abstract}` in a program stand for them.
+Before it runs them it opens what a program must not reach: Unix sockets by path (stream, datagram), an abstract one, a
+secret file of this user, and a key in its session keyring. `{folder}` and `{abstract}` in a program stand for them.
 Run by a plain interpreter: only the standard library is there.
 """
 
@@ -53,7 +53,8 @@ def main() -> None:
             program = fields["program"].replace("{folder}", folder).replace("{abstract}", f"latentmas-{os.getpid()}")
             limits = Limits(**{"wall_seconds": 60.0, **fields.get("limits", {})})
             try:
-                outcome = run_program(Job(program=program, tests=fields["tests"], limits=limits))
+                given = fields.get("given", "")
+                outcome = run_program(Job(program=program, tests=fields["tests"], given=given, limits=limits))
                 outcomes[name] = asdict(outcome)
             except SandboxError as error:
                 outcomes[name] = {"passed": False, "reason": f"SandboxError: {error}"}
