@@ -116,7 +116,11 @@ def _confine(job: Job, cell: Cell) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     if cell.is_filtered:
-        seccomp.install()
+        try:
+            seccomp.install()
+        except OSError:
+            if job.needs_confinement:
+                raise
 
 
 def _keep_files(*files: int) -> Sequence[int]:

@@ -17,7 +17,7 @@ from typing import Any
 from latentmas_ray.sandbox.child import VANISHED, Cell, free_uids, run_program_process, run_tests_process
 from latentmas_ray.sandbox.confine import landlock, seccomp
 from latentmas_ray.sandbox.confine import system_calls as kernel
-from latentmas_ray.sandbox.confine.isolation import Isolation, enter_root, isolate, readable_paths
+from latentmas_ray.sandbox.confine.isolation import INSIDE, Isolation, enter_root, isolate, readable_paths
 from latentmas_ray.sandbox.confine.memory import Cgroup, used_bytes
 from latentmas_ray.sandbox.job import MIB, Job, Limits
 
@@ -25,11 +25,12 @@ _MAX_REPORT_BYTES = 4096
 _KILL_SECONDS = 5.0
 _WATCH_SECONDS = 0.05
 _LAST_SECONDS = 1.0  # for a process whose files are closed to end
-_INSIDE = 3  # processes of this user in its user namespace beside the program: this one, the keeper, the tests'
+_NUM_OWN = 4  # processes of this user in its user namespace beside the program: bubblewrap's, this, the keeper, tests'
 
 
 def main() -> None:
-    """Run the job on standard input in the folder that is the first argument; the second is the file of the tests."""
+    """Run the job on standard input in the folder that is the first argument; the second is the file of the tests. A
+    third, `inside`, says that bubblewrap has made a root and namespaces already."""
     kernel.die_with_parent()
     kernel.adopt_orphans()
     signal.signal(signal.SIGTERM, _stop)
@@ -38,7 +39,8 @@ def main() -> None:
     given = json.load(sys.stdin)
     job = Job(**{**given, "tests": "", "limits": Limits(**given["limits"])})
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
-    json.dump(_verdict(job, os.path.realpath(sys.argv[1]), int(sys.argv[2])), sys.stdout)
+    verdict = _verdict(job, os.path.realpath(sys.argv[1]), int(sys.argv[2]), is_inside=sys.argv[3:] == ["inside"])
+    json.dump(verdict, sys.stdout)
     sys.stdout.flush()
     os._exit(0)
 
@@ -48,16 +50,16 @@ def _stop(*_: object) -> None:
     sys.exit(1)
 
 
-def _verdict(job: Job, folder: str, tests: int) -> dict[str, Any]:
+def _verdict(job: Job, folder: str, tests: int, *, is_inside: bool) -> dict[str, Any]:
     num_others = _num_own_threads() if os.geteuid() else 0
     group = Cgroup.make(f"latentmas-sandbox-{os.getpid()}", job.limits.memory_bytes)
-    isolation = isolate()
+    isolation = INSIDE if is_inside else isolate()
     uids = free_uids()  # by this process's number, which is unique; the keeper's is 1 in its namespace
     ours, theirs = os.pipe()
     try:
         child = os.fork()
         if child == 0:
-            others = _INSIDE if isolation.has_own_user else num_others
+            others = _NUM_OWN if isolation.has_own_user else num_others
             _keep(job, folder, tests, theirs, isolation, group, uids, others)
         os.close(theirs)
         try:
@@ -134,7 +136,9 @@ def _keep(
             group.enter()
         with contextlib.suppress(OSError):  # a kernel without keys, or where even this call is refused
             kernel.leave_session_keyring()
-        has_root = enter_root(folder, job.limits.folder_bytes, (*readable_paths(), *job.import_paths))
+        has_root = isolation is INSIDE or enter_root(
+            folder, job.limits.folder_bytes, (*readable_paths(), *job.import_paths)
+        )
         if job.needs_confinement and (obstacle := _obstacle(isolation, has_own_root=has_root)):
             os.write(report, json.dumps({"obstacle": obstacle}).encode() + b"\n")
             os._exit(0)

@@ -107,7 +107,7 @@ class Setup:
         topology = self.topology_for(config)
         questions = self._controlled(load_questions(config.task, config.limit))
         prompts = RenderedPrompts.of(topology, questions)
-        check_graders(questions)
+        check_graders(questions, unsafe_programs=config.unsafe_programs)
         warn_of_untrained(config.model, questions)
         return Evaluation(
             config.resolved(task_max_new_tokens(questions)),

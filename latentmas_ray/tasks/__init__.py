@@ -6,7 +6,14 @@ compares it with the gold. `grading/__init__.py` lists the kinds of answers.
 """
 
 from latentmas_ray.tasks.files import BUILTIN_TASKS, load_questions
-from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
+from latentmas_ray.tasks.grading.grade import (
+    SLOW_KINDS,
+    answer_form,
+    check_graders,
+    extract,
+    grade,
+    grade_unconfined,
+)
 from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
 from latentmas_ray.tasks.record import question_from, questions_from
@@ -25,6 +32,7 @@ __all__ = [
     "extract",
     "find_benchmark",
     "grade",
+    "grade_unconfined",
     "load_questions",
     "mismatch_memory",
     "question_from",

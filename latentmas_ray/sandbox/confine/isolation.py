@@ -37,6 +37,10 @@ class Isolation:
     has_own_processes: bool  # a process namespace, in which the next child is the first process
 
 
+# Of a process that bubblewrap has started: namespaces and a root of its own.
+INSIDE = Isolation(has_own_user=True, has_no_network=True, has_own_processes=True)
+
+
 def isolate() -> Isolation:
     """Enter new namespaces where the machine allows it. A process that is not root first creates a user namespace."""
     uid, gid = os.geteuid(), os.getegid()  # read first: a new user namespace does not map them yet

@@ -84,6 +84,8 @@ class Answers(Codec):
             structure = self._error(result, writer) if has_raised else writer.write(result)
         except RecursionError:
             return ["refused", "a value that is nested too deeply"]
+        except MemoryError:
+            return ["refused", "a value that is too large"]
         except WireError as error:
             return ["refused", str(error)]
         return ["raised" if has_raised else "returned", structure, changes, self._take_printed()]

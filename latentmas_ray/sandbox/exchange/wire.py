@@ -24,6 +24,7 @@ _LARGE_BITS = 4000
 _PLAIN = frozenset({type(None), bool, float, str})
 _PLAIN_OR_INT = _PLAIN | {int}
 MAX_FRAME_BYTES = 256 * 2**20
+MAX_VALUES = 10 * 10**6  # in one message: both processes and the message itself are in memory at once
 
 
 class WireError(ValueError):
@@ -64,6 +65,7 @@ class Writer:
     def __init__(self, codec: Codec, known: list[Any] | None = None) -> None:
         self.codec = codec
         self.objects: list[Any] = list(known or ())
+        self._num_values = 0
         self._numbers = {id(value): number for number, value in enumerate(self.objects)}
 
     def write(self, value: Any) -> Structure:
@@ -109,6 +111,9 @@ class Writer:
     def write_all(self, several: Iterable[Any]) -> list[Structure]:
         """Return the structures of several values; fast for those without structure."""
         values = list(several)
+        self._num_values += len(values)
+        if self._num_values > MAX_VALUES:
+            raise WireError(f"a value of more than {MAX_VALUES // 10**6} million parts")
         kinds = set(map(type, values))
         if kinds <= _PLAIN or (kinds <= _PLAIN_OR_INT and self._are_small(values, kinds)):
             return values

@@ -2,13 +2,15 @@
 
 Before it runs them it opens what a program must not reach: Unix sockets by path (stream, datagram), an abstract one, a
 secret file of this user, and a key in its session keyring. `{folder}` and `{abstract}` in a program stand for them.
-Run by a plain interpreter: only the standard library is there.
+Run by a plain interpreter: only the standard library is there. The first argument says by what they are confined:
+`all` that this machine has, `bubblewrap`, or `landlock` and the filter of system calls alone.
 """
 
 import ctypes
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from latentmas_ray.errors import SandboxError
-from latentmas_ray.sandbox import Job, Limits, find_obstacle, run_program
+from latentmas_ray.sandbox import Job, Limits, find_obstacle, run, run_program
 
 SECRET = "a-secret-of-the-caller"
 
@@ -31,9 +33,20 @@ def add_session_key() -> None:
     libc.syscall(add_key, b"user", b"latentmas-test", SECRET.encode(), len(SECRET), -3)
 
 
+WITHOUT_NAMESPACES = (
+    "from latentmas_ray.sandbox import supervisor; from latentmas_ray.sandbox.confine.isolation import Isolation; "
+    "supervisor.enter_root = lambda *_: False; supervisor.isolate = lambda *_: Isolation("
+    "has_own_user=False, has_no_network=False, has_own_processes=False); "
+)
+
+
 def main() -> None:
     """Run the jobs."""
     jobs = json.load(sys.stdin)
+    if sys.argv[1] == "bubblewrap":
+        run._try_out = lambda: ("", shutil.which("bwrap"))  # type: ignore[assignment]
+    if sys.argv[1] == "landlock":
+        run._START = run._START.replace("del sys", f"{WITHOUT_NAMESPACES}del sys")
     if os.geteuid():
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # after the change of user: else /proc/self is root's
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as stream:

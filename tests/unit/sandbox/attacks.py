@@ -163,7 +163,7 @@ UNCOUNTED_MEMORY = {
 _SIZES = "\n".join(
     (
         "def action():",
-        "    for path in ('/etc/shadow', '/etc/passwd', '/etc/hostname', '/var/log', '/boot', '/run', '/proc/1', "
+        "    for path in ('/etc/shadow', '/etc/passwd', '/etc/hostname', '/var/log', '/boot', '/run', "
         "'{folder}', '{folder}/secret', '/var/run', '/sys/kernel', '/sys/fs/cgroup', '/dev/shm', '/dev/tty', '/mnt'):",
         "        if os.path.lexists(path):",
         "            return path, os.stat(path).st_size",

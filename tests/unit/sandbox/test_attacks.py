@@ -47,13 +47,13 @@ def as_user(user: str) -> dict[str, object]:
 
 
 @cache
-def outcomes(user: str, kind: str) -> dict[str, dict[str, object]]:
+def outcomes(user: str, kind: str, means: str = "all") -> dict[str, dict[str, object]]:
     """Run all jobs of a kind as this user, in one process."""
     path = interpreter(user)
     if path is None:
         pytest.skip("no Python here that another user can run")
     done = subprocess.run(
-        [path, "-I", str(RUNNER)],
+        [path, "-I", str(RUNNER), means],
         input=json.dumps(JOBS[kind]),
         capture_output=True,
         text=True,
@@ -72,6 +72,20 @@ def outcomes(user: str, kind: str) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize("group", ATTACKS)
 def test_each_attack_is_refused(user: str, group: str) -> None:
     outcome = outcomes(user, "attacks")[group]
+    assert outcome["passed"], outcome["reason"]
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not here")
+@pytest.mark.parametrize("group", ATTACKS)
+def test_each_attack_is_refused_where_only_bubblewrap_makes_namespaces(group: str) -> None:
+    outcome = outcomes("user", "attacks", "bubblewrap")[group]
+    assert outcome["passed"], outcome["reason"]
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("group", [group for group in ATTACKS if group != "files"])
+def test_each_attack_is_refused_without_namespaces(user: str, group: str) -> None:
+    outcome = outcomes(user, "attacks", "landlock")[group]
     assert outcome["passed"], outcome["reason"]
 
 

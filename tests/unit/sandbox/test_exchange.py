@@ -26,6 +26,7 @@ def test_right_programs_pass(name: str) -> None:
         ("import sys\ndef f():\n    return sys", "assert f()", "a module"),
         ("def f():\n    return object()", "assert f() == 3", "to equal a value of type int"),
         ("def f():\n    x = []\n    for _ in range(9999):\n        x = [x]\n    return x", "f()", "nested too deeply"),
+        ("def f():\n    return [0] * 11_000_000", "f()", "more than 10 million parts"),
         ("class A:\n    pass", "class B(A):\n    pass", "derive a class"),
         ("def f():\n    return 1", "assert f() == 2, 'not two'", "AssertionError: not two"),
         ("def f():\n    return 1", "g()", "NameError"),
