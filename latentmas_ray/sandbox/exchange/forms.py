@@ -7,7 +7,7 @@ import decimal
 import fractions
 import pathlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from latentmas_ray.sandbox.exchange.wire import (
@@ -113,10 +113,9 @@ def _pairs(writer: Writer, value: Any) -> list[Structure]:
 
 
 def _into_dict(reader: Reader, target: Any, parts: list[Structure]) -> Any:
-    items: Iterator[Any] = iter(parts)
-    for key in items:
+    for key, value in zip(parts[::2], parts[1::2], strict=True):
         read = reader.read(key)
-        dict.__setitem__(target, read, reader.read(next(items)))
+        dict.__setitem__(target, read, reader.read(value))
     return target
 
 

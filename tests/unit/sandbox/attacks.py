@@ -8,7 +8,7 @@ REFUSED = "got = attempt()\nassert got == {}, got"
 _SEARCH = """
 import ctypes, mmap, os, platform, socket, struct, sys, tempfile
 libc = ctypes.CDLL(None, use_errno=True)
-NUMBERS = __NUMBERS__[platform.machine()]
+NUMBERS = __TABLE__[platform.machine()]
 def call(name, *arguments):
     number = NUMBERS[name] if isinstance(name, str) else name
     values = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
@@ -38,7 +38,7 @@ def attempt():
             pass
     return got
 """
-_NAMES = {
+NUMBERS = {
     "x86_64": {
         "keyctl": 250, "add_key": 248, "request_key": 249, "unshare": 272, "clone": 56, "clone3": 435, "setns": 308,
         "mount": 165, "umount2": 166, "pivot_root": 155, "open_tree": 428, "fsopen": 430, "ptrace": 101,
@@ -60,7 +60,7 @@ _NAMES = {
         "prlimit64": 261, "socket": 198,
     },
 }  # fmt: skip
-_HEAD = _SEARCH.replace("__NUMBERS__", json.dumps(_NAMES))
+_HEAD = _SEARCH.replace("__TABLE__", json.dumps(NUMBERS))
 
 
 SOCKETS = {
