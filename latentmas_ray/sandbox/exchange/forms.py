@@ -109,13 +109,14 @@ def _read_object_array(reader: Reader, structure: list[Structure]) -> Any:
 
 
 def _pairs(writer: Writer, value: Any) -> list[Structure]:
-    return writer.write_all(part for pair in dict.items(value) for part in pair)
+    items = value.items() if type(value) in FORMS else dict.items(value)
+    return writer.write_all(part for pair in items for part in pair)
 
 
 def _into_dict(reader: Reader, target: Any, parts: list[Structure]) -> Any:
     for key, value in zip(parts[::2], parts[1::2], strict=True):
         read = reader.read(key)
-        dict.__setitem__(target, read, reader.read(value))
+        target[read] = reader.read(value)
     return target
 
 

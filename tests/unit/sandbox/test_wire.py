@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmas_ray.sandbox.exchange import forms
@@ -28,10 +28,10 @@ SIMPLE = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.integers(-(10**1400), 10**1400)
+    | st.sampled_from([10**1300, -(2**4000), 2**4001])
     | st.floats(allow_nan=False)
     | st.complex_numbers(allow_nan=False)
-    | st.text(st.characters())
+    | st.text()
     | st.binary()
     | st.dates()
     | st.datetimes()
@@ -52,7 +52,7 @@ VALUES = st.recursive(
         | st.frozensets(KEYS)
         | st.lists(inner).map(collections.deque)
     ),
-    max_leaves=20,
+    max_leaves=8,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(sorted(BY_TAG)),
@@ -61,7 +61,7 @@ JSON = st.recursive(
         | st.tuples(st.sampled_from([*sorted(BY_TAG), "@", "h", "x"]), inner, inner).map(list)
         | st.dictionaries(st.text(max_size=2), inner, max_size=2)
     ),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
@@ -82,11 +82,13 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+@settings(max_examples=50)
 @given(VALUES)
 def test_a_value_arrives_as_it_was(value: Any) -> None:
     assert same(sent(value), value)
 
 
+@settings(max_examples=50)
 @given(JSON)
 def test_what_is_no_value_is_refused(structure: Any) -> None:
     try:
@@ -95,6 +97,7 @@ def test_what_is_no_value_is_refused(structure: Any) -> None:
         return
 
 
+@settings(max_examples=50)
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4), VALUES)
 def test_changes_are_made_again(values: list[Any], others: list[Any], value: Any) -> None:
     mine = [values, {"a": value}]
