@@ -34,16 +34,18 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 	@PYTHON='$(PYTHON)' sh ./set_up.sh
 	@touch $(READY)
 
-# Only the tests with several nodes need iproute2, and only those of the report Chromium; they say so themselves where
-# one is missing.
+# Only the tests with several nodes need iproute2, only those of the report Chromium, and only some of the sandbox
+# bubblewrap; they say so themselves where one is missing.
 system-packages:
 	@missing=; \
 	command -v ip >/dev/null || missing='iproute2'; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing for the tests:" $$missing; \
 	  apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing >/dev/null || true; \
 	fi; \
 	command -v ip >/dev/null || echo 'iproute2 (the ip command) is missing: install it to run the tests with several nodes'; \
-	command -v chromium >/dev/null || echo 'chromium is missing: install it to run the tests of the report in a browser'
+	command -v chromium >/dev/null || echo 'chromium is missing: install it to run the tests of the report in a browser'; \
+	command -v bwrap >/dev/null || echo 'bubblewrap (bwrap) is missing: install it to run all tests of the sandbox'

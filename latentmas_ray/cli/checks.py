@@ -61,11 +61,12 @@ def software_checks() -> Iterator[Check]:
 
 
 def machine_checks(environment: Environment) -> Iterator[Check]:
-    """Cores, memory, accelerators, shared memory and the cache folder."""
+    """Cores, memory, accelerators, shared memory, the cache folder, and what confines programs."""
     yield Check(Mark.OK, "CPU", f"{num_cores()} cores, {format_bytes(memory_bytes())} of memory")
     yield from _device_checks()
     yield shared_memory_check(Path("/dev/shm"))
     yield _cache_check(environment.cache_dir)
+    yield programs_check()
 
 
 def cluster_check(address: str | None) -> Check:
@@ -97,6 +98,23 @@ def shared_memory_check(folder: Path) -> Check:
         advice = f"below {format_bytes(_SMALL_SHM_BYTES)} Ray may use a slow disk; in Docker: --shm-size=8g"
         return Check(Mark.WARN, str(folder), f"{format_bytes(size)}: {advice}")
     return Check(Mark.OK, str(folder), format_bytes(size))
+
+
+def programs_check() -> Check:
+    """Say what confines a program that is graded (tasks of kind code)."""
+    from latentmas_ray.sandbox import find_confinement, find_obstacle
+
+    found = find_confinement()
+    if found is None:
+        return Check(Mark.WARN, "programs", f"code is not graded without --unsafe-programs: {find_obstacle()}")
+    means = [
+        "a root of its own" if found.has_own_root else "no root of its own (names and sizes of files can be seen)",
+        f"Landlock {found.landlock}" if found.landlock else "no Landlock",
+        "a filter of system calls",
+        "no network" if found.has_no_network else "no network but for the filter",
+        "memory counted by the kernel" if found.counts_memory else "memory counted by the supervisor",
+    ]
+    return Check(Mark.OK if found.has_own_root else Mark.WARN, "programs", f"confined by {', '.join(means)}")
 
 
 def num_cores() -> int:

@@ -115,6 +115,9 @@ class TaskConfig(ConfigPart):
     )
     limit: int | None = Field(default=None, ge=1, description="only the first N questions")
     batch_size: int = Field(default=8, ge=1, le=4096, description="questions in one batch")
+    unsafe_programs: Annotated[bool, MayChange()] = Field(
+        default=False, description="grade code also where this machine cannot confine programs"
+    )
 
 
 class MethodConfig(ConfigPart):

@@ -1,18 +1,18 @@
 """Runs untrusted programs in a sandbox. Linux and the standard library only.
 
-`run_program` runs a program and then its tests in a process without network, without this process's environment, with
-write access only to its own temporary folder, and with limits on CPU time, memory, processes, files and wall time.
+`run_program` runs a program, and its tests in a process beside it, without network, without this process's environment,
+in a file system with only what Python needs, with few system calls, and with limits on CPU time, memory, processes,
+files and wall time. The tests ask the program's process, which answers with data: it cannot write the verdict itself.
 
-job.py           Job, Limits, Outcome
+job.py           Job, Limits, Outcome, Confinement
 run.py           the caller's side: starts the supervisor, waits, cleans up
-supervisor.py    the process in between: sets up the sandbox, starts the child in it, reports the verdict
-child.py         the program's process: drops its privileges, then runs the program and its tests
-namespaces.py    isolation by namespaces: no network, no other processes, a read-only file system
-landlock.py      isolation by Landlock, which needs no privilege: only the files that Python needs
-system_calls.py  system calls for which Python has no function
+supervisor.py    the process in between: sets up the sandbox, starts two processes in it, reports the verdict
+child.py         the program's and the tests' process: each drops its privileges first
+confine/         namespaces, Landlock, the filter of system calls, the bound on memory
+exchange/        what crosses between the two processes
 """
 
-from latentmas_ray.sandbox.job import Job, Limits, Outcome
-from latentmas_ray.sandbox.run import find_obstacle, run_program
+from latentmas_ray.sandbox.job import Confinement, Job, Limits, Outcome
+from latentmas_ray.sandbox.run import find_confinement, find_obstacle, run_program
 
-__all__ = ["Job", "Limits", "Outcome", "find_obstacle", "run_program"]
+__all__ = ["Confinement", "Job", "Limits", "Outcome", "find_confinement", "find_obstacle", "run_program"]

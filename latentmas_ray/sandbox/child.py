@@ -1,97 +1,137 @@
-"""The program's process: drops its privileges, then runs the program and its tests."""
+"""The two processes inside the sandbox: the program's and the tests'. Each gives up its privileges first."""
 
-import builtins
+import contextlib
+import fcntl
+import json
 import os
 import resource
+import signal
 import sys
-import types
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from latentmas_ray.sandbox import landlock
-from latentmas_ray.sandbox import system_calls as kernel
+from latentmas_ray.sandbox.confine import landlock, seccomp
+from latentmas_ray.sandbox.confine import system_calls as kernel
+from latentmas_ray.sandbox.confine.isolation import readable_paths
+from latentmas_ray.sandbox.exchange.answer import serve
+from latentmas_ray.sandbox.exchange.channel import Channel, ChannelClosedError
+from latentmas_ray.sandbox.exchange.tests import run_tests
+from latentmas_ray.sandbox.exchange.wire import WireError
 from latentmas_ray.sandbox.job import Job, Limits
 
-READY = b"ready\n"  # the report before it is ours; the report after it may come from the program
+VANISHED = 3  # the exit code of the tests' process if the program's has ended
 
-_MODULE = "program"
-_MAX_REASON_CHARS = 300
+_FIRST_FILE = 3
+_SPARE_FILES = 64  # numbers that are in nobody's way while files get theirs
 _CAP_DAC_READ_SEARCH = 1 << 2
 _FIRST_FREE_UID = 1_900_000_000
 _NOBODY = 65534
-_REPORT = 3
-_READABLE = (
-    *("/usr", "/lib", "/lib64", "/bin", "/sys/devices/system/cpu", "/etc/ld.so.cache", "/etc/localtime"),
-    *("/dev/zero", "/dev/random", "/dev/urandom"),
-)
 
 
-def run_inside(job: Job, folder: str, report: int, token: bytes, *, uid: int, num_others: int) -> None:
-    """Confine this process and run the job. Writes `token` to the file descriptor `report` if it passes. Never returns.
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Where a process of the job runs, and as whom."""
 
-    `uid` is the user to become (root only). `num_others` is how many other processes of the user count to its limit.
-    """
+    folder: str
+    uid: int  # the user to become (root only)
+    num_others: int  # other processes of the user, which count to its limit
+    has_own_root: bool
+    is_filtered: bool  # of system calls; False only where the job needs no confinement and the machine has no filter
+
+
+def run_program_process(job: Job, cell: Cell, reading: int, writing: int) -> None:
+    """Confine this process, run the program, and answer what the tests ask. Never returns."""
+    channel = Channel(*_keep_files(reading, writing))
     try:
-        _close_all_but(report)
-        _set_limits(job.limits, num_others)
-        if os.geteuid() == 0:
-            _become(uid)
-        else:
-            kernel.set_capabilities(0)  # in its user namespace
-        kernel.die_with_parent()
-        kernel.forbid_new_privileges()
-        if landlock.version():
-            readable = (*_READABLE, sys.prefix, sys.base_prefix, *filter(None, sys.path))
-            landlock.restrict(readable=readable, writable=(folder, "/dev/null"))
-        os.write(_REPORT, READY)
+        _confine(job, cell)
     except OSError as error:
-        os.write(_REPORT, f"{type(error).__name__}: {error}".encode())
+        channel.send(["broken", f"{type(error).__name__}: {error}"])
         os._exit(1)
-    _run(job.program, job.tests, token, os.write, os._exit)
+    with contextlib.suppress(ChannelClosedError):
+        channel.send(["ready"])
+        serve(job.program or "", list(job.shared), channel)
+    os._exit(0)
 
 
-def free_uid() -> int:
-    """Return a user id that is not in use."""
-    return _FIRST_FREE_UID + os.getpid()
-
-
-def _run(
-    program: str,
-    tests: str,
-    token: bytes,
-    write: Callable[[int, bytes], int],
-    exit_process: Callable[[int], object],
-) -> None:
-    # Keep references to everything that is needed afterwards: the program may replace it in its module or in builtins.
-    run, make, names, untouched = exec, compile, vars(builtins), dict(vars(builtins))
-    module = types.ModuleType(_MODULE)
-    sys.modules[_MODULE] = module
-    space = module.__dict__
+def run_tests_process(job: Job, cell: Cell, tests: int, report: int, reading: int, writing: int) -> None:
+    """Confine this process, run the tests from the file `tests`, and write the verdict to `report`. Never returns."""
+    tests, report, reading, writing = _keep_files(tests, report, reading, writing)
+    code = 0
     try:
-        run(make(program, "<program>", "exec"), space)
-        names.update(untouched)
-        run(make(tests, "<tests>", "exec"), space)
-    except BaseException as error:  # noqa: BLE001 - includes SystemExit, KeyboardInterrupt and the program's own classes
-        token = _reason(error)
-    write(_REPORT, token + b"\n")
-    exit_process(0)
+        os.lseek(tests, 0, os.SEEK_SET)
+        with os.fdopen(tests, "rb") as file:
+            text = file.read().decode("utf-8", errors="surrogatepass")
+        kernel.hide_memory()
+        _confine(job, cell)
+        kernel.hide_memory()  # again: changing the user has reset it
+        os.environ["HOME"] = "/"  # what the program writes into its own is no configuration of the tests
+        verdict = _verdict(job, text, Channel(reading, writing))
+        code = VANISHED if verdict.pop("vanished", False) else 0
+    except OSError as error:
+        verdict = {"failed": f"{type(error).__name__}: {error}"}
+    os.write(report, json.dumps(verdict).encode() + b"\n")
+    os._exit(code)
 
 
-def _reason(error: BaseException) -> bytes:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 - the program's own exception may do anything
-        text = "an exception that cannot be printed"
-    return " ".join(text[:_MAX_REASON_CHARS].split()).encode(errors="replace")
+def free_uids() -> tuple[int, int]:
+    """Return two user ids that are not in use."""
+    first = _FIRST_FREE_UID + 2 * os.getpid()
+    return first, first + 1
 
 
-def _close_all_but(report: int) -> None:
-    """Redirect the standard streams to /dev/null, move `report` to a fixed number, and close all other files."""
+def _verdict(job: Job, tests: str, channel: Channel) -> dict[str, object]:
+    """Wait for the program to be loaded, and run the tests."""
+    if job.program is not None:
+        try:
+            hello = channel.receive()
+        except (ChannelClosedError, WireError):
+            return {"failed": "its process ended before the program began"}
+        if hello != ["ready"]:
+            return {"failed": str(hello[-1])}
+        try:
+            loaded = channel.receive()
+        except ChannelClosedError:
+            return {"passed": False, "reason": "", "vanished": True}
+        except WireError as error:
+            return {"passed": False, "reason": f"the program's answer is not understood: {error}"}
+        if loaded != ["loaded"]:
+            reason = loaded[1] if isinstance(loaded, list) and len(loaded) == 2 else "its answer is not understood"
+            return {"passed": False, "reason": str(reason)}
+    reason, has_vanished = run_tests(tests, channel, given=job.given, shared=job.shared, tested=job.tested)
+    return {"passed": reason is None, "reason": "" if has_vanished else reason or "", "vanished": has_vanished}
+
+
+def _confine(job: Job, cell: Cell) -> None:
+    """Give up everything that a computation does not need. Raises OSError."""
+    _set_limits(job.limits, cell.num_others)
+    readable = (*readable_paths(), *job.import_paths)
+    if os.geteuid() == 0:
+        _become(cell)
+    else:
+        kernel.set_capabilities(0)  # in its user namespace
+    kernel.die_with_parent()
+    kernel.forbid_new_privileges()
+    if landlock.version():
+        landlock.restrict(readable=readable, writable=(cell.folder, "/dev/null"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if cell.is_filtered:
+        try:
+            seccomp.install()
+        except OSError:
+            if job.needs_confinement:
+                raise
+
+
+def _keep_files(*files: int) -> Sequence[int]:
+    """Redirect the standard streams to /dev/null, move `files` to the next numbers, and close all others."""
     null = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    if report != _REPORT:
-        os.dup2(report, _REPORT)
-    os.closerange(_REPORT + 1, os.sysconf("SC_OPEN_MAX"))
+    spare = [fcntl.fcntl(file, fcntl.F_DUPFD, _SPARE_FILES) for file in files]
+    kept = [os.dup2(file, _FIRST_FILE + index, inheritable=False) for index, file in enumerate(spare)]
+    os.closerange(_FIRST_FILE + len(files), os.sysconf("SC_OPEN_MAX"))
+    return kept
 
 
 def _set_limits(limits: Limits, num_others: int) -> None:
@@ -112,23 +152,24 @@ def _set_limits(limits: Limits, num_others: int) -> None:
         resource.setrlimit(kind, (bound, bound + spare))
 
 
-def _become(uid: int) -> None:
+def _become(cell: Cell) -> None:
     """Change from root to a user who owns nothing. Limits on the number of processes do not apply to root."""
     kernel.keep_capabilities()
     os.setgroups([])
     try:
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+        os.setresgid(cell.uid, cell.uid, cell.uid)
+        os.setresuid(cell.uid, cell.uid, cell.uid)
     except OSError:  # a container with few user ids
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    kernel.set_capabilities(0 if _can_read_python() else _CAP_DAC_READ_SEARCH * bool(landlock.version()))
+    is_bounded = cell.has_own_root or landlock.version() > 0
+    kernel.set_capabilities(0 if _can_read_python() else _CAP_DAC_READ_SEARCH * is_bounded)
 
 
 def _can_read_python() -> bool:
-    """Whether this user can read Python's files. If only root can, Landlock alone restricts reading."""
+    """Whether this user can read Python's files. If only root can, its own root and Landlock restrict it."""
     try:
-        with open(os.__file__, "rb"):  # noqa: PTH123
+        with open(os.__file__, "rb"), open(sys.executable, "rb"):  # noqa: PTH123
             return True
     except OSError:
         return False

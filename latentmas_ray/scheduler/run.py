@@ -16,6 +16,7 @@ from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
 from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
+from latentmas_ray.tasks import grade_unconfined
 from latentmas_ray.topology.agent import Topology
 
 Result = Answer | Failure | ReturnedMemory
@@ -69,7 +70,9 @@ class Run:
         self.batches = [replace(batch, number=batch.number + number_offset) for batch in request.batches]
         self.queue = deque(RetryState(batch) for batch in self.batches)
         self.batch_states: set[BatchState] = set()
-        self.grading: Grading[tuple[BatchState, float]] = Grading(grader)
+        self.grading: Grading[tuple[BatchState, float]] = Grading(
+            grade_unconfined if self.settings.unsafe_programs else grader
+        )
         self.results: deque[Result] = deque()
         self.error: BaseException | None = None  # the error that ended the run; raised after the last result
         self.is_over = False

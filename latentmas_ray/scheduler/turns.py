@@ -28,6 +28,7 @@ class DriverSettings:
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
     guard: GuardName = "off"  # what happens to thoughts with an alarm
+    unsafe_programs: bool = False  # see `tasks.grade`
     max_losses: int = 3  # of a batch, see RetryState.can_resubmit_lost_turns
 
     @classmethod
@@ -48,6 +49,7 @@ class DriverSettings:
             memory_limit_bytes=config.memory_in_flight_bytes,
             replicas=config.max_replicas,
             traced=frozenset(traced),
+            unsafe_programs=config.unsafe_programs,
             prompts=prompts or RenderedPrompts(),
             guard=config.guard,
             # Colocated agents share one actor: a second batch would only evict the first one from its cache.

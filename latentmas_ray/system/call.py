@@ -51,7 +51,7 @@ def plan_call(
     # With `memory` only the answering agent runs.
     answering = [topology.answering_agent.replace(reads=())]
     prompts = RenderedPrompts.of(topology if memory is None else topology.replace(agents=answering), questions)
-    check_graders(questions)
+    check_graders(questions, unsafe_programs=config.unsafe_programs)
     warn_of_untrained(config.model, questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "a call with memory returns no other memory; leave out one of the two")

@@ -131,7 +131,7 @@ class Setup:
         check_steps_fit(config, topology, self._max_positions)
         questions = self._controlled(load_questions(config.task, config.limit))
         prompts = RenderedPrompts.of(topology, questions)
-        check_graders(questions)
+        check_graders(questions, unsafe_programs=config.unsafe_programs)
         warn_of_untrained(config.model, questions)
         return Evaluation(
             config.resolved(task_max_new_tokens(questions)),

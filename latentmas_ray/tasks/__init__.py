@@ -10,7 +10,14 @@ What reads records is imported when it is first used: actors only need prompts a
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.tasks.grading.grade import SLOW_KINDS, answer_form, check_graders, extract, grade
+from latentmas_ray.tasks.grading.grade import (
+    SLOW_KINDS,
+    answer_form,
+    check_graders,
+    extract,
+    grade,
+    grade_unconfined,
+)
 from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ __all__ = [
     "extract",
     "find_benchmark",
     "grade",
+    "grade_unconfined",
     "load_questions",
     "mismatch_memory",
     "question_from",

@@ -25,19 +25,24 @@ def grade(
         str | None, typer.Option("--output", metavar="FILE.jsonl", help="write the rows with their new grades here")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the output file if it exists")] = False,
+    unsafe_programs: Annotated[
+        bool, typer.Option("--unsafe-programs", help="run code also where this machine cannot confine it")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Grade an existing results file again; nothing is changed unless --output says so."""
     from latentmas_ray.runs.rescore import check_results, rescore
-    from latentmas_ray.tasks import check_graders, load_questions
+    from latentmas_ray.tasks import check_graders, grade_unconfined, load_questions
+    from latentmas_ray.tasks import grade as grade_confined
 
     tell_unused("grade", {"overwrite": overwrite, "output": output})
     target = None if output is None else _checked(output, overwrite=overwrite)
     results = expand_home("results", results)
     check_results(Path(results))  # before the task, which may be on the hub
     questions = load_questions(task)
-    check_graders(questions)
-    outcome = rescore(Path(results), {question.id: question for question in questions})
+    check_graders(questions, unsafe_programs=unsafe_programs)
+    by_id = {question.id: question for question in questions}
+    outcome = rescore(Path(results), by_id, grade_unconfined if unsafe_programs else grade_confined)
     if target is not None:
         outcome.write(target)
     if outcome.is_cut:

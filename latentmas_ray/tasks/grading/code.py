@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Iterator
 from threading import Event
 
-from latentmas_ray.sandbox import Job, run_program
+from latentmas_ray.sandbox import run_program
 from latentmas_ray.tasks.grading.code_blocks import defines, extract_code, parsed, parses
-from latentmas_ray.tasks.grading.code_record import has_check
+from latentmas_ray.tasks.grading.code_job import code_job
 from latentmas_ray.tasks.question import Grade, Question
 
 
@@ -23,14 +23,17 @@ def code_question(record: dict[str, object]) -> str:
     return f"{prompt.strip()}\n\nThe code must pass tests such as these:\n\n```python\n{lines}\n```"
 
 
-def grade_code(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
-    """Run the answer's code and then the question's tests. Raises SandboxError if this machine cannot confine it."""
+def grade_code(
+    question: Question, answer: str, *, cancelled: Event | None = None, unsafe_programs: bool = False
+) -> Grade:
+    """Run the answer's code and then the question's tests. Raises SandboxError if this machine cannot confine it and
+    `unsafe_programs` does not allow that."""
     entry_point = _entry_point(question)
     code = extract_code(answer, *(_tested_names(question) if entry_point is None else (entry_point,)))
     if code is None:
         return Grade(prediction=None, correct=False, reason="the answer is empty")
-    program = complete_program(question, code)
-    outcome = run_program(Job(program=program, tests=_tests(question, entry_point)), cancelled=cancelled)
+    job = code_job(question, complete_program(question, code), needs_confinement=not unsafe_programs)
+    outcome = run_program(job, cancelled=cancelled)
     return Grade(prediction=code.strip("\n"), correct=outcome.passed, reason=outcome.reason)
 
 
@@ -85,8 +88,3 @@ def _tested_names(question: Question) -> tuple[str, ...]:
     tree = parsed("\n".join(map(str, examples)) if isinstance(examples, list) else str(question.record["test"]))
     calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call)) if tree else ()
     return tuple(sorted({function.id for function in calls if isinstance(function, ast.Name)}))
-
-
-def _tests(question: Question, entry_point: str | None) -> str:
-    tests = str(question.record["test"])
-    return f"{tests}\ncheck({entry_point})\n" if entry_point is not None and has_check(tests) else tests

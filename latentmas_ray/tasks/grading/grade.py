@@ -39,17 +39,18 @@ def extract(question: Question, answer: str) -> str | None:
     return extract_text(answer, question.question, question.gold)
 
 
-def grade(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+def grade(question: Question, answer: str, *, cancelled: Event | None = None, unsafe_programs: bool = False) -> Grade:
     """Return the prediction that was read from the answer, and whether it equals the gold (None without a gold).
 
     Numbers are compared exactly (18.00 = 18, 0.5 = 1/2; 50% = 50); a gold that is not a number is compared as text.
     Choices are compared by letter, texts without case, white space and closing punctuation, LaTeX by value. Code is
     right if it passes the question's tests. Setting `cancelled` ends the grading of LaTeX and code early.
+    `unsafe_programs`: code runs also on a machine that cannot confine it.
 
     Raises SandboxError for code, and TaskError for LaTeX, if this machine cannot grade them (see `check_graders`).
     """
     if question.kind == "code":
-        return grade_code(question, answer, cancelled=cancelled)
+        return grade_code(question, answer, cancelled=cancelled, unsafe_programs=unsafe_programs)
     if question.kind == "math":
         return grade_latex(question, answer, cancelled=cancelled)
     if question.kind == "number":
@@ -63,12 +64,18 @@ def grade(question: Question, answer: str, *, cancelled: Event | None = None) ->
     return Grade(prediction=prediction, correct=same_text(prediction, question.gold))
 
 
-def check_graders(questions: Iterable[Question]) -> None:
-    """Check before a run that answers can be graded on this machine. Raises TaskError if code cannot be confined, or if
-    math-verify is missing for LaTeX."""
+def grade_unconfined(question: Question, answer: str, *, cancelled: Event | None = None) -> Grade:
+    """Return the grade also on a machine that cannot confine code. See `grade`."""
+    return grade(question, answer, cancelled=cancelled, unsafe_programs=True)
+
+
+def check_graders(questions: Iterable[Question], *, unsafe_programs: bool = False) -> None:
+    """Check before a run that answers can be graded on this machine. Raises TaskError if code cannot be confined
+    (`unsafe_programs`: it need not be), or if math-verify is missing for LaTeX."""
     kinds = {question.kind for question in questions}
-    if "code" in kinds and (obstacle := find_obstacle()):
-        raise TaskError("task", "code", f"answers cannot be run here: {obstacle}")
+    if "code" in kinds and not unsafe_programs and (obstacle := find_obstacle()):
+        expected = f"programs cannot be confined here: {obstacle}; --unsafe-programs (unsafe_programs) runs them anyway"
+        raise TaskError("task", "code", expected)
     if "math" in kinds:
         check_latex()
 

@@ -18,11 +18,11 @@ from latentmas_ray.tasks.question import Grade, Question
 
 _LIMITS = Limits(wall_seconds=60.0, cpu_seconds=20)
 # math-verify's own time limits use signals, which work in the main thread only.
-_PROGRAM = """
+_TESTS = """
 from math_verify import parse, verify
 gold, given = (parse("$" + text + "$", parsing_timeout=None) for text in {texts!r})
+assert gold and given and verify(gold, given, timeout_seconds=None), 'not the value of the gold'
 """
-_TESTS = "assert gold and given and verify(gold, given, timeout_seconds=None), 'not the value of the gold'"
 _GROUPING = re.compile(r"[\\^_]")
 _SINGLE = re.compile(r"([\^_])\{([0-9A-Za-z])\}")  # x^{2} is x^2
 
@@ -44,10 +44,10 @@ def grade_latex(question: Question, answer: str, *, cancelled: Event | None = No
         return Grade(prediction=prediction, correct=True)
     check_latex()
     job = Job(
-        program=_PROGRAM.format(texts=(gold, given)),
-        tests=_TESTS,
+        program=None,
+        tests=_TESTS.format(texts=(gold, given)),
         limits=_LIMITS,
-        is_trusted=True,
+        needs_confinement=False,
         import_paths=_import_paths("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4"),
     )
     outcome = run_program(job, cancelled=cancelled)

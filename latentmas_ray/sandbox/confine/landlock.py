@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterable
 
-from latentmas_ray.sandbox import system_calls as kernel
+from latentmas_ray.sandbox.confine import system_calls as kernel
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
