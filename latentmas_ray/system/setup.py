@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from latentmas_ray import tasks
 from latentmas_ray.config import RunConfig, current_fields, make_config, replicas_by_agent
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
@@ -20,7 +21,7 @@ from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
-from latentmas_ray.tasks import check_graders, load_questions, mismatch_memory, questions_from, task_max_new_tokens
+from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
@@ -87,7 +88,7 @@ class Setup:
         questions."""
         if memory is not None:
             check_is_memory(memory)
-        checked = self._controlled(questions_from(questions))
+        checked = self._controlled(tasks.questions_from(questions))
         given = None if memory is None else self._given_of(memory)
         return plan_call(
             self.config, self.topology, checked, observer=self._observer, memory=memory, given=given, **more
@@ -105,12 +106,12 @@ class Setup:
         kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
-        questions = self._controlled(load_questions(config.task, config.limit))
+        questions = self._controlled(tasks.load_questions(config.task, config.limit))
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions)
         warn_of_untrained(config.model, questions)
         return Evaluation(
-            config.resolved(task_max_new_tokens(questions)),
+            config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             pinned=self._pinned(topology),
             start=partial(self.live.start, topology),
