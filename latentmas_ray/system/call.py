@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from latentmas_ray import tasks
 from latentmas_ray.config import RunConfig
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, MemoryInputError
@@ -13,7 +14,7 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
 from latentmas_ray.scheduler.turns import DriverSettings, Goal
-from latentmas_ray.tasks import check_graders, task_max_new_tokens
+from latentmas_ray.tasks import check_graders
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import RenderedPrompts, Topology
@@ -58,7 +59,7 @@ def plan_call(
     if keep_memory or thinks:
         check_returns_memory(config, topology)
     goal: Goal = "think" if thinks else "answer" if memory is None else "answer-from-memory"
-    resolved = config.resolved(task_max_new_tokens(questions))
+    resolved = config.resolved(tasks.task_max_new_tokens(questions))
     request = RunRequest(
         topology=topology,
         settings=settings_of(resolved, questions, prompts),

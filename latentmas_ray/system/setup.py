@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from latentmas_ray import tasks
 from latentmas_ray.config import (
     RunConfig,
     RunSetting,
@@ -28,14 +29,7 @@ from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.positions import check_steps_fit
-from latentmas_ray.tasks import (
-    check_graders,
-    check_task,
-    load_questions,
-    mismatch_memory,
-    questions_from,
-    task_max_new_tokens,
-)
+from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
@@ -88,7 +82,7 @@ class Setup:
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
-        check_task(self.config.task)  # before the model, which may be on the hub
+        tasks.check_task(self.config.task)  # before the model, which may be on the hub
         self._model = self._checked_model(given)
         self._max_positions = self._known_positions()
         check_steps_fit(self.config, self.topology, self._max_positions)
@@ -109,7 +103,7 @@ class Setup:
         questions."""
         if memory is not None:
             check_is_memory(memory)
-        checked = self._controlled(questions_from(questions))
+        checked = self._controlled(tasks.questions_from(questions))
         given = None if memory is None else self._given_of(memory)
         return plan_call(
             self.config, self.topology, checked, observer=self._observer, memory=memory, given=given, **more
@@ -129,12 +123,12 @@ class Setup:
         topology = self.topology_for(config)
         self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, self._max_positions)
-        questions = self._controlled(load_questions(config.task, config.limit))
+        questions = self._controlled(tasks.load_questions(config.task, config.limit))
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         warn_of_untrained(config.model, questions)
         return Evaluation(
-            config.resolved(task_max_new_tokens(questions)),
+            config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda own: check_steps_fit(own, topology, self._max_positions),
             pinned=self._pinned(topology),

@@ -12,7 +12,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from latentmas_ray.errors import TaskError, first_line
-from latentmas_ray.tasks.choices.options import shuffled
+from latentmas_ray.tasks.choices.order import shuffled
 from latentmas_ray.tasks.question import AnswerKind
 
 Row = Mapping[str, Any]

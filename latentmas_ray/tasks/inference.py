@@ -1,10 +1,12 @@
 """Turns checked records into questions: what one record leaves open the others decide, and what differs is noted."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.tasks.choices.fields import OPTION_NAMES, plain_key
 from latentmas_ray.tasks.choices.golds import GoldReader, means_option
 from latentmas_ray.tasks.choices.options import Options, find_options
 from latentmas_ray.tasks.choices.shown import PartlyShownError, with_options
@@ -14,6 +16,7 @@ from latentmas_ray.tasks.question import AnswerKind, Question
 from latentmas_ray.tasks.record import Draft
 
 _LETTER = re.compile(r"[A-Za-z]|[(\[][A-Za-z][)\]]|[A-Z][).]")
+_COLUMN = re.compile(r"(.*[A-Za-z][ _-]?)(?:(?<=[ _-])([A-Za-z])|(\d))")
 _MAX_OUTLIERS = 0.05  # of the golds, or one
 # Lists that are seldom options, though a gold may look like one of their items.
 _NO_OPTIONS = {"notes", "tags", "keywords", "topics", "categories", "steps", "facts", "hints", "sources", "references"}
@@ -46,7 +49,7 @@ class Inference:
         self._with_options: list[tuple[str, Options]] = []
         # Fields that may be options in all records so far that have none, and whether golds are their items' texts.
         self._lookalikes: dict[str, bool] | None = None
-        self._first_open = ""
+        self._first_open: Draft | None = None
         self._no_numbers: list[str] = []
 
     def add(self, draft: Draft) -> None:
@@ -60,6 +63,12 @@ class Inference:
         if draft.kind not in (None, "choice"):
             return
         listed = _options_in_text(draft)
+        empty = next(
+            (key for key, value in draft.record.items() if value is None and plain_key(key) in OPTION_NAMES), None
+        )
+        if empty is not None and not listed and draft.gold is not None and _LETTER.fullmatch(draft.gold.strip()):
+            expected = f"the gold {draft.gold!r} is a letter, so the options must be there"
+            raise TaskError(f"{draft.where}{empty}", "nothing", expected)
         if draft.kind is None:
             kind = None if draft.gold is None else _kind_alone(draft.gold, listed)
             may_be_index = kind == "number" and _may_be_option(draft.gold or "", len(listed)) and bool(listed)
@@ -67,9 +76,10 @@ class Inference:
             self._open.append(_Open(draft.where, field, draft.gold, kind, bool(listed), may_be_index))
         if draft.gold is not None and self._name and self._lookalikes != {}:
             here = {} if listed else _lookalikes(draft)
-            known = here if self._lookalikes is None else self._lookalikes
+            if self._lookalikes is None:
+                self._lookalikes, self._first_open = here, draft
+            known = self._lookalikes
             self._lookalikes = {key: known[key] and here[key] for key in known if key in here}
-            self._first_open = self._first_open or draft.where
 
     def decide(self) -> None:
         """Decide kinds and golds, and note which records differ from the others.
@@ -85,13 +95,15 @@ class Inference:
             )
         doubled = [where for where, one in self._with_options if len(set(one.texts.values())) < len(one.texts)]
         if doubled and self._name:
-            told = f"{self._name}: {len(doubled)} records have two options with one text"
+            told = f"{self._name}: records with two options of one text: {len(doubled)}"
             self.notes.append(f"{told} (the first: {doubled[0].strip(': ')})")
         for key, is_text in (self._lookalikes or {}).items():
+            assert self._first_open is not None
+            field = f"{self._first_open.where}{key}"
             expected = "every gold may be one of its items; if they are options call it choices, else say the kind"
             if not is_text:
-                raise TaskError(f"{self._first_open}{key}", "something like options", expected)
-            self.notes.append(f"{self._first_open}{key}: {expected}: it is not shown to the agents")
+                raise TaskError(field, self._first_open.record[key], expected)
+            self.notes.append(f"{field}: {expected}: it is not shown to the agents")
         self.golds.decide()
 
     def question(self, draft: Draft) -> Question:
@@ -177,14 +189,11 @@ class Inference:
                     expected = f"{len(self._with_options)} other records have options there; add them, or say the kind"
                     raise TaskError(f"{one.where}{options.keys[0]}", "nothing", expected)
             first, kind = without[0], self._kinds[without[0].where]
-            differ = (
-                f"{len(without)} records have no options (the first: {first.where.strip(': ')}) and are of kind {kind}"
-            )
+            differ = f"without options and of kind {kind}: {len(without)} (the first: {first.where.strip(': ')})"
             self.notes.append(f"{self._name}: {differ}; the other {len(self._with_options)} are of kind choice")
             return
-        few = f"{len(self._with_options)} of {len(self._with_options) + len(self._open)} records have options"
-        which = f"{options.source}; the first: {where.strip(': ')}"
-        self.notes.append(f"{self._name}: {few} ({which}) and are of kind choice; the others are not")
+        few = f"with options and of kind choice: {len(self._with_options)} (the first: {where.strip(': ')}, "
+        self.notes.append(f"{self._name}: {few}{options.source}); the other {len(self._open)} have none")
 
 
 def _kind_alone(gold: str, listed: Mapping[str, str]) -> AnswerKind:
@@ -198,7 +207,8 @@ def _kind_alone(gold: str, listed: Mapping[str, str]) -> AnswerKind:
 
 def _options_in_text(draft: Draft) -> dict[str, str]:
     """Return the options that a question lists in its text."""
-    return options_of(Question(id=draft.id, question=draft.question, kind="text", gold=draft.gold, record={}))
+    gold = draft.gold if draft.gold is not None and draft.gold.strip().isalpha() else None
+    return options_of(Question(id=draft.id, question=draft.question, kind="text", gold=gold, record={}))
 
 
 def _may_be_option(gold: str, num_options: int) -> bool:
@@ -210,7 +220,7 @@ def _may_be_option(gold: str, num_options: int) -> bool:
 def _lookalikes(draft: Draft) -> dict[str, bool]:
     """Return the fields that hold something like options, one of which the gold may mean: whether by its text only."""
     found: dict[str, bool] = {}
-    for key, value in draft.record.items():
+    for key, value in [*draft.record.items(), *_columns(draft.record)]:
         if not isinstance(value, list | tuple | dict) or key in _NO_OPTIONS or key.startswith("test"):
             continue
         try:
@@ -221,6 +231,19 @@ def _lookalikes(draft: Draft) -> dict[str, bool]:
         if meant is not None:
             found[key] = meant == "text"
     return found
+
+
+def _columns(record: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the fields that are named alike but for a last letter or number, from a, 0 or 1: (first key, texts)."""
+    groups: dict[str, dict[str, str]] = {}
+    for key, value in record.items():
+        match = _COLUMN.fullmatch(key) if isinstance(key, str) and isinstance(value, str) else None
+        if match is not None:
+            groups.setdefault(match[1], {})[(match[2] or match[3]).lower()] = key
+    for group in groups.values():
+        labels = sorted(group)
+        if len(group) > 1 and labels[0] in ("a", "0", "1"):
+            yield group[labels[0]], [record[group[label]] for label in labels]
 
 
 def with_letter(question: Question, field: str) -> Question:

@@ -18,7 +18,7 @@ def remarks(name: str, drafts: Sequence[Draft], questions: Sequence[Question]) -
     """
     bare = [question.id for question in questions if question.kind == "choice" and not options_of(question)]
     if bare:
-        told = f"{name}: {len(bare)} questions of kind choice have no options that are found (the first: {bare[0]})"
+        told = f"{name}: of kind choice but without options that are found: {len(bare)} (the first: {bare[0]})"
         yield f"{told}; agents see only the question's text"
     hidden = {key: draft.id for draft in reversed(drafts) for key in _hidden_texts(draft)}
     if hidden:

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
@@ -13,6 +12,7 @@ from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks.choices import fields
 from latentmas_ray.tasks.choices.fields import find_key, keys_by_name
 from latentmas_ray.tasks.choices.forms import COLUMN, MAX_OPTIONS, Items, items_of, without_labels
+from latentmas_ray.tasks.choices.order import shuffled
 
 _WRONG_COLUMN = re.compile(rf"(?:{'|'.join(fields.WRONG_PREFIXES)})(?:[a-z]|\d{{1,2}})")
 _LETTERED_KEY = re.compile(r"[ _-][A-Za-z]$")  # option_s is the option after option_r
@@ -64,11 +64,6 @@ def find_options(record: Mapping[str, Any], where: str) -> Options | None:
         source=best.source,
         keys=tuple(key for one in found for key in one.keys),
     )
-
-
-def shuffled(name: str, texts: Sequence[str]) -> list[str]:
-    """Return the options in an order that depends on the question's name and their texts only."""
-    return sorted(texts, key=lambda text: blake2b(f"{name}\n{text}".encode()).digest())
 
 
 def _fields(record: Mapping[str, Any], where: str) -> list[Options]:

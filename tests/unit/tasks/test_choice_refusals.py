@@ -102,6 +102,12 @@ REFUSED: dict[str, tuple[list[Record], str, str]] = {
         "q.jsonl:1: answer",
         "give its letter, or the kind",
     ),
+    "columns of another name": (
+        [asked(1, respuesta_a="roble", respuesta_b="olmo", gold="b")],
+        "q.jsonl:1: respuesta_a",
+        "if they are options call it choices",
+    ),
+    "options that are null": ([asked(1, choices=None, gold="B")], "q.jsonl:1: choices", "the gold 'B' is a letter"),
     "letters without texts": ([asked(1, choices=["A", "B"], gold="A")], "q.jsonl:1: choices", "letters without texts"),
     "half a character": ([asked(1, choices=["oak", "\ud800"], gold="A")], "q.jsonl:1: choices", "surrogate"),
     "options that are lists": (

@@ -59,14 +59,12 @@ NOTED: list[tuple[list[Record], str, str]] = [
     (
         [*golds(1, 2), with_options(1, gold="B")],
         "number number choice",
-        "q.jsonl: 1 of 3 records have options (choices; the first: q.jsonl:3) and are of kind choice; "
-        "the others are not",
+        "q.jsonl: with options and of kind choice: 1 (the first: q.jsonl:3, choices); the other 2 have none",
     ),
     (
         [with_options(1, gold="B"), with_options(2, gold="C"), *golds(42)],
         "choice choice number",
-        "q.jsonl: 1 records have no options (the first: q.jsonl:3) and are of kind number; "
-        "the other 2 are of kind choice",
+        "q.jsonl: without options and of kind number: 1 (the first: q.jsonl:3); the other 2 are of kind choice",
     ),
     (
         golds(1, 2, 3, "xy", "yx"),
@@ -76,12 +74,12 @@ NOTED: list[tuple[list[Record], str, str]] = [
     (
         [with_options(1, gold="A"), with_options(2, gold="A") | {"choices": ["oak", "elm", "elm"]}],
         "choice choice",
-        "q.jsonl: 1 records have two options with one text (the first: q.jsonl:2)",
+        "q.jsonl: records with two options of one text: 1 (the first: q.jsonl:2)",
     ),
     (
         golds("A", "B"),
         "choice choice",
-        "q.jsonl: 2 questions of kind choice have no options that are found (the first: r1)",
+        "q.jsonl: of kind choice but without options that are found: 2 (the first: r1)",
     ),
     (
         [{**record, "variants": ["oak", "elm"]} for record in golds("oak", "elm")],
