@@ -26,8 +26,8 @@ MAX_TEMPLATE_SECONDS = 5.0  # CPU time
 MAX_TEMPLATE_CHARS = 20_000_000
 _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError)
 
-# Words that some templates read as a setting and take out of the text, as those of Qwen3 and SmolLM3 do.
-_CONTROLS = re.compile(r"/(?:no_think|think|system_override)\b")
+# Words that some templates read as a setting and take out of the text wherever they stand.
+_CONTROLS = re.compile(r"/(?:no_think|think|system_override)")
 _EMPTY = "its chat template must make at least one token of the prompt"
 _SHOWN_PARTS = ("'type': 'text'", '"type": "text"')  # a list of parts that a template prints as it is
 _NUM_PROBE_PARAGRAPHS = 40  # of the messages with which a template is tried

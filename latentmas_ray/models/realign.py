@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 RIDGE = 1e-5
@@ -83,8 +83,10 @@ def _store(matrix: Tensor, path: Path) -> None:
     own = path.with_suffix(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"matrix": matrix.cpu().contiguous()}, own)
+        content = save({"matrix": matrix.cpu().contiguous()})
         try:
+            with own.open("xb") as file:  # a new file: a link that was put there is not followed
+                file.write(content)
             own.replace(path)
         finally:
             own.unlink(missing_ok=True)

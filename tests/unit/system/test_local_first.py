@@ -110,3 +110,18 @@ def test_a_pipe_in_a_model_folder_is_told(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model" / name)
     with pytest.raises(ModelError, match=f"its files must be regular ones; {name} is a named pipe"):
         check_name("./model")
+
+
+@pytest.mark.parametrize("content", [None, "[" * 100_000, "[1]", "{", '{"hidden_size": NaN}'])
+def test_a_plan_is_not_made_of_a_damaged_configuration(
+    content: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "config.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    assert main(["plan", "--model", str(tmp_path / "model")]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1, err
