@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
-    {"errors", "env", "units", "sandbox"},
+    {"errors", "env", "units", "patterns", "sandbox"},
     {"config", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"parallel"},
