@@ -21,7 +21,7 @@ from latentmas_ray.engine.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
-from latentmas_ray.engine.turn import CutOff, Phases, Prompt, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Phases, Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
@@ -115,19 +115,17 @@ class TurnRunner:
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
             with timer.phase("trace"):  # after the segment was sent
                 tracer.capture(session, hidden_BNE)
-            outputs, cut_off = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
+            outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
         else:
             with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
             with timer.phase("decode"):
-                questions = [_asked(prompt) for prompt in work.prompts]
-                texts_by_row = session.decode(work.sampling, work.agent, is_last=work.is_last, questions=questions)
-                outputs, cut_off = dict(enumerate(texts_by_row)), dict(enumerate(session.cut_off))
-            memory_tokens = tuple(
-                read + len(prompt) + len(outputs[row])
-                for row, (read, prompt) in enumerate(zip(merged.lengths, prompts, strict=True))
-            )
+                written = session.decode(work.sampling, work.agent, _asked(work.prompts), is_last=work.is_last)
+            outputs = dict(enumerate(written))
+            rows = zip(merged.lengths, prompts, written, strict=True)
+            memory_tokens = tuple(read + len(prompt) + len(output) for read, prompt, output in rows)
+        cut_off = tuple(session.cut_off)
         del session  # it holds the cache
         self.engine.trim_cache()
         texts = {work.question_ids[row]: lm.chat.decode(output) for row, output in outputs.items()}
@@ -141,7 +139,7 @@ class TurnRunner:
             latent_steps=0 if is_text else work.latent_steps,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if is_text else (),
-            cut_off=tuple(cut_off.get(row, "no") for row in range(len(prompts))) if outputs else (),
+            cut_off=cut_off,
             phases=Phases(**timer.seconds),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
@@ -265,25 +263,26 @@ class TurnRunner:
         prompts: Sequence[Sequence[int]],
         rows: Sequence[int],
         timer: PhaseTimer,
-    ) -> tuple[dict[int, list[int]], dict[int, CutOff]]:
-        """Decode text for the questions of `rows`, without the agent's thoughts: token ids, and whether they were cut
-        off, by row."""
+    ) -> dict[int, list[int]]:
+        """Decode text for the questions of `rows`, without the agent's thoughts: token ids by row. Sets the session's
+        `cut_off`."""
         if not rows:
-            return {}, {}
+            return {}
         with timer.phase("decode"):
             asked = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
             num_new = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
             other = clone_without(session, reads, rows, num_new=max(map(len, asked)) + num_new)
             other.prefill(asked)
-            questions = [_asked(work.prompts[row]) for row in rows]
-            outputs = other.decode(work.sampling, work.agent, questions=questions)
-            return dict(zip(rows, outputs, strict=True)), dict(zip(rows, other.cut_off, strict=True))
+            written = other.decode(work.sampling, work.agent, _asked([work.prompts[row] for row in rows]))
+            cut_off = dict(zip(rows, other.cut_off, strict=True))
+            session.cut_off = [cut_off.get(row, "no") for row in range(len(prompts))]
+            return dict(zip(rows, written, strict=True))
 
 
-def _asked(prompt: Prompt) -> str:
-    """Return the text of a prompt."""
-    return "\n".join(message["content"] for message in prompt.messages)
+def _asked(prompts: Sequence[Prompt]) -> list[str]:
+    """Return the text of each prompt."""
+    return ["\n".join(message["content"] for message in prompt.messages) for prompt in prompts]
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

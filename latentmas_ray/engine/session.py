@@ -149,7 +149,7 @@ class Session:
 
     @torch.inference_mode()
     def decode(
-        self, sampling: Sampling, agent: str, *, is_last: bool = False, questions: Sequence[str] = ()
+        self, sampling: Sampling, agent: str, questions: Sequence[str] = (), *, is_last: bool = False
     ) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token, and sets `cut_off`.

@@ -193,7 +193,11 @@ def test_a_model_without_a_template_ends_before_its_own_question(
 ) -> None:
     runner = TurnRunner(engine_of("qwen3"))
     chat = runner.engine.lm.chat
-    texts = ["It is 18.\n\nQuestion: Who runs?\nAnn", "It is 7, I think: a long sentence.", "No\n\nQ: Why so?\n"]
+    texts = [
+        "It is 18.\n\nQuestion: Who runs?\nAnn",
+        "It is 7, I think: a long sentence.",
+        "No\n\nQ: Where runs Ann?\n",
+    ]
     written = [chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     monkeypatch.setattr(
         Session,

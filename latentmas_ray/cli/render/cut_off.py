@@ -35,8 +35,8 @@ def cut_off_figures(runs: Sequence["Summary"]) -> str:
 
 def cut_off_warnings(runs: Sequence["Summary"]) -> Iterator[str]:
     """Yield a line if more than one answered question in twenty has a text that was cut off."""
-    num_answered = sum(run.num_questions - run.num_failed for run in runs)
-    if sum(run.num_cut_off or 0 for run in runs) * _MANY <= num_answered:
+    num_cut_off = sum(run.num_cut_off or 0 for run in runs)
+    if not num_cut_off or num_cut_off * _MANY <= sum(run.num_questions - run.num_failed for run in runs):
         return
     reasons = dict.fromkeys(reason for run in runs for counts in run.cut_off.values() for reason in counts)
     hints = "; ".join(_HINTS[reason] for reason in reasons if reason in _HINTS)

@@ -8,6 +8,7 @@ text    text.py     the final line, compared without case, white space and closi
 math    latex.py    a LaTeX expression, compared by value with `math-verify` (in a sandbox)
 code    code.py     a Python program, right if it passes the question's tests (in a sandbox)
 
-`answer_text.py` removes thinking blocks, boxes and LaTeX markup for all kinds. `code_record.py` checks the record of a
-question of kind code.
+For all kinds, `thinking.py` finds blocks of thinking, `final_part.py` the part that states the final answer, and
+`answer_text.py` boxes and LaTeX; `languages.py` has the words of statements in other languages. `code_blocks.py` finds
+the program in an answer, and `code_record.py` checks the record of a question of kind code.
 """

@@ -4,7 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_BRACE = re.compile(
+from latentmas_ray.patterns import LazyPattern
+
+_BRACE = LazyPattern(
     r"(\\{1,2}(?:boxed|fbox|framebox|bbox)[ \t]{0,9}(?:\[[^\[\]{}\n]{0,40}\][ \t]{0,9}){0,2}\{)"
     r"|\\{1,2}boxed(?:[ \t]{1,9}(?=[-+0-9A-Z])|(?=[0-9]))([-+]?[0-9][0-9.,/]{0,200}|[A-Z](?![A-Za-z]))"  # \boxed 5
     r"|\\.|([{}])",
@@ -23,29 +25,29 @@ _CHARACTERS = str.maketrans(
         "，": ", ",
     }
 )
-_SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]++")
+_SUPERSCRIPT = LazyPattern(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]++")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
-_VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
+_VULGAR_FRACTION = LazyPattern("[¼-¾⅐-⅞]")
 # What separates groups of three digits and nothing else: spaces that do not break, those of LaTeX, apostrophes, 1_000.
 _GAP = r"(?:\{,\}|\{?,?\\[,!:; ]\}?|\{[ ]\}|~|\\thinspace[ ]?(?:\{\})?|[\u00a0\u2007\u2009\u202f'’_])"
-_GROUP_GAP = re.compile(rf"(?<=[0-9]){_GAP}(?=[0-9]{{3}}(?![0-9]))")
-_WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
+_GROUP_GAP = LazyPattern(rf"(?<=[0-9]){_GAP}(?=[0-9]{{3}}(?![0-9]))")
+_WIDE_COMMA = LazyPattern(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
 # Numbers that can only have a decimal comma, or points between groups: 1 234,50 · 1.234,5 · 1.234.567
-_DECIMAL_COMMA = re.compile(
+_DECIMAL_COMMA = LazyPattern(
     rf"(?<![0-9.,])([0-9]{{1,3}}(?:(?:{_GAP}|[. ])[0-9]{{3}}(?![0-9]))+)(?:,|\{{,\}})([0-9]{{1,2}})(?![0-9]|[.,][0-9])"
 )
-_POINTS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3}){2,})(?![0-9]|[.,][0-9])")
-_NO_DIGIT = re.compile(r"[^0-9]")
-_STYLE = re.compile(
+_POINTS = LazyPattern(r"(?<![0-9.,])([0-9]{1,3}(?:\.[0-9]{3}){2,})(?![0-9]|[.,][0-9])")
+_NO_DIGIT = LazyPattern(r"[^0-9]")
+_STYLE = LazyPattern(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|it|sf|tt|bb)?|mbox|operatorname|displaystyle|left|right|approx"
     r"|degree|big|Big|bigl|bigr)(?![A-Za-z])[ ]?"
 )
-_DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})")
-_SPACING = re.compile(r"\\(?:[,!:; ()\[\]]|q?quad(?![A-Za-z]))|~")
-_FRACTION = re.compile(
+_DEGREES = LazyPattern(r"\^(?:\\circ|\{\\circ\})")
+_SPACING = LazyPattern(r"\\(?:[,!:; ()\[\]]|q?quad(?![A-Za-z]))|~")
+_FRACTION = LazyPattern(
     r"\\[dtc]?frac[ ]?(?:\{[ ]?([-+]?[0-9.,]{1,200})[ ]?\}[ ]?\{[ ]?([0-9.,]{1,200})[ ]?\}|([0-9])[ ]?([0-9]))"
 )
-_SCRIPT = re.compile(r"([\^_])\{([^{}\\]{0,50})\}")
+_SCRIPT = LazyPattern(r"([\^_])\{([^{}\\]{0,50})\}")
 
 
 def last_box(text: str) -> str | None:

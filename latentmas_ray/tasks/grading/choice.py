@@ -6,6 +6,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from latentmas_ray.errors import TaskError
+from latentmas_ray.patterns import LazyPattern
 from latentmas_ray.tasks.grading.answer_text import last_box, normalise, plain
 from latentmas_ray.tasks.grading.final_part import final_part
 from latentmas_ray.tasks.grading.languages import (
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 _MAX_MARKERS = 50  # only the last ones of "the answer is" are read
 _WINDOW = 300  # characters that are read after "the answer is"
 _MIN_TEXT_CHARS = 3  # a shorter option text (5, AB) is recognised only if the line has nothing else
+_WRONG_WINDOW = 60  # characters before "is wrong" in which the letters are
 _NEGATION_WINDOW = 20  # characters before the text of an option, in which it may be negated
 
-_OPTION_LINE = re.compile(r"^[ \t]*+\(?([A-Za-z])[.):][ \t]*+(?=\S)([^\n]*+)", re.MULTILINE)
-_OPTION_INLINE = re.compile(r"(?<![\w(])\(?([A-Za-z])\)[ \t]++(?=\S)")
-_MARKER = re.compile(
+_OPTION_LINE = LazyPattern(r"^[ \t]*+\(?([A-Za-z])[.):][ \t]*+(?=\S)([^\n]*+)", re.MULTILINE)
+_OPTION_INLINE = LazyPattern(r"(?<![\w(])\(?([A-Za-z])\)[ \t]++(?=\S)")
+_MARKER = LazyPattern(
     r"####|\b(?:answers?|option|choice|diagnosis)\b[^\n.:=]{0,60}?(?:\bis\b|\bbe\b|[:=])"
     rf"|\b(?:choose|chose|pick|select|go with|going with)\b|{CHOICE_IS}",
     re.IGNORECASE,
@@ -41,14 +43,14 @@ _MARKER = re.compile(
 _NOT_NAMED = "".join(
     f"(?<!{word[1:]} )" for word in NAMED_BEFORE
 )  # without the first letter, which may have either case
-_VERDICT = re.compile(
+_VERDICT = LazyPattern(
     rf"(?<![\w'’]){_NOT_NAMED}"
     r"(?P<letter>[A-Z])[)\]*_`\"'.:]{0,4}(?:[ ](?:is|would be|seems|must be)[ ](?:clearly |indeed )?"
     r"(?:the |also the )?(?:most |single |only )?(?:correct|right|best|likely|appropriate|answer)\b"
     rf"|[ ]?(?P<other>(?i:{IS_RIGHT})))"
 )
-_CLAUSE = re.compile(r"[^.,;:!?\n]{0,60}")
-_LEAD = re.compile(
+_CLAUSE = LazyPattern(r"[^.,;:!?\n]{0,60}")
+_LEAD = LazyPattern(
     r"[\s*_`$(\[\"'>:=-]*+"
     rf"(?:(?:l['’])?(?:the|option|choice|letter|answer|correct|best|is|most likely|probably|{BEFORE_LETTER})\b"
     r"[\s*_`$(\[\"':]*+"
@@ -56,30 +58,30 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _LIST = rf"(?:,|&|/|\b(?:{AND_OR})\b|(?<=[ {CJK}])(?:[和或与與及とや와과나]|または|또는)(?=[ {CJK}]))"
-_SEVERAL = re.compile(rf"[A-Za-z]\)?\s?{_LIST}\s?\(?[A-HJ-Z](?![\w'’])")
-_DELIMITED = re.compile(r"([A-Za-z])(?:[)\]*_`\"'$]*+(?:$|\n|[,;:!?]|\.(?![a-z])|\s+[-(])|[)\]*`$])")
-_SPACED = re.compile(r"([A-Za-z])\s")
+_SEVERAL = LazyPattern(rf"[A-Za-z]\)?\s?{_LIST}\s?\(?[A-HJ-Z](?![\w'’])")
+_DELIMITED = LazyPattern(r"([A-Za-z])(?:[)\]*_`\"'$]*+(?:$|\n|[,;:!?]|\.(?![a-z])|\s+[-(])|[)\]*`$])")
+_SPACED = LazyPattern(r"([A-Za-z])\s")
 # "A because …" is a letter, "A large …" is not.
-_AFTER_ARTICLE = re.compile(rf"\s+(?:(?:{BECAUSE})\b|[{CJK}\u0400-\u04ff])")
-_ALONE = re.compile(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z])[\s*_`$)\]\"'.]*+", re.IGNORECASE)
-_LINE_LEAD = re.compile(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
-_EMPHASISED = re.compile(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
-_PARENTHESISED = re.compile(r"(?<!\w)\(([A-Za-z])\)")
-_SINGLE = re.compile(  # not followed by "is wrong" and the like
+_AFTER_ARTICLE = LazyPattern(rf"\s+(?:(?:{BECAUSE})\b|[{CJK}\u0400-\u04ff])")
+_ALONE = LazyPattern(r"[\s*_`$(\[\"'#>-]*+(?:(?:option|choice)\s)?[(*]*+([A-Za-z])[\s*_`$)\]\"'.]*+", re.IGNORECASE)
+_LINE_LEAD = LazyPattern(r"^[\s*_`(\[#>-]{0,8}(?:(?:Option|Choice) )?\(?([A-Za-z])(?:\)|[.:](?=[\s*]))", re.MULTILINE)
+_EMPHASISED = LazyPattern(r"\*\*\(?([A-Za-z])\)?(?:[.:)]|\*\*)")
+_PARENTHESISED = LazyPattern(r"(?<!\w)\(([A-Za-z])\)")
+_SINGLE = LazyPattern(  # not followed by "is wrong" and the like
     rf"(?<![\w'’-]){_NOT_NAMED}"
     r"([B-HJ-Z]|[AI](?=[\s.*]*$))(?![\w'’-]|[.:)]\s?\w)"
     r"(?!\s(?:is|was|seems|looks)\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|excluded|ruled)\b)"
 )
-_NEGATION = re.compile(NEGATES, re.IGNORECASE)
-_WRONG = re.compile(IS_WRONG, re.IGNORECASE)
-_NEGATED_END = re.compile(rf"(?:{NEGATES})\s(?:\w{{1,6}}\s)?$", re.IGNORECASE)
-_DENIED_NEXT = re.compile(r"[ ]?(?:ではな|ではあり|じゃな|[이가]?[ ]?아[니닙]|不对|不對|不是|错|錯)")
-_UNDECIDED = re.compile(
+_NEGATION = LazyPattern(NEGATES, re.IGNORECASE)
+_WRONG = LazyPattern(IS_WRONG, re.IGNORECASE)
+_NEGATED_END = LazyPattern(rf"(?:{NEGATES})\s(?:\w{{1,6}}\s)?$", re.IGNORECASE)
+_DENIED_NEXT = LazyPattern(r"[ ]?(?:ではな|ではあり|じゃな|[이가]?[ ]?아[니닙]|不对|不對|不是|错|錯)")
+_UNDECIDED = LazyPattern(
     rf"(?i:{NEGATES})|\b(?:[Ee]ither|[Nn]either)\b|(?<!\w)[A-Z]\)?\s?{_LIST}\s?\(?[A-HJ-Z](?![\w'’])"
 )
-_REJECTED = re.compile(  # A, B and D are wrong
-    rf"(?<![\w'’])((?:[A-Z]\)?\s?{_LIST}\s?\(?){{0,5}}[A-Z])(?![\w'’])[)\]*_\"]{{0,3}}[^.;,\n]{{0,40}}?(?i:{IS_WRONG})"
-)
+_LIST_BEFORE = LazyPattern(rf"(?<![\w'’])[A-Z]\)?\s?{_LIST}\s?\(?$")
+_SOME_LETTERS = LazyPattern(rf"(?<![\w'’])(?:[A-Z]\)?\s?{_LIST}\s?\(?){{0,5}}[A-Z](?![\w'’])")
+_CLAUSE_END = LazyPattern(r"[.;\n]")
 
 
 def options_of(question: Question) -> dict[str, str]:
@@ -176,8 +178,10 @@ def _stated(answer: str, options: Mapping[str, str]) -> str | None:
     """Return the letter of the last statement that has one."""
     found = sorted([*_MARKER.finditer(answer), *_VERDICT.finditer(answer)], key=lambda match: match.start())
     for match in reversed(found[-_MAX_MARKERS:]):
-        if match.re is _VERDICT:
-            if _is_label(match["letter"], options) and not (match["other"] and _is_denied(answer, match.end())):
+        if "letter" in match.re.groupindex:
+            is_one = not _LIST_BEFORE.search(answer, max(0, match.start() - _NEGATION_WINDOW), match.start())
+            is_denied = match["other"] and _is_denied(answer, match.end())
+            if _is_label(match["letter"], options) and is_one and not is_denied:
                 return match["letter"]
         elif _NEGATION.search(match[0]):  # "the answer cannot be …"
             continue
@@ -193,8 +197,14 @@ def _is_denied(text: str, end: int) -> bool:
 
 
 def _rejected(answer: str) -> frozenset[str]:
-    """Return the letters of which the answer says that they are wrong."""
-    return frozenset(letter for match in _REJECTED.finditer(answer) for letter in re.findall(r"\b[A-Z]\b", match[1]))
+    """Return the letters of which the answer says that they are wrong: `A, B and D are wrong`."""
+    rejected: set[str] = set()
+    for wrong in _WRONG.finditer(answer):
+        before = _CLAUSE_END.split(answer[max(0, wrong.start() - _WRONG_WINDOW) : wrong.start()])[-1]
+        lists = list(_SOME_LETTERS.finditer(before))
+        if lists and "," not in before[lists[-1].end() :]:
+            rejected |= set(re.findall(r"\b[A-Z]\b", lists[-1][0]))
+    return frozenset(rejected)
 
 
 def _leading_letter(statement: str, options: Mapping[str, str]) -> str | None:
@@ -247,7 +257,7 @@ def _leading_text(statement: str, options: Mapping[str, str]) -> str | None:
 
 
 def _only(
-    form: re.Pattern[str], scope: str, options: Mapping[str, str], rejected: frozenset[str] = frozenset()
+    form: LazyPattern, scope: str, options: Mapping[str, str], rejected: frozenset[str] = frozenset()
 ) -> str | None:
     """Return the letter of all matches of `form`, if they agree and it is not said to be wrong."""
     letters = {match[1].upper() for match in form.finditer(scope) if _is_label(match[1], options)}

@@ -14,28 +14,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from latentmas_ray.patterns import LazyPattern
 from latentmas_ray.tasks.grading.final_part import before_new_question, final_part
 from latentmas_ray.tasks.grading.thinking import without_thinking
 
-_FENCE = re.compile(
+_FENCE = LazyPattern(
     r"^(?P<before>[^\n`]{0,400}?)(?P<mark>```+|~~~+)[ \t]*[{.]{0,2}(?P<language>[A-Za-z][\w+.#-]{0,30})?\}?"
     r"(?P<rest>[^\n`]*)$",
     re.MULTILINE,
 )
 # Tags that some benchmarks' prompts ask for in place of a fence.
-_TAGS = re.compile(
+_TAGS = LazyPattern(
     r"\[(?P<close>/)?(?:PYTHON|CODE)\]|\[(?P<begin>BEGIN)\]|\[(?P<done>DONE)\]|<(?P<close_tag>/)?(?:code|python|pre)>"
     r"|\\(?P<tex>begin|end)\{(?:lstlisting|verbatim|minted)\}(?:\[[^\]\n]*\])?(?:\{python\})?"
 )
-_CODE_START = re.compile(r"^(?:(?:def|class|import|from|async def|@)\b|@)", re.MULTILINE)
-_CODE_LINE = re.compile(
+_CODE_START = LazyPattern(r"^(?:(?:def|class|import|from|async def|@)\b|@)", re.MULTILINE)
+_CODE_LINE = LazyPattern(
     r"(?:def|class|async def|import|from|return|for|while|if|with|try|assert|raise|yield|pass)\b|@\w"
     r"|[\w.\[\], ]{1,80}[-+*/|&]?=[^=]|'''|\"\"\"|[\w.]{1,80}\("
 )
-_PYTHON = re.compile(r"i?py(?:thon)?[\d.]*(?:-repl)?|pycon|sage", re.IGNORECASE)
+_PYTHON = LazyPattern(r"i?py(?:thon)?[\d.]*(?:-repl)?|pycon|sage", re.IGNORECASE)
 _KEYWORDS = frozenset(keyword.kwlist) | {"print"}
-_PROMPT_LANGUAGE = re.compile(r"\A\s*python\d?[ \t]*\n")  # behind a fence in the prompt
-_LIST_MARK = re.compile(r"[-*+]|[0-9]{1,3}[.)]")
+_PROMPT_LANGUAGE = LazyPattern(r"\A\s*python\d?[ \t]*\n")  # behind a fence in the prompt
+_LIST_MARK = LazyPattern(r"[-*+]|[0-9]{1,3}[.)]")
 _MAX_PARSED_CHARS = 100_000
 _MAX_INNER_FENCES = 20  # in one docstring
 _MAX_CUT_LINES = 60  # of prose after code without a fence

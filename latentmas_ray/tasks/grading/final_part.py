@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from latentmas_ray.patterns import LazyPattern
 from latentmas_ray.tasks.grading.thinking import is_mark, strip_thinking
 
 _QUOTES = "\"'`“”‘’"
-_TAG = re.compile(
-    r"<[ ]?(?P<close_tag>/)?[ ]?(?:(?P<answer>(?:final[_ -]?)?answer|ans)|(?P<region>solution|conclusion))"
+_TAG = LazyPattern(
+    r"<[ ]?(?P<close_tag>/)?[ ]?(?:(?P<answer>(?:final[_ -]?)?answer|ans)|(?P<region>solution|conclusion|final|output"
+    r"|(?:final[_ -]?)?result))"
     r"(?:\s[^<>]{0,200})?[ ]?>"
     r"|\[(?P<close_bracket>/)?(?P<answer_bracket>(?:FINAL[_ ])?ANSWER)\]"
     r"|<\|(?:(?P<close_box>end)|begin)_of_box\|>",
@@ -27,7 +29,7 @@ _NEXT = (
 )
 _MARKS = r"[\])*_]{0,4}"
 # The beginning of a line that asks a new question, or that gives the other side of a talk the word.
-_NEW_QUESTION = re.compile(
+_NEW_QUESTION = LazyPattern(
     r"(?:(?<=\n)|\A)[ \t]{0,8}(?:[#>*_\[(-]{1,6}[ \t]{0,4})?(?:"
     rf"(?:here(?: is|['’]s) )?(?:(?:{_NEXT})[ \t])?(?:{_ASKS}|q|问|問)[ \t]{{0,4}}"
     r"[#№]?(?P<number>[0-9]{1,4})?[ \t]{0,2}"
@@ -39,20 +41,21 @@ _NEW_QUESTION = re.compile(
     r")",
     re.IGNORECASE,
 )
-_STATED = re.compile(
+_OVER = LazyPattern(r"<\|(?:endoftext|end_of_text|eot_id)\|>|</s>|<eos>|<end_of_turn>")  # the end, written out
+_STATED = LazyPattern(
     r"####|\\f?boxed|\\fbox|<answer"
     r"|\b(?:answers?|antwort|lösung|réponse|respuesta|solución|risposta|soluzione|resposta|ответ)\b[^\n.]{0,60}?"
     r"(?:\b(?:is|are|ist|lautet|est|es|é|это)\b|[è:=：])"
     r"|(?:答案|答え|正解|정답|答)[^\n。]{0,20}?[是为為はは은는：:]",
     re.IGNORECASE,
 )
-_FINAL = re.compile(r"####|\\f?boxed|\\fbox|\banswers?(?: is\b|:)", re.IGNORECASE)
-_PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
-_RECONSIDERS = re.compile(
+_FINAL = LazyPattern(r"####|\\f?boxed|\\fbox|\banswers?(?: is\b|:)", re.IGNORECASE)
+_PARAGRAPH_END = LazyPattern(r"\n[ \t]*\n\s*")
+_RECONSIDERS = LazyPattern(
     r"\b(?:wait|check|verif\w*|correct|right|sure|mistake|error|hmm|actually|reconsider|double|again|but|however)\b",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[^\W\d_]{3,}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_WORD = LazyPattern(r"[^\W\d_]{3,}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _COMMON = frozenset(  # words of any question
     word
     for words in (
@@ -61,7 +64,7 @@ _COMMON = frozenset(  # words of any question
     )
     for word in words.split()
 )
-_QUESTION_END = re.compile(r"[?？]|\n")
+_QUESTION_END = LazyPattern(r"[?？]|\n")
 _SAME_SHARE = 0.7  # with so many of its words in the question, a line asks that question again, or a part of it
 _MIN_QUESTION_WORDS = 5
 _QUESTION_WINDOW = 400
@@ -101,7 +104,14 @@ def before_new_question(text: str, question: str = "") -> str:
 
 def new_question_at(text: str, question: str = "") -> int | None:
     """Return where the text begins that `before_new_question` leaves out; None without a new question."""
-    own = set(_words(question))
+    begin = len(text) - len(text.lstrip())
+    if (over := _OVER.search(text, begin + 1)) is not None:
+        text = text[: over.start()]
+    found = _new_question_at(text, set(_words(question)), has_question=bool(question))
+    return over.start() if found is None and over is not None else found
+
+
+def _new_question_at(text: str, own: set[str], *, has_question: bool) -> int | None:
     begin = len(text) - len(text.lstrip())
     is_series, has_stated, done = False, False, 0
     for match in _NEW_QUESTION.finditer(text):
@@ -113,7 +123,7 @@ def new_question_at(text: str, question: str = "") -> int | None:
             continue
         is_own = _is_within(text[match.end() : match.end() + _QUESTION_WINDOW], own)
         if match.start() <= begin:
-            if question and not is_own:
+            if has_question and not is_own:
                 return 0  # it has not answered, but asked
         elif not is_own or has_stated:
             return min(match.start(), _new_paragraph_at(text, own) or len(text))

@@ -2,6 +2,8 @@
 
 import re
 
+from latentmas_ray.patterns import LazyPattern
+
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 
 _ANSWER = (
@@ -116,9 +118,9 @@ _LETTERS = str.maketrans(
         "»": '"',
     }
 )
-_EDGE = re.compile(rf"(?<=[{CJK}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{CJK}])")
+_EDGE = LazyPattern(rf"(?<=[{CJK}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{CJK}])")
 _LOOKALIKES = str.maketrans("АВСЕ", "ABCE")
-_CYRILLIC_LETTER = re.compile(
+_CYRILLIC_LETTER = LazyPattern(
     r"((?:ответ\w*|вариант\w*|выбираю|букв\w+)[^\n.]{0,30}?[\s\"(*:—–-])([АВСЕ])(?=[\s.,;:)\"*!]|$)", re.IGNORECASE
 )
 

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from fractions import Fraction
 
+from latentmas_ray.patterns import LazyPattern
 from latentmas_ray.tasks.grading.answer_text import last_box, plain
 from latentmas_ray.tasks.grading.final_part import final_part
 from latentmas_ray.tasks.grading.languages import ANSWER_IS
@@ -21,7 +22,7 @@ _WINDOW = 300  # characters that are read after "the answer is"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]++)"
 # 1 234 567, which may also be several numbers: see `_clear_value`.
 _SPACED = r"(?<![0-9][ ])[0-9]{1,3}(?:[ ][0-9]{3})+(?![0-9]|[ ][0-9]|[ ]?/)"
-_NUMBER = re.compile(
+_NUMBER = LazyPattern(
     # Not inside a word (B12), an index or an exponent. A minus after an operand is a subtraction or a range.
     r"(?<![A-Za-z0-9_^])(?<!\^[-+])(?:(?<![\w^)\]%])(?P<sign>[-+]))?"
     rf"(?:(?P<whole>[0-9]{{1,6}}+)[ ](?=[0-9]{{1,6}}+/[0-9]))?"
@@ -30,20 +31,21 @@ _NUMBER = re.compile(
     rf"|[ ]?/[ ]?(?P<divisor>{_DIGITS}(?:\.[0-9]++)?))?+(?!\^)"
     r"(?P<odd>(?:[.,][0-9]++)++)?+"  # 12,5 or 1,23,4: the groups of no number
 )
-_CURRENCY_AFTER_SIGN = re.compile(r"([-+])[ ]?[$€£¥₹][ ]?")
-_CURRENCY = re.compile(r"[$€£¥₹*`]")
-_LONE_SIGN = re.compile(r"-\s{1,9}(?=[0-9.])")
-_NOT_A_PREFIX = re.compile(r"[\\+*×/^<>√π]|-\s?$")
-_NOT_A_UNIT = re.compile(r"[0-9\\+=<>√π]")
-_FOOTNOTE = re.compile(r"(?<=[A-Za-z])[\^_]?-?[0-9]")  # the square of cm^2
-_MARKER = re.compile(
+_CURRENCY_AFTER_SIGN = LazyPattern(r"([-+])[ ]?[$€£¥₹][ ]?")
+_CURRENCY = LazyPattern(r"[$€£¥₹*`]")
+_LONE_SIGN = LazyPattern(r"-\s{1,9}(?=[0-9.])")
+_NOT_A_PREFIX = LazyPattern(r"[\\+*×/^<>√π]|-\s?$")
+_NOT_A_UNIT = LazyPattern(r"[0-9\\+=<>√π]")
+_FOOTNOTE = LazyPattern(r"(?<=[A-Za-z])[\^_]?-?[0-9]")  # the square of cm^2
+_MARKER = LazyPattern(
     rf"(?P<hashes>####)|\banswers?\b[^\n.:=]{{0,60}}?(?:\bis\b|\bare\b|\bbe\b|[:=])|{ANSWER_IS}", re.IGNORECASE
 )
-_HEADING = re.compile(r"[.):]\s*\S*[A-Za-z]")
-_SENTENCE_END = re.compile(r"[.;](?=\s)")
-_ENDS = re.compile(r"[\s.!?)\]\"'。]*(?:$|[.!?][ ])")  # nothing is counted after the number
-_COMPOUND = re.compile(r"-[A-Za-z]")  # 3 100-dollar bills
-_PARENTHESIS = re.compile(r"\([^()\n]{0,200}\)")
+_HEADING = LazyPattern(r"[.):]\s*\S*[A-Za-z]")
+_SENTENCE_END = LazyPattern(r"[.;](?=\s)")
+_ENDS = LazyPattern(r"[\s.!?)\]\"'。]*(?:$|[.!?][ ])")  # nothing is counted after the number
+_NEXT_NUMBER = LazyPattern(r"[ ][0-9]")
+_COMPOUND = LazyPattern(r"-[A-Za-z]")  # 3 100-dollar bills
+_PARENTHESIS = LazyPattern(r"\([^()\n]{0,200}\)")
 
 
 class _UnclearError(ValueError):
@@ -167,8 +169,10 @@ def _clear_value(match: re.Match[str], *, is_stated: bool) -> Fraction | None:
     them that may be several numbers: `2 300 g packs`, or three numbers of three digits."""
     if match["odd"]:
         raise _UnclearError
+    after = match.string[match.end() :]
+    if is_stated and _NEXT_NUMBER.match(after):
+        raise _UnclearError
     if groups := (match["spaced"] or "").split():
-        after = match.string[match.end() :]
         is_clear = is_stated or (len(groups) > 2 and len(groups[0]) < 3) or _ENDS.match(after)
         if not is_clear or _COMPOUND.match(after):
             raise _UnclearError

@@ -2,13 +2,14 @@
 
 import re
 
+from latentmas_ray.patterns import LazyPattern
 from latentmas_ray.tasks.grading.answer_text import last_box, last_boxes, normalise, plain
 from latentmas_ray.tasks.grading.final_part import final_part
 from latentmas_ray.tasks.grading.number import parse_number
 
-_MARKER = re.compile(r"####|\banswer(?: is)?[ \t]{0,9}[*_]{0,3}[:：]", re.IGNORECASE)
+_MARKER = LazyPattern(r"####|\banswer(?: is)?[ \t]{0,9}[*_]{0,3}[:：]", re.IGNORECASE)
 _EDGES = " \t\r\n*_`"
-_SEPARATOR = re.compile(r"(?:,(?![0-9]{3}(?![0-9]))|,[ ]|;|\band\b|\bor\b|\bund\b|\bet\b|&|、|和)", re.IGNORECASE)
+_SEPARATOR = LazyPattern(r"(?:,(?![0-9]{3}(?![0-9]))|,[ ]|;|\band\b|\bor\b|\bund\b|\bet\b|&|、|和)", re.IGNORECASE)
 _BRACKETS = "()[]{}$ \t"
 _MAX_GAP = 60  # characters between the boxes of one answer
 _MAX_PARTS = 10

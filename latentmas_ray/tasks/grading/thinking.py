@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from latentmas_ray.patterns import LazyPattern
+
 Role = Literal["open", "close", "resume", "drop", "heading"]
 
 _NAMES = (
@@ -20,10 +22,11 @@ _AFTER = r"(?:[_ -](?:process|block|section|trace|steps?))?"
 _START, _END = r"(?:begin|start)(?:_?of)?_", r"(?:end|stop)(?:_?of)?_"
 _FAMILIES = (("think", "thought"), ("reason",), ("reflect",))  # <thought>…</thinking> is one block
 _QUOTES = "\"'`“”‘’"
+_SPLIT_NUMBER = LazyPattern("([0-9])\0+([0-9])")  # digits around a block are not one number
 _PARTS = frozenset({"<|message|>", "<|start|>", "<|im_start|>"})  # a mark is this and the words around it
 _LINE_WINDOW = 400  # characters around a mark in which its line is looked for
 
-_MARK = re.compile(
+_MARK = LazyPattern(
     # <think>, </think>, <think lang="en">, <start_working_out>; a tag that closes itself holds nothing
     rf"<[ ]?(?P<close_tag>/|{_END})?[ ]?(?:{_START})?{_BEFORE}(?P<tag>{_NAMES}){_AFTER}(?:\s[^<>]{{0,200}})?[ ]?"
     r"(?P<empty>/)?>"
@@ -34,7 +37,7 @@ _MARK = re.compile(
     rf"|\[(?P<close_bracket>/)?(?P<bracket>think(?:ing)?|(?-i:THOUGHTS?|REASON(?:ING)?|REFLECTION))\]"
     # Channels: everything is thinking but the final one.
     r"|<\|channel\|>\s{0,4}(?P<channel>[A-Za-z_]{0,30})(?:[^<\n]{0,80}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>)?"
-    r"|<\|channel>\s{0,4}(?P<channel_tag>[A-Za-z_]{0,30})|(?P<close_channel><channel\|>)"
+    r"|<(?:\|channel|unused94)>\s{0,4}(?P<channel_tag>[A-Za-z_]{0,30})|(?P<close_channel><channel\|>|<unused95>)"
     r"|<\|im_start\|>\s{0,4}(?:(?P<turn>think(?:ing)?|analysis)|(?P<turn_end>answer|final))\b"
     # The beginning of what the user is meant to see.
     rf"|(?P<resume><\|(?:START_(?:RESPONSE|TEXT|ANSWER)|{_START}(?:solution|response|answer))\|>)"
@@ -50,7 +53,7 @@ _MARK = re.compile(
 )
 
 
-class _Mark(NamedTuple):
+class _ThinkingMark(NamedTuple):
     start: int
     end: int
     role: Role
@@ -97,7 +100,7 @@ def without_thinking(text: str, *, is_code: bool = False) -> str:
             start = mark.end
     if not blocks:
         parts.append(text[start:])
-    return "".join(parts)
+    return _SPLIT_NUMBER.sub(r"\1\n\2", "\0".join(parts)).replace("\0", "")
 
 
 def is_mark(token: str) -> bool:
@@ -106,7 +109,7 @@ def is_mark(token: str) -> bool:
     return match is not None and (match["drop"] is None or token.strip() in _PARTS)
 
 
-def _usable(text: str, *, is_code: bool) -> Iterator[_Mark]:
+def _usable(text: str, *, is_code: bool) -> Iterator[_ThinkingMark]:
     """Yield the marks that mark something."""
     marks = list(_marks(text, is_code=is_code))
     families = {mark.family for mark in marks if mark.role == "open"}
@@ -116,7 +119,7 @@ def _usable(text: str, *, is_code: bool) -> Iterator[_Mark]:
         yield mark
 
 
-def _marks(text: str, *, is_code: bool) -> Iterator[_Mark]:
+def _marks(text: str, *, is_code: bool) -> Iterator[_ThinkingMark]:
     quoted_line = -1  # the end of the line in which an opening mark was quoted
     for match in _MARK.finditer(text):
         if match["empty"]:
@@ -142,25 +145,25 @@ def _is_quote(around: str, index: int) -> bool:
     return around != "```" and around != "" and around[index] in _QUOTES
 
 
-def _read(match: re.Match[str]) -> _Mark:
+def _read(match: re.Match[str]) -> _ThinkingMark:
     """Return the mark's role, and the family of its name."""
     span = match.start(), match.end()
     for form in ("tag", "pipe", "triangle", "bracket"):
         if name := match[form]:
             is_end = match[f"close_{form}"] or (form == "pipe" and match["pipe_end"])
             is_word = form == "bracket" and not name.lower().startswith("think")
-            return _Mark(*span, "close" if is_end else "open", f"[{name}" if is_word else _family(name))
+            return _ThinkingMark(*span, "close" if is_end else "open", f"[{name}" if is_word else _family(name))
     for form in ("channel", "channel_tag"):
         if match[form] is not None:
-            return _Mark(*span, "resume" if match[form].lower() == "final" else "open", "channel")
+            return _ThinkingMark(*span, "resume" if match[form].lower() == "final" else "open", "channel")
     if match["close_channel"]:
-        return _Mark(*span, "close", "channel")
+        return _ThinkingMark(*span, "close", "channel")
     for form in ("turn", "granite", "bare"):
         if match[form]:
-            return _Mark(*span, "open", form)
+            return _ThinkingMark(*span, "open", form)
         if match[f"{form}_end"]:
-            return _Mark(*span, "close", form)
-    return _Mark(*span, "resume" if match["resume"] else "heading" if match["heading"] else "drop", "")
+            return _ThinkingMark(*span, "close", form)
+    return _ThinkingMark(*span, "resume" if match["resume"] else "heading" if match["heading"] else "drop", "")
 
 
 def _family(name: str) -> str:

@@ -42,7 +42,8 @@ def test_it_is_asked_anyway_where_the_user_insists(capfd: pytest.CaptureFixture[
 
 def test_another_model_is_asked_anything(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", HENS, "--model", "tests/golden/model", "--max-new-tokens", "2", "--runtime", "local"]) == 0
-    assert capfd.readouterr().err == ""
+    cut_off = "warning: the text of judger is cut off at max_new_tokens; raise --max-new-tokens\n"
+    assert capfd.readouterr().err == cut_off
 
 
 def test_an_example_is_shown_with_its_gold(capfd: pytest.CaptureFixture[str]) -> None:

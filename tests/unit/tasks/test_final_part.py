@@ -240,3 +240,18 @@ def test_hostile_texts_take_linear_time(unit: str) -> None:
     final_part(text, EGGS)
     without_thinking(text, is_code=True)
     assert time.perf_counter() - start < 5  # milliseconds where it is linear, minutes where it is not
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("<think>9</think>8<think>7</think>12", "12"),  # and not 812
+        ("<unused94>thought\nIt is 9.<unused95>12", "12"),
+        ("Answer: 18<|endoftext|>The answer is 4", "18"),
+        ("It is 18</s> 4", "18"),
+        ("<result>12</result> in 3 ways", "12"),
+        ("<output>12</output> in 3 ways", "12"),
+    ],
+)
+def test_other_marks_around_an_answer(answer: str, number: str) -> None:
+    assert extract_number(answer) == number

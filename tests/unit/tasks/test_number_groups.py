@@ -51,6 +51,7 @@ STATED = [
     ("The answer is 1,2345.", None),
     ("The answer is 9. No, the answer is 12,34,56.", None),
     ("She has 1,23 apples", None),
+    ("The answer is 1 2 3", None),
     ("Add 5 100 20", "20"),
     ("it is 1 3/4 cups", "1.75"),
     ("The answer is 1,234,567", "1234567"),
