@@ -27,6 +27,8 @@ class Cgroup:
         """Make a group called `name`; None where this user may not, or memory is not counted."""
         for parent, is_v2 in _parents():
             group = cls(parent / name, is_v2=is_v2)
+            with contextlib.suppress(OSError):  # left by a process of this number that was killed
+                group.folder.rmdir()
             try:
                 group.folder.mkdir()
             except OSError:

@@ -4,13 +4,23 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from latentmas_ray.cli import checks
-from latentmas_ray.cli.checks import Check, Mark, cluster_check, outlook, shared_memory_check, software_checks
+from latentmas_ray.cli.checks import (
+    Check,
+    Mark,
+    cluster_check,
+    outlook,
+    programs_check,
+    shared_memory_check,
+    software_checks,
+)
 from latentmas_ray.cli.main import main
 from latentmas_ray.env import Environment
+from latentmas_ray.sandbox import Confinement
 
 GPU = Check(Mark.OK, "GPU 0", "A100")
 
@@ -113,3 +123,24 @@ def test_outlook_names_what_is_in_the_way() -> None:
 
 def test_missing_shared_memory_is_a_warning(tmp_path: Path) -> None:
     assert shared_memory_check(tmp_path / "shm").mark is Mark.WARN
+
+
+@pytest.mark.parametrize(
+    ("confinement", "mark", "words"),
+    [
+        ({"has_own_root": True, "landlock": 7}, Mark.OK, "a root of its own, Landlock 7, a filter"),
+        ({"has_own_root": False, "landlock": 6}, Mark.WARN, "names and sizes of files can be seen"),
+        ({"has_own_root": True, "landlock": 0, "counts_memory": False}, Mark.OK, "counted by the supervisor"),
+        (None, Mark.WARN, "--unsafe-programs: nothing is here"),
+    ],
+)
+def test_what_confines_programs_is_told(
+    monkeypatch: pytest.MonkeyPatch, confinement: dict[str, Any] | None, mark: Mark, words: str
+) -> None:
+    usual = {"has_filter": True, "has_no_network": True, "has_own_processes": True, "counts_memory": True}
+    found = None if confinement is None else Confinement(**{**usual, **confinement})
+    monkeypatch.setattr("latentmas_ray.sandbox.find_confinement", lambda: found)
+    monkeypatch.setattr("latentmas_ray.sandbox.find_obstacle", lambda: "nothing is here")
+    check = programs_check()
+    assert (check.mark, check.subject) == (mark, "programs")
+    assert words in check.finding

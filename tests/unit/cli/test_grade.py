@@ -159,6 +159,20 @@ def test_code_is_run_again(tmp_path: Path) -> None:
     assert [(change.id, change.now) for change in outcome.changes] == [("a", True), ("d", True)]
 
 
+def test_code_that_nothing_confines_needs_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentmas_ray.tasks.grading.grade.find_obstacle", lambda: "no filter here")
+    task = write(tmp_path / "t.jsonl", [one for one in TASK if one["id"] == CODE_ROW["id"]])
+    command = ["grade", "--task", task, "--results", write(tmp_path / "r.jsonl", [CODE_ROW])]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "no filter here" in error
+    assert "--unsafe-programs" in error
+    assert main([*command, "--unsafe-programs"]) == 0
+    assert "1 grade changed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -13,7 +13,7 @@ from threading import Event, Timer
 import pytest
 
 from latentmas_ray.errors import SandboxError
-from latentmas_ray.sandbox import Job, Limits, Outcome, find_obstacle, run_program
+from latentmas_ray.sandbox import Job, Limits, Outcome, find_confinement, find_obstacle, run_program
 from latentmas_ray.sandbox import run as run_module
 from latentmas_ray.sandbox.job import MIB
 
@@ -309,3 +309,18 @@ time.sleep({LONG_SECONDS})
         cancelled.set()
         assert running.result() == Outcome(passed=False, reason="it was cancelled")
     assert processes_called(mark) == []
+
+
+def test_a_program_that_nothing_confines_runs_only_if_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = "from latentmas_ray.sandbox.confine import seccomp; seccomp.table = lambda *_: None; "
+    monkeypatch.setattr(run_module, "_START", run_module._START.replace("del sys", f"{changes}del sys"))
+    with pytest.raises(SandboxError, match="no filter of system calls"):
+        run(RIGHT)
+    assert run_program(Job(program=RIGHT, tests=TESTS, needs_confinement=False)) == Outcome(passed=True)
+
+
+def test_what_confines_it_is_known() -> None:
+    found = find_confinement()
+    assert found is not None
+    assert found.has_filter
+    assert found.has_own_root or found.landlock
