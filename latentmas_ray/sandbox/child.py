@@ -14,9 +14,9 @@ from latentmas_ray.sandbox.confine import landlock, seccomp
 from latentmas_ray.sandbox.confine import system_calls as kernel
 from latentmas_ray.sandbox.confine.isolation import readable_paths
 from latentmas_ray.sandbox.exchange.answer import serve
-from latentmas_ray.sandbox.exchange.channel import Channel, ChannelClosedError
+from latentmas_ray.sandbox.exchange.channel import ChannelClosedError, MessageChannel
 from latentmas_ray.sandbox.exchange.tests import run_tests
-from latentmas_ray.sandbox.exchange.wire import WireError
+from latentmas_ray.sandbox.exchange.wire import ExchangeError
 from latentmas_ray.sandbox.job import Job, Limits
 
 VANISHED = 3  # the exit code of the tests' process if the program's has ended
@@ -29,7 +29,7 @@ _NOBODY = 65534
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Enclosure:
     """Where a process of the job runs, and as whom."""
 
     folder: str
@@ -39,11 +39,11 @@ class Cell:
     is_filtered: bool  # of system calls; False only where the job needs no confinement and the machine has no filter
 
 
-def run_program_process(job: Job, cell: Cell, reading: int, writing: int) -> None:
+def run_program_process(job: Job, enclosure: Enclosure, reading: int, writing: int) -> None:
     """Confine this process, run the program, and answer what the tests ask. Never returns."""
-    channel = Channel(*_keep_files(reading, writing))
+    channel = MessageChannel(*_keep_files(reading, writing))
     try:
-        _confine(job, cell)
+        _confine(job, enclosure)
     except OSError as error:
         channel.send(["broken", f"{type(error).__name__}: {error}"])
         os._exit(1)
@@ -53,7 +53,7 @@ def run_program_process(job: Job, cell: Cell, reading: int, writing: int) -> Non
     os._exit(0)
 
 
-def run_tests_process(job: Job, cell: Cell, tests: int, report: int, reading: int, writing: int) -> None:
+def run_tests_process(job: Job, enclosure: Enclosure, tests: int, report: int, reading: int, writing: int) -> None:
     """Confine this process, run the tests from the file `tests`, and write the verdict to `report`. Never returns."""
     tests, report, reading, writing = _keep_files(tests, report, reading, writing)
     code = 0
@@ -62,10 +62,9 @@ def run_tests_process(job: Job, cell: Cell, tests: int, report: int, reading: in
         with os.fdopen(tests, "rb") as file:
             text = file.read().decode("utf-8", errors="surrogatepass")
         kernel.hide_memory()
-        _confine(job, cell)
+        _confine(job, enclosure)
         kernel.hide_memory()  # again: changing the user has reset it
-        os.environ["HOME"] = "/"  # what the program writes into its own is no configuration of the tests
-        verdict = _verdict(job, text, Channel(reading, writing))
+        verdict = _verdict(job, text, MessageChannel(reading, writing))
         code = VANISHED if verdict.pop("vanished", False) else 0
     except OSError as error:
         verdict = {"failed": f"{type(error).__name__}: {error}"}
@@ -79,12 +78,12 @@ def free_uids() -> tuple[int, int]:
     return first, first + 1
 
 
-def _verdict(job: Job, tests: str, channel: Channel) -> dict[str, object]:
+def _verdict(job: Job, tests: str, channel: MessageChannel) -> dict[str, object]:
     """Wait for the program to be loaded, and run the tests."""
     if job.program is not None:
         try:
             hello = channel.receive()
-        except (ChannelClosedError, WireError):
+        except (ChannelClosedError, ExchangeError):
             return {"failed": "its process ended before the program began"}
         if hello != ["ready"]:
             return {"failed": str(hello[-1])}
@@ -92,7 +91,7 @@ def _verdict(job: Job, tests: str, channel: Channel) -> dict[str, object]:
             loaded = channel.receive()
         except ChannelClosedError:
             return {"passed": False, "reason": "", "vanished": True}
-        except WireError as error:
+        except ExchangeError as error:
             return {"passed": False, "reason": f"the program's answer is not understood: {error}"}
         if loaded != ["loaded"]:
             reason = loaded[1] if isinstance(loaded, list) and len(loaded) == 2 else "its answer is not understood"
@@ -101,21 +100,21 @@ def _verdict(job: Job, tests: str, channel: Channel) -> dict[str, object]:
     return {"passed": reason is None, "reason": "" if has_vanished else reason or "", "vanished": has_vanished}
 
 
-def _confine(job: Job, cell: Cell) -> None:
+def _confine(job: Job, enclosure: Enclosure) -> None:
     """Give up everything that a computation does not need. Raises OSError."""
-    _set_limits(job.limits, cell.num_others)
+    _set_limits(job.limits, enclosure.num_others)
     readable = (*readable_paths(), *job.import_paths)
     if os.geteuid() == 0:
-        _become(cell)
+        _become(enclosure)
     else:
         kernel.set_capabilities(0)  # in its user namespace
     kernel.die_with_parent()
     kernel.forbid_new_privileges()
     if landlock.version():
-        landlock.restrict(readable=readable, writable=(cell.folder, "/dev/null"))
+        landlock.restrict(readable=readable, writable=(enclosure.folder, "/dev/null"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    if cell.is_filtered:
+    if enclosure.is_filtered:
         try:
             seccomp.install()
         except OSError:
@@ -152,17 +151,17 @@ def _set_limits(limits: Limits, num_others: int) -> None:
         resource.setrlimit(kind, (bound, bound + spare))
 
 
-def _become(cell: Cell) -> None:
+def _become(enclosure: Enclosure) -> None:
     """Change from root to a user who owns nothing. Limits on the number of processes do not apply to root."""
     kernel.keep_capabilities()
     os.setgroups([])
     try:
-        os.setresgid(cell.uid, cell.uid, cell.uid)
-        os.setresuid(cell.uid, cell.uid, cell.uid)
+        os.setresgid(enclosure.uid, enclosure.uid, enclosure.uid)
+        os.setresuid(enclosure.uid, enclosure.uid, enclosure.uid)
     except OSError:  # a container with few user ids
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    is_bounded = cell.has_own_root or landlock.version() > 0
+    is_bounded = enclosure.has_own_root or landlock.version() > 0
     kernel.set_capabilities(0 if _can_read_python() else _CAP_DAC_READ_SEARCH * is_bounded)
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.sandbox.child import VANISHED, Cell, free_uids, run_program_process, run_tests_process
+from latentmas_ray.sandbox.child import VANISHED, Enclosure, free_uids, run_program_process, run_tests_process
 from latentmas_ray.sandbox.confine import landlock, seccomp
 from latentmas_ray.sandbox.confine import system_calls as kernel
 from latentmas_ray.sandbox.confine.isolation import INSIDE, Isolation, enter_root, isolate, readable_paths
@@ -154,7 +154,7 @@ def _keep(
                 tests,
                 report,
                 [
-                    Cell(folder=folder, uid=uid, num_others=others, has_own_root=has_root, is_filtered=is_filtered)
+                    Enclosure(folder=folder, uid=uid, num_others=others, has_own_root=has_root, is_filtered=is_filtered)
                     for uid, others in zip(uids, (num_others, num_others + job.limits.num_processes), strict=True)
                 ],
             )
@@ -175,15 +175,15 @@ def _found(isolation: Isolation, has_root: bool, is_filtered: bool) -> dict[str,
     }
 
 
-def _run_both(job: Job, tests: int, report: int, cells: list[Cell]) -> int:
+def _run_both(job: Job, tests: int, report: int, enclosures: list[Enclosure]) -> int:
     """Start the program's and the tests' process and wait for the latter. Return the signal that ended one of them."""
     (asked, asking), (answered, answering) = os.pipe(), os.pipe()
     program = 0
     if job.program is not None and (program := os.fork()) == 0:
-        run_program_process(job, cells[0], asked, answering)
+        run_program_process(job, enclosures[0], asked, answering)
     tester = os.fork()
     if tester == 0:
-        run_tests_process(job, cells[1], tests, report, answered, asking)
+        run_tests_process(job, enclosures[1], tests, report, answered, asking)
     for file in (asked, asking, answered, answering, report, tests):
         os.close(file)
     ended: dict[int, int] = {}

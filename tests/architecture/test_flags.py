@@ -18,11 +18,11 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
-        --trace --save-memory
+        --trace --save-memory --unsafe-programs
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
-    "grade": "--task --results --output --overwrite --json",
+    "grade": "--task --results --output --overwrite --unsafe-programs --json",
     "tasks": "task --json",
     "topologies": "name --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",

@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 from latentmas_ray.sandbox.exchange.changes import snapshot, state_of, write_changes
-from latentmas_ray.sandbox.exchange.channel import Channel
+from latentmas_ray.sandbox.exchange.channel import MessageChannel
 from latentmas_ray.sandbox.exchange.forms import write_unusual
-from latentmas_ray.sandbox.exchange.wire import Codec, Reader, Structure, WireError, Writer
+from latentmas_ray.sandbox.exchange.wire import Codec, ExchangeError, Structure, ValueReader, ValueWriter
 
 MODULE = "program"
 _MAX_REASON_CHARS = 300
 _MAX_PRINTED_CHARS = 1 << 20
 
 
-def serve(program: str, shared: list[str], channel: Channel) -> None:
+def serve(program: str, shared: list[str], channel: MessageChannel) -> None:
     """Run the program, tell whether it ended without an exception, and answer until the tests' process ends.
 
     `shared` are the names of classes that the tests' process has too: their objects cross as data.
@@ -54,7 +54,9 @@ def reason_of(error: BaseException) -> str:
 class Answers(Codec):
     """Carries out what the tests' process asks, one message after the other."""
 
-    def __init__(self, module: types.ModuleType, shared: set[str], channel: Channel, printed: io.BytesIO) -> None:
+    def __init__(
+        self, module: types.ModuleType, shared: set[str], channel: MessageChannel, printed: io.BytesIO
+    ) -> None:
         self._module, self._shared, self._channel, self._printed = module, shared, channel, printed
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
@@ -66,7 +68,7 @@ class Answers(Codec):
         if message[0] == "names":
             self._channel.send(self._names(message[1]))
             return
-        reader = Reader(self)
+        reader = ValueReader(self)
         arguments, values = (reader.read_all(part) for part in message[1:3])
         keywords = dict(zip(message[3], values, strict=True))
         before = snapshot(reader.objects)
@@ -78,15 +80,15 @@ class Answers(Codec):
 
     def _result(self, result: Any, has_raised: bool, objects: list[Any], before: list[Any]) -> Structure:
         try:
-            changes = write_changes(objects, before, Writer(self, objects))
+            changes = write_changes(objects, before, ValueWriter(self, objects))
             # The tests see changes when their statement has ended, but the result at once: then it shares nothing.
-            writer = Writer(self, None if changes else objects)
+            writer = ValueWriter(self, None if changes else objects)
             structure = self._error(result, writer) if has_raised else writer.write(result)
         except RecursionError:
             return ["refused", "a value that is nested too deeply"]
         except MemoryError:
             return ["refused", "a value that is too large"]
-        except WireError as error:
+        except ExchangeError as error:
             return ["refused", str(error)]
         return ["raised" if has_raised else "returned", structure, changes, self._take_printed()]
 
@@ -104,13 +106,13 @@ class Answers(Codec):
         answers: list[Structure] = []
         for name, value in found.items():
             try:
-                answers.append([name, Writer(self).write(value)])
-            except (WireError, RecursionError):
+                answers.append([name, ValueWriter(self).write(value)])
+            except (ExchangeError, RecursionError):
                 answers.append([name])
         return ["names", answers]
 
-    def export(self, value: Any, writer: Writer) -> Structure:
-        """Data as data; functions, iterators, classes and objects by a number. Raises WireError."""
+    def export(self, value: Any, writer: ValueWriter) -> Structure:
+        """Data as data; functions, iterators, classes and objects by a number. Raises ExchangeError."""
         kind = type(value)
         if kind.__name__ in self._shared and vars(self._module).get(kind.__name__) is kind:
             return write_object(value, writer)
@@ -121,7 +123,7 @@ class Answers(Codec):
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, types.ModuleType):
-            raise WireError("a module")
+            raise ExchangeError("a module")
         if inspect.iscoroutine(value):
             return self._handle("coroutine", value)
         if isinstance(value, collections.abc.Iterator):
@@ -130,15 +132,15 @@ class Answers(Codec):
             return self._handle("function", value)
         return [*self._handle("object", value), [self._number(one) for one in kind.__mro__ if one in self._named]]
 
-    def import_(self, structure: list[Structure], reader: Reader) -> Any:
-        """Things by number, functions of the tests, functions and classes of libraries by name. Raises WireError."""
+    def import_(self, structure: list[Structure], reader: ValueReader) -> Any:
+        """What is by number, functions of the tests, and what libraries have, by name. Raises ExchangeError."""
         tag = structure[0]
         if tag == "h":
             return self._objects[structure[1]]
         if tag == "o":
             kind = vars(self._module).get(structure[1])
             if not isinstance(kind, type):
-                raise WireError(f"the program has no class {structure[1]}")
+                raise ExchangeError(f"the program has no class {structure[1]}")
             return read_object(kind, structure, reader)
         if tag == "K":
             value: Any = importlib.import_module(structure[1])
@@ -165,13 +167,13 @@ class Answers(Codec):
         if not issubclass(kind, BaseException):
             return self._handle("class", kind)
         above = next(base for base in kind.__bases__ if issubclass(base, BaseException))
-        return ["x", self._number(kind), kind.__name__, Writer(self).write(above)]
+        return ["x", self._number(kind), kind.__name__, ValueWriter(self).write(above)]
 
-    def _error(self, error: BaseException, writer: Writer) -> Structure:
+    def _error(self, error: BaseException, writer: ValueWriter) -> Structure:
         try:
             arguments = writer.write_all(error.args)
             state = writer.write_all(part for pair in vars(error).items() for part in pair)
-        except (WireError, RecursionError):
+        except (ExchangeError, RecursionError):
             arguments, state = [reason_of(error)], []
         return ["e", writer.write(type(error)), arguments, state, reason_of(error)]
 
@@ -181,12 +183,12 @@ class Answers(Codec):
         def call(*arguments: Any, **keywords: Any) -> Any:
             if threading.get_ident() != self._thread:
                 raise RuntimeError("a function of the tests can be called in the main thread only")
-            writer = Writer(self)
+            writer = ValueWriter(self)
             parts = writer.write_all(arguments), writer.write_all(keywords.values())
             self._channel.send(["callback", number, *parts, list(keywords)])
             while (message := self._channel.receive())[0] not in ("result", "error"):
                 self.answer(message)
-            value = Reader(self).read(message[1])
+            value = ValueReader(self).read(message[1])
             if message[0] == "error":
                 raise value
             return value
@@ -195,7 +197,7 @@ class Answers(Codec):
         return call
 
 
-def write_object(value: Any, writer: Writer) -> Structure:
+def write_object(value: Any, writer: ValueWriter) -> Structure:
     """Return an object of a class that both sides have as its attributes."""
     name = type(value).__name__
     if isinstance(value, enum.Enum):
@@ -204,15 +206,15 @@ def write_object(value: Any, writer: Writer) -> Structure:
     return ["o", name, *writer.write_all(part for pair in state_of(value).items() for part in pair)]
 
 
-def read_object(kind: type, structure: list[Structure], reader: Reader) -> Any:
-    """Return an object of a class that both sides have, made without calling anything of it. Raises WireError."""
+def read_object(kind: type, structure: list[Structure], reader: ValueReader) -> Any:
+    """Return an object of a class that both sides have, made without calling anything of it. Raises ExchangeError."""
     if issubclass(kind, enum.Enum):
         return kind[structure[2]]
     value = reader.note(object.__new__(kind))
     parts = reader.read_all(structure[2:])
     for name, part in zip(parts[::2], parts[1::2], strict=True):
         if not isinstance(name, str) or name.startswith("__"):
-            raise WireError("an attribute that is none")
+            raise ExchangeError("an attribute that is none")
         object.__setattr__(value, name, part)
     return value
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from latentmas_ray.sandbox.exchange.answer import read_object, reason_of, write_object
 from latentmas_ray.sandbox.exchange.changes import assign, read_changes
-from latentmas_ray.sandbox.exchange.channel import Channel, ChannelClosedError
+from latentmas_ray.sandbox.exchange.channel import ChannelClosedError, MessageChannel
 from latentmas_ray.sandbox.exchange.forms import NAMED, write_unusual
 from latentmas_ray.sandbox.exchange.remote import (
     ObjectState,
@@ -20,7 +20,7 @@ from latentmas_ray.sandbox.exchange.remote import (
     RemoteIterator,
     RemoteObject,
 )
-from latentmas_ray.sandbox.exchange.wire import Codec, Reader, Structure, WireError, Writer
+from latentmas_ray.sandbox.exchange.wire import Codec, ExchangeError, Structure, ValueReader, ValueWriter
 
 CANNOT_CROSS = object()  # of a name: a module, for example
 _MAX_ITEMS = 1_000_000
@@ -34,7 +34,7 @@ class Exchange(Codec):
     """The tests' end of the connection. `failure` says why the tests have not passed, whatever they do afterwards.
     `waiting` has changes to arguments that are not made yet."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: MessageChannel) -> None:
         self._channel = channel
         self.failure: str | None = None
         self.has_vanished = False
@@ -51,15 +51,15 @@ class Exchange(Codec):
 
     def ask(self, action: str, *arguments: Any, **keywords: Any) -> Any:
         """Have the program's process carry out an action and return the result, or raise its exception."""
-        writer = Writer(self)
+        writer = ValueWriter(self)
         try:
             parts = writer.write_all(arguments), writer.write_all(keywords.values())
-        except (WireError, RecursionError) as error:
+        except (ExchangeError, RecursionError) as error:
             self.refuse(f"the tests give the program {error}, which cannot be handed to another process")
         answer = self._exchange([action, *parts, list(keywords)])
         try:
             return self._read(answer, writer.objects)
-        except (WireError, RecursionError) as error:
+        except (ExchangeError, RecursionError) as error:
             self.refuse(f"the program's answer is not understood: {error}")
 
     def ask_names(self, names: list[str]) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Exchange(Codec):
         found: dict[str, Any] = {}
         try:
             for name, *structure in self._exchange(["names", names])[1]:
-                found[str(name)] = Reader(self).read(structure[0]) if structure else CANNOT_CROSS
-        except (WireError, RecursionError, TypeError, ValueError, IndexError) as error:
+                found[str(name)] = ValueReader(self).read(structure[0]) if structure else CANNOT_CROSS
+        except (ExchangeError, RecursionError, TypeError, ValueError, IndexError) as error:
             self.refuse(f"the program's answer is not understood: {error}")
         return {name: value for name, value in found.items() if name in names}
 
@@ -97,7 +97,7 @@ class Exchange(Codec):
         except ChannelClosedError:
             self.has_vanished = True
             self.refuse("the program ended before its tests did")
-        except (WireError, TypeError, IndexError, KeyError, RecursionError) as error:
+        except (ExchangeError, TypeError, IndexError, KeyError, RecursionError) as error:
             self.refuse(f"the program's answer is not understood: {error}")
         return answer
 
@@ -106,16 +106,16 @@ class Exchange(Codec):
         if kind == "refused":
             self.refuse(f"the program gives {str(answer[1])[:200]}, which cannot be handed to the tests")
         if kind not in ("returned", "raised") or len(answer) != 4:
-            raise WireError("an answer of no kind")
+            raise ExchangeError("an answer of no kind")
         _, structure, changes, printed = answer
         if printed:
             sys.stdout.write(str(printed))
         depth = _depth()  # of the statement that asked
-        for target, new in read_changes(changes, objects, Reader(self, objects)):
+        for target, new in read_changes(changes, objects, ValueReader(self, objects)):
             if type(target) is not type(new):
-                raise WireError("a change of type")
+                raise ExchangeError("a change of type")
             self.waiting[id(target)] = (target, new, depth)
-        value = Reader(self, None if changes else objects).read(structure)
+        value = ValueReader(self, None if changes else objects).read(structure)
         if kind == "returned":
             return value
         if not isinstance(value, Exception):
@@ -124,7 +124,7 @@ class Exchange(Codec):
 
     def _call_back(self, message: list[Structure]) -> Structure:
         """Call one of the tests' functions for the program."""
-        reader, writer = Reader(self), Writer(self)
+        reader, writer = ValueReader(self), ValueWriter(self)
         arguments, keywords = reader.read_all(message[2]), reader.read_all(message[3])
         names = [str(name) for name in message[4]]
         function = self._functions[int(message[1])]
@@ -135,8 +135,8 @@ class Exchange(Codec):
                 self.refuse(reason_of(error))
             return ["error", ["e", ["k", _builtin_name(type(error))], [str(error)]]]
 
-    def export(self, value: Any, writer: Writer) -> Structure:
-        """Data as data; what came from the program by its number; functions to be called back. Raises WireError."""
+    def export(self, value: Any, writer: ValueWriter) -> Structure:
+        """Data as data; what came from the program by its number; functions to be called back. Raises ExchangeError."""
         if isinstance(value, Remote):
             return ["h", value._number]
         kind = type(value)
@@ -155,15 +155,15 @@ class Exchange(Codec):
         if isinstance(value, Iterator):
             items = list(itertools.islice(value, _MAX_ITEMS + 1))
             if len(items) > _MAX_ITEMS:
-                raise WireError(f"an iterator of more than {_MAX_ITEMS} values")
+                raise ExchangeError(f"an iterator of more than {_MAX_ITEMS} values")
             return ["I", *writer.write_all(items)]
         if callable(value) and not isinstance(value, type):
             self._functions.append(value)
             return ["F", len(self._functions) - 1, getattr(value, "__name__", "function")]
-        raise WireError(f"a value of type {kind.__name__}")
+        raise ExchangeError(f"a value of type {kind.__name__}")
 
-    def import_(self, structure: list[Structure], reader: Reader) -> Any:
-        """Stand-ins for what is not data. Raises WireError."""
+    def import_(self, structure: list[Structure], reader: ValueReader) -> Any:
+        """Stand-ins for what is not data. Raises ExchangeError."""
         tag = structure[0]
         if tag == "h":
             return self._stand_in(*structure[1:])
@@ -177,7 +177,7 @@ class Exchange(Codec):
 
     def _stand_in(self, number: int, kind: str, name: str, classes: tuple[int, ...] | list[int] = ()) -> Any:
         if type(number) is not int:
-            raise WireError("a number that is none")
+            raise ExchangeError("a number that is none")
         if kind == "class":
             return self._classes.setdefault(number, RemoteClass(self, number, str(name)))
         if kind == "function":
@@ -194,15 +194,15 @@ class Exchange(Codec):
 
     def _exception_class(self, number: int, name: str, above: Any) -> Any:
         if not (isinstance(above, type) and issubclass(above, BaseException)):
-            raise WireError("an exception of no kind")
+            raise ExchangeError("an exception of no kind")
         if number not in self._classes:
             self._classes[number] = type(name, (above,), {"_remote_number": number})
         return self._classes[number]
 
-    def _exception(self, structure: list[Structure], reader: Reader) -> BaseException:
+    def _exception(self, structure: list[Structure], reader: ValueReader) -> BaseException:
         kind = reader.read(structure[1])
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise WireError("an exception of no kind")
+            raise ExchangeError("an exception of no kind")
         arguments, state = reader.read_all(structure[2]), reader.read_all(structure[3])
         try:
             error: BaseException = kind(*arguments)

@@ -7,7 +7,7 @@ their number in the message that brought them (`wire.py`).
 import collections
 from typing import Any
 
-from latentmas_ray.sandbox.exchange.wire import Reader, Structure, Writer, numpy_module
+from latentmas_ray.sandbox.exchange.wire import Structure, ValueReader, ValueWriter, numpy_module
 
 _LISTS = (list, collections.deque)
 _MAPS = (dict, collections.Counter, collections.OrderedDict, collections.defaultdict)
@@ -19,9 +19,9 @@ def snapshot(objects: list[Any]) -> list[Snapshot]:
     return [_contents(value) for value in objects]
 
 
-def write_changes(objects: list[Any], before: list[Snapshot], writer: Writer) -> list[Structure]:
+def write_changes(objects: list[Any], before: list[Snapshot], writer: ValueWriter) -> list[Structure]:
     """Return the number and the new contents of each container that has changed. `writer` knows `objects`. Raises
-    WireError if something in them has no form."""
+    ExchangeError if something in them has no form."""
     changes: list[Structure] = []
     for number, (value, old) in enumerate(zip(objects, before, strict=True)):
         if old is None or _is_same(_contents(value), old):
@@ -30,9 +30,9 @@ def write_changes(objects: list[Any], before: list[Snapshot], writer: Writer) ->
     return changes
 
 
-def read_changes(changes: list[Structure], objects: list[Any], reader: Reader) -> list[tuple[Any, Any]]:
+def read_changes(changes: list[Structure], objects: list[Any], reader: ValueReader) -> list[tuple[Any, Any]]:
     """Return the containers that have changed, each with one that has the new contents. `reader` knows `objects`.
-    Raises WireError."""
+    Raises ExchangeError."""
     return [(objects[number], reader.read(structure)) for number, structure in changes]
 
 

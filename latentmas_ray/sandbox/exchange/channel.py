@@ -2,7 +2,7 @@
 
 import os
 
-from latentmas_ray.sandbox.exchange.wire import MAX_FRAME_BYTES, Structure, WireError, dumps, loads
+from latentmas_ray.sandbox.exchange.wire import MAX_FRAME_BYTES, ExchangeError, Structure, dumps, loads
 
 _CHUNK_BYTES = 1 << 16
 
@@ -11,7 +11,7 @@ class ChannelClosedError(Exception):
     """The other process has ended, or closed its end."""
 
 
-class Channel:
+class MessageChannel:
     """One end of a connection."""
 
     def __init__(self, reading: int, writing: int) -> None:
@@ -28,7 +28,7 @@ class Channel:
             raise ChannelClosedError from error
 
     def receive(self) -> Structure:
-        """Return the next message. Raises ChannelClosedError and WireError."""
+        """Return the next message. Raises ChannelClosedError and ExchangeError."""
         parts, size = [self._rest], len(self._rest)
         while b"\n" not in parts[-1]:
             try:
@@ -39,7 +39,7 @@ class Channel:
                 raise ChannelClosedError
             size += len(chunk)
             if size > MAX_FRAME_BYTES:
-                raise WireError(f"a message of more than {MAX_FRAME_BYTES >> 20} MiB")
+                raise ExchangeError(f"a message of more than {MAX_FRAME_BYTES >> 20} MiB")
             parts.append(chunk)
         end, _, self._rest = parts[-1].partition(b"\n")
         return loads(b"".join([*parts[:-1], end]))

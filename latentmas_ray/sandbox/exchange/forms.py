@@ -5,6 +5,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import importlib
 import pathlib
 import uuid
 from collections.abc import Callable, Iterable
@@ -12,11 +13,11 @@ from typing import Any
 
 from latentmas_ray.sandbox.exchange.wire import (
     FORMS,
+    ExchangeError,
     Form,
-    Reader,
     Structure,
-    WireError,
-    Writer,
+    ValueReader,
+    ValueWriter,
     numpy_module,
     register,
 )
@@ -25,6 +26,7 @@ from latentmas_ray.sandbox.exchange.wire import (
 NAMED: dict[str, Any] = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 NAMED |= {"NoneType": type(None), "Ellipsis": Ellipsis, "NotImplemented": NotImplemented}
 NAMES = {id(value): name for name, value in NAMED.items()}
+_ARRAYS = "numpy"  # imported only when a program's answer has an array; this package does not need it
 _NUMPY_KINDS = frozenset("biufcSUmM")
 # By the type's own method: that of a subclass may say something else (`str` of a member of an enumeration).
 _EXACT: dict[Any, Any] = {
@@ -39,7 +41,7 @@ _TIMES: dict[str, Any] = {"date": datetime.date, "time": datetime.time, "datetim
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
-def write_unusual(value: Any, writer: Writer) -> Structure | None:
+def write_unusual(value: Any, writer: ValueWriter) -> Structure | None:
     """Return the structure of a named tuple, of a value of numpy, or of a subclass of a type of data (an `IntEnum` is
     an int); None for what is no data."""
     if (name := NAMES.get(id(value))) is not None:
@@ -63,7 +65,7 @@ def write_unusual(value: Any, writer: Writer) -> Structure | None:
     return None
 
 
-def _write_numpy(value: Any, writer: Writer, numpy: Any) -> Structure:
+def _write_numpy(value: Any, writer: ValueWriter, numpy: Any) -> Structure:
     kind = value.dtype.kind
     if isinstance(value, numpy.ndarray):
         writer.note(value)
@@ -73,33 +75,29 @@ def _write_numpy(value: Any, writer: Writer, numpy: Any) -> Structure:
             return ["A", list(value.shape), *writer.write_all(value.ravel().tolist())]
     elif kind in _NUMPY_KINDS:
         return ["g", value.dtype.str, value.tobytes().hex()]
-    raise WireError(f"an array of {value.dtype}")
+    raise ExchangeError(f"an array of {value.dtype}")
 
 
-def _read_array(reader: Reader, structure: list[Structure]) -> Any:
+def _read_array(reader: ValueReader, structure: list[Structure]) -> Any:
     _, dtype, shape, data = structure
     return reader.note(_array(dtype, bytes.fromhex(data)).reshape(tuple(shape)).copy())
 
 
-def _read_scalar(reader: Reader, structure: list[Structure]) -> Any:
+def _read_scalar(reader: ValueReader, structure: list[Structure]) -> Any:
     (value,) = _array(structure[1], bytes.fromhex(structure[2]))
     return value
 
 
 def _array(dtype: str, data: bytes) -> Any:
-    import importlib
-
-    numpy = importlib.import_module("numpy")
+    numpy = importlib.import_module(_ARRAYS)
     kind = numpy.dtype(str(dtype))
     if kind.kind not in _NUMPY_KINDS or kind.fields is not None:
-        raise WireError("an array of this type")
+        raise ExchangeError("an array of this type")
     return numpy.frombuffer(data, dtype=kind) if kind.itemsize else numpy.zeros(1, dtype=kind)
 
 
-def _read_object_array(reader: Reader, structure: list[Structure]) -> Any:
-    import importlib
-
-    numpy, number = importlib.import_module("numpy"), reader.reserve()
+def _read_object_array(reader: ValueReader, structure: list[Structure]) -> Any:
+    numpy, number = importlib.import_module(_ARRAYS), reader.reserve()
     items = [reader.read(one) for one in structure[2:]]
     array = numpy.empty(len(items), dtype=object)
     for index, item in enumerate(items):
@@ -108,48 +106,48 @@ def _read_object_array(reader: Reader, structure: list[Structure]) -> Any:
     return reader.objects[number]
 
 
-def _pairs(writer: Writer, value: Any) -> list[Structure]:
+def _pairs(writer: ValueWriter, value: Any) -> list[Structure]:
     items = value.items() if type(value) in FORMS else dict.items(value)
     return writer.write_all(part for pair in items for part in pair)
 
 
-def _into_dict(reader: Reader, target: Any, parts: list[Structure]) -> Any:
+def _into_dict(reader: ValueReader, target: Any, parts: list[Structure]) -> Any:
     for key, value in zip(parts[::2], parts[1::2], strict=True):
         read = reader.read(key)
         target[read] = reader.read(value)
     return target
 
 
-def _read_dict(make: Callable[[], Any]) -> Callable[[Reader, list[Structure]], Any]:
+def _read_dict(make: Callable[[], Any]) -> Callable[[ValueReader, list[Structure]], Any]:
     return lambda reader, structure: _into_dict(reader, reader.note(make()), structure[1:])
 
 
-def _read_defaultdict(reader: Reader, structure: list[Structure]) -> Any:
+def _read_defaultdict(reader: ValueReader, structure: list[Structure]) -> Any:
     factory = None if structure[1] is None else NAMED[structure[1]]
     target: Any = reader.note(collections.defaultdict(factory))
     return _into_dict(reader, target, structure[2:])
 
 
-def _read_list(reader: Reader, structure: list[Structure]) -> Any:
+def _read_list(reader: ValueReader, structure: list[Structure]) -> Any:
     target: list[Any] = reader.note([])
     target.extend(reader.read_all(structure[1:]))
     return target
 
 
-def _read_deque(reader: Reader, structure: list[Structure]) -> Any:
+def _read_deque(reader: ValueReader, structure: list[Structure]) -> Any:
     target: collections.deque[Any] = reader.note(collections.deque(maxlen=structure[1]))
     target.extend(reader.read_all(structure[2:]))
     return target
 
 
-def _read_set(reader: Reader, structure: list[Structure]) -> Any:
+def _read_set(reader: ValueReader, structure: list[Structure]) -> Any:
     target: set[Any] = reader.note(set())
     target.update(reader.read_all(structure[1:]))
     return target
 
 
-def _read_closed(make: Callable[[Iterable[Any]], Any]) -> Callable[[Reader, list[Structure]], Any]:
-    def read(reader: Reader, structure: list[Structure]) -> Any:
+def _read_closed(make: Callable[[Iterable[Any]], Any]) -> Callable[[ValueReader, list[Structure]], Any]:
+    def read(reader: ValueReader, structure: list[Structure]) -> Any:
         number = reader.reserve()
         reader.objects[number] = make(reader.read_all(structure[1:]))
         return reader.objects[number]
@@ -157,54 +155,54 @@ def _read_closed(make: Callable[[Iterable[Any]], Any]) -> Callable[[Reader, list
     return read
 
 
-def _read_named_tuple(reader: Reader, structure: list[Structure]) -> Any:
+def _read_named_tuple(reader: ValueReader, structure: list[Structure]) -> Any:
     number = reader.reserve()
     kind = collections.namedtuple(structure[1], [str(name) for name in structure[2]])  # type: ignore[misc]
     reader.objects[number] = kind(*reader.read_all(structure[3:]))
     return reader.objects[number]
 
 
-def _write_view(writer: Writer, value: Any) -> list[Structure]:
+def _write_view(writer: ValueWriter, value: Any) -> list[Structure]:
     return [_VIEWS[type(value)], writer.write(list(value))]
 
 
-def _read_view(reader: Reader, structure: list[Structure]) -> Any:
+def _read_view(reader: ValueReader, structure: list[Structure]) -> Any:
     items = reader.read(structure[2])
     if structure[1] == "keys":
         return dict.fromkeys(items).keys()
     return dict(items).items() if structure[1] == "items" else dict(enumerate(items)).values()
 
 
-def _write_time(writer: Writer, value: Any) -> list[Structure]:
+def _write_time(writer: ValueWriter, value: Any) -> list[Structure]:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and not isinstance(zone, datetime.timezone):
-        raise WireError("a time in a named zone")
+        raise ExchangeError("a time in a named zone")
     return [type(value).__name__, value.isoformat(), getattr(value, "fold", 0)]
 
 
-def _read_time(reader: Reader, structure: list[Structure]) -> Any:
+def _read_time(reader: ValueReader, structure: list[Structure]) -> Any:
     value: Any = _TIMES[structure[1]].fromisoformat(structure[2])
     return value.replace(fold=structure[3]) if structure[3] else value
 
 
-def _write_default(writer: Writer, value: Any) -> list[Structure]:
+def _write_default(writer: ValueWriter, value: Any) -> list[Structure]:
     return [NAMES.get(id(value.default_factory)), *_pairs(writer, value)]
 
 
-def _write_bounds(writer: Writer, value: Any) -> list[Structure]:
+def _write_bounds(writer: ValueWriter, value: Any) -> list[Structure]:
     return writer.write_all((value.start, value.stop, value.step))
 
 
-def _write_ratio(writer: Writer, value: Any) -> list[Structure]:
+def _write_ratio(writer: ValueWriter, value: Any) -> list[Structure]:
     return writer.write_all((value.numerator, value.denominator))
 
 
 def _register_all() -> None:
     kind: Any
     for kind, tag in ((tuple, "t"), (frozenset, "f")):
-        register(kind, Form(tag, Writer.write_all, _read_closed(kind), is_container=True))
-    register(list, Form("l", Writer.write_all, _read_list, is_container=True))
-    register(set, Form("s", Writer.write_all, _read_set, is_container=True))
+        register(kind, Form(tag, ValueWriter.write_all, _read_closed(kind), is_container=True))
+    register(list, Form("l", ValueWriter.write_all, _read_list, is_container=True))
+    register(set, Form("s", ValueWriter.write_all, _read_set, is_container=True))
     maps: tuple[tuple[type, str], ...] = ((dict, "d"), (collections.Counter, "C"), (collections.OrderedDict, "O"))
     for kind, tag in maps:
         register(kind, Form(tag, _pairs, _read_dict(kind), is_container=True))
@@ -236,7 +234,7 @@ def _register_all() -> None:
     register(type("k", (), {}), Form("k", _never, lambda r, s: NAMED[s[1]]))
 
 
-def _never(writer: Writer, value: Any) -> list[Structure]:
+def _never(writer: ValueWriter, value: Any) -> list[Structure]:
     raise AssertionError("written by write_unusual")
 
 

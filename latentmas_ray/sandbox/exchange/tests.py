@@ -16,7 +16,7 @@ from typing import Any
 
 from latentmas_ray.sandbox.exchange.answer import reason_of
 from latentmas_ray.sandbox.exchange.ask import CANNOT_CROSS, Exchange
-from latentmas_ray.sandbox.exchange.channel import Channel
+from latentmas_ray.sandbox.exchange.channel import MessageChannel
 
 MODULE = "tests"
 _SETTLE, _WAITING = "__settle__", "__waiting__"
@@ -29,7 +29,7 @@ _SILENT = (
 
 
 def run_tests(
-    tests: str, channel: Channel, *, given: str, shared: Iterable[str], tested: Iterable[str]
+    tests: str, channel: MessageChannel, *, given: str, shared: Iterable[str], tested: Iterable[str]
 ) -> tuple[str | None, bool]:
     """Run the tests to their end. Return why they did not pass (None if they did), and whether the program had ended.
 

@@ -27,7 +27,7 @@ MAX_FRAME_BYTES = 256 * 2**20
 MAX_VALUES = 10 * 10**6  # in one message: both processes and the message itself are in memory at once
 
 
-class WireError(ValueError):
+class ExchangeError(ValueError):
     """A value that has no form on the wire, or a form that is none of a value."""
 
 
@@ -37,29 +37,29 @@ def dumps(structure: Structure) -> bytes:
 
 
 def loads(data: bytes) -> Structure:
-    """Return the structure of one line of JSON. Raises WireError."""
+    """Return the structure of one line of JSON. Raises ExchangeError."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise WireError(f"not JSON: {type(error).__name__}") from None
+        raise ExchangeError(f"not JSON: {type(error).__name__}") from None
 
 
 class Codec:
     """Writes and reads values; one of each process. Subclasses say what else goes over the wire."""
 
-    def export(self, value: Any, writer: "Writer") -> Structure:
-        """Return the structure of a value without a form of its own. Raises WireError."""
-        raise WireError(f"a value of type {type(value).__name__}")
+    def export(self, value: Any, writer: "ValueWriter") -> Structure:
+        """Return the structure of a value without a form of its own. Raises ExchangeError."""
+        raise ExchangeError(f"a value of type {type(value).__name__}")
 
-    def import_(self, structure: list[Structure], reader: "Reader") -> Any:
-        """Return the value of a structure with a tag that is not listed above. Raises WireError."""
-        raise WireError(f"the tag {str(structure[0])[:20]!r}")
+    def import_(self, structure: list[Structure], reader: "ValueReader") -> Any:
+        """Return the value of a structure with a tag that is not listed above. Raises ExchangeError."""
+        raise ExchangeError(f"the tag {str(structure[0])[:20]!r}")
 
     def before_writing(self, value: Any) -> None:
         """Called before a container is written."""
 
 
-class Writer:
+class ValueWriter:
     """Writes the values of one message. `objects` are the containers by number, which continue those of `known`."""
 
     def __init__(self, codec: Codec, known: list[Any] | None = None) -> None:
@@ -69,7 +69,7 @@ class Writer:
         self._numbers = {id(value): number for number, value in enumerate(self.objects)}
 
     def write(self, value: Any) -> Structure:
-        """Return the structure of a value. Raises WireError."""
+        """Return the structure of a value. Raises ExchangeError."""
         kind = type(value)
         if kind in _PLAIN:
             return value
@@ -113,25 +113,25 @@ class Writer:
         values = list(several)
         self._num_values += len(values)
         if self._num_values > MAX_VALUES:
-            raise WireError(f"a value of more than {MAX_VALUES // 10**6} million parts")
+            raise ExchangeError(f"a value of more than {MAX_VALUES // 10**6} million parts")
         kinds = set(map(type, values))
         if kinds <= _PLAIN or (kinds <= _PLAIN_OR_INT and self._are_small(values, kinds)):
             return values
         return [self.write(value) for value in values]
 
 
-class Reader:
-    """Reads the values of one message; the counterpart of `Writer`."""
+class ValueReader:
+    """Reads the values of one message; the counterpart of `ValueWriter`."""
 
     def __init__(self, codec: Codec, known: list[Any] | None = None) -> None:
         self.codec = codec
         self.objects: list[Any] = list(known or ())
 
     def read(self, structure: Structure) -> Any:
-        """Return the value of a structure. Raises WireError for whatever is not one."""
+        """Return the value of a structure. Raises ExchangeError for whatever is not one."""
         if type(structure) is not list:
             if isinstance(structure, dict):
-                raise WireError("an object of JSON")
+                raise ExchangeError("an object of JSON")
             return structure
         try:
             tag = structure[0]
@@ -139,10 +139,10 @@ class Reader:
                 return self._again(structure[1])
             form = BY_TAG.get(tag)
             return self.codec.import_(structure, self) if form is None else form.read(self, structure)
-        except WireError:
+        except ExchangeError:
             raise
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
-            raise WireError(f"{type(error).__name__}: {error}") from None
+            raise ExchangeError(f"{type(error).__name__}: {error}") from None
 
     def read_all(self, structures: list[Structure]) -> list[Any]:
         """Return the values of several structures; fast for those without structure."""
@@ -161,7 +161,7 @@ class Reader:
 
     def _again(self, number: Any) -> Any:
         if type(number) is not int or not 0 <= number < len(self.objects) or self.objects[number] is _UNFINISHED:
-            raise WireError("a reference to nothing")
+            raise ExchangeError("a reference to nothing")
         return self.objects[number]
 
 
@@ -171,8 +171,8 @@ class Form:
     def __init__(
         self,
         tag: str,
-        write: Callable[[Writer, Any], list[Structure]],
-        read: Callable[[Reader, list[Structure]], Any],
+        write: Callable[[ValueWriter, Any], list[Structure]],
+        read: Callable[[ValueReader, list[Structure]], Any],
         *,
         is_container: bool = False,
     ) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from latentmas_ray.sandbox.exchange import forms
 from latentmas_ray.sandbox.exchange.changes import assign, read_changes, snapshot, write_changes
-from latentmas_ray.sandbox.exchange.wire import BY_TAG, Codec, Reader, WireError, Writer, dumps, loads
+from latentmas_ray.sandbox.exchange.wire import BY_TAG, Codec, ExchangeError, ValueReader, ValueWriter, dumps, loads
 
 
 class Data(Codec):
     """Lets data through and nothing else."""
 
-    def export(self, value: Any, writer: Writer) -> Any:
+    def export(self, value: Any, writer: ValueWriter) -> Any:
         structure = forms.write_unusual(value, writer)
         return super().export(value, writer) if structure is None else structure
 
@@ -66,7 +66,7 @@ JSON = st.recursive(
 
 
 def sent(value: Any) -> Any:
-    return Reader(Data()).read(loads(dumps(Writer(Data()).write(value))))
+    return ValueReader(Data()).read(loads(dumps(ValueWriter(Data()).write(value))))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -92,8 +92,8 @@ def test_a_value_arrives_as_it_was(value: Any) -> None:
 @given(JSON)
 def test_what_is_no_value_is_refused(structure: Any) -> None:
     try:
-        Reader(Data()).read(structure)
-    except (WireError, RecursionError):
+        ValueReader(Data()).read(structure)
+    except (ExchangeError, RecursionError):
         return
 
 
@@ -101,15 +101,15 @@ def test_what_is_no_value_is_refused(structure: Any) -> None:
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4), VALUES)
 def test_changes_are_made_again(values: list[Any], others: list[Any], value: Any) -> None:
     mine = [values, {"a": value}]
-    writer = Writer(Data())
+    writer = ValueWriter(Data())
     message = writer.write(mine)
-    reader = Reader(Data())
+    reader = ValueReader(Data())
     theirs = reader.read(loads(dumps(message)))
     before = snapshot(reader.objects)
     theirs[0][:] = others
     theirs[1]["b"] = theirs[0]
-    changes = loads(dumps(write_changes(reader.objects, before, Writer(Data(), reader.objects))))
-    for target, new in read_changes(changes, writer.objects, Reader(Data(), writer.objects)):
+    changes = loads(dumps(write_changes(reader.objects, before, ValueWriter(Data(), reader.objects))))
+    for target, new in read_changes(changes, writer.objects, ValueReader(Data(), writer.objects)):
         assign(target, new)
     assert same(mine[0], others)
     assert mine[1]["b"] is values
@@ -151,8 +151,8 @@ def test_changes_are_made_again(values: list[Any], others: list[Any], value: Any
     ],
 )
 def test_these_are_no_values(structure: Any) -> None:
-    with pytest.raises(WireError):
-        Reader(Data()).read(structure)
+    with pytest.raises(ExchangeError):
+        ValueReader(Data()).read(structure)
 
 
 def test_subclasses_cross_as_what_they_are_derived_from() -> None:
@@ -178,5 +178,5 @@ def test_subclasses_cross_as_what_they_are_derived_from() -> None:
 
 def test_what_has_no_form_is_said() -> None:
     for value in (object(), print, open, lambda: 0):
-        with pytest.raises(WireError, match="a value of type"):
-            Writer(Data()).write(value)
+        with pytest.raises(ExchangeError, match="a value of type"):
+            ValueWriter(Data()).write(value)
