@@ -14,6 +14,7 @@ from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
@@ -186,24 +187,12 @@ class TurnRunner:
         closing = self._end_tokens(work)
         sent_bytes = (0,) * len(work.prompts)
         if outgoing is not None and outgoing.overlaps and work.can_overlap:
-            sent_bytes = self._send_prompt_chunk(session, work, timer, outgoing, len(closing))
+            sent_bytes = send_prompt_chunk(session, work, timer, outgoing, num_end_tokens=len(closing))
         with timer.phase("think"):
             session.think(work.latent_steps, seen)
             if closing:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
-
-    def _send_prompt_chunk(
-        self, session: Session, work: TurnRequest, timer: PhaseTimer, outgoing: Outgoing, num_end_tokens: int
-    ) -> tuple[int, ...]:
-        """Send what is final before the first thought, so that its transfer overlaps with thinking. Returns the bytes
-        per question of the recompute inputs in it."""
-        with timer.phase("emit"), session.lm.ranks.all_or_none():
-            final_at = time.time()
-            make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
-            first = make_chunk(work.hands_over, work.latent_steps + num_end_tokens, outgoing.reserve)
-            outgoing.publish(final_at, first)
-            return first.recompute_inputs.bytes_per_question
 
     def _emit(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.events import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
+from latentmas_ray.scheduler.segment_lifetime import find_segments_to_free
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
 from latentmas_ray.topology.agent import Agent
 
@@ -92,14 +93,11 @@ class BatchState:
         """Store the result of a turn."""
         self.results[result.agent] = result
 
-    def take_unneeded_segments(self) -> list[TurnHandle]:
-        """Return the handles of turns that are done and whose readers all have their results, and drop them here: their
-        segments can be freed."""
-        unneeded = [
-            name for name in self.handles if name in self.results and self._index.readers[name] <= self.results.keys()
-        ]
-        self.lost_segments.difference_update(unneeded)
-        return [self.handles.pop(name) for name in unneeded]
+    def take_segments_to_free(self) -> list[TurnHandle]:
+        """Return the handles of `find_segments_to_free`, and drop them here."""
+        names = find_segments_to_free(self.handles, self.results.keys(), self._index.readers)
+        self.lost_segments.difference_update(names)
+        return [self.handles.pop(name) for name in names]
 
     def depth(self, agent: str) -> int:
         """Return the position of an agent in topological order: a turn that fails can make later turns fail."""

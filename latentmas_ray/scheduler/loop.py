@@ -18,7 +18,7 @@ from latentmas_ray.scheduler.events import TurnDone, TurnEvent, TurnFailed, Turn
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
-from latentmas_ray.scheduler.retry import TurnFailure, is_retried
+from latentmas_ray.scheduler.retry import TurnFailure, is_batch_retried
 from latentmas_ray.scheduler.run import Run, RunRequest
 from latentmas_ray.scheduler.turns import segment_bounds
 from latentmas_ray.tasks import grade
@@ -217,7 +217,7 @@ class Scheduler:
             if (found := self._in_flight.get(event.handle)) is None:
                 continue  # it was cancelled, or has a result and lost its segment
             run, batch_state = found
-            if isinstance(event, TurnLost) or is_retried(event.error):
+            if isinstance(event, TurnLost) or is_batch_retried(event.error):
                 broken.setdefault(batch_state, (run, []))[1].append(event)
             else:
                 for ended in self._ended_by(event.error, run):
@@ -269,7 +269,7 @@ class Scheduler:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
         batch_state.add_result(result)
-        to_free = batch_state.take_unneeded_segments()
+        to_free = batch_state.take_segments_to_free()
         if submit_next and not batch_state.is_complete:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
         run.counters.count_turn(result)
@@ -283,7 +283,7 @@ class Scheduler:
     def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
         """Free segments whose last reader has its result."""
         for handle in handles:
-            self._memory_budget.forget(batch_state, handle.agent)
+            self._memory_budget.stop_counting(batch_state, handle.agent)
         self._runtime.free_segments(handles)
 
     def _finish(self, run: Run, batch_state: BatchState) -> None:
@@ -341,7 +341,9 @@ class Scheduler:
             dead = {other.handle.agent for other in dying}
             # Turns that were lost together count as one loss, whichever of them is the suspect.
             batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
-            if failure.is_loss and batch_state.retry.can_rewind(batch_state.num_losses, run.settings.max_losses):
+            if failure.is_loss and batch_state.retry.can_resubmit_lost_turns(
+                batch_state.num_losses, run.settings.max_losses
+            ):
                 self._rewind(run, batch_state, failure, dead)
             else:
                 self._fail_batch(run, batch_state, failure)
@@ -362,7 +364,7 @@ class Scheduler:
         """Cancel a failed batch. Its questions are retried one by one, or its only question fails for good."""
         self._cancel_batches([batch_state])
         run.batch_states.remove(batch_state)
-        if not batch_state.retry.is_exhausted(run.settings.max_attempts):
+        if not batch_state.retry.has_failed_for_good(run.settings.max_attempts):
             run.retry(batch_state.retry.split())
             return
         final = Failure(id=batch_state.batch.questions[0].id, agent=failure.agent, error=failure.reason)
@@ -377,7 +379,7 @@ class Scheduler:
             pending += unfinished
             finished += done
             for name in batch_state.bounds:
-                self._memory_budget.forget(batch_state, name)
+                self._memory_budget.stop_counting(batch_state, name)
         self._cancel_turns(pending, finished)
 
     def _cancel_turns(self, pending: list[TurnHandle], finished: list[TurnHandle]) -> None:

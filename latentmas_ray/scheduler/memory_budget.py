@@ -80,7 +80,7 @@ class MemoryBudget:
                 seen = self._tokens_per_byte.get(agent, 0.0)
                 self._tokens_per_byte[agent] = max(seen, tokens / bound.prompt_bytes)
 
-    def forget(self, batch: Hashable, agent: str) -> None:
+    def stop_counting(self, batch: Hashable, agent: str) -> None:
         """Stop counting a segment. Does nothing if it is not counted."""
         self._segments.pop((batch, agent), None)
 

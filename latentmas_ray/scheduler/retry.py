@@ -23,12 +23,12 @@ class RetryState:
     number: int = 1
     admitted_at: float | None = None  # of the first attempt, in seconds of the scheduler's clock
 
-    def can_rewind(self, num_losses: int, max_losses: int) -> bool:
+    def can_resubmit_lost_turns(self, num_losses: int, max_losses: int) -> bool:
         """Return whether lost turns are submitted again, after `num_losses` that the batch may have caused. The limit
         is `max_losses` divided by the number of the attempt, and at least 1."""
         return num_losses <= max(1, max_losses // self.number)
 
-    def is_exhausted(self, max_attempts: int) -> bool:
+    def has_failed_for_good(self, max_attempts: int) -> bool:
         """Return whether a failure is final: the question was alone in its batch and has had all its attempts."""
         return len(self.batch.questions) == 1 and self.number >= max_attempts
 
@@ -61,7 +61,7 @@ class TurnFailure:
         )
 
 
-def is_retried(error: LatentMASError) -> bool:
+def is_batch_retried(error: LatentMASError) -> bool:
     """Return whether a batch is retried after this error of a turn; any other error ends its run, or all runs."""
     return isinstance(error, TurnError)
 

@@ -28,7 +28,7 @@ class DriverSettings:
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
     guard: GuardName = "off"  # what happens to thoughts with an alarm
-    max_losses: int = 3  # of a batch, see RetryState.can_rewind
+    max_losses: int = 3  # of a batch, see RetryState.can_resubmit_lost_turns
 
     @classmethod
     def from_config(

@@ -95,11 +95,12 @@ def rows_of_one_process(command: list[str], tmp_path_factory: pytest.TempPathFac
     return local_rows(command, tmp_path_factory.mktemp("local"))
 
 
+@pytest.mark.slow  # on one node: `tests/ray/test_placement.py`
 @pytest.mark.parametrize(
     ("placement", "actors", "links"),
     [
         ("pack", [0, 2], {"same_node"}),
-        pytest.param("colocate", [0, 1], {"same_process"}, marks=pytest.mark.slow),
+        ("colocate", [0, 1], {"same_process"}),
     ],
 )
 def test_agents_stand_together_where_they_are_put(

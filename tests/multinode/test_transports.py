@@ -5,12 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.multinode.cluster import Cluster
 from tests.multinode.transport_reads import TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # it waits for deaths to be noticed; runs on two nodes in `test_command.py` use tcp
 def test_gloo_and_tcp_reach_the_other_node_and_report_its_death() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Cluster(num_cpus=(1, 1), environment=environment) as cluster:

@@ -153,6 +153,7 @@ def _fails(runner: Any, begin: float) -> tuple[str, float]:
     return str(raised.value), seconds
 
 
+@pytest.mark.slow  # it waits; `test_what_fails_on_one_rank_fails_on_all` has the other failures
 def test_a_rank_that_stalls_is_not_waited_for_longer_than_agreed(folder_of: MakeFolder, two: RankProcesses) -> None:
     folder = folder_of("qwen3")
     (told, seconds), (late, _) = two.run(_stalls, folder, step_seconds=STEP_SECONDS)

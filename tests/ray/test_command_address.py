@@ -51,7 +51,8 @@ def address() -> Iterator[str]:
 WAYS = {"colocate": "loopback", "pack": "shared_memory"}
 
 
-@pytest.mark.parametrize("placement", ["colocate", pytest.param("pack", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a cluster of its own for them; `tests/multinode/test_command.py` joins one too
+@pytest.mark.parametrize("placement", WAYS)
 def test_a_running_cluster_is_joined_and_left_running(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: str
 ) -> None:

@@ -20,6 +20,7 @@ def pair(tmp_path: Path) -> str:
     return str(tmp_path / "pair.yaml")
 
 
+@pytest.mark.slow  # `test_parity.py` compares the answers
 def test_ask_prints_the_same_answer_from_actors_and_from_one_process(
     cluster: None, pair: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

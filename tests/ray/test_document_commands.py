@@ -45,8 +45,8 @@ NOT_RUN = {
     "python -m benchmarks scaling --no-throughput --actors 64": _MINUTES,
     "python -m benchmarks scaling --address HOST:PORT": _A_CLUSTER,
 }
-# Longer than a few seconds: evaluations.
-_LONG = re.compile(r"latentmas (demo|eval)\b")
+# Longer than a few seconds: models are loaded and run.
+_LONG = re.compile(r"latentmas (ask|demo|eval)\b")
 _TIME = re.compile(r"\d+(\.\d+)? (ms|s|min)\b")
 
 BLOCKS = {

@@ -90,6 +90,7 @@ def test_an_actor_that_takes_its_segments_along_is_started_again(
     assert len({turn.pid for turn in turns_in(tmp_path) if turn.agent == "planner"}) == 2
 
 
+@pytest.mark.slow  # actors start seven times; `tests/unit/scheduler` counts the attempts
 def test_a_question_that_kills_its_actor_fails_alone(
     run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,11 +79,12 @@ def test_colocated_agents_share_an_actor_and_a_batch_keeps_to_one(tmp_path: Path
     assert all(turn.read == {source: number_of(source) for source in turn.read} for turn in turns)
 
 
+@pytest.mark.slow  # `test_calls.py` has colocated agents too
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
     ("topology", "more"),
     [
-        pytest.param("sequential", {}, marks=pytest.mark.slow),  # as in `test_calls.py`, with memory that is kept
+        ("sequential", {}),
         ("hierarchical", {"replicas": 2, "codec": "bf16"}),
     ],
     ids=["one actor", "two actors, lossy"],

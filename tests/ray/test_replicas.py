@@ -23,6 +23,7 @@ agents:
 """
 
 
+@pytest.mark.slow  # `test_replicas_work_at_the_same_time` has no model
 def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(PAIR)
     rows = {}

@@ -86,10 +86,10 @@ def test_the_budget_learns_tokens_per_byte() -> None:
     budget.set_size("second", "planner", [(5 + 10) * 10])
     budget.reserve("third", bounds)
     assert budget.reserved_bytes == 350 + 150 + 350  # the largest number of tokens per byte seen
-    budget.forget("third", "planner")
-    budget.forget("first", "planner")
-    budget.forget("second", "planner")
-    budget.forget("second", "planner")
+    budget.stop_counting("third", "planner")
+    budget.stop_counting("first", "planner")
+    budget.stop_counting("second", "planner")
+    budget.stop_counting("second", "planner")
     assert budget.reserved_bytes == 0
     assert budget.fits({"planner": bounds["planner"] * 1000})
 

@@ -5,27 +5,28 @@ import pytest
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError, TurnError
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.events import TurnFailed, TurnHandle, TurnLost
-from latentmas_ray.scheduler.retry import MAX_ERROR_CHARS, RetryState, TurnFailure, is_retried
+from latentmas_ray.scheduler.retry import MAX_ERROR_CHARS, RetryState, TurnFailure, is_batch_retried
 from tests.cases.scheduler import make_questions
 
 HANDLE = TurnHandle("planner", None, None)
 
 
 @pytest.mark.parametrize(
-    ("attempt", "num_losses", "can_rewind"),
+    ("attempt", "num_losses", "can_resubmit_lost_turns"),
     [(1, 0, True), (1, 3, True), (1, 4, False), (2, 1, True), (2, 2, False), (9, 1, True), (9, 2, False)],
 )
-def test_later_attempts_may_lose_fewer_turns(attempt: int, num_losses: int, can_rewind: bool) -> None:
+def test_later_attempts_may_lose_fewer_turns(attempt: int, num_losses: int, can_resubmit_lost_turns: bool) -> None:
     retry = RetryState(Batch(number=0, questions=tuple(make_questions(2))), attempt)
-    assert retry.can_rewind(num_losses, max_losses=3) == can_rewind
+    assert retry.can_resubmit_lost_turns(num_losses, max_losses=3) == can_resubmit_lost_turns
 
 
 @pytest.mark.parametrize(
-    ("size", "attempt", "is_exhausted"), [(1, 1, False), (1, 2, True), (1, 3, True), (2, 2, False), (2, 9, False)]
+    ("size", "attempt", "has_failed_for_good"),
+    [(1, 1, False), (1, 2, True), (1, 3, True), (2, 2, False), (2, 9, False)],
 )
-def test_a_failure_is_final_for_a_question_alone(size: int, attempt: int, is_exhausted: bool) -> None:
+def test_a_failure_is_final_for_a_question_alone(size: int, attempt: int, has_failed_for_good: bool) -> None:
     retry = RetryState(Batch(number=0, questions=tuple(make_questions(size))), attempt)
-    assert retry.is_exhausted(max_attempts=2) == is_exhausted
+    assert retry.has_failed_for_good(max_attempts=2) == has_failed_for_good
 
 
 def test_a_batch_is_split_into_its_open_questions() -> None:
@@ -47,7 +48,7 @@ def test_a_batch_is_split_into_its_open_questions() -> None:
     ],
 )
 def test_only_errors_of_the_turn_itself_are_retried(error: RunError, expected: bool) -> None:
-    assert is_retried(error) == expected
+    assert is_batch_retried(error) == expected
 
 
 def test_a_reason_is_one_line_of_bounded_length() -> None:
