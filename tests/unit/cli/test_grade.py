@@ -194,6 +194,14 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, expected:
         rescore(tmp_path / "missing.jsonl", questions)
 
 
+@pytest.mark.parametrize("asked", ["Which?", "Which?\nA. oak\nB. elm", "Choose. Which? Think."])
+def test_a_row_may_have_the_question_without_its_options(tmp_path: Path, asked: str) -> None:
+    record = {"id": "a", "question": "Which?", "choices": ["oak", "elm"], "gold": "elm"}
+    questions = {question.id: question for question in load_questions(write(tmp_path / "t.jsonl", [record]))}
+    path = Path(write(tmp_path / "r.jsonl", [{"id": "a", "question": asked, "answer": "Answer: B"}]))
+    assert rescore(path, questions).accuracy == 1
+
+
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
