@@ -7,6 +7,8 @@ The names below are loaded when they are first used: importing this package impo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latentmas_ray.renamed_modules import find_renamed_modules
+
 if TYPE_CHECKING:
     from latentmas_ray.config import RunConfig
     from latentmas_ray.errors import (
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from latentmas_ray.topology.agent import Agent, Topology
 
 __version__ = "0.1.0"
+
+find_renamed_modules()
 
 _HOMES = {
     "Agent": "topology.agent",

@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary
 from benchmarks.scaling.timer_runner import TurnStamps
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
-from latentmas_ray.scheduler.events import Event, TurnDone, TurnHandle
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.protocol import Event, Runtime, RuntimeInfo, TurnDone, TurnHandle
 
 CALLS = ("submit", "poll", "free_segments")
 

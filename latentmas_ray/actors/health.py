@@ -18,7 +18,7 @@ from latentmas_ray.actors.manager import POLL_SECONDS, ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.errors import ActorError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
-from latentmas_ray.scheduler.events import Event
+from latentmas_ray.scheduler.protocol import Event
 from latentmas_ray.units import format_seconds
 
 CHECK_SECONDS = POLL_SECONDS

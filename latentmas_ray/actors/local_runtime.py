@@ -15,8 +15,14 @@ from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, events_of_result, without_frames
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import (
+    Event,
+    RuntimeInfo,
+    TurnFailed,
+    TurnHandle,
+    events_of_result,
+    without_frames,
+)
 from latentmas_ray.transport import Transport
 
 _MEMORY_SHARE = 0.25  # of the free memory that segments in flight may use

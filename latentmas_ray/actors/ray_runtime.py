@@ -30,8 +30,15 @@ from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMAS
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.runs.run_events import ReplicaLost
-from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, TurnLost, events_of_result, without_frames
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import (
+    Event,
+    RuntimeInfo,
+    TurnFailed,
+    TurnHandle,
+    TurnLost,
+    events_of_result,
+    without_frames,
+)
 from latentmas_ray.transport import DeviceLayout, Transport
 
 _STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills

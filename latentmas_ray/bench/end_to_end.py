@@ -21,7 +21,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.models.presets import SHAPES, random_model
-from latentmas_ray.scheduler.events import TurnDone, TurnFailed, TurnLost
+from latentmas_ray.scheduler.protocol import TurnDone, TurnFailed, TurnLost
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import pick_transport
 

@@ -1,7 +1,7 @@
 """Events of a run, which its observer receives.
 
 The order is `RunStarted`, then all others as they happen, then `RunEnded`. Events are frozen and may be stored. What a
-runtime reports to the scheduler is another stream (`scheduler.events`); of it, a run's observer receives the
+runtime reports to the scheduler is another stream (`scheduler.protocol`); of it, a run's observer receives the
 `ClusterEvent`s: replicas and nodes that came or went.
 """
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
-from latentmas_ray.scheduler.events import TurnHandle
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.segment_lifetime import find_segments_to_free
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds

@@ -14,10 +14,9 @@ from latentmas_ray.runs.results import Failure, ReturnedMemory
 from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
-from latentmas_ray.scheduler.events import TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.retry import TurnFailure, is_batch_retried
 from latentmas_ray.scheduler.run import Run, RunRequest
 from latentmas_ray.scheduler.turns import segment_bounds

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from latentmas_ray.errors import LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.events import TurnFailed, TurnLost
+from latentmas_ray.scheduler.protocol import TurnFailed, TurnLost
 
 MAX_ERROR_CHARS = 500
 

@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.source import PACKAGE, Source, sources
 
 FLOORS = (
-    {"errors", "env", "units", "paths", "patterns", "sandbox"},
+    {"errors", "env", "units", "paths", "patterns", "renamed_modules", "sandbox"},
     {"authentication", "config", "seeds", "topology", "tasks", "voting", "stats"},
     {"memory", "placement"},
     {"parallel"},

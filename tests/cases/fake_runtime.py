@@ -11,8 +11,7 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingM
 from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError, TurnLostError
-from latentmas_ray.scheduler.events import Event, TurnFailed, TurnHandle, TurnLost, events_of_result
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnFailed, TurnHandle, TurnLost, events_of_result
 
 BYTES_PER_TOKEN = 10
 

@@ -14,8 +14,7 @@ from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_chunk, from_raw
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.scheduler.events import TurnHandle
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo
+from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, apply_method, load_topology
 from latentmas_ray.transport import Loopback, ObjectStore

@@ -15,8 +15,7 @@ from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import Segment
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent, RunProgress
-from latentmas_ray.scheduler.events import TurnHandle
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
 from latentmas_ray.transport import ObjectStore
 from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import drive, questions_that_wait, store_bytes_used, wait_until

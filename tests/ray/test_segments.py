@@ -17,7 +17,7 @@ from latentmas_ray.actors.agent_actor import AgentActor
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.runs.results import Answer
-from latentmas_ray.scheduler.events import Event, TurnDone, TurnFailed, TurnHandle, TurnLost
+from latentmas_ray.scheduler.protocol import Event, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.topology.agent import AgentMemory
 from latentmas_ray.transport import ObjectStore, SharedMemory, pick_transport
 from tests.cases.scheduler import agent, topology

@@ -13,7 +13,7 @@ from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
-from latentmas_ray.scheduler.events import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
+from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.transport import ObjectStore
 from tests.cases.manager import NODES, FakeManager, cluster_of, fake_cluster
 

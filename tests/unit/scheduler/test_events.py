@@ -11,7 +11,8 @@ from latentmas_ray.errors import TurnError
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, RunEvent
 from latentmas_ray.scheduler.batch import plan_batches
-from latentmas_ray.scheduler.events import (
+from latentmas_ray.scheduler.loop import Scheduler
+from latentmas_ray.scheduler.protocol import (
     Event,
     QuestionDone,
     TokensWritten,
@@ -21,7 +22,6 @@ from latentmas_ray.scheduler.events import (
     events_of_result,
     without_frames,
 )
-from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
 from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings

@@ -4,7 +4,7 @@ import pytest
 
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError, TurnError
 from latentmas_ray.scheduler.batch import Batch
-from latentmas_ray.scheduler.events import TurnFailed, TurnHandle, TurnLost
+from latentmas_ray.scheduler.protocol import TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.scheduler.retry import MAX_ERROR_CHARS, RetryState, TurnFailure, is_batch_retried
 from tests.cases.scheduler import make_questions
 

@@ -14,7 +14,7 @@ from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import ActorError, InputError, RunError, TopologyError, TurnError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.scheduler.batch import Batch, plan_batches
-from latentmas_ray.scheduler.events import Event, TurnHandle
+from latentmas_ray.scheduler.protocol import Event, TurnHandle
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Topology
 from tests.cases.fake_runtime import FakeRuntime

@@ -21,7 +21,7 @@ from latentmas_ray.errors import (
     TaskError,
     TurnError,
 )
-from latentmas_ray.scheduler.events import TurnHandle
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.setup import Setup
 from latentmas_ray.tasks import load_questions
