@@ -44,7 +44,9 @@ def test_eval_writes_its_files_and_prints_the_summary(
     flags = ["--topology", pair, *SHORT, "--limit", "3", "--batch-size", "2", "--runtime", "local"]
     assert main(["eval", *flags, "--output", str(output), "--json"]) == 0
     out, err = capfd.readouterr()
-    assert all(line.startswith("latent: ") for line in err.splitlines())
+    *lines, last = err.splitlines()
+    assert all(line.startswith("latent: ") for line in lines)
+    assert last.startswith(f"results: {output}; next: ")
     summary = json.loads(out)
     assert summary == json.loads((output / "summary.json").read_text())
     assert summary["num_questions"] == 3
