@@ -11,7 +11,7 @@ import torch
 from benchmarks.engine.baseline import Baseline
 from benchmarks.engine.settings import EngineBenchSettings
 from latentmas_ray.engine.engine import Engine, make_realignment
-from latentmas_ray.engine.phase_timer import PhaseTimer
+from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import LatentMASError, RunError, first_line
 from latentmas_ray.memory import Segment, merge_layout

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from benchmarks.scaling.timer_runner import TurnStamps
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.scheduler.protocol import Event, Runtime, RuntimeInfo, TurnDone, TurnHandle
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.segment import LATENT

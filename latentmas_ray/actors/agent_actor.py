@@ -19,7 +19,7 @@ from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_t
 from latentmas_ray.actors.given_memory import fetch_given_memory
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.authentication import RunKey
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec

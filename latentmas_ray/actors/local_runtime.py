@@ -11,7 +11,7 @@ from typing import Any
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, receive_kept
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.authentication import RunKey
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE

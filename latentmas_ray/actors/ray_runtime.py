@@ -23,7 +23,7 @@ from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Segment
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import PlacementName, replicas_by_agent
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError

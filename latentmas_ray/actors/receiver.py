@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentmas_ray.authentication import Authenticator, ChunkId
-from latentmas_ray.engine.exposed_time import ExposedTimer
+from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import repeat

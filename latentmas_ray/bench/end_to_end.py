@@ -13,9 +13,9 @@ from latentmas_ray.actors import RayRuntime
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.load import load_runner
-from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError

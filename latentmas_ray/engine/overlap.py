@@ -2,9 +2,9 @@
 
 import time
 
-from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.segment_io import Outgoing
 from latentmas_ray.engine.session import Session
+from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import TurnRequest
 
 

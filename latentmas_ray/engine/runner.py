@@ -15,12 +15,12 @@ from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
-from latentmas_ray.engine.phase_timer import PhaseTimer
 from latentmas_ray.engine.positions import check_positions
-from latentmas_ray.engine.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.recompute import recompute
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
+from latentmas_ray.engine.timing.phase_timer import PhaseTimer
+from latentmas_ray.engine.timing.progress import StepCounter, TurnProgress
 from latentmas_ray.engine.turn import Phases, Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout

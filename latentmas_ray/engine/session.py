@@ -12,8 +12,8 @@ from torch import Tensor
 
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
-from latentmas_ray.engine.progress import StepCounter
 from latentmas_ray.engine.run_on import RunOnCheck
+from latentmas_ray.engine.timing.progress import StepCounter
 from latentmas_ray.engine.turn import CutOff, Sampling
 from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta

@@ -120,7 +120,7 @@ class SegmentRead:
     source: str  # the agent that wrote it
     num_bytes: int  # of KV as it was sent, or of recompute inputs
     transport: str
-    seconds: float  # until it was absorbed, without waiting for its computation: see `engine.exposed_time`
+    seconds: float  # until it was absorbed, without waiting for its computation: see `engine.timing.exposed_time`
     exposed_seconds: float = 0.0  # the part of them that did not overlap with computation
     transfer_mode: SentAs = "kv"
     codec: CodecName = "none"

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from latentmas_ray.config import RunConfig
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import QuestionsFailedError
 from latentmas_ray.runs.multi_seed import SeedsSummary
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary

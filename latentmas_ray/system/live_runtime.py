@@ -8,7 +8,7 @@ from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, RunError
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.metrics import MetricSink

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
-from latentmas_ray.engine.progress import TurnProgress
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError, TurnLostError
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnFailed, TurnHandle, TurnLost, events_of_result

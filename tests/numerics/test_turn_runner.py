@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.session import Session
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import (
     ContextLengthError,

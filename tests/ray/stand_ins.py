@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from latentmas_ray.engine.progress import TurnProgress
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError, QuestionsTooLongError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, join

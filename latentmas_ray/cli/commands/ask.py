@@ -13,7 +13,10 @@ from latentmas_ray.config import RunConfig, RunSetting, warn_of_unused
 from latentmas_ray.errors import ConfigError, MemoryInputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from latentmas_ray.memory import Memory
+    from latentmas_ray.runs.results import Answer
 
 
 @run_options(
@@ -61,9 +64,8 @@ def ask(
 ) -> None:
     """Ask one question and print the answer."""
     from latentmas_ray.cli.render.cut_off import cut_off_warning_of
-    from latentmas_ray.cli.render.inspect_tables import agents_view
     from latentmas_ray.cli.render.progress import listen
-    from latentmas_ray.cli.render.run_tables import print_answer, results_console, trace_tree
+    from latentmas_ray.cli.render.run_tables import print_answer, results_console
 
     if example is None:
         asked = typed_question(config, question, anyway=anyway, has_memory=from_memory is not None)
@@ -92,16 +94,23 @@ def ask(
             typer.echo(json.dumps(answer.to_row(), ensure_ascii=False))
             continue
         if trace:
-            console.print(trace_tree(answer))
-            for part in agents_view(answer.trace.agents) if answer.trace else ():
-                console.print(part)
-            console.print()
+            _print_trace(console, answer)
         if asked.is_example:
             print_example(console, answer, asked.notes)
         else:
             print_answer(console, answer)
     for line in (line for answer in answers for line in cut_off_warning_of(answer)):
         typer.echo(line, err=True)
+
+
+def _print_trace(console: "Console", answer: "Answer") -> None:
+    from latentmas_ray.cli.render.inspect_tables import agents_view
+    from latentmas_ray.cli.render.run_tables import trace_tree
+
+    console.print(trace_tree(answer))
+    for part in agents_view(answer.trace.agents) if answer.trace else ():
+        console.print(part)
+    console.print()
 
 
 def _refuse_with_example(question: str | None, from_memory: str | None) -> None:

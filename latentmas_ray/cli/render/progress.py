@@ -24,7 +24,7 @@ from latentmas_ray.cli.unused_flags import NOTES
 from latentmas_ray.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
-    from latentmas_ray.engine.progress import TurnProgress
+    from latentmas_ray.engine.timing.progress import TurnProgress
     from latentmas_ray.runs.results import Failure
     from latentmas_ray.runs.run_events import RunEvent, RunProgress, RunStarted
 

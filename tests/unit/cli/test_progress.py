@@ -8,7 +8,7 @@ from rich.console import Console
 
 from latentmas_ray.cli.render.progress import ConsoleListener, LineListener, heartbeat, listen
 from latentmas_ray.cli.render.text import printable, shorten
-from latentmas_ray.engine.progress import Step, TurnProgress
+from latentmas_ray.engine.timing.progress import Step, TurnProgress
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.runs.run_events import QuestionFailed, RunEnded, RunProgress, RunStarted, TurnRepeated
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.engine import exposed_time
-from latentmas_ray.engine.exposed_time import ExposedTimer
+from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 
 SOURCES = ("planner", "critic")
 TIMES = st.floats(-1e4, 1e4)
