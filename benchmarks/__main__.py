@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Annotated
 
 import typer
 
-from benchmarks.authentication import authentication
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.scaling.command import scaling
@@ -23,7 +23,17 @@ app = typer.Typer(
 )
 app.command("engine")(engine)
 app.command("scaling")(scaling)
-app.command("authentication")(authentication)
+
+
+@app.command("authentication")
+def _authentication(
+    repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,
+    all_cores: Annotated[bool, typer.Option("--all-cores", help="also the two ends on all cores")] = False,
+) -> None:
+    """Measure tags of bytes on one core, a chunk's two ends, and a connection's handshake."""
+    from benchmarks.authentication import measure_authentication  # needs torch
+
+    measure_authentication(repeats, all_cores=all_cores)
 
 
 @app.callback()

@@ -6,10 +6,8 @@ import socket
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Annotated
 
 import numpy as np
-import typer
 import xxhash
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from rich.console import Console
@@ -26,11 +24,9 @@ _NUM_THOUGHTS = 40
 _HOST, _TIMEOUT_SECONDS = "127.0.0.1", 10.0
 
 
-def authentication(
-    repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,
-    all_cores: Annotated[bool, typer.Option("--all-cores", help="also the two ends on all cores")] = False,
-) -> None:
-    """Measure tags of bytes on one core, a chunk's two ends, and a connection's handshake."""
+def measure_authentication(repeats: int, *, all_cores: bool) -> None:
+    """Measure tags of bytes on one core, a chunk's two ends, and a connection's handshake; print tables. `repeats` of
+    each figure, in turn; with `all_cores` also the two ends on all cores."""
     console = Console()
     everything = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(everything)})

@@ -52,3 +52,4 @@ class RunFields(TypedDict, total=False):
     save_memory: str | None
     output: str | None
     resume: bool
+    unsafe_programs: bool

@@ -12,6 +12,7 @@ import pytest
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import ClusterError, TaskError, TurnError, WireError
 from latentmas_ray.runs.results import AgentUse, Answer, Failure, Summary, Transfer
 from latentmas_ray.runs.run_events import Observer, QuestionFailed, RunEnded, RunStarted
@@ -86,6 +87,9 @@ class PretendedSystem:
 
     def __enter__(self) -> "PretendedSystem":
         return self
+
+    def running_turns(self) -> list[TurnProgress]:
+        return []
 
     def __exit__(self, *exception: object) -> None:
         pass

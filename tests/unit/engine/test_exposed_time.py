@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmas_ray.engine import exposed_time
+from latentmas_ray.engine.timing import exposed_time
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 
 SOURCES = ("planner", "critic")

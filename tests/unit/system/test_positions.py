@@ -85,8 +85,9 @@ def test_methods_without_thoughts_are_not_concerned() -> None:
         LatentMAS("tiny", runtime="local", method=method, latent_steps=100_000)  # type: ignore[arg-type]
 
 
-def test_the_command_refuses_them_before_it_reads_questions(capfd: pytest.CaptureFixture[str]) -> None:
-    task = str(Path("nowhere") / "q.jsonl")
+def test_the_command_refuses_them_before_it_reads_questions(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    task = str(tmp_path / "q.jsonl")
+    Path(task).write_text("no question")
     assert main(["eval", "--task", task, "--latent-steps", "100000", "--runtime", "local"]) == 2
     err = capfd.readouterr().err
     assert err.startswith(
