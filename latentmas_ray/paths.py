@@ -1,9 +1,15 @@
-"""Paths that users give: `~` and `~user` at their beginning are home folders, also where no shell has expanded them.
+"""Paths that users give, and files that are complete or not there.
 
-A shell leaves `--output=~/runs` and a value in Python or YAML as they are.
+`~` and `~user` at the beginning of a path are home folders, also where no shell has expanded them: a shell leaves
+`--output=~/runs` and a value in Python or YAML as they are.
 """
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
 from latentmas_ray.errors import ConfigError, InputError
 
@@ -29,3 +35,38 @@ def expand_home(field: str, path: str, error: type[InputError] = ConfigError) ->
         return with_home(path)
     except ValueError as problem:
         raise error(field, path, str(problem)) from None
+
+
+@contextlib.contextmanager
+def replacement_of(path: Path, temporary_name: str, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """Yield a temporary file that replaces `path` when the body has ended and the bytes are on disk: after a crash
+    `path` holds either the old content or the new one.
+
+    `temporary_name` contains `{}` for random characters. The file is new, with a name that nobody can guess, so no link
+    that was put there is followed. `mode` are its permissions whatever the umask is. Raises OSError.
+    """
+    temporary = path.with_name(temporary_name.format(secrets.token_hex(8)))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync new names in `folder` to disk, if the file system supports it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

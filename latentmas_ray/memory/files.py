@@ -10,17 +10,15 @@ damage is detected before any other field is used:
 The digest is the xxh3 of the file with 32 zeros in its place.
 """
 
-import contextlib
 import errno
 import json
 import os
 import re
-import secrets
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import xxhash
@@ -35,6 +33,7 @@ from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 from latentmas_ray.memory.wire import raw_bytes
 from latentmas_ray.memory.working_memory import Memory
+from latentmas_ray.paths import replacement_of
 from latentmas_ray.topology.agent import AgentMemory
 
 VERSION = 2
@@ -69,7 +68,9 @@ def save_memory(memory: Memory, path: Path) -> None:
         digest.update(raw_bytes(tensor).data)
     header = _header(memory, tensors, digest.hexdigest())
     try:
-        with _new_file(path) as file:
+        if not path.name or "\0" in path.name:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        with replacement_of(path, ".memory-{}.new", mode=0o600) as file:
             file.write(header)
             for tensor in tensors.values():
                 file.write(raw_bytes(tensor).data)
@@ -158,32 +159,6 @@ def _meta(memory: Memory) -> dict[str, Any]:
         },
         "texts": dict(memory.texts),
     }
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that replaces `path` when it is complete and on disk."""
-    if not path.name or "\0" in path.name:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
-    temporary = path.with_name(f".memory-{secrets.token_hex(8)}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask takes away
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # the file system does not support it
-            os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _check_whole(path: Path) -> None:

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO, Any
 import yaml
 
 from latentmas_ray.errors import JournalError, RunError
+from latentmas_ray.paths import replacement_of, sync_folder
 
 _LOG = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
@@ -198,23 +198,9 @@ def read_yaml(content: bytes) -> Any:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the content of `path`: after a crash it holds either the old bytes or the new ones.
-
-    The temporary file is new, with a name that nobody can guess: no link that was put there is followed.
-    """
-    temporary = path.with_name(_TEMPORARY.format(secrets.token_hex(8)))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Replace the content of `path`, see `replacement_of`. Raises OSError."""
+    with replacement_of(path, _TEMPORARY) as file:
+        file.write(content)
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -249,7 +235,7 @@ def append_durably(path: Path, content: bytes) -> None:
                 file.truncate(end)
             raise
     if end == 0:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _end_of_rows(file: IO[bytes]) -> int:
@@ -262,16 +248,6 @@ def _end_of_rows(file: IO[bytes]) -> int:
     end = len(rest) + 1 if rest else 0
     file.truncate(end)
     return end
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync new names in `folder` to disk, if the file system supports it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,6 @@ import json
 from contextlib import suppress
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,21 +12,7 @@ from hypothesis import strategies as st
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks import grade, load_questions, questions_from
 from latentmas_ray.tasks.question import Question
-
-Record = dict[str, Any]
-STONES = ["granite", "chalk", "slate", "basalt"]
-TREES = ["oak", "yew", "elm", "fir"]
-BIRDS = ["wren", "rook", "swift"]
-
-
-def asked(number: int, **fields: Any) -> Record:
-    return {"id": f"q{number}", "question": f"Which one of set {number}?", **fields}
-
-
-def write(folder: Path, *records: Record, name: str = "q.jsonl") -> str:
-    path = folder / name
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
+from tests.cases.records import BIRDS, STONES, TREES, Record, asked, write
 
 
 def columns(prefix: str, labels: str, texts: list[str]) -> Record:

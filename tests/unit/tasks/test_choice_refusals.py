@@ -1,29 +1,12 @@
 """Records with options that cannot be decided: one line names the field, the value, and what would be right."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks import load_questions
-
-Record = dict[str, Any]
-STONES = ["granite", "chalk", "slate", "basalt"]
-TREES = ["oak", "yew", "elm", "fir"]
-BIRDS = ["wren", "rook", "swift"]
-
-
-def asked(number: int, **fields: Any) -> Record:
-    return {"id": f"q{number}", "question": f"Which one of set {number}?", **fields}
-
-
-def write(folder: Path, *records: Record) -> str:
-    path = folder / "q.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
+from tests.cases.records import BIRDS, STONES, TREES, Record, asked, write
 
 # Records of one file, the field that is named and a part of what is said.
 REFUSED: dict[str, tuple[list[Record], str, str]] = {

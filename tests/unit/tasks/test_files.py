@@ -1,6 +1,5 @@
 """Question files: how they are read, and the errors of bad ones."""
 
-import gzip
 import json
 import subprocess
 import sys
@@ -14,16 +13,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.tasks import BUILTIN_TASKS, grade, load_questions
-
-Record = dict[str, Any]
-
-
-def write(folder: Path, *records: Record | str, name: str = "q.jsonl") -> str:
-    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
-    data = "".join(line + "\n" for line in lines).encode()
-    path = folder / name
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return str(path)
+from tests.cases.records import Record, write
 
 
 def record(number: int, **fields: Any) -> Record:

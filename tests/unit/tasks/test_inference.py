@@ -1,6 +1,5 @@
 """Records that differ from the others in their file: told in one line, and the others keep their kind."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,7 @@ import pytest
 
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.files import load_task
-
-Record = dict[str, Any]
-
-
-def write(folder: Path, records: list[Record]) -> str:
-    path = folder / "q.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
+from tests.cases.records import Record, write
 
 
 def golds(*values: Any) -> list[Record]:
@@ -93,7 +85,7 @@ NOTED: list[tuple[list[Record], str, str]] = [
 def test_what_differs_is_told_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, records: list[Record], kinds: str, note: str
 ) -> None:
-    path = write(tmp_path, records)
+    path = write(tmp_path, *records)
     questions = load_questions(path)
     assert [question.kind for question in questions] == kinds.split()
     told = [line.getMessage() for line in caplog.records]
@@ -121,12 +113,12 @@ REMARKED: list[tuple[list[Record], str]] = [
 
 @pytest.mark.parametrize(("records", "note"), REMARKED)
 def test_what_a_user_should_know_is_told(tmp_path: Path, records: list[Record], note: str) -> None:
-    notes = load_task(write(tmp_path, records)).notes
+    notes = load_task(write(tmp_path, *records)).notes
     assert [one for one in notes if one.startswith(note)], notes
 
 
 def test_many_outliers_of_many_are_told_once(tmp_path: Path) -> None:
-    loaded = load_task(write(tmp_path, golds(*range(57), "x", "y", "z")))
+    loaded = load_task(write(tmp_path, *golds(*range(57), "x", "y", "z")))
     assert [question.kind for question in loaded.questions].count("number") == 57
     assert loaded.notes == (
         "q.jsonl:58: gold: got 'x' (and 2 more); the golds of the other 57 records are numbers: "
@@ -139,4 +131,4 @@ def test_many_outliers_of_many_are_told_once(tmp_path: Path) -> None:
     [golds(1, 2, 3), golds("Paris", "Rome", 1984), golds("Paris", "b"), [with_options(1, gold="A")], golds(None, 1)],
 )
 def test_what_agrees_is_not_told(tmp_path: Path, records: list[Record]) -> None:
-    assert load_task(write(tmp_path, records)).notes == ()
+    assert load_task(write(tmp_path, *records)).notes == ()
