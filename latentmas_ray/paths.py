@@ -42,8 +42,8 @@ def replacement_of(path: Path, temporary_name: str, mode: int | None = None) -> 
     """Yield a temporary file that replaces `path` when the body has ended and the bytes are on disk: after a crash
     `path` holds either the old content or the new one.
 
-    `temporary_name` contains `{}` for random characters. The file is new, with a name that nobody can guess, so no link
-    that was put there is followed. `mode` are its permissions whatever the umask is. Raises OSError.
+    `temporary_name` contains `{}` for random characters. The file is new, with a name that cannot be guessed, so no
+    link that was put there is followed. `mode` are its permissions whatever the umask is. Raises OSError.
     """
     temporary = path.with_name(temporary_name.format(secrets.token_hex(8)))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -83,8 +83,8 @@ class AgentActor:
 
     def use_transport(self, transport: Transport) -> None:
         """Use this transport from now on, and let waiting turns start."""
-        self._transport = transport
         self._engine.submit(transport.open, self._key).result()  # in the thread whose current GPU is the model's
+        self._transport = transport  # only now: other threads use it at once
         self._is_ready.set()
 
     def run_turn(

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -159,12 +159,15 @@ def _temp_folder() -> str | None:
 def _obstacle(folder: str) -> str | None:
     """Return why Ray cannot use this temporary folder; None if it can."""
     if not Path(folder).is_absolute():
-        return "it is no absolute path"
+        return "it is not an absolute path"
     if len(os.fsencode(folder.rstrip("/") + _SOCKET_PATH)) > _MAX_SOCKET_PATH:
         return "it is too long for Ray's Unix sockets"
-    existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    try:
+        existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
     if not existing.is_dir():
-        return f"{existing} is no folder"
+        return f"{existing} is not a folder"
     return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
 
 
@@ -236,8 +239,9 @@ def _is_another_service(connection: socket.socket) -> bool:
 
     A closed connection or a TLS alert proves nothing: a Ray that uses TLS may answer so.
     """
-    connection.sendall(_HTTP2_HELLO)
     reply = b""
-    while len(reply) < 4 and (more := connection.recv(64)):
-        reply += more
+    with suppress(ConnectionError):
+        connection.sendall(_HTTP2_HELLO)
+        while len(reply) < 4 and (more := connection.recv(64)):
+            reply += more
     return bool(reply) and reply[3:4] != _HTTP2_SETTINGS and not reply.startswith(_TLS_ALERT)

@@ -176,9 +176,10 @@ class ReplicaManager:
                 replica.accept(get_loaded(starting.loaded, timeout_seconds=0))
                 ready.append(replica)
             except TimeoutError:
-                if time.monotonic() > starting.deadline and not self.drop(replica):
+                if time.monotonic() <= starting.deadline:
+                    starting.log.update()
+                elif not self.drop(replica):
                     raise ClusterError(self._no_place_message(self._agents_of([replica]))) from None
-                starting.log.update()
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))

@@ -205,11 +205,11 @@ class RayRuntime:
         busy = [
             replica for replica in self._manager.replicas if replica.pending and replica.state is ReplicaState.READY
         ]
-        asked = [replica.actors[0].get_progress.options(concurrency_group="side").remote() for replica in busy]
-        if not asked:
+        if not busy:
             return []
         found = []
         with ignoring_dead("running turns are not known"):
+            asked = [replica.actors[0].get_progress.options(concurrency_group="side").remote() for replica in busy]
             ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_PROGRESS_SECONDS)
             found = [get_outcome(reference) for reference in ready]
         return [progress for progress in found if isinstance(progress, TurnProgress)]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -171,9 +172,10 @@ def _device_checks() -> Iterator[Check]:
 
 
 def _cache_check(folder: Path) -> Check:
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK):
-        return Check(Mark.OK, "cache folder", str(folder))
+    with suppress(OSError):  # a folder above may not be read
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if nearest.is_dir() and os.access(nearest, os.W_OK):
+            return Check(Mark.OK, "cache folder", str(folder))
     return Check(Mark.WARN, "cache folder", f"{folder} cannot be written: realignment is computed again in every run")
 
 

@@ -1,4 +1,4 @@
-"""Flags of single commands that do nothing beside others. Those of a run's configuration are in `config.unused`.
+"""Flags of single commands that have no effect with others. Those of a run's configuration are in `config.unused`.
 
 `UNUSED_FLAGS` is the whole table; each command passes the values of its flags to `tell_unused`.
 """
@@ -87,7 +87,7 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
 
 
 def tell_unused(command: str, flags: Mapping[str, Any]) -> None:
-    """Hold a note for each flag of `flags` that was given and does nothing beside the others.
+    """Hold a note for each flag of `flags` that was given and has no effect with the others.
 
     `flags` has the values by name; None and False were not given.
     """

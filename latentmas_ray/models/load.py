@@ -96,7 +96,7 @@ def _find_on_hub(name: str, revision: str | None) -> None:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         raise
     except Exception as error:  # errors of the HTTP library that the hub's library uses
-        wanted = "it is no folder and" if revision is None else f"its revision {revision} is"
+        wanted = "it is not a folder and" if revision is None else f"its revision {revision} is"
         expected = f"{wanted} not in the local cache, and the hub cannot be reached: {error}"
         raise ModelError("model", name, expected) from error
 

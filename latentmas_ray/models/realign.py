@@ -6,12 +6,13 @@ Dimensions: B rows, E hidden size, V vocabulary.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from latentmas_ray.paths import replacement_of
 
 RIDGE = 1e-5
 _CHUNK = 16_384  # vocabulary rows at a time: bounds the fp32 copies of two embedding matrices
@@ -79,16 +80,11 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
 
 
 def _store(matrix: Tensor, path: Path) -> None:
-    # Several actors may compute the same matrix at once: each writes its own file and renames it.
-    own = path.with_suffix(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = save({"matrix": matrix.cpu().contiguous()})
-        try:
-            with own.open("xb") as file:  # a new file: a link that was put there is not followed
-                file.write(content)
-            own.replace(path)
-        finally:
-            own.unlink(missing_ok=True)
+        # Several actors may compute the same matrix at once: each writes its own file and renames it.
+        with replacement_of(path, ".realign-{}.tmp") as file:
+            file.write(content)
     except (OSError, SafetensorError) as error:
         _log.warning("realignment matrix cannot be stored in %s: %s", path.parent, error)

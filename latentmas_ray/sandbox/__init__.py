@@ -1,6 +1,6 @@
 """Runs untrusted programs in a sandbox. Linux and the standard library only.
 
-`run_program` runs a program, and its tests in a process beside it, without network, without this process's environment,
+`run_program` runs a program, and its tests in another process, without network, without this process's environment,
 in a file system with only what Python needs, with few system calls, and with limits on CPU time, memory, processes,
 files and wall time. The tests ask the program's process, which answers with data: it cannot write the verdict itself.
 

@@ -22,7 +22,7 @@ from latentmas_ray.sandbox.job import Job, Limits
 VANISHED = 3  # the exit code of the tests' process if the program's has ended
 
 _FIRST_FILE = 3
-_SPARE_FILES = 64  # numbers that are in nobody's way while files get theirs
+_SPARE_FILES = 64  # unused numbers while files get theirs
 _CAP_DAC_READ_SEARCH = 1 << 2
 _FIRST_FREE_UID = 1_900_000_000
 _NOBODY = 65534

@@ -36,8 +36,7 @@ def run_program(job: Job, *, cancelled: Event | None = None) -> Outcome:
     Setting `cancelled` ends it early, as not passed. No process and no file of it is left afterwards. Raises
     SandboxError if this machine cannot confine it or cannot run it.
     """
-    path = _try_out()[1] if job.needs_confinement else None
-    return _outcome(_with_folder(job, cancelled or Event(), path))
+    return _outcome(_with_folder(job, cancelled or Event(), _try_out()[1]))
 
 
 def find_obstacle() -> str | None:

@@ -1,7 +1,7 @@
 """The supervisor process: sets up the sandbox, starts the two processes in it, and reports the verdict.
 
 Reads one job from standard input and writes one verdict to standard output, both as JSON. The tests are in a file of
-their own, which only the tests' process reads: no process before it, and none beside it, has ever had them in memory.
+their own, which only the tests' process reads: no process before it, and none next to it, has ever had them in memory.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _MAX_REPORT_BYTES = 4096
 _KILL_SECONDS = 5.0
 _WATCH_SECONDS = 0.05
 _LAST_SECONDS = 1.0  # for a process whose files are closed to end
-_NUM_OWN = 4  # processes of this user in its user namespace beside the program: bubblewrap's, this, the keeper, tests'
+_NUM_OWN = 4  # processes of this user in its user namespace besides the program: bubblewrap's, this, the keeper, tests'
 
 
 def main() -> None:
@@ -203,15 +203,16 @@ def _run_both(job: Job, tests: int, report: int, enclosures: list[Enclosure]) ->
 
 
 def _await(pipe: int, child: int, limits: Limits, group: Cgroup | None) -> tuple[bytes, str]:
-    """Read the report until its second line, until `child` ends, until the time is up, or until its processes hold too
-    much memory. Return the report and what ended the wait: "", "late" or "memory"."""
+    """Read the report until `child` ends, until the time is up, or until its processes hold too much memory.
+    Return the report and what ended the wait: "", "late" or "memory"."""
     watch = os.pidfd_open(child)
+    files = [pipe, watch]
     deadline = time.monotonic() + limits.wall_seconds
     bound = limits.memory_bytes - limits.folder_bytes  # files in memory belong to no process
     report = b""
     while len(report) < _MAX_REPORT_BYTES:
         left = max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select([pipe, watch], [], [], min(left, _WATCH_SECONDS))
+        ready, _, _ = select.select(files, [], [], min(left, _WATCH_SECONDS))
         if not ready:
             if time.monotonic() >= deadline:
                 return report, "late"
@@ -222,8 +223,7 @@ def _await(pipe: int, child: int, limits: Limits, group: Cgroup | None) -> tuple
             chunk = os.read(pipe, _MAX_REPORT_BYTES)
             report += chunk
             if not chunk:  # all ends are closed: the child is ending
-                select.select([watch], [], [], max(0.0, deadline - time.monotonic()))
-                break
+                files.remove(pipe)
         elif watch in ready:
             break
     return report, ""

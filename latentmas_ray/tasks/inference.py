@@ -91,7 +91,7 @@ class Inference:
         if self._no_numbers and self._name:
             more = f" (and {len(self._no_numbers) - 1} more)" if len(self._no_numbers) > 1 else ""
             self.notes.append(
-                f"{self._no_numbers[0]}{more}; it is no number, though its kind is: it is compared as text"
+                f"{self._no_numbers[0]}{more}; it is not a number, although its kind is number: it is compared as text"
             )
         doubled = [where for where, one in self._with_options if len(set(one.texts.values())) < len(one.texts)]
         if doubled and self._name:

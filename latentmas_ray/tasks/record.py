@@ -108,7 +108,7 @@ def _options(record: Mapping[str, Any], question: str, where: str) -> Options | 
 
 
 def _flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the record with stem and options beside each other: some benchmarks have them in an object `question`."""
+    """Return the record with stem and options next to each other: some benchmarks have them in an object `question`."""
     question = record.get("question")
     if not isinstance(question, Mapping) or (stem := find_key(question, QUESTION_NAMES)) is None:
         return record

@@ -2,7 +2,7 @@
 
 Until then a connection costs a descriptor and nothing else: one thread looks after all of them, they are bounded in
 number, and each has one time limit for all that it has to say (`handshake`). Where there are too many, the host that
-has most of them loses its oldest, so that strangers take the places of strangers.
+has most of them loses its oldest, so that unauthenticated peers only displace one another.
 """
 
 import contextlib

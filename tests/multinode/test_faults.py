@@ -67,7 +67,7 @@ def test_a_run_outlives_an_actor_and_then_a_node(
         rows, said = run_through(cluster, [*command, *SPREAD], tmp_path / "run", faults)
         assert cluster.num_actors(OTHER) == 0
     assert rows == undisturbed
-    assert said.count("going on") >= 2
+    assert said.count("continuing") >= 2
 
 
 def test_a_run_outlives_a_node_whose_processes_die(

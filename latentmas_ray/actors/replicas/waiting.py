@@ -15,6 +15,7 @@ from latentmas_ray.units import format_number, format_seconds
 FIRST_SECONDS = 10.0  # a shorter wait is not worth a line
 NEXT_SECONDS = 30.0
 _KINDS = ("GPU", "CPU")
+_NOTHING = 1e-4  # of a resource: what is left of sums of fractions
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ class WaitLog:
             return
         self._due = now + NEXT_SECONDS
         waited, limit = format_seconds(now - self._begin), format_seconds(self._limit_seconds)
-        _log.warning("waiting for %s (%s so far; --start-timeout is %s)", self._what(), waited, limit)
+        _log.warning("waiting for %s (%s so far; start_timeout is %s)", self._what(), waited, limit)
 
 
 def describe_missing_places(bundle: Mapping[str, float], count: int, own_group: str) -> str:
@@ -54,7 +55,9 @@ def describe_missing_places(bundle: Mapping[str, float], count: int, own_group: 
     line = f"{asked}; free: {', '.join(parts) or 'nothing'}"
     holders = _holders(group for name, group in groups.items() if name != own_group)
     used = Counter({kind: total.get(kind, 0.0) - free.get(kind, 0.0) for kind in kinds})
-    if others := {kind: amount for kind, amount in (used - sum(holders.values(), Counter())).items() if amount}:
+    if others := {
+        kind: amount for kind, amount in (used - sum(holders.values(), Counter())).items() if amount > _NOTHING
+    }:
         holders["tasks and actors without a placement group"] = Counter(others)
     if holders:
         line += "; held by " + ", ".join(f"{name} ({_amounts(amounts)})" for name, amounts in holders.items())

@@ -10,6 +10,7 @@ from latentmas_ray.cli.errors import EXIT_FAILED
 from latentmas_ray.cli.launch import open_system
 from latentmas_ray.cli.options import is_given, run_options
 from latentmas_ray.cli.render.text import shorten
+from latentmas_ray.cli.unused_flags import NOTES
 from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.errors import ConfigError, hide_password
 from latentmas_ray.seeds import parse_seeds, seed_output
@@ -69,7 +70,7 @@ def _where_results_are(config: RunConfig, *, has_seeds: bool) -> str:
     if output is None:
         return "results: only here; --output DIR keeps them for latentmas report and compare"
     if is_url(output):
-        return f"results: {output}; next: copy them to a folder for latentmas report and compare"
+        return f"results: {hide_password(output)}; next: copy them to a folder for latentmas report and compare"
     folder = shlex.quote(output)
     more = f", latentmas inspect {folder}" if config.trace and not has_seeds else ""
     return f"results: {folder}; next: latentmas report {folder}{more}"
@@ -81,7 +82,7 @@ def _several(context: typer.Context, text: str, config: RunConfig) -> tuple[int,
     if is_given(context, "seed"):
         raise ConfigError("seeds", text, f"it cannot be used with --seed {config.seed}; give one of the two")
     if config.temperature == 0:
-        typer.echo("note: --temperature 0 decodes greedily, so all seeds give the same answers", err=True)
+        NOTES.hold("--temperature 0 decodes greedily, so all seeds give the same answers")
     return seeds
 
 

@@ -1,6 +1,7 @@
 """The progress of a run on stderr: a bar on a terminal, otherwise plain lines now and then, also while one long turn
 runs."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from latentmas_ray.runs.run_events import RunEvent, RunProgress, RunStarted
 
 MAX_FAILURES_KEPT = 10
+_log = logging.getLogger(__name__)
 MIN_LINE_SECONDS = 3.0  # plain lines never come faster
 MAX_LINE_SECONDS = 30.0  # … and, while anything moves, not slower
 HEARTBEAT_SECONDS = 15.0  # a turn that runs longer without any other line gets one
@@ -62,7 +64,7 @@ class ConsoleListener:
             case run_events.TurnRepeated(reason=reason):
                 if reason != self._last_lost:  # once where many batches lose the same
                     self._last_lost = reason
-                    self._show_warning(f"{reason}; going on")
+                    self._show_warning(f"{reason}; continuing")
             case run_events.RunEnded():
                 self._show_end()
 
@@ -173,7 +175,10 @@ def heartbeat(listener: ConsoleListener, running_turns: "Callable[[], Sequence[T
 
     def beat() -> None:
         while not is_over.wait(_LOOK_SECONDS):
-            listener.show_running(running_turns)
+            try:
+                listener.show_running(running_turns)
+            except Exception as error:  # noqa: BLE001  the run itself reports what is wrong
+                _log.debug("no heartbeat: %s", error)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

@@ -53,7 +53,7 @@ def isolate() -> Isolation:
 
 def readable_paths() -> tuple[str, ...]:
     """Return what Python needs to run, and nothing of this machine's users: not the folders of `sys.path` that hold
-    somebody's own code (a checkout, the caller's folder)."""
+    a user's own code (a checkout, the caller's folder)."""
     paths = sysconfig.get_paths()
     places = [*_SYSTEM_FILES, sys.executable, *(paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))]
     places += [prefix for prefix in (sys.prefix, sys.base_prefix) if prefix not in _SYSTEM_PREFIXES]

@@ -38,12 +38,24 @@ class Cgroup:
             except OSError:
                 group.remove()
                 continue
-            return group
+            if group._can_be_entered():
+                return group
+            group.remove()
         return None
 
     def enter(self) -> None:
         """Move this process into the group; its children follow. Raises OSError."""
         (self.folder / "cgroup.procs").write_text("0")
+
+    def _can_be_entered(self) -> bool:
+        """Whether a process of this user may move into the group: making it may be allowed where that is not."""
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(OSError):
+                self.enter()
+                os._exit(0)
+            os._exit(1)
+        return os.waitpid(child, 0)[1] == 0
 
     def ran_out(self) -> bool:
         """Whether the kernel ended a process because the bound was reached."""

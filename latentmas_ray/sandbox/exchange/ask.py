@@ -27,7 +27,7 @@ _MAX_ITEMS = 1_000_000
 
 
 class TestsEnded(BaseException):
-    """The tests cannot pass any more: no `except` of theirs may go on."""
+    """The tests cannot pass any more: no `except` of theirs may continue."""
 
 
 class Exchange(Codec):

@@ -1,7 +1,7 @@
-"""What a call changed in its arguments: taken before the call, told after it, made again on the tests' side.
+"""What a call changed in its arguments: taken before the call, reported after it, made again on the tests' side.
 
-The program gets copies, so what it does to a list reaches the tests' list only by being told. Containers are told of by
-their number in the message that brought them (`wire.py`).
+The program gets copies, so what it does to a list reaches the tests' list only by being reported. Containers are named
+by their number in the message that brought them (`wire.py`).
 """
 
 import collections

@@ -77,7 +77,7 @@ def _fields(record: Mapping[str, Any], where: str) -> list[Options]:
         if is_weak and not (isinstance(value, list | tuple) and len(value) > 1 and _has_short_gold(record)):
             continue
         if name in ("choice", "option") and isinstance(value, str | int | float):
-            continue  # what somebody chose
+            continue  # what a person chose
         scores = find_key(record, [fields.SCORE_NAMES[name]]) if name in fields.SCORE_NAMES else None
         items = items_of(value, f"{where}{key}", has_gold=_has_gold(record))
         if scores is not None:
@@ -95,6 +95,8 @@ def _columns(record: Mapping[str, Any], where: str) -> list[Options]:
     if _are_letter_columns(record, letters):
         groups[""] = {letter.lower(): key for letter, key in letters.items()}
     for name, key in keys_by_name(record).items():
+        if name in fields.OPTION_NAMES | fields.WEAK_OPTION_NAMES and not _LETTERED_KEY.search(key):
+            continue  # "options" is no option S
         if (match := COLUMN.fullmatch(name)) and isinstance(record[key], str | int | float | None):
             groups.setdefault(match["prefix"], {})[match["label"]] = key
     found = []

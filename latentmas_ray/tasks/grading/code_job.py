@@ -41,7 +41,7 @@ def code_job(question: Question, program: str, *, needs_confinement: bool) -> Jo
 
 
 def _helpers(prompt: str, entry_point: str) -> Iterator[ast.stmt]:
-    """Yield what the prompt defines beside the requested function."""
+    """Yield what the prompt defines besides the requested function."""
     try:
         tree = ast.parse(prompt)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -61,9 +61,9 @@ BAD_FOLDERS = {
     "too long": (lambda folder: f"/tmp/{LONG}", "too long for Ray's Unix sockets"),
     "too long in bytes": (lambda folder: "/tmp/" + "ü" * 20, "too long for Ray's Unix sockets"),
     "not there and too long": (lambda folder: f"/no/such/{LONG}", "too long for Ray's Unix sockets"),
-    "relative": (lambda folder: "scratch", "no absolute path"),
-    "empty": (lambda folder: "", "no absolute path"),
-    "a file": (_a_file, "is no folder"),
+    "relative": (lambda folder: "scratch", "not an absolute path"),
+    "empty": (lambda folder: "", "not an absolute path"),
+    "a file": (_a_file, "is not a folder"),
     "not writable": (_not_writable, "is not writable"),
 }
 

@@ -20,7 +20,7 @@ def test_a_wait_gets_a_line_after_ten_seconds_and_then_one_every_thirty(caplog: 
         if len(caplog.records) > len(waited):
             waited.append(second)
     assert waited == [10, 40, 70]
-    assert caplog.records[1].getMessage() == "waiting for places (40.0 s so far; --start-timeout is 30 min 00 s)"
+    assert caplog.records[1].getMessage() == "waiting for places (40.0 s so far; start_timeout is 30 min 00 s)"
 
 
 def group(name: str, state: str, *bundles: dict[str, float]) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def test_what_many_batches_lose_is_told_once(lines: tuple[LineListener, Clock, i
     for reason in ("its actor died", "its actor died", "its memory is gone"):
         listener.on_event(TurnRepeated(agent="critic", reason=reason))
     assert file.getvalue().splitlines() == [
-        "latent: its actor died; going on",
-        "latent: its memory is gone; going on",
+        "latent: its actor died; continuing",
+        "latent: its memory is gone; continuing",
     ]
 
 
