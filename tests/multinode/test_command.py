@@ -202,6 +202,7 @@ def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         }
 
 
+@pytest.mark.slow  # addresses where nothing answers: `tests/ray/test_command_address.py`
 @pytest.mark.parametrize("case", REASONS)
 def test_who_cannot_join_is_told_in_one_line(knocking: dict[str, tuple[str, Command]], case: str) -> None:
     address, process = knocking[case]

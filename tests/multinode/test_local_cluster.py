@@ -26,6 +26,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow  # `tests/unit/cluster` reads what it starts
 def test_a_command_runs_on_the_head_and_its_exit_code_is_the_scripts(temporary: Path) -> None:
     command = ["python", "-c", f"{LOOK}; raise SystemExit(7)"]
     done = subprocess.run(

@@ -68,6 +68,7 @@ class AsyncService:
         return ray.is_initialized()
 
 
+@pytest.mark.slow  # `test_threads_and_tasks_of_a_program_that_uses_ray…` has the same callers
 def test_inside_an_actor(cluster: None, local_answers: dict[str, tuple[int, ...]]) -> None:
     expected = {question.id: local_answers[question.id] for question in QUESTIONS[:16]}
     service = Service.remote()
@@ -86,7 +87,7 @@ def test_inside_an_actor_of_coroutines(cluster: None, local_answers: dict[str, t
     ray.kill(service)
 
 
-@pytest.mark.parametrize("topology", ["notes-sequential", "notes-hierarchical"])
+@pytest.mark.parametrize("topology", [pytest.param("notes-sequential", marks=pytest.mark.slow), "notes-hierarchical"])
 def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_run(
     cluster: None, tmp_path: Path, topology: str
 ) -> None:
@@ -114,9 +115,9 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
 @pytest.mark.parametrize(
     "fields",
     [
-        {"transport": "tcp", "overlap": False},
+        pytest.param({"transport": "tcp", "overlap": False}, marks=pytest.mark.slow),
         {"tp": 2, "placement": "colocate"},
-        pytest.param({"tp": 2}, marks=pytest.mark.slow),  # `test_shard_group.py` hands over from two ranks to two
+        pytest.param({"tp": 2}, marks=pytest.mark.slow),  # `test_sharded_replica.py` hands over from two ranks to two
     ],
 )
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:

@@ -39,7 +39,10 @@ for arguments in json.loads(sys.argv[1]):
     assert main(arguments) == 0, arguments
 """
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded runs can be repeated on x86 only")
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded runs can be repeated on x86 only"),
+    pytest.mark.slow,  # the same runs without the command: `tests/numerics/test_golden.py`
+]
 
 
 def golden_command(case: str, output: Path, *flags: str, model: Path | str = GOLDEN / "model") -> list[str]:

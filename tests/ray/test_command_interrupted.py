@@ -83,7 +83,7 @@ def _terminate(pid: int) -> None:
 @pytest.mark.parametrize(
     ("stop", "code", "reason"),
     [
-        pytest.param(_ctrl_c, 130, "interrupted", id="Ctrl-C"),
+        pytest.param(_ctrl_c, 130, "interrupted", id="Ctrl-C", marks=pytest.mark.slow),
         pytest.param(_terminate, 143, "terminated by SIGTERM", id="SIGTERM"),
     ],
 )

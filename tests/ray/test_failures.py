@@ -147,7 +147,7 @@ def test_only_the_questions_fail_whose_turns_do(run: Run, tmp_path: Path, capfd:
     assert not (tmp_path / "run" / "failures.jsonl").exists()
 
 
-@pytest.mark.parametrize("agent", ["planner", "judger"])
+@pytest.mark.parametrize("agent", ["planner", pytest.param("judger", marks=pytest.mark.slow)])
 def test_a_question_that_does_not_fit_is_not_tried_again(
     agent: str, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from latentmas_ray.transport import Loopback
 from tests.ray.actor_cases import actors_of, drive, timeless
 
 
+@pytest.mark.slow  # the sent model is compared in `tests/numerics/test_given_model.py`
 def test_all_actors_share_what_was_sent_once(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     topology, questions = apply_method(load_topology("single"), "single"), load_questions("sample", 4)
     given = GivenModel(tiny_model(torch.float32), tiny_tokenizer())

@@ -29,6 +29,7 @@ def test_actors_are_pinned_to_gpus(tmp_path: Path) -> None:
     assert placement == "placement pack"
 
 
+@pytest.mark.slow  # `test_actors_are_pinned_to_gpus` asks for whole ones
 def test_more_actors_than_gpus_share_them(tmp_path: Path) -> None:
     """Two of them are replicas of one agent, and both have work."""
     with actors_of(PAIR, partial(StandIn, tmp_path), replicas={"judger": 3}) as started:

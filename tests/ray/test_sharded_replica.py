@@ -23,6 +23,8 @@ from latentmas_ray.transport import ObjectStore, Transport, make_transport
 from tests.ray import stand_ins
 from tests.ray.actor_cases import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.slow  # two ranks in a run: `test_calls.py`; their numerics: `tests/numerics/test_shards.py`
+
 TEXTS = ("One plus one?", "A much longer question, so that the rows of this batch are ragged.", "Why?")
 STEP_SECONDS = 60.0
 KEY = RunKey(b"k" * 32)

@@ -17,7 +17,7 @@ SIGNALS = [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGHUP, "SIGHUP", 129)]
 
 @pytest.fixture(autouse=True)
 def _own_handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number, _, _ in SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number, _, _ in SIGNALS}  # nohup ignores SIGHUP
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -176,6 +176,7 @@ def test_parts_of_large_bodies_do_not_change_places() -> None:
     assert tags[0] != tags[1]
 
 
+@pytest.mark.slow  # a million weights are sorted
 def test_the_sums_are_those_that_are_written_down() -> None:
     """The weights are a secret of the run: without them nobody finds two bodies with equal sums."""
     weights = _weights(AUTH.key, "cpu")
