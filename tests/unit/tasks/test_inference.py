@@ -106,7 +106,7 @@ REMARKED: list[tuple[list[Record], str]] = [
     ([with_options(n, gold="A") for n in range(12)], "q.jsonl: the right option is A in all 12 choices"),
     (
         [{**record, "kind": "number"} for record in golds(1, "x + 1", 2)],
-        "q.jsonl:2: gold: got 'x + 1'; it is no number, though its kind is",
+        "q.jsonl:2: gold: got 'x + 1'; it is not a number, although its kind is",
     ),
 ]
 
