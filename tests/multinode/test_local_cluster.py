@@ -42,7 +42,7 @@ def test_a_command_runs_on_the_head_and_its_exit_code_is_the_scripts(temporary: 
     assert list(temporary.glob("lmn-*")) == []
 
 
-@pytest.mark.slow  # `test_a_command_runs_on_the_head…` ends a cluster too
+@pytest.mark.slow  # nodes start and end; `tests/unit/cluster` reads what they start
 @pytest.mark.parametrize(("number", "num_nodes"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_it_says_how_to_get_in_and_leaves_nothing_when_it_is_stopped(
     temporary: Path, number: signal.Signals, num_nodes: int

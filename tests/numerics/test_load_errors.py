@@ -91,7 +91,7 @@ def test_a_damaged_folder_is_told_in_one_line(case: str, folder: Path, capfd: py
 NAMES = {
     "missing folder": ("./nowhere", "no such folder"),
     "absolute": ("/nowhere/model", "no such folder"),
-    "nobody's home": ("~nobody-of-this-name/model", "there is no user"),
+    "the home of an unknown user": ("~no-such-user/model", "there is no user"),
     "a file": (__file__, "a folder"),
     "empty": ("", "config.json"),
     "hub id that is not here": ("nobody/no-such-model", "hub"),

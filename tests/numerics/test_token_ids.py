@@ -164,7 +164,7 @@ def yarn(**changes: Any) -> dict[str, Any]:
 
 LENGTHS: dict[str, tuple[dict[str, Any], int, int]] = {  # RoPE, max_position_embeddings, positions
     "default": ({"rope_type": "default", "rope_theta": 1e4}, 512, 512),
-    "yarn beside the old length": (yarn(), 512, 2048),
+    "yarn with the old length": (yarn(), 512, 2048),
     "yarn with the new length": (yarn(), 2048, 2048),
     "yarn of a broken factor": (yarn(factor=2.5), 512, 1280),
     "yarn that stretches nothing": (yarn(factor=1.0), 512, 512),

@@ -78,7 +78,7 @@ def test_inside_an_actor(cluster: None, local_answers: dict[str, tuple[int, ...]
     ray.kill(service)
 
 
-@pytest.mark.slow  # `test_inside_an_actor` has tasks too
+@pytest.mark.slow  # `test_threads_and_tasks_of_a_program_that_uses_ray…` has tasks too
 def test_inside_an_actor_of_coroutines(cluster: None, local_answers: dict[str, tuple[int, ...]]) -> None:
     service = AsyncService.remote()
     answers = ray.get([service.ask.remote(index) for index in range(16)])

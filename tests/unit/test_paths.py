@@ -20,7 +20,7 @@ from tests.unit.report.test_compare import write_run
 
 GOLDEN_MODEL = Path(__file__).parents[1] / "golden" / "model"
 QUICK = ["--limit", "1", "--runtime", "local", "--method", "single", "--max-new-tokens", "2"]
-NOBODY = "~nobody-of-this-name/x"
+UNKNOWN_USER = "~no-such-user/x"
 
 
 @pytest.fixture
@@ -51,17 +51,17 @@ def test_other_paths_stay_as_they_are(path: str) -> None:
     assert expand_home("output", path) == path
 
 
-@pytest.mark.parametrize("path", [NOBODY, "~nobody-of-this-name"])
+@pytest.mark.parametrize("path", [UNKNOWN_USER, "~no-such-user"])
 def test_an_unknown_user_is_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"^output: got '~nobody.*there is no user 'nobody-of-this-name' on this"):
+    with pytest.raises(ConfigError, match=r"^output: got '~no-such.*there is no user 'no-such-user' on this"):
         expand_home("output", path)
 
 
 @pytest.mark.parametrize("field", ["model", "task", "output", "save_memory"])
 def test_fields_of_a_configuration(home: Path, field: str) -> None:
     assert getattr(make_config({field: "~/x"}), field) == f"{home}/x"
-    with pytest.raises(ConfigError, match=f"^{field}: got '~nobody.*there is no user") as caught:
-        make_config({field: NOBODY})
+    with pytest.raises(ConfigError, match=f"^{field}: got '~no-such.*there is no user") as caught:
+        make_config({field: UNKNOWN_USER})
     assert str(caught.value).count("got") == 1
 
 
@@ -69,14 +69,14 @@ def test_a_topology_is_a_file_only_with_its_ending(home: Path) -> None:
     assert make_config({"topology": "~/mine.yaml"}).topology == f"{home}/mine.yaml"
     assert make_config({"topology": "~ my agents ~"}).topology == "~ my agents ~"
     with pytest.raises(ConfigError, match="there is no user"):
-        make_config({"topology": f"{NOBODY}.yaml"})
+        make_config({"topology": f"{UNKNOWN_USER}.yaml"})
 
 
 def test_a_run_of_a_version_that_stored_the_tilde_is_resumed(home: Path) -> None:
-    assert stored_fields({"model": "~/model", "task": f"{NOBODY}.jsonl"}) == {
+    assert stored_fields({"model": "~/model", "task": f"{UNKNOWN_USER}.jsonl"}) == {
         "revision": None,
         "model": f"{home}/model",
-        "task": f"{NOBODY}.jsonl",
+        "task": f"{UNKNOWN_USER}.jsonl",
     }
 
 
@@ -127,11 +127,11 @@ def test_commands_find_what_is_in_the_home_folder(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_refuse_an_unknown_user(home: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    args = [one.replace("~/", "~nobody-of-this-name/") for one in COMMANDS[name]]
+    args = [one.replace("~/", "~no-such-user/") for one in COMMANDS[name]]
     assert main(args) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert "there is no user 'nobody-of-this-name'" in err
+    assert "there is no user 'no-such-user'" in err
     assert err.count("\n") == 1
 
 
@@ -151,8 +151,8 @@ CALLS: dict[str, tuple[Callable[[str], object], type[InputError]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_python_refuses_an_unknown_user(home: Path, name: str) -> None:
     call, error = CALLS[name]
-    with pytest.raises(error, match="there is no user 'nobody-of-this-name' on this machine"):
-        call(NOBODY)
+    with pytest.raises(error, match="there is no user 'no-such-user' on this machine"):
+        call(UNKNOWN_USER)
 
 
 def test_python_reads_from_the_home_folder(home: Path) -> None:

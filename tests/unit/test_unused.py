@@ -1,4 +1,4 @@
-"""Settings that do nothing in a run are told; all others are either in the table or have an effect everywhere."""
+"""Settings that do nothing in a run are reported; all others are either in the table or have an effect everywhere."""
 
 import warnings
 from typing import Any

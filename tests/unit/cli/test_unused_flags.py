@@ -1,4 +1,4 @@
-"""Flags that do nothing beside others are told in one line each on stderr, and change nothing else."""
+"""Flags that have no effect with others are reported in one line each on stderr, and change nothing else."""
 
 from pathlib import Path
 

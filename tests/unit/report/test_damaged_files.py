@@ -330,7 +330,7 @@ WRITTEN = ("traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json")
     [(name, place) for name in WRITTEN for place in PLACED[:-1]] + [(".lock", place) for place in PLACED],
 )
 def test_nothing_is_written_into_what_is_no_file(name: str, place: Callable[[Path], None], tmp_path: Path) -> None:
-    """A first start of a run too: what is there is told before anything starts."""
+    """A first start of a run too: what is there is reported before anything starts."""
     place(tmp_path / name)
     with pytest.raises(JournalError) as caught:
         Journal.open(tmp_path, CONFIG, QUESTIONS)

@@ -177,7 +177,7 @@ FILES = {
     "files/homes": "[open(os.path.join(place, name)) for place, _, names in os.walk('/home') for name in names][:1]"
     " or os.stat('/nowhere')",
     "files/write to Python's": "open(os.__file__, 'a')",
-    "files/write beside Python's": "open(os.path.join(os.path.dirname(os.__file__), 'x.py'), 'w')",
+    "files/write next to Python's": "open(os.path.join(os.path.dirname(os.__file__), 'x.py'), 'w')",
     "files/new at the top": "os.mkdir('/x')",
     "files/device": "os.mknod('x', 0o20666, os.makedev(1, 1))",
     "files/back by ..": "os.listdir('/' + '../' * 30 + 'etc/ssl')",

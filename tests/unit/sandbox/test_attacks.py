@@ -15,7 +15,7 @@ import pytest
 from tests.unit.sandbox.attacks import ATTACKS, MEMORY, job_of
 from tests.unit.sandbox.programs import GIVEN, programs
 
-NOBODY = 65534
+OTHER_USER = 65534
 RUNNER = Path(__file__).with_name("as_user.py")
 JOBS = {
     "attacks": {name: job_of(attacks) for name, attacks in ATTACKS.items()},
@@ -43,7 +43,7 @@ def interpreter(user: str) -> str | None:
 def as_user(user: str) -> dict[str, object]:
     if user == "root" or os.geteuid():
         return {}
-    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    return {"user": OTHER_USER, "group": OTHER_USER, "extra_groups": []}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is missing on this machine is told before the hub is queried."""
+"""What is missing on this machine is reported before the hub is queried."""
 
 import os
 from pathlib import Path

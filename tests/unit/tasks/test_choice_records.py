@@ -21,7 +21,7 @@ def columns(prefix: str, labels: str, texts: list[str]) -> Record:
 
 # Records of one file, and the letters of their golds.
 UNDERSTOOD: dict[str, tuple[list[Record], str]] = {
-    "letters beside a list": ([asked(1, choices=STONES, gold="C"), asked(2, choices=TREES, gold="a")], "CA"),
+    "letters next to a list": ([asked(1, choices=STONES, gold="C"), asked(2, choices=TREES, gold="a")], "CA"),
     "texts and labels": (
         [
             asked(1, choices={"text": STONES, "label": ["A", "B", "C", "D"]}, answerKey="B"),
@@ -127,7 +127,7 @@ UNDERSTOOD: dict[str, tuple[list[Record], str]] = {
         [asked(1, answerOptions=[{"text": "oak", "isCorrect": False}, {"text": "yew", "isCorrect": True}])],
         "B",
     ),
-    "marks beside the texts": ([asked(1, mc1_targets={"choices": STONES, "labels": [0, 0, 1, 0]})], "C"),
+    "marks next to the texts": ([asked(1, mc1_targets={"choices": STONES, "labels": [0, 0, 1, 0]})], "C"),
     "scores of the texts": ([asked(1, target_scores={"granite": 0, "chalk": 1, "slate": 0})], "B"),
     "labels of several letters": (
         [asked(1, choices={"text": BIRDS, "label": ["I", "II", "III"]}, answerKey="(II)")],

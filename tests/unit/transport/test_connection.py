@@ -178,7 +178,7 @@ def test_parts_of_large_bodies_do_not_change_places() -> None:
 
 @pytest.mark.slow  # a million weights are sorted
 def test_the_sums_are_those_that_are_written_down() -> None:
-    """The weights are a secret of the run: without them nobody finds two bodies with equal sums."""
+    """The weights are a secret of the run: without them two bodies with equal sums cannot be found."""
     weights = _weights(AUTH.key, "cpu")
     assert len(weights) == 2
     assert all(len(series.unique()) == len(series) == 2**20 for series in weights)

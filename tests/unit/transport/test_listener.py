@@ -1,4 +1,4 @@
-"""Who is let in by a listener, what strangers cost it, and that it goes on when the system lacks something."""
+"""Which peers a listener accepts, what unauthenticated ones cost it, and that it continues after a shortage."""
 
 import errno
 import json
