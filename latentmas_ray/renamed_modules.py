@@ -1,6 +1,6 @@
 """Modules that were renamed. This version imports the old names too, with a warning; the next one does not.
 
-To rename another module whose content keeps its names, add a row.
+To rename another module whose content keeps its names, add a row; its old name must not be a name of its package.
 """
 
 import sys
@@ -18,7 +18,6 @@ RENAMED_MODULES = {
     "models.tiny": "models.presets",
     "tasks.code": "tasks.grading.code",
     "tasks.code_record": "tasks.grading.code_record",
-    "tasks.grade": "tasks.grading.grade",
     "tasks.latex": "tasks.grading.latex",
     "tasks.numbers": "tasks.grading.number",
     "topology.spec": "topology.agent",

@@ -7,9 +7,11 @@ compares it with the gold. `grading/__init__.py` lists the kinds of answers.
 What reads records is imported when it is first used: actors only need prompts and grades.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latentmas_ray.tasks.grading import grade as _grade_module
 from latentmas_ray.tasks.grading.grade import (
     SLOW_KINDS,
     answer_form,
@@ -59,6 +61,10 @@ __all__ = [
     "questions_from",
     "task_max_new_tokens",
 ]
+
+# The old name of the module, for one version. `renamed_modules` cannot have it: what is imported under that name
+# would replace the function `grade` of this package.
+sys.modules[f"{__name__}.grade"] = _grade_module
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,25 @@ def test_an_old_name_is_the_new_module_with_a_warning(old: str, monkeypatch: pyt
     monkeypatch.delitem(sys.modules, f"latentmas_ray.{old}")
 
 
+def test_an_old_name_hides_nothing_of_its_package() -> None:
+    program = (
+        "from importlib import import_module; from latentmas_ray.renamed_modules import RENAMED_MODULES; "
+        "parts = [name.rpartition('.') for name in RENAMED_MODULES]; "
+        "print([name for package, _, name in parts if hasattr(import_module('latentmas_ray.' + package), name)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_old_module_of_grades_does_not_hide_the_function() -> None:
+    program = (
+        "import latentmas_ray.tasks.grade; from latentmas_ray.tasks.grade import answer_form; "
+        "from latentmas_ray.tasks import grade; print(grade.__name__, answer_form.__name__, callable(grade))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "grade answer_form True\n"
+
+
 def test_other_names_are_still_unknown() -> None:
     with pytest.raises(ModuleNotFoundError):
         import_module("latentmas_ray.tasks.no_such_module")

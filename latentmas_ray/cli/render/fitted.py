@@ -26,7 +26,7 @@ class FittedTable(Table):
             yield _text(console, self.title)
         for row in zip(*(column.cells for column in self.columns), strict=True):
             yield ""
-            yield from self._block(console, row)
+            yield from self._block(console, row, options.max_width)
         yield ""
 
     def _least_width(self, console: Console) -> int:
@@ -44,7 +44,7 @@ class FittedTable(Table):
             return max(map(cell_len, lines), default=0)
         return min(_LEAST_TEXT, max((cell_len(word) for line in lines for word in line.split()), default=0))
 
-    def _block(self, console: Console, row: tuple[RenderableType, ...]) -> Iterator[RenderableType]:
+    def _block(self, console: Console, row: tuple[RenderableType, ...], width: int) -> Iterator[RenderableType]:
         (first, *others), (name, *names) = row, (self._heading(console, column) for column in self.columns)
         title = Text(overflow="fold")
         if name:
@@ -52,11 +52,17 @@ class FittedTable(Table):
         title.append_text(_one_line(_text(console, first)))
         title.stylize("bold")
         yield title
-        for heading, cell in zip(names, others, strict=True):
+        for heading, column, cell in zip(names, self.columns[1:], others, strict=True):
             value = _one_line(_text(console, cell))
-            if value.plain:
-                line = Text(" " * _INDENT, overflow="fold")
-                yield line.append(f"{heading}  " if heading else "", style="dim").append_text(value)
+            if not value.plain:
+                continue
+            line = Text(" " * _INDENT, overflow="fold").append(heading, style="dim")
+            gap = "  " if heading else ""
+            if column.no_wrap and gap and cell_len(line.plain + gap + value.plain) > width:
+                yield line  # a figure that would be divided after its heading has a line of its own
+                line, gap = Text(overflow="fold"), " " * 2 * _INDENT
+            line.append(gap)
+            yield line.append_text(value)
 
     def _heading(self, console: Console, column: Column) -> str:
         """Return a column's heading on one line, with the parts of a divided word together."""

@@ -101,6 +101,15 @@ def test_a_divided_heading_is_joined_in_a_block() -> None:
     assert rendered(table, 21).split("\n") == ["", "run A", "  allowance  3 GB", "  of them moved  1 GB", "", ""]
 
 
+def test_a_figure_that_does_not_fit_after_its_heading_has_its_own_line() -> None:
+    table = FittedTable(box=None, padding=(0, 1))
+    for title in ("run", "bytes per\nquestion"):
+        table.add_column(title, no_wrap=True)
+    table.add_row("A" * 50, "0,000,000,000 ms")
+    assert rendered(table, 37).splitlines()[-3:] == ["  bytes per question", "    0,000,000,000 ms", ""]
+    assert rendered(table, 38).splitlines()[-2] == "  bytes per question  0,000,000,000 ms"
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tables_of_a_run(width: int) -> None:
     config = make_config(
