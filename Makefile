@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help demo test check lint clean system-packages
+.PHONY: help demo test check lint vllm clean system-packages
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+vllm: .venv/.vllm_ready ## add the CPU build of vLLM: agents that write text can then run on it
+
 clean: ## remove the set-up and everything that can be made again (not runs/)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -33,6 +35,10 @@ clean: ## remove the set-up and everything that can be made again (not runs/)
 $(READY): pyproject.toml constraints.txt set_up.sh
 	@PYTHON='$(PYTHON)' sh ./set_up.sh
 	@touch $(READY)
+
+.venv/.vllm_ready: $(READY) constraints_vllm.txt set_up_vllm.sh
+	@sh ./set_up_vllm.sh
+	@touch .venv/.vllm_ready
 
 # Only the tests with several nodes need iproute2, only those of the report Chromium, and only some of the sandbox
 # bubblewrap; they say so themselves where one is missing.

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
-Requirement = Literal["browser", "gpu", "multinode", "slow"]
+Requirement = Literal["browser", "gpu", "multinode", "slow", "vllm"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
 _MAX_TORCH_THREADS = 4096

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from latentmas_ray.env import Requirement, read_environment
 from latentmas_ray.errors import ConfigError
 
 TESTS = Path(__file__).parent
-FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "gpu")
-MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "gpu"})
+FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "vllm", "gpu")
+MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "vllm", "gpu"})
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -152,10 +153,16 @@ def _browser_obstacle() -> str | None:
     return None if shutil.which("chromium") else "chromium is not installed"
 
 
+def _vllm_obstacle() -> str | None:
+    # Not imported: that takes long, and on a CPU vLLM changes the whole process.
+    return None if find_spec("vllm") else "vLLM is not installed (make vllm)"
+
+
 OBSTACLES: dict[Requirement, Callable[[], str | None]] = {
     "browser": _browser_obstacle,
     "gpu": _gpu_obstacle,
     "multinode": _multinode_obstacle,
+    "vllm": _vllm_obstacle,
 }
 
 

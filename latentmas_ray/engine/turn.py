@@ -140,6 +140,9 @@ class TurnResult:
     texts: tuple[str, ...] = ()
     cut_off: tuple[CutOff, ...] = ()  # like `output_token_ids`
     phases: Phases = field(default_factory=Phases)
+    # Per question, if the questions did not have to wait for one another: its share of each step. `phases` is the sum.
+    question_phases: tuple[Phases, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)  # by question that could not be written: why, in one line
     segment_bytes: tuple[
         int, ...
     ] = ()  # of KV, or of the recompute inputs, handed over per question; empty for a text agent

@@ -68,8 +68,8 @@ class TurnLost:
 
 @dataclass(frozen=True, eq=False)
 class TokensWritten:
-    """A text agent has written `num_tokens` tokens for one question. Reported once for each question, when the turn
-    finishes: no runtime streams tokens."""
+    """A text agent has written `num_tokens` tokens for one question so far. A runtime that writes several turns at the
+    same time reports it while the text grows; any other once for each question, when the turn finishes."""
 
     handle: TurnHandle
     question_id: str
@@ -78,10 +78,16 @@ class TokensWritten:
 
 @dataclass(frozen=True, eq=False)
 class QuestionDone:
-    """The answering agent has finished one question: no other turn follows for it."""
+    """The answering agent has finished one question: no other turn follows for it.
+
+    With `result` the turn may still run for other questions: it is the turn's result for this question alone (its
+    values per question have one entry), and the question is in `TurnResult.failed` if it could not be answered. It may
+    be reported before the TurnDone of other agents. Without `result` the turn is over.
+    """
 
     handle: TurnHandle
     question_id: str
+    result: TurnResult | None = None
 
 
 TurnEvent = TurnDone | TurnFailed | TurnLost
