@@ -12,7 +12,7 @@ import torch
 from accelerate import infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from latentmas_ray.config import DEVICE_FORM, is_device
@@ -22,6 +22,9 @@ from latentmas_ray.units import format_bytes
 
 FIELD = "tp"  # the flag that asks for ranks
 WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for working memory and for what a forward needs
+# Styles of a plan that divide a vocabulary: of the output embeddings, and of the input embeddings, which may be the same.
+_DIVIDES_VOCABULARY = ("colwise_gather_output", "colwise_rep", "embedding_rowwise")
+_WHOLE = "replicated_with_grad_allreduce"  # the style that divides nothing
 
 
 def choose_device(device: str) -> torch.device:
@@ -98,6 +101,18 @@ def check_shard_device(place: torch.device, device: str, num_ranks: int) -> None
         raise ModelError("device", device, f"with {FIELD} {num_ranks} it must be cuda: a rank uses its first GPU")
 
 
-def shard_arguments(num_ranks: int) -> dict[str, Any]:
+def shard_arguments(config: PretrainedConfig, num_ranks: int) -> dict[str, Any]:
     """The arguments with which `from_pretrained` loads this process's part. Needs the process-wide default group."""
-    return {"distributed_config": DistributedConfig(tp_size=num_ranks)}
+    return {"distributed_config": DistributedConfig(tp_size=num_ranks, tp_plan=_whole_modules(config, num_ranks))}
+
+
+def _whole_modules(config: PretrainedConfig, num_ranks: int) -> dict[str, str] | None:
+    """Return the changes to the model's plan: a vocabulary that cannot be divided evenly stays whole on every rank.
+
+    Some releases of transformers refuse to divide it (5.19 does, 5.20 does not).
+    """
+    if config.get_text_config().vocab_size % num_ranks == 0:
+        return None
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return dict.fromkeys((name for name, style in empty.tp_plan.items() if style in _DIVIDES_VOCABULARY), _WHOLE)

@@ -61,9 +61,10 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str 
     with ranks.all_or_none():
         num_ranks = ranks.shard.world_size
         check_shard_device(choose_device(device), device, num_ranks)
-        check_divisible(load_config(name, revision), name, num_ranks)
+        config = load_config(name, revision)
+        check_divisible(config, name, num_ranks)
         tokenizer = _load_tokenizer(name, revision)
-        model = _load_weights(name, dtype, shard_arguments(num_ranks), revision)
+        model = _load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
     lm = wrap(model, tokenizer, name, ranks)
     warn_without_template(lm)
     return lm
