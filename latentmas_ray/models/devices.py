@@ -22,7 +22,7 @@ from latentmas_ray.units import format_bytes
 
 FIELD = "tp"  # the flag that asks for ranks
 WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for working memory and for what a forward needs
-# Styles of a plan that divide a vocabulary: of the output embeddings, and of the input embeddings, which may be the same.
+# Styles of a plan that divide a vocabulary: of the output embeddings, and of the input embeddings, which may be tied.
 _DIVIDES_VOCABULARY = ("colwise_gather_output", "colwise_rep", "embedding_rowwise")
 _WHOLE = "replicated_with_grad_allreduce"  # the style that divides nothing
 
