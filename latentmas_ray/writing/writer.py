@@ -27,6 +27,7 @@ from latentmas_ray.writing.text_engine import TextEngine, TextOutput
 from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn
 
 CANCELLED = "it was cancelled"
+_MAX_CANCELLED = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,11 +147,8 @@ class Writer:
                 self._cancelled[number] = None
             else:
                 self._cancelled.setdefault(number, set()).update(question_ids)  # type: ignore[union-attr]
-
-    def forget(self, number: int) -> None:
-        """Forget what was cancelled of a turn that will not start."""
-        with self._lock:
-            self._cancelled.pop(number, None)
+            while len(self._cancelled) > _MAX_CANCELLED:  # of turns that never came
+                del self._cancelled[next(iter(self._cancelled))]
 
     @property
     def progress(self) -> list[TurnProgress]:
