@@ -82,7 +82,7 @@ class QuestionDone:
 
     With `result` the turn may still run for other questions: it is the turn's result for this question alone (its
     values per question have one entry), and the question is in `TurnResult.failed` if it could not be answered. It may
-    be reported before the TurnDone of other agents. Without `result` the turn is over. Each question is reported once.
+    be reported before the TurnDone of other agents. Without `result` the turn is over.
     """
 
     handle: TurnHandle
