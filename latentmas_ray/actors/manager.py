@@ -135,6 +135,14 @@ class ReplicaManager:
             }
         return self._by_agent
 
+    def writes_at_once(self) -> dict[str, int]:
+        """Return how many questions all replicas of an agent write at the same time, for agents that write so."""
+        return {
+            agent: sum(self._request.texts[agent].max_running for _ in replicas)
+            for agent, replicas in self.replicas_of().items()
+            if replicas and isinstance(replicas[0], TextReplica)
+        }
+
     def device_layout(self) -> DeviceLayout:
         """Return the devices that the actors run on, and what all of them support."""
         gpus = {one.gpu for one in self.loaded}

@@ -149,6 +149,7 @@ class RayRuntime:
             if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
+            writes_at_once=self._manager.writes_at_once(),
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:

@@ -126,12 +126,16 @@ class Writer:
         """
         work = received.work
         turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self._decode)
+        if turn.has_ended:  # all of its questions are skipped
+            turn.future.set_result(turn.result())
+            return turn.future
         with self._lock:
             if self._dead is not None:
                 raise self._dead
             self._turns[number] = turn
             for question in turn.questions:
-                heapq.heappush(self._waiting, (question.order, question))
+                if not question.has_ended:
+                    heapq.heappush(self._waiting, (question.order, question))
             if number in self._cancelled:
                 self._cancel_in(turn, self._cancelled.pop(number))
             self._queue_step()

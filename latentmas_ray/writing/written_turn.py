@@ -87,7 +87,9 @@ class WrittenTurn:
         self.run_on = run_on
         self.future: Future[TurnResult] = Future()
         self.questions = [
-            WrittenQuestion(turn=self, index=index, key=f"{number} {index} {name}")
+            WrittenQuestion(
+                turn=self, index=index, key=f"{number} {index} {name}", has_ended=name in received.work.skipped
+            )
             for index, name in enumerate(received.work.question_ids)
         ]
         self._decode = decode
