@@ -114,7 +114,7 @@ class WrittenTurn:
             step="token" if any(counts) else "prompt",
             num_done=max(counts),
             num_total=self.received.work.sampling.max_new_tokens if any(counts) else sum(prompts),
-            seconds=now - min(question.started_at or now for question in started),
+            seconds=now - min(one.started_at for one in started if one.started_at is not None),
         )
 
     def result(self, indexes: Sequence[int] | None = None) -> TurnResult:
