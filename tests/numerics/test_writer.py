@@ -1,6 +1,7 @@
 """The writer on our own engine gives what a turn of the same questions gives in one static batch."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,9 +93,7 @@ def test_recompute_inputs_are_computed_while_others_are_written(runner: TurnRunn
         def chunks_of(self, agent: str) -> Any:
             yield inputs
 
-    recomputed = order(
-        "judger", "text", sampling=SAMPLED, reads=(memory("planner"),), recomputed=frozenset({"planner"})
-    )
+    recomputed = replace(work, recomputed=frozenset({"planner"}))
     with ThreadPoolExecutor(1) as owner:
         writer = Writer(ContinuousEngine(runner.engine.lm, max_running=2), owner.submit, recompute=runner.recompute)
         other = writer.start(0, writer.receive(work, InMemorySegments(segments)))

@@ -160,7 +160,7 @@ def test_a_question_that_takes_too_long_fails_alone() -> None:
     bench.step(10)  # the second has ended, the third has just started or waits
     bench.clock.now = 11.0
     bench.finish()
-    assert done.result().failed == {"q0": "it took longer than 10 s (turn_timeout)"}
+    assert done.result().failed == {"q0": "it took longer than 10.0 s (turn_timeout)"}
     assert done.result().texts[2] == text_of("write 19", 19)
     assert bench.engine._running == {}
 
