@@ -29,7 +29,6 @@ from tests.ray.stand_ins import StandIn, number_of
 pytestmark = pytest.mark.usefixtures("cluster")
 
 PAIR = ("planner", "judger")
-GROWN_SECONDS = 0.6  # a little more than the time between two reports of tokens
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def started(tmp_path: Path, *, max_running: int = 4, **more: Any) -> Iterator[Ra
     """A thinker and a writer, of which the latter misbehaves once if it is asked to."""
     armed = tmp_path / "armed"
     armed.touch()
-    texts = {"judger": TextSetup(partial(scripted_runner, max_running, armed), max_running)}
+    texts = {"judger": TextSetup(make_runner=partial(scripted_runner, max_running, armed), max_running=max_running)}
     with actors_of(PAIR, partial(StandIn, tmp_path), texts=texts, **more) as (runtime, info):
         assert info.writes_at_once == {"judger": max_running * more.get("replicas", 1)}
         yield runtime
