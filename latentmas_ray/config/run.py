@@ -23,6 +23,7 @@ from latentmas_ray.config.parts import (
     Since,
     TaskConfig,
     TransferConfig,
+    WritingConfig,
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
@@ -34,7 +35,16 @@ _SHOULD = re.compile(r"^(Input|String) should ")
 
 
 # Pydantic takes the fields of the last base first.
-class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, MethodConfig, TaskConfig, ModelConfig):
+class RunConfig(
+    OutputConfig,
+    PlacementConfig,
+    TransferConfig,
+    WritingConfig,
+    SamplingConfig,
+    MethodConfig,
+    TaskConfig,
+    ModelConfig,
+):
     """The configuration of a run: all parts in one, with flat names. Derived values are properties."""
 
     @model_validator(mode="before")
@@ -106,6 +116,12 @@ def _check_together(config: RunConfig) -> None:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
+    if config.engine == "vllm" and config.runtime == "local":
+        expected = "with runtime local it must be transformers: vLLM needs a process of its own"
+        raise ConfigError("engine", config.engine, expected)
+    if config.engine == "vllm" and config.placement == "colocate":
+        expected = "with placement colocate it must be transformers: vLLM needs an actor of its own"
+        raise ConfigError("engine", config.engine, expected)
     if config.memory != "matched" and config.method != "latent":
         expected = f"method {config.method} hands over no memory; use matched or method latent"
         raise ConfigError("memory", config.memory, expected)

@@ -157,7 +157,9 @@ class Setup:
     def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
         topology = self._configured_topology(config)
         steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
-        warn_of_unused(RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps), given)
+        engines = tuple(agent.engine for agent in self.topology_for(config).agents if agent.thinks == "text")
+        setting = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
+        warn_of_unused(setting, given)
 
     def _run_batches(
         self,
