@@ -26,8 +26,8 @@ HandsOver = Literal["all", "prompt", "latents"]
 TextEngineName = Literal["auto", "transformers", "vllm"]
 
 MAX_LATENT_STEPS = 100_000
-LATENT_KEYS = ("latent_steps", "hands_over", "close_turn")
-TEXT_KEYS = ("engine",)
+LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
+TEXT_KEYS: tuple[str, ...] = ("engine",)
 SAME_NAME = "names must differ, and another agent has this one"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
