@@ -116,12 +116,6 @@ def _check_together(config: RunConfig) -> None:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
-    if config.engine == "vllm" and config.runtime == "local":
-        expected = "with runtime local it must be transformers: vLLM needs a process of its own"
-        raise ConfigError("engine", config.engine, expected)
-    if config.engine == "vllm" and config.placement == "colocate":
-        expected = "with placement colocate it must be transformers: vLLM needs an actor of its own"
-        raise ConfigError("engine", config.engine, expected)
     if config.memory != "matched" and config.method != "latent":
         expected = f"method {config.method} hands over no memory; use matched or method latent"
         raise ConfigError("memory", config.memory, expected)

@@ -131,13 +131,6 @@ def test_a_guard_is_for_agents_that_think_in_latent_space(method: str) -> None:
     assert make_config({"method": "latent", "guard": "warn"}).guard == "warn"
 
 
-@pytest.mark.parametrize(("field", "value"), [("runtime", "local"), ("placement", "colocate")])
-def test_vllm_is_refused_where_agents_share_a_process(field: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"engine: got 'vllm'; with {field} {value} it must be transformers: vLLM"):
-        make_config({"engine": "vllm", field: value})
-    assert make_config({"engine": "auto", field: value}).engine == "auto"
-
-
 def test_a_key_that_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigError):
         make_config({1: "sample"})  # type: ignore[dict-item]
