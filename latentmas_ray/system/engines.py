@@ -88,6 +88,16 @@ def _obstacle(config: RunConfig, has_name: bool) -> tuple[str, str] | None:
     if not has_name:
         why = "the model is an object"
         return why, f"it must be transformers, as {why}; or give the name of a folder where it is saved"
+    if config.tp > 1:
+        why = f"tp {config.tp}"
+        return why, f"with {why} it must be transformers: vLLM loads a whole model in one actor"
+    if config.trace:
+        return (
+            "traces need hidden states",
+            f"with trace {config.trace} it must be transformers: traces need hidden states",
+        )
+    if config.transfer == "recompute":
+        return "transfer recompute", "with transfer recompute it must be transformers: vLLM reads KV"
     return None if (problem := obstacle()) is None else (problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers")
 
 
@@ -99,8 +109,6 @@ def _choose(config: RunConfig, *, has_name: bool, has_gpu: bool) -> EngineChoice
         return EngineChoice("transformers", "there is no GPU for vLLM")
     if (build := find_vllm()) is not None and build.is_for_cpus:
         return EngineChoice("transformers", "vLLM is installed for CPUs alone")
-    if config.trace:
-        return EngineChoice("transformers", "traces need hidden states")
     if (why := _family_obstacle(config.model, config.revision)) is not None:
         return EngineChoice("transformers", why)
     return EngineChoice("vllm", "it is installed, and there is a GPU")
