@@ -207,7 +207,7 @@ class Writer:
         ended = [(question, CANCELLED) for question in cancelled]
         if (limit := self._question_seconds) is not None:
             now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
-            late = [one for one in self._running.values() if now - (one.started_at or now) > limit]
+            late = [question for question in self._running.values() if question.seconds(now) > limit]
             ended += [(question, why) for question in late if question.key not in gone]
         if ended:
             self.engine.abort([question.key for question, _ in ended if question.key in self._running])
