@@ -245,17 +245,11 @@ def test_a_fact_that_is_known_after_the_start_must_be_shared(tmp_path: Path, fin
 
 
 def test_a_fact_that_older_runs_did_not_note(finished: Path) -> None:
-    before = (finished / "config.yaml").read_bytes()
     with open_again(finished) as journal:
         journal.pin("engine", "transformers", before="transformers")
         with pytest.raises(JournalError, match=r"engine: got 'judger=vllm'; .* has 'transformers'"):
             journal.pin("engine", "judger=vllm", before="transformers")
-    assert (finished / "config.yaml").read_bytes() == before
-
-
-def test_a_fact_that_cannot_be_noted_ends_the_run(tmp_path: Path) -> None:
-    with Journal.open(tmp_path, RunConfig(output=str(tmp_path)), QUESTIONS) as journal:
-        (tmp_path / "config.yaml").write_text("[]")
+        (finished / "config.yaml").write_text("[]")
         with pytest.raises(RunError, match="something else has changed"):
             journal.pin("engine", "judger=vllm", before="transformers")
 
