@@ -23,6 +23,7 @@ from latentmas_ray.config.parts import (
     Since,
     TaskConfig,
     TransferConfig,
+    WritingConfig,
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
@@ -34,7 +35,16 @@ _SHOULD = re.compile(r"^(Input|String) should ")
 
 
 # Pydantic takes the fields of the last base first.
-class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, MethodConfig, TaskConfig, ModelConfig):
+class RunConfig(
+    OutputConfig,
+    PlacementConfig,
+    TransferConfig,
+    WritingConfig,
+    SamplingConfig,
+    MethodConfig,
+    TaskConfig,
+    ModelConfig,
+):
     """The configuration of a run: all parts in one, with flat names. Derived values are properties."""
 
     @model_validator(mode="before")
