@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from latentmas_ray.engine.turn import Prompt
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.tasks.grading.final_part import new_question_at
 
@@ -36,3 +37,8 @@ class RunOnCheck:
         while kept > begin and len(self._chat.decode(output[begin:kept]).rstrip()) > end:
             kept -= 1
         return kept
+
+
+def asked(prompts: Sequence[Prompt]) -> list[str]:
+    """Return the text of each prompt, as `RunOnCheck` needs it."""
+    return ["\n".join(message["content"] for message in prompt.messages) for prompt in prompts]

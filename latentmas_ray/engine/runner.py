@@ -17,11 +17,12 @@ from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.positions import check_positions
 from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.run_on import asked
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.timing.progress import StepCounter, TurnProgress
-from latentmas_ray.engine.turn import Phases, Prompt, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Phases, TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChunk, merge_layout
 
@@ -121,7 +122,7 @@ class TurnRunner:
             with timer.phase("trace"):  # before decoding moves rows
                 tracer.capture(session)
             with timer.phase("decode"):
-                written = session.decode(work.sampling, work.agent, _asked(work.prompts), is_last=work.is_last)
+                written = session.decode(work.sampling, work.agent, asked(work.prompts), is_last=work.is_last)
             outputs = dict(enumerate(written))
             rows = zip(merged.lengths, prompts, written, strict=True)
             memory_tokens = tuple(read + len(prompt) + len(output) for read, prompt, output in rows)
@@ -269,20 +270,15 @@ class TurnRunner:
         if not rows:
             return {}
         with timer.phase("decode"):
-            asked = [prompts[row] for row in rows]
+            fed = [prompts[row] for row in rows]
             longest = max(reads.lengths[row] + len(prompts[row]) for row in rows)
             num_new = min(work.sampling.max_new_tokens, max(0, (self.engine.lm.max_positions or sys.maxsize) - longest))
-            other = clone_without(session, reads, rows, num_new=max(map(len, asked)) + num_new)
-            other.prefill(asked)
-            written = other.decode(work.sampling, work.agent, _asked([work.prompts[row] for row in rows]))
+            other = clone_without(session, reads, rows, num_new=max(map(len, fed)) + num_new)
+            other.prefill(fed)
+            written = other.decode(work.sampling, work.agent, asked([work.prompts[row] for row in rows]))
             cut_off = dict(zip(rows, other.cut_off, strict=True))
             session.cut_off = [cut_off.get(row, "no") for row in range(len(prompts))]
             return dict(zip(rows, written, strict=True))
-
-
-def _asked(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the text of each prompt."""
-    return ["\n".join(message["content"] for message in prompt.messages) for prompt in prompts]
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory import KVCacheSpec, RecomputeInputs
 from latentmas_ray.models.chat import ChatTokenizer
 
 # stop: the model has ended it. length: `max_new_tokens`, or the last position. error: it cannot be continued.
@@ -50,6 +50,9 @@ class TextRequest:
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     memory: QuestionMemory | None = None
+    # All inputs of the chain of agents before it, fed before the prompt in place of `memory`. Only an engine that says
+    # so takes them; others raise SegmentError.
+    inputs: RecomputeInputs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,45 @@
+"""From the segments that a turn reads to one memory per question, as an engine that writes texts gets it."""
+
+from collections.abc import Iterable
+
+from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory import KVCacheSpec, MergedLayout, SegmentChunk
+from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory
+
+
+def question_memories(
+    spec: KVCacheSpec, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]
+) -> list[QuestionMemory | None]:
+    """Return the memory of each question of a turn; None for one that reads nothing.
+
+    `chunks` are the placed segments' chunks, each with its agent, in any order; the iterator may wait for them. The
+    parts are views of the chunks, which the caller must keep as long as the memories are in use. Raises
+    IncompatibleMemoryError for memory that does not have `spec`, SegmentError if a chunk is missing or comes twice.
+    """
+    ends = [0] * len(merged.next_positions)
+    begins, missing, shifts = {}, {}, {}
+    for placed in merged.segments:
+        spec.check_same(placed.segment.spec)
+        placed.segment.layout().require_uniform()
+        begins[placed.agent] = list(ends)
+        ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
+        missing[placed.agent] = sum(placed.segment.lengths)
+        shifts[placed.agent] = placed.shifts
+    parts: list[list[MemoryPart]] = [[] for _ in ends]
+    for agent, chunk in chunks:
+        for question, shift in enumerate(shifts[agent]):
+            if chunk.lengths[question]:
+                slot = begins[agent][question] + chunk.begins[question]
+                parts[question] += [
+                    MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head)
+                    for head, kv_LCHTD in chunk.head_views(question)
+                ]
+        missing[agent] -= sum(chunk.lengths)
+    if any(missing.values()):
+        raise SegmentError(f"memory is missing or duplicate: {missing} tokens")
+    return [
+        QuestionMemory(parts=tuple(parts[question]), num_tokens=end, next_position=merged.next_positions[question])
+        if end or merged.next_positions[question]
+        else None
+        for question, end in enumerate(ends)
+    ]

@@ -1,0 +1,343 @@
+"""Writes the questions of several turns at the same time, on any `TextEngine`.
+
+A turn is received in the thread of its caller, which waits for its memory there. One thread, the engine's, starts
+questions and steps the engine; each step is queued anew, so that other work of that thread runs in between.
+"""
+
+import heapq
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from latentmas_ray.engine.positions import check_positions
+from latentmas_ray.engine.run_on import RunOnCheck, asked
+from latentmas_ray.engine.segment_io import Incoming
+from latentmas_ray.engine.timing.progress import TurnProgress
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.errors import ActorError, LatentMASError, first_line
+from latentmas_ray.memory import Segment, merge_layout
+from latentmas_ray.units import format_seconds
+from latentmas_ray.writing.busy_time import BusyTime
+from latentmas_ray.writing.receive import receive_memory
+from latentmas_ray.writing.text_engine import TextEngine, TextOutput
+from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn
+
+CANCELLED = "it was cancelled"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextGrown:
+    """A question of a turn has `num_tokens` tokens so far."""
+
+    number: int  # of the turn
+    question_id: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextEnded:
+    """A question of the answering agent has ended before its turn; `result` is of this question alone."""
+
+    number: int
+    question_id: str
+    result: TurnResult
+
+
+WriterEvent = TextGrown | TextEnded
+# Computes again what the agents `TurnRequest.recomputed` handed over; called in the engine's thread.
+Recompute = Callable[[TurnRequest, Incoming], Mapping[str, Segment]]
+
+
+def ignore(event: WriterEvent) -> None:
+    """Do nothing with an event."""
+
+
+class Writer:
+    """Writes texts. All methods but `step` may be called from any thread."""
+
+    def __init__(
+        self,
+        engine: TextEngine,
+        execute: Callable[[Callable[[], None]], Any],
+        *,
+        recompute: Recompute | None = None,
+        question_seconds: float | None = None,
+        on_event: Callable[[WriterEvent], None] = ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`execute` queues a call for the engine's thread and returns at once.
+
+        recompute: without it, `engine` gets the inputs of a chain as they are.
+        question_seconds: a question that runs longer, from its start, fails alone.
+        on_event: is called in the engine's thread for every token, and for every question that ends before its turn.
+        """
+        self.engine = engine
+        self.busy = BusyTime()
+        self.num_steps = 0  # of the engine so far
+        self._execute, self._recompute = execute, recompute
+        self._question_seconds, self._on_event, self._clock = question_seconds, on_event, clock
+        self._chat_lock = threading.Lock()  # tokenizers are not made for two threads
+        self._lock = threading.Lock()  # of all that follows
+        self._waiting: list[tuple[tuple[float, int, int], WrittenQuestion]] = []  # a heap
+        self._turns: dict[int, WrittenTurn] = {}
+        self._cancelled: dict[int, set[str] | None] = {}  # by turn that has not started: its questions, None: all
+        self._to_abort: list[WrittenQuestion] = []  # that were cancelled
+        self._is_stepping = False  # a step is queued
+        self._dead: ActorError | None = None
+        self._running: dict[str, WrittenQuestion] = {}  # only the engine's thread changes it
+
+    def receive(self, work: TurnRequest, memory: Incoming) -> ReceivedTurn:
+        """Wait for the memory of a turn and return what `start` needs.
+
+        Raises QuestionsTooLongError for questions that do not fit the model's positions, SegmentError, ModelError for
+        prompts that the chat template refuses, and the errors of `memory`.
+        """
+        engine, begin = self.engine, time.perf_counter()
+        with self._chat_lock:
+            prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
+        encoded = time.perf_counter()
+        check_positions(
+            work,
+            starts=merge_layout(work.reads, memory.segments(), len(prompts)).next_positions,
+            prompt_lengths=list(map(len, prompts)),
+            num_closing=0,
+            limit=engine.max_positions,
+            model=engine.model_name,
+        )
+        arrived = receive_memory(engine.spec, work, memory, self._call_recompute if self._recompute else None)
+        return ReceivedTurn(
+            work=work,
+            prompts=prompts,
+            memory=arrived,
+            encode_seconds=encoded - begin,
+            absorb_seconds=time.perf_counter() - encoded,
+        )
+
+    def start(self, number: int, received: ReceivedTurn) -> "Future[TurnResult]":
+        """Queue the questions of a turn, oldest turn first; return the future of its result.
+
+        `number` is unique among the turns of this writer. A question that cannot be written is in `TurnResult.failed`;
+        the future raises ActorError if the engine cannot continue.
+        """
+        work = received.work
+        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self._decode)
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            self._turns[number] = turn
+            for question in turn.questions:
+                heapq.heappush(self._waiting, (question.order, question))
+            if number in self._cancelled:
+                self._cancel_in(turn, self._cancelled.pop(number))
+            self._queue_step()
+        return turn.future
+
+    def cancel(self, number: int, question_ids: Collection[str] | None = None) -> None:
+        """Drop questions of a turn (default: all), which may not have started yet: they are in `TurnResult.failed`."""
+        with self._lock:
+            if (turn := self._turns.get(number)) is not None:
+                self._cancel_in(turn, question_ids)
+                self._queue_step()
+            elif question_ids is None or self._cancelled.get(number, ()) is None:
+                self._cancelled[number] = None
+            else:
+                self._cancelled.setdefault(number, set()).update(question_ids)  # type: ignore[union-attr]
+
+    def forget(self, number: int) -> None:
+        """Forget what was cancelled of a turn that will not start."""
+        with self._lock:
+            self._cancelled.pop(number, None)
+
+    @property
+    def progress(self) -> list[TurnProgress]:
+        """How far the turns are that are being written."""
+        with self._lock:
+            turns = list(self._turns.values())
+        now = self._clock()
+        return [progress for turn in turns if (progress := turn.progress(now)) is not None]
+
+    def step(self) -> bool:
+        """Start questions for which there is room and step the engine once; return whether any are left.
+
+        Only the engine's thread calls it. An error of the engine ends all turns with ActorError.
+        """
+        try:
+            self._end_unwanted()
+            begin = time.time()
+            self._start_waiting()
+            if self._running:
+                self._step_engine(begin)
+        except Exception as error:  # noqa: BLE001  whatever it is, the engine's state is unknown now
+            self._die(error)
+        with self._lock:
+            return bool(self._running or self._waiting or self._to_abort)
+
+    def close(self) -> None:
+        """Free the engine; turns in progress raise ActorError. Only the engine's thread calls it."""
+        self._die(ActorError("the engine was closed"))
+        self.engine.close()
+
+    def _queue_step(self) -> None:
+        """Queue a step unless one is queued. The lock is held."""
+        if not self._is_stepping:
+            self._is_stepping = True
+            self._execute(self._step_and_queue)
+
+    def _step_and_queue(self) -> None:
+        self.step()
+        with self._lock:
+            self._is_stepping = False
+            if self._running or self._waiting or self._to_abort:
+                self._queue_step()
+
+    def _end_unwanted(self) -> None:
+        """End the questions that were cancelled or take too long."""
+        with self._lock:
+            cancelled, self._to_abort = self._to_abort, []
+            gone = {question.key for question in cancelled}
+            if gone:
+                self._waiting = [one for one in self._waiting if one[1].key not in gone]
+                heapq.heapify(self._waiting)
+        ended = [(question, CANCELLED) for question in cancelled]
+        if (limit := self._question_seconds) is not None:
+            now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
+            late = [one for one in self._running.values() if now - (one.started_at or now) > limit]
+            ended += [(question, why) for question in late if question.key not in gone]
+        if ended:
+            self.engine.abort([question.key for question, _ in ended if question.key in self._running])
+        for question, why in ended:
+            question.error = why
+            self._end(question)
+
+    def _start_waiting(self) -> None:
+        """Start the oldest questions, as many as there is room for."""
+        while len(self._running) < self.engine.max_running:
+            with self._lock:
+                if not self._waiting:
+                    return
+                order, question = heapq.heappop(self._waiting)
+            request = question.request()
+            if self._running and not self.engine.can_start(request):
+                with self._lock:
+                    heapq.heappush(self._waiting, (order, question))
+                return
+            question.started_at = self._clock()
+            try:
+                self.engine.start(request)
+            except ActorError:
+                raise
+            except LatentMASError as error:
+                question.error = first_line(error)
+                traceback.clear_frames(error.__traceback__)
+                self._end(question)
+            else:
+                self._running[question.key] = question
+
+    def _step_engine(self, begin: float) -> None:
+        ran = list(self._running.values())
+        outputs = self.engine.step()
+        self.num_steps += 1
+        end = time.time()
+        self.busy.record(begin, end)
+        for question in ran:
+            question.add_share(max(0.0, end - begin) / len(ran))
+        for output in outputs:
+            if output.key in self._running:
+                self._take(self._running[output.key], output)
+
+    def _take(self, question: WrittenQuestion, output: TextOutput) -> None:
+        """Add what a step has written for a question."""
+        ends = output.end
+        for token in output.token_ids:
+            question.tokens.append(token)
+            if (kept := self._num_kept(question)) is not None:
+                del question.tokens[kept:]
+                if ends is None:
+                    self.engine.abort([question.key])
+                ends = "stop"
+                break
+        question.has_token |= bool(output.token_ids)
+        if ends is None:
+            self._on_event(
+                TextGrown(number=question.turn.number, question_id=question.id, num_tokens=len(question.tokens))
+            )
+            return
+        if ends == "error":
+            question.error = " ".join(output.error.split()) or "the engine could not continue it"
+        elif ends == "length":
+            limit = self.engine.max_positions
+            is_last_position = limit is not None and question.last_position >= limit
+            question.cut_off = "positions" if is_last_position else "max_new_tokens"
+        self._end(question)
+
+    def _num_kept(self, question: WrittenQuestion) -> int | None:
+        run_on = question.turn.run_on
+        if not run_on.is_on:
+            return None
+        with self._chat_lock:
+            return run_on.num_kept(question.index, question.tokens)
+
+    def _end(self, question: WrittenQuestion) -> None:
+        """Report a question that has ended, and its turn if it was the last."""
+        turn = question.turn
+        self._running.pop(question.key, None)
+        question.has_ended = True
+        if turn.has_ended:
+            with self._lock:
+                self._turns.pop(turn.number, None)
+            turn.future.set_result(turn.result())
+        elif turn.received.work.is_last and question.error != CANCELLED:
+            self._on_event(TextEnded(number=turn.number, question_id=question.id, result=turn.result([question.index])))
+
+    def _cancel_in(self, turn: WrittenTurn, question_ids: Collection[str] | None) -> None:
+        """Have questions of a turn ended before the next step. The lock is held."""
+        queued = {question.key for question in self._to_abort}
+        self._to_abort += [
+            question
+            for question in turn.questions
+            if (question_ids is None or question.id in question_ids)
+            and not question.has_ended
+            and question.key not in queued
+        ]
+
+    def _die(self, error: Exception) -> None:
+        """End all turns: the engine cannot continue."""
+        if isinstance(error, ActorError):
+            dead = error
+        else:
+            dead = ActorError(f"the engine that writes texts failed: {first_line(error)}")
+            dead.__cause__ = error
+            traceback.clear_frames(error.__traceback__)
+        with self._lock:
+            self._dead = self._dead or dead
+            turns, self._turns, self._waiting, self._to_abort = list(self._turns.values()), {}, [], []
+        self._running.clear()
+        for turn in turns:
+            turn.future.set_exception(self._dead)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        with self._chat_lock:
+            return self.engine.chat.decode(token_ids)
+
+    def _call_recompute(self, work: TurnRequest, memory: Incoming) -> Mapping[str, Segment]:
+        """Compute memory in the engine's thread; its bytes are copied out of the engine's cache there."""
+        done: Future[Mapping[str, Segment]] = Future()
+
+        def compute() -> None:
+            assert self._recompute is not None
+            begin = time.time()
+            try:
+                segments = self._recompute(work, memory)
+                for segment in segments.values():
+                    segment.kv.buffer()
+                done.set_result(segments)
+            except BaseException as error:  # noqa: BLE001  raised where the result is awaited
+                done.set_exception(error)
+            self.busy.record(begin, time.time())
+
+        self._execute(compute)
+        return done.result()

@@ -1,0 +1,158 @@
+"""A text agent's turn while its questions are written: what was read, what each question has so far, its result."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, fields
+
+from latentmas_ray.engine.run_on import RunOnCheck
+from latentmas_ray.engine.timing.progress import TurnProgress
+from latentmas_ray.engine.turn import CutOff, Phases, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.writing.receive import ReceivedMemory
+from latentmas_ray.writing.text_engine import TextRequest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReceivedTurn:
+    """A turn whose memory has arrived. Values per question are in the order of `work.question_ids`."""
+
+    work: TurnRequest
+    prompts: Sequence[Sequence[int]]  # token ids
+    memory: ReceivedMemory
+    encode_seconds: float = 0.0  # from texts to tokens
+    absorb_seconds: float = 0.0  # to unpack the memory, or to compute it again
+    wait_seconds: float = 0.0  # for memory that had not arrived when the turn began
+    reads: tuple[SegmentRead, ...] = ()
+
+
+@dataclass(eq=False, kw_only=True)
+class WrittenQuestion:
+    """One question: what was written so far, and its share of the engine's steps."""
+
+    turn: "WrittenTurn"
+    index: int  # in the turn
+    key: str
+    tokens: list[int] = field(default_factory=list)
+    cut_off: CutOff = "no"
+    error: str | None = None  # why it could not be written
+    has_ended: bool = False
+    started_at: float | None = None  # monotonic seconds
+    has_token: bool = False
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.turn.received.work.question_ids[self.index]
+
+    @property
+    def order(self) -> tuple[float, int, int]:
+        """What decides which question starts first: the oldest turn, then the order in the turn."""
+        return self.turn.received.work.submitted_at, self.turn.number, self.index
+
+    def add_share(self, seconds: float) -> None:
+        """Add its share of a step."""
+        if self.has_token:
+            self.decode_seconds += seconds
+        else:
+            self.prefill_seconds += seconds
+
+    @property
+    def last_position(self) -> int:
+        """The position of the last token that the engine has read: the one that was sampled last is not read yet."""
+        received = self.turn.received
+        start = received.memory.starts[self.index]
+        return start + len(received.prompts[self.index]) + len(self.tokens) - 1
+
+    def request(self) -> TextRequest:
+        """What the engine gets."""
+        received = self.turn.received
+        return TextRequest(
+            key=self.key,
+            question_id=self.id,
+            agent=received.work.agent,
+            prompt_ids=tuple(received.prompts[self.index]),
+            sampling=received.work.sampling,
+            memory=received.memory.memories[self.index],
+            inputs=received.memory.inputs[self.index],
+        )
+
+
+class WrittenTurn:
+    """A turn in progress. `future` gets its result when its last question has ended."""
+
+    def __init__(self, number: int, received: ReceivedTurn, run_on: RunOnCheck, decode: Callable[[Sequence[int]], str]):
+        """`number` is unique among the turns of a writer. `decode` makes a text of token ids."""
+        self.number = number
+        self.received = received
+        self.run_on = run_on
+        self.future: Future[TurnResult] = Future()
+        self.questions = [
+            WrittenQuestion(turn=self, index=index, key=f"{number} {index} {name}")
+            for index, name in enumerate(received.work.question_ids)
+        ]
+        self._decode = decode
+        self._texts: dict[int, str] = {}
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all of its questions have ended."""
+        return all(question.has_ended for question in self.questions)
+
+    def progress(self, now: float) -> TurnProgress | None:
+        """How far it is at the time `now`; None before its first question starts. Any thread may ask."""
+        started = [question for question in self.questions if question.started_at is not None]
+        if not started:
+            return None
+        open_ones = [question for question in started if not question.has_ended] or started
+        counts = [len(question.tokens) for question in open_ones]
+        prompts = [len(self.received.prompts[question.index]) for question in open_ones]
+        return TurnProgress(
+            agent=self.received.work.agent,
+            question_ids=self.received.work.question_ids,
+            step="token" if any(counts) else "prompt",
+            num_done=max(counts),
+            num_total=self.received.work.sampling.max_new_tokens if any(counts) else sum(prompts),
+            seconds=now - min(question.started_at or now for question in started),
+        )
+
+    def result(self, indexes: Sequence[int] | None = None) -> TurnResult:
+        """Return the result of these questions, which have ended (default: all)."""
+        chosen = self.questions if indexes is None else [self.questions[index] for index in indexes]
+        received = self.received
+        texts = [self._text(question) for question in chosen]
+        phases = tuple(map(self._phases, chosen))
+        return TurnResult(
+            agent=received.work.agent,
+            prompt_tokens=tuple(len(received.prompts[question.index]) for question in chosen),
+            output_token_ids=tuple(tuple(question.tokens) for question in chosen),
+            texts=tuple(texts),
+            cut_off=tuple(question.cut_off for question in chosen),
+            phases=sum_phases(phases),
+            question_phases=phases,
+            failed={question.id: question.error for question in chosen if question.error is not None},
+            memory_tokens=tuple(
+                received.memory.lengths[question.index] + len(received.prompts[question.index]) + len(question.tokens)
+                for question in chosen
+            ),
+            reads=received.reads,
+        )
+
+    def _text(self, question: WrittenQuestion) -> str:
+        if question.index not in self._texts:
+            self._texts[question.index] = self._decode(question.tokens) if question.tokens else ""
+        return self._texts[question.index]
+
+    def _phases(self, question: WrittenQuestion) -> Phases:
+        """Its share of the steps, and an equal part of what was done for the whole turn."""
+        count = len(self.questions)
+        return Phases(
+            wait=self.received.wait_seconds / count,
+            absorb=self.received.absorb_seconds / count,
+            prefill=self.received.encode_seconds / count + question.prefill_seconds,
+            decode=question.decode_seconds,
+        )
+
+
+def sum_phases(phases: Sequence[Phases]) -> Phases:
+    """Return the sum of the seconds of each phase."""
+    return Phases(**{one.name: sum(getattr(phase, one.name) for phase in phases) for one in fields(Phases)})
