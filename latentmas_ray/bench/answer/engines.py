@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +20,7 @@ from latentmas_ray.bench.timings import p99
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES, save_random_model
+from latentmas_ray.vllm.installed import HOW_TO_INSTALL, obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,10 @@ def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[Writi
 
 def chosen_engines(settings: AnswerBenchSettings) -> tuple[str, ...]:
     """Return the engines to measure, in the order of `ENGINES`. Raises ConfigError for one that is not installed."""
-    has_vllm = find_spec("vllm") is not None
     if settings.engines is None:
-        return tuple(name for name in ENGINES if name != "vllm" or has_vllm)
-    if "vllm" in settings.engines and not has_vllm:
-        raise ConfigError("engines", "vllm", "vLLM is not installed: pip install 'latentmas-ray[vllm]', or make vllm")
+        return tuple(name for name in ENGINES if name != "vllm" or obstacle() is None)
+    if "vllm" in settings.engines and (why := obstacle()) is not None:
+        raise ConfigError("engines", "vllm", f"{why}: {HOW_TO_INSTALL}; or leave it out")
     return tuple(name for name in ENGINES if name in settings.engines)
 
 

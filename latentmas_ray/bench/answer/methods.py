@@ -8,18 +8,18 @@ another, the parts of its time say where the seconds go.
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from latentmas_ray.actors.bench_actor import BenchCluster
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.machine import Log
-from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models.presets import SHAPES
 from latentmas_ray.runs.results import Summary
 from latentmas_ray.system import LatentMAS
 from latentmas_ray.units import format_accuracy
+from latentmas_ray.vllm.installed import obstacle
 
 _WARM_UP_QUESTIONS = 2
 
@@ -102,13 +102,12 @@ def answer_engine(settings: AnswerBenchSettings) -> str:
     """Return the engine of all agents that write text."""
     if settings.answer_engine != "auto":
         return settings.answer_engine
-    return "vllm" if settings.runtime == "ray" and find_spec("vllm") is not None else "transformers"
+    return "vllm" if settings.runtime == "ray" and obstacle() is None else "transformers"
 
 
 def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progress: Log) -> list[MethodFigures]:
     fields = run_fields(settings, method, concurrency)
-    config = make_config({name: value for name, value in fields.items() if name in RunConfig.model_fields})
-    with LatentMAS(config) as mas:
+    with LatentMAS(make_config(fields)) as mas:
         mas.evaluate(settings.tasks[0], limit=_WARM_UP_QUESTIONS)  # loads the models, selects kernels
         figures = []
         for task in settings.tasks:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from latentmas_ray.writing.text_engine import TextEngine
 
 _AGENT = "answerer"
+_LEAST_CACHE_BYTES = 2**30
+_ROOM = 1.25  # for blocks that are not full
 _WARM_UP_QUESTIONS, _WARM_UP_TOKENS = 2, 4
 
 
@@ -176,4 +178,21 @@ def _static(settings: AnswerBenchSettings, model: str) -> AnswerSide:
     return StaticSide(runner.engine, settings.batch_size)
 
 
-SIDES: Mapping[str, Callable[[AnswerBenchSettings, str], AnswerSide]] = {"static": _static}
+def _vllm(settings: AnswerBenchSettings, model: str) -> AnswerSide:
+    from latentmas_ray.models import choose_device
+    from latentmas_ray.models.presets import kv_shape
+    from latentmas_ray.vllm.load import load_text_engine
+
+    # A fixed cache, since by itself vLLM takes most of a GPU, where the other engines need their memory.
+    num_tokens = settings.batch_size * (settings.prompt_tokens + settings.max_new_tokens)
+    needed = int(num_tokens * kv_shape(model, dtype=settings.dtype).bytes_per_token * _ROOM)
+    engine = load_text_engine(
+        model,
+        dtype=settings.dtype,
+        max_running=settings.batch_size,
+        kv_cache_bytes=max(_LEAST_CACHE_BYTES, needed),
+    )
+    return ContinuousSide(engine, str(choose_device(settings.device)))
+
+
+SIDES: Mapping[str, Callable[[AnswerBenchSettings, str], AnswerSide]] = {"static": _static, "vllm": _vllm}
