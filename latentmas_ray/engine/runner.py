@@ -58,8 +58,7 @@ class TurnRunner:
     @property
     def device(self) -> str:
         """The device for the log: `cpu`, or the name of the GPU."""
-        device = self.engine.lm.device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return self.engine.lm.device_name
 
     def run(
         self,

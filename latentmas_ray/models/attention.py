@@ -20,53 +20,75 @@ from transformers.masking_utils import sdpa_mask
 NAME = "latentmas_packed"
 
 
-class Packing:
-    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens."""
+class Run:
+    """Neighbouring rows whose attention is one call: rows with one new token each, or one row with any number.
 
-    def __init__(self, starts: Sequence[int], counts: Sequence[int]) -> None:
-        self.starts, self.counts = list(starts), list(counts)
-        self.is_single = all(count == 1 for count in counts)  # a latent step or a decoded token of every row
-        self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
+    Row `first_row` + r has `starts[r]` tokens, and `count` new ones follow them. The new tokens of the rows are those
+    from `first_token` on.
+    """
+
+    def __init__(self, first_row: int, first_token: int, starts: Sequence[int], count: int) -> None:
+        self.first_row, self.first_token, self.starts, self.count = first_row, first_token, list(starts), count
+        self.num_visible = max(starts) + count
+        self.is_even = len(set(starts)) == 1  # then a step needs no mask
+        self.rows = slice(first_row, first_row + len(starts))
+        self.tokens = slice(first_token, first_token + len(starts) * count)
         # Masks and indices serve every layer, so they are made once per device.
         self._slots: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._row_mask: dict[tuple[int, torch.device], Tensor] = {}
-        self._step_mask: dict[torch.device, Tensor] = {}
+        self._mask: dict[torch.device, Tensor] = {}
 
     @property
-    def is_even(self) -> bool:
-        """Whether all rows have the same length, so that a step needs no mask."""
-        return len(set(self.starts)) == 1
+    def num_rows(self) -> int:
+        return len(self.starts)
 
     def slots(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row and slot indices of single tokens, for one indexed write."""
         if device not in self._slots:
             self._slots[device] = (
-                torch.arange(len(self.starts), device=device),
+                torch.arange(self.rows.start, self.rows.stop, device=device),
                 torch.tensor(self.starts, device=device),
             )
         return self._slots[device]
 
-    def step_mask(self, like: Tensor) -> Tensor | None:
-        """The additive mask of single tokens, [B, 1, 1, S]; None if every row sees all slots."""
-        if self.is_even:
+    def mask(self, num_groups: int, like: Tensor) -> Tensor | None:
+        """The additive mask: of single tokens [B, 1, 1, S], or the causal one of a row's tokens [G·T, S]; None if every
+        token sees all slots."""
+        if self.count == 1 and self.is_even:
             return None
-        if like.device not in self._step_mask:
+        if like.device not in self._mask:
             slots = torch.arange(self.num_visible, device=like.device)
-            hidden = slots > torch.tensor(self.starts, device=like.device)[:, None]
-            self._step_mask[like.device] = _additive(hidden, like)[:, None, None]
-        return self._step_mask[like.device]
+            if self.num_rows > 1:
+                hidden = slots > torch.tensor(self.starts, device=like.device)[:, None]
+                self._mask[like.device] = _additive(hidden, like)[:, None, None]
+            else:
+                hidden = slots > torch.arange(self.starts[0], self.num_visible, device=like.device)[:, None]
+                self._mask[like.device] = _additive(hidden, like).repeat(num_groups, 1)
+        return self._mask[like.device]
 
-    def row_mask(self, row: int, num_groups: int, like: Tensor) -> Tensor | None:
-        """The additive causal mask of row `row`'s tokens, [G·T, S]; None for a single token."""
-        start, count = self.starts[row], self.counts[row]
-        if count == 1:
-            return None
-        key = (row, like.device)
-        if key not in self._row_mask:
-            slots = torch.arange(start + count, device=like.device)
-            hidden = slots > torch.arange(start, start + count, device=like.device)[:, None]
-            self._row_mask[key] = _additive(hidden, like).repeat(num_groups, 1)
-        return self._row_mask[key]
+
+class Packing:
+    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens."""
+
+    def __init__(self, starts: Sequence[int], counts: Sequence[int]) -> None:
+        self.starts, self.counts = list(starts), list(counts)
+        self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
+        self.runs = _runs(self.starts, self.counts)
+
+
+def _runs(starts: Sequence[int], counts: Sequence[int]) -> list[Run]:
+    """Divide rows into runs; rows without a new token are in none."""
+    runs: list[Run] = []
+    first_token = row = 0
+    while row < len(counts):
+        stop = row + 1
+        if counts[row] == 1:
+            while stop < len(counts) and counts[stop] == 1:
+                stop += 1
+        if counts[row]:
+            runs.append(Run(row, first_token, starts[row:stop], counts[row]))
+        first_token += sum(counts[row:stop])
+        row = stop
+    return runs
 
 
 def _additive(hidden: Tensor, like: Tensor) -> Tensor:
@@ -93,31 +115,33 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
-    # The G query heads of a KV head become additional queries of it: no key or value is copied.
-    num_kv_heads, num_groups = key.shape[1], query.shape[1] // key.shape[1]
-    if packing.is_single:
-        query_BHGD = query[0].transpose(0, 1).unflatten(1, (num_kv_heads, num_groups))
-        visible = slice(0, packing.num_visible)
-        out_BHGD = scaled_dot_product_attention(
-            query_BHGD, key[:, :, visible], value[:, :, visible], packing.step_mask(query), scale=scaling
-        )
-        return out_BHGD.flatten(1, 2)[None], None
+    if len(packing.runs) == 1:
+        return _run_attention(query, key, value, packing.runs[0], scaling)[None], None
     out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
-    first = 0
-    for row, (start, count) in enumerate(zip(packing.starts, packing.counts, strict=True)):
-        if count == 0:
-            continue
-        query_QTD = query[0, :, first : first + count]
-        out_HXD = scaled_dot_product_attention(
-            query_QTD.reshape(1, num_kv_heads, num_groups * count, -1),
-            key[row : row + 1, :, : start + count],
-            value[row : row + 1, :, : start + count],
-            packing.row_mask(row, num_groups, query),
-            scale=scaling,
-        )
-        out_NQD[first : first + count] = out_HXD.reshape(query_QTD.shape).transpose(0, 1)
-        first += count
+    for run in packing.runs:
+        out_NQD[run.tokens] = _run_attention(query, key, value, run, scaling)
     return out_NQD[None], None
+
+
+def _run_attention(query: Tensor, key: Tensor, value: Tensor, run: Run, scaling: float | None) -> Tensor:
+    """Attention of one run's tokens, [N, Q, D].
+
+    The G query heads of a KV head become additional queries of it: no key or value is copied.
+    """
+    num_kv_heads, num_groups = key.shape[1], query.shape[1] // key.shape[1]
+    query_QND = query[0, :, run.tokens]
+    if run.num_rows > 1:
+        queries = query_QND.transpose(0, 1).unflatten(1, (num_kv_heads, num_groups))  # [B, H, G, D]
+    else:
+        queries = query_QND.reshape(1, num_kv_heads, num_groups * run.count, -1)  # [1, H, G·T, D]
+    out = scaled_dot_product_attention(
+        queries,
+        key[run.rows, :, : run.num_visible],
+        value[run.rows, :, : run.num_visible],
+        run.mask(num_groups, query),
+        scale=scaling,
+    )
+    return out.flatten(1, 2) if run.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -42,18 +42,18 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D]."""
-        packing = self.packing
-        num_rows = len(packing.starts)
-        for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
-            if packing.is_single and packing.is_even:
-                slots_BHTD[:num_rows, :, packing.starts[0]] = new_HND.transpose(0, 1)
-            elif packing.is_single:
-                rows, slots = packing.slots(slots_BHTD.device)
-                slots_BHTD[rows, :, slots] = new_HND.transpose(0, 1)
-            else:
-                parts = new_HND.split(packing.counts, dim=1)
-                for row, (first, count, part) in enumerate(zip(packing.starts, packing.counts, parts, strict=True)):
-                    slots_BHTD[row, :, first : first + count] = part
+        num_rows = len(self.packing.starts)
+        for run in self.packing.runs:
+            first = run.starts[0]
+            for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
+                part_HND = new_HND[:, run.tokens]
+                if run.num_rows == 1:
+                    slots_BHTD[run.first_row, :, first : first + run.count] = part_HND
+                elif run.is_even:
+                    slots_BHTD[run.rows, :, first] = part_HND.transpose(0, 1)
+                else:
+                    rows, slots = run.slots(slots_BHTD.device)
+                    slots_BHTD[rows, :, slots] = part_HND.transpose(0, 1)
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -112,22 +112,41 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Start a batch of `num_rows` empty rows. Slots of the previous batch are zeroed (see `__init__`)."""
         self.detach_all()
         # Row by row: zeroing a slot that was never written would allocate memory for it.
-        for row, num_touched in enumerate(self._num_touched):
-            for layer in self.layers if num_touched else ():
-                layer.kv_CBHTD[:, row, :, :num_touched].zero_()
-        self.lengths, self._num_touched = [0] * num_rows, [0] * self.num_rows
+        for row in range(self.num_rows):
+            self._zero_row(row)
+        self.lengths = [0] * num_rows
 
     def reserve(self, num_slots: int) -> None:
-        """Make rows at least `num_slots` long and keep their tokens. Layer by layer, so that only one is held twice."""
-        if num_slots <= self.num_slots:
-            return
-        for layer in self.layers:
-            old_CBHTD = layer.kv_CBHTD
-            shape = (*old_CBHTD.shape[:3], num_slots, old_CBHTD.shape[4])
-            layer.kv_CBHTD = _zeros(shape, old_CBHTD.dtype, old_CBHTD.device)
-            for row, length in enumerate(self.lengths):
-                layer.kv_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
-        self.num_slots = num_slots
+        """Make rows at least `num_slots` long and keep their tokens."""
+        if num_slots > self.num_slots:
+            self.resize(self.num_rows, num_slots)
+
+    def resize(self, num_rows: int, num_slots: int) -> None:
+        """Change the number of rows and of their slots, which suffice for the tokens in them, and keep those.
+
+        Layer by layer, so that only one is held twice. An error, of which CacheError is the one for CPUs, loses no
+        token; `num_rows` and `num_slots` are then those of the smallest layer.
+        """
+        shape = (2, num_rows, self.spec.num_kv_heads, num_slots, self.spec.head_dim)
+        try:
+            for layer in self.layers:
+                old_CBHTD = layer.kv_CBHTD
+                new_CBHTD = _zeros(shape, old_CBHTD.dtype, old_CBHTD.device)
+                for row, length in enumerate(self.lengths):
+                    new_CBHTD[:, row, :, :length] = old_CBHTD[:, row, :, :length]
+                layer.kv_CBHTD = new_CBHTD
+            self._num_touched = [*self.lengths, *[0] * (num_rows - len(self.lengths))]
+        finally:
+            self.num_rows = min(layer.kv_CBHTD.shape[1] for layer in self.layers)
+            self.num_slots = min(layer.kv_CBHTD.shape[3] for layer in self.layers)
+
+    def add_row(self) -> int:
+        """Add an empty row to the batch, after the others, and return its number. Its slots are zeroed (see
+        `__init__`)."""
+        row = len(self.lengths)
+        self._zero_row(row)
+        self.lengths.append(0)
+        return row
 
     def attach(self, view: CacheView) -> None:
         """Register a view of slots; it is detached before they change."""
@@ -152,12 +171,12 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.packing = Packing(self.lengths, counts)
         for layer in self.layers:
             layer.packing = self.packing
+        for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):
+            self._touch(row, length + count)
 
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
-        for row, length in enumerate(self.lengths):
-            self._touch(row, length)
 
     def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
         """Write tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
@@ -201,6 +220,11 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             self._touch(row, length)
         self.lengths[row] = length
         self.lengths.pop()
+
+    def _zero_row(self, row: int) -> None:
+        for layer in self.layers if self._num_touched[row] else ():
+            layer.kv_CBHTD[:, row, :, : self._num_touched[row]].zero_()
+        self._num_touched[row] = 0
 
     def _touch(self, row: int, num_slots: int) -> None:
         self._num_touched[row] = max(self._num_touched[row], num_slots)

@@ -44,6 +44,11 @@ class LanguageModel:
         return device
 
     @property
+    def device_name(self) -> str:
+        """The device for the log: `cpu`, or the name of the GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if the configuration has none."""
         return max_positions(self.model.config)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs
 from latentmas_ray.models.chat import ChatTokenizer
 
@@ -38,6 +39,27 @@ class QuestionMemory:
     parts: Sequence[MemoryPart]
     num_tokens: int
     next_position: int
+
+    def check(self, spec: KVCacheSpec) -> None:
+        """Raises SegmentError unless the parts have the shape and dtype of `spec`, and together give every head of
+        every token exactly once."""
+        shape = (spec.num_layers, 2, spec.head_dim)
+        for part in self.parts:
+            num_layers, num_kinds, _, _, head_dim = part.kv_LCHTD.shape
+            if (num_layers, num_kinds, head_dim) != shape or part.kv_LCHTD.dtype != spec.torch_dtype:
+                raise SegmentError(
+                    f"memory of shape {tuple(part.kv_LCHTD.shape)} in {part.kv_LCHTD.dtype} does not fit the model: "
+                    f"it has {spec.num_layers} layers and heads of {spec.head_dim} in {spec.torch_dtype}"
+                )
+        for head in range(spec.num_kv_heads):
+            spans = sorted(
+                (part.first_slot, part.first_slot + part.kv_LCHTD.shape[3])
+                for part in self.parts
+                if part.first_head <= head < part.first_head + part.kv_LCHTD.shape[2] and part.kv_LCHTD.shape[3]
+            )
+            edges = [0, *(edge for span in spans for edge in span), self.num_tokens]
+            if any(edges[index] != edges[index + 1] for index in range(0, len(edges), 2)):
+                raise SegmentError(f"memory of {self.num_tokens} tokens gives tokens {spans} of head {head}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,8 +118,8 @@ class TextEngine(Protocol):
         """Whether it has room for this question now. True if nothing runs: else it would wait for ever."""
 
     def start(self, request: TextRequest) -> None:
-        """Start a question; the next step reads its memory and its prompt. Raises SegmentError for memory that it
-        cannot read."""
+        """Start a question; the next step reads its prompt. Raises SegmentError for memory that it cannot read,
+        ContextLengthError and CacheError if there is no room; the other questions go on."""
 
     def step(self) -> list[TextOutput]:
         """Advance all questions that run by one token, or by a part of their prompts. Returns one output for each

@@ -178,6 +178,14 @@ def _static(settings: AnswerBenchSettings, model: str) -> AnswerSide:
     return StaticSide(runner.engine, settings.batch_size)
 
 
+def _continuous(settings: AnswerBenchSettings, model: str) -> AnswerSide:
+    from latentmas_ray.models import load_model
+    from latentmas_ray.writing.continuous import ContinuousEngine
+
+    lm = load_model(model, dtype=settings.dtype, device=settings.device)
+    return ContinuousSide(ContinuousEngine(lm, max_running=settings.batch_size), str(lm.device))
+
+
 def _vllm(settings: AnswerBenchSettings, model: str) -> AnswerSide:
     from latentmas_ray.models import choose_device
     from latentmas_ray.models.presets import kv_shape
@@ -195,4 +203,8 @@ def _vllm(settings: AnswerBenchSettings, model: str) -> AnswerSide:
     return ContinuousSide(engine, str(choose_device(settings.device)))
 
 
-SIDES: Mapping[str, Callable[[AnswerBenchSettings, str], AnswerSide]] = {"static": _static, "vllm": _vllm}
+SIDES: Mapping[str, Callable[[AnswerBenchSettings, str], AnswerSide]] = {
+    "static": _static,
+    "continuous": _continuous,
+    "vllm": _vllm,
+}
