@@ -11,6 +11,7 @@ from typing import Any
 
 from latentmas_ray.errors import LatentMASError, RunError, first_line
 
+_END = "the benchmark is over"  # a closed connection says so too, unless another process has inherited its end
 _JOIN_SECONDS = 5
 
 
@@ -48,6 +49,8 @@ class SideProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(ConnectionError):
+            self._connection.send(_END)
         self._connection.close()
         self._process.join(timeout=_JOIN_SECONDS)
         if self._process.is_alive():
@@ -63,8 +66,8 @@ def serve_side(name: str, connection: Connection, start: Callable[[], tuple[Any,
     try:
         greeting, answer = start()
         connection.send(greeting)
-        while True:
-            connection.send(answer(connection.recv()))
+        while (message := connection.recv()) != _END:
+            connection.send(answer(message))
     except LatentMASError as error:
         connection.send(error)
     except (EOFError, ConnectionError):

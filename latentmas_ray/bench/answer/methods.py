@@ -21,7 +21,7 @@ from latentmas_ray.system import LatentMAS
 from latentmas_ray.units import format_accuracy
 from latentmas_ray.vllm.installed import obstacle
 
-_WARM_UP_QUESTIONS = 2
+_WARM_UP_QUESTIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,8 @@ def answer_engine(settings: AnswerBenchSettings) -> str:
 def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progress: Log) -> list[MethodFigures]:
     fields = run_fields(settings, method, concurrency)
     with LatentMAS(make_config(fields)) as mas:
-        mas.evaluate(settings.tasks[0], limit=_WARM_UP_QUESTIONS)  # loads the models, selects kernels
+        # Loads the models, allocates caches, selects kernels.
+        mas.evaluate(settings.tasks[0], limit=min(concurrency, _WARM_UP_QUESTIONS))
         figures = []
         for task in settings.tasks:
             summary = mas.evaluate(task, limit=settings.limit)
@@ -119,7 +120,7 @@ def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progr
         return figures
 
 
-def method_figures(summary: Summary, task: str, concurrency: int, engine: str, latent: frozenset[str]) -> MethodFigures:
+def method_figures(summary: Summary, task: str, concurrency: int, engine: str) -> MethodFigures:
     """Return the figures of one run."""
     return MethodFigures(
         method=summary.method,
