@@ -112,7 +112,7 @@ def test_waiting_questions_start_as_soon_as_there_is_room() -> None:
     side = ContinuousSide(engine, "cpu")
     texts = side.answer([question("a", 3), question("b", 1), question("c", 2)])
     assert {one.key: one.token_ids for one in texts} == {"a": (1, 2, 3), "b": (1,), "c": (1, 2)}
-    assert [one.key for one in texts][0] == "b"
+    assert next(one.key for one in texts) == "b"
     assert engine.most == 2
     assert engine.chat.stop_ids == frozenset()
     by_key = {one.key: one for one in texts}
