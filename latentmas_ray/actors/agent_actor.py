@@ -148,9 +148,10 @@ class AgentActor:
         for chunk in chunks:
             self._transport.release(chunk.payload)
 
-    def get_progress(self) -> TurnProgress | None:
-        """Return how far the running turn is; None between turns."""
-        return None if self._runner is None else self._runner.progress
+    def get_progress(self) -> list[TurnProgress]:
+        """Return how far the running turn is; nothing between turns."""
+        progress = None if self._runner is None else self._runner.progress
+        return [] if progress is None else [progress]
 
     def measure_prefill(self, num_tokens: int) -> float:
         """Return the tokens per second of a prefill."""

@@ -114,12 +114,14 @@ def turn_error(error: Exception) -> LatentMASError:
     """Return the error of a turn whose call ended with this error of Ray's.
 
     That is an InputError or a QuestionsTooLongError as it was raised, TurnLostError if memory that the turn reads is
-    lost, ActorError if its actor died, TurnError otherwise.
+    lost, ActorError if its actor died or says that it cannot continue, TurnError otherwise.
     """
     raised = remote_error(error)
     translated: LatentMASError
     if isinstance(raised, InputError | QuestionsTooLongError):
         translated = raised
+    elif isinstance(raised, ActorError) and remote_error(raised) is None:  # alive, but its engine cannot continue
+        translated = ActorError(reason(raised))
     elif raised is not None:
         # The error of the turn that should have written the memory, or of the loss of that memory.
         is_loss = isinstance(raised, TransferError) or meaning_of(raised) in (ActorError, TransferError)

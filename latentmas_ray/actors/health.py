@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 class HangDetector:
-    """Finds replicas that hang: their current turn takes longer than a limit although its input is ready."""
+    """Finds replicas that hang: their current turn takes longer than a limit although its input is ready, or, of those
+    that report their engine's steps, none was made for as long."""
 
     def __init__(self, turn_seconds: float | None) -> None:
         """`turn_seconds` is the limit for one turn; None switches the detection off."""
@@ -49,15 +50,20 @@ class HangDetector:
             if (turn := replica.current_turn) is None or replica.state is not ReplicaState.READY:
                 continue
             was, since = before.get(replica, (turn, now))
-            self._current[replica] = (turn, since if was is turn else now)
+            since = since if was is turn else now
+            self._current[replica] = (turn, max(since, replica.stepped_at or since))
             if now - self._current[replica][1] > self._turn_seconds:
                 hung.setdefault(replica, agent)  # agents of one actor have the same replicas
         return [(agent, replica) for replica, agent in hung.items()]
 
-    def describe(self) -> str:
+    def describe(self, replica: Replica) -> str:
         """Return the reason for which a replica that hangs is shut down."""
         assert self._turn_seconds is not None
-        return f"a turn took longer than {format_seconds(self._turn_seconds)} (turn_timeout), and was taken to hang"
+        limit = format_seconds(self._turn_seconds)
+        what = (
+            f"a turn took longer than {limit}" if replica.stepped_at is None else f"its engine made no step in {limit}"
+        )
+        return f"{what} (turn_timeout), and was taken to hang"
 
 
 class HealthMonitor:
@@ -111,7 +117,7 @@ class HealthMonitor:
         if not all(self._drop(replica) for replica in orphans):
             self._restart_all()
         for agent, replica in self._hangs.find_hung(self._manager.replicas_of(), now):
-            self.mark_dead(replica, agent, self._hangs.describe())
+            self.mark_dead(replica, agent, self._hangs.describe(replica))
 
     def record_success(self, agent: str) -> None:
         """Reset the count of losses of an agent: one of its turns has finished."""

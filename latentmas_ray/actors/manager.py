@@ -4,8 +4,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pickle import PicklingError
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -20,6 +21,8 @@ from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.sharded import ShardedReplica
 from latentmas_ray.actors.replicas.single import SingleReplica
 from latentmas_ray.actors.replicas.waiting import WaitLog
+from latentmas_ray.actors.text.text_actor import TextActor, text_groups
+from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
@@ -27,9 +30,18 @@ from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
+from latentmas_ray.writing.text_runner import TextRunner
 
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSetup:
+    """How an actor of text agents loads its model, and how many questions it writes at the same time."""
+
+    make_runner: Callable[[], TextRunner]
+    max_running: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,9 @@ class ReplicaRequest:
     num_threads: int | None = None  # overrides the plan
     start_seconds: float = 1800.0  # to schedule all actors and load their models
     key: RunKey | None = None  # of the run, for its actors
+    # The agents whose texts are written question by question, in actors that only such agents share.
+    texts: Mapping[str, TextSetup] = field(default_factory=dict)
+    turn_seconds: float | None = None  # the limit for one question of such an agent
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,7 @@ class ReplicaManager:
         self._request = request
         self._plan: Plan | None = None
         self._placement_group: PlacementGroupHandle | None = None
-        self._make_runner: ray.ObjectRef | None = None
+        self._loaders: dict[int, ray.ObjectRef] = {}  # by the id of the function
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
@@ -119,6 +134,14 @@ class ReplicaManager:
                 for agent, members in replica_ids.items()
             }
         return self._by_agent
+
+    def writes_at_once(self) -> dict[str, int]:
+        """Return how many questions all replicas of an agent write at the same time, for agents that write so."""
+        return {
+            agent: sum(self._request.texts[agent].max_running for _ in replicas)
+            for agent, replicas in self.replicas_of().items()
+            if replicas and isinstance(replicas[0], TextReplica)
+        }
 
     def device_layout(self) -> DeviceLayout:
         """Return the devices that the actors run on, and what all of them support."""
@@ -205,7 +228,7 @@ class ReplicaManager:
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
         for replica in replicas.values():
             replica.shut_down()
-        placement_group, self._placement_group, self._make_runner = self._placement_group, None, None
+        placement_group, self._placement_group, self._loaders = self._placement_group, None, {}
         if placement_group is not None:
             placement_group.remove()
 
@@ -263,37 +286,52 @@ class ReplicaManager:
         self, replica_id: ReplicaId, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
     ) -> Replica:
         """Create a replica whose actors are in these bundles of the placement group."""
-        is_group, plan = self._request.tp > 1, self.plan
+        request, plan = self._request, self.plan
+        text = None if request.tp > 1 else self._text_setup(replica_id)
+        make: type[Replica]
+        actor: type[AgentActor]
+        if text is not None:
+            make, actor, groups = TextReplica, TextActor, text_groups(text.max_running)
+        elif request.tp > 1:
+            make, actor, groups = ShardedReplica, RankActor, RANK_GROUPS
+        else:
+            make, actor, groups = SingleReplica, AgentActor, GROUPS
         remote = ray.remote(
             num_gpus=gpus_per_actor(plan),
             num_cpus=plan.share.num_cpus,
             # In order, a turn that waits for its segment would block the turns behind it, and after a cancelled turn an
             # actor would wait half a minute and then lose its whole queue.
             allow_out_of_order_execution=True,
-            concurrency_groups=RANK_GROUPS if is_group else GROUPS,
-        )(RankActor if is_group else AgentActor)
+            concurrency_groups=groups,
+        )(actor)
         assert self._placement_group is not None, "start() comes first"
+        make_runner = self._store_loader(request.make_runner if text is None else text.make_runner)
+        named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
         actors = []
         for rank, index in enumerate(bundles):
             strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
-            more = (TPRank(rank, len(bundles)),) if is_group else ()
-            arguments = (self._make_runner_ref(), self._threads(plan), *more)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, key=self._request.key))
-        make = ShardedReplica if is_group else SingleReplica
+            more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
+            arguments = (make_runner, self._threads(plan), *more)
+            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
         return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
 
-    def _make_runner_ref(self) -> ray.ObjectRef:
-        """Return a reference to the function that loads the model; stored once, as it may contain the weights.
+    def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
+        """Return how this replica writes texts; None if one of its agents is not such an agent."""
+        setups = [self._request.texts.get(agent) for agent in replica_id.agents]
+        return None if None in setups else setups[0]
+
+    def _store_loader(self, make_runner: Callable[..., Any]) -> ray.ObjectRef:
+        """Return a reference to a function that loads the model; stored once, as it may contain the weights.
 
         Raises InputError kinds, ClusterError if the object store has no room for it.
         """
-        if self._make_runner is None:
+        if id(make_runner) not in self._loaders:
             try:
                 with cluster_errors("the object store has no room for the model"):
-                    self._make_runner = ray.put(self._request.make_runner)
+                    self._loaders[id(make_runner)] = ray.put(make_runner)
             except (TypeError, PicklingError) as error:
                 raise ModelError("model", "an object", f"it must be possible to send it: {reason(error)}") from error
-        return self._make_runner
+        return self._loaders[id(make_runner)]
 
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
         """Load all models; return what each actor reports, or None if a node died before all were ready."""

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
 import ray
@@ -17,10 +17,11 @@ from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_de
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
+from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest, TextSetup
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
+from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import PlacementName, replicas_by_agent
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -32,7 +33,9 @@ from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.runs.run_events import ReplicaLost
 from latentmas_ray.scheduler.protocol import (
     Event,
+    QuestionDone,
     RuntimeInfo,
+    TokensWritten,
     TurnFailed,
     TurnHandle,
     TurnLost,
@@ -40,6 +43,7 @@ from latentmas_ray.scheduler.protocol import (
     without_frames,
 )
 from latentmas_ray.transport import DeviceLayout, Transport
+from latentmas_ray.writing.writer import TextGrown
 
 _STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
@@ -55,6 +59,7 @@ class _Submitted:
 
     turn: Turn
     replica: Replica
+    reported: set[str] = field(default_factory=set)  # the questions with a QuestionDone
 
 
 class RayRuntime:
@@ -78,6 +83,7 @@ class RayRuntime:
         measures_costs: bool = False,
         turn_seconds: float | None = None,
         start_seconds: float = 1800.0,
+        texts: Mapping[str, TextSetup] | None = None,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -88,8 +94,10 @@ class RayRuntime:
         uses_gpus: whether actors ask for GPUs.
         overlap: send a prompt's chunk while its agent still thinks.
         measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
-        turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced.
+        turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced. Of the agents in
+            `texts`, the limit for one question, which then fails alone, and for one step.
         start_seconds: limit for finding places and loading models.
+        texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -104,6 +112,8 @@ class RayRuntime:
                 num_threads=read_environment().torch_threads,
                 start_seconds=start_seconds,
                 key=key,
+                texts=dict(texts or {}),
+                turn_seconds=turn_seconds,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
@@ -139,6 +149,7 @@ class RayRuntime:
             if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
+            writes_at_once=self._manager.writes_at_once(),
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
@@ -178,15 +189,18 @@ class RayRuntime:
         return events
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
-        """Cancel queued turns; a turn that is running continues to its end and its result is dropped."""
+        """Cancel queued turns; a turn that is running continues to its end and its result is dropped. Of texts that are
+        written question by question, the questions end at once."""
         for handle in handles:
+            submitted: _Submitted = handle.turn
             wanted = self._pending.get(handle, frozenset())
             if question_ids is not None and (remaining := wanted.difference(question_ids)):
                 self._pending[handle] = remaining
+                if submitted.replica.state is not ReplicaState.LOST and remaining != wanted:
+                    submitted.replica.cancel_questions(submitted.turn, wanted.intersection(question_ids))
                 continue
             if self._pending.pop(handle, None) is None:
                 continue
-            submitted: _Submitted = handle.turn
             submitted.replica.pending.pop(submitted.turn, None)
             if submitted.replica.state is not ReplicaState.LOST:
                 submitted.replica.cancel(submitted.turn)
@@ -209,10 +223,10 @@ class RayRuntime:
             return []
         found = []
         with ignoring_dead("running turns are not known"):
-            asked = [replica.actors[0].get_progress.options(concurrency_group="side").remote() for replica in busy]
+            asked = [replica.ask_progress() for replica in busy]
             ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_PROGRESS_SECONDS)
             found = [get_outcome(reference) for reference in ready]
-        return [progress for progress in found if isinstance(progress, TurnProgress)]
+        return [progress for answer in found if isinstance(answer, list) for progress in answer]
 
     def close(self) -> None:
         """Shut down the actors, and the cluster if this runtime started it."""
@@ -228,15 +242,44 @@ class RayRuntime:
         self._events.append(event)
 
     def _wait(self, timeout_seconds: float) -> list[TurnHandle]:
-        """Wait for a pending turn to end; return all that are over (none after the timeout)."""
-        handles = {reference: handle for handle in self._pending for reference in handle.turn.turn.results}
-        if not handles:
-            return []
-        with cluster_errors():
-            ready, rest = ray.wait(list(handles), num_returns=1, timeout=timeout_seconds)
-            if ready and rest:
-                ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return list(dict.fromkeys(handles[reference] for reference in ready))
+        """Wait for a pending turn to end, or for a report of questions; return all turns that are over (none after the
+        timeout)."""
+        deadline = time.monotonic() + timeout_seconds
+        while handles := {reference: handle for handle in self._pending for reference in handle.turn.turn.results}:
+            reports = {
+                reference: replica
+                for replica in self._manager.replicas
+                if isinstance(replica, TextReplica) and (reference := replica.report_reference()) is not None
+            }
+            with cluster_errors():
+                timeout = max(0.0, deadline - time.monotonic())
+                ready, rest = ray.wait([*handles, *reports], num_returns=1, timeout=timeout)
+                if ready and rest:
+                    ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+            for reference in ready:
+                if reference in reports:
+                    self._record_report(reports[reference])
+            over = list(dict.fromkeys(handles[reference] for reference in ready if reference in handles))
+            if over or self._events or not ready:  # else the report was empty
+                return over
+        return []
+
+    def _record_report(self, replica: TextReplica) -> None:
+        """Queue the events of a report of questions that are still wanted."""
+        handles = {handle.turn.turn: handle for handle in self._pending if handle.turn.replica is replica}
+        for turn, event in replica.take_report():
+            if (handle := handles.get(turn)) is None or event.question_id not in self._pending[handle]:
+                continue
+            if isinstance(event, TextGrown):
+                self._events.append(TokensWritten(handle, event.question_id, event.num_tokens))
+                continue
+            result = replica.with_links(
+                turn, event.result, shares_node=self._current_transport.capabilities.shares_node
+            )
+            self._health.record_success(handle.agent)
+            handle.turn.reported.add(event.question_id)
+            written = [TokensWritten(handle, event.question_id, len(ids)) for ids in result.output_token_ids]
+            self._events += [*written, QuestionDone(handle, event.question_id, result)]
 
     def _record_result(self, handle: TurnHandle) -> bool:
         """Queue the events of a turn that is over; return False if it failed or was lost."""
@@ -260,7 +303,7 @@ class RayRuntime:
         self._health.record_success(handle.agent)
         if handle.segment is not None:
             self._done.add(handle)
-        self._events += events_of_result(handle, result, wanted)
+        self._events += events_of_result(handle, result, wanted - submitted.reported)
         return True
 
     def _get_result(self, handle: TurnHandle) -> TurnResult:

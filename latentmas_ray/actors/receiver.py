@@ -45,9 +45,16 @@ class SegmentReceiver:
     """Unpacks the chunks that have arrived, waits for the others, and measures both."""
 
     def __init__(
-        self, transport: Transport, incoming: Sequence[IncomingSegment], spec: KVCacheSpec, *, idle_since: float
+        self,
+        transport: Transport,
+        incoming: Sequence[IncomingSegment],
+        spec: KVCacheSpec,
+        *,
+        idle_since: float,
+        busy_within: Callable[[float, float], float] | None = None,
     ) -> None:
-        """Unpack the first chunks. `idle_since` (seconds of the wall clock) is when the reader became idle.
+        """Unpack the first chunks. `idle_since` (seconds of the wall clock) is when the reader became idle;
+        `busy_within` is that of `ExposedTimer`.
 
         Raises what `Transport.unpack` raises.
         """
@@ -56,7 +63,7 @@ class SegmentReceiver:
         self._spec = spec
         self._incoming = incoming
         final_at = {segment.source: segment.first.final_at for segment in incoming}
-        self._timer = ExposedTimer(final_at, idle_since=idle_since)
+        self._timer = ExposedTimer(final_at, idle_since=idle_since, busy_within=busy_within)
         self._recompute_bytes = dict.fromkeys(final_at, 0)
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)

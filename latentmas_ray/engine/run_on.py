@@ -1,10 +1,13 @@
 """Ends the text of a model without a chat template where it asks itself a new question: such models do not stop."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from latentmas_ray.engine.turn import Prompt
-from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.tasks.grading.final_part import new_question_at
+
+if TYPE_CHECKING:
+    from latentmas_ray.models.chat import ChatTokenizer
 
 _CHECKED_TOKENS = 4096  # at the end of an output
 _ENDS = ("\n", "?", "？")  # behind these, a question has been asked
@@ -14,7 +17,7 @@ class RunOnCheck:
     """Finds a new question in outputs, which then end before it. `questions` are the texts of the prompts: a model may
     repeat what was asked. With a chat template nothing is ever found."""
 
-    def __init__(self, chat: ChatTokenizer, questions: Sequence[str]) -> None:
+    def __init__(self, chat: "ChatTokenizer", questions: Sequence[str]) -> None:
         self._chat = chat
         self._questions = questions
 

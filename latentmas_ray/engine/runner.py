@@ -176,7 +176,7 @@ class TurnRunner:
         )
         if work.recomputed:
             with timer.phase("absorb"):
-                segments = recompute(self.engine, work.reads, incoming, work.recomputed, work.question_ids)
+                segments = self.recompute(work, incoming)
                 chunks = InMemorySegments(segments).chunks()
         merged = merge_layout(work.reads, segments, len(work.question_ids))
         num_coming = work.sampling.max_new_tokens
@@ -191,6 +191,11 @@ class TurnRunner:
                 self._current = work, self._current[1], session.counter
             session.absorb(merged, chunks)
         return session, merged
+
+    def recompute(self, work: TurnRequest, memory: Incoming) -> dict[str, Segment]:
+        """Return all segments that a turn reads, with the KV of those that arrive as recompute inputs computed. Raises
+        like `engine.recompute`."""
+        return recompute(self.engine, work.reads, memory, work.recomputed, work.question_ids)
 
     def _end_tokens(self, work: TurnRequest) -> list[int]:
         """The tokens that are fed after the thoughts."""

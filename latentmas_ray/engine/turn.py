@@ -81,6 +81,9 @@ class TurnRequest:
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
     segment_id: str = ""  # the name of its own segment, which no other segment of the run has
     read_ids: Mapping[str, str] = field(default_factory=dict)  # by agent: the names of the segments that it must read
+    # Questions whose text nobody needs, as they have their answer: an actor that writes questions on their own leaves
+    # them out (their values in the result are empty), any other may write them.
+    skipped: frozenset[str] = frozenset()
 
     @property
     def can_overlap(self) -> bool:

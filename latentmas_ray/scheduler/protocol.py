@@ -7,7 +7,7 @@ replicas and nodes that were added or lost.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -81,8 +81,9 @@ class QuestionDone:
     """The answering agent has finished one question: no other turn follows for it.
 
     With `result` the turn may still run for other questions: it is the turn's result for this question alone (its
-    values per question have one entry), and the question is in `TurnResult.failed` if it could not be answered. It may
-    be reported before the TurnDone of other agents. Without `result` the turn is over.
+    values per question have one entry, `reads` are those of the whole turn), and the question is in `TurnResult.failed`
+    if it could not be answered. It may be reported before the TurnDone of other agents. If it is never reported, the
+    TurnDone has what it said. Without `result` the turn is over.
     """
 
     handle: TurnHandle
@@ -127,6 +128,9 @@ class RuntimeInfo:
     sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
     transfer_costs: TransferCosts | None = None  # None if they were not measured
     kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler
+    # By text agent that writes the texts of several turns at the same time: how many questions, over all its replicas.
+    # The others finish one batch before they begin the next.
+    writes_at_once: Mapping[str, int] = field(default_factory=dict)
 
 
 class Runtime(Protocol):

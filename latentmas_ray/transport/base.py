@@ -71,7 +71,8 @@ class Transport(ABC):
 
     @abstractmethod
     def unpack(self, payload: Any, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
-        """Return the chunk of a payload, ready to be absorbed; valid as long as it is referenced.
+        """Return the chunk of a payload, ready to be absorbed; valid as long as it is referenced. Several threads may
+        call it at the same time.
 
         Waits a bounded time for bytes that have not arrived. Raises WireError for a payload that is damaged, of another
         run, or not the chunk `chunk_id` if that is given; IncompatibleMemoryError for memory of another model,

@@ -8,14 +8,16 @@ Dimensions: L layers, C 2 (key, value), H KV heads of a part, T its tokens, D he
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs
-from latentmas_ray.models.chat import ChatTokenizer
+
+if TYPE_CHECKING:
+    from latentmas_ray.models.chat import ChatTokenizer
 
 # stop: the model has ended it. length: `max_new_tokens`, or the last position. error: it cannot be continued.
 TextEnd = Literal["stop", "length", "error"]
@@ -99,7 +101,7 @@ class TextEngine(Protocol):
         """The device it computes on, for the log."""
 
     @property
-    def chat(self) -> ChatTokenizer:
+    def chat(self) -> "ChatTokenizer":
         """The model's tokenizer and chat template."""
 
     @property

@@ -2,8 +2,8 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Sampling, TurnRequest, TurnResult
@@ -11,6 +11,9 @@ from latentmas_ray.errors import TurnError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.writing.text_engine import TextEngine, TextRequest
 from latentmas_ray.writing.writer import Recompute
+
+if TYPE_CHECKING:
+    from latentmas_ray.engine.runner import TurnRunner
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +25,7 @@ class TextRunner:
     """
 
     engine: TextEngine
-    turns: TurnRunner | None = None
+    turns: "TurnRunner | None" = None
     recompute: Recompute | None = None
 
     @property

@@ -27,6 +27,7 @@ from latentmas_ray.writing.text_engine import TextEngine, TextOutput
 from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn
 
 CANCELLED = "it was cancelled"
+_MAX_CANCELLED = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,12 +126,16 @@ class Writer:
         """
         work = received.work
         turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self._decode)
+        if turn.has_ended:  # all of its questions are skipped
+            turn.future.set_result(turn.result())
+            return turn.future
         with self._lock:
             if self._dead is not None:
                 raise self._dead
             self._turns[number] = turn
             for question in turn.questions:
-                heapq.heappush(self._waiting, (question.order, question))
+                if not question.has_ended:
+                    heapq.heappush(self._waiting, (question.order, question))
             if number in self._cancelled:
                 self._cancel_in(turn, self._cancelled.pop(number))
             self._queue_step()
@@ -146,11 +151,8 @@ class Writer:
                 self._cancelled[number] = None
             else:
                 self._cancelled.setdefault(number, set()).update(question_ids)  # type: ignore[union-attr]
-
-    def forget(self, number: int) -> None:
-        """Forget what was cancelled of a turn that will not start."""
-        with self._lock:
-            self._cancelled.pop(number, None)
+            while len(self._cancelled) > _MAX_CANCELLED:  # of turns that never came
+                del self._cancelled[next(iter(self._cancelled))]
 
     @property
     def progress(self) -> list[TurnProgress]:
@@ -205,7 +207,7 @@ class Writer:
         ended = [(question, CANCELLED) for question in cancelled]
         if (limit := self._question_seconds) is not None:
             now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
-            late = [one for one in self._running.values() if now - (one.started_at or now) > limit]
+            late = [question for question in self._running.values() if question.seconds(now) > limit]
             ended += [(question, why) for question in late if question.key not in gone]
         if ended:
             self.engine.abort([question.key for question, _ in ended if question.key in self._running])

@@ -63,6 +63,10 @@ class WrittenQuestion:
         start = received.memory.starts[self.index]
         return start + len(received.prompts[self.index]) + len(self.tokens) - 1
 
+    def seconds(self, now: float) -> float:
+        """How long it has been running at the time `now`."""
+        return 0.0 if self.started_at is None else now - self.started_at
+
     def request(self) -> TextRequest:
         """What the engine gets."""
         received = self.turn.received
@@ -87,7 +91,9 @@ class WrittenTurn:
         self.run_on = run_on
         self.future: Future[TurnResult] = Future()
         self.questions = [
-            WrittenQuestion(turn=self, index=index, key=f"{number} {index} {name}")
+            WrittenQuestion(
+                turn=self, index=index, key=f"{number} {index} {name}", has_ended=name in received.work.skipped
+            )
             for index, name in enumerate(received.work.question_ids)
         ]
         self._decode = decode
@@ -112,7 +118,7 @@ class WrittenTurn:
             step="token" if any(counts) else "prompt",
             num_done=max(counts),
             num_total=self.received.work.sampling.max_new_tokens if any(counts) else sum(prompts),
-            seconds=now - min(question.started_at or now for question in started),
+            seconds=max(question.seconds(now) for question in started),
         )
 
     def result(self, indexes: Sequence[int] | None = None) -> TurnResult:

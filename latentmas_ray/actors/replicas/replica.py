@@ -4,7 +4,7 @@ The runtime and the replica manager use this interface. `SingleReplica` has one 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -107,6 +107,7 @@ class Replica(ABC):
         self.lost_because = ""
         self.suspect: Turn | None = None  # the turn that was running when it was lost
         self.pending: dict[Turn, None] = {}
+        self.stepped_at: float | None = None  # when its engine was seen to step, if it reports that; monotonic seconds
         self._num_turns = 0
 
     @abstractmethod
@@ -139,6 +140,10 @@ class Replica(ABC):
         """Call each actor; return references that become ready while the actor is alive, even if it is busy."""
         return [actor.__ray_ready__.remote() for actor in self.actors]
 
+    def ask_progress(self) -> ray.ObjectRef:
+        """Ask how far the running turns are; return a reference to a list of `TurnProgress`."""
+        return self.actors[0].get_progress.options(concurrency_group="side").remote()
+
     @abstractmethod
     def submit(
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
@@ -164,6 +169,9 @@ class Replica(ABC):
     @abstractmethod
     def cancel(self, turn: Turn) -> None:
         """Cancel the turn if it has not started, else discard its result. Never raises."""
+
+    def cancel_questions(self, turn: Turn, question_ids: Collection[str] | None) -> None:  # noqa: B027  optional
+        """Drop these questions (None: all) of the turn, if the replica can do that. Never raises."""
 
     @property
     def current_turn(self) -> Turn | None:

@@ -1,7 +1,7 @@
 """Transfer time, and the part of it that is exposed: that no computation hid."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -30,10 +30,18 @@ class ExposedTimer:
     final.
     """
 
-    def __init__(self, final_at: Mapping[str, float], *, idle_since: float) -> None:
+    def __init__(
+        self,
+        final_at: Mapping[str, float],
+        *,
+        idle_since: float,
+        busy_within: Callable[[float, float], float] | None = None,
+    ) -> None:
         """`final_at`: when the last chunk of each source was final, on the clock of the source's machine; `idle_since`:
-        when the reader became idle. Both are seconds of the wall clock."""
+        when the reader became idle. Both are seconds of the wall clock. `busy_within` returns for how many seconds
+        between two times the reader's engine computed something else, where it does that while chunks arrive."""
         self._final_at = dict(final_at)
+        self._busy_within = busy_within
         self._idle_since = idle_since
         self._intervals: list[_ReaderSpan] = []  # in order
 
@@ -54,16 +62,18 @@ class ExposedTimer:
         """Return the time of each source's transfer.
 
         Exposed is what kept the turn waiting after all memory was final and the reader idle: the whole span up to the
-        end of an interval counts for that interval's source. The transfer is what the reader spent on the source's
-        chunks, and of an exposed span also what went before: the way from the source. So the exposed part is never
-        more than the whole. Between machines both are as exact as their clocks agree.
+        end of an interval counts for that interval's source, without what the engine computed for others meanwhile. The
+        transfer is what the reader spent on the source's chunks, and of an exposed span also what went before: the way
+        from the source. So the exposed part is never more than the whole. Between machines both are as exact as their
+        clocks agree.
         """
         whole, exposed = dict.fromkeys(self._final_at, 0.0), dict.fromkeys(self._final_at, 0.0)
         now = max([self._idle_since, *self._final_at.values()])
         for interval in self._intervals:
             if interval.source is not None:
                 span = max(0.0, interval.end - now)
-                exposed[interval.source] += span
+                hidden = self._busy_within(now, interval.end) if span and self._busy_within is not None else 0.0
+                exposed[interval.source] += max(0.0, span - hidden)
                 whole[interval.source] += max(span, interval.end - interval.begin)
             now = max(now, interval.end)
         return {

@@ -2,7 +2,8 @@
 
 import os
 import pickle
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class _IpcState:
     slots: StaticMemory
     shared: dict[int, bytes]  # by slot; each is described once, for all readers
     mapped: dict[tuple[bytes, int], Tensor]  # by producer and slot; CUDA lets a process map memory only once
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of `mapped`
 
 
 class CudaIpc(StatefulTransport[_IpcState]):
@@ -92,10 +94,11 @@ class CudaIpc(StatefulTransport[_IpcState]):
             state.mapped.pop(where, None)
             raise TransferError(gone)
         try:
-            if where not in state.mapped:
-                rebuild, arguments = pickle.loads(payload.shared)  # a process of this run has signed it
-                state.mapped[where] = rebuild(*arguments)
-            memory = state.mapped[where]
+            with state.lock:
+                if where not in state.mapped:
+                    rebuild, arguments = pickle.loads(payload.shared)  # a process of this run has signed it
+                    state.mapped[where] = rebuild(*arguments)
+                memory = state.mapped[where]
             body = memory[HEAD_BYTES : HEAD_BYTES + payload.num_bytes].clone()
             torch.cuda.synchronize()
             token = token_in(memory)

@@ -1,0 +1,102 @@
+"""A replica with one `TextActor`, whose turns overlap."""
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import ray
+
+from latentmas_ray.actors.errors import get_outcome, ignoring_dead, turn_errors
+from latentmas_ray.actors.replicas.replica import ReplicaState, SegmentRef, Turn, locations_of
+from latentmas_ray.actors.replicas.single import SingleReplica
+from latentmas_ray.actors.text.event_queue import TextReport
+from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.transport import Transport
+from latentmas_ray.writing.writer import WriterEvent
+
+REPORT_SECONDS = 5.0  # the longest wait for a report: they also show that the engine steps
+_UNAVAILABLE_SECONDS = 5.0  # until a replica that did not report is asked again
+
+
+class TextReplica(SingleReplica):
+    """A replica that writes the questions of several turns at the same time and reports each that ends."""
+
+    def __init__(self, *arguments: object, **more: object) -> None:
+        super().__init__(*arguments, **more)  # type: ignore[arg-type]
+        self._report: ray.ObjectRef | None = None  # the open call
+        self._asks_at = 0.0
+        self._num_steps = -1
+        self._writes: set[int] = set()  # turns with tokens
+        self._reads: dict[int, tuple[SegmentRead, ...]] = {}  # by turn, with their links
+
+    def submit(
+        self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
+    ) -> tuple[SegmentRef | None, Turn]:
+        (actor,) = self.actors
+        names = work.segment_order()
+        read = [segments[name].chunks[0] for name in names]
+        self._prefetch([segments[name] for name in names], transport)
+        self._num_turns += 1
+        write = actor.write_turn.options(concurrency_group="turns")
+        result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
+        return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
+
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+        try:
+            with turn_errors():
+                result: TurnResult = ray.get(turn.results[0])
+            return self.with_links(turn, result, shares_node=shares_node)
+        finally:
+            self._writes.discard(turn.number)
+            self._reads.pop(turn.number, None)
+
+    def with_links(self, turn: Turn, result: TurnResult, *, shares_node: bool) -> TurnResult:
+        """Return the result of a turn, or of one of its questions, with the links of its transfers. They are recorded
+        once, however many results a turn has."""
+        if turn.number not in self._reads:
+            self._reads[turn.number] = tuple(
+                turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0], shares_node=shares_node)
+                for read in result.reads
+            )
+        return replace(result, reads=self._reads[turn.number])
+
+    def cancel(self, turn: Turn) -> None:
+        """Cancel a turn; the questions that are being written leave the engine."""
+        self.cancel_questions(turn, None)
+        self._writes.discard(turn.number)
+        self._reads.pop(turn.number, None)
+        for reference in turn.results:
+            with ignoring_dead("turn was not cancelled"):
+                ray.cancel(reference, force=False)
+
+    def cancel_questions(self, turn: Turn, question_ids: Collection[str] | None) -> None:
+        self.actors[0].cancel_questions.options(concurrency_group="side").remote(turn.number, question_ids)
+
+    def report_reference(self) -> ray.ObjectRef | None:
+        """Return a reference to the actor's next report; None if nothing is expected. The same one until `take`."""
+        is_live = self.state not in (ReplicaState.LOST, ReplicaState.CLOSED)
+        if self._report is None and self.pending and is_live and time.monotonic() >= self._asks_at:
+            self._report = self.actors[0].next_events.options(concurrency_group="events").remote(REPORT_SECONDS)
+        return self._report
+
+    def take_report(self) -> list[tuple[Turn, WriterEvent]]:
+        """Return the events of a report that has come, of turns that are pending; an actor that is dead has none."""
+        reference, self._report = self._report, None
+        report = get_outcome(reference)
+        if not isinstance(report, TextReport):
+            self._asks_at = time.monotonic() + _UNAVAILABLE_SECONDS
+            return []
+        if report.num_steps != self._num_steps:
+            self._num_steps = report.num_steps
+            self.stepped_at = time.monotonic()
+        turns = {turn.number: turn for turn in self.pending}
+        self._writes.update(event.number for event in report.events if event.number in turns)
+        return [(turns[event.number], event) for event in report.events if event.number in turns]
+
+    @property
+    def current_turn(self) -> Turn | None:
+        """The turn that most likely started last: those with tokens have done several steps well. Without such a turn,
+        the oldest that is ready."""
+        ready = [turn for turn in self.pending if turn.ready_at is not None]
+        fresh = [turn for turn in ready if turn.number not in self._writes]
+        return min(fresh or ready, key=lambda turn: turn.ready_at or 0.0, default=None)

@@ -1,0 +1,37 @@
+"""Writes one turn of a text agent: unpacks what it reads, in the caller's thread, and waits until it is written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.transport import Transport
+from latentmas_ray.writing.writer import Writer
+
+
+def write_turn(
+    writer: Writer, transport: Transport, number: int, work: TurnRequest, incoming: Sequence[IncomingSegment]
+) -> TurnResult:
+    """Write the turn `number` on the `incoming` segments, which are in the order of `work.segment_order()`.
+
+    What an engine copies of the memory is part of its steps; the transfers of the result are what came before. Of those
+    the part in which the engine wrote for others is not exposed. Raises what the writer, the transport and the wire
+    format raise.
+    """
+    receiver: SegmentReceiver | GivenMemoryReceiver
+    spec = writer.engine.spec
+    if work.given is not None:
+        receiver = GivenMemoryReceiver(work.given, len(work.prompts), spec, transport.authenticator)
+    else:
+        receiver = SegmentReceiver(
+            transport, incoming, spec, idle_since=work.submitted_at, busy_within=writer.busy.within
+        )
+    received = writer.receive(work, receiver)
+    received = replace(
+        received,
+        wait_seconds=receiver.waited_seconds,
+        absorb_seconds=max(0.0, received.absorb_seconds - receiver.waited_seconds),
+        reads=receiver.transfers(transport.name, work.recomputed),
+    )
+    del receiver  # it refers to the chunks; what is read of them is in `received`
+    return writer.start(number, received).result()

@@ -1,0 +1,287 @@
+"""The writer on an engine that writes what the prompts say: no model, no threads but where they are the point."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray.engine.segment_io import InMemorySegments
+from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
+from latentmas_ray.errors import ActorError, QuestionsTooLongError
+from latentmas_ray.writing.busy_time import BusyTime
+from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
+from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """A writer whose steps the test makes."""
+
+    def __init__(self, **engine: Any) -> None:
+        self.engine = ScriptedEngine(**engine)
+        self.events: list[WriterEvent] = []
+        self.clock = Clock()
+        self.queued: list[Callable[[], None]] = []
+        self.writer = Writer(
+            self.engine,
+            self.queued.append,
+            question_seconds=10.0,
+            on_event=self.events.append,
+            clock=self.clock,
+        )
+        self.number = 0
+
+    def start(self, *prompts: str, is_last: bool = True, **changes: Any) -> Any:
+        self.number += 1
+        work = request(*prompts, is_last=is_last, **changes)
+        return self.writer.start(self.number, self.writer.receive(work, InMemorySegments({})))
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.queued.pop(0)()
+
+    def finish(self) -> None:
+        while self.queued:
+            self.step()
+
+
+def request(*prompts: str, **changes: Any) -> TurnRequest:
+    fields = {"sampling": Sampling(max_new_tokens=20), **changes}
+    return TurnRequest(
+        agent="judger",
+        batch=0,
+        question_ids=tuple(f"q{index}" for index in range(len(prompts))),
+        prompts=tuple(Prompt(messages=({"role": "user", "content": text},)) for text in prompts),
+        thinks="text",
+        **fields,
+    )
+
+
+def ended(bench: Bench) -> list[tuple[int, str]]:
+    return [(event.number, event.question_id) for event in bench.events if isinstance(event, TextEnded)]
+
+
+def test_questions_of_several_turns_share_the_steps_and_leave_when_they_have_ended() -> None:
+    bench = Bench(max_running=3)
+    first, second = bench.start("write 6", "write 1"), bench.start("write 2", "write 3")
+    bench.finish()
+    assert first.result().texts == (text_of("write 6", 6), text_of("write 1", 1))
+    assert second.result().texts == (text_of("write 2", 2), text_of("write 3", 3))
+    # The fourth question takes the place of the second, which ends in the second step.
+    assert bench.engine.num_running == [3, 3, 3, 2, 2, 2, 1]
+    assert ended(bench) == [(1, "q1"), (2, "q0")]  # the last of each turn comes with the turn
+
+
+def test_a_result_has_what_a_turn_has_and_what_each_question_took() -> None:
+    bench = Bench()
+    done = bench.start("write 2", "write 30")
+    bench.finish()
+    result = done.result()
+    assert result.cut_off == ("no", "max_new_tokens")
+    assert result.output_token_ids[0] == tuple(text_of("write 2", 2).encode())
+    assert result.prompt_tokens == (7, 8)
+    assert result.memory_tokens == (9, 28)
+    assert len(result.question_phases) == 2
+    assert result.phases.decode == pytest.approx(sum(one.decode for one in result.question_phases))
+    assert result.phases.total > 0
+    (one,) = [event.result for event in bench.events if isinstance(event, TextEnded)]
+    assert (one.texts, one.prompt_tokens, one.cut_off) == (result.texts[:1], (7,), ("no",))
+    assert one.question_phases == result.question_phases[:1]
+
+
+def test_a_step_is_shared_equally_by_the_questions_that_ran_in_it() -> None:
+    bench = Bench()
+    done = bench.start("write 1 sleep 0.02", "write 8")
+    bench.finish()
+    short, long = done.result().question_phases
+    assert short.prefill + short.decode >= 0.02 * 2 / 2
+    assert long.total == pytest.approx(short.total, rel=0.5)  # it shares both slow steps; its own six cost nothing
+
+
+def test_the_oldest_turn_goes_first_whatever_the_order_of_arrival() -> None:
+    bench = Bench(max_running=1)
+    bench.start("write 2", submitted_at=1.0)
+    bench.step()
+    bench.start("write 1", "write 1", submitted_at=5.0)
+    bench.start("write 1", submitted_at=3.0)
+    bench.finish()
+    assert bench.engine.started == ["q0", "q0", "q0", "q1"]
+    grown = [event.number for event in bench.events if isinstance(event, TextGrown)]
+    assert grown == [1, 1, 3, 2, 2]
+
+
+def test_tokens_are_reported_while_a_text_grows() -> None:
+    bench = Bench()
+    bench.start("write 3")
+    bench.step(2)
+    assert [(event.question_id, event.num_tokens) for event in bench.events if isinstance(event, TextGrown)] == [
+        ("q0", 1),
+        ("q0", 2),
+    ]
+    (progress,) = bench.writer.progress
+    assert (progress.step, progress.num_done, progress.num_total) == ("token", 2, 20)
+
+
+def test_an_agent_that_does_not_answer_reports_no_single_questions() -> None:
+    """Its readers wait for the whole turn."""
+    bench = Bench()
+    done = bench.start("write 1", "write 4", is_last=False)
+    bench.finish()
+    assert ended(bench) == []
+    assert len(done.result().texts) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"), [("write 2 error", "it went wrong"), ("refuse", "this memory cannot be read")]
+)
+def test_a_question_that_cannot_be_written_fails_alone(prompt: str, why: str) -> None:
+    bench = Bench()
+    done = bench.start("write 4", prompt, "write 5")
+    bench.finish()
+    result = done.result()
+    assert result.failed == {"q1": why}
+    assert (result.texts[0], result.texts[2]) == (text_of("write 4", 4), text_of("write 5", 5))
+    assert (1, "q1") in ended(bench)
+
+
+def test_a_question_that_takes_too_long_fails_alone() -> None:
+    bench = Bench(max_running=2)
+    done = bench.start("write 18", "write 9", "write 19")
+    bench.step(10)  # the second has ended, the third has just started or waits
+    bench.clock.now = 11.0
+    bench.finish()
+    assert done.result().failed == {"q0": "it took longer than 10.0 s (turn_timeout)"}
+    assert done.result().texts[2] == text_of("write 19", 19)
+    assert bench.engine._running == {}
+
+
+def test_time_in_the_queue_is_not_the_time_of_a_question() -> None:
+    bench = Bench(max_running=1)
+    done = bench.start("write 3", "write 3")
+    bench.step()
+    bench.clock.now = 9.0
+    bench.step(3)
+    bench.clock.now = 18.0
+    bench.finish()
+    assert done.result().failed == {}
+
+
+def test_a_question_is_cancelled_wherever_it_is() -> None:
+    bench = Bench(max_running=2)
+    bench.writer.cancel(1, {"q3"})  # before its turn has come
+    done = bench.start("write 9", "write 9", "write 9", "write 9")
+    bench.step(2)
+    bench.writer.cancel(1, {"q0", "q2"})  # one runs, one waits
+    bench.writer.cancel(1, {"q0"})
+    bench.finish()
+    result = done.result()
+    assert result.failed == {"q0": CANCELLED, "q2": CANCELLED, "q3": CANCELLED}
+    assert result.texts[1] == text_of("write 9", 9)
+    assert bench.engine.started == ["q0", "q1"]
+    assert ended(bench) == []
+    assert len(bench.engine.num_running) < 13  # it does not run to its end
+
+
+def test_a_whole_turn_is_cancelled() -> None:
+    bench = Bench()
+    bench.writer.cancel(1)
+    done = bench.start("write 9", "write 9")
+    other = bench.start("write 2")
+    bench.step(2)
+    bench.writer.cancel(1, {"q0"})
+    bench.finish()
+    assert set(done.result().failed) == {"q0", "q1"}
+    assert other.result().failed == {}
+
+
+def test_questions_that_nobody_needs_are_left_out() -> None:
+    bench = Bench()
+    done = bench.start("write 2", "write 3", skipped=frozenset({"q0"}))
+    none = bench.start("write 2", skipped=frozenset({"q0"}))
+    bench.finish()
+    assert done.result().texts == ("", text_of("write 3", 3))
+    assert done.result().failed == {}
+    assert none.result().texts == ("",)
+    assert bench.engine.started == ["q1"]
+
+
+def test_an_engine_that_dies_ends_all_turns_and_takes_no_more(tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    bench = Bench(armed=armed, max_running=2)
+    turns = [bench.start("write 3"), bench.start("write 3 die"), bench.start("write 3")]
+    bench.finish()
+    for turn in turns:
+        with pytest.raises(ActorError, match=r"failed: the device is gone$"):
+            turn.result()
+    with pytest.raises(ActorError, match="the device is gone"):
+        bench.start("write 1")
+
+
+def test_a_writer_that_is_closed_ends_its_turns() -> None:
+    bench = Bench()
+    done = bench.start("write 3")
+    bench.writer.close()
+    assert bench.engine.is_closed
+    with pytest.raises(ActorError, match="closed"):
+        done.result()
+
+
+def test_a_model_without_a_chat_template_ends_before_a_question_of_its_own() -> None:
+    text = "The answer is 7.\n\nQuestion: What is 9 + 9?\nAnswer: 18"
+    bench = Bench(chat=ByteChat(has_template=False), text=text)
+    done = bench.start("write 9 and What is 3 + 4?", sampling=Sampling(max_new_tokens=100))
+    bench.finish()
+    assert done.result().texts == ("The answer is 7.\n\n",)
+    assert done.result().cut_off == ("no",)
+    assert bench.engine._running == {}
+
+
+def test_a_text_that_ends_at_the_last_position_is_cut_off_there() -> None:
+    bench = Bench(max_positions=12)
+    done = bench.start("write 6", sampling=Sampling(max_new_tokens=6))
+    bench.finish()
+    assert done.result().cut_off == ("positions",)  # 7 prompt tokens, 6 written, the last is never read
+
+
+def test_questions_that_cannot_fit_are_refused_before_the_first_step() -> None:
+    bench = Bench(max_positions=8)
+    with pytest.raises(QuestionsTooLongError, match="model scripted has 8"):
+        bench.start("write 6", "write 6 but this is long")
+    assert bench.queued == []
+
+
+def test_turns_of_many_threads_are_written_by_one() -> None:
+    """Each caller waits in its own thread, as in an actor."""
+    engine = ScriptedEngine(max_running=3)
+    with ThreadPoolExecutor(1) as owner, ThreadPoolExecutor(8) as callers:
+        writer = Writer(engine, owner.submit)
+
+        def call(number: int) -> tuple[str, ...]:
+            work = request(f"write {number % 7 + 1}", f"write {number % 3 + 1}")
+            return writer.start(number, writer.receive(work, InMemorySegments({}))).result().texts
+
+        texts = list(callers.map(call, range(40)))
+    assert texts == [
+        tuple(text_of(f"write {count}", count) for count in (number % 7 + 1, number % 3 + 1)) for number in range(40)
+    ]
+    assert max(engine.num_running) == 3
+
+
+def test_busy_time_counts_what_lies_within() -> None:
+    busy = BusyTime()
+    for begin, end in ((0.0, 1.0), (1.001, 2.0), (5.0, 6.0)):
+        busy.record(begin, end)
+    assert busy.within(0.5, 5.5) == pytest.approx(2.0)
+    assert busy.within(2.5, 4.5) == 0.0
+    assert busy.within(6.0, 9.0) == 0.0
