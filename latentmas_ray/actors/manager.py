@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pickle import PicklingError
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -42,6 +42,7 @@ class TextSetup:
 
     make_runner: Callable[[], TextRunner]
     max_running: int
+    engine: Literal["transformers", "vllm"] = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +260,7 @@ class ReplicaManager:
             placement=request.placement,
             tp=request.tp,
             busy_agents=request.busy_agents,
+            apart=frozenset(agent for agent, text in request.texts.items() if text.engine == "vllm"),
         )
 
     def _threads(self, plan: Plan) -> int:

@@ -84,6 +84,7 @@ class RayRuntime:
         turn_seconds: float | None = None,
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
+        note: str = "",
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -98,6 +99,7 @@ class RayRuntime:
             `texts`, the limit for one question, which then fails alone, and for one step.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
+        note: a further fact for the description, in the log.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -127,6 +129,8 @@ class RayRuntime:
         self._overlap = overlap
         self._measures_costs = measures_costs and tp == 1
         self._cluster = cluster
+        self._note = note
+        self._engines = {agent: text.engine for agent, text in (texts or {}).items() if text.engine != "transformers"}
         self._given_memory = GivenMemoryStore(key)
         self._authenticator = Authenticator(key)
 
@@ -144,12 +148,13 @@ class RayRuntime:
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
-            description=f"{self._manager.describe()}, {why}",
+            description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
             transfer_costs=measure_costs(self._manager.replicas_of())
             if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
+            engines=self._engines,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:

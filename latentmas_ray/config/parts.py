@@ -33,6 +33,7 @@ EMBEDDED_MODEL = "tiny"
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
+VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class WritingConfig(ConfigPart):
         default=None,
         ge=1,
         le=4096,
-        description="questions that a text agent writes at the same time; without it the batch size, with vllm 64",
+        description="questions that a text agent writes at the same time; without it the batch size, with vllm "
+        f"{VLLM_DECODE_BATCH}",
     )
     sampler: Annotated[SamplerName, Since(before="counter")] = Field(
         default="counter",

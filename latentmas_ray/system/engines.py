@@ -6,9 +6,10 @@ from typing import Literal
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, InputError, TopologyError
+from latentmas_ray.placement.model_dims import is_published
 from latentmas_ray.topology import Agent, Topology
 from latentmas_ray.vllm.families import SAME_IN_VLLM
-from latentmas_ray.vllm.installed import HOW_TO_INSTALL, obstacle
+from latentmas_ray.vllm.installed import HOW_TO_INSTALL, find_vllm, obstacle
 
 ASKED_FOR = "asked for"
 
@@ -36,10 +37,9 @@ def choose_engines(
 ) -> Mapping[str, EngineChoice]:
     """Return the engine of each agent that writes text, in topological order.
 
-    `has_gpu`: the run can use GPUs. Raises like `check_engines`; ModelError if the model's configuration cannot be
-    read.
+    `has_gpu`: the run can use GPUs. What is asked for is taken as it is, see `check_engines`. Raises ModelError if the
+    model's configuration cannot be read.
     """
-    check_engines(config, topology, has_name=has_name)
     automatic: EngineChoice | None = None
     choices = {}
     for agent in _writers(topology):
@@ -50,6 +50,11 @@ def choose_engines(
         else:
             choices[agent.name] = EngineChoice(wanted, ASKED_FOR)
     return choices
+
+
+def apart(choices: Mapping[str, EngineChoice]) -> frozenset[str]:
+    """Return the agents that need an actor of their own: vLLM changes the process that it runs in."""
+    return frozenset(name for name, choice in choices.items() if choice.engine == "vllm")
 
 
 def describe_engines(topology: Topology, choices: Mapping[str, EngineChoice]) -> str:
@@ -83,6 +88,16 @@ def _obstacle(config: RunConfig, has_name: bool) -> tuple[str, str] | None:
     if not has_name:
         why = "the model is an object"
         return why, f"it must be transformers, as {why}; or give the name of a folder where it is saved"
+    if config.tp > 1:
+        why = f"tp {config.tp}"
+        return why, f"with {why} it must be transformers: vLLM loads a whole model in one actor"
+    if config.trace:
+        return (
+            "traces need hidden states",
+            f"with trace {config.trace} it must be transformers: traces need hidden states",
+        )
+    if config.transfer == "recompute":
+        return "transfer recompute", "with transfer recompute it must be transformers: vLLM reads KV"
     return None if (problem := obstacle()) is None else (problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers")
 
 
@@ -92,8 +107,8 @@ def _choose(config: RunConfig, *, has_name: bool, has_gpu: bool) -> EngineChoice
         return EngineChoice("transformers", found[0])
     if not has_gpu:
         return EngineChoice("transformers", "there is no GPU for vLLM")
-    if config.trace:
-        return EngineChoice("transformers", "traces need hidden states")
+    if (build := find_vllm()) is not None and build.is_for_cpus:
+        return EngineChoice("transformers", "vLLM is installed for CPUs alone")
     if (why := _family_obstacle(config.model, config.revision)) is not None:
         return EngineChoice("transformers", why)
     return EngineChoice("vllm", "it is installed, and there is a GPU")
@@ -101,6 +116,8 @@ def _choose(config: RunConfig, *, has_name: bool, has_gpu: bool) -> EngineChoice
 
 def _family_obstacle(name: str, revision: str | None) -> str | None:
     """Return why `auto` does not read this model with vLLM; None if it does. Raises ModelError."""
+    if revision is None and is_published(name):
+        return None
     from latentmas_ray.models.load import load_config  # needs transformers, which takes seconds to import
 
     model = load_config(name, revision)

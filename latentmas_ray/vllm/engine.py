@@ -69,7 +69,9 @@ class VllmTextEngine:
             prompt["cache_salt"] = f"memory {next(self._salts)}"
             REGISTRY.add(request.key, memory, self.spec.rope)
         try:
-            self._engine().add_request(request.key, prompt, self._parameters(request, has_memory=bool(num_memory_tokens)))
+            self._engine().add_request(
+                request.key, prompt, self._parameters(request, has_memory=bool(num_memory_tokens))
+            )
         except Exception as error:
             REGISTRY.release(request.key)
             raise ActorError(f"vLLM did not take question {request.question_id}: {first_line(error)}") from error
@@ -91,7 +93,9 @@ class VllmTextEngine:
             for output in outputs
             if output.request_id in self._running
         ]
-        written += [TextOutput(key=key, end="error", error=why) for key, why in failures.items() if key in self._running]
+        written += [
+            TextOutput(key=key, end="error", error=why) for key, why in failures.items() if key in self._running
+        ]
         self.abort([output.key for output in written if output.end == "error"])
         self._running.difference_update(output.key for output in written if output.end)
         return written

