@@ -5,17 +5,15 @@ has touched; they run in turn, A B A B …, so that a machine whose speed drifts
 pair, and medians are what is reported.
 """
 
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
 from benchmarks.engine.settings import EngineBenchSettings
-from benchmarks.engine.sides import SIDES, serve
+from benchmarks.engine.sides import serve
 from latentmas_ray.bench.machine import Log
-from latentmas_ray.errors import LatentMASError, RunError
+from latentmas_ray.bench.side_process import SideProcess
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES
 
@@ -61,59 +59,20 @@ def run(settings: EngineBenchSettings, progress: Log) -> EngineBench:
     choose_device(settings.device)
     if settings.model not in SHAPES:
         check_name(settings.model)
-    with _Worker("engine", settings) as engine, _Worker("baseline", settings) as baseline:
+    with SideProcess("engine", serve, settings) as engine, SideProcess("baseline", serve, settings) as baseline:
         machine = engine.receive()
         baseline.receive()
         batches = []
         for batch_size in settings.batch_sizes:
             pairs = []
             for repeat in range(settings.repeats):
-                pairs.append((engine.measure(batch_size), baseline.measure(batch_size)))
+                pairs.append((engine.ask(batch_size), baseline.ask(batch_size)))
                 ours, theirs = (sum(side["seconds"].values()) for side in pairs[-1])
                 progress(
                     f"batch {batch_size}, {repeat + 1} of {settings.repeats}: engine {ours:.2f} s, loop {theirs:.2f} s"
                 )
             batches.append(_compare(batch_size, pairs, settings))
         return EngineBench(settings=settings, machine=machine, batches=tuple(batches))
-
-
-class _Worker:
-    """One side in a process of its own."""
-
-    def __init__(self, side: str, settings: EngineBenchSettings) -> None:
-        assert side in SIDES
-        # spawn: a forked process inherits torch's threads without their state
-        context = multiprocessing.get_context("spawn")
-        self._connection: Connection
-        self._connection, theirs = context.Pipe()
-        self._side = side
-        self._process = context.Process(target=serve, args=(side, settings, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def measure(self, batch_size: int) -> dict[str, Any]:
-        """One chain over one batch: seconds per phase and extra bytes."""
-        self._connection.send(batch_size)
-        figures: dict[str, Any] = self.receive()
-        return figures
-
-    def receive(self) -> Any:
-        try:
-            message = self._connection.recv()
-        except EOFError as error:
-            raise RunError(f"the {self._side} side of the benchmark died; is there enough memory?") from error
-        if isinstance(message, LatentMASError):
-            raise message
-        return message
-
-    def __enter__(self) -> "_Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
 
 
 def _compare(

@@ -5,15 +5,17 @@ import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.engine.baseline import Baseline
 from benchmarks.engine.settings import EngineBenchSettings
+from latentmas_ray.bench.side_process import serve_side
+from latentmas_ray.bench.used_memory import reset_peak, used_bytes
 from latentmas_ray.engine.engine import Engine, make_realignment
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import LatentMASError, RunError, first_line
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.presets import SHAPES, random_model
@@ -23,28 +25,22 @@ Seconds = dict[str, float]
 
 
 def serve(side: str, settings: EngineBenchSettings, connection: Connection) -> None:
-    """Load the model, report the machine, then measure one batch per requested size.
+    """Load the model, report the machine, then measure one batch per requested size."""
 
-    An error is sent instead, and ends the side; whatever is not ours becomes a RunError of one line.
-    """
-    try:
+    def start() -> tuple[str, Callable[[int], dict[str, Any]]]:
         lm = load_shape(settings)
-        resting = memory_bytes(lm, peak=False)
+        resting = used_bytes(lm.device, peak=False)
         measure = SIDES[side](lm, settings)
         measure(1)  # warm-up: selects kernels and starts threads
-        connection.send(describe(lm))
-        while True:
-            batch_size = connection.recv()
-            reset_peak(lm)
+
+        def answer(batch_size: int) -> dict[str, Any]:
+            reset_peak(lm.device)
             seconds = measure(batch_size)
-            connection.send({"seconds": seconds, "extra_bytes": memory_bytes(lm, peak=True) - resting})
-    except LatentMASError as error:
-        connection.send(error)
-    except (EOFError, ConnectionError):
-        pass  # the benchmark is over
-    except Exception as error:  # noqa: BLE001 - torch out of memory, a driver: the parent shows the message only
-        reason = first_line(error)
-        connection.send(RunError(f"the {side} side of the benchmark failed: {type(error).__name__}: {reason}"))
+            return {"seconds": seconds, "extra_bytes": used_bytes(lm.device, peak=True) - resting}
+
+        return describe(lm), answer
+
+    serve_side(side, connection, start)
 
 
 def load_shape(settings: EngineBenchSettings) -> LanguageModel:
@@ -130,20 +126,3 @@ def describe(lm: LanguageModel) -> str:
     spec = lm.spec
     place_name = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else "cpu"
     return f"{place_name}, {torch.get_num_threads()} torch threads, {spec.dtype}, {spec.num_layers} layers"
-
-
-def reset_peak(lm: LanguageModel) -> None:
-    """Reset the peak: of the GPU's allocator, or of this process's resident memory (Linux)."""
-    if lm.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(lm.device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory_bytes(lm: LanguageModel, *, peak: bool) -> int:
-    """Return the memory in use now, or the peak since `reset_peak`."""
-    if lm.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(lm.device) if peak else torch.cuda.memory_allocated(lm.device)
-    field = "VmHWM:" if peak else "VmRSS:"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
@@ -34,7 +35,11 @@ from latentmas_ray.placement.link_speeds import LinkSpeeds
 # Fields that are flags of a command: errors name the flag.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
-    | {field.name for settings in (TransferBenchSettings, LinkSpeeds) for field in fields(settings)}
+    | {
+        field.name
+        for settings in (TransferBenchSettings, AnswerBenchSettings, LinkSpeeds)
+        for field in fields(settings)
+    }
     | {
         "seeds",
         "example",

@@ -83,6 +83,40 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
             why="with --no-end-to-end: only the two agents that hand over have prompts and thoughts",
         ),
     ),
+    "bench answer": (
+        UnusedFlags(
+            fields=(
+                "questions",
+                "batch_size",
+                "prompt_tokens",
+                "min_new_tokens",
+                "max_new_tokens",
+                "repeats",
+                "threads",
+            ),
+            when=lambda flags: flags["engines"] == (),
+            why="with --engines none: the methods have the questions of tasks",
+        ),
+        UnusedFlags(
+            fields=(
+                "answer_engine",
+                "tasks",
+                "limit",
+                "concurrency",
+                "topology",
+                "latent_steps",
+                "runtime",
+                "address",
+            ),
+            when=lambda flags: flags["methods"] == (),
+            why="with --methods none: engines alone are measured",
+        ),
+        UnusedFlags(
+            fields=("address",),
+            when=lambda flags: flags["runtime"] == "local",
+            why="with --runtime local: there is no Ray",
+        ),
+    ),
 }
 
 
@@ -136,6 +170,8 @@ def with_value(field: str, value: object) -> str:
         return "--json"
     if isinstance(value, bool):
         return flag_of(field) if value else f"--no-{flag_of(field)[2:]}"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     if isinstance(value, Mapping):
         value = ",".join(f"{name}={count}" for name, count in value.items())
     return f"{flag_of(field)} {value}"

@@ -149,14 +149,21 @@ class Session:
 
     @torch.inference_mode()
     def decode(
-        self, sampling: Sampling, agent: str, questions: Sequence[str] = (), *, is_last: bool = False
+        self,
+        sampling: Sampling,
+        agent: str,
+        questions: Sequence[str] = (),
+        *,
+        bounds: Sequence[int] = (),
+        is_last: bool = False,
     ) -> list[list[int]]:
         """Sample tokens until each question's end token, the bound, or the last position that the model has; returns
         token ids without the end token, and sets `cut_off`.
 
         A model without a chat template also ends where it asks itself a new question; `questions` are what it was
         asked. A finished question leaves the batch, which speeds up the others. Segments that are still in the cache
-        are copied out before that, unless they will not be read any more (`is_last`). Ends the session.
+        are copied out before that, unless they will not be read any more (`is_last`). `bounds` are the tokens that each
+        question may have, at least 1, where they differ. Ends the session.
         """
         if is_last:
             self.cache.drop_views()
@@ -175,8 +182,9 @@ class Session:
                     if (num_kept := run_on.num_kept(question, outputs[question])) is not None:
                         del outputs[question][num_kept:]
                         has_ended = True
-                if has_ended or self.positions[row] == self.lm.max_positions:
-                    self.cut_off[question] = "no" if has_ended else "positions"
+                is_full = bool(bounds) and len(outputs[question]) >= bounds[question]
+                if has_ended or is_full or self.positions[row] == self.lm.max_positions:
+                    self.cut_off[question] = "no" if has_ended else "max_new_tokens" if is_full else "positions"
                     self._drop_row(row, active, ids)
             if not active or step + 1 == sampling.max_new_tokens:
                 break

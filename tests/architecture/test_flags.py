@@ -40,6 +40,11 @@ COMMANDS = {
         --model --dtype --tokens --transports --repeats --address --end-to-end --no-end-to-end --prompt-tokens
         --latent-steps --plot --json
     """,
+    "bench answer": """
+        --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
+        --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
+        --runtime --address --output --json
+    """,
 }
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.answer_tables import answer_tables
 from latentmas_ray.cli.render.compare_tables import comparison_tables
 from latentmas_ray.cli.render.fitted import FittedTable, Heading
 from latentmas_ray.cli.render.inspect_tables import agents_view, question_table
@@ -26,6 +27,7 @@ from latentmas_ray.report.compare import compare_folders
 from latentmas_ray.runs.multi_seed import SeedRun, summarise_seeds
 from latentmas_ray.runs.results import TransferStats
 from latentmas_ray.runs.run_events import RunProgress, RunStarted
+from tests.cases.answers import answer_outcome
 from tests.cases.report import make_answer, make_trace
 from tests.cases.transfer import outcome
 from tests.unit.cli.test_commands import make_summary
@@ -170,6 +172,11 @@ def test_a_traced_question(width: int) -> None:
     )
     check(shown, width, "0.250")
     assert characters("an-agent-with-a-name-that-is-longer-than-most-of-them") <= characters(shown)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_answer_benchmark(width: int) -> None:
+    check(rendered(answer_tables(answer_outcome()), width), width, "95.3 %", "123 µs", "1.50", "100 MB")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

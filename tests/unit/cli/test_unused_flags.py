@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.unused_flags import UNUSED_FLAGS
+from latentmas_ray.cli.unused_flags import NOTES, UNUSED_FLAGS, tell_unused
 from tests.cases.report import make_trace
 from tests.unit.report.test_compare import write_run
 
@@ -121,7 +121,30 @@ def test_flags_of_commands(
 
 
 def test_every_command_with_such_flags_is_tried() -> None:
-    assert set(UNUSED_FLAGS) == {"ask", "compare", "grade", "inspect", "plan", "topologies", "bench transfer"}
+    tried = {"ask", "compare", "grade", "inspect", "plan", "topologies", "bench transfer", "bench answer"}
+    assert set(UNUSED_FLAGS) == tried
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"engines": (), "repeats": 2}, ["--repeats 2 does nothing with --engines none"]),
+        ({"engines": ("vllm",), "repeats": 2, "runtime": "local"}, []),
+        (
+            {"methods": (), "concurrency": (1, 8), "address": "auto"},
+            ["--concurrency 1,8 does nothing with --methods none", "--address auto does nothing with --methods none"],
+        ),
+        ({"runtime": "local", "address": "auto"}, ["--address auto does nothing with --runtime local"]),
+    ],
+)
+def test_flags_of_the_answer_benchmark(
+    given: dict[str, object], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not run here: it measures for minutes."""
+    held: list[str] = []
+    monkeypatch.setattr(NOTES, "hold", held.append)
+    tell_unused("bench answer", {"engines": None, "methods": None, "runtime": None, **given})
+    assert [line.partition(":")[0] for line in held] == told
 
 
 @pytest.mark.parametrize(

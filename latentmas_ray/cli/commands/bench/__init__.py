@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import typer
 
+from latentmas_ray.cli.commands.bench.answer import answer
 from latentmas_ray.cli.commands.bench.transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
 from latentmas_ray.errors import ConfigError
 
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure against a reference.")
 bench_app.command("transfer")(transfer)
+bench_app.command("answer")(answer)
 
 
 @bench_app.callback()

@@ -1,0 +1,1 @@
+"""`latentmas bench answer`: engines that write texts, and the methods on the same questions."""

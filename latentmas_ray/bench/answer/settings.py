@@ -1,0 +1,100 @@
+"""The settings of `latentmas bench answer`. Imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from latentmas_ray.config import DEVICE_FORM, EMBEDDED_MODEL, is_device
+from latentmas_ray.config.address import split_address
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.paths import expand_home
+
+ENGINES = ("static", "continuous", "vllm")
+METHODS = ("single", "text", "latent")
+ANSWER_ENGINES = ("auto", "transformers", "vllm")
+NOTHING = "none"  # in place of names: this part is not measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerBenchSettings:
+    """What to measure: engines on texts of seeded lengths, and methods on the questions of tasks.
+
+    Raises ConfigError for impossible values.
+    """
+
+    model: str = EMBEDDED_MODEL  # tiny, a model folder or a hub id; for the engines also a shape with random weights
+    dtype: str = "auto"
+    device: str = "auto"
+    engines: tuple[str, ...] | None = None  # of `ENGINES`; None: all that are installed
+    questions: int = 32
+    batch_size: int = 8  # questions that an engine writes at the same time
+    prompt_tokens: int = 64
+    min_new_tokens: int = 8  # the lengths of the texts are drawn evenly between these two
+    max_new_tokens: int = 512
+    seed: int = 42
+    repeats: int = 3
+    threads: int | None = None  # of each engine on a CPU; None: OMP_NUM_THREADS, or one for each core
+    methods: tuple[str, ...] = METHODS
+    answer_engine: str = "auto"  # of all agents that write text, in every method; auto: vLLM if it is installed
+    tasks: tuple[str, ...] = ("notes", "chain")
+    limit: int = 64  # questions of each task
+    concurrency: tuple[int, ...] = (1, 8, 32)  # questions that an agent computes at the same time
+    topology: str = "sequential"
+    latent_steps: int = 40
+    runtime: str = "ray"
+    address: str | None = None
+    output: str | None = None  # folder for the figures
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        _check_names("engines", self.engines or (), ENGINES)
+        _check_names("methods", self.methods, METHODS)
+        for name, choices in (
+            ("dtype", ("auto", "float32", "bfloat16")),
+            ("answer_engine", ANSWER_ENGINES),
+            ("runtime", ("ray", "local")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(name, getattr(self, name), f"it must be {_either(choices)}")
+        if not is_device(self.device):
+            raise ConfigError("device", self.device, DEVICE_FORM)
+        if self.answer_engine == "vllm" and self.runtime == "local":
+            raise ConfigError("runtime", "local", "vLLM changes the process that it runs in: use ray")
+        if not self.tasks or not all(self.tasks):
+            raise ConfigError("tasks", ",".join(self.tasks), "it must be names, as in notes,chain")
+        if not self.methods and self.engines == ():
+            raise ConfigError("methods", NOTHING, "without engines, too, nothing is left")
+        if self.address is not None:
+            try:
+                split_address(self.address)
+            except ValueError as error:
+                raise ConfigError("address", self.address, str(error)) from None
+        if self.output is not None:
+            expand_home("output", self.output)
+
+    def _check_counts(self) -> None:
+        names = ["questions", "batch_size", "prompt_tokens", "min_new_tokens", "repeats", "limit", "latent_steps"]
+        for name in (*names, *(["threads"] if self.threads is not None else [])):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "it must be at least 1")
+        if self.max_new_tokens < self.min_new_tokens:
+            least = f"it must be at least min_new_tokens, which is {self.min_new_tokens}"
+            raise ConfigError("max_new_tokens", self.max_new_tokens, least)
+        if not self.concurrency or min(self.concurrency) < 1:
+            given = ",".join(map(str, self.concurrency))
+            raise ConfigError("concurrency", given, "it must be whole numbers of at least 1, as in 1,8,32")
+        if self.methods and self.limit < max(self.concurrency):
+            most = max(self.concurrency)
+            raise ConfigError("limit", self.limit, f"it must be at least {most}, the largest concurrency")
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names of a list such as `static,vllm`; none for `none`."""
+    return () if text.strip() == NOTHING else tuple(name.strip() for name in text.split(","))
+
+
+def _check_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if not set(names) <= set(known):
+        raise ConfigError(field, ",".join(names), f"it must be names out of {', '.join(known)}, or {NOTHING}")
+
+
+def _either(choices: tuple[str, ...]) -> str:
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
