@@ -2,12 +2,13 @@
 
 `x_seconds` is the time of the question's whole batch. `x_seconds_per_question` is that time divided by the number of
 questions in the batch: only these can be added up, and their sum over all questions is the time that the agent spent
-on x. Rows without a batch size do not count for them.
+on x. Rows without a batch size do not count for them. An agent that writes every question for itself reports each
+question's own share of its steps: that is the time per question, and the sum over the batch the time of the batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from latentmas_ray.runs.results import Answer, Transfer, TransferStats, mean_or_zero
+from latentmas_ray.runs.results import AgentUse, Answer, Transfer, TransferStats, mean_or_zero
 
 PER_QUESTION = "_per_question"
 _IDLE = frozenset({"wait", "trace"})  # waiting for memory and tracing do not count as busy
@@ -29,10 +30,13 @@ def transfer_stats(answers: Sequence[Answer]) -> tuple[TransferStats, ...]:
 def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
     uses = [answer.agents[name] for answer in answers]
     reads = [[transfer for transfer in answer.transfers if transfer.reader == name] for answer in answers]
+    sized = list(zip(uses, (answer.batch_size for answer in answers), strict=True))
     phases = dict.fromkeys(phase for use in uses for phase in use.seconds)
-    seconds = {phase: [use.seconds.get(phase, 0.0) for use in uses] for phase in phases}
+    # An own share times the size of the batch: the mean over its questions is the time of the whole batch.
+    seconds = {phase: [_of_batch(use, size, (phase,)) for use, size in sized] for phase in phases}
     seconds |= _transfer_seconds(reads)
-    busy = [sum(taken for phase, taken in use.seconds.items() if phase not in _IDLE) for use in uses]
+    working = [phase for phase in phases if phase not in _IDLE]
+    busy = [_of_batch(use, size, working) for use, size in sized]
     return {
         "prompt_tokens": mean_or_zero([use.prompt_tokens for use in uses]),
         "latent_steps": mean_or_zero([use.latent_steps for use in uses]),
@@ -43,6 +47,12 @@ def _agent(name: str, answers: Sequence[Answer]) -> dict[str, float]:
         **{f"{what}_seconds": mean_or_zero(taken) for what, taken in seconds.items()},
         **_per_question({**seconds, "busy": busy}, answers),
     }
+
+
+def _of_batch(use: AgentUse, batch_size: int | None, phases: Iterable[str]) -> float:
+    """Return the seconds of these phases, of the question's whole batch."""
+    seconds = sum(use.seconds.get(phase, 0.0) for phase in phases)
+    return seconds * (batch_size or 1) if use.has_own_seconds else seconds
 
 
 def _transfer(source: str, reader: str, answers: Sequence[Answer]) -> TransferStats:

@@ -23,7 +23,8 @@ _AnyFloat = Annotated[float, AllowInfNan(True)]
 
 @dataclass(frozen=True, kw_only=True)
 class AgentUse:
-    """The resources that one agent used on one question. Seconds are those of the question's whole batch."""
+    """The resources that one agent used on one question. Seconds are those of the question's whole batch, or with
+    `has_own_seconds` the question's share of each step of an agent that writes every question for itself."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FINITE
 
@@ -36,6 +37,7 @@ class AgentUse:
     text: str | None = None
     alarms: tuple[Alarm, ...] = ()  # the first one of each kind; empty without a guard
     cut_off: CutOff | None = None  # why its text ended early; "no" if it did not; None in rows of older versions
+    has_own_seconds: bool = False
 
     @property
     def is_cut_off(self) -> bool:
@@ -137,6 +139,7 @@ class Answer:
     def to_row(self) -> dict[str, Any]:
         """The object of one line of results.jsonl."""
         cut_off = {name: use.cut_off for name, use in self.agents.items() if use.cut_off is not None}
+        own_seconds = [name for name, use in self.agents.items() if use.has_own_seconds]
         alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
@@ -157,6 +160,7 @@ class Answer:
             },
             "seconds": self.seconds,
             "agent_seconds": {name: dict(use.seconds) for name, use in self.agents.items()},
+            **({"own_seconds": own_seconds} if own_seconds else {}),  # the agents whose seconds are not the batch's
             "memory_bytes": self.memory_bytes,
             "agent_memory_bytes": {name: use.memory_bytes for name, use in self.agents.items()},
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
@@ -180,6 +184,7 @@ class Answer:
                 "text": row["texts"].get(name),
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
                 "cut_off": _cut_off(row.get("cut_off", {}).get(name)),
+                "has_own_seconds": name in row.get("own_seconds", ()),
             }
             for name, tokens in row["tokens"]["agents"].items()
         }

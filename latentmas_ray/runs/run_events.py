@@ -66,8 +66,9 @@ class RunProgress:
     num_failed: int
     batches_in_flight: int
     memory_in_flight_bytes: int  # of existing segments, of all runs
-    tokens: int  # prompt, latent and output tokens processed so far in this run
+    tokens: int  # prompt, latent and output tokens processed so far in this run, those of unfinished texts included
     seconds: float  # since the run started
+    num_writing: int = 0  # questions whose texts grow now; 0 where texts are not reported before they are finished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Build the answers of a batch from the results of its turns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
@@ -11,46 +11,64 @@ from latentmas_ray.runs.traces import Trace, judge_memory
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.turns import TopologyIndex
 from latentmas_ray.tasks import Grade
+from latentmas_ray.tasks.question import Question
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedQuestions:
+    """Questions of a batch that the answering agent has finished, with the results of all agents.
+
+    `is_single`: the answering agent's result is for the one question alone; those of the others are for the batch.
+    """
+
+    batch: Batch
+    questions: tuple[Question, ...]
+    results: Mapping[str, TurnResult]  # by agent
+    seconds: float  # wall clock from the admission of the batch
+    is_single: bool = False
+
+    def index_in(self, agent: str, question: Question, answering: str) -> int:
+        """Return the index of a question's values in the result of `agent`."""
+        return 0 if self.is_single and agent == answering else self.batch.questions.index(question)
 
 
 def make_answers(
-    batch: Batch,
+    finished: FinishedQuestions,
     topology_index: TopologyIndex,
-    results: Mapping[str, TurnResult],
-    seconds: float,
     grades: Mapping[str, Grade],
     *,
     memories: Mapping[str, ReturnedMemory] | None = None,
 ) -> list[Answer]:
-    """Return the answers of a complete batch, in the order of its questions. Questions without a grade are left out.
+    """Return the answers of these questions, in their order. Questions without a grade are left out.
 
-    `grades` and `memories` are by question id. `seconds` is the wall-clock time from the admission of the batch to the
-    result of its last turn.
+    `grades` and `memories` are by question id.
     """
     answering = topology_index.topology.answering_agent.name
-    final = results[answering]
+    batch, results = finished.batch, finished.results
     transfers = _transfers(topology_index, results, len(batch.questions))
-    traced = {question.id: _trace(question.id, topology_index, results) for question in batch.questions}
+    traced = {question.id: _trace(question.id, topology_index, results) for question in finished.questions}
     traces = judge_memory({name: trace for name, trace in traced.items() if trace is not None})
     answers = []
-    for index, question in enumerate(batch.questions):
+    for question in finished.questions:
         if (grade := grades.get(question.id)) is None:
             continue
+        at = {agent.name: finished.index_in(agent.name, question, answering) for agent in topology_index.agents}
+        final = results[answering]
         answers.append(
             Answer(
                 id=question.id,
                 question=question.question,
                 gold=question.gold,
-                answer=final.texts[index],
-                answer_token_ids=tuple(final.output_token_ids[index]),
+                answer=final.texts[at[answering]],
+                answer_token_ids=tuple(final.output_token_ids[at[answering]]),
                 prediction=grade.prediction,
                 correct=grade.correct,
-                seconds=seconds,
+                seconds=finished.seconds,
                 agents={
-                    agent.name: _use(results[agent.name], question.id, index, is_answering=agent.name == answering)
-                    for agent in topology_index.agents
+                    name: _use(results[name], question.id, index, is_answering=name == answering)
+                    for name, index in at.items()
                 },
-                transfers=transfers[index],
+                transfers=transfers[batch.questions.index(question)],
                 batch_size=len(batch.questions),
                 trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
@@ -106,15 +124,17 @@ def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
 
 
 def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool) -> AgentUse:
+    phases = result.question_phases[index] if result.question_phases else result.phases
     return AgentUse(
         prompt_tokens=result.prompt_tokens[index],
         latent_steps=result.latent_steps,
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
-        seconds=asdict(result.phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
+        seconds=asdict(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
         text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
         alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),
         cut_off=result.cut_off[index] if result.cut_off else "no",
+        has_own_seconds=bool(result.question_phases),
     )
 
 

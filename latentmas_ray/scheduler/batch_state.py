@@ -1,4 +1,4 @@
-"""The state of one batch while its turns run."""
+"""The state of one batch while its turns run: which turns are ready, which questions are settled, what is freed."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import Any
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
 from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
-from latentmas_ray.scheduler.segment_lifetime import find_segments_to_free
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
+from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent
 
 
@@ -18,7 +18,11 @@ class BatchState:
     A turn is ready when the turns whose segments it reads are *submitted* (the runtime chains the references) and the
     turns whose texts are in its prompt have *results*. With guard `text` any prompt can contain text, so a turn is
     ready only when all turns whose segments it reads have results. A handle is dropped when its turn and all turns that
-    read its segment have results."""
+    read its segment have results.
+
+    A question is settled once this batch owes nothing more for it: it is answered, or failed, or is tried again alone.
+    The turns of the batch still have it, because segments are those of the whole batch, but no text is written for it.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,11 @@ class BatchState:
         self.lost_segments: set[str] = set()  # agents whose turns have results and whose segments are lost
         self.handles: dict[str, TurnHandle] = {}
         self.results: dict[str, TurnResult] = {}
+        # By question: the answering agent's result for it alone and the seconds since admission, until all other agents
+        # have their results for the batch.
+        self.early: dict[str, tuple[TurnResult, float]] = {}
+        self.settled: set[str] = set(self.batch.done)
+        self._written: dict[str, dict[str, int]] = {}  # by agent and question: tokens of texts that are being written
         self._index = topology_index
         self._settings = settings
         self._transfer_modes = transfer_modes or {}
@@ -70,14 +79,54 @@ class BatchState:
         """Whether the turns of all agents have results."""
         return len(self.results) == len(self._index.agents)
 
+    @property
+    def open_questions(self) -> tuple[Question, ...]:
+        """The questions that are not settled."""
+        return tuple(question for question in self.batch.questions if question.id not in self.settled)
+
+    @property
+    def open_attempt(self) -> RetryState:
+        """The attempt with the questions that are not settled; those that are count as done."""
+        done = self.batch.done | self.settled
+        return replace(self.retry, batch=replace(self.batch, done=done))
+
+    @property
+    def num_unanswered(self) -> int:
+        """How many questions agents still work on."""
+        return sum(question.id not in self.early for question in self.open_questions)
+
+    @property
+    def awaits_only_answers(self) -> bool:
+        """Whether all agents but the answering one have results."""
+        answering = self._index.topology.answering_agent.name
+        return all(agent.name in self.results or agent.name == answering for agent in self._index.agents)
+
+    def note_tokens(self, agent: str, question_id: str, num_tokens: int) -> None:
+        """Note how many tokens of a text are written; the agent's turn is not over."""
+        self._written.setdefault(agent, {})[question_id] = num_tokens
+
+    @property
+    def num_written(self) -> int:
+        """Tokens of the texts of turns that are not over."""
+        return sum(sum(tokens.values()) for tokens in self._written.values())
+
+    @property
+    def num_writing(self) -> int:
+        """How many questions have a text that is being written."""
+        over = self.settled | self.early.keys()
+        return len({name for tokens in self._written.values() for name in tokens} - over)
+
     def next_request(self) -> TurnRequest | None:
         """Return the next ready turn in topological order, or None."""
         for agent in self._index.agents:
             if agent.name in self._submitted or not self._is_ready(agent.name):
                 continue
-            if (request := self._requests.pop(agent.name, None)) is not None:
-                return request
-            return self._build_turn(agent, {name: self.results[name].texts for name in self._index.texts[agent.name]})
+            if (request := self._requests.pop(agent.name, None)) is None:
+                texts = {name: self.results[name].texts for name in self._index.texts[agent.name]}
+                request = self._build_turn(agent, texts)
+            if agent.thinks == "text":
+                return replace(request, skipped=frozenset(self.settled | self.early.keys()))
+            return request
         return None
 
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
@@ -92,9 +141,11 @@ class BatchState:
     def add_result(self, result: TurnResult) -> None:
         """Store the result of a turn."""
         self.results[result.agent] = result
+        self._written.pop(result.agent, None)
 
     def take_segments_to_free(self) -> list[TurnHandle]:
-        """Return the handles of `find_segments_to_free`, and drop them here."""
+        """Return the handles of `find_segments_to_free`, and drop them here. The scheduler asks after every result and
+        has the runtime free the bytes (`Runtime.free_segments`)."""
         names = find_segments_to_free(self.handles, self.results.keys(), self._index.readers)
         self.lost_segments.difference_update(names)
         return [self.handles.pop(name) for name in names]
@@ -117,6 +168,7 @@ class BatchState:
         for name in rerun:
             self.handles.pop(name, None)
             self.results.pop(name, None)
+            self._written.pop(name, None)
             self._submitted.discard(name)
         self.lost_segments -= rerun
         for agent in self._index.agents:
@@ -135,6 +187,7 @@ class BatchState:
         finished = [handle for name, handle in self.handles.items() if name in self.results]
         self.handles.clear()
         self.lost_segments.clear()
+        self._written.clear()
         return pending, finished
 
     def _build_turn(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnRequest:
@@ -161,3 +214,12 @@ class BatchState:
         return self._submitted.issuperset(self._index.sources[agent]) and all(
             name in self.results for name in self._text_sources(agent)
         )
+
+
+def find_segments_to_free(stored: Iterable[str], done: Set[str], readers: Mapping[str, Set[str]]) -> list[str]:
+    """Return the agents of one batch whose segments no turn will read any more.
+
+    `stored` are the agents whose segments exist or will exist, `done` those whose turns have results, `readers` the
+    agents that read each agent's segment.
+    """
+    return [agent for agent in stored if agent in done and readers[agent] <= done]

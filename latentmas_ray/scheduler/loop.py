@@ -10,19 +10,29 @@ from contextlib import contextmanager
 
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
-from latentmas_ray.runs.results import Failure, ReturnedMemory
 from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
-from latentmas_ray.scheduler.answers import make_answers, returned_memories
 from latentmas_ray.scheduler.batch_state import BatchState
+from latentmas_ray.scheduler.finish import collect_grades, finish_batch, finish_early, finish_question, settle_failed
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
-from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnDone, TurnEvent, TurnFailed, TurnHandle, TurnLost
-from latentmas_ray.scheduler.retry import TurnFailure, is_batch_retried
+from latentmas_ray.scheduler.protocol import (
+    QuestionDone,
+    Runtime,
+    RuntimeInfo,
+    TokensWritten,
+    TurnDone,
+    TurnEvent,
+    TurnFailed,
+    TurnHandle,
+    TurnLost,
+)
+from latentmas_ray.scheduler.retry import TurnFailure, actor_died, is_batch_retried
 from latentmas_ray.scheduler.run import Run, RunRequest
 from latentmas_ray.scheduler.turns import segment_bounds
 from latentmas_ray.tasks import grade
 
 POLL_SECONDS = 0.2  # upper bound on the wait of one step, so that Ctrl-C works and progress is sent
+PROGRESS_SECONDS = 0.15  # between two reports while nothing but tokens is reported
 FailureEvent = TurnFailed | TurnLost
 _ENDS_ALL_RUNS = (ActorError, ClusterError)  # no single run caused these
 
@@ -52,6 +62,7 @@ class Scheduler:
         self._in_flight: dict[TurnHandle, tuple[Run, BatchState]] = {}
         self._agents: set[str] = set()  # of all runs so far
         self._num_batches = 0  # of all runs so far
+        self._reported_at = clock()  # when progress was reported last
 
     def start_run(self, request: RunRequest) -> Run:
         """Start a run. Its results are added to `Run.results` until `Run.is_over`, one for each open question of its
@@ -69,7 +80,7 @@ class Scheduler:
             grader=self._grader,
             number_offset=self._num_batches,
         )
-        self._num_batches += 1 + max((batch.number for batch in request.batches), default=0)
+        self._num_batches = 1 + max((batch.number for batch in run.batches), default=self._num_batches)
         self._agents.update(agent.name for agent in run.topology_index.agents)
         run.counters.start(run.describe(self._info.description))
         self._runs.append(run)
@@ -132,9 +143,10 @@ class Scheduler:
 
     def _admit(self) -> bool:
         """Start the next batch if it fits the memory budget. Returns whether anything happened. Runs admit in turn."""
+        num_unanswered = {run: run.num_unanswered for run in self._runs}
         for run in list(self._runs):
             try:
-                batch_state = run.next_batch()
+                batch_state = run.next_batch(sum(num_unanswered.values()) - num_unanswered[run])
             except LatentMASError as error:
                 self._fail([run], error)
                 return True
@@ -164,40 +176,51 @@ class Scheduler:
                 self._memory_budget.reserve(batch_state, {request.agent: segment_bounds(request)})
 
     def _poll(self, timeout_seconds: float) -> bool:
-        """Poll the runtime and handle its events. Returns whether any turn finished, failed or was lost."""
+        """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""
         try:
             events = self._runtime.poll(timeout_seconds) if self._in_flight else []
         except LatentMASError as error:
             self._fail(list(self._runs), error)
             return True
-        turns: list[TurnEvent] = []
+        turns, questions = list[TurnEvent](), list[QuestionDone]()
         for event in events:
             match event:
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
+                case QuestionDone(result=result) if result is not None:
+                    questions.append(event)
+                case TokensWritten(handle=handle, question_id=name, num_tokens=count):
+                    if (found := self._in_flight.get(handle)) is not None:
+                        found[1].note_tokens(handle.agent, name, count)
                 case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
                     for run in self._runs:
                         run.counters.send(event)
                 case _:
-                    pass  # tokens and questions: there is nothing to schedule
-        self._handle_outcomes(turns)
-        if turns or timeout_seconds:
+                    pass  # a question of a turn that is over
+        self._handle_outcomes(questions, turns)
+        if turns or questions or self._clock() - self._reported_at >= PROGRESS_SECONDS:
             self._report_progress()
-        return bool(turns)
+        return bool(turns or questions)
 
-    def _handle_outcomes(self, events: Sequence[TurnEvent]) -> None:
-        """Handle the outcomes of turns. Finished turns come first, so that failures do not discard their results."""
+    def _handle_outcomes(self, questions: Sequence[QuestionDone], events: Sequence[TurnEvent]) -> None:
+        """Handle the outcomes of questions and turns. What is finished comes first, so that failures do not discard
+        it."""
         done = [event for event in events if isinstance(event, TurnDone)]
         finished = {event.handle for event in done}
         rest = [event for event in events if not isinstance(event, TurnDone)]
         failed, broken = self._classify([event for event in rest if event.handle not in finished])
+        for question in questions:
+            if (found := self._in_flight.get(question.handle)) is not None and question.result is not None:
+                run, batch_state = found
+                with self._recording_errors(failed, run):
+                    finish_question(run, batch_state, question.question_id, question.result, self._clock())
+                    self._collect_grades_of(run, 0.0)
         for one in done:
             if (found := self._in_flight.pop(one.handle, None)) is not None:
                 run, batch_state = found
+                submit_next = run not in failed and batch_state not in broken
                 with self._recording_errors(failed, run):
-                    self._finish_turn(
-                        run, batch_state, one, submit_next=run not in failed and batch_state not in broken
-                    )
+                    self._finish_turn(run, batch_state, one, submit_next=submit_next)
         self._mark_lost_segments(event.handle for event in rest if isinstance(event, TurnLost))
         for batch_state, (run, failures) in broken.items():
             with self._recording_errors(failed, run):
@@ -250,11 +273,12 @@ class Scheduler:
             run.clear()
 
     def _report_progress(self) -> None:
+        self._reported_at = self._clock()
         load = self._load()
         record_load(self._metrics, load, self._agents)
         stored_bytes = sum(load.memory_bytes.values())
         for run in self._runs:
-            run.counters.send_progress(batches_in_flight=len(run.batch_states), memory_bytes=stored_bytes)
+            run.send_progress(stored_bytes)
 
     def _load(self) -> LoadSnapshot:
         return LoadSnapshot(
@@ -268,8 +292,10 @@ class Scheduler:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
         batch_state.add_result(result)
+        settle_failed(run, batch_state, result)
         to_free = batch_state.take_segments_to_free()
-        if submit_next and not batch_state.is_complete:
+        needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
+        if submit_next and needs_more:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
         run.counters.count_turn(result)
         if result.agent in batch_state.bounds:
@@ -277,27 +303,18 @@ class Scheduler:
         self._free_segments(batch_state, to_free)
         if batch_state.is_complete:
             run.batch_states.remove(batch_state)
-            self._finish(run, batch_state)
+            finish_batch(run, batch_state, self._clock())
+        elif needs_more:
+            finish_early(run, batch_state)
+        else:
+            self._drop_batch(run, batch_state)
+        self._collect_grades_of(run, 0.0)
 
     def _free_segments(self, batch_state: BatchState, handles: Sequence[TurnHandle]) -> None:
         """Free segments whose last reader has its result."""
         for handle in handles:
             self._memory_budget.stop_counting(batch_state, handle.agent)
         self._runtime.free_segments(handles)
-
-    def _finish(self, run: Run, batch_state: BatchState) -> None:
-        """Handle a batch with all its results: return its memory, or start grading its answers."""
-        assert batch_state.admitted_at is not None
-        if run.request.goal == "think":
-            for memory in self._returned_memories(run, batch_state):
-                if memory.id not in batch_state.batch.done and run.add_result(memory):
-                    run.counters.count_memory(memory.id)
-            return
-        texts = batch_state.results[run.topology.answering_agent.name].texts
-        answers = zip(batch_state.batch.questions, texts, strict=True)
-        still_open = [(question, text) for question, text in answers if question.id not in batch_state.batch.done]
-        run.grading.submit((batch_state, self._clock() - batch_state.admitted_at), still_open)
-        self._collect_grades_of(run, 0.0)
 
     def _collect_grades(self, timeout_seconds: float) -> bool:
         """Add graded answers to their runs' results. `timeout_seconds` is divided among the runs that are grading."""
@@ -307,36 +324,24 @@ class Scheduler:
 
     def _collect_grades_of(self, run: Run, timeout_seconds: float) -> bool:
         try:
-            graded = run.grading.collect(timeout_seconds)
+            return collect_grades(run, timeout_seconds)
         except LatentMASError as error:
             self._fail([run], error)
             return True
-        for (batch_state, seconds), grades in graded:
-            memories = (
-                {memory.id: memory for memory in self._returned_memories(run, batch_state)}
-                if run.request.keeps_memory
-                else None
-            )
-            for answer in make_answers(
-                batch_state.batch, run.topology_index, batch_state.results, seconds, grades, memories=memories
-            ):
-                if run.add_result(answer):
-                    run.counters.count_answer(answer)
-        return bool(graded)
-
-    def _returned_memories(self, run: Run, batch_state: BatchState) -> list[ReturnedMemory]:
-        return returned_memories(batch_state.batch, run.topology_index, batch_state.results, run.request.model)
 
     def _retry(self, run: Run, batch_state: BatchState, failures: Sequence[FailureEvent], *, submit_next: bool) -> None:
         """Retry a batch after these failures; `submit_next` submits the turns that are ready now.
 
         Failures are handled in topological order, because turns that read a failed turn's segment fail with it.
         """
+        if not batch_state.open_questions:  # the answers were there before the end of their turn
+            self._drop_batch(run, batch_state)
+            return
         for event in sorted(failures, key=lambda event: batch_state.depth(event.handle.agent)):
             if event.handle not in self._in_flight:
                 continue  # reset or cancelled with an earlier failure
             failure = TurnFailure.of(event)
-            dying = [other for other in failures if _actor_died(other) and other.handle in self._in_flight]
+            dying = [other for other in failures if actor_died(other) and other.handle in self._in_flight]
             dead = {other.handle.agent for other in dying}
             # Turns that were lost together count as one loss, whichever of them is the suspect.
             batch_state.num_losses += failure.is_suspect or any(TurnFailure.of(other).is_suspect for other in dying)
@@ -361,14 +366,17 @@ class Scheduler:
 
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
         """Cancel a failed batch. Its questions are tried again, or fail for good."""
-        self._cancel_batches([batch_state])
-        run.batch_states.remove(batch_state)
-        attempts, failed = batch_state.retry.after(failure, run.settings.max_attempts)
+        self._drop_batch(run, batch_state)
+        if not batch_state.open_questions:
+            return
+        attempts, failed = batch_state.open_attempt.after(failure, run.settings.max_attempts)
         run.retry(attempts)
-        for name, reason in failed.items():
-            final = Failure(id=name, agent=failure.agent, error=reason)
-            if run.add_result(final):
-                run.counters.count_failure(final)
+        run.add_failures(failure.agent, failed)
+
+    def _drop_batch(self, run: Run, batch_state: BatchState) -> None:
+        """Cancel a batch, which owes no answer any more."""
+        self._cancel_batches([batch_state])
+        run.batch_states.discard(batch_state)
 
     def _cancel_batches(self, batch_states: Iterable[BatchState]) -> None:
         """Cancel the turns of these batches and free their memory."""
@@ -389,8 +397,3 @@ class Scheduler:
             self._runtime.cancel(pending)
         if pending or finished:
             self._runtime.free_segments([*pending, *finished])
-
-
-def _actor_died(event: FailureEvent) -> bool:
-    """Return whether the turn was lost with its actor."""
-    return isinstance(event, TurnLost) and not event.lacks_memory

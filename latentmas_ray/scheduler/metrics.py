@@ -223,8 +223,11 @@ class RunCounters:
         self._num_done += 1
         self.send(MemoryFinished(question_id=question_id))
 
-    def send_progress(self, *, batches_in_flight: int, memory_bytes: int) -> None:
-        """Send a snapshot of the run; `memory_bytes` is the memory in flight of all runs."""
+    def send_progress(
+        self, *, batches_in_flight: int, memory_bytes: int, num_writing: int = 0, num_written: int = 0
+    ) -> None:
+        """Send a snapshot of the run; `memory_bytes` is the memory in flight of all runs, `num_written` are the tokens
+        of the texts of turns that are not over."""
         self.send(
             RunProgress(
                 num_questions=self.num_questions,
@@ -232,7 +235,8 @@ class RunCounters:
                 num_failed=self._num_failed,
                 batches_in_flight=batches_in_flight,
                 memory_in_flight_bytes=memory_bytes,
-                tokens=self._tokens,
+                tokens=self._tokens + num_written,
+                num_writing=num_writing,
                 seconds=self._clock() - self._started_at,
             )
         )

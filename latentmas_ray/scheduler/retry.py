@@ -4,8 +4,11 @@
   it needs and that no longer exist. A batch that loses too many turns by its own suspected fault counts as failed.
 * A batch with questions that do not fit the model's positions loses those, which fail at once, and is tried again
   with the others together.
+* A question that could not be written, in a turn that wrote the others, leaves its batch and is retried alone.
 * Any other failed batch is split: each of its questions is retried alone. A question fails for good after
   `max_attempts` attempts in total.
+
+Questions that are answered, or left their batch earlier, are never tried again with it.
 """
 
 from collections.abc import Mapping
@@ -41,6 +44,13 @@ class RetryState:
         if self.has_failed_for_good(max_attempts):
             return [], {self.batch.questions[0].id: failure.reason}
         return self.split(), {}
+
+    def after_some(self, failed: Mapping[str, str], max_attempts: int) -> tuple[list["RetryState"], dict[str, str]]:
+        """Like `after`, for questions that failed alone (each with its reason); the batch continues without them."""
+        reasons = {name: _one_line(why) for name, why in failed.items()}
+        if self.number >= max_attempts:
+            return [], reasons
+        return [one for one in self.split() if one.batch.questions[0].id in reasons], {}
 
     def has_failed_for_good(self, max_attempts: int) -> bool:
         """Return whether a failure is final: the question was alone in its batch and has had all its attempts."""
@@ -83,6 +93,11 @@ class TurnFailure:
 def is_batch_retried(error: LatentMASError) -> bool:
     """Return whether a batch is retried after this error of a turn; any other error ends its run, or all runs."""
     return isinstance(error, TurnError)
+
+
+def actor_died(event: TurnFailed | TurnLost) -> bool:
+    """Return whether the turn was lost with its actor."""
+    return isinstance(event, TurnLost) and not event.lacks_memory
 
 
 def _one_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """A run: the questions of one caller, in a scheduler that serves several callers."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -9,6 +9,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory
 from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.scheduler.answers import FinishedQuestions
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
@@ -66,11 +67,17 @@ class Run:
             info.transfer_costs,
             bytes_per_token=info.sent_bytes_per_token or info.bytes_per_token,
         )
+        batches = _questions_of(request, self.topology_index, info) or request.batches
+        self.batches = [replace(batch, number=batch.number + number_offset) for batch in batches]
+        largest = max((len(batch.questions) for batch in self.batches), default=1)
         self.max_batches_in_flight = self.settings.batches_in_flight(len(self.topology_index.agents))
-        self.batches = [replace(batch, number=batch.number + number_offset) for batch in request.batches]
+        # None: batches are counted, not questions.
+        self.max_questions_in_flight = self.settings.questions_in_flight(
+            self.topology_index.agents, info.writes_at_once, largest
+        )
         self.queue = deque(RetryState(batch) for batch in self.batches)
         self.batch_states: set[BatchState] = set()
-        self.grading: Grading[tuple[BatchState, float]] = Grading(
+        self.grading: Grading[FinishedQuestions] = Grading(
             grade_unconfined if self.settings.unsafe_programs else grader
         )
         self.results: deque[Result] = deque()
@@ -80,9 +87,7 @@ class Run:
         self._next: BatchState | None = None  # the first batch of the queue, once its prompts are rendered
         self._finished_ids: set[str] = set()
         # As many as can be in flight: results of a slow caller must not fill the memory of this process.
-        self._max_results = self.max_batches_in_flight * max(
-            (len(batch.questions) for batch in request.batches), default=1
-        )
+        self._max_results = max(self.max_questions_in_flight or 0, self.max_batches_in_flight * largest)
         num_open = sum(len(batch.open_questions) for batch in request.batches)
         self.counters = RunCounters(
             request.observer,
@@ -110,11 +115,21 @@ class Run:
             return runtime
         return "; ".join([runtime, *map(str, self.transfer_choices.values())])
 
-    def next_batch(self) -> BatchState | None:
-        """Return the first batch of the queue, rendered; None if no batch waits, too many batches are in flight or
-        results unfetched, or the run is cancelled. Raises TopologyError for a prompt that cannot be rendered."""
-        is_full = len(self.batch_states) >= self.max_batches_in_flight or len(self.results) >= self._max_results
-        if not self.queue or is_full or self.is_cancelled:
+    @property
+    def num_unanswered(self) -> int:
+        """How many questions in flight agents still work on."""
+        return sum(batch_state.num_unanswered for batch_state in self.batch_states)
+
+    def next_batch(self, num_of_others: int = 0) -> BatchState | None:
+        """Return the first batch of the queue, rendered; None if no batch waits, too many batches or questions are in
+        flight or results unfetched, or the run is cancelled. Raises TopologyError for a prompt that cannot be rendered.
+
+        `num_of_others` is the number of unanswered questions of other runs: agents that write a limited number of
+        questions at the same time write those of all runs, and every run may have one batch in flight whatever the
+        others have."""
+        if not self.queue or self.is_cancelled or len(self.results) >= self._max_results:
+            return None
+        if self._is_full(num_of_others):
             return None
         if self._next is None:
             self._next = BatchState(
@@ -126,6 +141,13 @@ class Run:
                 keeps_memory=self.request.keeps_memory or self.request.goal == "think",
             )
         return self._next
+
+    def _is_full(self, num_of_others: int) -> bool:
+        if self.max_questions_in_flight is None:
+            return len(self.batch_states) >= self.max_batches_in_flight
+        num_in_flight = num_of_others + self.num_unanswered
+        num_next = len(self.queue[0].batch.open_questions)
+        return bool(self.batch_states) and num_in_flight + num_next > self.max_questions_in_flight
 
     def admit(self, batch_state: BatchState) -> None:
         """Move the first batch of the queue to the batches in flight."""
@@ -145,6 +167,22 @@ class Run:
         self._finished_ids.add(result.id)
         self.results.append(result)
         return True
+
+    def add_failures(self, agent: str, reasons: Mapping[str, str]) -> None:
+        """Add questions that have failed for good at `agent` to the results; `reasons` is by question."""
+        for name, reason in reasons.items():
+            failure = Failure(id=name, agent=agent, error=reason)
+            if self.add_result(failure):
+                self.counters.count_failure(failure)
+
+    def send_progress(self, memory_bytes: int) -> None:
+        """Send a snapshot to the observer; `memory_bytes` is the memory in flight of all runs."""
+        self.counters.send_progress(
+            batches_in_flight=len(self.batch_states),
+            memory_bytes=memory_bytes,
+            num_writing=sum(batch_state.num_writing for batch_state in self.batch_states),
+            num_written=sum(batch_state.num_written for batch_state in self.batch_states),
+        )
 
     def reset(self) -> None:
         """Put all batches with questions that have no result back into the queue; no turn of the run is in flight."""
@@ -170,3 +208,20 @@ class Run:
         self._next = None
         self.batch_states.clear()
         self.queue.clear()
+
+
+def _questions_of(request: RunRequest, index: TopologyIndex, info: RuntimeInfo) -> list[Batch]:
+    """Return one batch for each open question, if every agent writes text, question by question, and some agent reads
+    another's texts: so that no question waits for its batch at each agent. Else nothing."""
+    agents = index.agents
+    if len(agents) == 1 or request.settings.max_batches_in_flight is not None:
+        return []
+    if not all(agent.thinks == "text" and agent.name in info.writes_at_once for agent in agents):
+        return []
+    largest = max((len(batch.questions) for batch in request.batches), default=1)
+    return [
+        Batch(number=batch.number * largest + place, questions=(question,))
+        for batch in request.batches
+        for place, question in enumerate(batch.questions)
+        if question.id not in batch.done
+    ]

@@ -60,6 +60,17 @@ class DriverSettings:
         """Return how many batches may be in flight: one for each actor, and one more so that the first never waits."""
         return self.max_batches_in_flight or num_agents * self.replicas + 1
 
+    def questions_in_flight(
+        self, agents: Sequence[Agent], writes_at_once: Mapping[str, int], batch_size: int
+    ) -> int | None:
+        """Return how many unanswered questions may be in flight: as many as all agents work on at the same time, and
+        one more batch, so that an agent whose question ends finds the next one. None if no agent writes several turns
+        at the same time (`RuntimeInfo.writes_at_once`), or batches are limited by themselves: then batches count."""
+        if self.max_batches_in_flight is not None or not any(agent.name in writes_at_once for agent in agents):
+            return None
+        per_agent = [writes_at_once.get(agent.name, batch_size * self.replicas) for agent in agents]
+        return sum(max(batch_size, count) for count in per_agent) + batch_size
+
 
 # answer: all agents run. think: all agents but the answering one run, and the memory that it would read is the result.
 # answer-from-memory: only the answering agent runs, on memory of an earlier run.

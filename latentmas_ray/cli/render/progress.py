@@ -221,6 +221,8 @@ def _figures(progress: "RunProgress") -> str:
     figures = []
     if progress.seconds > 0:
         figures.append(f"{format_number(round(progress.tokens / progress.seconds))} tokens/s")
+    if progress.num_writing:
+        figures.append(f"{progress.num_writing} being written")
     figures.append(f"{format_bytes(progress.memory_in_flight_bytes)} in flight")
     if progress.num_failed:
         figures.append(f"{progress.num_failed} failed")

@@ -111,6 +111,7 @@ def _details(run: _PageRun, answer: Answer, limits: PageLimits) -> dict[str, Any
                 "name": name,
                 "tokens": [use.prompt_tokens, use.latent_steps, use.output_tokens],
                 "seconds": {phase: _round(taken) for phase, taken in use.seconds.items() if taken},
+                **({"own_seconds": True} if use.has_own_seconds else {}),
                 "read": [
                     [found.source, found.num_bytes, _round(found.seconds), _round(found.exposed_seconds)]
                     for found in answer.transfers

@@ -182,7 +182,7 @@
     const alarms = found.alarms;
     const spent = Object.entries(found.seconds).map(([phase, value]) => `${phase} ${seconds(value)}`);
     return [
-      spent.length ? make("p", { class: "facts" }, spent.join(" · "), " (its batch)") : null,
+      spent.length ? make("p", { class: "facts" }, spent.join(" · "), found.own_seconds ? " (its share of the agent's steps)" : " (its batch)") : null,
       alarms.length ? make("ul", { class: "alarms" }, alarms.map((alarm) => make("li", null, alarm.text))) : null,
       found.notes.length ? make("ul", { class: "notes" }, found.notes.map((text) => make("li", null, text))) : null,
       ...(found.prompt === undefined ? [] : [make("h5", null, "prompt"), make("pre", null, found.prompt)]),

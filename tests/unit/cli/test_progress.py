@@ -2,11 +2,12 @@
 
 import io
 import threading
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from latentmas_ray.cli.render.progress import ConsoleListener, LineListener, heartbeat, listen
+from latentmas_ray.cli.render.progress import MAX_LINE_SECONDS, ConsoleListener, LineListener, heartbeat, listen
 from latentmas_ray.cli.render.text import printable, shorten
 from latentmas_ray.engine.timing.progress import Step, TurnProgress
 from latentmas_ray.runs.results import Failure
@@ -54,6 +55,16 @@ def test_a_line_for_each_tenth(lines: tuple[LineListener, Clock, io.StringIO]) -
     assert written[0] == "latent: 100 questions; 4 actors"
     assert [line.split("/")[0] for line in written[1:]] == [f"latent: {count}" for count in range(10, 101, 10)]
     assert written[1] == "latent: 10/100 questions, 1,000 tokens/s, 34 MB in flight, 10.0 s"
+
+
+def test_a_line_says_how_many_texts_are_being_written(lines: tuple[LineListener, Clock, io.StringIO]) -> None:
+    listener, clock, file = lines
+    listener.on_event(RunStarted(description="4 actors", num_questions=100, num_done=0))
+    clock.now += MAX_LINE_SECONDS
+    listener.on_event(replace(snapshot(0, seconds=30.0), tokens=3000, num_writing=64))
+    assert file.getvalue().splitlines()[1] == (
+        "latent: 0/100 questions, 100 tokens/s, 64 being written, 34 MB in flight, 30.0 s"
+    )
 
 
 def test_lines_never_come_faster_than_one_can_read(lines: tuple[LineListener, Clock, io.StringIO]) -> None:

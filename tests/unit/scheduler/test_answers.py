@@ -18,6 +18,7 @@ from latentmas_ray.scheduler.memory_budget import MemoryBudget, SegmentBound
 from latentmas_ray.scheduler.turns import FRAME_TOKENS, DriverSettings, build_turn, segment_bounds
 from latentmas_ray.tasks.question import Question
 from tests.cases.fake_runtime import BYTES_PER_TOKEN, FakeRuntime
+from tests.cases.question_runtime import PREFILL_SECONDS, QuestionRuntime
 from tests.cases.scheduler import CHAIN, SINGLE, TALK, agent, make_driver, make_questions, run_all, topology
 
 
@@ -164,6 +165,27 @@ def test_shares_of_seconds_add_up_to_the_time_that_agents_were_busy() -> None:
     assert judger["transfer_seconds"] == 2 * 0.125
     assert 5 * judger["transfer_seconds_per_question"] == pytest.approx(3 * 2 * 0.125)
     assert judger["read_bytes"] == judger["moved_bytes"] == 2 * summary.agents["planner"]["memory_bytes"]
+
+
+def test_seconds_of_questions_that_are_written_for_themselves_add_up_too() -> None:
+    """One agent writes each question for itself, the others work on batches of three and of two."""
+    seconds = {"q0": 1.0, "q1": 5.0, "q2": 2.0, "q3": 4.0, "q4": 0.5}
+    runtime = QuestionRuntime(question_seconds=lambda work, name: seconds[name])
+    answers, _ = run_all(runtime, CHAIN, make_questions(5), batch_size=3)
+    assert {name: answer.agents["judger"].seconds["decode"] for name, answer in answers.items()} == seconds
+    assert answers["q1"].agents["judger"].has_own_seconds
+    assert not answers["q1"].agents["critic"].has_own_seconds
+    row = answers["q1"].to_row()
+    assert row["own_seconds"] == ["judger"]
+    assert Answer.from_row(json.loads(json.dumps(row))) == answers["q1"]
+    figures = summarise(list(answers.values()), [], config=RunConfig(), seconds=1.0).agents
+    assert 5 * figures["judger"]["decode_seconds_per_question"] == pytest.approx(12.5)
+    assert 5 * figures["judger"]["busy_seconds_per_question"] == pytest.approx(12.5 + 5 * PREFILL_SECONDS)
+    assert figures["judger"]["decode_seconds"] == pytest.approx((3 * 8.0 + 2 * 4.5) / 5)  # of the question's batch
+    assert 5 * figures["critic"]["think_seconds_per_question"] == pytest.approx(2 * 0.5)
+    # The reads of the batch are those of its first answers and of its last.
+    assert answers["q1"].transfers == answers["q2"].transfers
+    assert "own_seconds" not in run_all(FakeRuntime(), CHAIN, make_questions(1))[0]["q0"].to_row()
 
 
 def test_an_agent_is_as_busy_with_a_trace_as_without() -> None:
