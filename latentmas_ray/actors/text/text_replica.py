@@ -85,10 +85,7 @@ class TextReplica(SingleReplica):
             self.stepped_at = time.monotonic()
         turns = {turn.number: turn for turn in self.pending}
         # Not where a turn's result is fetched: if that is an error, who has tokens tells who is suspected.
-        self._writes = {
-            *self._writes.intersection(turns),
-            *(one.number for one in report.events if one.number in turns),
-        }
+        self._writes = (self._writes | {event.number for event in report.events}).intersection(turns)
         self._reads = {number: reads for number, reads in self._reads.items() if number in turns}
         return [(turns[event.number], event) for event in report.events if event.number in turns]
 
