@@ -45,8 +45,7 @@ def load_text_engine(
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from latentmas_ray.vllm import connector
-        from latentmas_ray.vllm import sampler as own_sampler
+        from latentmas_ray.vllm import connector, sampler as own_sampler
         from latentmas_ray.vllm.engine import VllmTextEngine
     except ImportError as error:
         expected = f"vLLM must be installed here: {first_line(error)}; use engine transformers to run without it"
