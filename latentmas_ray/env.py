@@ -92,3 +92,11 @@ def silence_unhandled_ray_errors() -> None:
     reports the failure itself.
     """
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+
+
+def prepare_vllm() -> None:
+    """Make vLLM compute in this process, quietly, and report nothing to its makers. A user's setting of its log level
+    wins. Call before vLLM is imported: it has no other setting for this."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

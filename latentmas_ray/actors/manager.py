@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pickle import PicklingError
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -42,6 +42,7 @@ class TextSetup:
 
     make_runner: Callable[[], TextRunner]
     max_running: int
+    engine: Literal["transformers", "vllm"] = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,11 @@ class ReplicaManager:
             for agent, replicas in self.replicas_of().items()
             if replicas and isinstance(replicas[0], TextReplica)
         }
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """The engine of each agent that writes text with another engine than transformers."""
+        return {agent: text.engine for agent, text in self._request.texts.items() if text.engine != "transformers"}
 
     def device_layout(self) -> DeviceLayout:
         """Return the devices that the actors run on, and what all of them support."""
@@ -259,6 +265,7 @@ class ReplicaManager:
             placement=request.placement,
             tp=request.tp,
             busy_agents=request.busy_agents,
+            apart=frozenset(agent for agent, text in request.texts.items() if text.engine == "vllm"),
         )
 
     def _threads(self, plan: Plan) -> int:

@@ -84,6 +84,7 @@ class RayRuntime:
         turn_seconds: float | None = None,
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
+        note: str = "",
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -91,13 +92,12 @@ class RayRuntime:
         cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
         tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
         busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
-        uses_gpus: whether actors ask for GPUs.
-        overlap: send a prompt's chunk while its agent still thinks.
+        uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
         measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
-        turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced. Of the agents in
-            `texts`, the limit for one question, which then fails alone, and for one step.
+        turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
+        note: a further fact for the description, in the log.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -123,12 +123,9 @@ class RayRuntime:
         self._has_losses = False  # since `_find_lost_turns` ran
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
-        self._address = address
-        self._overlap = overlap
+        self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs = measures_costs and tp == 1
-        self._cluster = cluster
-        self._given_memory = GivenMemoryStore(key)
-        self._authenticator = Authenticator(key)
+        self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -144,12 +141,13 @@ class RayRuntime:
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
-            description=f"{self._manager.describe()}, {why}",
+            description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
             transfer_costs=measure_costs(self._manager.replicas_of())
             if self._measures_costs and not self._manager.plan.is_colocated
             else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
+            engines=self._manager.engines,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:

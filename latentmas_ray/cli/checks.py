@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 from latentmas_ray.config.address import split_address
 from latentmas_ray.env import Environment
 from latentmas_ray.units import format_bytes
+from latentmas_ray.vllm.installed import HOW_TO_INSTALL, WANTED, find_vllm
 
 DISTRIBUTION = "latentmas-ray"
 NAMED_PACKAGES = ("torch", "transformers", "ray")
@@ -59,6 +60,16 @@ def software_checks() -> Iterator[Check]:
             others.append(name)
             num_good += 1
     yield Check(Mark.OK, "other packages", f"{num_good} present: {', '.join(others)}")
+    yield vllm_check()
+
+
+def vllm_check() -> Check:
+    """Whether agents can write text with vLLM, which nobody needs."""
+    if (found := find_vllm()) is None:
+        return Check(Mark.OK, "vllm", f"not installed, so transformers writes all texts; {HOW_TO_INSTALL}")
+    if not found.is_wanted:
+        return Check(Mark.WARN, "vllm", f"{found}; agents write with {WANTED} alone: {HOW_TO_INSTALL}")
+    return Check(Mark.OK, "vllm", f"{found}: agents can write text with it (--engine)")
 
 
 def machine_checks(environment: Environment) -> Iterator[Check]:

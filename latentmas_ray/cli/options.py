@@ -25,6 +25,7 @@ _METAVARS = {
     "address": "ADDR",
     "output": "DIR|URL",
     "batch_size": "B",
+    "decode_batch": "B",
     "replicas": "R|AGENT=R,…",
     "seed": "S",
 }

@@ -3,11 +3,13 @@
 from latentmas_ray.config.choices import (
     CodecName,
     DTypeName,
+    EngineName,
     GuardName,
     MemoryName,
     Method,
     PlacementName,
     RuntimeName,
+    SamplerName,
     TransferMode,
     TransportName,
 )
@@ -21,6 +23,7 @@ from latentmas_ray.config.parts import (
     SamplingConfig,
     TaskConfig,
     TransferConfig,
+    WritingConfig,
 )
 from latentmas_ray.config.renamed import current_fields, current_transfer
 from latentmas_ray.config.run import RunConfig, make_config, stored_fields
@@ -41,6 +44,7 @@ __all__ = [
     "MAX_REPLICAS",
     "CodecName",
     "DTypeName",
+    "EngineName",
     "GuardName",
     "MemoryName",
     "Method",
@@ -52,11 +56,13 @@ __all__ = [
     "RunConfig",
     "RunSetting",
     "RuntimeName",
+    "SamplerName",
     "SamplingConfig",
     "TaskConfig",
     "TransferConfig",
     "TransferMode",
     "TransportName",
+    "WritingConfig",
     "current_fields",
     "current_transfer",
     "is_device",

@@ -5,6 +5,8 @@ from typing import Literal
 Method = Literal["single", "text", "latent"]
 MemoryName = Literal["matched", "deranged", "prompt-only", "latent-only", "none"]
 RuntimeName = Literal["ray", "local"]
+EngineName = Literal["auto", "transformers", "vllm"]
+SamplerName = Literal["counter", "engine"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
 GuardName = Literal["off", "warn", "drop", "text"]

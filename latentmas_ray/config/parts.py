@@ -15,11 +15,13 @@ from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
     CodecName,
     DTypeName,
+    EngineName,
     GuardName,
     MemoryName,
     Method,
     PlacementName,
     RuntimeName,
+    SamplerName,
     TransferMode,
     TransportName,
 )
@@ -31,6 +33,7 @@ EMBEDDED_MODEL = "tiny"
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
+VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ConfigPart(BaseModel):
     @field_validator(
         "latent_steps",
         "batch_size",
+        "decode_batch",
         "max_new_tokens",
         "seed",
         "limit",
@@ -154,6 +158,26 @@ class SamplingConfig(ConfigPart):
         description=f"bound on decoded tokens per agent and question; without it the task's own, else {MAX_NEW_TOKENS}",
     )
     seed: int = Field(default=42, ge=0, lt=2**63, description="seed of every question's own random stream")
+
+
+class WritingConfig(ConfigPart):
+    """What writes the texts of the agents, and how many at the same time."""
+
+    engine: Annotated[EngineName, MayChange()] = Field(
+        default="auto",
+        description="what writes text; auto: vllm where it is installed, reads this model and there is a GPU",
+    )
+    decode_batch: Annotated[int | None, MayChange()] = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="questions that a text agent writes at the same time; without it the batch size, with vllm "
+        f"{VLLM_DECODE_BATCH}",
+    )
+    sampler: Annotated[SamplerName, Since(before="counter")] = Field(
+        default="counter",
+        description="counter: each question's own random stream, whatever the engine; engine: vLLM's sampler, faster",
+    )
 
 
 class TransferConfig(ConfigPart):

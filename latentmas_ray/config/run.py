@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 from latentmas_ray.config.parts import (
     MAX_NEW_TOKENS,
     PATH_FIELDS,
+    VLLM_DECODE_BATCH,
     MayChange,
     MethodConfig,
     ModelConfig,
@@ -23,6 +24,7 @@ from latentmas_ray.config.parts import (
     Since,
     TaskConfig,
     TransferConfig,
+    WritingConfig,
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
@@ -34,7 +36,16 @@ _SHOULD = re.compile(r"^(Input|String) should ")
 
 
 # Pydantic takes the fields of the last base first.
-class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, MethodConfig, TaskConfig, ModelConfig):
+class RunConfig(
+    OutputConfig,
+    PlacementConfig,
+    TransferConfig,
+    WritingConfig,
+    SamplingConfig,
+    MethodConfig,
+    TaskConfig,
+    ModelConfig,
+):
     """The configuration of a run: all parts in one, with flat names. Derived values are properties."""
 
     @model_validator(mode="before")
@@ -47,6 +58,10 @@ class RunConfig(OutputConfig, PlacementConfig, TransferConfig, SamplingConfig, M
         if self.max_new_tokens is not None:
             return self
         return self.model_copy(update={"max_new_tokens": task_max_new_tokens or MAX_NEW_TOKENS})
+
+    def written_at_once(self, engine: str) -> int:
+        """Return the number of questions that an agent with this engine writes at the same time."""
+        return self.decode_batch or (VLLM_DECODE_BATCH if engine == "vllm" else self.batch_size)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide what is computed; a resumed run must have the same values."""

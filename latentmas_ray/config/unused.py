@@ -22,6 +22,7 @@ class RunSetting:
     config: RunConfig
     num_agents: int = 2  # of the configured topology
     own_steps: tuple[int | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
+    own_engines: tuple[str | None, ...] = (None,)  # `engine` of each agent that writes text; None: the run's
     from_memory: bool = False  # the last agent alone answers, from the memory of an earlier run
 
     @property
@@ -33,6 +34,11 @@ class RunSetting:
     def steps(self) -> tuple[int, ...]:
         """The latent steps of each latent agent."""
         return tuple(self.config.latent_steps if own is None else own for own in self.own_steps)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engine of each agent that writes text."""
+        return tuple(own or self.config.engine for own in self.own_engines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ _ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("r
 
 UNUSED = (
     UnusedFields(
-        fields=(*_ACTORS, "memory_in_flight", "overlap"),
+        fields=(*_ACTORS, "memory_in_flight", "overlap", "decode_batch", "sampler"),
         when=lambda run: run.config.runtime == "local",
         cause="runtime",
         why="one process runs all agents, one after another",
@@ -142,7 +148,25 @@ UNUSED = (
         why="no KV is sent that could be shortened",
     ),
     UnusedFields(
-        fields=("seed", "top_p"),
+        fields=("decode_batch", "sampler"),
+        when=lambda run: run.config.placement == "colocate",
+        cause="placement",
+        why="colocated agents work one after another, on transformers",
+    ),
+    UnusedFields(
+        fields=("engine",),
+        when=lambda run: bool(run.own_engines) and None not in run.own_engines,
+        cause="topology",
+        why="each of its agents that write text has an engine of its own",
+    ),
+    UnusedFields(
+        fields=("sampler",),
+        when=lambda run: set(run.engines) == {"transformers"},
+        cause="engine",
+        why="transformers always draws from each question's own random stream",
+    ),
+    UnusedFields(
+        fields=("seed", "top_p", "sampler"),
         when=lambda run: run.config.temperature == 0,
         cause="temperature",
         why="decoding is greedy",

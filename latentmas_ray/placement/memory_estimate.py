@@ -1,6 +1,6 @@
 """Estimates of what each agent's turn needs: tokens in its cache, bytes it reads and hands over, memory on its GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.errors import ConfigError
@@ -36,6 +36,7 @@ class MemoryEstimate:
     own_tokens: int  # prompt, and thoughts or answer
     handed_over_tokens: int  # its segment; 0 if it hands over text
     reads: tuple[tuple[str, int], ...]  # (agent, tokens) of every segment it fetches, those of earlier agents included
+    num_rows: int  # questions that it computes at the same time
 
     @property
     def read_tokens(self) -> int:
@@ -61,8 +62,13 @@ class ActorMemory:
         return self.weights_bytes + self.kv_bytes + self.segments_bytes + self.allowance_bytes
 
 
-def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEstimate, ...]:
-    """Return the estimate of every agent, in topological order. Texts that an agent reads count at full length."""
+def memory_estimates(
+    topology: Topology, workload: Workload, written_at_once: Mapping[str, int]
+) -> tuple[MemoryEstimate, ...]:
+    """Return the estimate of every agent, in topological order. Texts that an agent reads count at full length.
+
+    `written_at_once`: for agents that write question by question, how many questions at the same time.
+    """
     segments = {agent.name: _segment_tokens(agent, workload) for agent in topology.agents}
     return tuple(
         MemoryEstimate(
@@ -77,6 +83,7 @@ def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEsti
                     name for memory in topology.memory_read_by(agent.name) for name in memory.agents()
                 )
             ),
+            num_rows=written_at_once.get(agent.name, workload.batch_size),
         )
         for agent in topology.agents
     )
@@ -85,10 +92,12 @@ def memory_estimates(topology: Topology, workload: Workload) -> tuple[MemoryEsti
 def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: Workload, tp: int) -> ActorMemory:
     """Return the memory of one tp rank of an actor that executes the turns of `agents`, one after another.
 
-    A rank holds 1/tp of the KV heads. An actor with several agents holds all their segments and transfers none.
+    Every actor has its own copy of the weights, also beside others on one GPU. A rank holds 1/tp of the KV heads. An
+    actor with several agents holds all their segments and transfers none.
     """
     agents = list(agents)
-    per_token = workload.batch_size * model.bytes_per_token // tp
+    num_rows = agents[0].num_rows if len(agents) == 1 else workload.batch_size
+    per_token = num_rows * model.bytes_per_token // tp
     if len(agents) == 1:
         in_segments = agents[0].read_tokens + agents[0].handed_over_tokens
     else:
@@ -97,15 +106,15 @@ def shard_memory(model: ModelDims, agents: Iterable[MemoryEstimate], workload: W
         weights_bytes=model.weights_bytes(tp),
         kv_bytes=max(agent.cache_tokens for agent in agents) * per_token,
         segments_bytes=in_segments * per_token,
-        allowance_bytes=allowance_bytes(model, workload),
+        allowance_bytes=allowance_bytes(model, workload, num_rows),
     )
 
 
-def allowance_bytes(model: ModelDims, workload: Workload) -> int:
+def allowance_bytes(model: ModelDims, workload: Workload, num_rows: int) -> int:
     """Return the bytes reserved besides weights and KV: a fixed part, the activations of one forward, and logits."""
-    tokens = min(FORWARD_TOKENS, max(workload.prompt_tokens * workload.batch_size, workload.batch_size))
+    tokens = min(FORWARD_TOKENS, max(workload.prompt_tokens * num_rows, num_rows))
     activations = tokens * (8 * model.hidden_size + 3 * model.mlp_size) * model.itemsize
-    return FIXED_BYTES + activations + workload.batch_size * model.vocab_size * _LOGITS_BYTES
+    return FIXED_BYTES + activations + num_rows * model.vocab_size * _LOGITS_BYTES
 
 
 def _steps(agent: Agent, workload: Workload) -> int:

@@ -144,6 +144,11 @@ def known_dims(name: str) -> ModelDims | None:
     return dims_of_folder(folder) if folder.is_dir() else None
 
 
+def is_published(name: str) -> bool:
+    """Return whether this is `tiny`, a preset, or a hub id that ends in a preset's name."""
+    return name == "tiny" or (_preset_of(name) is not None and not Path(name).is_dir())
+
+
 def _preset_of(name: str) -> ModelDims | None:
     """Return the preset of a hub id such as `Qwen/Qwen3-8B` or `meta-llama/Llama-3.3-70B-Instruct`."""
     model = name.rpartition("/")[2].lower().removeprefix("meta-")

@@ -37,6 +37,10 @@ class PlanRequest:
     topology: Topology | None = None
     model: ModelDims | None = None
     workload: Workload = field(default_factory=Workload)
+    # Agents that write question by question, and how many questions at the same time; the others compute batches.
+    written_at_once: Mapping[str, int] = field(default_factory=dict)
+    # Agents whose engine needs an actor of its own, and so a copy of the weights besides that of its neighbours.
+    apart: frozenset[str] = frozenset()
 
     @property
     def num_pipelines(self) -> int:
@@ -94,7 +98,9 @@ class Plan:
         """The estimates by agent; empty without a topology."""
         if self.request.topology is None:
             return {}
-        return {one.agent: one for one in memory_estimates(self.request.topology, self.request.workload)}
+        request = self.request
+        found = memory_estimates(self.request.topology, request.workload, request.written_at_once)
+        return {one.agent: one for one in found}
 
     def memory_of(self, replica_id: ReplicaId) -> ActorMemory:
         """Return the memory of one rank of a replica. The request must have a model."""

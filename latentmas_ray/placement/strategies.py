@@ -73,6 +73,9 @@ def _too_few_gpus(request: PlanRequest, num_replicas: int, num_fitting: int) -> 
 def _try_strategy(request: PlanRequest, strategy: PlacementName, why: str, *, shares_more: bool) -> Plan | Infeasible:
     """Plan with one strategy. `shares_more`: actors may share GPUs and cores more than they must to fit on one node."""
     is_colocated = strategy == "colocate"
+    if is_colocated and request.apart:
+        names = ", ".join(name for name in request.agents if name in request.apart)
+        return Infeasible("placement", f"vLLM, which writes for {names}, needs an actor of its own")
     if is_colocated and len(set(request.replicas.values())) > 1:
         return Infeasible("replicas", EQUAL_REPLICAS)
     pipelines = request.colocated() if is_colocated else request.pipelines()

@@ -1,6 +1,6 @@
 """Suggestions for a request without a plan: the nearest requests that fit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from latentmas_ray.errors import ConfigError
@@ -45,6 +45,8 @@ def _suggestions(request: PlanRequest) -> Iterator[str]:
             break
     if suggested_batch := _largest_batch(request):
         yield f"--batch-size {suggested_batch}"
+    if written := _largest_decode_batch(request):
+        yield f"--decode-batch {written}"
     if request.num_pipelines > 1 and _fits(replace(request, replicas=dict.fromkeys(request.agents, 1))):
         yield "--replicas 1"
     if not suggested_batch and (smallest := _smallest_run(request)):
@@ -61,10 +63,28 @@ def _fits(request: PlanRequest) -> bool:
 
 def _largest_batch(request: PlanRequest) -> int:
     """Return the largest batch below the requested one that fits; 0 if not even one question fits."""
-    fitting, too_large = 0, request.workload.batch_size
+    return _largest(
+        request.workload.batch_size,
+        lambda size: _fits(replace(request, workload=replace(request.workload, batch_size=size))),
+    )
+
+
+def _largest_decode_batch(request: PlanRequest) -> int:
+    """Return the largest number of questions written at the same time that fits, if all such agents have fewer than
+    now; 0 if there are none or not even one question fits."""
+    agents = request.written_at_once
+    return _largest(
+        max(agents.values(), default=0),
+        lambda size: _fits(replace(request, written_at_once=dict.fromkeys(agents, size))),
+    )
+
+
+def _largest(too_large: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number below `too_large` that fits; 0 if none does."""
+    fitting = 0
     while too_large - fitting > 1:
         middle = (fitting + too_large) // 2
-        if _fits(replace(request, workload=replace(request.workload, batch_size=middle))):
+        if fits(middle):
             fitting = middle
         else:
             too_large = middle

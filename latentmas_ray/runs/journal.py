@@ -92,6 +92,26 @@ class Journal:
         """The failures since this start."""
         return list(self._failures)
 
+    def pin(self, name: str, value: str, *, before: str) -> None:
+        """Note a fact that a resumed run must share, and that is known only when the runtime has started. `before` is
+        that of runs which noted none.
+
+        Raises JournalError if the answers that are there have another one, RunError if it cannot be written.
+        """
+        path = self._folder / CONFIG_NAME
+        try:
+            stored = read_yaml(read_file(path))
+            pinned = dict(stored.get("pinned") or {})
+            was = pinned.get(name, before)
+            if was != value and not self.num_resumed:
+                stored["pinned"] = {**pinned, name: value}
+                write_atomically(path, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True).encode())
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise RunError(f"something else has changed {path} during the run: {error}") from error
+        if was != value and self.num_resumed:
+            expected = f"the run in {self._folder} has {was!r}; resume with the same, or choose another folder"
+            raise JournalError(name, value, expected)
+
     def record(self, *results: Answer | Failure) -> None:
         """Write results to disk before returning. Answers that are already recorded are skipped.
 

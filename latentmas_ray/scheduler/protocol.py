@@ -127,6 +127,7 @@ class RuntimeInfo:
     description: str  # one line for the log: actors, devices, threads
     sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
     transfer_costs: TransferCosts | None = None  # None if they were not measured
+    engines: Mapping[str, str] = field(default_factory=dict)  # by text agent, where it is not transformers
     kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler
     # By text agent that writes the texts of several turns at the same time: how many questions, over all its replicas.
     # The others finish one batch before they begin the next.

@@ -33,6 +33,7 @@ from latentmas_ray.tasks.question import Question
 RunBatches = Callable[[RunConfig, Sequence[Question], Sequence[Batch]], Generator[Result, None, None]]
 OnSeed = Callable[[int], None]
 _STEPS_FOLDER = re.compile(r"latent-steps-(0|[1-9]\d{0,5})", re.ASCII)
+_USUAL_ENGINE = "transformers"
 _STEPS_FORM = "it must be different whole numbers of at least 0, as in [0, 10, 40]"
 
 
@@ -121,6 +122,8 @@ class Evaluation:
         num_resumed = len(answers)
         batches = plan_batches(self._questions, config.batch_size, {answer.id for answer in answers})
         info = self._start(len(batches)) if batches else None
+        if journal and info is not None:
+            journal.pin("engine", _engines_text(info), before=_USUAL_ENGINE)
         warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
         folder = MemoryFolder.of(config.save_memory)
         start = time.perf_counter()
@@ -152,6 +155,11 @@ class Evaluation:
         if batches:
             with closing(self._run(config, self._questions, batches)) as results:
                 yield from (result for result in results if isinstance(result, Answer | Failure))
+
+
+def _engines_text(info: RuntimeInfo) -> str:
+    """Return what writes the texts, as a resumed run must have it: another engine rounds otherwise."""
+    return ", ".join(f"{agent}={engine}" for agent, engine in sorted(info.engines.items())) or _USUAL_ENGINE
 
 
 def _configs_by_steps(config: RunConfig, latent_steps: Sequence[int]) -> dict[int, RunConfig]:

@@ -8,11 +8,13 @@ from typing import TypedDict
 from latentmas_ray.config import (
     CodecName,
     DTypeName,
+    EngineName,
     GuardName,
     MemoryName,
     Method,
     PlacementName,
     RuntimeName,
+    SamplerName,
     TransferMode,
     TransportName,
 )
@@ -33,6 +35,9 @@ class RunFields(TypedDict, total=False):
     top_p: float
     max_new_tokens: int | None
     seed: int
+    engine: EngineName
+    decode_batch: int | None
+    sampler: SamplerName
     limit: int | None
     replicas: int | dict[str, int]
     placement: PlacementName

@@ -1,41 +1,45 @@
 """Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
+from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
 from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
+    from latentmas_ray.actors.manager import TextSetup
     from latentmas_ray.models.given import GivenModel
+    from latentmas_ray.writing.text_runner import TextRunner
 
 
 def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topology, num_batches: int) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
-    With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError and ClusterError.
+    With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError, ClusterError and ModelError.
     """
-    make_runner = partial(
-        load_runner,
-        model,
-        dtype=config.dtype,
-        device=config.device,
-        realign=config.realign,
-        revision=config.revision,
+    loading: dict[str, Any] = {
+        "dtype": config.dtype,
+        "device": config.device,
+        "realign": config.realign,
+        "revision": config.revision,
         # Read here: actors have the environment and the working directory of their cluster.
-        cache_dir=read_environment().cache_dir.absolute(),
-    )
+        "cache_dir": read_environment().cache_dir.absolute(),
+    }
+    make_runner = partial(load_runner, model, **loading)
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
-        return LocalRuntime(make_runner, transport)
+        choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
+        return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
     from latentmas_ray.actors.cluster import connect_as_configured
 
     # Before the imports that follow: they need torch, which is imported while Ray starts.
@@ -44,6 +48,8 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     from latentmas_ray.transport.make import pick_transport
 
     names = [agent.name for agent in topology.agents]
+    has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
+    choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
     return RayRuntime(
         names,
         make_runner,
@@ -56,9 +62,37 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         start_seconds=config.start_timeout,
         uses_gpus=config.device != "cpu",
         overlap=config.overlap,
-        measures_costs=config.transfer == "auto",
+        measures_costs=config.transfer == "auto" and not apart(choices),
         busy_agents=min(len(names), num_batches * topology.width),
+        texts=_text_setups(config, model, choices, loading),
+        note=describe_engines(topology, choices),
     )
+
+
+def _text_setups(
+    config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
+) -> "dict[str, TextSetup]":
+    """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
+    from latentmas_ray.actors.manager import TextSetup
+    from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
+    from latentmas_ray.writing.load import load_text_runner
+
+    setups: dict[str, TextSetup] = {}
+    for engine in {choice.engine: None for choice in choices.values()}:
+        max_running = config.written_at_once(engine)
+        make_runner: Callable[[], TextRunner] = partial(load_text_runner, model, max_running=max_running, **loading)
+        if engine == "vllm":
+            assert isinstance(model, str), "the choice of engines refuses objects"
+            make_runner = partial(
+                load_vllm_runner,
+                model,
+                dtype=config.dtype,
+                revision=config.revision,
+                max_running=max_running,
+                sampler=config.sampler,
+            )
+        setups[engine] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
+    return {agent: setups[choice.engine] for agent, choice in choices.items()}
 
 
 def make_metrics(config: RunConfig) -> MetricSink | None:

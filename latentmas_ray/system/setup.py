@@ -24,6 +24,7 @@ from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
+from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
@@ -78,6 +79,7 @@ class Setup:
         set_before = model.model_fields_set if isinstance(model, RunConfig) else set()
         set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
         self._warn_of_unused(self.config, set_before | set_here)
+        check_engines(self.config, self.topology, has_name=given is None)
         self._check_transport()
         if self.config.save_memory is not None:
             check_returns_memory(self.config, self.topology)
@@ -157,7 +159,9 @@ class Setup:
     def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
         topology = self._configured_topology(config)
         steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
-        warn_of_unused(RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps), given)
+        engines = tuple(agent.engine for agent in self.topology_for(config).agents if agent.thinks == "text")
+        setting = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
+        warn_of_unused(setting, given)
 
     def _run_batches(
         self,

@@ -23,9 +23,11 @@ from latentmas_ray.topology.validation import (
 
 Thinks = Literal["latent", "text"]
 HandsOver = Literal["all", "prompt", "latents"]
+TextEngineName = Literal["auto", "transformers", "vllm"]
 
 MAX_LATENT_STEPS = 100_000
-LATENT_KEYS = ("latent_steps", "hands_over", "close_turn")
+LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
+TEXT_KEYS: tuple[str, ...] = ("engine",)
 SAME_NAME = "names must differ, and another agent has this one"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -46,6 +48,7 @@ class Agent(ValidatedModel):
     latent_steps: Annotated[int, Field(ge=0, le=MAX_LATENT_STEPS)] | None = None  # None: the run's latent_steps
     hands_over: HandsOver = "all"
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
+    engine: TextEngineName | None = None  # what writes its text; None: the run's engine
     template: Mapping[str, Any] = Field(default_factory=dict)  # extra arguments of the model's chat template
     suffix: Template = ""  # text after the generation prompt
 
@@ -58,6 +61,7 @@ class Agent(ValidatedModel):
         "latent_steps": f"it must be a whole number from 0 to {MAX_LATENT_STEPS}",
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
         "close_turn": "it must be true or false",
+        "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
         "template": "it must be a mapping (key: value lines)",
         "suffix": "it must be text",
     }
@@ -99,13 +103,15 @@ class Agent(ValidatedModel):
         return arguments
 
     @model_validator(mode="after")
-    def _check_latent(self) -> Self:
-        if self.thinks == "text":
-            for key in LATENT_KEYS:
-                value = getattr(self, key)
-                if key in self.model_fields_set and value is not None:
-                    raise RuleError(value, "only a latent agent has it; this one thinks in text", key)
-        elif self.latent_steps == 0 and self.hands_over == "latents":
+    def _check_keys(self) -> Self:
+        foreign, expected = LATENT_KEYS, "only a latent agent has it; this one thinks in text"
+        if self.thinks == "latent":
+            foreign, expected = TEXT_KEYS, "only an agent that thinks in text has it; this one thinks in latent space"
+        for key in foreign:
+            value = getattr(self, key)
+            if key in self.model_fields_set and value is not None:
+                raise RuleError(value, expected, key)
+        if self.latent_steps == 0 and self.hands_over == "latents":
             raise RuleError("latents", "with latent_steps: 0 there are no latents to hand over", "hands_over")
         return self
 

@@ -61,6 +61,8 @@ def dump_topology(topology: Topology) -> str:
             fields["hands_over"] = agent.hands_over
         if agent.close_turn:
             fields["close_turn"] = True
+        if agent.engine is not None:
+            fields["engine"] = agent.engine
         if agent.template:
             fields["template"] = dict(agent.template)
         if agent.suffix:

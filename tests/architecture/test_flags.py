@@ -10,15 +10,15 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --placement --tp --transport --transfer --codec --overlap --no-overlap --runtime --address
-    --start-timeout --guard --json
+    --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
+    --runtime --address --start-timeout --guard --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --replicas --turn-timeout --memory-in-flight --output --resume
-        --trace --save-memory --unsafe-programs
+        --task --memory --seeds --limit --batch-size --decode-batch --replicas --turn-timeout --memory-in-flight
+        --output --resume --trace --save-memory --unsafe-programs
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -31,9 +31,9 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --revision --topology --placement --replicas --tp --batch-size --prompt-tokens --latent-steps
-        --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address --same-process
-        --same-gpu --nvlink --pcie --shared-memory --network --json
+        --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
+        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
+        --same-process --same-gpu --nvlink --pcie --shared-memory --network --json
     """,
     "bench": "",
     "bench transfer": """

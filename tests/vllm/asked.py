@@ -1,0 +1,110 @@
+"""Questions as the answering agent gets them, with their memory and our own engine's answer to each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmas_ray import Agent, LatentMAS, Topology
+from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.runner import TurnRunner
+from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
+from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.memory import Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.models import LanguageModel, load_model
+from latentmas_ray.system import make_runtime
+from latentmas_ray.writing.question_memory import question_memories
+from latentmas_ray.writing.text_engine import QuestionMemory, TextRequest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """One question of a text agent, and our own engine's answer."""
+
+    request: TextRequest
+    token_ids: tuple[int, ...]
+
+
+class RecordingRunner(TurnRunner):
+    """Executes turns, and records the questions of text agents."""
+
+    def __init__(self, engine: Engine, asked: list[Asked]) -> None:
+        super().__init__(engine)
+        self._asked = asked
+
+    def run(
+        self, work: TurnRequest, memory: Mapping[str, Segment] | Incoming, *, outgoing: Outgoing | None = None
+    ) -> tuple[SegmentChunk | None, TurnResult]:
+        if work.thinks == "latent":
+            return super().run(work, memory, outgoing=outgoing)
+        segments = {agent: join([chunk]) for agent, chunk in (_chunks(memory))}
+        merged = merge_layout(work.reads, segments, len(work.question_ids))
+        memories = [memory and copied(memory) for memory in question_memories(self.spec, merged, merged.chunks())]
+        chunk, result = super().run(work, segments, outgoing=outgoing)
+        for row, question_id in enumerate(work.question_ids):
+            prompt = work.prompts[row]
+            request = TextRequest(
+                key=f"{work.agent}/{question_id}",
+                question_id=question_id,
+                agent=work.agent,
+                prompt_ids=tuple(self.engine.lm.chat.encode(prompt.messages, prompt.template, prompt.suffix)),
+                sampling=work.sampling,
+                memory=memories[row],
+            )
+            self._asked.append(Asked(request=request, token_ids=result.output_token_ids[row]))
+        return chunk, result
+
+
+def _chunks(memory: Mapping[str, Segment] | Incoming) -> list[tuple[str, SegmentChunk]]:
+    """The segments, which the local runtime gives in one chunk each."""
+    return list((InMemorySegments(memory) if isinstance(memory, Mapping) else memory).chunks())
+
+
+def copied(memory: QuestionMemory) -> QuestionMemory:
+    """The memory in tensors of its own."""
+    return replace(memory, parts=tuple(replace(part, kv_LCHTD=part.kv_LCHTD.clone()) for part in memory.parts))
+
+
+DAG = Topology(
+    name="dag",
+    agents=[
+        Agent(name="first", prompt="Question: {{ question }}\nRead it."),
+        Agent(name="left", prompt="Question: {{ question }}\nThink.", reads="first"),
+        Agent(name="right", prompt="Question: {{ question }}\nThink again.", reads="first", hands_over="prompt"),
+        Agent(name="judge", prompt="Question: {{ question }}\nCompare.", reads=["left", "right"]),
+        Agent(
+            name="answerer",
+            thinks="text",
+            prompt="{% if context %}{{ context }}\n\n{% endif %}Question: {{ question }}\nAnswer.",
+            reads=["judge", "right"],
+        ),
+    ],
+)
+
+
+class OwnEngine:
+    """Our own engine, loaded once, asked through the local runtime."""
+
+    def __init__(self, cache_dir: Path, model: str = "tiny", dtype: str = "float32") -> None:
+        self.lm: LanguageModel = load_model(model, dtype=dtype, device="cpu")
+        self._engine = Engine(self.lm, realign=True, cache_dir=cache_dir)
+        self._model, self._dtype = model, dtype
+
+    def ask(self, task: str, num_questions: int, *, topology: str | Topology, **fields: Any) -> list[Asked]:
+        """Ask the first questions of a task; return those of all text agents."""
+        asked: list[Asked] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(make_runtime, "load_runner", lambda *args, **more: RecordingRunner(self._engine, asked))
+            mas = LatentMAS(
+                self._model, topology=topology, task=task, runtime="local", dtype=self._dtype, batch_size=20, **fields
+            )
+            with mas:
+                mas.evaluate(limit=num_questions)
+        return asked
+
+
+def num_equal(asked: Sequence[Asked], written: Mapping[str, Any]) -> int:
+    """How many answers are equal, token by token."""
+    return sum(list(one.token_ids) == written[one.request.key].token_ids for one in asked)
