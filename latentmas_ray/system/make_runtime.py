@@ -90,6 +90,7 @@ def _text_setups(
                 revision=config.revision,
                 max_running=max_running,
                 sampler=config.sampler,
+                takes_inputs=config.transfer == "recompute",
             )
         setups[engine] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
     return {agent: setups[choice.engine] for agent, choice in choices.items()}
