@@ -185,13 +185,13 @@ class Scheduler:
         turns, questions = list[TurnEvent](), list[QuestionDone]()
         for event in events:
             match event:
-                case TurnDone() | TurnFailed() | TurnLost():
-                    turns.append(event)
-                case QuestionDone(result=result) if result is not None:
-                    questions.append(event)
-                case TokensWritten(handle=handle, question_id=name, num_tokens=count):
+                case TokensWritten(handle, name, count):
                     if (found := self._in_flight.get(handle)) is not None:
                         found[1].note_tokens(handle.agent, name, count)
+                case TurnDone() | TurnFailed() | TurnLost():
+                    turns.append(event)
+                case QuestionDone() if event.result is not None:
+                    questions.append(event)
                 case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
                     for run in self._runs:
                         run.counters.send(event)
@@ -367,8 +367,6 @@ class Scheduler:
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
         """Cancel a failed batch. Its questions are tried again, or fail for good."""
         self._drop_batch(run, batch_state)
-        if not batch_state.open_questions:
-            return
         attempts, failed = batch_state.open_attempt.after(failure, run.settings.max_attempts)
         run.retry(attempts)
         run.add_failures(failure.agent, failed)
