@@ -46,16 +46,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
     ) -> tuple[Tensor, Tensor]:
         """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D]."""
         num_rows = len(self.packing.starts)
-        for run in self.packing.runs:
-            first = run.starts[0]
+        for call in self.packing.calls:
+            first = call.starts[0]
             for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
-                part_HND = new_HND[:, run.tokens]
-                if run.num_rows == 1:
-                    slots_BHTD[run.first_row, :, first : first + run.count] = part_HND
-                elif run.is_even:
-                    slots_BHTD[run.rows, :, first] = part_HND.transpose(0, 1)
+                part_HND = new_HND[:, call.tokens]
+                if call.num_rows == 1:
+                    slots_BHTD[call.first_row, :, first : first + call.count] = part_HND
+                elif call.is_even:
+                    slots_BHTD[call.rows, :, first] = part_HND.transpose(0, 1)
                 else:
-                    rows, slots = run.slots(slots_BHTD.device)
+                    rows, slots = call.slots(slots_BHTD.device)
                     slots_BHTD[rows, :, slots] = part_HND.transpose(0, 1)
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 

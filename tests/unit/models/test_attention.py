@@ -6,7 +6,7 @@ from latentmas_ray.models.attention import Packing
 
 
 @pytest.mark.parametrize(
-    ("starts", "counts", "max_padding", "runs"),
+    ("starts", "counts", "max_padding", "calls"),
     [
         ([7, 9, 8], [1, 1, 1], None, [(0, 3)]),
         ([7, 0, 9], [1, 5, 1], None, [(0, 1), (1, 2), (2, 3)]),
@@ -19,11 +19,11 @@ from latentmas_ray.models.attention import Packing
     ],
 )
 def test_neighbours_with_one_token_share_a_call(
-    starts: list[int], counts: list[int], max_padding: int | None, runs: list[tuple[int, int]]
+    starts: list[int], counts: list[int], max_padding: int | None, calls: list[tuple[int, int]]
 ) -> None:
     packing = Packing(starts, counts, max_padding)
-    assert [(run.rows.start, run.rows.stop) for run in packing.runs] == runs
-    tokens = [number for run in packing.runs for number in range(run.tokens.start, run.tokens.stop)]
+    assert [(call.rows.start, call.rows.stop) for call in packing.calls] == calls
+    tokens = [number for call in packing.calls for number in range(call.tokens.start, call.tokens.stop)]
     assert tokens == list(range(sum(counts)))
-    for run in packing.runs:
-        assert run.num_visible == max(starts[row] for row in range(*runs[packing.runs.index(run)])) + run.count
+    for call in packing.calls:
+        assert call.num_visible == max(starts[row] for row in range(*calls[packing.calls.index(call)])) + call.count
