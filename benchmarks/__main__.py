@@ -36,6 +36,17 @@ def _authentication(
     measure_authentication(repeats, all_cores=all_cores)
 
 
+@app.command("vllm-memory")
+def _vllm_memory(
+    megabytes: Annotated[int, typer.Option(help="size of the memory", min=1)] = 128,
+    repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 9,
+) -> None:
+    """Measure how fast memory is written into vLLM's paged cache on a CPU, beside memcpy."""
+    from benchmarks.vllm_memory import measure_vllm_memory  # needs torch and vLLM
+
+    measure_vllm_memory(megabytes, repeats)
+
+
 @app.callback()
 def _benchmarks() -> None:
     """Measure the project itself: each figure against a reference that is measured in the same run."""

@@ -100,3 +100,9 @@ def prepare_vllm() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def enter_launched_group(rank: int, world_size: int, host: str, port: int) -> None:
+    """Name this process's place among processes that torch's launcher would have started. Each has one GPU, or none."""
+    os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"] = str(rank), "0", str(world_size)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)

@@ -1,26 +1,32 @@
-"""vLLM as an engine that writes texts: `LLMEngine` in this process, stepped by the caller's thread."""
+"""vLLM as an engine that writes texts: `LLMEngine` in this process, stepped by the caller's thread.
+
+Dimensions: T tokens, E hidden size.
+"""
 
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
+import torch
+from torch import Tensor
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from latentmas_ray.config.choices import SamplerName
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import ActorError, first_line
-from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.errors import ActorError, SegmentError, TurnError, first_line
+from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.vllm.connector import MEMORY_KEY
+from latentmas_ray.vllm.counter_sampler import STREAM_KEY, RandomStream
 from latentmas_ray.vllm.paged_memory import check_memory
 from latentmas_ray.vllm.registry import REGISTRY, WriteStats
-from latentmas_ray.vllm.sampler import STREAM_KEY, RandomStream
 from latentmas_ray.writing.text_engine import TextEnd, TextOutput, TextRequest
 
-Sampler = Literal["counter", "engine"]
-
+_NUM_LOGPROBS = 20  # vLLM's limit, if no other is set
 _PLACEHOLDER = 0  # a token id that every model has; it is never computed
 _ENDS: dict[str, TextEnd] = {"stop": "stop", "length": "length"}
 
@@ -41,10 +47,13 @@ class VllmTextEngine:
         device: str,
         max_positions: int | None,
         max_running: int,
-        sampler: Sampler,
+        sampler: SamplerName,
+        takes_inputs: bool = False,
     ) -> None:
         self.spec, self.chat, self.model_name, self.device = spec, chat, model_name, device
         self.max_positions, self.max_running, self.sampler = max_positions, max_running, sampler
+        self._takes_inputs = takes_inputs
+        self._num_embeddings = int(llm.model_config.get_vocab_size())
         self._llm: LLMEngine | None = llm
         self._running: set[str] = set()
         self._salts = count()
@@ -60,33 +69,42 @@ class VllmTextEngine:
 
     def start(self, request: TextRequest) -> None:
         """See `TextEngine`."""
-        memory = request.memory
-        num_memory_tokens = 0 if memory is None else memory.num_tokens
-        prompt: dict[str, Any] = {"prompt_token_ids": [_PLACEHOLDER] * num_memory_tokens + list(request.prompt_ids)}
-        if memory is not None and num_memory_tokens:
+        self._start(request)
+
+    def first_logprobs(self, request: TextRequest) -> dict[int, float]:
+        """Return the log probabilities of the likeliest first tokens. Nothing else may run. Raises ActorError."""
+        self._start(request, num_logprobs=_NUM_LOGPROBS)
+        while True:
+            outputs = self._step()
+            if failures := REGISTRY.pop_failures():
+                raise ActorError(f"vLLM did not read a memory: {failures}")
+            for output in outputs:
+                self._running.discard(output.request_id)
+                return {token: one.logprob for token, one in output.outputs[0].logprobs[0].items()}
+
+    def _start(self, request: TextRequest, num_logprobs: int | None = None) -> None:
+        memory = request.memory if request.memory is not None and request.memory.num_tokens else None
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_ids)}
+        if request.inputs is not None:
+            prompt = {"prompt_embeds": self._embed_all(request.inputs, request.prompt_ids)}
+        if memory is not None:
             check_memory(memory, self.spec)
+            prompt["prompt_token_ids"] = [_PLACEHOLDER] * memory.num_tokens + prompt["prompt_token_ids"]
             # vLLM knows cached blocks by their token ids, and all memories have the same placeholders.
             prompt["cache_salt"] = f"memory {next(self._salts)}"
             REGISTRY.add(request.key, memory, self.spec.rope)
         try:
-            self._engine().add_request(
-                request.key, prompt, self._parameters(request, has_memory=bool(num_memory_tokens))
-            )
-        except Exception as error:
+            parameters = self._parameters(request, has_memory=memory is not None, num_logprobs=num_logprobs)
+            self._engine().add_request(request.key, prompt, parameters)
+        except (VLLMClientError, ValueError) as error:  # a request that it refuses
             REGISTRY.release(request.key)
-            raise ActorError(f"vLLM did not take question {request.question_id}: {first_line(error)}") from error
+            raise TurnError(f"vLLM refuses question {request.question_id}: {first_line(error)}") from error
         self._running.add(request.key)
 
     def step(self) -> list[TextOutput]:
         """See `TextEngine`. Raises ActorError if vLLM raises: it cannot continue after that."""
-        llm = self._engine()
-        if not self._running:
-            return []
-        try:
-            outputs = llm.step()
-        except Exception as error:
-            self._llm = None
-            raise ActorError(f"vLLM cannot continue: {type(error).__name__}: {first_line(error)}") from error
+        self._engine()
+        outputs = self._step() if self._running else []
         failures = REGISTRY.pop_failures()
         written = [
             self._output(output, failures.pop(output.request_id, None))
@@ -99,6 +117,16 @@ class VllmTextEngine:
         self.abort([output.key for output in written if output.end == "error"])
         self._running.difference_update(output.key for output in written if output.end)
         return written
+
+    def _step(self) -> list[Any]:
+        llm = self._engine()
+        try:
+            outputs: list[Any] = llm.step()
+        except Exception as error:
+            self._llm = None
+            self.abort(list(self._running))
+            raise ActorError(f"vLLM cannot continue: {type(error).__name__}: {first_line(error)}") from error
+        return outputs
 
     def abort(self, keys: Collection[str]) -> None:
         """See `TextEngine`."""
@@ -121,7 +149,30 @@ class VllmTextEngine:
             raise ActorError(f"the vLLM engine of model {self.model_name} has ended")
         return self._llm
 
-    def _parameters(self, request: TextRequest, *, has_memory: bool) -> SamplingParams:
+    @torch.inference_mode()
+    def _embed_all(self, inputs: RecomputeInputs, prompt_ids: Sequence[int]) -> Tensor:
+        """The inputs of the agents before and the prompt as one sequence of embeddings [T, E]. Raises SegmentError."""
+        if not self._takes_inputs:
+            raise SegmentError("this engine takes memory as KV alone, not as recompute inputs: use transfer kv")
+        is_thought_T = inputs.token_ids_T == LATENT
+        ids_T = torch.cat([inputs.token_ids_T.masked_fill(is_thought_T, 0), torch.tensor(prompt_ids)])
+        if (largest := int(ids_T.max())) >= self._num_embeddings:
+            raise SegmentError(f"token {largest} was fed to an agent; the model has {self._num_embeddings}")
+        embeds_TE = self._embed(ids_T)
+        embeds_TE[: len(is_thought_T)][is_thought_T] = inputs.latents_NE.to(embeds_TE)
+        return embeds_TE
+
+    def _embed(self, ids_T: Tensor) -> Tensor:
+        """Input embeddings of token ids, on the CPU, where vLLM wants them. A step of all ranks together."""
+
+        def embed(model: Any) -> Tensor:
+            embeds_TE: Tensor = model.embed_input_ids(ids_T.to(next(model.parameters()).device))
+            return embeds_TE.cpu()
+
+        embeds_TE: Tensor = self._engine().apply_model(embed)[0]
+        return embeds_TE.clone()
+
+    def _parameters(self, request: TextRequest, *, has_memory: bool, num_logprobs: int | None) -> SamplingParams:
         sampling, extra = request.sampling, dict[str, Any]()
         is_greedy = sampling.temperature == 0 or self.sampler == "counter"
         if has_memory:
@@ -133,11 +184,13 @@ class VllmTextEngine:
         return SamplingParams(
             temperature=0.0 if is_greedy else sampling.temperature,
             top_p=1.0 if is_greedy else sampling.top_p,
-            seed=None if is_greedy else _own_seed(sampling, request),
+            # The sampler of vLLM's CPU build fails with a generator of its own for a row.
+            seed=None if is_greedy or self.device == "cpu" else _own_seed(sampling, request),
             max_tokens=self._max_tokens(request),
             stop_token_ids=sorted(self.chat.stop_ids),
             ignore_eos=True,  # the end tokens are those above, as on our own engine
             detokenize=False,
+            logprobs=num_logprobs,
             output_kind=RequestOutputKind.DELTA,
             skip_reading_prefix_cache=False,  # else vLLM would skip the memory, too
             extra_args=extra or None,
@@ -148,6 +201,7 @@ class VllmTextEngine:
         limit = request.sampling.max_new_tokens
         if self.max_positions is not None:
             start = 0 if request.memory is None else request.memory.next_position
+            start += 0 if request.inputs is None else sum(request.inputs.lengths)
             limit = min(limit, self.max_positions - start - len(request.prompt_ids) + 1)
         return max(1, limit)
 

@@ -59,9 +59,8 @@ class PagedSpan:
 
 def check_memory(memory: QuestionMemory, spec: KVCacheSpec) -> None:
     """Raise SegmentError unless the parts have the spec's shape and fill all slots of all heads exactly once."""
-    heads_of = [0] * memory.num_tokens
     for part in memory.parts:
-        num_layers, num_kinds, num_heads, num_tokens, head_dim = part.kv_LCHTD.shape
+        num_layers, num_kinds, _, _, head_dim = part.kv_LCHTD.shape
         if (num_layers, num_kinds, head_dim) != (spec.num_layers, 2, spec.head_dim):
             raise SegmentError(
                 f"memory has {num_layers} layers × {num_kinds} tensors of head dim {head_dim}, "
@@ -69,17 +68,16 @@ def check_memory(memory: QuestionMemory, spec: KVCacheSpec) -> None:
             )
         if part.kv_LCHTD.dtype != spec.torch_dtype:
             raise SegmentError(f"memory is {part.kv_LCHTD.dtype}, the model {spec.torch_dtype}")
-        stop = part.first_slot + num_tokens
-        if part.first_slot < 0 or stop > memory.num_tokens or part.first_head + num_heads > spec.num_kv_heads:
-            raise SegmentError(
-                f"memory has slots up to {stop} of {memory.num_tokens} "
-                f"and heads up to {part.first_head + num_heads} of {spec.num_kv_heads}"
-            )
-        for slot in range(part.first_slot, stop):
-            heads_of[slot] += num_heads
-    if any(count != spec.num_kv_heads for count in heads_of):
-        slot = next(slot for slot, count in enumerate(heads_of) if count != spec.num_kv_heads)
-        raise SegmentError(f"memory is missing or duplicate: slot {slot} has {heads_of[slot]} heads")
+    end = 0
+    for (first, stop, _), parts in _by_slots(memory.parts):
+        if first != end:
+            raise SegmentError(f"memory is missing or duplicate: slot {end} is followed by a part from {first} on")
+        heads = [head for part in parts for head in range(part.first_head, part.first_head + part.kv_LCHTD.shape[2])]
+        if heads != list(range(spec.num_kv_heads)):
+            raise SegmentError(f"memory has heads {heads} in slots {first} to {stop}, the model {spec.num_kv_heads}")
+        end = stop
+    if end != memory.num_tokens:
+        raise SegmentError(f"memory fills {end} of {memory.num_tokens} slots")
 
 
 @torch.inference_mode()
@@ -117,13 +115,19 @@ def write_memory(
 def _same_slots(parts: Sequence[MemoryPart], span: PagedSpan) -> Iterator[tuple[int, int, int, Tensor, bool]]:
     """Yield the memory within `span`, parts of the same slots with their heads joined: the first slot, the end, the
     shift, the KV [L, 2, H, T, D], and whether it was joined."""
-
-    def slots(part: MemoryPart) -> tuple[int, int, int]:
-        return part.first_slot, part.first_slot + part.kv_LCHTD.shape[3], part.shift
-
-    for (begin, end, shift), same in groupby(sorted(parts, key=lambda part: (*slots(part), part.first_head)), slots):
+    for (begin, end, shift), same in _by_slots(parts):
         first, stop = max(begin, span.first), min(end, span.stop)
         if first >= stop:
             continue
         views = [part.kv_LCHTD[:, :, :, first - begin : stop - begin] for part in same]
         yield first, stop, shift, views[0] if len(views) == 1 else torch.cat(views, dim=2), len(views) > 1
+
+
+def _by_slots(parts: Sequence[MemoryPart]) -> Iterator[tuple[tuple[int, int, int], list[MemoryPart]]]:
+    """Yield (first slot, end, shift) in order, each with its parts in the order of their heads."""
+
+    def slots(part: MemoryPart) -> tuple[int, int, int]:
+        return part.first_slot, part.first_slot + part.kv_LCHTD.shape[3], part.shift
+
+    for key, same in groupby(sorted(parts, key=lambda part: (*slots(part), part.first_head)), slots):
+        yield key, list(same)

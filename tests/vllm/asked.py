@@ -12,10 +12,12 @@ from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.memory import Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.errors import SegmentError
+from latentmas_ray.memory import RecomputeInputs, Segment, SegmentChunk, join, merge_layout
 from latentmas_ray.models import LanguageModel, load_model
 from latentmas_ray.system import make_runtime
 from latentmas_ray.writing.question_memory import question_memories
+from latentmas_ray.writing.receive import receive_memory
 from latentmas_ray.writing.text_engine import QuestionMemory, TextRequest
 
 
@@ -25,13 +27,15 @@ class Asked:
 
     request: TextRequest
     token_ids: tuple[int, ...]
+    inputs: RecomputeInputs | None = None  # of the whole chain before it, if it reads one that hands over all
 
 
 class RecordingRunner(TurnRunner):
     """Executes turns, and records the questions of text agents."""
 
-    def __init__(self, engine: Engine, asked: list[Asked]) -> None:
+    def __init__(self, engine: Engine, name: str, asked: list[Asked]) -> None:
         super().__init__(engine)
+        self._name = name
         self._asked = asked
 
     def run(
@@ -42,19 +46,27 @@ class RecordingRunner(TurnRunner):
         segments = {agent: join([chunk]) for agent, chunk in (_chunks(memory))}
         merged = merge_layout(work.reads, segments, len(work.question_ids))
         memories = [memory and copied(memory) for memory in question_memories(self.spec, merged, merged.chunks())]
+        inputs = self._inputs(work, segments)
         chunk, result = super().run(work, segments, outgoing=outgoing)
         for row, question_id in enumerate(work.question_ids):
             prompt = work.prompts[row]
             request = TextRequest(
-                key=f"{work.agent}/{question_id}",
+                key=f"{self._name} {work.agent} {question_id}",
                 question_id=question_id,
                 agent=work.agent,
                 prompt_ids=tuple(self.engine.lm.chat.encode(prompt.messages, prompt.template, prompt.suffix)),
                 sampling=work.sampling,
                 memory=memories[row],
             )
-            self._asked.append(Asked(request=request, token_ids=result.output_token_ids[row]))
+            self._asked.append(Asked(request=request, token_ids=result.output_token_ids[row], inputs=inputs[row]))
         return chunk, result
+
+    def _inputs(self, work: TurnRequest, segments: Mapping[str, Segment]) -> Sequence[RecomputeInputs | None]:
+        arrived = replace(work, recomputed=frozenset(segments))
+        try:
+            return receive_memory(self.spec, arrived, InMemorySegments(segments), None).inputs
+        except SegmentError:  # no chain
+            return [None] * len(work.question_ids)
 
 
 def _chunks(memory: Mapping[str, Segment] | Incoming) -> list[tuple[str, SegmentChunk]]:
@@ -92,11 +104,11 @@ class OwnEngine:
         self._engine = Engine(self.lm, realign=True, cache_dir=cache_dir)
         self._model, self._dtype = model, dtype
 
-    def ask(self, task: str, num_questions: int, *, topology: str | Topology, **fields: Any) -> list[Asked]:
-        """Ask the first questions of a task; return those of all text agents."""
+    def ask(self, name: str, task: str, num_questions: int, *, topology: str | Topology, **fields: Any) -> list[Asked]:
+        """Ask the first questions of a task; return those of all text agents. `name` begins their keys."""
         asked: list[Asked] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(make_runtime, "load_runner", lambda *args, **more: RecordingRunner(self._engine, asked))
+            patch.setattr(make_runtime, "load_runner", lambda *args, **more: RecordingRunner(self._engine, name, asked))
             mas = LatentMAS(
                 self._model, topology=topology, task=task, runtime="local", dtype=self._dtype, batch_size=20, **fields
             )

@@ -26,9 +26,9 @@ class Written:
     error: str = ""
 
 
-def write_all(engine: TextEngine, requests: Sequence[TextRequest]) -> dict[str, Written]:
-    """Write all texts; questions start as soon as there is room."""
-    waiting, written = list(requests), {request.key: Written() for request in requests}
+def write_all(engine: TextEngine, requests: Sequence[TextRequest], num_started: int = 0) -> dict[str, Written]:
+    """Write all texts; questions start as soon as there is room. The first `num_started` have started already."""
+    waiting, written = list(requests[num_started:]), {request.key: Written() for request in requests}
     while any(one.end is None for one in written.values()):
         while waiting and engine.can_start(waiting[0]):
             engine.start(waiting.pop(0))

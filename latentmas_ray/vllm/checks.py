@@ -1,0 +1,69 @@
+"""Checks of a model that vLLM has loaded: its cache, and what it computes. A difference would only show as worse
+answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.model_executor.models.utils import extract_layer_index
+
+from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.errors import ModelError
+from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.vllm.engine import VllmTextEngine
+from latentmas_ray.vllm.reference import Probe
+from latentmas_ray.writing.text_engine import TextRequest
+
+# Relative to the largest logit: rounding of the dtype over a model's depth, far below what wrong memory does.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
+_ADVICE = "use engine transformers"
+
+
+def check_layers(vllm_config: Any, spec: KVCacheSpec, model: str) -> None:
+    """Raise ModelError unless vLLM's attention layers cache what `spec` says, and can be written to."""
+    layers = attention_layers(vllm_config)
+    if len(layers) != spec.num_layers:
+        raise ModelError("model", model, f"vLLM caches {len(layers)} layers, not {spec.num_layers}: {_ADVICE}")
+    for number, layer in enumerate(layers):
+        found = {
+            "KV heads": (layer.num_kv_heads, spec.num_kv_heads),
+            "head dim": (layer.head_size, spec.head_dim),
+            "dtype": (layer.kv_cache_torch_dtype, spec.torch_dtype),
+            "sliding window": (layer.sliding_window, None),
+            "layer whose cache it shares": (layer.kv_sharing_target_layer_name, None),
+            "way to write its cache": (hasattr(layer.impl, "do_kv_cache_update"), True),
+        }
+        for name, (own, wanted) in found.items():
+            if own != wanted:
+                raise ModelError("model", model, f"in vLLM layer {number} has {name} {own}, not {wanted}: {_ADVICE}")
+
+
+def attention_layers(vllm_config: Any) -> list[Any]:
+    """Return vLLM's attention layers that have a cache, in order."""
+    context = vllm_config.compilation_config.static_forward_context
+    names = [name for name, layer in context.items() if hasattr(layer, "kv_cache") and hasattr(layer, "impl")]
+    return [context[name] for name in sorted(names, key=extract_layer_index)]
+
+
+def check_probe(engine: VllmTextEngine, probe: Probe) -> None:
+    """Compare the first token's distribution after a memory, and after the tokens that it was computed from, with our
+    own engine's. Raises ModelError if one differs."""
+    plain = _request("probe of a prefill", probe.memory_ids + probe.prompt_ids)
+    error = _difference(engine.first_logprobs(plain), probe)
+    if not error <= _TOLERANCE[engine.spec.dtype]:
+        raise ModelError("model", engine.model_name, f"vLLM computes other logits (by {error:.2g}): {_ADVICE}")
+    with_memory = _request("probe of a memory", probe.prompt_ids, memory=probe.memory)
+    error = _difference(engine.first_logprobs(with_memory), probe)
+    if not error <= _TOLERANCE[engine.spec.dtype]:
+        raise ModelError("model", engine.model_name, f"vLLM reads memory otherwise (by {error:.2g}): {_ADVICE}")
+
+
+def _request(key: str, prompt_ids: tuple[int, ...], **more: Any) -> TextRequest:
+    sampling = Sampling(max_new_tokens=1)
+    return TextRequest(key=key, question_id=key, agent="probe", prompt_ids=prompt_ids, sampling=sampling, **more)
+
+
+def _difference(logprobs: Mapping[int, float], probe: Probe) -> float:
+    """The largest difference of a log probability, relative to the largest logit."""
+    expected_V = probe.logits_V.log_softmax(dim=-1)
+    largest = max(1.0, float(probe.logits_V.abs().max()))
+    return max(abs(value - float(expected_V[token])) for token, value in logprobs.items()) / largest
