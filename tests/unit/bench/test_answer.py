@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.answer_tables import answer_tables
 from latentmas_ray.config import make_config
+from latentmas_ray.env import set_compute_threads
 from latentmas_ray.errors import ConfigError, LatentMASError, RunError
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
 from tests.architecture.test_startup import HEAVY, RUN, imported_by
@@ -168,11 +170,14 @@ def test_the_peak_of_a_process_is_seen_after_it_is_gone() -> None:
 
 
 def test_threads_are_those_of_the_settings_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("LATENTMAS_TORCH_THREADS", "3")
     assert num_threads(AnswerBenchSettings(threads=5)) == 5
     assert num_threads(AnswerBenchSettings()) == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setenv("LATENTMAS_TORCH_THREADS", "")
     assert num_threads(AnswerBenchSettings()) >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    set_compute_threads(7)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 @pytest.mark.parametrize(
