@@ -11,28 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from latentmas_ray.bench.answer.questions import MeasuredTexts
+from latentmas_ray.bench.answer.questions import Delay, MeasuredTexts
 from latentmas_ray.bench.answer.settings import ENGINES, AnswerBenchSettings
 from latentmas_ray.bench.answer.sides import serve
 from latentmas_ray.bench.machine import Log
 from latentmas_ray.bench.side_process import SideProcess
-from latentmas_ray.bench.timings import p99
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES, save_random_model
 from latentmas_ray.vllm.installed import HOW_TO_INSTALL, obstacle
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delay:
-    """Seconds from the start until something could be read, over all questions and rounds."""
-
-    p50_seconds: float
-    p99_seconds: float  # by nearest rank
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Delay":
-        return Delay(p50_seconds=median(values), p99_seconds=p99(values))
 
 
 @dataclass(frozen=True, kw_only=True)

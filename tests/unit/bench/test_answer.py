@@ -15,7 +15,7 @@ from rich.console import Console
 from latentmas_ray.bench.answer import engines as engines_module
 from latentmas_ray.bench.answer.engines import chosen_engines, writing_figures
 from latentmas_ray.bench.answer.methods import method_figures, run_fields
-from latentmas_ray.bench.answer.questions import BenchQuestion, WrittenText, check_texts, draw_questions
+from latentmas_ray.bench.answer.questions import BenchQuestion, Delay, WrittenText, check_texts, draw_questions
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings, names_in
 from latentmas_ray.bench.answer.sides import ContinuousSide, num_threads
 from latentmas_ray.bench.side_process import SideProcess, serve_side
@@ -223,9 +223,10 @@ def test_the_parts_are_added_up_over_the_agents() -> None:
             "judger": {"latent_steps": 0.0, **seconds(prefill=4.0, decode=8.0, exposed=0.5, wait=99.0)},
         },
     )
-    figures = method_figures(summary, "chain", 8, "vllm")
+    figures = method_figures(summary, "chain", 8, "vllm", Delay.of([3.0, 1.0, 2.0]))
     parts = figures.parts
     assert (parts.thinking, parts.hand_over, parts.prefill, parts.decode) == (5.5, 0.75, 4.0, 8.0)
+    assert (figures.delay.p50_seconds, figures.delay.p99_seconds) == (2.0, 3.0)
     assert figures.seconds_per_question == summary.seconds / summary.num_questions
 
 
