@@ -5,9 +5,10 @@ Ratios are taken round by round, and medians are reported.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from latentmas_ray.bench.answer.questions import Delay, MeasuredTexts
 from latentmas_ray.bench.answer.settings import ENGINES, AnswerBenchSettings
 from latentmas_ray.bench.answer.sides import serve
 from latentmas_ray.bench.machine import Log
-from latentmas_ray.bench.side_process import SideProcess
+from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES, save_random_model
@@ -94,6 +95,18 @@ def _as_folder(settings: AnswerBenchSettings) -> Iterator[str]:
         yield settings.model
         return
     with tempfile.TemporaryDirectory(prefix="latentmas-bench-") as folder:
-        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
-        save_random_model(settings.model, Path(folder), dtype=dtype)
+        with SideProcess("model", _save, settings, folder) as saving:  # so that this process keeps no weights
+            saving.receive()
         yield folder
+
+
+def _save(name: str, settings: AnswerBenchSettings, folder: str, connection: Connection) -> None:
+    """Save the random model of a shape, then say so."""
+
+    def start() -> tuple[None, Callable[[None], None]]:
+        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
+        device = str(choose_device(settings.device))
+        save_random_model(settings.model, Path(folder), dtype=dtype, device=device)
+        return None, lambda message: message
+
+    serve_side(name, connection, start)
