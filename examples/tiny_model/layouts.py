@@ -30,7 +30,7 @@ _MAX_SOFT = 100  # soft tokens in one agent's turn
 _LEAST_BRANCH = 70  # tokens that are reserved for a question and its answer
 
 
-class Writer:
+class TranscriptWriter:
     """Makes random documents of a mix. The texts before and after a user's message are encoded once."""
 
     def __init__(self, tokenizer: Tokenizer, rng: Random) -> None:

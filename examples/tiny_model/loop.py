@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from examples.tiny_model.document import KINDS, Mix
 from examples.tiny_model.first_weights import draw_tokens
-from examples.tiny_model.layouts import Writer
+from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.packing import Rows, pack
 from examples.tiny_model.soft import soft_embeddings
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, TRAIN_NAMES
@@ -85,7 +85,7 @@ class Trainer:
         """Run one step. Return the loss and, for each kind, the shares of right tokens and of right whole answers."""
         begin = time.perf_counter()
         settings, step = self.settings, self.progress.step
-        writer = Writer(self.tokenizer, Random(f"{settings.seed} {step}"))
+        writer = TranscriptWriter(self.tokenizer, Random(f"{settings.seed} {step}"))
         if step >= _NEW_NAMES_FROM:
             self._rename(torch.Generator().manual_seed(settings.seed * 1_000_000 + step))
         rows = pack(writer, self._mix_at(step), settings.num_rows, settings.num_tokens)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from examples.tiny_model.document import KINDS, Document, DocumentPart, Mix
-from examples.tiny_model.layouts import Writer
+from examples.tiny_model.layouts import TranscriptWriter
 
 _NONE = -1
 _LEAST_ROOM = 80  # free tokens for which another document is tried
@@ -100,7 +100,7 @@ class _PackedRow:
         )
 
 
-def pack(writer: Writer, mix: Mix, num_rows: int, num_tokens: int) -> Rows:
+def pack(writer: TranscriptWriter, mix: Mix, num_rows: int, num_tokens: int) -> Rows:
     """Return `num_rows` rows of `num_tokens` tokens, filled with documents and padded."""
     rows = []
     for _ in range(num_rows):

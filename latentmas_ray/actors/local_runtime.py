@@ -31,8 +31,10 @@ _MEMORY_SHARE = 0.25  # of the free memory that segments in flight may use
 class LocalRuntime:
     """Executes each turn inside `submit`."""
 
-    def __init__(self, make_runner: Callable[[], Runner], transport: Transport) -> None:
+    def __init__(self, make_runner: Callable[[], Runner], transport: Transport, *, note: str = "") -> None:
+        """`note` is a further fact for the description, in the log."""
         self._make_runner = make_runner
+        self._note = note
         self._transport = transport
         self._runner: Runner | None = None
         self._events: list[Event] = []  # for the next poll
@@ -44,7 +46,7 @@ class LocalRuntime:
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
-            description=f"all agents in this process on {self._runner.device}",
+            description=", ".join(filter(None, (f"all agents in this process on {self._runner.device}", self._note))),
             kv_spec=self._runner.spec.of_shard(WHOLE),
         )
 

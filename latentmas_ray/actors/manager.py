@@ -144,6 +144,11 @@ class ReplicaManager:
             if replicas and isinstance(replicas[0], TextReplica)
         }
 
+    @property
+    def engines(self) -> dict[str, str]:
+        """The engine of each agent that writes text with another engine than transformers."""
+        return {agent: text.engine for agent, text in self._request.texts.items() if text.engine != "transformers"}
+
     def device_layout(self) -> DeviceLayout:
         """Return the devices that the actors run on, and what all of them support."""
         gpus = {one.gpu for one in self.loaded}

@@ -92,11 +92,9 @@ class RayRuntime:
         cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
         tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
         busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
-        uses_gpus: whether actors ask for GPUs.
-        overlap: send a prompt's chunk while its agent still thinks.
+        uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
         measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
-        turn_seconds: limit for one turn; a replica that takes longer is taken to hang and is replaced. Of the agents in
-            `texts`, the limit for one question, which then fails alone, and for one step.
+        turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
         note: a further fact for the description, in the log.
@@ -125,14 +123,9 @@ class RayRuntime:
         self._has_losses = False  # since `_find_lost_turns` ran
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
-        self._address = address
-        self._overlap = overlap
+        self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs = measures_costs and tp == 1
-        self._cluster = cluster
-        self._note = note
-        self._engines = {agent: text.engine for agent, text in (texts or {}).items() if text.engine != "transformers"}
-        self._given_memory = GivenMemoryStore(key)
-        self._authenticator = Authenticator(key)
+        self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -154,7 +147,7 @@ class RayRuntime:
             else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
-            engines=self._engines,
+            engines=self._manager.engines,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:

@@ -23,6 +23,7 @@ class DriverSettings:
     transfer: TransferMode = "kv"
     memory_limit_bytes: int | None = None  # None: the runtime's default
     max_batches_in_flight: int | None = None  # None: enough to keep every replica of every agent busy
+    is_colocated: bool = False  # all agents share an actor
     replicas: int = 1  # of the agent with the most replicas
     max_attempts: int = 2  # per question, the first one included
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
@@ -52,13 +53,14 @@ class DriverSettings:
             unsafe_programs=config.unsafe_programs,
             prompts=prompts or RenderedPrompts(),
             guard=config.guard,
-            # Colocated agents share one actor: a second batch would only evict the first one from its cache.
-            max_batches_in_flight=config.max_replicas if config.placement == "colocate" else None,
+            is_colocated=config.placement == "colocate",
         )
 
     def batches_in_flight(self, num_agents: int) -> int:
-        """Return how many batches may be in flight: one for each actor, and one more so that the first never waits."""
-        return self.max_batches_in_flight or num_agents * self.replicas + 1
+        """Return how many batches may be in flight: one for each actor, and one more so that the first never waits.
+
+        To colocated agents, which share one actor, a second batch would only evict the first one from its cache."""
+        return self.max_batches_in_flight or (self.replicas if self.is_colocated else num_agents * self.replicas + 1)
 
     def questions_in_flight(
         self, agents: Sequence[Agent], writes_at_once: Mapping[str, int], batch_size: int
@@ -69,7 +71,8 @@ class DriverSettings:
         if self.max_batches_in_flight is not None or not any(agent.name in writes_at_once for agent in agents):
             return None
         per_agent = [writes_at_once.get(agent.name, batch_size * self.replicas) for agent in agents]
-        return sum(max(batch_size, count) for count in per_agent) + batch_size
+        counts = [max(batch_size, count) for count in per_agent]
+        return (max(counts) if self.is_colocated else sum(counts)) + batch_size
 
 
 # answer: all agents run. think: all agents but the answering one run, and the memory that it would read is the result.

@@ -38,7 +38,8 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
-        return LocalRuntime(make_runner, transport)
+        choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
+        return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
     from latentmas_ray.actors.cluster import connect_as_configured
 
     # Before the imports that follow: they need torch, which is imported while Ray starts.

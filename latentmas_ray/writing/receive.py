@@ -92,6 +92,8 @@ def _collected(
 def _chain_inputs(work: TurnRequest, memory: ArrivedChunks) -> list[RecomputeInputs]:
     """Return all inputs of the agents before this one, by question. Raises SegmentError unless they are one chain whose
     agents hand over all: only then is what they computed a single sequence."""
+    if sent := [name for name in work.segment_order() if name not in work.recomputed]:
+        raise SegmentError(f"this engine recomputes the memory of all agents or of none, and {sent[0]} sent KV")
     chain: list[str] = []
     reads: tuple[AgentMemory, ...] = work.reads
     while reads:
@@ -104,7 +106,7 @@ def _chain_inputs(work: TurnRequest, memory: ArrivedChunks) -> list[RecomputeInp
     for agent in chain:
         meta = memory.segments()[agent]
         meta = meta.meta if isinstance(meta, Segment) else meta
-        if meta.lengths != meta.turn_lengths or agent not in work.recomputed:
+        if meta.lengths != meta.turn_lengths:
             raise SegmentError(f"this engine recomputes only whole turns, and agent {agent} hands over a part of its")
         parts = [chunk.recompute_inputs for chunk in memory.chunks_of(agent)]
         joined = join_recompute_inputs(parts, meta.turn_lengths)

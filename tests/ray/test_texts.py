@@ -101,11 +101,13 @@ def test_memory_reaches_the_questions_that_read_it(tmp_path: Path) -> None:
     with started(tmp_path) as runtime:
         planner = runtime.submit(request("planner", "wait 0.2 x", "wait 0.2 yy"), {})
         reads = (AgentMemory("planner"),)
-        judger = runtime.submit(request("judger", "write 3", "write 4", reads=reads), {"planner": planner.segment})
+        judger = runtime.submit(
+            request("judger", "write 3", "write 4 sleep 0.2", reads=reads), {"planner": planner.segment}
+        )
         events = poll_until(runtime, has_ended(planner, judger))
         (done,) = of(TurnDone, events, judger)
         number = number_of("planner")
-        assert done.result.texts == (text_of("write 3", 3, number), text_of("write 4", 4, number))
+        assert done.result.texts == (text_of("write 3", 3, number), text_of("write 4 sleep 0.2", 4, number))
         (read,) = done.result.reads
         (question,) = [event.result for event in of(QuestionDone, events, judger) if event.result is not None]
         assert question.reads == done.result.reads

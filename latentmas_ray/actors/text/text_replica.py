@@ -42,13 +42,9 @@ class TextReplica(SingleReplica):
         return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
 
     def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        try:
-            with turn_errors():
-                result: TurnResult = ray.get(turn.results[0])
-            return self.with_links(turn, result, shares_node=shares_node)
-        finally:
-            self._writes.discard(turn.number)
-            self._reads.pop(turn.number, None)
+        with turn_errors():
+            result: TurnResult = ray.get(turn.results[0])
+        return self.with_links(turn, result, shares_node=shares_node)
 
     def with_links(self, turn: Turn, result: TurnResult, *, shares_node: bool) -> TurnResult:
         """Return the result of a turn, or of one of its questions, with the links of its transfers. They are recorded
@@ -63,8 +59,6 @@ class TextReplica(SingleReplica):
     def cancel(self, turn: Turn) -> None:
         """Cancel a turn; the questions that are being written leave the engine."""
         self.cancel_questions(turn, None)
-        self._writes.discard(turn.number)
-        self._reads.pop(turn.number, None)
         for reference in turn.results:
             with ignoring_dead("turn was not cancelled"):
                 ray.cancel(reference, force=False)
@@ -90,7 +84,9 @@ class TextReplica(SingleReplica):
             self._num_steps = report.num_steps
             self.stepped_at = time.monotonic()
         turns = {turn.number: turn for turn in self.pending}
-        self._writes.update(event.number for event in report.events if event.number in turns)
+        # Not where a turn's result is fetched: if that is an error, who has tokens tells who is suspected.
+        self._writes = (self._writes | {event.number for event in report.events}).intersection(turns)
+        self._reads = {number: reads for number, reads in self._reads.items() if number in turns}
         return [(turns[event.number], event) for event in report.events if event.number in turns]
 
     @property

@@ -1,6 +1,9 @@
-"""Loads vLLM in an actor, with the share of the device's memory that Ray has given to the actor."""
+"""Loads vLLM in an actor, with the part of the device's memory that Ray has given to the actor."""
 
-from typing import TYPE_CHECKING, Literal
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
 
 if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
@@ -14,8 +17,11 @@ def load_vllm_runner(
     max_running: int,
     sampler: Literal["counter", "engine"],
 ) -> "TextRunner":
-    """Return a runner that writes at most `max_running` questions at the same time on vLLM. Raises ModelError, and
-    ConfigError if this node has no vLLM, or another version of it."""
+    """Return a runner that writes at most `max_running` questions at the same time on vLLM.
+
+    Raises ModelError, also if there is no room for a cache, and ConfigError if this node has no vLLM, or another
+    version of it.
+    """
     from latentmas_ray.vllm.installed import require_vllm
 
     require_vllm()
@@ -27,7 +33,34 @@ def load_vllm_runner(
         dtype=dtype,
         revision=revision,
         max_running=max_running,
-        kv_cache_bytes=None,
         sampler=sampler,
+        **_memory(model, dtype, revision, max_running),
     )
     return TextRunner(engine=engine)
+
+
+def _memory(model: str, dtype: str, revision: str | None, max_running: int) -> dict[str, Any]:
+    """Return what vLLM may use of the device, as arguments of `load_text_engine`."""
+    import torch
+
+    from latentmas_ray.models.load import load_config
+    from latentmas_ray.models.names import known_positions
+    from latentmas_ray.placement.model_dims import dims_of_config, known_dims
+    from latentmas_ray.vllm.cache_size import DEVICE_SHARE, bytes_on_gpu, bytes_on_host, wanted_bytes
+
+    found = known_dims(model) if revision is None else None
+    dims = (found or dims_of_config(load_config(model, revision).to_dict(), model)).in_dtype(dtype)
+    wanted = wanted_bytes(dims, max_running=max_running, max_positions=known_positions(model, revision))
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    if not torch.cuda.is_available():
+        share = assigned.get("CPU", 0.0) / len(os.sched_getaffinity(0))
+        host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return {"kv_cache_bytes": bytes_on_host(host_bytes=host_bytes, share=min(1.0, share), wanted=wanted)}
+    share, gpu_bytes = min(1.0, assigned.get("GPU", 1.0)), torch.cuda.get_device_properties(0).total_memory
+    return {
+        "kv_cache_bytes": bytes_on_gpu(
+            dims, model, gpu_bytes=gpu_bytes, share=share, wanted=wanted, max_running=max_running
+        ),
+        # Only checked against what is free at the start: the size of the cache is given.
+        "gpu_memory_utilization": DEVICE_SHARE * share,
+    }

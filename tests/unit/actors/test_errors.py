@@ -79,6 +79,13 @@ def test_no_other_module_names_an_error_of_ray() -> None:
         pytest.param(
             raised_by(exceptions.RayActorError()), TurnLostError, "The actor", id="the actor of its source died"
         ),
+        pytest.param(raised_by(ActorError("no GPU")), ActorError, "no GPU", id="its engine cannot continue"),
+        pytest.param(
+            raised_by(raised_by(ActorError("no GPU"))),
+            TurnError,
+            "no GPU",
+            id="that of its source",
+        ),
         pytest.param(raised_by(ConfigError("x", "1", "be 2")), ConfigError, "x: got '1'", id="a user's mistake"),
     ],
 )

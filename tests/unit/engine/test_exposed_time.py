@@ -71,3 +71,19 @@ def test_one_chunk(
     timer.record("planner", arrived)
     found = timer.times()["planner"]
     assert (found.seconds, found.exposed_seconds) == (seconds, exposed)
+
+
+@pytest.mark.parametrize(("busy", "exposed"), [(0.0, 4.0), (1.5, 2.5), (9.0, 0.0)])
+def test_what_the_engine_computed_for_others_is_hidden(clock: Clock, busy: float, exposed: float) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def busy_within(begin: float, end: float) -> float:
+        asked.append((begin, end))
+        return busy
+
+    timer = ExposedTimer({"planner": 10.0}, idle_since=0.0, busy_within=busy_within)
+    clock.now = 14.0
+    timer.record("planner", 13.0)
+    found = timer.times()["planner"]
+    assert (found.seconds, found.exposed_seconds) == (4.0, exposed)
+    assert asked == [(10.0, 14.0)]

@@ -62,7 +62,7 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     with LatentMAS(config) as system:
         summary = system.evaluate()
     assert summary.made_with["torch"] == torch.__version__
-    assert summary.made_with["runtime"] == "all agents in this process on cpu"
+    assert summary.made_with["runtime"] == "all agents in this process on cpu, engine transformers (runtime local)"
     parts = parts_of([folder])
     assert f"torch {torch.__version__}" in parts.text
     fields = check_numbers(parts, {"r0": folder})

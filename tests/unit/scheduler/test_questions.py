@@ -14,6 +14,7 @@ from latentmas_ray.errors import QuestionsTooLongError, TurnError, TurnLostError
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import Event, QuestionDone
+from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.topology.agent import Topology
 from tests.cases.question_runtime import QuestionRuntime
 from tests.cases.scheduler import (
@@ -341,3 +342,22 @@ def test_parallel_branches_need_all_their_results() -> None:
     runtime = ragged(reported_after=lambda work: 6.0 if work.agent == "code" else 0.0, writes_at_once={"summariser": 9})
     answers, _ = run_all(runtime, PARALLEL, make_questions(4), batch_size=4)
     assert {len(answer.agents) for answer in answers.values()} == {4}
+
+
+@pytest.mark.parametrize(
+    ("names", "writes_at_once", "settings", "expected"),
+    [
+        ("thinker judger", {}, {}, None),  # batches count
+        ("thinker judger", {"judger": 8}, {}, 4 + 8 + 4),
+        ("thinker judger", {"judger": 8}, {"replicas": 2}, 2 * 4 + 8 + 4),
+        ("thinker judger", {"judger": 2}, {}, 4 + 4 + 4),  # a batch is submitted as a whole
+        ("planner judger", {"planner": 8, "judger": 8}, {}, 8 + 8 + 4),
+        ("planner judger", {"planner": 8, "judger": 8}, {"is_colocated": True}, 8 + 4),  # the same places
+        ("thinker judger", {"judger": 8}, {"max_batches_in_flight": 1}, None),
+    ],
+)
+def test_so_many_questions_keep_all_agents_busy(
+    names: str, writes_at_once: dict[str, int], settings: dict[str, int], expected: int | None
+) -> None:
+    agents = [agent(name) for name in names.split()]
+    assert DriverSettings(**settings).questions_in_flight(agents, writes_at_once, batch_size=4) == expected  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from examples.tiny_model.document import Document, DocumentPart, Mix
-from examples.tiny_model.layouts import Writer
+from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.packing import Rows, pack
 from examples.tiny_model.texts import (
     AGENTS,
@@ -77,7 +77,7 @@ def test_every_word_and_digit_is_one_token(tokenizer: Tokenizer) -> None:
 
 
 def test_training_never_asks_about_held_out_names(tokenizer: Tokenizer) -> None:
-    writer = Writer(tokenizer, Random(1))
+    writer = TranscriptWriter(tokenizer, Random(1))
     told: set[str] = set()
     for _ in range(60):
         document = writer.document(Mix(recall=0.0, soft=0.5, blind=0.1), 512)
@@ -90,7 +90,7 @@ def test_training_never_asks_about_held_out_names(tokenizer: Tokenizer) -> None:
 
 
 def test_agents_mostly_add_equally_many_soft_tokens_and_leave_room_for_a_question(tokenizer: Tokenizer) -> None:
-    writer = Writer(tokenizer, Random(1))
+    writer = TranscriptWriter(tokenizer, Random(1))
     documents = [writer.document(Mix(recall=0.0, drill=0.0, solo=0.0, soft=1.0), 512) for _ in range(60)]
     counts = [
         [sum(len(part.ids) for part in parts if part.soft) for parts in document.shared] for document in documents
@@ -103,14 +103,14 @@ def test_agents_mostly_add_equally_many_soft_tokens_and_leave_room_for_a_questio
 
 
 def test_questions_without_notes_have_the_answers_of_notes_that_are_nowhere(tokenizer: Tokenizer) -> None:
-    writer = Writer(tokenizer, Random(1))
+    writer = TranscriptWriter(tokenizer, Random(1))
     for _ in range(20):
         document = writer.document(Mix(recall=0.0, drill=0.0, chain=0.0, blind=1.0), 512)
         assert all(part.soft for parts in document.shared for part in parts)
         assert {branch[-1].kind for branch in document.branches} <= set(WANTED)
 
 
-class _Fixed(Writer):
+class _Fixed(TranscriptWriter):
     def __init__(self, document: Document) -> None:
         self._document = document
 
@@ -143,7 +143,7 @@ def test_positions_go_on_and_targets_follow_their_token() -> None:
 
 
 def test_the_same_seed_makes_the_same_rows(tokenizer: Tokenizer) -> None:
-    first, second, other = (pack(Writer(tokenizer, Random(seed)), Mix(), 2, 256) for seed in (1, 1, 2))
+    first, second, other = (pack(TranscriptWriter(tokenizer, Random(seed)), Mix(), 2, 256) for seed in (1, 1, 2))
     assert torch.equal(first.ids_BT, second.ids_BT)
     assert not torch.equal(first.ids_BT, other.ids_BT)
     assert make_notes(Random(1), "train", (2,)) == make_notes(Random(1), "train", (2,))

@@ -1,0 +1,38 @@
+"""How large vLLM's paged cache may be, beside the other actors of its GPU. vLLM itself would take the whole device."""
+
+from latentmas_ray.errors import ModelError
+from latentmas_ray.placement.memory_estimate import FIXED_BYTES
+from latentmas_ray.placement.model_dims import ModelDims
+from latentmas_ray.units import format_bytes
+
+DEVICE_SHARE = 0.9  # of an actor's part of a GPU that vLLM may use; the rest holds memory that arrives
+_HOST_SHARE = 1 / 8  # of an actor's part of a node's memory: thinkers and segments need more of it
+_MIN_HOST_BYTES = 2**30
+_FORWARD_TOKENS = 8192  # at most, in one step
+_LOGITS_BYTES = 8  # float32 logits and a sorted copy, per question and vocabulary entry
+_UNBOUNDED_POSITIONS = 32_768  # assumed for a model that names none
+
+
+def wanted_bytes(model: ModelDims, *, max_running: int, max_positions: int | None) -> int:
+    """Return the bytes of `max_running` questions of full length: a larger cache is of no use."""
+    return max_running * (max_positions or _UNBOUNDED_POSITIONS) * model.bytes_per_token
+
+
+def bytes_on_gpu(model: ModelDims, name: str, *, gpu_bytes: int, share: float, wanted: int, max_running: int) -> int:
+    """Return the bytes of the paged cache of an actor with this share of a GPU. Raises ModelError if none are left."""
+    part = int(DEVICE_SHARE * share * gpu_bytes)
+    activations = _FORWARD_TOKENS * (8 * model.hidden_size + 3 * model.mlp_size) * model.itemsize
+    allowance = FIXED_BYTES + activations + max_running * model.vocab_size * _LOGITS_BYTES
+    left = part - model.weights_bytes() - allowance
+    if left < model.bytes_per_token:
+        expected = (
+            f"its weights ({format_bytes(model.weights_bytes())}) and {format_bytes(allowance)} to compute with must "
+            f"fit vLLM's part of the GPU, {format_bytes(part)}: use fewer actors for each GPU, or engine transformers"
+        )
+        raise ModelError("model", name, expected)
+    return min(wanted, left)
+
+
+def bytes_on_host(*, host_bytes: int, share: float, wanted: int) -> int:
+    """Return the bytes of the paged cache of an actor with this share of a node's cores."""
+    return min(wanted, max(_MIN_HOST_BYTES, int(_HOST_SHARE * share * host_bytes)))
