@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hypothesis import settings
 
 from latentmas_ray.env import Requirement, read_environment
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
 FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "vllm", "gpu")
@@ -154,8 +154,8 @@ def _browser_obstacle() -> str | None:
 
 
 def _vllm_obstacle() -> str | None:
-    # Not imported: that takes long, and on a CPU vLLM changes the whole process.
-    return None if find_spec("vllm") else "vLLM is not installed (make vllm)"
+    # vLLM is not imported: that takes long, and on a CPU it changes the whole process.
+    return None if (why := vllm_obstacle()) is None else f"{why} (make vllm)"
 
 
 OBSTACLES: dict[Requirement, Callable[[], str | None]] = {

@@ -367,8 +367,6 @@ class Scheduler:
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:
         """Cancel a failed batch. Its questions are tried again, or fail for good."""
         self._drop_batch(run, batch_state)
-        if not batch_state.open_questions:
-            return
         attempts, failed = batch_state.open_attempt.after(failure, run.settings.max_attempts)
         run.retry(attempts)
         run.add_failures(failure.agent, failed)

@@ -28,7 +28,7 @@ def check_engines(config: RunConfig, topology: Topology, *, has_name: bool) -> N
     `has_name`: the model is a name, and no object.
     """
     for agent in _writers(topology):
-        if _wanted(config, agent) == "vllm" and (found := _obstacle(config, has_name)) is not None:
+        if _wanted(config, agent) == "vllm" and (found := _obstacle(config, topology, has_name)) is not None:
             raise _refusal(topology, agent, found[1])
 
 
@@ -45,7 +45,7 @@ def choose_engines(
     for agent in _writers(topology):
         wanted = _wanted(config, agent)
         if wanted == "auto":
-            automatic = automatic or _choose(config, has_name=has_name, has_gpu=has_gpu)
+            automatic = automatic or _choose(config, topology, has_name=has_name, has_gpu=has_gpu)
             choices[agent.name] = automatic
         else:
             choices[agent.name] = EngineChoice(wanted, ASKED_FOR)
@@ -55,6 +55,14 @@ def choose_engines(
 def apart(choices: Mapping[str, EngineChoice]) -> frozenset[str]:
     """Return the agents that need an actor of their own: vLLM changes the process that it runs in."""
     return frozenset(name for name, choice in choices.items() if choice.engine == "vllm")
+
+
+def is_chain(config: RunConfig, topology: Topology) -> bool:
+    """Return whether the memory of every agent is one causal sequence of all that the agents before it were fed."""
+    hands_over_all = all(agent.thinks == "text" or agent.hands_over == "all" for agent in topology.agents)
+    return (
+        hands_over_all and config.guard in ("off", "warn") and all(len(agent.reads) <= 1 for agent in topology.agents)
+    )
 
 
 def describe_engines(topology: Topology, choices: Mapping[str, EngineChoice]) -> str:
@@ -79,7 +87,7 @@ def _wanted(config: RunConfig, agent: Agent) -> Literal["auto", "transformers", 
     return agent.engine or config.engine
 
 
-def _obstacle(config: RunConfig, has_name: bool) -> tuple[str, str] | None:
+def _obstacle(config: RunConfig, topology: Topology, has_name: bool) -> tuple[str, str] | None:
     """Return why no agent of this run can write with vLLM, and what would be right; None if nothing is wrong."""
     if config.runtime == "local":
         return "runtime local", "with runtime local it must be transformers: vLLM needs a process of its own"
@@ -96,14 +104,18 @@ def _obstacle(config: RunConfig, has_name: bool) -> tuple[str, str] | None:
             "traces need hidden states",
             f"with trace {config.trace} it must be transformers: traces need hidden states",
         )
-    if config.transfer == "recompute":
-        return "transfer recompute", "with transfer recompute it must be transformers: vLLM reads KV"
+    if config.transfer == "recompute" and not is_chain(config, topology):
+        why = "transfer recompute"
+        return (
+            why,
+            f"with {why} it must be transformers: vLLM recomputes a chain of agents that hand over all, no other",
+        )
     return None if (problem := obstacle()) is None else (problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers")
 
 
-def _choose(config: RunConfig, *, has_name: bool, has_gpu: bool) -> EngineChoice:
+def _choose(config: RunConfig, topology: Topology, *, has_name: bool, has_gpu: bool) -> EngineChoice:
     """Return what `auto` means in this run."""
-    if (found := _obstacle(config, has_name)) is not None:
+    if (found := _obstacle(config, topology, has_name)) is not None:
         return EngineChoice("transformers", found[0])
     if not has_gpu:
         return EngineChoice("transformers", "there is no GPU for vLLM")

@@ -64,12 +64,12 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         overlap=config.overlap,
         measures_costs=config.transfer == "auto" and not apart(choices),
         busy_agents=min(len(names), num_batches * topology.width),
-        texts=_text_setups(config, model, choices, loading),
+        texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
     )
 
 
-def _text_setups(
+def text_setups(
     config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
 ) -> "dict[str, TextSetup]":
     """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
@@ -90,6 +90,7 @@ def _text_setups(
                 revision=config.revision,
                 max_running=max_running,
                 sampler=config.sampler,
+                takes_inputs=config.transfer == "recompute",
             )
         setups[engine] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
     return {agent: setups[choice.engine] for agent, choice in choices.items()}

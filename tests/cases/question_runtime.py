@@ -45,6 +45,7 @@ class QuestionRuntime(FakeRuntime):
     reported_after: Callable[[TurnRequest], float] = lambda work: 0.0  # seconds from the end of a turn to its event
     is_lost: Callable[[Event], bool] = lambda event: False  # an event that never comes
     written: list[tuple[str, str, float, float]] = field(default_factory=list)  # agent, question, start, end
+    ignores_skipped: bool = False  # writes questions that nobody needs
     _places: dict[str, list[float]] = field(default_factory=dict)
     _questions: dict[TurnHandle, list[FakeQuestion]] = field(default_factory=dict)
 
@@ -52,12 +53,18 @@ class QuestionRuntime(FakeRuntime):
         return replace(super().start(), writes_at_once=self.writes_at_once)
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
+        work = replace(work, skipped=frozenset()) if self.ignores_skipped else work
         handle = super().submit(work, segments)
         if work.agent in self.writes_at_once:
             ready = max([self.now, *(segment.finishes_at for segment in segments.values())])
             self._write(handle, work, ready)
         handle.turn.finishes_at += self.reported_after(work)
         return handle
+
+    @property
+    def num_unwritten(self) -> int:
+        """Questions that wait or are being written, also those whose memory is still to be computed."""
+        return sum(not one.is_reported for questions in self._questions.values() for one in questions)
 
     def _write(self, handle: TurnHandle, work: TurnRequest, ready: float) -> None:
         record, report = handle.turn, handle.turn.report

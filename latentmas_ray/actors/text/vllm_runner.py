@@ -1,9 +1,11 @@
 """Loads vLLM in an actor, with the part of the device's memory that Ray has given to the actor."""
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import ray
+
+from latentmas_ray.config import SamplerName
 
 if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
@@ -15,9 +17,11 @@ def load_vllm_runner(
     dtype: str,
     revision: str | None,
     max_running: int,
-    sampler: Literal["counter", "engine"],
+    sampler: SamplerName,
+    takes_inputs: bool = False,
 ) -> "TextRunner":
-    """Return a runner that writes at most `max_running` questions at the same time on vLLM.
+    """Return a runner that writes at most `max_running` questions at the same time on vLLM. With `takes_inputs` it
+    also reads the inputs of a chain of agents in place of their KV.
 
     Raises ModelError, also if there is no room for a cache, and ConfigError if this node has no vLLM, or another
     version of it.
@@ -34,6 +38,7 @@ def load_vllm_runner(
         revision=revision,
         max_running=max_running,
         sampler=sampler,
+        **({"takes_inputs": True} if takes_inputs else {}),
         **_memory(model, dtype, revision, max_running),
     )
     return TextRunner(engine=engine)

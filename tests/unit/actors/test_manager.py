@@ -1,10 +1,13 @@
 """Replicas that cannot be restarted on their nodes; no Ray, no actors."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
+from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest, TextSetup
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, Turn
-from latentmas_ray.errors import ClusterError
+from latentmas_ray.errors import ClusterError, ConfigError
 from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
 
 
@@ -65,6 +68,27 @@ def test_a_replica_without_a_place_is_done_without_if_there_is_another(
     kill_and_replace(manager, on(manager, "planner", "near"))
     with pytest.raises(ClusterError, match="no place was found for the actors of planner"):
         manager.poll_starting()
+
+
+def test_an_agent_on_vllm_is_planned_into_an_actor_of_its_own(alive: list[str]) -> None:
+    def load() -> Any:
+        raise AssertionError("nothing is loaded here")
+
+    texts = {name: TextSetup(make_runner=load, max_running=4, engine=name) for name in ("transformers", "vllm")}
+    request = ReplicaRequest(
+        agents=("planner", "writer", "judger"),
+        replicas=dict.fromkeys(("planner", "writer", "judger"), 1),
+        make_runner=load,
+        placement="colocate",
+        texts={"writer": texts["transformers"], "judger": texts["vllm"]},
+        uses_gpus=False,
+    )
+    assert ReplicaManager(request).engines == {"judger": "vllm"}
+    with pytest.raises(ConfigError, match="vLLM, which writes for judger, needs an actor of its own"):
+        FakeManager(request).start(cluster_of(NODES))
+    apart = FakeManager(replace(request, placement="auto"))
+    apart.start(cluster_of(NODES))
+    assert not apart.plan.is_colocated
 
 
 def turn(number: int, final_at: float | None = None) -> Turn:

@@ -21,7 +21,7 @@ CLUSTER = ROOT / "cluster"
 AWS = CLUSTER / "ray-cluster-aws.yaml"
 SBATCH = CLUSTER / "slurm/latentmas.sbatch"
 KINDS = ("gpu", "cpu")
-SCRIPTS = [SBATCH, ROOT / "docker/healthy.sh", ROOT / "set_up.sh", ROOT / "release.sh"]
+SCRIPTS = [SBATCH, ROOT / "docker/healthy.sh", *ROOT.glob("*.sh")]
 DOCKERFILES = [ROOT / "docker/Dockerfile.cpu", ROOT / "docker/Dockerfile.cuda"]
 TOOLS = Path(sys.executable).parent
 # Required by the operator's definitions of ray.io/v1, and what we use beside that.

@@ -10,7 +10,7 @@ from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.system import engines
 from latentmas_ray.system.engines import EngineChoice, check_engines, choose_engines, describe_engines
-from latentmas_ray.topology import apply_method
+from latentmas_ray.topology import apply_method, load_topology
 from latentmas_ray.vllm.installed import Installed
 
 TEAM = """
@@ -59,6 +59,8 @@ def test_auto_takes_vllm_where_all_is_there() -> None:
         ({"runtime": "local"}, {}, "runtime local"),
         ({"placement": "colocate"}, {}, "placement colocate"),
         ({"trace": 2}, {}, "traces need hidden states"),
+        ({"tp": 2}, {}, "tp 2"),
+        ({"transfer": "recompute", "guard": "drop"}, {}, "transfer recompute"),
     ],
 )
 def test_auto_takes_transformers_and_says_why(config: dict[str, Any], facts: dict[str, bool], why: str) -> None:
@@ -121,15 +123,33 @@ def test_agents_that_are_made_text_agents_have_the_engine_of_the_run() -> None:
     [
         ({"runtime": "local"}, "with runtime local it must be transformers: vLLM needs a process of its own"),
         ({"placement": "colocate"}, "with placement colocate it must be transformers: vLLM needs an actor of its own"),
+        ({"tp": 2}, "with tp 2 it must be transformers: vLLM loads a whole model in one actor"),
+        ({"trace": 3}, "with trace 3 it must be transformers: traces need hidden states"),
+        (
+            {"transfer": "recompute", "guard": "text"},
+            "with transfer recompute it must be transformers: vLLM recomputes a chain of agents that hand over all, no "
+            "other",
+        ),
     ],
 )
-def test_vllm_is_refused_where_agents_share_a_process(config: dict[str, str], expected: str) -> None:
+def test_what_vllm_cannot_do_is_refused(config: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentMAS("tiny", engine="vllm", **config)  # type: ignore[arg-type]
     assert str(caught.value) == f"engine: got 'vllm'; {expected}"
     with pytest.raises(TopologyError) as caught_own:
         LatentMAS("tiny", topology=team(judger="vllm"), **config)  # type: ignore[arg-type]
     assert str(caught_own.value) == f"team.yaml: agents.judger.engine: got 'vllm'; {expected}"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("topology", "is_allowed"), [("sequential", True), ("hierarchical", False)])
+def test_vllm_recomputes_chains_alone(topology: str, is_allowed: bool) -> None:
+    config = make_config({"engine": "vllm", "transfer": "recompute"})
+    if is_allowed:
+        check_engines(config, load_topology(topology), has_name=True)
+        return
+    with pytest.raises(ConfigError, match="vLLM recomputes a chain"):
+        check_engines(config, load_topology(topology), has_name=True)
 
 
 def test_without_vllm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

