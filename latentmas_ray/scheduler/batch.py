@@ -11,7 +11,8 @@ class Batch:
     """Questions that go through the topology together.
 
     `done` lists questions whose answers are already in the journal. They are computed again, because floating-point
-    results depend on the other questions of the batch, but their answers are not returned again.
+    results depend on the other questions of the batch, but their answers are not returned again. Agents that write
+    every question for itself leave them out (`TurnRequest.skipped`).
     """
 
     number: int  # position in an uninterrupted run; determines the replica

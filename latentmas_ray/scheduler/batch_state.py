@@ -93,7 +93,7 @@ class BatchState:
     @property
     def num_unanswered(self) -> int:
         """How many questions agents still work on."""
-        return sum(question.id not in self.early for question in self.open_questions)
+        return len(self.batch.questions) - len(self.settled) - len(self.early)
 
     @property
     def awaits_only_answers(self) -> bool:

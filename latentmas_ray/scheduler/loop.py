@@ -185,13 +185,13 @@ class Scheduler:
         turns, questions = list[TurnEvent](), list[QuestionDone]()
         for event in events:
             match event:
-                case TurnDone() | TurnFailed() | TurnLost():
-                    turns.append(event)
-                case QuestionDone(result=result) if result is not None:
-                    questions.append(event)
-                case TokensWritten(handle=handle, question_id=name, num_tokens=count):
+                case TokensWritten(handle, name, count):
                     if (found := self._in_flight.get(handle)) is not None:
                         found[1].note_tokens(handle.agent, name, count)
+                case TurnDone() | TurnFailed() | TurnLost():
+                    turns.append(event)
+                case QuestionDone() if event.result is not None:
+                    questions.append(event)
                 case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
                     for run in self._runs:
                         run.counters.send(event)
