@@ -124,10 +124,10 @@ def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progr
     fields = run_fields(settings, method, concurrency)
     answers = _AnswerTimes()
     with LatentMAS(make_config(fields), observer=answers) as mas:
-        # Loads the models, allocates caches, selects kernels.
-        mas.evaluate(settings.tasks[0], limit=min(concurrency, _WARM_UP_QUESTIONS))
         figures = []
         for task in settings.tasks:
+            # Loads the models (tasks may have other agents), allocates caches, selects kernels.
+            mas.evaluate(task, limit=min(concurrency, _WARM_UP_QUESTIONS))
             answers.seconds.clear()
             summary = mas.evaluate(task, limit=settings.limit)
             delay = Delay.of(answers.seconds)
