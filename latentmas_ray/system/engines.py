@@ -110,7 +110,14 @@ def _obstacle(config: RunConfig, topology: Topology, has_name: bool) -> tuple[st
             why,
             f"with {why} it must be transformers: vLLM recomputes a chain of agents that hand over all, no other",
         )
-    return None if (problem := obstacle()) is None else (problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers")
+    if (problem := obstacle()) is not None:
+        return problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers"
+    build = find_vllm()
+    if build is not None and config.device in ("cpu", "cuda") and build.is_for_cpus != (config.device == "cpu"):
+        kind = "CPUs" if build.is_for_cpus else "GPUs"
+        why = f"device {config.device}"
+        return why, f"with {why} it must be transformers: the build of vLLM that is installed is for {kind}"
+    return None
 
 
 def _choose(config: RunConfig, topology: Topology, *, has_name: bool, has_gpu: bool) -> EngineChoice:

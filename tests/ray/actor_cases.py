@@ -76,8 +76,9 @@ def drive(
 
 
 def timeless(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of results without what may differ between two runs: times, and the way that memory took."""
-    kept = {key: value for key, value in row.items() if key not in ("seconds", "agent_seconds")}
+    """A row of results without what may differ between two runs: times and whose they are, and the way that memory
+    took."""
+    kept = {key: value for key, value in row.items() if key not in ("seconds", "agent_seconds", "own_seconds")}
     return kept | {"transfers": [(t["source"], t["reader"], t["num_bytes"]) for t in row["transfers"]]}
 
 

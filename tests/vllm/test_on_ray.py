@@ -66,7 +66,8 @@ def tokens(answers: list[Any]) -> dict[str, tuple[int, ...]]:
 
 def own_answers(num_questions: int, **fields: Any) -> Mapping[str, tuple[int, ...]]:
     """What our own engine answers, in this process."""
-    with LatentMAS("tiny", runtime="local", **FIELDS, **fields) as mas:
+    fields = {**FIELDS, **fields}
+    with LatentMAS("tiny", runtime="local", **fields) as mas:
         return tokens(list(mas.map(load_questions("notes", num_questions))))
 
 
@@ -89,6 +90,15 @@ def test_an_actor_that_is_killed_in_the_middle_costs_no_answer() -> None:
     assert started.description.endswith("engine vllm for judger (asked for), transformers for planner")
     assert tokens(answers) == expected
     assert len(answers) == len(expected) == 40
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.slow  # `test_answers.py` has the prompts of such agents; here each of them has an actor with vLLM
+@pytest.mark.parametrize("method", ["single", "text"])
+def test_methods_without_memory_answer_alike(method: str) -> None:
+    expected = own_answers(12, temperature=0.7, method=method)
+    with LatentMAS("tiny", **FIELDS, temperature=0.7, method=method, engine="vllm") as mas:  # type: ignore[arg-type]
+        assert tokens(list(mas.map(load_questions("notes", 12)))) == expected
 
 
 @pytest.mark.usefixtures("cluster")
