@@ -7,6 +7,7 @@ Dimensions: N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q /
 tokens of a row, D head dim.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,22 +68,31 @@ class Run:
 
 
 class Packing:
-    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens."""
+    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens.
 
-    def __init__(self, starts: Sequence[int], counts: Sequence[int]) -> None:
+    Rows with one new token share a call of attention, which reads all of them to the end of the longest. With
+    `max_padding` a row that would add more slots than that to what the call reads in vain begins another call.
+    """
+
+    def __init__(self, starts: Sequence[int], counts: Sequence[int], max_padding: int | None = None) -> None:
         self.starts, self.counts = list(starts), list(counts)
         self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
-        self.runs = _runs(self.starts, self.counts)
+        self.runs = _runs(self.starts, self.counts, sys.maxsize if max_padding is None else max_padding)
 
 
-def _runs(starts: Sequence[int], counts: Sequence[int]) -> list[Run]:
+def _runs(starts: Sequence[int], counts: Sequence[int], max_padding: int) -> list[Run]:
     """Divide rows into runs; rows without a new token are in none."""
     runs: list[Run] = []
     first_token = row = 0
     while row < len(counts):
         stop = row + 1
         if counts[row] == 1:
+            longest = starts[row]
             while stop < len(counts) and counts[stop] == 1:
+                start = starts[stop]
+                if max(longest - start, (start - longest) * (stop - row)) > max_padding:
+                    break
+                longest = max(longest, start)
                 stop += 1
         if counts[row]:
             runs.append(Run(row, first_token, starts[row:stop], counts[row]))

@@ -22,6 +22,9 @@ from latentmas_ray.memory.buffers import copy_into, empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
 
+# On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
+_MAX_PADDING_BYTES = 2**19
+
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """One layer's slots. `BatchCache` sets `packing` before each forward.
@@ -89,6 +92,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = [0] * num_rows  # per row: slots that were written since they were last zeroed
         self.packing = Packing([], [])
+        on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
+        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
@@ -168,7 +173,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
     def begin_step(self, counts: Sequence[int]) -> None:
         """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
-        self.packing = Packing(self.lengths, counts)
+        self.packing = Packing(self.lengths, counts, self._max_padding)
         for layer in self.layers:
             layer.packing = self.packing
         for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):
