@@ -24,7 +24,7 @@ from latentmas_ray.vllm.installed import HOW_TO_INSTALL, obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingFigures:
+class TextSpeedFigures:
     """One engine: medians over the rounds."""
 
     engine: str
@@ -41,7 +41,7 @@ class WritingFigures:
     same_texts: float  # share of the questions with exactly the first engine's tokens
 
 
-def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[WritingFigures, ...]:
+def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[TextSpeedFigures, ...]:
     """Measure. Raises ModelError and ConfigError for what is not there, RunError if an engine fails."""
     engines = chosen_engines(settings)
     choose_device(settings.device)
@@ -54,7 +54,7 @@ def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[Writi
             rounds.append({name: side.ask(None) for name, side in sides.items()})
             taken = ", ".join(f"{name} {texts.seconds:.1f} s" for name, texts in rounds[-1].items())
             progress(f"engines, {number + 1} of {settings.repeats}: {taken}")
-    return tuple(writing_figures(name, devices[name], rounds) for name in engines)
+    return tuple(text_speed_figures(name, devices[name], rounds) for name in engines)
 
 
 def chosen_engines(settings: AnswerBenchSettings) -> tuple[str, ...]:
@@ -66,12 +66,12 @@ def chosen_engines(settings: AnswerBenchSettings) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name in settings.engines)
 
 
-def writing_figures(engine: str, device: str, rounds: Sequence[dict[str, MeasuredTexts]]) -> WritingFigures:
+def text_speed_figures(engine: str, device: str, rounds: Sequence[dict[str, MeasuredTexts]]) -> TextSpeedFigures:
     """Return the figures of one engine, next to those of the first one of each round."""
     runs = [one[engine] for one in rounds]
     pairs = [(next(iter(one.values())), one[engine]) for one in rounds]
     reference, own = ({text.key: text.token_ids for text in texts.texts} for texts in pairs[0])
-    return WritingFigures(
+    return TextSpeedFigures(
         engine=engine,
         device=device,
         seconds=median(run.seconds for run in runs),

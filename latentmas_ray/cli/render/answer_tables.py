@@ -19,7 +19,7 @@ from latentmas_ray.units import (
 )
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.answer.engines import WritingFigures
+    from latentmas_ray.bench.answer.engines import TextSpeedFigures
     from latentmas_ray.bench.answer.measure import AnswerBench
     from latentmas_ray.bench.answer.methods import MethodFigures
     from latentmas_ray.bench.answer.questions import Delay
@@ -53,7 +53,7 @@ def _engine_tables(outcome: "AnswerBench") -> Iterator[tuple[str, RenderableType
     yield "seconds since all questions were there, until they could be read; memory", _delay_table(engines)
 
 
-def _speed_table(engines: Sequence["WritingFigures"]) -> Table:
+def _speed_table(engines: Sequence["TextSpeedFigures"]) -> Table:
     table = make_table(("tokens/s", "ratio", "CPU\nseconds", "ratio", "same\ntexts"), "")
     for one in engines:
         table.add_row(
@@ -67,7 +67,7 @@ def _speed_table(engines: Sequence["WritingFigures"]) -> Table:
     return table
 
 
-def _delay_table(engines: Sequence["WritingFigures"]) -> Table:
+def _delay_table(engines: Sequence["TextSpeedFigures"]) -> Table:
     columns = ("first\ntoken", "p99", "whole\ntext", "p99", "peak\nmemory", "above\nrest")
     table = make_table(columns, "")
     for one in engines:
