@@ -1,6 +1,6 @@
 """An outcome of `latentmas bench answer` without a measurement."""
 
-from latentmas_ray.bench.answer.engines import writing_figures
+from latentmas_ray.bench.answer.engines import text_speed_figures
 from latentmas_ray.bench.answer.measure import AnswerBench
 from latentmas_ray.bench.answer.methods import MethodFigures, TimeParts
 from latentmas_ray.bench.answer.questions import Delay, MeasuredTexts, WrittenText
@@ -42,7 +42,7 @@ def answer_outcome() -> AnswerBench:
     return AnswerBench(
         settings=settings,
         machine="a machine of which the name is long enough to need a second line, 2 cores, 1 thread",
-        engines=tuple(writing_figures(name, "cpu", rounds) for name in ("static", "continuous", "vllm")),
+        engines=tuple(text_speed_figures(name, "cpu", rounds) for name in ("static", "continuous", "vllm")),
         methods=tuple(
             MethodFigures(
                 method=method,

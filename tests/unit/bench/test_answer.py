@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from latentmas_ray.bench.answer import engines as engines_module
-from latentmas_ray.bench.answer.engines import chosen_engines, writing_figures
+from latentmas_ray.bench.answer.engines import chosen_engines, text_speed_figures
 from latentmas_ray.bench.answer.methods import method_figures, run_fields
 from latentmas_ray.bench.answer.questions import BenchQuestion, Delay, WrittenText, check_texts, draw_questions
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings, names_in
@@ -67,7 +67,7 @@ def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
         {"static": measured(8.0, 3.0), "vllm": measured(4.0, 2.0, peak_bytes=7, tokens={**TOKENS, "q1": (9,)})},
         {"static": measured(4.0, 3.0), "vllm": measured(4.0, 6.0)},
     ]
-    figures = writing_figures("vllm", "cpu", rounds)
+    figures = text_speed_figures("vllm", "cpu", rounds)
     assert (figures.seconds, figures.cpu_seconds, figures.tokens_per_second) == (4.0, 2.0, 1.0)
     assert figures.speedup == 2.0  # of 4/1, 8/4 and 4/4
     assert figures.cpu_speedup == 1.5  # of 3/1, 3/2 and 3/6
@@ -75,8 +75,8 @@ def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
     assert (figures.first_token.p50_seconds, figures.first_token.p99_seconds) == (1.0, 1.0)
     assert (figures.whole_text.p50_seconds, figures.whole_text.p99_seconds) == (2.0, 4.0)
     assert figures.same_texts == 1.0  # by the first round
-    assert writing_figures("vllm", "cpu", rounds[1:]).same_texts == 0.5
-    first = writing_figures("static", "cpu", rounds)
+    assert text_speed_figures("vllm", "cpu", rounds[1:]).same_texts == 0.5
+    first = text_speed_figures("static", "cpu", rounds)
     assert (first.speedup, first.cpu_speedup, first.same_texts) == (1.0, 1.0, 1.0)
 
 
