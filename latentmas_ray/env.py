@@ -94,6 +94,12 @@ def silence_unhandled_ray_errors() -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
+def set_compute_threads(count: int) -> None:
+    """Let torch, and vLLM on a CPU, compute with `count` threads in this process. Call before they are imported: vLLM
+    replaces torch's own setting."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 def prepare_vllm() -> None:
     """Make vLLM compute in this process, quietly, and report nothing to its makers. A user's setting of its log level
     wins. Call before vLLM is imported: it has no other setting for this."""

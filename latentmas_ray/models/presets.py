@@ -139,9 +139,9 @@ def random_model(shape: str, *, dtype: str = "bfloat16", device: str = "cpu") ->
     return wrap(model.to(device), tiny_tokenizer(), shape)
 
 
-def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16") -> None:
+def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16", device: str = "cpu") -> None:
     """Save `random_model` as a model folder for `--model`."""
-    lm = random_model(shape, dtype=dtype)
+    lm = random_model(shape, dtype=dtype, device=device)
     lm.model.save_pretrained(folder)
     lm.chat.tokenizer.save_pretrained(folder)
 

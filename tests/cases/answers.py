@@ -1,9 +1,9 @@
 """An outcome of `latentmas bench answer` without a measurement."""
 
-from latentmas_ray.bench.answer.engines import writing_figures
+from latentmas_ray.bench.answer.engines import text_speed_figures
 from latentmas_ray.bench.answer.measure import AnswerBench
 from latentmas_ray.bench.answer.methods import MethodFigures, TimeParts
-from latentmas_ray.bench.answer.questions import MeasuredTexts, WrittenText
+from latentmas_ray.bench.answer.questions import Delay, MeasuredTexts, WrittenText
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 
 TOKENS = {"q0": (5, 6, 7), "q1": (8,)}
@@ -42,7 +42,7 @@ def answer_outcome() -> AnswerBench:
     return AnswerBench(
         settings=settings,
         machine="a machine of which the name is long enough to need a second line, 2 cores, 1 thread",
-        engines=tuple(writing_figures(name, "cpu", rounds) for name in ("static", "continuous", "vllm")),
+        engines=tuple(text_speed_figures(name, "cpu", rounds) for name in ("static", "continuous", "vllm")),
         methods=tuple(
             MethodFigures(
                 method=method,
@@ -59,6 +59,7 @@ def answer_outcome() -> AnswerBench:
                 seconds=64 * taken / concurrency,
                 questions_per_second=concurrency / taken,
                 seconds_per_question=taken / concurrency,
+                delay=Delay(p50_seconds=1.5 * taken, p99_seconds=2.5 * taken),
                 parts=TimeParts(
                     thinking=1.2 if method == "latent" else 0.0,
                     hand_over=0.000123 if method == "latent" else 0.0,

@@ -54,6 +54,7 @@ def test_methods_are_measured_at_each_concurrency(capsys: pytest.CaptureFixture[
         assert one["seconds_per_question"] == pytest.approx(1 / one["questions_per_second"], rel=0.05)
         assert (one["latent_steps"] > 0) == (one["parts"]["thinking"] > 0) == (one["method"] == "latent")
         assert one["parts"]["decode"] > 0
+        assert 0 < one["delay"]["p50_seconds"] <= one["delay"]["p99_seconds"] <= one["seconds"]
     assert told["engines"] == []
 
 

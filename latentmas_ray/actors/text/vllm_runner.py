@@ -38,7 +38,7 @@ def load_vllm_runner(
         revision=revision,
         max_running=max_running,
         sampler=sampler,
-        **({"takes_inputs": True} if takes_inputs else {}),
+        takes_inputs=takes_inputs,
         **_memory(model, dtype, revision, max_running),
     )
     return TextRunner(engine=engine)

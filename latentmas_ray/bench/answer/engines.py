@@ -5,18 +5,18 @@ Ratios are taken round by round, and medians are reported.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
-from latentmas_ray.bench.answer.questions import MeasuredTexts
+from latentmas_ray.bench.answer.questions import Delay, MeasuredTexts
 from latentmas_ray.bench.answer.settings import ENGINES, AnswerBenchSettings
 from latentmas_ray.bench.answer.sides import serve
 from latentmas_ray.bench.machine import Log
-from latentmas_ray.bench.side_process import SideProcess
-from latentmas_ray.bench.timings import p99
+from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models import check_name, choose_device
 from latentmas_ray.models.presets import SHAPES, save_random_model
@@ -24,19 +24,7 @@ from latentmas_ray.vllm.installed import HOW_TO_INSTALL, obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delay:
-    """Seconds from the start until something could be read, over all questions and rounds."""
-
-    p50_seconds: float
-    p99_seconds: float  # by nearest rank
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Delay":
-        return Delay(p50_seconds=median(values), p99_seconds=p99(values))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WritingFigures:
+class TextSpeedFigures:
     """One engine: medians over the rounds."""
 
     engine: str
@@ -53,7 +41,7 @@ class WritingFigures:
     same_texts: float  # share of the questions with exactly the first engine's tokens
 
 
-def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[WritingFigures, ...]:
+def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[TextSpeedFigures, ...]:
     """Measure. Raises ModelError and ConfigError for what is not there, RunError if an engine fails."""
     engines = chosen_engines(settings)
     choose_device(settings.device)
@@ -66,7 +54,7 @@ def measure_engines(settings: AnswerBenchSettings, progress: Log) -> tuple[Writi
             rounds.append({name: side.ask(None) for name, side in sides.items()})
             taken = ", ".join(f"{name} {texts.seconds:.1f} s" for name, texts in rounds[-1].items())
             progress(f"engines, {number + 1} of {settings.repeats}: {taken}")
-    return tuple(writing_figures(name, devices[name], rounds) for name in engines)
+    return tuple(text_speed_figures(name, devices[name], rounds) for name in engines)
 
 
 def chosen_engines(settings: AnswerBenchSettings) -> tuple[str, ...]:
@@ -78,12 +66,12 @@ def chosen_engines(settings: AnswerBenchSettings) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name in settings.engines)
 
 
-def writing_figures(engine: str, device: str, rounds: Sequence[dict[str, MeasuredTexts]]) -> WritingFigures:
+def text_speed_figures(engine: str, device: str, rounds: Sequence[dict[str, MeasuredTexts]]) -> TextSpeedFigures:
     """Return the figures of one engine, next to those of the first one of each round."""
     runs = [one[engine] for one in rounds]
     pairs = [(next(iter(one.values())), one[engine]) for one in rounds]
     reference, own = ({text.key: text.token_ids for text in texts.texts} for texts in pairs[0])
-    return WritingFigures(
+    return TextSpeedFigures(
         engine=engine,
         device=device,
         seconds=median(run.seconds for run in runs),
@@ -107,6 +95,18 @@ def _as_folder(settings: AnswerBenchSettings) -> Iterator[str]:
         yield settings.model
         return
     with tempfile.TemporaryDirectory(prefix="latentmas-bench-") as folder:
-        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
-        save_random_model(settings.model, Path(folder), dtype=dtype)
+        with SideProcess("model", _save, settings, folder) as saving:  # so that this process keeps no weights
+            saving.receive()
         yield folder
+
+
+def _save(name: str, settings: AnswerBenchSettings, folder: str, connection: Connection) -> None:
+    """Save the random model of a shape, then say so."""
+
+    def start() -> tuple[None, Callable[[None], None]]:
+        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
+        device = str(choose_device(settings.device))
+        save_random_model(settings.model, Path(folder), dtype=dtype, device=device)
+        return None, lambda message: message
+
+    serve_side(name, connection, start)

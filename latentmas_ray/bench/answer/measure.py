@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latentmas_ray.bench.answer.engines import WritingFigures, measure_engines
+from latentmas_ray.bench.answer.engines import TextSpeedFigures, measure_engines
 from latentmas_ray.bench.answer.methods import MethodFigures, measure_methods
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.answer.sides import num_threads
@@ -16,7 +16,7 @@ class AnswerBench:
 
     settings: AnswerBenchSettings
     machine: str
-    engines: tuple[WritingFigures, ...]
+    engines: tuple[TextSpeedFigures, ...]
     methods: tuple[MethodFigures, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentmas_ray.actors.bench_actor import BenchCluster
+from latentmas_ray.bench.answer.questions import Delay
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.machine import Log
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models.presets import SHAPES
 from latentmas_ray.runs.results import Summary
+from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent
 from latentmas_ray.system import LatentMAS
 from latentmas_ray.units import format_accuracy
 from latentmas_ray.vllm.installed import obstacle
@@ -59,6 +61,7 @@ class MethodFigures:
     seconds: float
     questions_per_second: float
     seconds_per_question: float  # of the run: its seconds divided by its questions
+    delay: Delay  # from the admission of a question's batch to its answer
     parts: TimeParts
 
 
@@ -74,6 +77,18 @@ def measure_methods(settings: AnswerBenchSettings, progress: Log) -> tuple[Metho
             for method in settings.methods:
                 figures += _measure(settings, method, concurrency, progress)
     return tuple(figures)
+
+
+class _AnswerTimes:
+    """An observer that keeps the seconds of each answer."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_event(self, event: RunEvent) -> None:
+        """Keep the seconds of an answer."""
+        if isinstance(event, QuestionAnswered):
+            self.seconds.append(event.answer.seconds)
 
 
 def run_fields(settings: AnswerBenchSettings, method: str, concurrency: int) -> dict[str, Any]:
@@ -107,20 +122,23 @@ def answer_engine(settings: AnswerBenchSettings) -> str:
 
 def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progress: Log) -> list[MethodFigures]:
     fields = run_fields(settings, method, concurrency)
-    with LatentMAS(make_config(fields)) as mas:
-        # Loads the models, allocates caches, selects kernels.
-        mas.evaluate(settings.tasks[0], limit=min(concurrency, _WARM_UP_QUESTIONS))
+    answers = _AnswerTimes()
+    with LatentMAS(make_config(fields), observer=answers) as mas:
         figures = []
         for task in settings.tasks:
+            # Loads the models (tasks may have other agents), allocates caches, selects kernels.
+            mas.evaluate(task, limit=min(concurrency, _WARM_UP_QUESTIONS))
+            answers.seconds.clear()
             summary = mas.evaluate(task, limit=settings.limit)
-            figures.append(method_figures(summary, task, concurrency, fields["engine"]))
+            delay = Delay.of(answers.seconds)
+            figures.append(method_figures(summary, task, concurrency, fields["engine"], delay))
             rate = f"{figures[-1].questions_per_second:.3g} questions/s"
             right = format_accuracy(figures[-1].accuracy)
             progress(f"{method}, {task}, concurrency {concurrency}: {right}, {rate}")
         return figures
 
 
-def method_figures(summary: Summary, task: str, concurrency: int, engine: str) -> MethodFigures:
+def method_figures(summary: Summary, task: str, concurrency: int, engine: str, delay: Delay) -> MethodFigures:
     """Return the figures of one run."""
     return MethodFigures(
         method=summary.method,
@@ -137,6 +155,7 @@ def method_figures(summary: Summary, task: str, concurrency: int, engine: str) -
         seconds=summary.seconds,
         questions_per_second=summary.questions_per_second,
         seconds_per_question=summary.seconds / max(1, summary.num_questions),
+        delay=delay,
         parts=_parts(summary.agents),
     )
 

@@ -1,9 +1,12 @@
 """The questions on which engines are measured, and what an engine reports of them. Plain data: no torch."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
+from latentmas_ray.bench.timings import p99
 from latentmas_ray.errors import RunError
 
 _FIRST_ID, _LAST_ID = 3, 258  # plain tokens of every model: the first ids after the special ones
@@ -16,6 +19,19 @@ class BenchQuestion:
     key: str
     prompt_ids: tuple[int, ...]
     num_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delay:
+    """Seconds until something could be read, over several questions."""
+
+    p50_seconds: float
+    p99_seconds: float  # by nearest rank
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Delay":
+        """Return the delays of these values; without any they are 0."""
+        return Delay(p50_seconds=median(values or [0.0]), p99_seconds=p99(values or [0.0]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The settings of `latentmas bench answer`. Imports nothing heavy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from latentmas_ray.config import DEVICE_FORM, EMBEDDED_MODEL, is_device
 from latentmas_ray.config.address import split_address
@@ -12,6 +13,14 @@ METHODS = ("single", "text", "latent")
 ANSWER_ENGINES = ("auto", "transformers", "vllm")
 NOTHING = "none"  # in place of names: this part is not measured
 
+_T = TypeVar("_T")
+
+
+def _flag(default: _T, metavar: str, text: str) -> _T:
+    """A field that is a flag, with what `--help` says of it."""
+    value: _T = field(default=default, metadata={"metavar": metavar, "help": text})
+    return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerBenchSettings:
@@ -20,28 +29,36 @@ class AnswerBenchSettings:
     Raises ConfigError for impossible values.
     """
 
-    model: str = EMBEDDED_MODEL  # tiny, a model folder or a hub id; for the engines also a shape with random weights
-    dtype: str = "auto"
-    device: str = "auto"
-    engines: tuple[str, ...] | None = None  # of `ENGINES`; None: all that are installed
-    questions: int = 32
-    batch_size: int = 8  # questions that an engine writes at the same time
-    prompt_tokens: int = 64
-    min_new_tokens: int = 8  # the lengths of the texts are drawn evenly between these two
-    max_new_tokens: int = 512
-    seed: int = 42
-    repeats: int = 3
-    threads: int | None = None  # of each engine on a CPU; None: OMP_NUM_THREADS, or one for each core
-    methods: tuple[str, ...] = METHODS
-    answer_engine: str = "auto"  # of all agents that write text, in every method; auto: vLLM if it is installed
-    tasks: tuple[str, ...] = ("notes", "chain")
-    limit: int = 64  # questions of each task
-    concurrency: tuple[int, ...] = (1, 8, 32)  # questions that an agent computes at the same time
-    topology: str = "sequential"
-    latent_steps: int = 40
-    runtime: str = "ray"
-    address: str | None = None
-    output: str | None = None  # folder for the figures
+    model: str = _flag(EMBEDDED_MODEL, "tiny|FOLDER|HUB_ID|SHAPE", "a SHAPE has random weights: engines alone")
+    dtype: str = _flag("auto", "auto|float32|bfloat16", "auto: the one in which the weights are stored")
+    device: str = _flag("auto", "auto|cpu|cuda[:N]", "auto uses a GPU if there is one")
+    engines: tuple[str, ...] | None = _flag(
+        None, "NAME,…|none", "static, continuous, vllm (default: all that are installed)"
+    )
+    questions: int = _flag(32, "N", "of the engines")
+    batch_size: int = _flag(8, "B", "questions that an engine writes at the same time")
+    prompt_tokens: int = _flag(64, "N", "of the engines' questions")
+    min_new_tokens: int = _flag(8, "N", "lengths of texts are drawn evenly between this and the next")
+    max_new_tokens: int = _flag(512, "N", "of the longest possible text")
+    seed: int = _flag(42, "S", "of the engines' prompts and lengths")
+    repeats: int = _flag(3, "N", "rounds of the engines")
+    threads: int | None = _flag(
+        None, "N", "of each engine on a CPU (default: LATENTMAS_TORCH_THREADS, or one for each core)"
+    )
+    methods: tuple[str, ...] = _flag(METHODS, "NAME,…|none", "the methods to measure")
+    answer_engine: str = _flag(
+        "auto", "auto|transformers|vllm", "of every agent that writes text; auto: vLLM if it is installed"
+    )
+    tasks: tuple[str, ...] = _flag(("notes", "chain"), "NAME|FILE,…", "whose questions the methods answer")
+    limit: int = _flag(64, "N", "questions of each task")
+    concurrency: tuple[int, ...] = _flag((1, 8, 32), "C,C,…", "questions that an agent computes at the same time")
+    topology: str = _flag("sequential", "NAME|FILE.yaml", "of the methods")
+    latent_steps: int = _flag(40, "N", "of each latent agent")
+    runtime: str = _flag("ray", "ray|local", "of the methods")
+    address: str | None = _flag(
+        None, "ADDR", "HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started"
+    )
+    output: str | None = _flag(None, "DIR", "folder for figures.json and figures.txt")
 
     def __post_init__(self) -> None:
         self._check_counts()

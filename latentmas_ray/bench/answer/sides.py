@@ -20,6 +20,7 @@ from latentmas_ray.bench.answer.questions import (
 )
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
 from latentmas_ray.bench.side_process import serve_side
+from latentmas_ray.env import read_environment, set_compute_threads
 from latentmas_ray.errors import RunError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def serve(name: str, settings: AnswerBenchSettings, model: str, connection: Conn
     folder; a message says nothing."""
 
     def start() -> tuple[str, Callable[[None], MeasuredTexts]]:
-        os.environ["OMP_NUM_THREADS"] = str(num_threads(settings))
+        set_compute_threads(num_threads(settings))
         side = SIDES[name](settings, model)
         questions = draw_questions(settings)
         short = [
@@ -142,11 +143,8 @@ def serve(name: str, settings: AnswerBenchSettings, model: str, connection: Conn
 
 
 def num_threads(settings: AnswerBenchSettings) -> int:
-    """Return the threads of each engine on a CPU."""
-    if settings.threads is not None:
-        return settings.threads
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) else len(os.sched_getaffinity(0))
+    """Return the threads of each engine on a CPU. Raises ConfigError for a value of the environment."""
+    return settings.threads or read_environment().torch_threads or len(os.sched_getaffinity(0))
 
 
 def _measure(name: str, side: AnswerSide, questions: list[BenchQuestion]) -> MeasuredTexts:

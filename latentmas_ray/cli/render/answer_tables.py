@@ -19,9 +19,10 @@ from latentmas_ray.units import (
 )
 
 if TYPE_CHECKING:
-    from latentmas_ray.bench.answer.engines import Delay, WritingFigures
+    from latentmas_ray.bench.answer.engines import TextSpeedFigures
     from latentmas_ray.bench.answer.measure import AnswerBench
     from latentmas_ray.bench.answer.methods import MethodFigures
+    from latentmas_ray.bench.answer.questions import Delay
 
 _PARTS = {"thinking": "thinking", "hand_over": "exposed\nhand-over", "prefill": "prefill", "decode": "decode"}
 
@@ -52,7 +53,7 @@ def _engine_tables(outcome: "AnswerBench") -> Iterator[tuple[str, RenderableType
     yield "seconds since all questions were there, until they could be read; memory", _delay_table(engines)
 
 
-def _speed_table(engines: Sequence["WritingFigures"]) -> Table:
+def _speed_table(engines: Sequence["TextSpeedFigures"]) -> Table:
     table = make_table(("tokens/s", "ratio", "CPU\nseconds", "ratio", "same\ntexts"), "")
     for one in engines:
         table.add_row(
@@ -66,7 +67,7 @@ def _speed_table(engines: Sequence["WritingFigures"]) -> Table:
     return table
 
 
-def _delay_table(engines: Sequence["WritingFigures"]) -> Table:
+def _delay_table(engines: Sequence["TextSpeedFigures"]) -> Table:
     columns = ("first\ntoken", "p99", "whole\ntext", "p99", "peak\nmemory", "above\nrest")
     table = make_table(columns, "")
     for one in engines:
@@ -90,7 +91,16 @@ def _method_tables(task: str, figures: Sequence["MethodFigures"]) -> Iterator[tu
 
 
 def _result_table(figures: Sequence["MethodFigures"]) -> Table:
-    columns = ("method", "right", "latent\nsteps", "output\ntokens", "questions\n/s", "seconds/\nquestion")
+    columns = (
+        "method",
+        "right",
+        "latent\nsteps",
+        "output\ntokens",
+        "questions\n/s",
+        "seconds/\nquestion",
+        "until\nanswer",
+        "p99",
+    )
     table = make_table(columns, "at a\ntime")
     for one in figures:
         table.add_row(
@@ -101,6 +111,7 @@ def _result_table(figures: Sequence["MethodFigures"]) -> Table:
             format_number(one.output_tokens),
             format_rate(one.questions_per_second),
             format_fine_seconds(one.seconds_per_question),
+            *_delay(one.delay),
         )
     return table
 

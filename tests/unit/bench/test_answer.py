@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from rich.console import Console
 
 from latentmas_ray.bench.answer import engines as engines_module
-from latentmas_ray.bench.answer.engines import chosen_engines, writing_figures
+from latentmas_ray.bench.answer.engines import chosen_engines, text_speed_figures
 from latentmas_ray.bench.answer.methods import method_figures, run_fields
-from latentmas_ray.bench.answer.questions import BenchQuestion, WrittenText, check_texts, draw_questions
+from latentmas_ray.bench.answer.questions import BenchQuestion, Delay, WrittenText, check_texts, draw_questions
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings, names_in
 from latentmas_ray.bench.answer.sides import ContinuousSide, num_threads
 from latentmas_ray.bench.side_process import SideProcess, serve_side
@@ -23,6 +24,7 @@ from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.answer_tables import answer_tables
 from latentmas_ray.config import make_config
+from latentmas_ray.env import set_compute_threads
 from latentmas_ray.errors import ConfigError, LatentMASError, RunError
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
 from tests.architecture.test_startup import HEAVY, RUN, imported_by
@@ -65,7 +67,7 @@ def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
         {"static": measured(8.0, 3.0), "vllm": measured(4.0, 2.0, peak_bytes=7, tokens={**TOKENS, "q1": (9,)})},
         {"static": measured(4.0, 3.0), "vllm": measured(4.0, 6.0)},
     ]
-    figures = writing_figures("vllm", "cpu", rounds)
+    figures = text_speed_figures("vllm", "cpu", rounds)
     assert (figures.seconds, figures.cpu_seconds, figures.tokens_per_second) == (4.0, 2.0, 1.0)
     assert figures.speedup == 2.0  # of 4/1, 8/4 and 4/4
     assert figures.cpu_speedup == 1.5  # of 3/1, 3/2 and 3/6
@@ -73,8 +75,8 @@ def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
     assert (figures.first_token.p50_seconds, figures.first_token.p99_seconds) == (1.0, 1.0)
     assert (figures.whole_text.p50_seconds, figures.whole_text.p99_seconds) == (2.0, 4.0)
     assert figures.same_texts == 1.0  # by the first round
-    assert writing_figures("vllm", "cpu", rounds[1:]).same_texts == 0.5
-    first = writing_figures("static", "cpu", rounds)
+    assert text_speed_figures("vllm", "cpu", rounds[1:]).same_texts == 0.5
+    first = text_speed_figures("static", "cpu", rounds)
     assert (first.speedup, first.cpu_speedup, first.same_texts) == (1.0, 1.0, 1.0)
 
 
@@ -168,11 +170,14 @@ def test_the_peak_of_a_process_is_seen_after_it_is_gone() -> None:
 
 
 def test_threads_are_those_of_the_settings_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("LATENTMAS_TORCH_THREADS", "3")
     assert num_threads(AnswerBenchSettings(threads=5)) == 5
     assert num_threads(AnswerBenchSettings()) == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setenv("LATENTMAS_TORCH_THREADS", "")
     assert num_threads(AnswerBenchSettings()) >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    set_compute_threads(7)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -218,9 +223,10 @@ def test_the_parts_are_added_up_over_the_agents() -> None:
             "judger": {"latent_steps": 0.0, **seconds(prefill=4.0, decode=8.0, exposed=0.5, wait=99.0)},
         },
     )
-    figures = method_figures(summary, "chain", 8, "vllm")
+    figures = method_figures(summary, "chain", 8, "vllm", Delay.of([3.0, 1.0, 2.0]))
     parts = figures.parts
     assert (parts.thinking, parts.hand_over, parts.prefill, parts.decode) == (5.5, 0.75, 4.0, 8.0)
+    assert (figures.delay.p50_seconds, figures.delay.p99_seconds) == (2.0, 3.0)
     assert figures.seconds_per_question == summary.seconds / summary.num_questions
 
 
