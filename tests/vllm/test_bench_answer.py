@@ -7,35 +7,11 @@ import pytest
 from latentmas_ray.cli.main import main
 
 
-@pytest.mark.slow  # two processes with a model; the texts of vLLM and of our own engine: test_equality.py
+@pytest.mark.slow  # two processes with a model; without vLLM: tests/numerics/test_bench_answer.py
 def test_vllm_writes_the_texts_of_our_own_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [
-        "--engines",
-        "static,vllm",
-        "--methods",
-        "none",
-        "--questions",
-        "4",
-        "--batch-size",
-        "2",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-    ]
-    sizes = [
-        "--prompt-tokens",
-        "9",
-        "--min-new-tokens",
-        "2",
-        "--max-new-tokens",
-        "6",
-        "--dtype",
-        "float32",
-        "--threads",
-        "1",
-    ]
-    assert main(["bench", "answer", *flags, *sizes, "--threads", "1", "--json"]) == 0
+    which = "--engines static,vllm --methods none --questions 4 --batch-size 2 --repeats 1 --threads 1"
+    sizes = "--prompt-tokens 9 --min-new-tokens 2 --max-new-tokens 6 --dtype float32"
+    assert main(["bench", "answer", *which.split(), *sizes.split(), "--json"]) == 0
     static, vllm = json.loads(capsys.readouterr().out)["engines"]
     assert (static["engine"], vllm["engine"], vllm["same_texts"]) == ("static", "vllm", 1.0)
     assert vllm["first_token"]["p50_seconds"] < vllm["whole_text"]["p50_seconds"]
