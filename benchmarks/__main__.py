@@ -25,17 +25,6 @@ app.command("engine")(engine)
 app.command("scaling")(scaling)
 
 
-@app.command("authentication")
-def _authentication(
-    repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,
-    all_cores: Annotated[bool, typer.Option("--all-cores", help="also the two ends on all cores")] = False,
-) -> None:
-    """Measure tags of bytes on one core, a chunk's two ends, and a connection's handshake."""
-    from benchmarks.authentication import measure_authentication  # needs torch
-
-    measure_authentication(repeats, all_cores=all_cores)
-
-
 @app.command("continuous")
 def _continuous(
     model: Annotated[str, typer.Option(metavar="SHAPE|tiny|FOLDER|HUB_ID", help="what writes")] = "qwen3-0.6b",
