@@ -25,6 +25,36 @@ app.command("engine")(engine)
 app.command("scaling")(scaling)
 
 
+@app.command("continuous")
+def _continuous(
+    model: Annotated[str, typer.Option(metavar="SHAPE|tiny|FOLDER|HUB_ID", help="what writes")] = "qwen3-0.6b",
+    dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="of its weights")] = "bfloat16",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="where it runs")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="questions at the same time", min=1)] = 8,
+    num_questions: Annotated[int, typer.Option(help="texts to write", min=1)] = 64,
+    shortest: Annotated[int, typer.Option(help="tokens of the shortest text", min=1)] = 8,
+    longest: Annotated[int, typer.Option(help="tokens of the longest text", min=1)] = 512,
+    prompt_tokens: Annotated[int, typer.Option(help="tokens of the longest prompt", min=1)] = 64,
+    repeats: Annotated[int, typer.Option(help="pairs of measurements", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure texts of ragged lengths, and of equal ones, in static batches and written continuously."""
+    from benchmarks.continuous import WritingSettings, measure_continuous  # needs torch
+
+    settings = WritingSettings(
+        model=model,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        num_questions=num_questions,
+        shortest=shortest,
+        longest=longest,
+        prompt_tokens=prompt_tokens,
+        repeats=repeats,
+    )
+    measure_continuous(settings, as_json=as_json)
+
+
 @app.command("authentication")
 def _authentication(
     repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,

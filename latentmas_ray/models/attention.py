@@ -7,6 +7,7 @@ Dimensions: N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q /
 tokens of a row, D head dim.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 NAME = "latentmas_packed"
 
 
-class Run:
+class AttentionCall:
     """Neighbouring rows whose attention is one call: rows with one new token each, or one row with any number.
 
     Row `first_row` + r has `starts[r]` tokens, and `count` new ones follow them. The new tokens of the rows are those
@@ -67,28 +68,37 @@ class Run:
 
 
 class Packing:
-    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens."""
+    """The rows of one forward's new tokens: `counts[b]` tokens follow row b's first `starts[b]` tokens.
 
-    def __init__(self, starts: Sequence[int], counts: Sequence[int]) -> None:
+    Rows with one new token share a call of attention, which reads all of them to the end of the longest. With
+    `max_padding` a row that would add more slots than that to what the call reads in vain begins another call.
+    """
+
+    def __init__(self, starts: Sequence[int], counts: Sequence[int], max_padding: int | None = None) -> None:
         self.starts, self.counts = list(starts), list(counts)
         self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
-        self.runs = _runs(self.starts, self.counts)
+        self.calls = _divide(self.starts, self.counts, sys.maxsize if max_padding is None else max_padding)
 
 
-def _runs(starts: Sequence[int], counts: Sequence[int]) -> list[Run]:
-    """Divide rows into runs; rows without a new token are in none."""
-    runs: list[Run] = []
+def _divide(starts: Sequence[int], counts: Sequence[int], max_padding: int) -> list[AttentionCall]:
+    """Divide rows into calls; rows without a new token are in none."""
+    calls: list[AttentionCall] = []
     first_token = row = 0
     while row < len(counts):
         stop = row + 1
         if counts[row] == 1:
+            longest = starts[row]
             while stop < len(counts) and counts[stop] == 1:
+                start = starts[stop]
+                if max(longest - start, (start - longest) * (stop - row)) > max_padding:
+                    break
+                longest = max(longest, start)
                 stop += 1
         if counts[row]:
-            runs.append(Run(row, first_token, starts[row:stop], counts[row]))
+            calls.append(AttentionCall(row, first_token, starts[row:stop], counts[row]))
         first_token += sum(counts[row:stop])
         row = stop
-    return runs
+    return calls
 
 
 def _additive(hidden: Tensor, like: Tensor) -> Tensor:
@@ -115,33 +125,33 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
-    if len(packing.runs) == 1:
-        return _run_attention(query, key, value, packing.runs[0], scaling)[None], None
+    if len(packing.calls) == 1:
+        return _attend(query, key, value, packing.calls[0], scaling)[None], None
     out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
-    for run in packing.runs:
-        out_NQD[run.tokens] = _run_attention(query, key, value, run, scaling)
+    for call in packing.calls:
+        out_NQD[call.tokens] = _attend(query, key, value, call, scaling)
     return out_NQD[None], None
 
 
-def _run_attention(query: Tensor, key: Tensor, value: Tensor, run: Run, scaling: float | None) -> Tensor:
-    """Attention of one run's tokens, [N, Q, D].
+def _attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall, scaling: float | None) -> Tensor:
+    """Attention of one call's tokens, [N, Q, D].
 
     The G query heads of a KV head become additional queries of it: no key or value is copied.
     """
     num_kv_heads, num_groups = key.shape[1], query.shape[1] // key.shape[1]
-    query_QND = query[0, :, run.tokens]
-    if run.num_rows > 1:
+    query_QND = query[0, :, call.tokens]
+    if call.num_rows > 1:
         queries = query_QND.transpose(0, 1).unflatten(1, (num_kv_heads, num_groups))  # [B, H, G, D]
     else:
-        queries = query_QND.reshape(1, num_kv_heads, num_groups * run.count, -1)  # [1, H, G·T, D]
+        queries = query_QND.reshape(1, num_kv_heads, num_groups * call.count, -1)  # [1, H, G·T, D]
     out = scaled_dot_product_attention(
         queries,
-        key[run.rows, :, : run.num_visible],
-        value[run.rows, :, : run.num_visible],
-        run.mask(num_groups, query),
+        key[call.rows, :, : call.num_visible],
+        value[call.rows, :, : call.num_visible],
+        call.mask(num_groups, query),
         scale=scaling,
     )
-    return out.flatten(1, 2) if run.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
+    return out.flatten(1, 2) if call.num_rows > 1 else out.reshape(query_QND.shape).transpose(0, 1)
 
 
 AttentionInterface.register(NAME, packed_attention)

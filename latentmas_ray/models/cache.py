@@ -22,6 +22,9 @@ from latentmas_ray.memory.buffers import copy_into, empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
 
+# On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
+_MAX_PADDING_BYTES = 2**19
+
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """One layer's slots. `BatchCache` sets `packing` before each forward.
@@ -43,16 +46,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped 
     ) -> tuple[Tensor, Tensor]:
         """Append packed tokens [1, H, N, D] to their rows; return views of all slots [b, H, T, D]."""
         num_rows = len(self.packing.starts)
-        for run in self.packing.runs:
-            first = run.starts[0]
+        for call in self.packing.calls:
+            first = call.starts[0]
             for slots_BHTD, new_HND in zip(self.kv_CBHTD, (key_states[0], value_states[0]), strict=True):
-                part_HND = new_HND[:, run.tokens]
-                if run.num_rows == 1:
-                    slots_BHTD[run.first_row, :, first : first + run.count] = part_HND
-                elif run.is_even:
-                    slots_BHTD[run.rows, :, first] = part_HND.transpose(0, 1)
+                part_HND = new_HND[:, call.tokens]
+                if call.num_rows == 1:
+                    slots_BHTD[call.first_row, :, first : first + call.count] = part_HND
+                elif call.is_even:
+                    slots_BHTD[call.rows, :, first] = part_HND.transpose(0, 1)
                 else:
-                    rows, slots = run.slots(slots_BHTD.device)
+                    rows, slots = call.slots(slots_BHTD.device)
                     slots_BHTD[rows, :, slots] = part_HND.transpose(0, 1)
         return self.kv_CBHTD[0, :num_rows], self.kv_CBHTD[1, :num_rows]
 
@@ -89,6 +92,8 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = [0] * num_rows  # per row: slots that were written since they were last zeroed
         self.packing = Packing([], [])
+        on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
+        self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
         # Zeros, because a masked slot is still multiplied with weight 0, and 0 · NaN would be NaN.
         shape = (2, num_rows, spec.num_kv_heads, num_slots, spec.head_dim)
@@ -168,7 +173,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
     def begin_step(self, counts: Sequence[int]) -> None:
         """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
-        self.packing = Packing(self.lengths, counts)
+        self.packing = Packing(self.lengths, counts, self._max_padding)
         for layer in self.layers:
             layer.packing = self.packing
         for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):

@@ -1,13 +1,15 @@
 """Sampling: from logits to token ids. The random number of each token depends on (seed, question, agent, step) only, so
 batch size, order, replica and retries do not change answers.
 
-Dimensions: B rows, V vocabulary.
+Dimensions: B rows, V vocabulary, S most probable tokens, in order.
 """
 
 import hashlib
 
 import torch
 from torch import Tensor
+
+_HEAD_TOKENS = 1024
 
 
 def uniform(seed: int, question_id: str, agent: str, step: int) -> float:
@@ -31,13 +33,25 @@ def sample(logits_BV: Tensor, uniforms_B: Tensor, temperature: float, top_p: flo
     """
     probs_BV = torch.softmax(logits_BV.double() / temperature, dim=-1)
     if top_p < 1.0:
-        sorted_BV = probs_BV.sort(dim=-1, descending=True).values
-        before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
-        smallest_B1 = sorted_BV.masked_fill(before_BV >= top_p, torch.inf).amin(dim=-1, keepdim=True)
-        probs_BV = probs_BV.masked_fill(probs_BV < smallest_B1, 0.0)
+        probs_BV = probs_BV.masked_fill(probs_BV < _smallest_in_nucleus(probs_BV, top_p), 0.0)
     cumulative_BV = probs_BV.cumsum(dim=-1)
     targets_B1 = uniforms_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
     drawn_B = torch.searchsorted(cumulative_BV, targets_B1, right=True)[:, 0]
-    # A target that rounds up to the whole mass must not select a token after the last with probability.
+    if bool((drawn_B < probs_BV.shape[1]).all()):
+        return drawn_B
+    # A target that rounds up to the whole mass selects the last token with probability.
     last_B = (probs_BV > 0).int().cumsum(dim=-1).argmax(dim=-1)
     return torch.minimum(drawn_B, last_B)
+
+
+def _smallest_in_nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
+    """The smallest probability in the nucleus of mass `top_p` < 1 of each row, [B, 1].
+
+    A nucleus mostly has few tokens, and sorting a large vocabulary is slow on a CPU, so its head is tried first.
+    """
+    for num_sorted in (min(_HEAD_TOKENS, probs_BV.shape[1]), probs_BV.shape[1]):
+        sorted_BS = probs_BV.topk(num_sorted).values
+        is_outside_BS = sorted_BS.cumsum(dim=-1) - sorted_BS >= top_p
+        if num_sorted == probs_BV.shape[1] or bool(is_outside_BS[:, -1].all()):
+            break
+    return sorted_BS.masked_fill(is_outside_BS, torch.inf).amin(dim=-1, keepdim=True)

@@ -26,7 +26,7 @@ _NO_MEMORY = QuestionMemory(parts=(), num_tokens=0, next_position=0)
 
 
 @dataclass(eq=False)
-class _Row:
+class _RunningQuestion:
     """A question that runs. Its index in the engine's list is its row in the cache."""
 
     request: TextRequest
@@ -74,7 +74,7 @@ class ContinuousEngine:
         self._lm = lm
         self._room = CacheRoom(lm, max_running, max_cache_bytes)
         self._prefill_chunk = prefill_chunk
-        self._rows: list[_Row] = []
+        self._rows: list[_RunningQuestion] = []
         self._num_started = 0
 
     @property
@@ -132,11 +132,13 @@ class ContinuousEngine:
         try:
             for part in memory.parts:
                 cache.write(row, part.first_slot, part.kv_LCHTD, part.shift, self.spec.rope, first_head=part.first_head)
-        except BaseException:
+        except BaseException as error:
             cache.drop_row(row)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise CacheError(f"there is no room for a question's memory: {first_line(error)}") from error
             raise
         cache.extend([*cache.lengths[:row], memory.num_tokens])
-        self._rows.append(_Row(request, self._num_started, memory.next_position))
+        self._rows.append(_RunningQuestion(request, self._num_started, memory.next_position))
         self._num_started += 1
 
     @torch.inference_mode()
@@ -206,7 +208,7 @@ class ContinuousEngine:
         cache.end_step()
         return hidden_NE.to(lm.device)
 
-    def _sample(self, rows: Sequence[_Row], last_BE: Tensor) -> list[int]:
+    def _sample(self, rows: Sequence[_RunningQuestion], last_BE: Tensor) -> list[int]:
         """The next token of each row; rows of the same settings are sampled together."""
         logits_BV = self._lm.logits(last_BE)
         by_settings: dict[tuple[float, float], list[int]] = {}
@@ -227,7 +229,7 @@ class ContinuousEngine:
                 tokens[index] = token
         return tokens
 
-    def _accept(self, row: _Row, token: int) -> TextOutput:
+    def _accept(self, row: _RunningQuestion, token: int) -> TextOutput:
         """Append a token to a row's text, unless it ends the text."""
         key = row.request.key
         if token in self.chat.stop_ids:
@@ -253,7 +255,7 @@ class ContinuousEngine:
             self._room.trim()
 
 
-def _next_uniform(row: _Row) -> float:
+def _next_uniform(row: _RunningQuestion) -> float:
     """The random number of a row's next token."""
     request = row.request
     return uniform(request.sampling.seed, request.question_id, request.agent, len(row.token_ids))

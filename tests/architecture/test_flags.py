@@ -49,6 +49,9 @@ BENCHMARKS = {
         --model --dtype --device --batch-size --num-agents --latent-steps --prompt-tokens --max-new-tokens --repeats
         --json
     """,
+    "continuous": """
+        --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
+    """,
     "authentication": "--repeats --all-cores",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs

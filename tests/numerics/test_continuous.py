@@ -337,6 +337,22 @@ def test_without_memory_for_a_forward_the_youngest_ends(lm: LanguageModel, cases
     check(finish(engine, started[:1]), cases)
 
 
+def test_without_memory_to_copy_a_question_fails_alone(
+    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("out of memory\nand advice")
+
+    engine = ContinuousEngine(lm, max_running=8)
+    engine.start(cases["all0"].request)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module.BatchCache, "write", too_much)
+        with pytest.raises(CacheError, match=r"no room for a question's memory: out of memory$"):
+            engine.start(cases["branches1"].request)
+    check(finish(engine, [cases["all0"]]), cases)
+    check(write_all(engine, [cases["branches1"].request]), cases)
+
+
 def test_an_engine_that_cannot_continue_says_so(lm: LanguageModel, cases: dict[str, Case]) -> None:
     def break_down(*_: object) -> None:
         raise RuntimeError("the device is lost")

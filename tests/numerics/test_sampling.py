@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
+from latentmas_ray.models import sampling
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from tests.numerics.turns import prompts_of
 
@@ -91,18 +92,32 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(number: float) -> No
     assert drawn == (1 if number == 0 else 2)
 
 
-def answers_of(engine: Engine, questions: list[int], sampling: Sampling) -> dict[int, list[int]]:
+@pytest.mark.parametrize("scale", [4.0, 0.1])  # the nucleus has few tokens, and thousands
+@pytest.mark.parametrize("top_p", [0.5, 0.95])
+def test_a_large_vocabulary_draws_what_sorting_all_of_it_draws(
+    scale: float, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = scale * torch.randn(64, 5000, generator=generator)
+    numbers = torch.rand(64, generator=generator, dtype=torch.float64)
+    drawn = sample(logits, numbers, 0.8, top_p)
+    monkeypatch.setattr(sampling, "_HEAD_TOKENS", 5000)
+    assert torch.equal(drawn, sample(logits, numbers, 0.8, top_p))
+    assert len(set(drawn.tolist())) > 30
+
+
+def answers_of(engine: Engine, questions: list[int], settings: Sampling) -> dict[int, list[int]]:
     prompts = prompts_of([9, 1, 33, 4, 17, 2, 25, 12])
     session = engine.open([f"q{question}" for question in questions], num_slots=64)
     session.prefill([prompts[question] for question in questions])
-    return dict(zip(questions, session.decode(sampling, "judger"), strict=True))
+    return dict(zip(questions, session.decode(settings, "judger"), strict=True))
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_answers_do_not_depend_on_batch_or_order(engine: Engine, top_p: float) -> None:
-    sampling = Sampling(temperature=0.8, top_p=top_p, max_new_tokens=10, seed=5)
-    together = answers_of(engine, list(range(8)), sampling)
+    settings = Sampling(temperature=0.8, top_p=top_p, max_new_tokens=10, seed=5)
+    together = answers_of(engine, list(range(8)), settings)
     for questions in ([7, 2, 5], [2], [5, 4, 3, 2, 1, 0]):
-        part = answers_of(engine, questions, sampling)
+        part = answers_of(engine, questions, settings)
         assert part == {question: together[question] for question in questions}
-    assert together != answers_of(engine, list(range(8)), Sampling(**{**vars(sampling), "seed": 6}))
+    assert together != answers_of(engine, list(range(8)), Sampling(**{**vars(settings), "seed": 6}))
