@@ -10,10 +10,12 @@ scheduler takes is compared with what was offered, and a request for which they 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from vllm.distributed import get_tp_group
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, SupportsHMA
 from vllm.model_executor.models.utils import extract_layer_index
 
@@ -51,6 +53,7 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         self._block_size = vllm_config.cache_config.block_size
         self._context = vllm_config.compilation_config.static_forward_context
+        self._num_ranks = vllm_config.parallel_config.tensor_parallel_size
         self._offered: dict[str, int] = {}  # by request: tokens
         self._pending: list[MemoryLoad] = []
         self._layers: list[PagedLayer] = []
@@ -110,16 +113,14 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._layers = [self._context[name] for name in names]
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Write the memories of this step. A load that fails ends its request alone."""
-        begin = time.perf_counter()
-        for load in self._get_connector_metadata().loads:
-            try:
-                if (registered := REGISTRY.get(load.key)) is None:
-                    raise LookupError("its memory is not registered")
-                write_memory(self._layers, registered.memory, registered.rope, load.span, REGISTRY.stats)
-            except (*_LOAD_ERRORS, LookupError) as error:
-                REGISTRY.fail(load.key, f"its memory could not be loaded: {first_line(error)}")
-                self._failed_blocks.update(load.span.own_blocks)
+        """Write the memories of this step. A load that fails ends its request alone, and on all ranks."""
+        begin, loads = time.perf_counter(), self._get_connector_metadata().loads
+        failures = {number: why for number, load in enumerate(loads) if (why := _try_load(self._layers, load))}
+        if loads and self._num_ranks > 1:
+            failures = _of_all_ranks(failures)
+        for number, why in failures.items():
+            REGISTRY.fail(loads[number].key, f"its memory could not be loaded: {why}")
+            self._failed_blocks.update(loads[number].span.own_blocks)
         REGISTRY.stats.seconds += time.perf_counter() - begin
 
     def get_block_ids_with_load_errors(self) -> set[int]:
@@ -135,6 +136,25 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def wait_for_save(self) -> None:
         """Nothing is saved."""
+
+
+def _try_load(layers: Sequence[PagedLayer], load: MemoryLoad) -> str | None:
+    """Write a memory; return why it could not be written."""
+    if (registered := REGISTRY.get(load.key)) is None:
+        return "it is not registered"
+    try:
+        write_memory(layers, registered.memory, registered.rope, load.span, REGISTRY.stats)
+    except _LOAD_ERRORS as error:
+        return first_line(error)
+    return None
+
+
+def _of_all_ranks(failures: Mapping[int, str]) -> dict[int, str]:
+    """Return the failures of all ranks: every rank must go on with the same requests."""
+    group = get_tp_group()
+    gathered: list[Any] = [None] * group.world_size
+    torch.distributed.all_gather_object(gathered, dict(failures), group=group.cpu_group)
+    return {number: why for own in reversed(gathered) for number, why in own.items()}
 
 
 def memory_key(request: Any) -> str | None:
