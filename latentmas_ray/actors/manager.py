@@ -6,22 +6,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pickle import PicklingError
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from latentmas_ray.actors.agent_actor import GROUPS, AgentActor, Loaded
+from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.rank_actor import RANK_GROUPS, RankActor
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
-from latentmas_ray.actors.replicas.sharded import ShardedReplica
-from latentmas_ray.actors.replicas.single import SingleReplica
 from latentmas_ray.actors.replicas.waiting import WaitLog
-from latentmas_ray.actors.text.text_actor import TextActor, text_groups
+from latentmas_ray.actors.text.setup import TextSetup, kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
@@ -30,19 +27,9 @@ from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
-from latentmas_ray.writing.text_runner import TextRunner
 
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSetup:
-    """How an actor of text agents loads its model, and how many questions it writes at the same time."""
-
-    make_runner: Callable[[], TextRunner]
-    max_running: int
-    engine: Literal["transformers", "vllm"] = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,15 +281,8 @@ class ReplicaManager:
     ) -> Replica:
         """Create a replica whose actors are in these bundles of the placement group."""
         request, plan = self._request, self.plan
-        text = None if request.tp > 1 else self._text_setup(replica_id)
-        make: type[Replica]
-        actor: type[AgentActor]
-        if text is not None:
-            make, actor, groups = TextReplica, TextActor, text_groups(text.max_running)
-        elif request.tp > 1:
-            make, actor, groups = ShardedReplica, RankActor, RANK_GROUPS
-        else:
-            make, actor, groups = SingleReplica, AgentActor, GROUPS
+        text = self._text_setup(replica_id)
+        make, actor, groups = kind_of_replica(text, is_sharded=request.tp > 1)
         remote = ray.remote(
             num_gpus=gpus_per_actor(plan),
             num_cpus=plan.share.num_cpus,
@@ -323,9 +303,12 @@ class ReplicaManager:
         return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
 
     def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
-        """Return how this replica writes texts; None if one of its agents is not such an agent."""
+        """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is
+        divided and not vLLM's: our own engine then writes static batches."""
         setups = [self._request.texts.get(agent) for agent in replica_id.agents]
-        return None if None in setups else setups[0]
+        if None in setups or (self._request.tp > 1 and any(one and one.engine != "vllm" for one in setups)):
+            return None
+        return setups[0]
 
     def _store_loader(self, make_runner: Callable[..., Any]) -> ray.ObjectRef:
         """Return a reference to a function that loads the model; stored once, as it may contain the weights.

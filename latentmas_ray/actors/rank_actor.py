@@ -91,7 +91,7 @@ class RankActor(AgentActor):
         """Execute this rank's part of one turn; return its packed segment and its result as two Ray objects."""
         self._is_ready.wait()
         sent: list[SentChunk] = []
-        first = [_first_chunk_or_error(refs) for refs in reads]
+        first = [first_chunk_or_error(refs) for refs in reads]
         turn = partial(self._execute_turn, work, reads, first, sent.append, overlaps=False)
         _, result = self._enqueue(number, turn).result()
         return (stamp_send_time(sent[0], result) if sent else None), result
@@ -99,7 +99,7 @@ class RankActor(AgentActor):
     def begin_rank(self, number: int, work: TurnRequest, reads: Sequence[ShardRefs]) -> tuple[SentChunk, int]:
         """Start a turn like `begin_turn`; `end_turn` returns the rest."""
         self._is_ready.wait()
-        return self._begin(number, work, reads, [_first_chunk_or_error(refs) for refs in reads])
+        return self._begin(number, work, reads, [first_chunk_or_error(refs) for refs in reads])
 
     def _join_group(self, host: str, port: int) -> None:
         if self._shard.world_size == 1:
@@ -142,18 +142,25 @@ class RankActor(AgentActor):
 
     def _incoming(self, work: TurnRequest, later: Sequence[ShardRefs], first: Sequence[Any]) -> list[IncomingSegment]:
         with self._ranks.all_or_none():
-            return [
-                IncomingSegment(
-                    name,
-                    _unwrap(chunk),
-                    [partial(refs.wait, part) for part in range(1, len(refs.chunks))],
-                    work.read_ids.get(name),
-                )
-                for name, refs, chunk in zip(work.segment_order(), later, first, strict=True)
-            ]
+            return incoming_shards(work, later, first)
 
 
-def _first_chunk_or_error(refs: ShardRefs) -> SentChunk | Exception:
+def incoming_shards(
+    work: TurnRequest, later: Sequence[ShardRefs], first: Sequence[SentChunk | Exception]
+) -> list[IncomingSegment]:
+    """Return a rank's part of the segments that a turn reads. Raises an error that is in place of a first chunk."""
+    return [
+        IncomingSegment(
+            name,
+            _unwrap(chunk),
+            [partial(refs.wait, part) for part in range(1, len(refs.chunks))],
+            work.read_ids.get(name),
+        )
+        for name, refs, chunk in zip(work.segment_order(), later, first, strict=True)
+    ]
+
+
+def first_chunk_or_error(refs: ShardRefs) -> SentChunk | Exception:
     """Return the first part of a segment, or the error: a turn that fails here still starts, and fails on all ranks."""
     try:
         return refs.wait(0)

@@ -17,10 +17,11 @@ from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_de
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest, TextSetup
+from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
+from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import PlacementName, replicas_by_agent

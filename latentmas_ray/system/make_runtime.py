@@ -14,7 +14,7 @@ from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
-    from latentmas_ray.actors.manager import TextSetup
+    from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.models.given import GivenModel
     from latentmas_ray.writing.text_runner import TextRunner
 
@@ -73,7 +73,7 @@ def text_setups(
     config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
 ) -> "dict[str, TextSetup]":
     """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
-    from latentmas_ray.actors.manager import TextSetup
+    from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
     from latentmas_ray.writing.load import load_text_runner
 

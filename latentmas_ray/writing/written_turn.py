@@ -23,6 +23,33 @@ class ReceivedTurn:
     wait_seconds: float = 0.0  # for memory that had not arrived when the turn began
     reads: tuple[SegmentRead, ...] = ()
 
+    def request(self, key: str, index: int) -> TextRequest:
+        """What an engine gets of the question at `index`."""
+        return TextRequest(
+            key=key,
+            question_id=self.work.question_ids[index],
+            agent=self.work.agent,
+            prompt_ids=tuple(self.prompts[index]),
+            sampling=self.work.sampling,
+            memory=self.memory.memories[index],
+            inputs=self.memory.inputs[index],
+        )
+
+
+def keys_of(number: int, work: TurnRequest) -> list[str]:
+    """Return the keys of the questions of the turn `number`, in order; the same on all ranks of a replica."""
+    return [f"{number} {index} {name}" for index, name in enumerate(work.question_ids)]
+
+
+def requests_of(
+    number: int, work: TurnRequest, outcome: ReceivedTurn | Exception
+) -> dict[str, TextRequest | Exception]:
+    """Return what an engine gets of each question, by key; the error for each, if the turn was not received."""
+    keys = keys_of(number, work)
+    if isinstance(outcome, Exception):
+        return dict.fromkeys(keys, outcome)
+    return {key: outcome.request(key, index) for index, key in enumerate(keys)}
+
 
 @dataclass(eq=False, kw_only=True)
 class WrittenQuestion:
@@ -69,16 +96,7 @@ class WrittenQuestion:
 
     def request(self) -> TextRequest:
         """What the engine gets."""
-        received = self.turn.received
-        return TextRequest(
-            key=self.key,
-            question_id=self.id,
-            agent=received.work.agent,
-            prompt_ids=tuple(received.prompts[self.index]),
-            sampling=received.work.sampling,
-            memory=received.memory.memories[self.index],
-            inputs=received.memory.inputs[self.index],
-        )
+        return self.turn.received.request(self.key, self.index)
 
 
 class WrittenTurn:
@@ -91,10 +109,10 @@ class WrittenTurn:
         self.run_on = run_on
         self.future: Future[TurnResult] = Future()
         self.questions = [
-            WrittenQuestion(
-                turn=self, index=index, key=f"{number} {index} {name}", has_ended=name in received.work.skipped
+            WrittenQuestion(turn=self, index=index, key=key, has_ended=name in received.work.skipped)
+            for index, (key, name) in enumerate(
+                zip(keys_of(number, received.work), received.work.question_ids, strict=True)
             )
-            for index, name in enumerate(received.work.question_ids)
         ]
         self._decode = decode
         self._texts: dict[int, str] = {}

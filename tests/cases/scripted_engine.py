@@ -1,8 +1,9 @@
 """An engine without a model that writes what the prompts say. Ray's workers import this module, so it needs nothing
 that only tests have.
 
-A prompt is `write N`, then what else is to happen: `error` after N tokens, `refuse` the memory, `sleep SECONDS` in each
-step, or `die`, `exit`, `hang` in the first step. The last three happen as long as the file `armed` is there.
+A prompt is `write N`, then what else is to happen: `error` after N tokens, `refuse` the memory (`refuse1`: on rank 1),
+`sleep SECONDS` in each step, or `die`, `exit`, `hang` in the first step. The last three happen as long as the file
+`armed` is there.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec
+from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
 from latentmas_ray.writing.text_runner import TextRunner
 
@@ -71,7 +73,7 @@ class ScriptedEngine:
 
     def start(self, request: TextRequest) -> None:
         prompt = self.chat.decode(request.prompt_ids)
-        if "refuse" in prompt:
+        if {"refuse", f"refuse{self.spec.shard.rank}"}.intersection(prompt.split()):
             raise SegmentError("this memory cannot be read")
         memory = 0.0
         if request.memory is not None and request.memory.parts:
@@ -121,6 +123,6 @@ class ScriptedEngine:
         raise RuntimeError("the device is gone\nfor ever")
 
 
-def scripted_runner(max_running: int = 4, armed: Path | None = None) -> TextRunner:
+def scripted_runner(max_running: int = 4, armed: Path | None = None, ranks: Ranks = ALONE) -> TextRunner:
     """What an actor loads."""
-    return TextRunner(engine=ScriptedEngine(max_running, armed))
+    return TextRunner(engine=ScriptedEngine(max_running, armed, SPEC.of_shard(ranks.shard)))

@@ -6,7 +6,7 @@ Ray's workers import this module, so it needs nothing that only tests have.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from latentmas_ray.engine.turn import Prompt, TurnRequest, TurnResult
 from latentmas_ray.errors import ModelError, QuestionsTooLongError
 from latentmas_ray.memory import KVCacheSpec, RecomputeInputs, RopeSpec, Segment, SegmentChunk, join
 from latentmas_ray.parallel.ranks import Ranks
+from latentmas_ray.writing.text_engine import TextOutput, TextRequest
+from tests.cases.scripted_engine import ScriptedEngine
 
 # 32 KiB a token: a few hundred tokens are a segment that Ray keeps in its object store and not inside the reply.
 SPEC = KVCacheSpec.uniform(
@@ -93,6 +95,41 @@ class StandIn:
 
     def measure_prefill(self, num_tokens: int) -> float:
         return 1000.0
+
+
+@dataclass
+class TextStandIn(ScriptedEngine):
+    """A `TextEngine` that writes what `StandIn` writes. What a question raises is its own error."""
+
+    misbehave: Sequence[Callable[[TurnRequest], None]] = ()
+    asked: dict[str, TextRequest] = field(default_factory=dict)
+
+    def start(self, request: TextRequest) -> None:
+        self.asked[request.key] = request
+
+    def abort(self, keys: Collection[str]) -> None:
+        for key in keys:
+            self.asked.pop(key, None)
+
+    def step(self) -> list[TextOutput]:
+        asked, self.asked = self.asked, {}
+        return [self._write(request) for request in asked.values()]
+
+    def _write(self, request: TextRequest) -> TextOutput:
+        name = request.question_id
+        work = TurnRequest(
+            agent=request.agent, batch=0, question_ids=(name,), prompts=(), thinks="text", sampling=request.sampling
+        )
+        try:
+            for misbehave in self.misbehave:
+                misbehave(work)
+        except Exception as error:  # noqa: BLE001  whatever a test wants
+            return TextOutput(key=request.key, end="error", error=str(error))
+        parts = () if request.memory is None else request.memory.parts
+        numbers = {float(part.kv_LCHTD.flatten()[0]) for part in parts}
+        read = [source for source in ("planner",) if number_of(source) in numbers]
+        text = f"{name}: {request.agent} has read {read}"
+        return TextOutput(key=request.key, token_ids=tuple(text.encode()), end="stop")
 
 
 def _seconds_to_wait(prompt: Prompt) -> float:

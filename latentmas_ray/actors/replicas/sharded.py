@@ -130,7 +130,7 @@ class ShardedReplica(Replica):
         """Raise the most specific error: of a rank that died, then of one that failed, then of those that noticed."""
         rank = min(errors, key=lambda rank: (_weight(errors[rank]), rank))
         error = errors[rank]
-        is_in_step = is_over and len(errors) == self.num_ranks and not any(map(_ends_replica, errors.values()))
+        is_in_step = is_over and len(errors) == self.num_ranks and not any(map(ends_replica, errors.values()))
         if is_in_step:
             raise turn_error(error)
         raised = remote_error(error)
@@ -157,7 +157,7 @@ class ShardedReplica(Replica):
         return replace(result, reads=tuple(reads))
 
 
-def _ends_replica(error: Exception) -> bool:
+def ends_replica(error: Exception) -> bool:
     """Return whether the ranks are out of step after this error."""
     raised = remote_error(error)
     return raised is None or isinstance(raised, ShardError)

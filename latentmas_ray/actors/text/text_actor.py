@@ -38,8 +38,8 @@ class TextActor(AgentActor):
         question_seconds: float | None = None,
     ) -> None:
         """`question_seconds` is the limit for one question, from its start."""
-        super().__init__(self._load_writer, num_threads, key)
-        self._make_text_runner, self._question_seconds = make_runner, question_seconds
+        super().__init__(lambda: self._set_up(make_runner()), num_threads, key)
+        self._question_seconds = question_seconds
         self._events = EventQueue()
         self._writer: Writer | None = None
         self._cuda_device: int | None = None
@@ -72,19 +72,21 @@ class TextActor(AgentActor):
         """Return how far the turns are that are being written."""
         return [*super().get_progress(), *([] if self._writer is None else self._writer.progress)]
 
-    def _load_writer(self) -> TextRunner:
-        """Load the model, in the engine's thread."""
-        runner = self._make_text_runner()
+    def _set_up(self, runner: TextRunner) -> TextRunner:
+        """Make the writer, in the engine's thread; return `runner`."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._cuda_device = torch.cuda.current_device()
-        self._writer = Writer(
+        self._writer = self._make_writer(runner)
+        return runner
+
+    def _make_writer(self, runner: TextRunner) -> Writer:
+        return Writer(
             runner.engine,
             self._engine.submit,
             recompute=runner.recompute,
             question_seconds=self._question_seconds,
             on_event=self._events.put,
         )
-        return runner
 
     def _execute_whole_turn(self, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]) -> TurnResult:
         assert self._writer is not None

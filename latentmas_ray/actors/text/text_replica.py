@@ -1,16 +1,19 @@
-"""A replica with one `TextActor`, whose turns overlap."""
+"""Replicas whose agents all write text, of one actor or of one per tensor-parallel rank. Their turns overlap."""
 
 import time
-from collections.abc import Collection, Mapping
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import ray
 
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead, turn_errors
-from latentmas_ray.actors.replicas.replica import ReplicaState, SegmentRef, Turn, locations_of
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, locations_of
+from latentmas_ray.actors.replicas.sharded import ShardedReplica, ends_replica
 from latentmas_ray.actors.replicas.single import SingleReplica
 from latentmas_ray.actors.text.event_queue import TextReport
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.errors import ActorError
 from latentmas_ray.transport import Transport
 from latentmas_ray.writing.writer import WriterEvent
 
@@ -18,8 +21,9 @@ REPORT_SECONDS = 5.0  # the longest wait for a report: they also show that the e
 _UNAVAILABLE_SECONDS = 5.0  # until a replica that did not report is asked again
 
 
-class TextReplica(SingleReplica):
-    """A replica that writes the questions of several turns at the same time and reports each that ends."""
+class TextReplica(Replica):
+    """A replica that writes the questions of several turns at the same time and reports each that ends. Its first actor
+    has the writer."""
 
     def __init__(self, *arguments: object, **more: object) -> None:
         super().__init__(*arguments, **more)  # type: ignore[arg-type]
@@ -29,39 +33,16 @@ class TextReplica(SingleReplica):
         self._writes: set[int] = set()  # turns with tokens
         self._reads: dict[int, tuple[SegmentRead, ...]] = {}  # by turn, with their links
 
-    def submit(
-        self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
-    ) -> tuple[SegmentRef | None, Turn]:
-        (actor,) = self.actors
-        names = work.segment_order()
-        read = [segments[name].chunks[0] for name in names]
-        self._prefetch([segments[name] for name in names], transport)
-        self._num_turns += 1
-        write = actor.write_turn.options(concurrency_group="turns")
-        result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
-        return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
-
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        with turn_errors():
-            result: TurnResult = ray.get(turn.results[0])
-        return self.with_links(turn, result, shares_node=shares_node)
+    @abstractmethod
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
+        """Return the transfers of the first actor with their links and the bytes that they moved."""
 
     def with_links(self, turn: Turn, result: TurnResult, *, shares_node: bool) -> TurnResult:
         """Return the result of a turn, or of one of its questions, with the links of its transfers. They are recorded
         once, however many results a turn has."""
         if turn.number not in self._reads:
-            self._reads[turn.number] = tuple(
-                turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0], shares_node=shares_node)
-                for read in result.reads
-            )
+            self._reads[turn.number] = self.record_reads(turn, result.reads, shares_node=shares_node)
         return replace(result, reads=self._reads[turn.number])
-
-    def cancel(self, turn: Turn) -> None:
-        """Cancel a turn; the questions that are being written leave the engine."""
-        self.cancel_questions(turn, None)
-        for reference in turn.results:
-            with ignoring_dead("turn was not cancelled"):
-                ray.cancel(reference, force=False)
 
     def cancel_questions(self, turn: Turn, question_ids: Collection[str] | None) -> None:
         self.actors[0].cancel_questions.options(concurrency_group="side").remote(turn.number, question_ids)
@@ -96,3 +77,79 @@ class TextReplica(SingleReplica):
         ready = [turn for turn in self.pending if turn.ready_at is not None]
         fresh = [turn for turn in ready if turn.number not in self._writes]
         return min(fresh or ready, key=lambda turn: turn.ready_at or 0.0, default=None)
+
+
+class SingleTextReplica(TextReplica, SingleReplica):
+    """A replica with one `TextActor`."""
+
+    def submit(
+        self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
+    ) -> tuple[SegmentRef | None, Turn]:
+        (actor,) = self.actors
+        names = work.segment_order()
+        read = [segments[name].chunks[0] for name in names]
+        self._prefetch([segments[name] for name in names], transport)
+        self._num_turns += 1
+        write = actor.write_turn.options(concurrency_group="turns")
+        result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
+        return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
+
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+        with turn_errors():
+            result: TurnResult = ray.get(turn.results[0])
+        return self.with_links(turn, result, shares_node=shares_node)
+
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
+        return tuple(
+            turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0], shares_node=shares_node)
+            for read in reads
+        )
+
+    def cancel(self, turn: Turn) -> None:
+        """Cancel a turn; the questions that are being written leave the engine."""
+        self.cancel_questions(turn, None)
+        for reference in turn.results:
+            with ignoring_dead("turn was not cancelled"):
+                ray.cancel(reference, force=False)
+
+
+class ShardedTextReplica(TextReplica, ShardedReplica):
+    """A replica of `TextRankActor`s, in the order of their ranks. Rank 0 has the writer."""
+
+    def submit(
+        self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
+    ) -> tuple[SegmentRef | None, Turn]:
+        self._num_turns += 1
+        keeps = transport.capabilities.readers_keep
+        results = []
+        for rank, actor in enumerate(self.actors):
+            reads = [self._shard_refs(segments[name], rank, keeps=keeps) for name in work.segment_order()]
+            write = actor.write_rank.options(concurrency_group="turns")
+            results.append(write.remote(self._num_turns, work, reads))
+        return None, Turn(self._num_turns, time.monotonic(), tuple(results), locations_of(segments, work))
+
+    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+        """Return rank 0's result, with the bytes of all ranks. Raises like rank 0, and ActorError if a rank died or is
+        out of step."""
+        results, errors = self._collect(turn)
+        if set(errors) == {0} and not ends_replica(errors[0]):
+            with turn_errors():
+                raise errors[0]
+        if errors:
+            self._raise(errors, is_over=False)
+        if missing := [str(rank) for rank in range(self.num_ranks) if rank not in results]:
+            raise ActorError(f"rank {', '.join(missing)} of {self.num_ranks} did not end a turn that others have ended")
+        return self.with_links(turn, results[0], shares_node=shares_node)
+
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
+        """Rank 0 stands for all: each reads as many heads, and so as many bytes."""
+        result = TurnResult(agent="", prompt_tokens=(), reads=tuple(reads))
+        first = self._record_reads(result, turn.reads, 0, shares_node=shares_node).reads
+        return tuple(
+            replace(read, num_bytes=read.num_bytes * self.num_ranks, moved_bytes=read.moved_bytes * self.num_ranks)
+            for read in first
+        )
+
+    def cancel(self, turn: Turn) -> None:
+        """Cancel a turn. All ranks take part in it until rank 0 says that it is over."""
+        self.cancel_questions(turn, None)

@@ -7,14 +7,22 @@ from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, 
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.transport import Transport
 from latentmas_ray.writing.writer import Writer
+from latentmas_ray.writing.written_turn import ReceivedTurn
 
 
 def write_turn(
     writer: Writer, transport: Transport, number: int, work: TurnRequest, incoming: Sequence[IncomingSegment]
 ) -> TurnResult:
-    """Write the turn `number` on the `incoming` segments, which are in the order of `work.segment_order()`.
+    """Write the turn `number` on the `incoming` segments. Raises what `receive_turn` and the writer raise."""
+    return writer.start(number, receive_turn(writer, transport, work, incoming)).result()
 
-    What an engine copies of the memory is part of its steps; the transfers of the result are what came before. Of those
+
+def receive_turn(
+    writer: Writer, transport: Transport, work: TurnRequest, incoming: Sequence[IncomingSegment]
+) -> ReceivedTurn:
+    """Receive what a turn reads; the `incoming` segments are in the order of `work.segment_order()`.
+
+    What an engine copies of the memory is part of its steps; the transfers of the turn are what came before. Of those
     the part in which the engine wrote for others is not exposed. Raises what the writer, the transport and the wire
     format raise.
     """
@@ -27,11 +35,9 @@ def write_turn(
             transport, incoming, spec, idle_since=work.submitted_at, busy_within=writer.busy.within
         )
     received = writer.receive(work, receiver)
-    received = replace(
+    return replace(
         received,
         wait_seconds=receiver.waited_seconds,
         absorb_seconds=max(0.0, received.absorb_seconds - receiver.waited_seconds),
         reads=receiver.transfers(transport.name, work.recomputed),
     )
-    del receiver  # it refers to the chunks; what is read of them is in `received`
-    return writer.start(number, received).result()

@@ -9,7 +9,7 @@ from latentmas_ray.actors.health import HangDetector
 from latentmas_ray.actors.replicas.replica import ReplicaState, Turn
 from latentmas_ray.actors.text.event_queue import EventQueue
 from latentmas_ray.actors.text.text_actor import text_groups
-from latentmas_ray.actors.text.text_replica import TextReplica
+from latentmas_ray.actors.text.text_replica import SingleTextReplica
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.writing.writer import TextEnded, TextGrown
 
@@ -60,8 +60,8 @@ def test_turns_have_threads_for_a_full_engine_and_for_those_that_come_next() -> 
     assert [text_groups(count)["turns"] for count in (1, 8, 64, 500)] == [8, 16, 128, 128]
 
 
-def replica_of(*turns: Turn) -> TextReplica:
-    replica = TextReplica([None], ["here"])
+def replica_of(*turns: Turn) -> SingleTextReplica:
+    replica = SingleTextReplica([None], ["here"])
     replica.state = ReplicaState.READY
     replica.pending = dict.fromkeys(turns)
     return replica
