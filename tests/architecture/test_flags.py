@@ -53,6 +53,7 @@ BENCHMARKS = {
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
     "authentication": "--repeats --all-cores",
+    "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
         --no-hand-overs --address --plot --json
