@@ -25,7 +25,6 @@ agents:
 FIELDS: dict[str, Any] = {
     "topology": PAIR,
     "dtype": "float32",
-    "latent_steps": 10,
     "batch_size": 5,
     "max_new_tokens": 48,
 }
@@ -74,8 +73,8 @@ def own_answers(num_questions: int, **fields: Any) -> Mapping[str, tuple[int, ..
 @pytest.mark.usefixtures("cluster")
 def test_an_actor_that_is_killed_in_the_middle_costs_no_answer() -> None:
     """One of a few questions at the same time: the others wait, and all are answered as our own engine does."""
-    expected, events = own_answers(40, temperature=0), Events()
-    fields = {"temperature": 0, "engine": "vllm", "decode_batch": 6}
+    expected, events = own_answers(40, temperature=0, latent_steps=10), Events()
+    fields = {"temperature": 0, "latent_steps": 10, "engine": "vllm", "decode_batch": 6}
     answers = []
     with LatentMAS("tiny", observer=events, **FIELDS, **fields) as mas:
         for answer in mas.as_completed(load_questions("notes", 40)):
@@ -93,11 +92,14 @@ def test_an_actor_that_is_killed_in_the_middle_costs_no_answer() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.slow  # `test_answers.py` has the prompts of such agents; here each of them has an actor with vLLM
-@pytest.mark.parametrize("method", ["single", "text"])
-def test_methods_without_memory_answer_alike(method: str) -> None:
-    expected = own_answers(12, temperature=0.7, method=method)
-    with LatentMAS("tiny", **FIELDS, temperature=0.7, method=method, engine="vllm") as mas:  # type: ignore[arg-type]
+@pytest.mark.slow  # `test_answers.py` has the questions of such agents; here each of them has an actor with vLLM
+@pytest.mark.parametrize(
+    "fields", [{"method": "single"}, {"method": "text"}, {"latent_steps": 10, "transfer": "recompute"}]
+)
+def test_agents_that_read_no_kv_answer_alike(fields: dict[str, Any]) -> None:
+    fields = {**FIELDS, **fields, "temperature": 0.7}
+    expected = own_answers(12, **fields)
+    with LatentMAS("tiny", **fields, engine="vllm") as mas:
         assert tokens(list(mas.map(load_questions("notes", 12)))) == expected
 
 
@@ -107,8 +109,15 @@ def test_a_memory_that_cannot_be_loaded_fails_its_question_alone(monkeypatch: py
     questions = load_questions("notes", 20)
     lost = questions[7].id
     monkeypatch.setattr("latentmas_ray.actors.text.vllm_runner.load_vllm_runner", partial(load_poisoned_runner, lost))
-    expected = own_answers(20, temperature=0.9, seed=5)
-    fields = {"temperature": 0.9, "seed": 5, "engine": "vllm", "decode_batch": 4, "replicas": {"judger": 2}}
+    expected = own_answers(20, temperature=0.9, seed=5, latent_steps=10)
+    fields = {
+        "temperature": 0.9,
+        "seed": 5,
+        "latent_steps": 10,
+        "engine": "vllm",
+        "decode_batch": 4,
+        "replicas": {"judger": 2},
+    }
     with LatentMAS("tiny", **FIELDS, **fields) as mas:
         results = list(mas.as_completed(questions, return_failures=True))
     failures = [result for result in results if isinstance(result, Failure)]

@@ -26,9 +26,6 @@ def load_vllm_runner(
     Raises ModelError, also if there is no room for a cache, and ConfigError if this node has no vLLM, or another
     version of it.
     """
-    from latentmas_ray.vllm.installed import require_vllm
-
-    require_vllm()
     from latentmas_ray.vllm.load import load_text_engine
     from latentmas_ray.writing.text_runner import TextRunner
 
