@@ -50,6 +50,7 @@ BENCHMARKS = {
         --json
     """,
     "authentication": "--repeats --all-cores",
+    "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
         --no-hand-overs --address --plot --json
