@@ -20,6 +20,7 @@ from latentmas_ray.errors import IncompatibleMemoryError, SegmentError, WireErro
 
 # Kinds whose frequencies do not depend on the sequence length, so that rotations add up.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+_ROTATED_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:
     cos = angles.cos().to(keys_HTD.device, torch.float32)
     sin = angles.sin().to(keys_HTD.device, torch.float32)
     half = len(rope.inv_freq)
-    first, second = keys_HTD[..., :half].float(), keys_HTD[..., half : 2 * half].float()
-    out = keys_HTD.clone()
-    out[..., :half] = first * cos - second * sin
-    out[..., half : 2 * half] = second * cos + first * sin
+    out = torch.empty_like(keys_HTD, memory_format=torch.contiguous_format)
+    # On a CPU in parts that its cache holds, with what is computed from them.
+    step = _ROTATED_TOKENS if keys_HTD.device.type == "cpu" else max(1, keys_HTD.shape[-2])
+    for part, out_part in zip(keys_HTD.split(step, dim=-2), out.split(step, dim=-2), strict=True):
+        first, second = part[..., :half].float(), part[..., half : 2 * half].float()
+        out_part[..., :half] = (first * cos).sub_(second * sin)
+        out_part[..., half : 2 * half] = (second * cos).add_(first * sin)
+        out_part[..., 2 * half :] = part[..., 2 * half :]
     return out
 
 
