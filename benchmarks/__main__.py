@@ -66,6 +66,17 @@ def _vllm_memory(
     measure_vllm_memory(megabytes, repeats)
 
 
+@app.command("authentication")
+def _authentication(
+    repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,
+    all_cores: Annotated[bool, typer.Option("--all-cores", help="also the two ends on all cores")] = False,
+) -> None:
+    """Measure tags of bytes on one core, a chunk's two ends, and a connection's handshake."""
+    from benchmarks.authentication import measure_authentication  # needs torch
+
+    measure_authentication(repeats, all_cores=all_cores)
+
+
 @app.callback()
 def _benchmarks() -> None:
     """Measure the project itself: each figure against a reference that is measured in the same run."""
