@@ -10,7 +10,7 @@ from torch import Tensor
 
 from examples.tiny_model.document import Mix
 from examples.tiny_model.first_weights import set_first_weights
-from examples.tiny_model.layouts import Writer
+from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.loop import Trainer, TrainingSettings
 from examples.tiny_model.packing import pack
 from examples.tiny_model.run import means, write_model
@@ -85,7 +85,7 @@ def test_the_first_weights_look_back_for_a_token() -> None:
 
 def test_soft_tokens_have_the_usual_norm_and_no_word() -> None:
     trainer = make_trainer()
-    rows = pack(Writer(trainer.tokenizer, Random(1)), Mix(recall=0.0, drill=0.0, chain=0.0, soft=1.0), 2, 384)
+    rows = pack(TranscriptWriter(trainer.tokenizer, Random(1)), Mix(recall=0.0, drill=0.0, chain=0.0, soft=1.0), 2, 384)
     is_soft = rows.soft_BT.bool()
     assert is_soft.any()
     assert not is_soft[rows.targets_BT >= 0].any()
