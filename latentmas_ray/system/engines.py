@@ -96,9 +96,6 @@ def _obstacle(config: RunConfig, topology: Topology, has_name: bool) -> tuple[st
     if not has_name:
         why = "the model is an object"
         return why, f"it must be transformers, as {why}; or give the name of a folder where it is saved"
-    if config.tp > 1:
-        why = f"tp {config.tp}"
-        return why, f"with {why} it must be transformers: vLLM loads a whole model in one actor"
     if config.trace:
         return (
             "traces need hidden states",

@@ -18,15 +18,19 @@ def wanted_bytes(model: ModelDims, *, max_running: int, max_positions: int | Non
     return max_running * (max_positions or _UNBOUNDED_POSITIONS) * model.bytes_per_token
 
 
-def bytes_on_gpu(model: ModelDims, name: str, *, gpu_bytes: int, share: float, wanted: int, max_running: int) -> int:
-    """Return the bytes of the paged cache of an actor with this share of a GPU. Raises ModelError if none are left."""
+def bytes_on_gpu(
+    model: ModelDims, name: str, *, gpu_bytes: int, share: float, wanted: int, max_running: int, num_ranks: int = 1
+) -> int:
+    """Return the bytes of the paged cache of an actor with this share of a GPU, which holds the part of one of
+    `num_ranks` ranks. Raises ModelError if none are left."""
     part = int(DEVICE_SHARE * share * gpu_bytes)
     activations = _FORWARD_TOKENS * (8 * model.hidden_size + 3 * model.mlp_size) * model.itemsize
     allowance = FIXED_BYTES + activations + max_running * model.vocab_size * _LOGITS_BYTES
-    left = part - model.weights_bytes() - allowance
+    weights_bytes = model.weights_bytes() // num_ranks
+    left = part - weights_bytes - allowance
     if left < model.bytes_per_token:
         expected = (
-            f"its weights ({format_bytes(model.weights_bytes())}) and {format_bytes(allowance)} to compute with must "
+            f"its weights ({format_bytes(weights_bytes)}) and {format_bytes(allowance)} to compute with must "
             f"fit vLLM's part of the GPU, {format_bytes(part)}: use fewer actors for each GPU, or engine transformers"
         )
         raise ModelError("model", name, expected)

@@ -11,6 +11,9 @@ from latentmas_ray.models.names import find_path
 from latentmas_ray.vllm.installed import require_vllm
 
 if TYPE_CHECKING:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
     from latentmas_ray.memory import TPRank
     from latentmas_ray.models.given import GivenModel
     from latentmas_ray.vllm.engine import VllmTextEngine
@@ -31,6 +34,7 @@ def load_text_engine(
     is_compiled: bool | None = None,
     shard: "TPRank | None" = None,
     rendezvous: tuple[str, int] | None = None,
+    group: str = "",
     **more: Any,
 ) -> "VllmTextEngine":
     """Load a model by name into vLLM in this process, and check it against our own engine.
@@ -38,8 +42,9 @@ def load_text_engine(
     `max_running` questions are written at the same time. `kv_cache_bytes` is the size of the paged cache; None: on a
     GPU what vLLM takes itself, on a CPU 1 GiB. `takes_inputs` also accepts recompute inputs in place of memory, which
     slows down prompts. `is_compiled` None compiles on GPUs only. `shard` is this process's part of a model that is
-    divided over several, which meet at `rendezvous`, a host and a port; all of them must start and abort the same
-    questions before the same step. `more` are further arguments of vLLM's `EngineArgs`.
+    divided over several. They meet at `rendezvous`, a host and a port; None: they are torch's default process group
+    already. All of them give the same `group`, a name that no other group of the machine has, and must start and abort
+    the same questions before the same step. `more` are further arguments of vLLM's `EngineArgs`.
 
     On a CPU vLLM changes the whole process: nothing else should compute in it. Raises ModelError, and ConfigError if
     vLLM is not installed.
@@ -53,8 +58,8 @@ def load_text_engine(
 
     reference = make_reference(model, dtype=dtype, revision=revision, shard=shard)  # before vLLM changes the process
     divided: dict[str, Any] = {}
-    if shard is not None and rendezvous is not None:
-        enter_launched_group(shard.rank, shard.world_size, *rendezvous)
+    if shard is not None and shard.world_size > 1:
+        enter_launched_group(shard.rank, shard.world_size, *(rendezvous or ("", 0)))
         divided = {"tensor_parallel_size": shard.world_size, "distributed_executor_backend": "external_launcher"}
     return _start(
         model,
@@ -69,10 +74,13 @@ def load_text_engine(
             **divided,
             **more,
         },
+        group,
     )
 
 
-def _start(model: str, reference: "Reference", sampler: SamplerName, given: dict[str, Any]) -> "VllmTextEngine":
+def _start(
+    model: str, reference: "Reference", sampler: SamplerName, given: dict[str, Any], group: str
+) -> "VllmTextEngine":
     """Start vLLM with these arguments and those that are needed, and check it."""
     import torch
     from vllm.config import KVTransferConfig
@@ -110,7 +118,11 @@ def _start(model: str, reference: "Reference", sampler: SamplerName, given: dict
     if is_cpu and arguments["kv_cache_memory_bytes"] is None:
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     try:
-        llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        llm = (
+            _start_rank(EngineArgs(**arguments), group)
+            if group
+            else LLMEngine.from_engine_args(EngineArgs(**arguments))
+        )
     except LatentMASError:
         raise
     except Exception as error:  # vLLM's errors have no common root
@@ -130,3 +142,14 @@ def _start(model: str, reference: "Reference", sampler: SamplerName, given: dict
     )
     check_probe(engine, reference.probe)
     return engine
+
+
+def _start_rank(arguments: "EngineArgs", group: str) -> "LLMEngine":
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from latentmas_ray.vllm.divided import make_executor, remove_names
+
+    config = arguments.create_engine_config()
+    llm = LLMEngine(config, make_executor(group), log_stats=not arguments.disable_log_stats)
+    remove_names(group)
+    return llm

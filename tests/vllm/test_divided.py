@@ -45,7 +45,7 @@ def test_both_ranks_write_the_same_answers(own: OwnEngine) -> None:
     place = ("127.0.0.1", free_port())
     with ThreadPoolExecutor(NUM_RANKS) as pool:
         begun = [
-            pool.submit(VllmProcess, **ARGUMENTS, shard=TPRank(rank, NUM_RANKS), rendezvous=place)
+            pool.submit(VllmProcess, **ARGUMENTS, shard=TPRank(rank, NUM_RANKS), rendezvous=place, group="divided-test")
             for rank in range(NUM_RANKS)
         ]
         ranks = [one.result() for one in begun]

@@ -92,6 +92,26 @@ def test_an_actor_that_is_killed_in_the_middle_costs_no_answer() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow  # `tests/ray/test_texts.py` has divided replicas with another engine
+@pytest.mark.parametrize("topology", ["sequential", "hierarchical"])
+def test_a_model_that_is_divided_over_two_ranks_answers_alike(topology: str) -> None:
+    """Every rank reads its heads. One of the answering agent's ranks is killed in the middle."""
+    fields = {**FIELDS, "task": "notes", "topology": topology, "temperature": 0, "latent_steps": 6}
+    expected, events, answers = own_answers(12, **fields), Events(), []
+    with LatentMAS("tiny", observer=events, tp=2, engine="vllm", decode_batch=3, **fields) as mas:
+        for answer in mas.as_completed(load_questions("notes", 12)):
+            answers.append(answer)
+            if len(answers) == 4 and topology == "sequential":
+                runtime = mas._setup.live._started.runtime  # type: ignore[union-attr]
+                assert isinstance(runtime, RayRuntime)
+                (replica,) = runtime._manager.replicas_of()[mas.topology.answering_agent.name]
+                ray.kill(replica.actors[1], no_restart=True)
+    assert any(isinstance(event, ReplicaLost) for event in events.seen) == (topology == "sequential")
+    assert tokens(answers) == expected
+    assert len(answers) == len(expected) == 12
+
+
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.slow  # `test_answers.py` has the questions of such agents; here each of them has an actor with vLLM
 @pytest.mark.parametrize(
     "fields", [{"method": "single"}, {"method": "text"}, {"latent_steps": 10, "transfer": "recompute"}]

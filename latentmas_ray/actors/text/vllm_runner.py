@@ -1,6 +1,7 @@
 """Loads vLLM in an actor, with the part of the device's memory that Ray has given to the actor."""
 
 import os
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -8,6 +9,7 @@ import ray
 from latentmas_ray.config import SamplerName
 
 if TYPE_CHECKING:
+    from latentmas_ray.parallel.ranks import Ranks
     from latentmas_ray.writing.text_runner import TextRunner
 
 
@@ -19,9 +21,11 @@ def load_vllm_runner(
     max_running: int,
     sampler: SamplerName,
     takes_inputs: bool = False,
+    ranks: "Ranks | None" = None,
 ) -> "TextRunner":
     """Return a runner that writes at most `max_running` questions at the same time on vLLM. With `takes_inputs` it
-    also reads the inputs of a chain of agents in place of their KV.
+    also reads the inputs of a chain of agents in place of their KV. With `ranks` it is one rank's part of the model:
+    vLLM computes in their process group, which is torch's default one.
 
     Raises ModelError, also if there is no room for a cache, and ConfigError if this node has no vLLM, or another
     version of it.
@@ -29,6 +33,9 @@ def load_vllm_runner(
     from latentmas_ray.vllm.load import load_text_engine
     from latentmas_ray.writing.text_runner import TextRunner
 
+    divided: dict[str, Any] = {}
+    if ranks is not None:
+        divided = {"shard": ranks.shard, "group": ranks.broadcast_from_rank0(lambda: secrets.token_hex(8))}
     engine = load_text_engine(
         model,
         dtype=dtype,
@@ -36,13 +43,14 @@ def load_vllm_runner(
         max_running=max_running,
         sampler=sampler,
         takes_inputs=takes_inputs,
-        **_memory(model, dtype, revision, max_running),
+        **divided,
+        **_memory(model, dtype, revision, max_running, 1 if ranks is None else ranks.shard.world_size),
     )
     return TextRunner(engine=engine)
 
 
-def _memory(model: str, dtype: str, revision: str | None, max_running: int) -> dict[str, Any]:
-    """Return what vLLM may use of the device, as arguments of `load_text_engine`."""
+def _memory(model: str, dtype: str, revision: str | None, max_running: int, num_ranks: int) -> dict[str, Any]:
+    """Return what vLLM may use of the device of one rank, as arguments of `load_text_engine`."""
     import torch
 
     from latentmas_ray.models.load import load_config
@@ -53,6 +61,7 @@ def _memory(model: str, dtype: str, revision: str | None, max_running: int) -> d
     found = known_dims(model) if revision is None else None
     dims = (found or dims_of_config(load_config(model, revision).to_dict(), model)).in_dtype(dtype)
     wanted = wanted_bytes(dims, max_running=max_running, max_positions=known_positions(model, revision))
+    wanted //= num_ranks
     assigned = ray.get_runtime_context().get_assigned_resources()
     if not torch.cuda.is_available():
         share = assigned.get("CPU", 0.0) / len(os.sched_getaffinity(0))
@@ -61,7 +70,13 @@ def _memory(model: str, dtype: str, revision: str | None, max_running: int) -> d
     share, gpu_bytes = min(1.0, assigned.get("GPU", 1.0)), torch.cuda.get_device_properties(0).total_memory
     return {
         "kv_cache_bytes": bytes_on_gpu(
-            dims, model, gpu_bytes=gpu_bytes, share=share, wanted=wanted, max_running=max_running
+            dims,
+            model,
+            gpu_bytes=gpu_bytes,
+            share=share,
+            wanted=wanted,
+            max_running=max_running,
+            num_ranks=num_ranks,
         ),
         # Only checked against what is free at the start: the size of the cache is given.
         "gpu_memory_utilization": DEVICE_SHARE * share,

@@ -59,7 +59,6 @@ def test_auto_takes_vllm_where_all_is_there() -> None:
         ({"runtime": "local"}, {}, "runtime local"),
         ({"placement": "colocate"}, {}, "placement colocate"),
         ({"trace": 2}, {}, "traces need hidden states"),
-        ({"tp": 2}, {}, "tp 2"),
         ({"transfer": "recompute", "guard": "drop"}, {}, "transfer recompute"),
     ],
 )
@@ -123,7 +122,6 @@ def test_agents_that_are_made_text_agents_have_the_engine_of_the_run() -> None:
     [
         ({"runtime": "local"}, "with runtime local it must be transformers: vLLM needs a process of its own"),
         ({"placement": "colocate"}, "with placement colocate it must be transformers: vLLM needs an actor of its own"),
-        ({"tp": 2}, "with tp 2 it must be transformers: vLLM loads a whole model in one actor"),
         ({"device": "cpu"}, "with device cpu it must be transformers: the build of vLLM that is installed is for GPUs"),
         ({"trace": 3}, "with trace 3 it must be transformers: traces need hidden states"),
         (
