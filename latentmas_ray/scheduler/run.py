@@ -188,7 +188,10 @@ class Run:
         """Put all batches with questions that have no result back into the queue; no turn of the run is in flight."""
         self._next = None
         self.batch_states.clear()
-        rest = [replace(batch, done=batch.done | self._finished_ids) for batch in self.batches]
+        rest = [
+            replace(batch, done=(batch.done | self._finished_ids) & {question.id for question in batch.questions})
+            for batch in self.batches
+        ]
         self.queue = deque(RetryState(batch) for batch in rest if batch.open_questions)
 
     def fail(self, error: BaseException) -> None:

@@ -59,6 +59,11 @@ class VllmTextEngine:
         self._salts = count()
 
     @property
+    def copies_memory(self) -> bool:
+        """Whether memory is copied when a question starts. It is not: after a preemption it is read again."""
+        return False
+
+    @property
     def write_stats(self) -> WriteStats:
         """What was written into the paged cache since the process started."""
         return REGISTRY.stats

@@ -7,13 +7,13 @@ Dimensions: B rows (questions), N new tokens of all rows, E hidden size, V vocab
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, first_line
+from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError, first_line
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.chat import ChatTokenizer
@@ -94,6 +94,10 @@ class ContinuousEngine:
         return self._lm.name
 
     @property
+    def copies_memory(self) -> bool:
+        return True
+
+    @property
     def max_positions(self) -> int | None:
         return self._lm.max_positions
 
@@ -114,6 +118,8 @@ class ContinuousEngine:
     def start(self, request: TextRequest) -> None:
         """See `TextEngine`."""
         assert request.prompt_ids, "a prompt has at least one token"
+        if request.inputs is not None:
+            raise SegmentError("this engine reads memory as KV, not as recompute inputs")
         memory = request.memory or _NO_MEMORY
         memory.check(self.spec)
         num_known = len(request.prompt_ids)
@@ -125,7 +131,8 @@ class ContinuousEngine:
         try:
             self._room.reserve(memory.num_tokens + num_known, [*self._requests, request])
         except CacheError:
-            self._room.max_rows = max(1, len(self._rows))
+            if self._rows:  # alone, it is the question that is too large
+                self._room.max_rows = len(self._rows)
             raise
         cache = self._room.cache
         row = cache.add_row()
@@ -138,7 +145,8 @@ class ContinuousEngine:
                 raise CacheError(f"there is no room for a question's memory: {first_line(error)}") from error
             raise
         cache.extend([*cache.lengths[:row], memory.num_tokens])
-        self._rows.append(_RunningQuestion(request, self._num_started, memory.next_position))
+        copied = replace(request, memory=replace(memory, parts=()))
+        self._rows.append(_RunningQuestion(copied, self._num_started, memory.next_position))
         self._num_started += 1
 
     @torch.inference_mode()
@@ -171,19 +179,26 @@ class ContinuousEngine:
         return [row.request for row in self._rows]
 
     def _write_tokens(self) -> dict[int, int]:
-        """One forward over all rows; returns the next token of each row whose prompt has been read."""
+        """One forward over all rows; returns the next token of each row whose prompt has been read.
+
+        Nothing counts as read before its tokens are sampled, which takes much memory: after a failure the same inputs
+        are fed again, to the same slots.
+        """
         counts = self._counts()
         hidden_NE = self._forward(counts)
         writing, ends = [], []
         for index, (row, count, end) in enumerate(zip(self._rows, counts, accumulate(counts), strict=True)):
-            row.advance(count)
-            if count and not row.num_unread:
+            if count and row.num_unread <= count:
                 writing.append(index)
                 ends.append(end - 1)
-        if not writing:
-            return {}
-        last_BE = hidden_NE if len(ends) == len(hidden_NE) else hidden_NE[ends]
-        return dict(zip(writing, self._sample([self._rows[index] for index in writing], last_BE), strict=True))
+        tokens: list[int] = []
+        if writing:
+            last_BE = hidden_NE if len(ends) == len(hidden_NE) else hidden_NE[ends]
+            tokens = self._sample([self._rows[index] for index in writing], last_BE)
+        self._room.cache.end_step()
+        for row, count in zip(self._rows, counts, strict=True):
+            row.advance(count)
+        return dict(zip(writing, tokens, strict=True))
 
     def _counts(self) -> list[int]:
         """How many inputs of each row the next forward reads: one token of those that write, and as many prompt tokens
@@ -205,7 +220,6 @@ class ContinuousEngine:
         cache.begin_step(counts)
         embeds_NE = lm.embed(torch.tensor(ids))
         hidden_NE = lm.hidden_states(embeds_NE, torch.tensor(positions, device=lm.device), cache)
-        cache.end_step()
         return hidden_NE.to(lm.device)
 
     def _sample(self, rows: Sequence[_RunningQuestion], last_BE: Tensor) -> list[int]:

@@ -62,6 +62,10 @@ class LeadingEngine:
         return self._engine.max_positions
 
     @property
+    def copies_memory(self) -> bool:
+        return self._engine.copies_memory
+
+    @property
     def max_running(self) -> int:
         return self._engine.max_running
 

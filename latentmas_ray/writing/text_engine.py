@@ -113,6 +113,10 @@ class TextEngine(Protocol):
         """Positions that the model has; None: without a bound."""
 
     @property
+    def copies_memory(self) -> bool:
+        """Whether `start` copies a question's memory. If not, it is read until the question has ended."""
+
+    @property
     def max_running(self) -> int:
         """Questions that it writes at the same time, at most."""
 

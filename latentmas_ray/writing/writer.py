@@ -204,7 +204,8 @@ class Writer:
             if gone:
                 self._waiting = [one for one in self._waiting if one[1].key not in gone]
                 heapq.heapify(self._waiting)
-        ended = [(question, CANCELLED) for question in cancelled]
+        # A question may have ended by itself in the step during which it was cancelled.
+        ended = [(question, CANCELLED) for question in cancelled if not question.has_ended]
         if (limit := self._question_seconds) is not None:
             now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
             late = [question for question in self._running.values() if question.seconds(now) > limit]
@@ -238,6 +239,9 @@ class Writer:
                 self._end(question)
             else:
                 self._running[question.key] = question
+                question.has_read = self.engine.copies_memory
+                question.turn.drop_memory()
+            del request  # it refers to the memory
 
     def _step_engine(self, begin: float) -> None:
         ran = list(self._running.values())
@@ -288,10 +292,12 @@ class Writer:
         turn = question.turn
         self._running.pop(question.key, None)
         question.has_ended = True
+        turn.drop_memory()
         if turn.has_ended:
+            result = turn.result()  # if that fails, the turn must still be known
             with self._lock:
                 self._turns.pop(turn.number, None)
-            turn.future.set_result(turn.result())
+            turn.future.set_result(result)
         elif turn.received.work.is_last and question.error != CANCELLED:
             self._on_event(TextEnded(number=turn.number, question_id=question.id, result=turn.result([question.index])))
 
@@ -319,7 +325,8 @@ class Writer:
             turns, self._turns, self._waiting, self._to_abort = list(self._turns.values()), {}, [], []
         self._running.clear()
         for turn in turns:
-            turn.future.set_exception(self._dead)
+            if not turn.future.done():
+                turn.future.set_exception(self._dead)
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         with self._chat_lock:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -35,6 +35,11 @@ class ReceivedTurn:
             inputs=self.memory.inputs[index],
         )
 
+    def without_memory(self) -> "ReceivedTurn":
+        """Return the same turn without KV and recompute inputs."""
+        nothing = (None,) * len(self.prompts)
+        return replace(self, memory=replace(self.memory, memories=nothing, inputs=nothing, held=None))
+
 
 def keys_of(number: int, work: TurnRequest) -> list[str]:
     """Return the keys of the questions of the turn `number`, in order; the same on all ranks of a replica."""
@@ -62,6 +67,7 @@ class WrittenQuestion:
     cut_off: CutOff = "no"
     error: str | None = None  # why it could not be written
     has_ended: bool = False
+    has_read: bool = False  # the engine has its own copy of the memory
     started_at: float | None = None  # monotonic seconds
     has_token: bool = False
     prefill_seconds: float = 0.0
@@ -121,6 +127,12 @@ class WrittenTurn:
     def has_ended(self) -> bool:
         """Whether all of its questions have ended."""
         return all(question.has_ended for question in self.questions)
+
+    def drop_memory(self) -> None:
+        """Drop the memory if no question reads it any more. Turn and questions refer to one another, so it would live
+        until the garbage collector runs."""
+        if all(question.has_ended or question.has_read for question in self.questions):
+            self.received = self.received.without_memory()
 
     def progress(self, now: float) -> TurnProgress | None:
         """How far it is at the time `now`; None before its first question starts. Any thread may ask."""

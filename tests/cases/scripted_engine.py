@@ -62,6 +62,7 @@ class ScriptedEngine:
     max_positions: int | None = None
     device: str = "cpu"
     model_name: str = "scripted"
+    copies_memory: bool = False
     text: str | None = None  # written instead of what the prompt gives
     started: list[str] = field(default_factory=list)  # question ids
     num_running: list[int] = field(default_factory=list)  # in each step

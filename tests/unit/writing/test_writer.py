@@ -1,9 +1,11 @@
 """The writer on an engine that writes what the prompts say: no model, no threads but where they are the point."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -190,6 +192,55 @@ def test_a_question_is_cancelled_wherever_it_is() -> None:
     assert bench.engine.started == ["q0", "q1"]
     assert ended(bench) == []
     assert len(bench.engine.num_running) < 13  # it does not run to its end
+
+
+def test_a_question_that_ends_in_the_step_in_which_it_is_cancelled_keeps_its_text() -> None:
+    """The cancellation comes from another thread while the engine computes."""
+    bench = Bench(max_running=2)
+    alone, pair, other = bench.start("a 1"), bench.start("b 1", "c 3"), bench.start("d 5")
+    step = bench.engine.step
+
+    def step_and_cancel() -> Any:
+        outputs = step()
+        if any(output.end for output in outputs):
+            bench.writer.cancel(1)
+            bench.writer.cancel(2, ["q0"])
+        return outputs
+
+    bench.engine.step = step_and_cancel  # type: ignore[method-assign]
+    bench.finish()
+    assert alone.result().failed == {}
+    assert alone.result().texts[0]
+    assert other.result().texts[0]
+    assert "q1" not in pair.result().failed
+
+
+def test_a_result_that_cannot_be_made_ends_the_turn_with_an_error() -> None:
+    bench = Bench(max_running=2)
+    turn = bench.start("a 2")
+    bench.engine.chat.decode = lambda ids: 1 // 0
+    bench.finish()
+    with pytest.raises(ActorError, match="division"):
+        turn.result(timeout=0)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_memory_is_dropped_as_soon_as_no_question_reads_it(copies: bool) -> None:
+    """Without the garbage collector, which does not know how large a tensor is."""
+    bench = Bench(max_running=2, copies_memory=copies)
+    received = bench.writer.receive(request("a 2", "b 4"), InMemorySegments({}))
+    memory = ref(received.memory)
+    gc.disable()
+    try:
+        turn = bench.writer.start(7, received)
+        del received
+        bench.step()
+        assert (memory() is None) == copies
+        bench.finish()
+        assert turn.result().texts
+        assert memory() is None
+    finally:
+        gc.enable()
 
 
 def test_a_whole_turn_is_cancelled() -> None:
