@@ -344,12 +344,12 @@ def test_without_memory_for_sampling_the_others_write_on_as_before(
 
     def scarce(model: LanguageModel, hidden_BE: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
-        if calls[0] == 3:
+        if calls[0] == 2:
             raise torch.OutOfMemoryError("out of memory")
         return logits(model, hidden_BE)
 
     monkeypatch.setattr(LanguageModel, "logits", scarce)
-    started = [cases["none1"], cases["all1"], cases["latents1"]]
+    started = [case for name, case in cases.items() if name[-1] in "01"]
     for case in started:
         engine.start(case.request)
     written = finish(engine, started)

@@ -14,6 +14,7 @@ from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, QuestionsTooLongError
 from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
+from latentmas_ray.writing.written_turn import WrittenTurn
 from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
 
 
@@ -215,10 +216,10 @@ def test_a_question_that_ends_in_the_step_in_which_it_is_cancelled_keeps_its_tex
     assert "q1" not in pair.result().failed
 
 
-def test_a_result_that_cannot_be_made_ends_the_turn_with_an_error() -> None:
+def test_a_result_that_cannot_be_made_ends_the_turn_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(max_running=2)
     turn = bench.start("a 2")
-    bench.engine.chat.decode = lambda ids: 1 // 0
+    monkeypatch.setattr(WrittenTurn, "result", lambda *_: 1 // 0)
     bench.finish()
     with pytest.raises(ActorError, match="division"):
         turn.result(timeout=0)
