@@ -111,7 +111,7 @@ class Cluster:
 
     def _actors(self, node: int) -> list[int]:
         processes = self.machines[node].processes()
-        return sorted(pid for pid, name in processes.items() if name.startswith("ray::AgentActor"))
+        return sorted(pid for pid, name in processes.items() if name.startswith(("ray::AgentActor", "ray::TextActor")))
 
     def _start_ray(self, nodes: Sequence[int]) -> None:
         """Start Ray on these nodes, all at the same time."""

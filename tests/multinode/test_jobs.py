@@ -30,7 +30,7 @@ def nodes_of_agents(cluster: Cluster) -> list[str]:
     ask = [RAY, "list", "actors", "--address", cluster.dashboard_url, "--format", "json", "--filter", "state=ALIVE"]
     output = cluster.machines[OUTSIDE].run(ask, environment=cluster.environment, timeout_seconds=120)
     actors = json.loads(output.stdout[output.stdout.index("[") :]) if "[" in output.stdout else []
-    return sorted(actor["node_id"] for actor in actors if actor["class_name"] == "AgentActor")
+    return sorted(actor["node_id"] for actor in actors if actor["class_name"] in ("AgentActor", "TextActor"))
 
 
 @pytest.mark.parametrize(("placement", "num_nodes"), [("spread", 2), ("pack", 1)])

@@ -37,6 +37,10 @@ def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return rows
 
 
+def _is_actor(process: str) -> bool:
+    return any(kind in process for kind in ("AgentActor", "TextActor"))
+
+
 def _check_half_done(folder: Path, undisturbed: list[dict[str, object]]) -> None:
     rows = [timeless(row) for row in read_rows(folder)]
     assert 0 < len(rows) < NUM_QUESTIONS
@@ -62,7 +66,7 @@ def test_a_run_whose_driver_is_killed_is_resumed(
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         # The driver had no chance to end its actors: they must notice. Two idle helpers of Ray take a minute for that.
-        wait_for(lambda: not any("AgentActor" in name for name in processes_of(process.pid).values()))
+        wait_for(lambda: not any(_is_actor(name) for name in processes_of(process.pid).values()))
     _check_half_done(tmp_path, undisturbed)
     _check_resumed(tmp_path, undisturbed, *run)
 
