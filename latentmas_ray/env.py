@@ -105,6 +105,8 @@ def prepare_vllm() -> None:
     wins. Call before vLLM is imported: it has no other setting for this."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    # The second model runner, which GPUs get by default, takes logits processors of another interface.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 

@@ -128,6 +128,8 @@ def _start(
     except Exception as error:  # vLLM's errors have no common root
         expected = f"vLLM must load it: {first_line(error)}; use engine transformers to run without vLLM"
         raise ModelError("model", model, expected) from error
+    if llm.vllm_config.use_v2_model_runner:
+        raise ModelError("model", model, "vLLM must compute with its first model runner, which our sampler is made for")
     check_layers(llm.vllm_config, reference.spec, model)
     engine = VllmTextEngine(
         llm,

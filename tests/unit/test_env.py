@@ -1,10 +1,11 @@
 """Environment variables: defaults, and one clear error for each bad value."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from latentmas_ray.env import read_environment
+from latentmas_ray.env import prepare_vllm, read_environment
 from latentmas_ray.errors import ConfigError
 
 OURS = ("LATENTMAS_CACHE_DIR", "LATENTMAS_TORCH_THREADS", "LATENTMAS_REQUIRE", "RAY_ADDRESS", "XDG_CACHE_HOME")
@@ -81,3 +82,12 @@ def test_unknown_required_hardware_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LATENTMAS_REQUIRE", "gpu,tpu")
     with pytest.raises(ConfigError, match=r"LATENTMAS_REQUIRE: got 'gpu,tpu'; .* browser, gpu, multinode, slow, vllm"):
         read_environment()
+
+
+def test_vllm_computes_with_the_runner_that_our_sampler_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    prepare_vllm()
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "x"
