@@ -84,8 +84,6 @@ def _start(
     """Start vLLM with these arguments and those that are needed, and check it."""
     import torch
     from vllm.config import KVTransferConfig
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
 
     from latentmas_ray.vllm import connector, counter_sampler
     from latentmas_ray.vllm.checks import check_layers, check_probe
@@ -117,19 +115,7 @@ def _start(
     }
     if is_cpu and arguments["kv_cache_memory_bytes"] is None:
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-    try:
-        llm = (
-            _start_rank(EngineArgs(**arguments), group)
-            if group
-            else LLMEngine.from_engine_args(EngineArgs(**arguments))
-        )
-    except LatentMASError:
-        raise
-    except Exception as error:  # vLLM's errors have no common root
-        expected = f"vLLM must load it: {first_line(error)}; use engine transformers to run without vLLM"
-        raise ModelError("model", model, expected) from error
-    if llm.vllm_config.use_v2_model_runner:
-        raise ModelError("model", model, "vLLM must compute with its first model runner, which our sampler is made for")
+    llm = _make_engine(model, arguments, group)
     check_layers(llm.vllm_config, reference.spec, model)
     engine = VllmTextEngine(
         llm,
@@ -154,4 +140,22 @@ def _start_rank(arguments: "EngineArgs", group: str) -> "LLMEngine":
     config = arguments.create_engine_config()
     llm = LLMEngine(config, make_executor(group), log_stats=not arguments.disable_log_stats)
     remove_names(group)
+    return llm
+
+
+def _make_engine(model: str, arguments: dict[str, Any], group: str) -> "LLMEngine":
+    """Return vLLM's engine; of one rank, if `group` is the name of its group. Raises ModelError."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    try:
+        wanted = EngineArgs(**arguments)
+        llm = _start_rank(wanted, group) if group else LLMEngine.from_engine_args(wanted)
+    except LatentMASError:
+        raise
+    except Exception as error:  # vLLM's errors have no common root
+        expected = f"vLLM must load it: {first_line(error)}; use engine transformers to run without vLLM"
+        raise ModelError("model", model, expected) from error
+    if llm.vllm_config.use_v2_model_runner:
+        raise ModelError("model", model, "vLLM must compute with its first model runner, which our sampler is made for")
     return llm

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError
-from latentmas_ray.memory import MergedLayout, RecomputeInputs, Segment, SegmentChunk, TPRank, merge_layout
+from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, TPRank, merge_layout
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models import cache as cache_module
@@ -356,27 +356,6 @@ def test_without_memory_for_sampling_the_others_write_on_as_before(
     (failed,) = [key for key, text in written.items() if text.end == "error"]
     del written[failed]
     check(written, cases)
-
-
-def test_an_engine_without_recompute_refuses_recompute_inputs(lm: LanguageModel, cases: dict[str, Case]) -> None:
-    inputs = RecomputeInputs(torch.tensor([1, 2]), torch.empty(0, lm.spec.hidden_size), (2,))
-    with pytest.raises(SegmentError, match="not as recompute inputs"):
-        ContinuousEngine(lm, max_running=2).start(replace(cases["none1"].request, inputs=inputs))
-
-
-def test_a_question_that_is_too_large_alone_leaves_room_for_others(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = ContinuousEngine(lm, max_running=8)
-
-    def too_much(*_: object) -> None:
-        raise CacheError("too much")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._room, "reserve", too_much)
-        with pytest.raises(CacheError):
-            engine.start(cases["none1"].request)
-    assert engine.max_running == 8
 
 
 def test_without_memory_to_copy_a_question_fails_alone(
