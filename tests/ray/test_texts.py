@@ -154,6 +154,7 @@ def test_an_engine_that_dies_loses_its_turns_and_is_replaced(tmp_path: Path, dee
         ]
 
 
+@pytest.mark.slow  # `tests/unit/actors/test_texts.py` has what the health check makes of steps
 def test_an_engine_that_makes_no_step_is_taken_to_hang_but_long_texts_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_ranks_write_the_same_questions_and_one_fails_alone(tmp_path: Path) -> N
         assert of(TurnDone, poll_until(runtime, has_ended(later)), later)[0].result.texts == (text_of("write 4", 4),)
 
 
+@pytest.mark.slow  # `tests/ray/test_sharded_replica.py` kills a rank of another kind of replica
 def test_a_rank_that_dies_is_the_loss_of_the_replica(tmp_path: Path) -> None:
     with divided(tmp_path) as runtime:
         turn = runtime.submit(request("judger", "write 5 exit"), {})  # on the rank that comes first
