@@ -5,12 +5,14 @@ memory_estimate  tokens and memory that each agent's turn needs
 resources        GPUs, cores and threads of one actor
 assignment       the node and GPU of each rank: packed or spread
 plan             PlanRequest and Plan
+hardware         published figures of GPUs and processors
 link_speeds      the link between two ranks, and the seconds of a transfer
 strategies       from a request to a plan, or to the reason why there is none
 suggestions      the nearest requests that fit
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot
+from latentmas_ray.placement.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate, Workload
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
@@ -19,9 +21,11 @@ from latentmas_ray.placement.resources import ActorResources, NodeResources, div
 from latentmas_ray.placement.suggestions import make_plan
 
 __all__ = [
+    "HARDWARE",
     "PRESETS",
     "ActorMemory",
     "ActorResources",
+    "Hardware",
     "LinkSpeeds",
     "MemoryEstimate",
     "ModelDims",
@@ -35,6 +39,8 @@ __all__ = [
     "Workload",
     "dims_of_config",
     "divide_resources",
+    "hardware_named",
+    "hardware_of_device",
     "known_dims",
     "make_plan",
     "nodes_alike",
