@@ -25,7 +25,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
-from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas
+from latentmas_ray.config.values import DEVICE_FORM, MAX_REPLICAS, Replicas, is_device, parse_replicas
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
@@ -233,7 +233,7 @@ class PlacementConfig(ConfigPart):
         default="auto",
         description="agents that share memory on one node, over all nodes, or in one actor; auto: pack if it fits",
     )
-    replicas: Annotated[int | dict[str, int], MayChange()] = Field(
+    replicas: Annotated[Replicas, MayChange()] = Field(
         default=1, description="copies of each agent's actor, or of some agents' actors"
     )
     tp: Annotated[int, MayChange()] = Field(
@@ -255,12 +255,14 @@ class PlacementConfig(ConfigPart):
 
     @field_validator("replicas", mode="before")
     @classmethod
-    def _parse_replicas(cls, value: object) -> int | dict[str, int]:
+    def _parse_replicas(cls, value: object) -> Replicas:
         return parse_replicas(value)
 
     @property
     def max_replicas(self) -> int:
-        """The number of replicas of the agent with the most replicas."""
+        """The number of replicas of the agent with the most replicas; with auto the most that there can be."""
+        if self.replicas == "auto":
+            return MAX_REPLICAS
         return self.replicas if isinstance(self.replicas, int) else max(1, *self.replicas.values())
 
 

@@ -9,6 +9,10 @@ hardware         published figures of GPUs and processors
 link_speeds      the link between two ranks, and the seconds of a transfer
 strategies       from a request to a plan, or to the reason why there is none
 suggestions      the nearest requests that fit
+turn_costs       predicted seconds of a turn
+throughput       predicted questions per second of a plan
+layouts          how many devices host which agents: those worth trying
+layout_search    the layout of a whole cluster with the most questions per second
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot

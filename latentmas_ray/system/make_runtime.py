@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, replicas_by_agent
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -55,7 +55,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         make_runner,
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
-        replicas=config.replicas,
+        replicas=replicas_by_agent(config.replicas, names),
         placement=config.placement,
         tp=config.tp,
         turn_seconds=config.turn_timeout,

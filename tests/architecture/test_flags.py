@@ -33,7 +33,8 @@ COMMANDS = {
     "plan": """
         --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
         --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
-        --same-process --same-gpu --nvlink --pcie --shared-memory --network --json
+        --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
+        --compare --json
     """,
     "bench": "",
     "bench transfer": """

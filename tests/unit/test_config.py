@@ -151,6 +151,7 @@ def test_identity_holds_what_is_computed_and_not_where() -> None:
         ("3", 3, 3),
         (" planner=2, judger=6 ", {"planner": 2, "judger": 6}, 6),
         ({"planner": 2}, {"planner": 2}, 2),
+        (" auto", "auto", 1024),
     ],
 )
 def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: object, most: int) -> None:
@@ -173,6 +174,11 @@ def test_replicas_of_an_agent_that_is_not_there() -> None:
     assert replicas_by_agent({"b": 2}, ["a", "b"]) == {"a": 1, "b": 2}
     with pytest.raises(ConfigError, match="no agent 'c'; the agents are a, b"):
         replicas_by_agent({"c": 2}, ["a", "b"])
+
+
+def test_replicas_that_only_a_plan_can_have() -> None:
+    with pytest.raises(ConfigError, match=r"replicas: .*auto.*latentmas plan --replicas auto"):
+        replicas_by_agent("auto", ["a", "b"])
 
 
 def test_the_task_left_out_is_one_that_the_model_knows() -> None:

@@ -91,3 +91,83 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     for words in named:
         assert words in err
+
+
+AUTO = [*REFERENCE, "--replicas", "auto", "--hardware", "h100"]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_auto_fills_the_cluster_and_prints_the_best_three(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = printed([*AUTO, "--nodes", "2"], capfd)
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    assert "7:all/7 ]" in out
+    assert "of 16 GPUs busy; the bound: judger (decode, memory bandwidth) on 16 GPUs" in " ".join(out.split())
+    assert "layouts: the best 3 of" in out
+    assert "16× all in one actor" in " ".join(out.split())
+
+
+def test_compare_prints_all_layouts(capfd: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(printed([*AUTO, "--json"], capfd))
+    out = printed([*AUTO, "--compare"], capfd)
+    assert f"all {len(told['predicted'])} layouts" in out
+    rates = [one["questions_per_second"] for one in told["predicted"]]
+    assert len(rates) > 3
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[0] >= 0.99 * max(rates)
+    assert told["hardware"]["name"] == "h100"
+    assert told["replicas"] == told["predicted"][0]["replicas"]
+
+
+def test_hardware_gives_its_memory_its_links_and_a_prediction(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "4", "--hardware", "H200", "--pcie", "30GB/s"]
+    out = printed([*flags, "--nvlink", "none", "--text-tokens", "100"], capfd)
+    assert "4 GPUs of 141 GB" in out
+    assert "PCIe 30 GB/s" in out
+    assert "whose texts have 100 tokens, on h200: 70 % of 4,800 GB/s" in " ".join(out.split())
+    assert "layouts" not in out
+
+
+def test_the_nodes_of_a_cluster_without_gpus_are_filled(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--gpus-per-node", "0", "--cpus-per-node", "8", "--nodes", "3", "--replicas", "auto"]
+    out = printed(flags, capfd)
+    assert "of 3 nodes busy" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--hardware", "h300"], ["--hardware: got 'h300'", "a100-40gb, a100-80gb, h100, h200, l40s, cpu"]),
+        (["--hardware", "cpu"], ["--hardware: got 'cpu'", "the nodes have GPUs"]),
+        (["--hardware", "h200", "--gpus-per-node", "0"], ["--hardware: got 'h200'", "add --gpus-per-node"]),
+        (["--replicas", "auto", "--placement", "spread"], ["--placement: got 'spread'", "auto, pack or colocate"]),
+        (["--replicas", "auto", "--text-tokens", "0"], ["--text-tokens: got '0'"]),
+        (["--replicas", "auto", "--gpu-memory", "6GB"], ["--gpu-memory: got '6 GB'", "more than it has"]),
+    ],
+)
+def test_a_search_that_cannot_be_had_is_one_line_and_exit_code_2(
+    flags: list[str], named: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    test_what_is_wrong_is_one_line_and_exit_code_2(flags, named, capfd)
+
+
+def test_a_run_needs_numbers_of_replicas(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--replicas", "auto", "--limit", "1"]) == 2
+    err = capfd.readouterr().err
+    assert "--replicas: got 'auto'; a run needs numbers: latentmas plan --replicas auto finds the best ones" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (["--compare"], "--compare does nothing without --replicas auto: there is one plan"),
+        (["--text-tokens", "9"], "--text-tokens 9 does nothing without --replicas auto or --hardware"),
+    ],
+)
+def test_flags_of_a_search_without_one(flags: list[str], note: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*REFERENCE, *flags]) == 0
+    assert note in " ".join(capfd.readouterr().err.split())

@@ -1,0 +1,180 @@
+"""The search for the layout with the most questions per second."""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement import NodeResources, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
+from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan
+from latentmas_ray.placement.layouts import Layout, divide, layouts_for, rate_of
+from latentmas_ray.placement.throughput import most_per_second, predict
+from tests.cases.layouts import simulate_chain
+from tests.cases.placement import cluster, request
+
+PUBLISHED = {"planner": 0.3, "critic": 0.3, "refiner": 0.3, "judger": 20.0}  # of a batch: to think, and to answer
+
+
+def every_layout(agents: tuple[str, ...], num_devices: int) -> Iterator[Layout]:
+    """All layouts that use all devices, with any agents on any of them."""
+    kinds = [chosen for count in range(1, len(agents) + 1) for chosen in combinations(agents, count)]
+    for bars in combinations(range(num_devices + len(kinds) - 1), len(kinds) - 1):
+        ends = (-1, *bars, num_devices + len(kinds) - 1)
+        counts = [ends[number + 1] - ends[number] - 1 for number in range(len(kinds))]
+        layout = Layout({kind: count for kind, count in zip(kinds, counts, strict=True) if count})
+        if all(layout.replicas(agents).values()):
+            yield layout
+
+
+def chain(seconds: Mapping[str, float], *, apart: bool = True) -> PlanRequest:
+    return PlanRequest(
+        agents=tuple(seconds),
+        replicas=dict.fromkeys(seconds, 1),
+        nodes=cluster(1, 8),
+        apart=frozenset(list(seconds)[-1:]) if apart else frozenset(),
+    )
+
+
+def best(seconds: Mapping[str, float], num_devices: int, *, apart: bool = True) -> Layout:
+    return max(layouts_for(chain(seconds, apart=apart), seconds, num_devices), key=lambda one: rate_of(one, seconds))
+
+
+def devices_of(layout: Layout) -> list[tuple[str, ...]]:
+    return [contents for contents, count in layout.counts.items() for _ in range(count)]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_published_proportions_on_eight_gpus(apart: bool) -> None:
+    found = best(PUBLISHED, 8, apart=apart)
+    limit = 8 / sum(PUBLISHED.values())  # of any layout: no device ever idle
+    today = 1 / max(PUBLISHED.values())  # one actor for each agent
+    reached = simulate_chain(list(PUBLISHED), PUBLISHED, devices_of(found), 400)
+    assert reached >= 0.9 * limit
+    assert reached >= 5 * today
+    assert reached == pytest.approx(rate_of(found, PUBLISHED), rel=0.05)
+
+
+def test_published_proportions_without_a_shared_gpu() -> None:
+    own = [one for one in layouts_for(chain(PUBLISHED), PUBLISHED, 8) if set(map(len, one.counts)) == {1}]
+    assert [one.counts for one in own] == [{("planner",): 1, ("critic",): 1, ("refiner",): 1, ("judger",): 5}]
+
+
+times = st.floats(0.1, 20)
+
+
+@given(times, times, times)
+def test_the_search_is_near_the_best_of_all_layouts(first: float, second: float, third: float) -> None:
+    seconds = {"a": first, "b": second, "c": third}
+    most = max(rate_of(layout, seconds) for layout in every_layout(("a", "b", "c"), 4))
+    assert rate_of(best(seconds, 4), seconds) >= 0.9 * most
+
+
+def test_the_search_is_near_the_best_of_all_layouts_on_eight_gpus() -> None:
+    for seconds in ({"a": 0.3, "b": 0.3, "c": 20.0}, {"a": 3.0, "b": 4.0, "c": 9.0}, {"a": 9.0, "b": 0.2, "c": 5.0}):
+        most = max(rate_of(layout, seconds) for layout in every_layout(("a", "b", "c"), 8))
+        assert rate_of(best(seconds, 8), seconds) >= 0.9 * most
+
+
+@given(st.lists(times, min_size=2, max_size=4), st.integers(2, 8))
+def test_the_predicted_rate_is_what_a_simulation_reaches(work: list[float], num_devices: int) -> None:
+    seconds = {f"agent{number}": one for number, one in enumerate(work)}
+    layout = best(seconds, num_devices)
+    reached = simulate_chain(list(seconds), seconds, devices_of(layout), 40 * num_devices)
+    assert reached == pytest.approx(rate_of(layout, seconds), rel=0.15)
+
+
+def test_a_set_of_agents_on_few_devices_is_the_bound() -> None:
+    seconds = {"a": 1.0, "b": 1.0, "c": 2.0}
+    hosts = {"a": frozenset("x"), "b": frozenset("x"), "c": frozenset("xy")}
+    sizes = {"x": 1.0, "y": 1.0}
+    assert most_per_second(seconds, hosts, sizes) == (0.5, ("a", "b"))
+    assert most_per_second(seconds | {"c": 4.0}, hosts, sizes) == (2 / 6, ("c", "a", "b"))
+
+
+def test_more_kinds_than_subsets_can_be_looked_at_share_equally() -> None:
+    names = [f"agent{number}" for number in range(12)]
+    hosts = {name: frozenset({"all", name}) for name in names}
+    sizes = dict.fromkeys(["all", *names], 1.0)
+    rate, _ = most_per_second(dict.fromkeys(names, 1.0), hosts, sizes)
+    assert rate == pytest.approx(2 / 12)
+
+
+@given(st.lists(times, min_size=1, max_size=5), st.integers(0, 60))
+def test_devices_are_divided_as_the_work_is(work: list[float], more: int) -> None:
+    seconds = {str(number): one for number, one in enumerate(work)}
+    agents, num_devices = tuple(seconds), len(work) + more
+    counts = divide(agents, seconds, num_devices)
+    assert sum(counts.values()) == num_devices
+    worst = max(seconds[agent] / counts[agent] for agent in agents)
+    for target in {seconds[agent] / count for agent in agents for count in range(1, num_devices + 1)}:
+        if target < worst * (1 - 1e-9):  # nobody could be below it with as many devices
+            assert sum(-(-seconds[agent] // target) for agent in agents) > num_devices - 1e-9
+
+
+def search(nodes: tuple[NodeResources, ...], hardware: str = "h100", **more: object) -> list[PredictedPlan]:
+    figures = hardware_named(hardware)
+    made = request(nodes, workload=Workload(max_new_tokens=2048), **more)  # type: ignore[arg-type]
+    return LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds()).find()
+
+
+def test_thinkers_share_a_gpu_where_two_copies_of_the_weights_fit() -> None:
+    vllm = {"written_at_once": {"judger": 16}, "apart": frozenset({"judger"})}
+    small, large = (search(cluster(1, 8), model=model, **vllm)[0] for model in ("qwen3-4b", "qwen3-14b"))
+    assert small.plan.request.replicas["judger"] == 8
+    assert small.prediction.use > 0.95
+    assert large.plan.request.replicas == {"planner": 1, "critic": 1, "refiner": 1, "judger": 6}
+    for found in (small, large):
+        assert all(memory.total_bytes <= 80e9 for memory in found.plan.memory.values())
+
+
+def test_one_engine_for_all_agents_puts_them_on_every_gpu() -> None:
+    found = search(cluster(2, 8), topology="hierarchical")
+    assert found[0].plan.strategy == "colocate"
+    assert len(found[0].plan.slots) == 16
+    assert found[0].prediction.questions_per_second >= 0.99 * max(one.prediction.questions_per_second for one in found)
+
+
+def test_the_search_never_falls_behind_the_plan_of_today() -> None:
+    made = request(cluster(1, 8), workload=Workload(max_new_tokens=2048))
+    figures = hardware_named("h100")
+    finder = LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds())
+    today = predict(make_plan(made), finder.costs(made, is_colocated=False), finder.speeds)
+    assert finder.find()[0].prediction.questions_per_second > 5 * today.questions_per_second
+
+
+def test_a_model_that_needs_several_gpus_gets_the_fewest() -> None:
+    found = search(cluster(2, 8), model="qwen2.5-72b")
+    assert {one.plan.request.tp for one in found} == {4}
+    assert len(found[0].plan.slots) == 4
+
+
+@pytest.mark.parametrize("placement", ["pack", "colocate"])
+def test_a_placement_that_is_asked_for_is_kept(placement: str) -> None:
+    assert {one.plan.strategy for one in search(cluster(1, 4), placement=placement)} == {placement}
+
+
+def test_nodes_are_filled_before_others_are_used_and_have_their_part_of_every_kind() -> None:
+    vllm = {"written_at_once": {"judger": 16}, "apart": frozenset({"judger"})}
+    plan = search(cluster(4, 8), model="qwen3-14b", **vllm)[0].plan
+    slots = [slot for places in plan.slots.values() for slot in places]
+    assert {slot.node for slot in slots} == {0, 1, 2, 3}
+    for agent, count in plan.request.replicas.items():
+        nodes = [places[0].node for one, places in plan.slots.items() if agent in one.agents]
+        assert max(map(nodes.count, range(4))) - min(map(nodes.count, range(4))) <= 1 + count // 8, agent
+
+
+def test_nodes_without_gpus_are_devices_too() -> None:
+    found = search(nodes_alike(3, num_gpus=0, num_cpus=8), "cpu", model="qwen3-0.6b")[0]
+    assert found.prediction.num_devices == 3
+    assert found.plan.share.num_gpus == 0
+    assert len({slot for places in found.plan.slots.values() for slot in places}) == 3
+
+
+def test_spread_is_refused_and_what_does_not_fit_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"placement: .*spread.*auto, pack or colocate"):
+        search(cluster(1, 8), placement="spread")
+    with pytest.raises(ConfigError, match="more than it has"):
+        search(cluster(1, 1, gigabytes=16), model="qwen2.5-72b")
