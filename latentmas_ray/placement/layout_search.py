@@ -8,11 +8,12 @@ from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.assignment import ReplicaId, Slot, Slots
 from latentmas_ray.placement.hardware import Hardware
-from latentmas_ray.placement.layouts import Layout, layouts_for, rate_of
+from latentmas_ray.placement.layouts import Layout, contents_of, layouts_for, rate_of
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import memory_estimates, shard_memory
 from latentmas_ray.placement.plan import Plan, PlanRequest, gpu_sizes
 from latentmas_ray.placement.resources import ActorResources, divide_resources
+from latentmas_ray.placement.strategies import try_plan
 from latentmas_ray.placement.suggestions import make_plan
 from latentmas_ray.placement.throughput import Prediction, predict
 from latentmas_ray.placement.turn_costs import Efficiency, StepModel, TurnCost, turn_costs
@@ -109,7 +110,9 @@ class LayoutSearch:
         ranked.sort(key=lambda item: (-item[0], item[1].num_actors))
         most = _MOST_PREDICTED if len(places) <= _MANY_DEVICES else _MOST_PREDICTED // 4
         unlike = {_kinds(request, layout): layout for _, layout in reversed(ranked)}
-        chosen = [layout for _, layout in ranked if unlike[_kinds(request, layout)] is layout][:most]
+        chosen = [layout for _, layout in ranked if unlike[_kinds(request, layout)] is layout]
+        # Those that a run can have are among them in any case.
+        chosen = chosen[:most] + [layout for layout in chosen[most:] if not layout.shares_devices]
         plans = [(layout, plan_of(request, layout, places)) for layout in chosen]
         return in_order(
             [
@@ -130,6 +133,21 @@ def _kinds(request: PlanRequest, layout: Layout) -> Hashable:
     )
 
 
+def run_of(found: Sequence[PredictedPlan]) -> tuple[PredictedPlan, Plan] | None:
+    """Return the first of these plans that a run can have, and the run's own plan with its placement, tp and replicas.
+
+    A run divides GPUs equally among all actors, so it cannot have a layout in which some share one and others do not.
+    None if there is no other.
+    """
+    for one in found:
+        request = one.plan.request
+        wanted: PlacementName = "colocate" if one.plan.is_colocated else "auto"
+        own = try_plan(replace(request, placement=wanted)) if one.layout and not one.layout.shares_devices else None
+        if isinstance(own, Plan) and own.strategy == one.plan.strategy and contents_of(own) == contents_of(one.plan):
+            return one, own
+    return None
+
+
 def in_order(found: Sequence[PredictedPlan]) -> list[PredictedPlan]:
     """Return the plans by questions per second; of those within 1 % of the most, that with the fewest actors first."""
     if not found:
@@ -148,7 +166,7 @@ def fits(request: PlanRequest, layout: Layout) -> bool:
     assert request.topology is not None, "a search needs a topology"
     if model.num_kv_heads % tp or model.num_heads % tp or model.mlp_size % tp:
         return False
-    if tp > 1 and not layout.is_colocated and any(len(contents) > 1 for contents in layout.counts):
+    if tp > 1 and layout.shares_devices:
         return False  # the ranks of a replica need GPUs of their own
     sizes = gpu_sizes(request.nodes)
     if not sizes:

@@ -1,11 +1,13 @@
 """Layouts: how many devices of a cluster host which agents, and those that are worth trying."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from math import floor
 
-from latentmas_ray.placement.plan import PlanRequest
+from latentmas_ray.placement.assignment import Slot
+from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.throughput import most_per_second
 
 _MOST_AGENTS = 6  # of which all sets are tried as those that share devices
@@ -26,9 +28,23 @@ class Layout:
     def num_actors(self) -> int:
         return sum(count * (1 if self.is_colocated else len(contents)) for contents, count in self.counts.items())
 
+    @property
+    def shares_devices(self) -> bool:
+        """Whether several actors are on one device."""
+        return not self.is_colocated and any(len(contents) > 1 for contents in self.counts)
+
     def replicas(self, agents: Iterable[str]) -> dict[str, int]:
         """Return the number of replicas of each agent."""
         return {agent: sum(count for contents, count in self.counts.items() if agent in contents) for agent in agents}
+
+
+def contents_of(plan: Plan) -> dict[Contents, int]:
+    """Return how many devices of a plan host which agents."""
+    on_device: defaultdict[tuple[Slot, ...], set[str]] = defaultdict(set)
+    for replica_id, slots in plan.slots.items():
+        on_device[slots].update(replica_id.agents)
+    agents = plan.request.agents
+    return dict(Counter(tuple(agent for agent in agents if agent in names) for names in on_device.values()))
 
 
 def rate_of(layout: Layout, seconds: Mapping[str, float]) -> float:

@@ -1,15 +1,13 @@
 """Predicted questions per second of a plan, the use of its devices, and what bounds it."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 from latentmas_ray.placement.assignment import Slot
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.plan import Plan
 from latentmas_ray.placement.turn_costs import TurnCost
 
-_MOST_KINDS = 10  # of agents that share devices, of which all subsets are looked at
 Hosts = Mapping[str, frozenset[Hashable]]  # the devices on which an agent has a replica
 
 
@@ -57,27 +55,46 @@ def most_per_second(
     """Return the most questions per second, and the agents that set it.
 
     `seconds`: of device time that each agent needs for a question; `sizes`: how many devices are meant by one host.
-    Each question needs all agents, a replica serves as many questions as it can, and the replicas on a device share its
-    time. Then the most is the least, over all sets of agents, of the devices that host one of them over the seconds
-    that they need together (max-flow min-cut: the work of a set can only be done there). Agents on the same hosts go
-    together; sets whose hosts are apart need not be joined. Beyond ten kinds of hosts in one such set it is the rate at
-    which the replicas of an agent have equal shares, which is not more than the most.
+    Actors with a turn share the time of their device equally, and a turn goes to the actor of its agent with the fewest
+    turns that are not over. So an agent's actors have equal shares of the questions, except for one agent at most:
+    where all others keep up, the turns of the slowest wait in queues, and its actors take what time the others leave.
+    At least an equal part of a device is theirs, which the others must do without. The better of both cases is what a
+    simulation of such actors reaches.
     """
-    kinds: dict[frozenset[Hashable], list[str]] = {}
+    replicas = {agent: sum(sizes[host] for host in hosts[agent]) for agent in seconds}
+    shares = {agent: seconds[agent] / replicas[agent] for agent in seconds}
+    on: dict[Hashable, list[str]] = {host: [] for host in sizes}
     for agent in seconds:
-        kinds.setdefault(hosts[agent], []).append(agent)
-    rates = []
-    for joined in _joined(list(kinds)):
-        if len(joined) > _MOST_KINDS:
-            rates.append(_equal_shares(joined, kinds, seconds, sizes))
-            continue
-        for count in range(1, len(joined) + 1):
-            for chosen in combinations(joined, count):
-                agents = tuple(agent for kind in chosen for agent in kinds[kind])
-                room = sum(sizes[host] for host in frozenset().union(*chosen))
-                needed = sum(seconds[agent] for agent in agents)
-                rates.append((room / needed if needed else float("inf"), agents))
-    return min(rates, key=lambda found: (found[0], len(found[1])))
+        for host in hosts[agent]:
+            on[host].append(agent)
+    equal = _least([(1.0, tuple(agents), sum(shares[agent] for agent in agents)) for agents in on.values()])
+    return max([equal, *(_with_queues(slowest, hosts, sizes, shares, on) for slowest in seconds)])
+
+
+def _with_queues(
+    slowest: str,
+    hosts: Hosts,
+    sizes: Mapping[Hashable, float],
+    shares: Mapping[str, float],
+    on: Mapping[Hashable, list[str]],
+) -> tuple[float, tuple[str, ...]]:
+    """Return the same where the turns of one agent wait in queues."""
+    bounds = []
+    left_out = 0.0
+    for host, agents in on.items():
+        others = tuple(agent for agent in agents if agent != slowest)
+        needed = sum(shares[agent] for agent in others)
+        bounds.append((len(others) / len(agents) if agents else 1.0, others, needed))
+        left_out += sizes[host] * needed if slowest in agents else 0.0
+    room = sum(sizes[host] for host in hosts[slowest])
+    beside = {agent for host in hosts[slowest] for agent in on[host]}
+    bounds.append((room, tuple(agent for agent in shares if agent in beside), shares[slowest] * room + left_out))
+    return _least(bounds)
+
+
+def _least(bounds: Iterable[tuple[float, tuple[str, ...], float]]) -> tuple[float, tuple[str, ...]]:
+    """Return the least of room / needed, and its agents."""
+    return min(((room / needed, agents) for room, agents, needed in bounds if needed), default=(float("inf"), ()))
 
 
 def num_devices(plan: Plan) -> int:
@@ -92,34 +109,6 @@ def _hosts(plan: Plan) -> dict[str, frozenset[Hashable]]:
         for agent in replica_id.agents:
             found[agent].update(slots)
     return {name: frozenset(slots) for name, slots in found.items()}
-
-
-def _joined(kinds: list[frozenset[Hashable]]) -> Iterator[list[frozenset[Hashable]]]:
-    """Yield the sets of kinds that share hosts, directly or by others."""
-    left = list(kinds)
-    while left:
-        joined = reached = [left.pop()]
-        while reached:
-            hosts = frozenset().union(*reached)
-            reached = [kind for kind in left if kind & hosts]
-            left = [kind for kind in left if not kind & hosts]
-            joined = joined + reached
-        yield joined
-
-
-def _equal_shares(
-    joined: list[frozenset[Hashable]],
-    kinds: Mapping[frozenset[Hashable], list[str]],
-    seconds: Mapping[str, float],
-    sizes: Mapping[Hashable, float],
-) -> tuple[float, tuple[str, ...]]:
-    load: dict[Hashable, float] = {}
-    for kind in joined:
-        room = sum(sizes[host] for host in kind)
-        for host in kind:
-            load[host] = load.get(host, 0.0) + sum(seconds[agent] for agent in kinds[kind]) / room
-    fullest = max(load, key=lambda host: load[host])
-    return 1 / load[fullest], tuple(agent for kind in joined if fullest in kind for agent in kinds[kind])
 
 
 def _network_rate(transfers: Iterable[PlannedTransfer], plan: Plan, speeds: LinkSpeeds) -> float:

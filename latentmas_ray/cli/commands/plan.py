@@ -29,7 +29,7 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan
+from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
 from latentmas_ray.placement.throughput import predict
 from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
@@ -351,8 +351,11 @@ def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> di
     """Return the figures that are predicted, and all plans that were; nothing if none was."""
     if not found:
         return {}
+    from latentmas_ray.cli.render.layout_tables import run_flags
+
     return {
         "hardware": asdict(search.hardware),
+        "run": None if (run := run_of(found)) is None else run_flags(run[1]),
         "predicted": [
             {
                 "placement": one.plan.strategy,

@@ -1,6 +1,5 @@
 """Predicted plans as text: questions per second, the use of the devices, and what bounds each."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rich import box
@@ -10,7 +9,8 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.placement import Plan
-from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan
+from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.layouts import contents_of
 from latentmas_ray.units import format_fine_seconds
 
 
@@ -24,8 +24,28 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
     ]
     if len(found) > 1:
         title = f" layouts: the best {most} of {len(found)}" if most < len(found) else f" all {len(found)} layouts"
-        parts += [Text(title, style="bold"), _layouts(found[:most]), ""]
+        parts += [Text(title, style="bold"), _layouts(found[:most])]
+    if (run := run_of(found)) is not None:
+        parts += [_flags(*run), ""]
     return Group(*parts)
+
+
+def _flags(found: PredictedPlan, plan: Plan) -> Text:
+    """Return the flags that give a run this plan."""
+    rate = found.prediction.questions_per_second
+    return Text(f" a run has {rate:.3g} questions/s with {run_flags(plan)}", style="dim")
+
+
+def run_flags(plan: Plan) -> str:
+    """Return the flags of a run for the placement, tp and replicas of this plan."""
+    request = plan.request
+    counts = {agent: count for agent, count in request.replicas.items() if count > 1}
+    is_same = len(set(request.replicas.values())) == 1
+    replicas = (
+        str(request.num_pipelines) if is_same else ",".join(f"{agent}={count}" for agent, count in counts.items())
+    )
+    tp = f" --tp {request.tp}" if request.tp > 1 else ""
+    return f"--placement {plan.strategy} --replicas {replicas}{tp}"
 
 
 def _agents(search: LayoutSearch, best: PredictedPlan) -> Table:
@@ -78,14 +98,10 @@ def _layouts(found: Sequence[PredictedPlan]) -> Table:
 
 def _contents(plan: Plan) -> Text:
     """Say how many devices have which agents."""
-    on_device: defaultdict[object, list[str]] = defaultdict(list)
-    for replica_id, slots in plan.slots.items():
-        name = "all in one actor" if plan.is_colocated else replica_id.agents[0]
-        on_device[slots].append(name)
-    order = {name: number for number, name in enumerate(plan.request.agents)}
-    counts = Counter(tuple(sorted(names, key=lambda name: order.get(name, 0))) for names in on_device.values())
     ranks = f" (tp {plan.request.tp})" if plan.request.tp > 1 else ""
-    return Text(", ".join(f"{count}× {'+'.join(names)}" for names, count in counts.items()) + ranks)
+    found = contents_of(plan).items()
+    texts = [f"{count}× {'all in one actor' if plan.is_colocated else '+'.join(names)}" for names, count in found]
+    return Text(", ".join(texts) + ranks)
 
 
 def _device(plan: Plan) -> str:

@@ -120,6 +120,8 @@ def test_compare_prints_all_layouts(capfd: pytest.CaptureFixture[str]) -> None:
     assert rates[0] >= 0.99 * max(rates)
     assert told["hardware"]["name"] == "h100"
     assert told["replicas"] == told["predicted"][0]["replicas"]
+    assert told["run"] == "--placement colocate --replicas 8"
+    assert f"questions/s with {told['run']}" in out
 
 
 def test_hardware_gives_its_memory_its_links_and_a_prediction(capfd: pytest.CaptureFixture[str]) -> None:
