@@ -51,10 +51,12 @@ class LayoutSearch:
         """Return the best plan first, and then all others by questions per second.
 
         A model that needs more than one GPU gets the fewest over which it fits, if `tp` of the request is 1. Raises
-        ConfigError if no layout fits, or if the placement is one that no search fills.
+        ConfigError if no layout fits, for GPUs of unknown size, and for the placement spread.
         """
         if self.request.placement == "spread":
             raise ConfigError("placement", "spread", "with replicas auto it must be auto, pack or colocate")
+        if any(node.whole_gpus and node.gpu_bytes is None for node in self.request.nodes):
+            raise ConfigError("gpu_memory", "nothing", "a search needs the size of the GPUs: give it, or hardware")
         for tp in _TP if self.request.tp == 1 else (self.request.tp,):
             if found := self._find(replace(self.request, tp=tp)):
                 return found

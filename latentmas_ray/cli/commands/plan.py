@@ -145,9 +145,10 @@ def plan(
     topology = load_topology(config.topology)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
+    is_here = gpus_per_node is None and config.address is None
     own = {"replicas": config.replicas, "hardware": hardware, "text_tokens": text_tokens, "compare": compare}
     _tell_unused(config, request, {"gpu_memory": gpu_memory, **own})
-    search = _search(request, _hardware_of(planned_nodes, named), speeds, text_tokens)
+    search = _search(request, _hardware_of(planned_nodes, named, is_here=is_here), speeds, text_tokens)
     found = _predicted(search, is_auto=config.replicas == "auto", is_asked_for=named is not None)
     made = found[0].plan if found else make_plan(request)
     _tell_unused_links(made, speeds, given)
@@ -210,7 +211,7 @@ def _predicted(search: LayoutSearch, *, is_auto: bool, is_asked_for: bool) -> li
     return [PredictedPlan(layout=None, plan=made, prediction=predict(made, costs, search.speeds))]
 
 
-def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None) -> Hardware:
+def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None, *, is_here: bool) -> Hardware:
     """Return the named figures, else those of this machine's GPU, those that are assumed for GPUs, or those of
     processors. Raises ConfigError for figures of GPUs on nodes without, and the other way round."""
     has_gpus = any(node.whole_gpus for node in nodes)
@@ -221,9 +222,9 @@ def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None) -> Ha
         return named
     if not has_gpus:
         return HARDWARE["cpu"]
-    import torch  # takes seconds
+    if is_here:
+        import torch  # takes seconds
 
-    if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found = hardware_of_device(properties.name, properties.total_memory)
         if found is not None:

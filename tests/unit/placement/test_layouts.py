@@ -197,5 +197,7 @@ def test_nodes_without_gpus_are_devices_too() -> None:
 def test_spread_is_refused_and_what_does_not_fit_is_said() -> None:
     with pytest.raises(ConfigError, match=r"placement: .*spread.*auto, pack or colocate"):
         search(cluster(1, 8), placement="spread")
+    with pytest.raises(ConfigError, match=r"gpu_memory: .*the size of the GPUs"):
+        search(cluster(1, 8, gigabytes=None))
     with pytest.raises(ConfigError, match="more than it has"):
         search(cluster(1, 1, gigabytes=16), model="qwen2.5-72b")
