@@ -32,8 +32,8 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
 
 def _flags(found: PredictedPlan, plan: Plan) -> Text:
     """Return the flags that give a run this plan."""
-    rate = found.prediction.questions_per_second
-    return Text(f" a run has {rate:.3g} questions/s with {run_flags(plan)}", style="dim")
+    rate = _rate(found.prediction.questions_per_second)
+    return Text(f" a run has {rate} questions/s with {run_flags(plan)}", style="dim")
 
 
 def run_flags(plan: Plan) -> str:
@@ -69,7 +69,7 @@ def _notes(search: LayoutSearch, best: PredictedPlan) -> Text:
     figures, reached, prediction = search.hardware, search.efficiency, best.prediction
     tokens = search.expected_tokens or search.request.workload.max_new_tokens
     return Text(
-        f" {prediction.questions_per_second:.3g} questions/s, {100 * prediction.use:.0f} % of "
+        f" {_rate(prediction.questions_per_second)} questions/s, {100 * prediction.use:.0f} % of "
         f"{prediction.num_devices} {_device(best.plan)}s busy; the bound: {prediction.bound_by}\n"
         f" the times are a replica's for one question, whose texts have {tokens} tokens, on {figures.name}: "
         f"{100 * reached.bandwidth:.0f} % of {figures.bytes_per_second / 1e9:,.0f} GB/s and "
@@ -91,7 +91,7 @@ def _layouts(found: Sequence[PredictedPlan]) -> Table:
     table.add_column("bound by", overflow="fold")
     for number, one in enumerate(found, 1):
         prediction = one.prediction
-        rate, use = f"{prediction.questions_per_second:.3g}", f"{100 * prediction.use:.0f} %"
+        rate, use = _rate(prediction.questions_per_second), f"{100 * prediction.use:.0f} %"
         table.add_row(f" {number}", rate, use, _contents(one.plan), prediction.bound_by)
     return table
 
@@ -102,6 +102,10 @@ def _contents(plan: Plan) -> Text:
     found = contents_of(plan).items()
     texts = [f"{count}× {'all in one actor' if plan.is_colocated else '+'.join(names)}" for names, count in found]
     return Text(", ".join(texts) + ranks)
+
+
+def _rate(questions_per_second: float) -> str:
+    return f"{questions_per_second:,.0f}" if questions_per_second >= 100 else f"{questions_per_second:.3g}"
 
 
 def _device(plan: Plan) -> str:

@@ -156,6 +156,13 @@ def test_a_search_that_cannot_be_had_is_one_line_and_exit_code_2(
     test_what_is_wrong_is_one_line_and_exit_code_2(flags, named, capfd)
 
 
+def test_many_questions_per_second_are_whole_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--nodes", "8", "--text-tokens", "10", "--model", "qwen3-0.6b"]
+    out = printed([*AUTO, *flags], capfd)
+    assert re.search(r" [\d,]{3,} questions/s", out)
+    assert "e+" not in out
+
+
 def test_a_run_needs_numbers_of_replicas(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--replicas", "auto", "--limit", "1"]) == 2
     err = capfd.readouterr().err
