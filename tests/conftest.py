@@ -20,7 +20,8 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
-FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "vllm", "gpu")
+# Several nodes come before Ray: of two processes one would have nothing else to do at the end than their one long file.
+FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "ray", "vllm", "gpu")
 MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "vllm", "gpu"})
 
 QUIET = {
@@ -73,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
-    items.sort(key=_cost)
+    items.sort(key=_place)
     if "slow" not in config.stash[REQUIRED]:
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
@@ -102,9 +103,9 @@ def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
-def _cost(item: pytest.Item) -> tuple[int, bool, bool]:
+def _place(item: pytest.Item) -> tuple[int, bool, bool]:
     folder = _folder(item)
-    place = FOLDERS_BY_COST.index(folder) if folder in FOLDERS_BY_COST else len(FOLDERS_BY_COST)
+    place = FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
     fixtures = set(getattr(item, "fixturenames", ()))
     has_own_ray = "start_ray" in fixtures and "cluster" not in fixtures  # the shared one must be ended for it
     return place, has_own_ray, item.get_closest_marker("slow") is not None

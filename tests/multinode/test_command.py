@@ -188,9 +188,16 @@ REASONS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _knock_early(request: pytest.FixtureRequest) -> None:
+    """Some commands that cannot join take a minute to give up, in which they only wait. So where a test asks for them
+    they start with the first one."""
+    if any("knocking" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("knocking")
+
+
+@pytest.fixture(scope="module")
 def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Command]]]:
-    """The commands that cannot join, each with its address. They start with the first test, since some take a minute
-    to give up, in which they only wait."""
+    """The commands that cannot join, each with its address."""
     cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
     hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     bare = {name: value for name, value in environment(ONE_THREAD).items() if name not in hidden}

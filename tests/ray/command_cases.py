@@ -89,3 +89,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / "results.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def lines_but(said: str, *begins: str) -> list[str]:
+    """The lines that begin otherwise than with one of `begins`: a comparison of them shows which."""
+    return [line for line in said.splitlines() if not line.startswith(begins)]

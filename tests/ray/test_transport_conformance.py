@@ -25,6 +25,14 @@ MAKERS: dict[str, Callable[[], Transport]] = {
     "nixl": lambda: Nixl(TIMEOUT_SECONDS),
 }
 
+# A death costs the start of another process. What lies in Ray's own store is for Ray to keep.
+DEATHS = pytest.mark.parametrize(
+    "peers",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "object_store")) for name in MAKERS],
+    indirect=True,
+    scope="module",
+)
+
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -152,12 +160,19 @@ def test_bytes_of_another_piece_are_noticed(peers: Peers) -> None:
     assert_told(get(peers.reader.read.remote(swapped, Case())), "WireError")
 
 
-def test_memory_of_another_run_is_refused(peers: Peers) -> None:
+@pytest.fixture(scope="module")
+def stranger(all_peers: Peers) -> Iterator[Any]:
+    """A process of another run."""
+    stranger = start(all_peers.transports, all_peers.name, RunKey.generate())
+    yield stranger
+    ray.kill(stranger)
+
+
+def test_memory_of_another_run_is_refused(peers: Peers, stranger: Any) -> None:
+    get(stranger.use.remote(peers.name))
     payload = peers.producer.pack.remote(Case())
-    stranger = start(peers.transports, peers.name, RunKey.generate())
     assert_told(get(stranger.read.remote(payload, Case())), "WireError")
     assert_told(get(peers.reader.read.remote(stranger.pack.remote(Case()), Case())), "WireError")
-    ray.kill(stranger)
     assert_right(get(peers.reader.read.remote(payload, Case())))
 
 
@@ -215,6 +230,7 @@ def test_a_producer_that_stands_still_is_not_waited_for_forever(peers: Peers) ->
     assert_right(get(peers.reader.read.remote(payload, BIG)))
 
 
+@DEATHS
 def test_a_reader_that_dies_costs_nobody_else_anything(peers: Peers) -> None:
     payload = peers.producer.pack.remote(BIG)
     assert_right(get(peers.other.read.remote(payload, BIG)))
@@ -229,6 +245,7 @@ def test_a_reader_that_dies_costs_nobody_else_anything(peers: Peers) -> None:
     get(peers.producer.release.remote(payload))
 
 
+@DEATHS
 def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None:
     """During a read and after it: no reader hangs or reads wrong numbers, and what was read stays valid."""
     payload = peers.producer.pack.remote(BIG)
@@ -248,6 +265,7 @@ def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None
     assert_right(get(peers.reader.read.remote(fresh, Case())))
 
 
+@pytest.mark.slow  # the two tests before have a producer that stands still, and one that dies
 def test_a_stopped_producer_that_dies_is_noticed_at_once(peers: Peers) -> None:
     if peers.capabilities.one_sided:
         pytest.skip("nothing waits for the producer")

@@ -217,8 +217,17 @@ NESTED: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("case", NESTED)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        # All files of lines are read in one way, all files of one value in another, and the configuration in a third.
+        pytest.param(
+            name, case, marks=[pytest.mark.slow] * (name not in ("results.jsonl", "summary.json", "config.yaml"))
+        )
+        for name in FILES
+        for case in NESTED
+    ],
+)
 def test_nesting_is_told(name: str, case: str, run: Path) -> None:
     content = NESTED[case](100_000) + b"\n"
     if name == "results.jsonl":
@@ -254,8 +263,15 @@ def test_yaml_that_no_run_writes_is_told(case: str, run: Path) -> None:
 IDS = {"dict": {}, "list": [1], "null": None, "true": True, "nan": math.nan, "number": 7, "nested": {"id": ["q0"]}}
 
 
-@pytest.mark.parametrize("value", IDS)
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        # Whatever is no text is refused alike: one kind of it in each of the other files.
+        pytest.param(name, value, marks=[pytest.mark.slow] * (name != "results.jsonl" and value != "dict"))
+        for name in LINES
+        for value in IDS
+    ],
+)
 def test_an_id_that_is_no_text_is_told(name: str, value: str, run: Path) -> None:
     path = run / name
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -271,8 +287,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("number", NOT_FINITE)
-@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in PLACES.items() for place in places])
+@pytest.mark.parametrize(
+    ("name", "place", "number"),
+    [
+        # Every number and every place once, and all numbers at all places where slow tests are run.
+        pytest.param(name, place, number, marks=[pytest.mark.slow] * (number_index != place_index))
+        for name, places in PLACES.items()
+        for place_index, place in enumerate(places)
+        for number_index, number in enumerate(NOT_FINITE)
+    ],
+)
 def test_a_number_that_is_not_finite_is_told(name: str, place: str, number: str, run: Path) -> None:
     path = run / name
     first, *others = path.read_text().splitlines()
@@ -312,8 +336,19 @@ def as_link_in_a_circle(path: Path) -> None:
 PLACED: tuple[Callable[[Path], None], ...] = (as_fifo, as_socket, as_device, as_folder, as_link_in_a_circle)
 
 
-@pytest.mark.parametrize("place", PLACED)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        # The other files are opened as these two are: by one function for all.
+        pytest.param(
+            name,
+            place,
+            marks=[pytest.mark.slow] * (name not in ("results.jsonl", "config.yaml") and place is not as_fifo),
+        )
+        for name in FILES
+        for place in PLACED
+    ],
+)
 def test_something_else_in_the_place_of_a_file_is_told(name: str, place: Callable[[Path], None], run: Path) -> None:
     (run / name).unlink()
     place(run / name)
