@@ -7,9 +7,10 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report import load_runs
 from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.tasks.question import Question
@@ -34,6 +34,12 @@ QUESTIONS = [
 ]
 FILES = ("results.jsonl", "traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json", "config.yaml")
 LINES = ("results.jsonl", "traces.jsonl", "failures.jsonl")
+IN_FULL = ("results.jsonl", "summary.json", "config.yaml")  # one of each kind; the others are read as these are
+
+
+def all_of(cases: Iterable[tuple[Any, ...]], is_quick: Callable[..., bool]) -> list[Any]:
+    """All cases as parameters, of which those that are not quick are slow."""
+    return [pytest.param(*case, marks=[] if is_quick(*case) else pytest.mark.slow) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +87,9 @@ def called(args: list[str]) -> tuple[int, str]:
 
 
 def check(root: Path, *, must_fail: tuple[str, ...] = ()) -> None:
-    """Call every command. Those that begin with a name in `must_fail` must tell something in one line."""
-    for args in commands(root):
+    """Call every command, and of those that must fail one of each name, because they read the run in the same way.
+    Those that begin with a name in `must_fail` must tell something in one line."""
+    for args in commands(root) if not must_fail else {args[0]: args for args in commands(root)}.values():
         (root / "new").unlink(missing_ok=True)
         code, err = called(args)
         assert code in (0, 2), (args, err)
@@ -217,17 +224,7 @@ NESTED: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        # All files of lines are read in one way, all files of one value in another, and the configuration in a third.
-        pytest.param(
-            name, case, marks=[pytest.mark.slow] * (name not in ("results.jsonl", "summary.json", "config.yaml"))
-        )
-        for name in FILES
-        for case in NESTED
-    ],
-)
+@pytest.mark.parametrize(("name", "case"), all_of(product(FILES, NESTED), lambda name, _: name in IN_FULL))
 def test_nesting_is_told(name: str, case: str, run: Path) -> None:
     content = NESTED[case](100_000) + b"\n"
     if name == "results.jsonl":
@@ -264,13 +261,7 @@ IDS = {"dict": {}, "list": [1], "null": None, "true": True, "nan": math.nan, "nu
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        # Whatever is no text is refused alike: one kind of it in each of the other files.
-        pytest.param(name, value, marks=[pytest.mark.slow] * (name != "results.jsonl" and value != "dict"))
-        for name in LINES
-        for value in IDS
-    ],
+    ("name", "value"), all_of(product(LINES, IDS), lambda name, value: name in IN_FULL or value == "dict")
 )
 def test_an_id_that_is_no_text_is_told(name: str, value: str, run: Path) -> None:
     path = run / name
@@ -288,16 +279,13 @@ PLACES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "number"),
-    [
-        # Every number and every place once, and all numbers at all places where slow tests are run.
-        pytest.param(name, place, number, marks=[pytest.mark.slow] * (number_index != place_index))
-        for name, places in PLACES.items()
-        for place_index, place in enumerate(places)
-        for number_index, number in enumerate(NOT_FINITE)
-    ],
+    ("name", "number", "place"),  # in each file every number and every place once; all pairs are slow
+    all_of(
+        ((name, number, place) for name, places in PLACES.items() for number, place in product(NOT_FINITE, places)),
+        lambda name, number, place: NOT_FINITE.index(number) == PLACES[name].index(place),
+    ),
 )
-def test_a_number_that_is_not_finite_is_told(name: str, place: str, number: str, run: Path) -> None:
+def test_a_number_that_is_not_finite_is_told(name: str, number: str, place: str, run: Path) -> None:
     path = run / name
     first, *others = path.read_text().splitlines()
     keys = [int(key) if key.isdigit() else key for key in place.split(".")]
@@ -337,17 +325,7 @@ PLACED: tuple[Callable[[Path], None], ...] = (as_fifo, as_socket, as_device, as_
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        # The other files are opened as these two are: by one function for all.
-        pytest.param(
-            name,
-            place,
-            marks=[pytest.mark.slow] * (name not in ("results.jsonl", "config.yaml") and place is not as_fifo),
-        )
-        for name in FILES
-        for place in PLACED
-    ],
+    ("name", "place"), all_of(product(FILES, PLACED), lambda name, place: name in IN_FULL or place is as_fifo)
 )
 def test_something_else_in_the_place_of_a_file_is_told(name: str, place: Callable[[Path], None], run: Path) -> None:
     (run / name).unlink()
@@ -417,10 +395,3 @@ def test_several_seeds_with_something_else_in_the_place_of_their_summary(tmp_pat
     code, err = called([*args, "--seeds", "1,2"])
     assert (code, err.count("\n")) == (2, 1)
     assert "summary.json: got 'a folder'; it must be a regular file" in err
-
-
-def test_a_run_is_read_while_it_is_written(run: Path) -> None:
-    """A last line without its end is not damage."""
-    path = run / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    assert [len(one.answers) for one in load_runs(run)] == [2]
