@@ -113,6 +113,7 @@ def test_a_chain_moves_every_segment_once(actors: tuple[RayRuntime, RuntimeInfo]
     assert handed_on == pytest.approx(2 * written, rel=0.05)  # (1 + 2 + 3) / 3
 
 
+@pytest.mark.slow  # an actor for one line; `tests/unit/transport/test_choose.py` has the choice
 def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> None:
     runtime = RayRuntime(["planner"], partial(StandIn, tmp_path), partial(pick_transport, "nccl", "none"))
     try:

@@ -91,7 +91,7 @@ def of(kind: type[Any], events: list[Event], handle: TurnHandle) -> list[Any]:
 
 
 def test_questions_are_reported_when_they_end_and_turns_overlap(runtime: RayRuntime) -> None:
-    long = runtime.submit(request("judger", "write 2", "write 40 sleep 0.03"), {})
+    long = runtime.submit(request("judger", "write 2", "write 40 sleep 0.05"), {})
     short = runtime.submit(request("judger", "write 3"), {})
     events = poll_until(runtime, has_ended(long, short))
     first, last = of(QuestionDone, events, long)
@@ -103,7 +103,7 @@ def test_questions_are_reported_when_they_end_and_turns_overlap(runtime: RayRunt
     assert order.index(of(TurnDone, events, short)[0]) < len(order) - 2
     assert (first.question_id, first.result.texts) == ("q0", (text_of("write 2", 2),))
     assert (last.question_id, last.result) == ("q1", None)
-    assert result.texts == (text_of("write 2", 2), text_of("write 40 sleep 0.03", 40))
+    assert result.texts == (text_of("write 2", 2), text_of("write 40 sleep 0.05", 40))
     grown = [event.num_tokens for event in of(TokensWritten, events, long) if event.question_id == "q1"]
     assert len(grown) >= 2, "tokens are reported while the text grows"
     assert grown == sorted(grown)
