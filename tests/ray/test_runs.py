@@ -93,7 +93,7 @@ def _wall_clock_to_sum(turns: list[Turn]) -> float:
 
 def test_parallel_branches_run_at_the_same_time(actors: StartedRuntime, turns: Turns) -> None:
     answers = drive(*actors, PARALLEL, questions_that_wait(1, 1.0))
-    assert all(isinstance(answer, Answer) for answer in answers.values())
+    assert [answer for answer in answers.values() if not isinstance(answer, Answer)] == []
     experts = [turns()[name, 0] for name in EXPERTS]
     assert len({turn.pid for turn in turns().values()}) == 4
     assert _wall_clock_to_sum(experts) < 0.6

@@ -215,7 +215,8 @@ def test_nothing_is_left_over(peers: Peers) -> None:
     move(5)
     before, shared_before = used(), get(peers.producer.shared_bytes.remote())
     move(20)
-    assert all(after <= then + 3 for after, then in zip(used(), before, strict=True))
+    grown = [after - then for after, then in zip(used(), before, strict=True)]
+    assert max(grown) <= 3, grown
     if peers.name != "object_store":  # whose pages stay mapped until Ray needs them
         assert get(peers.producer.shared_bytes.remote()) <= shared_before + 2**20
 
