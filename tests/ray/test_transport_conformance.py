@@ -182,7 +182,9 @@ def test_what_was_released_is_gone(peers: Peers) -> None:
     payload, other = get(peers.producer.pack_many.remote([Case(), Case(seed=1)]))
     assert_right(get(peers.reader.read.remote(payload, Case())))
     get(peers.producer.release.remote(payload, payload))
-    assert_told(get(peers.reader.read.remote(payload, Case())), within=1.0)
+    read = get(peers.reader.read.remote(payload, Case()))
+    assert_told(read)
+    assert "gone" in read.message, "it was not waited for"
     assert_right(get(peers.reader.read.remote(other, Case(seed=1))))
 
 
