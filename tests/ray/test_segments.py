@@ -92,7 +92,7 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(runtime: RayRunt
     _, again = ray.get(chunk).payload
     assert not kv.flags.writeable
     assert kv.ctypes.data == again.ctypes.data
-    reader = ObjectStore()
+    reader = ObjectStore().within_one_node()
     reader.open(runtime._manager._request.key)
     segment = reader.unpack((header, kv), expected=SPEC)
     assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
