@@ -13,7 +13,7 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingM
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report import load_run
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, Trace, read_embeddings, read_traces
-from tests.cases.report import make_answer, make_trace, write_run, write_simple_run
+from tests.cases.report import make_trace, write_simple_run
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 THOUGHTS = st.builds(
@@ -53,11 +53,9 @@ def test_a_map_of_embeddings_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_run_is_read_while_it_is_written(tmp_path: Path) -> None:
     """A last line without its end is not damage."""
-    config = RunConfig(task="sums", method="latent")
-    write_run(tmp_path, [make_answer(number, config, correct=True) for number in range(3)], config=config)
-    path = tmp_path / "results.jsonl"
+    path = write_simple_run(tmp_path / "run", "110") / "results.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    assert len(load_run(tmp_path).answers) == 2
+    assert len(load_run(tmp_path / "run").answers) == 2
 
 
 def test_an_unfinished_last_line_of_traces_is_ignored(tmp_path: Path) -> None:
