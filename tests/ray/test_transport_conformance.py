@@ -25,8 +25,8 @@ MAKERS: dict[str, Callable[[], Transport]] = {
     "nixl": lambda: Nixl(TIMEOUT_SECONDS),
 }
 
-# A death costs the start of another process. What lies in Ray's own store is for Ray to keep, and `test_segments.py` has
-# a producer of such memory that dies.
+# A death costs the start of another process. What lies in Ray's own store is for Ray to keep; `test_segments.py` has a
+# producer of such memory that dies.
 DEATHS = pytest.mark.parametrize(
     "peers",
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "object_store")) for name in MAKERS],
