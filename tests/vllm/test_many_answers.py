@@ -20,7 +20,8 @@ KINDS = {
 }
 STEPS = {"notes": 40, "chain": 10}
 CASES = [(kind, task, 0.0, 200) for task in STEPS for kind in KINDS]
-CASES += [(kind, "notes", heat, 100) for heat in (0.7, 1.3) for kind in ("sequential", "hierarchical")]
+CASES += [(kind, task, heat, 100) for task in STEPS for heat in (0.7, 1.3) for kind in ("sequential", "hierarchical")]
+CASES += [(kind, "notes", 1.3, 40) for kind in KINDS if kind not in ("sequential", "hierarchical")]
 
 
 @pytest.mark.slow
