@@ -37,7 +37,8 @@ def test_many_answers_are_equal(kind: str, task: str, own: OwnEngine, vllm: Vllm
         on_border = differences(drawn, written)
         assert len(on_border) <= 1
         assert all(own.border_distance(one, step) < ROUNDING for one, step in on_border)
-        assert num_equal(drawn, greedy) < len(drawn)
+        if kind == "none":  # nothing is certain without memory
+            assert num_equal(drawn, greedy) < len(drawn)
 
 
 def test_a_random_number_may_lie_on_the_border_of_two_tokens(own: OwnEngine, vllm: VllmProcess) -> None:
