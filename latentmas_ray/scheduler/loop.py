@@ -155,8 +155,7 @@ class Scheduler:
                 return True
             if batch_state is None:
                 continue
-            must_wait = batch_state.retry.runs_alone and bool(in_flight)
-            if must_wait or not self._memory_budget.fits(batch_state.bounds):
+            if (batch_state.retry.runs_alone and in_flight) or not self._memory_budget.fits(batch_state.bounds):
                 return False  # else (smaller) batches of later runs could delay this one for ever
             run.admit(batch_state)
             self._runs.remove(run)
