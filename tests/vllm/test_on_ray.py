@@ -78,15 +78,16 @@ def answers_with_a_loss(mas: LatentMAS, num_questions: int, *, after: int, rank:
     return answers
 
 
+@pytest.fixture(scope="class")
+def pair(cluster: None) -> Iterator[LatentMAS]:
+    """A thinker and a writer with few questions at the same time; it also reads recompute inputs."""
+    fields = {**FIELDS, "latent_steps": 10, "transfer": "recompute"}
+    with LatentMAS("tiny", engine="vllm", decode_batch=6, **fields) as mas:
+        yield mas
+
+
 class TestAPair:
     """Runs on the same actors, one after another."""
-
-    @pytest.fixture(scope="class")
-    def pair(self, cluster: None) -> Iterator[LatentMAS]:
-        """A thinker and a writer with few questions at the same time; it also reads recompute inputs."""
-        fields = {**FIELDS, "latent_steps": 10, "transfer": "recompute"}
-        with LatentMAS("tiny", engine="vllm", decode_batch=6, **fields) as mas:
-            yield mas
 
     def test_an_actor_that_is_killed_in_the_middle_costs_no_answer(self, pair: LatentMAS) -> None:
         """The others wait, and all are answered as our own engine does."""
