@@ -123,7 +123,8 @@ class OwnEngine:
         return asked
 
     def draw(self, asked: Sequence[Asked], temperature: float) -> list[Asked]:
-        """Answer the same questions with the same memories again, with drawn tokens."""
+        """Answer the same questions with the same memories again, with drawn tokens, by our engine that writes
+        continuously."""
         sampling = Sampling(temperature=temperature, top_p=0.95)
         requests = [replace(one.request, sampling=sampling) for one in asked]
         written = write_all(ContinuousEngine(self.lm, max_running=50), requests)
