@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
 os.environ.update(QUIET)
 IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_ONE_OF_SEVERAL else str(min(2, os.cpu_count() or 1)))
+
+RAY_STORE_BYTES = 300 * 2**20
 
 CACHE_DIR = pytest.StashKey[str]()
 NUM_LEFT_OUT = pytest.StashKey[int]()
@@ -174,3 +176,42 @@ def _no_ray_left_over(request: pytest.FixtureRequest) -> None:
     ray = sys.modules.get("ray")
     if _folder(request.node) not in MARKED_FOLDERS and ray is not None and ray.is_initialized():
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def start_ray() -> Iterator[Callable[..., None]]:
+    """Start Ray with this number of (fake) GPUs, and resources that do not depend on the machine; or use one that is
+    running with as many. All folders of a process share it: a process is connected to one cluster at a time."""
+    import ray
+
+    running: list[int] = []
+
+    def start(num_gpus: int = 0) -> None:
+        if running == [num_gpus] and ray.is_initialized():
+            return
+        ray.shutdown()
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=num_gpus,
+            object_store_memory=RAY_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        running[:] = [num_gpus]
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import stand-ins from the tests, wherever pytest was started.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
+        # More threads than cores cost time; the four CPUs are pretended.
+        patch.setenv("LATENTMAS_TORCH_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield start
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(start_ray: Callable[..., None]) -> None:
+    """A Ray on this machine without GPUs, in this process."""
+    start_ray()
