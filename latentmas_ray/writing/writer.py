@@ -94,7 +94,7 @@ class Writer:
     def receive(self, work: TurnRequest, memory: Incoming) -> ReceivedTurn:
         """Wait for the memory of a turn and return what `start` needs.
 
-        Raises QuestionsTooLongError for questions that do not fit the model's positions, SegmentError, ModelError for
+        Raises QuestionsTooLongError for questions that do not fit the engine's positions, SegmentError, ModelError for
         prompts that the chat template refuses, and the errors of `memory`.
         """
         engine, begin = self.engine, time.perf_counter()
@@ -108,6 +108,7 @@ class Writer:
             num_closing=0,
             limit=engine.max_positions,
             model=engine.model_name,
+            bound=engine.positions_bound,
         )
         arrived = receive_memory(engine.spec, work, memory, self._call_recompute if self._recompute else None)
         return ReceivedTurn(

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from latentmas_ray.cli.commands import plan as plan_module
 from latentmas_ray.cli.main import main
+from latentmas_ray.system import engines
 
 REFERENCE = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "8", "--gpu-memory", "80GB"]
 
@@ -91,3 +93,23 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     for words in named:
         assert words in err
+
+
+@pytest.mark.parametrize("flags", [[], ["--nodes", "2"]])
+def test_a_plan_refuses_what_a_run_refuses(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--engine", "vllm", "--placement", "colocate", *flags]) == 2
+    expected = "error: --engine: got 'vllm'; with placement colocate it must be transformers: vLLM needs an actor of"
+    assert capfd.readouterr().err == f"{expected} its own\n"
+
+
+def test_a_plan_needs_vllm_only_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for module in (engines, plan_module):
+        monkeypatch.setattr(module, "obstacle", lambda: "vLLM is not installed")
+    assert main(["plan", "--engine", "vllm"]) == 2
+    assert "error: --engine: got 'vllm'; vLLM is not installed: pip install" in capfd.readouterr().err
+    assert main([*REFERENCE, "--engine", "vllm", "--decode-batch", "8"]) == 0
+    out, err = capfd.readouterr()
+    assert "vllm for judger (asked for)" in " ".join(out.split())
+    assert err == "note: vLLM is not installed here: the plan is for nodes that have it\n"

@@ -311,6 +311,9 @@ def test_questions_that_cannot_fit_are_refused_before_the_first_step() -> None:
     with pytest.raises(QuestionsTooLongError, match="model scripted has 8"):
         bench.start("write 6", "write 6 but this is long")
     assert bench.queued == []
+    small_cache = Bench(max_positions=8, positions_bound="its cache holds 8: use a larger one")
+    with pytest.raises(QuestionsTooLongError, match=r"need 25 positions, its cache holds 8: use a larger one$"):
+        small_cache.start("write 6", "write 6 but this is long")
 
 
 def test_turns_of_many_threads_are_written_by_one() -> None:
