@@ -5,6 +5,7 @@ questions and steps the engine; each step is queued anew, so that other work of 
 """
 
 import heapq
+import sys
 import threading
 import time
 import traceback
@@ -219,11 +220,14 @@ class Writer:
 
     def _start_waiting(self) -> None:
         """Start the oldest questions, as many as there is room for."""
-        while len(self._running) < self.engine.max_running:
+        while True:
             with self._lock:
                 if not self._waiting:
                     return
                 order, question = heapq.heappop(self._waiting)
+                if len(self._running) >= min(self.engine.max_running, question.turn.decode_batch or sys.maxsize):
+                    heapq.heappush(self._waiting, (order, question))
+                    return
             request = question.request()
             if self._running and not self.engine.can_start(request):
                 with self._lock:

@@ -270,6 +270,7 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
             }
             for shard in made.shards()
         ],
+        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
         "speeds": asdict(speeds),
         "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
     }

@@ -113,3 +113,19 @@ def test_a_plan_needs_vllm_only_for_this_machine(
     out, err = capfd.readouterr()
     assert "vllm for judger (asked for)" in " ".join(out.split())
     assert err == "note: vLLM is not installed here: the plan is for nodes that have it\n"
+
+
+def test_a_plan_counts_what_actors_with_vllm_load_on_the_host(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of each rank of both replicas, the whole model; the latent agents load theirs on their GPU."""
+    flags = ["--nodes", "2", "--tp", "2", "--replicas", "judger=2", "--engine", "vllm", "--decode-batch", "8"]
+    assert main([*REFERENCE, *flags, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    ranks = [shard["node"] for shard in told["shards"] if shard["agents"] == ["judger"]]
+    assert len(ranks) == 4
+    assert told["loading_bytes"] == [2 * told["num_parameters"] * ranks.count(node) for node in range(2)]
+    assert main([*REFERENCE, *flags]) == 0
+    assert "since each actor with vLLM first loads the whole model once on the CPU" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    assert main([*REFERENCE, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["loading_bytes"] == [0]
