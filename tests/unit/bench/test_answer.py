@@ -18,7 +18,7 @@ from latentmas_ray.bench.answer.measured_rows import MeasuredRows
 from latentmas_ray.bench.answer.methods import method_figures, run_fields
 from latentmas_ray.bench.answer.questions import BenchQuestion, Delay, WrittenText, check_texts, draw_questions
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings, names_in
-from latentmas_ray.bench.answer.sides import ContinuousSide, num_threads
+from latentmas_ray.bench.answer.sides import SIDES, ContinuousSide, num_threads
 from latentmas_ray.bench.answer.task_questions import choose_questions
 from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.bench.used_memory import reset_peak, used_bytes
@@ -130,6 +130,18 @@ def test_a_question_that_fails_ends_the_measurement() -> None:
     engine: Any = CountingEngine(breaks=True)
     with pytest.raises(RunError, match="no blocks"):
         ContinuousSide(engine, "cpu").answer([question("a", 3)])
+
+
+def test_vllm_reads_the_prompts_again_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(model: str, **arguments: Any) -> CountingEngine:
+        asked.update(arguments)
+        return CountingEngine()
+
+    monkeypatch.setattr("latentmas_ray.vllm.load.load_text_engine", load)
+    SIDES["vllm"](AnswerBenchSettings(device="cpu"), "tiny")
+    assert asked["enable_prefix_caching"] is False
 
 
 @pytest.mark.parametrize(
