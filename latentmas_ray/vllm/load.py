@@ -110,7 +110,6 @@ def _start(
     from vllm.config import KVTransferConfig
 
     from latentmas_ray.vllm import connector, counter_sampler
-    from latentmas_ray.vllm.cache_size import describe_bound
     from latentmas_ray.vllm.checks import check_layers, check_probe
     from latentmas_ray.vllm.engine import VllmTextEngine
 
@@ -143,26 +142,33 @@ def _start(
     if is_cpu and arguments["kv_cache_memory_bytes"] is None:
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     llm = _make_engine(model, arguments, group)
-    with known_fields():
-        config, num_positions = llm.vllm_config, llm.model_config.max_model_len
-        num_slots = config.cache_config.num_gpu_blocks * config.cache_config.block_size
-    check_layers(config, reference.spec, model)
+    max_positions, bound = _positions(llm, reference)
+    check_layers(llm.vllm_config, reference.spec, model)
     engine = VllmTextEngine(
         llm,
         spec=reference.spec,
         chat=reference.chat,
         model_name=model,
         device="cpu" if is_cpu else torch.cuda.get_device_name(),
-        max_positions=min(num_positions, reference.max_positions or sys.maxsize),
-        positions_bound=describe_bound(
-            num_positions, cache_bytes=num_slots * reference.spec.bytes_per_token, of_model=reference.max_positions
-        ),
+        max_positions=max_positions,
+        positions_bound=bound,
         max_running=arguments["max_num_seqs"],
         sampler=sampler,
         takes_inputs=arguments["enable_prompt_embeds"],
     )
     check_probe(engine, reference.probe)
     return engine
+
+
+def _positions(llm: "LLMEngine", reference: "Reference") -> tuple[int, str]:
+    """Return how many positions a question has, and what bounds them if that is not the model."""
+    from latentmas_ray.vllm.cache_size import describe_bound
+
+    with known_fields():
+        num_positions, cache = int(llm.model_config.max_model_len), llm.vllm_config.cache_config
+        num_bytes = cache.num_gpu_blocks * cache.block_size * reference.spec.bytes_per_token
+    bound = describe_bound(num_positions, cache_bytes=num_bytes, of_model=reference.max_positions)
+    return min(num_positions, reference.max_positions or sys.maxsize), bound
 
 
 def _start_rank(arguments: "EngineArgs", group: str) -> "LLMEngine":

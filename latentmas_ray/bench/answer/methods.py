@@ -76,7 +76,7 @@ def measure_methods(settings: AnswerBenchSettings, rows: MeasuredRows, progress:
         task: choose_questions(task, limit=settings.limit, concurrency=settings.concurrency) for task in settings.tasks
     }
     wanted = [
-        _Row(method=method, task=task, concurrency=concurrency)
+        _MethodRow(method=method, task=task, concurrency=concurrency)
         for method in settings.methods
         for task in settings.tasks
         for concurrency in settings.concurrency
@@ -95,7 +95,7 @@ def measure_methods(settings: AnswerBenchSettings, rows: MeasuredRows, progress:
                 right, rate = format_accuracy(figures.accuracy), f"{figures.questions_per_second:.3g} questions/s"
                 progress(f"{row}: {right}, {rate} (row {len(found)} of {len(wanted)})")
     return tuple(
-        found[_Row(method=method, task=task, concurrency=concurrency)]
+        found[_MethodRow(method=method, task=task, concurrency=concurrency)]
         for task in settings.tasks
         for concurrency in settings.concurrency
         for method in settings.methods
@@ -103,7 +103,7 @@ def measure_methods(settings: AnswerBenchSettings, rows: MeasuredRows, progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Row:
+class _MethodRow:
     """What one row of figures is about."""
 
     method: str
@@ -114,9 +114,9 @@ class _Row:
         return f"{self.method}, {self.task}, {self.concurrency} at a time"
 
 
-def row_settings(settings: AnswerBenchSettings, row: "_Row") -> dict[str, Any]:
+def row_settings(settings: AnswerBenchSettings, row: "_MethodRow") -> dict[str, Any]:
     """Return all that the figures of a row depend on, but for the machine."""
-    shared = run_fields(settings, row.method, row.concurrency)
+    shared = {**run_fields(settings, row.method, row.concurrency), "address": None}
     # Which questions of a task a row has depends on these.
     return {**asdict(row), **shared, "limit": settings.limit, "all": [*settings.concurrency]}
 
@@ -170,10 +170,10 @@ def answer_engine(settings: AnswerBenchSettings) -> str:
 def _measure(
     settings: AnswerBenchSettings,
     method: str,
-    wanted: Sequence[_Row],
+    wanted: Sequence[_MethodRow],
     questions: Mapping[str, TaskQuestions],
     progress: Log,
-) -> Iterator[tuple[_Row, MethodFigures]]:
+) -> Iterator[tuple[_MethodRow, MethodFigures]]:
     """Yield the figures of each row of one method. Models are loaded once for each task, and again only where the same
     questions come again."""
     if not wanted:

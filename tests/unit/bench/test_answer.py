@@ -306,10 +306,12 @@ def test_the_tables_are_readable(width: int) -> None:
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, told.splitlines())) <= width
     assert "…" not in told
+    assert "\n  method  single" not in told  # a block for each row
+    told = "\n".join([told, " ".join(told.split())])
     for part in ("continuous", "50.0 %", "95.3 %", "notes: 64 questions, text by vllm", "1.2 s", "123 µs"):
         assert part in told
     assert "8 at a time, latent next to single: 2.00 × slower" in told
-    assert "thinking +1.2 s" in told
+    assert "thinking +1.2 s, exposed hand-over +123 µs" in told
     (row,) = [line.split() for line in told.splitlines() if line.startswith("continuous") and "%" in line]
     assert row[1:] == ["1.33", "2.00", "3", "s", "1.50", "100.0", "%"]
 
