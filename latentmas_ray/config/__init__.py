@@ -27,7 +27,7 @@ from latentmas_ray.config.parts import (
 )
 from latentmas_ray.config.renamed import current_fields, current_transfer
 from latentmas_ray.config.run import RunConfig, make_config, stored_fields
-from latentmas_ray.config.unused import RunSetting, unused_settings, warn_of_unused
+from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_settings, warn_of_unused
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
@@ -71,6 +71,7 @@ __all__ = [
     "parse_replicas",
     "replicas_by_agent",
     "stored_fields",
+    "unused_by_choice",
     "unused_settings",
     "warn_of_unused",
 ]

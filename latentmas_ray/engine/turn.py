@@ -84,6 +84,9 @@ class TurnRequest:
     # Questions whose text nobody needs, as they have their answer: an actor that writes questions on their own leaves
     # them out (their values in the result are empty), any other may write them.
     skipped: frozenset[str] = frozenset()
+    # Of a text agent that writes question by question: it starts none of this turn while so many are being written.
+    # None, or more than its engine can write at the same time: that is the bound.
+    decode_batch: int | None = None
 
     @property
     def can_overlap(self) -> bool:

@@ -1,10 +1,11 @@
 """Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, RunSetting, unused_by_choice
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -50,6 +51,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     names = [agent.name for agent in topology.agents]
     has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
     choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
+    warn_of_choice(config, topology, choices)
     return RayRuntime(
         names,
         make_runner,
@@ -67,6 +69,15 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
     )
+
+
+def warn_of_choice(config: RunConfig, topology: Topology, choices: Mapping[str, EngineChoice]) -> None:
+    """Warn of what does nothing with the engines that `auto` has chosen, and could not be told before."""
+    asked = tuple(agent.engine for agent in topology.agents if agent.thinks == "text")
+    for warning in unused_by_choice(
+        RunSetting(config=config, own_engines=asked), [choice.engine for choice in choices.values()]
+    ):
+        warnings.warn(warning, stacklevel=2)
 
 
 def text_setups(

@@ -46,12 +46,14 @@ class VllmTextEngine:
         model_name: str,
         device: str,
         max_positions: int | None,
+        positions_bound: str,
         max_running: int,
         sampler: SamplerName,
         takes_inputs: bool = False,
     ) -> None:
         self.spec, self.chat, self.model_name, self.device = spec, chat, model_name, device
-        self.max_positions, self.max_running, self.sampler = max_positions, max_running, sampler
+        self.max_positions, self.positions_bound = max_positions, positions_bound
+        self.max_running, self.sampler = max_running, sampler
         self._takes_inputs = takes_inputs
         self._num_embeddings = int(llm.model_config.get_vocab_size())
         self._llm: LLMEngine | None = llm

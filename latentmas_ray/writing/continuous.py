@@ -102,6 +102,10 @@ class ContinuousEngine:
         return self._lm.max_positions
 
     @property
+    def positions_bound(self) -> str:
+        return ""
+
+    @property
     def max_running(self) -> int:
         """See `TextEngine`. It falls if so many have turned out not to fit the device."""
         return self._room.max_rows

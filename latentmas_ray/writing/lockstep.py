@@ -62,6 +62,10 @@ class LeadingEngine:
         return self._engine.max_positions
 
     @property
+    def positions_bound(self) -> str:
+        return self._engine.positions_bound
+
+    @property
     def copies_memory(self) -> bool:
         return self._engine.copies_memory
 

@@ -110,7 +110,11 @@ class TextEngine(Protocol):
 
     @property
     def max_positions(self) -> int | None:
-        """Positions that the model has; None: without a bound."""
+        """Positions of a question, at most; None: without a bound."""
+
+    @property
+    def positions_bound(self) -> str:
+        """What has only `max_positions`, and what to do about it, in one line; empty where that is the model."""
 
     @property
     def copies_memory(self) -> bool:

@@ -5,6 +5,7 @@ questions and steps the engine; each step is queued anew, so that other work of 
 """
 
 import heapq
+import sys
 import threading
 import time
 import traceback
@@ -94,7 +95,7 @@ class Writer:
     def receive(self, work: TurnRequest, memory: Incoming) -> ReceivedTurn:
         """Wait for the memory of a turn and return what `start` needs.
 
-        Raises QuestionsTooLongError for questions that do not fit the model's positions, SegmentError, ModelError for
+        Raises QuestionsTooLongError for questions that do not fit the engine's positions, SegmentError, ModelError for
         prompts that the chat template refuses, and the errors of `memory`.
         """
         engine, begin = self.engine, time.perf_counter()
@@ -108,6 +109,7 @@ class Writer:
             num_closing=0,
             limit=engine.max_positions,
             model=engine.model_name,
+            bound=engine.positions_bound,
         )
         arrived = receive_memory(engine.spec, work, memory, self._call_recompute if self._recompute else None)
         return ReceivedTurn(
@@ -218,11 +220,14 @@ class Writer:
 
     def _start_waiting(self) -> None:
         """Start the oldest questions, as many as there is room for."""
-        while len(self._running) < self.engine.max_running:
+        while True:
             with self._lock:
                 if not self._waiting:
                     return
                 order, question = heapq.heappop(self._waiting)
+                if len(self._running) >= min(self.engine.max_running, question.turn.decode_batch or sys.maxsize):
+                    heapq.heappush(self._waiting, (order, question))
+                    return
             request = question.request()
             if self._running and not self.engine.can_start(request):
                 with self._lock:

@@ -124,6 +124,11 @@ class WrittenTurn:
         self._texts: dict[int, str] = {}
 
     @property
+    def decode_batch(self) -> int | None:
+        """How many questions may be written at the same time while one of these starts."""
+        return self.received.work.decode_batch
+
+    @property
     def has_ended(self) -> bool:
         """Whether all of its questions have ended."""
         return all(question.has_ended for question in self.questions)

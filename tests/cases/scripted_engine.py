@@ -60,6 +60,7 @@ class ScriptedEngine:
     spec: KVCacheSpec = SPEC
     chat: Any = field(default_factory=ByteChat)
     max_positions: int | None = None
+    positions_bound: str = ""
     device: str = "cpu"
     model_name: str = "scripted"
     copies_memory: bool = False

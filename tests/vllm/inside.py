@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import repeat
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,6 +142,43 @@ def layer_errors(engine: "VllmTextEngine") -> list[str]:
         except LatentMASError as error:
             said.append(str(error))
     return said
+
+
+def errors_of_another_vllm(engine: "VllmTextEngine") -> list[str]:
+    """What is said of a configuration and of a layer that lack fields which are read."""
+    from latentmas_ray.vllm.checks import check_layers
+
+    bare = SimpleNamespace(kv_cache=None, impl=None)
+    lacking = SimpleNamespace(
+        compilation_config=SimpleNamespace(
+            static_forward_context={f"model.layers.{number}.attn": bare for number in range(engine.spec.num_layers)}
+        )
+    )
+    said = []
+    for config in (SimpleNamespace(), lacking):
+        try:
+            check_layers(config, engine.spec, engine.model_name)
+        except LatentMASError as error:
+            said.append(str(error))
+    return said
+
+
+def error_of_bad_arguments(engine: "VllmTextEngine") -> str:
+    """What is said when vLLM refuses its configuration."""
+    from latentmas_ray.models.names import EMBEDDED_FOLDER
+    from latentmas_ray.vllm.load import _make_engine
+
+    arguments = {"model": str(EMBEDDED_FOLDER), "skip_tokenizer_init": True, "max_model_len": 10**9}
+    try:
+        _make_engine(engine.model_name, arguments, "")
+    except LatentMASError as error:
+        return str(error)
+    return ""
+
+
+def bounds(engine: "VllmTextEngine") -> tuple[int | None, str]:
+    """How many positions a question has, and why."""
+    return engine.max_positions, engine.positions_bound
 
 
 def write_ignoring_load_errors(engine: "VllmTextEngine", requests: Sequence[TextRequest]) -> dict[str, Written]:

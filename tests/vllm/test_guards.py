@@ -12,7 +12,7 @@ from latentmas_ray.writing.text_engine import TextRequest
 from tests.vllm import inside
 from tests.vllm.asked import Asked, OwnEngine, num_equal
 from tests.vllm.child import VllmProcess
-from tests.vllm.conftest import ARGUMENTS
+from tests.vllm.conftest import ARGUMENTS, BLOCK_SIZE, NUM_BLOCKS
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,24 @@ def test_the_check_at_load_finds_other_layers(vllm: VllmProcess) -> None:
     assert right == ""
     assert "vLLM caches 4 layers, not 3" in fewer
     assert "in vLLM layer 0 has head dim 64, not 32" in other
+
+
+def test_fields_that_another_vllm_lacks_are_one_line(vllm: VllmProcess) -> None:
+    said = vllm.call(inside.errors_of_another_vllm)
+    for line, name in zip(said, ("compilation_config", "num_kv_heads"), strict=True):
+        assert f"is not supported ('types.SimpleNamespace' object has no attribute '{name}'): pip install" in line
+
+
+def test_a_configuration_that_vllm_refuses_is_told_with_its_cause(vllm: VllmProcess) -> None:
+    said = vllm.call(inside.error_of_bad_arguments)
+    assert said.startswith("model: got 'tiny'; vLLM must load it: User-specified max_model_len (1000000000) is greater")
+    assert "validation error" not in said
+    assert "\n" not in said
+
+
+def test_a_cache_that_bounds_the_positions_is_named(vllm: VllmProcess) -> None:
+    num_positions, bound = vllm.call(inside.bounds)
+    assert num_positions == (NUM_BLOCKS - 1) * BLOCK_SIZE  # vLLM keeps one block for itself
+    assert bound.startswith(
+        f"vLLM's cache of 9.44 MB holds {num_positions} (the model has 32768): use a shorter prompt"
+    )

@@ -311,6 +311,19 @@ def test_questions_that_cannot_fit_are_refused_before_the_first_step() -> None:
     with pytest.raises(QuestionsTooLongError, match="model scripted has 8"):
         bench.start("write 6", "write 6 but this is long")
     assert bench.queued == []
+    small_cache = Bench(max_positions=8, positions_bound="its cache holds 8: use a larger one")
+    with pytest.raises(QuestionsTooLongError, match=r"need 25 positions, its cache holds 8: use a larger one$"):
+        small_cache.start("write 6", "write 6 but this is long")
+
+
+@pytest.mark.parametrize(("decode_batch", "most"), [(1, 1), (2, 2), (4, 3), (None, 3)])
+def test_a_turn_may_bound_what_is_written_at_the_same_time(decode_batch: int | None, most: int) -> None:
+    """An engine that is loaded for more serves runs with fewer."""
+    bench = Bench(max_running=3)
+    turns = [bench.start("write 3", "write 5", "write 2", decode_batch=decode_batch) for _ in range(2)]
+    bench.finish()
+    assert all(turn.result().failed == {} for turn in turns)
+    assert max(bench.engine.num_running) == most
 
 
 def test_turns_of_many_threads_are_written_by_one() -> None:
