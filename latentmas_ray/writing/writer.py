@@ -8,7 +8,7 @@ import heapq
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +81,6 @@ class Writer:
         self.num_steps = 0  # of the engine so far
         self._execute, self._recompute = execute, recompute
         self._question_seconds, self._on_event, self._clock = question_seconds, on_event, clock
-        self._chat_lock = threading.Lock()  # tokenizers are not made for two threads
         self._lock = threading.Lock()  # of all that follows
         self._waiting: list[tuple[tuple[float, int, int], WrittenQuestion]] = []  # a heap
         self._turns: dict[int, WrittenTurn] = {}
@@ -98,8 +97,7 @@ class Writer:
         prompts that the chat template refuses, and the errors of `memory`.
         """
         engine, begin = self.engine, time.perf_counter()
-        with self._chat_lock:
-            prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
+        prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         encoded = time.perf_counter()
         check_positions(
             work,
@@ -125,7 +123,7 @@ class Writer:
         the future raises ActorError if the engine cannot continue.
         """
         work = received.work
-        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self._decode)
+        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self.engine.chat.decode)
         if turn.has_ended:  # all of its questions are skipped
             turn.future.set_result(turn.result())
             return turn.future
@@ -260,7 +258,7 @@ class Writer:
         ends = output.end
         for token in output.token_ids:
             question.tokens.append(token)
-            if (kept := self._num_kept(question)) is not None:
+            if (kept := question.turn.run_on.num_kept(question.index, question.tokens)) is not None:
                 del question.tokens[kept:]
                 if ends is None:
                     self.engine.abort([question.key])
@@ -279,13 +277,6 @@ class Writer:
             is_last_position = limit is not None and question.last_position >= limit
             question.cut_off = "positions" if is_last_position else "max_new_tokens"
         self._end(question)
-
-    def _num_kept(self, question: WrittenQuestion) -> int | None:
-        run_on = question.turn.run_on
-        if not run_on.is_on:
-            return None
-        with self._chat_lock:
-            return run_on.num_kept(question.index, question.tokens)
 
     def _end(self, question: WrittenQuestion) -> None:
         """Report a question that has ended, and its turn if it was the last."""
@@ -327,10 +318,6 @@ class Writer:
         for turn in turns:
             if not turn.future.done():
                 turn.future.set_exception(self._dead)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        with self._chat_lock:
-            return self.engine.chat.decode(token_ids)
 
     def _call_recompute(self, work: TurnRequest, memory: Incoming) -> Mapping[str, Segment]:
         """Compute memory in the engine's thread; its bytes are copied out of the engine's cache there."""
