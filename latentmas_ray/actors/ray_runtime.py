@@ -182,6 +182,7 @@ class RayRuntime:
             if all(outcomes):
                 break
             timeout = 0.0  # also return the failures that made this turn fail
+        self._health.check_hangs()  # now: a turn that has ended while nobody polled does not hang
         if self._has_losses:
             self._find_lost_turns()
         events, self._events = self._events, []

@@ -153,6 +153,7 @@ class FollowingEngine:
             self._ranks.abort()
             with self._arrived:
                 self._dead, turns, self._turns = dead, list(self._turns.values()), {}
+                self._requests.clear()  # they refer to memory
             for over, _ in turns:
                 over.set_exception(dead)
 

@@ -153,6 +153,11 @@ class Writer:
                 del self._cancelled[next(iter(self._cancelled))]
 
     @property
+    def is_dead(self) -> bool:
+        """Whether the engine has ended, and with it all turns."""
+        return self._dead is not None
+
+    @property
     def progress(self) -> list[TurnProgress]:
         """How far the turns are that are being written."""
         with self._lock:

@@ -156,6 +156,21 @@ def test_nothing_is_replaced_or_checked_but_in_a_poll(
     assert submit(runtime, "planner").turn.replica.state is ReplicaState.READY
 
 
+def test_a_turn_that_ended_while_nobody_polled_does_not_hang(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_cluster(monkeypatch)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    runtime = start(turn_seconds=1e-9)
+    waits = ray.wait
+    monkeypatch.setattr(ray, "wait", lambda references, **_: ([], list(references)))
+    handle = submit(runtime, "planner")
+    assert not outcomes(runtime)  # it is seen to run
+    monkeypatch.setattr(ray, "wait", waits)
+    assert isinstance(outcomes(runtime)[handle], TurnDone)
+    assert handle.turn.replica.state is ReplicaState.READY
+
+
 def test_a_new_node_is_reported(start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch) -> None:
     names = fake_cluster(monkeypatch)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)

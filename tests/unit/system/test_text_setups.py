@@ -25,6 +25,7 @@ LOADING: dict[str, Any] = {"dtype": "float32", "device": "cpu", "realign": True,
         ({"batch_size": 3}, 3, 64),
         ({"decode_batch": 5}, 5, 5),
         ({"decode_batch": 5, "batch_size": 9}, 5, 5),
+        ({"batch_size": 4000}, 1024, 64),
     ],
 )
 def test_each_engine_writes_as_many_questions_as_it_should(config: dict[str, Any], num_own: int, num_vllm: int) -> None:

@@ -195,6 +195,18 @@ def test_a_question_is_cancelled_wherever_it_is() -> None:
     assert len(bench.engine.num_running) < 13  # it does not run to its end
 
 
+def test_cancellations_of_turns_that_never_come_are_forgotten() -> None:
+    """A turn may have ended by itself, or its memory may never come."""
+    bench = Bench()
+    for number in range(2, 5000):
+        bench.writer.cancel(number, {"q0"})
+    assert len(bench.writer._cancelled) <= 1000
+    bench.writer.cancel(1)
+    done = bench.start("write 9")
+    bench.finish()
+    assert done.result().failed == {"q0": CANCELLED}
+
+
 def test_a_question_that_ends_in_the_step_in_which_it_is_cancelled_keeps_its_text() -> None:
     """The cancellation comes from another thread while the engine computes."""
     bench = Bench(max_running=2)
