@@ -303,7 +303,8 @@ class RayRuntime:
         self._health.record_success(handle.agent)
         if handle.segment is not None:
             self._done.add(handle)
-        self._events += events_of_result(handle, result, wanted - submitted.reported)
+        failed = {name: why for name, why in result.failed.items() if name in wanted}  # not those that were cancelled
+        self._events += events_of_result(handle, replace(result, failed=failed), wanted - submitted.reported)
         return True
 
     def _get_result(self, handle: TurnHandle) -> TurnResult:

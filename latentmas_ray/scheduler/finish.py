@@ -50,14 +50,16 @@ def finish_batch(run: Run, batch_state: BatchState, now: float) -> None:
         _grade(run, batch_state, left, dict(batch_state.results), _seconds(batch_state, now))
 
 
-def settle_failed(run: Run, batch_state: BatchState, result: TurnResult) -> None:
-    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed."""
+def settle_failed(run: Run, batch_state: BatchState, result: TurnResult) -> frozenset[str]:
+    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed.
+    Return them."""
     over = batch_state.settled | batch_state.early.keys()
     failed = {name: why for name, why in result.failed.items() if name not in over}
     batch_state.settled.update(failed)
     attempts, final = batch_state.retry.after_some(failed, run.settings.max_attempts)
     run.retry(attempts)
     run.add_failures(result.agent, final)
+    return frozenset(failed)
 
 
 def collect_grades(run: Run, timeout_seconds: float) -> bool:

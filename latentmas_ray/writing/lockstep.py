@@ -69,6 +69,10 @@ class LeadingEngine:
     def max_running(self) -> int:
         return self._engine.max_running
 
+    @property
+    def queued(self) -> Collection[str]:
+        return self._engine.queued
+
     def can_start(self, request: TextRequest) -> bool:
         return self._engine.can_start(request)
 

@@ -18,7 +18,7 @@ from latentmas_ray.engine.run_on import RunOnCheck, asked
 from latentmas_ray.engine.segment_io import Incoming
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, LatentMASError, first_line
+from latentmas_ray.errors import ActorError, CacheError, LatentMASError, first_line
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
@@ -73,7 +73,8 @@ class Writer:
         """`execute` queues a call for the engine's thread and returns at once.
 
         recompute: without it, `engine` gets the inputs of a chain as they are.
-        question_seconds: a question that runs longer, from its start, fails alone.
+        question_seconds: a question fails alone if its steps take longer, from the first that reads its prompt.
+            Other work of the engine's thread does not count, nor steps in which it waits for room and others run.
         on_event: is called in the engine's thread for every token, and for every question that ends before its turn.
         """
         self.engine = engine
@@ -181,6 +182,12 @@ class Writer:
         with self._lock:
             return bool(self._running or self._waiting or self._to_abort)
 
+    def record_work(self, begin: float) -> None:
+        """Count other work of the engine's thread since `begin`, in seconds of the wall clock: a whole turn, or memory
+        that was computed again. It is a step like any other: an engine that does it does not hang."""
+        self.busy.record(begin, time.time())
+        self.num_steps += 1
+
     def close(self) -> None:
         """Free the engine; turns in progress raise ActorError. Only the engine's thread calls it."""
         self._die(ActorError("the engine was closed"))
@@ -210,8 +217,8 @@ class Writer:
         # A question may have ended by itself in the step during which it was cancelled.
         ended = [(question, CANCELLED) for question in cancelled if not question.has_ended]
         if (limit := self._question_seconds) is not None:
-            now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
-            late = [question for question in self._running.values() if question.seconds(now) > limit]
+            why = f"it took longer than {format_seconds(limit)} (turn_timeout)"
+            late = [question for question in self._running.values() if question.step_seconds > limit]
             ended += [(question, why) for question in late if question.key not in gone]
         if ended:
             self.engine.abort([question.key for question, _ in ended if question.key in self._running])
@@ -231,14 +238,17 @@ class Writer:
                 with self._lock:
                     heapq.heappush(self._waiting, (order, question))
                 return
-            question.started_at = self._clock()
             try:
                 self.engine.start(request)
             except ActorError:
                 raise
             except LatentMASError as error:
+                traceback.clear_frames(error.__traceback__)  # they refer to the memory
+                if isinstance(error, CacheError) and self._running:  # there will be room when one of them has ended
+                    with self._lock:
+                        heapq.heappush(self._waiting, (order, question))
+                    return
                 question.error = first_line(error)
-                traceback.clear_frames(error.__traceback__)
                 self._end(question)
             else:
                 self._running[question.key] = question
@@ -247,13 +257,16 @@ class Writer:
             del request  # it refers to the memory
 
     def _step_engine(self, begin: float) -> None:
-        ran = list(self._running.values())
+        ran, started_at = list(self._running.values()), self._clock()
         outputs = self.engine.step()
         self.num_steps += 1
         end = time.time()
         self.busy.record(begin, end)
         for question in ran:
             question.add_share(max(0.0, end - begin) / len(ran))
+        queued = set(self.engine.queued)
+        for question in [one for one in ran if one.key not in queued] or ran:
+            question.count_step(started_at, self._clock())
         for output in outputs:
             if output.key in self._running:
                 self._take(self._running[output.key], output)
@@ -338,7 +351,7 @@ class Writer:
                 done.set_result(segments)
             except BaseException as error:  # noqa: BLE001  raised where the result is awaited
                 done.set_exception(error)
-            self.busy.record(begin, time.time())
+            self.record_work(begin)
 
         self._execute(compute)
         return done.result()

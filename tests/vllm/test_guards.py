@@ -124,3 +124,12 @@ def test_the_check_at_load_finds_other_layers(vllm: VllmProcess) -> None:
     assert right == ""
     assert "vLLM caches 4 layers, not 3" in fewer
     assert "in vLLM layer 0 has head dim 64, not 32" in other
+
+
+def test_a_question_waits_until_vllm_has_blocks_for_it(requests: list[TextRequest], vllm: VllmProcess) -> None:
+    """With memory and without: until then its time does not count. The cache is too small for all at once."""
+    bare = [replace(request, key=f"bare {request.key}", memory=None) for request in requests]
+    started, waiting, ended = vllm.call(inside.queued_while_writing, [*requests, *bare])
+    assert (started, ended) == (2 * len(requests), 0)
+    assert 0 < waiting < started
+    assert vllm.call(inside.num_held) == (0, 0)

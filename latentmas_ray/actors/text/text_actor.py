@@ -94,5 +94,5 @@ class TextActor(AgentActor):
         try:
             _, result = self._execute_turn(work, later, first, None, overlaps=False)
         finally:
-            self._writer.busy.record(begin, time.time())
+            self._writer.record_work(begin)
         return result

@@ -1,6 +1,7 @@
 """What a poll reports, how often actors may die: the runtime without Ray, and without actors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.transport import ObjectStore
-from tests.cases.manager import NODES, FakeManager, cluster_of, fake_cluster
+from latentmas_ray.writing.writer import CANCELLED
+from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
 
 AGENTS = ("planner", "judger")
 
@@ -130,7 +132,11 @@ def test_questions_that_are_cancelled_are_not_reported(
     runtime.cancel([half], {"q"})
     runtime.cancel([none], {"q"})
     runtime.cancel([none], {"r"})
+    result = FakeReplica.result
+    failed = {"q": CANCELLED, "r": "no"}
+    monkeypatch.setattr(FakeReplica, "result", lambda *_, **more: replace(result(*_, **more), failed=failed))
     events = runtime.poll(0.0)
+    assert [event.result.failed for event in events if isinstance(event, TurnDone)] == [{"r": "no"}]
     assert [type(event) for event in events] == [TokensWritten, TurnDone, QuestionDone]
     assert all(getattr(event, "handle", None) is half for event in events)
     assert none.turn.replica.pending == {}
