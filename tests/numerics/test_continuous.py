@@ -1,6 +1,5 @@
 """An engine that writes continuously writes what the static batch writes, whoever comes and goes beside a question."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError
+from latentmas_ray.errors import ActorError, ContextLengthError, SegmentError
 from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, TPRank, merge_layout
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models import cache as cache_module
 from latentmas_ray.topology.agent import HandsOver
 from latentmas_ray.writing import cache_room
 from latentmas_ray.writing.continuous import ContinuousEngine
@@ -298,113 +296,6 @@ def test_memory_that_does_not_fit_is_refused_and_the_others_go_on(
     check(finish(engine, [good]), cases)
 
 
-def test_without_room_to_grow_the_youngest_waits_and_continues(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = ContinuousEngine(lm, max_running=8)
-    started = [cases["none0"], cases["all0"], cases["latents0"]]
-    for case in started:
-        engine.start(case.request)
-    original, fails = cache_module.BatchCache.resize, [True]
-
-    def resize(self: cache_module.BatchCache, num_rows: int, num_slots: int) -> None:
-        if fails:
-            fails.pop()
-            raise CacheError("there is no memory")
-        original(self, num_rows, num_slots)
-
-    monkeypatch.setattr(cache_module.BatchCache, "resize", resize)
-    written = finish(engine, started)
-    assert not fails
-    check(written, cases)
-    assert engine.max_running == 1  # two did not fit
-    assert engine.queued == []
-
-
-def test_without_memory_for_a_forward_the_youngest_waits(lm: LanguageModel, cases: dict[str, Case]) -> None:
-    def too_much(*_: object) -> None:
-        raise torch.OutOfMemoryError("out of memory\nand advice")
-
-    engine = ContinuousEngine(lm, max_running=8)
-    started = [cases["none1"], cases["all1"]]
-    for case in started:
-        engine.start(case.request)
-    hook = lm.decoder.register_forward_pre_hook(too_much)
-    assert engine.step() == []
-    assert set(engine.queued) == {"none1", "all1"}
-    assert not engine.can_start(cases["none0"].request)  # it would overtake
-    (alone,) = engine.step()
-    hook.remove()
-    assert (alone.key, alone.end) == ("none1", "error")
-    assert re.match(
-        r"a KV cache of 1 questions × \d+ tokens takes .*B, and cpu has .*B left: .* \(out of memory\)", alone.error
-    )
-    check(finish(engine, started[1:]), cases)
-    engine.start(started[0].request)
-    hook = lm.decoder.register_forward_pre_hook(too_much)
-    engine.start(started[1].request)
-    engine.step()
-    engine.abort(["all1"])
-    hook.remove()
-    check(finish(engine, started[:1]), cases)
-
-
-def test_a_question_that_was_set_aside_and_has_no_room_alone_ends(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = ContinuousEngine(lm, max_running=8)
-    for name in ("none1", "all1"):
-        engine.start(cases[name].request)
-    original = engine._write_tokens
-    monkeypatch.setattr(engine, "_write_tokens", lambda: (_ for _ in ()).throw(CacheError("no")))
-    assert engine.step() == []
-    monkeypatch.setattr(engine, "_write_tokens", original)
-    engine.abort(["none1"])
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            cache_module.BatchCache, "write", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))
-        )
-        (refused,) = engine.step()
-    assert (refused.key, refused.end) == ("all1", "error")
-    assert engine.step() == []
-    check(write_all(engine, [cases["all1"].request]), cases)
-
-
-def test_without_memory_for_sampling_the_others_write_on_as_before(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, logits, calls = ContinuousEngine(lm, max_running=8), LanguageModel.logits, [0]
-
-    def scarce(model: LanguageModel, hidden_BE: torch.Tensor) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return logits(model, hidden_BE)
-
-    monkeypatch.setattr(LanguageModel, "logits", scarce)
-    started = [case for name, case in cases.items() if name[-1] in "01"]
-    for case in started:
-        engine.start(case.request)
-    check(finish(engine, started), cases)
-    assert calls[0] > 2
-
-
-def test_without_memory_to_copy_a_question_fails_alone(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_much(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("out of memory\nand advice")
-
-    engine = ContinuousEngine(lm, max_running=8)
-    engine.start(cases["all0"].request)
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_module.BatchCache, "write", too_much)
-        with pytest.raises(CacheError, match=r"no room for a question's memory: out of memory$"):
-            engine.start(cases["branches1"].request)
-    check(finish(engine, [cases["all0"]]), cases)
-    check(write_all(engine, [cases["branches1"].request]), cases)
-
-
 def test_an_engine_that_cannot_continue_says_so(lm: LanguageModel, cases: dict[str, Case]) -> None:
     def break_down(*_: object) -> None:
         raise RuntimeError("the device is lost")
@@ -418,14 +309,3 @@ def test_an_engine_that_cannot_continue_says_so(lm: LanguageModel, cases: dict[s
     engine.close()
     engine.close()
     assert engine.step() == []
-
-
-def test_a_question_that_needs_more_than_the_bound_runs_alone(lm: LanguageModel, cases: dict[str, Case]) -> None:
-    engine = ContinuousEngine(lm, max_running=8, max_cache_bytes=20 * lm.spec.bytes_per_token)
-    long, short = cases["all2"], cases["none0"]
-    assert engine.can_start(long.request)
-    engine.start(long.request)
-    assert not engine.can_start(short.request)
-    check(finish(engine, [long]), cases)
-    assert engine.can_start(short.request)
-    check(write_all(engine, [short.request]), cases)
