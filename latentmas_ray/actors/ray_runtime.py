@@ -182,6 +182,7 @@ class RayRuntime:
             if all(outcomes):
                 break
             timeout = 0.0  # also return the failures that made this turn fail
+        self._health.check_hangs()  # now: a turn that has ended while nobody polled does not hang
         if self._has_losses:
             self._find_lost_turns()
         events, self._events = self._events, []
@@ -302,7 +303,8 @@ class RayRuntime:
         self._health.record_success(handle.agent)
         if handle.segment is not None:
             self._done.add(handle)
-        self._events += events_of_result(handle, result, wanted - submitted.reported)
+        failed = {name: why for name, why in result.failed.items() if name in wanted}  # not those that were cancelled
+        self._events += events_of_result(handle, replace(result, failed=failed), wanted - submitted.reported)
         return True
 
     def _get_result(self, handle: TurnHandle) -> TurnResult:

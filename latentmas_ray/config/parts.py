@@ -34,6 +34,7 @@ EMBEDDED_MODEL = "tiny"
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
+MAX_DECODE_BATCH = 1024  # a turn of a single question has a thread in its actor
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class WritingConfig(ConfigPart):
     decode_batch: Annotated[int | None, MayChange()] = Field(
         default=None,
         ge=1,
-        le=4096,
+        le=MAX_DECODE_BATCH,
         description="questions that a text agent writes at the same time; without it the batch size, with vllm "
         f"{VLLM_DECODE_BATCH}",
     )

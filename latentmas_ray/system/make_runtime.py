@@ -84,6 +84,7 @@ def text_setups(
     config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
 ) -> "dict[str, TextSetup]":
     """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
+    from latentmas_ray.actors.text.device_share import device_share
     from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
     from latentmas_ray.writing.load import load_text_runner
@@ -91,7 +92,14 @@ def text_setups(
     setups: dict[str, TextSetup] = {}
     for engine in {choice.engine: None for choice in choices.values()}:
         max_running = config.written_at_once(engine)
-        make_runner: Callable[[], TextRunner] = partial(load_text_runner, model, max_running=max_running, **loading)
+        make_runner: Callable[[], TextRunner] = partial(
+            load_text_runner,
+            model,
+            max_running=max_running,
+            get_share=device_share,
+            executes_turns=bool(config.trace) or config.transfer != "kv",
+            **loading,
+        )
         if engine == "vllm":
             assert isinstance(model, str), "the choice of engines refuses objects"
             make_runner = partial(

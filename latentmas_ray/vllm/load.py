@@ -162,7 +162,7 @@ def _start(
 
 def _positions(llm: "LLMEngine", reference: "Reference") -> tuple[int, str]:
     """Return how many positions a question has, and what bounds them if that is not the model."""
-    from latentmas_ray.vllm.cache_size import describe_bound
+    from latentmas_ray.placement.cache_size import describe_bound
 
     with known_fields():
         num_positions, cache = int(llm.model_config.max_model_len), llm.vllm_config.cache_config

@@ -73,6 +73,10 @@ class LeadingEngine:
     def max_running(self) -> int:
         return self._engine.max_running
 
+    @property
+    def queued(self) -> Collection[str]:
+        return self._engine.queued
+
     def can_start(self, request: TextRequest) -> bool:
         return self._engine.can_start(request)
 
@@ -157,6 +161,7 @@ class FollowingEngine:
             self._ranks.abort()
             with self._arrived:
                 self._dead, turns, self._turns = dead, list(self._turns.values()), {}
+                self._requests.clear()  # they refer to memory
             for over, _ in turns:
                 over.set_exception(dead)
 

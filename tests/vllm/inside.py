@@ -224,3 +224,15 @@ def write_without_inputs(engine: "VllmTextEngine", request: TextRequest) -> None
         engine.start(request)
     finally:
         engine._takes_inputs = True
+
+
+def queued_while_writing(engine: "VllmTextEngine", requests: Sequence[TextRequest]) -> list[int]:
+    """How many questions wait for blocks: after all have started, after the first step, and when all have ended."""
+    for request in requests:
+        engine.start(request)
+    seen = [len(engine.queued)]
+    engine.step()
+    seen.append(len(engine.queued))
+    while engine._running:
+        engine.step()
+    return [*seen, len(engine.queued)]

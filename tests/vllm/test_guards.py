@@ -161,5 +161,14 @@ def test_a_cache_that_bounds_the_positions_is_named(vllm: VllmProcess) -> None:
     num_positions, bound = vllm.call(inside.bounds)
     assert num_positions == (NUM_BLOCKS - 1) * BLOCK_SIZE  # vLLM keeps one block for itself
     assert bound.startswith(
-        f"vLLM's cache of 9.44 MB holds {num_positions} (the model has 32768): use a shorter prompt"
+        f"vLLM's cache of 39.3 MB holds {num_positions} (the model has 32768): use a shorter prompt"
     )
+
+
+def test_a_question_waits_until_vllm_has_blocks_for_it(requests: list[TextRequest], vllm: VllmProcess) -> None:
+    """With memory and without: until then its time does not count. The cache is too small for all at once."""
+    bare = [replace(request, key=f"bare {request.key}", memory=None) for request in requests]
+    started, waiting, ended = vllm.call(inside.queued_while_writing, [*requests, *bare])
+    assert (started, ended) == (2 * len(requests), 0)
+    assert 0 < waiting < started
+    assert vllm.call(inside.num_held) == (0, 0)

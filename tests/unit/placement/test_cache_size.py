@@ -4,7 +4,7 @@ import pytest
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement import PRESETS
-from latentmas_ray.vllm.cache_size import bytes_on_gpu, bytes_on_host, describe_bound, wanted_bytes
+from latentmas_ray.placement.cache_size import bytes_on_gpu, bytes_on_host, describe_bound, wanted_bytes
 
 MODEL = PRESETS["qwen3-8b"]
 GB = 10**9

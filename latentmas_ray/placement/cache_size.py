@@ -1,4 +1,5 @@
-"""How large vLLM's paged cache may be, beside the other actors of its GPU. vLLM itself would take the whole device."""
+"""How large the cache of an engine that writes texts may be, beside the other actors of its device. vLLM itself would
+take a whole GPU."""
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement.memory_estimate import FIXED_BYTES
