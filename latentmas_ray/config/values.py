@@ -62,7 +62,7 @@ def parse_transport(value: object) -> TransportName | dict[ActorLink, TransportN
         return dict(value)
     if value not in _TRANSPORTS:
         raise ValueError(_TRANSPORT_FORM)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def format_transport(transport: TransportName | Mapping[ActorLink, TransportName]) -> str:

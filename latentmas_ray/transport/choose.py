@@ -88,7 +88,7 @@ def choose(
             _check(format_transport(by_hand), name, [link], where)
     chosen = {link: _best(link, by_hand.get(link, "auto"), where) for link in links}
     is_free = by_hand.get("same_node", "auto") == "auto"
-    if is_free and where.device == "cpu" and chosen.get("cross_node", ("", ""))[0] == "tcp":
+    if is_free and where.device == "cpu" and "cross_node" in chosen and chosen["cross_node"][0] == "tcp":
         # It shares memory within a node, too; a second transport would copy every segment once more.
         chosen["same_node"] = ("tcp", "which shares memory there")
     return Choice({link: name for link, (name, _) in chosen.items()}, _reasons(chosen))
