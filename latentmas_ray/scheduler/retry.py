@@ -64,8 +64,8 @@ class RetryState:
 
     def split(self, *, runs_alone: bool = False) -> list["RetryState"]:
         """Return one retry for each open question, alone in its batch."""
-        changes = {"number": self.number + 1, "runs_alone": runs_alone or self.runs_alone}
-        return [replace(self, batch=single, **changes) for single in self.batch.split()]
+        number, runs_alone = self.number + 1, runs_alone or self.runs_alone
+        return [replace(self, batch=one, number=number, runs_alone=runs_alone) for one in self.batch.split()]
 
 
 @dataclass(frozen=True, kw_only=True)
