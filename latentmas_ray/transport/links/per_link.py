@@ -10,11 +10,10 @@ from torch import Tensor
 
 from latentmas_ray.authentication import ChunkId, RunKey
 from latentmas_ray.config import ActorLink, CodecName
-from latentmas_ray.config.values import format_transport
 from latentmas_ray.errors import TransferError, WireError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.transport.base import Transport
-from latentmas_ray.transport.capabilities import Capabilities, Place
+from latentmas_ray.transport.capabilities import ANY_DEVICE, Capabilities, Place
 from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
 
 
@@ -46,11 +45,11 @@ class PerLink(Transport):
         """`place` is where this process is; see `at`."""
         self._by_link = dict(by_link)
         self._place = place or Place()
-        self.name = format_transport({link: one.name for link, one in by_link.items()})  # type: ignore[misc]
+        self.name = ",".join(f"{link}={one.name}" for link, one in by_link.items())
         able = [one.capabilities for one in self._distinct().values()]
         self.capabilities = Capabilities(
             links=frozenset(by_link),
-            devices=frozenset.intersection(*(one.devices for one in able)),
+            devices=ANY_DEVICE.intersection(*(one.devices for one in able)),
             one_sided=all(one.one_sided for one in able),
             survives_producer=all(one.survives_producer for one in able),
             shares_node=all(one.shares_node for one in able),
@@ -66,8 +65,8 @@ class PerLink(Transport):
         """Return what packs for these links only. It shares what is open with this transport."""
         if links is None or set(links) >= set(self._by_link):
             return self
-        other = copy(self)
-        other._by_link = {link: one for link, one in self._by_link.items() if link in links}
+        other = PerLink({link: one for link, one in self._by_link.items() if link in links}, self._place)
+        other._authenticator = self._authenticator
         return other
 
     def with_codec(self, codec: CodecName) -> "PerLink":
@@ -89,9 +88,8 @@ class PerLink(Transport):
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """Return memory of the nearest link's transport; others copy from it."""
-        for one in self._distinct().values():
-            return one.reserve(num_bytes, device)
-        return super().reserve(num_bytes, device)
+        nearest = next(iter(self._by_link.values()), super())
+        return nearest.reserve(num_bytes, device)
 
     def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> RoutedPayload:
         """Return the payloads of all transports of this run, or of those of `for_links`."""
