@@ -1,6 +1,7 @@
 """The configuration of a run: its parts, `RunConfig`, and renamed fields. Imports neither torch nor ray."""
 
 from latentmas_ray.config.choices import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -31,9 +32,11 @@ from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_set
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
+    format_transport,
     is_device,
     is_url,
     parse_replicas,
+    parse_transport,
     replicas_by_agent,
 )
 
@@ -42,6 +45,7 @@ __all__ = [
     "EMBEDDED_MODEL",
     "MAX_NEW_TOKENS",
     "MAX_REPLICAS",
+    "ActorLink",
     "CodecName",
     "DTypeName",
     "EngineName",
@@ -65,10 +69,12 @@ __all__ = [
     "WritingConfig",
     "current_fields",
     "current_transfer",
+    "format_transport",
     "is_device",
     "is_url",
     "make_config",
     "parse_replicas",
+    "parse_transport",
     "replicas_by_agent",
     "stored_fields",
     "unused_by_choice",

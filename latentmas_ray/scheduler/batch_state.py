@@ -208,7 +208,8 @@ class BatchState:
             fallbacks,
             given=self._given,
         )
-        return replace(request, keeps_memory=agent.name in self._agents_returning_memory)
+        read_by = tuple(sorted(self._index.readers[agent.name]))
+        return replace(request, read_by=read_by, keeps_memory=agent.name in self._agents_returning_memory)
 
     def _text_sources(self, agent: str) -> tuple[str, ...]:
         """Return the agents whose texts are, or can come to be, in an agent's prompt."""

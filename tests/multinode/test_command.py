@@ -50,7 +50,21 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_questions(tmp_path_factory.mktemp("task"), NUM_QUESTIONS)
 
 
-def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "transports"),
+    [
+        pytest.param([], {"same_node": "shared_memory", "cross_node": "tcp"}, id="auto"),
+        pytest.param(
+            ["--transport", "same_node=shared_memory,cross_node=object_store"],
+            {"same_node": "shared_memory", "cross_node": "object_store"},
+            id="by hand",
+            marks=pytest.mark.slow,  # `tests/unit/transport/test_per_link.py` has a reader on each link
+        ),
+    ],
+)
+def test_agents_on_several_nodes_answer_as_in_one_process(
+    cluster: Cluster, task: Path, tmp_path: Path, flags: list[str], transports: dict[str, str]
+) -> None:
     """From a node that runs no actor; and the cluster keeps running afterwards."""
     command = evaluation(task, "sequential")
     most: Counter[int] = Counter()
@@ -58,7 +72,7 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
     def look() -> None:
         most.update({node: max(0, cluster.num_actors(node) - most[node]) for node in NODES})
 
-    where = ["--address", cluster.address, "--placement", "spread", "--output", str(tmp_path / "run")]
+    where = ["--address", cluster.address, "--placement", "spread", "--output", str(tmp_path / "run"), *flags]
     with started_on(cluster, IDLE, [*command, *where]) as process:
         wait_while(lambda: not process.is_over, look)
         done = process.finish()
@@ -68,7 +82,8 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
     assert len(rows) == NUM_QUESTIONS
     for row in rows:
         assert [(transfer["source"], transfer["reader"]) for transfer in row["transfers"]] == TRANSFERS
-        assert {transfer["transport"] for transfer in row["transfers"]} == {"tcp"}
+        ways = {(transfer["link"], transfer["transport"]) for transfer in row["transfers"]}
+        assert ways <= set(transports.items())
         sizes = [(t["num_bytes"], row["agent_memory_bytes"][t["source"]]) for t in row["transfers"]]
         assert [pair for pair in sizes if not pair[0] == pair[1] > 0] == []
     assert [timeless(row) for row in rows] == local_rows(command, tmp_path / "local")
@@ -77,6 +92,7 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
         link: sum(t["moved_bytes"] for row in rows for t in row["transfers"] if t["link"] == link)
         for link in ("same_node", "cross_node")
     }
+    assert {transfer["link"] for row in rows for transfer in row["transfers"]} == set(transports)
     written = sum(row["memory_bytes"] for row in rows)
     assert 0 < moved["cross_node"] <= written
     assert moved["same_node"] <= written
