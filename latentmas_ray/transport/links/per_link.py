@@ -88,8 +88,8 @@ class PerLink(Transport):
 
     def reserve(self, num_bytes: int, device: torch.device) -> Tensor:
         """Return memory of the nearest link's transport; others copy from it."""
-        nearest = next(iter(self._by_link.values()), super())
-        return nearest.reserve(num_bytes, device)
+        nearest = next(iter(self._by_link.values()), None)
+        return super().reserve(num_bytes, device) if nearest is None else nearest.reserve(num_bytes, device)
 
     def pack(self, chunk: SegmentChunk, chunk_id: ChunkId | None = None) -> RoutedPayload:
         """Return the payloads of all transports of this run, or of those of `for_links`."""
