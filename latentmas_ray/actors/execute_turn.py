@@ -46,6 +46,7 @@ class SegmentSender:
         self, transport: Transport, send: Callable[[SentChunk], None], work: TurnRequest, *, overlaps: bool
     ) -> None:
         self.overlaps = overlaps
+        transport = transport.for_links(work.sent_over)
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
@@ -110,7 +111,7 @@ def execute_turn(
     kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:
         kept = (copy_to_wire(chunk, transport.authenticator, whole),)
-    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk, whole))
+    sent = None if chunk is None else SentChunk(final_at, transport.for_links(work.sent_over).pack(chunk, whole))
     phases = replace(
         result.phases,
         wait=receiver.waited_seconds,
@@ -118,4 +119,4 @@ def execute_turn(
         # A segment may still lie in the engine's cache: packing is then what copies it out.
         emit=result.phases.emit + time.perf_counter() - begin,
     )
-    return sent, replace(result, reads=receiver.transfers(transport.name, work.recomputed), phases=phases, kept=kept)
+    return sent, replace(result, reads=receiver.transfers(work.recomputed), phases=phases, kept=kept)

@@ -68,7 +68,8 @@ class WrittenQuestion:
     error: str | None = None  # why it could not be written
     has_ended: bool = False
     has_read: bool = False  # the engine has its own copy of the memory
-    started_at: float | None = None  # monotonic seconds
+    started_at: float | None = None  # when its first step began, in monotonic seconds
+    step_seconds: float = 0.0  # of the steps since then
     has_token: bool = False
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -96,6 +97,11 @@ class WrittenQuestion:
         start = received.memory.starts[self.index]
         return start + len(received.prompts[self.index]) + len(self.tokens) - 1
 
+    def count_step(self, begin: float, end: float) -> None:
+        """Count a step that it took part in, in monotonic seconds."""
+        self.started_at = begin if self.started_at is None else self.started_at
+        self.step_seconds += end - begin
+
     def seconds(self, now: float) -> float:
         """How long it has been running at the time `now`."""
         return 0.0 if self.started_at is None else now - self.started_at
@@ -122,6 +128,11 @@ class WrittenTurn:
         ]
         self._decode = decode
         self._texts: dict[int, str] = {}
+
+    @property
+    def decode_batch(self) -> int | None:
+        """How many questions may be written at the same time while one of these starts."""
+        return self.received.work.decode_batch
 
     @property
     def has_ended(self) -> bool:

@@ -39,5 +39,5 @@ def receive_turn(
         received,
         wait_seconds=receiver.waited_seconds,
         absorb_seconds=max(0.0, received.absorb_seconds - receiver.waited_seconds),
-        reads=receiver.transfers(transport.name, work.recomputed),
+        reads=receiver.transfers(work.recomputed),
     )

@@ -31,9 +31,10 @@ from latentmas_ray.placement import (
 )
 from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
 from latentmas_ray.placement.throughput import predict
-from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
+from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes
+from latentmas_ray.vllm.installed import obstacle
 
 _MAX_NUMBER = 10**7
 _BEST = 3  # layouts that are printed
@@ -143,11 +144,15 @@ def plan(
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER)
     planned_nodes = _cluster_at(config.address, *described) if config.address else _cluster(*described)
     topology = load_topology(config.topology)
+    is_described = nodes is not None or gpus_per_node is not None
+    check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
     is_here = gpus_per_node is None and config.address is None
     own = {"replicas": config.replicas, "hardware": hardware, "text_tokens": text_tokens, "compare": compare}
     _tell_unused(config, request, {"gpu_memory": gpu_memory, **own})
+    if request.apart and is_described and (problem := obstacle()) is not None:
+        NOTES.hold(f"{problem} here: the plan is for nodes that have it")
     search = _search(request, _hardware_of(planned_nodes, named, is_here=is_here), speeds, text_tokens)
     found = _predicted(search, is_auto=config.replicas == "auto", is_asked_for=named is not None)
     made = found[0].plan if found else make_plan(request)
@@ -343,6 +348,7 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
             }
             for shard in made.shards()
         ],
+        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
         "speeds": asdict(speeds),
         "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
     }
