@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -161,14 +161,21 @@ def plan(
         told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
         typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
         return
+    said = (made, speeds, config.model, describe_engines(topology, engines))
+    _print(said, search, found, most=len(found) if compare else _BEST)
+
+
+def _print(
+    said: tuple[Plan, LinkSpeeds, str, str], search: LayoutSearch, found: Sequence[PredictedPlan], *, most: int
+) -> None:
     from latentmas_ray.cli.render.layout_tables import layout_report
     from latentmas_ray.cli.render.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
     console = results_console()
-    console.print(plan_report(made, speeds, config.model, describe_engines(topology, engines)))
+    console.print(plan_report(*said))
     if found:
-        console.print(layout_report(search, found, most=len(found) if compare else _BEST))
+        console.print(layout_report(search, found, most=most))
 
 
 def _request(
