@@ -12,7 +12,6 @@ import pytest
 from latentmas_ray.engine.segment_io import InMemorySegments
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, QuestionsTooLongError
-from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
 from latentmas_ray.writing.written_turn import WrittenTurn
 from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
@@ -397,16 +396,6 @@ def test_turns_of_many_threads_are_written_by_one() -> None:
             return writer.start(number, writer.receive(work, InMemorySegments({}))).result().texts
 
         texts = list(callers.map(call, range(40)))
-    assert texts == [
-        tuple(text_of(f"write {count}", count) for count in (number % 7 + 1, number % 3 + 1)) for number in range(40)
-    ]
+    counts = [(number % 7 + 1, number % 3 + 1) for number in range(40)]
+    assert texts == [tuple(text_of(f"write {count}", count) for count in pair) for pair in counts]
     assert max(engine.num_running) == 3
-
-
-def test_busy_time_counts_what_lies_within() -> None:
-    busy = BusyTime()
-    for begin, end in ((0.0, 1.0), (1.001, 2.0), (5.0, 6.0)):
-        busy.record(begin, end)
-    assert busy.within(0.5, 5.5) == pytest.approx(2.0)
-    assert busy.within(2.5, 4.5) == 0.0
-    assert busy.within(6.0, 9.0) == 0.0
