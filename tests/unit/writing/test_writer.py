@@ -386,7 +386,6 @@ def test_a_turn_may_bound_what_is_written_at_the_same_time(decode_batch: int | N
 
 
 def test_turns_of_many_threads_are_written_by_one() -> None:
-    """Each caller waits in its own thread, as in an actor."""
     engine = ScriptedEngine(max_running=3)
     with ThreadPoolExecutor(1) as owner, ThreadPoolExecutor(8) as callers:
         writer = Writer(engine, owner.submit)
