@@ -12,7 +12,6 @@ import pytest
 from latentmas_ray.engine.segment_io import InMemorySegments
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, QuestionsTooLongError
-from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
 from latentmas_ray.writing.written_turn import WrittenTurn
 from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
@@ -387,7 +386,6 @@ def test_a_turn_may_bound_what_is_written_at_the_same_time(decode_batch: int | N
 
 
 def test_turns_of_many_threads_are_written_by_one() -> None:
-    """Each caller waits in its own thread, as in an actor."""
     engine = ScriptedEngine(max_running=3)
     with ThreadPoolExecutor(1) as owner, ThreadPoolExecutor(8) as callers:
         writer = Writer(engine, owner.submit)
@@ -397,16 +395,6 @@ def test_turns_of_many_threads_are_written_by_one() -> None:
             return writer.start(number, writer.receive(work, InMemorySegments({}))).result().texts
 
         texts = list(callers.map(call, range(40)))
-    assert texts == [
-        tuple(text_of(f"write {count}", count) for count in (number % 7 + 1, number % 3 + 1)) for number in range(40)
-    ]
+    counts = [(number % 7 + 1, number % 3 + 1) for number in range(40)]
+    assert texts == [tuple(text_of(f"write {count}", count) for count in pair) for pair in counts]
     assert max(engine.num_running) == 3
-
-
-def test_busy_time_counts_what_lies_within() -> None:
-    busy = BusyTime()
-    for begin, end in ((0.0, 1.0), (1.001, 2.0), (5.0, 6.0)):
-        busy.record(begin, end)
-    assert busy.within(0.5, 5.5) == pytest.approx(2.0)
-    assert busy.within(2.5, 4.5) == 0.0
-    assert busy.within(6.0, 9.0) == 0.0
