@@ -143,6 +143,9 @@ class Scheduler:
 
     def _admit(self) -> bool:
         """Start the next batch if it fits the memory budget. Returns whether anything happened. Runs admit in turn."""
+        in_flight = [batch_state for run in self._runs for batch_state in run.batch_states]
+        if any(batch_state.retry.runs_alone for batch_state in in_flight):
+            return False
         num_unanswered = {run: run.num_unanswered for run in self._runs}
         for run in list(self._runs):
             try:
@@ -152,8 +155,8 @@ class Scheduler:
                 return True
             if batch_state is None:
                 continue
-            if not self._memory_budget.fits(batch_state.bounds):
-                return False  # else smaller batches of later runs could delay this one for ever
+            if (batch_state.retry.runs_alone and in_flight) or not self._memory_budget.fits(batch_state.bounds):
+                return False  # else (smaller) batches of later runs could delay this one for ever
             run.admit(batch_state)
             self._runs.remove(run)
             self._runs.append(run)

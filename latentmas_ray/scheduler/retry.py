@@ -7,6 +7,9 @@
 * A question that could not be written, in a turn that wrote the others, leaves its batch and is retried alone.
 * Any other failed batch is split: each of its questions is retried alone. A question fails for good after
   `max_attempts` attempts in total.
+* An actor that writes several turns at the same time may die of another one than that which is suspected. So the
+  questions of a batch that failed with its actor are retried while nothing else is in flight, and an actor that died
+  while several batches were in flight is no question's last attempt.
 
 Questions that are answered, or left their batch earlier, are never tried again with it.
 """
@@ -28,6 +31,7 @@ class RetryState:
     batch: Batch
     number: int = 1
     admitted_at: float | None = None  # of the first attempt, in seconds of the scheduler's clock
+    runs_alone: bool = False  # while nothing else is in flight, so that a dead actor has died of it
 
     def can_resubmit_lost_turns(self, num_losses: int, max_losses: int) -> bool:
         """Return whether lost turns are submitted again, after `num_losses` that the batch may have caused. The limit
@@ -41,9 +45,11 @@ class RetryState:
             left = self.batch.without(failure.refused.keys())
             others = [replace(self, batch=left)] if left.open_questions else []
             return others, {name: failure.refused[name] for name in ids}
-        if self.has_failed_for_good(max_attempts):
+        with_actor = failure.is_loss and not failure.lacks_memory
+        is_doubtful = with_actor and not self.runs_alone
+        if self.has_failed_for_good(max_attempts) and not is_doubtful:
             return [], {self.batch.questions[0].id: failure.reason}
-        return self.split(), {}
+        return self.split(runs_alone=with_actor), {}
 
     def after_some(self, failed: Mapping[str, str], max_attempts: int) -> tuple[list["RetryState"], dict[str, str]]:
         """Like `after`, for questions that failed alone (each with its reason); the batch continues without them."""
@@ -56,9 +62,10 @@ class RetryState:
         """Return whether a failure is final: the question was alone in its batch and has had all its attempts."""
         return len(self.batch.questions) == 1 and self.number >= max_attempts
 
-    def split(self) -> list["RetryState"]:
+    def split(self, *, runs_alone: bool = False) -> list["RetryState"]:
         """Return one retry for each open question, alone in its batch."""
-        return [RetryState(single, self.number + 1, self.admitted_at) for single in self.batch.split()]
+        number, runs_alone = self.number + 1, runs_alone or self.runs_alone
+        return [replace(self, batch=one, number=number, runs_alone=runs_alone) for one in self.batch.split()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ HEAD = 0
 @pytest.mark.vllm
 @pytest.mark.slow  # `tests/vllm/test_on_ray.py` has both agents on one node
 def test_memory_crosses_to_an_agent_on_vllm(tmp_path: Path) -> None:
-    command = [*evaluation(write_questions(tmp_path, 6), "sequential"), "--dtype", "float32"]
+    command = evaluation(write_questions(tmp_path, 6), "sequential")
     with make_cluster(2, 2) as cluster:
         spread = ["--placement", "spread", "--engine", "vllm", "--address", cluster.address]
         with started_on(cluster, HEAD, [*command, *spread, "--output", str(tmp_path / "run")]) as process:

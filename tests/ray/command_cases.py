@@ -73,6 +73,11 @@ def processes_of(session: int) -> dict[int, str]:
     return found
 
 
+def lines_unlike(starts: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The lines with none of these starts; what a command says while a busy machine starts its actors is left out."""
+    return [line for line in lines if not line.startswith((*starts, "waiting for "))]
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     """Return when `condition` holds; fail after a long time, or when `process` has ended before."""
     deadline = time.monotonic() + TIMEOUT_SECONDS

@@ -10,7 +10,7 @@ import pytest
 
 from latentmas_ray.cli.main import main
 from tests.ray.actor_cases import timeless
-from tests.ray.command_cases import COMMAND, PAIR, processes_of, read_rows, started, wait_for
+from tests.ray.command_cases import COMMAND, PAIR, lines_unlike, processes_of, read_rows, started, wait_for
 
 NUM_QUESTIONS = 24
 FLAGS = ["--batch-size", "3", "--latent-steps", "10", "--max-new-tokens", "24", "--temperature", "0.8"]
@@ -44,7 +44,7 @@ def _is_actor(process: str) -> bool:
 def _check_half_done(folder: Path, undisturbed: list[dict[str, object]]) -> None:
     rows = [timeless(row) for row in read_rows(folder)]
     assert 0 < len(rows) < NUM_QUESTIONS
-    assert all(row in undisturbed for row in rows)
+    assert [row for row in rows if row not in undisturbed] == []
     assert not (folder / "summary.json").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_leaves_a_journal_that_can_be_resumed(
         assert process.returncode == code
         wait_for(lambda: not processes_of(process.pid))
     *progress, said, advice = err.splitlines()
-    assert all(line.startswith(("latent: ", "note: ")) for line in progress)
+    assert lines_unlike(["latent: ", "note: "], progress) == []
     assert said == f"error: {reason}"
     assert str(tmp_path) in advice
     assert "--resume" in advice

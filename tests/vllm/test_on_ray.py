@@ -47,6 +47,7 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("LATENTMAS_TORCH_THREADS", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
+        ray.shutdown()  # the one of the tests in other folders, which may have run in this process
         ray.init(
             address="local",
             num_cpus=4,

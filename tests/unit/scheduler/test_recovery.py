@@ -110,6 +110,25 @@ def test_a_question_that_kills_its_actor_fails_alone() -> None:
     assert not runtime.handles
 
 
+def test_a_batch_that_is_suspected_wrongly_loses_no_question() -> None:
+    """An actor that writes several turns at the same time: all are lost with it, and an innocent one is suspected."""
+
+    def failure(work: TurnRequest) -> Exception | None:
+        pending = [handle for handle in runtime.handles if handle.turn.finishes_at > runtime.now]
+        others = [handle for handle in pending if handle.agent == work.agent == "judger"]
+        is_culprit = work.agent == "judger" and "q2" in work.question_ids
+        if not is_culprit and not any("q2" in handle.question_ids for handle in others):
+            return None
+        return TurnLostError("it died", lacks_memory=False, is_suspect=not (is_culprit and others))
+
+    runtime = FakeRuntime(failure=failure)
+    driver = make_driver(runtime, CHAIN, max_losses=2, max_batches_in_flight=8)
+    results = {result.id: result for result in driver.run(plan_batches(make_questions(8), 2))}
+    assert results.pop("q2") == Failure(id="q2", agent="judger", error="it died")
+    assert not any(isinstance(result, Failure) for result in results.values())
+    assert len(results) == 7
+
+
 def test_turns_lost_together_count_once_whichever_is_the_suspect() -> None:
     """Agents of one actor lose their turns at the same time, and one of them may be the cause every time."""
 
