@@ -351,22 +351,20 @@ class Scheduler:
             if failure.is_loss and batch_state.retry.can_resubmit_lost_turns(
                 batch_state.num_losses, run.settings.max_losses
             ):
-                self._rewind(run, batch_state, event.handle, failure, dead)
+                self._rewind(run, batch_state, failure, dead)
+                run.counters.count_fault(event.handle, failure.reason)
             else:
                 self._fail_batch(run, batch_state, failure)
         if submit_next and batch_state in run.batch_states:
             self._submit_ready(run, batch_state)
 
-    def _rewind(
-        self, run: Run, batch_state: BatchState, handle: TurnHandle, failure: TurnFailure, dead: Set[str]
-    ) -> None:
+    def _rewind(self, run: Run, batch_state: BatchState, failure: TurnFailure, dead: Set[str]) -> None:
         """Reset the lost turns, and the turns whose lost segments they read."""
         lost = batch_state.lost_segments | dead
         sources = set(run.topology_index.sources[failure.agent])
         if failure.lacks_memory and lost.isdisjoint(sources):
             lost |= sources  # which one is lost is unknown
         pending, finished = batch_state.rewind(lost | {failure.agent})
-        run.counters.count_fault(handle, failure.reason)
         self._cancel_turns(pending, finished)
 
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:

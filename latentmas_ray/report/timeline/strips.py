@@ -245,12 +245,14 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
 
 
 def _outages(lane: Lane, places: _Places, chart: Chart) -> Iterator[Outage]:
-    """Yield each stretch from a loss until a replica is ready again."""
+    """Yield each stretch from a loss until a replica is ready again. Its first turn may come before the driver sees
+    that it is ready."""
     top, height = places.lanes[lane]
     for place, change in enumerate(lane.changes):
         if change.event != "replica_lost":
             continue
-        ready = next((later.at for later in lane.changes[place + 1 :] if later.event == "replica_ready"), None)
+        signs = [later.at for later in lane.changes[place + 1 :] if later.event == "replica_ready"]
+        ready = min([*signs, *(bar.begin for bar in lane.bars if bar.begin >= change.at)], default=None)
         until = chart.end if ready is None else ready
         if places.shows(change.at, until):
             left = places.left(change.at)

@@ -202,6 +202,17 @@ def test_the_picture_shows_overlap_hand_overs_and_faults(tmp_path: Path) -> None
         assert sum(piece.width for piece in bar.pieces) == pytest.approx(100, abs=1)
 
 
+def test_a_replica_is_down_until_it_is_seen_ready_or_begins_a_turn(tmp_path: Path) -> None:
+    """The driver looks every few seconds whether it is ready; turns that wait for it begin at once."""
+    before, after = turn("solver", ["a"], ("think", 0.0, 1.0)), turn("solver", ["b"], ("think", 5.0, 7.0))
+    lost, ready = change("replica_lost", 2.0, "solver 0"), change("replica_ready", 6.0, "solver 0")
+    (picture,) = make_pictures(
+        timeline(tmp_path, [start(), before, lost, ready, after, change("replica_lost", 8.0, "solver 0")])
+    )
+    (strip,) = picture.strips
+    assert [outage.label for outage in strip.outages] == ["lost for 3.0 s", "lost to the end"]
+
+
 def test_a_long_run_is_an_overview_and_windows(tmp_path: Path) -> None:
     rows = pipelined(400)
     rows.insert(-1, change("replica_lost", 300.0, "writer 0", reason="its node died"))
