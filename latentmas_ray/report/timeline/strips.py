@@ -238,8 +238,8 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
             crosses_nodes=read.link == "cross_node",
             title=f"{read.source} → {arrow.reader.turn.agent}: {way}, {link}{moved}, {format_seconds(read.seconds)}",
             label="" if key in labelled else way,
-            label_left=round((x1 + x2) / 2, 3),
-            label_top=round((y1 + y2) / 2, 1),
+            label_left=round(x1 + (x2 - x1) * min(1.0, _GAP_PIXELS / 2 / (abs(y2 - y1) or 1.0)), 3),
+            label_top=y1 + math.copysign(_GAP_PIXELS / 2, y2 - y1),  # between two lanes, where it hides no bar
         )
         labelled.add(key)
 
