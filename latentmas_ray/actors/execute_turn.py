@@ -47,6 +47,7 @@ class SegmentSender:
         self, transport: Transport, send: Callable[[SentChunk], None], work: TurnRequest, *, overlaps: bool
     ) -> None:
         self.overlaps = overlaps
+        transport = transport.for_links(work.sent_over)
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
@@ -111,7 +112,7 @@ def execute_turn(
     kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:
         kept = (copy_to_wire(chunk, transport.authenticator, whole),)
-    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk, whole))
+    sent = None if chunk is None else SentChunk(final_at, transport.for_links(work.sent_over).pack(chunk, whole))
     packing_seconds = time.perf_counter() - begin
     phases = replace(
         result.phases,
@@ -123,5 +124,5 @@ def execute_turn(
     spans = cut_waits(result.spans, receiver.waits)
     if sent is not None or kept:
         spans += (PhaseSpan(phase="emit", begin=final_at, end=final_at + packing_seconds),)
-    reads = receiver.transfers(transport.name, work.recomputed)
+    reads = receiver.transfers(work.recomputed)
     return sent, replace(result, reads=reads, phases=phases, spans=spans, kept=kept)

@@ -69,6 +69,7 @@ class SegmentReceiver:
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)
         self._first = {segment.source: self._unpack(segment, 0, segment.first) for segment in incoming}
+        self._names = {segment.source: transport.name_of(segment.first.payload) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
 
@@ -95,7 +96,7 @@ class SegmentReceiver:
         for segment in self._incoming:
             yield from self._yield_later(segment)
 
-    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+    def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
         times = self._timer.times()
         return tuple(
@@ -105,7 +106,7 @@ class SegmentReceiver:
                 transfer_mode="recompute" if source in recomputed else "kv",
                 codec=codec,
                 relative_error=self._errors[source],
-                transport=transport,
+                transport=self._names[source],
                 seconds=times[source].seconds,
                 exposed_seconds=times[source].exposed_seconds,
             )
@@ -171,7 +172,7 @@ class GivenMemoryReceiver:
         """Yield the only chunk of one agent's segment."""
         yield self._chunks[agent]
 
-    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+    def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return no records: nothing was transferred."""
         return ()
 

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `latentmas --help` must come at once. The comman
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -67,11 +68,14 @@ def _latentmas(
     """
 
 
+# Once for each process: that takes longer than many a command.
+_command = cache(lambda: typer.main.get_command(app))
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line `args` (the process's own when None) and return the exit code."""
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    command = typer.main.get_command(app)
-    return exit_code_of(lambda: command.main(arguments, prog_name="latentmas", standalone_mode=False))
+    return exit_code_of(lambda: _command().main(arguments, prog_name="latentmas", standalone_mode=False))
 
 
 def run() -> None:

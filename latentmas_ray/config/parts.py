@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -25,7 +26,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
-from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas
+from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas, parse_transport
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
@@ -34,6 +35,7 @@ EMBEDDED_MODEL = "tiny"
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
+MAX_DECODE_BATCH = 1024  # a turn of a single question has a thread in its actor
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class WritingConfig(ConfigPart):
     decode_batch: Annotated[int | None, MayChange()] = Field(
         default=None,
         ge=1,
-        le=4096,
+        le=MAX_DECODE_BATCH,
         description="questions that a text agent writes at the same time; without it the batch size, with vllm "
         f"{VLLM_DECODE_BATCH}",
     )
@@ -183,8 +185,9 @@ class WritingConfig(ConfigPart):
 class TransferConfig(ConfigPart):
     """How working memory moves between agents, and how much of it may exist at once."""
 
-    transport: Annotated[TransportName, MayChange()] = Field(
-        default="auto", description="how memory moves between actors"
+    transport: Annotated[TransportName | dict[ActorLink, TransportName], MayChange()] = Field(
+        default="auto",
+        description="how memory moves between actors; by link, as in same_node=shared_memory,cross_node=tcp",
     )
     transfer: Annotated[TransferMode, MayChange()] = Field(
         default="kv", description="send KV, or the inputs from which its readers recompute it"
@@ -198,6 +201,11 @@ class TransferConfig(ConfigPart):
     memory_in_flight: Annotated[str, MayChange()] = Field(
         default="auto", description="limit on working memory in flight, for example 4GB"
     )
+
+    @field_validator("transport", mode="before")
+    @classmethod
+    def _parse_transport(cls, value: object) -> TransportName | dict[ActorLink, TransportName]:
+        return parse_transport(value)
 
     @field_validator("memory_in_flight", mode="before")
     @classmethod

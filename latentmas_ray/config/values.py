@@ -2,12 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
+from latentmas_ray.config.choices import ActorLink, TransportName
 from latentmas_ray.errors import ConfigError
 
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
 _REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
+_LINKS: tuple[ActorLink, ...] = get_args(ActorLink)
+_TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
+_TRANSPORT_FORM = (
+    f"it must be one of {', '.join(map(repr, _TRANSPORTS))}, or one for each link, as in "
+    "same_node=shared_memory,cross_node=tcp"
+)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 
@@ -37,6 +45,31 @@ def parse_replicas(value: object) -> int | dict[str, int]:
             raise ValueError(_REPLICAS_FORM)
         return {name: _count(number) for name, number in value.items()}
     return _count(value)
+
+
+def parse_transport(value: object) -> TransportName | dict[ActorLink, TransportName]:
+    """Parse a transport, for all links or by link; text looks like `tcp` or `same_node=nccl,cross_node=object_store`.
+    Raises ValueError."""
+    if isinstance(value, str) and "=" in value:
+        pairs = [[text.strip() for text in part.partition("=")[::2]] for part in value.split(",")]
+        if len({link for link, _ in pairs}) < len(pairs):
+            raise ValueError(f"{_TRANSPORT_FORM}; each link once")
+        value = dict(pairs)
+    if isinstance(value, Mapping):
+        between = [name for name in _TRANSPORTS if name != "loopback"]
+        if not value or not set(value) <= set(_LINKS) or not all(name in between for name in value.values()):
+            raise ValueError(f"{_TRANSPORT_FORM}; the links are {', '.join(_LINKS)}")
+        return dict(value)
+    if value not in _TRANSPORTS:
+        raise ValueError(_TRANSPORT_FORM)
+    return value
+
+
+def format_transport(transport: TransportName | Mapping[ActorLink, TransportName]) -> str:
+    """Return the text from which `parse_transport` gets this value."""
+    if isinstance(transport, str):
+        return transport
+    return ",".join(f"{link}={name}" for link, name in transport.items())
 
 
 def replicas_by_agent(replicas: int | Mapping[str, int], agents: Sequence[str]) -> dict[str, int]:

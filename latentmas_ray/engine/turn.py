@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentmas_ray.authentication import ChunkId
-from latentmas_ray.config import CodecName, GuardName
+from latentmas_ray.config import ActorLink, CodecName, GuardName
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
@@ -80,11 +80,16 @@ class TurnRequest:
     guard: GuardName = "off"  # the action on thoughts with an alarm
     keeps_memory: bool = False  # its result also holds its segment
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
+    read_by: tuple[str, ...] = ()  # the agents that read its segment
+    sent_over: frozenset[ActorLink] | None = None  # the links to those agents' actors; None: any
     segment_id: str = ""  # the name of its own segment, which no other segment of the run has
     read_ids: Mapping[str, str] = field(default_factory=dict)  # by agent: the names of the segments that it must read
     # Questions whose text nobody needs, as they have their answer: an actor that writes questions on their own leaves
     # them out (their values in the result are empty), any other may write them.
     skipped: frozenset[str] = frozenset()
+    # Of a text agent that writes question by question: it starts none of this turn while so many are being written.
+    # None, or more than its engine can write at the same time: that is the bound.
+    decode_batch: int | None = None
 
     @property
     def can_overlap(self) -> bool:

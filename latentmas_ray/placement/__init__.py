@@ -2,6 +2,7 @@
 
 model_dims       sizes of a model: parameters, bytes of KV per token
 memory_estimate  tokens and memory that each agent's turn needs
+cache_size       bytes of the cache of an engine that writes texts
 resources        GPUs, cores and threads of one actor
 assignment       the node and GPU of each rank: packed or spread
 plan             PlanRequest and Plan

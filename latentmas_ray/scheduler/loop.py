@@ -295,7 +295,7 @@ class Scheduler:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
         batch_state.add_result(result)
-        settle_failed(run, batch_state, result)
+        settle_failed(run, batch_state, result, self._runtime.cancel)
         to_free = batch_state.take_segments_to_free()
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
         if submit_next and needs_more:

@@ -2,8 +2,8 @@
 
 The scheduler holds `TurnHandle`s, references to results that may not exist yet. It never holds a tensor. A runtime
 reports events: immutable records, returned by `Runtime.poll` in the order in which they occurred. `TurnDone`,
-`TurnFailed` and `TurnLost` decide what the scheduler does next. The other events are for observers: tokens of a turn,
-replicas and nodes that were added or lost.
+`TurnFailed`, `TurnLost` and `QuestionDone` decide what the scheduler does next. The other events are for observers:
+tokens of a turn, replicas and nodes that were added or lost.
 """
 
 import time

@@ -6,6 +6,7 @@ They are the fields of `RunConfig`; a test checks that names and types agree.
 from typing import TypedDict
 
 from latentmas_ray.config import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -42,7 +43,7 @@ class RunFields(TypedDict, total=False):
     replicas: int | dict[str, int]
     placement: PlacementName
     tp: int
-    transport: TransportName
+    transport: TransportName | dict[ActorLink, TransportName]
     transfer: TransferMode
     codec: CodecName
     overlap: bool

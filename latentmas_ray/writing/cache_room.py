@@ -4,6 +4,7 @@ Rows and slots are reserved when they are needed. The bound counts what the ques
 be stopped later for another.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class CacheRoom:
         """At most `max_rows` rows, and no more than `max_bytes` for all (None: without a bound). A single row may be
         larger."""
         self._lm = lm
-        self.max_rows, self._max_bytes = max_rows, max_bytes
+        self.max_rows, self.max_bytes = max_rows, max_bytes
         self._cache: BatchCache | None = None
 
     @property
@@ -77,12 +78,22 @@ class CacheRoom:
                 self._cache = BatchCache(self._lm.spec, self._lm.layer_devices, num_rows, num_slots)
             else:
                 cache.resize(num_rows, num_slots)
-        except torch.OutOfMemoryError as error:
-            num_bytes = format_bytes(num_rows * num_slots * self._lm.spec.bytes_per_token)
-            raise CacheError(
-                f"a KV cache of {num_rows} questions × {num_slots} tokens takes {num_bytes}, more than "
-                f"{self._lm.device_name} has: use a smaller decode_batch, max_new_tokens or latent_steps"
-            ) from error
+        except (torch.OutOfMemoryError, CacheError) as error:
+            raise CacheError(self.refusal(num_rows, num_slots)) from error
+
+    def refusal(self, num_rows: int, num_slots: int) -> str:
+        """Return why so many rows of so many slots have no room: the bytes that they need, and those that are there."""
+        device = self._lm.device
+        if device.type == "cuda":
+            num_free = torch.cuda.mem_get_info(device)[0]
+            num_free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        else:
+            num_free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        needed = format_bytes(num_rows * num_slots * self._lm.spec.bytes_per_token)
+        return (
+            f"a KV cache of {num_rows} questions × {num_slots} tokens takes {needed}, and {self._lm.device_name} has "
+            f"{format_bytes(num_free)} left: use a smaller decode_batch, max_new_tokens or latent_steps"
+        )
 
     def trim(self) -> None:
         """Free a large CPU cache that has no question: the next may come late."""
@@ -97,6 +108,6 @@ class CacheRoom:
 
     def _most_rows(self, num_slots: int) -> int:
         """How many rows of so many slots the bounds allow; at least one."""
-        if self._max_bytes is None:
+        if self.max_bytes is None:
             return self.max_rows
-        return max(1, min(self.max_rows, self._max_bytes // (num_slots * self._lm.spec.bytes_per_token)))
+        return max(1, min(self.max_rows, self.max_bytes // (num_slots * self._lm.spec.bytes_per_token)))

@@ -1,5 +1,6 @@
 """A text agent's turn while its questions are written: what was read, what each question has so far, its result."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
@@ -76,7 +77,8 @@ class WrittenQuestion:
     error: str | None = None  # why it could not be written
     has_ended: bool = False
     has_read: bool = False  # the engine has its own copy of the memory
-    started_at: float | None = None  # monotonic seconds
+    started_at: float | None = None  # when its first step began, in monotonic seconds
+    step_seconds: float = 0.0  # of the steps since then
     has_token: bool = False
     # Wall-clock seconds: its first step, its first token, its end.
     began: float | None = None
@@ -117,6 +119,12 @@ class WrittenQuestion:
         prefill = PhaseSpan(phase="prefill", begin=self.began, end=first)
         return (prefill, PhaseSpan(phase="decode", begin=first, end=self.ended)) if self.wrote_first else (prefill,)
 
+    def count_step(self, begin: float, end: float) -> None:
+        """Count a step that it took part in, in monotonic seconds."""
+        if self.started_at is None:
+            self.started_at, self.began = begin, time.time() - (end - begin)
+        self.step_seconds += end - begin
+
     def seconds(self, now: float) -> float:
         """How long it has been running at the time `now`."""
         return 0.0 if self.started_at is None else now - self.started_at
@@ -143,6 +151,11 @@ class WrittenTurn:
         ]
         self._decode = decode
         self._texts: dict[int, str] = {}
+
+    @property
+    def decode_batch(self) -> int | None:
+        """How many questions may be written at the same time while one of these starts."""
+        return self.received.work.decode_batch
 
     @property
     def has_ended(self) -> bool:

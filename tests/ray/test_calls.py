@@ -12,7 +12,7 @@ from latentmas_ray.errors import ConfigError
 from tests.callers import ALL_ARE_ASKED, FAST, NUM_CALLERS, PAIR, ask_in_tasks, ask_in_threads, ask_in_turn
 from tests.callers import QUESTIONS as ALL_QUESTIONS
 
-QUESTIONS = ALL_QUESTIONS if ALL_ARE_ASKED else ALL_QUESTIONS[: 4 * NUM_CALLERS]
+QUESTIONS = ALL_QUESTIONS if ALL_ARE_ASKED else ALL_QUESTIONS[: 2 * NUM_CALLERS]
 ON_RAY: dict[str, Any] = {**FAST, "runtime": "ray"}
 MEMORY_RUN: dict[str, Any] = {"latent_steps": 2, "max_new_tokens": 12, "dtype": "float32", "device": "cpu"}
 

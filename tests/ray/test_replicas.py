@@ -23,13 +23,14 @@ agents:
 """
 
 
-@pytest.mark.slow  # `test_replicas_work_at_the_same_time` has no model
+@pytest.mark.slow  # `test_placement.py` has replicas without a model
 def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(PAIR)
     rows = {}
     for runtime, replicas in (("local", 1), ("ray", {"judger": 2})):
         with LatentMAS(
             model="tiny",
+            dtype="float32",  # in bfloat16 rounding depends on which questions are written at the same time
             task="sample",
             topology=str(tmp_path / "pair.yaml"),
             runtime=runtime,
@@ -72,11 +73,12 @@ def test_a_replica_of_two_ranks_gives_the_answers_of_one_process(tmp_path: Path)
     assert len(answers["ray"]) == 3
 
 
+@pytest.mark.slow  # colocated ones do in `test_placement.py`
 def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
     alone = topology(agent("solver", thinks="text"))
     with actors_of(alone, partial(StandIn, tmp_path), replicas=2) as started:
         answers = drive(*started, alone, questions_that_wait(4, 0.5))
-    assert all(isinstance(answer, Answer) for answer in answers.values())
+    assert [answer for answer in answers.values() if not isinstance(answer, Answer)] == []
     turns = turns_in(tmp_path)
     assert len({turn.pid for turn in turns}) == 2
     pairs = ((one, other) for one in turns for other in turns if one.pid < other.pid)

@@ -94,6 +94,7 @@ def test_devices_of_actors(device: str) -> None:
         ("engine", "llamacpp", "'auto', 'transformers' or 'vllm'"),
         ("sampler", "dice", "'counter' or 'engine'"),
         ("decode_batch", 0, "greater than or equal to 1"),
+        ("decode_batch", 1025, "less than or equal to 1024"),
         ("decode_batch", True, "a number, not true or false"),
         ("runtime", "spark", "'ray' or 'local'"),
         ("address", "", "at least 1 character"),

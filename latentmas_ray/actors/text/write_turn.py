@@ -41,5 +41,5 @@ def receive_turn(
         wait_seconds=receiver.waited_seconds,
         absorb_seconds=max(0.0, received.absorb_seconds - receiver.waited_seconds),
         spans=cut_waits(received.spans, receiver.waits),
-        reads=receiver.transfers(transport.name, work.recomputed),
+        reads=receiver.transfers(work.recomputed),
     )

@@ -25,9 +25,10 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
+from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes
+from latentmas_ray.vllm.installed import obstacle
 
 _MAX_NUMBER = 10**7
 
@@ -114,9 +115,13 @@ def plan(
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER)
     planned_nodes = _cluster_at(config.address, *described) if config.address else _cluster(*described)
     topology = load_topology(config.topology)
+    is_described = nodes is not None or gpus_per_node is not None
+    check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
     _tell_unused(config, request, gpu_memory)
+    if request.apart and is_described and (problem := obstacle()) is not None:
+        NOTES.hold(f"{problem} here: the plan is for nodes that have it")
     made = make_plan(request)
     _tell_unused_links(made, speeds, given)
     if as_json:
@@ -265,6 +270,7 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
             }
             for shard in made.shards()
         ],
+        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
         "speeds": asdict(speeds),
         "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
     }

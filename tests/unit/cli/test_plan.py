@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from latentmas_ray.cli.commands import plan as plan_module
 from latentmas_ray.cli.main import main
+from latentmas_ray.system import engines
 
 REFERENCE = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "8", "--gpu-memory", "80GB"]
 
@@ -91,3 +93,39 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     for words in named:
         assert words in err
+
+
+@pytest.mark.parametrize("flags", [[], ["--nodes", "2"]])
+def test_a_plan_refuses_what_a_run_refuses(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--engine", "vllm", "--placement", "colocate", *flags]) == 2
+    expected = "error: --engine: got 'vllm'; with placement colocate it must be transformers: vLLM needs an actor of"
+    assert capfd.readouterr().err == f"{expected} its own\n"
+
+
+def test_a_plan_needs_vllm_only_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for module in (engines, plan_module):
+        monkeypatch.setattr(module, "obstacle", lambda: "vLLM is not installed")
+    assert main(["plan", "--engine", "vllm"]) == 2
+    assert "error: --engine: got 'vllm'; vLLM is not installed: pip install" in capfd.readouterr().err
+    assert main([*REFERENCE, "--engine", "vllm", "--decode-batch", "8"]) == 0
+    out, err = capfd.readouterr()
+    assert "vllm for judger (asked for)" in " ".join(out.split())
+    assert err == "note: vLLM is not installed here: the plan is for nodes that have it\n"
+
+
+def test_a_plan_counts_what_actors_with_vllm_load_on_the_host(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of each rank of both replicas, the whole model; the latent agents load theirs on their GPU."""
+    flags = ["--nodes", "2", "--tp", "2", "--replicas", "judger=2", "--engine", "vllm", "--decode-batch", "8"]
+    assert main([*REFERENCE, *flags, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    ranks = [shard["node"] for shard in told["shards"] if shard["agents"] == ["judger"]]
+    assert len(ranks) == 4
+    assert told["loading_bytes"] == [2 * told["num_parameters"] * ranks.count(node) for node in range(2)]
+    assert main([*REFERENCE, *flags]) == 0
+    assert "since each actor with vLLM first loads the whole model once on the CPU" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    assert main([*REFERENCE, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["loading_bytes"] == [0]
