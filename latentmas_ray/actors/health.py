@@ -144,7 +144,7 @@ class HealthMonitor:
     def report_ready(self, replicas: Sequence[Replica]) -> None:
         """Emit ReplicaReady for replicas that have loaded their model."""
         for replica in replicas:
-            self._on_event(ReplicaReady(self._agents_of(replica), replica.nodes))
+            self._on_event(ReplicaReady(self._agents_of(replica), replica.nodes, replica.name))
 
     def mark_dead(self, replica: Replica, agent: str, why: str) -> None:
         """Shut down a replica that died or hangs, and replace it.
@@ -156,7 +156,7 @@ class HealthMonitor:
         is_first = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
         self._lost_at.update(dict.fromkeys(replica.nodes, now))
         replica.mark_dead(why, is_at_fault=is_first and replica not in self._pinged.values())
-        self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why))
+        self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why, replica.name))
         self._losses[agent] += 1
         if self._losses[agent] > MAX_LOSSES * len(self._manager.replicas_of()[agent]):
             raise ActorError(
@@ -171,13 +171,13 @@ class HealthMonitor:
         """Shut down all replicas without blaming a turn and without replacing them."""
         for replica in self._manager.replicas:
             replica.mark_dead(why, is_at_fault=False)
-            self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because))
+            self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because, replica.name))
 
     def _drop(self, replica: Replica) -> bool:
         agents = self._agents_of(replica)
         if not self._manager.drop(replica):
             return False
-        self._on_event(ReplicaLost(agents, replica.nodes, replica.lost_because))
+        self._on_event(ReplicaLost(agents, replica.nodes, replica.lost_because, replica.name))
         return True
 
     def _ping_neighbours(self, lost: Replica) -> None:

@@ -32,7 +32,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.runs.run_events import ReplicaLost
+from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     QuestionDone,
@@ -167,7 +167,8 @@ class RayRuntime:
         )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         replica.pending[turn] = None
-        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)
+        place = TurnPlace(replica.name, replica.nodes, work.submitted_at)
+        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last, place)
         self._pending[handle] = frozenset(work.question_ids)
         return handle
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
+from latentmas_ray.engine.timing.phase_spans import Wait
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import repeat
@@ -58,7 +59,7 @@ class SegmentReceiver:
 
         Raises what `Transport.unpack` raises.
         """
-        self.waited_seconds = 0.0  # for chunks that were not final yet, and for their transfer
+        self.waits: list[Wait] = []  # for chunks that were not final yet, and for their transfer
         self._transport = transport
         self._spec = spec
         self._incoming = incoming
@@ -71,6 +72,11 @@ class SegmentReceiver:
         self._names = {segment.source: transport.name_of(segment.first.payload) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long it has waited."""
+        return sum(end - begin for begin, end in self.waits)
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Return each source's segment, or only its meta data while chunks of it are missing."""
@@ -111,7 +117,7 @@ class SegmentReceiver:
         for index, wait in enumerate(segment.later, 1):
             begin = time.time()
             sent = wait()
-            self.waited_seconds += time.time() - begin
+            self.waits.append((begin, time.time()))
             self._timer.note_final(segment.source, sent.final_at)
             yield from self._yield_timed(segment.source, self._unpack(segment, index, sent))
 
@@ -137,6 +143,7 @@ class GivenMemoryReceiver:
     """
 
     waited_seconds = 0.0
+    waits: Sequence[Wait] = ()
 
     def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec, authenticator: Authenticator) -> None:
         """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""

@@ -19,8 +19,9 @@ from latentmas_ray.cli.commands.eval import evaluate
 from latentmas_ray.cli.commands.grade import grade
 from latentmas_ray.cli.commands.inspect import inspect
 from latentmas_ray.cli.commands.memory import memory
+from latentmas_ray.cli.commands.pages.report import report
+from latentmas_ray.cli.commands.pages.timeline import timeline
 from latentmas_ray.cli.commands.plan import plan
-from latentmas_ray.cli.commands.report import report
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -41,6 +42,7 @@ app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)
 app.command("report")(report)
+app.command("timeline")(timeline)
 app.command("plan")(plan)
 app.command("doctor")(doctor)
 app.add_typer(bench_app, name="bench")

@@ -17,6 +17,7 @@ SentAs = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_node", "cross_node"]
 # Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
 CutOff = Literal["no", "max_new_tokens", "positions"]
+PhaseName = Literal["wait", "absorb", "prefill", "think", "decode", "emit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,15 @@ class Phases:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseSpan:
+    """A stretch of time in which a turn was in one phase, in wall-clock seconds of the machine that computed it."""
+
+    phase: PhaseName
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentRead:
     """One transfer: a segment that this turn read."""
 
@@ -150,6 +160,10 @@ class TurnResult:
     phases: Phases = field(default_factory=Phases)
     # Per question, if the questions did not have to wait for one another: its share of each step. `phases` is the sum.
     question_phases: tuple[Phases, ...] = ()
+    spans: tuple[PhaseSpan, ...] = ()  # of the whole batch, in the order of time
+    # Per question, if the questions did not have to wait for one another: from its first step to its last one. Other
+    # questions are written at the same time, so they are longer than its `question_phases`.
+    question_spans: tuple[tuple[PhaseSpan, ...], ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)  # by question that could not be written: why, in one line
     segment_bytes: tuple[
         int, ...

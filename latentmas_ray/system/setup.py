@@ -19,7 +19,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name, known_positions
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
-from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
@@ -170,14 +170,16 @@ class Setup:
         config: RunConfig,
         questions: Sequence[Question],
         batches: Sequence[Batch],
+        recorder: Observer | None,
     ) -> Generator[Result, None, None]:
-        """Yield the results of an evaluation; questions that are in no batch have an answer already."""
+        """Yield the results of an evaluation; questions that are in no batch have an answer already. `recorder`
+        observes it too."""
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
             settings=settings_of(config, questions, prompts),
             batches=batches,
-            observer=self._observer,
+            observer=Observers(recorder, self._observer),
             num_done=len(questions) - num_open,
             keeps_memory=config.save_memory is not None,
             model=config.model,

@@ -25,7 +25,7 @@ from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.receive import receive_memory
 from latentmas_ray.writing.text_engine import TextEngine, TextOutput
-from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn
+from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
 
 CANCELLED = "it was cancelled"
 _MAX_CANCELLED = 1000
@@ -98,7 +98,7 @@ class Writer:
         Raises QuestionsTooLongError for questions that do not fit the engine's positions, SegmentError, ModelError for
         prompts that the chat template refuses, and the errors of `memory`.
         """
-        engine, begin = self.engine, time.perf_counter()
+        engine, begin, begin_at = self.engine, time.perf_counter(), time.time()
         prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         encoded = time.perf_counter()
         check_positions(
@@ -111,12 +111,14 @@ class Writer:
             bound=engine.positions_bound,
         )
         arrived = receive_memory(engine.spec, work, memory, self._call_recompute if self._recompute else None)
+        encode_seconds, absorb_seconds = encoded - begin, time.perf_counter() - encoded
         return ReceivedTurn(
             work=work,
             prompts=prompts,
             memory=arrived,
-            encode_seconds=encoded - begin,
-            absorb_seconds=time.perf_counter() - encoded,
+            encode_seconds=encode_seconds,
+            absorb_seconds=absorb_seconds,
+            spans=receiving_spans(begin_at, encode_seconds, absorb_seconds),
         )
 
     def start(self, number: int, received: ReceivedTurn) -> "Future[TurnResult]":
@@ -287,7 +289,8 @@ class Writer:
                     self.engine.abort([question.key])
                 ends = "stop"
                 break
-        question.has_token |= bool(output.token_ids)
+        if output.token_ids and not question.has_token:
+            question.has_token, question.wrote_first = True, time.time()
         if ends is None:
             self._on_event(
                 TextGrown(number=question.turn.number, question_id=question.id, num_tokens=len(question.tokens))
@@ -305,7 +308,7 @@ class Writer:
         """Report a question that has ended, and its turn if it was the last."""
         turn = question.turn
         self._running.pop(question.key, None)
-        question.has_ended = True
+        question.has_ended, question.ended = True, time.time()
         turn.drop_memory()
         if turn.has_ended:
             result = turn.result()  # if that fails, the turn must still be known

@@ -101,10 +101,18 @@ class Replica(ABC):
     """`submit` queues a turn, `result` returns its result. In between it is in `pending`, in submission order."""
 
     def __init__(
-        self, actors: Sequence[Any], nodes: Sequence[str], *, colocated: bool = False, spec: KVCacheSpec | None = None
+        self,
+        actors: Sequence[Any],
+        nodes: Sequence[str],
+        *,
+        name: str = "",
+        colocated: bool = False,
+        spec: KVCacheSpec | None = None,
     ) -> None:
-        """`nodes` are the planned nodes of the actors. `colocated`: only this replica reads the segments that it
-        writes. `spec` describes the memory of the whole model, if known."""
+        """`nodes` are the planned nodes of the actors. `name` is also that of the replica which replaces it.
+        `colocated`: only this replica reads the segments that it writes. `spec` describes the memory of the whole
+        model, if known."""
+        self.name = name
         self.colocated = colocated
         self.spec = spec
         self.actors = tuple(actors)

@@ -20,7 +20,7 @@ from latentmas_ray.report.html.questions import PageLimits, make_index, make_pie
 from latentmas_ray.report.html.steps import StepsChart, make_steps_chart
 from latentmas_ray.report.html.table import Table, make_table
 from latentmas_ray.report.html.thoughts import ThoughtsPicture, make_thoughts_picture
-from latentmas_ray.report.html.time import TimeChart, make_time_chart
+from latentmas_ray.report.html.time import EntryTimeline, TimeChart, make_entry_timelines, make_time_chart
 from latentmas_ray.report.published import published_source
 
 MAX_DATA_BYTES = 8_000_000
@@ -47,6 +47,7 @@ class Sections:
     has_published: bool  # whether any run has published results
     steps: tuple[StepsChart, ...]
     times: tuple[TimeChart, ...]
+    timelines: tuple[EntryTimeline, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
     thoughts: tuple[ThoughtsPicture, ...]
     pairs: tuple[tuple[Group, tuple[RunPair, ...]], ...]
@@ -68,7 +69,7 @@ def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
             sections=sections,
             limits=limits,
             blocks=blocks,
-            style=_template_text("report.css"),
+            style=_template_text("report.css") + _template_text("timeline.css"),
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             published_source=published_source(),
@@ -92,6 +93,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         has_published=has_published,
         steps=tuple(filter(None, map(make_steps_chart, groups))),
         times=tuple(filter(None, map(make_time_chart, groups))),
+        timelines=tuple(make_entry_timelines(groups)),
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
         thoughts=tuple(picture for picture in thoughts if picture),
         pairs=tuple((group, found) for group, found in pairs if found),
@@ -132,6 +134,8 @@ def find_missing(
         )
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."
+    if not any(run.timeline for entry in entries for run in entry.runs):
+        yield "The timeline: the runs were made by a version that recorded no times; run them again."
     if not any(run.traces for entry in entries for run in entry.runs):
         yield "Prompts, thoughts through the lens and the embedding picture: run with --trace 20."
     for entry in entries:

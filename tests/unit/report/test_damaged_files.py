@@ -27,13 +27,14 @@ from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.tasks.question import Question
 from tests.cases.report import make_answer, make_trace, write_run
+from tests.cases.timeline import pipelined, write_timeline_rows
 
 CONFIG = RunConfig(task="sums", method="latent", guard="warn", max_new_tokens=64, trace=2)
 QUESTIONS = [
     Question(id=f"q{n}", question=f"What is {n} plus {n}?", kind="number", gold=str(2 * n), record={}) for n in range(4)
 ]
-FILES = ("results.jsonl", "traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json", "config.yaml")
-LINES = ("results.jsonl", "traces.jsonl", "failures.jsonl")
+LINES = ("results.jsonl", "traces.jsonl", "timeline.jsonl", "failures.jsonl")
+FILES = (*LINES, "summary.json", "embeddings.json", "config.yaml")
 IN_FULL = ("results.jsonl", "summary.json", "config.yaml")  # one of each kind; the others are read as these are
 
 
@@ -53,6 +54,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     traces = [make_trace("q0"), make_trace("q1", bad=True)]
     failures = [Failure(id="q3", agent="judger", error="too long")]
     write_run(root / "run", answers, config=CONFIG, failures=failures, traces=traces)
+    write_timeline_rows(root / "run", pipelined())
     write_run(root / "other", answers[:2], config=CONFIG)
     task = [{"id": one.id, "question": one.question, "gold": one.gold} for one in QUESTIONS]
     (root / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
@@ -68,6 +70,7 @@ def run(intact: Path, tmp_path: Path) -> Path:
 def commands(root: Path) -> Iterator[list[str]]:
     run = str(root / "run")
     yield ["report", run, str(root / "other"), "--output", str(root / "page.html")]
+    yield ["timeline", run, "--output", str(root / "timeline.html")]
     yield ["inspect", run]
     yield ["inspect", run, "--question", "q0", "--full"]
     yield ["inspect", run, "--question", "q1", "--agent", "planner"]
@@ -209,6 +212,7 @@ def test_any_value_of_every_file(name: str, intact: Path, data: st.DataObject) -
 READERS = {  # the commands that must tell of a damaged file
     "results.jsonl": ("report", "inspect", "compare", "grade", "resume"),
     "traces.jsonl": ("report", "inspect", "compare", "resume"),
+    "timeline.jsonl": ("report", "inspect", "compare", "timeline"),
     "failures.jsonl": ("report", "inspect", "compare"),
     "summary.json": ("report", "inspect", "compare"),
     "embeddings.json": ("report", "inspect", "compare"),
@@ -266,7 +270,7 @@ IDS = {"dict": {}, "list": [1], "null": None, "true": True, "nan": math.nan, "nu
 def test_an_id_that_is_no_text_is_told(name: str, value: str, run: Path) -> None:
     path = run / name
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows[0]["id"] = IDS[value]
+    rows[0]["event" if name == "timeline.jsonl" else "id"] = IDS[value]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     check(run.parent, must_fail=READERS[name])
 
@@ -334,7 +338,7 @@ def test_something_else_in_the_place_of_a_file_is_told(name: str, place: Callabl
     check(run.parent, must_fail=() if is_absent else READERS[name])
 
 
-WRITTEN = ("traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json")
+WRITTEN = ("traces.jsonl", "timeline.jsonl", "failures.jsonl", "summary.json", "embeddings.json")
 
 
 @pytest.mark.parametrize(

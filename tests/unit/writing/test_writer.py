@@ -113,6 +113,11 @@ def test_a_result_has_what_a_turn_has_and_what_each_question_took() -> None:
     (one,) = [event.result for event in bench.events if isinstance(event, TextEnded)]
     assert (one.texts, one.prompt_tokens, one.cut_off) == (result.texts[:1], (7,), ("no",))
     assert one.question_phases == result.question_phases[:1]
+    assert one.question_spans == result.question_spans[:1]
+    short, long = result.question_spans
+    assert [span.phase for span in (*short, *long)] == ["prefill", "decode", "prefill", "decode"]
+    assert all(spans[0].begin <= spans[0].end == spans[1].begin <= spans[1].end for spans in (short, long))
+    assert long[0].begin <= short[1].end <= long[1].end  # both were written at the same time
 
 
 def test_a_step_is_shared_equally_by_the_questions_that_ran_in_it() -> None:
