@@ -48,9 +48,11 @@ def actors_of(
         runtime.close()
 
 
-def use_transport(runtime: RayRuntime, name: TransportName) -> None:
+def use_transport(runtime: RayRuntime, wanted: TransportName | Transport) -> None:
     """Switch an idle runtime to another transport, on the same actors."""
-    runtime._transport, _ = pick_transport(name, "none", runtime._manager.device_layout())
+    if isinstance(wanted, str):
+        wanted, _ = pick_transport(wanted, "none", runtime._manager.device_layout())
+    runtime._transport = wanted
     runtime._manager.use_transport(runtime._transport)
 
 
