@@ -21,7 +21,7 @@ from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
-from latentmas_ray.transport import ObjectStore, pick_transport
+from latentmas_ray.transport import ObjectStore, Transport, pick_transport
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
 

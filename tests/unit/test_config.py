@@ -17,6 +17,7 @@ from latentmas_ray.config import (
     TransferConfig,
     WritingConfig,
     current_transfer,
+    format_transport,
     make_config,
     replicas_by_agent,
     stored_fields,
