@@ -167,7 +167,9 @@ UNUSED = (
     ),
     UnusedFields(
         fields=("transfer",),
-        when=lambda run: run.hands_over and run.config.transfer == "auto" and run.config.engine == "vllm",
+        when=lambda run: (
+            run.hands_over and run.config.transfer == "auto" and run.config.engine == "vllm" and "vllm" in run.engines
+        ),
         cause="engine",
         why="KV is sent everywhere, as costs are compared only where all agents have transformers",
     ),

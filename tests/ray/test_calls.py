@@ -116,8 +116,8 @@ def test_memory_that_another_process_saved_gives_the_answer_of_the_undisturbed_r
     "fields",
     [
         pytest.param({"transport": "tcp", "overlap": False}, marks=pytest.mark.slow),
-        {"tp": 2, "placement": "colocate"},
-        pytest.param({"tp": 2}, marks=pytest.mark.slow),  # `test_sharded_replica.py` hands over from two ranks to two
+        {"tp": 2},
+        pytest.param({"tp": 2, "placement": "colocate"}, marks=pytest.mark.slow),
     ],
 )
 def test_memory_is_kept_and_given_by_every_way_to_travel(cluster: None, fields: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ agents:
 """
 
 
-@pytest.mark.slow  # `test_placement.py` has replicas without a model
+@pytest.mark.slow  # `test_replicas_work_at_the_same_time` has replicas without a model
 def test_an_evaluation_with_replicas_writes_the_rows_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(PAIR)
     rows = {}
@@ -73,7 +73,6 @@ def test_a_replica_of_two_ranks_gives_the_answers_of_one_process(tmp_path: Path)
     assert len(answers["ray"]) == 3
 
 
-@pytest.mark.slow  # colocated ones do in `test_placement.py`
 def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
     alone = topology(agent("solver", thinks="text"))
     with actors_of(alone, partial(StandIn, tmp_path), replicas=2) as started:

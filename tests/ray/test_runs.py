@@ -17,7 +17,7 @@ from latentmas_ray.memory import Segment
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent, RunProgress
 from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
-from latentmas_ray.transport import pick_transport
+from latentmas_ray.transport import ObjectStore, PerLink, SharedMemory, Transport, pick_transport
 from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import drive, questions_that_wait, store_bytes_used, use_transport, wait_until
 from tests.ray.stand_ins import SPEC, StandIn, Turn, number_of, turns_in
@@ -160,10 +160,20 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(actors: StartedRuntime)
     assert meter.segments_seen == 0
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "gloo", "object_store"])
+@pytest.mark.parametrize(
+    ("transport", "name"),
+    [
+        *((name, name) for name in ("shared_memory", "gloo", "object_store")),
+        (PerLink({"same_node": SharedMemory(), "cross_node": ObjectStore()}), "shared_memory"),
+    ],
+)
 @pytest.mark.parametrize("latent_steps", [0, 3])
 def test_every_reader_gets_what_was_written(
-    all_actors: StartedRuntime, turns: Turns, transport: TransportName, latent_steps: int
+    all_actors: StartedRuntime,
+    turns: Turns,
+    transport: TransportName | Transport,
+    name: TransportName,
+    latent_steps: int,
 ) -> None:
     """By every transport between processes here: whole segments, and segments in two chunks of which the second comes
     later."""
@@ -176,6 +186,6 @@ def test_every_reader_gets_what_was_written(
     for turn in turns().values():
         assert turn.read == {name: number_of(name) for name in expected.get(turn.agent, [])}
     for transfer in (transfer for answer in answers for transfer in answer.transfers):
-        assert transfer.transport == transport
+        assert transfer.transport == name
         assert transfer.link == "same_node"
         assert transfer.exposed_seconds >= 0

@@ -17,6 +17,7 @@ from latentmas_ray.config import (
     TransferConfig,
     WritingConfig,
     current_transfer,
+    format_transport,
     make_config,
     replicas_by_agent,
     stored_fields,
@@ -91,6 +92,12 @@ def test_devices_of_actors(device: str) -> None:
         ("seed", 2**63, "less than"),
         ("limit", 0, "greater than or equal to 1"),
         ("transport", "pigeon", "'auto'"),
+        ("transport", "same_node=pigeon", "the links are same_gpu, same_node, cross_node"),
+        ("transport", "near=tcp", "the links are same_gpu, same_node, cross_node"),
+        ("transport", "same_node=tcp,same_node=gloo", "each link once"),
+        ("transport", "same_node=loopback", "as in same_node=shared_memory,cross_node=tcp"),
+        ("transport", {}, "as in same_node=shared_memory,cross_node=tcp"),
+        ("transport", 3, "it must be one of 'auto'"),
         ("engine", "llamacpp", "'auto', 'transformers' or 'vllm'"),
         ("sampler", "dice", "'counter' or 'engine'"),
         ("decode_batch", 0, "greater than or equal to 1"),
@@ -160,6 +167,22 @@ def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: 
     assert config.replicas == replicas
     assert config.max_replicas == most
     assert make_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "transport"),
+    [
+        ("tcp", "tcp"),
+        ("same_node=nccl,cross_node=object_store", {"same_node": "nccl", "cross_node": "object_store"}),
+        (" cross_node = tcp ", {"cross_node": "tcp"}),
+        ({"same_gpu": "auto"}, {"same_gpu": "auto"}),
+    ],
+)
+def test_a_transport_is_one_name_or_one_for_each_link(given: object, transport: object) -> None:
+    config = make_config({"transport": given})
+    assert config.transport == transport
+    assert make_config(config.model_dump()) == config
+    assert make_config({"transport": format_transport(config.transport)}) == config
 
 
 @pytest.mark.parametrize(

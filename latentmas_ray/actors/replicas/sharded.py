@@ -177,6 +177,7 @@ def merge_results(results: Sequence[TurnResult]) -> TurnResult:
 def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:
     return replace(
         reads[0],
+        transport="+".join(dict.fromkeys(name for read in reads for name in read.transport.split("+"))),
         num_bytes=sum(read.num_bytes for read in reads),
         moved_bytes=sum(read.moved_bytes for read in reads),
         seconds=max(read.seconds for read in reads),

@@ -45,6 +45,7 @@ class PerLink(Transport):
         """`place` is where this process is; see `at`."""
         self._by_link = dict(by_link)
         self._place = place or Place()
+        self.codec = next((one.codec for one in by_link.values()), "none")
         self.name = ",".join(f"{link}={one.name}" for link, one in by_link.items())
         able = [one.capabilities for one in self._distinct().values()]
         self.capabilities = Capabilities(
@@ -63,16 +64,16 @@ class PerLink(Transport):
 
     def for_links(self, links: Collection[ActorLink] | None) -> "Transport":
         """Return what packs for these links only. It shares what is open with this transport."""
-        if links is None or set(links) >= set(self._by_link):
+        if links is None or {self._served_as(link) for link in links} >= set(self._by_link):
             return self
-        other = PerLink({link: one for link, one in self._by_link.items() if link in links}, self._place)
+        wanted = {self._served_as(link) for link in links}
+        other = PerLink({link: one for link, one in self._by_link.items() if link in wanted}, self._place)
         other._authenticator = self._authenticator
         return other
 
     def with_codec(self, codec: CodecName) -> "PerLink":
-        changed = PerLink({link: one.with_codec(codec) for link, one in self._by_link.items()}, self._place)
-        changed.codec = codec
-        return changed
+        coded = {name: one.with_codec(codec) for name, one in self._distinct().items()}
+        return PerLink({link: coded[one.name] for link, one in self._by_link.items()}, self._place)
 
     def open(self, key: RunKey | None = None) -> None:
         super().open(key)
@@ -95,8 +96,15 @@ class PerLink(Transport):
         """Return the payloads of all transports of this run, or of those of `for_links`."""
         members = self._distinct()
         handle = RoutedHandle(self._place.node, self._place.gpu, tuple(members))
-        payloads = tuple(one.pack(chunk, chunk_id) for one in members.values())
-        return RoutedPayload(sign_handle(handle, self.authenticator), payloads)
+        payloads: list[Any] = []
+        try:
+            for one in members.values():
+                payloads.append(one.pack(chunk, chunk_id))
+        except BaseException:
+            for one, own in zip(members.values(), payloads, strict=False):
+                one.release(own)
+            raise
+        return RoutedPayload(sign_handle(handle, self.authenticator), tuple(payloads))
 
     def unpack(self, payload: RoutedPayload, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Unpack with the transport of the link to where the chunk was packed. Raises TransferError if it was not
@@ -128,11 +136,14 @@ class PerLink(Transport):
             raise WireError("not a segment: the payload is not that of several transports")
         check_handle(payload.handle, RoutedHandle, self.authenticator)
         link = self._place.link_to(Place(payload.handle.node, payload.handle.gpu))
-        # Actors on one GPU are on one node, too: without a transport of its own that link is one within the node.
-        one = self._by_link.get(link) or self._by_link.get("same_node" if link == "same_gpu" else link)
+        one = self._by_link.get(self._served_as(link))
         if one is None or one.name not in payload.handle.names:
             raise TransferError(f"the segment was not sent over {link}: its reader is not where it was expected")
         return one, payload.payloads[payload.handle.names.index(one.name)]
+
+    def _served_as(self, link: ActorLink) -> ActorLink:
+        """Return the link whose transport serves this one. Actors on one GPU are on one node, too."""
+        return "same_node" if link == "same_gpu" and link not in self._by_link else link
 
     def _distinct(self) -> dict[str, Transport]:
         return {one.name: one for one in self._by_link.values()}

@@ -11,7 +11,7 @@ from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import ActorLink
 from latentmas_ray.errors import TransferError, WireError
 from latentmas_ray.memory import SegmentChunk, join
-from latentmas_ray.transport import ObjectStore, PerLink, Place, SharedMemory, Tcp
+from latentmas_ray.transport import DeviceLayout, ObjectStore, PerLink, Place, SharedMemory, Tcp, pick_transport
 from tests.cases.memory import SPEC, make_segment
 
 HERE = Place("n0", "gpu-0")
@@ -82,6 +82,48 @@ def test_a_place_that_was_altered_is_noticed(ends: dict[ActorLink | None, PerLin
         ends["same_node"].unpack(moved, expected=SPEC)
     with pytest.raises(WireError, match="the payload is not that of several transports"):
         ends["same_node"].unpack(payload.payloads[0], expected=SPEC)
+
+
+@pytest.mark.parametrize("links", [["same_gpu"], ["same_gpu", "same_node"]])
+def test_actors_on_one_gpu_use_what_the_node_has(links: list[ActorLink]) -> None:
+    made = PerLink({"same_node": SharedMemory(), "cross_node": ObjectStore()}, HERE)
+    made.open()
+    payload = made.for_links(links).pack(SegmentChunk.whole(make_segment([(5, 2)])))
+    assert payload.handle.names == ("shared_memory",)
+    assert made.unpack(payload, expected=SPEC).is_whole
+    made.close()
+
+
+def test_what_was_packed_is_released_if_another_transport_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, store = SharedMemory(), ObjectStore()
+    made = PerLink({"same_node": shared, "cross_node": store}, HERE)
+    made.open()
+    released: list[object] = []
+    monkeypatch.setattr(shared, "release", released.append)
+
+    def fail(*_: object) -> None:
+        raise TransferError("no memory")
+
+    monkeypatch.setattr(store, "pack", fail)
+    with pytest.raises(TransferError, match="no memory"):
+        made.pack(SegmentChunk.whole(make_segment([(5, 2)])))
+    assert len(released) == 1
+    made.close()
+
+
+def test_the_codec_is_that_of_all() -> None:
+    nodes = DeviceLayout(nodes="several", available=frozenset({"memfd"}))
+    transport, _ = pick_transport({"cross_node": "object_store"}, "int8", nodes)
+    assert isinstance(transport, PerLink)
+    assert transport.codec == "int8"
+    both = Tcp(5.0)
+    made = PerLink({"same_node": both, "cross_node": both}).with_codec("int8")
+    made.open()  # one transport, once
+    chunk = SegmentChunk.whole(make_segment([(5, 2)]))
+    stats = made.unpack(made.pack(chunk), expected=SPEC).codec_stats
+    assert stats is not None
+    assert stats.codec == "int8"
+    made.close()
 
 
 def test_what_all_can_do_and_what_one_needs() -> None:
