@@ -56,7 +56,8 @@ class CacheRoom:
         return len(requests) <= self._most_rows(max(map(self.most_slots, requests)))
 
     def reserve(self, num_slots: int, requests: Sequence[TextRequest]) -> None:
-        """Make room for a row for each of `requests`, with at least `num_slots` slots; rows keep their tokens.
+        """Make room for a row for each of `requests`, with at least `num_slots` slots; rows keep their tokens. Reserves
+        more where there is memory for it.
 
         Raises CacheError if there is not enough memory; the cache is then as usable as before.
         """
@@ -66,6 +67,7 @@ class CacheRoom:
         old_rows, old_slots = (0, 0) if cache is None else (cache.num_rows, cache.num_slots)
         if cache is not None and not cache.lengths:
             self._cache = cache = None  # free it first: both together may not fit
+        least = num_rows, num_slots if cache is None else max(num_slots, cache.num_slots)  # rows keep their slots
         step = _SLOT_STEP_CPU if self._lm.device.type == "cpu" else _SLOT_STEP
         if num_slots > old_slots:
             old_slots = -(-max(num_slots, int(_GROWTH * old_slots)) // step) * step
@@ -73,13 +75,17 @@ class CacheRoom:
         # Without questions nothing is copied, so only rows that are needed are reserved.
         wanted = max(2 * old_rows, num_rows) if num_rows > old_rows else old_rows
         num_rows = max(num_rows, min(wanted, self._most_rows(num_slots)))
-        try:
-            if cache is None:
-                self._cache = BatchCache(self._lm.spec, self._lm.layer_devices, num_rows, num_slots)
-            else:
-                cache.resize(num_rows, num_slots)
-        except (torch.OutOfMemoryError, CacheError) as error:
-            raise CacheError(self.refusal(num_rows, num_slots)) from error
+        failure: Exception | None = None
+        for rows, slots in dict.fromkeys([(num_rows, num_slots), least]):
+            try:
+                if cache is None:
+                    self._cache = BatchCache(self._lm.spec, self._lm.layer_devices, rows, slots)
+                else:
+                    cache.resize(rows, slots)
+                return
+            except (torch.OutOfMemoryError, CacheError) as error:
+                failure = error.with_traceback(None)  # its frames hold what there was no room for
+        raise CacheError(self.refusal(*least)) from failure
 
     def refusal(self, num_rows: int, num_slots: int) -> str:
         """Return why so many rows of so many slots have no room: the bytes that they need, and those that are there."""

@@ -6,6 +6,8 @@ those that have just started. They share one reading of the weights.
 Dimensions: B rows (questions), N new tokens of all rows, E hidden size, V vocabulary.
 """
 
+import sys
+import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -80,6 +82,7 @@ class ContinuousEngine:
         # Questions that had to leave the cache for others, and what they had in it: [L, 2, H, T, D] on the CPU.
         self._aside: list[tuple[_RunningQuestion, Tensor]] = []
         self._num_started = 0
+        self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
     @property
     def spec(self) -> KVCacheSpec:
@@ -125,7 +128,7 @@ class ContinuousEngine:
         return self._room.max_bytes
 
     def can_start(self, request: TextRequest) -> bool:
-        if self._aside:  # they are older
+        if self._aside or len(self._rows) >= self._full_at:  # those that are set aside are older
             return False
         return not self._rows or self._room.fits([*self._requests, request])
 
@@ -171,10 +174,11 @@ class ContinuousEngine:
                 raise
         except CacheError:
             if self._rows:  # alone, it is the question that is too large
-                self._room.max_rows = len(self._rows)
+                self._full_at = len(self._rows)
             raise
         cache.extend([*cache.lengths[:row], memory.num_tokens])
         self._rows.append(question)
+        self._full_at = sys.maxsize
 
     @torch.inference_mode()
     def step(self) -> list[TextOutput]:
@@ -289,13 +293,17 @@ class ContinuousEngine:
         if len(self._rows) == 1:
             self._drop([youngest])
             return [self._refused(row, error)]
-        length = self._room.cache.lengths[youngest]
-        lengths = [*[0] * youngest, length]
-        kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
-        self._aside.append((row, kv_LCHTD))
+        traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
+        lengths = [*[0] * youngest, self._room.cache.lengths[youngest]]
+        outputs: list[TextOutput] = []
+        try:
+            kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
+            self._aside.append((row, kv_LCHTD))
+        except torch.OutOfMemoryError as again:  # not even to copy it
+            outputs.append(self._refused(row, again))
         self._drop([youngest])
         self._room.max_rows = len(self._rows)
-        return []
+        return outputs
 
     def _take_back(self) -> TextOutput | None:
         """Let questions that were set aside continue, the oldest first, as many as there is room for. Return the end of
@@ -303,7 +311,8 @@ class ContinuousEngine:
         self._aside.sort(key=lambda one: one[0].number)
         while self._aside:
             row, kv_LCHTD = self._aside[0]
-            if self._rows and not self._room.fits([*self._requests, row.request]):
+            is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
+            if self._rows and is_full:
                 return None
             num_tokens = kv_LCHTD.shape[3]
             part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0)  # its keys are rotated as they were
