@@ -17,11 +17,11 @@ layout_search    the layout of a whole cluster with the most questions per secon
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot
-from latentmas_ray.placement.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate, Workload
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
 from latentmas_ray.placement.plan import Plan, PlannedActor, PlanRequest, nodes_alike
+from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
 from latentmas_ray.placement.suggestions import make_plan
 

@@ -29,8 +29,8 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
-from latentmas_ray.placement.throughput import predict
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.throughput import predict
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.placement import Plan
-from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
-from latentmas_ray.placement.layouts import contents_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.units import format_fine_seconds
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement.hardware import HARDWARE, hardware_named, hardware_of_device
+from latentmas_ray.placement.prediction.hardware import HARDWARE, hardware_named, hardware_of_device
 
 
 def test_every_figure_has_a_source_and_a_size_that_is_possible() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import NodeResources, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
-from latentmas_ray.placement.layout_search import LayoutSearch, PredictedPlan, run_of
-from latentmas_ray.placement.layouts import Layout, contents_of, divide, layouts_for, rate_of
-from latentmas_ray.placement.throughput import most_per_second, predict
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
+from latentmas_ray.placement.prediction.throughput import most_per_second, predict
 from tests.cases.layouts import simulate_chain
 from tests.cases.placement import cluster, request
 

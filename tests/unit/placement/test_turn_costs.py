@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from latentmas_ray.placement import HARDWARE, PRESETS, Workload
-from latentmas_ray.placement.turn_costs import Efficiency, StepModel, turn_costs
+from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
 from latentmas_ray.topology import load_topology
 
 

@@ -90,8 +90,7 @@ def called(args: list[str]) -> tuple[int, str]:
 
 
 def check(root: Path, *, must_fail: tuple[str, ...] = ()) -> None:
-    """Call every command, and of those that must fail one of each name, because they read the run in the same way.
-    Those that begin with a name in `must_fail` must tell something in one line."""
+    """Call every command (of those that must fail one of each name). Those in `must_fail` must say why in one line."""
     for args in commands(root) if not must_fail else {args[0]: args for args in commands(root)}.values():
         (root / "new").unlink(missing_ok=True)
         code, err = called(args)

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -388,18 +387,3 @@ def test_a_turn_may_bound_what_is_written_at_the_same_time(decode_batch: int | N
     bench.finish()
     assert all(turn.result().failed == {} for turn in turns)
     assert max(bench.engine.num_running) == most
-
-
-def test_turns_of_many_threads_are_written_by_one() -> None:
-    engine = ScriptedEngine(max_running=3)
-    with ThreadPoolExecutor(1) as owner, ThreadPoolExecutor(8) as callers:
-        writer = Writer(engine, owner.submit)
-
-        def call(number: int) -> tuple[str, ...]:
-            work = request(f"write {number % 7 + 1}", f"write {number % 3 + 1}")
-            return writer.start(number, writer.receive(work, InMemorySegments({}))).result().texts
-
-        texts = list(callers.map(call, range(40)))
-    counts = [(number % 7 + 1, number % 3 + 1) for number in range(40)]
-    assert texts == [tuple(text_of(f"write {count}", count) for count in pair) for pair in counts]
-    assert max(engine.num_running) == 3

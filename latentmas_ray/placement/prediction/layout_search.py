@@ -7,16 +7,16 @@ from math import floor
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.assignment import ReplicaId, Slot, Slots
-from latentmas_ray.placement.hardware import Hardware
-from latentmas_ray.placement.layouts import Layout, contents_of, layouts_for, rate_of
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import memory_estimates, shard_memory
 from latentmas_ray.placement.plan import Plan, PlanRequest, gpu_sizes
+from latentmas_ray.placement.prediction.hardware import Hardware
+from latentmas_ray.placement.prediction.layouts import Layout, contents_of, layouts_for, rate_of
+from latentmas_ray.placement.prediction.throughput import Prediction, predict
+from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, TurnCost, turn_costs
 from latentmas_ray.placement.resources import ActorResources, divide_resources
 from latentmas_ray.placement.strategies import try_plan
 from latentmas_ray.placement.suggestions import make_plan
-from latentmas_ray.placement.throughput import Prediction, predict
-from latentmas_ray.placement.turn_costs import Efficiency, StepModel, TurnCost, turn_costs
 
 _MOST_PREDICTED = 16  # layouts that are predicted in full, with their hand-overs
 _MANY_DEVICES = 64  # beyond these, where a prediction takes a part of a second, a quarter of as many

@@ -8,7 +8,7 @@ from math import floor
 
 from latentmas_ray.placement.assignment import Slot
 from latentmas_ray.placement.plan import Plan, PlanRequest
-from latentmas_ray.placement.throughput import most_per_second
+from latentmas_ray.placement.prediction.throughput import most_per_second
 
 _MOST_AGENTS = 6  # of which all sets are tried as those that share devices
 Contents = tuple[str, ...]  # the agents with an actor on a device, in topological order

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from latentmas_ray.placement.assignment import Slot
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.plan import Plan
-from latentmas_ray.placement.turn_costs import TurnCost
+from latentmas_ray.placement.prediction.turn_costs import TurnCost
 
 Hosts = Mapping[str, frozenset[Hashable]]  # the devices on which an agent has a replica
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from latentmas_ray.placement.hardware import Hardware
 from latentmas_ray.placement.memory_estimate import FORWARD_TOKENS, MemoryEstimate, Workload, memory_estimates
 from latentmas_ray.placement.model_dims import ModelDims
+from latentmas_ray.placement.prediction.hardware import Hardware
 from latentmas_ray.topology.agent import Topology
 
 Limit = Literal["compute", "memory bandwidth"]
