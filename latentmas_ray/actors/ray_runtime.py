@@ -139,14 +139,13 @@ class RayRuntime:
             self._cluster = connect_as_configured(self._address)
         why = self._start_replicas()
         spec = self._manager.spec
+        measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
             description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
-            transfer_costs=measure_costs(self._manager.replicas_of())
-            if self._measures_costs and not self._manager.plan.is_colocated
-            else None,
+            transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
