@@ -156,7 +156,7 @@ def plan(
     search = _search(request, _hardware_of(planned_nodes, named, is_here=is_here), speeds, text_tokens)
     found = _predicted(search, is_auto=config.replicas == "auto", is_asked_for=named is not None)
     made = found[0].plan if found else make_plan(request)
-    _tell_unused_links(made, speeds, given)
+    _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
         told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
         typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
@@ -255,8 +255,10 @@ def _tell_unused(config: RunConfig, request: PlanRequest, flags: Mapping[str, ob
     tell_unused("plan", {**flags, "num_gpus": sum(node.num_gpus for node in request.nodes)})
 
 
-def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str | None]) -> None:
+def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str | None], *, is_predicted: bool) -> None:
     used = {link for transfer in made.hand_overs(speeds) for link in transfer.links}
+    if made.request.tp > 1 and is_predicted:  # the sums of ranks
+        used.add("shared_memory" if not made.share.num_gpus else "nvlink" if speeds.nvlink else "pcie")
     for name, text in given.items():
         # Without NVLink the GPUs of a node are on PCIe.
         is_used = name in used or (name == "nvlink" and text == "none" and "pcie" in used)
@@ -368,7 +370,7 @@ def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> di
     from latentmas_ray.cli.render.layout_tables import run_flags
 
     return {
-        "hardware": asdict(search.hardware),
+        "hardware": asdict(search.device_hardware),
         "run": None if (run := run_of(found)) is None else run_flags(run[1]),
         "predicted": [
             {

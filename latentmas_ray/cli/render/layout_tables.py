@@ -11,6 +11,7 @@ from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.placement import Plan
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
 from latentmas_ray.placement.prediction.layouts import contents_of
+from latentmas_ray.placement.prediction.throughput import predict
 from latentmas_ray.units import format_fine_seconds
 
 
@@ -25,14 +26,17 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
     if len(found) > 1:
         title = f" layouts: the best {most} of {len(found)}" if most < len(found) else f" all {len(found)} layouts"
         parts += [Text(title, style="bold"), _layouts(found[:most])]
-    if (run := run_of(found)) is not None:
-        parts += [_flags(*run), ""]
+    if found[0].layout is not None:
+        run = run_of(found)
+        none = Text(" a run can have none of these layouts so far", style="dim")
+        parts += [none if run is None else _flags(search, run[1]), ""]
     return Group(*parts)
 
 
-def _flags(found: PredictedPlan, plan: Plan) -> Text:
-    """Return the flags that give a run this plan."""
-    rate = _rate(found.prediction.questions_per_second)
+def _flags(search: LayoutSearch, plan: Plan) -> Text:
+    """Return the flags that give a run this plan, whose slots are those that a run chooses."""
+    costs = search.costs(plan.request, is_colocated=plan.is_colocated)
+    rate = _rate(predict(plan, costs, search.speeds).questions_per_second)
     return Text(f" a run has {rate} questions/s with {run_flags(plan)}", style="dim")
 
 
@@ -66,8 +70,8 @@ def _agents(search: LayoutSearch, best: PredictedPlan) -> Table:
 
 
 def _notes(search: LayoutSearch, best: PredictedPlan) -> Text:
-    figures, reached, prediction = search.hardware, search.efficiency, best.prediction
-    tokens = search.expected_tokens or search.request.workload.max_new_tokens
+    figures, reached, prediction = search.device_hardware, search.efficiency, best.prediction
+    tokens = search.text_tokens
     return Text(
         f" {_rate(prediction.questions_per_second)} questions/s, {100 * prediction.use:.0f} % of "
         f"{prediction.num_devices} {_device(best.plan)}s busy; the bound: {prediction.bound_by}\n"

@@ -24,7 +24,7 @@ class Hardware:
     peak_flops: Mapping[str, float]
     nvlink: float | None = None
     pcie: float | None = None
-    network: float = 100 * _GBIT  # of one adapter
+    network: float = 100 * _GBIT  # of a node: all its adapters together
     cores: int | None = None  # of a processor, whose figures hold for all its cores together
     source: str
 
@@ -62,8 +62,8 @@ _A100 = Hardware(
     peak_flops=_tensor_cores(312e12, 19.5e12),
     nvlink=300e9,
     pcie=32e9,
-    network=200 * _GBIT,
-    source="NVIDIA A100 Tensor Core GPU data sheet, SXM; network: DGX A100 data sheet, one of 8 adapters",
+    network=8 * 200 * _GBIT,
+    source="NVIDIA A100 Tensor Core GPU data sheet, SXM; network: DGX A100 data sheet, 8 adapters",
 )
 _H100 = Hardware(
     name="h100",
@@ -72,8 +72,8 @@ _H100 = Hardware(
     peak_flops=_tensor_cores(989.5e12, 67e12),
     nvlink=450e9,
     pcie=64e9,
-    network=400 * _GBIT,
-    source="NVIDIA H100 Tensor Core GPU data sheet, SXM; network: DGX H100 data sheet, one of 8 adapters",
+    network=8 * 400 * _GBIT,
+    source="NVIDIA H100 Tensor Core GPU data sheet, SXM; network: DGX H100 data sheet, 8 adapters",
 )
 HARDWARE: Mapping[str, Hardware] = {
     one.name: one
@@ -86,7 +86,7 @@ HARDWARE: Mapping[str, Hardware] = {
             name="h200",
             memory_bytes=141_000_000_000,
             bytes_per_second=4800e9,
-            source="NVIDIA H200 Tensor Core GPU data sheet, SXM; network: DGX H200 data sheet, one of 8 adapters",
+            source="NVIDIA H200 Tensor Core GPU data sheet, SXM; network: DGX H200 data sheet, 8 adapters",
         ),
         Hardware(
             name="l40s",

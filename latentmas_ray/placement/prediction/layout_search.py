@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import floor
 
-from latentmas_ray.config import PlacementName
+from latentmas_ray.config import MAX_REPLICAS, PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.assignment import ReplicaId, Slot, Slots
 from latentmas_ray.placement.link_speeds import LinkSpeeds
@@ -21,6 +21,7 @@ from latentmas_ray.placement.suggestions import make_plan
 _MOST_PREDICTED = 16  # layouts that are predicted in full, with their hand-overs
 _MANY_DEVICES = 64  # beyond these, where a prediction takes a part of a second, a quarter of as many
 _NEARLY = 0.99  # of the most questions per second; among such layouts the one with the fewest actors is best
+_MOST_DEVICES = 8192  # of a search
 _TP = (1, 2, 4, 8)
 
 
@@ -65,17 +66,29 @@ class LayoutSearch:
         costs = self.costs(self.request, is_colocated=plan.is_colocated)
         return [PredictedPlan(layout=None, plan=plan, prediction=predict(plan, costs, self.speeds))]
 
+    @property
+    def device_hardware(self) -> Hardware:
+        """The figures of one device: a GPU, or the cores of the smallest node that has some."""
+        cores = min((node.num_cpus for node in self.request.nodes if node.num_cpus >= 1), default=1.0)
+        return self.hardware.of_cores(cores)
+
+    @property
+    def text_tokens(self) -> int:
+        """The length that a text is expected to have: at most its limit."""
+        most = self.request.workload.max_new_tokens
+        return min(self.expected_tokens or most, most)
+
     def costs(self, request: PlanRequest, *, is_colocated: bool) -> dict[str, TurnCost]:
         """Return the predicted costs of the turns with the tp of `request`."""
         assert request.model is not None, "a search needs a model"
         assert request.topology is not None, "a search needs a topology"
-        expected = request.workload
-        if self.expected_tokens is not None:
-            least = min(self.expected_tokens, expected.max_new_tokens)
-            expected = replace(expected, max_new_tokens=least)
-        cores = min(node.num_cpus for node in request.nodes)
+        expected = replace(request.workload, max_new_tokens=self.text_tokens)
         device = StepModel(
-            model=request.model, hardware=self.hardware.of_cores(cores), tp=request.tp, efficiency=self.efficiency
+            model=request.model,
+            hardware=self.device_hardware,
+            tp=request.tp,
+            efficiency=self.efficiency,
+            links=self.speeds,
         )
         # An actor with several agents computes whole batches.
         return turn_costs(request.topology, expected, {} if is_colocated else request.written_at_once, device)
@@ -84,6 +97,8 @@ class LayoutSearch:
         """Return the plans with the tp of `request`; none if no layout fits."""
         if not (places := _places(request)):
             return []
+        if len(places) > _MOST_DEVICES:
+            raise ConfigError("nodes", len(request.nodes), f"a search takes at most {_MOST_DEVICES} devices")
         costs = {is_colocated: self.costs(request, is_colocated=is_colocated) for is_colocated in (False, True)}
         seconds = {agent: cost.seconds for agent, cost in costs[False].items()}
         # First without hand-overs; then again with the seconds that those of the best layout take.
@@ -138,11 +153,13 @@ def _kinds(request: PlanRequest, layout: Layout) -> Hashable:
 def run_of(found: Sequence[PredictedPlan]) -> tuple[PredictedPlan, Plan] | None:
     """Return the first of these plans that a run can have, and the run's own plan with its placement, tp and replicas.
 
-    A run divides GPUs equally among all actors, so it cannot have a layout in which some share one and others do not.
-    None if there is no other.
+    A run divides GPUs equally among all actors, so it cannot have a layout in which some share one and others do not;
+    of those in which several actors share a GPU none is tried. None if there is no other.
     """
     for one in found:
         request = one.plan.request
+        if request.num_pipelines > MAX_REPLICAS:
+            continue
         wanted: PlacementName = "colocate" if one.plan.is_colocated else "auto"
         own = try_plan(replace(request, placement=wanted)) if one.layout and not one.layout.shares_devices else None
         if isinstance(own, Plan) and own.strategy == one.plan.strategy and contents_of(own) == contents_of(one.plan):

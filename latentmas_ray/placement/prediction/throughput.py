@@ -100,7 +100,7 @@ def _least(bounds: Iterable[tuple[float, tuple[str, ...], float]]) -> tuple[floa
 def num_devices(plan: Plan) -> int:
     """Return the number of GPUs of the cluster, or of its nodes if the actors use none."""
     gpus = sum(node.whole_gpus for node in plan.request.nodes)
-    return gpus if plan.share.num_gpus else len(plan.request.nodes)
+    return gpus if plan.share.num_gpus else max(1, sum(node.num_cpus >= 1 for node in plan.request.nodes))
 
 
 def _hosts(plan: Plan) -> dict[str, frozenset[Hashable]]:

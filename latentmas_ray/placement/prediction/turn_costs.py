@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import FORWARD_TOKENS, MemoryEstimate, Workload, memory_estimates
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.placement.prediction.hardware import Hardware
@@ -66,6 +67,7 @@ class StepModel:
     hardware: Hardware
     tp: int = 1
     efficiency: Efficiency = LIMITS
+    links: LinkSpeeds | None = None  # None: those of the hardware
 
     def step(self, rows: int, context: float, *, reads_vocabulary: bool) -> PhaseCost:
         """Return the cost of one step of one token in each of `rows` rows, which have `context` tokens in their cache.
@@ -96,8 +98,9 @@ class StepModel:
         bandwidth = self.hardware.bytes_per_second * self.efficiency.bandwidth
         computing, reading = operations / peak / self.tp, num_bytes / bandwidth / self.tp
         summed = tokens * self.model.hidden_size * self.model.itemsize * 2 * (self.tp - 1) / self.tp
-        speeds = self.hardware.link_speeds()
-        summing = 2 * self.model.num_layers * summed / (speeds.nvlink or speeds.pcie)
+        speeds = self.links or self.hardware.link_speeds()
+        link = speeds.shared_memory if self.hardware.cores else speeds.nvlink or speeds.pcie
+        summing = 2 * self.model.num_layers * summed / link
         return PhaseCost(
             seconds=max(computing, reading) + summing, limit="compute" if computing > reading else "memory bandwidth"
         )

@@ -1,6 +1,7 @@
 """The search for the layout with the most questions per second."""
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -192,6 +193,36 @@ def test_nodes_without_gpus_are_devices_too() -> None:
     assert found.prediction.num_devices == 3
     assert found.plan.share.num_gpus == 0
     assert len({slot for places in found.plan.slots.values() for slot in places}) == 3
+
+
+def test_a_node_without_cores_is_no_device() -> None:
+    """As the head of a cluster is that takes no work."""
+    nodes = (*nodes_alike(1, num_gpus=0, num_cpus=0), *nodes_alike(2, num_gpus=0, num_cpus=8))
+    found = search(nodes, "cpu", model="qwen3-0.6b")[0]
+    assert found.prediction.num_devices == 2
+    alone = search(nodes_alike(2, num_gpus=0, num_cpus=8), "cpu", model="qwen3-0.6b")[0]
+    assert found.prediction.questions_per_second == pytest.approx(alone.prediction.questions_per_second)
+
+
+def test_more_replicas_than_a_run_takes_are_no_flags() -> None:
+    found = search(cluster(129, 8), model="qwen3-0.6b", placement="colocate")
+    assert found[0].plan.request.num_pipelines == 1032
+    assert run_of(found) is None
+
+
+def test_the_sums_of_ranks_go_over_the_links_of_the_plan() -> None:
+    made = request(cluster(1, 8), model="qwen2.5-72b", tp=4)
+    figures = hardware_named("h100")
+    fast, slow = (
+        LayoutSearch(request=made, hardware=figures, speeds=speeds).costs(made, is_colocated=True)["planner"].seconds
+        for speeds in (figures.link_speeds(), replace(figures.link_speeds(), nvlink=None, pcie=25e9))
+    )
+    assert slow > 1.5 * fast
+
+
+def test_a_search_has_a_largest_cluster() -> None:
+    with pytest.raises(ConfigError, match="a search takes at most 8192 devices"):
+        search(cluster(1025, 8), model="qwen3-0.6b")
 
 
 def test_spread_is_refused_and_what_does_not_fit_is_said() -> None:
