@@ -108,7 +108,7 @@ def execute_turn(
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
     sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     chunk, result = runner.run(work, receiver, outgoing=sender)
-    begin, final_at = time.perf_counter(), time.time()
+    final_at, begin = time.time(), time.perf_counter()
     kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:
         kept = (copy_to_wire(chunk, transport.authenticator, whole),)

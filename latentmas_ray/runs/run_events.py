@@ -5,7 +5,8 @@ runtime reports to the scheduler is another stream (`scheduler.protocol`); of it
 `ClusterEvent`s: replicas and nodes that came or went.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from latentmas_ray.engine.turn import TurnResult
@@ -97,6 +98,7 @@ class ReplicaReady:
     agents: tuple[str, ...]
     nodes: tuple[str, ...]
     replica: str = ""  # its name, as in `TurnPlace`
+    at: float = field(default_factory=time.time, compare=False)  # wall-clock seconds of the driver's machine
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class ReplicaLost:
     nodes: tuple[str, ...]
     reason: str
     replica: str = ""
+    at: float = field(default_factory=time.time, compare=False)  # when the loss was seen
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class NodeJoined:
     """The cluster has a new node. Running replicas stay where they are."""
 
     node: str
+    at: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Writer:
         Raises QuestionsTooLongError for questions that do not fit the engine's positions, SegmentError, ModelError for
         prompts that the chat template refuses, and the errors of `memory`.
         """
-        engine, begin, begin_at = self.engine, time.perf_counter(), time.time()
+        engine, begin_at, begin = self.engine, time.time(), time.perf_counter()
         prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         encoded = time.perf_counter()
         check_positions(

@@ -12,7 +12,7 @@ from latentmas_ray.cli.options import is_given, run_options
 from latentmas_ray.cli.render.text import shorten
 from latentmas_ray.cli.unused_flags import NOTES
 from latentmas_ray.config import RunConfig, is_url
-from latentmas_ray.errors import ConfigError, hide_password
+from latentmas_ray.errors import ConfigError, InputError, hide_password
 from latentmas_ray.seeds import parse_seeds, seed_output
 
 if TYPE_CHECKING:
@@ -78,11 +78,14 @@ def _check_timeline(config: RunConfig, *, with_timeline: bool) -> None:
 
 
 def _write_timelines(output: str, seeds: tuple[int, ...] | None) -> None:
-    """Write the timeline of the run, or that of each seed."""
+    """Write the timeline of the run, or that of each seed. One that cannot be drawn fails no run: a note says why."""
     from latentmas_ray.cli.commands.pages.timeline import write_files
 
     for folder in [output] if seeds is None else [seed_output(output, seed) for seed in seeds]:
-        write_files(folder)
+        try:
+            write_files(folder)
+        except InputError as error:
+            typer.echo(f"note: no timeline: {error}", err=True)
 
 
 def _where_results_are(config: RunConfig, *, has_seeds: bool) -> str:

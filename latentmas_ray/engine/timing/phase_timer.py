@@ -23,7 +23,7 @@ class PhaseTimer:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.drain()
-        begin, begin_at = time.perf_counter(), time.time()
+        begin_at, begin = time.time(), time.perf_counter()
         yield
         self.drain()
         seconds = time.perf_counter() - begin

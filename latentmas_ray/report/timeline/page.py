@@ -24,7 +24,8 @@ def write_timeline(run: FinishedRun, page: Path, trace: Path) -> Iterator[tuple[
         expected = f"it has no {TIMELINE_NAME}: runs of older versions recorded no times; run it again for a timeline"
         raise JournalError("run", str(run.folder), expected)
     if not any(start.turns for start in timeline.starts):
-        expected = f"no turn of it is in {TIMELINE_NAME} yet; wait until one has finished"
+        is_over = all(start.end is not None for start in timeline.starts)
+        expected = f"no turn of it is in {TIMELINE_NAME}" + ("" if is_over else " yet; wait until one has finished")
         raise JournalError("run", str(run.folder), expected)
     title = f"{run.config.task}, {run.config.topology}, {run.config.method}, {run.config.model}"
     style = _template_text("report.css") + _template_text("timeline.css")

@@ -14,6 +14,7 @@ from latentmas_ray.units import format_bytes, format_seconds
 MAX_LANES = 48
 _MAX_EVENTS = 40
 _AGREES_SECONDS = 0.0005
+_LOOSE = 0.05  # of the run: a clock that is known so badly is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ def _picture(start: StartTimeline, chart: Chart, title: str, max_strips: int) ->
     is_whole = len(windows) == 1 and windows[0].seconds >= chart.end - chart.begin
     phases = Counter(phase for lane in chart.lanes for bar in lane.bars for phase, _, _ in bar.spans)
     order: tuple[PhaseName, ...] = ("wait", "absorb", "prefill", "think", "emit", "decode")
+    events = tuple(_events(start, chart))
+    more = f"{len(events) - _MAX_EVENTS} further events are only in the trace file."
     return TimelinePicture(
         title=title,
         headline=_headline(chart),
@@ -76,17 +79,19 @@ def _picture(start: StartTimeline, chart: Chart, title: str, max_strips: int) ->
         overview=None if is_whole else make_overview(chart, shown),
         strips=tuple(make_strip(chart, shown, window, numbers) for window in windows),
         routes=tuple(_routes(chart)),
-        events=tuple(_events(start, chart))[:_MAX_EVENTS],
-        notes=tuple(_notes(start, chart)),
+        events=events[:_MAX_EVENTS],
+        notes=(*_notes(start, chart), *([more] if len(events) > _MAX_EVENTS else [])),
     )
 
 
 def _numbers(chart: Chart) -> dict[str, int]:
     """Number the batches, or the questions that are written for themselves, in the order of their first turns."""
     numbers: dict[str, int] = {}
+    count = 0
     for bar in sorted((bar for lane in chart.lanes for bar in lane.bars), key=lambda bar: bar.begin):
         known = next((numbers[name] for name in bar.questions if name in numbers), None)
-        number = len(set(numbers.values())) + 1 if known is None else known
+        count += known is None
+        number = count if known is None else known
         for name in bar.questions:
             numbers.setdefault(name, number)
     return numbers
@@ -167,6 +172,8 @@ def _notes(start: StartTimeline, chart: Chart) -> Iterator[str]:
             moved = format_seconds(abs(clock.shift))
             which = "ahead of" if clock.shift < 0 else "behind"
             yield f"The clock of {name} is {moved} {which} the driver's. Its times are moved, and right to {error}."
+        elif clock.error > _LOOSE * (chart.end - chart.begin) and len(chart.node_names) > 1:
+            yield f"No turn on {name} began at once, so its clock may differ from the driver's by up to {error}."
     if len(chart.lanes) > MAX_LANES:
         yield f"{len(chart.lanes) - MAX_LANES} further replicas are only in the trace file."
     if start.end is None:

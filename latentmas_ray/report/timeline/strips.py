@@ -248,12 +248,13 @@ def _outages(lane: Lane, places: _Places, chart: Chart) -> Iterator[Outage]:
     """Yield each stretch from a loss until a replica is ready again. Its first turn may come before the driver sees
     that it is ready."""
     top, height = places.lanes[lane]
+    down_until = -math.inf
     for place, change in enumerate(lane.changes):
-        if change.event != "replica_lost":
+        if change.event != "replica_lost" or change.at < down_until:  # one that was starting again
             continue
         signs = [later.at for later in lane.changes[place + 1 :] if later.event == "replica_ready"]
         ready = min([*signs, *(bar.begin for bar in lane.bars if bar.begin >= change.at)], default=None)
-        until = chart.end if ready is None else ready
+        until = down_until = chart.end if ready is None else ready
         if places.shows(change.at, until):
             left = places.left(change.at)
             lasted = "to the end" if ready is None else f"for {format_seconds(ready - change.at)}"
@@ -274,7 +275,11 @@ def _lost_turns(lane: Lane, places: _Places) -> Iterator[Outage]:
     top, height = places.lanes[lane]
     lost_until = -math.inf
     for lost in sorted(lane.lost, key=lambda one: (one.at, one.submitted_at)):
-        losses = [change.at for change in lane.changes if change.event == "replica_lost" and change.at <= lost.at]
+        losses = [
+            change.at
+            for change in lane.changes
+            if change.event == "replica_lost" and lost.submitted_at <= change.at <= lost.at
+        ]
         at = max(losses, default=lost.at)
         free_since = max([bar.end for bar in lane.bars if bar.end <= at] + [lost.submitted_at])
         if at > lost_until and places.shows(free_since, at):
@@ -297,8 +302,9 @@ def _ticks(places: _Places, zero: float) -> Iterator[Tick]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((power * one for one in _STEPS if power * one >= rough), power * 10)
     first = math.ceil((window.begin - zero) / step - 1e-9)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
     for number in range(first, math.floor((window.end - zero) / step + 1e-9) + 1):
-        yield Tick(left=places.left(zero + number * step), label=f"{number * step:g} s")
+        yield Tick(left=places.left(zero + number * step), label=f"{number * step:.{digits}f} s")
 
 
 def _binned(lane: Lane, begin: float, end: float) -> Iterator[PhasePiece]:

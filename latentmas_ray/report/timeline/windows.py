@@ -29,19 +29,15 @@ def choose_windows(chart: Chart, most: int) -> list[Window]:
     whole = chart.end - chart.begin
     if seconds >= whole:
         return [Window(begin=chart.begin, end=chart.end, shows="the whole run")]
-    faults = sorted(chart.faults, key=lambda fault: fault.at)
-    wanted = [(chart.begin, "its beginning")]
-    wanted += [(fault.at - _CONTEXT * seconds, f"the loss of {fault.replica}") for fault in faults]
-    wanted.append((chart.end - seconds, "its end"))
-    chosen: list[Window] = []
-    last = wanted.pop()
-    for begin, shows in wanted:
-        if len(chosen) < most - 1 and not any(begin < one.end for one in chosen):
-            begin = max(begin, chart.begin)
-            chosen.append(Window(begin=begin, end=min(begin + seconds, chart.end), shows=shows))
-    begin, shows = last
-    if begin >= chosen[-1].end:
-        chosen.append(Window(begin=begin, end=chart.end, shows=shows))
+    chosen = [Window(begin=chart.begin, end=chart.begin + seconds, shows="its beginning")]
+    for fault in sorted(chart.faults, key=lambda fault: fault.at):
+        shown_until = chosen[-1].end
+        if len(chosen) < most - 1 and shown_until <= fault.at and shown_until < chart.end:
+            begin = max(fault.at - _CONTEXT * seconds, shown_until)
+            end = min(begin + seconds, chart.end)
+            chosen.append(Window(begin=begin, end=end, shows=f"the loss of {fault.replica}"))
+    if chosen[-1].end < chart.end:
+        chosen.append(Window(begin=max(chart.end - seconds, chosen[-1].end), end=chart.end, shows="its end"))
     return chosen
 
 

@@ -64,6 +64,8 @@ def _decode(line: bytes, place: str) -> Row:
         row = ROW.validate_python(read_json(line))
         if isinstance(row, TurnRow) and any(end < begin for spans in _spans_of(row) for _, begin, end in spans):
             raise ValueError("a phase ends before it begins")
+        if isinstance(row, TurnRow) and not (row.questions and len(row.question_spans) in (0, len(row.questions))):
+            raise ValueError("it does not say whose spans these are")
         return row
     except (ValidationError, ValueError, TypeError, RecursionError):
         shown = line.decode(errors="replace")

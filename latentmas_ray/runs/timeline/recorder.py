@@ -83,11 +83,11 @@ def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
             row = lost_turn_row(event, at)
         case RunStarted(description=description, num_questions=num_questions, num_done=num_done):
             row = StartRow(at=at, description=description, num_questions=num_questions, num_done=num_done)
-        case ReplicaReady(agents=agents, nodes=nodes, replica=replica):
+        case ReplicaReady(agents=agents, nodes=nodes, replica=replica, at=at):
             row = ReplicaRow(event="replica_ready", at=at, replica=replica, agents=agents, nodes=nodes)
-        case ReplicaLost(agents=agents, nodes=nodes, reason=reason, replica=replica):
+        case ReplicaLost(agents=agents, nodes=nodes, reason=reason, replica=replica, at=at):
             row = ReplicaRow(event="replica_lost", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
-        case NodeJoined(node=node):
+        case NodeJoined(node=node, at=at):
             row = NodeRow(event="node_joined", at=at, node=node)
         case NodeDraining(node=node):
             row = NodeRow(event="node_draining", at=at, node=node)

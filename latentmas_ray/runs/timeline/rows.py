@@ -180,4 +180,5 @@ def lost_turn_row(event: TurnRepeated, at: float) -> LostTurnRow:
 
 
 def _span_rows(spans: tuple[PhaseSpan, ...]) -> list[SpanRow]:
-    return [(span.phase, round(span.begin, _DIGITS), round(span.end, _DIGITS)) for span in spans]
+    # A clock that was put back may have ended a phase before it began.
+    return [(span.phase, round(span.begin, _DIGITS), round(max(span.begin, span.end), _DIGITS)) for span in spans]

@@ -226,6 +226,47 @@ def test_a_long_run_is_an_overview_and_windows(tmp_path: Path) -> None:
         assert len(strip.bars) <= 2 * (MAX_BARS_PER_ROW + 2)
 
 
+def test_a_loss_just_after_a_window_has_one_of_its_own(tmp_path: Path) -> None:
+    rows = pipelined(400)
+    (first, *_) = choose_windows(chart(tmp_path, rows), 8)
+    rows.insert(-1, change("replica_lost", first.end - ZERO + 0.1 * first.seconds, "writer 0"))
+    windows = choose_windows(chart(tmp_path, rows), 8)
+    assert windows[1].shows == "the loss of writer 0"
+    assert windows[1].begin >= windows[0].end
+
+
+def test_a_turn_that_lost_its_memory_is_not_drawn_at_an_older_loss(tmp_path: Path) -> None:
+    rows = [
+        start(),
+        turn("solver", ["a"], ("think", 0.0, 1.0)),
+        change("replica_lost", 2.0, "solver 0"),
+        turn("solver", ["b"], ("think", 3.0, 8.0)),
+        {
+            "event": "lost_turn",
+            "at": ZERO + 10.0,
+            "agent": "solver",
+            "replica": "solver 0",
+            "questions": ["c"],
+            "submitted_at": ZERO + 9.0,
+            "reason": "its segment was lost",
+        },
+        turn("solver", ["c"], ("think", 11.0, 12.0)),
+    ]
+    (picture,) = make_pictures(timeline(tmp_path, rows))
+    (strip,) = picture.strips
+    (lost,) = [outage for outage in strip.outages if outage.kind == "lost"]
+    assert lost.width == pytest.approx(100 / 12, abs=0.1)
+    assert lost.left == pytest.approx(900 / 12, abs=0.1)
+
+
+def test_a_replica_that_is_lost_while_it_starts_is_down_once(tmp_path: Path) -> None:
+    losses = [change("replica_lost", at, "solver 0") for at in (2.0, 3.0)]
+    after = turn("solver", ["b"], ("think", 5.0, 7.0))
+    rows = [start(), turn("solver", ["a"], ("think", 0.0, 1.0)), *losses, after]
+    (picture,) = make_pictures(timeline(tmp_path, rows))
+    assert [outage.label for outage in picture.strips[0].outages if outage.kind == "down"] == ["lost for 3.0 s"]
+
+
 def _old_run(folder: Path) -> Path:
     return write_simple_run(folder / "run", method="latent")
 

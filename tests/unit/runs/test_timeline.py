@@ -89,6 +89,25 @@ def test_everything_that_happens_is_read_back(tmp_path: Path) -> None:
     assert found.end is not None
 
 
+def test_a_loss_has_the_time_at_which_it_was_seen(tmp_path: Path) -> None:
+    """The driver hands it on when all actors have started again, which takes long."""
+    recorder = TimelineRecorder(tmp_path)
+    for event in (EVENTS[0], ReplicaLost(("planner",), ("n1",), "it died", "planner 0", at=10.0), *EVENTS[1:]):
+        recorder.on_event(event)
+    (found,) = written_timeline(tmp_path).starts
+    assert found.replicas[0].at == 10.0
+
+
+def test_a_clock_that_was_put_back_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
+    result = TurnResult(agent="planner", prompt_tokens=(3,), spans=(span("think", 11.0, 10.0),))
+    recorder = TimelineRecorder(tmp_path)
+    for event in (EVENTS[0], TurnFinished(report=result, question_ids=("a",), place=PLACE, seen_at=13.0)):
+        recorder.on_event(event)
+    recorder.on_event(RunEnded())
+    (found,) = written_timeline(tmp_path).starts
+    assert found.turns[0].spans == (("think", 11.0, 11.0),)
+
+
 def test_a_row_that_was_cut_off_is_left_out_and_replaced(tmp_path: Path) -> None:
     """A killed run leaves one; the start that follows writes behind the last whole row."""
     write_timeline_rows(tmp_path, [start(), turn("planner", ["a"], ("think", 0.0, 1.0))])
@@ -134,6 +153,8 @@ def test_a_timeline_that_cannot_be_written_does_not_end_the_run(
         {"event": "start", "at": 1e300},
         {**turn("planner", ["a"], ("think", 0.0, 1.0)), "spans": [["dream", ZERO, ZERO + 1]]},
         {**turn("planner", ["a"], ("think", 0.0, 1.0)), "spans": [["think", ZERO + 1, ZERO]]},
+        {**turn("planner", ["a"], ("think", 0.0, 1.0)), "questions": []},
+        turn("planner", ["a"], question_spans=[[("decode", 0.0, 1.0)], [("decode", 0.0, 1.0)]]),
         [],
     ],
     ids=str,
