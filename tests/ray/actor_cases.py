@@ -41,7 +41,7 @@ def actors_of(
 ) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
     """A started runtime with an actor for each agent, ended afterwards."""
     names = [agent.name for agent in agents.agents] if isinstance(agents, Topology) else agents
-    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), **more})
+    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), "start_seconds": PATIENCE_SECONDS, **more})
     try:
         yield runtime, runtime.start()
     finally:
