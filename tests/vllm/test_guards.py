@@ -166,9 +166,10 @@ def test_a_cache_that_bounds_the_positions_is_named(vllm: VllmProcess) -> None:
 
 
 def test_a_question_waits_until_vllm_has_blocks_for_it(requests: list[TextRequest], vllm: VllmProcess) -> None:
-    """With memory and without: until then its time does not count. The cache is too small for all at once."""
-    bare = [replace(request, key=f"bare {request.key}", memory=None) for request in requests]
-    started, waiting, ended = vllm.call(inside.queued_while_writing, [*requests, *bare])
-    assert (started, ended) == (2 * len(requests), 0)
+    """With memory and without: until then its time does not count. The cache and a step are too small for all."""
+    copies = [replace(request, key=f"{number} {request.key}") for request in requests for number in range(4)]
+    bare = [replace(request, key=f"bare {request.key}", memory=None) for request in copies]
+    started, waiting, ended = vllm.call(inside.queued_while_writing, [*copies, *bare])
+    assert (started, ended) == (8 * len(requests), 0)
     assert 0 < waiting < started
     assert vllm.call(inside.num_held) == (0, 0)
