@@ -44,8 +44,8 @@ class HangDetector:
     def find_hung(self, replicas: Mapping[str, Sequence[Replica]], now: float) -> list[tuple[str, Replica]]:
         """Return the replicas that hang, each with one of its agents.
 
-        `now` is monotonic seconds; a turn's time starts at the first call that sees it running. Time in which nobody
-        looked does not count: the caller of a run may pause for longer than a turn may take.
+        `now` is monotonic seconds; a turn's time starts at the first call that sees it running. Time between two
+        looks that are far apart does not count: the caller of a run may pause for longer than a turn may take.
         """
         if self._turn_seconds is None:
             return []

@@ -184,7 +184,7 @@ class RayRuntime:
             if all(outcomes):
                 break
             timeout = 0.0  # also return the failures that made this turn fail
-        if not self._events:  # a turn that ended while nobody polled does not hang; and nothing is lost if this raises
+        if not self._events:  # a turn that ended between two polls does not hang; and nothing is lost if this raises
             self._health.check_hangs()
         if self._has_losses:
             self._find_lost_turns()

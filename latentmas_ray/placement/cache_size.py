@@ -1,4 +1,4 @@
-"""How large the cache of an engine that writes texts may be, beside the other actors of its device. vLLM itself would
+"""How large the cache of an engine that writes texts may be, next to the other actors of its device. vLLM itself would
 take a whole GPU."""
 
 from latentmas_ray.errors import ModelError

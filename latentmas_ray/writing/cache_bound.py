@@ -1,4 +1,4 @@
-"""How many bytes the cache of our own text engine may take, beside the other actors of its device."""
+"""How many bytes the cache of our own text engine may take, next to the other actors of its device."""
 
 import os
 

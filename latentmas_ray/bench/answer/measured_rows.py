@@ -1,4 +1,4 @@
-"""Figures that were measured, on disk: an interrupted benchmark goes on after them."""
+"""Figures that were measured, on disk: an interrupted benchmark continues after them."""
 
 import json
 from collections.abc import Mapping

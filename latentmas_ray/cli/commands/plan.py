@@ -213,7 +213,7 @@ def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, text_t
 
 
 def _predicted(search: LayoutSearch, *, is_auto: bool, is_asked_for: bool) -> list[PredictedPlan]:
-    """Return the predicted plans, the best one first; none if nobody asks for a prediction."""
+    """Return the predicted plans, the best one first; none if no prediction is asked for."""
     if is_auto:
         return search.find()
     if not is_asked_for:

@@ -67,7 +67,7 @@ def layouts_for(request: PlanRequest, seconds: Mapping[str, float], num_devices:
         for sharing in _sets_to_share(agents, seconds):
             others = tuple(agent for agent in agents if agent not in sharing)
             found += _on_own_devices(sharing, others, seconds, num_devices)
-            found += _beside_others(agents, sharing, others, seconds, num_devices)
+            found += _with_others(agents, sharing, others, seconds, num_devices)
     return list({(*sorted(one.counts.items()), one.is_colocated): one for one in found}.values())
 
 
@@ -85,7 +85,7 @@ def _sets_to_share(agents: Contents, seconds: Mapping[str, float]) -> Iterator[C
 def _on_own_devices(
     sharing: Contents, others: Contents, seconds: Mapping[str, float], num_devices: int
 ) -> Iterator[Layout]:
-    """Yield layouts in which `sharing` share devices on which nobody else is, and the others share none."""
+    """Yield layouts in which `sharing` share devices without another agent, and the others share none."""
     if not sharing:
         if len(others) <= num_devices:
             yield Layout({(agent,): count for agent, count in divide(others, seconds, num_devices).items()})
@@ -101,7 +101,7 @@ def _on_own_devices(
         yield Layout({sharing: count} | {(agent,): number for agent, number in own.items()})
 
 
-def _beside_others(
+def _with_others(
     agents: Contents, sharing: Contents, others: Contents, seconds: Mapping[str, float], num_devices: int
 ) -> Iterator[Layout]:
     """Yield layouts in which the others have all devices, and `sharing` share some of those of one of them."""

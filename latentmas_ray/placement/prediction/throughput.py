@@ -87,8 +87,8 @@ def _with_queues(
         bounds.append((len(others) / len(agents) if agents else 1.0, others, needed))
         left_out += sizes[host] * needed if slowest in agents else 0.0
     room = sum(sizes[host] for host in hosts[slowest])
-    beside = {agent for host in hosts[slowest] for agent in on[host]}
-    bounds.append((room, tuple(agent for agent in shares if agent in beside), shares[slowest] * room + left_out))
+    neighbours = {agent for host in hosts[slowest] for agent in on[host]}
+    bounds.append((room, tuple(agent for agent in shares if agent in neighbours), shares[slowest] * room + left_out))
     return _least(bounds)
 
 

@@ -1,14 +1,11 @@
 """The timeline of one run as a page of its own, and both files of a run."""
 
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from latentmas_ray.errors import JournalError
 from latentmas_ray.report.runs import FinishedRun
+from latentmas_ray.report.template_files import template_environment, template_text
 from latentmas_ray.report.timeline.picture import make_pictures
 from latentmas_ray.report.timeline.trace_file import trace_file
 from latentmas_ray.runs.folder import write_atomically
@@ -28,24 +25,9 @@ def write_timeline(run: FinishedRun, page: Path, trace: Path) -> Iterator[tuple[
         expected = f"no turn of it is in {TIMELINE_NAME}" + ("" if is_over else " yet; wait until one has finished")
         raise JournalError("run", str(run.folder), expected)
     title = f"{run.config.task}, {run.config.topology}, {run.config.method}, {run.config.model}"
-    style = _template_text("report.css") + _template_text("timeline.css")
-    template = _environment().get_template("timeline_page.html.jinja")
+    style = template_text("report.css") + template_text("timeline.css")
+    template = template_environment().get_template("timeline_page.html.jinja")
     html = template.render(title=title, pictures=make_pictures(timeline), style=style)
     for path, content in ((page, html.encode(errors="replace")), (trace, trace_file(timeline, title=title))):
         write_atomically(path, content)
         yield path, len(content)
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("latentmas_ray.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _template_text(name: str) -> str:
-    return files("latentmas_ray.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from latentmas_ray.units import format_bytes, format_seconds
 MAX_LANES = 48
 _MAX_EVENTS = 40
 _AGREES_SECONDS = 0.0005
-_LOOSE = 0.05  # of the run: a clock that is known so badly is told
+_LOOSE = 0.05  # of the run: a clock that is known so badly is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,4 +177,4 @@ def _notes(start: StartTimeline, chart: Chart) -> Iterator[str]:
     if len(chart.lanes) > MAX_LANES:
         yield f"{len(chart.lanes) - MAX_LANES} further replicas are only in the trace file."
     if start.end is None:
-        yield "The run goes on, or was killed: turns that had not finished are missing."
+        yield "The run still runs, or was killed: turns that had not finished are missing."

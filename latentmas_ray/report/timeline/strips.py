@@ -247,53 +247,37 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
 def _outages(lane: Lane, places: _Places, chart: Chart) -> Iterator[Outage]:
     """Yield each stretch from a loss until a replica is ready again. Its first turn may come before the driver sees
     that it is ready."""
-    top, height = places.lanes[lane]
-    down_until = -math.inf
+    bars, down_until = lane.bars, -math.inf
     for place, change in enumerate(lane.changes):
         if change.event != "replica_lost" or change.at < down_until:  # one that was starting again
             continue
         signs = [later.at for later in lane.changes[place + 1 :] if later.event == "replica_ready"]
-        ready = min([*signs, *(bar.begin for bar in lane.bars if bar.begin >= change.at)], default=None)
-        until = down_until = chart.end if ready is None else ready
-        if places.shows(change.at, until):
-            left = places.left(change.at)
-            lasted = "to the end" if ready is None else f"for {format_seconds(ready - change.at)}"
-            yield Outage(
-                kind="down",
-                left=left,
-                width=round(places.left(until) - left, 3),
-                top=top,
-                height=height,
-                label=f"lost {lasted}",
-                title=change.reason,
-            )
+        ready = min([*signs, *(bar.begin for bar in bars if bar.begin >= change.at)], default=None)
+        down_until = chart.end if ready is None else ready
+        lasted = "to the end" if ready is None else f"for {format_seconds(ready - change.at)}"
+        if places.shows(change.at, down_until):
+            yield _outage("down", lane, places, (change.at, down_until), label=f"lost {lasted}", title=change.reason)
 
 
 def _lost_turns(lane: Lane, places: _Places) -> Iterator[Outage]:
     """Yield the turn that ran when it was lost. Of those lost at the same moment the first ran, and the others
     waited."""
-    top, height = places.lanes[lane]
-    lost_until = -math.inf
+    bars, lost_until = lane.bars, -math.inf
+    losses = [change.at for change in lane.changes if change.event == "replica_lost"]
     for lost in sorted(lane.lost, key=lambda one: (one.at, one.submitted_at)):
-        losses = [
-            change.at
-            for change in lane.changes
-            if change.event == "replica_lost" and lost.submitted_at <= change.at <= lost.at
-        ]
-        at = max(losses, default=lost.at)
-        free_since = max([bar.end for bar in lane.bars if bar.end <= at] + [lost.submitted_at])
+        at = max((loss for loss in losses if lost.submitted_at <= loss <= lost.at), default=lost.at)
+        free_since = max([bar.end for bar in bars if bar.end <= at] + [lost.submitted_at])
         if at > lost_until and places.shows(free_since, at):
-            left = places.left(free_since)
-            yield Outage(
-                kind="lost",
-                left=left,
-                width=round(places.left(at) - left, 3),
-                top=top,
-                height=height,
-                label="",
-                title=f"a turn of {lost.agent} that was lost: {lost.reason}",
-            )
+            why = f"a turn of {lost.agent} that was lost: {lost.reason}"
+            yield _outage("lost", lane, places, (free_since, at), label="", title=why)
         lost_until = at
+
+
+def _outage(kind: str, lane: Lane, places: _Places, span: tuple[float, float], *, label: str, title: str) -> Outage:
+    """Return the mark of a span of seconds in a lane."""
+    left, (top, height) = places.left(span[0]), places.lanes[lane]
+    width = round(places.left(span[1]) - left, 3)
+    return Outage(kind=kind, left=left, width=width, top=top, height=height, label=label, title=title)
 
 
 def _ticks(places: _Places, zero: float) -> Iterator[Tick]:

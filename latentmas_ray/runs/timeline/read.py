@@ -34,7 +34,7 @@ class StartTimeline:
     replicas: tuple[ReplicaRow, ...]
     nodes: tuple[NodeRow, ...]
     questions: tuple[QuestionRow, ...]
-    end: EndRow | None  # None if the run still goes on, or was killed
+    end: EndRow | None  # None if the run still runs, or was killed
     clocks: dict[str, NodeClock]  # by node
 
 

@@ -1,6 +1,6 @@
-"""Writes timeline.jsonl while a run goes on.
+"""Writes timeline.jsonl while a run lasts.
 
-It is no result: nothing waits until it is on disk, and a run whose timeline cannot be written goes on without it.
+It is no result: nothing waits until it is on disk, and a run whose timeline cannot be written continues without it.
 """
 
 import logging
