@@ -87,9 +87,10 @@ def choose(
         if name != "auto" and link in links:
             _check(format_transport(by_hand), name, [link], where)
     chosen = {link: _best(link, by_hand.get(link, "auto"), where) for link in links}
+    names = {link: name for link, (name, _) in chosen.items()}
     is_free = by_hand.get("same_node", "auto") == "auto"
-    if is_free and where.device == "cpu" and "cross_node" in chosen and chosen["cross_node"][0] == "tcp":
-        # It shares memory within a node, too; a second transport would copy every segment once more.
+    if is_free and (names.get("same_node"), names.get("cross_node")) == ("shared_memory", "tcp"):
+        # TCP shares memory within a node, too; a second transport would copy every segment once more.
         chosen["same_node"] = ("tcp", "which shares memory there")
     return Choice({link: name for link, (name, _) in chosen.items()}, _reasons(chosen))
 
@@ -101,7 +102,7 @@ def _reasons(chosen: Mapping[ActorLink, tuple[TransportName, str]]) -> str:
         links.setdefault((name, why), []).append(_LINK_NAMES[link])
     if len(links) == 1:
         ((_, why),) = links
-        return f"{why} {' and '.join(*links.values())}" if why.startswith("the best") else why
+        return why.replace("the best", f"the best {' and '.join(*links.values())}", 1)
     return "; ".join(f"{' and '.join(places)} {name}, {why}" for (name, why), places in links.items())
 
 

@@ -33,7 +33,12 @@ NCCL_WITHIN = {"same_gpu": "cuda_ipc", "same_node": "nccl"}
     [
         (LOCAL, "loopback", "the best within one process"),
         (ONE_NODE, "shared_memory", "the best between actors on one node"),
-        (DeviceLayout(), "object_store", "shared_memory needs memfd"),
+        (DeviceLayout(), "object_store", "the best between actors on one node; shared_memory needs memfd"),
+        (
+            DeviceLayout(nodes="several"),
+            {"same_node": "object_store", "cross_node": "tcp"},
+            "between actors on one node object_store, the best; shared_memory needs memfd",
+        ),
         (NODES, "tcp", "between actors on one node tcp, which shares memory there; between nodes tcp, the best"),
         (ONE_GPU, "cuda_ipc", "the best between actors on one GPU"),
         (OWN_GPUS, "nccl", "the best between actors on one node"),
