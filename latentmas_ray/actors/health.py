@@ -54,7 +54,7 @@ class HangDetector:
         before, self._current = self._current, {}
         hung: dict[Replica, str] = {}
         for agent, replica in [(agent, one) for agent, members in replicas.items() for one in members]:
-            if (turn := replica.current_turn) is None or replica.state is not ReplicaState.READY:
+            if (turn := replica.current_turn) is None or not replica.is_up:
                 continue
             was, stepped_at, since = before.get(replica, (None, None, 0.0))
             if was is not turn or stepped_at != replica.stepped_at:
@@ -188,7 +188,7 @@ class HealthMonitor:
         """
         pinged = {*self._pinged.values(), lost}
         for other in set(self._manager.replicas) - pinged:
-            if other.state is ReplicaState.READY and not set(other.nodes).isdisjoint(lost.nodes):
+            if other.is_up and not set(other.nodes).isdisjoint(lost.nodes):
                 self._pinged.update(dict.fromkeys(other.ping(), other))
 
     def _check_pings(self) -> None:

@@ -4,27 +4,25 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from pickle import PicklingError
-from typing import Any
+from dataclasses import dataclass, replace
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
-from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
+from latentmas_ray.actors.errors import actor_errors
+from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
+from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
+from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
 from latentmas_ray.actors.replicas.waiting import WaitLog
-from latentmas_ray.actors.text.setup import TextSetup, kind_of_replica
+from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
-from latentmas_ray.authentication import RunKey
-from latentmas_ray.config import PlacementName
-from latentmas_ray.errors import ActorError, ClusterError, ModelError
+from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.memory import KVCacheSpec, TPRank
-from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
+from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, Slot, make_plan
+from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
 
@@ -32,23 +30,14 @@ POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaRequest:
-    """What a run needs: its agents, the replicas of each, where they go, and how they load their model."""
+@dataclass(frozen=True)
+class _Seat:
+    """The bundles of a placement group in which the actors of a replica are, and the nodes of these."""
 
-    agents: tuple[str, ...]
-    replicas: Mapping[str, int]
-    make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
-    placement: PlacementName = "auto"
-    tp: int = 1  # actors per replica, over which its model is divided
-    busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
-    uses_gpus: bool = True
-    num_threads: int | None = None  # overrides the plan
-    start_seconds: float = 1800.0  # to schedule all actors and load their models
-    key: RunKey | None = None  # of the run, for its actors
-    # The agents whose texts are written question by question, in actors that only such agents share.
-    texts: Mapping[str, TextSetup] = field(default_factory=dict)
-    turn_seconds: float | None = None  # the limit for one question of such an agent
+    group: PlacementGroupHandle
+    bundles: tuple[int, ...]
+    nodes: tuple[str, ...]
+    share: ActorResources
 
 
 @dataclass(frozen=True)
@@ -65,9 +54,11 @@ class ReplicaManager:
         self._request = request
         self._plan: Plan | None = None
         self._placement_group: PlacementGroupHandle | None = None
-        self._loaders: dict[int, ray.ObjectRef] = {}  # by the id of the function
+        self._loaders = Loaders()
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._seats: dict[ReplicaId, _Seat] = {}
+        self._free_seats: list[_Seat] = []  # of replicas that were retired, in the first placement group
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
@@ -110,16 +101,18 @@ class ReplicaManager:
         """All current replicas, each once."""
         return tuple(self._replicas.values())
 
+    @property
+    def by_id(self) -> Mapping[ReplicaId, Replica]:
+        """All current replicas."""
+        return self._replicas
+
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """Return the current replicas of each agent. Colocated agents share theirs."""
+        """Return the current replicas of each agent, those that retire included. Colocated agents share theirs."""
         if self._by_agent is None:
-            replica_ids = {
-                agent: [self.plan.replica_id_of(agent, number) for number in range(count)]
-                for agent, count in self._request.replicas.items()
-            }
+            in_order = sorted(self._replicas, key=lambda replica_id: replica_id.replica)
             self._by_agent = {
-                agent: [self._replicas[replica_id] for replica_id in members if replica_id in self._replicas]
-                for agent, members in replica_ids.items()
+                agent: [self._replicas[replica_id] for replica_id in in_order if agent in replica_id.agents]
+                for agent in self._request.agents
             }
         return self._by_agent
 
@@ -136,17 +129,10 @@ class ReplicaManager:
         """The engine of each agent that writes text with another engine than transformers."""
         return {agent: text.engine for agent, text in self._request.texts.items() if text.engine != "transformers"}
 
-    def device_layout(self) -> DeviceLayout:
-        """Return the devices that the actors run on, and what all of them support."""
-        gpus = {one.gpu for one in self.loaded}
-        is_shared = len(gpus) < len(self.loaded)
-        return DeviceLayout(
-            same_process=self.plan.is_colocated,
-            device="cpu" if None in gpus else "cuda",
-            nodes="one" if len({one.node_id for one in self.loaded}) == 1 else "several",
-            gpus="one" if len(gpus) == 1 and is_shared else "shared" if is_shared else "own",
-            available=frozenset.intersection(*(one.available for one in self.loaded)),
-        )
+    def device_layout(self, *, may_move: bool = False) -> DeviceLayout:
+        """Return the devices that the actors run on; with `may_move` those of other nodes, too, on which actors may be
+        added."""
+        return layout_of(self.loaded, is_colocated=self.plan.is_colocated, may_move=may_move)
 
     def use_transport(self, transport: Transport) -> None:
         """Switch all replicas to this transport. Raises ActorError, ClusterError."""
@@ -165,18 +151,83 @@ class ReplicaManager:
     def replace(self, lost: Replica) -> None:
         """Start a new replica in the place of a lost one. Turns may be submitted to it at once;
         `poll_starting` finishes its start."""
-        replica_id = next((replica_id for replica_id, replica in self._replicas.items() if replica is lost), None)
+        replica_id = self.id_of(lost)
         if replica_id is None:  # it was dropped
             return
-        shards = [(index, shard) for index, shard in enumerate(self.plan.shards()) if shard.replica_id == replica_id]
-        replica = self._make_replica(replica_id, [index for index, _ in shards], lost.nodes, spec=lost.spec)
-        replica.state = ReplicaState.REPLACING
-        self._replicas[replica_id] = replica
-        self._by_agent = None
+        if lost.was_retiring:
+            self._remove(replica_id)
+            return
         self._starting.pop(lost, None)
+        self._start_in(replica_id, self._seats[replica_id], spec=lost.spec)
+
+    def id_of(self, replica: Replica) -> ReplicaId | None:
+        """Return the id of a current replica."""
+        return next((replica_id for replica_id, one in self._replicas.items() if one is replica), None)
+
+    def add(self, agents: tuple[str, ...], node: str, *, share: ActorResources | None = None) -> ReplicaId:
+        """Start one more replica of these agents (all that share an actor) on a node, with `share` instead of the
+        plan's for each actor. Turns go to it once it is loaded; `poll_starting` finishes its start.
+
+        It has the first number that is free. Ray may take long to place it: the plan counts nobody else's resources.
+        """
+        taken = {one.replica for one in self._replicas if one.agents == agents}
+        number = next(number for number in range(len(taken) + 1) if number not in taken)
+        replica_id = ReplicaId(agents, number)
+        tp = self._request.tp
+        seat = next((one for one in self._free_seats if set(one.nodes) == {node}), None)
+        if seat is not None:
+            self._free_seats.remove(seat)
+        else:
+            share = share or self.plan.share
+            there = replace(self.plan.request, nodes=(NodeResources(name=node, num_gpus=0.0, num_cpus=0.0),))
+            plan = replace(self.plan, request=there, share=share, slots={replica_id: (Slot(0, None),) * tp})
+            group = PlacementGroupHandle(plan, self._request.start_seconds)
+            seat = _Seat(group, tuple(range(tp)), (node,) * tp, share)
+        self._start_in(replica_id, seat, spec=self.spec)
+        return replica_id
+
+    def retire(self, replica_id: ReplicaId) -> None:
+        """Send no new turns to a replica; `finish_retired` ends it."""
+        replica = self._replicas[replica_id]
+        if replica.state is not ReplicaState.READY:  # nothing was sent to it
+            self._starting.pop(replica, None)
+        replica.state = ReplicaState.RETIRING
+
+    def finish_retired(self, is_needed: Callable[[Replica], bool]) -> list[tuple[ReplicaId, Replica]]:
+        """End the retiring replicas whose turns are over and that are not `is_needed` for segments; return them."""
+        over = [
+            (replica_id, replica)
+            for replica_id, replica in self._replicas.items()
+            if replica.state is ReplicaState.RETIRING and not replica.pending and not is_needed(replica)
+        ]
+        for replica_id, replica in over:
+            self._remove(replica_id)
+            replica.shut_down()
+        return over
+
+    def free_seats_on(self, node: str) -> int:
+        """Return how many replicas fit into the places of retired ones on a node."""
+        return sum(set(seat.nodes) == {node} for seat in self._free_seats)
+
+    def _start_in(self, replica_id: ReplicaId, seat: _Seat, *, spec: KVCacheSpec | None) -> None:
+        """Start a replica whose turns may be submitted at once."""
+        replica = self._make_replica(replica_id, seat, spec=spec)
+        replica.state = ReplicaState.REPLACING
+        self._replicas[replica_id], self._seats[replica_id] = replica, seat
+        self._by_agent = None
         limit = self._request.start_seconds
         log = WaitLog(lambda: f"a new actor of {', '.join(replica_id.agents)}", limit)
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + limit, log)
+
+    def _remove(self, replica_id: ReplicaId) -> None:
+        """Forget a replica and free its place."""
+        self._starting.pop(self._replicas.pop(replica_id), None)
+        self._by_agent = None
+        seat = self._seats.pop(replica_id)
+        if seat.group is self._placement_group:
+            self._free_seats.append(seat)
+        else:
+            seat.group.remove()
 
     def poll_starting(self) -> tuple[list[Replica], list[tuple[Replica, str]]]:
         """Finish the start of replicas that replace lost ones; never waits.
@@ -208,39 +259,31 @@ class ReplicaManager:
 
     def drop(self, replica: Replica) -> bool:
         """Remove a replica for the rest of the run. Return False, and do nothing, if an agent would have none left."""
-        if any(members == [replica] for members in self.replicas_of().values()):
-            return False
-        self._starting.pop(replica, None)
-        self._replicas = {replica_id: other for replica_id, other in self._replicas.items() if other is not replica}
-        self._by_agent = None
+        for members in self.replicas_of().values():
+            if replica in members and not any(one.takes_turns for one in members if one is not replica):
+                return False
+        if (replica_id := self.id_of(replica)) is not None:
+            self._remove(replica_id)
         replica.mark_dead("it could not be started again", is_at_fault=False)  # turns may be waiting for it
         return True
 
     def shut_down(self) -> None:
         """Kill the actors and remove the placement group. Safe to call twice."""
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
+        seats, self._seats, self._free_seats = self._seats, {}, []
         for replica in replicas.values():
             replica.shut_down()
-        placement_group, self._placement_group, self._loaders = self._placement_group, None, {}
+        for seat in seats.values():
+            if seat.group is not self._placement_group:
+                seat.group.remove()
+        placement_group, self._placement_group, self._loaders = self._placement_group, None, Loaders()
         if placement_group is not None:
             placement_group.remove()
 
     def describe(self) -> str:
         """Return one line for the log: actors, devices, threads, and the reason for the placement."""
-        plan, request = self.plan, self._request
-        num_nodes = len({one.node_id for one in self.loaded})
-        place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
-        kinds = ", ".join(sorted({one.device for one in self.loaded}))
-        each = (
-            f"{gpus_per_actor(plan):g} GPU each"
-            if gpus_per_actor(plan)
-            else f"{_count(self._threads(plan), 'torch thread')} each"
-        )
-        ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
-        why = "" if request.placement != "auto" or plan.strategy == "pack" else f" ({plan.why})"
-        if self._placement_group is not None and not self._placement_group.is_pinned:
-            why = " (on other nodes than planned, which were taken)"
-        return f"{place}{ranks}, {kinds}, {each}, placement {plan.strategy}{why}"
+        is_pinned = self._placement_group is None or self._placement_group.is_pinned
+        return describe_actors(self.plan, self.loaded, num_threads=self._threads(self.plan), is_pinned=is_pinned)
 
     def _plan_request(self, cluster: Cluster) -> PlanRequest:
         request = self._request
@@ -267,61 +310,37 @@ class ReplicaManager:
             if time.monotonic() > deadline:
                 raise ClusterError(self._no_place_message(self._request.agents))
         self._by_agent = None
-        by_replica: dict[ReplicaId, list[tuple[int, str]]] = {}
+        places: dict[ReplicaId, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
-            by_replica.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
-        for replica_id, places in by_replica.items():
-            self._replicas[replica_id] = self._make_replica(
-                replica_id, [index for index, _ in places], [node for _, node in places]
-            )
+            places.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
+        for replica_id, ranks in places.items():
+            bundles, nodes = zip(*ranks, strict=True)
+            self._seats[replica_id] = seat = _Seat(self._placement_group, bundles, nodes, plan.share)
+            self._replicas[replica_id] = self._make_replica(replica_id, seat)
         return True
 
-    def _make_replica(
-        self, replica_id: ReplicaId, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
-    ) -> Replica:
-        """Create a replica whose actors are in these bundles of the placement group."""
+    def _make_replica(self, replica_id: ReplicaId, seat: _Seat, *, spec: KVCacheSpec | None = None) -> Replica:
+        """Create a replica whose actors are in these bundles of a placement group."""
         request, plan = self._request, self.plan
-        text = self._text_setup(replica_id)
+        text = request.text_setup(replica_id)
         make, actor, groups = kind_of_replica(text, is_sharded=request.tp > 1)
         remote = ray.remote(
-            num_gpus=gpus_per_actor(plan),
-            num_cpus=plan.share.num_cpus,
+            num_gpus=seat.share.num_gpus,
+            num_cpus=seat.share.num_cpus,
             # In order, a turn that waits for its segment would block the turns behind it, and after a cancelled turn an
             # actor would wait half a minute and then lose its whole queue.
             allow_out_of_order_execution=True,
             concurrency_groups=groups,
         )(actor)
-        assert self._placement_group is not None, "start() comes first"
-        make_runner = self._store_loader(request.make_runner if text is None else text.make_runner)
+        make_runner = self._loaders.store(request.make_runner if text is None else text.make_runner)
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
         actors = []
-        for rank, index in enumerate(bundles):
-            strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
-            more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
+        for rank, index in enumerate(seat.bundles):
+            strategy = PlacementGroupSchedulingStrategy(seat.group.group, placement_group_bundle_index=index)
+            more = (TPRank(rank, len(seat.bundles)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
-        return make(actors, nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
-
-    def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
-        """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is
-        divided and not vLLM's: our own engine then writes static batches."""
-        setups = [self._request.texts.get(agent) for agent in replica_id.agents]
-        if None in setups or (self._request.tp > 1 and any(one and one.engine != "vllm" for one in setups)):
-            return None
-        return setups[0]
-
-    def _store_loader(self, make_runner: Callable[..., Any]) -> ray.ObjectRef:
-        """Return a reference to a function that loads the model; stored once, as it may contain the weights.
-
-        Raises InputError kinds, ClusterError if the object store has no room for it.
-        """
-        if id(make_runner) not in self._loaders:
-            try:
-                with cluster_errors("the object store has no room for the model"):
-                    self._loaders[id(make_runner)] = ray.put(make_runner)
-            except (TypeError, PicklingError) as error:
-                raise ModelError("model", "an object", f"it must be possible to send it: {reason(error)}") from error
-        return self._loaders[id(make_runner)]
+        return make(actors, seat.nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
 
     def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
         """Load all models; return what each actor reports, or None if a node died before all were ready."""
@@ -376,7 +395,3 @@ def _poll_seconds(deadline: float) -> float:
 
 def _list(agents: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(agents))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -17,10 +17,11 @@ from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_de
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
+from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.links import links_to
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.actors.text.text_replica import TextReplica
@@ -219,9 +220,7 @@ class RayRuntime:
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now; a replica that does not answer at once is left out. Any thread may
         call this."""
-        busy = [
-            replica for replica in self._manager.replicas if replica.pending and replica.state is ReplicaState.READY
-        ]
+        busy = [replica for replica in self._manager.replicas if replica.pending and replica.is_up]
         if not busy:
             return []
         found = []

@@ -56,10 +56,8 @@ class FakeReplica(Replica):
 class FakeManager(ReplicaManager):
     """Creates replicas without actors."""
 
-    def _make_replica(
-        self, replica_id: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None
-    ) -> Replica:
-        return FakeReplica([None], nodes, spec=spec)
+    def _make_replica(self, replica_id: Any, seat: Any, *, spec: Any = None) -> Replica:
+        return FakeReplica([None], seat.nodes, name=str(replica_id), spec=spec)
 
 
 class FakePlacementGroup:

@@ -13,6 +13,7 @@ import ray
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
+from latentmas_ray.config import ActorLink
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.transport import Place, Transport
@@ -20,11 +21,12 @@ from latentmas_ray.transport.make import TRANSPORTS
 
 
 class ReplicaState(Enum):
-    """STARTING or REPLACING → READY → LOST or CLOSED; a replica that is starting may be lost, too."""
+    """STARTING or REPLACING → READY → RETIRING → LOST or CLOSED; a replica that is starting may be lost, too."""
 
     STARTING = "starting"  # its actors are loading the model
-    REPLACING = "replacing"  # the same, in place of a lost one: turns may be submitted and wait
+    REPLACING = "replacing"  # the same, in place of a lost one or added: turns may be submitted and wait
     READY = "ready"  # its model is loaded
+    RETIRING = "retiring"  # it gets no new turns; it ends when its turns are over and its segments read
     LOST = "lost"  # an actor died, hangs or was given up: its pending turns are lost
     CLOSED = "closed"  # shut down on purpose
 
@@ -68,6 +70,15 @@ class SegmentRef:
     # Actors that hold bytes of it until `release`: its producers, and readers whose transport stores a copy.
     holders: list[tuple[Any, tuple[ray.ObjectRef, ...]]] = field(default_factory=list)
     segment_id: str = ""  # the name by which its readers know it
+    sent_over: frozenset[ActorLink] | None = None  # the links for which it is packed; None: all
+
+    def can_be_read_on(self, nodes: Collection[str]) -> bool:
+        """Return whether it is packed for readers on these nodes."""
+        if self.sent_over is None:
+            return True
+        links = {"same_node" if place.source_node in nodes else "cross_node" for place in self.locations}
+        sent = {"same_node" if link == "same_gpu" else link for link in self.sent_over}
+        return links <= sent
 
     def release(self) -> None:
         """Free the segment at all holders."""
@@ -120,6 +131,7 @@ class Replica(ABC):
         self._gpus: tuple[str | None, ...] = ()
         self.state = ReplicaState.STARTING
         self.lost_because = ""
+        self.was_retiring = False  # when it was lost
         self.suspect: Turn | None = None  # the turn that was running when it was lost
         self.pending: dict[Turn, None] = {}
         self.stepped_at: float | None = None  # when its engine was seen to step, if it reports that; monotonic seconds
@@ -147,6 +159,16 @@ class Replica(ABC):
         self._gpus = tuple(one.gpu for one in loaded)
         self.state = ReplicaState.READY
         return whole
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its model is loaded and its turns are executed."""
+        return self.state in (ReplicaState.READY, ReplicaState.RETIRING)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether turns of new batches may go to it."""
+        return self.state is not ReplicaState.RETIRING
 
     @property
     def knows_places(self) -> bool:
@@ -211,6 +233,7 @@ class Replica(ABC):
         `is_at_fault`: it was not lost with its node, so the turn that was running may be the cause.
         """
         if self.state is not ReplicaState.LOST:
+            self.was_retiring = self.state is ReplicaState.RETIRING
             self.state = ReplicaState.LOST
             self.lost_because = reason
             # Also while it is not READY: a turn may start, and kill the actor, before the driver knows that the model

@@ -68,7 +68,7 @@ class ShardedReplica(Replica):
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
-        return SegmentRef(tuple(chunks), writes, holders, work.segment_id), turn
+        return SegmentRef(tuple(chunks), writes, holders, work.segment_id, work.sent_over), turn
 
     def result(self, turn: Turn) -> TurnResult:
         """Wait for all ranks once one is done. Raises ActorError if a rank died, hangs or is out of step."""

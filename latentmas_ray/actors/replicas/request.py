@@ -1,0 +1,63 @@
+"""What a run asks for: its agents, the replicas of each, where they go, and how they load their model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pickle import PicklingError
+from typing import Any
+
+import ray
+
+from latentmas_ray.actors.errors import cluster_errors, reason
+from latentmas_ray.actors.execute_turn import Runner
+from latentmas_ray.actors.text.setup import TextSetup
+from latentmas_ray.authentication import RunKey
+from latentmas_ray.config import PlacementName
+from latentmas_ray.errors import ModelError
+from latentmas_ray.placement import ReplicaId
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaRequest:
+    """What a run needs: its agents, the replicas of each, where they go, and how they load their model."""
+
+    agents: tuple[str, ...]
+    replicas: Mapping[str, int]
+    make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
+    placement: PlacementName = "auto"
+    tp: int = 1  # actors per replica, over which its model is divided
+    busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
+    uses_gpus: bool = True
+    num_threads: int | None = None  # overrides the plan
+    start_seconds: float = 1800.0  # to schedule all actors and load their models
+    key: RunKey | None = None  # of the run, for its actors
+    # The agents whose texts are written question by question, in actors that only such agents share.
+    texts: Mapping[str, TextSetup] = field(default_factory=dict)
+    turn_seconds: float | None = None  # the limit for one question of such an agent
+
+    def text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
+        """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is
+        divided and not vLLM's: our own engine then writes static batches."""
+        setups = [self.texts.get(agent) for agent in replica_id.agents]
+        if None in setups or (self.tp > 1 and any(one and one.engine != "vllm" for one in setups)):
+            return None
+        return setups[0]
+
+
+class Loaders:
+    """The functions that load models, each stored once in the object store."""
+
+    def __init__(self) -> None:
+        self._references: dict[int, ray.ObjectRef] = {}  # by the id of the function
+
+    def store(self, make_runner: Callable[..., Any]) -> ray.ObjectRef:
+        """Return a reference to a function that loads the model; stored once, as it may contain the weights.
+
+        Raises InputError kinds, ClusterError if the object store has no room for it.
+        """
+        if id(make_runner) not in self._references:
+            try:
+                with cluster_errors("the object store has no room for the model"):
+                    self._references[id(make_runner)] = ray.put(make_runner)
+            except (TypeError, PicklingError) as error:
+                raise ModelError("model", "an object", f"it must be possible to send it: {reason(error)}") from error
+        return self._references[id(make_runner)]
