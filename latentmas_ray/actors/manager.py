@@ -1,7 +1,6 @@
 """Plans, places, starts, loads, replaces and shuts down the actors of a run."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -11,22 +10,23 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.actors.errors import actor_errors
+from latentmas_ray.actors.errors import actor_errors, reason
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
+from latentmas_ray.actors.replicas.loading import POLL_SECONDS, get_loaded, list_names, no_place, poll_seconds
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
 from latentmas_ray.actors.replicas.waiting import WaitLog
 from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
-from latentmas_ray.errors import ActorError, ClusterError
+from latentmas_ray.errors import ActorError, ClusterError, InputError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, Slot, make_plan
 from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
 
-POLL_SECONDS = 5.0  # how often a start checks whether a node has died
+__all__ = ["POLL_SECONDS", "ReplicaManager"]
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +52,8 @@ class ReplicaManager:
 
     def __init__(self, request: ReplicaRequest) -> None:
         self._request = request
+        self.asked = dict(request.replicas)  # by agent
+        self.avoided: frozenset[str] = frozenset()  # nodes that will be removed, or on which the model does not load
         self._plan: Plan | None = None
         self._placement_group: PlacementGroupHandle | None = None
         self._loaders = Loaders()
@@ -71,7 +73,7 @@ class ReplicaManager:
         """
         deadline = time.monotonic() + self._request.start_seconds
         while True:
-            self._plan = make_plan(self._plan_request(cluster))
+            self._plan = make_plan(self.plan_request(cluster.nodes))
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
@@ -123,6 +125,23 @@ class ReplicaManager:
             for agent, replicas in self.replicas_of().items()
             if replicas and isinstance(replicas[0], TextReplica)
         }
+
+    @property
+    def writers(self) -> Set[str]:
+        """The agents that write text."""
+        return self._request.texts.keys()
+
+    @property
+    def num_threads(self) -> int:
+        """The torch threads of each actor, on cores."""
+        return self._threads(self.plan)
+
+    @property
+    def reaches_other_nodes(self) -> bool:
+        """Whether replicas may be on nodes that have none so far."""
+        return self.plan.is_colocated or (
+            self._transport is not None and "cross_node" in self._transport.capabilities.links
+        )
 
     @property
     def engines(self) -> dict[str, str]:
@@ -246,12 +265,23 @@ class ReplicaManager:
                 if time.monotonic() <= starting.deadline:
                     starting.log.update()
                 elif not self.drop(replica):
-                    raise ClusterError(self._no_place_message(self._agents_of([replica]))) from None
+                    raise ClusterError(no_place(self._agents_of([replica]), self._request.start_seconds)) from None
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))
+            except InputError as error:
+                # Where it was added, its node is the one that differs.
+                if not self._is_added(replica) or not self.drop(replica):
+                    raise
+                self.avoided |= set(replica.nodes)
+                _log.warning("node %s is not used: %s", replica.nodes[0][:8], reason(error))
+                continue
             del self._starting[replica]
         return ready, died
+
+    def _is_added(self, replica: Replica) -> bool:
+        replica_id = self.id_of(replica)
+        return replica_id is not None and self._seats[replica_id].group is not self._placement_group
 
     def find_orphans(self, alive: Set[str]) -> list[Replica]:
         """Return the starting replicas whose nodes are no longer `alive`."""
@@ -285,18 +315,10 @@ class ReplicaManager:
         is_pinned = self._placement_group is None or self._placement_group.is_pinned
         return describe_actors(self.plan, self.loaded, num_threads=self._threads(self.plan), is_pinned=is_pinned)
 
-    def _plan_request(self, cluster: Cluster) -> PlanRequest:
-        request = self._request
-        nodes = cluster.nodes if request.uses_gpus else tuple(replace(node, num_gpus=0.0) for node in cluster.nodes)
-        return PlanRequest(
-            agents=request.agents,
-            replicas=request.replicas,
-            nodes=nodes,
-            placement=request.placement,
-            tp=request.tp,
-            busy_agents=request.busy_agents,
-            apart=frozenset(agent for agent, text in request.texts.items() if text.engine == "vllm"),
-        )
+    def plan_request(self, nodes: tuple[NodeResources, ...]) -> PlanRequest:
+        """Return what to place on these nodes, without those to avoid if there are others."""
+        staying = tuple(node for node in nodes if node.name not in self.avoided)
+        return self._request.plan_request(staying or nodes, self.asked)
 
     def _threads(self, plan: Plan) -> int:
         return self._request.num_threads or plan.share.num_threads
@@ -304,11 +326,11 @@ class ReplicaManager:
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
         self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds)
-        while not self._placement_group.wait(_poll_seconds(deadline)):
+        while not self._placement_group.wait(poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
-                raise ClusterError(self._no_place_message(self._request.agents))
+                raise ClusterError(no_place(self._request.agents, self._request.start_seconds))
         self._by_agent = None
         places: dict[ReplicaId, list[tuple[int, str]]] = {}
         for index, shard in enumerate(plan.shards()):
@@ -351,47 +373,22 @@ class ReplicaManager:
             ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
             return self._agents_of([replica for replica, refs in references.items() if not ready.issuperset(refs)])
 
-        log = WaitLog(lambda: f"the actors of {_list(late_agents())} to load their models", self._request.start_seconds)
+        log = WaitLog(
+            lambda: f"the actors of {list_names(late_agents())} to load their models", self._request.start_seconds
+        )
         while True:
             try:
-                return get_loaded(waiting, timeout_seconds=_poll_seconds(deadline))
+                return get_loaded(waiting, timeout_seconds=poll_seconds(deadline))
             except TimeoutError:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
                     limit = format_seconds(self._request.start_seconds)
-                    late = _list(late_agents())
+                    late = list_names(late_agents())
                     raise ClusterError(
                         f"the actors of {late} did not load their models within {limit} (start_timeout)"
                     ) from None
                 log.update()
 
-    def _no_place_message(self, agents: Sequence[str]) -> str:
-        return (
-            f"after {format_seconds(self._request.start_seconds)} (start_timeout) no place was found for the actors of "
-            f"{_list(agents)}: free resources on the cluster or use fewer replicas"
-        )
-
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
-        return [
-            agent
-            for replica_id, replica in self._replicas.items()
-            if replica in replicas
-            for agent in replica_id.agents
-        ]
-
-
-def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | None = None) -> list[Loaded]:
-    """Return what the actors report once loaded. Raises InputError kinds, ActorError, and TimeoutError."""
-    with actor_errors("an actor could not load its model", "an actor died while it loaded its model"):
-        loaded: list[Loaded] = ray.get(list(references), timeout=timeout_seconds)
-    return loaded
-
-
-def _poll_seconds(deadline: float) -> float:
-    """Return how long to wait before the next look at the nodes and the deadline; Ray drops fractions of a second."""
-    return min(POLL_SECONDS, max(1.0, math.ceil(deadline - time.monotonic())))
-
-
-def _list(agents: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(agents))
+        return [name for replica_id, one in self._replicas.items() if one in replicas for name in replica_id.agents]

@@ -7,19 +7,22 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
 import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
+from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth
+from latentmas_ray.actors.errors import cluster_errors
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.links import links_to
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
+from latentmas_ray.actors.replicas.progress import ask_progress
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.routing import choose_replica
@@ -30,7 +33,7 @@ from latentmas_ray.config import ActorLink, PlacementName, replicas_by_agent
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
-from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
+from latentmas_ray.errors import ActorError, ClusterError, ConfigError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
@@ -48,9 +51,7 @@ from latentmas_ray.scheduler.protocol import (
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
-_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
-_PROGRESS_SECONDS = 2.0  # to ask actors how far they are
 MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
 PickTransport = Callable[[DeviceLayout], tuple[Transport, str]]
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class _Submitted:
 
 class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
-    agent's other replicas, or all replicas are restarted on the nodes that are left."""
+    agent's other replicas, or all are restarted on the nodes that are left. Replicas follow the cluster."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class RayRuntime:
         turn_seconds: float | None = None,
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
+        growth: Growth | None = None,
         note: str = "",
     ) -> None:
         """Make a runtime; `start` connects and loads.
@@ -100,6 +102,7 @@ class RayRuntime:
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
+        growth: how far replicas follow the cluster.
         note: a further fact for the description, in the log.
         """
         key = RunKey.generate()
@@ -120,6 +123,7 @@ class RayRuntime:
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
+        self._follower = ClusterFollower(self._manager, growth or Growth(), self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
@@ -144,7 +148,7 @@ class RayRuntime:
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=self._memory_limit(self._cluster),
+            memory_limit_bytes=self._cluster.memory_limit({one.node_id for one in self._manager.loaded}),
             description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
@@ -179,6 +183,7 @@ class RayRuntime:
         """
         if self._health.is_due:
             self._health.check_health()
+        self._follower.update()
         timeout = 0.0 if self._events or self._has_losses else timeout_seconds
         while ready := self._wait(timeout):
             outcomes = [self._record_result(handle) for handle in ready]
@@ -220,21 +225,14 @@ class RayRuntime:
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now; a replica that does not answer at once is left out. Any thread may
         call this."""
-        busy = [replica for replica in self._manager.replicas if replica.pending and replica.is_up]
-        if not busy:
-            return []
-        found = []
-        with ignoring_dead("running turns are not known"):
-            asked = [replica.ask_progress() for replica in busy]
-            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_PROGRESS_SECONDS)
-            found = [get_outcome(reference) for reference in ready]
-        return [progress for answer in found if isinstance(answer, list) for progress in answer]
+        return ask_progress([one for one in self._manager.replicas if one.pending and one.is_up])
 
     def close(self) -> None:
         """Shut down the actors, and the cluster if this runtime started it."""
         cluster, self._cluster = self._cluster, None
         self._pending.clear()
         self._events.clear()
+        self._follower.close()
         self._manager.shut_down()
         if cluster is not None:
             cluster.disconnect()
@@ -242,6 +240,10 @@ class RayRuntime:
     def _record_event(self, event: Event) -> None:
         self._has_losses |= isinstance(event, ReplicaLost)
         self._events.append(event)
+
+    def _has_segments(self, replica: Replica) -> bool:
+        """Whether a segment of one of its turns may still be read."""
+        return any(handle.turn.replica is replica for handle in self._done)
 
     def _wait(self, timeout_seconds: float) -> list[TurnHandle]:
         """Wait for a pending turn to end, or for a report of questions; return all turns that are over (none after the
@@ -358,20 +360,18 @@ class RayRuntime:
         """Start all replicas and set their transport; return the transport's name and why it was picked."""
         assert self._cluster is not None
         self._cluster = self._manager.start(self._cluster)
-        transport, why = self._pick_transport(self._manager.device_layout())
+        transport, why = self._choose_transport(may_move=len(self._cluster.nodes) > 1 or self._follower.may_grow)
         self._transport = transport.within_one_actor() if self._manager.plan.is_colocated else transport
         self._manager.use_transport(self._transport)
         self._health.report_ready(self._manager.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
 
-    def _memory_limit(self, cluster: Cluster) -> int:
-        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors.
-
-        Each counts like the smallest, as it is unknown which actor will produce a segment.
-        """
-        used = {one.node_id for one in self._manager.loaded}
-        smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
-        return int(len(used) * smallest * _STORE_SHARE)
+    def _choose_transport(self, *, may_move: bool) -> tuple[Transport, str]:
+        """Pick the transport, with `may_move` one that reaches other nodes if what is asked for does."""
+        if may_move:
+            with suppress(ConfigError):
+                return self._pick_transport(self._manager.device_layout(may_move=True))
+        return self._pick_transport(self._manager.device_layout())
 
     def _restart_all(self) -> None:
         """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""
@@ -379,6 +379,7 @@ class RayRuntime:
         assert self._cluster is not None
         for attempts_left in reversed(range(MAX_STARTS)):
             self._manager.shut_down()
+            self._follower.reset()
             self._cluster = Cluster.inspect(owned=self._cluster.owned)
             try:
                 self._start_replicas()

@@ -251,6 +251,9 @@ class PlacementConfig(ConfigPart):
     replicas: Annotated[Replicas, MayChange()] = Field(
         default=1, description="copies of each agent's actor, or of some agents' actors"
     )
+    max_replicas: Annotated[Replicas | None, MayChange()] = Field(
+        default=None, description="grow to so many replicas where nodes have room, auto: as many as fit; else replicas"
+    )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
     )
@@ -268,13 +271,13 @@ class PlacementConfig(ConfigPart):
             split_address(address)
         return address
 
-    @field_validator("replicas", mode="before")
+    @field_validator("replicas", "max_replicas", mode="before")
     @classmethod
-    def _parse_replicas(cls, value: object) -> Replicas:
-        return parse_replicas(value)
+    def _parse_replicas(cls, value: object) -> Replicas | None:
+        return None if value is None else parse_replicas(value)
 
     @property
-    def max_replicas(self) -> int:
+    def most_replicas(self) -> int:
         """The number of replicas of the agent with the most replicas; with auto the most that there can be."""
         if self.replicas == "auto":
             return MAX_REPLICAS

@@ -89,7 +89,7 @@ UNUSED = (
     ),
     UnusedFields(
         fields=("placement",),
-        when=lambda run: run.config.method == "single" and run.config.max_replicas == 1,
+        when=lambda run: run.config.method == "single" and run.config.most_replicas == 1,
         cause="method",
         why="there is one actor to place",
     ),

@@ -89,6 +89,29 @@ def replicas_by_agent(replicas: int | Mapping[str, int] | Literal["auto"], agent
     return {name: replicas.get(name, 1) for name in agents}
 
 
+def most_by_agent(
+    max_replicas: Replicas | None, asked: Mapping[str, int], *, is_colocated: bool = False
+) -> dict[str, int | None]:
+    """Return how many replicas each agent may come to have where that is not the number that is `asked` for; None: any
+    number. Raises ConfigError for fewer than are asked for, and for an unknown agent."""
+    if max_replicas is None:
+        return {}
+    if max_replicas == "auto":
+        return dict.fromkeys(asked)
+    counts = dict.fromkeys(asked, max_replicas) if isinstance(max_replicas, int) else dict(max_replicas)
+    text = ",".join(f"{name}={count}" for name, count in counts.items())
+    if unknown := [name for name in counts if name not in asked]:
+        agents = ", ".join(asked)
+        raise ConfigError("max_replicas", text, f"there is no agent {unknown[0]!r}; the agents are {agents}")
+    for name, count in counts.items():
+        if count < asked[name]:
+            why = f"{name} starts with {asked[name]} (replicas); it must be at least as many, or auto"
+            raise ConfigError("max_replicas", text if isinstance(max_replicas, dict) else str(max_replicas), why)
+    if is_colocated and len({counts.get(name, count) for name, count in asked.items()}) > 1:
+        raise ConfigError("max_replicas", text, "colocated agents share their actors; it must be one number")
+    return dict(counts)
+
+
 def _count(value: object) -> int:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) <= 6:
         value = int(value)

@@ -113,8 +113,19 @@ class ReplicaLost:
 
 
 @dataclass(frozen=True)
+class ReplicaRetired:
+    """A replica of these agents has finished its turns, and was ended on purpose; others do its work."""
+
+    agents: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reason: str
+    replica: str = ""
+    at: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
 class NodeJoined:
-    """The cluster has a new node. Running replicas stay where they are."""
+    """The cluster has a new node, on which replicas may be added."""
 
     node: str
     at: float = field(default_factory=time.time, compare=False)
@@ -122,13 +133,13 @@ class NodeJoined:
 
 @dataclass(frozen=True)
 class NodeDraining:
-    """A node will be removed soon. No runtime reports this: Ray shows draining nodes through private interfaces
-    only."""
+    """A node will be removed soon. Its replicas retire as soon as others are ready elsewhere."""
 
     node: str
+    at: float = field(default_factory=time.time, compare=False)
 
 
-ClusterEvent = ReplicaReady | ReplicaLost | NodeJoined | NodeDraining
+ClusterEvent = ReplicaReady | ReplicaLost | ReplicaRetired | NodeJoined | NodeDraining
 RunEvent = (
     RunStarted
     | TurnFinished

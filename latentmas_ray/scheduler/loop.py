@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
-from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.finish import collect_grades, finish_batch, finish_early, finish_question, settle_failed
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
 from latentmas_ray.scheduler.metrics import LoadSnapshot, MetricSink, NoMetrics, record_load
 from latentmas_ray.scheduler.protocol import (
+    CapacityChanged,
     QuestionDone,
     Runtime,
     RuntimeInfo,
@@ -27,7 +27,7 @@ from latentmas_ray.scheduler.protocol import (
     TurnLost,
 )
 from latentmas_ray.scheduler.retry import TurnFailure, actor_died, is_batch_retried
-from latentmas_ray.scheduler.run import Run, RunRequest
+from latentmas_ray.scheduler.run import Run, RunRequest, change_capacity
 from latentmas_ray.scheduler.turns import segment_bounds
 from latentmas_ray.tasks import grade
 
@@ -193,13 +193,13 @@ class Scheduler:
                         found[1].note_tokens(handle.agent, name, count)
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
-                case QuestionDone() if event.result is not None:
+                case QuestionDone():
                     questions.append(event)
-                case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
+                case CapacityChanged():
+                    self._info = change_capacity(self._info, event, self._runs)
+                case _:
                     for run in self._runs:
                         run.counters.send(event)
-                case _:
-                    pass  # a question of a turn that is over
         self._handle_outcomes(questions, turns)
         if turns or questions or self._clock() - self._reported_at >= PROGRESS_SECONDS:
             self._report_progress()

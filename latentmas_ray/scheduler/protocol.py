@@ -94,8 +94,16 @@ class QuestionDone:
     result: TurnResult | None = None
 
 
+@dataclass(frozen=True)
+class CapacityChanged:
+    """Replicas were added or retired: more or less work can be in flight."""
+
+    num_replicas: int  # of the agent with the most
+    writes_at_once: Mapping[str, int]  # as in `RuntimeInfo`
+
+
 TurnEvent = TurnDone | TurnFailed | TurnLost
-Event = TurnEvent | TokensWritten | QuestionDone | ClusterEvent
+Event = TurnEvent | TokensWritten | QuestionDone | CapacityChanged | ClusterEvent
 
 
 def events_of_result(

@@ -1,7 +1,7 @@
 """A run: the questions of one caller, in a scheduler that serves several callers."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from latentmas_ray.scheduler.answers import FinishedQuestions
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import CapacityChanged, RuntimeInfo
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
 from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
@@ -69,12 +69,7 @@ class Run:
         )
         batches = _questions_of(request, self.topology_index, info) or request.batches
         self.batches = [replace(batch, number=batch.number + number_offset) for batch in batches]
-        largest = max((len(batch.questions) for batch in self.batches), default=1)
-        self.max_batches_in_flight = self.settings.batches_in_flight(len(self.topology_index.agents))
-        # None: batches are counted, not questions.
-        self.max_questions_in_flight = self.settings.questions_in_flight(
-            self.topology_index.agents, info.writes_at_once, largest
-        )
+        self.limit_in_flight(self.settings.replicas, info.writes_at_once)
         self.queue = deque(RetryState(batch) for batch in self.batches)
         self.batch_states: set[BatchState] = set()
         self.grading: Grading[FinishedQuestions] = Grading(
@@ -86,8 +81,6 @@ class Run:
         self.is_cancelled = False  # the next step closes the run
         self._next: BatchState | None = None  # the first batch of the queue, once its prompts are rendered
         self._finished_ids: set[str] = set()
-        # As many as can be in flight: results of a slow caller must not fill the memory of this process.
-        self._max_results = max(self.max_questions_in_flight or 0, self.max_batches_in_flight * largest)
         num_open = sum(len(batch.open_questions) for batch in request.batches)
         self.counters = RunCounters(
             request.observer,
@@ -97,6 +90,18 @@ class Run:
             request.num_done,
             on_error=self._fail_by_observer,
         )
+
+    def limit_in_flight(self, num_replicas: int, writes_at_once: Mapping[str, int]) -> None:
+        """Set how much may be in flight with so many replicas of the agent with the most, and `writes_at_once` as in
+        `RuntimeInfo`."""
+        self.settings = replace(self.settings, replicas=num_replicas)
+        agents = self.topology_index.agents
+        largest = max((len(batch.questions) for batch in self.batches), default=1)
+        self.max_batches_in_flight = self.settings.batches_in_flight(len(agents))
+        # None: batches are counted, not questions.
+        self.max_questions_in_flight = self.settings.questions_in_flight(agents, writes_at_once, largest)
+        # As many as can be in flight: results of a slow caller must not fill the memory of this process.
+        self._max_results = max(self.max_questions_in_flight or 0, self.max_batches_in_flight * largest)
 
     @property
     def is_idle(self) -> bool:
@@ -211,6 +216,13 @@ class Run:
         self._next = None
         self.batch_states.clear()
         self.queue.clear()
+
+
+def change_capacity(info: RuntimeInfo, event: CapacityChanged, runs: Iterable[Run]) -> RuntimeInfo:
+    """Tell these runs how much may be in flight now; return `info` for those that start later."""
+    for run in runs:
+        run.limit_in_flight(event.num_replicas, event.writes_at_once)
+    return replace(info, writes_at_once=event.writes_at_once)
 
 
 def _questions_of(request: RunRequest, index: TopologyIndex, info: RuntimeInfo) -> list[Batch]:

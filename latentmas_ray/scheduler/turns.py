@@ -49,7 +49,7 @@ class DriverSettings:
             ),
             transfer=config.transfer,
             memory_limit_bytes=config.memory_in_flight_bytes,
-            replicas=config.max_replicas,
+            replicas=config.most_replicas,
             traced=frozenset(traced),
             unsafe_programs=config.unsafe_programs,
             prompts=prompts or RenderedPrompts(),

@@ -125,7 +125,9 @@ class Evaluation:
         info = self._start(len(batches)) if batches else None
         if journal and info is not None:
             journal.pin("engine", _engines_text(info), before=_USUAL_ENGINE)
-        warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
+        warm_up = WarmUp(
+            [[question.id for question in batch.open_questions] for batch in batches], config.most_replicas
+        )
         folder = MemoryFolder.of(config.save_memory)
         start = time.perf_counter()
         recorder = journal.timeline if journal else None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig, RunSetting, replicas_by_agent, unused_by_choice
+from latentmas_ray.config import RunConfig, RunSetting, most_by_agent, replicas_by_agent, unused_by_choice
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -45,19 +45,22 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
 
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = connect_as_configured(config.address)
+    from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.ray_runtime import RayRuntime
     from latentmas_ray.transport.make import pick_transport
 
     names = [agent.name for agent in topology.agents]
     has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
     choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
+    counts = replicas_by_agent(config.replicas, names)
     warn_of_choice(config, topology, choices)
     return RayRuntime(
         names,
         make_runner,
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
-        replicas=replicas_by_agent(config.replicas, names),
+        replicas=counts,
+        growth=Growth(most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate")),
         placement=config.placement,
         tp=config.tp,
         turn_seconds=config.turn_timeout,

@@ -12,6 +12,7 @@ from latentmas_ray.config import (
     RunSetting,
     current_fields,
     make_config,
+    most_by_agent,
     replicas_by_agent,
     warn_of_unused,
 )
@@ -148,6 +149,7 @@ class Setup:
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
         topology = apply_control(topology, config.memory)
         counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
+        most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate")
         if config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)
         return topology

@@ -17,7 +17,7 @@ COMMANDS = {
     "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --decode-batch --replicas --turn-timeout --memory-in-flight
+        --task --memory --seeds --limit --batch-size --decode-batch --replicas --max-replicas --turn-timeout --memory-in-flight
         --output --resume --trace --save-memory --unsafe-programs --timeline
         {FOR_ONE_QUESTION}
     """,

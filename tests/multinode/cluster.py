@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +29,17 @@ STORE_BYTES = 150 * 2**20
 START_SECONDS = 180.0
 _STARTED = "Ray runtime started."
 _TOO_SLOW = "timed out during startup"  # Ray gives a node half a minute, and a busy machine may not
+
+
+# Ray's command names a node by its id, which it tells nobody.
+_FIND_NODE = """
+import subprocess, sys, ray
+ip, address, command, seconds = sys.argv[1:]
+ray.init(address, log_to_driver=False)
+(node,) = [one["NodeID"] for one in ray.nodes() if one["Alive"] and one["NodeManagerAddress"] == ip]
+options = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", seconds]
+subprocess.run([command, "drain-node", "--address", address, "--node-id", node, *options], check=True)
+"""
 
 
 class Cluster:
@@ -48,7 +59,7 @@ class Cluster:
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         self.environment = {**(os.environ if environment is None else environment), **auth}
         self.machines: list[Machine] = []
-        self._num_cpus = tuple(num_cpus)
+        self._num_cpus = list(num_cpus)
         self._store_bytes = store_bytes
         self._dashboard = dashboard
         self._stack = ExitStack()
@@ -84,6 +95,32 @@ class Cluster:
     ) -> subprocess.Popen[str]:
         """A command on a node, with `environment` instead of the cluster's. It ends with the node at the latest."""
         return self.machines[node].start(command, environment=environment or self.environment)
+
+    def join(self, node: int, num_cpus: int) -> None:
+        """Start Ray on a machine that has none, or whose Ray has ended: a new node of the cluster."""
+        self._num_cpus[node] = num_cpus
+        self._start_ray([node])
+
+    def drain(self, node: int, seconds: int) -> None:
+        """Tell Ray that a node will be removed after so many seconds; nothing removes it."""
+        command = [
+            BIN / "python",
+            "-c",
+            _FIND_NODE,
+            self._addresses[node],
+            str(self.address),
+            str(BIN / "ray"),
+            str(seconds),
+        ]
+        done = self.machines[0].run(command, environment=self.environment, timeout_seconds=60.0)
+        assert done.returncode == 0, done.stderr
+
+    def end_ray(self, node: int) -> None:
+        """End Ray on a node at once; its machine stays."""
+        for pid in self.machines[node].processes():
+            if pid != self.machines[node].pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def num_actors(self, node: int) -> int:
         """How many agents' actors live on a node, by the kernel's own account."""

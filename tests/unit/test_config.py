@@ -165,7 +165,7 @@ def test_identity_holds_what_is_computed_and_not_where() -> None:
 def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: object, most: int) -> None:
     config = make_config({"replicas": given})
     assert config.replicas == replicas
-    assert config.max_replicas == most
+    assert config.most_replicas == most
     assert make_config(config.model_dump()) == config
 
 
@@ -221,7 +221,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs"),
-        *("runtime", "address", "placement", "replicas", "tp", "start_timeout", "turn_timeout"),
+        *("runtime", "address", "placement", "replicas", "max_replicas", "tp", "start_timeout", "turn_timeout"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 

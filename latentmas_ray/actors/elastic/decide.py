@@ -74,6 +74,7 @@ class Retirement:
 
 
 LEAVING = "its node will be removed"
+REPLACES = "another node will be removed"
 RETURNED = "there is room again"
 JOINED = "there is room for more"
 SPREAD = "there are nodes with room"
@@ -91,10 +92,8 @@ def decide(situation: Situation) -> list[Decision]:
     decisions: list[Decision] = []
     for agents, count in situation.asked.items():
         staying = len(situation.staying(agents))
-        missing = max(0, min(count, _num_active(situation, agents) + count) - staying)
-        for _ in range(missing):
-            leaves = staying < _num_active(situation, agents)
-            why = LEAVING.replace("its", "another", 1) if leaves else RETURNED
+        for _ in range(count - staying):
+            why = REPLACES if staying < _num_active(situation, agents) else RETURNED
             if (node := _take(places)) is not None:
                 decisions.append(Addition(agents=agents, node=node, why=why))
                 staying += 1
@@ -127,7 +126,7 @@ def _growth(situation: Situation, places: "Counter[str]") -> list[Addition]:
     has the fewest replicas."""
     counts = {agents: len(situation.staying(agents)) for agents in situation.asked}
     work = {agents: situation.load.get(agents, 0.0) * count for agents, count in counts.items()}
-    found = []
+    found: list[Addition] = []
     while True:
         open_to = [agents for agents in counts if _may_grow(counts[agents], situation.most.get(agents, 0))]
         if not open_to or (node := _take(places)) is None:
@@ -149,7 +148,7 @@ def _may_grow(count: int, most: int | None) -> bool:
 def _moves(situation: Situation, places: "Counter[str]") -> list[Addition]:
     """Move replicas to nodes without any, as many as a plan for all nodes has there, from where it has fewer."""
     on_node = Counter(one.nodes[0] for one in situation.standing)
-    found = []
+    found: list[Addition] = []
     for node, count in sorted(situation.planned.items()):
         if on_node[node] or node not in situation.rooms or situation.rooms[node].is_draining:
             continue
@@ -164,7 +163,10 @@ def _moves(situation: Situation, places: "Counter[str]") -> list[Addition]:
                 return found
             one = max(
                 crowded,
-                key=lambda one: (situation.load.get(one.replica_id.agents, 0.0), one.replica_id.agents in situation.writers),
+                key=lambda one: (
+                    situation.load.get(one.replica_id.agents, 0.0),
+                    one.replica_id.agents in situation.writers,
+                ),
             )
             on_node[one.nodes[0]] -= 1
             places[node] -= 1

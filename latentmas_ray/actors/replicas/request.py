@@ -1,7 +1,7 @@
 """What a run asks for: its agents, the replicas of each, where they go, and how they load their model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pickle import PicklingError
 from typing import Any
 
@@ -13,7 +13,7 @@ from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ModelError
-from latentmas_ray.placement import ReplicaId
+from latentmas_ray.placement import NodeResources, PlanRequest, ReplicaId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,18 @@ class ReplicaRequest:
     # The agents whose texts are written question by question, in actors that only such agents share.
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
+
+    def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
+        """Return what to place on these nodes, with these numbers of replicas."""
+        return PlanRequest(
+            agents=self.agents,
+            replicas=replicas,
+            nodes=nodes if self.uses_gpus else tuple(replace(node, num_gpus=0.0) for node in nodes),
+            placement=self.placement,
+            tp=self.tp,
+            busy_agents=self.busy_agents,
+            apart=frozenset(agent for agent, text in self.texts.items() if text.engine == "vllm"),
+        )
 
     def text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
         """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is

@@ -18,6 +18,7 @@ from latentmas_ray.runs.run_events import (
     QuestionFailed,
     ReplicaLost,
     ReplicaReady,
+    ReplicaRetired,
     RunEnded,
     RunEvent,
     RunStarted,
@@ -87,9 +88,11 @@ def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
             row = ReplicaRow(event="replica_ready", at=at, replica=replica, agents=agents, nodes=nodes)
         case ReplicaLost(agents=agents, nodes=nodes, reason=reason, replica=replica, at=at):
             row = ReplicaRow(event="replica_lost", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
+        case ReplicaRetired(agents=agents, nodes=nodes, reason=reason, replica=replica, at=at):
+            row = ReplicaRow(event="replica_retired", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
         case NodeJoined(node=node, at=at):
             row = NodeRow(event="node_joined", at=at, node=node)
-        case NodeDraining(node=node):
+        case NodeDraining(node=node, at=at):
             row = NodeRow(event="node_draining", at=at, node=node)
         case QuestionAnswered(answer=answer):
             row = QuestionRow(event="answered", at=at, question=answer.id, seconds=answer.seconds)

@@ -85,11 +85,11 @@ class LostTurnRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaRow:
-    """A replica has loaded its model, or was lost."""
+    """A replica has loaded its model, was lost, or has ended on purpose."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORM
 
-    event: Literal["replica_ready", "replica_lost"]
+    event: Literal["replica_ready", "replica_lost", "replica_retired"]
     at: Time
     replica: str = ""
     agents: tuple[str, ...] = ()

@@ -154,7 +154,7 @@ def test_nothing_is_replaced_or_checked_but_in_a_poll(
     assert handle.turn.replica.state is ReplicaState.READY
     lost = runtime.poll(0.0)
     (event,) = [event for event in lost if isinstance(event, ReplicaLost)]
-    assert event == ReplicaLost(("planner",), handle.turn.replica.nodes, "it died")
+    assert event == ReplicaLost(("planner",), handle.turn.replica.nodes, "it died", "planner 0")
     assert handle.turn.replica.state is ReplicaState.LOST
     assert submit(runtime, "planner").turn.replica.state is ReplicaState.REPLACING
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
