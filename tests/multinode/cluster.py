@@ -37,7 +37,8 @@ import subprocess, sys, ray
 ip, address, command, seconds = sys.argv[1:]
 ray.init(address, log_to_driver=False)
 (node,) = [one["NodeID"] for one in ray.nodes() if one["Alive"] and one["NodeManagerAddress"] == ip]
-options = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", seconds]
+options = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+options += ["--deadline-remaining-seconds", seconds]
 subprocess.run([command, "drain-node", "--address", address, "--node-id", node, *options], check=True)
 """
 

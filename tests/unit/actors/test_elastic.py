@@ -1,0 +1,290 @@
+"""What is added and retired when nodes come and go: the decisions, and what the follower makes of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from latentmas_ray.actors.elastic import nodes as nodes_module
+from latentmas_ray.actors.elastic.decide import Addition, Room, Situation, Standing, decide
+from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth, places_on
+from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
+from latentmas_ray.actors.manager import ReplicaManager
+from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
+from latentmas_ray.actors.replicas.request import ReplicaRequest
+from latentmas_ray.errors import ClusterError, ModelError
+from latentmas_ray.placement import ReplicaId
+from latentmas_ray.placement.resources import ActorResources
+from latentmas_ray.runs.run_events import NodeDraining, ReplicaRetired
+from latentmas_ray.scheduler.protocol import CapacityChanged, Event
+from tests.cases.manager import FakeManager, cluster_of, fake_cluster
+
+THINKER, JUDGER = ("thinker",), ("judger",)
+
+
+def at(agents: tuple[str, ...], number: int, node: str, **more: bool) -> Standing:
+    return Standing(replica_id=ReplicaId(agents, number), nodes=(node,), **more)
+
+
+def decisions(
+    standing: Sequence[Standing],
+    rooms: Mapping[str, Room],
+    asked: tuple[int, int] = (1, 1),
+    most: tuple[int | None, int | None] | None = None,
+    **more: Any,
+) -> list[tuple[str, str]]:
+    """What is added where and what retires, for a thinker and a judger."""
+    situation = Situation(
+        standing=standing,
+        rooms=rooms,
+        asked=dict(zip((THINKER, JUDGER), asked, strict=True)),
+        most=dict(zip((THINKER, JUDGER), most or asked, strict=True)),
+        writers=frozenset([JUDGER]),
+        **more,
+    )
+    return [
+        (
+            "+".join(one.agents),
+            one.node + (" squeezed" if one.squeezed else "") + (f" for {one.instead_of}" if one.instead_of else ""),
+        )
+        if isinstance(one, Addition)
+        else (str(one.replica_id), "retires")
+        for one in decide(situation)
+    ]
+
+
+PAIR = [at(THINKER, 0, "a"), at(JUDGER, 0, "a")]
+CASES = [
+    pytest.param(PAIR, {"a": Room(places=0), "b": Room(places=2)}, {}, [], id="a run keeps to what it asks for"),
+    pytest.param(
+        PAIR,
+        {"a": Room(places=0), "b": Room(places=2)},
+        {"most": (None, None)},
+        [("judger", "b"), ("judger", "b")],
+        id="before anything is measured text agents grow",
+    ),
+    pytest.param(
+        PAIR,
+        {"b": Room(places=3)},
+        {"most": (None, None), "load": {THINKER: 3.0, JUDGER: 2.0}},
+        [("thinker", "b"), ("judger", "b"), ("thinker", "b")],
+        id="the agent with the most work for each replica grows",
+    ),
+    pytest.param(
+        PAIR, {"b": Room(places=9)}, {"most": (1, 2)}, [("judger", "b")], id="no agent grows beyond what it may have"
+    ),
+    pytest.param([at(THINKER, 0, "a")], {"a": Room(places=1)}, {}, [("judger", "a")], id="a lost replica comes back"),
+    pytest.param(
+        PAIR,
+        {"a": Room(places=5, is_draining=True), "b": Room(places=2)},
+        {},
+        [("thinker", "b"), ("judger", "b")],
+        id="replacements start before the only replicas retire",
+    ),
+    pytest.param(
+        [*PAIR, at(THINKER, 1, "b", is_ready=False), at(JUDGER, 1, "b")],
+        {"a": Room(places=0, is_draining=True), "b": Room(places=0)},
+        {},
+        [("judger 0", "retires")],
+        id="one retires when another is ready",
+    ),
+    pytest.param(
+        PAIR,
+        {"a": Room(places=0, is_draining=True), "b": Room(places=1, can_squeeze=True)},
+        {},
+        [("thinker", "b"), ("judger", "b squeezed")],
+        id="the last replica of an agent finds a place without free cores",
+    ),
+    pytest.param(
+        [*PAIR, at(THINKER, 1, "b"), at(JUDGER, 1, "b")],
+        {"a": Room(places=0, is_draining=True), "b": Room(places=0, can_squeeze=True)},
+        {"asked": (2, 2)},
+        [("thinker 0", "retires"), ("judger 0", "retires")],
+        id="others do its work where nothing is free",
+    ),
+    pytest.param(
+        PAIR,
+        {"a": Room(places=0), "b": Room(places=2)},
+        {"planned": {"a": 1, "b": 1}},
+        [("judger", "b for judger 0")],
+        id="one moves to a node that a new plan would use",
+    ),
+    pytest.param(
+        [*PAIR, at(JUDGER, 1, "b", is_ready=False)],
+        {"a": Room(places=0), "b": Room(places=1)},
+        {"planned": {"a": 1, "b": 1}},
+        [],
+        id="nothing moves while another starts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("standing", "rooms", "more", "expected"), CASES)
+def test_what_is_added_and_what_retires(
+    standing: list[Standing], rooms: dict[str, Room], more: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    assert decisions(standing, rooms, **more) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "share", "threads", "tp", "places"),
+    [
+        (8.0, 64.0, ActorResources(num_gpus=1.0, num_cpus=1.0, num_threads=1), 1, 1, 8),
+        (8.0, 64.0, ActorResources(num_gpus=1.0, num_cpus=1.0, num_threads=1), 1, 2, 4),
+        (1.0, 64.0, ActorResources(num_gpus=0.3333, num_cpus=1.0, num_threads=1), 1, 1, 3),
+        (0.0, 16.0, ActorResources(num_gpus=0.0, num_cpus=1.0, num_threads=4), 4, 1, 4),
+        (0.0, 2.0, ActorResources(num_gpus=0.0, num_cpus=1.0, num_threads=4), 4, 1, 1),
+        (0.0, 0.5, ActorResources(num_gpus=0.0, num_cpus=1.0, num_threads=4), 4, 1, 0),
+    ],
+)
+def test_how_many_replicas_fit(
+    gpus: float, cpus: float, share: ActorResources, threads: int, tp: int, places: int
+) -> None:
+    assert places_on(NodeState(name="a", free_gpus=gpus, free_cpus=cpus), share, tp, threads) == places
+
+
+class FakeWatch(NodeWatch):
+    """Gives the nodes that a test puts there, each time."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeState] = {}
+
+    def take(self) -> Mapping[str, NodeState]:
+        return self.nodes
+
+    def close(self) -> None:
+        pass
+
+
+def free(name: str, cpus: float, *, is_draining: bool = False) -> NodeState:
+    return NodeState(name=name, free_gpus=0.0, free_cpus=cpus, num_cpus=2.0, is_draining=is_draining)
+
+
+class Followed:
+    """A manager of two agents on node `near`, and its follower."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: Mapping[str, int | None]) -> None:
+        self.alive = fake_cluster(monkeypatch)
+        request = ReplicaRequest(
+            agents=("thinker", "judger"),
+            replicas={"thinker": 1, "judger": 1},
+            make_runner=lambda: None,  # type: ignore[arg-type,return-value]
+            placement="pack",
+            uses_gpus=False,
+            num_threads=1,
+        )
+        self.manager: ReplicaManager = FakeManager(request)
+        self.manager.start(cluster_of(["near"]))
+        monkeypatch.setattr(type(self.manager), "reaches_other_nodes", True)
+        self.events: list[Event] = []
+        self.needed: set[Replica] = set()
+        self.watch = FakeWatch()
+        self.follower = ClusterFollower(
+            self.manager, Growth(most), self.events.append, self.needed.__contains__, watch=self.watch
+        )
+
+    def update(self, *nodes: NodeState) -> None:
+        self.watch.nodes = {node.name: node for node in nodes}
+        self.follower.update()
+        self.manager.poll_starting()
+
+    def nodes_of(self, agent: str) -> list[str]:
+        return [replica.nodes[0] for replica in self.manager.replicas_of()[agent] if replica.takes_turns]
+
+
+def test_a_node_that_joins_is_used_up_to_what_an_agent_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Followed(monkeypatch, {"judger": 3})
+    run.update(free("near", 0.0))
+    assert run.nodes_of("judger") == ["near"]
+    run.update(free("near", 0.0), free("far", 2.0))
+    assert run.nodes_of("judger") == ["near", "far", "far"]
+    run.update(free("near", 0.0), free("far", 2.0))  # what was asked for there is not taken yet
+    assert (run.nodes_of("judger"), run.nodes_of("thinker")) == (["near", "far", "far"], ["near"])
+    assert [event.num_replicas for event in run.events if isinstance(event, CapacityChanged)] == [3]
+    assert {str(name) for name in run.manager.by_id} == {"thinker 0", "judger 0", "judger 1", "judger 2"}
+
+
+def test_a_node_that_leaves_hands_over_before_its_replicas_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Followed(monkeypatch, {})
+    thinker, judger = run.manager.replicas
+    turn = Turn(1, 0.0, (), {})
+    judger.pending[turn] = None
+    run.needed.add(thinker)
+    leaving, other = free("near", 0.0, is_draining=True), free("far", 2.0)
+    run.update(leaving, other)
+    assert [one.state for one in (thinker, judger)] == [ReplicaState.READY] * 2
+    assert NodeDraining("near") in run.events
+    run.update(leaving, other)  # the others have loaded
+    assert [one.state for one in (thinker, judger)] == [ReplicaState.RETIRING] * 2
+    assert (run.nodes_of("thinker"), run.nodes_of("judger")) == (["far"], ["far"])
+    run.update(leaving, other)
+    assert {thinker, judger} <= set(run.manager.replicas)  # one has a turn, the other a segment that will be read
+    run.needed.clear()
+    judger.pending.clear()
+    run.update(leaving, other)
+    assert {one.replica for one in run.events if isinstance(one, ReplicaRetired)} == {"thinker 0", "judger 0"}
+    assert [replica.nodes for replica in run.manager.replicas] == [("far",), ("far",)]
+
+
+def test_a_retiring_replica_that_dies_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Followed(monkeypatch, {"judger": 2})
+    run.update(free("far", 1.0))
+    (first, _) = run.manager.replicas_of()["judger"]
+    run.manager.retire(ReplicaId(("judger",), 0))
+    first.mark_dead("it died")
+    run.manager.replace(first)
+    assert [str(name) for name in run.manager.by_id] == ["thinker 0", "judger 1"]
+
+
+def test_a_model_that_does_not_load_on_a_new_node_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Followed(monkeypatch, {"judger": 2})
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ModelError("model", "m", "there is no such folder")
+
+    monkeypatch.setattr("latentmas_ray.actors.manager.get_loaded", refuse)
+    run.update(free("far", 1.0))
+    assert run.nodes_of("judger") == ["near"]
+    run.update(free("far", 1.0))
+    assert run.nodes_of("judger") == ["near"]  # nor is it tried again
+
+
+def test_ray_tells_which_nodes_leave_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that this relies on are those of the installed Ray."""
+    from ray.autoscaler.v2.schema import ClusterStatus, NodeInfo, NodeUsage, ResourceUsage
+    from ray.core.generated.autoscaler_pb2 import NodeStatus
+
+    assert NodeStatus.Value("DRAINING")
+    usage = NodeUsage(usage=[ResourceUsage("CPU", 4.0, 1.0)], idle_time_ms=0)
+    told = [
+        NodeInfo("", "", "", "", node_status=NodeStatus.Name(status), node_id=name, resource_usage=usage)
+        for name, status in (("a", NodeStatus.DRAINING), ("b", NodeStatus.RUNNING))
+    ]
+    monkeypatch.setattr(nodes_module, "get_cluster_status", lambda *_, **__: ClusterStatus(active_nodes=told))
+    monkeypatch.setattr("ray.get_runtime_context", lambda: type("Context", (), {"gcs_address": "there"}))
+    found = nodes_module.read_nodes()
+    assert [(node.name, node.is_draining, node.free_cpus, node.num_cpus) for node in found.values()] == [
+        ("a", True, 3.0, 4.0),
+        ("b", False, 3.0, 4.0),
+    ]
+
+
+def test_a_cluster_that_does_not_answer_is_looked_at_again() -> None:
+    answers: list[Any] = [ClusterError("no answer"), {"a": free("a", 1.0)}]
+    now = [0.0]
+
+    def read() -> Mapping[str, NodeState]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    watch = NodeWatch(read, clock=lambda: now[0])
+    found = []
+    while not found:
+        now[0] += 5.0
+        if (nodes := watch.take()) is not None:
+            found.append(nodes)
+    watch.close()
+    assert found == [{"a": free("a", 1.0)}]
+    assert not answers
