@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.elastic.first import describe_first, first_plan, loaded_of, replicas_to_start_with
 from latentmas_ray.actors.errors import actor_errors, reason
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
 from latentmas_ray.actors.replicas.loading import POLL_SECONDS, get_loaded, list_names, no_place, poll_seconds
@@ -21,7 +22,7 @@ from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.errors import ActorError, ClusterError, InputError
 from latentmas_ray.memory import KVCacheSpec, TPRank
-from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, Slot, make_plan
+from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, Slot
 from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
@@ -64,6 +65,7 @@ class ReplicaManager:
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
+        self._first_nodes: frozenset[str] = frozenset()  # on which the model has loaded
 
     def start(self, cluster: Cluster) -> Cluster:
         """Place the actors and load their models, all at the same time.
@@ -73,7 +75,7 @@ class ReplicaManager:
         """
         deadline = time.monotonic() + self._request.start_seconds
         while True:
-            self._plan = make_plan(self.plan_request(cluster.nodes))
+            self._plan = first_plan(self.plan_request(cluster.nodes), self._request.least)
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
@@ -81,10 +83,13 @@ class ReplicaManager:
             # so a run that is resumed right after it comes here.
             self.shut_down()
             cluster = Cluster.inspect(owned=cluster.owned)
-        self.loaded = loaded
-        remaining = iter(loaded)
-        for replica in self._replicas.values():
-            self.spec.check_same(replica.accept([next(remaining) for _ in replica.actors]))
+        self.loaded = [one for ranks in loaded.values() for one in ranks]
+        self._first_nodes = frozenset(one.node_id for one in self.loaded)
+        for replica, ranks in loaded.items():
+            self.spec.check_same(replica.accept(ranks))
+        up = {agent: sum(replica.is_up for replica in members) for agent, members in self.replicas_of().items()}
+        if told := describe_first(self.asked, up):
+            _log.warning("%s", told)
         return cluster
 
     @property
@@ -156,9 +161,9 @@ class ReplicaManager:
     def use_transport(self, transport: Transport) -> None:
         """Switch all replicas to this transport. Raises ActorError, ClusterError."""
         self._transport = transport
-        references = [
-            reference for replica in self._replicas.values() for reference in replica.use_transport(transport)
-        ]
+        asked = {replica: replica.use_transport(transport) for replica in self._replicas.values()}
+        # Those that still load have it before their first turn: their calls are executed in order.
+        references = [reference for replica, calls in asked.items() if replica.is_up for reference in calls]
         name = transport.name
         try:
             with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} was opened"):
@@ -270,18 +275,14 @@ class ReplicaManager:
             except ActorError as error:
                 died.append((replica, str(error)))
             except InputError as error:
-                # Where it was added, its node is the one that differs.
-                if not self._is_added(replica) or not self.drop(replica):
+                # It has loaded elsewhere, so this node differs.
+                if replica.nodes[0] in self._first_nodes or not self.drop(replica):
                     raise
                 self.avoided |= set(replica.nodes)
                 _log.warning("node %s is not used: %s", replica.nodes[0][:8], reason(error))
                 continue
             del self._starting[replica]
         return ready, died
-
-    def _is_added(self, replica: Replica) -> bool:
-        replica_id = self.id_of(replica)
-        return replica_id is not None and self._seats[replica_id].group is not self._placement_group
 
     def find_orphans(self, alive: Set[str]) -> list[Replica]:
         """Return the starting replicas whose nodes are no longer `alive`."""
@@ -300,15 +301,13 @@ class ReplicaManager:
     def shut_down(self) -> None:
         """Kill the actors and remove the placement group. Safe to call twice."""
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
-        seats, self._seats, self._free_seats = self._seats, {}, []
+        groups = {seat.group for seat in self._seats.values()}
+        groups |= {self._placement_group} if self._placement_group else set()
+        self._seats, self._free_seats, self._placement_group, self._loaders = {}, [], None, Loaders()
         for replica in replicas.values():
             replica.shut_down()
-        for seat in seats.values():
-            if seat.group is not self._placement_group:
-                seat.group.remove()
-        placement_group, self._placement_group, self._loaders = self._placement_group, None, Loaders()
-        if placement_group is not None:
-            placement_group.remove()
+        for group in groups:
+            group.remove()
 
     def describe(self) -> str:
         """Return one line for the log: actors, devices, threads, and the reason for the placement."""
@@ -364,31 +363,37 @@ class ReplicaManager:
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
         return make(actors, seat.nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
 
-    def _load(self, cluster: Cluster, deadline: float) -> list[Loaded] | None:
-        """Load all models; return what each actor reports, or None if a node died before all were ready."""
+    def _load(self, cluster: Cluster, deadline: float) -> dict[Replica, list[Loaded]] | None:
+        """Load all models; return what the actors of each replica report, or None if a node died before that. With
+        `least` it is enough if so many are loaded; the others go on."""
         references = {replica: replica.start() for replica in self._replicas.values()}
-        waiting = [reference for refs in references.values() for reference in refs]
 
         def late_agents() -> list[str]:
-            ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
-            return self._agents_of([replica for replica, refs in references.items() if not ready.issuperset(refs)])
+            up = loaded_of(references)
+            return self._agents_of([replica for replica in references if replica not in up])
 
-        log = WaitLog(
-            lambda: f"the actors of {list_names(late_agents())} to load their models", self._request.start_seconds
-        )
+        limit_seconds = self._request.start_seconds
+        log = WaitLog(lambda: f"the actors of {list_names(late_agents())} to load their models", limit_seconds)
         while True:
+            first = replicas_to_start_with(references, self.replicas_of(), self._request.least)
+            loading = [reference for replica in first for reference in references[replica]]
             try:
-                return get_loaded(waiting, timeout_seconds=poll_seconds(deadline))
+                loaded = iter(get_loaded(loading, timeout_seconds=poll_seconds(deadline)))
+                break
             except TimeoutError:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
-                    limit = format_seconds(self._request.start_seconds)
+                    limit = format_seconds(limit_seconds)
                     late = list_names(late_agents())
                     raise ClusterError(
                         f"the actors of {late} did not load their models within {limit} (start_timeout)"
                     ) from None
                 log.update()
+        self._starting.update(
+            {one: _Starting(refs, deadline, log) for one, refs in references.items() if one not in first}
+        )
+        return {replica: [next(loaded) for _ in replica.actors] for replica in first}
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
         return [name for replica_id, one in self._replicas.items() if one in replicas for name in replica_id.agents]

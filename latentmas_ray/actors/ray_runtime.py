@@ -32,7 +32,6 @@ from latentmas_ray.authentication import Authenticator, RunKey
 from latentmas_ray.config import ActorLink, PlacementName, replicas_by_agent
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
@@ -70,6 +69,9 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all are restarted on the nodes that are left. Replicas follow the cluster."""
 
+    _transport: Transport | None = None
+    _has_losses = False  # since `_find_lost_turns` ran
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -88,7 +90,7 @@ class RayRuntime:
         turn_seconds: float | None = None,
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
-        growth: Growth | None = None,
+        growth: Growth = Growth(),  # noqa: B008  frozen
         note: str = "",
     ) -> None:
         """Make a runtime; `start` connects and loads.
@@ -102,20 +104,19 @@ class RayRuntime:
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        growth: how far replicas follow the cluster.
-        note: a further fact for the description, in the log.
+        growth: how far replicas follow the cluster. note: a further fact for the description, in the log.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
             ReplicaRequest(
                 agents=tuple(agents),
                 replicas=replicas_by_agent(replicas, agents),
+                least=growth.least,
                 make_runner=make_runner,
                 placement=placement,
                 tp=tp,
                 busy_agents=busy_agents,
                 uses_gpus=uses_gpus,
-                num_threads=read_environment().torch_threads,
                 start_seconds=start_seconds,
                 key=key,
                 texts=dict(texts or {}),
@@ -123,13 +124,11 @@ class RayRuntime:
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
-        self._follower = ClusterFollower(self._manager, growth or Growth(), self._record_event, self._has_segments)
+        self._follower = ClusterFollower(self._manager, growth, self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._has_losses = False  # since `_find_lost_turns` ran
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
-        self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs = measures_costs and tp == 1
         self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
@@ -363,7 +362,7 @@ class RayRuntime:
         transport, why = self._choose_transport(may_move=len(self._cluster.nodes) > 1 or self._follower.may_grow)
         self._transport = transport.within_one_actor() if self._manager.plan.is_colocated else transport
         self._manager.use_transport(self._transport)
-        self._health.report_ready(self._manager.replicas)
+        self._health.report_ready([replica for replica in self._manager.replicas if replica.is_up])
         return f"transport {transport.name}" + (f" ({why})" if why else "")
 
     def _choose_transport(self, *, may_move: bool) -> tuple[Transport, str]:

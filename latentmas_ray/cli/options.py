@@ -27,6 +27,7 @@ _METAVARS = {
     "batch_size": "B",
     "decode_batch": "B",
     "replicas": "R|AGENT=R,…",
+    "min_replicas": "R|AGENT=R,…",
     "max_replicas": "R|AGENT=R,…|auto",
     "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",

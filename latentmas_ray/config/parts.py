@@ -254,6 +254,9 @@ class PlacementConfig(ConfigPart):
     max_replicas: Annotated[Replicas | None, MayChange()] = Field(
         default=None, description="grow to so many replicas where nodes have room, auto: as many as fit; else replicas"
     )
+    min_replicas: Annotated[int | dict[str, int] | None, MayChange()] = Field(
+        default=None, description="start when so many replicas are up; the others follow. Without it all"
+    )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
     )
@@ -271,10 +274,24 @@ class PlacementConfig(ConfigPart):
             split_address(address)
         return address
 
-    @field_validator("replicas", "max_replicas", mode="before")
+    @field_validator("replicas", mode="before")
     @classmethod
-    def _parse_replicas(cls, value: object) -> Replicas | None:
+    def _parse_replicas(cls, value: object) -> Replicas:
+        return parse_replicas(value)
+
+    @field_validator("max_replicas", mode="before")
+    @classmethod
+    def _parse_max_replicas(cls, value: object) -> Replicas | None:
         return None if value is None else parse_replicas(value)
+
+    @field_validator("min_replicas", mode="before")
+    @classmethod
+    def _parse_min_replicas(cls, value: object) -> int | dict[str, int] | None:
+        if value is not None and (counts := parse_replicas(value)) != "auto":
+            return counts
+        if value is not None:
+            raise ValueError("it must be a number, or one for each agent, as in planner=1,judger=2")
+        return None
 
     @property
     def most_replicas(self) -> int:

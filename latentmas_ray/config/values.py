@@ -112,6 +112,25 @@ def most_by_agent(
     return dict(counts)
 
 
+def least_by_agent(min_replicas: int | Mapping[str, int] | None, asked: Mapping[str, int]) -> dict[str, int]:
+    """Return with how many replicas each agent may start where that is not the number that is `asked` for. Raises
+    ConfigError for more than are asked for, and for an unknown agent."""
+    if min_replicas is None:
+        return {}
+    if isinstance(min_replicas, int):
+        if min_replicas > max(asked.values()):
+            why = f"no agent has more than {max(asked.values())} (replicas)"
+            raise ConfigError("min_replicas", str(min_replicas), why)
+        return {name: min(count, min_replicas) for name, count in asked.items()}
+    text = ",".join(f"{name}={count}" for name, count in min_replicas.items())
+    for name, count in min_replicas.items():
+        if name not in asked:
+            raise ConfigError("min_replicas", text, f"there is no agent {name!r}; the agents are {', '.join(asked)}")
+        if count > asked[name]:
+            raise ConfigError("min_replicas", text, f"{name} has {asked[name]} (replicas); it must be at most as many")
+    return dict(min_replicas)
+
+
 def _count(value: object) -> int:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) <= 6:
         value = int(value)

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig, RunSetting, most_by_agent, replicas_by_agent, unused_by_choice
+from latentmas_ray.config import (
+    RunConfig,
+    RunSetting,
+    least_by_agent,
+    most_by_agent,
+    replicas_by_agent,
+    unused_by_choice,
+)
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -60,7 +67,10 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
         replicas=counts,
-        growth=Growth(most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate")),
+        growth=Growth(
+            most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate"),
+            least_by_agent(config.min_replicas, counts),
+        ),
         placement=config.placement,
         tp=config.tp,
         turn_seconds=config.turn_timeout,

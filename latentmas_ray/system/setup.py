@@ -11,6 +11,7 @@ from latentmas_ray.config import (
     RunConfig,
     RunSetting,
     current_fields,
+    least_by_agent,
     make_config,
     most_by_agent,
     replicas_by_agent,
@@ -149,6 +150,7 @@ class Setup:
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
         topology = apply_control(topology, config.memory)
         counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
+        least_by_agent(config.min_replicas, counts)
         most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate")
         if config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)

@@ -5,8 +5,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import floor
 
+from latentmas_ray.actors.elastic.autoscaler import ask_autoscaler
 from latentmas_ray.actors.elastic.decide import (
     Agents,
     Decision,
@@ -36,6 +38,7 @@ class Growth:
     asks for; None: as many as there is room for."""
 
     most: Mapping[str, int | None] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)  # with how many a run may start, if not with all
 
 
 class ClusterFollower:
@@ -60,11 +63,12 @@ class ClusterFollower:
         self._moves: dict[ReplicaId, ReplicaId] = {}  # a new replica and the one that it takes over from
         self._planned: tuple[frozenset[str], dict[str, int]] | None = None
         self._capacity: CapacityChanged | None = None
+        self._num_asked = 0  # actors for which the autoscaler was asked for places
 
     @property
     def may_grow(self) -> bool:
         """Whether there may be more replicas than the run asks for."""
-        return bool(self._growth.most)
+        return bool(self._growth.most or self._growth.least)
 
     def update(self) -> None:
         """Look at the cluster if that is due, add and retire; end replicas that have retired."""
@@ -75,7 +79,9 @@ class ClusterFollower:
             return
         self._note_draining(nodes)
         self._measure_load()
-        for decision in [*self._finished_moves(), *decide(self.situation(nodes))]:
+        situation = self.situation(nodes)
+        self._ask_autoscaler(situation)
+        for decision in [*self._finished_moves(), *decide(situation)]:
             self._carry_out(decision)
         self._report_capacity()
 
@@ -84,7 +90,21 @@ class ClusterFollower:
         self._placing, self._moves, self._planned = [], {}, None
 
     def close(self) -> None:
+        """Take back what the autoscaler was asked for."""
+        if self._num_asked:
+            self._watch.run(partial(ask_autoscaler, 0, self._manager.plan.share))
+            self._num_asked = 0
         self._watch.close()
+
+    def _ask_autoscaler(self, situation: Situation) -> None:
+        """Ask for places for all replicas that the run should have, while some are missing."""
+        wanted = {agents: situation.most[agents] or count for agents, count in situation.asked.items()}
+        if not self._num_asked and all(len(situation.staying(agents)) >= count for agents, count in wanted.items()):
+            return
+        count = sum(wanted.values()) * self._manager.plan.request.tp
+        if count != self._num_asked:
+            self._num_asked = count
+            self._watch.run(partial(ask_autoscaler, count, self._manager.plan.share))
 
     def situation(self, nodes: Mapping[str, NodeState]) -> Situation:
         """Return what decides, for these nodes."""

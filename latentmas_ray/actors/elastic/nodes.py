@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import ray
@@ -71,6 +71,7 @@ class NodeWatch:
         self._asked: Future[Mapping[str, NodeState]] | None = None
         self._asked_at = -math.inf
         self._has_failed = False
+        self._others: list[Future[None]] = []
 
     def take(self) -> Mapping[str, NodeState] | None:
         """Return the nodes if a look has ended since the last call, else None; never waits. Starts the next look."""
@@ -92,6 +93,18 @@ class NodeWatch:
         self._has_failed = False
         return nodes
 
+    def run(self, call: Callable[[], None]) -> None:
+        """Call it in the same thread; a ClusterError is logged."""
+
+        def logged() -> None:
+            try:
+                call()
+            except ClusterError as error:
+                _log.info("%s", reason(error))
+
+        self._others.append(self._pool.submit(logged))
+
     def close(self) -> None:
-        """End the thread once its look has ended."""
+        """Wait a few seconds for the calls of `run`, and end the thread once its look has ended."""
+        wait(self._others, timeout=_ANSWER_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
+from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement import NodeResources, PlanRequest, ReplicaId
 
@@ -23,11 +24,13 @@ class ReplicaRequest:
     agents: tuple[str, ...]
     replicas: Mapping[str, int]
     make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
+    # By agent: with how many of its replicas the run may start, if not with all.
+    least: Mapping[str, int] = field(default_factory=dict)
     placement: PlacementName = "auto"
     tp: int = 1  # actors per replica, over which its model is divided
     busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
     uses_gpus: bool = True
-    num_threads: int | None = None  # overrides the plan
+    num_threads: int | None = field(default_factory=lambda: read_environment().torch_threads)  # overrides the plan
     start_seconds: float = 1800.0  # to schedule all actors and load their models
     key: RunKey | None = None  # of the run, for its actors
     # The agents whose texts are written question by question, in actors that only such agents share.

@@ -1,6 +1,6 @@
 """What is added and retired when nodes come and go: the decisions, and what the follower makes of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -148,9 +148,13 @@ class FakeWatch(NodeWatch):
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeState] = {}
+        self.calls: list[Callable[[], None]] = []
 
     def take(self) -> Mapping[str, NodeState]:
         return self.nodes
+
+    def run(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
 
     def close(self) -> None:
         pass

@@ -1,0 +1,70 @@
+"""How many replicas a run starts with, where it need not wait for all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import ray
+
+from latentmas_ray.actors.replicas.replica import Replica
+from latentmas_ray.errors import InputError
+from latentmas_ray.placement import Plan, PlanRequest, make_plan
+
+_LOOK_SECONDS = 1.0
+
+
+def first_plan(request: PlanRequest, least: Mapping[str, int]) -> Plan:
+    """Return the plan to start with: all replicas; or, if an agent may start with fewer (`least`), the most for which
+    no actor has a smaller share of a GPU or of cores than with the least. Raises like `make_plan`."""
+    if not least:
+        return make_plan(request)
+    least = {agent: least.get(agent, count) for agent, count in request.replicas.items()}
+    best = make_plan(replace(request, replicas=least))
+    share = best.share
+    low, high = 0, max(request.replicas[agent] - count for agent, count in least.items())
+    while low < high:
+        more = (low + high + 1) // 2
+        counts = {agent: min(request.replicas[agent], count + more) for agent, count in least.items()}
+        try:
+            plan = make_plan(replace(request, replicas=counts))
+            fits = plan.share.num_gpus >= share.num_gpus and plan.share.num_cpus >= share.num_cpus
+        except InputError:
+            fits = False
+        if fits:
+            low, best = more, plan
+        else:
+            high = more - 1
+    return best
+
+
+def replicas_to_start_with(
+    references: Mapping[Replica, Sequence[ray.ObjectRef]],
+    by_agent: Mapping[str, Sequence[Replica]],
+    least: Mapping[str, int],
+) -> list[Replica]:
+    """Return the replicas that have loaded, if they are at least so many of each agent (`least`), else all.
+
+    `references` become ready when an actor has loaded. Waits a second at most.
+    """
+    if not least:
+        return list(references)
+    up = loaded_of(references, timeout_seconds=_LOOK_SECONDS)
+    enough = all(
+        sum(replica in up for replica in replicas) >= min(least.get(agent, len(replicas)), len(replicas))
+        for agent, replicas in by_agent.items()
+    )
+    return up if enough else list(references)
+
+
+def loaded_of(references: Mapping[Replica, Sequence[ray.ObjectRef]], *, timeout_seconds: float = 0.0) -> list[Replica]:
+    """Return the replicas all of whose references are ready; waits so long for the others."""
+    waiting = [reference for refs in references.values() for reference in refs]
+    ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=timeout_seconds)[0])
+    return [replica for replica, refs in references.items() if ready.issuperset(refs)]
+
+
+def describe_first(asked: Mapping[str, int], up: Mapping[str, int]) -> str:
+    """Return in one line what the run still waits for; nothing if all are there."""
+    missing = [f"{up[agent]} of {count} of {agent}" for agent, count in asked.items() if up[agent] < count]
+    if not missing:
+        return ""
+    return f"the run starts with {', '.join(missing)}; the other replicas follow when they have places and models"
