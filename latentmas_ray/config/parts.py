@@ -257,6 +257,9 @@ class PlacementConfig(ConfigPart):
     min_replicas: Annotated[int | dict[str, int] | None, MayChange()] = Field(
         default=None, description="start when so many replicas are up; the others follow. Without it all"
     )
+    rebalance: Annotated[bool, MayChange()] = Field(
+        default=False, description="let a replica of an idle agent end for one of the agent that holds the others up"
+    )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
     )

@@ -142,6 +142,12 @@ UNUSED = (
         why="colocated agents work one after another",
     ),
     UnusedFields(
+        fields=("rebalance",),
+        when=lambda run: run.config.placement == "colocate",
+        cause="placement",
+        why="colocated agents share their replicas",
+    ),
+    UnusedFields(
         fields=("codec",),
         when=lambda run: run.config.transfer == "recompute",
         cause="transfer",

@@ -42,6 +42,7 @@ class RunFields(TypedDict, total=False):
     limit: int | None
     replicas: int | dict[str, int] | Literal["auto"]
     max_replicas: int | dict[str, int] | Literal["auto"] | None
+    rebalance: bool
     min_replicas: int | dict[str, int] | None
     placement: PlacementName
     tp: int

@@ -70,6 +70,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         growth=Growth(
             most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate"),
             least_by_agent(config.min_replicas, counts),
+            rebalances=config.rebalance and config.placement != "colocate",
         ),
         placement=config.placement,
         tp=config.tp,

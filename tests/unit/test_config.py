@@ -18,7 +18,9 @@ from latentmas_ray.config import (
     WritingConfig,
     current_transfer,
     format_transport,
+    least_by_agent,
     make_config,
+    most_by_agent,
     replicas_by_agent,
     stored_fields,
 )
@@ -222,7 +224,7 @@ def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs"),
         *("runtime", "address", "placement", "tp", "start_timeout", "turn_timeout"),
-        *("replicas", "max_replicas", "min_replicas"),
+        *("replicas", "max_replicas", "min_replicas", "rebalance"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 
@@ -273,3 +275,30 @@ def test_a_wrong_value_of_an_old_name_is_an_error_of_the_new_one() -> None:
 def test_rows_with_old_keys_are_read() -> None:
     assert current_transfer({"source": "a", "handover": "recipe"}) == {"source": "a", "mode": "recompute"}
     assert current_transfer({"source": "a", "mode": "kv"}) == {"source": "a", "mode": "kv"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"max_replicas": 1, "replicas": 2}, "max_replicas: got '1'; planner starts with 2"),
+        ({"max_replicas": "nobody=3"}, "there is no agent 'nobody'"),
+        ({"max_replicas": "judger=3", "placement": "colocate"}, "colocated agents share their actors"),
+        ({"min_replicas": 2}, "min_replicas: got '2'; no agent has more than 1"),
+        ({"min_replicas": "judger=3", "replicas": "judger=2"}, "judger has 2"),
+        ({"min_replicas": "nobody=1"}, "there is no agent 'nobody'"),
+        ({"min_replicas": "auto"}, "min_replicas: got 'auto'; it must be a number"),
+    ],
+)
+def test_replicas_that_contradict_one_another(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        LatentMAS("tiny", **fields)
+    assert told in str(raised.value)
+
+
+def test_how_far_replicas_may_grow_and_with_how_many_a_run_starts() -> None:
+    asked = {"planner": 1, "judger": 4}
+    assert most_by_agent("auto", asked) == {"planner": None, "judger": None}
+    assert most_by_agent({"judger": 6}, asked) == {"judger": 6}
+    assert most_by_agent(None, asked) == {}
+    assert least_by_agent(2, asked) == {"planner": 1, "judger": 2}
+    assert least_by_agent(None, asked) == {}

@@ -78,6 +78,8 @@ REPLACES = "another node will be removed"
 RETURNED = "there is room again"
 JOINED = "there is room for more"
 SPREAD = "there are nodes with room"
+BUSY = 0.95  # of the time: such an agent is the bottleneck
+IDLE = 0.7  # of the time, with one replica fewer: such an agent can give one
 Decision = Addition | Retirement
 
 
@@ -105,6 +107,39 @@ def decide(situation: Situation) -> list[Decision]:
     if not decisions and all(one.is_ready and not one.is_retiring for one in situation.standing):
         decisions += _moves(situation, places)
     return [*decisions, *_retirements(situation)]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One replica of `giver` ends, and one of `taker` starts in its place."""
+
+    giver: Agents
+    taker: Agents
+    replica_id: ReplicaId  # that ends
+    why: str
+
+
+def find_shift(situation: Situation, busy: Mapping[Agents, float]) -> Shift | None:
+    """Return which replica should work for another agent, None if none should: one agent's replicas are busy all the
+    time, and another agent's would have time left with one fewer. `busy` is the part of the time in which a replica has
+    a turn.
+    """
+    if any(one.is_retiring or not one.is_ready or not situation.stays(one) for one in situation.standing):
+        return None
+    taker = max(busy, key=lambda agents: (busy[agents], situation.load.get(agents, 0.0)), default=None)
+    if taker is None or busy[taker] < BUSY or situation.load.get(taker, 0.0) <= 1.0:
+        return None
+    left = {}  # how busy the replicas of an agent would be with one fewer
+    for agents, part in busy.items():
+        count = len(situation.staying(agents))
+        if agents != taker and count > 1 and (after := part * count / (count - 1)) <= IDLE:
+            left[agents] = after
+    if not left:
+        return None
+    giver = min(left, key=lambda agents: left[agents])
+    one = situation.staying(giver)[-1]
+    why = f"the replicas of {'+'.join(taker)} are busy for {busy[taker]:.0%} of the time, its own for {busy[giver]:.0%}"
+    return Shift(giver, taker, one.replica_id, why)
 
 
 def _num_active(situation: Situation, agents: Agents) -> int:

@@ -17,6 +17,7 @@ from latentmas_ray.actors.elastic.decide import (
     Situation,
     Standing,
     decide,
+    find_shift,
 )
 from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
 from latentmas_ray.actors.manager import ReplicaManager
@@ -29,6 +30,7 @@ from latentmas_ray.scheduler.protocol import CapacityChanged, Event
 
 _PLACING_SECONDS = 10.0  # in which Ray places an actor; until then what it asks for may still count as free
 _MEMORY_OF_LOAD = 0.8  # how much of the load of earlier looks counts at the next one
+_LOOKS_TO_SHIFT = 15  # the load of so many is known before a replica works for another agent
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +41,7 @@ class Growth:
 
     most: Mapping[str, int | None] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=dict)  # with how many a run may start, if not with all
+    rebalances: bool = False  # a replica of an idle agent may end for one of the agent that holds the others up
 
 
 class ClusterFollower:
@@ -58,6 +61,8 @@ class ClusterFollower:
         self._manager, self._growth, self._on_event, self._is_needed = manager, growth, on_event, is_needed
         self._watch, self._clock = watch or NodeWatch(), clock
         self._load: dict[Agents, float] = {}
+        self._busy: dict[Agents, float] = {}  # the part of the time in which a replica has a turn
+        self._num_looks = 0  # since the last shift
         self._draining: frozenset[str] = frozenset()
         self._placing: list[tuple[float, str]] = []  # when and where replicas were added
         self._moves: dict[ReplicaId, ReplicaId] = {}  # a new replica and the one that it takes over from
@@ -81,7 +86,7 @@ class ClusterFollower:
         self._measure_load()
         situation = self.situation(nodes)
         self._ask_autoscaler(situation)
-        for decision in [*self._finished_moves(), *decide(situation)]:
+        for decision in [*self._finished_moves(), *self._shift(situation), *decide(situation)]:
             self._carry_out(decision)
         self._report_capacity()
 
@@ -177,8 +182,12 @@ class ClusterFollower:
             if replica.state is ReplicaState.READY:
                 ready[replica_id.agents].append(sum(turn.ready_at is not None for turn in replica.pending))
         for agents, counts in ready.items():
-            now = sum(counts) / len(counts)
-            self._load[agents] = _MEMORY_OF_LOAD * self._load.get(agents, now) + (1 - _MEMORY_OF_LOAD) * now
+            for known, now in (
+                (self._load, sum(counts) / len(counts)),
+                (self._busy, sum(count > 0 for count in counts) / len(counts)),
+            ):
+                known[agents] = _MEMORY_OF_LOAD * known.get(agents, now) + (1 - _MEMORY_OF_LOAD) * now
+        self._num_looks += 1
 
     def _finished_moves(self) -> list[Decision]:
         """Return the retirement of each replica whose successor is loaded."""
@@ -191,6 +200,18 @@ class ClusterFollower:
                 del self._moves[new]
                 found.append(Retirement(replica_id=old, why=f"{new} works on another node"))
         return found
+
+    def _shift(self, situation: Situation) -> list[Decision]:
+        """With `rebalances`, and once enough was measured, let a replica of an idle agent work for the bottleneck."""
+        if not self._growth.rebalances or self._num_looks < _LOOKS_TO_SHIFT:
+            return []
+        if (shift := find_shift(situation, self._busy)) is None:
+            return []
+        asked = self._manager.asked
+        asked[shift.giver[0]] -= 1
+        asked[shift.taker[0]] += 1
+        self._busy, self._num_looks, self._planned = {}, 0, None
+        return [Retirement(replica_id=shift.replica_id, why=shift.why)]
 
     def _carry_out(self, decision: Decision) -> None:
         if isinstance(decision, Retirement):

@@ -5,19 +5,21 @@ from typing import Any
 
 import pytest
 
+from latentmas_ray.actors.elastic import follow
 from latentmas_ray.actors.elastic import nodes as nodes_module
-from latentmas_ray.actors.elastic.decide import Addition, Room, Situation, Standing, decide
+from latentmas_ray.actors.elastic.decide import Addition, Room, Situation, Standing, decide, find_shift
+from latentmas_ray.actors.elastic.first import describe_first, first_plan, replicas_to_start_with
 from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth, places_on
 from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.errors import ClusterError, ModelError
-from latentmas_ray.placement import ReplicaId
+from latentmas_ray.placement import NodeResources, PlanRequest, ReplicaId
 from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.runs.run_events import NodeDraining, ReplicaRetired
 from latentmas_ray.scheduler.protocol import CapacityChanged, Event
-from tests.cases.manager import FakeManager, cluster_of, fake_cluster
+from tests.cases.manager import FakeManager, FakeReplica, cluster_of, fake_cluster
 
 THINKER, JUDGER = ("thinker",), ("judger",)
 
@@ -167,11 +169,18 @@ def free(name: str, cpus: float, *, is_draining: bool = False) -> NodeState:
 class Followed:
     """A manager of two agents on node `near`, and its follower."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: Mapping[str, int | None]) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        most: Mapping[str, int | None],
+        *,
+        replicas: Mapping[str, int] | None = None,
+        rebalances: bool = False,
+    ) -> None:
         self.alive = fake_cluster(monkeypatch)
         request = ReplicaRequest(
             agents=("thinker", "judger"),
-            replicas={"thinker": 1, "judger": 1},
+            replicas=replicas or {"thinker": 1, "judger": 1},
             make_runner=lambda: None,  # type: ignore[arg-type,return-value]
             placement="pack",
             uses_gpus=False,
@@ -184,7 +193,11 @@ class Followed:
         self.needed: set[Replica] = set()
         self.watch = FakeWatch()
         self.follower = ClusterFollower(
-            self.manager, Growth(most), self.events.append, self.needed.__contains__, watch=self.watch
+            self.manager,
+            Growth(most, rebalances=rebalances),
+            self.events.append,
+            self.needed.__contains__,
+            watch=self.watch,
         )
 
     def update(self, *nodes: NodeState) -> None:
@@ -238,6 +251,94 @@ def test_a_retiring_replica_that_dies_is_not_replaced(monkeypatch: pytest.Monkey
     first.mark_dead("it died")
     run.manager.replace(first)
     assert [str(name) for name in run.manager.by_id] == ["thinker 0", "judger 1"]
+
+
+def test_the_autoscaler_is_asked_while_replicas_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the same number; what was asked for is taken back at the end."""
+    asked: list[tuple[int, float]] = []
+    monkeypatch.setattr(follow, "ask_autoscaler", lambda count, share: asked.append((count, share.num_cpus)))
+    run = Followed(monkeypatch, {"judger": 3})
+    for _ in range(2):
+        run.update(free("near", 0.0))
+    run.follower.close()
+    for call in run.watch.calls:
+        call()
+    assert asked == [(4, 1.0), (0, 1.0)]
+    run = Followed(monkeypatch, {"judger": None})
+    run.update(free("near", 0.0))
+    run.follower.close()
+    assert run.watch.calls == []
+
+
+def test_a_run_starts_with_what_fits_without_sharing_further() -> None:
+    def request(num_gpus: float) -> PlanRequest:
+        nodes = (NodeResources(name="a", num_gpus=num_gpus, num_cpus=8.0),)
+        return PlanRequest(agents=("thinker", "judger"), replicas={"thinker": 1, "judger": 6}, nodes=nodes)
+
+    counts = [
+        len([one for one in first_plan(request(gpus), {"judger": 1}).slots if one.agents == ("judger",)])
+        for gpus in (2, 4, 8)
+    ]
+    assert counts == [1, 3, 6]
+    assert len(first_plan(request(2), {}).slots) == 7
+
+
+def test_a_run_that_may_start_with_fewer_waits_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that load later take turns once they have loaded."""
+    run = Followed(monkeypatch, {})
+    thinker, judger = run.manager.replicas
+    late = FakeReplica([None], ["far"])
+    references: dict[Replica, list[Any]] = {thinker: ["near"], judger: ["near"], late: ["far"]}
+    members = {"thinker": [thinker], "judger": [judger, late]}
+    monkeypatch.setattr("ray.wait", lambda refs, **_: ([one for one in refs if one == "near"], []))
+    assert replicas_to_start_with(references, members, {"judger": 1}) == [thinker, judger]
+    assert replicas_to_start_with(references, members, {"judger": 2}) == list(references)
+    assert replicas_to_start_with(references, members, {}) == list(references)
+    told = describe_first({"thinker": 1, "judger": 2}, {"thinker": 1, "judger": 1})
+    assert told.startswith("the run starts with 1 of 2 of judger; the other replicas follow")
+    assert describe_first({"judger": 2}, {"judger": 2}) == ""
+
+
+@pytest.mark.parametrize(
+    ("busy", "load", "expected"),
+    [
+        ((0.2, 1.0), 2.0, "thinker 1 for judger"),
+        ((0.2, 0.9), 2.0, None),
+        ((0.2, 1.0), 1.0, None),
+        ((0.5, 1.0), 2.0, None),
+    ],
+    ids=["idle", "nobody is busy all the time", "no turn waits", "it would lack the replica"],
+)
+def test_an_idle_agent_gives_a_replica_to_the_bottleneck(
+    busy: tuple[float, float], load: float, expected: str | None
+) -> None:
+    situation = Situation(
+        standing=[*PAIR, at(THINKER, 1, "a")],
+        rooms={"a": Room(places=0)},
+        asked={THINKER: 2, JUDGER: 1},
+        most={THINKER: 2, JUDGER: 1},
+        load={JUDGER: load},
+    )
+    shift = find_shift(situation, dict(zip((THINKER, JUDGER), busy, strict=True)))
+    assert (shift and f"{shift.replica_id} for {shift.taker[0]}") == expected
+
+
+def test_a_replica_starts_in_the_place_of_one_of_an_idle_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Followed(monkeypatch, {}, replicas={"thinker": 2, "judger": 1}, rebalances=True)
+    (judger,) = run.manager.replicas_of()["judger"]
+    judger.pending.update({Turn(number, 0.0, (), {}): None for number in range(3)})
+    full = free("near", 0.0)
+    for _ in range(follow._LOOKS_TO_SHIFT):
+        run.update(full)
+    assert len(run.nodes_of("thinker")) == 2
+    for _ in range(3):
+        run.update(full)
+    assert (run.nodes_of("thinker"), run.nodes_of("judger")) == (["near"], ["near", "near"])
+    for _ in range(2 * follow._LOOKS_TO_SHIFT):
+        run.update(full)
+    assert {str(name) for name in run.manager.by_id} == {"thinker 0", "judger 0", "judger 1"}
+    assert run.needed == set()
+    assert len(judger.pending) == 3
 
 
 def test_a_model_that_does_not_load_on_a_new_node_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
