@@ -126,7 +126,7 @@ class ReplicaManager:
     def writes_at_once(self) -> dict[str, int]:
         """Return how many questions all replicas of an agent write at the same time, for agents that write so."""
         return {
-            agent: sum(self._request.texts[agent].max_running for _ in replicas)
+            agent: sum(self._request.texts[agent].max_running for one in replicas if one.takes_turns)
             for agent, replicas in self.replicas_of().items()
             if replicas and isinstance(replicas[0], TextReplica)
         }

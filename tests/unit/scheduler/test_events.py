@@ -13,6 +13,7 @@ from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, RunEvent
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.protocol import (
+    CapacityChanged,
     Event,
     QuestionDone,
     TokensWritten,
@@ -87,6 +88,21 @@ def test_the_observer_of_a_run_learns_of_replicas_and_nodes() -> None:
     request = RunRequest(topology=CHAIN, settings=DriverSettings(), batches=batches, observer=Listener())
     assert len(list(SharedScheduler(scheduler).run(request))) == 2
     assert [event for event in heard if isinstance(event, ReplicaLost | NodeJoined)] == [lost, joined]
+
+
+def test_more_replicas_have_more_batches_in_flight() -> None:
+    """In the run that is active, and in those that start later."""
+    runtime = FakeRuntime()
+    scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock)
+    batches = plan_batches(make_questions(40), 2)
+    run = scheduler.start_run(RunRequest(topology=CHAIN, settings=DriverSettings(), batches=batches))
+    scheduler.step()
+    before = run.max_batches_in_flight
+    polls = runtime.poll
+    changes: list[Event] = [CapacityChanged(3, {})]
+    runtime.poll = lambda seconds: [*changes, *polls(seconds)]  # type: ignore[method-assign]
+    scheduler.step()
+    assert (before, run.max_batches_in_flight) == (4, 10)
 
 
 def test_an_error_without_frames_keeps_its_causes_and_no_objects() -> None:
