@@ -328,7 +328,7 @@ def test_a_replica_starts_in_the_place_of_one_of_an_idle_agent(monkeypatch: pyte
     (judger,) = run.manager.replicas_of()["judger"]
     judger.pending.update({Turn(number, 0.0, (), {}): None for number in range(3)})
     full = free("near", 0.0)
-    for _ in range(follow._LOOKS_TO_SHIFT):
+    for _ in range(follow._LOOKS_TO_SHIFT - 1):
         run.update(full)
     assert len(run.nodes_of("thinker")) == 2
     for _ in range(3):
