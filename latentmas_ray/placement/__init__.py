@@ -7,6 +7,7 @@ assignment       the node and GPU of each rank: packed or spread
 plan             PlanRequest and Plan
 link_speeds      the link between two ranks, and the seconds of a transfer
 strategies       from a request to a plan, or to the reason why there is none
+routing          the replica of a turn, among those of its agent
 suggestions      the nearest requests that fit
 """
 

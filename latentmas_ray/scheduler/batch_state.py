@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
+from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
@@ -106,6 +107,11 @@ class BatchState:
         self._written.setdefault(agent, {})[question_id] = num_tokens
 
     @property
+    def is_writing(self) -> bool:
+        """Whether texts are being written, as far as they are noted."""
+        return bool(self._written)
+
+    @property
     def num_written(self) -> int:
         """Tokens of the texts of turns that are not over."""
         return sum(sum(tokens.values()) for tokens in self._written.values())
@@ -129,6 +135,10 @@ class BatchState:
             return request
         return None
 
+    def bounds_of(self, request: TurnRequest) -> tuple[SegmentBound, ...]:
+        """Return the bounds of a request's segment, with the texts that are in its prompts now."""
+        return segment_bounds(request) if self._text_sources(request.agent) else self.bounds[request.agent]
+
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
         """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
         return {name: self.handles[name].segment for name in request.segment_order()}
@@ -149,6 +159,10 @@ class BatchState:
         names = find_segments_to_free(self.handles, self.results.keys(), self._index.readers)
         self.lost_segments.difference_update(names)
         return [self.handles.pop(name) for name in names]
+
+    def mark_lost(self, handles: Set[TurnHandle]) -> None:
+        """Note which of these handles' segments are lost: those of turns of this batch that have results."""
+        self.lost_segments |= {name for name, one in self.handles.items() if one in handles and name in self.results}
 
     def depth(self, agent: str) -> int:
         """Return the position of an agent in topological order: a turn that fails can make later turns fail."""

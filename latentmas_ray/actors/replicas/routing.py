@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef
+from latentmas_ray.placement.routing import least_loaded
+
+_STARTING = 10**9  # added to the load of a replica that is still starting: more than any other's
 
 
 def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batch: int) -> Replica:
@@ -19,14 +22,6 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batc
         owners = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
         return owners[0] if owners else replicas[batch % len(replicas)]
 
-    def cost(index: int) -> tuple[bool, int, int, int]:
-        replica = replicas[index]
-        num_remote = sum(segment.locations[0].source_node not in replica.nodes for segment in read)
-        return (
-            replica.state is not ReplicaState.READY,
-            len(replica.pending),
-            num_remote,
-            (index - batch) % len(replicas),
-        )
-
-    return replicas[min(range(len(replicas)), key=cost)]
+    loads = [len(one.pending) + (0 if one.state is ReplicaState.READY else _STARTING) for one in replicas]
+    nodes = [segment.locations[0].source_node for segment in read]
+    return replicas[least_loaded(replicas, loads, nodes, batch)]
