@@ -1,5 +1,6 @@
 """`python -m benchmarks …`: measurements that need a checkout."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -75,6 +76,19 @@ def _authentication(
     from benchmarks.authentication import measure_authentication  # needs torch
 
     measure_authentication(repeats, all_cores=all_cores)
+
+
+@app.command("simulation")
+def _simulation(
+    repeats: Annotated[int, typer.Option(help="real runs of each case", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Compare simulated runs with real ones, whose replicas are timers on Ray."""
+    from benchmarks.scaling.against_simulation import CASES, compare  # needs torch and Ray
+
+    found = compare(CASES, repeats, lambda line: typer.echo(line, err=as_json))
+    if as_json:
+        typer.echo(json.dumps([one.to_json() for one in found], indent=2))
 
 
 @app.callback()

@@ -35,6 +35,11 @@ COMMANDS = {
         --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
         --same-process --same-gpu --nvlink --pcie --shared-memory --network --json
     """,
+    "simulate": """
+        --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
+        --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --nvlink --network
+        --store --latency --driver --runtime-seconds --plot --json
+    """,
     "bench": "",
     "bench transfer": """
         --model --dtype --tokens --transports --repeats --address --end-to-end --no-end-to-end --prompt-tokens
@@ -58,6 +63,7 @@ BENCHMARKS = {
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
     "authentication": "--repeats --all-cores",
+    "simulation": "--repeats --json",
     "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs
