@@ -1,14 +1,15 @@
 """`python -m benchmarks continuous`: texts of ragged lengths, written in static batches and continuously.
 
-Both ways use one model in one process and are measured in turn. Lengths are forced, so both write the same numbers of
-tokens. What a step costs is measured by its number of rows, which explains the ratio: fewer steps, each with more rows.
+Both ways use one model in one process. They take turns: after each static batch the other way writes as many tokens, so
+a machine whose speed drifts slows both. Lengths are forced, so both write the same numbers of tokens. What a step costs
+is measured by its number of rows, which explains the ratio: fewer steps, each with more rows.
 """
 
 import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ from latentmas_ray.writing.continuous import ContinuousEngine
 from latentmas_ray.writing.text_engine import TextRequest
 
 _STOP = -1  # no token has this id: the forced end of a text
+Way = Callable[[Sequence[int]], Iterator[int]]  # writes texts of these lengths; yields the tokens since it last did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +137,11 @@ def _prompts(settings: WritingSettings, num_questions: int) -> list[list[int]]:
     return [[draw.randrange(3, 259) for _ in range(length)] for length in lengths]
 
 
-def _static_way(lm: TimedModel, settings: WritingSettings) -> Callable[[Sequence[int]], None]:
+def _static_way(lm: TimedModel, settings: WritingSettings) -> Way:
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(lm, realign=False, cache_dir=Path(folder))
 
-    def write(lengths: Sequence[int]) -> None:
+    def write(lengths: Sequence[int]) -> Iterator[int]:
         prompts = _prompts(settings, len(lengths))
         for first in range(0, len(lengths), settings.batch_size):
             part = slice(first, first + settings.batch_size)
@@ -150,14 +152,15 @@ def _static_way(lm: TimedModel, settings: WritingSettings) -> Callable[[Sequence
             session.lengths = lengths[part]
             session.prefill(prompts[part])
             session.decode(Sampling(max_new_tokens=num_new), "writer", is_last=True)
+            yield sum(lengths[part])
 
     return write
 
 
-def _continuous_way(lm: TimedModel, settings: WritingSettings) -> Callable[[Sequence[int]], None]:
+def _continuous_way(lm: TimedModel, settings: WritingSettings) -> Way:
     engine = ContinuousEngine(lm, max_running=settings.batch_size)
 
-    def write(lengths: Sequence[int]) -> None:
+    def write(lengths: Sequence[int]) -> Iterator[int]:
         waiting = [
             TextRequest(
                 key=f"q{index}",
@@ -172,24 +175,43 @@ def _continuous_way(lm: TimedModel, settings: WritingSettings) -> Callable[[Sequ
         while num_left:
             while waiting and engine.can_start(waiting[0]):
                 engine.start(waiting.pop(0))
-            num_left -= sum(output.end is not None for output in engine.step())
+            outputs = engine.step()
+            num_left -= sum(output.end is not None for output in outputs)
+            yield len(outputs)
 
     return write
 
 
+def _take_turns(lm: TimedModel, ways: dict[str, Way], lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Write the texts both ways, in turn, and return the seconds and forwards of each. The way that has written fewer
+    tokens continues, so slices are as long as a static batch."""
+    writers = {name: write(lengths) for name, write in ways.items()}
+    runs: dict[str, dict[str, Any]] = {name: {"wall": 0.0, "cpu": 0.0, "forwards": []} for name in ways}
+    num_written = dict.fromkeys(ways, 0)
+    while writers:
+        name = min(writers, key=lambda name: num_written[name])
+        stop = min((num_written[other] for other in writers if other != name), default=sum(lengths))
+        lm.forwards.clear()
+        wall, cpu = time.perf_counter(), time.process_time()
+        while num_written[name] <= stop:
+            if (count := next(writers[name], None)) is None:
+                del writers[name]
+                break
+            num_written[name] += count
+        runs[name]["wall"] += time.perf_counter() - wall
+        runs[name]["cpu"] += time.process_time() - cpu
+        runs[name]["forwards"] += lm.forwards
+    return runs
+
+
 def _compare(lm: TimedModel, settings: WritingSettings, name: str, lengths: Sequence[int]) -> WritingComparison:
     ways = {"static": _static_way(lm, settings), "continuous": _continuous_way(lm, settings)}
-    for write in ways.values():
-        write([4] * settings.batch_size)  # selects kernels, reserves caches
+    _take_turns(lm, ways, [4] * settings.batch_size)  # selects kernels, reserves caches
     runs: dict[str, list[dict[str, Any]]] = {"static": [], "continuous": []}
     for repeat in range(settings.repeats):
-        # The first of a pair changes, in case the machine's speed drifts.
-        for way in sorted(ways, reverse=repeat % 2 == 0):
-            lm.forwards.clear()
-            wall, cpu = time.perf_counter(), time.process_time()
-            ways[way](lengths)
-            seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            runs[way].append({**seconds, "forwards": list(lm.forwards)})
+        order = sorted(ways, reverse=repeat % 2 == 0)
+        for way, run in _take_turns(lm, {way: ways[way] for way in order}, lengths).items():
+            runs[way].append(run)
     pairs = list(zip(runs["static"], runs["continuous"], strict=True))
     steps: dict[int, list[float]] = {}
     for run in [*runs["static"], *runs["continuous"]]:

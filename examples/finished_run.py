@@ -2,7 +2,7 @@
 
 Prints:
     chain with topology sequential: 6 answers, 0 failures
-    files: config.yaml, results.jsonl, summary.json
+    files: config.yaml, results.jsonl, summary.json, timeline.jsonl
 """
 
 import tempfile

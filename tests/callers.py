@@ -13,7 +13,7 @@ from latentmas_ray.tasks.question import Question
 NUM_CALLERS = 8
 # Where the slow tests run, as in continuous integration, all of these.
 ALL_ARE_ASKED = "slow" in read_environment().require
-QUESTIONS = load_questions("notes", 200 if ALL_ARE_ASKED else 8 * NUM_CALLERS)
+QUESTIONS = load_questions("notes", 200 if ALL_ARE_ASKED else 4 * NUM_CALLERS)
 # Two agents, which is enough for one to be answered with another's memory.
 PAIR = Topology(
     name="pair",

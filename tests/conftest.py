@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
-FOLDERS_BY_COST = ("architecture", "unit", "numerics", "browser", "ray", "multinode", "vllm", "gpu")
+# Several nodes come before Ray: of two processes one would have nothing else to do at the end than their one long file.
+FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "ray", "vllm", "gpu")
 MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "vllm", "gpu"})
 
 QUIET = {
@@ -40,6 +41,8 @@ UNSET = ("RAY_ADDRESS", "LATENTMAS_TORCH_THREADS")
 os.environ.update(QUIET)
 IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_ONE_OF_SEVERAL else str(min(2, os.cpu_count() or 1)))
+
+RAY_STORE_BYTES = 300 * 2**20
 
 CACHE_DIR = pytest.StashKey[str]()
 NUM_LEFT_OUT = pytest.StashKey[int]()
@@ -73,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (folder := _folder(item)) in MARKED_FOLDERS:
             item.add_marker(folder)
-    items.sort(key=_cost)
+    items.sort(key=_place)
     if "slow" not in config.stash[REQUIRED]:
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
@@ -102,9 +105,9 @@ def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
-def _cost(item: pytest.Item) -> tuple[int, bool, bool]:
+def _place(item: pytest.Item) -> tuple[int, bool, bool]:
     folder = _folder(item)
-    place = FOLDERS_BY_COST.index(folder) if folder in FOLDERS_BY_COST else len(FOLDERS_BY_COST)
+    place = FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
     fixtures = set(getattr(item, "fixturenames", ()))
     has_own_ray = "start_ray" in fixtures and "cluster" not in fixtures  # the shared one must be ended for it
     return place, has_own_ray, item.get_closest_marker("slow") is not None
@@ -173,3 +176,42 @@ def _no_ray_left_over(request: pytest.FixtureRequest) -> None:
     ray = sys.modules.get("ray")
     if _folder(request.node) not in MARKED_FOLDERS and ray is not None and ray.is_initialized():
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def start_ray() -> Iterator[Callable[..., None]]:
+    """Start Ray with this number of (fake) GPUs, and resources that do not depend on the machine; or use one that is
+    running with as many. All folders of a process share it: a process is connected to one cluster at a time."""
+    import ray
+
+    running: list[int] = []
+
+    def start(num_gpus: int = 0) -> None:
+        if running == [num_gpus] and ray.is_initialized():
+            return
+        ray.shutdown()
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=num_gpus,
+            object_store_memory=RAY_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        running[:] = [num_gpus]
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import stand-ins from the tests, wherever pytest was started.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
+        # More threads than cores cost time; the four CPUs are pretended.
+        patch.setenv("LATENTMAS_TORCH_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield start
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(start_ray: Callable[..., None]) -> None:
+    """A Ray on this machine without GPUs, in this process."""
+    start_ray()

@@ -23,7 +23,7 @@ from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
-from latentmas_ray.transport import Loopback, Transport, find_available, gpu_in_use
+from latentmas_ray.transport import Loopback, Place, Transport, find_available, gpu_in_use
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
@@ -77,12 +77,12 @@ class AgentActor:
         self._runner = self._engine.submit(self._make_runner).result()
         if transport is not None:
             self.use_transport(transport)
-        device = self._runner.device
-        gpu = None if device == "cpu" or not torch.cuda.is_available() else gpu_in_use()
-        return Loaded(self._runner.spec, device, ray.get_runtime_context().get_node_id(), gpu, find_available())
+        place = self._place()
+        return Loaded(self._runner.spec, self._runner.device, place.node, place.gpu, find_available())
 
     def use_transport(self, transport: Transport) -> None:
         """Use this transport from now on, and let waiting turns start."""
+        transport = transport.at(self._place())
         self._engine.submit(transport.open, self._key).result()  # in the thread whose current GPU is the model's
         self._transport = transport  # only now: other threads use it at once
         self._is_ready.set()
@@ -168,6 +168,11 @@ class AgentActor:
         for reference in references:
             ray.get(reference).copy()
         return time.perf_counter() - begin
+
+    def _place(self) -> Place:
+        assert self._runner is not None, "load() comes first"
+        has_gpu = self._runner.device != "cpu" and torch.cuda.is_available()
+        return Place(ray.get_runtime_context().get_node_id(), gpu_in_use() if has_gpu else None)
 
     def _enqueue(self, number: int, turn: Callable[[], T]) -> "Future[T]":
         """Queue a turn."""

@@ -8,8 +8,9 @@ from typing import Protocol
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.segment_io import Incoming, Outgoing
+from latentmas_ray.engine.timing.phase_spans import cut_waits
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import TurnRequest, TurnResult, WireChunk
+from latentmas_ray.engine.turn import PhaseSpan, TurnRequest, TurnResult, WireChunk
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.wire import encode_chunk, from_raw, raw_bytes, remove_tags
 from latentmas_ray.transport import Transport
@@ -46,6 +47,7 @@ class SegmentSender:
         self, transport: Transport, send: Callable[[SentChunk], None], work: TurnRequest, *, overlaps: bool
     ) -> None:
         self.overlaps = overlaps
+        transport = transport.for_links(work.sent_over)
         self.reserve = transport.reserve
         self.kept: list[WireChunk] = []  # copies for the turn's result
         self._transport = transport
@@ -106,16 +108,21 @@ def execute_turn(
         receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
     sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     chunk, result = runner.run(work, receiver, outgoing=sender)
-    begin, final_at = time.perf_counter(), time.time()
+    final_at, begin = time.time(), time.perf_counter()
     kept, whole = tuple(sender.kept) if sender is not None else (), ChunkId(work.segment_id)
     if chunk is not None and work.keeps_memory:
         kept = (copy_to_wire(chunk, transport.authenticator, whole),)
-    sent = None if chunk is None else SentChunk(final_at, transport.pack(chunk, whole))
+    sent = None if chunk is None else SentChunk(final_at, transport.for_links(work.sent_over).pack(chunk, whole))
+    packing_seconds = time.perf_counter() - begin
     phases = replace(
         result.phases,
         wait=receiver.waited_seconds,
         absorb=max(0.0, result.phases.absorb - receiver.waited_seconds),
         # A segment may still lie in the engine's cache: packing is then what copies it out.
-        emit=result.phases.emit + time.perf_counter() - begin,
+        emit=result.phases.emit + packing_seconds,
     )
-    return sent, replace(result, reads=receiver.transfers(transport.name, work.recomputed), phases=phases, kept=kept)
+    spans = cut_waits(result.spans, receiver.waits)
+    if sent is not None or kept:
+        spans += (PhaseSpan(phase="emit", begin=final_at, end=final_at + packing_seconds),)
+    reads = receiver.transfers(work.recomputed)
+    return sent, replace(result, reads=reads, phases=phases, spans=spans, kept=kept)

@@ -1,7 +1,7 @@
 """Health checks: finds replicas that are dead or hang and has them replaced; reports new nodes.
 
 `RayRuntime.poll` calls `HealthMonitor.check_health` whenever it `is_due`: every `CHECK_SECONDS`, and at every poll
-while pings are unanswered. There are no other health checks.
+while pings are unanswered; and `check_hangs` once it knows which turns have ended. There are no other health checks.
 """
 
 import logging
@@ -23,6 +23,7 @@ from latentmas_ray.units import format_seconds
 
 CHECK_SECONDS = POLL_SECONDS
 MAX_LOSSES = 10  # per replica of an agent, without a finished turn in between
+_MAX_GAP_SECONDS = 2 * CHECK_SECONDS  # between two checks; after a longer one the driver has not looked
 # Actors of one node that die within this time died of the same cause: no actor starts that fast.
 ONE_FAULT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -35,24 +36,31 @@ class HangDetector:
     def __init__(self, turn_seconds: float | None) -> None:
         """`turn_seconds` is the limit for one turn; None switches the detection off."""
         self._turn_seconds = turn_seconds
-        self._current: dict[Replica, tuple[Turn, float]] = {}  # and since when
+        self._looked_at = -math.inf
+        self._looked_seconds = 0.0  # time in which the driver looked
+        # The turn, when its engine was seen to step last, and since when both are so, in seconds of `_looked_seconds`.
+        self._current: dict[Replica, tuple[Turn, float | None, float]] = {}
 
     def find_hung(self, replicas: Mapping[str, Sequence[Replica]], now: float) -> list[tuple[str, Replica]]:
         """Return the replicas that hang, each with one of its agents.
 
-        `now` is monotonic seconds; a turn's time starts at the first call that sees it running.
+        `now` is monotonic seconds; a turn's time starts at the first call that sees it running. Time between two
+        looks that are far apart does not count: the caller of a run may pause for longer than a turn may take.
         """
         if self._turn_seconds is None:
             return []
+        gap, self._looked_at = now - self._looked_at, now
+        self._looked_seconds += gap if gap <= _MAX_GAP_SECONDS else 0.0
         before, self._current = self._current, {}
         hung: dict[Replica, str] = {}
         for agent, replica in [(agent, one) for agent, members in replicas.items() for one in members]:
             if (turn := replica.current_turn) is None or replica.state is not ReplicaState.READY:
                 continue
-            was, since = before.get(replica, (turn, now))
-            since = since if was is turn else now
-            self._current[replica] = (turn, max(since, replica.stepped_at or since))
-            if now - self._current[replica][1] > self._turn_seconds:
+            was, stepped_at, since = before.get(replica, (None, None, 0.0))
+            if was is not turn or stepped_at != replica.stepped_at:
+                since = self._looked_seconds
+            self._current[replica] = (turn, replica.stepped_at, since)
+            if self._looked_seconds - since > self._turn_seconds:
                 hung.setdefault(replica, agent)  # agents of one actor have the same replicas
         return [(agent, replica) for replica, agent in hung.items()]
 
@@ -89,7 +97,7 @@ class HealthMonitor:
         self._lost_at: dict[str, float] = {}  # by node: when an actor of it was last lost
         self._losses: Counter[str] = Counter()  # by agent, since its last finished turn
         self._pinged: dict[ray.ObjectRef, Replica] = {}  # unanswered pings
-        self._checked_at = -math.inf
+        self._checked_at = self._hangs_checked_at = -math.inf
         self._nodes: frozenset[str] | None = None  # alive at the last check
 
     @property
@@ -98,7 +106,7 @@ class HealthMonitor:
         return bool(self._pinged) or self._clock() - self._checked_at >= CHECK_SECONDS
 
     def check_health(self) -> None:
-        """Check answers to pings; every `CHECK_SECONDS` also starting replicas, nodes, and turns that hang.
+        """Check answers to pings; every `CHECK_SECONDS` also starting replicas and nodes.
 
         Raises like `ReplicaManager.poll_starting`, `mark_dead` and `restart_all`, and ClusterError.
         """
@@ -116,6 +124,16 @@ class HealthMonitor:
         orphans = self._manager.find_orphans(alive) if alive else []
         if not all(self._drop(replica) for replica in orphans):
             self._restart_all()
+
+    def check_hangs(self) -> None:
+        """Every `CHECK_SECONDS` mark the replicas dead that hang. The results that are there must have been fetched.
+
+        Raises like `mark_dead`.
+        """
+        now = self._clock()
+        if now - self._hangs_checked_at < CHECK_SECONDS:
+            return
+        self._hangs_checked_at = now
         for agent, replica in self._hangs.find_hung(self._manager.replicas_of(), now):
             self.mark_dead(replica, agent, self._hangs.describe(replica))
 
@@ -126,7 +144,7 @@ class HealthMonitor:
     def report_ready(self, replicas: Sequence[Replica]) -> None:
         """Emit ReplicaReady for replicas that have loaded their model."""
         for replica in replicas:
-            self._on_event(ReplicaReady(self._agents_of(replica), replica.nodes))
+            self._on_event(ReplicaReady(self._agents_of(replica), replica.nodes, replica.name))
 
     def mark_dead(self, replica: Replica, agent: str, why: str) -> None:
         """Shut down a replica that died or hangs, and replace it.
@@ -138,7 +156,7 @@ class HealthMonitor:
         is_first = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
         self._lost_at.update(dict.fromkeys(replica.nodes, now))
         replica.mark_dead(why, is_at_fault=is_first and replica not in self._pinged.values())
-        self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why))
+        self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why, replica.name))
         self._losses[agent] += 1
         if self._losses[agent] > MAX_LOSSES * len(self._manager.replicas_of()[agent]):
             raise ActorError(
@@ -153,13 +171,13 @@ class HealthMonitor:
         """Shut down all replicas without blaming a turn and without replacing them."""
         for replica in self._manager.replicas:
             replica.mark_dead(why, is_at_fault=False)
-            self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because))
+            self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because, replica.name))
 
     def _drop(self, replica: Replica) -> bool:
         agents = self._agents_of(replica)
         if not self._manager.drop(replica):
             return False
-        self._on_event(ReplicaLost(agents, replica.nodes, replica.lost_because))
+        self._on_event(ReplicaLost(agents, replica.nodes, replica.lost_because, replica.name))
         return True
 
     def _ping_neighbours(self, lost: Replica) -> None:

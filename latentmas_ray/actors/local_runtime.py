@@ -4,6 +4,7 @@ It is the numerical reference, the way to debug, and the fast path for tests. Th
 """
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.runs.run_events import TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     RuntimeInfo,
@@ -53,6 +55,7 @@ class LocalRuntime:
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
         assert self._runner is not None, "start() comes first"
+        place = TurnPlace(submitted_at=time.time())
         chunks = [segments[name] for name in work.segment_order()]
         for chunk in chunks:
             if isinstance(chunk, Exception):
@@ -63,7 +66,7 @@ class LocalRuntime:
             kept = receive_kept(result.kept, self._transport.authenticator, work.segment_id)
         except Exception as error:  # noqa: BLE001  as in an actor: any exception fails this batch only
             return self._failed(work, error)
-        handle = TurnHandle(work.agent, sent, None, work.question_ids, work.is_last)
+        handle = TurnHandle(work.agent, sent, None, work.question_ids, work.is_last, place)
         self._events += events_of_result(handle, replace(result, kept=kept))
         return handle
 

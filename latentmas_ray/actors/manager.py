@@ -300,7 +300,7 @@ class ReplicaManager:
             more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
-        return make(actors, nodes, colocated=plan.is_colocated, spec=spec)
+        return make(actors, nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
 
     def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
         """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is

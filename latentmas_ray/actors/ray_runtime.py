@@ -18,20 +18,21 @@ from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
+from latentmas_ray.actors.replicas.links import links_to
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import Authenticator, RunKey
-from latentmas_ray.config import PlacementName, replicas_by_agent
+from latentmas_ray.config import ActorLink, PlacementName, replicas_by_agent
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.runs.run_events import ReplicaLost
+from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     QuestionDone,
@@ -43,7 +44,7 @@ from latentmas_ray.scheduler.protocol import (
     events_of_result,
     without_frames,
 )
-from latentmas_ray.transport import DeviceLayout, Transport
+from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
 _STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
@@ -138,14 +139,13 @@ class RayRuntime:
             self._cluster = connect_as_configured(self._address)
         why = self._start_replicas()
         spec = self._manager.spec
+        measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._memory_limit(self._cluster),
             description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
-            transfer_costs=measure_costs(self._manager.replicas_of())
-            if self._measures_costs and not self._manager.plan.is_colocated
-            else None,
+            transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
@@ -162,10 +162,12 @@ class RayRuntime:
             submitted_at=time.time(),
             segment_id=secrets.token_hex(8),
             read_ids={name: segments[name].segment_id for name in work.segment_order()},
+            sent_over=self._links_from(replica, work.read_by),
         )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
         replica.pending[turn] = None
-        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last)
+        place = TurnPlace(replica.name, replica.nodes, work.submitted_at)
+        handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last, place)
         self._pending[handle] = frozenset(work.question_ids)
         return handle
 
@@ -182,6 +184,8 @@ class RayRuntime:
             if all(outcomes):
                 break
             timeout = 0.0  # also return the failures that made this turn fail
+        if not self._events:  # a turn that ended between two polls does not hang; and nothing is lost if this raises
+            self._health.check_hangs()
         if self._has_losses:
             self._find_lost_turns()
         events, self._events = self._events, []
@@ -272,9 +276,7 @@ class RayRuntime:
             if isinstance(event, TextGrown):
                 self._events.append(TokensWritten(handle, event.question_id, event.num_tokens))
                 continue
-            result = replica.with_links(
-                turn, event.result, shares_node=self._current_transport.capabilities.shares_node
-            )
+            result = replica.with_links(turn, event.result)
             self._health.record_success(handle.agent)
             handle.turn.reported.add(event.question_id)
             written = [TokensWritten(handle, event.question_id, len(ids)) for ids in result.output_token_ids]
@@ -302,7 +304,8 @@ class RayRuntime:
         self._health.record_success(handle.agent)
         if handle.segment is not None:
             self._done.add(handle)
-        self._events += events_of_result(handle, result, wanted - submitted.reported)
+        failed = {name: why for name, why in result.failed.items() if name in wanted}  # not those that were cancelled
+        self._events += events_of_result(handle, replace(result, failed=failed), wanted - submitted.reported)
         return True
 
     def _get_result(self, handle: TurnHandle) -> TurnResult:
@@ -314,7 +317,7 @@ class RayRuntime:
         submitted: _Submitted = handle.turn
         turn, replica = submitted.turn, submitted.replica
         try:
-            result = replica.result(turn, shares_node=self._current_transport.capabilities.shares_node)
+            result = replica.result(turn)
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
@@ -339,6 +342,13 @@ class RayRuntime:
             self._done.discard(handle)
             if handle.segment.holders:
                 self._events.append(TurnLost(handle, f"its segment was lost with the actor of agent {handle.agent}"))
+
+    def _links_from(self, replica: Replica, agents: Sequence[str]) -> frozenset[ActorLink] | None:
+        """Return the links over which a segment may be read; None if that makes no difference."""
+        if not isinstance(self._current_transport, PerLink):
+            return None
+        by_agent = self._manager.replicas_of()
+        return links_to(replica, {reader for agent in agents for reader in by_agent[agent]})
 
     @property
     def _current_transport(self) -> Transport:

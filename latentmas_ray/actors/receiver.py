@@ -7,6 +7,7 @@ from typing import Any
 
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
+from latentmas_ray.engine.timing.phase_spans import Wait
 from latentmas_ray.engine.turn import GivenMemory, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import repeat
@@ -58,7 +59,7 @@ class SegmentReceiver:
 
         Raises what `Transport.unpack` raises.
         """
-        self.waited_seconds = 0.0  # for chunks that were not final yet, and for their transfer
+        self.waits: list[Wait] = []  # for chunks that were not final yet, and for their transfer
         self._transport = transport
         self._spec = spec
         self._incoming = incoming
@@ -68,8 +69,14 @@ class SegmentReceiver:
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)
         self._first = {segment.source: self._unpack(segment, 0, segment.first) for segment in incoming}
+        self._names = {segment.source: transport.name_of(segment.first.payload) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long it has waited."""
+        return sum(end - begin for begin, end in self.waits)
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
         """Return each source's segment, or only its meta data while chunks of it are missing."""
@@ -89,7 +96,7 @@ class SegmentReceiver:
         for segment in self._incoming:
             yield from self._yield_later(segment)
 
-    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+    def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
         times = self._timer.times()
         return tuple(
@@ -99,7 +106,7 @@ class SegmentReceiver:
                 transfer_mode="recompute" if source in recomputed else "kv",
                 codec=codec,
                 relative_error=self._errors[source],
-                transport=transport,
+                transport=self._names[source],
                 seconds=times[source].seconds,
                 exposed_seconds=times[source].exposed_seconds,
             )
@@ -110,7 +117,7 @@ class SegmentReceiver:
         for index, wait in enumerate(segment.later, 1):
             begin = time.time()
             sent = wait()
-            self.waited_seconds += time.time() - begin
+            self.waits.append((begin, time.time()))
             self._timer.note_final(segment.source, sent.final_at)
             yield from self._yield_timed(segment.source, self._unpack(segment, index, sent))
 
@@ -136,6 +143,7 @@ class GivenMemoryReceiver:
     """
 
     waited_seconds = 0.0
+    waits: Sequence[Wait] = ()
 
     def __init__(self, given: GivenMemory, num_questions: int, spec: KVCacheSpec, authenticator: Authenticator) -> None:
         """Decode the memory, repeated for each of `num_questions`. Raises WireError, IncompatibleMemoryError."""
@@ -164,7 +172,7 @@ class GivenMemoryReceiver:
         """Yield the only chunk of one agent's segment."""
         yield self._chunks[agent]
 
-    def transfers(self, transport: str, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
+    def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
         """Return no records: nothing was transferred."""
         return ()
 

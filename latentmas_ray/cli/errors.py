@@ -51,6 +51,8 @@ _FLAG_FIELDS = (
         "gpus_per_node",
         "gpu_memory",
         "cpus_per_node",
+        "hardware",
+        "text_tokens",
         "results",
     }
 )

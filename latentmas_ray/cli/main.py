@@ -5,6 +5,7 @@ Nothing heavy is imported here: `latentmas --help` must come at once. The comman
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -19,8 +20,9 @@ from latentmas_ray.cli.commands.eval import evaluate
 from latentmas_ray.cli.commands.grade import grade
 from latentmas_ray.cli.commands.inspect import inspect
 from latentmas_ray.cli.commands.memory import memory
+from latentmas_ray.cli.commands.pages.report import report
+from latentmas_ray.cli.commands.pages.timeline import timeline
 from latentmas_ray.cli.commands.plan import plan
-from latentmas_ray.cli.commands.report import report
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -41,6 +43,7 @@ app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)
 app.command("report")(report)
+app.command("timeline")(timeline)
 app.command("plan")(plan)
 app.command("simulate")(simulate)
 app.command("doctor")(doctor)
@@ -67,11 +70,14 @@ def _latentmas(
     """
 
 
+# Once for each process: that takes longer than many a command.
+_command = cache(lambda: typer.main.get_command(app))
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line `args` (the process's own when None) and return the exit code."""
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    command = typer.main.get_command(app)
-    return exit_code_of(lambda: command.main(arguments, prog_name="latentmas", standalone_mode=False))
+    return exit_code_of(lambda: _command().main(arguments, prog_name="latentmas", standalone_mode=False))
 
 
 def run() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
-from latentmas_ray.config import RunConfig, make_config
+from latentmas_ray.config import RunConfig, TransportName, make_config
 from latentmas_ray.config.renamed import CONFIG_FIELDS
 from latentmas_ray.errors import ConfigError
 
@@ -27,6 +27,7 @@ _METAVARS = {
     "batch_size": "B",
     "decode_batch": "B",
     "replicas": "R|AGENT=R,…",
+    "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",
 }
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)
@@ -154,7 +155,16 @@ def _completion(name: str, annotation: Any) -> Callable[[str], list[str]] | None
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
 
-_COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {"topology": complete_topology, "task": complete_task}
+def complete_transport(incomplete: str) -> list[str]:
+    """Return the transports that begin so."""
+    return [name for name in get_args(TransportName) if name.startswith(incomplete)]
+
+
+_COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {
+    "topology": complete_topology,
+    "task": complete_task,
+    "transport": complete_transport,
+}
 
 
 def _old_parameter(name: str) -> inspect.Parameter:

@@ -64,6 +64,16 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
     ),
     "plan": (
         UnusedFlags(
+            fields=("compare",),
+            when=lambda flags: flags["replicas"] != "auto",
+            why="without --replicas auto: there is one plan",
+        ),
+        UnusedFlags(
+            fields=("text_tokens",),
+            when=lambda flags: flags["replicas"] != "auto" and flags["hardware"] is None,
+            why="without --replicas auto or --hardware: no speed is predicted",
+        ),
+        UnusedFlags(
             fields=("gpu_memory",),
             when=lambda flags: not flags["num_gpus"],
             why="on nodes without GPUs: add --gpus-per-node",

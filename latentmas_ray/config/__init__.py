@@ -1,6 +1,7 @@
 """The configuration of a run: its parts, `RunConfig`, and renamed fields. Imports neither torch nor ray."""
 
 from latentmas_ray.config.choices import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -27,13 +28,15 @@ from latentmas_ray.config.parts import (
 )
 from latentmas_ray.config.renamed import current_fields, current_transfer
 from latentmas_ray.config.run import RunConfig, make_config, stored_fields
-from latentmas_ray.config.unused import RunSetting, unused_settings, warn_of_unused
+from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_settings, warn_of_unused
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
+    format_transport,
     is_device,
     is_url,
     parse_replicas,
+    parse_transport,
     replicas_by_agent,
 )
 
@@ -42,6 +45,7 @@ __all__ = [
     "EMBEDDED_MODEL",
     "MAX_NEW_TOKENS",
     "MAX_REPLICAS",
+    "ActorLink",
     "CodecName",
     "DTypeName",
     "EngineName",
@@ -65,12 +69,15 @@ __all__ = [
     "WritingConfig",
     "current_fields",
     "current_transfer",
+    "format_transport",
     "is_device",
     "is_url",
     "make_config",
     "parse_replicas",
+    "parse_transport",
     "replicas_by_agent",
     "stored_fields",
+    "unused_by_choice",
     "unused_settings",
     "warn_of_unused",
 ]

@@ -12,4 +12,5 @@ CodecName = Literal["none", "bf16", "int8", "int4"]
 GuardName = Literal["off", "warn", "drop", "text"]
 TransferMode = Literal["kv", "recompute", "auto"]
 PlacementName = Literal["auto", "pack", "spread", "colocate"]
+ActorLink = Literal["same_gpu", "same_node", "cross_node"]  # from one actor to another
 TransportName = Literal["auto", "object_store", "shared_memory", "tcp", "gloo", "nccl", "cuda_ipc", "nixl", "loopback"]

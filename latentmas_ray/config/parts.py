@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from latentmas_ray.config.address import split_address
 from latentmas_ray.config.choices import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -25,7 +26,14 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
-from latentmas_ray.config.values import DEVICE_FORM, is_device, parse_replicas
+from latentmas_ray.config.values import (
+    DEVICE_FORM,
+    MAX_REPLICAS,
+    Replicas,
+    is_device,
+    parse_replicas,
+    parse_transport,
+)
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
@@ -34,6 +42,7 @@ EMBEDDED_MODEL = "tiny"
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
+MAX_DECODE_BATCH = 1024  # a turn of a single question has a thread in its actor
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,7 @@ class WritingConfig(ConfigPart):
     decode_batch: Annotated[int | None, MayChange()] = Field(
         default=None,
         ge=1,
-        le=4096,
+        le=MAX_DECODE_BATCH,
         description="questions that a text agent writes at the same time; without it the batch size, with vllm "
         f"{VLLM_DECODE_BATCH}",
     )
@@ -183,8 +192,9 @@ class WritingConfig(ConfigPart):
 class TransferConfig(ConfigPart):
     """How working memory moves between agents, and how much of it may exist at once."""
 
-    transport: Annotated[TransportName, MayChange()] = Field(
-        default="auto", description="how memory moves between actors"
+    transport: Annotated[TransportName | dict[ActorLink, TransportName], MayChange()] = Field(
+        default="auto",
+        description="how memory moves between actors; by link, as in same_node=shared_memory,cross_node=tcp",
     )
     transfer: Annotated[TransferMode, MayChange()] = Field(
         default="kv", description="send KV, or the inputs from which its readers recompute it"
@@ -198,6 +208,11 @@ class TransferConfig(ConfigPart):
     memory_in_flight: Annotated[str, MayChange()] = Field(
         default="auto", description="limit on working memory in flight, for example 4GB"
     )
+
+    @field_validator("transport", mode="before")
+    @classmethod
+    def _parse_transport(cls, value: object) -> TransportName | dict[ActorLink, TransportName]:
+        return parse_transport(value)
 
     @field_validator("memory_in_flight", mode="before")
     @classmethod
@@ -233,7 +248,7 @@ class PlacementConfig(ConfigPart):
         default="auto",
         description="agents that share memory on one node, over all nodes, or in one actor; auto: pack if it fits",
     )
-    replicas: Annotated[int | dict[str, int], MayChange()] = Field(
+    replicas: Annotated[Replicas, MayChange()] = Field(
         default=1, description="copies of each agent's actor, or of some agents' actors"
     )
     tp: Annotated[int, MayChange()] = Field(
@@ -255,12 +270,14 @@ class PlacementConfig(ConfigPart):
 
     @field_validator("replicas", mode="before")
     @classmethod
-    def _parse_replicas(cls, value: object) -> int | dict[str, int]:
+    def _parse_replicas(cls, value: object) -> Replicas:
         return parse_replicas(value)
 
     @property
     def max_replicas(self) -> int:
-        """The number of replicas of the agent with the most replicas."""
+        """The number of replicas of the agent with the most replicas; with auto the most that there can be."""
+        if self.replicas == "auto":
+            return MAX_REPLICAS
         return self.replicas if isinstance(self.replicas, int) else max(1, *self.replicas.values())
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from latentmas_ray.config.parts import (
+    MAX_DECODE_BATCH,
     MAX_NEW_TOKENS,
     PATH_FIELDS,
     VLLM_DECODE_BATCH,
@@ -60,8 +61,9 @@ class RunConfig(
         return self.model_copy(update={"max_new_tokens": task_max_new_tokens or MAX_NEW_TOKENS})
 
     def written_at_once(self, engine: str) -> int:
-        """Return the number of questions that an agent with this engine writes at the same time."""
-        return self.decode_batch or (VLLM_DECODE_BATCH if engine == "vllm" else self.batch_size)
+        """Return the number of questions that an agent with this engine writes at the same time: at most
+        `MAX_DECODE_BATCH`, however large a batch is."""
+        return self.decode_batch or (VLLM_DECODE_BATCH if engine == "vllm" else min(self.batch_size, MAX_DECODE_BATCH))
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide what is computed; a resumed run must have the same values."""

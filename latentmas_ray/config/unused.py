@@ -6,7 +6,7 @@ none (`config.run`).
 
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentmas_ray.config.parts import PlacementConfig
 from latentmas_ray.config.run import RunConfig
@@ -166,6 +166,14 @@ UNUSED = (
         why="transformers always draws from each question's own random stream",
     ),
     UnusedFields(
+        fields=("transfer",),
+        when=lambda run: (
+            run.hands_over and run.config.transfer == "auto" and run.config.engine == "vllm" and "vllm" in run.engines
+        ),
+        cause="engine",
+        why="KV is sent everywhere, as costs are compared only where all agents have transformers",
+    ),
+    UnusedFields(
         fields=("seed", "top_p", "sampler"),
         when=lambda run: run.config.temperature == 0,
         cause="temperature",
@@ -185,6 +193,17 @@ def unused_settings(run: RunSetting, given: Collection[str]) -> Iterator[UnusedS
             if name in given and name not in told and value is not None:
                 told.add(name)
                 yield UnusedSettingWarning(name, value, rule.cause, getattr(run.config, rule.cause, None), rule.why)
+
+
+def unused_by_choice(run: RunSetting, engines: Collection[str]) -> Iterator[UnusedSettingWarning]:
+    """Yield a warning for each value other than the default that does nothing because the agents got `engines`, one for
+    each that writes text, and about which `run`, from before that was known, says nothing."""
+    fields = type(run.config).model_fields
+    given = {name for name in ("sampler", "transfer") if getattr(run.config, name) != fields[name].default}
+    engine = "vllm" if "vllm" in engines else "transformers"
+    chosen = replace(run, config=run.config.model_copy(update={"engine": engine}), own_engines=tuple(engines))
+    told = {warning.field for warning in unused_settings(run, given)}
+    yield from (warning for warning in unused_settings(chosen, given) if warning.field not in told)
 
 
 def warn_of_unused(run: RunSetting, given: Collection[str]) -> None:

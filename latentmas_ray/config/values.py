@@ -2,12 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
+from latentmas_ray.config.choices import ActorLink, TransportName
 from latentmas_ray.errors import ConfigError
 
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
 _REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
+Replicas = int | dict[str, int] | Literal["auto"]
+_LINKS: tuple[ActorLink, ...] = get_args(ActorLink)
+_TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
+_TRANSPORT_FORM = (
+    f"it must be one of {', '.join(map(repr, _TRANSPORTS))}, or one for each link, as in "
+    "same_node=shared_memory,cross_node=tcp"
+)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 
@@ -21,11 +30,14 @@ def is_device(text: str) -> bool:
     return _DEVICE.fullmatch(text) is not None
 
 
-def parse_replicas(value: object) -> int | dict[str, int]:
-    """Parse the number of replicas, for all agents or by agent; text looks like `3` or `planner=2,judger=6`.
+def parse_replicas(value: object) -> Replicas:
+    """Parse the number of replicas, for all agents or by agent; text looks like `3` or `planner=2,judger=6`. `auto`
+    stays as it is.
 
     Raises ValueError.
     """
+    if isinstance(value, str) and value.strip() == "auto":
+        return "auto"
     if isinstance(value, str) and "=" in value:
         pairs = [part.partition("=") for part in value.split(",")]
         names = [name.strip() for name, _, _ in pairs]
@@ -39,8 +51,36 @@ def parse_replicas(value: object) -> int | dict[str, int]:
     return _count(value)
 
 
-def replicas_by_agent(replicas: int | Mapping[str, int], agents: Sequence[str]) -> dict[str, int]:
-    """Return the number of replicas of each agent, 1 if it is not named. Raises ConfigError for an unknown agent."""
+def parse_transport(value: object) -> TransportName | dict[ActorLink, TransportName]:
+    """Parse a transport, for all links or by link; text looks like `tcp` or `same_node=nccl,cross_node=object_store`.
+    Raises ValueError."""
+    if isinstance(value, str) and "=" in value:
+        pairs = [[text.strip() for text in part.partition("=")[::2]] for part in value.split(",")]
+        if len({link for link, _ in pairs}) < len(pairs):
+            raise ValueError(f"{_TRANSPORT_FORM}; each link once")
+        value = dict(pairs)
+    if isinstance(value, Mapping):
+        between = [name for name in _TRANSPORTS if name != "loopback"]
+        if not value or not set(value) <= set(_LINKS) or not all(name in between for name in value.values()):
+            raise ValueError(f"{_TRANSPORT_FORM}; the links are {', '.join(_LINKS)}")
+        return dict(value)
+    if value not in _TRANSPORTS:
+        raise ValueError(_TRANSPORT_FORM)
+    return value
+
+
+def format_transport(transport: TransportName | Mapping[ActorLink, TransportName]) -> str:
+    """Return the text from which `parse_transport` gets this value."""
+    if isinstance(transport, str):
+        return transport
+    return ",".join(f"{link}={name}" for link, name in transport.items())
+
+
+def replicas_by_agent(replicas: int | Mapping[str, int] | Literal["auto"], agents: Sequence[str]) -> dict[str, int]:
+    """Return the number of replicas of each agent, 1 if it is not named. Raises ConfigError for an unknown agent, and
+    for `auto`, which only a plan can have."""
+    if replicas == "auto":
+        raise ConfigError("replicas", "auto", "a run needs numbers: latentmas plan --replicas auto finds the best ones")
     if isinstance(replicas, int):
         return dict.fromkeys(agents, replicas)
     if unknown := [name for name in replicas if name not in agents]:

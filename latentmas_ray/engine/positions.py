@@ -15,11 +15,13 @@ def check_positions(
     num_closing: int,
     limit: int | None,
     model: str,
+    bound: str = "",
 ) -> None:
     """Raise QuestionsTooLongError if a question needs more than `limit` positions.
 
     `starts` are the positions at which the prompts begin, after the memory that is read; `num_closing` tokens follow
-    the thoughts. A text agent needs room for one new token.
+    the thoughts. A text agent needs room for one new token. `bound` says what has only `limit` positions, and what to
+    do about it, where that is not the model.
     """
     if limit is None:
         return
@@ -34,7 +36,8 @@ def check_positions(
                 *(["1 new token"] if is_text else _thinking(work.latent_steps, num_closing)),
             ]
             remedy = _remedy(start, prompt, limit, has_steps=bool(work.latent_steps))
-            reasons[question] = f"{' + '.join(parts)} need {needed} positions, model {model} has {limit}: {remedy}"
+            why = bound or f"model {model} has {limit}: {remedy}"
+            reasons[question] = f"{' + '.join(parts)} need {needed} positions, {why}"
     if reasons:
         raise QuestionsTooLongError(work.agent, reasons)
 

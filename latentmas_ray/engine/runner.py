@@ -100,8 +100,7 @@ class TurnRunner:
         with timer.phase("prefill"):
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, merged, prompts)
-        decision, chunk = GuardDecision(), None
-        segment_bytes: tuple[int, ...] = ()
+        decision, chunk, segment_bytes = GuardDecision(), None, tuple[int, ...]()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
@@ -141,6 +140,7 @@ class TurnRunner:
             texts=tuple(texts.values()) if is_text else (),
             cut_off=cut_off,
             phases=Phases(**timer.seconds),
+            spans=tuple(timer.spans),
             segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
             traces=traces,

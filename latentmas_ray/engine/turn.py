@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentmas_ray.authentication import ChunkId
-from latentmas_ray.config import CodecName, GuardName
+from latentmas_ray.config import ActorLink, CodecName, GuardName
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
@@ -17,6 +17,7 @@ SentAs = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_node", "cross_node"]
 # Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
 CutOff = Literal["no", "max_new_tokens", "positions"]
+PhaseName = Literal["wait", "absorb", "prefill", "think", "decode", "emit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,16 @@ class TurnRequest:
     guard: GuardName = "off"  # the action on thoughts with an alarm
     keeps_memory: bool = False  # its result also holds its segment
     given: GivenMemory | None = None  # the memory that `reads` names, if it is sent with the request
+    read_by: tuple[str, ...] = ()  # the agents that read its segment
+    sent_over: frozenset[ActorLink] | None = None  # the links to those agents' actors; None: any
     segment_id: str = ""  # the name of its own segment, which no other segment of the run has
     read_ids: Mapping[str, str] = field(default_factory=dict)  # by agent: the names of the segments that it must read
     # Questions whose text nobody needs, as they have their answer: an actor that writes questions on their own leaves
     # them out (their values in the result are empty), any other may write them.
     skipped: frozenset[str] = frozenset()
+    # Of a text agent that writes question by question: it starts none of this turn while so many are being written.
+    # None, or more than its engine can write at the same time: that is the bound.
+    decode_batch: int | None = None
 
     @property
     def can_overlap(self) -> bool:
@@ -117,6 +123,15 @@ class Phases:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseSpan:
+    """A stretch of time in which a turn was in one phase, in wall-clock seconds of the machine that computed it."""
+
+    phase: PhaseName
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentRead:
     """One transfer: a segment that this turn read."""
 
@@ -145,6 +160,10 @@ class TurnResult:
     phases: Phases = field(default_factory=Phases)
     # Per question, if the questions did not have to wait for one another: its share of each step. `phases` is the sum.
     question_phases: tuple[Phases, ...] = ()
+    spans: tuple[PhaseSpan, ...] = ()  # of the whole batch, in the order of time
+    # Per question, if the questions did not have to wait for one another: from its first step to its last one. Other
+    # questions are written at the same time, so they are longer than its `question_phases`.
+    question_spans: tuple[tuple[PhaseSpan, ...], ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)  # by question that could not be written: why, in one line
     segment_bytes: tuple[
         int, ...

@@ -35,21 +35,24 @@ class AttentionCall:
         self.rows = slice(first_row, first_row + len(starts))
         self.tokens = slice(first_token, first_token + len(starts) * count)
         # Masks and indices serve every layer, so they are made once per device.
-        self._slots: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._slots: dict[tuple[torch.device, torch.Size], Tensor] = {}
         self._mask: dict[torch.device, Tensor] = {}
 
     @property
     def num_rows(self) -> int:
         return len(self.starts)
 
-    def slots(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row and slot indices of single tokens, for one indexed write."""
-        if device not in self._slots:
-            self._slots[device] = (
-                torch.arange(self.rows.start, self.rows.stop, device=device),
-                torch.tensor(self.starts, device=device),
-            )
-        return self._slots[device]
+    def slots(self, kv_CBHTD: Tensor) -> Tensor:
+        """Where single tokens go, [C·H·N]: keys before values, head by head, as indices of `kv_CBHTD` [C·B·H·T, D]."""
+        key = (kv_CBHTD.device, kv_CBHTD.shape)  # layers have different shapes after a resize that failed
+        if key not in self._slots:
+            num_kinds, num_rows, num_heads, num_slots, _ = kv_CBHTD.shape
+            kinds_C11 = torch.arange(num_kinds)[:, None, None] * num_rows
+            rows_N = torch.arange(self.rows.start, self.rows.stop)
+            heads_H1 = torch.arange(num_heads)[:, None]
+            slots_CHN = ((kinds_C11 + rows_N) * num_heads + heads_H1) * num_slots + torch.tensor(self.starts)
+            self._slots[key] = slots_CHN.flatten().to(kv_CBHTD.device)
+        return self._slots[key]
 
     def mask(self, num_groups: int, like: Tensor) -> Tensor | None:
         """The additive mask: of single tokens [B, 1, 1, S], or the causal one of a row's tokens [G·T, S]; None if every

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import cached_property, partial
-from threading import Thread, get_ident
+from threading import RLock, Thread, get_ident
 from typing import Any, TypeVar
 
 from jinja2 import TemplateError
@@ -37,11 +37,13 @@ PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
 
 
 class ChatTokenizer:
-    """The tokenizer of one model with its chat template and end tokens."""
+    """The tokenizer of one model with its chat template and end tokens. Thread-safe: a fast tokenizer has settings that
+    it changes for each call, so only one thread at a time may use it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, extra_stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.name = name
+        self._lock = RLock()
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset(extra_stop_ids) | (frozenset() if eos is None else {eos})
 
@@ -58,16 +60,18 @@ class ChatTokenizer:
         messages in the form that it shows (`_forms`). Raises ModelError if there is none, if the template exceeds its
         limits, or if the result is empty.
         """
-        text = self._text_of(messages, template) + suffix
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise ModelError("model", self.name, _EMPTY)
-        if not self.tokenizer.chat_template and ids[: len(self.text_start)] != self.text_start:
-            return self.text_start + ids
-        return ids
+        with self._lock:
+            text = self._text_of(messages, template) + suffix
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            if not ids:
+                raise ModelError("model", self.name, _EMPTY)
+            if not self.tokenizer.chat_template and ids[: len(self._text_start)] != self._text_start:
+                return self._text_start + ids
+            return ids
 
+    # The lock is taken before a cached value is asked for: `cached_property` has a lock of its own.
     @cached_property
-    def text_start(self) -> list[int]:
+    def _text_start(self) -> list[int]:
         """The tokens that the tokenizer writes before a text, such as BOS; empty if it writes none."""
         probe = "Question 1"
         plain = list(self.tokenizer(probe, add_special_tokens=False)["input_ids"])
@@ -133,10 +137,11 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without special tokens, but with those that say where thinking or the final answer begins or
         ends, as `[THINK]` and `</think>` of some tokenizers."""
-        if self._marks.isdisjoint(ids):
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-        shown = [token for token in ids if token in self._marks or token not in self._special_ids]
-        return str(self.tokenizer.decode(shown, skip_special_tokens=False))
+        with self._lock:
+            if self._marks.isdisjoint(ids):
+                return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+            shown = [token for token in ids if token in self._marks or token not in self._special_ids]
+            return str(self.tokenizer.decode(shown, skip_special_tokens=False))
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -151,14 +156,20 @@ class ChatTokenizer:
 
     def show(self, ids: Sequence[int]) -> str:
         """The text of ids with special tokens; empty for ids that are not in the tokenizer."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        with self._lock:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    @cached_property
+    @property
     def turn_terminator(self) -> list[int]:
         """The tokens that the chat template writes after an assistant's message, found by rendering one.
 
         Falls back to the end-of-sequence token if the template cannot render it.
         """
+        with self._lock:
+            return self._turn_terminator
+
+    @cached_property
+    def _turn_terminator(self) -> list[int]:
         marker = "\u2603marker\u2603"
         eos = [] if self.tokenizer.eos_token_id is None else [int(self.tokenizer.eos_token_id)]
         if not self.tokenizer.chat_template:

@@ -2,13 +2,19 @@
 
 model_dims       sizes of a model: parameters, bytes of KV per token
 memory_estimate  tokens and memory that each agent's turn needs
+cache_size       bytes of the cache of an engine that writes texts
 resources        GPUs, cores and threads of one actor
 assignment       the node and GPU of each rank: packed or spread
 plan             PlanRequest and Plan
+hardware         published figures of GPUs and processors
 link_speeds      the link between two ranks, and the seconds of a transfer
 strategies       from a request to a plan, or to the reason why there is none
 routing          the replica of a turn, among those of its agent
 suggestions      the nearest requests that fit
+turn_costs       predicted seconds of a turn
+throughput       predicted questions per second of a plan
+layouts          how many devices host which agents: those worth trying
+layout_search    the layout of a whole cluster with the most questions per second
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot
@@ -16,13 +22,16 @@ from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate, Workload
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
 from latentmas_ray.placement.plan import Plan, PlannedActor, PlanRequest, nodes_alike
+from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
 from latentmas_ray.placement.suggestions import make_plan
 
 __all__ = [
+    "HARDWARE",
     "PRESETS",
     "ActorMemory",
     "ActorResources",
+    "Hardware",
     "LinkSpeeds",
     "MemoryEstimate",
     "ModelDims",
@@ -36,6 +45,8 @@ __all__ = [
     "Workload",
     "dims_of_config",
     "divide_resources",
+    "hardware_named",
+    "hardware_of_device",
     "known_dims",
     "make_plan",
     "nodes_alike",

@@ -21,6 +21,9 @@ class ReplicaId:
     agents: tuple[str, ...]
     replica: int
 
+    def __str__(self) -> str:
+        return f"{'+'.join(self.agents)} {self.replica}"
+
 
 Pipeline = tuple[ReplicaId, ...]  # replicas of different agents that hand over to one another
 Slots = dict[ReplicaId, tuple[Slot, ...]]  # one slot per tp rank

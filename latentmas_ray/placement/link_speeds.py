@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -49,8 +49,9 @@ class LinkSpeeds:
     network: float = 12.5e9  # 100 Gbit/s, of a whole node: its ranks share it
 
     @classmethod
-    def parse(cls, given: Mapping[str, str]) -> "LinkSpeeds":
-        """Parse speeds given as text; `none` is allowed for same_process and nvlink. Raises ConfigError."""
+    def parse(cls, given: Mapping[str, str], others: "LinkSpeeds | None" = None) -> "LinkSpeeds":
+        """Parse speeds given as text; `none` is allowed for same_process and nvlink. Those that are not given are those
+        of `others`, or the defaults. Raises ConfigError."""
         values: dict[str, float | None] = {}
         for name, text in given.items():
             may_be_none = name in ("same_process", "nvlink")
@@ -58,7 +59,7 @@ class LinkSpeeds:
                 values[name] = None if may_be_none and text == "none" else parse_speed(text)
             except ValueError as problem:
                 raise ConfigError(name, text, f"{problem}{', or none' if may_be_none else ''}") from None
-        return cls(**values)  # type: ignore[arg-type]
+        return replace(others or cls(), **values)  # type: ignore[arg-type]
 
     def link(self, source: Slot, reader: Slot, *, same_actor: bool) -> PlannedLink:
         """Return the link between two ranks."""

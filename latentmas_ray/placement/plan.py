@@ -125,6 +125,17 @@ class Plan:
             for slot, parts in used.items()
         }
 
+    @cached_property
+    def loading_bytes(self) -> Mapping[int, int]:
+        """The bytes of host memory, by node, that actors with an engine of their own (`apart`) need while they start:
+        each loads the whole model once on the CPU, to compare with it. Empty without a model."""
+        found: Counter[int] = Counter()
+        if self.request.model is not None:
+            for shard in self.shards():
+                if self.request.apart.intersection(shard.replica_id.agents):
+                    found[shard.slot.node] += self.request.model.weights_bytes()
+        return found
+
     def replica_id_of(self, agent: str, replica: int) -> ReplicaId:
         """Return the id of the replica that executes the turns of replica number `replica` of an agent."""
         agents = self.request.agents if self.is_colocated else (agent,)

@@ -12,6 +12,7 @@ from latentmas_ray.runs.folder import read_file, read_json, read_yaml
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import decode_row
+from latentmas_ray.runs.timeline import RunTimeline, read_timeline
 from latentmas_ray.runs.traces import Trace, judge_memory, read_embeddings, read_traces
 from latentmas_ray.seeds import seed_folders
 
@@ -27,6 +28,7 @@ class FinishedRun:
     summary: Summary | None  # None if the run is not finished
     traces: Mapping[str, Trace]
     embeddings: EmbeddingMap | None
+    timeline: RunTimeline | None = None  # None if it recorded no times
 
 
 def load_run(folder: str | Path) -> FinishedRun:
@@ -47,6 +49,7 @@ def load_run(folder: str | Path) -> FinishedRun:
             summary=_read_summary(folder / SUMMARY_NAME),
             traces=judge_memory(read_traces(folder)),
             embeddings=read_embeddings(folder),
+            timeline=read_timeline(folder),
         )
     except OSError as error:
         raise JournalError("run", str(folder), f"its files cannot be read: {error.strerror or error}") from error

@@ -219,7 +219,13 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def append_durably(path: Path, content: bytes) -> None:
-    """Append `content` and wait until it is on disk. On failure the file is unchanged.
+    """Append rows like `append`, and wait until they are on disk."""
+    append(path, content, is_durable=True)
+
+
+def append(path: Path, content: bytes, *, is_durable: bool = False) -> None:
+    """Append `content`, which are rows. On failure the file is unchanged. Raises OSError, and JournalError unless it is
+    a regular file.
 
     If something has cut the file in the middle of a row, the rest of that row is removed: no row may follow it.
     """
@@ -229,12 +235,13 @@ def append_durably(path: Path, content: bytes) -> None:
             view = memoryview(content)
             while view:
                 view = view[file.write(view) :]
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         except BaseException:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
-    if end == 0:
+    if end == 0 and is_durable:
         sync_folder(path.parent)
 
 

@@ -3,6 +3,7 @@
 config.yaml      the run's configuration; a resumed run must have the same values in all fields that affect answers
 results.jsonl    one row per answer, appended and synced to disk as questions finish; sorted by question at the end
 traces.jsonl     one row per traced question; embeddings.json has the plane of the thoughts
+timeline.jsonl   one row per turn, and per replica or node that came or went, of all starts: see `runs.timeline`
 failures.jsonl   one row per failed question, of the latest start only; absent if there is none
 summary.json     the summary, written when the run has finished
 """
@@ -33,6 +34,7 @@ from latentmas_ray.runs.folder import (
 )
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.rows import read_rows
+from latentmas_ray.runs.timeline import TIMELINE_NAME, TimelineRecorder
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME, TraceWriter
 from latentmas_ray.tasks.question import Question
 
@@ -40,7 +42,7 @@ CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
 FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
-_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, FAILURES_NAME, SUMMARY_NAME)
+_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, TIMELINE_NAME, FAILURES_NAME, SUMMARY_NAME)
 
 
 class Journal:
@@ -55,6 +57,7 @@ class Journal:
         self._digests: dict[str, bytes] = {}  # of their rows, in the same order
         self._failures: list[Failure] = []
         self._traces = TraceWriter(folder)
+        self.timeline = TimelineRecorder(folder)  # an observer of the run
         self._has_written = False
         make_folder(folder)
         self._lock = FolderLock(folder)
@@ -168,6 +171,7 @@ class Journal:
 
     def close(self) -> None:
         """Unlock the folder. Safe to call twice."""
+        self.timeline.write()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -187,6 +191,7 @@ class Journal:
             else:
                 self._drop_outdated()
                 self._traces.remove()
+                self.timeline.remove()
                 write_atomically(self._folder / CONFIG_NAME, self._config_text().encode())
         except OSError as error:
             expected = f"its files cannot be read and written: {error.strerror or error}"

@@ -5,11 +5,21 @@ runtime reports to the scheduler is another stream (`scheduler.protocol`); of it
 `ClusterEvent`s: replicas and nodes that came or went.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.results import Answer, Failure
+
+
+@dataclass(frozen=True)
+class TurnPlace:
+    """Which replica executes a turn, and when it was submitted."""
+
+    replica: str = ""  # the same name for the replica that replaces a lost one; empty without Ray
+    nodes: tuple[str, ...] = ()  # of its actors
+    submitted_at: float = 0.0  # wall-clock seconds of the driver's machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +36,9 @@ class TurnFinished:
     """An agent has finished its turn over a batch."""
 
     report: TurnResult
+    question_ids: tuple[str, ...] = ()
+    place: TurnPlace = TurnPlace()
+    seen_at: float = 0.0  # when the driver had the result: wall-clock seconds of its machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +47,8 @@ class TurnRepeated:
 
     agent: str
     reason: str
+    question_ids: tuple[str, ...] = ()
+    place: TurnPlace = TurnPlace()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +97,8 @@ class ReplicaReady:
 
     agents: tuple[str, ...]
     nodes: tuple[str, ...]
+    replica: str = ""  # its name, as in `TurnPlace`
+    at: float = field(default_factory=time.time, compare=False)  # wall-clock seconds of the driver's machine
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,8 @@ class ReplicaLost:
     agents: tuple[str, ...]
     nodes: tuple[str, ...]
     reason: str
+    replica: str = ""
+    at: float = field(default_factory=time.time, compare=False)  # when the loss was seen
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,7 @@ class NodeJoined:
     """The cluster has a new node. Running replicas stay where they are."""
 
     node: str
+    at: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True)
@@ -130,3 +150,15 @@ class Observer(Protocol):
     raises ends the run and is raised where the results of that run are fetched; other runs continue."""
 
     def on_event(self, event: RunEvent) -> None: ...
+
+
+class Observers:
+    """An observer that passes each event to several others, in order."""
+
+    def __init__(self, *observers: Observer | None) -> None:
+        """None is left out."""
+        self._observers = tuple(one for one in observers if one is not None)
+
+    def on_event(self, event: RunEvent) -> None:
+        for observer in self._observers:
+            observer.on_event(event)

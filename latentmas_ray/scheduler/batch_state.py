@@ -97,6 +97,11 @@ class BatchState:
         return len(self.batch.questions) - len(self.settled) - len(self.early)
 
     @property
+    def unfinished(self) -> list[TurnHandle]:
+        """The handles of submitted turns without a result."""
+        return [handle for name, handle in self.handles.items() if name not in self.results]
+
+    @property
     def awaits_only_answers(self) -> bool:
         """Whether all agents but the answering one have results."""
         answering = self._index.topology.answering_agent.name
@@ -197,7 +202,7 @@ class BatchState:
 
     def cancel(self) -> tuple[list[TurnHandle], list[TurnHandle]]:
         """Drop all handles. Returns first those of turns without a result, then those of turns with one."""
-        pending = [handle for name, handle in self.handles.items() if name not in self.results]
+        pending = self.unfinished
         finished = [handle for name, handle in self.handles.items() if name in self.results]
         self.handles.clear()
         self.lost_segments.clear()
@@ -217,7 +222,8 @@ class BatchState:
             fallbacks,
             given=self._given,
         )
-        return replace(request, keeps_memory=agent.name in self._agents_returning_memory)
+        read_by = tuple(sorted(self._index.readers[agent.name]))
+        return replace(request, read_by=read_by, keeps_memory=agent.name in self._agents_returning_memory)
 
     def _text_sources(self, agent: str) -> tuple[str, ...]:
         """Return the agents whose texts are, or can come to be, in an agent's prompt."""

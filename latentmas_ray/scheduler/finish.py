@@ -1,12 +1,13 @@
 """What becomes of the questions that agents have finished: they are graded and become results, or are tried again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.runs.results import ReturnedMemory
 from latentmas_ray.scheduler.answers import FinishedQuestions, make_answers, returned_memories
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.scheduler.run import Run
 from latentmas_ray.tasks.question import Question
 
@@ -50,14 +51,22 @@ def finish_batch(run: Run, batch_state: BatchState, now: float) -> None:
         _grade(run, batch_state, left, dict(batch_state.results), _seconds(batch_state, now))
 
 
-def settle_failed(run: Run, batch_state: BatchState, result: TurnResult) -> None:
-    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed."""
+def settle_failed(
+    run: Run,
+    batch_state: BatchState,
+    result: TurnResult,
+    cancel: Callable[[Sequence[TurnHandle], Collection[str]], None] | None = None,
+) -> None:
+    """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed.
+    `cancel` is that of the runtime: parallel agents may still write them."""
     over = batch_state.settled | batch_state.early.keys()
     failed = {name: why for name, why in result.failed.items() if name not in over}
     batch_state.settled.update(failed)
     attempts, final = batch_state.retry.after_some(failed, run.settings.max_attempts)
     run.retry(attempts)
     run.add_failures(result.agent, final)
+    if failed and cancel is not None:
+        cancel(batch_state.unfinished, failed.keys())
 
 
 def collect_grades(run: Run, timeout_seconds: float) -> bool:

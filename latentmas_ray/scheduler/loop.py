@@ -294,12 +294,12 @@ class Scheduler:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""
         result = event.result
         batch_state.add_result(result)
-        settle_failed(run, batch_state, result)
+        settle_failed(run, batch_state, result, self._runtime.cancel)
         to_free = batch_state.take_segments_to_free()
         needs_more = bool(batch_state.open_questions) and not batch_state.is_complete
         if submit_next and needs_more:
             self._submit_ready(run, batch_state)  # first, because actors wait for it
-        run.counters.count_turn(result)
+        run.counters.count_turn(event)
         if result.agent in batch_state.bounds:
             self._memory_budget.set_size(batch_state, result.agent, result.segment_bytes)
         self._free_segments(batch_state, to_free)
@@ -351,6 +351,7 @@ class Scheduler:
                 batch_state.num_losses, run.settings.max_losses
             ):
                 self._rewind(run, batch_state, failure, dead)
+                run.counters.count_fault(event.handle, failure.reason)
             else:
                 self._fail_batch(run, batch_state, failure)
         if submit_next and batch_state in run.batch_states:
@@ -363,7 +364,6 @@ class Scheduler:
         if failure.lacks_memory and lost.isdisjoint(sources):
             lost |= sources  # which one is lost is unknown
         pending, finished = batch_state.rewind(lost | {failure.agent})
-        run.counters.count_fault(failure.agent, failure.reason)
         self._cancel_turns(pending, finished)
 
     def _fail_batch(self, run: Run, batch_state: BatchState, failure: TurnFailure) -> None:

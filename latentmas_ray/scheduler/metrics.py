@@ -18,6 +18,7 @@ from latentmas_ray.runs.run_events import (
     TurnFinished,
     TurnRepeated,
 )
+from latentmas_ray.scheduler.protocol import TurnDone, TurnHandle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +199,14 @@ class RunCounters:
         self._tokens = 0
         self._started_at = clock()
 
-    def count_turn(self, result: TurnResult) -> None:
+    def count_turn(self, event: TurnDone) -> None:
         """Count the prompt, latent and output tokens of a finished turn."""
+        result, handle = event.result, event.handle
         self._tokens += sum(result.prompt_tokens) + result.latent_steps * len(result.prompt_tokens)
         self._tokens += sum(len(ids) for ids in result.output_token_ids)
-        self.send(TurnFinished(report=result))
+        self.send(
+            TurnFinished(report=result, question_ids=handle.question_ids, place=handle.place, seen_at=event.seen_at)
+        )
 
     def count_answer(self, answer: Answer) -> None:
         """Count a question that has its answer."""
@@ -214,9 +218,9 @@ class RunCounters:
         self._num_failed += 1
         self.send(QuestionFailed(failure=failure))
 
-    def count_fault(self, agent: str, reason: str) -> None:
-        """Report that a turn of `agent` was lost and is submitted again."""
-        self.send(TurnRepeated(agent=agent, reason=reason))
+    def count_fault(self, handle: TurnHandle, reason: str) -> None:
+        """Report that a turn was lost and is submitted again."""
+        self.send(TurnRepeated(agent=handle.agent, reason=reason, question_ids=handle.question_ids, place=handle.place))
 
     def count_memory(self, question_id: str) -> None:
         """Count a question whose memory is complete."""

@@ -2,10 +2,11 @@
 
 The scheduler holds `TurnHandle`s, references to results that may not exist yet. It never holds a tensor. A runtime
 reports events: immutable records, returned by `Runtime.poll` in the order in which they occurred. `TurnDone`,
-`TurnFailed` and `TurnLost` decide what the scheduler does next. The other events are for observers: tokens of a turn,
-replicas and nodes that were added or lost.
+`TurnFailed`, `TurnLost` and `QuestionDone` decide what the scheduler does next. The other events are for observers:
+tokens of a turn, replicas and nodes that were added or lost.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
-from latentmas_ray.runs.run_events import ClusterEvent
+from latentmas_ray.runs.run_events import ClusterEvent, TurnPlace
 from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
 
@@ -30,6 +31,7 @@ class TurnHandle:
     turn: Any
     question_ids: tuple[str, ...] = ()
     is_last: bool = False  # the turn answers its questions
+    place: TurnPlace = field(default_factory=TurnPlace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class TurnDone:
 
     handle: TurnHandle
     result: TurnResult
+    seen_at: float = field(default_factory=time.time)  # wall-clock seconds of the driver's machine
 
 
 @dataclass(frozen=True, eq=False)

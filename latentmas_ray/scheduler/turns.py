@@ -30,6 +30,7 @@ class DriverSettings:
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
     guard: GuardName = "off"  # what happens to thoughts with an alarm
     unsafe_programs: bool = False  # see `tasks.grade`
+    decode_batch: int | None = None  # questions that a replica of a text agent writes at the same time; None: any
     max_losses: int = 3  # of a batch, see RetryState.can_resubmit_lost_turns
 
     @classmethod
@@ -53,6 +54,7 @@ class DriverSettings:
             unsafe_programs=config.unsafe_programs,
             prompts=prompts or RenderedPrompts(),
             guard=config.guard,
+            decode_batch=config.decode_batch,
             is_colocated=config.placement == "colocate",
         )
 
@@ -70,6 +72,9 @@ class DriverSettings:
         at the same time (`RuntimeInfo.writes_at_once`), or batches are limited by themselves: then batches count."""
         if self.max_batches_in_flight is not None or not any(agent.name in writes_at_once for agent in agents):
             return None
+        if self.decode_batch is not None:
+            most = self.decode_batch * self.replicas
+            writes_at_once = {name: min(most, count) for name, count in writes_at_once.items()}
         per_agent = [writes_at_once.get(agent.name, batch_size * self.replicas) for agent in agents]
         counts = [max(batch_size, count) for count in per_agent]
         return (max(counts) if self.is_colocated else sum(counts)) + batch_size
@@ -170,6 +175,7 @@ def build_turn(
         traced=settings.traced & {question.id for question in batch.open_questions},
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=agent.name == topology.answering_agent.name,
+        decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
 
 

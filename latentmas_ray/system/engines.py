@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, InputError, TopologyError
@@ -22,14 +22,29 @@ class EngineChoice:
     why: str
 
 
-def check_engines(config: RunConfig, topology: Topology, *, has_name: bool) -> None:
-    """Raise ConfigError, or TopologyError for an agent's own engine, if an agent is to write with vLLM and cannot.
+@dataclass(frozen=True)
+class _Obstacle:
+    """Why agents cannot write with vLLM, and what would be right."""
 
-    `has_name`: the model is a name, and no object.
+    why: str
+    expected: str
+
+
+def check_engines(config: RunConfig, topology: Topology, *, has_name: bool, runs_here: bool = True) -> None:
+    """Raise ConfigError, or TopologyError for an agent's own engine, if an agent is to write with vLLM and cannot;
+    ModelError if the model's configuration cannot be read.
+
+    `has_name`: the model is a name, and no object. `runs_here`: with what is installed here; a plan for other machines
+    only asks whether the settings and the model allow it.
     """
-    for agent in _writers(topology):
-        if _wanted(config, agent) == "vllm" and (found := _obstacle(config, topology, has_name)) is not None:
-            raise _refusal(topology, agent, found[1])
+    agent = next((agent for agent in _text_agents(topology) if _wanted(config, agent) == "vllm"), None)
+    if agent is None:
+        return
+    found = _setting_obstacle(config, topology, has_name) or _weights_obstacle(config)
+    if found is None and runs_here:
+        found = _installation_obstacle(config)
+    if found is not None:
+        raise _refusal(topology, agent, found.expected)
 
 
 def choose_engines(
@@ -42,13 +57,15 @@ def choose_engines(
     """
     automatic: EngineChoice | None = None
     choices = {}
-    for agent in _writers(topology):
+    for agent in _text_agents(topology):
         wanted = _wanted(config, agent)
         if wanted == "auto":
             automatic = automatic or _choose(config, topology, has_name=has_name, has_gpu=has_gpu)
             choices[agent.name] = automatic
         else:
-            choices[agent.name] = EngineChoice(wanted, ASKED_FOR)
+            untried = _family_obstacle(config) if wanted == "vllm" and has_name else None
+            why = ASKED_FOR if untried is None else f"{ASKED_FOR}; {untried}: loading it compares them"
+            choices[agent.name] = EngineChoice(wanted, why)
     return choices
 
 
@@ -72,14 +89,14 @@ def describe_engines(topology: Topology, choices: Mapping[str, EngineChoice]) ->
         by_choice.setdefault(choice, []).append(name)
     if len(by_choice) == 1 and next(iter(by_choice)).engine == "transformers":
         return f"engine transformers ({next(iter(by_choice)).why})"
-    texts = [f"{choice.engine} for {', '.join(names)} ({choice.why})" for choice, names in by_choice.items()]
-    thinkers = [agent.name for agent in topology.agents if agent.name not in choices]
-    return ", ".join(
-        [f"engine {texts[0]}", *texts[1:], *([f"transformers for {', '.join(thinkers)}"] if thinkers else [])]
-    )
+    described = [f"{choice.engine} for {', '.join(names)} ({choice.why})" for choice, names in by_choice.items()]
+    latent_agents = [agent.name for agent in topology.agents if agent.name not in choices]
+    if latent_agents:
+        described.append(f"transformers for {', '.join(latent_agents)}")
+    return f"engine {', '.join(described)}"
 
 
-def _writers(topology: Topology) -> Iterator[Agent]:
+def _text_agents(topology: Topology) -> Iterator[Agent]:
     return (agent for agent in topology.agents if agent.thinks == "text")
 
 
@@ -87,60 +104,78 @@ def _wanted(config: RunConfig, agent: Agent) -> Literal["auto", "transformers", 
     return agent.engine or config.engine
 
 
-def _obstacle(config: RunConfig, topology: Topology, has_name: bool) -> tuple[str, str] | None:
-    """Return why no agent of this run can write with vLLM, and what would be right; None if nothing is wrong."""
+def _setting_obstacle(config: RunConfig, topology: Topology, has_name: bool) -> _Obstacle | None:
+    """Return what in the settings excludes vLLM, wherever the run would be; None if nothing does."""
     if config.runtime == "local":
-        return "runtime local", "with runtime local it must be transformers: vLLM needs a process of its own"
+        return _excluded("runtime local", "vLLM needs a process of its own")
     if config.placement == "colocate":
-        return "placement colocate", "with placement colocate it must be transformers: vLLM needs an actor of its own"
+        return _excluded("placement colocate", "vLLM needs an actor of its own")
     if not has_name:
         why = "the model is an object"
-        return why, f"it must be transformers, as {why}; or give the name of a folder where it is saved"
+        return _Obstacle(why, f"it must be transformers, as {why}; or give the name of a folder where it is saved")
     if config.trace:
-        return (
-            "traces need hidden states",
-            f"with trace {config.trace} it must be transformers: traces need hidden states",
-        )
+        why = "traces need hidden states"
+        return _Obstacle(why, f"with trace {config.trace} it must be transformers: {why}")
     if config.transfer == "recompute" and not is_chain(config, topology):
-        why = "transfer recompute"
-        return (
-            why,
-            f"with {why} it must be transformers: vLLM recomputes a chain of agents that hand over all, no other",
-        )
+        return _excluded("transfer recompute", "vLLM recomputes a chain of agents that hand over all, no other")
+    return None
+
+
+def _installation_obstacle(config: RunConfig) -> _Obstacle | None:
+    """Return why the vLLM that is installed here cannot write; None if it can."""
     if (problem := obstacle()) is not None:
-        return problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers"
+        return _Obstacle(problem, f"{problem}: {HOW_TO_INSTALL}; or use transformers")
     build = find_vllm()
     if build is not None and config.device in ("cpu", "cuda") and build.is_for_cpus != (config.device == "cpu"):
         kind = "CPUs" if build.is_for_cpus else "GPUs"
-        why = f"device {config.device}"
-        return why, f"with {why} it must be transformers: the build of vLLM that is installed is for {kind}"
+        return _excluded(f"device {config.device}", f"the build of vLLM that is installed is for {kind}")
     return None
+
+
+def _excluded(setting: str, why: str) -> _Obstacle:
+    return _Obstacle(setting, f"with {setting} it must be transformers: {why}")
 
 
 def _choose(config: RunConfig, topology: Topology, *, has_name: bool, has_gpu: bool) -> EngineChoice:
     """Return what `auto` means in this run."""
-    if (found := _obstacle(config, topology, has_name)) is not None:
-        return EngineChoice("transformers", found[0])
+    found = _setting_obstacle(config, topology, has_name) or _installation_obstacle(config)
+    if found is not None:
+        return EngineChoice("transformers", found.why)
     if not has_gpu:
         return EngineChoice("transformers", "there is no GPU for vLLM")
     if (build := find_vllm()) is not None and build.is_for_cpus:
         return EngineChoice("transformers", "vLLM is installed for CPUs alone")
-    if (why := _family_obstacle(config.model, config.revision)) is not None:
+    if (why := _family_obstacle(config)) is not None:
         return EngineChoice("transformers", why)
+    if (found := _weights_obstacle(config)) is not None:
+        return EngineChoice("transformers", found.why)
     return EngineChoice("vllm", "it is installed, and there is a GPU")
 
 
-def _family_obstacle(name: str, revision: str | None) -> str | None:
+def _family_obstacle(config: RunConfig) -> str | None:
     """Return why `auto` does not read this model with vLLM; None if it does. Raises ModelError."""
-    if revision is None and is_published(name):
+    if (model := _configuration(config)) is None:
+        return None
+    architecture = next(iter(getattr(model, "architectures", None) or ()), type(model).__name__)
+    return None if architecture in SAME_IN_VLLM else f"{architecture} is not known to be the same in vLLM"
+
+
+def _weights_obstacle(config: RunConfig) -> _Obstacle | None:
+    """Return why vLLM cannot read these weights as our own engine does; None if it can. Raises ModelError."""
+    model = _configuration(config)
+    if model is None or getattr(model, "quantization_config", None) is None:
+        return None
+    why = "its weights are quantized"
+    return _Obstacle(why, f"with model {config.model} it must be transformers: {why}")
+
+
+def _configuration(config: RunConfig) -> Any:
+    """Return the configuration of the run's model; None for a published one of a family that both engines read."""
+    if config.revision is None and is_published(config.model):
         return None
     from latentmas_ray.models.load import load_config  # needs transformers, which takes seconds to import
 
-    model = load_config(name, revision)
-    architecture = next(iter(getattr(model, "architectures", None) or ()), type(model).__name__)
-    if architecture not in SAME_IN_VLLM:
-        return f"{architecture} is not known to be the same in vLLM"
-    return "its weights are quantized" if getattr(model, "quantization_config", None) is not None else None
+    return load_config(config.model, config.revision)
 
 
 def _refusal(topology: Topology, agent: Agent, expected: str) -> InputError:

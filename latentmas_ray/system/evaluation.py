@@ -21,6 +21,7 @@ from latentmas_ray.runs.multi_seed import (
     summarise_seeds,
 )
 from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.runs.store import open_output
 from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.batch import Batch, plan_batches
@@ -30,7 +31,7 @@ from latentmas_ray.seeds import parse_seeds
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks.question import Question
 
-RunBatches = Callable[[RunConfig, Sequence[Question], Sequence[Batch]], Generator[Result, None, None]]
+RunBatches = Callable[[RunConfig, Sequence[Question], Sequence[Batch], Observer | None], Generator[Result, None, None]]
 OnSeed = Callable[[int], None]
 _STEPS_FOLDER = re.compile(r"latent-steps-(0|[1-9]\d{0,5})", re.ASCII)
 _USUAL_ENGINE = "transformers"
@@ -127,7 +128,8 @@ class Evaluation:
         warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
         folder = MemoryFolder.of(config.save_memory)
         start = time.perf_counter()
-        with closing(self._results(config, batches)) as results:
+        recorder = journal.timeline if journal else None
+        with closing(self._results(config, batches, recorder)) as results:
             for result in results:
                 warm_up.add(result, time.perf_counter() - start)
                 result = folder.save(result, returns_memory=False)
@@ -151,9 +153,11 @@ class Evaluation:
             summary = journal.finish(summary)
         return SeedRun(summary, answers)
 
-    def _results(self, config: RunConfig, batches: Sequence[Batch]) -> Generator[Answer | Failure, None, None]:
+    def _results(
+        self, config: RunConfig, batches: Sequence[Batch], recorder: Observer | None
+    ) -> Generator[Answer | Failure, None, None]:
         if batches:
-            with closing(self._run(config, self._questions, batches)) as results:
+            with closing(self._run(config, self._questions, batches, recorder)) as results:
                 yield from (result for result in results if isinstance(result, Answer | Failure))
 
 

@@ -3,9 +3,10 @@
 They are the fields of `RunConfig`; a test checks that names and types agree.
 """
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from latentmas_ray.config import (
+    ActorLink,
     CodecName,
     DTypeName,
     EngineName,
@@ -39,10 +40,10 @@ class RunFields(TypedDict, total=False):
     decode_batch: int | None
     sampler: SamplerName
     limit: int | None
-    replicas: int | dict[str, int]
+    replicas: int | dict[str, int] | Literal["auto"]
     placement: PlacementName
     tp: int
-    transport: TransportName
+    transport: TransportName | dict[ActorLink, TransportName]
     transfer: TransferMode
     codec: CodecName
     overlap: bool

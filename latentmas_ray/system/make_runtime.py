@@ -1,10 +1,11 @@
 """Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, RunSetting, replicas_by_agent, unused_by_choice
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.scheduler.metrics import MetricSink
@@ -50,12 +51,13 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     names = [agent.name for agent in topology.agents]
     has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
     choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
+    warn_of_choice(config, topology, choices)
     return RayRuntime(
         names,
         make_runner,
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
-        replicas=config.replicas,
+        replicas=replicas_by_agent(config.replicas, names),
         placement=config.placement,
         tp=config.tp,
         turn_seconds=config.turn_timeout,
@@ -69,10 +71,20 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     )
 
 
+def warn_of_choice(config: RunConfig, topology: Topology, choices: Mapping[str, EngineChoice]) -> None:
+    """Warn of what does nothing with the engines that `auto` has chosen, and could not be told before."""
+    asked = tuple(agent.engine for agent in topology.agents if agent.thinks == "text")
+    for warning in unused_by_choice(
+        RunSetting(config=config, own_engines=asked), [choice.engine for choice in choices.values()]
+    ):
+        warnings.warn(warning, stacklevel=2)
+
+
 def text_setups(
     config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
 ) -> "dict[str, TextSetup]":
     """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
+    from latentmas_ray.actors.text.device_share import device_share
     from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
     from latentmas_ray.writing.load import load_text_runner
@@ -80,7 +92,14 @@ def text_setups(
     setups: dict[str, TextSetup] = {}
     for engine in {choice.engine: None for choice in choices.values()}:
         max_running = config.written_at_once(engine)
-        make_runner: Callable[[], TextRunner] = partial(load_text_runner, model, max_running=max_running, **loading)
+        make_runner: Callable[[], TextRunner] = partial(
+            load_text_runner,
+            model,
+            max_running=max_running,
+            get_share=device_share,
+            executes_turns=bool(config.trace) or config.transfer != "kv",
+            **loading,
+        )
         if engine == "vllm":
             assert isinstance(model, str), "the choice of engines refuses objects"
             make_runner = partial(

@@ -19,7 +19,7 @@ from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.models.names import absolute_name, check_name, known_positions
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
-from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
@@ -118,21 +118,21 @@ class Setup:
             last = self._last_given = (memory, given_memory(memory))
         return last[1]
 
-    def evaluation(self, changes: Mapping[str, Any]) -> Evaluation:
-        """Return the evaluation of the configured task, with `changes` to the configuration. Raises InputError
-        kinds."""
+    def evaluation(self, changes: Mapping[str, Any], own: Sequence[Question] | None = None) -> Evaluation:
+        """Return the evaluation of the configured task, with `changes` to the configuration; of its `own` questions,
+        if they are given. Raises InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
         self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, self._max_positions)
-        questions = self._controlled(tasks.load_questions(config.task, config.limit))
+        questions = self._controlled(tasks.load_questions(config.task, config.limit) if own is None else [*own])
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         warn_of_untrained(config.model, questions)
         return Evaluation(
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
-            check=lambda own: check_steps_fit(own, topology, self._max_positions),
+            check=lambda one: check_steps_fit(one, topology, self._max_positions),
             pinned=self._pinned(topology),
             start=partial(self.live.start, topology),
             run=partial(self._run_batches, topology, prompts),
@@ -170,14 +170,16 @@ class Setup:
         config: RunConfig,
         questions: Sequence[Question],
         batches: Sequence[Batch],
+        recorder: Observer | None,
     ) -> Generator[Result, None, None]:
-        """Yield the results of an evaluation; questions that are in no batch have an answer already."""
+        """Yield the results of an evaluation; questions that are in no batch have an answer already. `recorder`
+        observes it too."""
         num_open = sum(len(batch.open_questions) for batch in batches)
         request = RunRequest(
             topology=topology,
             settings=settings_of(config, questions, prompts),
             batches=batches,
-            observer=self._observer,
+            observer=Observers(recorder, self._observer),
             num_done=len(questions) - num_open,
             keeps_memory=config.save_memory is not None,
             model=config.model,

@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latentmas_ray.transport.capabilities import Place
 from latentmas_ray.transport.choose import Choice, DeviceLayout, choose
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
     from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
     from latentmas_ray.transport.gpu.nixl import Nixl
+    from latentmas_ray.transport.links.per_link import PerLink
     from latentmas_ray.transport.loopback import Loopback
     from latentmas_ray.transport.make import make_transport, pick_transport
     from latentmas_ray.transport.object_store import ObjectStore
@@ -27,6 +29,7 @@ _MODULES = {
     "Nccl": "gpu.nccl",
     "Nixl": "gpu.nixl",
     "ObjectStore": "object_store",
+    "PerLink": "links.per_link",
     "SharedMemory": "shared_memory.transport",
     "Tcp": "tcp.transport",
     "Transport": "base",
@@ -45,6 +48,8 @@ __all__ = [
     "Nccl",
     "Nixl",
     "ObjectStore",
+    "PerLink",
+    "Place",
     "SharedMemory",
     "Tcp",
     "Transport",

@@ -1,6 +1,7 @@
 """The interface of transports, which move working memory from one actor to another."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from copy import copy
 from typing import Any, Generic, Self, TypeVar
 
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.authentication import Authenticator, ChunkId, RunKey, process_key
-from latentmas_ray.config import CodecName
+from latentmas_ray.config import ActorLink, CodecName
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.memory.buffers import empty_bytes
-from latentmas_ray.transport.capabilities import Capabilities
+from latentmas_ray.transport.capabilities import Capabilities, Place
 
 S = TypeVar("S")
 
@@ -43,6 +44,14 @@ class Transport(ABC):
     def within_one_actor(self) -> Self:
         """A copy for an actor that reads what it packs itself: memory that stays in its process is returned as a
         handle."""
+        return self
+
+    def at(self, place: Place) -> Self:
+        """A copy for a process at this place, if that matters. Called before `open`."""
+        return self
+
+    def for_links(self, links: Collection[ActorLink] | None) -> "Transport":
+        """This open transport, packing only what readers on these links need (None: on any)."""
         return self
 
     def open(self, key: RunKey | None = None) -> None:
@@ -87,6 +96,10 @@ class Transport(ABC):
 
     def release(self, payload: Any) -> None:  # noqa: B027  optional
         """Release what `pack` stored in this process for the payload: it will not be read any more."""
+
+    def name_of(self, payload: Any) -> str:
+        """The name, for accounts, of what moves this payload's bytes to this process."""
+        return self.name
 
     def close(self) -> None:  # noqa: B027  optional
         """Shut down what `open` started. Safe to call twice."""

@@ -3,8 +3,25 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from latentmas_ray.config import ActorLink
+
 Device = Literal["cpu", "cuda"]
 Link = Literal["same_process", "same_gpu", "same_node", "cross_node"]  # from one actor to another
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an actor is: its node's id, and the UUID of its GPU if it has one."""
+
+    node: str = ""
+    gpu: str | None = None
+
+    def link_to(self, other: "Place") -> ActorLink:
+        """Return the link from this place to the other."""
+        if self.node != other.node:
+            return "cross_node"
+        return "same_gpu" if self.gpu is not None and self.gpu == other.gpu else "same_node"
+
 
 BETWEEN_ACTORS: frozenset[Link] = frozenset({"same_gpu", "same_node", "cross_node"})
 ANY_DEVICE: frozenset[Device] = frozenset({"cpu", "cuda"})

@@ -50,4 +50,4 @@ def _packed(handle: SignedHandle) -> bytes:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return [_plain(getattr(value, field.name)) for field in fields(value)]
-    return value
+    return list(value) if isinstance(value, tuple) else value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from latentmas_ray.config import CodecName, TransportName
+from latentmas_ray.config import ActorLink, CodecName, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import Transport
@@ -12,6 +12,7 @@ from latentmas_ray.transport.choose import DeviceLayout, choose
 from latentmas_ray.transport.gpu.cuda_ipc import CudaIpc
 from latentmas_ray.transport.gpu.nccl import Gloo, Nccl
 from latentmas_ray.transport.gpu.nixl import Nixl
+from latentmas_ray.transport.links.per_link import PerLink
 from latentmas_ray.transport.loopback import Loopback
 from latentmas_ray.transport.object_store import ObjectStore
 from latentmas_ray.transport.shared_memory.transport import SharedMemory
@@ -34,11 +35,18 @@ def make_transport(name: TransportName) -> Transport:
     return TRANSPORTS[name]()
 
 
-def pick_transport(name: TransportName, codec: CodecName, where: DeviceLayout) -> tuple[Transport, str]:
+def pick_transport(
+    asked: TransportName | Mapping[ActorLink, TransportName], codec: CodecName, where: DeviceLayout
+) -> tuple[Transport, str]:
     """Return the transport that `choose` picks, not yet open, and the reason for the choice. Raises ConfigError."""
-    choice = choose(name, where, codec)
-    transport = make_transport(choice.name).with_codec(codec)
-    return (transport.within_one_node() if where.nodes == "one" else transport), choice.why
+    choice = choose(asked, where, codec)
+    made = {name: make_transport(name).with_codec(codec) for name in choice.names.values()}
+    if where.nodes == "one":
+        made = {name: transport.within_one_node() for name, transport in made.items()}
+    if choice.name is not None:
+        return made[choice.name], choice.why
+    by_link = {link: made[name] for link, name in choice.names.items() if link != "same_process"}
+    return PerLink(by_link), choice.why
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.vllm.engine import VllmTextEngine
+from latentmas_ray.vllm.installed import known_fields
 from latentmas_ray.vllm.reference import Probe
 from latentmas_ray.writing.text_engine import TextRequest
 
@@ -19,19 +20,21 @@ _ADVICE = "use engine transformers"
 
 
 def check_layers(vllm_config: Any, spec: KVCacheSpec, model: str) -> None:
-    """Raise ModelError unless vLLM's attention layers cache what `spec` says, and can be written to."""
+    """Raise ModelError unless vLLM's attention layers cache what `spec` says, and can be written to; ConfigError if
+    they are not those of the version that is supported."""
     layers = attention_layers(vllm_config)
     if len(layers) != spec.num_layers:
         raise ModelError("model", model, f"vLLM caches {len(layers)} layers, not {spec.num_layers}: {_ADVICE}")
     for number, layer in enumerate(layers):
-        found = {
-            "KV heads": (layer.num_kv_heads, spec.num_kv_heads),
-            "head dim": (layer.head_size, spec.head_dim),
-            "dtype": (layer.kv_cache_torch_dtype, spec.torch_dtype),
-            "sliding window": (layer.sliding_window, None),
-            "layer whose cache it shares": (layer.kv_sharing_target_layer_name, None),
-            "way to write its cache": (hasattr(layer.impl, "do_kv_cache_update"), True),
-        }
+        with known_fields():
+            found = {
+                "KV heads": (layer.num_kv_heads, spec.num_kv_heads),
+                "head dim": (layer.head_size, spec.head_dim),
+                "dtype": (layer.kv_cache_torch_dtype, spec.torch_dtype),
+                "sliding window": (layer.sliding_window, None),
+                "layer whose cache it shares": (layer.kv_sharing_target_layer_name, None),
+                "way to write its cache": (hasattr(layer.impl, "do_kv_cache_update"), True),
+            }
         for name, (own, wanted) in found.items():
             if own != wanted:
                 raise ModelError("model", model, f"in vLLM layer {number} has {name} {own}, not {wanted}: {_ADVICE}")
@@ -39,7 +42,8 @@ def check_layers(vllm_config: Any, spec: KVCacheSpec, model: str) -> None:
 
 def attention_layers(vllm_config: Any) -> list[Any]:
     """Return vLLM's attention layers that have a cache, in order."""
-    context = vllm_config.compilation_config.static_forward_context
+    with known_fields():
+        context = vllm_config.compilation_config.static_forward_context
     names = [name for name, layer in context.items() if hasattr(layer, "kv_cache") and hasattr(layer, "impl")]
     return [context[name] for name in sorted(names, key=extract_layer_index)]
 

@@ -23,6 +23,7 @@ from latentmas_ray.errors import LatentMASError, first_line
 from latentmas_ray.vllm.paged_memory import PagedLayer, PagedSpan, write_memory
 from latentmas_ray.vllm.registry import REGISTRY
 
+QUESTION_KEY = "latentmas_question"  # in `kv_transfer_params` of a request: its key in the engine
 MEMORY_KEY = "latentmas_memory"  # in `kv_transfer_params` of a request: the key of its memory
 NAME = "MemoryConnector"
 MODULE = __name__
@@ -73,6 +74,7 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Plan the load of the tokens that were taken. A request of which other tokens were taken than were offered
         fails: raising here would end all others, too."""
+        REGISTRY.begin(str((request.kv_transfer_params or {}).get(QUESTION_KEY)))
         if (key := memory_key(request)) is None:
             return
         registered = REGISTRY.get(key)

@@ -20,7 +20,7 @@ from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import ActorError, SegmentError, TurnError, first_line
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs
 from latentmas_ray.models.chat import ChatTokenizer
-from latentmas_ray.vllm.connector import MEMORY_KEY
+from latentmas_ray.vllm.connector import MEMORY_KEY, QUESTION_KEY
 from latentmas_ray.vllm.counter_sampler import STREAM_KEY, RandomStream
 from latentmas_ray.vllm.paged_memory import check_memory
 from latentmas_ray.vllm.registry import REGISTRY, WriteStats
@@ -46,16 +46,19 @@ class VllmTextEngine:
         model_name: str,
         device: str,
         max_positions: int | None,
+        positions_bound: str,
         max_running: int,
         sampler: SamplerName,
         takes_inputs: bool = False,
     ) -> None:
         self.spec, self.chat, self.model_name, self.device = spec, chat, model_name, device
-        self.max_positions, self.max_running, self.sampler = max_positions, max_running, sampler
+        self.max_positions, self.positions_bound = max_positions, positions_bound
+        self.max_running, self.sampler = max_running, sampler
         self._takes_inputs = takes_inputs
         self._num_embeddings = int(llm.model_config.get_vocab_size())
         self._llm: LLMEngine | None = llm
         self._running: set[str] = set()
+        self._queued: set[str] = set()
         self._salts = count()
 
     @property
@@ -67,6 +70,11 @@ class VllmTextEngine:
     def write_stats(self) -> WriteStats:
         """What was written into the paged cache since the process started."""
         return REGISTRY.stats
+
+    @property
+    def queued(self) -> set[str]:
+        """See `TextEngine`: vLLM has not found blocks for them yet."""
+        return self._queued & self._running
 
     def can_start(self, request: TextRequest) -> bool:
         """Whether a row of the batch is free. vLLM itself queues a question for which it has no blocks."""
@@ -105,6 +113,7 @@ class VllmTextEngine:
             REGISTRY.release(request.key)
             raise TurnError(f"vLLM refuses question {request.question_id}: {first_line(error)}") from error
         self._running.add(request.key)
+        self._queued.add(request.key)
 
     def step(self) -> list[TextOutput]:
         """See `TextEngine`. Raises ActorError if vLLM raises: it cannot continue after that."""
@@ -131,6 +140,7 @@ class VllmTextEngine:
             self._llm = None
             self.abort(list(self._running))
             raise ActorError(f"vLLM cannot continue: {type(error).__name__}: {first_line(error)}") from error
+        self._queued = (self._queued - REGISTRY.pop_begun()) & self._running
         return outputs
 
     def abort(self, keys: Collection[str]) -> None:
@@ -179,9 +189,11 @@ class VllmTextEngine:
 
     def _parameters(self, request: TextRequest, *, has_memory: bool, num_logprobs: int | None) -> SamplingParams:
         sampling, extra = request.sampling, dict[str, Any]()
+        transfer = {QUESTION_KEY: request.key}
         is_greedy = sampling.temperature == 0 or self.sampler == "counter"
         if has_memory:
-            extra["kv_transfer_params"] = {MEMORY_KEY: request.key}
+            transfer[MEMORY_KEY] = request.key
+        extra["kv_transfer_params"] = transfer
         if sampling.temperature and self.sampler == "counter":
             extra[STREAM_KEY] = RandomStream(
                 question_id=request.question_id, agent=request.agent, sampling=request.sampling
@@ -198,7 +210,7 @@ class VllmTextEngine:
             logprobs=num_logprobs,
             output_kind=RequestOutputKind.DELTA,
             skip_reading_prefix_cache=False,  # else vLLM would skip the memory, too
-            extra_args=extra or None,
+            extra_args=extra,
         )
 
     def _max_tokens(self, request: TextRequest) -> int:

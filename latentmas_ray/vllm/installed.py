@@ -1,11 +1,13 @@
 """Whether this environment has the version of vLLM that the connector is written for. Imports nothing of vLLM."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
 
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import ConfigError, first_line
 
 # Its connector interface calls itself experimental: any minor version may change it.
 WANTED = SpecifierSet(">=0.32,<0.33")
@@ -48,6 +50,17 @@ def obstacle() -> str | None:
     if found is None:
         return "vLLM is not installed"
     return None if found.is_wanted else f"{found} is installed, and {WANTED} is needed"
+
+
+@contextmanager
+def known_fields() -> Iterator[None]:
+    """Raise ConfigError, its field `engine`, if the vLLM that is installed lacks a field that is read inside: those are
+    no public interface, and another build of the same version may have others."""
+    try:
+        yield
+    except AttributeError as error:
+        expected = f"{find_vllm()} is not supported ({first_line(error)}): {HOW_TO_INSTALL}; or use transformers"
+        raise ConfigError("engine", "vllm", expected) from error
 
 
 def require_vllm() -> None:

@@ -1,14 +1,17 @@
 """Loads a text engine on vLLM. Importing this module imports neither torch nor vLLM, so a process that only sends
 `load_text_engine` to another one stays light."""
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from latentmas_ray.config.choices import SamplerName
 from latentmas_ray.env import enter_launched_group, prepare_vllm
 from latentmas_ray.errors import LatentMASError, ModelError, first_line
 from latentmas_ray.models.names import find_path
-from latentmas_ray.vllm.installed import require_vllm
+from latentmas_ray.vllm.installed import HOW_TO_INSTALL, known_fields, require_vllm
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from latentmas_ray.vllm.reference import Reference
 
 _CPU_CACHE_BYTES = 2**30
+_log = logging.getLogger(__name__)
 
 
 def load_text_engine(
@@ -78,6 +82,26 @@ def load_text_engine(
     )
 
 
+def computes_on_cpu() -> bool:
+    """Return whether vLLM computes on the CPU in this process, which its build decides: that for CPUs leaves a GPU
+    alone. Imports vLLM. Raises ConfigError if it is not installed."""
+    require_vllm()
+    prepare_vllm()
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of vLLM says in one line; of pydantic's, whose first line is only a count, the first."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    lines = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split("\n")
+    field = ".".join(map(str, first["loc"]))
+    return f"{field}: {lines[0]}" if field else lines[0]
+
+
 def _start(
     model: str, reference: "Reference", sampler: SamplerName, given: dict[str, Any], group: str
 ) -> "VllmTextEngine":
@@ -89,7 +113,9 @@ def _start(
     from latentmas_ray.vllm.checks import check_layers, check_probe
     from latentmas_ray.vllm.engine import VllmTextEngine
 
-    is_cpu = not torch.cuda.is_available()
+    is_cpu = computes_on_cpu()
+    if is_cpu and torch.cuda.is_available():
+        _log.warning("the build of vLLM that is installed is for CPUs: it does not use the GPU (%s)", HOW_TO_INSTALL)
     path = find_path(model)
     arguments = {
         "model": model if path is None else str(path),
@@ -116,6 +142,7 @@ def _start(
     if is_cpu and arguments["kv_cache_memory_bytes"] is None:
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     llm = _make_engine(model, arguments, group)
+    max_positions, bound = _positions(llm, reference)
     check_layers(llm.vllm_config, reference.spec, model)
     engine = VllmTextEngine(
         llm,
@@ -123,13 +150,25 @@ def _start(
         chat=reference.chat,
         model_name=model,
         device="cpu" if is_cpu else torch.cuda.get_device_name(),
-        max_positions=min(llm.model_config.max_model_len, reference.max_positions or sys.maxsize),
+        max_positions=max_positions,
+        positions_bound=bound,
         max_running=arguments["max_num_seqs"],
         sampler=sampler,
         takes_inputs=arguments["enable_prompt_embeds"],
     )
     check_probe(engine, reference.probe)
     return engine
+
+
+def _positions(llm: "LLMEngine", reference: "Reference") -> tuple[int, str]:
+    """Return how many positions a question has, and what bounds them if that is not the model."""
+    from latentmas_ray.placement.cache_size import describe_bound
+
+    with known_fields():
+        num_positions, cache = int(llm.model_config.max_model_len), llm.vllm_config.cache_config
+        num_bytes = cache.num_gpu_blocks * cache.block_size * reference.spec.bytes_per_token
+    bound = describe_bound(num_positions, cache_bytes=num_bytes, of_model=reference.max_positions)
+    return min(num_positions, reference.max_positions or sys.maxsize), bound
 
 
 def _start_rank(arguments: "EngineArgs", group: str) -> "LLMEngine":
@@ -154,8 +193,10 @@ def _make_engine(model: str, arguments: dict[str, Any], group: str) -> "LLMEngin
     except LatentMASError:
         raise
     except Exception as error:  # vLLM's errors have no common root
-        expected = f"vLLM must load it: {first_line(error)}; use engine transformers to run without vLLM"
+        expected = f"vLLM must load it: {reason_of(error)}; use engine transformers to run without vLLM"
         raise ModelError("model", model, expected) from error
-    if llm.vllm_config.use_v2_model_runner:
+    with known_fields():
+        is_second = llm.vllm_config.use_v2_model_runner
+    if is_second:
         raise ModelError("model", model, "vLLM must compute with its first model runner, which our sampler is made for")
     return llm

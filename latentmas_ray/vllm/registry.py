@@ -39,6 +39,7 @@ class MemoryRegistry:
         self._lock = Lock()
         self._memories: dict[str, RegisteredMemory] = {}
         self._failures: dict[str, str] = {}
+        self._begun: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -62,6 +63,17 @@ class MemoryRegistry:
         """Mark a request as one that must not be answered: its memory was not read. The first reason is kept."""
         with self._lock:
             self._failures.setdefault(key, reason)
+
+    def begin(self, key: str) -> None:
+        """Note that a request has blocks: the next step reads its prompt."""
+        with self._lock:
+            self._begun.add(key)
+
+    def pop_begun(self) -> set[str]:
+        """Return the requests that have begun since the last call."""
+        with self._lock:
+            begun, self._begun = self._begun, set()
+            return begun
 
     def pop_failures(self) -> dict[str, str]:
         """Return why requests failed since the last call, by key."""

@@ -4,6 +4,7 @@ Rows and slots are reserved when they are needed. The bound counts what the ques
 be stopped later for another.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class CacheRoom:
         """At most `max_rows` rows, and no more than `max_bytes` for all (None: without a bound). A single row may be
         larger."""
         self._lm = lm
-        self.max_rows, self._max_bytes = max_rows, max_bytes
+        self.max_rows, self.max_bytes = max_rows, max_bytes
         self._cache: BatchCache | None = None
 
     @property
@@ -55,7 +56,8 @@ class CacheRoom:
         return len(requests) <= self._most_rows(max(map(self.most_slots, requests)))
 
     def reserve(self, num_slots: int, requests: Sequence[TextRequest]) -> None:
-        """Make room for a row for each of `requests`, with at least `num_slots` slots; rows keep their tokens.
+        """Make room for a row for each of `requests`, with at least `num_slots` slots; rows keep their tokens. Reserves
+        more where there is memory for it.
 
         Raises CacheError if there is not enough memory; the cache is then as usable as before.
         """
@@ -65,6 +67,7 @@ class CacheRoom:
         old_rows, old_slots = (0, 0) if cache is None else (cache.num_rows, cache.num_slots)
         if cache is not None and not cache.lengths:
             self._cache = cache = None  # free it first: both together may not fit
+        least = num_rows, num_slots if cache is None else max(num_slots, cache.num_slots)  # rows keep their slots
         step = _SLOT_STEP_CPU if self._lm.device.type == "cpu" else _SLOT_STEP
         if num_slots > old_slots:
             old_slots = -(-max(num_slots, int(_GROWTH * old_slots)) // step) * step
@@ -72,17 +75,31 @@ class CacheRoom:
         # Without questions nothing is copied, so only rows that are needed are reserved.
         wanted = max(2 * old_rows, num_rows) if num_rows > old_rows else old_rows
         num_rows = max(num_rows, min(wanted, self._most_rows(num_slots)))
-        try:
-            if cache is None:
-                self._cache = BatchCache(self._lm.spec, self._lm.layer_devices, num_rows, num_slots)
-            else:
-                cache.resize(num_rows, num_slots)
-        except torch.OutOfMemoryError as error:
-            num_bytes = format_bytes(num_rows * num_slots * self._lm.spec.bytes_per_token)
-            raise CacheError(
-                f"a KV cache of {num_rows} questions × {num_slots} tokens takes {num_bytes}, more than "
-                f"{self._lm.device_name} has: use a smaller decode_batch, max_new_tokens or latent_steps"
-            ) from error
+        failure: Exception | None = None
+        for rows, slots in dict.fromkeys([(num_rows, num_slots), least]):
+            try:
+                if cache is None:
+                    self._cache = BatchCache(self._lm.spec, self._lm.layer_devices, rows, slots)
+                else:
+                    cache.resize(rows, slots)
+                return
+            except (torch.OutOfMemoryError, CacheError) as error:
+                failure = error.with_traceback(None)  # its frames hold what there was no room for
+        raise CacheError(self.refusal(*least)) from failure
+
+    def refusal(self, num_rows: int, num_slots: int) -> str:
+        """Return why so many rows of so many slots have no room: the bytes that they need, and those that are there."""
+        device = self._lm.device
+        if device.type == "cuda":
+            num_free = torch.cuda.mem_get_info(device)[0]
+            num_free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        else:
+            num_free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        needed = format_bytes(num_rows * num_slots * self._lm.spec.bytes_per_token)
+        return (
+            f"a KV cache of {num_rows} questions × {num_slots} tokens takes {needed}, and {self._lm.device_name} has "
+            f"{format_bytes(num_free)} left: use a smaller decode_batch, max_new_tokens or latent_steps"
+        )
 
     def trim(self) -> None:
         """Free a large CPU cache that has no question: the next may come late."""
@@ -97,6 +114,6 @@ class CacheRoom:
 
     def _most_rows(self, num_slots: int) -> int:
         """How many rows of so many slots the bounds allow; at least one."""
-        if self._max_bytes is None:
+        if self.max_bytes is None:
             return self.max_rows
-        return max(1, min(self.max_rows, self._max_bytes // (num_slots * self._lm.spec.bytes_per_token)))
+        return max(1, min(self.max_rows, self.max_bytes // (num_slots * self._lm.spec.bytes_per_token)))

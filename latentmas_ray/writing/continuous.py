@@ -6,6 +6,8 @@ those that have just started. They share one reading of the weights.
 Dimensions: B rows (questions), N new tokens of all rows, E hidden size, V vocabulary.
 """
 
+import sys
+import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -15,19 +17,21 @@ from torch import Tensor
 
 from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError, first_line
 from latentmas_ray.memory import KVCacheSpec
+from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.chat import ChatTokenizer
 from latentmas_ray.models.sampling import greedy, sample, uniform
 from latentmas_ray.writing.cache_room import CacheRoom
-from latentmas_ray.writing.text_engine import QuestionMemory, TextOutput, TextRequest
+from latentmas_ray.writing.text_engine import MemoryPart, QuestionMemory, TextOutput, TextRequest
 
 PREFILL_CHUNK = 1024  # prompt tokens per step, of all rows together: bounds activations, and how long others wait
+_CPU = torch.device("cpu")
 _NO_MEMORY = QuestionMemory(parts=(), num_tokens=0, next_position=0)
 
 
 @dataclass(eq=False)
 class _RunningQuestion:
-    """A question that runs. Its index in the engine's list is its row in the cache."""
+    """A question that runs. Its index in the engine's list is its row in the cache, unless it is set aside."""
 
     request: TextRequest
     number: int  # the smaller, the earlier it has started
@@ -75,7 +79,10 @@ class ContinuousEngine:
         self._room = CacheRoom(lm, max_running, max_cache_bytes)
         self._prefill_chunk = prefill_chunk
         self._rows: list[_RunningQuestion] = []
+        # Questions that had to leave the cache for others, and what they had in it: [L, 2, H, T, D] on the CPU.
+        self._aside: list[tuple[_RunningQuestion, Tensor]] = []
         self._num_started = 0
+        self._full_at = sys.maxsize  # so many rows run, and there was no room for another
 
     @property
     def spec(self) -> KVCacheSpec:
@@ -102,6 +109,10 @@ class ContinuousEngine:
         return self._lm.max_positions
 
     @property
+    def positions_bound(self) -> str:
+        return ""
+
+    @property
     def max_running(self) -> int:
         """See `TextEngine`. It falls if so many have turned out not to fit the device."""
         return self._room.max_rows
@@ -111,8 +122,21 @@ class ContinuousEngine:
         """Bytes of KV that are reserved now."""
         return self._room.num_bytes
 
+    @property
+    def max_cache_bytes(self) -> int | None:
+        """The bound on the KV of questions that run at the same time; None: there is none."""
+        return self._room.max_bytes
+
     def can_start(self, request: TextRequest) -> bool:
+        if self._aside or len(self._rows) >= self._full_at:  # those that are set aside are older
+            return False
         return not self._rows or self._room.fits([*self._requests, request])
+
+    @property
+    def queued(self) -> list[str]:
+        """See `TextEngine`: those that are set aside, and those of whose prompts nothing was read."""
+        unread = [row.request.key for row in self._rows if not row.num_read]
+        return [*(row.request.key for row, _ in self._aside), *unread]
 
     @torch.inference_mode()
     def start(self, request: TextRequest) -> None:
@@ -128,38 +152,47 @@ class ContinuousEngine:
                 f"memory up to position {memory.next_position} and {num_known} prompt tokens do not fit the "
                 f"{self.max_positions} positions of model {self.model_name}: use fewer latent steps or a shorter prompt"
             )
+        copied = replace(request, memory=replace(memory, parts=()))
+        question = _RunningQuestion(copied, self._num_started, memory.next_position)
+        self._add_row(question, memory, memory.num_tokens + num_known)
+        self._num_started += 1
+
+    def _add_row(self, question: _RunningQuestion, memory: QuestionMemory, num_slots: int) -> None:
+        """Give a question a row, with its memory in it. Raises CacheError if there is no room."""
         try:
-            self._room.reserve(memory.num_tokens + num_known, [*self._requests, request])
+            self._room.reserve(num_slots, [*self._requests, question.request])
+            cache = self._room.cache
+            row = cache.add_row()
+            try:
+                for part in memory.parts:
+                    first, head = part.first_slot, part.first_head
+                    cache.write(row, first, part.kv_LCHTD, part.shift, self.spec.rope, first_head=head)
+            except BaseException as error:
+                cache.drop_row(row)
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise CacheError(f"there is no room for a question's memory: {first_line(error)}") from error
+                raise
         except CacheError:
             if self._rows:  # alone, it is the question that is too large
-                self._room.max_rows = len(self._rows)
-            raise
-        cache = self._room.cache
-        row = cache.add_row()
-        try:
-            for part in memory.parts:
-                cache.write(row, part.first_slot, part.kv_LCHTD, part.shift, self.spec.rope, first_head=part.first_head)
-        except BaseException as error:
-            cache.drop_row(row)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise CacheError(f"there is no room for a question's memory: {first_line(error)}") from error
+                self._full_at = len(self._rows)
             raise
         cache.extend([*cache.lengths[:row], memory.num_tokens])
-        copied = replace(request, memory=replace(memory, parts=()))
-        self._rows.append(_RunningQuestion(copied, self._num_started, memory.next_position))
-        self._num_started += 1
+        self._rows.append(question)
+        self._full_at = sys.maxsize
 
     @torch.inference_mode()
     def step(self) -> list[TextOutput]:
-        """See `TextEngine`. If the device has not enough memory, the question that started last ends with an error, and
-        from then on no more run than those that are left."""
+        """See `TextEngine`. If the device has not enough memory, the question that started last is set aside until
+        another one ends, and from then on no more run than those that are left. Alone, it ends with an error."""
+        if refused := self._take_back():
+            return [refused]
         if not self._rows:
             return []
         try:
             self._room.reserve(max(self._room.cache.lengths) + 1, self._requests)
             written = self._write_tokens()
         except (CacheError, torch.OutOfMemoryError) as error:
-            return [self._give_up_youngest(error)]
+            return self._set_youngest_aside(error)
         except RuntimeError as error:  # of torch: the device is lost
             raise ActorError(f"model {self.model_name} cannot write: {first_line(error)}") from error
         outputs = {index: self._accept(self._rows[index], token) for index, token in written.items()}
@@ -169,9 +202,10 @@ class ContinuousEngine:
     @torch.inference_mode()
     def abort(self, keys: Collection[str]) -> None:
         self._drop([index for index, row in enumerate(self._rows) if row.request.key in keys])
+        self._aside = [one for one in self._aside if one[0].request.key not in keys]
 
     def close(self) -> None:
-        self._rows = []
+        self._rows, self._aside = [], []
         self._room.close()
 
     @property
@@ -252,12 +286,52 @@ class ContinuousEngine:
         is_full = len(row.token_ids) >= row.request.sampling.max_new_tokens or row.position == self.max_positions
         return TextOutput(key=key, token_ids=(token,), end="length" if is_full else None)
 
-    def _give_up_youngest(self, error: Exception) -> TextOutput:
+    def _set_youngest_aside(self, error: Exception) -> list[TextOutput]:
+        """Take the question that started last out of the cache: it continues later. A question that is alone ends."""
         youngest = max(range(len(self._rows)), key=lambda index: self._rows[index].number)
-        key = self._rows[youngest].request.key
+        row = self._rows[youngest]
+        if len(self._rows) == 1:
+            self._drop([youngest])
+            return [self._refused(row, error)]
+        traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
+        lengths = [*[0] * youngest, self._room.cache.lengths[youngest]]
+        outputs: list[TextOutput] = []
+        try:
+            kv_LCHTD = self._room.cache.copy_out([0] * len(lengths), lengths, lambda size, _: empty_bytes(size, _CPU))
+            self._aside.append((row, kv_LCHTD))
+        except torch.OutOfMemoryError as again:  # not even to copy it
+            outputs.append(self._refused(row, again))
         self._drop([youngest])
-        self._room.max_rows = max(1, len(self._rows))
-        return TextOutput(key=key, end="error", error=first_line(error))
+        self._room.max_rows = len(self._rows)
+        return outputs
+
+    def _take_back(self) -> TextOutput | None:
+        """Let questions that were set aside continue, the oldest first, as many as there is room for. Return the end of
+        one that has no room alone."""
+        self._aside.sort(key=lambda one: one[0].number)
+        while self._aside:
+            row, kv_LCHTD = self._aside[0]
+            is_full = len(self._rows) >= self._full_at or not self._room.fits([*self._requests, row.request])
+            if self._rows and is_full:
+                return None
+            num_tokens = kv_LCHTD.shape[3]
+            part = MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=0, shift=0)  # its keys are rotated as they were
+            memory = QuestionMemory(parts=(part,), num_tokens=num_tokens, next_position=row.position)
+            try:
+                self._add_row(row, memory, num_tokens + max(1, row.num_unread))
+            except CacheError as error:
+                if self._rows:
+                    return None
+                self._aside.pop(0)
+                return self._refused(row, error)
+            self._aside.pop(0)
+        return None
+
+    def _refused(self, row: _RunningQuestion, error: Exception) -> TextOutput:
+        """The end of a question that has no room even alone."""
+        why = self._room.refusal(1, self._room.most_slots(row.request))
+        cause = "" if isinstance(error, CacheError) else f" ({first_line(error)})"
+        return TextOutput(key=row.request.key, end="error", error=why + cause)
 
     def _drop(self, indices: Sequence[int]) -> None:
         """Remove rows, here and in the cache; the last ones take their places."""

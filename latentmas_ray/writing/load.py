@@ -1,6 +1,7 @@
 """Loads what an actor of text agents needs, on our own engine. Importing this module imports neither torch nor
 transformers, so a process that only sends `load_text_runner` to another one stays light."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,23 @@ def load_text_runner(
     max_running: int,
     cache_dir: Path | None = None,
     revision: str | None = None,
+    get_share: Callable[[str], float] | None = None,
+    executes_turns: bool = False,
 ) -> "TextRunner":
-    """Return a runner that writes at most `max_running` questions at the same time. The other arguments, and what is
-    raised, are those of `load_runner`."""
+    """Return a runner that writes at most `max_running` questions at the same time.
+
+    `get_share` returns which part of a device of a type (`cuda`, `cpu`) is for this process; without it the cache has
+    no bound. `executes_turns`: whole turns run on the same model, too, and need as large a cache. The other arguments,
+    and what is raised, are those of `load_runner`.
+    """
+    from latentmas_ray.writing.cache_bound import cache_bound
     from latentmas_ray.writing.continuous import ContinuousEngine
     from latentmas_ray.writing.text_runner import TextRunner
 
     turns = load_runner(model, dtype=dtype, device=device, realign=realign, cache_dir=cache_dir, revision=revision)
-    return TextRunner(
-        engine=ContinuousEngine(turns.engine.lm, max_running=max_running), turns=turns, recompute=turns.recompute
-    )
+    lm, bound = turns.engine.lm, None
+    if get_share is not None:
+        share = get_share(lm.device.type)
+        bound = cache_bound(lm, max_running=max_running, share=share, executes_turns=executes_turns)
+    engine = ContinuousEngine(lm, max_running=max_running, max_cache_bytes=bound)
+    return TextRunner(engine=engine, turns=turns, recompute=turns.recompute)

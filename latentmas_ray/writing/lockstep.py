@@ -62,12 +62,20 @@ class LeadingEngine:
         return self._engine.max_positions
 
     @property
+    def positions_bound(self) -> str:
+        return self._engine.positions_bound
+
+    @property
     def copies_memory(self) -> bool:
         return self._engine.copies_memory
 
     @property
     def max_running(self) -> int:
         return self._engine.max_running
+
+    @property
+    def queued(self) -> Collection[str]:
+        return self._engine.queued
 
     def can_start(self, request: TextRequest) -> bool:
         return self._engine.can_start(request)
@@ -153,6 +161,7 @@ class FollowingEngine:
             self._ranks.abort()
             with self._arrived:
                 self._dead, turns, self._turns = dead, list(self._turns.values()), {}
+                self._requests.clear()  # they refer to memory
             for over, _ in turns:
                 over.set_exception(dead)
 

@@ -110,7 +110,11 @@ class TextEngine(Protocol):
 
     @property
     def max_positions(self) -> int | None:
-        """Positions that the model has; None: without a bound."""
+        """Positions of a question, at most; None: without a bound."""
+
+    @property
+    def positions_bound(self) -> str:
+        """What has only `max_positions`, and what to do about it, in one line; empty where that is the model."""
 
     @property
     def copies_memory(self) -> bool:
@@ -120,12 +124,17 @@ class TextEngine(Protocol):
     def max_running(self) -> int:
         """Questions that it writes at the same time, at most."""
 
+    @property
+    def queued(self) -> Collection[str]:
+        """Keys of questions that have started and wait for room in the engine: the last step has not advanced them."""
+
     def can_start(self, request: TextRequest) -> bool:
         """Whether it has room for this question now. True if nothing runs: else it would wait for ever."""
 
     def start(self, request: TextRequest) -> None:
         """Start a question; the next step reads its prompt. Raises SegmentError for memory that it cannot read,
-        ContextLengthError and CacheError if there is no room; the other questions go on."""
+        ContextLengthError for a question that can never be written, and CacheError if there is no room for it now, or
+        where nothing runs at all; the other questions go on."""
 
     def step(self) -> list[TextOutput]:
         """Advance all questions that run by one token, or by a part of their prompts. Returns one output for each

@@ -5,10 +5,11 @@ questions and steps the engine; each step is queued anew, so that other work of 
 """
 
 import heapq
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,13 @@ from latentmas_ray.engine.run_on import RunOnCheck, asked
 from latentmas_ray.engine.segment_io import Incoming
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, LatentMASError, first_line
+from latentmas_ray.errors import ActorError, CacheError, LatentMASError, first_line
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.receive import receive_memory
 from latentmas_ray.writing.text_engine import TextEngine, TextOutput
-from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn
+from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
 
 CANCELLED = "it was cancelled"
 _MAX_CANCELLED = 1000
@@ -73,7 +74,8 @@ class Writer:
         """`execute` queues a call for the engine's thread and returns at once.
 
         recompute: without it, `engine` gets the inputs of a chain as they are.
-        question_seconds: a question that runs longer, from its start, fails alone.
+        question_seconds: a question fails alone if its steps take longer, from the first that reads its prompt.
+            Other work of the engine's thread does not count, nor steps in which it waits for room and others run.
         on_event: is called in the engine's thread for every token, and for every question that ends before its turn.
         """
         self.engine = engine
@@ -81,7 +83,6 @@ class Writer:
         self.num_steps = 0  # of the engine so far
         self._execute, self._recompute = execute, recompute
         self._question_seconds, self._on_event, self._clock = question_seconds, on_event, clock
-        self._chat_lock = threading.Lock()  # tokenizers are not made for two threads
         self._lock = threading.Lock()  # of all that follows
         self._waiting: list[tuple[tuple[float, int, int], WrittenQuestion]] = []  # a heap
         self._turns: dict[int, WrittenTurn] = {}
@@ -94,12 +95,11 @@ class Writer:
     def receive(self, work: TurnRequest, memory: Incoming) -> ReceivedTurn:
         """Wait for the memory of a turn and return what `start` needs.
 
-        Raises QuestionsTooLongError for questions that do not fit the model's positions, SegmentError, ModelError for
+        Raises QuestionsTooLongError for questions that do not fit the engine's positions, SegmentError, ModelError for
         prompts that the chat template refuses, and the errors of `memory`.
         """
-        engine, begin = self.engine, time.perf_counter()
-        with self._chat_lock:
-            prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
+        engine, begin_at, begin = self.engine, time.time(), time.perf_counter()
+        prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         encoded = time.perf_counter()
         check_positions(
             work,
@@ -108,14 +108,17 @@ class Writer:
             num_closing=0,
             limit=engine.max_positions,
             model=engine.model_name,
+            bound=engine.positions_bound,
         )
         arrived = receive_memory(engine.spec, work, memory, self._call_recompute if self._recompute else None)
+        encode_seconds, absorb_seconds = encoded - begin, time.perf_counter() - encoded
         return ReceivedTurn(
             work=work,
             prompts=prompts,
             memory=arrived,
-            encode_seconds=encoded - begin,
-            absorb_seconds=time.perf_counter() - encoded,
+            encode_seconds=encode_seconds,
+            absorb_seconds=absorb_seconds,
+            spans=receiving_spans(begin_at, encode_seconds, absorb_seconds),
         )
 
     def start(self, number: int, received: ReceivedTurn) -> "Future[TurnResult]":
@@ -125,7 +128,7 @@ class Writer:
         the future raises ActorError if the engine cannot continue.
         """
         work = received.work
-        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self._decode)
+        turn = WrittenTurn(number, received, RunOnCheck(self.engine.chat, asked(work.prompts)), self.engine.chat.decode)
         if turn.has_ended:  # all of its questions are skipped
             turn.future.set_result(turn.result())
             return turn.future
@@ -155,6 +158,11 @@ class Writer:
                 del self._cancelled[next(iter(self._cancelled))]
 
     @property
+    def is_dead(self) -> bool:
+        """Whether the engine has ended, and with it all turns."""
+        return self._dead is not None
+
+    @property
     def progress(self) -> list[TurnProgress]:
         """How far the turns are that are being written."""
         with self._lock:
@@ -177,6 +185,12 @@ class Writer:
             self._die(error)
         with self._lock:
             return bool(self._running or self._waiting or self._to_abort)
+
+    def record_work(self, begin: float) -> None:
+        """Count other work of the engine's thread since `begin`, in seconds of the wall clock: a whole turn, or memory
+        that was computed again. It is a step like any other: an engine that does it does not hang."""
+        self.busy.record(begin, time.time())
+        self.num_steps += 1
 
     def close(self) -> None:
         """Free the engine; turns in progress raise ActorError. Only the engine's thread calls it."""
@@ -207,8 +221,8 @@ class Writer:
         # A question may have ended by itself in the step during which it was cancelled.
         ended = [(question, CANCELLED) for question in cancelled if not question.has_ended]
         if (limit := self._question_seconds) is not None:
-            now, why = self._clock(), f"it took longer than {format_seconds(limit)} (turn_timeout)"
-            late = [question for question in self._running.values() if question.seconds(now) > limit]
+            why = f"it took longer than {format_seconds(limit)} (turn_timeout)"
+            late = [question for question in self._running.values() if question.step_seconds > limit]
             ended += [(question, why) for question in late if question.key not in gone]
         if ended:
             self.engine.abort([question.key for question, _ in ended if question.key in self._running])
@@ -218,24 +232,30 @@ class Writer:
 
     def _start_waiting(self) -> None:
         """Start the oldest questions, as many as there is room for."""
-        while len(self._running) < self.engine.max_running:
+        while True:
             with self._lock:
                 if not self._waiting:
                     return
                 order, question = heapq.heappop(self._waiting)
+                if len(self._running) >= min(self.engine.max_running, question.turn.decode_batch or sys.maxsize):
+                    heapq.heappush(self._waiting, (order, question))
+                    return
             request = question.request()
             if self._running and not self.engine.can_start(request):
                 with self._lock:
                     heapq.heappush(self._waiting, (order, question))
                 return
-            question.started_at = self._clock()
             try:
                 self.engine.start(request)
             except ActorError:
                 raise
             except LatentMASError as error:
+                traceback.clear_frames(error.__traceback__)  # they refer to the memory
+                if isinstance(error, CacheError) and self._running:  # there will be room when one of them has ended
+                    with self._lock:
+                        heapq.heappush(self._waiting, (order, question))
+                    return
                 question.error = first_line(error)
-                traceback.clear_frames(error.__traceback__)
                 self._end(question)
             else:
                 self._running[question.key] = question
@@ -244,13 +264,16 @@ class Writer:
             del request  # it refers to the memory
 
     def _step_engine(self, begin: float) -> None:
-        ran = list(self._running.values())
+        ran, started_at = list(self._running.values()), self._clock()
         outputs = self.engine.step()
         self.num_steps += 1
         end = time.time()
         self.busy.record(begin, end)
         for question in ran:
             question.add_share(max(0.0, end - begin) / len(ran))
+        queued = set(self.engine.queued)
+        for question in [one for one in ran if one.key not in queued] or ran:
+            question.count_step(started_at, self._clock())
         for output in outputs:
             if output.key in self._running:
                 self._take(self._running[output.key], output)
@@ -260,13 +283,14 @@ class Writer:
         ends = output.end
         for token in output.token_ids:
             question.tokens.append(token)
-            if (kept := self._num_kept(question)) is not None:
+            if (kept := question.turn.run_on.num_kept(question.index, question.tokens)) is not None:
                 del question.tokens[kept:]
                 if ends is None:
                     self.engine.abort([question.key])
                 ends = "stop"
                 break
-        question.has_token |= bool(output.token_ids)
+        if output.token_ids and not question.has_token:
+            question.has_token, question.wrote_first = True, time.time()
         if ends is None:
             self._on_event(
                 TextGrown(number=question.turn.number, question_id=question.id, num_tokens=len(question.tokens))
@@ -280,18 +304,11 @@ class Writer:
             question.cut_off = "positions" if is_last_position else "max_new_tokens"
         self._end(question)
 
-    def _num_kept(self, question: WrittenQuestion) -> int | None:
-        run_on = question.turn.run_on
-        if not run_on.is_on:
-            return None
-        with self._chat_lock:
-            return run_on.num_kept(question.index, question.tokens)
-
     def _end(self, question: WrittenQuestion) -> None:
         """Report a question that has ended, and its turn if it was the last."""
         turn = question.turn
         self._running.pop(question.key, None)
-        question.has_ended = True
+        question.has_ended, question.ended = True, time.time()
         turn.drop_memory()
         if turn.has_ended:
             result = turn.result()  # if that fails, the turn must still be known
@@ -328,10 +345,6 @@ class Writer:
             if not turn.future.done():
                 turn.future.set_exception(self._dead)
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        with self._chat_lock:
-            return self.engine.chat.decode(token_ids)
-
     def _call_recompute(self, work: TurnRequest, memory: Incoming) -> Mapping[str, Segment]:
         """Compute memory in the engine's thread; its bytes are copied out of the engine's cache there."""
         done: Future[Mapping[str, Segment]] = Future()
@@ -346,7 +359,7 @@ class Writer:
                 done.set_result(segments)
             except BaseException as error:  # noqa: BLE001  raised where the result is awaited
                 done.set_exception(error)
-            self.busy.record(begin, time.time())
+            self.record_work(begin)
 
         self._execute(compute)
         return done.result()

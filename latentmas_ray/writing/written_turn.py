@@ -1,12 +1,13 @@
 """A text agent's turn while its questions are written: what was read, what each question has so far, its result."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import TurnProgress
-from latentmas_ray.engine.turn import CutOff, Phases, SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import CutOff, Phases, PhaseSpan, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.writing.receive import ReceivedMemory
 from latentmas_ray.writing.text_engine import TextRequest
 
@@ -21,6 +22,7 @@ class ReceivedTurn:
     encode_seconds: float = 0.0  # from texts to tokens
     absorb_seconds: float = 0.0  # to unpack the memory, or to compute it again
     wait_seconds: float = 0.0  # for memory that had not arrived when the turn began
+    spans: tuple[PhaseSpan, ...] = ()  # of these
     reads: tuple[SegmentRead, ...] = ()
 
     def request(self, key: str, index: int) -> TextRequest:
@@ -39,6 +41,13 @@ class ReceivedTurn:
         """Return the same turn without KV and recompute inputs."""
         nothing = (None,) * len(self.prompts)
         return replace(self, memory=replace(self.memory, memories=nothing, inputs=nothing, held=None))
+
+
+def receiving_spans(begin: float, encode_seconds: float, absorb_seconds: float) -> tuple[PhaseSpan, ...]:
+    """Return the spans of a turn that is received from `begin` on, in wall-clock seconds."""
+    encoded = begin + encode_seconds
+    prefill = PhaseSpan(phase="prefill", begin=begin, end=encoded)
+    return prefill, PhaseSpan(phase="absorb", begin=encoded, end=encoded + absorb_seconds)
 
 
 def keys_of(number: int, work: TurnRequest) -> list[str]:
@@ -68,8 +77,13 @@ class WrittenQuestion:
     error: str | None = None  # why it could not be written
     has_ended: bool = False
     has_read: bool = False  # the engine has its own copy of the memory
-    started_at: float | None = None  # monotonic seconds
+    started_at: float | None = None  # when its first step began, in monotonic seconds
+    step_seconds: float = 0.0  # of the steps since then
     has_token: bool = False
+    # Wall-clock seconds: its first step, its first token, its end.
+    began: float | None = None
+    wrote_first: float | None = None
+    ended: float | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -95,6 +109,21 @@ class WrittenQuestion:
         received = self.turn.received
         start = received.memory.starts[self.index]
         return start + len(received.prompts[self.index]) + len(self.tokens) - 1
+
+    @property
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Prefill until its first token, then decode; nothing if it never started or has not ended."""
+        if self.began is None or self.ended is None:
+            return ()
+        first = self.ended if self.wrote_first is None else self.wrote_first
+        prefill = PhaseSpan(phase="prefill", begin=self.began, end=first)
+        return (prefill, PhaseSpan(phase="decode", begin=first, end=self.ended)) if self.wrote_first else (prefill,)
+
+    def count_step(self, begin: float, end: float) -> None:
+        """Count a step that it took part in, in monotonic seconds."""
+        if self.started_at is None:
+            self.started_at, self.began = begin, time.time() - (end - begin)
+        self.step_seconds += end - begin
 
     def seconds(self, now: float) -> float:
         """How long it has been running at the time `now`."""
@@ -122,6 +151,11 @@ class WrittenTurn:
         ]
         self._decode = decode
         self._texts: dict[int, str] = {}
+
+    @property
+    def decode_batch(self) -> int | None:
+        """How many questions may be written at the same time while one of these starts."""
+        return self.received.work.decode_batch
 
     @property
     def has_ended(self) -> bool:
@@ -165,6 +199,8 @@ class WrittenTurn:
             cut_off=tuple(question.cut_off for question in chosen),
             phases=sum_phases(phases),
             question_phases=phases,
+            spans=received.spans,
+            question_spans=tuple(question.spans for question in chosen),
             failed={question.id: question.error for question in chosen if question.error is not None},
             memory_tokens=tuple(
                 received.memory.lengths[question.index] + len(received.prompts[question.index]) + len(question.tokens)

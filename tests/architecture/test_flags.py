@@ -18,7 +18,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --decode-batch --replicas --turn-timeout --memory-in-flight
-        --output --resume --trace --save-memory --unsafe-programs
+        --output --resume --trace --save-memory --unsafe-programs --timeline
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -26,6 +26,7 @@ COMMANDS = {
     "tasks": "task --json",
     "topologies": "name --json",
     "demo": "--limit --latent-steps --max-new-tokens --batch-size --seed --runtime --address",
+    "timeline": "run --output",
     "report": "runs --output --published --no-published",
     "doctor": "--address",
     "memory": "file --json",
@@ -33,7 +34,8 @@ COMMANDS = {
     "plan": """
         --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
         --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
-        --same-process --same-gpu --nvlink --pcie --shared-memory --network --json
+        --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
+        --compare --json
     """,
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds

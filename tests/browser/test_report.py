@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig
 from latentmas_ray.report import load_runs
 from latentmas_ray.report.html import make_page
 from latentmas_ray.runs.results import Failure
 from tests.browser.chromium import Page, open_chromium
 from tests.cases.report import make_answer, make_trace, write_run, write_simple_run
+from tests.cases.timeline import pipelined, write_timeline_rows
 
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 
@@ -77,6 +79,21 @@ def test_it_fits_without_errors(page: Page, report: Path, width: int, scheme: st
     assert page.problems == []
     assert set(page.requests) == {report.as_uri()}
     assert page.evaluate("document.title") == "sums, tiny; GSM8K, Qwen3-4B – latentmas report"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_timeline_fits_without_errors(browser: Page, tmp_path: Path, width: int, scheme: str) -> None:
+    folder = write_timeline_rows(write_simple_run(tmp_path / "run", method="latent"), pipelined(200))
+    assert main(["timeline", str(folder)]) == 0
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.show_as(width=width, scheme=scheme)
+    browser.open(folder / "timeline.html")
+    assert browser.evaluate("document.querySelectorAll('.tracks .drawn i').length") > 100
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert browser.problems == []
+    assert browser.requests == [(folder / "timeline.html").as_uri()]
 
 
 def test_the_background_follows_the_scheme_and_the_button(page: Page) -> None:

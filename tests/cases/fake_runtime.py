@@ -67,6 +67,7 @@ class FakeRuntime:
     turns: list[Took] = field(default_factory=list)
     works: list[TurnRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    cancelled_questions: list[tuple[str, str]] = field(default_factory=list)  # agent, question
     freed: list[str] = field(default_factory=list)
     peak_bytes: int = 0  # of live segments, while more than one batch has some
     segments: WeakSet[FakeSegment] = field(default_factory=WeakSet)
@@ -138,6 +139,9 @@ class FakeRuntime:
         return [TurnFailed(handle, error)]
 
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
+        if question_ids is not None:
+            self.cancelled_questions += [(handle.agent, name) for handle in handles for name in sorted(question_ids)]
+            return
         self.cancelled += [handle.agent for handle in handles]
         self._pending = [handle for handle in self._pending if handle not in handles]
 

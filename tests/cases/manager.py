@@ -41,7 +41,7 @@ class FakeReplica(Replica):
         location = SegmentLocation(self.nodes[0])
         return (SegmentRef(((),), (location,)) if work.thinks == "latent" else None), turn
 
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn) -> TurnResult:
         if self.is_dead:
             raise ActorError("it died")
         return TurnResult(agent="any", prompt_tokens=(), output_token_ids=((1,), (1, 2)))

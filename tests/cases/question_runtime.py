@@ -120,7 +120,19 @@ class QuestionRuntime(FakeRuntime):
     def cancel(self, handles: Sequence[TurnHandle], question_ids: Collection[str] | None = None) -> None:
         super().cancel(handles, question_ids)
         for handle in handles:
-            self._questions.pop(handle, None)
+            if question_ids is None:
+                self._questions.pop(handle, None)
+            else:
+                self._cancel_questions(handle, question_ids)
+
+    def _cancel_questions(self, handle: TurnHandle, question_ids: Collection[str]) -> None:
+        """These end now. A turn without another question is over, and is not reported."""
+        open_ones = [one for one in self._questions.get(handle, ()) if one.id not in question_ids]
+        if handle in self._questions and handle.turn.error is None:
+            self._questions[handle] = open_ones
+            handle.turn.finishes_at = max([self.now, *(one.ends_at for one in open_ones)])
+        if handle in self._pending and set(handle.question_ids) <= set(question_ids):
+            self._pending.remove(handle)
 
     def _of_questions(self, handle: TurnHandle) -> list[Event]:
         """The tokens so far, and the questions that have ended since the last call."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.errors import SegmentError
+from latentmas_ray.errors import CacheError, SegmentError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec
 from latentmas_ray.parallel.ranks import ALONE, Ranks
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
@@ -60,6 +60,7 @@ class ScriptedEngine:
     spec: KVCacheSpec = SPEC
     chat: Any = field(default_factory=ByteChat)
     max_positions: int | None = None
+    positions_bound: str = ""
     device: str = "cpu"
     model_name: str = "scripted"
     copies_memory: bool = False
@@ -67,6 +68,8 @@ class ScriptedEngine:
     started: list[str] = field(default_factory=list)  # question ids
     num_running: list[int] = field(default_factory=list)  # in each step
     is_closed: bool = False
+    queued: set[str] = field(default_factory=set)  # keys of questions that steps do not advance
+    refuses_at: int | None = None  # there is room for so many questions, which `can_start` does not know
     _running: dict[str, tuple[TextRequest, str, int]] = field(default_factory=dict)
 
     def can_start(self, request: TextRequest) -> bool:
@@ -76,6 +79,8 @@ class ScriptedEngine:
         prompt = self.chat.decode(request.prompt_ids)
         if {"refuse", f"refuse{self.spec.shard.rank}"}.intersection(prompt.split()):
             raise SegmentError("this memory cannot be read")
+        if self.refuses_at is not None and len(self._running) >= self.refuses_at:
+            raise CacheError("there is no room")
         memory = 0.0
         if request.memory is not None and request.memory.parts:
             memory = float(request.memory.parts[0].kv_LCHTD.flatten()[0])
@@ -87,6 +92,8 @@ class ScriptedEngine:
         self.num_running.append(len(self._running))
         outputs = []
         for key, (request, text, count) in list(self._running.items()):
+            if key in self.queued:
+                continue
             prompt = self.chat.decode(request.prompt_ids)
             self._misbehave(prompt)
             words = prompt.split()

@@ -28,6 +28,7 @@ DASHBOARD_PORT = 8265
 STORE_BYTES = 150 * 2**20
 START_SECONDS = 180.0
 _STARTED = "Ray runtime started."
+_TOO_SLOW = "timed out during startup"  # Ray gives a node half a minute, and a busy machine may not
 
 
 class Cluster:
@@ -122,6 +123,8 @@ class Cluster:
                 said = self._log(node).read_text()
                 if _STARTED in said:
                     del starting[node]
+                elif _TOO_SLOW in said and process.poll() is not None and time.monotonic() < deadline:
+                    starting[node] = self._start_node(node)
                 elif process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"Ray did not start on node {node}:\n{said}")
             time.sleep(0.05)

@@ -50,7 +50,21 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_questions(tmp_path_factory.mktemp("task"), NUM_QUESTIONS)
 
 
-def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "transports"),
+    [
+        pytest.param([], {"same_node": "shared_memory", "cross_node": "tcp"}, id="auto"),
+        pytest.param(
+            ["--transport", "same_node=shared_memory,cross_node=object_store"],
+            {"same_node": "shared_memory", "cross_node": "object_store"},
+            id="by hand",
+            marks=pytest.mark.slow,  # `tests/unit/transport/test_per_link.py` has a reader on each link
+        ),
+    ],
+)
+def test_agents_on_several_nodes_answer_as_in_one_process(
+    cluster: Cluster, task: Path, tmp_path: Path, flags: list[str], transports: dict[str, str]
+) -> None:
     """From a node that runs no actor; and the cluster keeps running afterwards."""
     command = evaluation(task, "sequential")
     most: Counter[int] = Counter()
@@ -58,7 +72,7 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
     def look() -> None:
         most.update({node: max(0, cluster.num_actors(node) - most[node]) for node in NODES})
 
-    where = ["--address", cluster.address, "--placement", "spread", "--output", str(tmp_path / "run")]
+    where = ["--address", cluster.address, "--placement", "spread", "--output", str(tmp_path / "run"), *flags]
     with started_on(cluster, IDLE, [*command, *where]) as process:
         wait_while(lambda: not process.is_over, look)
         done = process.finish()
@@ -68,14 +82,17 @@ def test_agents_on_several_nodes_answer_as_in_one_process(cluster: Cluster, task
     assert len(rows) == NUM_QUESTIONS
     for row in rows:
         assert [(transfer["source"], transfer["reader"]) for transfer in row["transfers"]] == TRANSFERS
-        assert {transfer["transport"] for transfer in row["transfers"]} == {"tcp"}
-        assert all(t["num_bytes"] == row["agent_memory_bytes"][t["source"]] > 0 for t in row["transfers"])
+        ways = {(transfer["link"], transfer["transport"]) for transfer in row["transfers"]}
+        assert ways <= set(transports.items())
+        sizes = [(t["num_bytes"], row["agent_memory_bytes"][t["source"]]) for t in row["transfers"]]
+        assert [pair for pair in sizes if not pair[0] == pair[1] > 0] == []
     assert [timeless(row) for row in rows] == local_rows(command, tmp_path / "local")
     # Two agents on each node: every segment is read on both, and comes to the other node once at the most.
     moved = {
         link: sum(t["moved_bytes"] for row in rows for t in row["transfers"] if t["link"] == link)
         for link in ("same_node", "cross_node")
     }
+    assert {transfer["link"] for row in rows for transfer in row["transfers"]} == set(transports)
     written = sum(row["memory_bytes"] for row in rows)
     assert 0 < moved["cross_node"] <= written
     assert moved["same_node"] <= written
@@ -188,9 +205,16 @@ REASONS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _knock_early(request: pytest.FixtureRequest) -> None:
+    """Some commands that cannot join take a minute to give up, in which they only wait. So where a test asks for them
+    they start with the first one."""
+    if any("knocking" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("knocking")
+
+
+@pytest.fixture(scope="module")
 def knocking(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Command]]]:
-    """The commands that cannot join, each with its address. They start with the first test, since some take a minute
-    to give up, in which they only wait."""
+    """The commands that cannot join, each with its address."""
     cases = _refusals(cluster, tmp_path_factory.mktemp("homeless"))
     hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     bare = {name: value for name, value in environment(ONE_THREAD).items() if name not in hidden}

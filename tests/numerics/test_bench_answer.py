@@ -2,15 +2,21 @@
 
 import json
 import multiprocessing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from latentmas_ray.bench import side_process
+from latentmas_ray.bench.answer import methods
 from latentmas_ray.cli.main import main
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.models import load_model
+from latentmas_ray.runs.results import Summary
+from latentmas_ray.system.setup import Setup
+from latentmas_ray.tasks.question import Question
 
 SMALL = ["--dtype", "float32", "--prompt-tokens", "9", "--min-new-tokens", "1", "--max-new-tokens", "6", "--json"]
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
@@ -37,12 +43,34 @@ def test_engines_of_our_own_write_the_same_texts(
     assert told["methods"] == []
 
 
-def test_methods_are_measured_at_each_concurrency(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_are_measured_at_each_concurrency(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On the same models no measured question was asked before; rows that are on disk are not measured again."""
+    run, asked = methods._run, dict[Setup, list[list[str]]]()
+
+    def run_and_note(setup: Setup, changes: Mapping[str, Any], questions: Sequence[Question]) -> Summary:
+        asked.setdefault(setup, []).append([one.id for one in questions])
+        return run(setup, changes, questions)
+
+    monkeypatch.setattr(methods, "_run", run_and_note)
     flags = ["--engines", "none", "--methods", "single,latent", "--tasks", "chain", "--runtime", "local"]
-    assert (
-        main(["bench", "answer", *flags, "--limit", "2", "--concurrency", "1,2", "--latent-steps", "2", "--json"]) == 0
-    )
-    told = json.loads(capsys.readouterr().out)
+    flags += ["--limit", "2", "--concurrency", "1,2", "--latent-steps", "2", "--output", str(tmp_path), "--json"]
+    assert main(["bench", "answer", *flags]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert len(asked) == 2  # the models of each method are loaded once
+    for one, two, three, four in asked.values():
+        assert (len(one), len(two), len(three), len(four)) == (1, 2, 2, 2)
+        assert not {*two} & {*one, *three, *four}
+        assert not {*four} & {*one, *two, *three}
+    assert "latent, chain, 2 at a time: 2 questions" in err
+    assert "(row 4 of 4)" in err
+    assert main(["bench", "answer", *flags]) == 0
+    again, err = capsys.readouterr()
+    assert json.loads(again) == told
+    assert "methods: 4 of 4 rows were measured before" in err
+    assert [len(rows) for rows in asked.values()] == [4, 4]
     assert [(one["concurrency"], one["method"]) for one in told["methods"]] == [
         (1, "single"),
         (1, "latent"),

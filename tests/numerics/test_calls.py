@@ -33,7 +33,7 @@ def test_threads_and_tasks_get_the_answers_they_would_get_in_turn(mas: LatentMAS
 
 
 def test_batches_of_several_threads_are_kept_apart(mas: LatentMAS) -> None:
-    parts = [QUESTIONS[first : first + 16] for first in range(0, 64, 16)]
+    parts = [QUESTIONS[first : first + 8] for first in range(0, 32, 8)]
     alone = [{answer.id: answer.answer_token_ids for answer in mas.map(part)} for part in parts]
     found: list[Any] = [None] * len(parts)
 
@@ -75,8 +75,16 @@ def test_after_close_the_next_call_starts_again() -> None:
     mas.close()
 
 
-@pytest.mark.parametrize("topology", ["notes-sequential", "notes-hierarchical"])
-@pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
+@pytest.mark.parametrize(
+    ("topology", "transfer_mode"),
+    [
+        ("notes-hierarchical", "kv"),
+        ("notes-sequential", "recompute"),
+        # Each of the two topologies and of the two modes is above.
+        pytest.param("notes-sequential", "kv", marks=pytest.mark.slow),
+        pytest.param("notes-hierarchical", "recompute", marks=pytest.mark.slow),
+    ],
+)
 def test_an_answer_from_memory_is_the_answer_of_the_undisturbed_run(
     topology: str, transfer_mode: Any, tmp_path: Path
 ) -> None:
@@ -256,7 +264,9 @@ def test_a_model_object_answers_and_remembers_like_the_model_of_that_name(mas: L
 
 def test_the_command_line_saves_memory_and_answers_from_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "memories"
-    run = ["--topology", "notes-hierarchical", "--runtime", "local", "--temperature", "0", "--latent-steps", "2"]
+    # In bfloat16 rounding depends on which questions are written at the same time, and they are asked again alone.
+    where = ["--runtime", "local", "--dtype", "float32"]
+    run = [*where, "--topology", "notes-hierarchical", "--temperature", "0", "--latent-steps", "2"]
     files = ["--save-memory", str(folder), "--output", str(tmp_path / "run")]
     assert main(["eval", "--task", "notes", "--limit", "2", *run, *files]) == 0
     rows = load_run(tmp_path / "run").answers

@@ -1,6 +1,10 @@
 """Prompts become token ids by the model's own chat template, and nothing is added to them."""
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -157,3 +161,53 @@ def test_marks_of_thinking_are_kept_though_they_are_special_tokens() -> None:
     ):
         assert chat.decode(chat.tokenizer(f"{text}<|tool|><|im_end|>", add_special_tokens=False)["input_ids"]) == text
     assert chat.decode(chat.tokenizer("12<|tool|><|im_end|>", add_special_tokens=False)["input_ids"]) == "12"
+
+
+class _Guarded:
+    """A tokenizer that notes when two threads use it at the same time: a fast tokenizer may then raise `Already
+    borrowed`, or cut a text where another thread's settings say so."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.num_inside = self.most_inside = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return self._alone(self._tokenizer, *arguments, **more)
+
+    def decode(self, *arguments: Any, **more: Any) -> Any:
+        return self._alone(self._tokenizer.decode, *arguments, **more)
+
+    def _alone(self, function: Any, *arguments: Any, **more: Any) -> Any:
+        self.num_inside += 1
+        self.most_inside = max(self.most_inside, self.num_inside)
+        time.sleep(0.01)  # for the others to come
+        try:
+            return function(*arguments, **more)
+        finally:
+            self.num_inside -= 1
+
+
+def test_one_thread_at_a_time_uses_the_tokenizer() -> None:
+    """A traced turn runs in the engine's thread while others of the actor encode their prompts and decode texts."""
+    tokenizer: Any = _Guarded(tiny_tokenizer())
+    chat = ChatTokenizer(tokenizer, "my-model")
+    calls = [
+        lambda: chat.encode([USER], {}, ""),
+        lambda: chat.decode([5, 6]),
+        lambda: chat.show([5, 6]),
+        lambda: chat.turn_terminator,
+    ]
+    barrier = Barrier(len(calls))
+
+    def call(number: int) -> Any:
+        barrier.wait()
+        return calls[number]()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        together = list(threads.map(call, range(len(calls))))
+    assert tokenizer.most_inside == 1
+    plain = ChatTokenizer(tiny_tokenizer(), "my-model")
+    assert together == [plain.encode([USER], {}, ""), plain.decode([5, 6]), plain.show([5, 6]), plain.turn_terminator]

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.turn import Sampling
-from latentmas_ray.errors import ActorError, CacheError, ContextLengthError, SegmentError
+from latentmas_ray.errors import ActorError, ContextLengthError, SegmentError
 from latentmas_ray.memory import MergedLayout, Segment, SegmentChunk, TPRank, merge_layout
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models import cache as cache_module
 from latentmas_ray.topology.agent import HandsOver
 from latentmas_ray.writing import cache_room
 from latentmas_ray.writing.continuous import ContinuousEngine
@@ -264,7 +263,7 @@ def test_a_prompt_without_a_position_is_refused_and_the_others_go_on(lm: Languag
 def finish(engine: ContinuousEngine, started: Sequence[Case]) -> dict[str, Written]:
     """Step until the cases that have started have ended."""
     written = {case.request.key: Written() for case in started}
-    while outputs := engine.step():
+    while (outputs := engine.step()) or engine.queued:  # without outputs if one had to be set aside
         for output in outputs:
             written[output.key].tokens += output.token_ids
             written[output.key].end = output.end
@@ -297,83 +296,6 @@ def test_memory_that_does_not_fit_is_refused_and_the_others_go_on(
     check(finish(engine, [good]), cases)
 
 
-def test_without_room_to_grow_the_youngest_ends_and_the_others_go_on(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = ContinuousEngine(lm, max_running=8)
-    started = [cases["none0"], cases["all0"], cases["latents0"]]
-    for case in started:
-        engine.start(case.request)
-    original, fails = cache_module.BatchCache.resize, [True]
-
-    def resize(self: cache_module.BatchCache, num_rows: int, num_slots: int) -> None:
-        if fails:
-            fails.pop()
-            raise CacheError("there is no memory")
-        original(self, num_rows, num_slots)
-
-    monkeypatch.setattr(cache_module.BatchCache, "resize", resize)
-    written = finish(engine, started)
-    assert not fails
-    assert (written["latents0"].end, written["latents0"].error) == ("error", "there is no memory")
-    del written["latents0"]
-    check(written, cases)
-    assert engine.max_running == 1  # two did not fit
-    check(write_all(engine, [cases["latents0"].request]), cases)
-
-
-def test_without_memory_for_a_forward_the_youngest_ends(lm: LanguageModel, cases: dict[str, Case]) -> None:
-    def too_much(*_: object) -> None:
-        raise torch.OutOfMemoryError("out of memory\nand advice")
-
-    engine = ContinuousEngine(lm, max_running=8)
-    started = [cases["none1"], cases["all1"]]
-    for case in started:
-        engine.start(case.request)
-    hook = lm.decoder.register_forward_pre_hook(too_much)
-    outputs = engine.step()
-    hook.remove()
-    assert [(one.key, one.end, one.error) for one in outputs] == [("all1", "error", "out of memory")]
-    check(finish(engine, started[:1]), cases)
-
-
-def test_without_memory_for_sampling_the_others_write_on_as_before(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, logits, calls = ContinuousEngine(lm, max_running=8), LanguageModel.logits, [0]
-
-    def scarce(model: LanguageModel, hidden_BE: torch.Tensor) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return logits(model, hidden_BE)
-
-    monkeypatch.setattr(LanguageModel, "logits", scarce)
-    started = [case for name, case in cases.items() if name[-1] in "01"]
-    for case in started:
-        engine.start(case.request)
-    written = finish(engine, started)
-    (failed,) = [key for key, text in written.items() if text.end == "error"]
-    del written[failed]
-    check(written, cases)
-
-
-def test_without_memory_to_copy_a_question_fails_alone(
-    lm: LanguageModel, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_much(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("out of memory\nand advice")
-
-    engine = ContinuousEngine(lm, max_running=8)
-    engine.start(cases["all0"].request)
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_module.BatchCache, "write", too_much)
-        with pytest.raises(CacheError, match=r"no room for a question's memory: out of memory$"):
-            engine.start(cases["branches1"].request)
-    check(finish(engine, [cases["all0"]]), cases)
-    check(write_all(engine, [cases["branches1"].request]), cases)
-
-
 def test_an_engine_that_cannot_continue_says_so(lm: LanguageModel, cases: dict[str, Case]) -> None:
     def break_down(*_: object) -> None:
         raise RuntimeError("the device is lost")
@@ -387,14 +309,3 @@ def test_an_engine_that_cannot_continue_says_so(lm: LanguageModel, cases: dict[s
     engine.close()
     engine.close()
     assert engine.step() == []
-
-
-def test_a_question_that_needs_more_than_the_bound_runs_alone(lm: LanguageModel, cases: dict[str, Case]) -> None:
-    engine = ContinuousEngine(lm, max_running=8, max_cache_bytes=20 * lm.spec.bytes_per_token)
-    long, short = cases["all2"], cases["none0"]
-    assert engine.can_start(long.request)
-    engine.start(long.request)
-    assert not engine.can_start(short.request)
-    check(finish(engine, [long]), cases)
-    assert engine.can_start(short.request)
-    check(write_all(engine, [short.request]), cases)

@@ -1,6 +1,6 @@
 """Turns as the driver orders them: what of the order reaches the engine, and what is reported back."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -68,6 +68,12 @@ def test_a_latent_turn_is_the_prompt_then_thoughts(runner: TurnRunner) -> None:
     assert (report.latent_steps, report.output_token_ids, report.texts) == (3, (), ())
     assert report.phases.think > 0
     assert report.phases.decode == 0
+    seconds = dict.fromkeys(asdict(report.phases), 0.0)
+    for span in report.spans:
+        seconds[span.phase] += span.end - span.begin
+    assert seconds == pytest.approx(asdict(report.phases), abs=1e-5)
+    order_of_phases = [span.phase for span in report.spans]
+    assert order_of_phases == ["prefill", "absorb", "prefill", "think", "emit"]
 
 
 def test_a_text_turn_decodes_what_transformers_decodes(runner: TurnRunner) -> None:

@@ -21,7 +21,7 @@ from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
-from latentmas_ray.transport import ObjectStore, pick_transport
+from latentmas_ray.transport import ObjectStore, Transport, pick_transport
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
 
@@ -41,16 +41,18 @@ def actors_of(
 ) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
     """A started runtime with an actor for each agent, ended afterwards."""
     names = [agent.name for agent in agents.agents] if isinstance(agents, Topology) else agents
-    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), **more})
+    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), "start_seconds": PATIENCE_SECONDS, **more})
     try:
         yield runtime, runtime.start()
     finally:
         runtime.close()
 
 
-def use_transport(runtime: RayRuntime, name: TransportName) -> None:
+def use_transport(runtime: RayRuntime, wanted: TransportName | Transport) -> None:
     """Switch an idle runtime to another transport, on the same actors."""
-    runtime._transport, _ = pick_transport(name, "none", runtime._manager.device_layout())
+    if isinstance(wanted, str):
+        wanted, _ = pick_transport(wanted, "none", runtime._manager.device_layout())
+    runtime._transport = wanted
     runtime._manager.use_transport(runtime._transport)
 
 

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 
+from latentmas_ray.actors import cluster as joining
 from latentmas_ray.cli.main import main
 from tests.ray.command_cases import COMMAND, QUESTION, run_command, started, wait_for
 from tests.ray.test_command_golden import GOLDEN, SAME_ROUNDING, golden_command, golden_rows
@@ -120,7 +121,10 @@ def test_something_else_that_listens_is_no_cluster(
     assert capfd.readouterr().err == expected
 
 
-def test_what_listens_and_is_silent_is_no_cluster(no_ray: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_listens_and_is_silent_is_no_cluster(
+    no_ray: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "_PROBE_SECONDS", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         assert main(["ask", QUESTION, "--address", address]) == 2

@@ -88,7 +88,9 @@ def test_commands_run_as_shown(
         code = main(shlex.split(line)[1:])
         out, err = capfd.readouterr()
         assert code == 0, f"{line}\n{err}"
-        assert "note: " not in err, err
+        # A plan for other machines is right where vLLM is missing, and says that it is.
+        notes = [one for one in err.splitlines() if "note: " in one and "vLLM is not installed here" not in one]
+        assert notes == []
     if block.output is not None:
         shown, printed = _plain(block.output), _plain(out)
         assert printed[: len(shown)] == shown

@@ -13,6 +13,7 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.system import make_runtime
 from latentmas_ray.writing import load as writing_load
 from latentmas_ray.writing.text_runner import TextRunner
+from tests.cases.timeline import written_timeline
 from tests.ray import stand_ins
 from tests.ray.command_cases import QUESTION
 from tests.ray.stand_ins import SPEC, On, StandIn, TextStandIn, turns_in
@@ -94,6 +95,12 @@ def test_an_actor_that_takes_its_segments_along_is_started_again(
     assert not armed.exists()
     assert _answers(tmp_path) == UNDISTURBED
     assert len({turn.pid for turn in turns_in(tmp_path) if turn.agent == "planner"}) == 2
+    (start,) = written_timeline(tmp_path / "run").starts
+    assert [row.replica for row in start.replicas if row.event == "replica_lost"] == ["planner 0"]
+    assert "planner 0" in {row.replica for row in start.lost_turns}
+    assert {(turn.agent, turn.replica) for turn in start.turns} == {("planner", "planner 0"), ("judger", "judger 0")}
+    assert all(turn.nodes and 0 < turn.submitted_at < turn.seen_at for turn in start.turns)
+    assert {read.transport for turn in start.turns for read in turn.reads} == {"shared_memory"}
 
 
 @pytest.mark.slow  # actors start seven times; `tests/unit/scheduler` counts the attempts

@@ -11,20 +11,23 @@ import pytest
 import ray
 
 from latentmas_ray.actors import RayRuntime
+from latentmas_ray.config import TransportName
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import Segment
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent, RunProgress
 from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
-from latentmas_ray.transport import ObjectStore
+from latentmas_ray.transport import ObjectStore, PerLink, SharedMemory, Transport, pick_transport
 from tests.cases.scheduler import agent, topology
-from tests.ray.actor_cases import drive, questions_that_wait, store_bytes_used, wait_until
+from tests.ray.actor_cases import drive, questions_that_wait, store_bytes_used, use_transport, wait_until
 from tests.ray.stand_ins import SPEC, StandIn, Turn, number_of, turns_in
 
 EXPERTS = ("math", "code", "science")
 PARALLEL = topology(*map(agent, EXPERTS), agent("summariser", *EXPERTS, thinks="text"))
-# A chain of the same agents, so that one set of actors serves all tests.
+# A chain of the same agents, and a fork: one has two readers, and the last one reads two. So one set of actors serves
+# all tests.
 CHAIN = topology(agent("math"), agent("code", "math"), agent("summariser", "code", thinks="text"))
+FORK = topology(agent("math"), agent("code", "math"), agent("summariser", "math", "code", thinks="text"))
 
 
 class RememberingRuntime(RayRuntime):
@@ -51,12 +54,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def actors(cluster: None, folder: Path) -> Iterator[StartedRuntime]:
-    runtime = RememberingRuntime([*EXPERTS, "summariser"], partial(StandIn, folder), ObjectStore())
+def all_actors(cluster: None, folder: Path) -> Iterator[StartedRuntime]:
+    transport = partial(pick_transport, "shared_memory", "none")
+    runtime = RememberingRuntime([*EXPERTS, "summariser"], partial(StandIn, folder), transport)
     try:
-        yield runtime, runtime.start()
+        info = runtime.start()
+        assert "transport shared_memory" in info.description
+        yield runtime, info
     finally:
         runtime.close()
+
+
+@pytest.fixture
+def actors(all_actors: StartedRuntime) -> StartedRuntime:
+    """By way of the object store."""
+    use_transport(all_actors[0], "object_store")
+    return all_actors
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def _wall_clock_to_sum(turns: list[Turn]) -> float:
 
 def test_parallel_branches_run_at_the_same_time(actors: StartedRuntime, turns: Turns) -> None:
     answers = drive(*actors, PARALLEL, questions_that_wait(1, 1.0))
-    assert all(isinstance(answer, Answer) for answer in answers.values())
+    assert [answer for answer in answers.values() if not isinstance(answer, Answer)] == []
     experts = [turns()[name, 0] for name in EXPERTS]
     assert len({turn.pid for turn in turns().values()}) == 4
     assert _wall_clock_to_sum(experts) < 0.6
@@ -145,3 +158,34 @@ def test_memory_in_flight_is_bounded_and_ends_at_nothing(actors: StartedRuntime)
     assert segment_bytes < meter.peak_bytes <= limit_bytes + segment_bytes
     assert segment_bytes < meter.peak_told_bytes <= limit_bytes
     assert meter.segments_seen == 0
+
+
+@pytest.mark.parametrize(
+    ("transport", "name"),
+    [
+        *((name, name) for name in ("shared_memory", "gloo", "object_store")),
+        (PerLink({"same_node": SharedMemory(), "cross_node": ObjectStore()}), "shared_memory"),
+    ],
+)
+@pytest.mark.parametrize("latent_steps", [0, 3])
+def test_every_reader_gets_what_was_written(
+    all_actors: StartedRuntime,
+    turns: Turns,
+    transport: TransportName | Transport,
+    name: TransportName,
+    latent_steps: int,
+) -> None:
+    """By every transport between processes here: whole segments, and segments in two chunks of which the second comes
+    later."""
+    use_transport(all_actors[0], transport)
+    questions = questions_that_wait(6, 0.02, size=300)
+    results = drive(*all_actors, FORK, questions, batch_size=2, latent_steps=latent_steps)
+    answers = [result for result in results.values() if isinstance(result, Answer)]
+    assert len(answers) == len(questions)
+    expected = {"code": ["math"], "summariser": ["math", "code"]}
+    for turn in turns().values():
+        assert turn.read == {name: number_of(name) for name in expected.get(turn.agent, [])}
+    for transfer in (transfer for answer in answers for transfer in answer.transfers):
+        assert transfer.transport == name
+        assert transfer.link == "same_node"
+        assert transfer.exposed_seconds >= 0

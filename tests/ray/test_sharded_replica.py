@@ -77,7 +77,7 @@ def submit(
 def report_of(group: ShardedReplica, turn: Turn) -> TurnResult:
     ready, _ = ray.wait(list(turn.results), timeout=PATIENCE_SECONDS)
     assert ready, "no rank finished"
-    return group.result(turn, shares_node=True)
+    return group.result(turn)
 
 
 @pytest.fixture(scope="module")

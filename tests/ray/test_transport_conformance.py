@@ -25,6 +25,15 @@ MAKERS: dict[str, Callable[[], Transport]] = {
     "nixl": lambda: Nixl(TIMEOUT_SECONDS),
 }
 
+# A death costs the start of another process. What lies in Ray's own store is for Ray to keep; `test_segments.py` has a
+# producer of such memory that dies.
+DEATHS = pytest.mark.parametrize(
+    "peers",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "object_store")) for name in MAKERS],
+    indirect=True,
+    scope="module",
+)
+
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -152,12 +161,19 @@ def test_bytes_of_another_piece_are_noticed(peers: Peers) -> None:
     assert_told(get(peers.reader.read.remote(swapped, Case())), "WireError")
 
 
-def test_memory_of_another_run_is_refused(peers: Peers) -> None:
+@pytest.fixture(scope="module")
+def stranger(all_peers: Peers) -> Iterator[Any]:
+    """A process of another run."""
+    stranger = start(all_peers.transports, all_peers.name, RunKey.generate())
+    yield stranger
+    ray.kill(stranger)
+
+
+def test_memory_of_another_run_is_refused(peers: Peers, stranger: Any) -> None:
+    get(stranger.use.remote(peers.name))
     payload = peers.producer.pack.remote(Case())
-    stranger = start(peers.transports, peers.name, RunKey.generate())
     assert_told(get(stranger.read.remote(payload, Case())), "WireError")
     assert_told(get(peers.reader.read.remote(stranger.pack.remote(Case()), Case())), "WireError")
-    ray.kill(stranger)
     assert_right(get(peers.reader.read.remote(payload, Case())))
 
 
@@ -167,7 +183,9 @@ def test_what_was_released_is_gone(peers: Peers) -> None:
     payload, other = get(peers.producer.pack_many.remote([Case(), Case(seed=1)]))
     assert_right(get(peers.reader.read.remote(payload, Case())))
     get(peers.producer.release.remote(payload, payload))
-    assert_told(get(peers.reader.read.remote(payload, Case())), within=1.0)
+    read = get(peers.reader.read.remote(payload, Case()))
+    assert_told(read)
+    assert "gone" in read.message, "it was not waited for"
     assert_right(get(peers.reader.read.remote(other, Case(seed=1))))
 
 
@@ -200,7 +218,8 @@ def test_nothing_is_left_over(peers: Peers) -> None:
     move(5)
     before, shared_before = used(), get(peers.producer.shared_bytes.remote())
     move(20)
-    assert all(after <= then + 3 for after, then in zip(used(), before, strict=True))
+    grown = [after - then for after, then in zip(used(), before, strict=True)]
+    assert max(grown) <= 3, grown
     if peers.name != "object_store":  # whose pages stay mapped until Ray needs them
         assert get(peers.producer.shared_bytes.remote()) <= shared_before + 2**20
 
@@ -215,6 +234,7 @@ def test_a_producer_that_stands_still_is_not_waited_for_forever(peers: Peers) ->
     assert_right(get(peers.reader.read.remote(payload, BIG)))
 
 
+@DEATHS
 def test_a_reader_that_dies_costs_nobody_else_anything(peers: Peers) -> None:
     payload = peers.producer.pack.remote(BIG)
     assert_right(get(peers.other.read.remote(payload, BIG)))
@@ -229,6 +249,7 @@ def test_a_reader_that_dies_costs_nobody_else_anything(peers: Peers) -> None:
     get(peers.producer.release.remote(payload))
 
 
+@DEATHS
 def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None:
     """During a read and after it: no reader hangs or reads wrong numbers, and what was read stays valid."""
     payload = peers.producer.pack.remote(BIG)
@@ -248,6 +269,7 @@ def test_a_producer_that_dies_takes_along_what_only_it_had(peers: Peers) -> None
     assert_right(get(peers.reader.read.remote(fresh, Case())))
 
 
+@pytest.mark.slow  # the two tests before have a producer that stands still, and one that dies
 def test_a_stopped_producer_that_dies_is_noticed_at_once(peers: Peers) -> None:
     if peers.capabilities.one_sided:
         pytest.skip("nothing waits for the producer")

@@ -17,6 +17,7 @@ from latentmas_ray.config import (
     TransferConfig,
     WritingConfig,
     current_transfer,
+    format_transport,
     make_config,
     replicas_by_agent,
     stored_fields,
@@ -91,9 +92,16 @@ def test_devices_of_actors(device: str) -> None:
         ("seed", 2**63, "less than"),
         ("limit", 0, "greater than or equal to 1"),
         ("transport", "pigeon", "'auto'"),
+        ("transport", "same_node=pigeon", "the links are same_gpu, same_node, cross_node"),
+        ("transport", "near=tcp", "the links are same_gpu, same_node, cross_node"),
+        ("transport", "same_node=tcp,same_node=gloo", "each link once"),
+        ("transport", "same_node=loopback", "as in same_node=shared_memory,cross_node=tcp"),
+        ("transport", {}, "as in same_node=shared_memory,cross_node=tcp"),
+        ("transport", 3, "it must be one of 'auto'"),
         ("engine", "llamacpp", "'auto', 'transformers' or 'vllm'"),
         ("sampler", "dice", "'counter' or 'engine'"),
         ("decode_batch", 0, "greater than or equal to 1"),
+        ("decode_batch", 1025, "less than or equal to 1024"),
         ("decode_batch", True, "a number, not true or false"),
         ("runtime", "spark", "'ray' or 'local'"),
         ("address", "", "at least 1 character"),
@@ -151,6 +159,7 @@ def test_identity_holds_what_is_computed_and_not_where() -> None:
         ("3", 3, 3),
         (" planner=2, judger=6 ", {"planner": 2, "judger": 6}, 6),
         ({"planner": 2}, {"planner": 2}, 2),
+        (" auto", "auto", 1024),
     ],
 )
 def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: object, most: int) -> None:
@@ -158,6 +167,22 @@ def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: 
     assert config.replicas == replicas
     assert config.max_replicas == most
     assert make_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "transport"),
+    [
+        ("tcp", "tcp"),
+        ("same_node=nccl,cross_node=object_store", {"same_node": "nccl", "cross_node": "object_store"}),
+        (" cross_node = tcp ", {"cross_node": "tcp"}),
+        ({"same_gpu": "auto"}, {"same_gpu": "auto"}),
+    ],
+)
+def test_a_transport_is_one_name_or_one_for_each_link(given: object, transport: object) -> None:
+    config = make_config({"transport": given})
+    assert config.transport == transport
+    assert make_config(config.model_dump()) == config
+    assert make_config({"transport": format_transport(config.transport)}) == config
 
 
 @pytest.mark.parametrize(
@@ -173,6 +198,11 @@ def test_replicas_of_an_agent_that_is_not_there() -> None:
     assert replicas_by_agent({"b": 2}, ["a", "b"]) == {"a": 1, "b": 2}
     with pytest.raises(ConfigError, match="no agent 'c'; the agents are a, b"):
         replicas_by_agent({"c": 2}, ["a", "b"])
+
+
+def test_replicas_that_only_a_plan_can_have() -> None:
+    with pytest.raises(ConfigError, match=r"replicas: .*auto.*latentmas plan --replicas auto"):
+        replicas_by_agent("auto", ["a", "b"])
 
 
 def test_the_task_left_out_is_one_that_the_model_knows() -> None:

@@ -14,7 +14,8 @@ from latentmas_ray.errors import UntrainedQuestionWarning
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
-ON_RAY = {"in_ray_program"}
+# One needs Ray; what the others show is in `tests/numerics/test_calls.py` too, with fewer questions.
+LONG = {"in_ray_program", "sweep", "threads"}
 
 # One wrong keyword, or value, in each: what an editor underlines.
 WRONG = {
@@ -54,7 +55,7 @@ def promised(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in ON_RAY)) for path in EXAMPLES],
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in EXAMPLES],
 )
 def test_an_example_prints_what_it_promises(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():

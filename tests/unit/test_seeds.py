@@ -124,7 +124,7 @@ def test_each_seed_has_its_run_and_its_folder_and_models_are_loaded_once(
     assert (runtime.num_starts, runtime.seeds(), started) == (1, [5, 3], [5, 3])
     for seed in (5, 3):
         names = {path.name for path in (tmp_path / "runs" / f"seed-{seed}").iterdir()}
-        assert names == {".lock", "config.yaml", "results.jsonl", "summary.json"}
+        assert names == {".lock", "config.yaml", "results.jsonl", "summary.json", "timeline.jsonl"}
     stored = json.loads((tmp_path / "runs" / "summary.json").read_text())
     assert stored == json.loads(json.dumps(summary.to_json()))
     assert stored["seeds"] == [5, 3]
@@ -223,7 +223,7 @@ def test_seeds_in_a_store(runtimes: list[CountedRuntime]) -> None:
     with LatentMAS(task="notes", limit=2, runtime="local", output="memory://bucket/runs") as system:
         system.evaluate(seeds="1,2")
     found = set(store.find("/bucket/runs"))
-    names = ("config.yaml", "results.jsonl", "summary.json")
+    names = ("config.yaml", "results.jsonl", "summary.json", "timeline.jsonl")
     assert found == {"/bucket/runs/summary.json"} | {
         f"/bucket/runs/seed-{seed}/{name}" for seed in (1, 2) for name in names
     }

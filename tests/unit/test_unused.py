@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from latentmas_ray import LatentMAS, UnusedSettingWarning
-from latentmas_ray.config import RunConfig, RunSetting, make_config, unused_settings
+from latentmas_ray.config import RunConfig, RunSetting, make_config, unused_by_choice, unused_settings
 from latentmas_ray.config.unused import UNUSED
 
 # Fields with an effect in every setting, or refused where they have none.
@@ -98,6 +98,9 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
         ({"engine": "transformers", "sampler": "engine"}, {}, {"sampler": "engine"}),
         ({"engine": "transformers", "sampler": "engine"}, {"own_engines": (None, "vllm")}, {}),
         ({"engine": "vllm", "sampler": "engine"}, {}, {}),
+        ({"engine": "vllm", "transfer": "auto"}, {}, {"transfer": "engine"}),
+        ({"engine": "vllm", "transfer": "auto", "method": "text"}, {}, {"transfer": "method"}),
+        ({"engine": "vllm", "transfer": "recompute"}, {}, {}),
         ({"engine": "vllm"}, {"own_engines": ("transformers",)}, {"engine": "topology"}),
         ({"engine": "vllm"}, {"own_engines": ("transformers", None)}, {}),
         (
@@ -112,6 +115,30 @@ def test_settings_that_exclude_one_another(
     config: dict[str, Any], setting: dict[str, Any], expected: dict[str, str]
 ) -> None:
     assert told(config, **setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "engines", "expected"),
+    [
+        ({"sampler": "engine"}, (None,), ("transformers",), ["sampler=engine does nothing with engine=transformers"]),
+        ({"sampler": "engine"}, (None, None), ("transformers", "vllm"), []),
+        ({"sampler": "engine", "engine": "transformers"}, (None,), ("transformers",), []),
+        ({"sampler": "engine", "temperature": 0}, (None,), ("transformers",), []),
+        ({"sampler": "counter"}, (None,), ("transformers",), []),
+        ({"transfer": "auto"}, (None,), ("vllm",), ["transfer=auto does nothing with engine=vllm"]),
+        ({"transfer": "auto"}, ("vllm", None), ("vllm", "transformers"), ["transfer=auto does nothing with engine"]),
+        ({"transfer": "auto"}, (None,), ("transformers",), []),
+        ({"transfer": "auto", "engine": "vllm"}, (None,), ("vllm",), []),
+        ({"transfer": "auto", "method": "text"}, (None,), ("vllm",), []),
+    ],
+)
+def test_what_the_choice_of_engines_leaves_without_effect(
+    config: dict[str, Any], asked: tuple[str | None, ...], engines: tuple[str, ...], expected: list[str]
+) -> None:
+    """Where it is asked for, and not chosen, it is told before anything starts."""
+    run = RunSetting(config=make_config(config), own_engines=asked)
+    found = [str(warning) for warning in unused_by_choice(run, engines)]
+    assert [line.startswith(start) for line, start in zip(found, expected, strict=True)] == [True] * len(expected)
 
 
 def test_a_default_is_not_told() -> None:

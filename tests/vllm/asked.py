@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from latentmas_ray import Agent, LatentMAS, Topology
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
-from latentmas_ray.engine.turn import TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory import RecomputeInputs, Segment, SegmentChunk, join, merge_layout
 from latentmas_ray.models import LanguageModel, load_model
+from latentmas_ray.models.sampling import greedy, uniform
 from latentmas_ray.system import make_runtime
+from latentmas_ray.writing import continuous
+from latentmas_ray.writing.continuous import ContinuousEngine
 from latentmas_ray.writing.question_memory import question_memories
 from latentmas_ray.writing.receive import receive_memory
 from latentmas_ray.writing.text_engine import QuestionMemory, TextRequest
+from tests.vllm.child import write_all
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,13 +116,53 @@ class OwnEngine:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(make_runtime, "load_runner", lambda *args, **more: RecordingRunner(self._engine, name, asked))
             mas = LatentMAS(
-                self._model, topology=topology, task=task, runtime="local", dtype=self._dtype, batch_size=20, **fields
+                self._model, topology=topology, task=task, runtime="local", dtype=self._dtype, batch_size=50, **fields
             )
             with mas:
                 mas.evaluate(limit=num_questions)
         return asked
 
+    def draw(self, asked: Sequence[Asked], temperature: float) -> list[Asked]:
+        """Answer the same questions with the same memories again, with drawn tokens, by our engine that writes
+        continuously."""
+        sampling = Sampling(temperature=temperature, top_p=0.95)
+        requests = [replace(one.request, sampling=sampling) for one in asked]
+        written = write_all(ContinuousEngine(self.lm, max_running=50), requests)
+        return [Asked(request=one, token_ids=tuple(written[one.key].token_ids)) for one in requests]
+
+    def border_distance(self, one: Asked, step: int) -> float:
+        """How far the random number of token `step` of a drawn answer is from the next border between two tokens, on
+        the scale from 0 to 1 on which it is drawn."""
+        seen: list[Tensor] = []
+        begun = replace(one.request, prompt_ids=(*one.request.prompt_ids, *one.token_ids[:step]), sampling=Sampling())
+        engine = ContinuousEngine(self.lm, max_running=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(continuous, "greedy", lambda logits: seen.append(logits) or greedy(logits))  # type: ignore[func-returns-value]
+            engine.start(begun)
+            while not seen:
+                engine.step()
+        sampling = one.request.sampling
+        number = uniform(sampling.seed, one.request.question_id, one.request.agent, step)
+        probs_V = torch.softmax(seen[0][0].double() / sampling.temperature, dim=-1)
+        sorted_S = probs_V.sort(descending=True).values
+        smallest = sorted_S[sorted_S.cumsum(dim=-1) - sorted_S < sampling.top_p].min()
+        cumulative_V = probs_V.masked_fill(probs_V < smallest, 0.0).cumsum(dim=-1)
+        return float((cumulative_V / cumulative_V[-1] - number).abs().min())
+
 
 def num_equal(asked: Sequence[Asked], written: Mapping[str, Any]) -> int:
     """How many answers are equal, token by token."""
-    return sum(list(one.token_ids) == written[one.request.key].token_ids for one in asked)
+    return len(asked) - len(differences(asked, written))
+
+
+def differences(asked: Sequence[Asked], written: Mapping[str, Any]) -> list[tuple[Asked, int]]:
+    """The questions whose answers differ, each with the number of tokens before the first that does."""
+    differing = []
+    for one in asked:
+        other = written[one.request.key].token_ids
+        if list(one.token_ids) != other:
+            pairs = zip(one.token_ids, other, strict=False)
+            differing.append(
+                (one, next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one.token_ids), len(other))))
+            )
+    return differing

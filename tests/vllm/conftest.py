@@ -7,18 +7,18 @@ import pytest
 from tests.vllm.asked import OwnEngine
 from tests.vllm.child import VllmProcess
 
-# Small blocks, few of them, and small steps: prompts are read in chunks, and long texts do not fit all at once.
+# Small blocks, few of them, and small steps: prompts are read in chunks, and texts that grow do not all fit at once.
 BLOCK_SIZE = 32
-NUM_BLOCKS = 72
+NUM_BLOCKS = 300
 BYTES_PER_TOKEN = 4096  # of the embedded model in float32
 ARGUMENTS = {
     "model": "tiny",
     "dtype": "float32",
-    "max_running": 6,
+    "max_running": 32,
     "kv_cache_bytes": NUM_BLOCKS * BLOCK_SIZE * BYTES_PER_TOKEN,
     "takes_inputs": True,
     "block_size": BLOCK_SIZE,
-    "max_num_batched_tokens": 96,
+    "max_num_batched_tokens": 160,
 }
 
 

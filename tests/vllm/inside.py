@@ -1,16 +1,21 @@
 """What tests do in the process with vLLM: functions of the engine, which are sent there by name."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import repeat
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import RopeSpec
 from latentmas_ray.memory.layer_spec import LayerSpec
+from latentmas_ray.vllm.reference import Probe, make_reference
 from latentmas_ray.vllm.registry import REGISTRY, WriteStats
-from latentmas_ray.writing.text_engine import TextRequest
+from latentmas_ray.writing.text_engine import MemoryPart, TextRequest
 from tests.vllm.child import Written, write_all
 
 if TYPE_CHECKING:
@@ -90,24 +95,37 @@ def write_on_a_dead_engine(engine: "VllmTextEngine", request: TextRequest) -> li
     return raised
 
 
-def probe_errors(engine: "VllmTextEngine") -> list[str]:
-    """What the check at load says of the right memory, of keys one position away, and of another model's logits."""
+def probe_errors(engine: "VllmTextEngine") -> dict[str, str]:
+    """What the check at load says of the right memory, of wrong ones, and of another model's logits."""
     from latentmas_ray.vllm.checks import check_probe
-    from latentmas_ray.vllm.reference import make_reference
 
     probe = make_reference(engine.model_name, dtype=engine.spec.dtype, revision=None).probe
-    parts = tuple(replace(part, shift=part.shift + 1) for part in probe.memory.parts)
-    said = []
-    for other in (
-        probe,
-        replace(probe, memory=replace(probe.memory, parts=parts)),
-        replace(probe, logits_V=probe.logits_V.flip(0)),
-    ):
+    head_dim = engine.spec.head_dim
+    in_pairs = torch.arange(head_dim).view(2, head_dim // 2).T.flatten()  # dims that are rotated together, adjacent
+
+    def with_parts(change: Callable[[MemoryPart], MemoryPart]) -> Probe:
+        return replace(probe, memory=replace(probe.memory, parts=tuple(map(change, probe.memory.parts))))
+
+    def with_kv(change: Callable[[Tensor], Tensor]) -> Probe:
+        return with_parts(lambda part: replace(part, kv_LCHTD=change(part.kv_LCHTD)))
+
+    others = {
+        "right": probe,
+        "keys one position on": with_parts(lambda part: replace(part, shift=part.shift + 1)),
+        "keys one position back": with_parts(lambda part: replace(part, shift=part.shift - 1)),
+        "dims in pairs": with_kv(lambda kv: torch.stack([kv[:, 0][..., in_pairs], kv[:, 1]], dim=1)),
+        "other heads": with_kv(lambda kv: kv.flip(2)),
+        "other layers": with_kv(lambda kv: kv.flip(0)),
+        "values as keys": with_kv(lambda kv: kv.flip(1)),
+        "another model": replace(probe, logits_V=probe.logits_V.flip(0)),
+    }
+    said = {}
+    for name, other in others.items():
         try:
             check_probe(engine, other)
-            said.append("")
+            said[name] = ""
         except LatentMASError as error:
-            said.append(str(error))
+            said[name] = str(error)
     return said
 
 
@@ -124,6 +142,43 @@ def layer_errors(engine: "VllmTextEngine") -> list[str]:
         except LatentMASError as error:
             said.append(str(error))
     return said
+
+
+def errors_of_another_vllm(engine: "VllmTextEngine") -> list[str]:
+    """What is said of a configuration and of a layer that lack fields which are read."""
+    from latentmas_ray.vllm.checks import check_layers
+
+    bare = SimpleNamespace(kv_cache=None, impl=None)
+    lacking = SimpleNamespace(
+        compilation_config=SimpleNamespace(
+            static_forward_context={f"model.layers.{number}.attn": bare for number in range(engine.spec.num_layers)}
+        )
+    )
+    said = []
+    for config in (SimpleNamespace(), lacking):
+        try:
+            check_layers(config, engine.spec, engine.model_name)
+        except LatentMASError as error:
+            said.append(str(error))
+    return said
+
+
+def error_of_bad_arguments(engine: "VllmTextEngine") -> str:
+    """What is said when vLLM refuses its configuration."""
+    from latentmas_ray.models.names import EMBEDDED_FOLDER
+    from latentmas_ray.vllm.load import _make_engine
+
+    arguments = {"model": str(EMBEDDED_FOLDER), "skip_tokenizer_init": True, "max_model_len": 10**9}
+    try:
+        _make_engine(engine.model_name, arguments, "")
+    except LatentMASError as error:
+        return str(error)
+    return ""
+
+
+def bounds(engine: "VllmTextEngine") -> tuple[int | None, str]:
+    """How many positions a question has, and why."""
+    return engine.max_positions, engine.positions_bound
 
 
 def write_ignoring_load_errors(engine: "VllmTextEngine", requests: Sequence[TextRequest]) -> dict[str, Written]:
@@ -169,3 +224,15 @@ def write_without_inputs(engine: "VllmTextEngine", request: TextRequest) -> None
         engine.start(request)
     finally:
         engine._takes_inputs = True
+
+
+def queued_while_writing(engine: "VllmTextEngine", requests: Sequence[TextRequest]) -> list[int]:
+    """How many questions wait for blocks: after all have started, after the first step, and when all have ended."""
+    for request in requests:
+        engine.start(request)
+    seen = [len(engine.queued)]
+    engine.step()
+    seen.append(len(engine.queued))
+    while engine._running:
+        engine.step()
+    return [*seen, len(engine.queued)]

@@ -15,7 +15,8 @@ from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, TPRank
-from latentmas_ray.transport import Transport
+from latentmas_ray.transport import Place, Transport
+from latentmas_ray.transport.make import TRANSPORTS
 
 
 class ReplicaState(Enum):
@@ -37,10 +38,10 @@ class SegmentLocation:
     final_at: float | None = None  # when its turn ended, by the driver's monotonic clock
     readers: set[str] = field(default_factory=set)
 
-    def record_read(self, read: SegmentRead, *, reader_node: str, shares_node: bool) -> SegmentRead:
+    def record_read(self, read: SegmentRead, *, reader_node: str) -> SegmentRead:
         """Return `read` with its link and the bytes that it moved, and record the reader's node.
 
-        With `shares_node`, readers on one node share a copy: only the first of them moves bytes.
+        With a transport whose readers on one node share a copy, only the first of them moves bytes.
         """
         if self.colocated:
             return replace(read, link="same_process", moved_bytes=0)
@@ -49,8 +50,13 @@ class SegmentLocation:
         return replace(
             read,
             link="same_node" if reader_node == self.source_node else "cross_node",
-            moved_bytes=read.num_bytes if is_first or not shares_node else 0,
+            moved_bytes=read.num_bytes if is_first or not _shares_node(read.transport) else 0,
         )
+
+
+def _shares_node(transport: str) -> bool:
+    """Return whether readers on one node share a copy; `transport` is a name of `Transport.name_of`."""
+    return all(TRANSPORTS[name].capabilities.shares_node for name in transport.split("+"))  # type: ignore[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +101,23 @@ class Replica(ABC):
     """`submit` queues a turn, `result` returns its result. In between it is in `pending`, in submission order."""
 
     def __init__(
-        self, actors: Sequence[Any], nodes: Sequence[str], *, colocated: bool = False, spec: KVCacheSpec | None = None
+        self,
+        actors: Sequence[Any],
+        nodes: Sequence[str],
+        *,
+        name: str = "",
+        colocated: bool = False,
+        spec: KVCacheSpec | None = None,
     ) -> None:
-        """`nodes` are the planned nodes of the actors. `colocated`: only this replica reads the segments that it
-        writes. `spec` describes the memory of the whole model, if known."""
+        """`nodes` are the planned nodes of the actors. `name` is also that of the replica which replaces it.
+        `colocated`: only this replica reads the segments that it writes. `spec` describes the memory of the whole
+        model, if known."""
+        self.name = name
         self.colocated = colocated
         self.spec = spec
         self.actors = tuple(actors)
         self.nodes = tuple(nodes)
+        self._gpus: tuple[str | None, ...] = ()
         self.state = ReplicaState.STARTING
         self.lost_because = ""
         self.suspect: Turn | None = None  # the turn that was running when it was lost
@@ -129,8 +144,19 @@ class Replica(ABC):
             self.spec.check_same(whole)
         self.spec = whole
         self.nodes = tuple(one.node_id for one in loaded)
+        self._gpus = tuple(one.gpu for one in loaded)
         self.state = ReplicaState.READY
         return whole
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether its model is loaded, so that its actors have told their GPUs."""
+        return bool(self._gpus)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where its actors are, once that is known."""
+        return tuple(Place(node, gpu) for node, gpu in zip(self.nodes, self._gpus, strict=True))
 
     def use_transport(self, transport: Transport) -> list[ray.ObjectRef]:
         """Switch the actors to this transport; return references to wait for."""
@@ -159,8 +185,8 @@ class Replica(ABC):
         return work.can_overlap and not self.colocated
 
     @abstractmethod
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
-        """Return the result of a turn that is over. `shares_node` is a capability of the transport.
+    def result(self, turn: Turn) -> TurnResult:
+        """Return the result of a turn that is over.
 
         Raises TurnError if the turn failed, InputError kinds as they were raised, TurnLostError if memory that it reads
         is lost, ActorError if an actor died.

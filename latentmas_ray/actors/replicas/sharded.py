@@ -70,17 +70,14 @@ class ShardedReplica(Replica):
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
         return SegmentRef(tuple(chunks), writes, holders, work.segment_id), turn
 
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn) -> TurnResult:
         """Wait for all ranks once one is done. Raises ActorError if a rank died, hangs or is out of step."""
         results, errors = self._collect(turn)
         if errors:
             self._raise(errors, is_over=len(results) + len(errors) == self.num_ranks)
         if missing := [str(rank) for rank in range(self.num_ranks) if rank not in results]:
             raise ActorError(f"rank {', '.join(missing)} of {self.num_ranks} did not end a turn that others have ended")
-        located = [
-            self._record_reads(results[rank], turn.reads, rank, shares_node=shares_node)
-            for rank in range(self.num_ranks)
-        ]
+        located = [self._record_reads(results[rank], turn.reads, rank) for rank in range(self.num_ranks)]
         return merge_results(located)
 
     def cancel(self, turn: Turn) -> None:
@@ -142,8 +139,6 @@ class ShardedReplica(Replica):
         result: TurnResult,
         locations: Mapping[str, tuple[SegmentLocation, ...]],
         rank: int,
-        *,
-        shares_node: bool,
     ) -> TurnResult:
         node = self.nodes[rank]
         reads = []
@@ -151,7 +146,7 @@ class ShardedReplica(Replica):
             shards = locations[read.source]
             sources = sources_of(self._num_kv_heads, len(shards), TPRank(rank, self.num_ranks))
             # Its heads come from these shards, most often from one; the slowest link counts.
-            parts = [shards[one].record_read(read, reader_node=node, shares_node=shares_node) for one in sources]
+            parts = [shards[one].record_read(read, reader_node=node) for one in sources]
             link = max((part.link for part in parts), key=lambda link: link == "cross_node")
             reads.append(replace(read, link=link, moved_bytes=max(part.moved_bytes for part in parts)))
         return replace(result, reads=tuple(reads))
@@ -182,6 +177,7 @@ def merge_results(results: Sequence[TurnResult]) -> TurnResult:
 def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:
     return replace(
         reads[0],
+        transport="+".join(dict.fromkeys(name for read in reads for name in read.transport.split("+"))),
         num_bytes=sum(read.num_bytes for read in reads),
         moved_bytes=sum(read.moved_bytes for read in reads),
         seconds=max(read.seconds for read in reads),

@@ -1,6 +1,6 @@
 """A rank's transport: reads its heads from the shards of another replica, through the run's transport."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from latentmas_ray.actors.receiver import SentChunk
 from latentmas_ray.authentication import Authenticator, ChunkId, RunKey
+from latentmas_ray.config import ActorLink
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk, TPRank
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.parallel.ranks import Ranks
-from latentmas_ray.transport import Transport
+from latentmas_ray.transport import Place, Transport
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class ShardedTransport(Transport):
         # The inner transport moves the bytes, so its capabilities count.
         self.name, self.capabilities, self.codec = inner.name, inner.capabilities, inner.codec
 
+    def at(self, place: Place) -> "ShardedTransport":
+        return ShardedTransport(self._inner.at(place), self._ranks)
+
+    def for_links(self, links: Collection[ActorLink] | None) -> "ShardedTransport":
+        return ShardedTransport(self._inner.for_links(links), self._ranks)
+
     def open(self, key: RunKey | None = None) -> None:
         self._inner.open(key)
 
@@ -62,6 +69,14 @@ class ShardedTransport(Transport):
                 for shard, one in zip(payload.shards, payload.payloads, strict=True)
             ]
             return reslice(chunks, expected)
+
+    def fetch(self, payload: Any) -> None:
+        """Fetch one shard, as its sender packed it."""
+        self._inner.fetch(payload)
+
+    def name_of(self, payload: ShardPayload) -> str:
+        """The name of what moves the shards; the names, if those of several links do."""
+        return "+".join(dict.fromkeys(self._inner.name_of(one) for one in payload.payloads))
 
     def release(self, payload: Any) -> None:
         self._inner.release(payload)

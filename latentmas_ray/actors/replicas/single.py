@@ -51,14 +51,11 @@ class SingleReplica(Replica):
         holders = [] if transport.capabilities.survives_producer else [(actor, chunks)]
         return SegmentRef((chunks,), writes, holders, work.segment_id), turn
 
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn) -> TurnResult:
         with turn_errors():
             result: TurnResult = ray.get(turn.results[0])
         node = self.nodes[0]
-        reads = tuple(
-            turn.reads[read.source][0].record_read(read, reader_node=node, shares_node=shares_node)
-            for read in result.reads
-        )
+        reads = tuple(turn.reads[read.source][0].record_read(read, reader_node=node) for read in result.reads)
         return replace(result, reads=reads)
 
     def cancel(self, turn: Turn) -> None:

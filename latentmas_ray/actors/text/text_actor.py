@@ -17,13 +17,13 @@ from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.writing.text_runner import TextRunner
 from latentmas_ray.writing.writer import Writer
 
-_MIN_TURNS, _MAX_TURNS = 8, 128
+_MIN_TURNS, _MAX_NEXT = 8, 64
 
 
 def text_groups(max_running: int) -> dict[str, int]:
-    """Return the actor's concurrency groups. Each turn waits in a thread of its own until it is written; as many more
-    receive their memory meanwhile."""
-    return {**GROUPS, "turns": min(max(2 * max_running, _MIN_TURNS), _MAX_TURNS), "events": 1}
+    """Return the actor's concurrency groups. Each turn, which may have a single question, waits in a thread of its own
+    until it is written; as many more, up to `_MAX_NEXT`, receive their memory meanwhile."""
+    return {**GROUPS, "turns": max(max_running + min(max_running, _MAX_NEXT), _MIN_TURNS), "events": 1}
 
 
 class TextActor(AgentActor):
@@ -94,5 +94,5 @@ class TextActor(AgentActor):
         try:
             _, result = self._execute_turn(work, later, first, None, overlaps=False)
         finally:
-            self._writer.busy.record(begin, time.time())
+            self._writer.record_work(begin)
         return result

@@ -13,7 +13,7 @@ from latentmas_ray.actors.text.text_actor import TextActor
 from latentmas_ray.actors.text.write_turn import receive_turn
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, TurnError
+from latentmas_ray.errors import TurnError
 from latentmas_ray.memory import TPRank
 from latentmas_ray.parallel.process_group import STEP_SECONDS
 from latentmas_ray.parallel.ranks import ALONE, Ranks
@@ -78,14 +78,10 @@ class TextRankActor(TextActor, RankActor):
         try:
             if work.traced:
                 raise TurnError(f"agent {work.agent}: hidden states are not available on this engine")
-            result = self._writer.start(number, self._receive(work, reads)).result()
-        except ActorError:
-            raise  # the other ranks are not asked any more
-        except BaseException:
-            self._engine.submit(engine.release, number).result()
-            raise
-        self._engine.submit(engine.release, number).result()
-        return result
+            return self._writer.start(number, self._receive(work, reads)).result()
+        finally:
+            if not self._writer.is_dead:  # else the other ranks are not asked any more
+                self._engine.submit(engine.release, number).result()
 
     def _receive(self, work: TurnRequest, reads: Sequence[ShardRefs]) -> ReceivedTurn:
         assert self._writer is not None

@@ -34,14 +34,14 @@ class TextReplica(Replica):
         self._reads: dict[int, tuple[SegmentRead, ...]] = {}  # by turn, with their links
 
     @abstractmethod
-    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead]) -> tuple[SegmentRead, ...]:
         """Return the transfers of the first actor with their links and the bytes that they moved."""
 
-    def with_links(self, turn: Turn, result: TurnResult, *, shares_node: bool) -> TurnResult:
+    def with_links(self, turn: Turn, result: TurnResult) -> TurnResult:
         """Return the result of a turn, or of one of its questions, with the links of its transfers. They are recorded
         once, however many results a turn has."""
         if turn.number not in self._reads:
-            self._reads[turn.number] = self.record_reads(turn, result.reads, shares_node=shares_node)
+            self._reads[turn.number] = self.record_reads(turn, result.reads)
         return replace(result, reads=self._reads[turn.number])
 
     def cancel_questions(self, turn: Turn, question_ids: Collection[str] | None) -> None:
@@ -94,16 +94,13 @@ class SingleTextReplica(TextReplica, SingleReplica):
         result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
         return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
 
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn) -> TurnResult:
         with turn_errors():
             result: TurnResult = ray.get(turn.results[0])
-        return self.with_links(turn, result, shares_node=shares_node)
+        return self.with_links(turn, result)
 
-    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
-        return tuple(
-            turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0], shares_node=shares_node)
-            for read in reads
-        )
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead]) -> tuple[SegmentRead, ...]:
+        return tuple(turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0]) for read in reads)
 
     def cancel(self, turn: Turn) -> None:
         """Cancel a turn; the questions that are being written leave the engine."""
@@ -128,7 +125,7 @@ class ShardedTextReplica(TextReplica, ShardedReplica):
             results.append(write.remote(self._num_turns, work, reads))
         return None, Turn(self._num_turns, time.monotonic(), tuple(results), locations_of(segments, work))
 
-    def result(self, turn: Turn, *, shares_node: bool) -> TurnResult:
+    def result(self, turn: Turn) -> TurnResult:
         """Return rank 0's result, with the bytes of all ranks. Raises like rank 0, and ActorError if a rank died or is
         out of step."""
         results, errors = self._collect(turn)
@@ -139,12 +136,12 @@ class ShardedTextReplica(TextReplica, ShardedReplica):
             self._raise(errors, is_over=False)
         if missing := [str(rank) for rank in range(self.num_ranks) if rank not in results]:
             raise ActorError(f"rank {', '.join(missing)} of {self.num_ranks} did not end a turn that others have ended")
-        return self.with_links(turn, results[0], shares_node=shares_node)
+        return self.with_links(turn, results[0])
 
-    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead], *, shares_node: bool) -> tuple[SegmentRead, ...]:
+    def record_reads(self, turn: Turn, reads: Sequence[SegmentRead]) -> tuple[SegmentRead, ...]:
         """Rank 0 stands for all: each reads as many heads, and so as many bytes."""
         result = TurnResult(agent="", prompt_tokens=(), reads=tuple(reads))
-        first = self._record_reads(result, turn.reads, 0, shares_node=shares_node).reads
+        first = self._record_reads(result, turn.reads, 0).reads
         return tuple(
             replace(read, num_bytes=read.num_bytes * self.num_ranks, moved_bytes=read.moved_bytes * self.num_ranks)
             for read in first

@@ -4,8 +4,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
-import ray
-
+from latentmas_ray.actors.text.device_share import device_share
 from latentmas_ray.config import SamplerName
 
 if TYPE_CHECKING:
@@ -55,19 +54,18 @@ def _memory(model: str, dtype: str, revision: str | None, max_running: int, num_
 
     from latentmas_ray.models.load import load_config
     from latentmas_ray.models.names import known_positions
+    from latentmas_ray.placement.cache_size import DEVICE_SHARE, bytes_on_gpu, bytes_on_host, wanted_bytes
     from latentmas_ray.placement.model_dims import dims_of_config, known_dims
-    from latentmas_ray.vllm.cache_size import DEVICE_SHARE, bytes_on_gpu, bytes_on_host, wanted_bytes
+    from latentmas_ray.vllm.load import computes_on_cpu
 
     found = known_dims(model) if revision is None else None
     dims = (found or dims_of_config(load_config(model, revision).to_dict(), model)).in_dtype(dtype)
     wanted = wanted_bytes(dims, max_running=max_running, max_positions=known_positions(model, revision))
     wanted //= num_ranks
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    if not torch.cuda.is_available():
-        share = assigned.get("CPU", 0.0) / len(os.sched_getaffinity(0))
+    if computes_on_cpu():
         host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"kv_cache_bytes": bytes_on_host(host_bytes=host_bytes, share=min(1.0, share), wanted=wanted)}
-    share, gpu_bytes = min(1.0, assigned.get("GPU", 1.0)), torch.cuda.get_device_properties(0).total_memory
+        return {"kv_cache_bytes": bytes_on_host(host_bytes=host_bytes, share=device_share("cpu"), wanted=wanted)}
+    share, gpu_bytes = device_share("cuda"), torch.cuda.get_device_properties(0).total_memory
     return {
         "kv_cache_bytes": bytes_on_gpu(
             dims,

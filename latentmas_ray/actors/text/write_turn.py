@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver
+from latentmas_ray.engine.timing.phase_spans import cut_waits
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.transport import Transport
 from latentmas_ray.writing.writer import Writer
@@ -39,5 +40,6 @@ def receive_turn(
         received,
         wait_seconds=receiver.waited_seconds,
         absorb_seconds=max(0.0, received.absorb_seconds - receiver.waited_seconds),
-        reads=receiver.transfers(transport.name, work.recomputed),
+        spans=cut_waits(received.spans, receiver.waits),
+        reads=receiver.transfers(work.recomputed),
     )

@@ -5,25 +5,26 @@ Each is measured at several numbers of questions that an agent computes at the s
 another, the parts of its time say where the seconds go.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from latentmas_ray.actors.bench_actor import BenchCluster
+from latentmas_ray.bench.answer.measured_rows import MeasuredRows
 from latentmas_ray.bench.answer.questions import Delay
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
+from latentmas_ray.bench.answer.task_questions import TaskQuestions, choose_questions
 from latentmas_ray.bench.machine import Log
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models.presets import SHAPES
 from latentmas_ray.runs.results import Summary
 from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent
-from latentmas_ray.system import LatentMAS
+from latentmas_ray.system.setup import Setup
+from latentmas_ray.tasks.question import Question
 from latentmas_ray.units import format_accuracy
 from latentmas_ray.vllm.installed import obstacle
-
-_WARM_UP_QUESTIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +66,59 @@ class MethodFigures:
     parts: TimeParts
 
 
-def measure_methods(settings: AnswerBenchSettings, progress: Log) -> tuple[MethodFigures, ...]:
-    """Measure. Raises what a run raises, and ModelError for a model that answers nothing."""
+def measure_methods(settings: AnswerBenchSettings, rows: MeasuredRows, progress: Log) -> tuple[MethodFigures, ...]:
+    """Measure what `rows` does not have, and add it there. Actors are shared by all rows of a method and task.
+
+    Raises what a run raises, ConfigError for a model that answers nothing and for a task of a single question."""
     if settings.model in SHAPES:
         raise ConfigError("methods", ",".join(settings.methods), "a shape with random weights answers nothing: none")
-    figures: list[MethodFigures] = []
+    questions = {
+        task: choose_questions(task, limit=settings.limit, concurrency=settings.concurrency) for task in settings.tasks
+    }
+    wanted = [
+        _MethodRow(method=method, task=task, concurrency=concurrency)
+        for method in settings.methods
+        for task in settings.tasks
+        for concurrency in settings.concurrency
+    ]
+    found = {row: _from_json(kept) for row in wanted if (kept := rows.find(row_settings(settings, row))) is not None}
+    if found:
+        progress(f"methods: {len(found)} of {len(wanted)} rows were measured before")
     with ExitStack() as stack:
-        if settings.runtime == "ray":
+        if settings.runtime == "ray" and len(found) < len(wanted):
             stack.enter_context(BenchCluster(settings.address))  # one for all runs
-        for concurrency in settings.concurrency:
-            for method in settings.methods:
-                figures += _measure(settings, method, concurrency, progress)
-    return tuple(figures)
+        for method in settings.methods:
+            missing = [row for row in wanted if row.method == method and row not in found]
+            for row, figures in _measure(settings, method, missing, questions, progress):
+                found[row] = figures
+                rows.add(row_settings(settings, row), asdict(figures))
+                right, rate = format_accuracy(figures.accuracy), f"{figures.questions_per_second:.3g} questions/s"
+                progress(f"{row}: {right}, {rate} (row {len(found)} of {len(wanted)})")
+    return tuple(
+        found[_MethodRow(method=method, task=task, concurrency=concurrency)]
+        for task in settings.tasks
+        for concurrency in settings.concurrency
+        for method in settings.methods
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MethodRow:
+    """What one row of figures is about."""
+
+    method: str
+    task: str
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.task}, {self.concurrency} at a time"
+
+
+def row_settings(settings: AnswerBenchSettings, row: "_MethodRow") -> dict[str, Any]:
+    """Return all that the figures of a row depend on, but for the machine."""
+    shared = {**run_fields(settings, row.method, row.concurrency), "address": None}
+    # Which questions of a task a row has depends on these.
+    return {**asdict(row), **shared, "limit": settings.limit, "all": [*settings.concurrency]}
 
 
 class _AnswerTimes:
@@ -99,8 +141,7 @@ def run_fields(settings: AnswerBenchSettings, method: str, concurrency: int) -> 
         "dtype": settings.dtype,
         "device": settings.device,
         "temperature": 0.0,
-        "batch_size": concurrency,
-        "decode_batch": concurrency,
+        **_sizes(settings, concurrency),
         "engine": answer_engine(settings),
         "runtime": settings.runtime,
     }
@@ -113,6 +154,12 @@ def run_fields(settings: AnswerBenchSettings, method: str, concurrency: int) -> 
     return fields
 
 
+def _sizes(settings: AnswerBenchSettings, concurrency: int) -> dict[str, int]:
+    """Return the fields that are the concurrency."""
+    sizes = {"batch_size": concurrency}
+    return {**sizes, "decode_batch": concurrency} if settings.runtime == "ray" else sizes
+
+
 def answer_engine(settings: AnswerBenchSettings) -> str:
     """Return the engine of all agents that write text."""
     if settings.answer_engine != "auto":
@@ -120,22 +167,53 @@ def answer_engine(settings: AnswerBenchSettings) -> str:
     return "vllm" if settings.runtime == "ray" and obstacle() is None else "transformers"
 
 
-def _measure(settings: AnswerBenchSettings, method: str, concurrency: int, progress: Log) -> list[MethodFigures]:
-    fields = run_fields(settings, method, concurrency)
+def _measure(
+    settings: AnswerBenchSettings,
+    method: str,
+    wanted: Sequence[_MethodRow],
+    questions: Mapping[str, TaskQuestions],
+    progress: Log,
+) -> Iterator[tuple[_MethodRow, MethodFigures]]:
+    """Yield the figures of each row of one method. Models are loaded once for each task, and again only where the same
+    questions come again."""
+    if not wanted:
+        return
+    fields = run_fields(settings, method, max(settings.concurrency))
     answers = _AnswerTimes()
-    with LatentMAS(make_config(fields), observer=answers) as mas:
-        figures = []
-        for task in settings.tasks:
-            # Loads the models (tasks may have other agents), allocates caches, selects kernels.
-            mas.evaluate(task, limit=min(concurrency, _WARM_UP_QUESTIONS))
+    setup = Setup(make_config(fields), None, None, answers, {})
+    with closing(setup.live):
+        for row in wanted:
+            of_task = questions[row.task]
+            if of_task.is_repeated:
+                setup.live.close()
+            changes = {**_sizes(settings, row.concurrency), "task": row.task}
+            topology = setup.topology_for(make_config({**fields, **changes}))
+            measured = of_task.measured[row.concurrency]
+            progress(f"{row}: {len(measured)} questions")
+            # Loads the models; actors get as many threads as the measured batches leave them, not the warm-up.
+            setup.live.start(topology, -(-len(measured) // min(settings.concurrency)))
+            # Allocates caches, selects kernels.
+            _run(setup, changes, of_task.warm_up[: row.concurrency])
             answers.seconds.clear()
-            summary = mas.evaluate(task, limit=settings.limit)
+            summary = _run(setup, changes, measured)
             delay = Delay.of(answers.seconds)
-            figures.append(method_figures(summary, task, concurrency, fields["engine"], delay))
-            rate = f"{figures[-1].questions_per_second:.3g} questions/s"
-            right = format_accuracy(figures[-1].accuracy)
-            progress(f"{method}, {task}, concurrency {concurrency}: {right}, {rate}")
-        return figures
+            yield row, method_figures(summary, row.task, row.concurrency, fields["engine"], delay)
+
+
+def _run(setup: Setup, changes: Mapping[str, Any], questions: Sequence[Question]) -> Summary:
+    summary = setup.evaluation(changes, questions).run(None, None, lambda seed: None)
+    assert isinstance(summary, Summary), "one seed, one number of steps"
+    return summary
+
+
+def _from_json(row: Mapping[str, Any]) -> MethodFigures:
+    interval = row["accuracy_interval"]
+    nested = {
+        "accuracy_interval": None if interval is None else tuple(interval),
+        "delay": Delay(**row["delay"]),
+        "parts": TimeParts(**row["parts"]),
+    }
+    return MethodFigures(**{**row, **nested})
 
 
 def method_figures(summary: Summary, task: str, concurrency: int, engine: str, delay: Delay) -> MethodFigures:

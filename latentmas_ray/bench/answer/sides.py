@@ -197,6 +197,7 @@ def _vllm(settings: AnswerBenchSettings, model: str) -> AnswerSide:
         dtype=settings.dtype,
         max_running=settings.batch_size,
         kv_cache_bytes=max(_LEAST_CACHE_BYTES, needed),
+        enable_prefix_caching=False,  # every round has the same prompts, which it would only read in the first
     )
     return ContinuousSide(engine, str(choose_device(settings.device)))
 

@@ -12,7 +12,7 @@ from latentmas_ray.cli.options import is_given, run_options
 from latentmas_ray.cli.render.text import shorten
 from latentmas_ray.cli.unused_flags import NOTES
 from latentmas_ray.config import RunConfig, is_url
-from latentmas_ray.errors import ConfigError, hide_password
+from latentmas_ray.errors import ConfigError, InputError, hide_password
 from latentmas_ray.seeds import parse_seeds, seed_output
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def evaluate(
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="S,S,…", help="run once per seed, each in its own folder in DIR")
     ] = None,
+    with_timeline: Annotated[
+        bool, typer.Option("--timeline", help="also draw when and where each turn ran: timeline.html in DIR")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
 ) -> None:
     """Answer a task's questions, grade the answers, sum up."""
@@ -42,6 +45,7 @@ def evaluate(
     several = None if seeds is None else _several(context, seeds, config)
     if config.trace and config.output is None:
         raise ConfigError("trace", str(config.trace), "traces are written to the output folder; add --output DIR")
+    _check_timeline(config, with_timeline=with_timeline)
     summary: Summary | SeedsSummary
     table: RenderableType
     with listen(config.method) as listener, open_system(config, listener) as system:
@@ -60,8 +64,28 @@ def evaluate(
     if summary.num_failed:
         _print_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)
     typer.echo(_where_results_are(config, has_seeds=several is not None), err=True)
+    if with_timeline and config.output is not None:
+        _write_timelines(config.output, several)
     if summary.num_failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _check_timeline(config: RunConfig, *, with_timeline: bool) -> None:
+    """Raise ConfigError for `--timeline` without a folder to write to."""
+    if with_timeline and (config.output is None or is_url(config.output)):
+        given = "no --output" if config.output is None else hide_password(config.output)
+        raise ConfigError("--timeline", given, "it is written to the output folder; add --output DIR, a folder here")
+
+
+def _write_timelines(output: str, seeds: tuple[int, ...] | None) -> None:
+    """Write the timeline of the run, or that of each seed. One that cannot be drawn fails no run: a note says why."""
+    from latentmas_ray.cli.commands.pages.timeline import write_files
+
+    for folder in [output] if seeds is None else [seed_output(output, seed) for seed in seeds]:
+        try:
+            write_files(folder)
+        except InputError as error:
+            typer.echo(f"note: no timeline: {error}", err=True)
 
 
 def _where_results_are(config: RunConfig, *, has_seeds: bool) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,7 +13,9 @@ from latentmas_ray.cli.unused_flags import NOTES, tell_unused, with_value
 from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, RunSetting, replicas_by_agent, warn_of_unused
 from latentmas_ray.errors import ConfigError, ModelError
 from latentmas_ray.placement import (
+    HARDWARE,
     PRESETS,
+    Hardware,
     LinkSpeeds,
     ModelDims,
     NodeResources,
@@ -21,15 +23,21 @@ from latentmas_ray.placement import (
     PlanRequest,
     Workload,
     dims_of_config,
+    hardware_named,
+    hardware_of_device,
     known_dims,
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.throughput import predict
+from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
 from latentmas_ray.units import parse_bytes
+from latentmas_ray.vllm.installed import obstacle
 
 _MAX_NUMBER = 10**7
+_BEST = 3  # layouts that are printed
 
 GPU_MEMORY = "80GB"  # assumed for GPUs that are not on this machine: an A100's
 CORES_PER_NODE = 64
@@ -62,6 +70,19 @@ Network = Annotated[
     str | None,
     typer.Option("--network", metavar="SPEED", help="of each node, which its ranks share (default: 100Gbit/s)"),
 ]
+HardwareName = Annotated[
+    str | None,
+    typer.Option(
+        "--hardware",
+        metavar="|".join(HARDWARE),
+        help="predict with its published figures, and use its links (default: as here, a100-80gb, or cpu without GPUs)",
+    ),
+]
+TextTokens = Annotated[
+    str | None,
+    typer.Option("--text-tokens", metavar="N", help="that a text is expected to have (default: as many as it may)"),
+]
+_DEFAULT_GPU = "a100-80gb"
 
 
 @run_options(
@@ -78,7 +99,11 @@ Network = Annotated[
     "max_new_tokens",
     "dtype",
     "address",
-    helps={"address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started"},
+    helps={
+        "address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started",
+        "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
+        "answers the most questions per second, as predicted",
+    },
 )
 def plan(
     config: RunConfig,
@@ -93,6 +118,9 @@ def plan(
     pcie: Pcie = None,
     shared_memory: SharedMemory = None,
     network: Network = None,
+    hardware: HardwareName = None,
+    text_tokens: TextTokens = None,
+    compare: Annotated[bool, typer.Option("--compare", help="with --replicas auto: all layouts, not three")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as one JSON object")] = False,
 ) -> None:
     """Show which agent would go on which node and GPU, without starting anything.
@@ -109,24 +137,45 @@ def plan(
         "shared_memory": shared_memory,
         "network": network,
     }
-    speeds = LinkSpeeds.parse({name: text for name, text in given.items() if text is not None})
-    described = (nodes, gpus_per_node, gpu_memory, cpus_per_node)
+    named = None if hardware is None else hardware_named(hardware)
+    typed = {name: text for name, text in given.items() if text is not None}
+    speeds = LinkSpeeds.parse(typed, None if named is None else named.link_speeds())
+    described = (nodes, gpus_per_node, gpu_memory or _memory_of(named), cpus_per_node)
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER)
     planned_nodes = _cluster_at(config.address, *described) if config.address else _cluster(*described)
     topology = load_topology(config.topology)
+    is_described = nodes is not None or gpus_per_node is not None
+    check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
-    _tell_unused(config, request, gpu_memory)
-    made = make_plan(request)
-    _tell_unused_links(made, speeds, given)
+    is_here = gpus_per_node is None and config.address is None
+    own = {"replicas": config.replicas, "hardware": hardware, "text_tokens": text_tokens, "compare": compare}
+    _tell_unused(config, request, {"gpu_memory": gpu_memory, **own})
+    if request.apart and is_described and (problem := obstacle()) is not None:
+        NOTES.hold(f"{problem} here: the plan is for nodes that have it")
+    search = _search(request, _hardware_of(planned_nodes, named, is_here=is_here), speeds, text_tokens)
+    found = _predicted(search, is_auto=config.replicas == "auto", is_asked_for=named is not None)
+    made = found[0].plan if found else make_plan(request)
+    _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
         told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
         return
+    said = (made, speeds, config.model, describe_engines(topology, engines))
+    _print(said, search, found, most=len(found) if compare else _BEST)
+
+
+def _print(
+    said: tuple[Plan, LinkSpeeds, str, str], search: LayoutSearch, found: Sequence[PredictedPlan], *, most: int
+) -> None:
+    from latentmas_ray.cli.render.layout_tables import layout_report
     from latentmas_ray.cli.render.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
-    results_console().print(plan_report(made, speeds, config.model, describe_engines(topology, engines)))
+    console = results_console()
+    console.print(plan_report(*said))
+    if found:
+        console.print(layout_report(search, found, most=most))
 
 
 def _request(
@@ -136,7 +185,7 @@ def _request(
     names = tuple(agent.name for agent in topology.agents)
     return PlanRequest(
         agents=names,
-        replicas=replicas_by_agent(config.replicas, names),
+        replicas=replicas_by_agent(1 if config.replicas == "auto" else config.replicas, names),
         nodes=nodes,
         placement=config.placement,
         tp=config.tp,
@@ -154,7 +203,48 @@ def _request(
     )
 
 
-def _tell_unused(config: RunConfig, request: PlanRequest, gpu_memory: str | None) -> None:
+def _memory_of(hardware: Hardware | None) -> str | None:
+    return None if hardware is None or hardware.memory_bytes is None else f"{hardware.memory_bytes}B"
+
+
+def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, text_tokens: str | None) -> LayoutSearch:
+    tokens = None if text_tokens is None else whole_number("text_tokens", text_tokens, least=1, most=_MAX_NUMBER)
+    return LayoutSearch(request=request, hardware=hardware, speeds=speeds, expected_tokens=tokens)
+
+
+def _predicted(search: LayoutSearch, *, is_auto: bool, is_asked_for: bool) -> list[PredictedPlan]:
+    """Return the predicted plans, the best one first; none if no prediction is asked for."""
+    if is_auto:
+        return search.find()
+    if not is_asked_for:
+        return []
+    made = make_plan(search.request)
+    costs = search.costs(made.request, is_colocated=made.is_colocated)
+    return [PredictedPlan(layout=None, plan=made, prediction=predict(made, costs, search.speeds))]
+
+
+def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None, *, is_here: bool) -> Hardware:
+    """Return the named figures, else those of this machine's GPU, those that are assumed for GPUs, or those of
+    processors. Raises ConfigError for figures of GPUs on nodes without, and the other way round."""
+    has_gpus = any(node.whole_gpus for node in nodes)
+    if named is not None:
+        if has_gpus == (named.cores is not None):
+            expected = "the nodes have GPUs: name theirs" if has_gpus else "the nodes have no GPU: add --gpus-per-node"
+            raise ConfigError("hardware", named.name, expected)
+        return named
+    if not has_gpus:
+        return HARDWARE["cpu"]
+    if is_here:
+        import torch  # takes seconds
+
+        properties = torch.cuda.get_device_properties(0)
+        found = hardware_of_device(properties.name, properties.total_memory)
+        if found is not None:
+            return found
+    return HARDWARE[_DEFAULT_GPU]
+
+
+def _tell_unused(config: RunConfig, request: PlanRequest, flags: Mapping[str, object]) -> None:
     """Tell the flags that change nothing in this plan."""
     topology = request.topology
     assert topology is not None
@@ -162,11 +252,13 @@ def _tell_unused(config: RunConfig, request: PlanRequest, gpu_memory: str | None
     engines = tuple(agent.engine for agent in topology.agents if agent.thinks == "text")
     run = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
     warn_of_unused(run, config.model_fields_set)
-    tell_unused("plan", {"gpu_memory": gpu_memory, "num_gpus": sum(node.num_gpus for node in request.nodes)})
+    tell_unused("plan", {**flags, "num_gpus": sum(node.num_gpus for node in request.nodes)})
 
 
-def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str | None]) -> None:
+def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str | None], *, is_predicted: bool) -> None:
     used = {link for transfer in made.hand_overs(speeds) for link in transfer.links}
+    if made.request.tp > 1 and is_predicted:  # the sums of ranks
+        used.add("shared_memory" if not made.share.num_gpus else "nvlink" if speeds.nvlink else "pcie")
     for name, text in given.items():
         # Without NVLink the GPUs of a node are on PCIe.
         is_used = name in used or (name == "nvlink" and text == "none" and "pcie" in used)
@@ -265,6 +357,29 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
             }
             for shard in made.shards()
         ],
+        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
         "speeds": asdict(speeds),
         "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
+    }
+
+
+def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> dict[str, Any]:
+    """Return the figures that are predicted, and all plans that were; nothing if none was."""
+    if not found:
+        return {}
+    from latentmas_ray.cli.render.layout_tables import run_flags
+
+    return {
+        "hardware": asdict(search.device_hardware),
+        "run": None if (run := run_of(found)) is None else run_flags(run[1]),
+        "predicted": [
+            {
+                "placement": one.plan.strategy,
+                "tp": one.plan.request.tp,
+                "replicas": dict(one.plan.request.replicas),
+                "use": one.prediction.use,
+                **asdict(one.prediction),
+            }
+            for one in found
+        ],
     }

@@ -1,4 +1,4 @@
-"""The figures of `latentmas bench answer` as tables, readable at 80 columns."""
+"""The figures of `latentmas bench answer` as tables, readable at 60 columns."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -84,24 +84,16 @@ def _method_tables(task: str, figures: Sequence["MethodFigures"]) -> Iterator[tu
     if not figures:
         return
     engine = figures[0].engine
-    yield f"{task}: {figures[0].num_questions} questions, text by {engine}", _result_table(figures)
+    # Two tables: one would be too wide for a narrow terminal, where rows cannot be compared any more.
+    yield f"{task}: {figures[0].num_questions} questions, text by {engine}; work per question", _work_table(figures)
+    yield f"{task}: speed", _duration_table(figures)
     yield f"{task}: seconds per question by part, over all agents (they work at the same time)", _part_table(figures)
     if lines := [*_comparisons(figures)]:
         yield "", Text("\n".join(lines))
 
 
-def _result_table(figures: Sequence["MethodFigures"]) -> Table:
-    columns = (
-        "method",
-        "right",
-        "latent\nsteps",
-        "output\ntokens",
-        "questions\n/s",
-        "seconds/\nquestion",
-        "until\nanswer",
-        "p99",
-    )
-    table = make_table(columns, "at a\ntime")
+def _work_table(figures: Sequence["MethodFigures"]) -> Table:
+    table = make_table(("method", "right", "latent\nsteps", "output\ntokens"), "at a\ntime")
     for one in figures:
         table.add_row(
             str(one.concurrency),
@@ -109,6 +101,17 @@ def _result_table(figures: Sequence["MethodFigures"]) -> Table:
             "–" if one.accuracy is None else format_percent(one.accuracy),
             format_number(one.latent_steps),
             format_number(one.output_tokens),
+        )
+    return table
+
+
+def _duration_table(figures: Sequence["MethodFigures"]) -> Table:
+    columns = ("method", "questions\n/s", "seconds/\nquestion", "until\nanswer", "p99")
+    table = make_table(columns, "at a\ntime")
+    for one in figures:
+        table.add_row(
+            str(one.concurrency),
+            one.method,
             format_rate(one.questions_per_second),
             format_fine_seconds(one.seconds_per_question),
             *_delay(one.delay),
@@ -136,7 +139,7 @@ def _comparisons(figures: Sequence["MethodFigures"]) -> Iterator[str]:
         if ratio < 1:
             more = {name: getattr(one.parts, name) - getattr(other.parts, name) for name in _PARTS}
             told = ", ".join(
-                f"{name.replace('_', '-')} {'+' if value >= 0 else '−'}{format_fine_seconds(abs(value))}"
+                f"{' '.join(_PARTS[name].split())} {'+' if value >= 0 else '−'}{format_fine_seconds(abs(value))}"
                 for name, value in more.items()
             )
             line += f"; per question {told}"

@@ -168,6 +168,12 @@ def _memory_notes(plan: Plan) -> Text:
             f"the fullest GPU is {slot.gpu} of node {slot.node}: {format_bytes(fullest.total_bytes)}"
             + (f" of {format_bytes(size)}" if size else "")
         )
+    if plan.loading_bytes:
+        node, size = max(plan.loading_bytes.items(), key=lambda item: item[1])
+        lines += [
+            f"host memory of node {node} while actors start: {format_bytes(size)}, since each actor",
+            "with vLLM first loads the whole model once on the CPU",
+        ]
     return Text("\n".join(f" {line}" for line in lines), style="dim")
 
 

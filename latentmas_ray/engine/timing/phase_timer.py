@@ -3,8 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
+
+from latentmas_ray.engine.turn import PhaseName, PhaseSpan
+
+_PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
 
 class PhaseTimer:
@@ -13,14 +18,19 @@ class PhaseTimer:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        self.spans: list[PhaseSpan] = []  # of the phases of turns, in the order of time
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.drain()
-        begin = time.perf_counter()
+        begin_at, begin = time.time(), time.perf_counter()
         yield
         self.drain()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if name in _PHASES:
+            # The duration is that of the clock that never jumps.
+            self.spans.append(PhaseSpan(phase=name, begin=begin_at, end=begin_at + seconds))
 
     def drain(self) -> None:
         """Wait until the device's queue is empty."""

@@ -5,11 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from latentmas_ray.report.html.comparison import Compared, GainRow, RunPair, make_pairs
 from latentmas_ray.report.html.entries import Group
@@ -20,8 +16,9 @@ from latentmas_ray.report.html.questions import PageLimits, make_index, make_pie
 from latentmas_ray.report.html.steps import StepsChart, make_steps_chart
 from latentmas_ray.report.html.table import Table, make_table
 from latentmas_ray.report.html.thoughts import ThoughtsPicture, make_thoughts_picture
-from latentmas_ray.report.html.time import TimeChart, make_time_chart
+from latentmas_ray.report.html.time import EntryTimeline, TimeChart, make_entry_timelines, make_time_chart
 from latentmas_ray.report.published import published_source
+from latentmas_ray.report.template_files import template_environment, template_text
 
 MAX_DATA_BYTES = 8_000_000
 # From complete texts and all thoughts to the least that is still useful.
@@ -47,6 +44,7 @@ class Sections:
     has_published: bool  # whether any run has published results
     steps: tuple[StepsChart, ...]
     times: tuple[TimeChart, ...]
+    timelines: tuple[EntryTimeline, ...]
     hand_overs: tuple[tuple[Group, tuple[HandOverTable, ...]], ...]
     thoughts: tuple[ThoughtsPicture, ...]
     pairs: tuple[tuple[Group, tuple[RunPair, ...]], ...]
@@ -60,15 +58,15 @@ def make_page(folders: Sequence[Runs], *, with_published: bool = True) -> str:
     groups = make_groups(folders)
     sections = make_sections(groups, with_published=with_published)
     limits, blocks = fit_data(groups, sections.thoughts)
-    script = _template_text("report.js")
+    script = template_text("report.js")
     return (
-        _environment()
+        template_environment()
         .get_template("report.html.jinja")
         .render(
             sections=sections,
             limits=limits,
             blocks=blocks,
-            style=_template_text("report.css"),
+            style=template_text("report.css") + template_text("timeline.css"),
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             published_source=published_source(),
@@ -92,6 +90,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
         has_published=has_published,
         steps=tuple(filter(None, map(make_steps_chart, groups))),
         times=tuple(filter(None, map(make_time_chart, groups))),
+        timelines=tuple(make_entry_timelines(groups)),
         hand_overs=tuple((group, found) for group, found in hand_overs if found),
         thoughts=tuple(picture for picture in thoughts if picture),
         pairs=tuple((group, found) for group, found in pairs if found),
@@ -132,6 +131,8 @@ def find_missing(
         )
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."
+    if not any(run.timeline for entry in entries for run in entry.runs):
+        yield "The timeline: the runs were made by a version that recorded no times; run them again."
     if not any(run.traces for entry in entries for run in entry.runs):
         yield "Prompts, thoughts through the lens and the embedding picture: run with --trace 20."
     for entry in entries:
@@ -170,18 +171,3 @@ def _pieces(
 def _json(value: object) -> str:
     """Return JSON for a script element, with every `<` escaped so that no text can end the element."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("latentmas_ray.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _template_text(name: str) -> str:
-    return files("latentmas_ray.report").joinpath("templates", name).read_text(encoding="utf-8")

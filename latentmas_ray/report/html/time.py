@@ -1,10 +1,13 @@
-"""The section on time: the seconds of each phase of each agent's turn."""
+"""The sections on time: the seconds of each phase of each agent's turn, and when each turn ran."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, seconds
+from latentmas_ray.report.timeline import TimelinePicture, make_pictures
 
+_MAX_STRIPS = 3  # of a timeline: latentmas timeline draws more
 PHASES = ("wait", "absorb", "prefill", "think", "decode", "emit")
 
 
@@ -41,6 +44,27 @@ class TimeChart:
     group: Group
     runs: tuple[RunTime, ...]
     phases: tuple[str, ...]  # those that took time
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryTimeline:
+    """When the turns of one run ran; of several seeds, those of the first."""
+
+    group: Group
+    entry: Entry
+    pictures: tuple[TimelinePicture, ...]
+
+
+def make_entry_timelines(groups: Sequence[Group]) -> Iterator[EntryTimeline]:
+    """Yield the timelines of the runs that recorded their times. Of a run that was started several times the start with
+    the most turns is drawn."""
+    for group in groups:
+        for entry in group.entries:
+            if (timeline := entry.runs[0].timeline) is None or not timeline.starts:
+                continue
+            longest = max(timeline.starts, key=lambda start: len(start.turns))
+            if pictures := make_pictures(replace(timeline, starts=(longest,)), max_strips=_MAX_STRIPS):
+                yield EntryTimeline(group=group, entry=entry, pictures=pictures)
 
 
 def make_time_chart(group: Group) -> TimeChart | None:

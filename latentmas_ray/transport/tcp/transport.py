@@ -139,6 +139,11 @@ class Tcp(StatefulTransport[_TcpState]):
         else:
             state.drop_copy(payload.key.token)
 
+    def name_of(self, payload: TcpHandle) -> str:
+        """`shared_memory` where this process maps the producer's bytes."""
+        address = None if payload.key is None else payload.key.address
+        return "shared_memory" if address is not None and address.machine == this_machine() else self.name
+
     def _end_state(self, state: _TcpState) -> None:
         state.server.close()
         state.connections.close()

@@ -56,7 +56,7 @@ def test_no_other_module_names_an_error_of_ray() -> None:
     named = {
         source.name
         for source in sources(PACKAGE)
-        for found in source.imports()
+        for found in source.imports
         if found.module.startswith("ray.exceptions")
     }
     assert {name.split("/", 1)[-1] for name in named} <= {"actors/errors.py"}

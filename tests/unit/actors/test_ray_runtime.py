@@ -1,6 +1,7 @@
 """What a poll reports, how often actors may die: the runtime without Ray, and without actors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.transport import ObjectStore
-from tests.cases.manager import NODES, FakeManager, cluster_of, fake_cluster
+from latentmas_ray.writing.writer import CANCELLED
+from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
 
 AGENTS = ("planner", "judger")
 
@@ -130,7 +132,11 @@ def test_questions_that_are_cancelled_are_not_reported(
     runtime.cancel([half], {"q"})
     runtime.cancel([none], {"q"})
     runtime.cancel([none], {"r"})
+    result = FakeReplica.result
+    failed = {"q": CANCELLED, "r": "no"}
+    monkeypatch.setattr(FakeReplica, "result", lambda *_, **more: replace(result(*_, **more), failed=failed))
     events = runtime.poll(0.0)
+    assert [event.result.failed for event in events if isinstance(event, TurnDone)] == [{"r": "no"}]
     assert [type(event) for event in events] == [TokensWritten, TurnDone, QuestionDone]
     assert all(getattr(event, "handle", None) is half for event in events)
     assert none.turn.replica.pending == {}
@@ -154,6 +160,21 @@ def test_nothing_is_replaced_or_checked_but_in_a_poll(
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
     assert any(isinstance(event, ReplicaReady) for event in runtime.poll(0.0))
     assert submit(runtime, "planner").turn.replica.state is ReplicaState.READY
+
+
+def test_a_turn_that_ended_while_nobody_polled_does_not_hang(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_cluster(monkeypatch)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    runtime = start(turn_seconds=1e-9)
+    waits = ray.wait
+    monkeypatch.setattr(ray, "wait", lambda references, **_: ([], list(references)))
+    handle = submit(runtime, "planner")
+    assert not outcomes(runtime)  # it is seen to run
+    monkeypatch.setattr(ray, "wait", waits)
+    assert isinstance(outcomes(runtime)[handle], TurnDone)
+    assert handle.turn.replica.state is ReplicaState.READY
 
 
 def test_a_new_node_is_reported(start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def absorbed(incoming: Sequence[IncomingSegment], *, idle_since: float) -> tuple
     receiver = SegmentReceiver(Loopback(), incoming, SPEC, idle_since=idle_since)
     for _ in receiver.chunks():
         pass
-    return receiver.transfers("loopback", ())
+    return receiver.transfers(())
 
 
 def test_chunks_that_come_later_complete_the_segment() -> None:
@@ -27,7 +27,7 @@ def test_chunks_that_come_later_complete_the_segment() -> None:
     receiver = SegmentReceiver(Loopback(), [incoming], SPEC, idle_since=0.0)
     assert receiver.segments() == {"planner": first.meta}
     assert_equal(join([chunk for _, chunk in receiver.chunks()]), SEGMENT)
-    (read,) = receiver.transfers("loopback", ())
+    (read,) = receiver.transfers(())
     assert read.num_bytes == SEGMENT.meta.num_bytes
 
 
@@ -71,5 +71,5 @@ def test_recompute_inputs_count_with_their_own_bytes() -> None:
         Loopback(), [IncomingSegment("planner", SentChunk(0.0, SegmentChunk.whole(SEGMENT)))], SPEC, idle_since=0.0
     )
     list(receiver.chunks_of("planner"))
-    (read,) = receiver.transfers("loopback", {"planner"})
+    (read,) = receiver.transfers({"planner"})
     assert (read.transfer_mode, read.num_bytes) == ("recompute", sum(SEGMENT.recompute_inputs.bytes_per_question))

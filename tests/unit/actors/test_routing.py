@@ -16,7 +16,7 @@ class Idle(Replica):
     def submit(self, work: Any, segments: Mapping[str, Any], *, transport: Any, overlap: bool) -> Any:
         raise NotImplementedError
 
-    def result(self, turn: Turn, *, shares_node: bool) -> Any:
+    def result(self, turn: Turn) -> Any:
         raise NotImplementedError
 
     def cancel(self, turn: Turn) -> None:

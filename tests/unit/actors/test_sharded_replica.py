@@ -37,7 +37,7 @@ def test_a_rank_that_does_not_end_its_turn_loses_the_replica(is_lost: bool, monk
     if is_lost:
         group.mark_dead("its node is silent")
     with pytest.raises(ActorError, match="rank 1 of 2 did not end a turn that others have ended"):
-        group.result(Turn(1, 0.0, RESULTS, {}), shares_node=True)  # type: ignore[arg-type]
+        group.result(Turn(1, 0.0, RESULTS, {}))  # type: ignore[arg-type]
     longest = 5.0 if is_lost else sharded.SKEW_SECONDS
     assert all(timeout is not None and timeout <= longest for timeout in timeouts)
 

@@ -1,4 +1,4 @@
-"""What actors of text agents report, and when a replica of them hangs: no Ray, no actors."""
+"""What actors of text agents report and free, and when a replica of them hangs: no Ray, no actors."""
 
 import threading
 from typing import Any
@@ -9,9 +9,13 @@ from latentmas_ray.actors.health import HangDetector
 from latentmas_ray.actors.replicas.replica import ReplicaState, Turn
 from latentmas_ray.actors.text.event_queue import EventQueue
 from latentmas_ray.actors.text.text_actor import text_groups
+from latentmas_ray.actors.text.text_rank_actor import TextRankActor
 from latentmas_ray.actors.text.text_replica import SingleTextReplica
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.errors import ActorError
+from latentmas_ray.memory import TPRank
 from latentmas_ray.writing.writer import TextEnded, TextGrown
+from tests.unit.writing.test_writer import request
 
 RESULT = TurnResult(agent="judger", prompt_tokens=(1,))
 
@@ -57,7 +61,7 @@ def test_tokens_alone_are_reported_now_and_then(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_turns_have_threads_for_a_full_engine_and_for_those_that_come_next() -> None:
-    assert [text_groups(count)["turns"] for count in (1, 8, 64, 500)] == [8, 16, 128, 128]
+    assert [text_groups(count)["turns"] for count in (1, 8, 64, 500, 1024)] == [8, 16, 128, 564, 1088]
 
 
 def replica_of(*turns: Turn) -> SingleTextReplica:
@@ -83,6 +87,19 @@ def test_a_replica_hangs_if_its_engine_makes_no_step() -> None:
     assert detector.describe(replica) == "its engine made no step in 10.0 s (turn_timeout), and was taken to hang"
 
 
+@pytest.mark.parametrize("stepped_at", [None, 8.0])
+def test_time_in_which_nobody_looked_does_not_count(stepped_at: float | None) -> None:
+    """A caller that reads results slowly polls rarely."""
+    replica, detector = replica_of(turn(1)), HangDetector(10.0)
+    members = {"judger": [replica]}
+    replica.stepped_at = stepped_at
+    assert detector.find_hung(members, 8.0) == []
+    for now in (500.0, 600.0, 605.0):
+        assert detector.find_hung(members, now) == []
+    assert detector.find_hung(members, 609.0) == []
+    assert detector.find_hung(members, 611.0) == [("judger", replica)]
+
+
 def test_a_replica_without_turns_does_not_hang() -> None:
     replica, detector = replica_of(), HangDetector(10.0)
     replica.stepped_at = 0.0
@@ -99,3 +116,24 @@ def test_the_turn_without_tokens_is_suspected() -> None:
     assert replica.current_turn is turns[1]
     replica._writes = {1, 2, 3}
     assert replica.current_turn is turns[0]
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_the_ranks_hear_that_a_turn_is_over_unless_the_engine_has_ended(is_dead: bool) -> None:
+    """They hold its memory until then, also if rank 0's own part of the memory is what did not come."""
+
+    class Parts:
+        def __init__(self) -> None:
+            self.is_dead, self.released = is_dead, list[int]()
+            self.release = self.start = self.released.append
+
+    def receive(*_: Any) -> Any:
+        raise ActorError("its producer is gone")
+
+    parts: Any = Parts()
+    actor = TextRankActor(lambda **_: parts, 1, TPRank(0, 2))
+    actor._writer = parts
+    actor._receive = receive  # type: ignore[method-assign]
+    with pytest.raises(ActorError, match="its producer"):
+        actor._lead(parts, 3, request("a 1"), [])
+    assert parts.released == ([] if is_dead else [3])

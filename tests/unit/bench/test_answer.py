@@ -14,10 +14,12 @@ from rich.console import Console
 
 from latentmas_ray.bench.answer import engines as engines_module
 from latentmas_ray.bench.answer.engines import chosen_engines, text_speed_figures
+from latentmas_ray.bench.answer.measured_rows import MeasuredRows
 from latentmas_ray.bench.answer.methods import method_figures, run_fields
 from latentmas_ray.bench.answer.questions import BenchQuestion, Delay, WrittenText, check_texts, draw_questions
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings, names_in
-from latentmas_ray.bench.answer.sides import ContinuousSide, num_threads
+from latentmas_ray.bench.answer.sides import SIDES, ContinuousSide, num_threads
+from latentmas_ray.bench.answer.task_questions import choose_questions
 from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.bench.used_memory import reset_peak, used_bytes
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
@@ -26,6 +28,7 @@ from latentmas_ray.cli.render.answer_tables import answer_tables
 from latentmas_ray.config import make_config
 from latentmas_ray.env import set_compute_threads
 from latentmas_ray.errors import ConfigError, LatentMASError, RunError
+from latentmas_ray.tasks.question import Question
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
 from tests.architecture.test_startup import HEAVY, RUN, imported_by
 from tests.cases.answers import TOKENS, answer_outcome, measured
@@ -129,6 +132,18 @@ def test_a_question_that_fails_ends_the_measurement() -> None:
         ContinuousSide(engine, "cpu").answer([question("a", 3)])
 
 
+def test_vllm_reads_the_prompts_again_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(model: str, **arguments: Any) -> CountingEngine:
+        asked.update(arguments)
+        return CountingEngine()
+
+    monkeypatch.setattr("latentmas_ray.vllm.load.load_text_engine", load)
+    SIDES["vllm"](AnswerBenchSettings(device="cpu"), "tiny")
+    assert asked["enable_prefix_caching"] is False
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -204,11 +219,65 @@ def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("method", ["single", "text", "latent"])
 def test_all_methods_have_the_same_engine_and_batches(method: str) -> None:
-    settings = AnswerBenchSettings(answer_engine="transformers", runtime="local", latent_steps=7)
+    settings = AnswerBenchSettings(answer_engine="transformers", latent_steps=7)
     fields = run_fields(settings, method, 8)
     config = make_config(fields)
     assert (config.engine, config.batch_size, config.decode_batch, config.temperature) == ("transformers", 8, 8, 0.0)
     assert ("topology" in fields, "latent_steps" in fields) == (method != "single", method == "latent")
+    local = replace(settings, runtime="local")
+    assert "decode_batch" not in run_fields(local, method, 8)  # it would do nothing
+
+
+def ids(questions: Sequence[Question]) -> list[str]:
+    return [one.id for one in questions]
+
+
+def test_no_question_is_answered_twice_on_the_same_actors() -> None:
+    """vLLM keeps what it computed for a prompt."""
+    chosen = choose_questions("notes", limit=64, concurrency=(1, 8, 32))
+    every = ids([*chosen.warm_up, *(one for measured in chosen.measured.values() for one in measured)])
+    assert len(every) == len(set(every)) == 3 * 64 + 8
+    assert not chosen.is_repeated
+
+
+@pytest.mark.parametrize(("num_questions", "num_warm_up", "num_measured"), [(2, 1, 1), (9, 1, 6), (17, 2, 6)])
+def test_a_small_task_gives_each_concurrency_the_same_questions(
+    num_questions: int, num_warm_up: int, num_measured: int, tmp_path: Path
+) -> None:
+    task = tmp_path / "few.jsonl"
+    task.write_text(
+        "".join(
+            f'{{"id": "{number}", "question": "1+{number}?", "gold": "{1 + number}"}}\n'
+            for number in range(num_questions)
+        )
+    )
+    chosen = choose_questions(str(task), limit=6, concurrency=(1, 2, 3))
+    assert (len(chosen.warm_up), len(chosen.measured[1])) == (num_warm_up, num_measured)
+    assert chosen.measured[1] == chosen.measured[2] == chosen.measured[3]
+    assert not {*ids(chosen.warm_up)} & {*ids(chosen.measured[1])}
+    assert chosen.is_repeated
+    assert not choose_questions(str(task), limit=6, concurrency=(2,)).is_repeated
+
+
+def test_a_task_of_one_question_is_refused(tmp_path: Path) -> None:
+    task = tmp_path / "one.jsonl"
+    task.write_text('{"id": "0", "question": "1+1?", "gold": "2"}\n')
+    with pytest.raises(ConfigError, match="a task must have two questions at least: one to warm up with"):
+        choose_questions(str(task), limit=6, concurrency=(1,))
+
+
+def test_rows_on_disk_are_found_by_all_their_settings(tmp_path: Path) -> None:
+    rows = MeasuredRows(str(tmp_path))
+    rows.add({"method": "single", "limit": 4}, {"seconds": 1.5})
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"settings": {"method": "latent", "limit": 4}, "figu')  # killed while it wrote
+    again = MeasuredRows(str(tmp_path))
+    assert again.find({"limit": 4, "method": "single"}) == {"seconds": 1.5}
+    assert again.find({"limit": 5, "method": "single"}) is None
+    assert again.find({"method": "latent", "limit": 4}) is None
+    again.add({"method": "latent", "limit": 4}, {"seconds": 2.5})
+    assert MeasuredRows(str(tmp_path)).find({"method": "latent", "limit": 4}) == {"seconds": 2.5}
+    assert MeasuredRows(None).find({"limit": 4, "method": "single"}) is None
 
 
 def test_the_parts_are_added_up_over_the_agents() -> None:
@@ -230,16 +299,19 @@ def test_the_parts_are_added_up_over_the_agents() -> None:
     assert figures.seconds_per_question == summary.seconds / summary.num_questions
 
 
-def test_the_tables_are_readable_at_80_columns() -> None:
-    console = Console(width=80, file=io.StringIO(), highlight=False)
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_tables_are_readable(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
     console.print(answer_tables(answer_outcome()))
     told = console.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, told.splitlines())) <= 80
+    assert max(map(len, told.splitlines())) <= width
     assert "…" not in told
+    assert "\n  method  single" not in told  # a block for each row
+    told = "\n".join([told, " ".join(told.split())])
     for part in ("continuous", "50.0 %", "95.3 %", "notes: 64 questions, text by vllm", "1.2 s", "123 µs"):
         assert part in told
     assert "8 at a time, latent next to single: 2.00 × slower" in told
-    assert "thinking +1.2 s" in told
+    assert "thinking +1.2 s, exposed hand-over +123 µs" in told
     (row,) = [line.split() for line in told.splitlines() if line.startswith("continuous") and "%" in line]
     assert row[1:] == ["1.33", "2.00", "3", "s", "1.50", "100.0", "%"]
 

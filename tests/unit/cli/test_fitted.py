@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -61,6 +61,7 @@ WORDS = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=
 FIGURES = st.from_regex(r"[0-9]{1,3}(,[0-9]{3}){0,3}(\.[0-9]{1,2})?( ms| %| GB)?", fullmatch=True)
 
 
+@settings(max_examples=settings.default.max_examples // 2)  # each is drawn in several widths
 @given(
     rows=st.lists(st.tuples(WORDS, FIGURES, FIGURES, WORDS, FIGURES), min_size=1, max_size=4),
     width=st.integers(34, 130),

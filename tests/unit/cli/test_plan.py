@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from latentmas_ray.cli.commands import plan as plan_module
 from latentmas_ray.cli.main import main
+from latentmas_ray.system import engines
 
 REFERENCE = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "8", "--gpu-memory", "80GB"]
 
@@ -91,3 +93,128 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     for words in named:
         assert words in err
+
+
+AUTO = [*REFERENCE, "--replicas", "auto", "--hardware", "h100"]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_auto_fills_the_cluster_and_prints_the_best_three(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = printed([*AUTO, "--nodes", "2"], capfd)
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    assert "7:all/7 ]" in out
+    assert "of 16 GPUs busy; the bound: judger (decode, memory bandwidth) on 16 GPUs" in " ".join(out.split())
+    assert "layouts: the best 3 of" in out
+    assert "16× all in one actor" in " ".join(out.split())
+
+
+def test_compare_prints_all_layouts(capfd: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(printed([*AUTO, "--json"], capfd))
+    out = printed([*AUTO, "--compare"], capfd)
+    assert f"all {len(told['predicted'])} layouts" in out
+    rates = [one["questions_per_second"] for one in told["predicted"]]
+    assert len(rates) > 3
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[0] >= 0.99 * max(rates)
+    assert told["hardware"]["name"] == "h100"
+    assert told["replicas"] == told["predicted"][0]["replicas"]
+    assert told["run"] == "--placement colocate --replicas 8"
+    assert f"questions/s with {told['run']}" in out
+
+
+def test_hardware_gives_its_memory_its_links_and_a_prediction(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "4", "--hardware", "H200", "--pcie", "30GB/s"]
+    out = printed([*flags, "--nvlink", "none", "--text-tokens", "100"], capfd)
+    assert "4 GPUs of 141 GB" in out
+    assert "PCIe 30 GB/s" in out
+    assert "whose texts have 100 tokens, on h200: 70 % of 4,800 GB/s" in " ".join(out.split())
+    assert "layouts" not in out
+
+
+def test_the_nodes_of_a_cluster_without_gpus_are_filled(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--gpus-per-node", "0", "--cpus-per-node", "8", "--nodes", "3", "--replicas", "auto"]
+    out = printed(flags, capfd)
+    assert "of 3 nodes busy" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--hardware", "h300"], ["--hardware: got 'h300'", "a100-40gb, a100-80gb, h100, h200, l40s, cpu"]),
+        (["--hardware", "cpu"], ["--hardware: got 'cpu'", "the nodes have GPUs"]),
+        (["--hardware", "h200", "--gpus-per-node", "0"], ["--hardware: got 'h200'", "add --gpus-per-node"]),
+        (["--replicas", "auto", "--placement", "spread"], ["--placement: got 'spread'", "auto, pack or colocate"]),
+        (["--replicas", "auto", "--text-tokens", "0"], ["--text-tokens: got '0'"]),
+        (["--replicas", "auto", "--gpu-memory", "6GB"], ["--gpu-memory: got '6 GB'", "more than it has"]),
+    ],
+)
+def test_a_search_that_cannot_be_had_is_one_line_and_exit_code_2(
+    flags: list[str], named: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    test_what_is_wrong_is_one_line_and_exit_code_2(flags, named, capfd)
+
+
+def test_many_questions_per_second_are_whole_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--nodes", "8", "--text-tokens", "10", "--model", "qwen3-0.6b"]
+    out = printed([*AUTO, *flags], capfd)
+    assert re.search(r" [\d,]{3,} questions/s", out)
+    assert "e+" not in out
+
+
+def test_a_run_needs_numbers_of_replicas(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--replicas", "auto", "--limit", "1"]) == 2
+    err = capfd.readouterr().err
+    assert "--replicas: got 'auto'; a run needs numbers: latentmas plan --replicas auto finds the best ones" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (["--compare"], "--compare does nothing without --replicas auto: there is one plan"),
+        (["--text-tokens", "9"], "--text-tokens 9 does nothing without --replicas auto or --hardware"),
+    ],
+)
+def test_flags_of_a_search_without_one(flags: list[str], note: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*REFERENCE, *flags]) == 0
+    assert note in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize("flags", [[], ["--nodes", "2"]])
+def test_a_plan_refuses_what_a_run_refuses(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--engine", "vllm", "--placement", "colocate", *flags]) == 2
+    expected = "error: --engine: got 'vllm'; with placement colocate it must be transformers: vLLM needs an actor of"
+    assert capfd.readouterr().err == f"{expected} its own\n"
+
+
+def test_a_plan_needs_vllm_only_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for module in (engines, plan_module):
+        monkeypatch.setattr(module, "obstacle", lambda: "vLLM is not installed")
+    assert main(["plan", "--engine", "vllm"]) == 2
+    assert "error: --engine: got 'vllm'; vLLM is not installed: pip install" in capfd.readouterr().err
+    assert main([*REFERENCE, "--engine", "vllm", "--decode-batch", "8"]) == 0
+    out, err = capfd.readouterr()
+    assert "vllm for judger (asked for)" in " ".join(out.split())
+    assert err == "note: vLLM is not installed here: the plan is for nodes that have it\n"
+
+
+def test_a_plan_counts_what_actors_with_vllm_load_on_the_host(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of each rank of both replicas, the whole model; the latent agents load theirs on their GPU."""
+    flags = ["--nodes", "2", "--tp", "2", "--replicas", "judger=2", "--engine", "vllm", "--decode-batch", "8"]
+    assert main([*REFERENCE, *flags, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    ranks = [shard["node"] for shard in told["shards"] if shard["agents"] == ["judger"]]
+    assert len(ranks) == 4
+    assert told["loading_bytes"] == [2 * told["num_parameters"] * ranks.count(node) for node in range(2)]
+    assert main([*REFERENCE, *flags]) == 0
+    assert "since each actor with vLLM first loads the whole model once on the CPU" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    assert main([*REFERENCE, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["loading_bytes"] == [0]

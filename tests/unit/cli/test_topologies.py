@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from latentmas_ray.cli.main import main
+from latentmas_ray.cli.main import app, main
 from latentmas_ray.cli.options import complete_task, complete_topology
 from latentmas_ray.placement import PRESETS
 from latentmas_ray.topology import BUILTIN, Topology
@@ -97,7 +98,9 @@ def test_values_are_completed_from_what_there_is() -> None:
 
 
 def test_a_script_for_a_shell_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    # Read where the command line is built, which this process may have done before.
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr("latentmas_ray.cli.main._command", lambda: typer.main.get_command(app))
     with pytest.raises(SystemExit) as caught:
         main(["--show-completion", "bash"])
     assert caught.value.code == 0

@@ -10,6 +10,7 @@ from tests.cases.report import make_trace
 from tests.unit.report.test_compare import write_run
 
 QUICK = ["--limit", "1", "--max-new-tokens", "2", "--runtime", "local", "--task", "sample"]
+STEP = ["--latent-steps", "1"]  # where there are any
 ASK = ["ask", "--example", "chain", "--runtime", "local", "--latent-steps", "1", "--max-new-tokens", "2"]
 PLAN = ["plan", "--model", "qwen3-8b", "--nodes", "2", "--gpus-per-node", "8"]
 
@@ -35,12 +36,12 @@ def test_flags_of_a_run(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--replicas", "planner=2"], "--replicas planner=2 does nothing with --runtime local: "),
-        (["--address", "127.0.0.1:1"], "--address 127.0.0.1:1 does nothing with --runtime local: "),
-        (["--placement", "pack"], "--placement pack does nothing with --runtime local: "),
+        ([*STEP, "--replicas", "planner=2"], "--replicas planner=2 does nothing with --runtime local: "),
+        ([*STEP, "--address", "127.0.0.1:1"], "--address 127.0.0.1:1 does nothing with --runtime local: "),
+        ([*STEP, "--placement", "pack"], "--placement pack does nothing with --runtime local: "),
         (["--method", "single", "--transfer", "recompute"], "--transfer recompute does nothing with --method single: "),
         (["--method", "single", "--handover", "kv"], "--transfer kv does nothing with --method single: "),
-        (["--temperature", "0", "--seed", "4"], "--seed 4 does nothing with --temperature 0.0: decoding is greedy"),
+        ([*STEP, "--temperature", "0", "--seed", "4"], "--seed 4 does nothing with --temperature 0.0: decoding"),
         (["--method", "single", "--topology", "hierarchical"], "--topology hierarchical does nothing with --method"),
     ],
 )

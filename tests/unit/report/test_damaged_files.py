@@ -7,9 +7,10 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,24 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.config import RunConfig
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.errors import JournalError
-from latentmas_ray.report import load_runs
 from latentmas_ray.runs.journal import Journal
 from latentmas_ray.runs.results import Failure
 from latentmas_ray.tasks.question import Question
 from tests.cases.report import make_answer, make_trace, write_run
+from tests.cases.timeline import pipelined, write_timeline_rows
 
 CONFIG = RunConfig(task="sums", method="latent", guard="warn", max_new_tokens=64, trace=2)
 QUESTIONS = [
     Question(id=f"q{n}", question=f"What is {n} plus {n}?", kind="number", gold=str(2 * n), record={}) for n in range(4)
 ]
-FILES = ("results.jsonl", "traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json", "config.yaml")
-LINES = ("results.jsonl", "traces.jsonl", "failures.jsonl")
+LINES = ("results.jsonl", "traces.jsonl", "timeline.jsonl", "failures.jsonl")
+FILES = (*LINES, "summary.json", "embeddings.json", "config.yaml")
+IN_FULL = ("results.jsonl", "summary.json", "config.yaml")  # one of each kind; the others are read as these are
+
+
+def all_of(cases: Iterable[tuple[Any, ...]], is_quick: Callable[..., bool]) -> list[Any]:
+    """All cases as parameters, of which those that are not quick are slow."""
+    return [pytest.param(*case, marks=[] if is_quick(*case) else pytest.mark.slow) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     traces = [make_trace("q0"), make_trace("q1", bad=True)]
     failures = [Failure(id="q3", agent="judger", error="too long")]
     write_run(root / "run", answers, config=CONFIG, failures=failures, traces=traces)
+    write_timeline_rows(root / "run", pipelined())
     write_run(root / "other", answers[:2], config=CONFIG)
     task = [{"id": one.id, "question": one.question, "gold": one.gold} for one in QUESTIONS]
     (root / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
@@ -62,6 +70,7 @@ def run(intact: Path, tmp_path: Path) -> Path:
 def commands(root: Path) -> Iterator[list[str]]:
     run = str(root / "run")
     yield ["report", run, str(root / "other"), "--output", str(root / "page.html")]
+    yield ["timeline", run, "--output", str(root / "timeline.html")]
     yield ["inspect", run]
     yield ["inspect", run, "--question", "q0", "--full"]
     yield ["inspect", run, "--question", "q1", "--agent", "planner"]
@@ -81,8 +90,8 @@ def called(args: list[str]) -> tuple[int, str]:
 
 
 def check(root: Path, *, must_fail: tuple[str, ...] = ()) -> None:
-    """Call every command. Those that begin with a name in `must_fail` must tell something in one line."""
-    for args in commands(root):
+    """Call every command (of those that must fail one of each name). Those in `must_fail` must say why in one line."""
+    for args in commands(root) if not must_fail else {args[0]: args for args in commands(root)}.values():
         (root / "new").unlink(missing_ok=True)
         code, err = called(args)
         assert code in (0, 2), (args, err)
@@ -202,6 +211,7 @@ def test_any_value_of_every_file(name: str, intact: Path, data: st.DataObject) -
 READERS = {  # the commands that must tell of a damaged file
     "results.jsonl": ("report", "inspect", "compare", "grade", "resume"),
     "traces.jsonl": ("report", "inspect", "compare", "resume"),
+    "timeline.jsonl": ("report", "inspect", "compare", "timeline"),
     "failures.jsonl": ("report", "inspect", "compare"),
     "summary.json": ("report", "inspect", "compare"),
     "embeddings.json": ("report", "inspect", "compare"),
@@ -217,8 +227,7 @@ NESTED: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("case", NESTED)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "case"), all_of(product(FILES, NESTED), lambda name, _: name in IN_FULL))
 def test_nesting_is_told(name: str, case: str, run: Path) -> None:
     content = NESTED[case](100_000) + b"\n"
     if name == "results.jsonl":
@@ -254,12 +263,13 @@ def test_yaml_that_no_run_writes_is_told(case: str, run: Path) -> None:
 IDS = {"dict": {}, "list": [1], "null": None, "true": True, "nan": math.nan, "number": 7, "nested": {"id": ["q0"]}}
 
 
-@pytest.mark.parametrize("value", IDS)
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize(
+    ("name", "value"), all_of(product(LINES, IDS), lambda name, value: name in IN_FULL or value == "dict")
+)
 def test_an_id_that_is_no_text_is_told(name: str, value: str, run: Path) -> None:
     path = run / name
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows[0]["id"] = IDS[value]
+    rows[0]["event" if name == "timeline.jsonl" else "id"] = IDS[value]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     check(run.parent, must_fail=READERS[name])
 
@@ -271,9 +281,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("number", NOT_FINITE)
-@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in PLACES.items() for place in places])
-def test_a_number_that_is_not_finite_is_told(name: str, place: str, number: str, run: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "number", "place"),  # in each file every number and every place once; all pairs are slow
+    all_of(
+        ((name, number, place) for name, places in PLACES.items() for number, place in product(NOT_FINITE, places)),
+        lambda name, number, place: NOT_FINITE.index(number) == PLACES[name].index(place),
+    ),
+)
+def test_a_number_that_is_not_finite_is_told(name: str, number: str, place: str, run: Path) -> None:
     path = run / name
     first, *others = path.read_text().splitlines()
     keys = [int(key) if key.isdigit() else key for key in place.split(".")]
@@ -312,8 +327,9 @@ def as_link_in_a_circle(path: Path) -> None:
 PLACED: tuple[Callable[[Path], None], ...] = (as_fifo, as_socket, as_device, as_folder, as_link_in_a_circle)
 
 
-@pytest.mark.parametrize("place", PLACED)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "place"), all_of(product(FILES, PLACED), lambda name, place: name in IN_FULL or place is as_fifo)
+)
 def test_something_else_in_the_place_of_a_file_is_told(name: str, place: Callable[[Path], None], run: Path) -> None:
     (run / name).unlink()
     place(run / name)
@@ -321,7 +337,7 @@ def test_something_else_in_the_place_of_a_file_is_told(name: str, place: Callabl
     check(run.parent, must_fail=() if is_absent else READERS[name])
 
 
-WRITTEN = ("traces.jsonl", "failures.jsonl", "summary.json", "embeddings.json")
+WRITTEN = ("traces.jsonl", "timeline.jsonl", "failures.jsonl", "summary.json", "embeddings.json")
 
 
 @pytest.mark.parametrize(
@@ -382,10 +398,3 @@ def test_several_seeds_with_something_else_in_the_place_of_their_summary(tmp_pat
     code, err = called([*args, "--seeds", "1,2"])
     assert (code, err.count("\n")) == (2, 1)
     assert "summary.json: got 'a folder'; it must be a regular file" in err
-
-
-def test_a_run_is_read_while_it_is_written(run: Path) -> None:
-    """A last line without its end is not damage."""
-    path = run / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    assert [len(one.answers) for one in load_runs(run)] == [2]

@@ -26,6 +26,7 @@ from tests.cases.report import (
     write_run,
     write_simple_run,
 )
+from tests.cases.timeline import pipelined, write_timeline_rows
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_run_of_the_embedded_model_is_reported_with_its_numbers(tmp_path: Path
     fields = check_numbers(parts, {"r0": folder})
     assert {f"agents.{name}.prefill_seconds" for name in summary.agents} <= fields
     assert {f"hand_overs.{index}.num_bytes" for index in range(len(summary.hand_overs))} <= fields
-    assert parts.sections == ["results", "time", "hand-overs", "thoughts", "questions"]
+    assert parts.sections == ["results", "time", "timeline", "hand-overs", "thoughts", "questions"]
     first, second = parts.data("questions-0-0")
     thinking = first["runs"]["r0"]["agents"][0]
     assert len(thinking["thoughts"]) == 2
@@ -199,7 +200,15 @@ def test_sections_without_data_are_left_out_and_named(tmp_path: Path) -> None:
     parts = parts_of([write_simple_run(tmp_path / "run", "10")])
     assert parts.sections == ["results", "time", "questions"]
     assert "× is in relation to" not in parts.text
-    for hint in ("--method single", "--trace", "--latent-steps", "--memory deranged", "add another run", "Qwen3-4B"):
+    for hint in (
+        "--method single",
+        "--trace",
+        "--latent-steps",
+        "--memory deranged",
+        "add another run",
+        "Qwen3-4B",
+        "The timeline: ",
+    ):
         assert hint in parts.text
 
 
@@ -208,8 +217,10 @@ def test_every_section_is_there_if_runs_have_its_data(tmp_path: Path) -> None:
         write_simple_run(tmp_path / f"m{m}", "1011", method="latent", latent_steps=m, traces=[make_trace()])
         for m in (0, 10, 40)
     ]
+    write_timeline_rows(steps[0], pipelined())
     parts = parts_of([write_simple_run(tmp_path / "one"), *steps])
-    assert parts.sections == ["results", "steps", "time", "hand-overs", "thoughts", "confusion", "questions"]
+    named = ["results", "steps", "time", "timeline", "hand-overs", "thoughts", "confusion", "questions"]
+    assert parts.sections == named
     assert "m\u00a0=\u00a040" in parts.text
 
 

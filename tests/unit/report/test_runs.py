@@ -51,6 +51,13 @@ def test_a_map_of_embeddings_survives_its_file(tmp_path: Path) -> None:
     assert read_embeddings(tmp_path) == drawn
 
 
+def test_a_run_is_read_while_it_is_written(tmp_path: Path) -> None:
+    """A last line without its end is not damage."""
+    path = write_simple_run(tmp_path / "run", "110") / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert len(load_run(tmp_path / "run").answers) == 2
+
+
 def test_an_unfinished_last_line_of_traces_is_ignored(tmp_path: Path) -> None:
     trace = Trace(id="q", agents={"solo": AgentTrace(prompt="p")})
     (tmp_path / TRACES_NAME).write_text(json.dumps(trace.to_row()) + '\n{"id": "r"')

@@ -9,6 +9,7 @@ from latentmas_ray.errors import ActorError, ClusterError, RunError, TopologyErr
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.scheduler.batch import plan_batches
 from tests.cases.fake_runtime import FakeRuntime
+from tests.cases.question_runtime import QuestionRuntime
 from tests.cases.scheduler import (
     ALL,
     CHAIN,
@@ -193,3 +194,23 @@ def test_a_scheduler_runs_again_after_an_interrupted_run() -> None:
         next(results)
     assert len(list(driver.run(plan_batches(make_questions(4), 2)))) == 4
     assert not runtime.handles
+
+
+def test_a_question_that_is_settled_is_cancelled_where_it_is_still_written() -> None:
+    """Two agents write at the same time; one of them has failed with it, and the other one's text is of no use."""
+    names = ("scout", "second", "thinker")
+    team = topology(
+        agent("scout", thinks="text"),
+        agent("second", thinks="text"),
+        agent("thinker"),
+        agent("judger", *names, thinks="text"),
+    )
+    runtime = QuestionRuntime(
+        writes_at_once={"scout": 4, "second": 4, "judger": 4},
+        question_seconds=lambda work, name: 50.0 if (work.agent, name) == ("second", "q1") else 1.0,
+        question_failure=lambda work, name: "no" if (work.agent, name) == ("scout", "q1") else None,
+    )
+    answers, failures = run_all(runtime, team, make_questions(3), batch_size=3, max_attempts=1)
+    assert failures == [Failure(id="q1", agent="scout", error="no")]
+    assert ("second", "q1") in runtime.cancelled_questions
+    assert {name: answer.seconds < 10.0 for name, answer in answers.items()} == {"q0": True, "q2": True}

@@ -381,6 +381,8 @@ def test_parallel_branches_need_all_their_results() -> None:
         ("thinker judger", {}, {}, None),  # batches count
         ("thinker judger", {"judger": 8}, {}, 4 + 8 + 4),
         ("thinker judger", {"judger": 8}, {"replicas": 2}, 2 * 4 + 8 + 4),
+        ("thinker judger", {"judger": 8}, {"decode_batch": 5}, 4 + 5 + 4),
+        ("thinker judger", {"judger": 16}, {"decode_batch": 5, "replicas": 2}, 8 + 10 + 4),
         ("thinker judger", {"judger": 2}, {}, 4 + 4 + 4),  # a batch is submitted as a whole
         ("planner judger", {"planner": 8, "judger": 8}, {}, 8 + 8 + 4),
         ("planner judger", {"planner": 8, "judger": 8}, {"is_colocated": True}, 8 + 4),  # the same places

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray import LatentMAS, Topology
+from latentmas_ray import LatentMAS, Topology, UnusedSettingWarning
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.system import engines
 from latentmas_ray.system.engines import EngineChoice, check_engines, choose_engines, describe_engines
+from latentmas_ray.system.make_runtime import warn_of_choice
 from latentmas_ray.topology import apply_method, load_topology
 from latentmas_ray.vllm.installed import Installed
 
@@ -149,6 +150,47 @@ def test_vllm_recomputes_chains_alone(topology: str, is_allowed: bool) -> None:
         return
     with pytest.raises(ConfigError, match="vLLM recomputes a chain"):
         check_engines(config, load_topology(topology), has_name=True)
+
+
+class Quantized:
+    """A model's configuration."""
+
+    architectures = ("Qwen3ForCausalLM",)
+    quantization_config: Mapping[str, Any] = {}
+
+
+@pytest.mark.usefixtures("installed")
+def test_quantized_weights_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentmas_ray.models.load.load_config", lambda name, revision: Quantized())
+    with pytest.raises(ConfigError) as caught:
+        check_engines(make_config({"engine": "vllm", "model": "some/model"}), team(), has_name=True)
+    assert str(caught.value) == (
+        "engine: got 'vllm'; with model some/model it must be transformers: its weights are quantized"
+    )
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_family_that_is_asked_for_and_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = type("Configuration", (), {"architectures": ["OtherForCausalLM"]})
+    monkeypatch.setattr("latentmas_ray.models.load.load_config", lambda name, revision: found())
+    why = "vllm: asked for; OtherForCausalLM is not known to be the same in vLLM: loading it compares them"
+    assert set(chosen({"model": "some/model", "engine": "vllm"}).values()) == {why}
+
+
+@pytest.mark.parametrize("config", [{"runtime": "local"}, {"placement": "colocate"}, {"trace": 2}])
+def test_settings_are_refused_for_other_machines_too(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed here does not matter there."""
+    monkeypatch.setattr(engines, "obstacle", lambda: "vLLM is not installed")
+    with pytest.raises(ConfigError, match="it must be transformers"):
+        check_engines(make_config({"engine": "vllm", **config}), team(), has_name=True, runs_here=False)
+    check_engines(make_config({"engine": "vllm"}), team(), has_name=True, runs_here=False)
+
+
+def test_the_warning_of_a_choice() -> None:
+    config = make_config({"sampler": "engine"})
+    choices = choose_engines(config, team(), has_name=True, has_gpu=False)
+    with pytest.warns(UnusedSettingWarning, match="^sampler=engine does nothing with engine=transformers"):
+        warn_of_choice(config, team(), choices)
 
 
 def test_without_vllm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

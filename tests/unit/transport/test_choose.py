@@ -4,9 +4,10 @@ from typing import get_args
 
 import pytest
 
-from latentmas_ray.config import TransportName
+from latentmas_ray.config import ActorLink, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport import DeviceLayout, Transport, choose, find_available, make_transport
+from latentmas_ray.transport.capabilities import Link
 from latentmas_ray.transport.choose import IN_ONE_PROCESS
 from latentmas_ray.transport.make import TRANSPORTS
 
@@ -24,25 +25,70 @@ GPU_NODES_NIXL = DeviceLayout(device="cuda", nodes="several", available=EVERYTHI
 BARE_GPUS = DeviceLayout(device="cuda")
 
 
+NCCL_WITHIN = {"same_gpu": "cuda_ipc", "same_node": "nccl"}
+
+
 @pytest.mark.parametrize(
     ("where", "chosen", "reason"),
     [
         (LOCAL, "loopback", "the best within one process"),
         (ONE_NODE, "shared_memory", "the best between actors on one node"),
-        (DeviceLayout(), "object_store", "shared_memory needs memfd"),
-        (NODES, "tcp", "the best between actors on one node and between nodes"),
+        (DeviceLayout(), "object_store", "the best between actors on one node; shared_memory needs memfd"),
+        (
+            DeviceLayout(nodes="several"),
+            {"same_node": "object_store", "cross_node": "tcp"},
+            "between actors on one node object_store, the best; shared_memory needs memfd",
+        ),
+        (NODES, "tcp", "between actors on one node tcp, which shares memory there; between nodes tcp, the best"),
         (ONE_GPU, "cuda_ipc", "the best between actors on one GPU"),
-        (OWN_GPUS, "nccl", "cuda_ipc does not work between actors on one node"),
-        (SHARED_GPUS, "object_store", "nccl does not work between actors on one GPU; nixl needs nixl"),
-        (GPU_NODES_NIXL, "nixl", "between nodes"),
+        (OWN_GPUS, "nccl", "the best between actors on one node"),
+        (
+            SHARED_GPUS,
+            NCCL_WITHIN,
+            "between actors on one GPU cuda_ipc, the best; between actors on one node nccl, the",
+        ),
+        (GPU_NODES_NIXL, {"same_node": "nccl", "cross_node": "nixl"}, "between nodes nixl, the best"),
+        (
+            DeviceLayout(device="cuda", gpus="shared", nodes="several", available=EVERYTHING),
+            {**NCCL_WITHIN, "cross_node": "nixl"},
+            "between actors on one GPU cuda_ipc, the best",
+        ),
         (GPU_NODES, "nccl", "nixl needs nixl, which is not available here"),
         (BARE_GPUS, "object_store", "nccl needs nccl"),
     ],
 )
-def test_auto_takes_the_best_that_reaches_everybody(where: DeviceLayout, chosen: str, reason: str) -> None:
+def test_auto_takes_the_best_of_each_link(
+    where: DeviceLayout, chosen: str | dict[Link, TransportName], reason: str
+) -> None:
     choice = choose("auto", where)
-    assert choice.name == chosen
+    assert choice.name == chosen or choice.names == chosen
     assert reason in choice.why
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "chosen"),
+    [
+        ({"cross_node": "object_store"}, NODES, {"same_node": "shared_memory", "cross_node": "object_store"}),
+        ({"same_node": "object_store"}, NODES, {"same_node": "object_store", "cross_node": "tcp"}),
+        ({"same_node": "shared_memory"}, NODES, {"same_node": "shared_memory", "cross_node": "tcp"}),
+        ({"same_node": "tcp", "cross_node": "nccl"}, ONE_NODE, {"same_node": "tcp"}),  # there is no such link
+        ({"same_gpu": "object_store"}, SHARED_GPUS, {"same_gpu": "object_store", "same_node": "nccl"}),
+        ({"same_node": "auto", "cross_node": "tcp"}, GPU_NODES_NIXL, {"same_node": "nccl", "cross_node": "tcp"}),
+    ],
+)
+def test_links_that_are_not_named_get_the_best(
+    asked: dict[ActorLink, TransportName], where: DeviceLayout, chosen: dict[Link, TransportName]
+) -> None:
+    assert choose(asked, where).names == chosen
+
+
+def test_a_transport_of_one_link_is_refused_where_it_does_not_work() -> None:
+    with pytest.raises(
+        ConfigError, match="transport: got 'same_node=tcp,cross_node=shared_memory'; shared_memory does"
+    ):
+        choose({"same_node": "tcp", "cross_node": "shared_memory"}, NODES)
+    with pytest.raises(ConfigError, match="within one process there are no links; use auto"):
+        choose({"same_node": "tcp"}, LOCAL)
 
 
 @pytest.mark.parametrize(

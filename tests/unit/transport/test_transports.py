@@ -17,6 +17,7 @@ from latentmas_ray.transport import (
     Gloo,
     Loopback,
     ObjectStore,
+    PerLink,
     SharedMemory,
     Tcp,
     Transport,
@@ -32,6 +33,7 @@ TRANSPORTS = [
     Tcp(5.0),
     Tcp(5.0, shares_memory=False),
     Gloo(5.0),
+    PerLink({"same_node": SharedMemory(), "cross_node": ObjectStore()}),
 ]
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.name)
 

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.vllm import installed
-from latentmas_ray.vllm.installed import WANTED, find_vllm, obstacle, require_vllm
+from latentmas_ray.vllm.installed import WANTED, find_vllm, known_fields, obstacle, require_vllm
 
 ROOT = Path(__file__).parents[3]
 CONSTRAINTS = ("constraints.txt", "constraints_vllm.txt")
@@ -48,6 +48,17 @@ def test_a_missing_or_wrong_version(versions: dict[str, str], why: str, monkeypa
     with pytest.raises(ConfigError) as caught:
         require_vllm()
     assert str(caught.value).startswith(f"engine: got 'vllm'; {why}: pip install 'latentmas-ray[vllm]'")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_vllm_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, vllm="0.32.9")
+    with pytest.raises(ConfigError) as caught, known_fields():
+        object().compilation_config  # type: ignore[attr-defined]  # noqa: B018
+    assert str(caught.value).startswith(
+        "engine: got 'vllm'; vllm 0.32.9 is not supported ('object' object has no attribute 'compilation_config'): pip "
+        "install 'latentmas-ray[vllm]'"
+    )
     assert "\n" not in str(caught.value)
 
 

@@ -140,3 +140,4 @@ def test_a_rank_that_leaves_ends_the_engine(two: TwoRanks) -> None:
         turn.result(PATIENCE_SECONDS)
     with pytest.raises(ActorError):
         two.following.add(1, {}).result(PATIENCE_SECONDS)
+    assert two.following._requests == {}

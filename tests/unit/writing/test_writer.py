@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -12,7 +11,6 @@ import pytest
 from latentmas_ray.engine.segment_io import InMemorySegments
 from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, QuestionsTooLongError
-from latentmas_ray.writing.busy_time import BusyTime
 from latentmas_ray.writing.writer import CANCELLED, TextEnded, TextGrown, Writer, WriterEvent
 from latentmas_ray.writing.written_turn import WrittenTurn
 from tests.cases.scripted_engine import ByteChat, ScriptedEngine, text_of
@@ -42,7 +40,21 @@ class Bench:
             on_event=self.events.append,
             clock=self.clock,
         )
+        self.seconds: list[float] = []  # of the next steps of the engine
         self.number = 0
+        step = self.engine.step
+
+        def timed_step() -> Any:
+            self.clock.now += self.seconds.pop(0) if self.seconds else 0.0
+            return step()
+
+        self.engine.step = timed_step  # type: ignore[method-assign]
+
+    def finish_some(self, count: int) -> None:
+        """Make as many steps as are left of `count`."""
+        for _ in range(count):
+            if self.queued:
+                self.step()
 
     def start(self, *prompts: str, is_last: bool = True, **changes: Any) -> Any:
         self.number += 1
@@ -100,6 +112,11 @@ def test_a_result_has_what_a_turn_has_and_what_each_question_took() -> None:
     (one,) = [event.result for event in bench.events if isinstance(event, TextEnded)]
     assert (one.texts, one.prompt_tokens, one.cut_off) == (result.texts[:1], (7,), ("no",))
     assert one.question_phases == result.question_phases[:1]
+    assert one.question_spans == result.question_spans[:1]
+    short, long = result.question_spans
+    assert [span.phase for span in (*short, *long)] == ["prefill", "decode", "prefill", "decode"]
+    assert all(spans[0].begin <= spans[0].end == spans[1].begin <= spans[1].end for spans in (short, long))
+    assert long[0].begin <= short[1].end <= long[1].end  # both were written at the same time
 
 
 def test_a_step_is_shared_equally_by_the_questions_that_ran_in_it() -> None:
@@ -160,8 +177,8 @@ def test_a_question_that_cannot_be_written_fails_alone(prompt: str, why: str) ->
 def test_a_question_that_takes_too_long_fails_alone() -> None:
     bench = Bench(max_running=2)
     done = bench.start("write 18", "write 9", "write 19")
+    bench.seconds[:] = [1.0] * 11
     bench.step(10)  # the second has ended, the third has just started or waits
-    bench.clock.now = 11.0
     bench.finish()
     assert done.result().failed == {"q0": "it took longer than 10.0 s (turn_timeout)"}
     assert done.result().texts[2] == text_of("write 19", 19)
@@ -171,12 +188,46 @@ def test_a_question_that_takes_too_long_fails_alone() -> None:
 def test_time_in_the_queue_is_not_the_time_of_a_question() -> None:
     bench = Bench(max_running=1)
     done = bench.start("write 3", "write 3")
-    bench.step()
-    bench.clock.now = 9.0
-    bench.step(3)
-    bench.clock.now = 18.0
+    bench.seconds[:] = [3.0, 3.0, 3.0, 0.0, 3.0, 3.0, 3.0]
     bench.finish()
     assert done.result().failed == {}
+    assert bench.clock.now == 18.0
+
+
+def test_time_in_which_the_engine_queues_a_question_or_does_other_work_is_not_its_time() -> None:
+    bench = Bench(max_running=2)
+    done = bench.start("write 3", "write 9")
+    bench.step()
+    bench.clock.now += 60.0  # a whole turn is executed between two steps
+    bench.step()
+    assert bench.writer.num_steps == 2
+    bench.writer.record_work(0.0)
+    assert bench.writer.num_steps == 3  # which is no hang
+    bench.engine.queued.update(key for key in bench.engine._running if key.endswith("q1"))
+    bench.seconds[:] = [60.0]
+    bench.step()
+    assert [question.step_seconds for question in bench.writer._running.values()] == [60.0, 0.0]
+    bench.finish_some(3)
+    assert set(bench.writer._turns[1].received.work.question_ids) == {"q0", "q1"}
+    bench.seconds[:] = [60.0]  # nobody else runs, so it does not wait for room
+    bench.finish()
+    assert set(done.result().failed) == {"q0", "q1"}
+
+
+def test_a_question_without_room_waits_until_another_one_has_ended() -> None:
+    bench = Bench(max_running=4, refuses_at=2)
+    first, second = bench.start("write 3", "write 5", "write 2"), bench.start("write 1")
+    bench.finish()
+    assert first.result().failed == second.result().failed == {}
+    assert bench.engine.started == ["q0", "q1", "q2", "q0"]  # the oldest first
+    assert max(bench.engine.num_running) == 2
+
+
+def test_a_question_without_room_fails_if_nothing_else_runs() -> None:
+    bench = Bench(refuses_at=0)
+    done = bench.start("write 3")
+    bench.finish()
+    assert done.result().failed == {"q0": "there is no room"}
 
 
 def test_a_question_is_cancelled_wherever_it_is() -> None:
@@ -193,6 +244,18 @@ def test_a_question_is_cancelled_wherever_it_is() -> None:
     assert bench.engine.started == ["q0", "q1"]
     assert ended(bench) == []
     assert len(bench.engine.num_running) < 13  # it does not run to its end
+
+
+def test_cancellations_of_turns_that_never_come_are_forgotten() -> None:
+    """A turn may have ended by itself, or its memory may never come."""
+    bench = Bench()
+    for number in range(2, 5000):
+        bench.writer.cancel(number, {"q0"})
+    assert len(bench.writer._cancelled) <= 1000
+    bench.writer.cancel(1)
+    done = bench.start("write 9")
+    bench.finish()
+    assert done.result().failed == {"q0": CANCELLED}
 
 
 def test_a_question_that_ends_in_the_step_in_which_it_is_cancelled_keeps_its_text() -> None:
@@ -311,29 +374,16 @@ def test_questions_that_cannot_fit_are_refused_before_the_first_step() -> None:
     with pytest.raises(QuestionsTooLongError, match="model scripted has 8"):
         bench.start("write 6", "write 6 but this is long")
     assert bench.queued == []
+    small_cache = Bench(max_positions=8, positions_bound="its cache holds 8: use a larger one")
+    with pytest.raises(QuestionsTooLongError, match=r"need 25 positions, its cache holds 8: use a larger one$"):
+        small_cache.start("write 6", "write 6 but this is long")
 
 
-def test_turns_of_many_threads_are_written_by_one() -> None:
-    """Each caller waits in its own thread, as in an actor."""
-    engine = ScriptedEngine(max_running=3)
-    with ThreadPoolExecutor(1) as owner, ThreadPoolExecutor(8) as callers:
-        writer = Writer(engine, owner.submit)
-
-        def call(number: int) -> tuple[str, ...]:
-            work = request(f"write {number % 7 + 1}", f"write {number % 3 + 1}")
-            return writer.start(number, writer.receive(work, InMemorySegments({}))).result().texts
-
-        texts = list(callers.map(call, range(40)))
-    assert texts == [
-        tuple(text_of(f"write {count}", count) for count in (number % 7 + 1, number % 3 + 1)) for number in range(40)
-    ]
-    assert max(engine.num_running) == 3
-
-
-def test_busy_time_counts_what_lies_within() -> None:
-    busy = BusyTime()
-    for begin, end in ((0.0, 1.0), (1.001, 2.0), (5.0, 6.0)):
-        busy.record(begin, end)
-    assert busy.within(0.5, 5.5) == pytest.approx(2.0)
-    assert busy.within(2.5, 4.5) == 0.0
-    assert busy.within(6.0, 9.0) == 0.0
+@pytest.mark.parametrize(("decode_batch", "most"), [(1, 1), (2, 2), (4, 3), (None, 3)])
+def test_a_turn_may_bound_what_is_written_at_the_same_time(decode_batch: int | None, most: int) -> None:
+    """An engine that is loaded for more serves runs with fewer."""
+    bench = Bench(max_running=3)
+    turns = [bench.start("write 3", "write 5", "write 2", decode_batch=decode_batch) for _ in range(2)]
+    bench.finish()
+    assert all(turn.result().failed == {} for turn in turns)
+    assert max(bench.engine.num_running) == most

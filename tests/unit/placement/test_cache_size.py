@@ -4,7 +4,7 @@ import pytest
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement import PRESETS
-from latentmas_ray.vllm.cache_size import bytes_on_gpu, bytes_on_host, wanted_bytes
+from latentmas_ray.placement.cache_size import bytes_on_gpu, bytes_on_host, describe_bound, wanted_bytes
 
 MODEL = PRESETS["qwen3-8b"]
 GB = 10**9
@@ -41,3 +41,12 @@ def test_a_part_of_a_gpu_that_is_too_small_is_one_line() -> None:
 @pytest.mark.parametrize(("host_bytes", "share", "expected"), [(64 * GB, 0.5, 4 * GB), (8 * GB, 0.1, 2**30)])
 def test_on_a_host(host_bytes: int, share: float, expected: int) -> None:
     assert bytes_on_host(host_bytes=host_bytes, share=share, wanted=10**15) == expected
+
+
+def test_a_cache_that_holds_fewer_positions_than_the_model_has_is_named() -> None:
+    assert describe_bound(4096, cache_bytes=GB, of_model=4096) == ""
+    assert describe_bound(2304, cache_bytes=GB, of_model=4096) == (
+        "vLLM's cache of 1 GB holds 2304 (the model has 4096): use a shorter prompt or fewer latent steps, a larger "
+        "part of the device for the actor (fewer actors for each, or a larger tp), or engine transformers"
+    )
+    assert "holds 2304 (the model has any number)" in describe_bound(2304, cache_bytes=GB, of_model=None)

@@ -25,7 +25,7 @@ def report(
     It compares accuracy, tokens and time, and shows where the time goes, what was handed over, which answers differ
     between runs, and what each agent did on every question. The page needs no network and no other file.
     """
-    path = _checked(output)
+    path = checked_page(output)
     from latentmas_ray.report import load_runs
     from latentmas_ray.report.html import make_page
     from latentmas_ray.runs.folder import write_atomically  # nothing heavy before the flags are valid
@@ -40,7 +40,7 @@ def report(
     typer.echo(f"{path}: {len(found)} {plural}, {format_bytes(len(content))}")
 
 
-def _checked(output: str) -> Path:
+def checked_page(output: str) -> Path:
     """Return the path. Raises ConfigError unless a page can be written there."""
     path = Path(expand_home("--output", output))
     try:

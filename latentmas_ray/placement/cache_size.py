@@ -1,4 +1,5 @@
-"""How large vLLM's paged cache may be, beside the other actors of its GPU. vLLM itself would take the whole device."""
+"""How large the cache of an engine that writes texts may be, next to the other actors of its device. vLLM itself would
+take a whole GPU."""
 
 from latentmas_ray.errors import ModelError
 from latentmas_ray.placement.memory_estimate import FIXED_BYTES
@@ -6,7 +7,7 @@ from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.units import format_bytes
 
 DEVICE_SHARE = 0.9  # of an actor's part of a GPU that vLLM may use; the rest holds memory that arrives
-_HOST_SHARE = 1 / 8  # of an actor's part of a node's memory: thinkers and segments need more of it
+_HOST_SHARE = 1 / 8  # of an actor's part of a node's memory: latent agents and segments need more of it
 _MIN_HOST_BYTES = 2**30
 _FORWARD_TOKENS = 8192  # at most, in one step
 _LOGITS_BYTES = 8  # float32 logits and a sorted copy, per question and vocabulary entry
@@ -35,6 +36,19 @@ def bytes_on_gpu(
         )
         raise ModelError("model", name, expected)
     return min(wanted, left)
+
+
+def describe_bound(num_positions: int, *, cache_bytes: int, of_model: int | None) -> str:
+    """Return what bounds a question to `num_positions`, and what to do about it, for `TextEngine.positions_bound`;
+    empty if it is the model, which has `of_model` positions (None: any number)."""
+    if of_model is not None and num_positions >= of_model:
+        return ""
+    model = "any number" if of_model is None else str(of_model)
+    return (
+        f"vLLM's cache of {format_bytes(cache_bytes)} holds {num_positions} (the model has {model}): use a shorter "
+        "prompt or fewer latent steps, a larger part of the device for the actor (fewer actors for each, or a larger "
+        "tp), or engine transformers"
+    )
 
 
 def bytes_on_host(*, host_bytes: int, share: float, wanted: int) -> int:

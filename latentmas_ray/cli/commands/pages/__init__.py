@@ -1,0 +1,1 @@
+"""Commands that write pages about runs: `report` and `timeline`."""

@@ -1,0 +1,1 @@
+"""Which layout answers most questions per second: predicted from published figures of devices and links."""

@@ -1,0 +1,122 @@
+"""Reads timeline.jsonl."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.folder import read_file, read_json
+from latentmas_ray.runs.timeline.clocks import NodeClock, node_clocks, node_of
+from latentmas_ray.runs.timeline.recorder import TIMELINE_NAME
+from latentmas_ray.runs.timeline.rows import (
+    ROW,
+    EndRow,
+    LostTurnRow,
+    NodeRow,
+    QuestionRow,
+    ReplicaRow,
+    Row,
+    SpanRow,
+    StartRow,
+    TurnRow,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartTimeline:
+    """What happened from one start of a run on. All times are on the driver's clock."""
+
+    start: StartRow
+    turns: tuple[TurnRow, ...]
+    lost_turns: tuple[LostTurnRow, ...]
+    replicas: tuple[ReplicaRow, ...]
+    nodes: tuple[NodeRow, ...]
+    questions: tuple[QuestionRow, ...]
+    end: EndRow | None  # None if the run still runs, or was killed
+    clocks: dict[str, NodeClock]  # by node
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTimeline:
+    """The timeline of a run: one part for each time that it was started."""
+
+    starts: tuple[StartTimeline, ...]
+
+
+def read_timeline(folder: Path) -> RunTimeline | None:
+    """Return the timeline of an output folder; None if it has none, as of an older version. A last line that is not
+    complete, as of a killed run, is ignored.
+
+    Raises JournalError with `FILE:LINE` for a line that no run wrote, and OSError.
+    """
+    path = folder / TIMELINE_NAME
+    if not path.exists():
+        return None
+    lines = read_file(path).split(b"\n")[:-1]
+    rows = [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    return RunTimeline(starts=tuple(_start_timeline(part) for part in _parts(rows)))
+
+
+def _decode(line: bytes, place: str) -> Row:
+    try:
+        row = ROW.validate_python(read_json(line))
+        if isinstance(row, TurnRow) and any(end < begin for spans in _spans_of(row) for _, begin, end in spans):
+            raise ValueError("a phase ends before it begins")
+        if isinstance(row, TurnRow) and not (row.questions and len(row.question_spans) in (0, len(row.questions))):
+            raise ValueError("it does not say whose spans these are")
+        return row
+    except (ValidationError, ValueError, TypeError, RecursionError):
+        shown = line.decode(errors="replace")
+        raise JournalError(place, shown, "it is not an event of a run; remove the line") from None
+
+
+def _spans_of(turn: TurnRow) -> tuple[tuple[SpanRow, ...], ...]:
+    return (turn.spans, *turn.question_spans)
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Yield the rows of each start. Rows before the first one belong to no start that is known."""
+    part: list[Row] = []
+    for row in rows:
+        if isinstance(row, StartRow):
+            if part:
+                yield part
+            part = []
+        if part or isinstance(row, StartRow):
+            part.append(row)
+    if part:
+        yield part
+
+
+def _start_timeline(rows: Sequence[Row]) -> StartTimeline:
+    start = rows[0]
+    assert isinstance(start, StartRow)
+    turns = [row for row in rows if isinstance(row, TurnRow)]
+    clocks = node_clocks(turns)
+    return StartTimeline(
+        start=start,
+        turns=tuple(_on_drivers_clock(turn, clocks) for turn in turns),
+        lost_turns=tuple(row for row in rows if isinstance(row, LostTurnRow)),
+        replicas=tuple(row for row in rows if isinstance(row, ReplicaRow)),
+        nodes=tuple(row for row in rows if isinstance(row, NodeRow)),
+        questions=tuple(row for row in rows if isinstance(row, QuestionRow)),
+        end=next((row for row in rows if isinstance(row, EndRow)), None),
+        clocks=clocks,
+    )
+
+
+def _on_drivers_clock(turn: TurnRow, clocks: dict[str, NodeClock]) -> TurnRow:
+    clock = clocks.get(node_of(turn))
+    if clock is None or not clock.shift:
+        return turn
+    return replace(
+        turn,
+        spans=_moved(turn.spans, clock.shift),
+        question_spans=tuple(_moved(spans, clock.shift) for spans in turn.question_spans),
+    )
+
+
+def _moved(spans: tuple[SpanRow, ...], seconds: float) -> tuple[SpanRow, ...]:
+    return tuple((phase, begin + seconds, end + seconds) for phase, begin, end in spans)

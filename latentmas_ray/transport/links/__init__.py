@@ -1,0 +1,1 @@
+"""One transport per kind of link."""
