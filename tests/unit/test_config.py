@@ -201,7 +201,7 @@ def test_replicas_of_an_agent_that_is_not_there() -> None:
 
 
 def test_replicas_that_only_a_plan_can_have() -> None:
-    with pytest.raises(ConfigError, match=r"replicas: .*auto.*latentmas plan --replicas auto"):
+    with pytest.raises(ConfigError, match=r"replicas: .*auto.*must be numbers"):
         replicas_by_agent("auto", ["a", "b"])
 
 
