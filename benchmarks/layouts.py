@@ -181,6 +181,15 @@ def published_figures(num_gpus: int, num_questions: int) -> list[LayoutFigures]:
     return found
 
 
+def exhaustive_figures(num_gpus: int, num_questions: int) -> list[LayoutFigures]:
+    """Return what `auto` chooses for two agents that think and one that answers in an engine of its own, and the best
+    of all layouts."""
+    seconds = {"planner": 0.45, "critic": 0.45, "judger": 20.0}
+    search = search_of(seconds, num_gpus, apart=True)
+    auto = figures_of("auto, two thinkers", chosen(search), seconds, num_questions)
+    return [auto, best_of_all(search, seconds, num_questions)]
+
+
 def random_settings(count: int, seed: int = 20) -> Iterator[tuple[dict[str, float], int, bool]]:
     """Yield seconds of agents, every other one short, a number of GPUs, and whether the last agent is apart."""
     random = Random(seed)
