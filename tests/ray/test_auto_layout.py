@@ -4,14 +4,18 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.layouts import PUBLISHED, chosen, search_of
+from latentmas_ray import LatentMAS, Summary, load_run
 from latentmas_ray.placement import Plan, PlanRequest
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.runs.results import Answer
+from latentmas_ray.runs.run_events import LayoutMeasured, RunEvent, RunStarted
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import Agent, Topology
 from tests.cases.scheduler import agent, topology
@@ -66,7 +70,7 @@ def _questions(count: int, seconds: Mapping[str, float]) -> list[Question]:
 
 @pytest.mark.slow  # tests/unit/simulation/test_predicted_layouts.py has the same in virtual time
 def test_auto_at_published_proportions_on_eight_pretended_gpus(tmp_path: Path, start_ray: Callable[..., None]) -> None:
-    start_ray(num_gpus=8, num_cpus=8)
+    start_ray(num_gpus=8)
     seconds = {name: SCALE * one for name, one in PUBLISHED.items()}
     found = chosen(search_of(seconds, 8, apart=True))
     plan = found.plan
@@ -90,3 +94,29 @@ def test_auto_at_published_proportions_on_eight_pretended_gpus(tmp_path: Path, s
     rounds = -(-MANY // 8) / (MANY / 8)
     assert reached >= 5 * today
     assert reached == pytest.approx(found.prediction.questions_per_second / rounds, rel=0.15)
+
+
+def test_a_run_chooses_its_layout_and_records_it(tmp_path: Path, cluster: None) -> None:
+    """Without GPUs: the cores of the node are one device. What it chose is in config.yaml, so that the same run needs
+    no search, and what it reaches stands next to what was predicted."""
+    events: list[RunEvent] = []
+
+    class Recorder:
+        def on_event(self, event: RunEvent) -> None:
+            events.append(event)
+
+    fields: dict[str, Any] = {"task": "chain", "limit": 6, "batch_size": 1, "latent_steps": 2, "max_new_tokens": 4}
+    with LatentMAS("tiny", replicas="auto", output=str(tmp_path / "a"), observer=Recorder(), **fields) as system:
+        summary = system.evaluate()
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    assert started.description.startswith("layout 1× all agents in one actor: ")
+    assert "questions/s predicted with figures of cpu for " in started.description
+    (measured,) = [event for event in events if isinstance(event, LayoutMeasured)]
+    assert isinstance(summary, Summary)
+    assert summary.layout_speed is not None
+    assert summary.layout_speed.layout == measured.speed.layout == "1× all agents in one actor"
+    assert summary.layout_speed.questions_per_second > 0
+    assert set(summary.layout_speed.devices) == set(summary.layout_speed.predicted_devices)
+    stored = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert (stored["replicas"], stored["placement"], stored["tp"]) == (1, "colocate", 1)
+    assert load_run(tmp_path / "a").summary == summary
