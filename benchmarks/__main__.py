@@ -94,7 +94,7 @@ def _simulation(
 @app.command("layouts")
 def _layouts(
     gpus: Annotated[int, typer.Option(help="of the cluster at published proportions", min=4)] = 8,
-    questions: Annotated[int, typer.Option(help="of each run on that cluster", min=100)] = 400,
+    questions: Annotated[int, typer.Option(help="of each run on that cluster", min=100)] = 320,
     settings: Annotated[int, typer.Option(help="random settings", min=1)] = 20,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="also all layouts of three agents there")] = False,
 ) -> None:

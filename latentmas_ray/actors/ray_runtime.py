@@ -32,7 +32,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.placement import Plan, PlanRequest, RunLayout, make_plan
+from latentmas_ray.placement import ActorPlanner
 from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -68,6 +68,8 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
+    _has_losses = False  # since `_find_lost_turns` ran
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -87,8 +89,7 @@ class RayRuntime:
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
         note: str = "",
-        make_plan: Callable[[PlanRequest], Plan] = make_plan,
-        layout: RunLayout | None = None,
+        planner: ActorPlanner = ActorPlanner(),
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -97,13 +98,10 @@ class RayRuntime:
         tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
         busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
-        measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for finding places and loading models.
+        start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: a further fact for the description, in the log.
-        make_plan: plans the actors for the nodes that are there, at the start and after the loss of nodes; it may
-        choose the replicas. layout: what it has chosen.
+        note: a further fact for the log. planner: plans the actors for the nodes that are there; may choose replicas.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -120,19 +118,17 @@ class RayRuntime:
                 key=key,
                 texts=dict(texts or {}),
                 turn_seconds=turn_seconds,
-                make_plan=make_plan,
+                make_plan=planner.make_plan,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._has_losses = False  # since `_find_lost_turns` ran
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
-        self._layout = layout
-        self._measures_costs = measures_costs and tp == 1
+        self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
         self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
 
     def start(self) -> RuntimeInfo:

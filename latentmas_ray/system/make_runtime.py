@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from latentmas_ray.config import RunConfig, RunSetting, replicas_by_agent, unused_by_choice
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
+from latentmas_ray.placement import ActorPlanner
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.system.auto_layout import RunPlanner
@@ -71,8 +72,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
-        make_plan=planner.plan,
-        layout=planner.layout,
+        planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.layouts import PUBLISHED, chosen, search_of
 from latentmas_ray import LatentMAS, Summary, load_run
-from latentmas_ray.placement import Plan, PlanRequest
+from latentmas_ray.placement import ActorPlanner, Plan, PlanRequest
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.runs.results import Answer
@@ -31,7 +31,7 @@ MANY = 60  # questions
 def test_agents_joined_share_one_gpu_and_others_have_their_own(tmp_path: Path, start_ray: Callable[..., None]) -> None:
     start_ray(num_gpus=2)
     make = partial(plan_layout, counts={("planner", "critic"): 1, ("judger",): 1})
-    with actors_of(TRIO, partial(StandIn, tmp_path), make_plan=make) as started:
+    with actors_of(TRIO, partial(StandIn, tmp_path), planner=ActorPlanner(make_plan=make)) as started:
         _, info = started
         assert "3 actors on 1 node" in info.description
         assert "0.5 to 1 GPU each" in info.description
@@ -81,7 +81,7 @@ def test_auto_at_published_proportions_on_eight_pretended_gpus(tmp_path: Path, s
         return plan_layout(request, contents_of(plan))
 
     chained = _chain(seconds)
-    with actors_of(chained, partial(TimeSlicedRunner, tmp_path), make_plan=make) as started:
+    with actors_of(chained, partial(TimeSlicedRunner, tmp_path), planner=ActorPlanner(make_plan=make)) as started:
         drive(
             *started, chained, _questions(8, dict.fromkeys(seconds, 0.0)), replicas=8
         )  # every actor has its first turn

@@ -164,15 +164,12 @@ def plan(
     check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
-    is_here = gpus_per_node is None and config.address is None
     own = {"replicas": config.replicas, "hardware": named, "text_tokens": text_tokens, "compare": compare}
-    _tell_unused(config, request, {"gpu_memory": gpu_memory, **own})
+    _tell_unused(config, request, own | {"gpu_memory": gpu_memory})
     if request.apart and is_described and (problem := obstacle()) is not None:
         NOTES.hold(f"{problem} here: the plan is for nodes that have it")
-    figures = _hardware_of(planned_nodes, named, is_here=is_here)
-    search = LayoutSearch(
-        request=request, hardware=figures, speeds=speeds, expected_tokens=_expected_tokens(config, text_tokens)
-    )
+    figures = _hardware_of(planned_nodes, named, is_here=gpus_per_node is None and config.address is None)
+    search = _search(request, figures, speeds, _expected_tokens(config, text_tokens))
     found = _predicted(search, config, is_asked_for=named is not None)
     made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
@@ -240,6 +237,10 @@ def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -
         except OSError as error:
             raise ConfigError("save", save, f"it cannot be written: {error.strerror or error}") from error
     return found
+
+
+def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, expected_tokens: int | None) -> LayoutSearch:
+    return LayoutSearch(request=request, hardware=hardware, speeds=speeds, expected_tokens=expected_tokens)
 
 
 def _expected_tokens(config: RunConfig, text_tokens: str | None) -> int | None:

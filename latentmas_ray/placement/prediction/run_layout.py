@@ -1,15 +1,16 @@
 """The layout that a search has chosen for a run: what is told of it, and what the run then reaches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement.plan import Plan
+from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.prediction.layout_plans import format_devices
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, run_of
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.placement.prediction.throughput import Prediction
+from latentmas_ray.placement.suggestions import make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,17 @@ class RunLayout:
         return f"layout {self.contents}: {rate} questions/s predicted with {self.about}, bound by " + (
             self.prediction.bound_by
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorPlanner:
+    """How the actors of a run are planned for the nodes that are there, at the start and after the loss of nodes.
+
+    `make_plan` may choose the replicas, too; `layout` is then what it has chosen for the start.
+    """
+
+    make_plan: Callable[[PlanRequest], Plan] = make_plan
+    layout: RunLayout | None = None
 
 
 def choose_layout(search: LayoutSearch, about: str) -> tuple[Plan, RunLayout]:
