@@ -32,7 +32,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.placement import ActorPlanner
+from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner
 from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -89,7 +89,7 @@ class RayRuntime:
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
         note: str = "",
-        planner: ActorPlanner = ActorPlanner(),
+        planner: ActorPlanner = AS_ASKED_FOR,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 

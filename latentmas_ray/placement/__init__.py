@@ -25,11 +25,12 @@ from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate,
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
 from latentmas_ray.placement.plan import Plan, PlannedActor, PlanRequest, nodes_alike
 from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
-from latentmas_ray.placement.prediction.run_layout import ActorPlanner, RunLayout
+from latentmas_ray.placement.prediction.run_layout import AS_ASKED_FOR, ActorPlanner, RunLayout
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
 from latentmas_ray.placement.suggestions import make_plan
 
 __all__ = [
+    "AS_ASKED_FOR",
     "HARDWARE",
     "PRESETS",
     "ActorMemory",

@@ -44,6 +44,9 @@ class ActorPlanner:
     layout: RunLayout | None = None
 
 
+AS_ASKED_FOR = ActorPlanner()
+
+
 def choose_layout(search: LayoutSearch, about: str) -> tuple[Plan, RunLayout]:
     """Return the plan with the most predicted questions per second that flags can give to a run, too. `about`: the
     figures of the prediction. Raises ConfigError like `LayoutSearch.find`, and if there is none."""
