@@ -254,7 +254,7 @@ class PlacementConfig(ConfigPart):
         description="copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
     )
-    hardware: Annotated[str | None, MayChange(), Since(before=None)] = Field(
+    hardware: Annotated[str | None, MayChange()] = Field(
         default=None,
         min_length=1,
         description="with replicas auto: the GPUs or processors whose figures are used, by name or from the FILE.json "

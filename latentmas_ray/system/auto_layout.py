@@ -174,10 +174,11 @@ def known_hardware(given: str | None, nodes: tuple[NodeResources, ...]) -> Known
     return KnownHardware(assumed, f"figures of {assumed.name} assumed, as the GPUs are of {told} ({_GIVE} for theirs)")
 
 
-def check_kind(hardware: Hardware, *, has_gpus: bool) -> None:
-    """Raise ConfigError for figures of GPUs on nodes without, and the other way round."""
+def check_kind(hardware: Hardware, *, has_gpus: bool, or_else: str = "name a processor") -> None:
+    """Raise ConfigError for figures of GPUs on nodes without (`or_else`: what would be right), and the other way
+    round."""
     if has_gpus == (hardware.cores is not None):
-        expected = "the nodes have GPUs: name theirs" if has_gpus else "the nodes have no GPU: name a processor"
+        expected = "the nodes have GPUs: name theirs" if has_gpus else f"the nodes have no GPU: {or_else}"
         raise ConfigError("hardware", hardware.name, expected)
 
 

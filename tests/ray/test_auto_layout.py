@@ -109,12 +109,12 @@ def test_a_run_chooses_its_layout_and_records_it(tmp_path: Path, cluster: None) 
     with LatentMAS("tiny", replicas="auto", output=str(tmp_path / "a"), observer=Recorder(), **fields) as system:
         summary = system.evaluate()
     (started,) = [event for event in events if isinstance(event, RunStarted)]
-    assert started.description.startswith("layout 1× all agents in one actor: ")
+    assert started.description.startswith("layout 1× all in one actor: ")
     assert "questions/s predicted with figures of cpu for " in started.description
     (measured,) = [event for event in events if isinstance(event, LayoutMeasured)]
     assert isinstance(summary, Summary)
     assert summary.layout_speed is not None
-    assert summary.layout_speed.layout == measured.speed.layout == "1× all agents in one actor"
+    assert summary.layout_speed.layout == measured.speed.layout == "1× all in one actor"
     assert summary.layout_speed.questions_per_second > 0
     assert set(summary.layout_speed.devices) == set(summary.layout_speed.predicted_devices)
     stored = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())

@@ -153,8 +153,7 @@ def plan(
         "network": network,
     }
     named = _given_hardware(hardware, measures=measure, save=save)
-    typed = {name: text for name, text in given.items() if text is not None}
-    speeds = LinkSpeeds.parse(typed, None if named is None else named.link_speeds())
+    speeds = _speeds(given, named)
     described = (nodes, gpus_per_node, gpu_memory or _memory_of(named), cpus_per_node)
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
     planned_nodes = nodes_at(config.address, *described) if config.address else nodes_here(*described)
@@ -220,6 +219,11 @@ def _memory_of(hardware: Hardware | None) -> str | None:
     return None if hardware is None or hardware.memory_bytes is None else f"{hardware.memory_bytes}B"
 
 
+def _speeds(given: Mapping[str, str | None], named: Hardware | None) -> LinkSpeeds:
+    typed = {name: text for name, text in given.items() if text is not None}
+    return LinkSpeeds.parse(typed, None if named is None else named.link_speeds())
+
+
 def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -> Hardware | None:
     """Return the figures that are named, in a file, or measured here; None if none are asked for."""
     if save is not None and (not measures or not save.endswith(".json")):
@@ -268,7 +272,7 @@ def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None, *, is
     processors. Raises ConfigError for figures of GPUs on nodes without, and the other way round."""
     has_gpus = any(node.whole_gpus for node in nodes)
     if named is not None:
-        check_kind(named, has_gpus=has_gpus)
+        check_kind(named, has_gpus=has_gpus, or_else="add --gpus-per-node")
         return named
     if not has_gpus:
         return HARDWARE["cpu"]

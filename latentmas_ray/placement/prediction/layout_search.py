@@ -176,7 +176,8 @@ class LayoutSearch:
         unlike = {_kinds(request, layout): layout for _, layout, _ in reversed(ranked)}
         chosen = [(layout, here) for _, layout, here in ranked if unlike[_kinds(request, layout)] is layout]
         found = []
-        for layout, here in chosen[:most]:
+        # Those without shared devices are among them in any case.
+        for layout, here in chosen[:most] + [one for one in chosen[most:] if not one[0].shares_devices]:
             plan = plan_of(request, layout, places)
             prediction = predict(plan, here, self.speeds)
             found.append(PredictedPlan(layout=layout, plan=plan, prediction=prediction, costs=here))

@@ -69,7 +69,7 @@ def describe_contents(plan: Plan) -> str:
     kind = "GPU" if plan.share.num_gpus else "node"
     per_replica = f" × {plan.request.tp} {kind}s" if plan.request.tp > 1 else ""
     texts = [
-        f"{count}× {'all agents in one actor' if plan.is_colocated else '+'.join(names)}{per_replica}"
+        f"{count}× {'all in one actor' if plan.is_colocated else '+'.join(names)}{per_replica}"
         for names, count in contents_of(plan).items()
     ]
     return ", ".join(texts)
