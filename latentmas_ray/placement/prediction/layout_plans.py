@@ -113,9 +113,11 @@ def _estimates(request: PlanRequest) -> dict[str, MemoryEstimate]:
 def plan_of(request: PlanRequest, layout: Layout, places: Sequence[tuple[Slot, ...]], *, why: str = SEARCHED) -> Plan:
     """Return the plan of a layout on these devices, in this order: a node is filled before the next one is used, and
     each has its part of every kind of device, so that chains stay on a node where they can."""
+    # In an order that does not depend on how the layout was written down.
+    in_order = sorted(layout.counts.items(), key=lambda item: [request.agents.index(agent) for agent in item[0]])
     devices = sorted(
         ((number + 0.5) / count, order, contents)
-        for order, (contents, count) in enumerate(layout.counts.items())
+        for order, (contents, count) in enumerate(in_order)
         for number in range(count)
     )
     replicas = dict.fromkeys(request.agents, 0)
