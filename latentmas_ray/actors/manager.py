@@ -10,10 +10,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.actors.elastic.first import describe_first, first_plan, loaded_of, replicas_to_start_with
+from latentmas_ray.actors.elastic.first import (
+    describe_first,
+    first_plan,
+    loaded_of,
+    replicas_to_start_with,
+    share_of_added,
+)
 from latentmas_ray.actors.errors import actor_errors, reason
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
-from latentmas_ray.actors.replicas.loading import POLL_SECONDS, get_loaded, list_names, no_place, poll_seconds
+from latentmas_ray.actors.replicas.loading import POLL_SECONDS, get_loaded, list_names, no_place, poll_seconds, too_late
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
@@ -75,7 +81,10 @@ class ReplicaManager:
         """
         deadline = time.monotonic() + self._request.start_seconds
         while True:
-            self._plan = first_plan(self.plan_request(cluster.nodes), self._request.least)
+            request = self.plan_request(cluster.nodes)
+            self._plan = first_plan(request, self._request.least, self._request.make_plan)
+            if not self._request.least:
+                self.asked = dict(self._plan.request.replicas)
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
@@ -114,7 +123,8 @@ class ReplicaManager:
         return self._replicas
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """Return the current replicas of each agent, those that retire included. Colocated agents share theirs."""
+        """Return the current replicas of each agent, those that retire included; colocated agents share theirs. The
+        same object, until a replica is another."""
         if self._by_agent is None:
             in_order = sorted(self._replicas, key=lambda replica_id: replica_id.replica)
             self._by_agent = {
@@ -202,9 +212,10 @@ class ReplicaManager:
         if seat is not None:
             self._free_seats.remove(seat)
         else:
-            share = share or self.plan.share
+            share = share or share_of_added(self.plan)
             there = replace(self.plan.request, nodes=(NodeResources(name=node, num_gpus=0.0, num_cpus=0.0),))
-            plan = replace(self.plan, request=there, share=share, slots={replica_id: (Slot(0, None),) * tp})
+            slots = {replica_id: tuple(Slot(0, rank) for rank in range(tp))}
+            plan = replace(self.plan, request=there, share=share, slots=slots, divides_gpus=False)
             group = PlacementGroupHandle(plan, self._request.start_seconds)
             seat = _Seat(group, tuple(range(tp)), (node,) * tp, share)
         self._start_in(replica_id, seat, spec=self.spec)
@@ -335,8 +346,10 @@ class ReplicaManager:
         for index, shard in enumerate(plan.shards()):
             places.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
         for replica_id, ranks in places.items():
-            bundles, nodes = zip(*ranks, strict=True)
-            self._seats[replica_id] = seat = _Seat(self._placement_group, bundles, nodes, plan.share)
+            indices, nodes = zip(*ranks, strict=True)
+            bundles = tuple(self._placement_group.bundle_of(index) for index in indices)
+            share = replace(plan.share, num_gpus=plan.gpus_of(plan.slots[replica_id][0]))
+            self._seats[replica_id] = seat = _Seat(self._placement_group, bundles, nodes, share)
             self._replicas[replica_id] = self._make_replica(replica_id, seat)
         return True
 
@@ -384,11 +397,7 @@ class ReplicaManager:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
-                    limit = format_seconds(limit_seconds)
-                    late = list_names(late_agents())
-                    raise ClusterError(
-                        f"the actors of {late} did not load their models within {limit} (start_timeout)"
-                    ) from None
+                    raise ClusterError(too_late(late_agents(), limit_seconds)) from None
                 log.update()
         self._starting.update(
             {one: _Starting(refs, deadline, log) for one, refs in references.items() if one not in first}

@@ -44,6 +44,7 @@ class RunFields(TypedDict, total=False):
     max_replicas: int | dict[str, int] | Literal["auto"] | None
     rebalance: bool
     min_replicas: int | dict[str, int] | None
+    hardware: str | None
     placement: PlacementName
     tp: int
     transport: TransportName | dict[ActorLink, TransportName]

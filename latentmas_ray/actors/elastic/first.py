@@ -1,6 +1,6 @@
 """How many replicas a run starts with, where it need not wait for all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import ray
@@ -8,15 +8,18 @@ import ray
 from latentmas_ray.actors.replicas.replica import Replica
 from latentmas_ray.errors import InputError
 from latentmas_ray.placement import Plan, PlanRequest, make_plan
+from latentmas_ray.placement.resources import ActorResources
 
 _LOOK_SECONDS = 1.0
 
 
-def first_plan(request: PlanRequest, least: Mapping[str, int]) -> Plan:
-    """Return the plan to start with: all replicas; or, if an agent may start with fewer (`least`), the most for which
-    no actor has a smaller share of a GPU or of cores than with the least. Raises like `make_plan`."""
+def first_plan(
+    request: PlanRequest, least: Mapping[str, int], plan_all: Callable[[PlanRequest], Plan] = make_plan
+) -> Plan:
+    """Return the plan to start with: that of `plan_all` for all replicas; or, if an agent may start with fewer
+    (`least`), the most for which no actor has a smaller share of a GPU or of cores than with the least. Raises like `make_plan`."""
     if not least:
-        return make_plan(request)
+        return plan_all(request)
     least = {agent: least.get(agent, count) for agent, count in request.replicas.items()}
     best = make_plan(replace(request, replicas=least))
     share = best.share
@@ -34,6 +37,11 @@ def first_plan(request: PlanRequest, least: Mapping[str, int]) -> Plan:
         else:
             high = more - 1
     return best
+
+
+def share_of_added(plan: Plan) -> ActorResources:
+    """Return what each actor asks for that is added: a whole GPU, where the plan's actors have different parts."""
+    return replace(plan.share, num_gpus=1.0) if plan.divides_gpus and plan.share.num_gpus else plan.share
 
 
 def replicas_to_start_with(

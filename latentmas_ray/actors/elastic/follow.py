@@ -19,6 +19,7 @@ from latentmas_ray.actors.elastic.decide import (
     decide,
     find_shift,
 )
+from latentmas_ray.actors.elastic.first import share_of_added
 from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
@@ -97,7 +98,7 @@ class ClusterFollower:
     def close(self) -> None:
         """Take back what the autoscaler was asked for."""
         if self._num_asked:
-            self._watch.run(partial(ask_autoscaler, 0, self._manager.plan.share))
+            self._watch.run(partial(ask_autoscaler, 0, share_of_added(self._manager.plan)))
             self._num_asked = 0
         self._watch.close()
 
@@ -109,7 +110,7 @@ class ClusterFollower:
         count = sum(wanted.values()) * self._manager.plan.request.tp
         if count != self._num_asked:
             self._num_asked = count
-            self._watch.run(partial(ask_autoscaler, count, self._manager.plan.share))
+            self._watch.run(partial(ask_autoscaler, count, share_of_added(self._manager.plan)))
 
     def situation(self, nodes: Mapping[str, NodeState]) -> Situation:
         """Return what decides, for these nodes."""
@@ -135,7 +136,7 @@ class ClusterFollower:
     def _rooms(self, nodes: Mapping[str, NodeState]) -> dict[str, Room]:
         """Return the room on each node that the run's transport can reach."""
         manager, now = self._manager, self._clock()
-        share, tp = manager.plan.share, manager.plan.request.tp
+        share, tp = share_of_added(manager.plan), manager.plan.request.tp
         self._placing = [(at, node) for at, node in self._placing if now - at < _PLACING_SECONDS]
         placing = Counter(node for _, node in self._placing)
         used = {node for replica in manager.replicas for node in replica.nodes}
@@ -220,7 +221,7 @@ class ClusterFollower:
                 self._manager.retire(decision.replica_id)
                 _log.warning("%s gets no new work: %s", decision.replica_id, decision.why)
             return
-        share = replace(self._manager.plan.share, num_cpus=0.0) if decision.squeezed else None
+        share = replace(share_of_added(self._manager.plan), num_cpus=0.0) if decision.squeezed else None
         replica_id = self._manager.add(decision.agents, decision.node, share=share)
         self._placing.append((self._clock(), decision.node))
         if decision.instead_of is not None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from latentmas_ray.actors.agent_actor import Loaded
-from latentmas_ray.actors.replicas.placement_group import gpus_per_actor
 from latentmas_ray.placement import Plan
 from latentmas_ray.transport import DeviceLayout
 
@@ -13,8 +12,11 @@ def describe_actors(plan: Plan, loaded: Sequence[Loaded], *, num_threads: int, i
     num_nodes = len({one.node_id for one in loaded})
     place = f"{_count(len(loaded), 'actor')} on {_count(num_nodes, 'node')}"
     kinds = ", ".join(sorted({one.device for one in loaded}))
+    parts = sorted({plan.gpus_of(slot) for slot in plan.actors_on})
     each = (
-        f"{gpus_per_actor(plan):g} GPU each" if gpus_per_actor(plan) else f"{_count(num_threads, 'torch thread')} each"
+        f"{' to '.join(f'{part:g}' for part in dict.fromkeys((parts[0], parts[-1])))} GPU each"
+        if plan.share.num_gpus
+        else f"{_count(num_threads, 'torch thread')} each"
     )
     tp = plan.request.tp
     ranks = f", {tp} for each replica" if tp > 1 else ""

@@ -36,3 +36,9 @@ def no_place(agents: Sequence[str], start_seconds: float) -> str:
         f"after {format_seconds(start_seconds)} (start_timeout) no place was found for the actors of "
         f"{list_names(agents)}: free resources on the cluster or use fewer replicas"
     )
+
+
+def too_late(agents: Sequence[str], start_seconds: float) -> str:
+    """Return the message for actors of these agents that did not load within `start_seconds`."""
+    limit = format_seconds(start_seconds)
+    return f"the actors of {list_names(agents)} did not load their models within {limit} (start_timeout)"

@@ -14,7 +14,7 @@ from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ModelError
-from latentmas_ray.placement import NodeResources, PlanRequest, ReplicaId
+from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class ReplicaRequest:
     # The agents whose texts are written question by question, in actors that only such agents share.
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
+    make_plan: Callable[[PlanRequest], Plan] = make_plan  # also chooses replicas, if they are not given
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
         """Return what to place on these nodes, with these numbers of replicas."""

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef
+from latentmas_ray.placement.routing import least_loaded, of_batch
+
+_STARTING = 10**9  # added to the load of a replica that is still starting: more than any other's
+_NOT_SENT = 10**6  # for each segment that a replica could not read
 
 
 def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batch: int) -> Replica:
@@ -17,23 +21,16 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batc
     """
     if replicas[0].colocated:
         producers = [actor for segment in read for actor, _ in segment.holders]
-        owners = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
-        if owners:
-            return owners[0]
-    replicas = [replica for replica in replicas if replica.takes_turns] or replicas
-    if replicas[0].colocated:
-        up = [replica for replica in replicas if replica.state is ReplicaState.READY] or replicas
-        return up[batch % len(up)]
+        writers = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
+        staying = [replica for replica in replicas if replica.takes_turns] or replicas
+        up = [replica for replica in staying if replica.state is ReplicaState.READY] or staying
+        return of_batch(up, writers, batch)
 
-    def cost(index: int) -> tuple[bool, int, int, int, int]:
-        replica = replicas[index]
-        num_remote = sum(segment.locations[0].source_node not in replica.nodes for segment in read)
-        return (
-            replica.state is not ReplicaState.READY,
-            sum(not segment.can_be_read_on(replica.nodes) for segment in read),
-            len(replica.pending),
-            num_remote,
-            (index - batch) % len(replicas),
-        )
-
-    return replicas[min(range(len(replicas)), key=cost)]
+    if not all(replica.takes_turns for replica in replicas):
+        replicas = [replica for replica in replicas if replica.takes_turns] or replicas
+    loads = [len(one.pending) + (0 if one.state is ReplicaState.READY else _STARTING) for one in replicas]
+    if any(segment.sent_over is not None for segment in read):
+        missing = [sum(not segment.can_be_read_on(one.nodes) for segment in read) for one in replicas]
+        loads = [load + _NOT_SENT * count for load, count in zip(loads, missing, strict=True)]
+    nodes = [segment.locations[0].source_node for segment in read]
+    return replicas[least_loaded(replicas, loads, nodes, batch)]
