@@ -60,6 +60,7 @@ class ReplicaManager:
     def __init__(self, request: ReplicaRequest) -> None:
         self._request = request
         self.asked = dict(request.replicas)  # by agent
+        self.writers = frozenset(request.texts)  # the agents that write text
         self.avoided: frozenset[str] = frozenset()  # nodes that will be removed, or on which the model does not load
         self._plan: Plan | None = None
         self._placement_group: PlacementGroupHandle | None = None
@@ -96,8 +97,7 @@ class ReplicaManager:
         self._first_nodes = frozenset(one.node_id for one in self.loaded)
         for replica, ranks in loaded.items():
             self.spec.check_same(replica.accept(ranks))
-        up = {agent: sum(replica.is_up for replica in members) for agent, members in self.replicas_of().items()}
-        if told := describe_first(self.asked, up):
+        if told := describe_first(self.asked, self.replicas_of()):
             _log.warning("%s", told)
         return cluster
 
@@ -142,11 +142,6 @@ class ReplicaManager:
         }
 
     @property
-    def writers(self) -> Set[str]:
-        """The agents that write text."""
-        return self._request.texts.keys()
-
-    @property
     def num_threads(self) -> int:
         """The torch threads of each actor, on cores."""
         return self._threads(self.plan)
@@ -154,9 +149,8 @@ class ReplicaManager:
     @property
     def reaches_other_nodes(self) -> bool:
         """Whether replicas may be on nodes that have none so far."""
-        return self.plan.is_colocated or (
-            self._transport is not None and "cross_node" in self._transport.capabilities.links
-        )
+        links = self._transport.capabilities.links if self._transport else frozenset()
+        return self.plan.is_colocated or "cross_node" in links
 
     @property
     def engines(self) -> dict[str, str]:
@@ -312,8 +306,7 @@ class ReplicaManager:
     def shut_down(self) -> None:
         """Kill the actors and remove the placement group. Safe to call twice."""
         replicas, self._replicas, self._starting, self._by_agent = self._replicas, {}, {}, None
-        groups = {seat.group for seat in self._seats.values()}
-        groups |= {self._placement_group} if self._placement_group else set()
+        groups = {seat.group for seat in self._seats.values()}.union(filter(None, [self._placement_group]))
         self._seats, self._free_seats, self._placement_group, self._loaders = {}, [], None, Loaders()
         for replica in replicas.values():
             replica.shut_down()
@@ -323,7 +316,7 @@ class ReplicaManager:
     def describe(self) -> str:
         """Return one line for the log: actors, devices, threads, and the reason for the placement."""
         is_pinned = self._placement_group is None or self._placement_group.is_pinned
-        return describe_actors(self.plan, self.loaded, num_threads=self._threads(self.plan), is_pinned=is_pinned)
+        return describe_actors(self.plan, self.loaded, num_threads=self.num_threads, is_pinned=is_pinned)
 
     def plan_request(self, nodes: tuple[NodeResources, ...]) -> PlanRequest:
         """Return what to place on these nodes, without those to avoid if there are others."""
@@ -399,9 +392,8 @@ class ReplicaManager:
                 if time.monotonic() > deadline:
                     raise ClusterError(too_late(late_agents(), limit_seconds)) from None
                 log.update()
-        self._starting.update(
-            {one: _Starting(refs, deadline, log) for one, refs in references.items() if one not in first}
-        )
+        late = {one: refs for one, refs in references.items() if one not in first}
+        self._starting.update({one: _Starting(refs, deadline, log) for one, refs in late.items()})
         return {replica: [next(loaded) for _ in replica.actors] for replica in first}
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:

@@ -17,7 +17,8 @@ def first_plan(
     request: PlanRequest, least: Mapping[str, int], plan_all: Callable[[PlanRequest], Plan] = make_plan
 ) -> Plan:
     """Return the plan to start with: that of `plan_all` for all replicas; or, if an agent may start with fewer
-    (`least`), the most for which no actor has a smaller share of a GPU or of cores than with the least. Raises like `make_plan`."""
+    (`least`), the most for which no actor has a smaller share of a GPU or of cores than with the least. Raises
+    like `make_plan`."""
     if not least:
         return plan_all(request)
     least = {agent: least.get(agent, count) for agent, count in request.replicas.items()}
@@ -70,8 +71,9 @@ def loaded_of(references: Mapping[Replica, Sequence[ray.ObjectRef]], *, timeout_
     return [replica for replica, refs in references.items() if ready.issuperset(refs)]
 
 
-def describe_first(asked: Mapping[str, int], up: Mapping[str, int]) -> str:
-    """Return in one line what the run still waits for; nothing if all are there."""
+def describe_first(asked: Mapping[str, int], replicas: Mapping[str, Sequence[Replica]]) -> str:
+    """Return in one line what the run still waits for; nothing if all are up."""
+    up = {agent: sum(replica.is_up for replica in members) for agent, members in replicas.items()}
     missing = [f"{up[agent]} of {count} of {agent}" for agent, count in asked.items() if up[agent] < count]
     if not missing:
         return ""
