@@ -19,11 +19,18 @@ from latentmas_ray.actors.elastic.first import (
 )
 from latentmas_ray.actors.errors import actor_errors, reason
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
-from latentmas_ray.actors.replicas.loading import POLL_SECONDS, get_loaded, list_names, no_place, poll_seconds, too_late
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
-from latentmas_ray.actors.replicas.waiting import WaitLog
+from latentmas_ray.actors.replicas.waiting import (
+    POLL_SECONDS,
+    WaitLog,
+    get_loaded,
+    list_names,
+    no_place,
+    poll_seconds,
+    too_late,
+)
 from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.errors import ActorError, ClusterError, InputError

@@ -97,14 +97,12 @@ class RayRuntime:
 
         transport: or a function that picks one for the actors' devices and says why.
         cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
-        tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
-        busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
+        tp: actors per replica, each with one rank's part (`make_runner(ranks=…)`). busy_agents: that work at once.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        growth: how far replicas follow the cluster. note: a further fact for the log.
-        planner: plans the actors for the nodes that are there; may choose replicas.
+        growth: how far replicas follow the cluster. note: for the log. planner: plans the actors; may choose replicas.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -128,8 +126,7 @@ class RayRuntime:
         self._follower = ClusterFollower(self._manager, growth, self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events: list[Event] = []  # for the next poll
-        self._ready, self._links = ReadyCalls(), LinksByAgents()
+        self._events, self._ready, self._links = list[Event](), ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout

@@ -86,6 +86,9 @@ class FakePlacementGroup:
     def wait(self, timeout_seconds: float) -> bool:
         return True
 
+    def bundle_of(self, index: int) -> int:
+        return index
+
     def remove(self) -> None:
         pass
 

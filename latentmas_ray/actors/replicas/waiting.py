@@ -1,19 +1,22 @@
 """What a start waits for, in log lines: the places that actors ask for, what is free, and who holds the rest."""
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ray
 from ray.util import placement_group_table
 
-from latentmas_ray.actors.errors import cluster_errors
+from latentmas_ray.actors.agent_actor import Loaded
+from latentmas_ray.actors.errors import actor_errors, cluster_errors
 from latentmas_ray.errors import ClusterError
 from latentmas_ray.units import format_number, format_seconds
 
 FIRST_SECONDS = 10.0  # a shorter wait is not worth a line
 NEXT_SECONDS = 30.0
+POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _KINDS = ("GPU", "CPU")
 _NOTHING = 1e-4  # of a resource: what is left of sums of fractions
 _log = logging.getLogger(__name__)
@@ -84,3 +87,34 @@ def _amounts(resources: Mapping[str, float]) -> str:
 
 def _amount(kind: str, number: float) -> str:
     return f"{number:g} {kind}" if number == 1 else f"{number:g} {kind}s"
+
+
+def get_loaded(references: Sequence[ray.ObjectRef], *, timeout_seconds: float | None = None) -> list[Loaded]:
+    """Return what the actors report once loaded. Raises InputError kinds, ActorError, and TimeoutError."""
+    with actor_errors("an actor could not load its model", "an actor died while it loaded its model"):
+        loaded: list[Loaded] = ray.get(list(references), timeout=timeout_seconds)
+    return loaded
+
+
+def poll_seconds(deadline: float) -> float:
+    """Return how long to wait before the next look at the nodes and the deadline; Ray drops fractions of a second."""
+    return min(POLL_SECONDS, max(1.0, math.ceil(deadline - time.monotonic())))
+
+
+def list_names(agents: Sequence[str]) -> str:
+    """Return the names, each once."""
+    return ", ".join(dict.fromkeys(agents))
+
+
+def no_place(agents: Sequence[str], start_seconds: float) -> str:
+    """Return the message for actors of these agents that found no place within `start_seconds`."""
+    return (
+        f"after {format_seconds(start_seconds)} (start_timeout) no place was found for the actors of "
+        f"{list_names(agents)}: free resources on the cluster or use fewer replicas"
+    )
+
+
+def too_late(agents: Sequence[str], start_seconds: float) -> str:
+    """Return the message for actors of these agents that did not load within `start_seconds`."""
+    limit = format_seconds(start_seconds)
+    return f"the actors of {list_names(agents)} did not load their models within {limit} (start_timeout)"
