@@ -14,8 +14,9 @@ import ray
 
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead, reason
-from latentmas_ray.actors.manager import POLL_SECONDS, ReplicaManager
+from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
+from latentmas_ray.actors.replicas.waiting import POLL_SECONDS
 from latentmas_ray.errors import ActorError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import Event

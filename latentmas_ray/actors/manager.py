@@ -22,15 +22,7 @@ from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
-from latentmas_ray.actors.replicas.waiting import (
-    POLL_SECONDS,
-    WaitLog,
-    get_loaded,
-    list_names,
-    no_place,
-    poll_seconds,
-    too_late,
-)
+from latentmas_ray.actors.replicas.waiting import WaitLog, get_loaded, no_place, poll_seconds, too_late
 from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.errors import ActorError, ClusterError, InputError
@@ -40,7 +32,6 @@ from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
 
-__all__ = ["POLL_SECONDS", "ReplicaManager"]
 _log = logging.getLogger(__name__)
 
 
@@ -383,10 +374,10 @@ class ReplicaManager:
 
         def late_agents() -> list[str]:
             up = loaded_of(references)
-            return self._agents_of([replica for replica in references if replica not in up])
+            return list(dict.fromkeys(self._agents_of([replica for replica in references if replica not in up])))
 
         limit_seconds = self._request.start_seconds
-        log = WaitLog(lambda: f"the actors of {list_names(late_agents())} to load their models", limit_seconds)
+        log = WaitLog(lambda: f"the actors of {', '.join(late_agents())} to load their models", limit_seconds)
         while True:
             first = replicas_to_start_with(references, self.replicas_of(), self._request.least)
             loading = [reference for replica in first for reference in references[replica]]
