@@ -41,6 +41,8 @@ def read_nodes() -> dict[str, NodeState]:
     """Return the live nodes by name. Raises ClusterError if Ray does not answer within seconds."""
     if get_cluster_status is None:
         raise ClusterError("this version of Ray does not tell the state of nodes")
+    if not ray.is_initialized():  # else Ray would start a cluster
+        raise ClusterError("this process has left its cluster")
     with cluster_errors("the state of nodes is not known"):
         status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=_ANSWER_SECONDS)
     found = {}

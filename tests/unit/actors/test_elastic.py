@@ -366,12 +366,21 @@ def test_ray_tells_which_nodes_leave_and_what_is_free(monkeypatch: pytest.Monkey
         for name, status in (("a", NodeStatus.DRAINING), ("b", NodeStatus.RUNNING))
     ]
     monkeypatch.setattr(nodes_module, "get_cluster_status", lambda *_, **__: ClusterStatus(active_nodes=told))
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.get_runtime_context", lambda: type("Context", (), {"gcs_address": "there"}))
     found = nodes_module.read_nodes()
     assert [(node.name, node.is_draining, node.free_cpus, node.num_cpus) for node in found.values()] == [
         ("a", True, 3.0, 4.0),
         ("b", False, 3.0, 4.0),
     ]
+
+
+def test_a_look_starts_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray starts one where a process without a cluster asks for its context."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: pytest.fail("it was asked"))
+    with pytest.raises(ClusterError, match="has left its cluster"):
+        nodes_module.read_nodes()
 
 
 def test_a_cluster_that_does_not_answer_is_looked_at_again() -> None:
