@@ -95,6 +95,27 @@ def _simulation(
         typer.echo(json.dumps([one.to_json() for one in found], indent=2))
 
 
+@app.command("layouts")
+def _layouts(
+    gpus: Annotated[int, typer.Option(help="of the cluster at published proportions", min=4)] = 8,
+    questions: Annotated[int, typer.Option(help="of each run on that cluster", min=100)] = 320,
+    settings: Annotated[int, typer.Option(help="random settings", min=1)] = 20,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="also all layouts of three agents there")] = False,
+) -> None:
+    """Compare what is predicted for layouts with what runs reach on timers, in virtual time."""
+    from benchmarks.layouts import (
+        exhaustive_figures,
+        published_figures,
+        random_figures,
+        table,
+    )  # needs torch
+
+    typer.echo(table(published_figures(gpus, questions)))
+    if exhaustive:
+        typer.echo(table(exhaustive_figures(gpus, questions // 2)))
+    typer.echo(table(list(random_figures(settings, questions // gpus))))
+
+
 @app.command("clusters")
 def _clusters(
     questions: Annotated[

@@ -33,6 +33,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner
 from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -48,7 +49,6 @@ from latentmas_ray.scheduler.protocol import (
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
-_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
 _PROGRESS_SECONDS = 2.0  # to ask actors how far they are
 MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
@@ -69,6 +69,9 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
+    _transport: Transport | None = None  # until `start`
+    _has_losses = False  # since `_find_lost_turns` ran
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -88,6 +91,7 @@ class RayRuntime:
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
         note: str = "",
+        planner: ActorPlanner = AS_ASKED_FOR,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -96,11 +100,10 @@ class RayRuntime:
         tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
         busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
-        measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for finding places and loading models.
+        start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: a further fact for the description, in the log.
+        note: a further fact for the log. planner: plans the actors for the nodes that are there; may choose replicas.
         """
         key = RunKey.generate()
         self._manager = ReplicaManager(
@@ -117,17 +120,17 @@ class RayRuntime:
                 key=key,
                 texts=dict(texts or {}),
                 turn_seconds=turn_seconds,
+                make_plan=planner.make_plan,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._ready, self._links, self._has_losses = ReadyCalls(), LinksByAgents(), False
+        self._ready, self._links = ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
-        self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
-        self._measures_costs = measures_costs and tp == 1
+        self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
         self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
 
     def start(self) -> RuntimeInfo:
@@ -144,12 +147,15 @@ class RayRuntime:
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=self._memory_limit(self._cluster),
-            description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
+            memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
+            description=", ".join(
+                filter(None, (self._layout.line if self._layout else "", self._manager.describe(), why, self._note))
+            ),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
+            layout=self._layout,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
@@ -354,15 +360,6 @@ class RayRuntime:
         self._manager.use_transport(self._transport)
         self._health.report_ready(self._manager.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
-
-    def _memory_limit(self, cluster: Cluster) -> int:
-        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors.
-
-        Each counts like the smallest, as it is unknown which actor will produce a segment.
-        """
-        used = {one.node_id for one in self._manager.loaded}
-        smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
-        return int(len(used) * smallest * _STORE_SHARE)
 
     def _restart_all(self) -> None:
         """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""

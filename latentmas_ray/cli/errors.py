@@ -53,6 +53,7 @@ _FLAG_FIELDS = (
         "cpus_per_node",
         "hardware",
         "text_tokens",
+        "save",
         "results",
     }
 )

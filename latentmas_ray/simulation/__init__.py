@@ -3,6 +3,7 @@
 settings    what is simulated
 topologies  the topologies: built-in ones, files, and a wide one
 cluster     the plan: replicas of each agent on pretended nodes
+devices     what computes turns: replicas on one GPU share its time
 links       how long transfers take: links, and the network port of each node
 times       the timers of turns, and the driver's processor time
 results     the results of turns

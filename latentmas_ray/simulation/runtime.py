@@ -7,32 +7,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.placement import LinkSpeeds, Plan, ReplicaId, Slot
 from latentmas_ray.placement.routing import least_loaded, of_batch
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnHandle, events_of_result
+from latentmas_ray.simulation.devices import Device
 from latentmas_ray.simulation.links import ModelledLinks
 from latentmas_ray.simulation.results import SimulatedResults
 from latentmas_ray.simulation.times import DriverCost, TurnTimers
-
-
-class _Device:
-    """What computes one turn at a time: the GPUs of a replica, or the cores of its actor. Actors on one GPU take
-    turns."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[_TimedTurn] = deque()  # in the order in which their inputs exist
-        self.is_busy = False
 
 
 @dataclass(eq=False)
 class _SimulatedReplica:
     replica_id: ReplicaId
     slots: tuple[Slot, ...]
-    device: _Device
+    device: Device["_TimedTurn"]
     nodes: tuple[int, ...]
+    waiting: deque["_TimedTurn"] = field(default_factory=deque)  # in the order in which their inputs exist
+    is_busy: bool = False
     pending: dict["_TimedTurn", None] = field(default_factory=dict)
 
 
@@ -61,9 +56,9 @@ class _ModelledSegment:
 class SimulatedRuntime:
     """Implements the scheduler's `Runtime` protocol on a plan. Its clock, `now`, jumps from event to event.
 
-    A turn starts when the segments that it reads exist and its device is free; it then fetches them, one after another,
-    and computes for the seconds of its timer. The processor time that passes between two calls of the runtime is the
-    driver's own.
+    A turn starts when the segments that it reads exist and its replica is free; it then fetches them, one after
+    another, and computes for the seconds of its timer, if no other replica of its device has a turn. The
+    processor time that passes between two calls of the runtime is the driver's own.
     """
 
     def __init__(
@@ -83,7 +78,8 @@ class SimulatedRuntime:
         self._memory_limit_bytes = memory_limit_bytes
         self._replicas = _replicas_of(plan)
         self._results = SimulatedResults(plan)
-        self._events: list[tuple[float, int, str, _TimedTurn]] = []  # the heap of events: when, order, what
+        # The heap of events: when, in which order, what, and the turn, or the device and its number of changes.
+        self._events: list[tuple[float, int, str, Any]] = []
         self._order = count()
         self._left_at: float | None = None  # processor time at the end of the last call
 
@@ -168,7 +164,7 @@ class SimulatedRuntime:
         index = least_loaded(replicas, loads, [segment.replica.nodes[0] for segment in reads], request.batch)
         return replicas[index]
 
-    def _add(self, when: float, what: str, turn: _TimedTurn) -> None:
+    def _add(self, when: float, what: str, turn: Any) -> None:
         heapq.heappush(self._events, (when, next(self._order), what, turn))
 
     def _due(self) -> list[Event]:
@@ -177,23 +173,31 @@ class SimulatedRuntime:
         while self._events and self._events[0][0] <= self.now:
             when, _, what, turn = heapq.heappop(self._events)
             if what == "ready":
-                turn.replica.device.waiting.append(turn)
-                self._start_next(turn.replica.device, when)
-            elif what == "ended":
-                turn.replica.device.is_busy = False
-                self._start_next(turn.replica.device, when)
-                self._add(when + self._times.latency, "known", turn)
+                turn.replica.waiting.append(turn)
+                self._start_next(turn.replica, when)
+            elif what == "ends":
+                device, num_changes = turn
+                if num_changes == device.num_changes:
+                    self._end_turns(device, when)
             elif not turn.is_cancelled:
                 events += self._finish(turn, when)
         return events
 
-    def _start_next(self, device: _Device, now: float) -> None:
-        """Start the next turn of a device, if it is free."""
-        while device.waiting and not device.is_busy:
-            turn = device.waiting.popleft()
+    def _end_turns(self, device: Device[_TimedTurn], now: float) -> None:
+        """End the turns of a device that are over, and start the next ones of their replicas."""
+        for turn in device.take_ended(now):
+            turn.replica.is_busy = False
+            self._start_next(turn.replica, now)
+            self._add(now + self._times.latency, "known", turn)
+        self._expect_end(device)
+
+    def _start_next(self, replica: _SimulatedReplica, now: float) -> None:
+        """Start the next turn of a replica, if it has none."""
+        while replica.waiting and not replica.is_busy:
+            turn = replica.waiting.popleft()
             if turn.is_cancelled:
                 continue
-            request, replica = turn.request, turn.replica
+            request = turn.request
             arrived, reads = now, []
             for segment in turn.reads:
                 same_actor = segment.replica is replica
@@ -206,9 +210,14 @@ class SimulatedRuntime:
             is_latent = request.thinks == "latent"
             phases = Phases(wait=arrived - now, **{"think" if is_latent else "decode": seconds})
             turn.result = self._results.of_turn(request, phases, reads)
-            device.is_busy = True
+            replica.is_busy = True
             self.busy_seconds[request.agent] += seconds
-            self._add(arrived + seconds, "ended", turn)
+            replica.device.start(turn, arrived - now + seconds, now)
+            self._expect_end(replica.device)
+
+    def _expect_end(self, device: Device[_TimedTurn]) -> None:
+        if (when := device.next_end) is not None:
+            self._add(when, "ends", (device, device.num_changes))
 
     def _finish(self, turn: _TimedTurn, now: float) -> list[Event]:
         """Make a turn's segment known to its readers, and its result to the driver."""
@@ -229,10 +238,11 @@ class SimulatedRuntime:
 
 def _replicas_of(plan: Plan) -> dict[str, list[_SimulatedReplica]]:
     """Return the replicas by agent. Replicas whose ranks are on the same GPUs share a device."""
-    on_gpus: dict[tuple[Slot, ...], _Device] = {}
+    on_gpus: dict[tuple[Slot, ...], Device[_TimedTurn]] = {}
     made: dict[ReplicaId, _SimulatedReplica] = {}
     for replica_id, slots in plan.slots.items():
-        device = _Device() if slots[0].gpu is None else on_gpus.setdefault(slots, _Device())
+        device: Device[_TimedTurn] = Device()
+        device = device if slots[0].gpu is None else on_gpus.setdefault(slots, device)
         made[replica_id] = _SimulatedReplica(replica_id, slots, device, tuple(slot.node for slot in slots))
     request = plan.request
     return {
