@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,8 +14,11 @@ from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
+from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.simulation.settings import SimulationSettings
 
-_FLAG_FIELDS = frozenset(field.name for kind in (EngineBenchSettings, ScalingBenchSettings) for field in fields(kind))
+_SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
+_FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -110,6 +114,24 @@ def _layouts(
     if exhaustive:
         typer.echo(table(exhaustive_figures(gpus, questions // 2)))
     typer.echo(table(list(random_figures(settings, questions // gpus))))
+
+
+@app.command("clusters")
+def _clusters(
+    questions: Annotated[
+        int, typer.Option(help="on the largest cluster; smaller ones have as many for each node", min=1)
+    ] = 100_000,
+    nodes: Annotated[str, typer.Option(metavar="N,N,…", help="machines of the clusters")] = "1,2,4,8,16,32,64,128",
+    document: Annotated[Path, typer.Option(metavar="FILE.md", help="that gets the tables")] = Path("docs/scaling.md"),
+) -> None:
+    """Simulate runs on 1 … 128 nodes, and write their figures into a document, with a plot beside it."""
+    from benchmarks.scaling.document import check_document, write
+    from latentmas_ray.simulation.run import simulate
+
+    settings = SimulationSettings(questions=questions, nodes=whole_numbers("nodes", nodes, "1,2,4"))
+    check_document(document)
+    outcome = simulate(settings, lambda line: typer.echo(line, err=True))
+    write(document, outcome, f"python -m benchmarks clusters --questions {questions} --nodes {nodes}")
 
 
 @app.callback()

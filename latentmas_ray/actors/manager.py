@@ -112,7 +112,8 @@ class ReplicaManager:
         return tuple(self._replicas.values())
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """Return the current replicas of each agent. Colocated agents share theirs."""
+        """Return the current replicas of each agent. Colocated agents share theirs. The same object, until a replica is
+        another."""
         if self._by_agent is None:
             replica_ids = {
                 agent: [self.plan.replica_id_of(agent, number) for number in range(count)]

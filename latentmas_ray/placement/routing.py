@@ -1,7 +1,9 @@
 """Chooses the replica that executes a turn. Pure functions."""
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class PlacedReplica(Protocol):
@@ -33,6 +35,12 @@ def least_loaded(
         return loads.index(least, start)
     except ValueError:
         return loads.index(least)
+
+
+def of_batch(replicas: Sequence[T], writers: Sequence[T], batch: int) -> T:
+    """Return the replica of a turn whose agents share an actor, so that memory stays there: the one that wrote what the
+    turn reads; for the first turn of a batch, the next one by the number of the batch, round robin."""
+    return writers[0] if writers else replicas[batch % len(replicas)]
 
 
 def _num_remote(replica: PlacedReplica, read_nodes: Sequence[Hashable]) -> int:

@@ -136,7 +136,8 @@ class BatchState:
                 texts = {name: self.results[name].texts for name in self._index.texts[agent.name]}
                 request = self._build_turn(agent, texts)
             if agent.thinks == "text":
-                return replace(request, skipped=frozenset(self.settled | self.early.keys()))
+                skipped = frozenset(self.settled | self.early.keys())
+                return replace(request, skipped=skipped) if skipped else request
             return request
         return None
 
@@ -146,7 +147,8 @@ class BatchState:
 
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
         """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
-        return {name: self.handles[name].segment for name in request.segment_order()}
+        names = () if request.given is not None else self._index.sources[request.agent]
+        return {name: self.handles[name].segment for name in names}
 
     def add_handle(self, handle: TurnHandle) -> None:
         """Store the handle of a submitted turn."""
@@ -212,7 +214,7 @@ class BatchState:
     def _build_turn(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnRequest:
         sources = self._index.sources[agent.name]
         fallbacks = {name: self.results[name].fallbacks for name in sources if name in self.results}
-        request = build_turn(
+        return build_turn(
             self._index.topology,
             agent,
             self.batch,
@@ -221,9 +223,9 @@ class BatchState:
             self._transfer_modes,
             fallbacks,
             given=self._given,
+            read_by=tuple(sorted(self._index.readers[agent.name])),
+            keeps_memory=agent.name in self._agents_returning_memory,
         )
-        read_by = tuple(sorted(self._index.readers[agent.name]))
-        return replace(request, read_by=read_by, keeps_memory=agent.name in self._agents_returning_memory)
 
     def _text_sources(self, agent: str) -> tuple[str, ...]:
         """Return the agents whose texts are, or can come to be, in an agent's prompt."""

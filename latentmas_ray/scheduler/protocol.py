@@ -148,8 +148,8 @@ class Runtime(Protocol):
     def submit(self, request: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Queue a turn and return its handle. A local runtime may execute the turn before it returns.
 
-        `segments` holds `TurnHandle.segment` of each agent in `request.segment_order()`; they need not exist
-        yet. Raises ActorError if no actor is left.
+        `segments` holds `TurnHandle.segment` of each agent, in the order of `request.segment_order()`; they need not
+        exist yet. Raises ActorError if no actor is left.
         """
 
     def poll(self, timeout_seconds: float) -> list[Event]:

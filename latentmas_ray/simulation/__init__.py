@@ -10,5 +10,6 @@ results     the results of turns
 runtime     the scheduler's Runtime whose clock is a heap of events
 figures     the result of one run
 run         from settings to figures
+table       the figures of one topology as rows of text
 plot        the figures over nodes
 """

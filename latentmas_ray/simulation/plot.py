@@ -32,7 +32,7 @@ def draw(outcome: "Simulation", plot: str) -> None:
     settings = outcome.settings
     title = (
         f"Simulated: {settings.questions:,} questions, batches of {settings.batch_size}, {settings.gpus_per_node} GPUs "
-        f"a node, turns of {settings.think_seconds:g} s that think and {settings.write_seconds:g} s that write\n"
+        f"a node, {settings.turns_in_words}\n"
         f"driver's processor time of {outcome.machine}, with {1000 * settings.runtime_seconds:g} ms a turn for Ray"
     )
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.bench.machine import processor
@@ -31,7 +32,8 @@ def simulate(settings: SimulationSettings, progress: Callable[[str], None]) -> S
     plans = [(made, make_cluster(settings, made, number)) for made in topologies for number in settings.nodes]
     runs = []
     for topology, plan in plans:
-        one = simulate_run(settings, topology, plan)
+        questions = settings.questions_on(len(plan.request.nodes))
+        one = simulate_run(replace(settings, questions=questions), topology, plan)
         progress(_progress_line(one))
         runs.append(one)
     return Simulation(settings=settings, machine=processor(), runs=tuple(runs))

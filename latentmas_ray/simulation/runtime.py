@@ -12,7 +12,7 @@ from typing import Any
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.placement import LinkSpeeds, Plan, ReplicaId, Slot
-from latentmas_ray.placement.routing import least_loaded
+from latentmas_ray.placement.routing import least_loaded, of_batch
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnHandle, events_of_result
 from latentmas_ray.simulation.devices import Device
 from latentmas_ray.simulation.links import ModelledLinks
@@ -97,7 +97,7 @@ class SimulatedRuntime:
 
     def submit(self, request: TurnRequest, segments: Mapping[str, "_ModelledSegment"]) -> TurnHandle:
         """Queue a turn at one of the agent's replicas."""
-        reads = tuple(segments[name] for name in request.segment_order())
+        reads = tuple(segments.values())
         replica = self._choose(request, reads)  # the driver's work in a real run, too
         with self._called():
             turn = _TimedTurn(request, replica, reads)
@@ -159,7 +159,7 @@ class SimulatedRuntime:
     def _choose(self, request: TurnRequest, reads: Sequence["_ModelledSegment"]) -> _SimulatedReplica:
         replicas = self._replicas[request.agent]
         if self._plan.is_colocated:
-            return reads[0].replica if reads else replicas[request.batch % len(replicas)]
+            return of_batch(replicas, [segment.replica for segment in reads], request.batch)
         loads = [len(replica.pending) for replica in replicas]
         index = least_loaded(replicas, loads, [segment.replica.nodes[0] for segment in reads], request.batch)
         return replicas[index]

@@ -39,8 +39,8 @@ COMMANDS = {
     """,
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
-        --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --nvlink --network
-        --store --latency --driver --runtime-seconds --plot --json
+        --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --hardware --nvlink
+        --network --store --latency --driver --runtime-seconds --plot --json
     """,
     "bench": "",
     "bench transfer": """
@@ -67,6 +67,7 @@ BENCHMARKS = {
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",
     "layouts": "--gpus --questions --settings --exhaustive",
+    "clusters": "--questions --nodes --document",
     "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs

@@ -8,18 +8,25 @@ from rich.table import Table
 from rich.text import Text
 
 from latentmas_ray.cli.render.transfer_tables import make_table
-from latentmas_ray.units import format_bytes, format_seconds
+from latentmas_ray.simulation.table import COLUMNS, rows_of
 
 if TYPE_CHECKING:
     from latentmas_ray.simulation.figures import SimulatedRun, Simulation
+
+_IN_TWO_LINES = {
+    "% of linear": ("% of", "linear"),
+    "GPU use": ("GPU", "use"),
+    "driver's core": ("driver's", "core"),
+    "driver, turns/s": ("driver,", "turns/s"),
+}
 
 
 def simulation_tables(outcome: "Simulation") -> RenderableType:
     """Return one table for each topology: the run and the driver over the number of nodes."""
     settings = outcome.settings
     title = (
-        f"{settings.questions:,} questions in batches of {settings.batch_size}, turns of {settings.think_seconds:g} s "
-        f"that think and {settings.write_seconds:g} s that write (± {settings.spread:.0%}), memory of {settings.model}"
+        f"{settings.questions:,} questions in batches of {settings.batch_size}, {settings.turns_in_words} "
+        f"(± {settings.spread:.0%}), memory of {settings.model}"
     )
     charged = "passes" if settings.driver == "charged" else "does not pass"
     about = (
@@ -34,33 +41,10 @@ def simulation_tables(outcome: "Simulation") -> RenderableType:
 
 
 def _table(runs: Sequence["SimulatedRun"]) -> Table:
-    columns = (
-        "GPUs",
-        "questions/s",
-        "% of\nlinear",
-        "GPU\nuse",
-        "run",
-        "network",
-        "port",
-        "turns/s",
-        "driver's\ncore",
-        "driver,\nturns/s",
-    )
-    table = make_table(columns, "nodes")
-    first = runs[0]
-    for one in runs:
-        linear = one.questions_per_second / one.gpus / (first.questions_per_second / first.gpus)
-        table.add_row(
-            f"{one.nodes}",
-            f"{one.gpus}",
-            f"{one.questions_per_second:.4g}",
-            f"{100 * linear:.0f}",
-            f"{one.gpu_use:.0%}",
-            format_seconds(one.seconds),
-            format_bytes(one.network_bytes),
-            f"{one.network_use:.0%}",
-            f"{one.turns_per_second:.4g}",
-            f"{one.driver_share:.1%}",
-            f"{one.capacity:.0f}",
-        )
+    # The number of questions is left out: the run's seconds and questions/s say it.
+    shown = [number for number, name in enumerate(COLUMNS) if name != "questions"]
+    first, *others = ("\n".join(_IN_TWO_LINES.get(COLUMNS[number], (COLUMNS[number],))) for number in shown)
+    table = make_table(others, first)
+    for row in rows_of(runs):
+        table.add_row(*(row[number] for number in shown))
     return table
