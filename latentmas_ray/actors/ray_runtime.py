@@ -69,6 +69,8 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
+    _transport: Transport | None = None  # before the start
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -126,7 +128,6 @@ class RayRuntime:
         self._events: list[Event] = []  # for the next poll
         self._ready, self._links, self._has_losses = ReadyCalls(), LinksByAgents(), False
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
-        self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
         self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
