@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +23,7 @@ from latentmas_ray.env import read_environment, silence_unhandled_ray_errors
 from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
 
+_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _PROBE_SECONDS = 5.0
 # The first bytes of an HTTP/2 client: the connection preface and an empty SETTINGS frame. The server's first frame is a
 # SETTINGS frame too; a frame starts with three bytes of length and one byte of type.
@@ -62,6 +63,11 @@ class Cluster:
     def has_lost_nodes(self) -> bool:
         """Return whether any of these nodes has died since the snapshot."""
         return not self.node_ids <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+    def segments_limit(self, nodes: Set[str]) -> int:
+        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors. Each
+        counts like the smallest, as it is unknown which actor will produce a segment."""
+        return int(len(nodes) * min(self.store_bytes.get(node, 0.0) for node in nodes) * _STORE_SHARE)
 
     def disconnect(self) -> None:
         """Close the connection if `connect` made it. A cluster that was joined keeps running."""

@@ -47,7 +47,6 @@ from latentmas_ray.scheduler.protocol import (
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
-_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
 _PROGRESS_SECONDS = 2.0  # to ask actors how far they are
 MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
@@ -123,6 +122,7 @@ class RayRuntime:
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
         self._has_losses = False  # since `_find_lost_turns` ran
+        self._ended_by: LatentMASError | None = None  # the next poll raises it
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
@@ -143,7 +143,7 @@ class RayRuntime:
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=self._memory_limit(self._cluster),
+            memory_limit_bytes=self._cluster.segments_limit({one.node_id for one in self._manager.loaded}),
             description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
@@ -155,6 +155,8 @@ class RayRuntime:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
         read = [segments[name] for name in work.segment_order()]
         replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
+        if self._ended_by is not None:
+            raise self._ended_by
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
         work = replace(
@@ -174,8 +176,20 @@ class RayRuntime:
     def poll(self, timeout_seconds: float) -> list[Event]:
         """Check the actors' health if that is due, and return the events since the last call; see `Runtime.poll`.
 
-        Raises like `start` if actors that died cannot be replaced.
+        Raises like `start` if actors that died cannot be replaced, once it has returned what happened before.
         """
+        if self._ended_by is None:
+            try:
+                return self._poll(timeout_seconds)
+            except LatentMASError as error:
+                if not self._events:
+                    raise
+                self._ended_by = without_frames(error)
+                return self._take_events()
+        ended_by, self._ended_by = self._ended_by, None
+        raise ended_by
+
+    def _poll(self, timeout_seconds: float) -> list[Event]:
         if self._health.is_due:
             self._health.check_health()
         timeout = 0.0 if self._events or self._has_losses else timeout_seconds
@@ -188,6 +202,9 @@ class RayRuntime:
             self._health.check_hangs()
         if self._has_losses:
             self._find_lost_turns()
+        return self._take_events()
+
+    def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
@@ -321,7 +338,7 @@ class RayRuntime:
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
-            raise _lost_error(handle) from error
+            raise replica.lost_error(turn, handle.agent) from error
         if not result.kept:
             return result
         # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.
@@ -334,7 +351,7 @@ class RayRuntime:
         """
         self._has_losses = False
         for handle in [one for one in self._pending if one.turn.replica.state is ReplicaState.LOST]:
-            error = _lost_error(handle)
+            error = handle.turn.replica.lost_error(handle.turn.turn, handle.agent)
             self._pending.pop(handle)
             handle.turn.replica.pending.pop(handle.turn.turn, None)
             self._events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
@@ -365,15 +382,6 @@ class RayRuntime:
         self._health.report_ready(self._manager.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
 
-    def _memory_limit(self, cluster: Cluster) -> int:
-        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors.
-
-        Each counts like the smallest, as it is unknown which actor will produce a segment.
-        """
-        used = {one.node_id for one in self._manager.loaded}
-        smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
-        return int(len(used) * smallest * _STORE_SHARE)
-
     def _restart_all(self) -> None:
         """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""
         self._health.mark_all_dead("all actors were restarted after the loss of a node")
@@ -390,11 +398,3 @@ class RayRuntime:
                 if not attempts_left:
                     raise
                 _log.info("the actors are restarted once more: %s", error)
-
-
-def _lost_error(handle: TurnHandle) -> TurnLostError:
-    """Return the error of a turn whose replica is lost."""
-    submitted: _Submitted = handle.turn
-    replica = submitted.replica
-    why = f"the actor of agent {handle.agent} died: {replica.lost_because}"
-    return TurnLostError(why, lacks_memory=False, is_suspect=replica.suspect is submitted.turn)

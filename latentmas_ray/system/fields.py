@@ -59,3 +59,4 @@ class RunFields(TypedDict, total=False):
     output: str | None
     resume: bool
     unsafe_programs: bool
+    otel: bool

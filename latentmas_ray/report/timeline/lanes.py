@@ -99,6 +99,17 @@ def make_chart(start: StartTimeline) -> Chart | None:
     )
 
 
+def busy_times(lane: Lane) -> list[tuple[float, float]]:
+    """Return when a replica computed something: its phases without waiting, as spans that do not touch."""
+    found: list[tuple[float, float]] = []
+    for begin, end in sorted((begin, end) for bar in lane.bars for phase, begin, end in bar.spans if phase != "wait"):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        elif end > begin:
+            found.append((begin, end))
+    return found
+
+
 def _node_names(start: StartTimeline, lanes: Sequence[Lane]) -> dict[str, str]:
     """Number the nodes in the order of the lanes; their ids say nothing to a reader, and are in the trace."""
     found = [node for lane in lanes for node in lane.nodes] + [row.node for row in start.nodes]

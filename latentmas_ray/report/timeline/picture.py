@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.engine.turn import PhaseName
-from latentmas_ray.report.timeline.lanes import HERE, Chart, Lane, make_chart
+from latentmas_ray.report.timeline.lanes import HERE, Chart, busy_times, make_chart
 from latentmas_ray.report.timeline.strips import Strip, make_overview, make_strip
 from latentmas_ray.report.timeline.windows import choose_windows
 from latentmas_ray.runs.timeline import RunTimeline, StartTimeline
@@ -99,23 +99,13 @@ def _numbers(chart: Chart) -> dict[str, int]:
 
 def _headline(chart: Chart) -> str:
     seconds = chart.end - chart.begin
-    busy = [busy_seconds(lane) for lane in chart.lanes]
+    busy = [sum(end - begin for begin, end in busy_times(lane)) for lane in chart.lanes]
     mean = sum(busy) / seconds if seconds else 0.0
     lanes = "replica" if len(busy) == 1 else "replicas"
     text = f"{format_seconds(seconds)}, {len(busy)} {lanes}; on average {mean:.1f} of them computed at the same time."
     if chart.faults:
         text += f" {len(chart.faults)} {'replica was' if len(chart.faults) == 1 else 'replicas were'} lost."
     return text
-
-
-def busy_seconds(lane: Lane) -> float:
-    """Return for how long a replica computed something: its phases without waiting, each moment once."""
-    total, until = 0.0, float("-inf")
-    spans = sorted((begin, end) for bar in lane.bars for phase, begin, end in bar.spans if phase != "wait")
-    for begin, end in spans:
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
 
 
 def _routes(chart: Chart) -> Iterator[RouteLine]:

@@ -52,17 +52,42 @@ class Instant(TraceEvent):
     args: dict[str, Any]
 
 
-class Metadata(TraceEvent):
+class Counter(TraceEvent):
+    ph: Literal["C"]
+    ts: Annotated[int, Field(ge=0)]
+    args: dict[str, Annotated[int, Field(ge=0)]]  # one series or more, each a number
+
+
+class Name(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+
+
+class SortIndex(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    sort_index: int
+
+
+class Named(TraceEvent):
     ph: Literal["M"]
-    name: Literal["process_name", "process_sort_index", "thread_name"]
-    args: dict[str, str | int]
+    name: Literal["process_name", "thread_name"]
+    args: Name
+
+
+class Sorted(TraceEvent):
+    ph: Literal["M"]
+    name: Literal["process_sort_index", "thread_sort_index"]
+    args: SortIndex
+
+
+Metadata = Annotated[Named | Sorted, Field(discriminator="name")]
 
 
 class Trace(BaseModel):
     """The object form of a trace."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    traceEvents: list[Annotated[Slice | Flow | Instant | Metadata, Field(discriminator="ph")]]
+    traceEvents: list[Annotated[Slice | Flow | Instant | Counter | Metadata, Field(discriminator="ph")]]
     displayTimeUnit: Literal["ms", "ns"]
     otherData: dict[str, Any]
 
@@ -140,7 +165,8 @@ def test_questions_that_are_written_at_the_same_time_have_rows_of_their_own(tmp_
     "rows", [pipelined(), overlapping(), [*pipelined(), *pipelined(2)]], ids=["chain", "texts", "resumed"]
 )
 def test_the_trace_is_one_that_perfetto_reads(rows: Rows, tmp_path: Path) -> None:
-    """The form of every event; slices of one thread lie within one another or apart; flows begin and end in slices."""
+    """The form of every event, by the format's documentation; they are in the order of time; slices of one thread lie
+    within one another or apart; flows begin and end in slices; every process and thread has a name."""
     trace = TRACE.validate_json(trace_file(timeline(tmp_path, rows), title="a run"))
     slices = defaultdict(list)
     for event in trace.traceEvents:
@@ -161,8 +187,12 @@ def test_the_trace_is_one_that_perfetto_reads(rows: Rows, tmp_path: Path) -> Non
         assert any(one.ts <= flow.ts <= one.ts + one.dur for one in slices[flow.pid, flow.tid])
         assert (flow.bp == "e") == (flow.ph == "f")
     assert all(kinds == ["s", "f"] for kinds in by_id.values())
-    named = {event.pid for event in trace.traceEvents if isinstance(event, Metadata) and event.name == "process_name"}
-    assert named >= {pid for pid, _ in slices}
+    names = {(event.name, event.pid, event.tid) for event in trace.traceEvents if isinstance(event, Named)}
+    assert {("process_name", pid, 0) for pid, _ in slices} <= names
+    assert {("thread_name", *place) for place in slices} <= names
+    timed = [event.ts for event in trace.traceEvents if not isinstance(event, Named | Sorted)]
+    assert timed == sorted(timed)
+    assert all(by_id[flow.id] == ["s", "f"] for flow in flows)
 
 
 def test_the_trace_tells_bytes_transport_faults_and_clocks(tmp_path: Path) -> None:
@@ -173,6 +203,8 @@ def test_the_trace_tells_bytes_transport_faults_and_clocks(tmp_path: Path) -> No
     instants = [event.name for event in trace.traceEvents if isinstance(event, Instant)]
     assert {"replica lost", "replica ready", "turn lost", "node joined", "answered"} == set(instants)
     assert trace.otherData["clock"]["far"] == {"shifted_seconds": 0.0, "error_seconds": 0.0}
+    busy = [(event.ts, *event.args.values()) for event in trace.traceEvents if isinstance(event, Counter)]
+    assert [one for one in busy if one[0] <= 2_100_000] == [(0, 1), (1_900_000, 0), (2_000_000, 2), (2_000_000, 0)]
     turns = [event for event in trace.traceEvents if isinstance(event, Slice) and event.cat == "turn"]
     phases = [event.name for event in trace.traceEvents if isinstance(event, Slice) and event.cat == "phase"]
     assert len(turns) == 6
