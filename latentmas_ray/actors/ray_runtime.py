@@ -67,6 +67,8 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
+    _ended_by: LatentMASError | None = None  # the next poll raises it
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -122,7 +124,6 @@ class RayRuntime:
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
         self._has_losses = False  # since `_find_lost_turns` ran
-        self._ended_by: LatentMASError | None = None  # the next poll raises it
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
@@ -306,9 +307,8 @@ class RayRuntime:
         try:
             result = self._get_result(handle)
         except TurnLostError as error:
-            self._events.append(
-                TurnLost(handle, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)
-            )
+            lacks, is_suspect = error.lacks_memory, error.is_suspect
+            self._events.append(TurnLost(handle, str(error), lacks_memory=lacks, is_suspect=is_suspect))
             return False
         except LatentMASError as error:
             self._events.append(TurnFailed(handle, without_frames(error)))

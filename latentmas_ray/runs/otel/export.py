@@ -55,7 +55,7 @@ class _Ended(SpanProcessor):
         self.num_ended += context is not None and context.trace_flags.sampled
 
 
-class _Started:
+class _Exporting:
     """A provider with its thread."""
 
     def __init__(self, make_exporter: Callable[[], SpanExporter]) -> None:
@@ -90,7 +90,7 @@ class SpanExport:
         self._protocol = protocol
         _exporter_of(protocol)
         self._lock = threading.Lock()
-        self._started: _Started | None = None
+        self._started: _Exporting | None = None
 
     def observer(self, facts: SpanFacts) -> RunSpans:
         """Return the observer of one run. The caller's span, if it has one, is the parent of its questions' spans.
@@ -98,7 +98,7 @@ class SpanExport:
         Raises ConfigError for values of variables that the SDK refuses."""
         with self._lock:
             if self._started is None:
-                self._started = _Started(_exporter_of(self._protocol))
+                self._started = _Exporting(_exporter_of(self._protocol))
                 atexit.register(self.close)
             return RunSpans(self._started.tracer, facts, get_current())
 

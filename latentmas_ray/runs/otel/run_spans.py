@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Question:
+class _OpenSpans:
     """A question whose spans are not complete."""
 
     span: Span
@@ -56,7 +56,7 @@ class RunSpans:
         self._tracer, self._facts = tracer, facts
         self._parent = Context() if parent is None else parent
         self._run: Span | None = None
-        self._questions: dict[str, _Question] = {}
+        self._questions: dict[str, _OpenSpans] = {}
         self._finished: set[str] = set()
         self._clocks = NodeClocks()
         self._num_answered = self._num_failed = 0
@@ -107,7 +107,7 @@ class RunSpans:
             f"run {self._facts.workflow}", context=self._parent, attributes=attributes, start_time=_nanoseconds(at)
         )
 
-    def _question(self, name: str, at: float) -> _Question:
+    def _question(self, name: str, at: float) -> _OpenSpans:
         """Return the open spans of a question; its own one begins now, if this is its first event."""
         if (known := self._questions.get(name)) is not None:
             return known
@@ -127,7 +127,7 @@ class RunSpans:
             links=links,
             start_time=_nanoseconds(at),
         )
-        self._questions[name] = question = _Question(span)
+        self._questions[name] = question = _OpenSpans(span)
         return question
 
     def _add_turn(self, event: TurnFinished) -> None:
@@ -146,7 +146,7 @@ class RunSpans:
                 question.has_last_turn = True
                 self._forget_complete(name, question)
 
-    def _add_turn_of(self, question: _Question, name: str, place: int, event: TurnFinished, row: TurnRow) -> None:
+    def _add_turn_of(self, question: _OpenSpans, name: str, place: int, event: TurnFinished, row: TurnRow) -> None:
         spans = names.spans_of(row, place)
         begin = min((begin for _, begin, _ in spans), default=row.submitted_at)
         end = max((end for _, _, end in spans), default=row.seen_at)
@@ -175,7 +175,7 @@ class RunSpans:
             span.end(_nanoseconds(max(at, submitted_at)))
 
     def _start_agent(
-        self, question: _Question, agent: str, attributes: Attributes, links: list[Link], begin: float
+        self, question: _OpenSpans, agent: str, attributes: Attributes, links: list[Link], begin: float
     ) -> Span:
         return self._tracer.start_span(
             f"{names.INVOKE_AGENT} {agent}",
@@ -197,13 +197,13 @@ class RunSpans:
             )
         self._settle(answer.id, question, at)
 
-    def _settle(self, name: str, question: _Question, at: float) -> None:
+    def _settle(self, name: str, question: _OpenSpans, at: float) -> None:
         """End a question's span. Its last turn may still run, for other questions."""
         question.span.end(_nanoseconds(at))
         question.is_settled = True
         self._forget_complete(name, question)
 
-    def _forget_complete(self, name: str, question: _Question) -> None:
+    def _forget_complete(self, name: str, question: _OpenSpans) -> None:
         if question.is_settled and question.has_last_turn:
             del self._questions[name]
             self._finished.add(name)
