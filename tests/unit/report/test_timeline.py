@@ -351,3 +351,55 @@ def test_names_cannot_be_markup(tmp_path: Path) -> None:
     folder = write_timeline_rows(_old_run(tmp_path), [start(), turn(name, [name], ("think", 0.0, 1.0))])
     assert main(["timeline", str(folder)]) == 0
     assert PageParts((folder / "timeline.html").read_text()).scripts.keys() == {"style"}
+
+
+def wide(num_replicas: int, num_turns: int) -> Rows:
+    """Two agents with many replicas each, all at work at the same time; one of them is lost."""
+    rows: Rows = [start()]
+    for replica in range(num_replicas):
+        for number in range(num_turns):
+            names, begin = [f"q{replica}-{number}"], 2.0 * number
+            rows.append(turn("thinker", names, ("think", begin, begin + 1.0), replica=f"thinker {replica}"))
+            spans = [("absorb", begin + 1.1, begin + 1.2), ("decode", begin + 1.2, begin + 1.9)]
+            rows.append(turn("writer", names, *spans, reads=[read("thinker")], replica=f"writer {replica}"))
+    return [*rows, change("replica_lost", 0.5, f"thinker {num_replicas - 1}")]
+
+
+def test_a_page_shows_replicas_of_every_agent_and_those_that_were_lost(tmp_path: Path) -> None:
+    (picture,) = make_pictures(timeline(tmp_path, wide(40, 1)))
+    (strip,) = picture.strips
+    names = [name.name for name in strip.names]
+    assert len(names) == 64
+    assert names[:3] == ["thinker 0", "thinker 1", "thinker 2"]  # and not 10
+    assert [sum(name.startswith(agent) for name in names) for agent in ("thinker", "writer")] == [33, 31]
+    assert "thinker 39" in names
+    assert strip.is_dense
+    assert picture.notes[0] == "16 further replicas are only in the trace file."
+
+
+def test_arrows_that_would_hide_what_they_connect_are_fewer(tmp_path: Path) -> None:
+    (picture,) = make_pictures(timeline(tmp_path, wide(20, 20)))
+    (strip,) = picture.strips
+    assert len(strip.arrows) == 134
+    assert strip.has_faint_arrows
+    assert strip.caption.endswith("one of 3 hand-overs has its arrow")
+
+
+def test_replicas_that_do_nothing_in_a_part_are_left_out_of_it(tmp_path: Path) -> None:
+    rows = pipelined(400)
+    rows.insert(-1, turn("critic", ["late"], ("think", 795.0, 796.0)))
+    (picture,) = make_pictures(timeline(tmp_path, rows))
+    first, *_, last = picture.strips
+    assert [name.name for name in first.names] == ["thinker 0", "writer 0"]
+    assert "1 idle replica is left out" in first.caption
+    assert "critic 0" in [name.name for name in last.names]
+
+
+def test_turns_that_were_lost_together_are_one_line(tmp_path: Path) -> None:
+    lost = {"event": "lost_turn", "agent": "thinker", "replica": "thinker 0", "reason": "its actor died"}
+    rows = [
+        *pipelined(),
+        *({**lost, "at": ZERO + 1.0 + 0.01 * number, "questions": [f"q{number}"]} for number in range(3)),
+    ]
+    (picture,) = make_pictures(timeline(tmp_path, rows))
+    assert "3 turns of thinker (3 questions) were lost and repeated" in [line.what for line in picture.events]
