@@ -29,7 +29,6 @@ _FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.config", "VllmConfig", ("use_v2_model_runner",)),
     ("vllm.v1.engine.llm_engine", "LLMEngine", ("add_request", "step", "abort_request", "apply_model")),
     ("vllm.v1.engine.core_client", "EngineCoreClient", ("shutdown",)),  # an LLMEngine has no end of its own
-    ("vllm.v1.attention.backend", "AttentionImpl", ("do_kv_cache_update",)),
     (
         "vllm.distributed.kv_transfer.kv_connector.v1.base",
         "KVConnectorBase_V1",
