@@ -15,6 +15,7 @@ Requirement = Literal["browser", "gpu", "multinode", "slow", "vllm"]
 OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
+_PROTOCOLS: dict[str, OtlpProtocol] = {name: name for name in get_args(OtlpProtocol)}
 _MAX_TORCH_THREADS = 4096
 
 
@@ -80,9 +81,9 @@ def otlp_protocol() -> OtlpProtocol:
     """Return how spans are exported, by OpenTelemetry's variables. Raises ConfigError that names the variable."""
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if text := os.environ.get(name, "").strip():
-            if text == "http/protobuf" or text == "grpc":
-                return text
-            raise ConfigError(name, text, "it must be http/protobuf or grpc")
+            if (known := _PROTOCOLS.get(text)) is not None:
+                return known
+            raise ConfigError(name, text, f"it must be {' or '.join(_PROTOCOLS)}")
     return "http/protobuf"
 
 

@@ -154,10 +154,10 @@ class RayRuntime:
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
-        read = [segments[name] for name in work.segment_order()]
-        replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
         if self._ended_by is not None:
             raise self._ended_by
+        read = [segments[name] for name in work.segment_order()]
+        replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
         work = replace(

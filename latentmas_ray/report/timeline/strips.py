@@ -348,9 +348,11 @@ def _binned(lane: Lane, begin: float, end: float) -> Iterator[PhasePiece]:
     num_rows = max(1, len(lane.rows))
     looks: list[tuple[PhaseName, float] | None] = []  # of each bin: its phase and how much of it
     for share in shares:
-        total = sum(share.values())
-        most = max(share, key=lambda phase: share[phase]) if total > 0 else None
-        looks.append(None if most is None else (most, round(min(1.0, 0.2 + 0.8 * total / num_rows), 1)))
+        if (total := sum(share.values())) <= 0:
+            looks.append(None)
+            continue
+        most = max(share, key=lambda phase: share[phase])
+        looks.append((most, round(min(1.0, 0.2 + 0.8 * total / num_rows), 1)))
     place = 0
     for look, same in groupby(looks):  # one piece where they are alike
         count = len(list(same))

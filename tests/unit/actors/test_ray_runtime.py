@@ -108,12 +108,12 @@ def test_what_happened_before_the_end_is_reported_before_it(
     failures = [ActorError("it died while it loaded its model")] * ray_runtime.MAX_STARTS
     alive = fake_cluster(monkeypatch, failures)
     runtime = start(placement="spread")
-    runtime.poll(0.0)
-    submit(runtime, "planner")
+    lost = next(handle for handle in (submit(runtime, "planner"), submit(runtime, "judger")) if far(handle))
     alive.remove("far")
+    die_of(runtime, lost)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
-    lost = [event for event in runtime.poll(0.0) if isinstance(event, ReplicaLost)]
-    assert {agent for event in lost for agent in event.agents} == set(AGENTS)
+    losses = [event for event in runtime.poll(0.0) if isinstance(event, ReplicaLost)]
+    assert {agent for event in losses for agent in event.agents} == set(AGENTS)
     with pytest.raises(ActorError, match="while it loaded its model"):
         submit(runtime, "planner")
     with pytest.raises(ActorError, match="while it loaded its model") as caught:
