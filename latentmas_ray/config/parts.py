@@ -304,3 +304,6 @@ class OutputConfig(ConfigPart):
     save_memory: Annotated[str | None, MayChange(), OwnFolder()] = Field(
         default=None, min_length=1, description="folder for the working memory of every question, one file each"
     )
+    otel: Annotated[bool, MayChange()] = Field(
+        default=False, description="export OpenTelemetry spans of questions and turns by OTLP; OTEL_* says where"
+    )

@@ -220,7 +220,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
-        *("output", "resume", "trace", "save_memory", "unsafe_programs"),
+        *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
         *("runtime", "address", "placement", "replicas", "hardware", "tp", "start_timeout", "turn_timeout"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }

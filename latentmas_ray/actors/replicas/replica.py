@@ -14,6 +14,7 @@ import ray
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.errors import TurnLostError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.transport import Place, Transport
@@ -148,6 +149,11 @@ class Replica(ABC):
         self._gpus = tuple(one.gpu for one in loaded)
         self.state = ReplicaState.READY
         return whole
+
+    def lost_error(self, turn: Turn, agent: str) -> TurnLostError:
+        """Return the error of an agent's turn that was lost with this replica."""
+        why = f"the actor of agent {agent} died: {self.lost_because}"
+        return TurnLostError(why, lacks_memory=False, is_suspect=self.suspect is turn)
 
     @property
     def knows_places(self) -> bool:
