@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,10 @@ def obstacle() -> str | None:
 class FreshRoot:
     """A Debian root in a folder, and a way to carry out steps in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shown: Sequence[str] = ()) -> None:
+        """`shown` are folders of this machine that commands in the root see at the same place, such as of packages."""
         self.folder = folder
+        self._shown = tuple(shown)
         self._directory = "/"
 
     def make(self, suite: str, mirror: str) -> None:
@@ -113,8 +115,12 @@ class FreshRoot:
         environment = {"PATH": path, "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", **passed, **variables}
         script = f"cd {shlex.quote(self._directory)} && {command}"
         # Mounts of its own, which end with the command: some programs need /proc and /dev.
-        mounts = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" sh -c "$1"'
-        enter = ["unshare", "--mount", "--", "sh", "-c", mounts, str(self.folder), script]
+        mounts = ['mount -t proc proc "$0/proc"', 'mount --rbind /dev "$0/dev"']
+        for shown in self._shown:
+            self._host(shown).mkdir(parents=True, exist_ok=True)
+            mounts.append(f'mount --bind {shlex.quote(shown)} "$0"{shlex.quote(shown)}')
+        run = " && ".join([*mounts, 'exec chroot "$0" sh -c "$1"'])
+        enter = ["unshare", "--mount", "--", "sh", "-c", run, str(self.folder), script]
         subprocess.run(enter, env=environment, check=True, timeout=LINE_SECONDS)
 
     def _host(self, path: str) -> Path:
@@ -127,6 +133,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("dockerfile", type=Path)
     parser.add_argument("folder", type=Path, help="for the root; it must not exist yet, and it stays")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--show", action="append", default=[], metavar="FOLDER", help="of this machine, to commands")
     parser.add_argument("--suite", default="bookworm")
     parser.add_argument("--mirror", default="http://deb.debian.org/debian")
     asked = parser.parse_args(arguments)
@@ -136,7 +143,7 @@ def main(arguments: list[str]) -> int:
         print(f"skipped: {why}", file=sys.stderr)
         return SKIPPED
     steps = list(read_steps(asked.dockerfile.read_text(), dict(one.split("=", 1) for one in asked.build_arg)))
-    root = FreshRoot(asked.folder)
+    root = FreshRoot(asked.folder, [str(Path(one).resolve()) for one in asked.show])
     try:
         root.make(asked.suite, asked.mirror)
         for number, step in enumerate(steps, start=1):

@@ -86,9 +86,9 @@ def test_links_that_are_not_named_get_the_best(
 @pytest.mark.parametrize(
     ("times", "chosen", "reason"),
     [
-        ((10.0, 7.5), "object_store", "the best measured here: 8 MB in 7.50 s, by tcp in 10.0 s"),
-        ((10.0, 7.6), "tcp", "the best: 8 MB in 10.0 s, by object_store in 7.60 s"),
-        ((1.0, 3.0), "tcp", "the best: 8 MB in 1.00 s, by object_store in 3.00 s"),
+        ((10.0, 7.5), "object_store", "the best measured here: 8 MB in 7.5 s, by tcp in 10 s"),
+        ((10.0, 7.6), "tcp", "the best: 8 MB in 10 s, by object_store in 7.6 s"),
+        ((1.0, 3.0), "tcp", "the best: 8 MB in 1 s, by object_store in 3 s"),
         (None, "tcp", "the best; it was not measured here: nobody answered"),
     ],
 )
