@@ -14,8 +14,9 @@ from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import DeviceLayout, Place, Transport
 
 START_SECONDS = 180.0
-CALL_SECONDS = 90.0  # above what a transport waits by itself
-_PING_SECONDS = 15.0
+CALL_SECONDS = 90.0  # above what an end waits by itself for bytes of another one
+_FETCH_SECONDS = 45.0
+_PING_SECONDS = 75.0  # an end may first have to give up another one
 
 
 class LostEndError(LatentMASError):
@@ -30,10 +31,6 @@ class End:
     host: str
     node_id: str
     actor: BenchActorHandle
-
-    def wait(self, reference: Any, seconds: float = CALL_SECONDS) -> Any:
-        """Return the result of a call. Raises LatentMASError kinds."""
-        return get_result(reference, seconds)
 
 
 class Ends:
@@ -123,7 +120,7 @@ class Ends:
         for sender, readers in to.items():
             addresses = [(self._ends[reader].host, self.facts[reader].port) for reader in readers]
             asked.append(self._ends[sender].actor.submit("tcp_seconds", addresses, num_streams))
-        return max(get_result(reference, CALL_SECONDS).seconds for reference in asked)
+        return max(float(get_result(reference, CALL_SECONDS).seconds) for reference in asked)
 
     def memcpy(self, place: EndPlace) -> float:
         """Return the seconds of one memcpy at an end."""
@@ -159,7 +156,7 @@ class Ends:
 
     def _read(self, references_of: Mapping[EndPlace, Sequence[Any]]) -> dict[EndPlace, Timed]:
         reading = {
-            place: self._ends[place].actor.submit_reading("receive", references, CALL_SECONDS)
+            place: self._ends[place].actor.submit_reading("receive", references, _FETCH_SECONDS)
             for place, references in references_of.items()
         }
         return {place: get_result(reference, CALL_SECONDS) for place, reference in reading.items()}

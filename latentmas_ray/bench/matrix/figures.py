@@ -127,7 +127,7 @@ def find_slow(links: Sequence[LinkFigures], share: float = SLOW_SHARE) -> tuple[
                     source=link.source,
                     reader=link.reader,
                     kind=link.kind,
-                    what=what,  # type: ignore[arg-type]
+                    what=what,
                     bytes_per_second=own,
                     share_of_usual=own / usual,
                 )
