@@ -24,7 +24,7 @@ from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Place, Transport, find_available, gpu_in_use
-from latentmas_ray.transport.links.probe import Probe
+from latentmas_ray.transport.links.probe import LinkProbe
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
@@ -68,7 +68,7 @@ class AgentActor:
         self._runner: Runner | None = None
         self._running: dict[int, _Running] = {}
         self._is_ready = threading.Event()  # turns that arrive earlier wait
-        self._probes: dict[str, Probe] = {}
+        self._probes: dict[str, LinkProbe] = {}
         self._idle_since = 0.0  # end of the last turn, seconds of the wall clock
 
     def load(self, transport: Transport | None = None) -> Loaded:
@@ -175,7 +175,9 @@ class AgentActor:
         """Open these transports for segments of `num_bytes` that only measure; close those of an earlier call."""
         for probe in self._probes.values():
             probe.close()
-        self._probes = {name: Probe(one.at(self._place()), self._key, num_bytes) for name, one in transports.items()}
+        self._probes.clear()
+        for name, transport in transports.items():
+            self._probes[name] = LinkProbe(transport.at(self._place()), self._key, num_bytes)
 
     def use_probe(self, name: str, method: str, *arguments: Any) -> Any:
         """Call a method of the probe with this transport."""

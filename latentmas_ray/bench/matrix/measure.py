@@ -27,7 +27,7 @@ _COPIES_RECEIVED = 2  # of each segment that arrives: as it came, and copied
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Measuring:
     """What all measurements of one run need."""
 
     ends: Ends
@@ -62,7 +62,7 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
         transport, why = _pick(settings.transport, ends.layout())
         progress(f"transport {transport.name}" + (f" ({why})" if why else ""))
         ends.prepare(transport, num_streams)
-        run = _Run(ends, settings.repeats, settings.tokens * spec.bytes_per_token, progress)
+        run = _Measuring(ends, settings.repeats, settings.tokens * spec.bytes_per_token, progress)
         links = [_measure_pair(run, *pair) for pair in pairs]
         incast = [_measure_incast(run, firsts, reader, settings.concurrent) for reader in firsts if len(firsts) > 1]
         all_to_all = _measure_all_to_all(run, firsts) if len(firsts) > 1 else None
@@ -110,7 +110,7 @@ def _check_memory(
             raise ConfigError("tokens", str(settings.tokens), expected)
 
 
-def _measure_pair(run: _Run, sender: EndPlace, reader: EndPlace) -> LinkFigures:
+def _measure_pair(run: _Measuring, sender: EndPlace, reader: EndPlace) -> LinkFigures:
     ends = run.ends
     kind = ends.kind(sender, reader)
     facts: dict[str, Any] = {"source": ends.name(sender), "reader": ends.name(reader), "kind": kind}
@@ -133,14 +133,14 @@ def _measure_pair(run: _Run, sender: EndPlace, reader: EndPlace) -> LinkFigures:
     return _unless_lost(run, (sender, reader), measure, lambda why: LinkFigures(failed=why, **facts))
 
 
-def _limit_seconds(run: _Run, sender: EndPlace, reader: EndPlace, kind: str) -> list[float]:
+def _limit_seconds(run: _Measuring, sender: EndPlace, reader: EndPlace, kind: str) -> list[float]:
     """Return the seconds of the plain reference of a link; nothing between the GPUs of a node, which has none."""
     if kind == "cross_node":
         return [run.ends.tcp({sender: [reader]}, None)]
     return [] if run.ends.facts[reader].gpu is not None else [run.ends.memcpy(reader)]
 
 
-def _measure_incast(run: _Run, places: Sequence[EndPlace], reader: EndPlace, concurrent: int) -> GroupFigures:
+def _measure_incast(run: _Measuring, places: Sequence[EndPlace], reader: EndPlace, concurrent: int) -> GroupFigures:
     """Measure as many senders as are left, at the most `concurrent`."""
     ends, name = run.ends, run.ends.name(reader)
     senders = incast_senders(
@@ -164,7 +164,7 @@ def _measure_incast(run: _Run, places: Sequence[EndPlace], reader: EndPlace, con
     )
 
 
-def _measure_all_to_all(run: _Run, places: Sequence[EndPlace]) -> GroupFigures:
+def _measure_all_to_all(run: _Measuring, places: Sequence[EndPlace]) -> GroupFigures:
     """Measure the ends that are left."""
     ends = run.ends
     alive = [place for place in places if ends.name(place) not in ends.lost]
@@ -188,7 +188,7 @@ def _measure_all_to_all(run: _Run, places: Sequence[EndPlace]) -> GroupFigures:
 
 
 def _unless_lost(
-    run: _Run, places: Iterable[EndPlace], measure: Callable[[], Figures], failed: Callable[[str], Figures]
+    run: _Measuring, places: Iterable[EndPlace], measure: Callable[[], Figures], failed: Callable[[str], Figures]
 ) -> Figures:
     """Return what `measure` returns, or what `failed` makes of the reason; ends that do not answer then are lost.
 
@@ -209,6 +209,6 @@ def _unless_lost(
         return failed(why)
 
 
-def _log_group(run: _Run, what: str, figures: GroupFigures) -> None:
+def _log_group(run: _Measuring, what: str, figures: GroupFigures) -> None:
     assert figures.bytes_per_second is not None
     run.progress(f"{what}: {figures.bytes_per_second / 1e9:.2f} GB/s together")

@@ -34,7 +34,7 @@ def whole_chunk(spec: KVCacheSpec, num_tokens: int, body: torch.Tensor) -> Segme
     return SegmentChunk.from_tensor(SegmentMeta(spec, tokens, (0,), (0,), tokens), (0,), tokens, kv_LCHTD, inputs)
 
 
-class Probe:
+class LinkProbe:
     """One end of a link with a transport of its own, for segments of one size in the CPU's memory."""
 
     def __init__(self, transport: Transport, key: RunKey | None, num_bytes: int) -> None:

@@ -175,7 +175,7 @@ class FakeEnds:
 def test_a_node_that_dies_is_named_and_the_rest_is_measured() -> None:
     places = [EndPlace(node) for node in range(3)]
     ends, said = FakeEnds(dead="n1"), []
-    run = measure._Run(ends, 2, 100, said.append)  # type: ignore[arg-type]
+    run = measure._Measuring(ends, 2, 100, said.append)  # type: ignore[arg-type]
     links = [measure._measure_pair(run, *pair) for pair in find_pairs(places)]
     failed = {(one.source, one.reader) for one in links if one.failed}
     assert failed == {pair for pair in permutations(("n0", "n1", "n2"), 2) if "n1" in pair}
@@ -197,7 +197,7 @@ def test_altered_bytes_end_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> Non
         check_digests("a", "b")
 
     monkeypatch.setattr(measure, "check_digests", differ)
-    run = measure._Run(FakeEnds(), 1, 100, lambda _: None)  # type: ignore[arg-type]
+    run = measure._Measuring(FakeEnds(), 1, 100, lambda _: None)  # type: ignore[arg-type]
     with pytest.raises(AlteredBytesError):
         measure._measure_pair(run, EndPlace(0), EndPlace(1))
 

@@ -20,50 +20,61 @@ if TYPE_CHECKING:
     from latentmas_ray.bench.transfer import TransferBench
 
 
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="SHAPE|tiny|FOLDER|HUB_ID", help="whose KV shape (default: qwen3-0.6b)")
+]
+Dtype = Annotated[str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16", help="(default: bfloat16)")]
+Tokens = Annotated[
+    str | None, typer.Option("--tokens", metavar="T,T,…", help="segment sizes (default: of 1 … 32768 what fits)")
+]
+Transports = Annotated[
+    str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
+]
+Repeats = Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
+    ),
+]
+EndToEndFlag = Annotated[
+    bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
+]
+PromptTokens = Annotated[
+    int | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
+]
+LatentSteps = Annotated[
+    int | None, typer.Option("--latent-steps", metavar="N", help="end to end: of the writer (default: 40)")
+]
+Pairs = Annotated[
+    str | None,
+    typer.Option("--pairs", metavar="nodes|all", help="measure each pair of nodes, or of GPUs and nodes, instead"),
+]
+Concurrent = Annotated[
+    int | None, typer.Option("--concurrent", metavar="K", help="with --pairs: senders to one reader (default: 4)")
+]
+Plot = Annotated[
+    str | None, typer.Option("--plot", metavar="FILE.png", help="draw bandwidth over size, or the matrix of --pairs")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the figures as JSON")]
+
+
 def transfer(
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="SHAPE|tiny|FOLDER|HUB_ID", help="whose KV shape (default: qwen3-0.6b)"),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="auto|float32|bfloat16", help="(default: bfloat16)")
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option("--tokens", metavar="T,T,…", help="segment sizes (default: of 1 … 32768 what fits)")
-    ] = None,
-    transports: Annotated[
-        str | None, typer.Option("--transports", metavar="NAME,NAME,…", help="(default: all that work here)")
-    ] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", metavar="N", help="per measurement (default: 5)")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDR",
-            help="HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started",
-        ),
-    ] = None,
-    end_to_end: Annotated[
-        bool, typer.Option("--end-to-end/--no-end-to-end", help="let two agents hand over, with overlap and without")
-    ] = True,
-    prompt_tokens: Annotated[
-        int | None, typer.Option("--prompt-tokens", metavar="N", help="end to end: of the writer (default: 1000)")
-    ] = None,
-    latent_steps: Annotated[
-        int | None, typer.Option("--latent-steps", metavar="N", help="end to end: of the writer (default: 40)")
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option("--pairs", metavar="nodes|all", help="measure each pair of nodes, or of GPUs and nodes, instead"),
-    ] = None,
-    concurrent: Annotated[
-        int | None, typer.Option("--concurrent", metavar="K", help="with --pairs: senders to one reader (default: 4)")
-    ] = None,
-    plot: Annotated[
-        str | None,
-        typer.Option("--plot", metavar="FILE.png", help="draw bandwidth over size, or the matrix of --pairs"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    model: Model = None,
+    dtype: Dtype = None,
+    tokens: Tokens = None,
+    transports: Transports = None,
+    repeats: Repeats = None,
+    address: Address = None,
+    end_to_end: EndToEndFlag = True,
+    prompt_tokens: PromptTokens = None,
+    latent_steps: LatentSteps = None,
+    pairs: Pairs = None,
+    concurrent: Concurrent = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the cost of moving working memory, against the limit of the link itself.
 
