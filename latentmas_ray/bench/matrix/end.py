@@ -129,3 +129,11 @@ class MatrixEnd:
         finally:
             for sender in senders:
                 sender.close()
+
+    def close(self) -> None:
+        """Close the transport and all connections, and free all memory."""
+        self.release()
+        self._transport.close()
+        self._tcp_receiver.close()
+        self._buffers.close()
+        self._streams.shutdown()
