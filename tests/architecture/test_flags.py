@@ -45,7 +45,7 @@ COMMANDS = {
     "bench": "",
     "bench transfer": """
         --model --dtype --tokens --transports --repeats --address --end-to-end --no-end-to-end --prompt-tokens
-        --latent-steps --plot --json
+        --latent-steps --pairs --concurrent --plot --json
     """,
     "bench answer": """
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
@@ -64,6 +64,7 @@ BENCHMARKS = {
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
+    "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",
     "layouts": "--gpus --questions --settings --exhaustive",

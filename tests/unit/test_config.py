@@ -78,6 +78,8 @@ def test_devices_of_actors(device: str) -> None:
         ("latent_steps", "many", "valid integer"),
         ("latent_steps", "9" * 5000, "integer"),
         ("realign", "maybe", "valid boolean"),
+        ("pp", 2, "divide each layer over the GPUs of a node with tp"),
+        ("pipeline_parallel_size", 1, "a model is not divided into pipeline stages"),
         ("batch_size", 0, "greater than or equal to 1"),
         ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("device", "gpu", "auto, cpu, cuda or cuda:N"),
