@@ -1,0 +1,97 @@
+"""The log of a campaign: one line of JSON for each seed, and the table at its end."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from tests.multinode.campaign.schedule import KINDS
+
+Verdict = Literal["ok", "lost", "doubled", "changed", "hung", "failed", "left behind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """The seconds from a fault to the next answer; None if all were there."""
+
+    kind: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the run of a seed ended."""
+
+    seed: int
+    schedule: str
+    verdict: Verdict
+    why: str = ""
+    pauses: list[Pause] = field(default_factory=list)
+    not_reached: list[str] = field(default_factory=list)  # faults for which the run was too soon over
+    num_retries: int = 0  # times that the run said it continued after a loss
+    seconds: float = 0.0
+    load: float = 0.0  # of the machine, at the end
+
+
+def append_outcome(path: Path, outcome: Outcome) -> None:
+    """Add a line. One that was cut off while it was written is removed."""
+    whole = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+    path.write_text("".join(whole[:2]) + json.dumps(asdict(outcome)) + "\n")
+
+
+def read_outcomes(path: Path) -> dict[int, Outcome]:
+    """The last outcome of each seed. A line that was cut off is left out."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {row["seed"]: Outcome(**row | {"pauses": [Pause(**one) for one in row["pauses"]]}) for row in rows}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3,7-9` as numbers. Raises ValueError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
+            raise ValueError(f"seeds: got {part!r}; they are numbers and ranges, as in 3,7-9")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def summarize(outcomes: Iterable[Outcome]) -> str:
+    """A table of verdicts and one of pauses, as Markdown."""
+    done = list(outcomes)
+    verdicts = Counter(outcome.verdict for outcome in done)
+    lines = [
+        f"{len(done)} schedules: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}",
+        "",
+    ]
+    lines += ["| fault | times | median pause | longest pause | not reached |", "| --- | --- | --- | --- | --- |"]
+    for kind in KINDS:
+        pauses = [pause for outcome in done for pause in outcome.pauses if pause.kind == kind]
+        seconds = [pause.seconds for pause in pauses if pause.seconds is not None]
+        missed = sum(f": {kind}" in fault for outcome in done for fault in outcome.not_reached)
+        figures = f"{median(seconds):.1f} s | {max(seconds):.1f} s" if seconds else "| "
+        lines.append(f"| {kind} | {len(pauses)} | {figures} | {missed} |")
+    bad = [outcome for outcome in done if outcome.verdict != "ok"]
+    return "\n".join([*lines, *([""] if bad else []), *(f"seed {one.seed}: {one.verdict}: {one.why}" for one in bad)])
+
+
+def judge(rows: Sequence[dict[str, object]], undisturbed: Sequence[dict[str, object]]) -> tuple[Verdict, str]:
+    """Whether each question has its one answer, and the same as undisturbed."""
+    ids = [str(row["id"]) for row in rows]
+    wanted = {str(row["id"]): row for row in undisturbed}
+    if lost := sorted(set(wanted) - set(ids)):
+        return "lost", f"without an answer: {', '.join(lost)}"
+    if doubled := sorted(name for name, count in Counter(ids).items() if count > 1 or name not in wanted):
+        return "doubled", f"more than one answer, or none asked for: {', '.join(doubled)}"
+    changed = {
+        name: sorted(key for key in {*row, *wanted[name]} if row.get(key) != wanted[name].get(key))
+        for name, row in zip(ids, rows, strict=True)
+        if row != wanted[name]
+    }
+    if changed:
+        return "changed", "; ".join(f"{name}: {', '.join(keys)}" for name, keys in changed.items())
+    return "ok", ""
