@@ -21,7 +21,7 @@ from tests.multinode.campaign.schedule import KINDS, MAX_FAULTS, WORKERS, Fault,
 from tests.multinode.machines import Machine
 
 # All kinds of faults, every placement but `auto`, all topologies.
-CI_SEEDS = (1, 5, 20, 23, 28, 34)
+CI_SEEDS = (121, 156, 137, 102, 119, 103)
 
 
 @given(st.integers(0, 10**9))

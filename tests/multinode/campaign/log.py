@@ -38,8 +38,9 @@ class Outcome:
 
 def append_outcome(path: Path, outcome: Outcome) -> None:
     """Add a line. One that was cut off while it was written is removed."""
-    whole = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-    path.write_text("".join(whole[:2]) + json.dumps(asdict(outcome)) + "\n")
+    with path.open("ab") as file:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        file.write(json.dumps(asdict(outcome)).encode() + b"\n")
 
 
 def read_outcomes(path: Path) -> dict[int, Outcome]:
@@ -53,10 +54,10 @@ def parse_seeds(text: str) -> list[int]:
     """`3,7-9` as numbers. Raises ValueError."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
+        numbers = [int(one) for one in part.split("-") if one.isdigit()]
+        if len(numbers) != part.count("-") + 1 or len(numbers) > 2 or numbers[0] > numbers[-1]:
             raise ValueError(f"seeds: got {part!r}; they are numbers and ranges, as in 3,7-9")
-        seeds += range(int(first), int(last or first) + 1)
+        seeds += range(numbers[0], numbers[-1] + 1)
     return list(dict.fromkeys(seeds))
 
 
