@@ -114,13 +114,17 @@ class Cluster:
         """After `cut_off`."""
         self._switch.plug_in_again(self.machines[node])
 
-    def restart(self, node: int) -> None:
-        """A worker comes back as a new machine with the same address, if need be after `crash`."""
+    def restart(self, node: int, *, wait: bool = True) -> None:
+        """A worker comes back as a new machine with the same address, if need be after `crash`; with `wait`, Ray runs
+        there afterwards."""
         self.machines[node].power_off()
         self.machines[node] = Machine(f"node {node}")
         self._switch.plug_in(self.machines[node], self._addresses[node])
         self._num_starts[node] += 1
-        self._start_ray([node])
+        if wait:
+            self._start_ray([node])
+        else:
+            self._start_node(node)
 
     def node_id(self, node: int) -> str | None:
         """What Ray calls a node, or None if its raylet does not run."""

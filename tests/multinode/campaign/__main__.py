@@ -1,6 +1,7 @@
 """`python -m tests.multinode.campaign`: run the schedules of some seeds, one after another."""
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 1 if a schedule of these seeds did not end well."""
     given = _parser().parse_args(args)
     seeds = given.seeds
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the cluster's files are removed
     if given.show:
         print("\n".join(f"{seed}: {draw_schedule(seed)}" for seed in seeds))
         return 0

@@ -68,7 +68,7 @@ class Faults:
         elif fault.kind == "silence node":
             cluster.power_off(node)
         elif fault.kind == "join node":
-            nodes.join(node)
+            nodes.join(node, wait=False)
         elif fault.kind == "drain node":
             assert fault.seconds is not None
             nodes.drain(node, fault.seconds)

@@ -46,6 +46,7 @@ class Nodes:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
         self._leaving: set[int] = set()  # told to Ray to leave, so of no use any more
+        self._folder = folder
         self._log = folder / "nodes.jsonl"
         command = [sys.executable, "-c", _WATCH, cluster.address]
         self._watch = cluster.machines[HEAD].start(command, environment=cluster.environment, output=self._log)
@@ -63,15 +64,15 @@ class Nodes:
         self._leaving.add(node)
         if (name := self.cluster.node_id(node)) is None:
             return
+        # Not waited for: the run would be over meanwhile.
         deadline = ["--deadline-remaining-seconds", str(int(seconds))]
         why = ["--reason", _PREEMPTED, "--reason-message", "a fault of the campaign"]
         command = [BIN / "ray", "drain-node", "--address", self.cluster.address, "--node-id", name, *why, *deadline]
-        done = self.cluster.machines[HEAD].run(command, environment=self.cluster.environment, timeout_seconds=120)
-        assert done.returncode == 0, done.stdout + done.stderr
+        self.cluster.machines[HEAD].start(command, environment=self.cluster.environment, output=self._folder / "drain")
 
-    def join(self, node: int) -> None:
-        """A node that was away comes back."""
-        self.cluster.restart(node)
+    def join(self, node: int, *, wait: bool) -> None:
+        """A node that was away comes back; with `wait`, it is up afterwards."""
+        self.cluster.restart(node, wait=wait)
         self._leaving.discard(node)
 
     def signal(self, node: int, number: signal.Signals) -> None:
@@ -110,7 +111,7 @@ class Nodes:
         return None
 
     def _join_and_wait(self, worker: int) -> None:
-        self.join(worker)
+        self.join(worker, wait=True)
         deadline = time.monotonic() + JOIN_SECONDS
         while self.cluster.node_id(worker) not in self._alive() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)

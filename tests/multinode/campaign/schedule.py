@@ -133,14 +133,14 @@ def draw_schedule(seed: int) -> Schedule:
     is_joined = random.random() < 0.25
     workers = (random.choice(WORKERS),) if is_joined else WORKERS
     num_faults = random.randint(1, MAX_FAULTS)
-    times = sorted(random.randint(0, work.num_questions * 6 // 10) for _ in range(num_faults))
+    times = sorted(random.randint(0, work.num_questions // 2) for _ in range(num_faults))
     return Schedule(seed=seed, work=work, way=way, workers=workers, faults=_draw_faults(random, times, workers))
 
 
 def _draw_work(random: Random) -> Work:
     return Work(
         topology=random.choice(("sequential", "hierarchical", "own")),
-        num_questions=random.choice((24, 36)),
+        num_questions=random.choice((48, 72)),
         batch_size=random.choice((1, 2, 3)),
         max_new_tokens=random.choice((12, 24)),
         temperature=random.choice((0.0, 0.8)),
