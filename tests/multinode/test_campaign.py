@@ -79,7 +79,7 @@ def test_a_log_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     outcomes = [
         Outcome(seed=3, schedule="a", verdict="hung", why="it waited"),
         Outcome(seed=3, schedule="a", verdict="ok", pauses=[Pause(kind="kill actor", seconds=2.5)]),
-        Outcome(seed=4, schedule="b", verdict="ok", pauses=[Pause(kind="kill actor", seconds=4.5)]),
+        Outcome(seed=4, schedule="b", verdict="ok", pauses=[Pause(kind="kill actor", seconds=4.5, longest=9.0)]),
         Outcome(seed=5, schedule="c", verdict="ok", not_reached=["after 3: join node 1"]),
     ]
     for outcome in outcomes:
@@ -93,8 +93,8 @@ def test_a_log_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "2 seeds, of which 0 are still to be run" in capsys.readouterr().out
     table = summarize(outcomes[1:])
     assert "3 schedules: 3 ok" in table
-    assert "| kill actor | 2 | 3.5 s | 4.5 s | 0 |" in table
-    assert "| join node | 0 | |  | 1 |" in table
+    assert "| kill actor | 2 | 3.5 s | 9.0 s | 9.0 s | 0 |" in table
+    assert "| join node | 0 |  |  |  | 1 |" in table
     assert "seed 3: hung: it waited" in summarize(outcomes[:1])
 
 
@@ -112,18 +112,26 @@ def test_pauses_last_until_the_next_answer_and_silence_is_a_hang() -> None:
     watch.see_answers(2)
     now = 60.0
     watch.see_fault(Fault(after=2, kind="kill actor", pick=1))
+    now = 61.0
+    watch.see_fault(Fault(after=2, kind="stop actor", pick=1, seconds=1.0))
     watch.see_answers(2)
     now = 64.0
-    assert watch.pauses == []
     watch.see_answers(3)
-    assert watch.pauses == [Pause(kind="kill actor", seconds=4.0)]
+    now = 74.0
+    watch.see_answers(4)
+    assert watch.pauses == []
+    now = 99.0
     watch.see_fault(Fault(after=3, kind="kill driver"))
-    now = 124.0
+    assert watch.pauses == [
+        Pause(kind="kill actor", seconds=4.0, longest=10.0),
+        Pause(kind="stop actor", seconds=3.0, longest=10.0),
+    ]
+    now = 159.0
     assert not watch.hangs
-    now = 125.0
+    now = 160.0
     assert watch.hangs
     watch.end()
-    assert watch.pauses[1:] == [Pause(kind="kill driver", seconds=None)]
+    assert watch.pauses[2:] == [Pause(kind="kill driver", seconds=None)]
 
 
 # Answers a question each 0.1 s, up to a number of them, and then lives on for some seconds. One that resumes has the

@@ -15,10 +15,11 @@ Verdict = Literal["ok", "lost", "doubled", "changed", "hung", "failed", "left be
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """The seconds from a fault to the next answer; None if all were there."""
+    """What a fault cost."""
 
     kind: str
-    seconds: float | None
+    seconds: float | None  # to the next answer; None if all were there
+    longest: float | None = None  # the longest time without an answer until the next fault; None if there was no answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,18 @@ def summarize(outcomes: Iterable[Outcome]) -> str:
         f"{len(done)} schedules: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}",
         "",
     ]
-    lines += ["| fault | times | median pause | longest pause | not reached |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        "| fault | times | to the next answer, median | longest pause, median | longest pause, most | not reached |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for kind in KINDS:
         pauses = [pause for outcome in done for pause in outcome.pauses if pause.kind == kind]
         seconds = [pause.seconds for pause in pauses if pause.seconds is not None]
+        longest = [pause.longest for pause in pauses if pause.longest is not None]
         missed = sum(f": {kind}" in fault for outcome in done for fault in outcome.not_reached)
-        figures = f"{median(seconds):.1f} s | {max(seconds):.1f} s" if seconds else "| "
-        lines.append(f"| {kind} | {len(pauses)} | {figures} | {missed} |")
+        figures = [f"{median(seconds):.1f} s" if seconds else ""]
+        figures += [f"{median(longest):.1f} s", f"{max(longest):.1f} s"] if longest else ["", ""]
+        lines.append(f"| {kind} | {len(pauses)} | {' | '.join(figures)} | {missed} |")
     bad = [outcome for outcome in done if outcome.verdict != "ok"]
     return "\n".join([*lines, *([""] if bad else []), *(f"seed {one.seed}: {one.verdict}: {one.why}" for one in bad)])
 

@@ -87,7 +87,10 @@ class Watch:
         self._clock = clock
         self._num_answers = 0
         self._happened_at = clock()
-        self._waiting: list[tuple[Fault, float]] = []  # faults, no answer since
+        self._quiet_since = clock()  # since the last answer or fault
+        self._recent: list[tuple[Fault, float]] = []  # faults with no other fault since an answer, and when they were
+        self._gaps: list[float] = []  # times without an answer since these
+        self._first: float | None = None  # when the first answer since these came
         self.pauses: list[Pause] = []
 
     @property
@@ -104,12 +107,16 @@ class Watch:
         """There are so many now."""
         if count > self._num_answers:
             now = self._clock()
-            self.pauses += [Pause(kind=fault.kind, seconds=round(now - since, 1)) for fault, since in self._waiting]
-            self._waiting, self._num_answers, self._happened_at = [], count, now
+            self._gaps.append(now - self._quiet_since)
+            self._first = now if self._first is None else self._first
+            self._num_answers, self._happened_at, self._quiet_since = count, now, now
 
     def see_fault(self, fault: Fault) -> None:
         """It has just happened."""
-        self._waiting.append((fault, self._clock()))
+        if self._first is not None:
+            self.end()
+        self._recent.append((fault, self._clock()))
+        self._quiet_since = self._recent[0][1]
         self.see_something()
 
     def see_something(self) -> None:
@@ -117,9 +124,12 @@ class Watch:
         self._happened_at = self._clock()
 
     def end(self) -> None:
-        """No more answers come."""
-        self.pauses += [Pause(kind=fault.kind, seconds=None) for fault, _ in self._waiting]
-        self._waiting = []
+        """What comes now has other causes."""
+        for fault, since in self._recent:
+            seconds = None if self._first is None else round(self._first - since, 1)
+            longest = None if seconds is None else round(max([seconds, *self._gaps[1:]]), 1)
+            self.pauses.append(Pause(kind=fault.kind, seconds=seconds, longest=longest))
+        self._recent, self._gaps, self._first = [], [], None
 
 
 def run_schedule(
