@@ -69,7 +69,8 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
-    _transport: Transport | None = None  # before the start
+    _transport: Transport | None = None  # until `start`
+    _has_losses = False  # since `_find_lost_turns` ran
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class RayRuntime:
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._ready, self._links, self._has_losses = ReadyCalls(), LinksByAgents(), False
+        self._ready, self._links = ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
