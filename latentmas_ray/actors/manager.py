@@ -15,7 +15,7 @@ from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
+from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.waiting import WaitLog
 from latentmas_ray.actors.text.setup import TextSetup, kind_of_replica
@@ -49,6 +49,7 @@ class ReplicaRequest:
     # The agents whose texts are written question by question, in actors that only such agents share.
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
+    make_plan: Callable[[PlanRequest], Plan] = make_plan  # also chooses replicas, if they are not given
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ReplicaManager:
         """
         deadline = time.monotonic() + self._request.start_seconds
         while True:
-            self._plan = make_plan(self._plan_request(cluster))
+            self._plan = self._request.make_plan(self._plan_request(cluster))
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
             if loaded is not None:
                 break
@@ -111,11 +112,12 @@ class ReplicaManager:
         return tuple(self._replicas.values())
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """Return the current replicas of each agent. Colocated agents share theirs."""
+        """Return the current replicas of each agent. Colocated agents share theirs. The same object, until a replica is
+        another."""
         if self._by_agent is None:
             replica_ids = {
                 agent: [self.plan.replica_id_of(agent, number) for number in range(count)]
-                for agent, count in self._request.replicas.items()
+                for agent, count in self.plan.request.replicas.items()
             }
             self._by_agent = {
                 agent: [self._replicas[replica_id] for replica_id in members if replica_id in self._replicas]
@@ -231,9 +233,10 @@ class ReplicaManager:
         num_nodes = len({one.node_id for one in self.loaded})
         place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted({one.device for one in self.loaded}))
+        parts = sorted({plan.gpus_of(slot) for slot in plan.actors_on})
         each = (
-            f"{gpus_per_actor(plan):g} GPU each"
-            if gpus_per_actor(plan)
+            f"{' to '.join(f'{part:g}' for part in dict.fromkeys((parts[0], parts[-1])))} GPU each"
+            if plan.share.num_gpus
             else f"{_count(self._threads(plan), 'torch thread')} each"
         )
         ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
@@ -277,14 +280,15 @@ class ReplicaManager:
         return True
 
     def _make_replica(
-        self, replica_id: ReplicaId, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
+        self, replica_id: ReplicaId, shards: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
     ) -> Replica:
-        """Create a replica whose actors are in these bundles of the placement group."""
+        """Create a replica whose actors are the plan's shards with the indices `shards`."""
         request, plan = self._request, self.plan
         text = self._text_setup(replica_id)
         make, actor, groups = kind_of_replica(text, is_sharded=request.tp > 1)
+        slot = plan.slots[replica_id][0]
         remote = ray.remote(
-            num_gpus=gpus_per_actor(plan),
+            num_gpus=plan.gpus_of(slot),
             num_cpus=plan.share.num_cpus,
             # In order, a turn that waits for its segment would block the turns behind it, and after a cancelled turn an
             # actor would wait half a minute and then lose its whole queue.
@@ -295,9 +299,12 @@ class ReplicaManager:
         make_runner = self._store_loader(request.make_runner if text is None else text.make_runner)
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
         actors = []
-        for rank, index in enumerate(bundles):
-            strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
-            more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
+        for rank, index in enumerate(shards):
+            bundle = self._placement_group.bundle_of(index)
+            strategy = PlacementGroupSchedulingStrategy(
+                self._placement_group.group, placement_group_bundle_index=bundle
+            )
+            more = (TPRank(rank, len(shards)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
             actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
         return make(actors, nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
