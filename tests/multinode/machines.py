@@ -33,6 +33,7 @@ class Machine:
         )
         assert self._keeper.stdout is not None
         said = self._keeper.stdout.readline().strip()
+        self._entered: list[subprocess.Popen[str]] = []  # the parents of what runs here, outside
         if said != "up":
             self.power_off()
             raise RuntimeError(f"machine {name} cannot be made: {said}")
@@ -57,7 +58,7 @@ class Machine:
         """A process on this machine, in a session of its own. What it prints goes to pipes, or to `output`."""
         with contextlib.ExitStack() as stack:
             out = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.inside(command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -66,6 +67,8 @@ class Machine:
                 text=True,
                 start_new_session=True,
             )
+        self._entered = [*(one for one in self._entered if one.poll() is None), process]
+        return process
 
     def run(
         self,
@@ -100,6 +103,8 @@ class Machine:
             if pid != self.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+        if number == signal.SIGCONT:
+            self._continue_entered()
 
     @property
     def is_off(self) -> bool:
@@ -111,8 +116,16 @@ class Machine:
 
         The kernel lets the first process of a machine end only after all others have.
         """
-        if self._keeper.returncode is None:
-            self._keeper.communicate()
+        while self._keeper.returncode is None:
+            self._continue_entered()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.communicate(timeout=1)
+
+    def _continue_entered(self) -> None:
+        """`nsenter` stops when its child is stopped, and does not go on with it: the child could not be buried."""
+        for process in self._entered:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:

@@ -90,6 +90,24 @@ def test_all_processes_of_a_machine_get_a_signal(machines: tuple[Switch, Machine
     assert first.run(["true"]).returncode == 0
 
 
+def test_a_machine_whose_processes_are_stopped_can_be_powered_off(machines: tuple[Switch, Machine, Machine]) -> None:
+    """What has entered the machine from outside stops with its child, which it then does not bury."""
+    _, first, second = machines
+    stopped, continued = first.start(["sleep", "1000"]), second.start(["sleep", "1000"])
+    for machine, process in ((first, stopped), (second, continued)):
+        wait_for(lambda machine=machine: "sleep 1000 " in machine.processes().values(), process)
+        machine.signal_all(signal.SIGSTOP)
+        wait_for(lambda process=process: _state(process.pid) == "T", process)
+    second.signal_all(signal.SIGCONT)
+    wait_for(lambda: _state(continued.pid) != "T", continued)
+    first.power_off()
+    assert stopped.wait(timeout=60) != 0
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_a_machine_sees_its_own_processes_and_shared_memory_only(machines: tuple[Switch, Machine, Machine]) -> None:
     _, first, second = machines
     _listen(first)
