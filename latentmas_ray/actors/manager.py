@@ -10,15 +10,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.actors.elastic.first import (
-    describe_first,
-    first_plan,
-    loaded_of,
-    replicas_to_start_with,
-    share_of_added,
-)
+from latentmas_ray.actors.elastic import first
 from latentmas_ray.actors.errors import actor_errors, reason
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
+from latentmas_ray.actors.replicas.measure_ways import measure_ways
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
@@ -30,6 +25,7 @@ from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, Slot
 from latentmas_ray.placement.resources import ActorResources
 from latentmas_ray.transport import DeviceLayout, Transport
+from latentmas_ray.transport.choose import LinkTimes
 from latentmas_ray.units import format_seconds
 
 _log = logging.getLogger(__name__)
@@ -71,6 +67,7 @@ class ReplicaManager:
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
         self._first_nodes: frozenset[str] = frozenset()  # on which the model has loaded
+        self._link_times: LinkTimes | None = None
 
     def start(self, cluster: Cluster) -> Cluster:
         """Place the actors and load their models, all at the same time.
@@ -81,7 +78,7 @@ class ReplicaManager:
         deadline = time.monotonic() + self._request.start_seconds
         while True:
             request = self.plan_request(cluster.nodes)
-            self._plan = first_plan(request, self._request.least, self._request.make_plan)
+            self._plan = first.first_plan(request, self._request.least, self._request.make_plan)
             if not self._request.least:
                 self.asked = dict(self._plan.request.replicas)
             loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
@@ -95,7 +92,7 @@ class ReplicaManager:
         self._first_nodes = frozenset(one.node_id for one in self.loaded)
         for replica, ranks in loaded.items():
             self.spec.check_same(replica.accept(ranks))
-        if told := describe_first(self.asked, self.replicas_of()):
+        if told := first.describe_first(self.asked, self.replicas_of()):
             _log.warning("%s", told)
         return cluster
 
@@ -158,7 +155,13 @@ class ReplicaManager:
     def device_layout(self, *, may_move: bool = False) -> DeviceLayout:
         """Return the devices that the actors run on; with `may_move` those of other nodes, too, on which actors may be
         added."""
-        return layout_of(self.loaded, is_colocated=self.plan.is_colocated, may_move=may_move)
+        measure = self._measure_ways if len({one.node_id for one in self.loaded}) > 1 else None
+        return layout_of(self.loaded, is_colocated=self.plan.is_colocated, may_move=may_move, measure=measure)
+
+    def _measure_ways(self) -> LinkTimes:
+        """Measure once in a run: after a loss the choice stays."""
+        self._link_times = self._link_times or measure_ways([one for one in self.replicas if one.is_up])
+        return self._link_times
 
     def use_transport(self, transport: Transport) -> None:
         """Switch all replicas to this transport. Raises ActorError, ClusterError."""
@@ -204,7 +207,7 @@ class ReplicaManager:
         if seat is not None:
             self._free_seats.remove(seat)
         else:
-            share = share or share_of_added(self.plan)
+            share = share or first.share_of_added(self.plan)
             there = replace(self.plan.request, nodes=(NodeResources(name=node, num_gpus=0.0, num_cpus=0.0),))
             slots = {replica_id: tuple(Slot(0, rank) for rank in range(tp))}
             plan = replace(self.plan, request=there, share=share, slots=slots, divides_gpus=False)
@@ -373,14 +376,14 @@ class ReplicaManager:
         references = {replica: replica.start() for replica in self._replicas.values()}
 
         def late_agents() -> list[str]:
-            up = loaded_of(references)
+            up = first.loaded_of(references)
             return list(dict.fromkeys(self._agents_of([replica for replica in references if replica not in up])))
 
         limit_seconds = self._request.start_seconds
         log = WaitLog(lambda: f"the actors of {', '.join(late_agents())} to load their models", limit_seconds)
         while True:
-            first = replicas_to_start_with(references, self.replicas_of(), self._request.least)
-            loading = [reference for replica in first for reference in references[replica]]
+            begun = first.replicas_to_start_with(references, self.replicas_of(), self._request.least)
+            loading = [reference for replica in begun for reference in references[replica]]
             try:
                 loaded = iter(get_loaded(loading, timeout_seconds=poll_seconds(deadline)))
                 break
@@ -390,9 +393,9 @@ class ReplicaManager:
                 if time.monotonic() > deadline:
                     raise ClusterError(too_late(late_agents(), limit_seconds)) from None
                 log.update()
-        late = {one: refs for one, refs in references.items() if one not in first}
+        late = {one: refs for one, refs in references.items() if one not in begun}
         self._starting.update({one: _Starting(refs, deadline, log) for one, refs in late.items()})
-        return {replica: [next(loaded) for _ in replica.actors] for replica in first}
+        return {replica: [next(loaded) for _ in replica.actors] for replica in begun}
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:
         return [name for replica_id, one in self._replicas.items() if one in replicas for name in replica_id.agents]

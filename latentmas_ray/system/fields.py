@@ -63,3 +63,4 @@ class RunFields(TypedDict, total=False):
     output: str | None
     resume: bool
     unsafe_programs: bool
+    otel: bool

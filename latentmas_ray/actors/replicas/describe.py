@@ -1,10 +1,11 @@
 """What the actors of a run have reported, in one line for the log, and as the layout of their devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.placement import Plan
 from latentmas_ray.transport import DeviceLayout
+from latentmas_ray.transport.choose import LinkTimes
 
 
 def describe_actors(plan: Plan, loaded: Sequence[Loaded], *, num_threads: int, is_pinned: bool) -> str:
@@ -26,7 +27,13 @@ def describe_actors(plan: Plan, loaded: Sequence[Loaded], *, num_threads: int, i
     return f"{place}{ranks}, {kinds}, {each}, placement {plan.strategy}{why}"
 
 
-def layout_of(loaded: Sequence[Loaded], *, is_colocated: bool, may_move: bool = False) -> DeviceLayout:
+def layout_of(
+    loaded: Sequence[Loaded],
+    *,
+    is_colocated: bool,
+    may_move: bool = False,
+    measure: Callable[[], LinkTimes] | None = None,
+) -> DeviceLayout:
     """Return the devices that the actors run on, and what all of them support. With `may_move` actors may be added on
     other nodes later."""
     gpus = {one.gpu for one in loaded}
@@ -37,6 +44,7 @@ def layout_of(loaded: Sequence[Loaded], *, is_colocated: bool, may_move: bool = 
         nodes="one" if len({one.node_id for one in loaded}) == 1 and not may_move else "several",
         gpus="one" if len(gpus) == 1 and is_shared and not may_move else "shared" if is_shared else "own",
         available=frozenset.intersection(*(one.available for one in loaded)),
+        measure=measure,
     )
 
 
