@@ -180,8 +180,7 @@ class ReplicaManager:
     def replace(self, lost: Replica) -> None:
         """Start a new replica in the place of a lost one. Turns may be submitted to it at once;
         `poll_starting` finishes its start."""
-        replica_id = self.id_of(lost)
-        if replica_id is None:  # it was dropped
+        if (replica_id := self.id_of(lost)) is None:  # it was dropped
             return
         if lost.was_retiring:
             self._remove(replica_id)
@@ -379,8 +378,8 @@ class ReplicaManager:
             up = first.loaded_of(references)
             return list(dict.fromkeys(self._agents_of([replica for replica in references if replica not in up])))
 
-        limit_seconds = self._request.start_seconds
-        log = WaitLog(lambda: f"the actors of {', '.join(late_agents())} to load their models", limit_seconds)
+        limit = self._request.start_seconds
+        log = WaitLog(lambda: f"the actors of {', '.join(late_agents())} to load their models", limit)
         while True:
             begun = first.replicas_to_start_with(references, self.replicas_of(), self._request.least)
             loading = [reference for replica in begun for reference in references[replica]]
@@ -391,7 +390,7 @@ class ReplicaManager:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
-                    raise ClusterError(too_late(late_agents(), limit_seconds)) from None
+                    raise ClusterError(too_late(late_agents(), limit)) from None
                 log.update()
         late = {one: refs for one, refs in references.items() if one not in begun}
         self._starting.update({one: _Starting(refs, deadline, log) for one, refs in late.items()})
