@@ -68,6 +68,7 @@ class RayRuntime:
     agent's other replicas, or all are restarted on the nodes that are left. Replicas follow the cluster."""
 
     _transport: Transport | None = None  # until `start`
+    _has_losses = False  # since `_find_lost_turns` ran
     _ended_by: LatentMASError | None = None  # the next poll raises it
 
     def __init__(
@@ -125,8 +126,7 @@ class RayRuntime:
         self._follower = ClusterFollower(self._manager, growth, self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events, self._has_losses = list[Event](), False  # for the next poll
-        self._ready, self._links = ReadyCalls(), LinksByAgents()
+        self._events, self._ready, self._links = list[Event](), ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
