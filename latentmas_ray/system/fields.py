@@ -60,3 +60,4 @@ class RunFields(TypedDict, total=False):
     output: str | None
     resume: bool
     unsafe_programs: bool
+    otel: bool
