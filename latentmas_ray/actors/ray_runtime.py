@@ -16,7 +16,7 @@ from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
-from latentmas_ray.actors.health import HealthMonitor
+from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.links import links_to
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
