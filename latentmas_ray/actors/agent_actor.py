@@ -17,6 +17,7 @@ import torch
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_time
 from latentmas_ray.actors.given_memory import fetch_given_memory
+from latentmas_ray.actors.health.lost_segments import LostSegments
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -24,6 +25,7 @@ from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Place, Transport, find_available, gpu_in_use
+from latentmas_ray.transport.channel import end_connections
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
@@ -68,6 +70,7 @@ class AgentActor:
         self._running: dict[int, _Running] = {}
         self._is_ready = threading.Event()  # turns that arrive earlier wait
         self._idle_since = 0.0  # end of the last turn, seconds of the wall clock
+        self._lost = LostSegments()
 
     def load(self, transport: Transport | None = None) -> Loaded:
         """Load the model, then call `use_transport` if a transport is given.
@@ -148,6 +151,14 @@ class AgentActor:
         for chunk in chunks:
             self._transport.release(chunk.payload)
 
+    def end_connections(self, host: str) -> None:
+        """End this process's connections to a host that does not answer, and attempts to make them."""
+        end_connections(host)
+
+    def stop_waiting(self, segment_ids: Sequence[str]) -> None:
+        """Wait no longer for these segments: the turns that read them fail."""
+        self._lost.add(segment_ids)
+
     def get_progress(self) -> list[TurnProgress]:
         """Return how far the running turn is; nothing between turns."""
         progress = None if self._runner is None else self._runner.progress
@@ -179,12 +190,13 @@ class AgentActor:
         return self._engine.submit(turn)
 
     def _incoming(self, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]) -> list[IncomingSegment]:
-        return [
-            IncomingSegment(
-                source, chunk, [partial(ray.get, reference) for reference in references], work.read_ids.get(source)
-            )
-            for source, chunk, references in zip(work.segment_order(), first, later, strict=True)
-        ]
+        incoming = []
+        for source, chunk, references in zip(work.segment_order(), first, later, strict=True):
+            name = work.read_ids.get(source)
+            self._lost.check(name)
+            waits = [partial(self._lost.wait_for, reference, name) for reference in references]
+            incoming.append(IncomingSegment(source, chunk, waits, name))
+        return incoming
 
     def _execute_turn(
         self,

@@ -16,6 +16,7 @@ from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
+from latentmas_ray.actors.health.lost_turns import lost_error, take_lost_turns
 from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
 from latentmas_ray.actors.replicas.links import links_to
@@ -32,7 +33,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
+from latentmas_ray.runs.run_events import NodeLost, ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     QuestionDone,
@@ -122,7 +123,7 @@ class RayRuntime:
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
         self._events: list[Event] = []  # for the next poll
-        self._has_losses = False  # since `_find_lost_turns` ran
+        self._has_losses = False  # since lost turns were looked for
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
@@ -187,7 +188,8 @@ class RayRuntime:
         if not self._events:  # a turn that ended between two polls does not hang; and nothing is lost if this raises
             self._health.check_hangs()
         if self._has_losses:
-            self._find_lost_turns()
+            self._has_losses = False
+            self._events += take_lost_turns(self._pending, self._done, self._manager.replicas, self._health.gone_nodes)
         events, self._events = self._events, []
         return events
 
@@ -241,7 +243,7 @@ class RayRuntime:
             cluster.disconnect()
 
     def _record_event(self, event: Event) -> None:
-        self._has_losses |= isinstance(event, ReplicaLost)
+        self._has_losses |= isinstance(event, ReplicaLost | NodeLost)
         self._events.append(event)
 
     def _wait(self, timeout_seconds: float) -> list[TurnHandle]:
@@ -321,27 +323,11 @@ class RayRuntime:
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
-            raise _lost_error(handle) from error
+            raise lost_error(handle) from error
         if not result.kept:
             return result
         # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.
         return replace(result, kept=receive_kept(result.kept, self._authenticator, handle.segment.segment_id))
-
-    def _find_lost_turns(self) -> None:
-        """Queue TurnLost for pending turns of lost replicas, and for finished turns whose segments are lost.
-
-        If a node is silent, no other event would report them.
-        """
-        self._has_losses = False
-        for handle in [one for one in self._pending if one.turn.replica.state is ReplicaState.LOST]:
-            error = _lost_error(handle)
-            self._pending.pop(handle)
-            handle.turn.replica.pending.pop(handle.turn.turn, None)
-            self._events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
-        for handle in [one for one in self._done if one.turn.replica.state is ReplicaState.LOST]:
-            self._done.discard(handle)
-            if handle.segment.holders:
-                self._events.append(TurnLost(handle, f"its segment was lost with the actor of agent {handle.agent}"))
 
     def _links_from(self, replica: Replica, agents: Sequence[str]) -> frozenset[ActorLink] | None:
         """Return the links over which a segment may be read; None if that makes no difference."""
@@ -380,7 +366,7 @@ class RayRuntime:
         assert self._cluster is not None
         for attempts_left in reversed(range(MAX_STARTS)):
             self._manager.shut_down()
-            self._cluster = Cluster.inspect(owned=self._cluster.owned)
+            self._cluster = Cluster.inspect(owned=self._cluster.owned, without=self._health.gone_nodes)
             try:
                 self._start_replicas()
                 return
@@ -390,11 +376,3 @@ class RayRuntime:
                 if not attempts_left:
                     raise
                 _log.info("the actors are restarted once more: %s", error)
-
-
-def _lost_error(handle: TurnHandle) -> TurnLostError:
-    """Return the error of a turn whose replica is lost."""
-    submitted: _Submitted = handle.turn
-    replica = submitted.replica
-    why = f"the actor of agent {handle.agent} died: {replica.lost_because}"
-    return TurnLostError(why, lacks_memory=False, is_suspect=replica.suspect is submitted.turn)
