@@ -46,8 +46,8 @@ class Cluster:
         redis: bool = False,
     ) -> None:
         """`environment` is that of every process on the cluster; the token that it asks for is added. With a
-        `dashboard` the head takes jobs at `dashboard_url`. With `redis` the head's control service (GCS) keeps its state
-        in a Redis, so that it may be killed and started again."""
+        `dashboard` the head takes jobs at `dashboard_url`. With `redis` the head's control service (GCS) keeps its
+        state in a Redis, so that it may be killed and started again."""
         self.token = secrets.token_hex(16)
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         self.environment = {**(os.environ if environment is None else environment), **auth}

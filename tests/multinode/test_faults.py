@@ -46,7 +46,7 @@ def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def has_redis() -> None:
-    """Skip, or fail where `multinode` is required, without the server in which Ray's control service keeps its state."""
+    """Skip, or fail where `multinode` is required, without what keeps the state of Ray's control service."""
     if shutil.which("redis-server") is None:
         tell = pytest.fail if "multinode" in read_environment().require else pytest.skip
         tell("redis-server is missing")
