@@ -101,6 +101,14 @@ class Cluster:
         """One of the agents' actors on a node dies."""
         os.kill(self._actors(node)[0], signal.SIGKILL)
 
+    def host(self, node: int) -> str:
+        """The address of a node."""
+        return self._addresses[node]
+
+    def narrow(self, node: int, rate: str) -> None:
+        """Limit what a node receives to `rate`, in the words of `tc`: its queue then holds up to half a second."""
+        self._switch.narrow(self.machines[node], rate)
+
     def kill_gcs(self) -> None:
         """The head's control service dies; the head's raylet and actors do not. Needs `redis`."""
         (gcs,) = [pid for pid, name in self.machines[0].processes().items() if "/gcs_server " in f"{name} "]

@@ -154,6 +154,11 @@ class Switch:
         """After `unplug`: what is sent from now on arrives."""
         self._ip("link", "set", self._port(machine), "master", "switch")
 
+    def narrow(self, machine: Machine, rate: str) -> None:
+        """Limit what a machine receives to `rate`, in the words of `tc`. Its queue holds half a second of it."""
+        shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "500ms"]
+        self._run("tc", "qdisc", "replace", "dev", self._port(machine), *shape)
+
     def close(self) -> None:
         """Remove all links."""
         self._machine.power_off()
@@ -162,8 +167,11 @@ class Switch:
         return f"to{machine.pid}"
 
     def _ip(self, *arguments: str) -> None:
+        self._run("ip", *arguments)
+
+    def _run(self, *command: str) -> None:
         # In the network of the switch only: `ip` names a machine by the number that its process has outside.
-        _run(["nsenter", "--target", str(self._machine.pid), "--net", "--", "ip", *arguments])
+        _run(["nsenter", "--target", str(self._machine.pid), "--net", "--", *command])
 
 
 def _run(command: Sequence[str]) -> None:
