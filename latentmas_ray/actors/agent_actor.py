@@ -14,6 +14,7 @@ import numpy as np
 import ray
 import torch
 
+from latentmas_ray.actors.detached.lease import DriverLease, Rejoined, end_with_group, prove
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_time
 from latentmas_ray.actors.given_memory import fetch_given_memory
@@ -29,7 +30,7 @@ from latentmas_ray.transport.channel import end_connections
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
-GROUPS = {"turns": 1, "ends": 1, "side": 1, "prefetch": 1}
+GROUPS = {"turns": 1, "ends": 1, "side": 1, "prefetch": 1, "lease": 1}
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,15 @@ class AgentActor:
     `end_turn` returns the rest.
     """
 
-    def __init__(self, make_runner: Callable[[], Runner], num_threads: int, key: RunKey | None = None) -> None:
-        """`key` is the run's. It comes by this way only."""
+    def __init__(
+        self,
+        make_runner: Callable[[], Runner],
+        num_threads: int,
+        key: RunKey | None = None,
+        *,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """`key` is the run's. It comes by this way only. `lease_seconds`: end when the driver is silent for longer."""
         self._make_runner, self._key = make_runner, key
         self._transport: Transport = Loopback()
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
@@ -71,6 +79,10 @@ class AgentActor:
         self._is_ready = threading.Event()  # turns that arrive earlier wait
         self._idle_since = 0.0  # end of the last turn, seconds of the wall clock
         self._lost = LostSegments()
+        self._lease: DriverLease | None = None
+        if lease_seconds is not None:
+            self._lease = DriverLease(lease_seconds, end_with_group)
+            self._lease.start()
 
     def load(self, transport: Transport | None = None) -> Loaded:
         """Load the model, then call `use_transport` if a transport is given.
@@ -89,6 +101,24 @@ class AgentActor:
         self._engine.submit(transport.open, self._key).result()  # in the thread whose current GPU is the model's
         self._transport = transport  # only now: other threads use it at once
         self._is_ready.set()
+
+    def rejoin(self, nonce: bytes) -> Rejoined:
+        """For a new driver of the run: let what the former one started end, drop what that left, and return a proof of
+        the key. `use_transport` has to follow."""
+        assert self._key is not None and self._runner is not None, "load() comes first"
+        self.renew_lease()
+        self._engine.submit(lambda: None).result()  # turns that run end first
+        for number, running in list(self._running.items()):
+            self._drop(number, running)
+        self._transport.close()
+        place, runner = self._place(), self._runner
+        loaded = Loaded(runner.spec, runner.device, place.node, place.gpu, find_available())
+        return Rejoined(prove(self._key, nonce), loaded, ray.util.get_current_placement_group())
+
+    def renew_lease(self) -> None:
+        """The driver lives."""
+        if self._lease is not None:
+            self._lease.renew()
 
     def run_turn(
         self, work: TurnRequest, later: Sequence[Sequence[Any]], *first: SentChunk

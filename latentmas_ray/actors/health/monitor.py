@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import ray
 
@@ -39,7 +39,6 @@ class HangDetector:
         """`turn_seconds` is the limit for one turn; None switches the detection off."""
         self._turn_seconds = turn_seconds
         self._looked_at = -math.inf
-        self._why_lost: dict[str, NodeChange] = {}  # by node
         self._looked_seconds = 0.0  # time in which the driver looked
         # The turn, when its engine was seen to step last, and since when both are so, in seconds of `_looked_seconds`.
         self._current: dict[Replica, tuple[Turn, float | None, float]] = {}
@@ -104,6 +103,7 @@ class HealthMonitor:
         self._checked_at = self._hangs_checked_at = -math.inf
         self._nodes: frozenset[str] | None = None  # alive at the last check
         self._watch = watch or NodeWatch()
+        self._why_lost: dict[str, NodeChange] = {}  # by node
         self._looked_at = -math.inf
 
     @property
@@ -130,14 +130,14 @@ class HealthMonitor:
             if now - self._checked_at < CHECK_SECONDS:
                 return
             self._checked_at = now
+            alive = self._inspect_nodes() - self._watch.gone
+        self._leave_lost_nodes(alive)
+        with cluster_errors():
             ready, died = self._manager.poll_starting()
             self.report_ready(ready)
             for replica, why in died:
                 self.mark_dead(replica, self._agents_of(replica)[0], why)
-            alive = self._inspect_nodes() - self._watch.gone
-        orphans = self._manager.find_orphans(alive) if alive else []
-        if not all(self._drop(replica) for replica in orphans):
-            self._restart_all()
+        self._leave_lost_nodes(alive)
 
     def check_hangs(self) -> None:
         """Every `CHECK_SECONDS` mark the replicas dead that hang. The results that are there must have been fetched.
@@ -187,6 +187,12 @@ class HealthMonitor:
         for replica in self._manager.replicas:
             replica.mark_dead(why, is_at_fault=False)
             self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because, replica.name))
+
+    def _leave_lost_nodes(self, alive: Set[str]) -> None:
+        """Drop replicas that start on nodes which are not alive, or restart all if an agent has no other."""
+        orphans = self._manager.find_orphans(alive) if alive else []
+        if not all(self._drop(replica) for replica in orphans):
+            self._restart_all()
 
     def _look_at_nodes(self, now: float) -> None:
         """Every `LOOK_SECONDS` read the lines to the nodes, and give up replicas whose nodes do not answer."""
