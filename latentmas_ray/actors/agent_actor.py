@@ -105,7 +105,8 @@ class AgentActor:
     def rejoin(self, nonce: bytes) -> Rejoined:
         """For a new driver of the run: let what the former one started end, drop what that left, and return a proof of
         the key. `use_transport` has to follow."""
-        assert self._key is not None and self._runner is not None, "load() comes first"
+        assert self._key is not None
+        assert self._runner is not None, "load() comes first"
         self.renew_lease()
         self._engine.submit(lambda: None).result()  # turns that run end first
         for number, running in list(self._running.items()):

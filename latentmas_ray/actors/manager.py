@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
@@ -49,6 +50,7 @@ class ReplicaRequest:
     # The agents whose texts are written question by question, in actors that only such agents share.
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
+    detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class ReplicaManager:
         deadline = time.monotonic() + self._request.start_seconds
         while True:
             self._plan = make_plan(self._plan_request(cluster))
-            loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
+            loaded = self._rejoin(self._plan)
+            if loaded is None and self._make_replicas(self._plan, cluster, deadline):
+                loaded = self._load(cluster, deadline)
             if loaded is not None:
                 break
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
@@ -260,7 +264,8 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds)
+        detached = self._request.detached is not None
+        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, is_detached=detached)
         while not self._placement_group.wait(_poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
@@ -294,13 +299,26 @@ class ReplicaManager:
         assert self._placement_group is not None, "start() comes first"
         make_runner = self._store_loader(request.make_runner if text is None else text.make_runner)
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
+        named |= {} if request.detached is None else {"lease_seconds": request.detached.seconds}
         actors = []
         for rank, index in enumerate(bundles):
             strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
+            options = {} if request.detached is None else request.detached.options(str(replica_id))
+            actors.append(remote.options(scheduling_strategy=strategy, **options).remote(*arguments, **named))
         return make(actors, nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
+
+    def _rejoin(self, plan: Plan) -> list[Loaded] | None:
+        """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
+        ids, detached = [shard.replica_id for shard in plan.shards()], self._request.detached
+        if detached is None or (found := detached.find(list(map(str, ids)))) is None:
+            return None
+        self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group), None
+        for replica_id in ids:
+            make, _, _ = kind_of_replica(self._text_setup(replica_id), is_sharded=False)
+            self._replicas[replica_id] = make(**found.of(str(replica_id)), colocated=plan.is_colocated)
+        return list(found.loaded.values())
 
     def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
         """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
+from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
@@ -88,6 +89,7 @@ class RayRuntime:
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
         note: str = "",
+        detached: DetachedActors | None = None,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
@@ -101,8 +103,9 @@ class RayRuntime:
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
         note: a further fact for the description, in the log.
+        detached: names the actors, which then outlive this driver for some time if it is killed.
         """
-        key = RunKey.generate()
+        key = RunKey.generate() if detached is None else detached.key
         self._manager = ReplicaManager(
             ReplicaRequest(
                 agents=tuple(agents),
@@ -117,6 +120,7 @@ class RayRuntime:
                 key=key,
                 texts=dict(texts or {}),
                 turn_seconds=turn_seconds,
+                detached=detached,
             )
         )
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
@@ -129,6 +133,9 @@ class RayRuntime:
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs = measures_costs and tp == 1
         self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
+        self._detached = detached
+        if detached is not None:
+            detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -239,6 +246,8 @@ class RayRuntime:
         self._pending.clear()
         self._events.clear()
         self._manager.shut_down()
+        if self._detached is not None:
+            self._detached.close()
         if cluster is not None:
             cluster.disconnect()
 

@@ -78,7 +78,7 @@ class FakePlacementGroup:
 
     is_pinned = True
 
-    def __init__(self, plan: Any, start_seconds: float) -> None:
+    def __init__(self, plan: Any, start_seconds: float, *, is_detached: bool = False) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> bool:

@@ -30,8 +30,12 @@ class FoundActors:
     """The actors of a former driver, by the name of their replica, and the placement group that holds them."""
 
     actors: dict[str, Any]
-    loaded: dict[str, Loaded]
+    loaded: dict[str, Loaded]  # in the order in which they were asked for
     placement_group: Any
+
+    def of(self, replica: str) -> dict[str, Any]:
+        """Return the arguments of `Replica`: the actor of a replica, its node, and the name."""
+        return {"actors": [self.actors[replica]], "nodes": [self.loaded[replica].node_id], "name": replica}
 
 
 class DetachedActors:
@@ -85,8 +89,10 @@ class DetachedActors:
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
                 found[replica], loaded[replica], group = actor, outcome.loaded, outcome.placement_group
         if set(found) == set(replicas) and len(asked) == len(replicas) and group is not None:
-            _log.info("the run goes on with the %d actors of its former driver", len(found))
-            return FoundActors(found, loaded, group)
+            _log.warning(
+                "the run goes on with the %d actors of its former driver; their models stay loaded", len(found)
+            )
+            return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
         for _, actor in asked.values():
             with ignoring_dead("actor was not ended"):

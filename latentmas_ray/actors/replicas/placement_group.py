@@ -4,6 +4,7 @@ import itertools
 import os
 import socket
 import time
+from typing import Self
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -27,15 +28,23 @@ def gpus_per_actor(plan: Plan) -> float:
 class PlacementGroupHandle:
     """A placement group whose bundles are in the order of the plan's shards."""
 
-    def __init__(self, plan: Plan, start_seconds: float) -> None:
-        """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines."""
-        self._plan = plan
+    def __init__(self, plan: Plan, start_seconds: float, *, is_detached: bool = False) -> None:
+        """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines;
+        `is_detached`: it does not end with this process."""
+        self._plan, self._lifetime = plan, "detached" if is_detached else None
         share = {"GPU": gpus_per_actor(plan), "CPU": plan.share.num_cpus}
         self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_NODE
         self._requested_at = time.monotonic()
         self.is_pinned = True
         self.group = self._make()
         self._log = WaitLog(self._describe, start_seconds)
+
+    @classmethod
+    def of(cls, group: PlacementGroup) -> Self:
+        """Return a handle to a group that has its places."""
+        handle = cls.__new__(cls)
+        handle.group, handle.is_pinned = group, True
+        return handle
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return whether all bundles are placed. After `PINNED_SECONDS`, any nodes with free resources are accepted.
@@ -66,7 +75,9 @@ class PlacementGroupHandle:
         # The name tells others who wait for places who holds them.
         name = f"latentmas_ray on {socket.gethostname()}, process {os.getpid()}, start {next(_numbers)}"
         bundles = [dict(self._bundle) for _ in shards]
-        return placement_group(bundles, strategy=strategy, name=name, bundle_label_selector=pins)
+        return placement_group(
+            bundles, strategy=strategy, name=name, bundle_label_selector=pins, lifetime=self._lifetime
+        )
 
     def _describe(self) -> str:
         return describe_missing_places(self._bundle, len(list(self._plan.shards())), self.group.id.hex())
