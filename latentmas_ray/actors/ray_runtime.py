@@ -245,6 +245,7 @@ class RayRuntime:
         cluster, self._cluster = self._cluster, None
         self._pending.clear()
         self._events.clear()
+        self._health.close()
         self._manager.shut_down()
         if self._detached is not None:
             self._detached.close()

@@ -89,9 +89,7 @@ class DetachedActors:
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
                 found[replica], loaded[replica], group = actor, outcome.loaded, outcome.placement_group
         if set(found) == set(replicas) and len(asked) == len(replicas) and group is not None:
-            _log.warning(
-                "the run goes on with the %d actors of its former driver; their models stay loaded", len(found)
-            )
+            _log.warning("the run goes on with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
         for _, actor in asked.values():

@@ -139,6 +139,10 @@ class HealthMonitor:
                 self.mark_dead(replica, self._agents_of(replica)[0], why)
         self._leave_lost_nodes(alive)
 
+    def close(self) -> None:
+        """Watch no nodes any more. Safe to call twice."""
+        self._watch.close()
+
     def check_hangs(self) -> None:
         """Every `CHECK_SECONDS` mark the replicas dead that hang. The results that are there must have been fetched.
 
