@@ -22,6 +22,7 @@ from latentmas_ray.authentication import RunKey
 REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
+_NUMBER_BITS = 48
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +36,12 @@ class FoundActors:
 
     def of(self, replica: str) -> dict[str, Any]:
         """Return the arguments of `Replica`: the actor of a replica, its node, and the name."""
-        return {"actors": [self.actors[replica]], "nodes": [self.loaded[replica].node_id], "name": replica}
+        return {
+            "actors": [self.actors[replica]],
+            "nodes": [self.loaded[replica].node_id],
+            "name": replica,
+            "first_number": secrets.randbits(_NUMBER_BITS),  # turns of the former driver may still end
+        }
 
 
 class DetachedActors:

@@ -108,10 +108,11 @@ class Replica(ABC):
         name: str = "",
         colocated: bool = False,
         spec: KVCacheSpec | None = None,
+        first_number: int = 0,
     ) -> None:
         """`nodes` are the planned nodes of the actors. `name` is also that of the replica which replaces it.
         `colocated`: only this replica reads the segments that it writes. `spec` describes the memory of the whole
-        model, if known."""
+        model, if known; turns are numbered from `first_number`."""
         self.name = name
         self.colocated = colocated
         self.spec = spec
@@ -124,7 +125,7 @@ class Replica(ABC):
         self.suspect: Turn | None = None  # the turn that was running when it was lost
         self.pending: dict[Turn, None] = {}
         self.stepped_at: float | None = None  # when its engine was seen to step, if it reports that; monotonic seconds
-        self._num_turns = 0
+        self._num_turns = first_number
 
     @abstractmethod
     def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
