@@ -102,40 +102,34 @@ class RayRuntime:
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: a further fact for the description, in the log.
-        detached: names the actors, which then outlive this driver for some time if it is killed.
+        note: a further fact for the log. detached: names the actors, which outlive this driver if it is killed.
         """
         key = RunKey.generate() if detached is None else detached.key
-        self._manager = ReplicaManager(
-            ReplicaRequest(
-                agents=tuple(agents),
-                replicas=replicas_by_agent(replicas, agents),
-                make_runner=make_runner,
-                placement=placement,
-                tp=tp,
-                busy_agents=busy_agents,
-                uses_gpus=uses_gpus,
-                num_threads=read_environment().torch_threads,
-                start_seconds=start_seconds,
-                key=key,
-                texts=dict(texts or {}),
-                turn_seconds=turn_seconds,
-                detached=detached,
-            )
+        request = ReplicaRequest(
+            agents=tuple(agents),
+            replicas=replicas_by_agent(replicas, agents),
+            make_runner=make_runner,
+            placement=placement,
+            tp=tp,
+            busy_agents=busy_agents,
+            uses_gpus=uses_gpus,
+            num_threads=read_environment().torch_threads,
+            start_seconds=start_seconds,
+            key=key,
+            texts=dict(texts or {}),
+            turn_seconds=turn_seconds,
+            detached=detached,
         )
+        self._manager = ReplicaManager(request)
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events: list[Event] = []  # for the next poll
-        self._has_losses = False  # since lost turns were looked for
+        self._events, self._has_losses = list[Event](), False  # for the next poll; and whether turns may be lost
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs = measures_costs and tp == 1
-        self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
-        self._detached = detached
-        if detached is not None:
-            detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
+        self._given_memory, self._authenticator, self._detached = GivenMemoryStore(key), Authenticator(key), detached
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -145,6 +139,8 @@ class RayRuntime:
         """
         if self._cluster is None:
             self._cluster = connect_as_configured(self._address)
+        if self._detached is not None:
+            self._detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
         why = self._start_replicas()
         spec = self._manager.spec
         measures_costs = self._measures_costs and not self._manager.plan.is_colocated

@@ -37,7 +37,7 @@ class StalledError(LinkError):
     """The peer may be alive but makes no progress."""
 
 
-class _Outgoing:
+class _OutgoingConnections:
     """This process's connections to others, so that those to a lost host can be ended from another thread."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _Outgoing:
                 connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that connects, sends or receives
 
 
-_OUTGOING = _Outgoing()
+_OUTGOING = _OutgoingConnections()
 
 
 def end_connections(host: str) -> None:
