@@ -37,6 +37,8 @@ FAULTS: Mapping[str, Callable[[Cluster], object]] = {
 REPLICAS = ["--replicas", "2", "--placement", "pack"]
 NEVER_DEAD = {"RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "100000"}
 RUN_SECONDS = 300.0  # after which a run counts as hanging
+LOADED_RUN_SECONDS = 1800.0
+_NUM_FIRST = 3
 ALARMS = ("it has not answered for", "Ray ended there", "no other node answers")
 _BURN = "while True: pass"
 _RECEIVE = "import socket; s = socket.create_server(('', 9000)); c, _ = s.accept()\nwhile c.recv(1 << 20): pass"
@@ -116,23 +118,21 @@ def _watch(process: Command, output: Path, after: int, strike: Callable[[], obje
 def _load(given: argparse.Namespace, folder: Path) -> bool:
     """Runs under load until the time is over; whether anything went wrong."""
     chance, task = random.Random(given.seed), write_questions(folder, 100)
-    end = time.monotonic() + 60 * given.minutes
+    end = float("inf")  # the time runs from the first answers on, when the load begins
     num_alarms = num_stops = num_missing = 0
     with make_cluster(2, 2) as cluster, ExitStack() as stack:
-        for node in (HEAD, WORKER):
-            for _ in range(os.cpu_count() or 1):
-                stack.enter_context(started_on(cluster, node, [sys.executable, "-c", _BURN]))
-        cluster.narrow(WORKER, "100mbit")
-        stack.enter_context(started_on(cluster, WORKER, [sys.executable, "-c", _RECEIVE]))
-        time.sleep(5.0)
-        worker = cluster.host(WORKER)
-        stack.enter_context(started_on(cluster, HEAD, [sys.executable, "-c", _SEND, worker]))
         for number in count():
             output = folder / f"run {number}"
             command = [COMMAND, "eval", "--task", task, "--topology", "sequential", *FLAGS, *REPLICAS]
             with started_on(cluster, HEAD, [*command, "--address", cluster.address, "--output", output]) as process:
-                deadline = time.monotonic() + RUN_SECONDS
+                deadline = time.monotonic() + LOADED_RUN_SECONDS
                 while not process.is_over and time.monotonic() < deadline:
+                    if len(read_rows(output)) < _NUM_FIRST or time.monotonic() > end:
+                        time.sleep(0.5)
+                        continue
+                    if end == float("inf"):
+                        end = time.monotonic() + 60 * given.minutes
+                        _start_load(cluster, stack)
                     num_stops += _stop_one(cluster, chance)
                 is_over = process.is_over
             said = process.finish().stderr if is_over else "it hangs"
@@ -145,6 +145,17 @@ def _load(given: argparse.Namespace, folder: Path) -> bool:
     figures = {"minutes": given.minutes, "runs": number + 1, "stops": num_stops, "alarms": num_alarms}
     print(json.dumps({**figures, "missing": num_missing}), flush=True)
     return bool(num_alarms or num_missing)
+
+
+def _start_load(cluster: Cluster, stack: ExitStack) -> None:
+    """Burn the cores of both nodes, and fill the link to one of them, until the stack ends."""
+    for node in (HEAD, WORKER):
+        for _ in range(os.cpu_count() or 1):
+            stack.enter_context(started_on(cluster, node, [sys.executable, "-c", _BURN]))
+    cluster.narrow(WORKER, "100mbit")
+    stack.enter_context(started_on(cluster, WORKER, [sys.executable, "-c", _RECEIVE]))
+    time.sleep(5.0)
+    stack.enter_context(started_on(cluster, HEAD, [sys.executable, "-c", _SEND, cluster.host(WORKER)]))
 
 
 def _stop_one(cluster: Cluster, chance: random.Random) -> int:
