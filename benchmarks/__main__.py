@@ -1,8 +1,10 @@
 """`python -m benchmarks …`: measurements that need a checkout."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +14,11 @@ from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
+from latentmas_ray.cli.options import whole_numbers
+from latentmas_ray.simulation.settings import SimulationSettings
 
-_FLAG_FIELDS = frozenset(field.name for kind in (EngineBenchSettings, ScalingBenchSettings) for field in fields(kind))
+_SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
+_FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -75,6 +80,58 @@ def _authentication(
     from benchmarks.authentication import measure_authentication  # needs torch
 
     measure_authentication(repeats, all_cores=all_cores)
+
+
+@app.command("simulation")
+def _simulation(
+    repeats: Annotated[int, typer.Option(help="real runs of each case", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Compare simulated runs with real ones, whose replicas are timers on Ray."""
+    from benchmarks.scaling.against_simulation import CASES, compare  # needs torch and Ray
+
+    found = compare(CASES, repeats, lambda line: typer.echo(line, err=as_json))
+    if as_json:
+        typer.echo(json.dumps([one.to_json() for one in found], indent=2))
+
+
+@app.command("layouts")
+def _layouts(
+    gpus: Annotated[int, typer.Option(help="of the cluster at published proportions", min=4)] = 8,
+    questions: Annotated[int, typer.Option(help="of each run on that cluster", min=100)] = 320,
+    settings: Annotated[int, typer.Option(help="random settings", min=1)] = 20,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="also all layouts of three agents there")] = False,
+) -> None:
+    """Compare what is predicted for layouts with what runs reach on timers, in virtual time."""
+    from benchmarks.layouts import (
+        exhaustive_figures,
+        published_figures,
+        random_figures,
+        table,
+    )  # needs torch
+
+    typer.echo(table(published_figures(gpus, questions)))
+    if exhaustive:
+        typer.echo(table(exhaustive_figures(gpus, questions // 2)))
+    typer.echo(table(list(random_figures(settings, questions // gpus))))
+
+
+@app.command("clusters")
+def _clusters(
+    questions: Annotated[
+        int, typer.Option(help="on the largest cluster; smaller ones have as many for each node", min=1)
+    ] = 100_000,
+    nodes: Annotated[str, typer.Option(metavar="N,N,…", help="machines of the clusters")] = "1,2,4,8,16,32,64,128",
+    document: Annotated[Path, typer.Option(metavar="FILE.md", help="that gets the tables")] = Path("docs/scaling.md"),
+) -> None:
+    """Simulate runs on 1 … 128 nodes, and write their figures into a document, with a plot beside it."""
+    from benchmarks.scaling.document import check_document, write
+    from latentmas_ray.simulation.run import simulate
+
+    settings = SimulationSettings(questions=questions, nodes=whole_numbers("nodes", nodes, "1,2,4"))
+    check_document(document)
+    outcome = simulate(settings, lambda line: typer.echo(line, err=True))
+    write(document, outcome, f"python -m benchmarks clusters --questions {questions} --nodes {nodes}")
 
 
 @app.callback()

@@ -101,10 +101,10 @@ def measure_throughput(settings: ScalingBenchSettings, progress: Log) -> tuple[T
     topology = chain(max(0, settings.agents - 1), 1)
     seconds: dict[int, list[float]] = {}
     for replicas in sorted(set(settings.replicas)):
-        with _started(topology, replicas) as (runtime, info):
-            _drive(runtime, info, topology, replicas, [0.0] * replicas)  # every actor has its first turn
+        with started(topology, replicas) as (runtime, info):
+            drive(runtime, info, topology, replicas, [0.0] * replicas)  # every actor has its first turn
             seconds[replicas] = [
-                _drive(
+                drive(
                     runtime,
                     info,
                     topology,
@@ -126,9 +126,9 @@ def measure_hand_overs(settings: ScalingBenchSettings, num_actors: int, progress
     topology = chain(CHAIN_AGENTS // 2, CHAIN_AGENTS // 2)
     replicas = num_actors // CHAIN_AGENTS
     num_batches = settings.batches * settings.repeats
-    with _started(topology, replicas) as (runtime, info):
+    with started(topology, replicas) as (runtime, info):
         timed = TimedRuntime(runtime)
-        _drive(timed, info, topology, replicas, [0.0] * replicas)
+        drive(timed, info, topology, replicas, [0.0] * replicas)
         for load in _LOADS:
             if load == "busy":
                 # Each replica starts a little later than the previous one, so that turns do not all end at once.
@@ -146,7 +146,7 @@ def _measure_load(
 ) -> HandOvers:
     timed.reset()
     thread, process = time.thread_time(), time.process_time()
-    wall = _drive(
+    wall = drive(
         timed,
         info,
         topology,
@@ -203,7 +203,7 @@ def chain(num_latent: int, num_text: int) -> Topology:
 
 
 @contextmanager
-def _started(topology: Topology, replicas: int) -> Iterator[tuple[Runtime, RuntimeInfo]]:
+def started(topology: Topology, replicas: int) -> Iterator[tuple[Runtime, RuntimeInfo]]:
     """Yield a started runtime. Actors ask for fractions of cores, so there may be more actors than cores."""
     runtime = RayRuntime(
         [agent.name for agent in topology.agents],
@@ -216,7 +216,7 @@ def _started(topology: Topology, replicas: int) -> Iterator[tuple[Runtime, Runti
         yield runtime, runtime.start()
 
 
-def _drive(
+def drive(
     runtime: Runtime,
     info: RuntimeInfo,
     topology: Topology,

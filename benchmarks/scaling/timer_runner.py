@@ -71,7 +71,7 @@ class TimerRunner:
         overlaps = outgoing is not None and outgoing.overlaps
         if outgoing is not None and overlaps:
             outgoing.publish(time.time(), first)
-        time.sleep(max(map(seconds_of, work.prompts)))
+        self.compute(max(map(seconds_of, work.prompts)))
         ended = time.time()
         stamps = TurnStamps(idle_since=self._idle_since, begun=begun, present=present, ended=ended)
         whole: SegmentChunk | None = None
@@ -91,6 +91,10 @@ class TimerRunner:
             segment_bytes=first.meta.bytes_per_question if work.thinks == "latent" else (),
         )
         return whole, result
+
+    def compute(self, seconds: float) -> None:
+        """Return when the seconds of a turn have passed."""
+        time.sleep(seconds)
 
     @property
     def progress(self) -> TurnProgress | None:

@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,6 +24,8 @@ from latentmas_ray.errors import ClusterError, ConfigError
 from latentmas_ray.placement.resources import NodeResources
 
 _PROBE_SECONDS = 5.0
+_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
+_ACCELERATOR = "accelerator_type:"  # the resource by which Ray tells the kind of a node's GPUs
 # The first bytes of an HTTP/2 client: the connection preface and an empty SETTINGS frame. The server's first frame is a
 # SETTINGS frame too; a frame starts with three bytes of length and one byte of type.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -56,7 +58,12 @@ class Cluster:
         return cls(
             owned=owned,
             nodes=tuple(
-                NodeResources(name=node_id, num_gpus=resources.get("GPU", 0.0), num_cpus=resources.get("CPU", 0.0))
+                NodeResources(
+                    name=node_id,
+                    num_gpus=resources.get("GPU", 0.0),
+                    num_cpus=resources.get("CPU", 0.0),
+                    gpu_name=_accelerator(resources),
+                )
                 for node_id, resources in alive.items()
             ),
             node_ids=frozenset(alive),
@@ -68,6 +75,14 @@ class Cluster:
             },
         )
 
+    def bytes_in_flight(self, used: Collection[str]) -> int:
+        """Return the bytes that segments in flight may use on these nodes: a share of their object stores.
+
+        Each counts like the smallest, as it is unknown which actor will produce a segment.
+        """
+        smallest = min(self.store_bytes.get(node, 0.0) for node in used)
+        return int(len(used) * smallest * _STORE_SHARE)
+
     def has_lost_nodes(self) -> bool:
         """Return whether any of these nodes has died since the snapshot."""
         return not self.node_ids <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -76,6 +91,11 @@ class Cluster:
         """Close the connection if `connect` made it. A cluster that was joined keeps running."""
         if self.owned and ray.is_initialized():
             ray.shutdown()
+
+
+def _accelerator(resources: Mapping[str, float]) -> str:
+    """Return the kind of a node's GPUs as Ray names it, such as H100; empty if it does not know it."""
+    return next((name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR)), "")
 
 
 def connect_as_configured(address: str | None) -> Cluster:

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 from pickle import PicklingError
 from typing import Any
 
@@ -13,44 +13,21 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
-from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
-from latentmas_ray.actors.execute_turn import Runner
-from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle, gpus_per_actor
+from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.waiting import WaitLog
 from latentmas_ray.actors.text.setup import TextSetup, kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
-from latentmas_ray.authentication import RunKey
-from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
-from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
+from latentmas_ray.placement import Plan, PlanRequest, ReplicaId
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.units import format_seconds
 
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplicaRequest:
-    """What a run needs: its agents, the replicas of each, where they go, and how they load their model."""
-
-    agents: tuple[str, ...]
-    replicas: Mapping[str, int]
-    make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
-    placement: PlacementName = "auto"
-    tp: int = 1  # actors per replica, over which its model is divided
-    busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
-    uses_gpus: bool = True
-    num_threads: int | None = None  # overrides the plan
-    start_seconds: float = 1800.0  # to schedule all actors and load their models
-    key: RunKey | None = None  # of the run, for its actors
-    # The agents whose texts are written question by question, in actors that only such agents share.
-    texts: Mapping[str, TextSetup] = field(default_factory=dict)
-    turn_seconds: float | None = None  # the limit for one question of such an agent
-    detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ class ReplicaManager:
         """
         deadline = time.monotonic() + self._request.start_seconds
         while True:
-            self._plan = make_plan(self._plan_request(cluster))
+            self._plan = self._request.make_plan(self._plan_request(cluster))
             loaded = self._rejoin(self._plan)
             if loaded is None and self._make_replicas(self._plan, cluster, deadline):
                 loaded = self._load(cluster, deadline)
@@ -115,11 +92,12 @@ class ReplicaManager:
         return tuple(self._replicas.values())
 
     def replicas_of(self) -> dict[str, list[Replica]]:
-        """Return the current replicas of each agent. Colocated agents share theirs."""
+        """Return the current replicas of each agent. Colocated agents share theirs. The same object, until a replica is
+        another."""
         if self._by_agent is None:
             replica_ids = {
                 agent: [self.plan.replica_id_of(agent, number) for number in range(count)]
-                for agent, count in self._request.replicas.items()
+                for agent, count in self.plan.request.replicas.items()
             }
             self._by_agent = {
                 agent: [self._replicas[replica_id] for replica_id in members if replica_id in self._replicas]
@@ -235,9 +213,10 @@ class ReplicaManager:
         num_nodes = len({one.node_id for one in self.loaded})
         place = f"{_count(len(self.loaded), 'actor')} on {_count(num_nodes, 'node')}"
         kinds = ", ".join(sorted({one.device for one in self.loaded}))
+        parts = sorted({plan.gpus_of(slot) for slot in plan.actors_on})
         each = (
-            f"{gpus_per_actor(plan):g} GPU each"
-            if gpus_per_actor(plan)
+            f"{' to '.join(f'{part:g}' for part in dict.fromkeys((parts[0], parts[-1])))} GPU each"
+            if plan.share.num_gpus
             else f"{_count(self._threads(plan), 'torch thread')} each"
         )
         ranks = f", {request.tp} for each replica" if request.tp > 1 else ""
@@ -282,14 +261,15 @@ class ReplicaManager:
         return True
 
     def _make_replica(
-        self, replica_id: ReplicaId, bundles: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
+        self, replica_id: ReplicaId, shards: Sequence[int], nodes: Sequence[str], *, spec: KVCacheSpec | None = None
     ) -> Replica:
-        """Create a replica whose actors are in these bundles of the placement group."""
+        """Create a replica whose actors are the plan's shards with the indices `shards`."""
         request, plan = self._request, self.plan
         text = self._text_setup(replica_id)
         make, actor, groups = kind_of_replica(text, is_sharded=request.tp > 1)
+        slot = plan.slots[replica_id][0]
         remote = ray.remote(
-            num_gpus=gpus_per_actor(plan),
+            num_gpus=plan.gpus_of(slot),
             num_cpus=plan.share.num_cpus,
             # In order, a turn that waits for its segment would block the turns behind it, and after a cancelled turn an
             # actor would wait half a minute and then lose its whole queue.
@@ -301,9 +281,12 @@ class ReplicaManager:
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
         named |= {} if request.detached is None else {"lease_seconds": request.detached.seconds}
         actors = []
-        for rank, index in enumerate(bundles):
-            strategy = PlacementGroupSchedulingStrategy(self._placement_group.group, placement_group_bundle_index=index)
-            more = (TPRank(rank, len(bundles)),) if request.tp > 1 else ()
+        for rank, index in enumerate(shards):
+            bundle = self._placement_group.bundle_of(index)
+            strategy = PlacementGroupSchedulingStrategy(
+                self._placement_group.group, placement_group_bundle_index=bundle
+            )
+            more = (TPRank(rank, len(shards)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
             options = {} if request.detached is None else request.detached.options(str(replica_id))
             actors.append(remote.options(scheduling_strategy=strategy, **options).remote(*arguments, **named))
@@ -314,7 +297,7 @@ class ReplicaManager:
         ids, detached = [shard.replica_id for shard in plan.shards()], self._request.detached
         if detached is None or (found := detached.find(list(map(str, ids)))) is None:
             return None
-        self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group), None
+        self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
         for replica_id in ids:
             make, _, _ = kind_of_replica(self._text_setup(replica_id), is_sharded=False)
             self._replicas[replica_id] = make(**found.of(str(replica_id)), colocated=plan.is_colocated)

@@ -14,15 +14,17 @@ import ray
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
 from latentmas_ray.actors.detached.actors import DetachedActors
-from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
+from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health.lost_turns import lost_error, take_lost_turns
 from latentmas_ray.actors.health.monitor import HealthMonitor
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest
-from latentmas_ray.actors.replicas.links import links_to
+from latentmas_ray.actors.manager import ReplicaManager
+from latentmas_ray.actors.replicas.links import LinksByAgents
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
+from latentmas_ray.actors.replicas.ready import ReadyCalls
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.routing import choose_replica
 from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.actors.text.text_replica import TextReplica
@@ -34,6 +36,7 @@ from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ActorError, ClusterError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner
 from latentmas_ray.runs.run_events import NodeLost, ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -49,7 +52,6 @@ from latentmas_ray.scheduler.protocol import (
 from latentmas_ray.transport import DeviceLayout, PerLink, Transport
 from latentmas_ray.writing.writer import TextGrown
 
-_STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
 _SAMPLE_TOKENS = 1000  # for the average bytes per token of a codec
 _PROGRESS_SECONDS = 2.0  # to ask actors how far they are
 MAX_STARTS = 3  # attempts to restart all actors: another node may die meanwhile
@@ -70,6 +72,9 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
+    _transport: Transport | None = None  # until `start`
+    _has_losses = False  # since lost turns were looked for
+
     def __init__(
         self,
         agents: Sequence[str],
@@ -89,6 +94,7 @@ class RayRuntime:
         start_seconds: float = 1800.0,
         texts: Mapping[str, TextSetup] | None = None,
         note: str = "",
+        planner: ActorPlanner = AS_ASKED_FOR,
         detached: DetachedActors | None = None,
     ) -> None:
         """Make a runtime; `start` connects and loads.
@@ -98,11 +104,11 @@ class RayRuntime:
         tp: actors per replica; above 1, `make_runner(ranks=…)` loads one rank's part of the model.
         busy_agents: agents that can work at the same time; sets the threads of each on CPUs.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
-        measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for finding places and loading models.
+        start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: a further fact for the log. detached: names the actors, which outlive this driver if it is killed.
+        note: a further fact for the log. planner: plans the actors for the nodes that are there; may choose replicas.
+        detached: names the actors, which outlive this driver if it is killed.
         """
         key = RunKey.generate() if detached is None else detached.key
         request = ReplicaRequest(
@@ -118,17 +124,18 @@ class RayRuntime:
             key=key,
             texts=dict(texts or {}),
             turn_seconds=turn_seconds,
+            make_plan=planner.make_plan,
             detached=detached,
         )
         self._manager = ReplicaManager(request)
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events, self._has_losses = list[Event](), False  # for the next poll; and whether turns may be lost
+        self._events: list[Event] = []  # for the next poll
+        self._ready, self._links = ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
-        self._transport: Transport | None = None
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
-        self._measures_costs = measures_costs and tp == 1
+        self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
         self._given_memory, self._authenticator, self._detached = GivenMemoryStore(key), Authenticator(key), detached
 
     def start(self) -> RuntimeInfo:
@@ -147,32 +154,35 @@ class RayRuntime:
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
-            memory_limit_bytes=self._memory_limit(self._cluster),
-            description=", ".join(filter(None, (self._manager.describe(), why, self._note))),
+            memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
+            description=", ".join(
+                filter(None, (self._layout.line if self._layout else "", self._manager.describe(), why, self._note))
+            ),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
+            layout=self._layout,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
-        read = [segments[name] for name in work.segment_order()]
-        replica = choose_replica(self._manager.replicas_of()[work.agent], read, work.batch)
+        replica = choose_replica(self._manager.replicas_of()[work.agent], list(segments.values()), work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
         work = replace(
             self._given_memory.store(work),
             submitted_at=time.time(),
             segment_id=secrets.token_hex(8),
-            read_ids={name: segments[name].segment_id for name in work.segment_order()},
+            read_ids={name: segment.segment_id for name, segment in segments.items()},
             sent_over=self._links_from(replica, work.read_by),
         )
         segment, turn = replica.submit(work, segments, transport=self._current_transport, overlap=self._overlap)
-        replica.pending[turn] = None
         place = TurnPlace(replica.name, replica.nodes, work.submitted_at)
         handle = TurnHandle(work.agent, segment, _Submitted(turn, replica), work.question_ids, work.is_last, place)
+        replica.pending[turn] = handle
         self._pending[handle] = frozenset(work.question_ids)
+        self._ready.watch(handle, turn.results, replica)
         return handle
 
     def poll(self, timeout_seconds: float) -> list[Event]:
@@ -256,30 +266,20 @@ class RayRuntime:
         """Wait for a pending turn to end, or for a report of questions; return all turns that are over (none after the
         timeout)."""
         deadline = time.monotonic() + timeout_seconds
-        while handles := {reference: handle for handle in self._pending for reference in handle.turn.turn.results}:
-            reports = {
-                reference: replica
-                for replica in self._manager.replicas
-                if isinstance(replica, TextReplica) and (reference := replica.report_reference()) is not None
-            }
-            with cluster_errors():
-                timeout = max(0.0, deadline - time.monotonic())
-                ready, rest = ray.wait([*handles, *reports], num_returns=1, timeout=timeout)
-                if ready and rest:
-                    ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-            for reference in ready:
-                if reference in reports:
-                    self._record_report(reports[reference])
-            over = list(dict.fromkeys(handles[reference] for reference in ready if reference in handles))
-            if over or self._events or not ready:  # else the report was empty
+        while self._pending:
+            replicas, handles = self._ready.take(max(0.0, deadline - time.monotonic()))
+            for replica in replicas:
+                self._record_report(replica)
+            over = [handle for handle in handles if handle in self._pending]  # not cancelled
+            if over or self._events or not (replicas or handles):
                 return over
         return []
 
     def _record_report(self, replica: TextReplica) -> None:
         """Queue the events of a report of questions that are still wanted."""
-        handles = {handle.turn.turn: handle for handle in self._pending if handle.turn.replica is replica}
         for turn, event in replica.take_report():
-            if (handle := handles.get(turn)) is None or event.question_id not in self._pending[handle]:
+            handle = replica.pending[turn]
+            if handle is None or event.question_id not in self._pending.get(handle, ()):
                 continue
             if isinstance(event, TextGrown):
                 self._events.append(TokensWritten(handle, event.question_id, event.num_tokens))
@@ -339,8 +339,7 @@ class RayRuntime:
         """Return the links over which a segment may be read; None if that makes no difference."""
         if not isinstance(self._current_transport, PerLink):
             return None
-        by_agent = self._manager.replicas_of()
-        return links_to(replica, {reader for agent in agents for reader in by_agent[agent]})
+        return self._links.links_to(replica, tuple(agents), self._manager.replicas_of())
 
     @property
     def _current_transport(self) -> Transport:
@@ -356,15 +355,6 @@ class RayRuntime:
         self._manager.use_transport(self._transport)
         self._health.report_ready(self._manager.replicas)
         return f"transport {transport.name}" + (f" ({why})" if why else "")
-
-    def _memory_limit(self, cluster: Cluster) -> int:
-        """Return the bytes that segments in flight may use: a share of the object stores of the nodes with actors.
-
-        Each counts like the smallest, as it is unknown which actor will produce a segment.
-        """
-        used = {one.node_id for one in self._manager.loaded}
-        smallest = min(cluster.store_bytes.get(node, 0.0) for node in used)
-        return int(len(used) * smallest * _STORE_SHARE)
 
     def _restart_all(self) -> None:
         """Plan and start all replicas again on the nodes that are left: an agent has lost its last replica."""

@@ -31,13 +31,14 @@ from latentmas_ray.errors import (
     hide_passwords,
 )
 from latentmas_ray.placement.link_speeds import LinkSpeeds
+from latentmas_ray.simulation.settings import SimulationSettings
 
 # Fields that are flags of a command: errors name the flag.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
     | {
         field.name
-        for settings in (TransferBenchSettings, AnswerBenchSettings, LinkSpeeds)
+        for settings in (TransferBenchSettings, AnswerBenchSettings, SimulationSettings, LinkSpeeds)
         for field in fields(settings)
     }
     | {
@@ -52,6 +53,7 @@ _FLAG_FIELDS = (
         "cpus_per_node",
         "hardware",
         "text_tokens",
+        "save",
         "results",
     }
 )

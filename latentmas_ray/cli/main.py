@@ -12,6 +12,7 @@ import typer
 
 from latentmas_ray.cli.commands.ask import ask
 from latentmas_ray.cli.commands.bench import bench_app
+from latentmas_ray.cli.commands.bench.simulate import simulate
 from latentmas_ray.cli.commands.compare import compare
 from latentmas_ray.cli.commands.demo import demo
 from latentmas_ray.cli.commands.doctor import doctor
@@ -44,6 +45,7 @@ app.command("memory")(memory)
 app.command("report")(report)
 app.command("timeline")(timeline)
 app.command("plan")(plan)
+app.command("simulate")(simulate)
 app.command("doctor")(doctor)
 app.add_typer(bench_app, name="bench")
 

@@ -32,6 +32,8 @@ from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_set
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
+    devices_by_agents,
+    format_replicas,
     format_transport,
     is_device,
     is_url,
@@ -69,6 +71,8 @@ __all__ = [
     "WritingConfig",
     "current_fields",
     "current_transfer",
+    "devices_by_agents",
+    "format_replicas",
     "format_transport",
     "is_device",
     "is_url",

@@ -30,6 +30,7 @@ from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
     Replicas,
+    count_replicas,
     is_device,
     parse_replicas,
     parse_transport,
@@ -249,7 +250,15 @@ class PlacementConfig(ConfigPart):
         description="agents that share memory on one node, over all nodes, or in one actor; auto: pack if it fits",
     )
     replicas: Annotated[Replicas, MayChange()] = Field(
-        default=1, description="copies of each agent's actor, or of some agents' actors"
+        default=1,
+        description="copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
+        "answers the most questions per second, as predicted",
+    )
+    hardware: Annotated[str | None, MayChange()] = Field(
+        default=None,
+        min_length=1,
+        description="with replicas auto: the GPUs or processors whose figures are used, by name or from the FILE.json "
+        "of latentmas plan --measure; without it those that Ray or this machine names",
     )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
@@ -284,7 +293,7 @@ class PlacementConfig(ConfigPart):
         """The number of replicas of the agent with the most replicas; with auto the most that there can be."""
         if self.replicas == "auto":
             return MAX_REPLICAS
-        return self.replicas if isinstance(self.replicas, int) else max(1, *self.replicas.values())
+        return self.replicas if isinstance(self.replicas, int) else max(1, *count_replicas(self.replicas).values())
 
 
 class OutputConfig(ConfigPart):

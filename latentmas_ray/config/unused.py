@@ -64,6 +64,12 @@ UNUSED = (
         why="one process runs all agents, one after another",
     ),
     UnusedFields(
+        fields=("hardware",),
+        when=lambda run: run.config.replicas != "auto",
+        cause="replicas",
+        why="only auto predicts what a layout reaches",
+    ),
+    UnusedFields(
         fields=("transfer",),
         when=lambda run: run.config.runtime == "local" and run.config.transfer == "auto",
         cause="runtime",

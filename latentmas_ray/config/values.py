@@ -9,7 +9,11 @@ from latentmas_ray.errors import ConfigError
 
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
-_REPLICAS_FORM = f"it must be a number from 1 to {MAX_REPLICAS}, or one for each agent, as in planner=2,judger=6"
+_REPLICAS_FORM = (
+    f"it must be a number from 1 to {MAX_REPLICAS}, one for each agent, as in planner=2,judger=6, or auto; agents "
+    "joined by + share GPUs, as in planner+critic=1,judger=7"
+)
+_AUTO_ALONE = "auto chooses the replicas of all agents: give auto alone, or numbers"
 Replicas = int | dict[str, int] | Literal["auto"]
 _LINKS: tuple[ActorLink, ...] = get_args(ActorLink)
 _TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
@@ -31,8 +35,8 @@ def is_device(text: str) -> bool:
 
 
 def parse_replicas(value: object) -> Replicas:
-    """Parse the number of replicas, for all agents or by agent; text looks like `3` or `planner=2,judger=6`. `auto`
-    stays as it is.
+    """Parse the number of replicas, for all agents or by agent; text looks like `3` or `planner=2,judger=6`. Agents
+    that are joined by `+` share devices. `auto` stays as it is.
 
     Raises ValueError.
     """
@@ -40,12 +44,14 @@ def parse_replicas(value: object) -> Replicas:
         return "auto"
     if isinstance(value, str) and "=" in value:
         pairs = [part.partition("=") for part in value.split(",")]
-        names = [name.strip() for name, _, _ in pairs]
+        if any(name.strip() == "auto" for name, _, _ in pairs):
+            raise ValueError(_AUTO_ALONE)
+        names = ["+".join(name.strip() for name in names.split("+")) for names, _, _ in pairs]
         if len(set(names)) < len(names):
             raise ValueError(f"{_REPLICAS_FORM}; each agent once")
         value = {name: count for name, (_, _, count) in zip(names, pairs, strict=True)}
     if isinstance(value, Mapping):
-        if not value or not all(isinstance(name, str) and name for name in value):
+        if not value or not all(isinstance(names, str) and all(names.split("+")) for names in value):
             raise ValueError(_REPLICAS_FORM)
         return {name: _count(number) for name, number in value.items()}
     return _count(value)
@@ -78,18 +84,54 @@ def format_transport(transport: TransportName | Mapping[ActorLink, TransportName
 
 def replicas_by_agent(replicas: int | Mapping[str, int] | Literal["auto"], agents: Sequence[str]) -> dict[str, int]:
     """Return the number of replicas of each agent, 1 if it is not named. Raises ConfigError for an unknown agent, and
-    for `auto`, which only a plan can have."""
+    for `auto`, which a search must have replaced."""
     if replicas == "auto":
-        raise ConfigError("replicas", "auto", "a run needs numbers: latentmas plan --replicas auto finds the best ones")
+        raise ConfigError("replicas", "auto", "it must be numbers here")
     if isinstance(replicas, int):
         return dict.fromkeys(agents, replicas)
-    if unknown := [name for name in replicas if name not in agents]:
-        text = ",".join(f"{name}={count}" for name, count in replicas.items())
+    counts = count_replicas(replicas)
+    if unknown := [name for name in counts if name not in agents]:
+        text = format_replicas(replicas)
         raise ConfigError("replicas", text, f"there is no agent {unknown[0]!r}; the agents are {', '.join(agents)}")
-    return {name: replicas.get(name, 1) for name in agents}
+    return {name: counts.get(name, 1) for name in agents}
+
+
+def count_replicas(replicas: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of replicas of each agent that is named: those of all sets of agents with it."""
+    counts: dict[str, int] = {}
+    for names, count in replicas.items():
+        for name in names.split("+"):
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def devices_by_agents(replicas: Replicas, agents: Sequence[str]) -> dict[tuple[str, ...], int] | None:
+    """Return how many devices host which agents, if `replicas` says so: if it joins agents by `+`. Agents that it does
+    not name have a device of their own. Raises ConfigError for an unknown agent, and for agents that are named twice.
+    """
+    if not isinstance(replicas, Mapping) or not any("+" in names for names in replicas):
+        return None
+    counts = replicas_by_agent(replicas, agents)
+    found: dict[tuple[str, ...], int] = {}
+    for names, count in replicas.items():
+        chosen = names.split("+")
+        contents = tuple(agent for agent in agents if agent in chosen)
+        if len(contents) < len(chosen) or contents in found:
+            raise ConfigError("replicas", format_replicas(replicas), "each agent once in a set, and each set once")
+        found[contents] = count
+    return found | {(agent,): 1 for agent in counts if not any(agent in contents for contents in found)}
+
+
+def format_replicas(replicas: int | str | Mapping[str, int]) -> str:
+    """Return the text from which `parse_replicas` gets this value."""
+    if isinstance(replicas, Mapping):
+        return ",".join(f"{names}={count}" for names, count in replicas.items())
+    return str(replicas)
 
 
 def _count(value: object) -> int:
+    if isinstance(value, str) and value.strip() == "auto":
+        raise ValueError(_AUTO_ALONE)
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) <= 6:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_REPLICAS:

@@ -73,6 +73,11 @@ class GivenModel:
         """The digest in its KV spec: equal to that of the same weights loaded from a folder, if the dtype is equal."""
         return weights_revision(self._model)
 
+    def config_values(self) -> dict[str, Any]:
+        """Return its configuration."""
+        values: dict[str, Any] = self._model.config.to_dict()
+        return values
+
     @property
     def max_positions(self) -> int | None:
         """The maximum number of positions; None if its configuration has none."""

@@ -9,11 +9,14 @@ plan             PlanRequest and Plan
 hardware         published figures of GPUs and processors
 link_speeds      the link between two ranks, and the seconds of a transfer
 strategies       from a request to a plan, or to the reason why there is none
+routing          the replica of a turn, among those of its agent
 suggestions      the nearest requests that fit
 turn_costs       predicted seconds of a turn
 throughput       predicted questions per second of a plan
 layouts          how many devices host which agents: those worth trying
+layout_plans     the plan of a layout, and whether its memory fits
 layout_search    the layout of a whole cluster with the most questions per second
+run_layout       the layout of a run: what is told of it, and what the run reaches
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot
@@ -22,13 +25,16 @@ from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate,
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
 from latentmas_ray.placement.plan import Plan, PlannedActor, PlanRequest, nodes_alike
 from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named, hardware_of_device
+from latentmas_ray.placement.prediction.run_layout import AS_ASKED_FOR, ActorPlanner, RunLayout
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
 from latentmas_ray.placement.suggestions import make_plan
 
 __all__ = [
+    "AS_ASKED_FOR",
     "HARDWARE",
     "PRESETS",
     "ActorMemory",
+    "ActorPlanner",
     "ActorResources",
     "Hardware",
     "LinkSpeeds",
@@ -40,6 +46,7 @@ __all__ = [
     "PlannedActor",
     "PlannedTransfer",
     "ReplicaId",
+    "RunLayout",
     "Slot",
     "Workload",
     "dims_of_config",

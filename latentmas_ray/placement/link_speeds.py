@@ -90,5 +90,7 @@ class PlannedTransfer:
     reader: str
     tokens: int  # per question
     num_bytes: int  # of the whole batch and of all tp ranks
-    seconds: float  # until the last of the tp ranks, which move their parts at the same time, has its part
+    # Of the slowest pair of replicas: until the last of the tp ranks, which move their parts at the same time, has its.
+    seconds: float
+    mean_seconds: float  # the same, as the mean over all pairs
     links: Mapping[PlannedLink, int] = field(default_factory=dict)  # the number of replica pairs that use each link

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import lcm
+from math import floor, lcm
 
 from latentmas_ray.config import PlacementName
 from latentmas_ray.placement.assignment import Pipeline, ReplicaId, Slot, Slots
@@ -76,6 +76,8 @@ class Plan:
     why: str
     share: ActorResources
     slots: Slots
+    # Actors on one GPU divide it equally, and those on different GPUs have different parts; else each has `share`.
+    divides_gpus: bool = False
 
     def shards(self) -> Iterator[PlannedActor]:
         """Yield all actors, ordered by agent, replica and rank."""
@@ -88,6 +90,17 @@ class Plan:
     @property
     def is_colocated(self) -> bool:
         return self.strategy == "colocate"
+
+    @cached_property
+    def actors_on(self) -> Mapping[Slot, int]:
+        """How many actors are on each device."""
+        return Counter(shard.slot for shard in self.shards())
+
+    def gpus_of(self, slot: Slot) -> float:
+        """Return the GPUs, or the part of one, that an actor there has; 0 if the model runs on CPUs."""
+        if not self.share.num_gpus or not self.divides_gpus:
+            return self.share.num_gpus
+        return floor(10_000 / self.actors_on[slot]) / 10_000
 
     @property
     def nodes_used(self) -> frozenset[int]:
@@ -162,6 +175,7 @@ class Plan:
                         tokens=tokens,
                         num_bytes=num_bytes,
                         seconds=max(seconds for seconds, _ in slowest),
+                        mean_seconds=sum(seconds for seconds, _ in slowest) / len(slowest),
                         links=dict(Counter(link for _, link in slowest)),
                     )
                 )

@@ -13,6 +13,7 @@ class NodeResources:
     num_cpus: float
     name: str = ""
     gpu_bytes: int | None = None  # of each GPU; None: unknown
+    gpu_name: str = ""  # the kind of its GPUs, as Ray names it; empty: unknown
 
     @property
     def whole_gpus(self) -> int:

@@ -96,3 +96,14 @@ def _per_question(seconds: Mapping[str, Sequence[float]], answers: Sequence[Answ
         )
         for what, taken in seconds.items()
     }
+
+
+def busy_seconds(answer: Answer) -> dict[str, float]:
+    """Return the seconds of a replica that each agent used for one question: all phases but waiting, and of a batch
+    its part."""
+    size = answer.batch_size or 1
+    return {
+        agent: sum(seconds for phase, seconds in use.seconds.items() if phase not in _IDLE)
+        / (1 if use.has_own_seconds else size)
+        for agent, use in answer.agents.items()
+    }

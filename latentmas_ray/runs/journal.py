@@ -115,6 +115,18 @@ class Journal:
             expected = f"the run in {self._folder} has {was!r}; resume with the same, or choose another folder"
             raise JournalError(name, value, expected)
 
+    def note(self, fields: Mapping[str, Any]) -> None:
+        """Write these fields of the configuration to config.yaml, which a search has chosen in this start, so that the
+        file gives a run the same again. Raises RunError if it cannot be written."""
+        path = self._folder / CONFIG_NAME
+        try:
+            stored = read_yaml(read_file(path))
+            if any(stored.get(name) != value for name, value in fields.items()):
+                stored.update(fields)
+                write_atomically(path, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True).encode())
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise RunError(f"something else has changed {path} during the run: {error}") from error
+
     def record(self, *results: Answer | Failure) -> None:
         """Write results to disk before returning. Answers that are already recorded are skipped.
 

@@ -11,6 +11,7 @@ from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 from latentmas_ray.config import current_transfer
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
+from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.topology.agent import AgentMemory
 
@@ -269,6 +270,7 @@ class Summary:
     num_cut_off: int | None = None  # questions with a text that ended early; None if no row says so (older versions)
     cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
+    layout_speed: LayoutSpeed | None = None  # with `replicas auto`: predicted and reached, after the warm-up
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""

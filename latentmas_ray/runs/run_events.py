@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.results import Answer, Failure
 
 
@@ -87,6 +88,13 @@ class RunProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayoutMeasured:
+    """A run whose layout was searched has answered its first batches: what it reaches, next to what was predicted."""
+
+    speed: LayoutSpeed
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnded:
     """The run is over, for whatever reason. The last event."""
 
@@ -148,6 +156,7 @@ RunEvent = (
     | QuestionFailed
     | RunProgress
     | ClusterEvent
+    | LayoutMeasured
     | RunEnded
 )
 

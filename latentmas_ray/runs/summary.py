@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.accounting import agent_stats, transfer_stats
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
@@ -43,12 +44,14 @@ def summarise(
     num_resumed: int = 0,
     warm_up: WarmUp | None = None,
     made_with: Mapping[str, str] | None = None,
+    layout_speed: LayoutSpeed | None = None,
 ) -> Summary:
     """Return the summary of a whole run.
 
     `answers` are those of the whole journal, `num_resumed` of them from before this start. `seconds` is the wall-clock
-    time since this start, `warm_up` has received its results, `made_with` is from `describe_environment`. Accuracy is
-    over the graded questions; failed questions are not graded.
+    time since this start, `warm_up` has received its results, `made_with` is from `describe_environment`,
+    `layout_speed` from a run whose layout was searched. Accuracy is over the graded questions; failed questions are
+    not graded.
     """
     graded = [answer.correct for answer in answers if answer.correct is not None]
     return Summary(
@@ -87,6 +90,7 @@ def summarise(
         num_cut_off=count_cut_off(answers),
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
+        layout_speed=layout_speed,
     )
 
 

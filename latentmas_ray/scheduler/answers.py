@@ -1,7 +1,8 @@
 """Build the answers of a batch from the results of its turns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
@@ -29,7 +30,15 @@ class FinishedQuestions:
 
     def index_in(self, agent: str, question: Question, answering: str) -> int:
         """Return the index of a question's values in the result of `agent`."""
-        return 0 if self.is_single and agent == answering else self.batch.questions.index(question)
+        return 0 if self.is_single and agent == answering else self.index_in_batch(question)
+
+    def index_in_batch(self, question: Question) -> int:
+        """Return the index of a question in the batch."""
+        return self._places[question.id]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {question.id: index for index, question in enumerate(self.batch.questions)}
 
 
 def make_answers(
@@ -68,7 +77,7 @@ def make_answers(
                     name: _use(results[name], question.id, index, is_answering=name == answering)
                     for name, index in at.items()
                 },
-                transfers=transfers[batch.questions.index(question)],
+                transfers=transfers[finished.index_in_batch(question)],
                 batch_size=len(batch.questions),
                 trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
@@ -130,7 +139,7 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
         latent_steps=result.latent_steps,
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
-        seconds=asdict(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
+        seconds=vars(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
         text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
         alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),
         cut_off=result.cut_off[index] if result.cut_off else "no",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from latentmas_ray.engine.turn import GivenMemory, SentAs, TurnRequest, TurnResult
+from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.turns import DriverSettings, TopologyIndex, build_turn, segment_bounds
@@ -111,6 +112,11 @@ class BatchState:
         self._written.setdefault(agent, {})[question_id] = num_tokens
 
     @property
+    def is_writing(self) -> bool:
+        """Whether texts are being written, as far as they are noted."""
+        return bool(self._written)
+
+    @property
     def num_written(self) -> int:
         """Tokens of the texts of turns that are not over."""
         return sum(sum(tokens.values()) for tokens in self._written.values())
@@ -130,13 +136,19 @@ class BatchState:
                 texts = {name: self.results[name].texts for name in self._index.texts[agent.name]}
                 request = self._build_turn(agent, texts)
             if agent.thinks == "text":
-                return replace(request, skipped=frozenset(self.settled | self.early.keys()))
+                skipped = frozenset(self.settled | self.early.keys())
+                return replace(request, skipped=skipped) if skipped else request
             return request
         return None
 
+    def bounds_of(self, request: TurnRequest) -> tuple[SegmentBound, ...]:
+        """Return the bounds of a request's segment, with the texts that are in its prompts now."""
+        return segment_bounds(request) if self._text_sources(request.agent) else self.bounds[request.agent]
+
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
         """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
-        return {name: self.handles[name].segment for name in request.segment_order()}
+        names = () if request.given is not None else self._index.sources[request.agent]
+        return {name: self.handles[name].segment for name in names}
 
     def add_handle(self, handle: TurnHandle) -> None:
         """Store the handle of a submitted turn."""
@@ -154,6 +166,10 @@ class BatchState:
         names = find_segments_to_free(self.handles, self.results.keys(), self._index.readers)
         self.lost_segments.difference_update(names)
         return [self.handles.pop(name) for name in names]
+
+    def mark_lost(self, handles: Set[TurnHandle]) -> None:
+        """Note which of these handles' segments are lost: those of turns of this batch that have results."""
+        self.lost_segments |= {name for name, one in self.handles.items() if one in handles and name in self.results}
 
     def depth(self, agent: str) -> int:
         """Return the position of an agent in topological order: a turn that fails can make later turns fail."""
@@ -198,7 +214,7 @@ class BatchState:
     def _build_turn(self, agent: Agent, texts: Mapping[str, Sequence[str]]) -> TurnRequest:
         sources = self._index.sources[agent.name]
         fallbacks = {name: self.results[name].fallbacks for name in sources if name in self.results}
-        request = build_turn(
+        return build_turn(
             self._index.topology,
             agent,
             self.batch,
@@ -207,9 +223,9 @@ class BatchState:
             self._transfer_modes,
             fallbacks,
             given=self._given,
+            read_by=tuple(sorted(self._index.readers[agent.name])),
+            keeps_memory=agent.name in self._agents_returning_memory,
         )
-        read_by = tuple(sorted(self._index.readers[agent.name]))
-        return replace(request, read_by=read_by, keeps_memory=agent.name in self._agents_returning_memory)
 
     def _text_sources(self, agent: str) -> tuple[str, ...]:
         """Return the agents whose texts are, or can come to be, in an agent's prompt."""

@@ -4,7 +4,7 @@ It serves several runs at the same time; `scheduler.shared` makes it usable from
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 
@@ -27,8 +27,7 @@ from latentmas_ray.scheduler.protocol import (
     TurnLost,
 )
 from latentmas_ray.scheduler.retry import TurnFailure, actor_died, is_batch_retried
-from latentmas_ray.scheduler.run import Run, RunRequest
-from latentmas_ray.scheduler.turns import segment_bounds
+from latentmas_ray.scheduler.run import Run, RunRequest, TurnsInFlight
 from latentmas_ray.tasks import grade
 
 POLL_SECONDS = 0.2  # upper bound on the wait of one step, so that Ctrl-C works and progress is sent
@@ -59,7 +58,7 @@ class Scheduler:
         self._grader = grader
         self._memory_budget = MemoryBudget(memory_limit_bytes or info.memory_limit_bytes, info.bytes_per_token)
         self._runs: deque[Run] = deque()  # in the order in which they may admit a batch
-        self._in_flight: dict[TurnHandle, tuple[Run, BatchState]] = {}
+        self._in_flight = TurnsInFlight()
         self._agents: set[str] = set()  # of all runs so far
         self._num_batches = 0  # of all runs so far
         self._reported_at = clock()  # when progress was reported last
@@ -143,19 +142,20 @@ class Scheduler:
 
     def _admit(self) -> bool:
         """Start the next batch if it fits the memory budget. Returns whether anything happened. Runs admit in turn."""
-        in_flight = [batch_state for run in self._runs for batch_state in run.batch_states]
-        if any(batch_state.retry.runs_alone for batch_state in in_flight):
+        if any(run.runs_alone for run in self._runs):
             return False
-        num_unanswered = {run: run.num_unanswered for run in self._runs}
+        # With one run, which may have thousands of batches in flight, there are no others.
+        unanswered = {run: run.num_unanswered for run in self._runs} if len(self._runs) > 1 else {}
         for run in list(self._runs):
             try:
-                batch_state = run.next_batch(sum(num_unanswered.values()) - num_unanswered[run])
+                batch_state = run.next_batch(sum(unanswered.values()) - unanswered.get(run, 0))
             except LatentMASError as error:
                 self._fail([run], error)
                 return True
             if batch_state is None:
                 continue
-            if (batch_state.retry.runs_alone and in_flight) or not self._memory_budget.fits(batch_state.bounds):
+            must_wait = batch_state.retry.runs_alone and any(one.batch_states for one in self._runs)
+            if must_wait or not self._memory_budget.fits(batch_state.bounds):
                 return False  # else (smaller) batches of later runs could delay this one for ever
             run.admit(batch_state)
             self._runs.remove(run)
@@ -173,10 +173,10 @@ class Scheduler:
         while (request := batch_state.next_request()) is not None:
             handle = self._runtime.submit(request, batch_state.segments_for(request))
             batch_state.add_handle(handle)
-            self._in_flight[handle] = run, batch_state
+            self._in_flight.add(handle, run, batch_state)
             if request.thinks == "latent":
                 # Now with the texts in its prompts.
-                self._memory_budget.reserve(batch_state, {request.agent: segment_bounds(request)})
+                self._memory_budget.reserve(batch_state, {request.agent: batch_state.bounds_of(request)})
 
     def _poll(self, timeout_seconds: float) -> bool:
         """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""
@@ -190,7 +190,7 @@ class Scheduler:
             match event:
                 case TokensWritten(handle, name, count):
                     if (found := self._in_flight.get(handle)) is not None:
-                        found[1].note_tokens(handle.agent, name, count)
+                        found[0].note_tokens(found[1], handle.agent, name, count)
                 case TurnDone() | TurnFailed() | TurnLost():
                     turns.append(event)
                 case QuestionDone() if event.result is not None:
@@ -219,7 +219,7 @@ class Scheduler:
                     finish_question(run, batch_state, question.question_id, question.result, self._clock())
                     self._collect_grades_of(run, 0.0)
         for one in done:
-            if (found := self._in_flight.pop(one.handle, None)) is not None:
+            if (found := self._in_flight.take(one.handle)) is not None:
                 run, batch_state = found
                 submit_next = run not in failed and batch_state not in broken
                 with self._recording_errors(failed, run):
@@ -260,10 +260,9 @@ class Scheduler:
 
     def _mark_lost_segments(self, handles: Iterable[TurnHandle]) -> None:
         """Mark finished turns whose segments are lost: they are submitted again once a reader lacks a segment."""
-        for handle in handles:
+        if lost := set(handles):
             for batch_state in (batch_state for run in self._runs for batch_state in run.batch_states):
-                if batch_state.handles.get(handle.agent) is handle and handle.agent in batch_state.results:
-                    batch_state.lost_segments.add(handle.agent)
+                batch_state.mark_lost(lost)
 
     def _ended_by(self, error: LatentMASError, run: Run) -> list[Run]:
         return list(self._runs) if isinstance(error, _ENDS_ALL_RUNS) else [run]
@@ -287,7 +286,7 @@ class Scheduler:
         return LoadSnapshot(
             batches_in_flight=sum(len(run.batch_states) for run in self._runs),
             batches_waiting=sum(len(run.queue) for run in self._runs),
-            turns_in_flight=Counter(handle.agent for handle in self._in_flight),
+            turns_in_flight=self._in_flight.num_by_agent(),
             memory_bytes=self._memory_budget.stored_bytes_by_agent(),
         )
 
@@ -393,7 +392,7 @@ class Scheduler:
     def _cancel_turns(self, pending: list[TurnHandle], finished: list[TurnHandle]) -> None:
         """Cancel the pending turns, and free the segments of all these turns."""
         for handle in pending:
-            self._in_flight.pop(handle, None)
+            self._in_flight.take(handle)
         if pending:
             self._runtime.cancel(pending)
         if pending or finished:

@@ -1,7 +1,7 @@
 """What a run reports while it runs: events to its observer, and metrics to a monitoring system."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from latentmas_ray.engine.turn import TurnResult
@@ -162,7 +162,7 @@ class RunMetrics:
         self._count(TOKENS, sum(result.prompt_tokens), agent=agent, kind="prompt")
         self._count(TOKENS, sum(map(len, result.output_token_ids)), agent=agent, kind="output")
         self._count(LATENT_STEPS, result.latent_steps * len(result.prompt_tokens), agent=agent)
-        for phase, seconds in asdict(result.phases).items():
+        for phase, seconds in vars(result.phases).items():
             self._count(PHASE_SECONDS, seconds, agent=agent, phase=phase)
         for read in result.reads:
             tags = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}

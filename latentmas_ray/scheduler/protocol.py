@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
+from latentmas_ray.placement import RunLayout
 from latentmas_ray.runs.run_events import ClusterEvent, TurnPlace
 from latentmas_ray.scheduler.transfer_choice import TransferCosts
 
@@ -135,6 +136,7 @@ class RuntimeInfo:
     # By text agent that writes the texts of several turns at the same time: how many questions, over all its replicas.
     # The others finish one batch before they begin the next.
     writes_at_once: Mapping[str, int] = field(default_factory=dict)
+    layout: RunLayout | None = None  # what a search has chosen; None if the configuration says where agents are
 
 
 class Runtime(Protocol):
@@ -146,8 +148,8 @@ class Runtime(Protocol):
     def submit(self, request: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Queue a turn and return its handle. A local runtime may execute the turn before it returns.
 
-        `segments` holds `TurnHandle.segment` of each agent in `request.segment_order()`; they need not exist
-        yet. Raises ActorError if no actor is left.
+        `segments` holds `TurnHandle.segment` of each agent, in the order of `request.segment_order()`; they need not
+        exist yet. Raises ActorError if no actor is left.
         """
 
     def poll(self, timeout_seconds: float) -> list[Event]:

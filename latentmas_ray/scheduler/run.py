@@ -1,7 +1,7 @@
 """A run: the questions of one caller, in a scheduler that serves several callers."""
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from latentmas_ray.scheduler.answers import FinishedQuestions
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
-from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
 from latentmas_ray.scheduler.transfer_choice import choose_transfers
 from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
@@ -77,6 +77,7 @@ class Run:
         )
         self.queue = deque(RetryState(batch) for batch in self.batches)
         self.batch_states: set[BatchState] = set()
+        self._writing: set[BatchState] = set()  # whose texts grow; some may be over
         self.grading: Grading[FinishedQuestions] = Grading(
             grade_unconfined if self.settings.unsafe_programs else grader
         )
@@ -114,6 +115,11 @@ class Run:
         if self.settings.transfer != "auto" or not self.transfer_choices:
             return runtime
         return "; ".join([runtime, *map(str, self.transfer_choices.values())])
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether a batch is in flight that no other may run beside: it is then the only one of all runs."""
+        return len(self.batch_states) == 1 and next(iter(self.batch_states)).retry.runs_alone
 
     @property
     def num_unanswered(self) -> int:
@@ -175,19 +181,26 @@ class Run:
             if self.add_result(failure):
                 self.counters.count_failure(failure)
 
+    def note_tokens(self, batch_state: BatchState, agent: str, question_id: str, num_tokens: int) -> None:
+        """Note how many tokens of a text of a batch are written; the agent's turn is not over."""
+        batch_state.note_tokens(agent, question_id, num_tokens)
+        self._writing.add(batch_state)
+
     def send_progress(self, memory_bytes: int) -> None:
         """Send a snapshot to the observer; `memory_bytes` is the memory in flight of all runs."""
+        self._writing = {one for one in self._writing if one.is_writing and one in self.batch_states}
         self.counters.send_progress(
             batches_in_flight=len(self.batch_states),
             memory_bytes=memory_bytes,
-            num_writing=sum(batch_state.num_writing for batch_state in self.batch_states),
-            num_written=sum(batch_state.num_written for batch_state in self.batch_states),
+            num_writing=sum(batch_state.num_writing for batch_state in self._writing),
+            num_written=sum(batch_state.num_written for batch_state in self._writing),
         )
 
     def reset(self) -> None:
         """Put all batches with questions that have no result back into the queue; no turn of the run is in flight."""
         self._next = None
         self.batch_states.clear()
+        self._writing.clear()
         rest = [
             replace(batch, done=(batch.done | self._finished_ids) & {question.id for question in batch.questions})
             for batch in self.batches
@@ -210,7 +223,49 @@ class Run:
         """Drop all batches that wait or are in flight."""
         self._next = None
         self.batch_states.clear()
+        self._writing.clear()
         self.queue.clear()
+
+
+class TurnsInFlight:
+    """The turns in flight, each with its run and its batch, and how many each agent has."""
+
+    def __init__(self) -> None:
+        self._found: dict[TurnHandle, tuple[Run, BatchState]] = {}
+        self._by_agent: Counter[str] = Counter()
+
+    def add(self, handle: TurnHandle, run: Run, batch_state: BatchState) -> None:
+        """Add a turn that was submitted."""
+        self._found[handle] = run, batch_state
+        self._by_agent[handle.agent] += 1
+
+    def get(self, handle: TurnHandle) -> tuple[Run, BatchState] | None:
+        """Return the run and the batch of a turn; None if it is not in flight."""
+        return self._found.get(handle)
+
+    def take(self, handle: TurnHandle) -> tuple[Run, BatchState] | None:
+        """Like `get`, for a turn that is in flight no longer."""
+        if (found := self._found.pop(handle, None)) is not None:
+            self._by_agent[handle.agent] -= 1
+        return found
+
+    def num_by_agent(self) -> Counter[str]:
+        """Return the number of turns of each agent that has some."""
+        return +self._by_agent
+
+    def clear(self) -> None:
+        """Remove all turns."""
+        self._found.clear()
+        self._by_agent.clear()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[TurnHandle]:
+        return iter(self._found)
+
+    def __contains__(self, handle: TurnHandle) -> bool:
+        return handle in self._found
 
 
 def _questions_of(request: RunRequest, index: TopologyIndex, info: RuntimeInfo) -> list[Batch]:

@@ -135,13 +135,16 @@ def build_turn(
     fallbacks: Mapping[str, Mapping[str, str]] | None = None,
     *,
     given: GivenMemory | None = None,
+    read_by: tuple[str, ...] = (),
+    keeps_memory: bool = False,
 ) -> TurnRequest:
     """Build the request of `agent`'s turn over `batch`; `transfer_modes` is by latent agent (default: kv).
 
     `texts` has, by text agent, one text for each question; text agents that are missing are left out of the context.
     `fallbacks` has, by latent agent and question id, text written in place of memory; it is part of the context too.
-    With `given` the answering agent reads that memory in place of the outputs of other agents. Raises TopologyError for
-    a prompt that cannot be rendered."""
+    With `given` the answering agent reads that memory in place of the outputs of other agents. `read_by` are the agents
+    that read its segment; with `keeps_memory` the result contains that. Raises TopologyError for a prompt that cannot
+    be rendered."""
     transfer_modes = transfer_modes or {}
     reads = topology.memory_read_by(agent.name)
     recomputed = frozenset(
@@ -172,6 +175,8 @@ def build_turn(
         transfer_mode=transfer_modes.get(agent.name, "kv"),
         recomputed=recomputed,
         given=given,
+        read_by=read_by,
+        keeps_memory=keeps_memory,
         traced=settings.traced & {question.id for question in batch.open_questions},
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=agent.name == topology.answering_agent.name,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from latentmas_ray.config import RunConfig, is_url, make_config
 from latentmas_ray.errors import ConfigError, JournalError
+from latentmas_ray.placement.prediction.run_layout import LayoutSpeed, SpeedMeter
+from latentmas_ray.runs.accounting import busy_seconds
 from latentmas_ray.runs.environment import describe_environment
 from latentmas_ray.runs.folder import check_folder_name
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
@@ -21,7 +23,7 @@ from latentmas_ray.runs.multi_seed import (
     summarise_seeds,
 )
 from latentmas_ray.runs.results import Answer, Failure, Summary
-from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.runs.run_events import LayoutMeasured, Observer, RunEvent
 from latentmas_ray.runs.store import open_output
 from latentmas_ray.runs.summary import WarmUp, summarise
 from latentmas_ray.scheduler.batch import Batch, plan_batches
@@ -50,15 +52,16 @@ class Evaluation:
         check: Callable[[RunConfig], None],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
+        observe: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
         """`pinned` has the facts, besides the configuration, that a resumed run must share with the first. `check`
         raises ConfigError for a number of latent steps that does not fit. `start` starts the runtime for a number of
-        batches; `run` answers the questions of batches."""
+        batches; `run` answers the questions of batches. `observe` gets what a run measures of itself."""
         self._config = config
         self._questions = questions
         self._pinned = dict(pinned)
         self._check = check
-        self._start, self._run = start, run
+        self._start, self._run, self._observe = start, run, observe
 
     def run(
         self, seeds: str | Sequence[int] | None, latent_steps: Sequence[int] | None, on_seed: OnSeed
@@ -125,6 +128,11 @@ class Evaluation:
         info = self._start(len(batches)) if batches else None
         if journal and info is not None:
             journal.pin("engine", _engines_text(info), before=_USUAL_ENGINE)
+        if info is not None and info.layout is not None:
+            config = config.model_copy(update=dict(info.layout.fields))
+            if journal:
+                journal.note(info.layout.fields)
+        measured = _MeasuredRun(info, config.max_replicas * config.batch_size, self._observe)
         warm_up = WarmUp([[question.id for question in batch.open_questions] for batch in batches], config.max_replicas)
         folder = MemoryFolder.of(config.save_memory)
         start = time.perf_counter()
@@ -132,6 +140,7 @@ class Evaluation:
         with closing(self._results(config, batches, recorder)) as results:
             for result in results:
                 warm_up.add(result, time.perf_counter() - start)
+                measured.add(result, warm_up)
                 result = folder.save(result, returns_memory=False)
                 if journal:
                     journal.record(result)
@@ -148,6 +157,7 @@ class Evaluation:
             num_resumed=num_resumed,
             warm_up=warm_up,
             made_with=describe_environment(config.runtime, info.description if info else None),
+            layout_speed=measured.speed(),
         )
         if journal:
             summary = journal.finish(summary)
@@ -159,6 +169,32 @@ class Evaluation:
         if batches:
             with closing(self._run(config, self._questions, batches, recorder)) as results:
                 yield from (result for result in results if isinstance(result, Answer | Failure))
+
+
+class _MeasuredRun:
+    """What a run reaches with the layout that a search has chosen; does nothing without one."""
+
+    def __init__(self, info: RuntimeInfo | None, num_first: int, observe: Callable[[RunEvent], None]) -> None:
+        """`num_first`: answers after the warm-up until it is told for the first time."""
+        self._meter = None if info is None or info.layout is None else SpeedMeter(info.layout)
+        self._num_first, self._observe = num_first, observe
+        self._last = 0.0
+
+    def add(self, result: Answer | Failure, warm_up: WarmUp) -> None:
+        """Count a result that `warm_up` has counted."""
+        if self._meter is None or warm_up.seconds is None:
+            return
+        self._last = time.perf_counter()
+        if not warm_up.num_answers_after:
+            self._meter.begin(self._last)
+        elif isinstance(result, Answer):
+            self._meter.add(busy_seconds(result))
+            if self._meter.num_answers == self._num_first and (speed := self.speed()) is not None:
+                self._observe(LayoutMeasured(speed=speed))
+
+    def speed(self) -> LayoutSpeed | None:
+        """Return what was reached up to the last answer."""
+        return None if self._meter is None else self._meter.measure(self._last)
 
 
 def _engines_text(info: RuntimeInfo) -> str:

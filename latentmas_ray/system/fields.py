@@ -41,6 +41,7 @@ class RunFields(TypedDict, total=False):
     sampler: SamplerName
     limit: int | None
     replicas: int | dict[str, int] | Literal["auto"]
+    hardware: str | None
     placement: PlacementName
     tp: int
     transport: TransportName | dict[ActorLink, TransportName]

@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -69,7 +69,7 @@ class LiveRuntime:
         try:
             if check is not None:
                 check(started.info)
-            with closing(started.scheduler.run(request)) as results:
+            with closing(started.scheduler.run(_with_layout(request, started.info))) as results:
                 yield from results
         except (ActorError, ClusterError) as error:
             self._discard(started, error)
@@ -83,7 +83,7 @@ class LiveRuntime:
         try:
             if check is not None:
                 check(started.info)
-            async with aclosing(started.scheduler.arun(request)) as results:
+            async with aclosing(started.scheduler.arun(_with_layout(request, started.info))) as results:
                 async for result in results:
                     yield result
         except (ActorError, ClusterError) as error:
@@ -201,3 +201,12 @@ class LiveRuntime:
                 yield
             finally:
                 self._starter = None
+
+
+def _with_layout(request: RunRequest, info: RuntimeInfo) -> RunRequest:
+    """Return the request with the replicas that a search has chosen, if there was one."""
+    if info.layout is None:
+        return request
+    most = max(info.layout.replicas.values())
+    settings = replace(request.settings, replicas=most, is_colocated=info.layout.is_colocated)
+    return replace(request, settings=settings)

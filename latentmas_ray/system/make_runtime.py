@@ -12,8 +12,10 @@ from latentmas_ray.config import RunConfig, RunSetting, replicas_by_agent, unuse
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement import ActorPlanner
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
+from latentmas_ray.system.auto_layout import RunPlanner
 from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
 from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import DeviceLayout
@@ -60,23 +62,26 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
     choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
     warn_of_choice(config, topology, choices)
+    busy_agents = min(len(names), num_batches * topology.width)
+    planner = RunPlanner(config, model, topology, choices, cluster.nodes, busy_agents)
     return RayRuntime(
         names,
         make_runner,
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
-        replicas=replicas_by_agent(config.replicas, names),
+        replicas=replicas_by_agent(planner.replicas, names),
         placement=config.placement,
-        tp=config.tp,
+        tp=planner.tp,
         turn_seconds=config.turn_timeout,
         start_seconds=config.start_timeout,
         uses_gpus=config.device != "cpu",
         overlap=config.overlap,
         measures_costs=config.transfer == "auto" and not apart(choices),
-        busy_agents=min(len(names), num_batches * topology.width),
+        busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
         detached=_detached(config, model),
+        planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
     )
 
 

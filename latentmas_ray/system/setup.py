@@ -23,6 +23,7 @@ from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
+from latentmas_ray.system.auto_layout import check_layout
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
 from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
@@ -136,17 +137,22 @@ class Setup:
             pinned=self._pinned(topology),
             start=partial(self.live.start, topology),
             run=partial(self._run_batches, topology, prompts),
+            observe=Observers(self._observer).on_event,
         )
 
     def topology_for(self, config: RunConfig) -> Topology:
         """Return the topology that runs: the configured one, or the task's own one of that name, after method and
         control.
 
-        Raises ConfigError for an unknown agent in `replicas`, and for replica counts that the placement excludes.
+        Raises ConfigError for an unknown agent in `replicas`, for replicas that the placement excludes, and for
+        unknown hardware.
         """
         topology = self._configured_topology(config)
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
         topology = apply_control(topology, config.memory)
+        check_layout(config, topology)
+        if config.replicas == "auto":
+            return topology
         counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
         if config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)

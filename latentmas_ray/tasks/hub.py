@@ -37,6 +37,9 @@ class Benchmark:
     revision: str
     licence: str
     to_record: Callable[[Row, int], Record]
+    # Mean tokens of one text as published, by method: of the agent alone, of each agent that writes, of the one that
+    # answers.
+    text_tokens: Mapping[str, int]
     aliases: tuple[str, ...] = ()
     is_gated: bool = False  # its terms must be accepted on the hub
 

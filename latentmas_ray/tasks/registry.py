@@ -1,6 +1,7 @@
 """The table of published benchmarks: dataset, kind of answer, and settings. `latentmas tasks` prints it.
 
-`max_new_tokens` has the paper's values.
+`max_new_tokens` has the paper's values, and `text_tokens` the means of its tables (LatentMAS, arXiv 2511.20639, tables
+1 to 3: output tokens per question, over all models and both topologies).
 """
 
 from collections.abc import Iterable
@@ -8,6 +9,14 @@ from collections.abc import Iterable
 from latentmas_ray.tasks import hub
 from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import Question
+
+_NUM_AGENTS = 4  # of the published topologies
+
+
+def _published(single: int, text: int, latent: int) -> dict[str, int]:
+    """Return the mean tokens of one text from those of a question: with `text` all agents write."""
+    return {"single": single, "text": text // _NUM_AGENTS, "latent": latent}
+
 
 BENCHMARKS = (
     Benchmark(
@@ -21,6 +30,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="MIT",
+        text_tokens=_published(1178, 2885, 586),
         to_record=hub.from_gsm8k,
     ),
     Benchmark(
@@ -34,6 +44,7 @@ BENCHMARKS = (
         split="train",
         revision="main",
         licence="problems © MAA",
+        text_tokens=_published(12077, 35586, 9326),
         to_record=hub.from_aime2024,
         aliases=("aime24",),
     ),
@@ -48,6 +59,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="problems © MAA",
+        text_tokens=_published(12995, 48410, 10714),
         to_record=hub.from_aime2025,
         aliases=("aime25",),
     ),
@@ -62,6 +74,7 @@ BENCHMARKS = (
         split="train",
         revision="main",
         licence="CC-BY-4.0",
+        text_tokens=_published(5991, 18511, 4256),
         to_record=hub.from_gpqa,
         aliases=("gpqa",),
         is_gated=True,
@@ -77,6 +90,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-SA-4.0",
+        text_tokens=_published(663, 2203, 431),
         to_record=hub.from_arc_easy,
         aliases=("arc_e",),
     ),
@@ -91,6 +105,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-SA-4.0",
+        text_tokens=_published(844, 2602, 460),
         to_record=hub.from_arc_challenge,
         aliases=("arc_c",),
     ),
@@ -105,6 +120,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="CC-BY-4.0",
+        text_tokens=_published(1993, 5122, 1334),
         to_record=hub.from_medqa,
     ),
     Benchmark(
@@ -118,6 +134,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="Apache-2.0",
+        text_tokens=_published(1848, 5838, 1319),
         to_record=hub.from_mbppplus,
     ),
     Benchmark(
@@ -131,6 +148,7 @@ BENCHMARKS = (
         split="test",
         revision="main",
         licence="Apache-2.0",
+        text_tokens=_published(2418, 6920, 1640),
         to_record=hub.from_humanevalplus,
     ),
 )

@@ -257,17 +257,28 @@ class Topology(ValidatedModel):
 
     def memory_read_by(self, name: str) -> tuple[AgentMemory, ...]:
         """Return the memories that `name` starts from, in the order of its `reads`; text agents have none."""
-        return tuple(self.memory_of(read) for read in self.by_name[name].reads if self.by_name[read].thinks == "latent")
+        return self._memory_read[name]
 
     def text_ancestors(self, name: str) -> tuple[Agent, ...]:
         """Return the text agents that `name` reads, directly or through other text agents, in topological order."""
-        found, todo = set(), [name]
-        while todo:
-            for read in self.by_name[todo.pop()].reads:
-                if self.by_name[read].thinks == "text" and read not in found:
-                    found.add(read)
-                    todo.append(read)
-        return tuple(agent for agent in self.agents if agent.name in found)
+        return self._text_ancestors[name]
+
+    @cached_property
+    def _memory_read(self) -> dict[str, tuple[AgentMemory, ...]]:
+        """The memories that each agent starts from. Computed once, because every turn of a run asks."""
+        found: dict[str, tuple[AgentMemory, ...]] = {}
+        for agent in self.agents:
+            latent = [read for read in agent.reads if self.by_name[read].thinks == "latent"]
+            found[agent.name] = tuple(AgentMemory(read, found[read]) for read in latent)
+        return found
+
+    @cached_property
+    def _text_ancestors(self) -> dict[str, tuple[Agent, ...]]:
+        found: dict[str, set[str]] = {}
+        for agent in self.agents:
+            texts = [read for read in agent.reads if self.by_name[read].thinks == "text"]
+            found[agent.name] = set(texts).union(*(found[read] for read in texts))
+        return {name: tuple(agent for agent in self.agents if agent.name in read) for name, read in found.items()}
 
 
 def _as_agent(entry: object, index: int) -> Agent:

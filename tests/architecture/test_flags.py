@@ -18,7 +18,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --decode-batch --replicas --turn-timeout --memory-in-flight
-        --output --resume --detach --trace --save-memory --unsafe-programs --timeline
+        --output --resume --detach --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -35,7 +35,12 @@ COMMANDS = {
         --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
         --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
         --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
-        --compare --json
+        --task --measure --save --compare --json
+    """,
+    "simulate": """
+        --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
+        --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --hardware --nvlink
+        --network --store --latency --driver --runtime-seconds --plot --json
     """,
     "bench": "",
     "bench transfer": """
@@ -60,6 +65,9 @@ BENCHMARKS = {
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
     "authentication": "--repeats --all-cores",
+    "simulation": "--repeats --json",
+    "layouts": "--gpus --questions --settings --exhaustive",
+    "clusters": "--questions --nodes --document",
     "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs

@@ -20,7 +20,7 @@ FLOORS = (
     {"runs"},
     {"scheduler"},
     {"actors"},
-    {"system", "bench", "report", ""},  # "" is latentmas_ray/__init__.py, the public face
+    {"system", "bench", "report", "simulation", ""},  # "" is latentmas_ray/__init__.py, the public face
     {"cli", "__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -37,6 +37,7 @@ SAME_FLOOR = {
     ("", "report"): "the face offers load_run, which reads a finished run",
     ("__main__", "cli"): "python -m latentmas_ray is the command; nothing imports it",
     ("bench", "system"): "a benchmark measures a whole run",
+    ("simulation", "bench"): "a simulation is run, named and drawn like a benchmark; bench knows no simulation",
     ("bench", "report"): "labels of lines are moved apart in the same way; report knows no benchmark",
 }
 

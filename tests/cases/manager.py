@@ -11,6 +11,7 @@ from latentmas_ray.actors import manager as manager_module
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.manager import ReplicaManager
+from latentmas_ray.actors.replicas.ready import ReadyReferences
 from latentmas_ray.actors.replicas.replica import Replica, SegmentLocation, SegmentRef, Turn
 from latentmas_ray.engine.turn import TurnResult
 from latentmas_ray.errors import ActorError
@@ -71,6 +72,20 @@ class FakeManager(ReplicaManager):
         self, replica_id: Any, bundles: Sequence[int], nodes: Sequence[str], *, spec: Any = None
     ) -> Replica:
         return FakeReplica([None], nodes, spec=spec)
+
+
+class FakeReferences(ReadyReferences):
+    """References of `FakeReplica`, of which `ray.wait`, as a test has it, says which are ready."""
+
+    def __init__(self) -> None:
+        self._watched: dict[Any, Any] = {}
+
+    def watch(self, reference: Any, what: object) -> None:
+        self._watched[reference] = what
+
+    def take(self, timeout_seconds: float) -> list[Any]:
+        ready, _ = ray.wait(list(self._watched), num_returns=len(self._watched), timeout=timeout_seconds)
+        return [self._watched.pop(reference) for reference in ready]
 
 
 class FakePlacementGroup:

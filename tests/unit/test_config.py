@@ -201,7 +201,7 @@ def test_replicas_of_an_agent_that_is_not_there() -> None:
 
 
 def test_replicas_that_only_a_plan_can_have() -> None:
-    with pytest.raises(ConfigError, match=r"replicas: .*auto.*latentmas plan --replicas auto"):
+    with pytest.raises(ConfigError, match=r"replicas: .*auto.*must be numbers"):
         replicas_by_agent("auto", ["a", "b"])
 
 
@@ -221,7 +221,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs"),
-        *("runtime", "address", "placement", "replicas", "tp", "start_timeout", "turn_timeout", "detach"),
+        *("runtime", "address", "placement", "replicas", "hardware", "tp", "start_timeout", "turn_timeout", "detach"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 

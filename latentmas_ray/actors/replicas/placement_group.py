@@ -1,4 +1,4 @@
-"""The Ray placement group of a plan: one bundle per actor, and the GPUs that each actor asks for."""
+"""The Ray placement group of a plan: a bundle for each actor, or for each GPU whose actors divide it."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.actors.replicas.waiting import WaitLog, describe_missing_places
-from latentmas_ray.placement import Plan
+from latentmas_ray.placement import Plan, Slot
 
 # How long to wait for the planned nodes. After that they count as taken by other jobs, and Ray may choose other nodes.
 PINNED_SECONDS = 15.0
@@ -20,31 +20,44 @@ _ANY_NODE = {"memory": 1.0}  # a bundle must ask for something; every node has b
 _numbers = itertools.count(1)  # of the groups of this process: Ray refuses a name that is in use
 
 
-def gpus_per_actor(plan: Plan) -> float:
-    """Return the number of GPUs, or the fraction of one, that each actor asks Ray for; 0 if the model runs on CPUs."""
-    return plan.share.num_gpus
-
-
 class PlacementGroupHandle:
-    """A placement group whose bundles are in the order of the plan's shards."""
+    """A placement group whose bundles are in the order of the plan's shards; those on one GPU have one bundle together
+    if they divide it, since Ray would choose the GPU of each part otherwise."""
 
     def __init__(self, plan: Plan, start_seconds: float, *, is_detached: bool = False) -> None:
         """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines;
         `is_detached`: it does not end with this process."""
-        self._plan, self._lifetime = plan, "detached" if is_detached else None
-        share = {"GPU": gpus_per_actor(plan), "CPU": plan.share.num_cpus}
-        self._bundle = {kind: amount for kind, amount in share.items() if amount} or _ANY_NODE
+        self._lifetime = "detached" if is_detached else None
+        self._lay_out(plan)
         self._requested_at = time.monotonic()
         self.is_pinned = True
         self.group = self._make()
         self._log = WaitLog(self._describe, start_seconds)
 
     @classmethod
-    def of(cls, group: PlacementGroup) -> Self:
-        """Return a handle to a group that has its places."""
+    def of(cls, group: PlacementGroup, plan: Plan) -> Self:
+        """Return a handle to a group that has its places, those of `plan`."""
         handle = cls.__new__(cls)
+        handle._lay_out(plan)
         handle.group, handle.is_pinned = group, True
         return handle
+
+    def _lay_out(self, plan: Plan) -> None:
+        self._plan = plan
+        shards = list(plan.shards())
+        shares_bundles = plan.divides_gpus and plan.share.num_gpus > 0
+        keys: list[Slot | int] = [shard.slot if shares_bundles else index for index, shard in enumerate(shards)]
+        members: dict[Slot | int, list[int]] = {}  # of each bundle: the indices of its shards
+        for index, key in enumerate(keys):
+            members.setdefault(key, []).append(index)
+        number = {key: bundle for bundle, key in enumerate(members)}
+        self._bundle_of = [number[key] for key in keys]
+        self._bundles = [_bundle(plan, shards[indices[0]].slot, len(indices)) for indices in members.values()]
+        self._nodes = [plan.request.nodes[shards[indices[0]].slot.node].name for indices in members.values()]
+
+    def bundle_of(self, index: int) -> int:
+        """Return the bundle of the plan's shard with this index."""
+        return self._bundle_of[index]
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return whether all bundles are placed. After `PINNED_SECONDS`, any nodes with free resources are accepted.
@@ -68,16 +81,21 @@ class PlacementGroupHandle:
                 remove_placement_group(self.group)
 
     def _make(self) -> PlacementGroup:
-        shards = list(self._plan.shards())
-        nodes = self._plan.request.nodes
-        pins = [{_NODE_LABEL: nodes[shard.slot.node].name} for shard in shards] if self.is_pinned else None
+        pins = [{_NODE_LABEL: name} for name in self._nodes] if self.is_pinned else None
         strategy = "SPREAD" if self._plan.strategy == "spread" else "PACK"
         # The name tells others who wait for places who holds them.
         name = f"latentmas_ray on {socket.gethostname()}, process {os.getpid()}, start {next(_numbers)}"
-        bundles = [dict(self._bundle) for _ in shards]
+        bundles = [dict(bundle) for bundle in self._bundles]
         return placement_group(
             bundles, strategy=strategy, name=name, bundle_label_selector=pins, lifetime=self._lifetime
         )
 
     def _describe(self) -> str:
-        return describe_missing_places(self._bundle, len(list(self._plan.shards())), self.group.id.hex())
+        return describe_missing_places(self._bundles[0], len(self._bundles), self.group.id.hex())
+
+
+def _bundle(plan: Plan, slot: Slot, num_actors: int) -> dict[str, float]:
+    """Return what a bundle of so many actors asks for."""
+    num_gpus = 1.0 if num_actors > 1 and plan.share.num_gpus else plan.gpus_of(slot)
+    share = {"GPU": num_gpus, "CPU": round(plan.share.num_cpus * num_actors, 2)}
+    return {kind: amount for kind, amount in share.items() if amount} or _ANY_NODE

@@ -15,6 +15,7 @@ from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.memory import KVCacheSpec, TPRank
+from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.transport import Place, Transport
 from latentmas_ray.transport.make import TRANSPORTS
 
@@ -123,7 +124,7 @@ class Replica(ABC):
         self.lost_because = ""
         self.is_node_lost = False  # what its node stores is out of reach, too
         self.suspect: Turn | None = None  # the turn that was running when it was lost
-        self.pending: dict[Turn, None] = {}
+        self.pending: dict[Turn, TurnHandle | None] = {}  # the runtime's record of each
         self.stepped_at: float | None = None  # when its engine was seen to step, if it reports that; monotonic seconds
         self._num_turns = first_number
 
@@ -242,6 +243,6 @@ class Replica(ABC):
                 ray.kill(actor)
 
 
-def locations_of(segments: Mapping[str, SegmentRef], work: TurnRequest) -> dict[str, tuple[SegmentLocation, ...]]:
+def locations_of(segments: Mapping[str, SegmentRef]) -> dict[str, tuple[SegmentLocation, ...]]:
     """Return the locations of the segments that a turn reads, by source."""
-    return {name: segments[name].locations for name in work.segment_order()}
+    return {name: segment.locations for name, segment in segments.items()}

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef
+from latentmas_ray.placement.routing import least_loaded, of_batch
+
+_STARTING = 10**9  # added to the load of a replica that is still starting: more than any other's
 
 
 def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batch: int) -> Replica:
@@ -16,17 +19,9 @@ def choose_replica(replicas: Sequence[Replica], read: Sequence[SegmentRef], batc
     """
     if replicas[0].colocated:
         producers = [actor for segment in read for actor, _ in segment.holders]
-        owners = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
-        return owners[0] if owners else replicas[batch % len(replicas)]
+        writers = [replica for replica in replicas if any(actor in producers for actor in replica.actors)]
+        return of_batch(replicas, writers, batch)
 
-    def cost(index: int) -> tuple[bool, int, int, int]:
-        replica = replicas[index]
-        num_remote = sum(segment.locations[0].source_node not in replica.nodes for segment in read)
-        return (
-            replica.state is not ReplicaState.READY,
-            len(replica.pending),
-            num_remote,
-            (index - batch) % len(replicas),
-        )
-
-    return replicas[min(range(len(replicas)), key=cost)]
+    loads = [len(one.pending) + (0 if one.state is ReplicaState.READY else _STARTING) for one in replicas]
+    nodes = [segment.locations[0].source_node for segment in read]
+    return replicas[least_loaded(replicas, loads, nodes, batch)]

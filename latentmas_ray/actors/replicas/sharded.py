@@ -49,8 +49,8 @@ class ShardedReplica(Replica):
         results, begun = [], []
         for rank, actor in enumerate(self.actors):
             reads = [
-                self._shard_refs(segments[name], rank, keeps=transport.capabilities.readers_keep)
-                for name in work.segment_order()
+                self._shard_refs(segment, rank, keeps=transport.capabilities.readers_keep)
+                for segment in segments.values()
             ]
             if overlaps:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")
@@ -64,7 +64,7 @@ class ShardedReplica(Replica):
                 chunks.append((segment,))
             results.append(result)
         writes = tuple(SegmentLocation(node, colocated=self.colocated) for node in self.nodes)
-        turn = Turn(number, time.monotonic(), tuple(results), locations_of(segments, work), writes, tuple(begun))
+        turn = Turn(number, time.monotonic(), tuple(results), locations_of(segments), writes, tuple(begun))
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))

@@ -27,8 +27,8 @@ class SingleReplica(Replica):
         """Ray fetches positional arguments before it calls the method; the later chunks are passed in a list, so the
         turn itself waits for them."""
         (actor,) = self.actors
-        read = [segments[name].chunks[0] for name in work.segment_order()]
-        self._prefetch([segments[name] for name in work.segment_order()], transport)
+        read = [segment.chunks[0] for segment in segments.values()]
+        self._prefetch(list(segments.values()), transport)
         arguments = (work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
         self._num_turns += 1
         number = self._num_turns
@@ -45,7 +45,7 @@ class SingleReplica(Replica):
             segment, result = run.remote(*arguments)
             chunks = (segment,)
         writes = (SegmentLocation(self.nodes[0], colocated=self.colocated),)
-        turn = Turn(number, time.monotonic(), (result,), locations_of(segments, work), writes, begun)
+        turn = Turn(number, time.monotonic(), (result,), locations_of(segments), writes, begun)
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else [(actor, chunks)]

@@ -86,13 +86,12 @@ class SingleTextReplica(TextReplica, SingleReplica):
         self, work: TurnRequest, segments: Mapping[str, SegmentRef], *, transport: Transport, overlap: bool
     ) -> tuple[SegmentRef | None, Turn]:
         (actor,) = self.actors
-        names = work.segment_order()
-        read = [segments[name].chunks[0] for name in names]
-        self._prefetch([segments[name] for name in names], transport)
+        read = [segment.chunks[0] for segment in segments.values()]
+        self._prefetch(list(segments.values()), transport)
         self._num_turns += 1
         write = actor.write_turn.options(concurrency_group="turns")
         result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
-        return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments, work))
+        return None, Turn(self._num_turns, time.monotonic(), (result,), locations_of(segments))
 
     def result(self, turn: Turn) -> TurnResult:
         with turn_errors():
@@ -120,10 +119,10 @@ class ShardedTextReplica(TextReplica, ShardedReplica):
         keeps = transport.capabilities.readers_keep
         results = []
         for rank, actor in enumerate(self.actors):
-            reads = [self._shard_refs(segments[name], rank, keeps=keeps) for name in work.segment_order()]
+            reads = [self._shard_refs(segment, rank, keeps=keeps) for segment in segments.values()]
             write = actor.write_rank.options(concurrency_group="turns")
             results.append(write.remote(self._num_turns, work, reads))
-        return None, Turn(self._num_turns, time.monotonic(), tuple(results), locations_of(segments, work))
+        return None, Turn(self._num_turns, time.monotonic(), tuple(results), locations_of(segments))
 
     def result(self, turn: Turn) -> TurnResult:
         """Return rank 0's result, with the bytes of all ranks. Raises like rank 0, and ActorError if a rank died or is

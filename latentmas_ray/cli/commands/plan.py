@@ -1,16 +1,17 @@
 """`latentmas plan`: the GPU of each agent, the memory it needs and the bytes that move; starts nothing."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from latentmas_ray.cli.options import run_options, whole_number
+from latentmas_ray.cli.planned_nodes import CORES_PER_NODE, GPU_MEMORY, MAX_NUMBER, nodes_at, nodes_here
 from latentmas_ray.cli.unused_flags import NOTES, tell_unused, with_value
-from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, RunSetting, replicas_by_agent, warn_of_unused
+from latentmas_ray.config import RunConfig, RunSetting, devices_by_agents, replicas_by_agent, warn_of_unused
 from latentmas_ray.errors import ConfigError, ModelError
 from latentmas_ray.placement import (
     HARDWARE,
@@ -21,26 +22,26 @@ from latentmas_ray.placement import (
     NodeResources,
     Plan,
     PlanRequest,
-    Workload,
-    dims_of_config,
-    hardware_named,
-    hardware_of_device,
-    known_dims,
     make_plan,
-    nodes_alike,
 )
+from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
+from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
-from latentmas_ray.placement.prediction.throughput import predict
+from latentmas_ray.placement.prediction.run_layout import run_flags
+from latentmas_ray.system.auto_layout import (
+    DEFAULT_GPU,
+    check_kind,
+    check_layout,
+    dims_of_model,
+    gpu_here,
+    text_tokens_of,
+    workload_of,
+)
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.topology import load_topology
-from latentmas_ray.units import parse_bytes
 from latentmas_ray.vllm.installed import obstacle
 
-_MAX_NUMBER = 10**7
 _BEST = 3  # layouts that are printed
-
-GPU_MEMORY = "80GB"  # assumed for GPUs that are not on this machine: an A100's
-CORES_PER_NODE = 64
 
 
 PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
@@ -74,20 +75,31 @@ HardwareName = Annotated[
     str | None,
     typer.Option(
         "--hardware",
-        metavar="|".join(HARDWARE),
-        help="predict with its published figures, and use its links (default: as here, a100-80gb, or cpu without GPUs)",
+        metavar=f"{'|'.join(HARDWARE)}|FILE.json",
+        help="predict with its published figures, or those in a file of --save, and use its links (default: as here, "
+        "a100-80gb, or cpu without GPUs)",
     ),
+]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="predict with what this machine reaches, measured in a few seconds")
+]
+Save = Annotated[
+    str | None, typer.Option("--save", metavar="FILE.json", help="write what --measure finds, for --hardware FILE.json")
 ]
 TextTokens = Annotated[
     str | None,
-    typer.Option("--text-tokens", metavar="N", help="that a text is expected to have (default: as many as it may)"),
+    typer.Option(
+        "--text-tokens",
+        metavar="N",
+        help="that a text is expected to have (default: as the task's have, or as many as it may)",
+    ),
 ]
-_DEFAULT_GPU = "a100-80gb"
 
 
 @run_options(
     "model",
     "revision",
+    "task",
     "topology",
     "placement",
     "replicas",
@@ -100,6 +112,7 @@ _DEFAULT_GPU = "a100-80gb"
     "dtype",
     "address",
     helps={
+        "task": "whose limit and typical length its texts have (default: those of no task)",
         "address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started",
         "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
@@ -120,6 +133,8 @@ def plan(
     network: Network = None,
     hardware: HardwareName = None,
     text_tokens: TextTokens = None,
+    measure: Measure = False,
+    save: Save = None,
     compare: Annotated[bool, typer.Option("--compare", help="with --replicas auto: all layouts, not three")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as one JSON object")] = False,
 ) -> None:
@@ -137,25 +152,25 @@ def plan(
         "shared_memory": shared_memory,
         "network": network,
     }
-    named = None if hardware is None else hardware_named(hardware)
-    typed = {name: text for name, text in given.items() if text is not None}
-    speeds = LinkSpeeds.parse(typed, None if named is None else named.link_speeds())
+    named = _given_hardware(hardware, measures=measure, save=save)
+    speeds = _speeds(given, named)
     described = (nodes, gpus_per_node, gpu_memory or _memory_of(named), cpus_per_node)
-    num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=_MAX_NUMBER)
-    planned_nodes = _cluster_at(config.address, *described) if config.address else _cluster(*described)
+    num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
+    planned_nodes = nodes_at(config.address, *described) if config.address else nodes_here(*described)
     topology = load_topology(config.topology)
+    check_layout(config, topology)
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
     request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
-    is_here = gpus_per_node is None and config.address is None
-    own = {"replicas": config.replicas, "hardware": hardware, "text_tokens": text_tokens, "compare": compare}
-    _tell_unused(config, request, {"gpu_memory": gpu_memory, **own})
+    own = {"replicas": config.replicas, "hardware": named, "text_tokens": text_tokens, "compare": compare}
+    _tell_unused(config, request, own | {"gpu_memory": gpu_memory})
     if request.apart and is_described and (problem := obstacle()) is not None:
         NOTES.hold(f"{problem} here: the plan is for nodes that have it")
-    search = _search(request, _hardware_of(planned_nodes, named, is_here=is_here), speeds, text_tokens)
-    found = _predicted(search, is_auto=config.replicas == "auto", is_asked_for=named is not None)
-    made = found[0].plan if found else make_plan(request)
+    figures = _hardware_of(planned_nodes, named, is_here=gpus_per_node is None and config.address is None)
+    search = _search(request, figures, speeds, _expected_tokens(config, text_tokens))
+    found = _predicted(search, config, is_asked_for=named is not None)
+    made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
         told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
@@ -168,12 +183,14 @@ def plan(
 def _print(
     said: tuple[Plan, LinkSpeeds, str, str], search: LayoutSearch, found: Sequence[PredictedPlan], *, most: int
 ) -> None:
-    from latentmas_ray.cli.render.layout_tables import layout_report
+    from latentmas_ray.cli.render.layout_tables import layout_report, measured_report
     from latentmas_ray.cli.render.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
     console = results_console()
     console.print(plan_report(*said))
+    if search.hardware.is_measured:
+        console.print(measured_report(search.hardware))
     if found:
         console.print(layout_report(search, found, most=most))
 
@@ -192,12 +209,7 @@ def _request(
         busy_agents=len(names),
         topology=topology,
         model=_figures(config.model, config.revision).in_dtype(config.dtype),
-        workload=Workload(
-            batch_size=config.batch_size,
-            prompt_tokens=prompt_tokens,
-            latent_steps=config.latent_steps,
-            max_new_tokens=config.max_new_tokens or MAX_NEW_TOKENS,
-        ),
+        workload=workload_of(config, prompt_tokens=prompt_tokens),
         written_at_once={name: config.written_at_once(choice.engine) for name, choice in engines.items()},
         apart=apart(engines),
     )
@@ -207,20 +219,52 @@ def _memory_of(hardware: Hardware | None) -> str | None:
     return None if hardware is None or hardware.memory_bytes is None else f"{hardware.memory_bytes}B"
 
 
-def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, text_tokens: str | None) -> LayoutSearch:
-    tokens = None if text_tokens is None else whole_number("text_tokens", text_tokens, least=1, most=_MAX_NUMBER)
-    return LayoutSearch(request=request, hardware=hardware, speeds=speeds, expected_tokens=tokens)
+def _speeds(given: Mapping[str, str | None], named: Hardware | None) -> LinkSpeeds:
+    typed = {name: text for name, text in given.items() if text is not None}
+    return LinkSpeeds.parse(typed, None if named is None else named.link_speeds())
 
 
-def _predicted(search: LayoutSearch, *, is_auto: bool, is_asked_for: bool) -> list[PredictedPlan]:
+def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -> Hardware | None:
+    """Return the figures that are named, in a file, or measured here; None if none are asked for."""
+    if save is not None and (not measures or not save.endswith(".json")):
+        raise ConfigError("save", save, "it must be a file that ends in .json, for what --measure finds")
+    if not measures:
+        return None if hardware is None else hardware_named_or_in(hardware)
+    if hardware is not None:
+        raise ConfigError("hardware", hardware, "with --measure it is what is measured here: give one of the two")
+    from latentmas_ray.bench.device import measure_hardware  # needs torch
+
+    found = measure_hardware()
+    if save is not None:
+        try:
+            Path(save).write_bytes(hardware_to_json(found))
+        except OSError as error:
+            raise ConfigError("save", save, f"it cannot be written: {error.strerror or error}") from error
+    return found
+
+
+def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, expected_tokens: int | None) -> LayoutSearch:
+    return LayoutSearch(request=request, hardware=hardware, speeds=speeds, expected_tokens=expected_tokens)
+
+
+def _expected_tokens(config: RunConfig, text_tokens: str | None) -> int | None:
+    """Return how many tokens a text is expected to have: as given, else as those of the task, if one is given."""
+    if text_tokens is not None:
+        return whole_number("text_tokens", text_tokens, least=1, most=MAX_NUMBER)
+    return text_tokens_of(config.task, config.method) if "task" in config.model_fields_set else None
+
+
+def _predicted(search: LayoutSearch, config: RunConfig, *, is_asked_for: bool) -> list[PredictedPlan]:
     """Return the predicted plans, the best one first; none if no prediction is asked for."""
-    if is_auto:
+    if config.replicas == "auto":
         return search.find()
-    if not is_asked_for:
-        return []
-    made = make_plan(search.request)
-    costs = search.costs(made.request, is_colocated=made.is_colocated)
-    return [PredictedPlan(layout=None, plan=made, prediction=predict(made, costs, search.speeds))]
+    return [search.predicted(_planned(search.request, config))] if is_asked_for else []
+
+
+def _planned(request: PlanRequest, config: RunConfig) -> Plan:
+    """Return the plan of a run with these replicas, some of whose agents may be joined by `+`."""
+    devices = devices_by_agents(config.replicas, request.agents)
+    return make_plan(request) if devices is None else plan_layout(request, devices)
 
 
 def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None, *, is_here: bool) -> Hardware:
@@ -228,20 +272,11 @@ def _hardware_of(nodes: tuple[NodeResources, ...], named: Hardware | None, *, is
     processors. Raises ConfigError for figures of GPUs on nodes without, and the other way round."""
     has_gpus = any(node.whole_gpus for node in nodes)
     if named is not None:
-        if has_gpus == (named.cores is not None):
-            expected = "the nodes have GPUs: name theirs" if has_gpus else "the nodes have no GPU: add --gpus-per-node"
-            raise ConfigError("hardware", named.name, expected)
+        check_kind(named, has_gpus=has_gpus, or_else="add --gpus-per-node")
         return named
     if not has_gpus:
         return HARDWARE["cpu"]
-    if is_here:
-        import torch  # takes seconds
-
-        properties = torch.cuda.get_device_properties(0)
-        found = hardware_of_device(properties.name, properties.total_memory)
-        if found is not None:
-            return found
-    return HARDWARE[_DEFAULT_GPU]
+    return (gpu_here() if is_here else None) or HARDWARE[DEFAULT_GPU]
 
 
 def _tell_unused(config: RunConfig, request: PlanRequest, flags: Mapping[str, object]) -> None:
@@ -267,68 +302,11 @@ def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str |
 
 
 def _figures(name: str, revision: str | None) -> ModelDims:
-    if revision is None and (figures := known_dims(name)) is not None:
-        return figures
-    from latentmas_ray.models.load import load_config  # takes seconds
-
     try:
-        return dims_of_config(load_config(name, revision).to_dict(), name)
+        return dims_of_model(name, revision)
     except ModelError as error:
         known = f"a plan needs no files for {', '.join(PRESETS)}"
         raise ModelError(error.field, error.value, f"{error.expected}; {known}") from error
-
-
-def _cluster(
-    nodes: str | None, gpus_per_node: str | None, gpu_memory: str | None, cpus_per_node: str | None
-) -> tuple[NodeResources, ...]:
-    """Return the nodes that the flags describe; values that are not given are those of this machine."""
-    here = _gpus_here() if gpus_per_node is None else []
-    num_gpus = len(here) if gpus_per_node is None else whole_number("gpus_per_node", gpus_per_node, least=0, most=1024)
-    cores = len(os.sched_getaffinity(0)) if not num_gpus or gpus_per_node is None else CORES_PER_NODE
-    size = min(here) if here and gpu_memory is None else _size(gpu_memory or GPU_MEMORY)
-    return nodes_alike(
-        1 if nodes is None else whole_number("nodes", nodes, least=1, most=4096),
-        num_gpus=num_gpus,
-        num_cpus=cores
-        if cpus_per_node is None
-        else whole_number("cpus_per_node", cpus_per_node, least=1, most=_MAX_NUMBER),
-        gpu_bytes=size if num_gpus else None,
-    )
-
-
-def _cluster_at(address: str, *described: str | None) -> tuple[NodeResources, ...]:
-    """Return the nodes of a running cluster. Ray does not report the size of GPUs, so that must be given."""
-    nodes, gpus_per_node, gpu_memory, cpus_per_node = described
-    if nodes or gpus_per_node or cpus_per_node:
-        raise ConfigError("address", address, "a running cluster tells its nodes, GPUs and cores: give only gpu_memory")
-    from dataclasses import replace
-
-    from latentmas_ray.actors.cluster import connect
-
-    cluster = connect(address)
-    try:
-        size = None if gpu_memory is None else _size(gpu_memory)
-        return tuple(replace(node, gpu_bytes=size) for node in cluster.nodes)
-    finally:
-        cluster.disconnect()
-
-
-def _gpus_here() -> list[int]:
-    """Return the bytes of each GPU of this machine."""
-    import torch  # takes seconds
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count)]
-
-
-def _size(text: str) -> int:
-    try:
-        size = parse_bytes(text)
-    except ValueError as problem:
-        raise ConfigError("gpu_memory", text, str(problem)) from None
-    if size < 1:
-        raise ConfigError("gpu_memory", text, "it must be a size such as 80GB or 40GiB")
-    return size
 
 
 def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
@@ -367,8 +345,6 @@ def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> di
     """Return the figures that are predicted, and all plans that were; nothing if none was."""
     if not found:
         return {}
-    from latentmas_ray.cli.render.layout_tables import run_flags
-
     return {
         "hardware": asdict(search.device_hardware),
         "run": None if (run := run_of(found)) is None else run_flags(run[1]),

@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable
-from latentmas_ray.placement import Plan
+from latentmas_ray.placement import HARDWARE, Hardware, LinkSpeeds, Plan, hardware_of_device
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
-from latentmas_ray.placement.prediction.layouts import contents_of
-from latentmas_ray.placement.prediction.throughput import predict
+from latentmas_ray.placement.prediction.run_layout import describe_contents, format_rate, run_flags
 from latentmas_ray.units import format_fine_seconds
 
 
@@ -19,7 +18,7 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
     """Return what is predicted for the first of `found`, and a comparison of the first `most`."""
     parts: list[RenderableType] = [
         Text(" predicted for this plan", style="bold"),
-        _agents(search, found[0]),
+        _agents(found[0]),
         _notes(search, found[0]),
         "",
     ]
@@ -33,32 +32,49 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
     return Group(*parts)
 
 
+def measured_report(measured: Hardware) -> RenderableType:
+    """Return what was measured, beside the published figures of the same kind of device."""
+    published = HARDWARE["cpu"].of_cores(measured.cores) if measured.cores else _published(measured)
+    links = measured.link_speeds()
+    usual = LinkSpeeds() if published is None else published.link_speeds()
+    rows: list[tuple[str, float | None, float | None, str]] = [
+        ("memory", measured.bytes_per_second, None if published is None else published.bytes_per_second, "GB/s")
+    ]
+    for dtype, flops in measured.peak_flops.items():
+        rows.append(
+            (f"matrix products, {dtype}", flops, None if published is None else published.peak_flops[dtype], "TFLOP/s")
+        )
+    names = ("shared_memory",) if measured.cores else ("same_gpu", "nvlink", "pcie", "shared_memory")
+    rows += [(f"link {name}", getattr(links, name), getattr(usual, name), "GB/s") for name in names]
+    table = _table("measured here")
+    for column in ("measured", f"{'no table' if published is None else published.name}", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, here, there, unit in rows:
+        table.add_row(Text(f" {name}"), *(_figure(value, unit) for value in (here, there)), unit)
+    return Group(Text(f" {measured.name}", style="bold"), table, "")
+
+
+def _published(measured: Hardware) -> Hardware | None:
+    name = measured.name.removesuffix(" (measured)")
+    return None if measured.memory_bytes is None else hardware_of_device(name, measured.memory_bytes)
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "–" if value is None else f"{value / (1e9 if unit == 'GB/s' else 1e12):,.3g}"
+
+
 def _flags(search: LayoutSearch, plan: Plan) -> Text:
-    """Return the flags that give a run this plan, whose slots are those that a run chooses."""
-    costs = search.costs(plan.request, is_colocated=plan.is_colocated)
-    rate = _rate(predict(plan, costs, search.speeds).questions_per_second)
+    """Return the flags that give a run this plan."""
+    rate = format_rate(search.predicted(plan).prediction.questions_per_second)
     return Text(f" a run has {rate} questions/s with {run_flags(plan)}", style="dim")
 
 
-def run_flags(plan: Plan) -> str:
-    """Return the flags of a run for the placement, tp and replicas of this plan."""
-    request = plan.request
-    counts = {agent: count for agent, count in request.replicas.items() if count > 1}
-    is_same = len(set(request.replicas.values())) == 1
-    replicas = (
-        str(request.num_pipelines) if is_same else ",".join(f"{agent}={count}" for agent, count in counts.items())
-    )
-    tp = f" --tp {request.tp}" if request.tp > 1 else ""
-    return f"--placement {plan.strategy} --replicas {replicas}{tp}"
-
-
-def _agents(search: LayoutSearch, best: PredictedPlan) -> Table:
+def _agents(best: PredictedPlan) -> Table:
     """Return a row for each agent: its replicas, the devices that it keeps busy, and its seconds for a question."""
     table = _table("agent")
     for column in ("replicas", f"{_device(best.plan)}s\nbusy", "prefill", "think", "decode"):
         table.add_column(column, justify="right", no_wrap=True)
-    costs = search.costs(best.plan.request, is_colocated=best.plan.is_colocated)
-    for agent, cost in costs.items():
+    for agent, cost in best.costs.items():
         phases = (cost.prefill, cost.think, cost.decode)
         table.add_row(
             Text(f" {agent}"),
@@ -70,10 +86,10 @@ def _agents(search: LayoutSearch, best: PredictedPlan) -> Table:
 
 
 def _notes(search: LayoutSearch, best: PredictedPlan) -> Text:
-    figures, reached, prediction = search.device_hardware, search.efficiency, best.prediction
+    figures, reached, prediction = search.device_hardware, search.reached, best.prediction
     tokens = search.text_tokens
     return Text(
-        f" {_rate(prediction.questions_per_second)} questions/s, {100 * prediction.use:.0f} % of "
+        f" {format_rate(prediction.questions_per_second)} questions/s, {100 * prediction.use:.0f} % of "
         f"{prediction.num_devices} {_device(best.plan)}s busy; the bound: {prediction.bound_by}\n"
         f" the times are a replica's for one question, whose texts have {tokens} tokens, on {figures.name}: "
         f"{100 * reached.bandwidth:.0f} % of {figures.bytes_per_second / 1e9:,.0f} GB/s and "
@@ -95,21 +111,9 @@ def _layouts(found: Sequence[PredictedPlan]) -> Table:
     table.add_column("bound by", overflow="fold")
     for number, one in enumerate(found, 1):
         prediction = one.prediction
-        rate, use = _rate(prediction.questions_per_second), f"{100 * prediction.use:.0f} %"
-        table.add_row(f" {number}", rate, use, _contents(one.plan), prediction.bound_by)
+        rate, use = format_rate(prediction.questions_per_second), f"{100 * prediction.use:.0f} %"
+        table.add_row(f" {number}", rate, use, Text(describe_contents(one.plan)), prediction.bound_by)
     return table
-
-
-def _contents(plan: Plan) -> Text:
-    """Say how many devices have which agents."""
-    ranks = f" (tp {plan.request.tp})" if plan.request.tp > 1 else ""
-    found = contents_of(plan).items()
-    texts = [f"{count}× {'all in one actor' if plan.is_colocated else '+'.join(names)}" for names, count in found]
-    return Text(", ".join(texts) + ranks)
-
-
-def _rate(questions_per_second: float) -> str:
-    return f"{questions_per_second:,.0f}" if questions_per_second >= 100 else f"{questions_per_second:.3g}"
 
 
 def _device(plan: Plan) -> str:

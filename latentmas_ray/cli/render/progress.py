@@ -65,6 +65,8 @@ class ConsoleListener:
                 if reason != self._last_lost:  # once where many batches lose the same
                     self._last_lost = reason
                     self._show_warning(f"{reason}; continuing")
+            case run_events.LayoutMeasured(speed=speed):
+                self._show_heartbeat(speed.describe())
             case run_events.RunEnded():
                 self._show_end()
 

@@ -148,6 +148,8 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
     yield "time", _speed(summary.seconds, summary.questions_per_second)
     if summary.seconds_after_warm_up is not None and summary.questions_per_second_after_warm_up is not None:
         yield "after warm-up", _speed(summary.seconds_after_warm_up, summary.questions_per_second_after_warm_up)
+    if summary.layout_speed is not None:
+        yield "layout", f"{summary.layout_speed.layout}: {summary.layout_speed.describe()}"
 
 
 def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:

@@ -3,11 +3,16 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 
 _GBIT = 1e9 / 8  # bytes
+_Speed = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +23,26 @@ class Hardware:
     which the project does not switch on.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", allow_inf_nan=False
+    )  # for what is read from files
+
     name: str
-    memory_bytes: int | None  # None: the memory of a node differs
-    bytes_per_second: float  # of its memory
-    peak_flops: Mapping[str, float]
-    nvlink: float | None = None
-    pcie: float | None = None
-    network: float = 100 * _GBIT  # of a node: all its adapters together
-    cores: int | None = None  # of a processor, whose figures hold for all its cores together
+    memory_bytes: Annotated[int, Field(gt=0)] | None  # None: the memory of a node differs
+    bytes_per_second: _Speed  # of its memory
+    peak_flops: Mapping[str, _Speed]
+    nvlink: _Speed | None = None
+    pcie: _Speed | None = None
+    network: _Speed = 100 * _GBIT  # of a node: all its adapters together
+    cores: Annotated[int, Field(gt=0)] | None = None  # of a processor, whose figures hold for all its cores together
     source: str
+    links: LinkSpeeds | None = None  # as measured; None: they follow from the peaks
+    is_measured: bool = False  # what was reached, and no peaks
 
     def link_speeds(self) -> LinkSpeeds:
-        """Return the peak speed of each link. A copy within a GPU reads and writes, so it has half of the bandwidth."""
+        """Return the speed of each link. A copy within a GPU reads and writes, so it has half of the bandwidth."""
+        if self.links is not None:
+            return self.links
         defaults = LinkSpeeds()
         return replace(
             defaults,
@@ -49,6 +62,9 @@ class Hardware:
             bytes_per_second=self.bytes_per_second * part,
             peak_flops={dtype: flops * part for dtype, flops in self.peak_flops.items()},
         )
+
+
+_HARDWARE = TypeAdapter(Hardware)
 
 
 def _tensor_cores(half: float, single: float) -> dict[str, float]:
@@ -116,6 +132,36 @@ def hardware_named(name: str) -> Hardware:
     if found is None:
         raise ConfigError("hardware", name, f"its figures are not known; those of {', '.join(HARDWARE)} are")
     return found
+
+
+def hardware_named_or_in(text: str) -> Hardware:
+    """Return the figures of this name, or those in the file that `latentmas plan --measure --save` wrote. Raises
+    ConfigError for an unknown name, and for a file that cannot be read or has another form."""
+    if text.strip().lower() in HARDWARE or not text.endswith(".json"):
+        return hardware_named(text)
+    try:
+        return _HARDWARE.validate_json(Path(text).read_bytes())
+    except OSError as error:
+        raise ConfigError("hardware", text, f"the file cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        expected = f"it must be a file of latentmas plan --measure --save: {where or 'JSON'}: {first['msg']}"
+        raise ConfigError("hardware", text, expected) from None
+
+
+def hardware_to_json(hardware: Hardware) -> bytes:
+    """Return the content of the file from which `hardware_named_or_in` reads the same figures."""
+    return _HARDWARE.dump_json(hardware, indent=2) + b"\n"
+
+
+# GPUs as Ray names them, in the resources of a node. It does not always tell the size of an A100.
+_RAY_NAMES = {"A100-40G": "a100-40gb", "A100-80G": "a100-80gb", "A100": "a100-80gb"}
+
+
+def hardware_of_ray(gpu_name: str) -> Hardware | None:
+    """Return the figures of a GPU by the name that Ray gives it, such as `H100`; None if they are not known."""
+    return HARDWARE.get(_RAY_NAMES.get(gpu_name.upper(), gpu_name.lower()))
 
 
 def hardware_of_device(device_name: str, memory_bytes: int) -> Hardware | None:

@@ -2,19 +2,17 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import floor
 
 from latentmas_ray.config import MAX_REPLICAS, PlacementName
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement.assignment import ReplicaId, Slot, Slots
+from latentmas_ray.placement.assignment import Slot
 from latentmas_ray.placement.link_speeds import LinkSpeeds
-from latentmas_ray.placement.memory_estimate import memory_estimates, shard_memory
-from latentmas_ray.placement.plan import Plan, PlanRequest, gpu_sizes
+from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.prediction.hardware import Hardware
+from latentmas_ray.placement.prediction.layout_plans import devices_of, fits, plan_of, rows_on, written_at_once
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, layouts_for, rate_of
 from latentmas_ray.placement.prediction.throughput import Prediction, predict
-from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, TurnCost, turn_costs
-from latentmas_ray.placement.resources import ActorResources, divide_resources
+from latentmas_ray.placement.prediction.turn_costs import LIMITS, Efficiency, StepModel, TurnCost, mean_cost, turn_costs
 from latentmas_ray.placement.strategies import try_plan
 from latentmas_ray.placement.suggestions import make_plan
 
@@ -32,6 +30,7 @@ class PredictedPlan:
     layout: Layout | None
     plan: Plan
     prediction: Prediction
+    costs: Mapping[str, TurnCost]  # of its turns, by agent; where devices differ, the means over an agent's replicas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,32 +38,40 @@ class LayoutSearch:
     """What to search: `request` has the agents, nodes, topology, model, workload and placement; its replicas are not
     read. `placement` pack excludes colocated layouts, and colocate all others.
 
-    `expected_tokens`: of a text; None: as many as the workload allows.
+    `expected_tokens`: of a text; None: as many as the workload allows. `measured`: the costs of turns, in place of
+    those that follow from the model and the hardware; then the request needs no model. `divides_models`: a model that
+    needs more than one GPU gets the fewest over which it fits, if `tp` of the request is 1.
     """
 
     request: PlanRequest
     hardware: Hardware
     speeds: LinkSpeeds
     expected_tokens: int | None = None
-    efficiency: Efficiency = field(default_factory=Efficiency)
+    efficiency: Efficiency | None = None  # None: what is usual, or all of figures that were measured
+    measured: Mapping[str, TurnCost] | None = None
+    divides_models: bool = True
+    _known: dict[tuple[int, int], Mapping[str, TurnCost]] = field(default_factory=dict, init=False, repr=False)
 
     def find(self) -> list[PredictedPlan]:
         """Return the best plan first, and then all others by questions per second.
 
-        A model that needs more than one GPU gets the fewest over which it fits, if `tp` of the request is 1. Raises
-        ConfigError if no layout fits, for GPUs of unknown size, and for the placement spread.
+        Raises ConfigError if no layout fits, for GPUs of unknown size, and for the placement spread.
         """
         if self.request.placement == "spread":
             raise ConfigError("placement", "spread", "with replicas auto it must be auto, pack or colocate")
-        if any(node.whole_gpus and node.gpu_bytes is None for node in self.request.nodes):
+        if self.measured is None and any(node.whole_gpus and node.gpu_bytes is None for node in self.request.nodes):
             raise ConfigError("gpu_memory", "nothing", "a search needs the size of the GPUs: give it, or hardware")
-        for tp in _TP if self.request.tp == 1 else (self.request.tp,):
+        for tp in _TP if self.request.tp == 1 and self.divides_models else (self.request.tp,):
             if found := self._find(replace(self.request, tp=tp)):
                 return found
         alone = replace(self.request, replicas=dict.fromkeys(self.request.agents, 1))
-        plan = make_plan(alone)  # which says what is missing
-        costs = self.costs(self.request, is_colocated=plan.is_colocated)
-        return [PredictedPlan(layout=None, plan=plan, prediction=predict(plan, costs, self.speeds))]
+        return [self.predicted(make_plan(alone))]  # which says what is missing
+
+    def predicted(self, plan: Plan) -> PredictedPlan:
+        """Return the prediction for a plan that a run has without a search."""
+        contents = {} if plan.is_colocated else contents_of(plan)
+        costs = self.costs_on(plan.request, Layout(contents, is_colocated=plan.is_colocated))
+        return PredictedPlan(layout=None, plan=plan, prediction=predict(plan, costs, self.speeds), costs=costs)
 
     @property
     def device_hardware(self) -> Hardware:
@@ -73,72 +80,108 @@ class LayoutSearch:
         return self.hardware.of_cores(cores)
 
     @property
+    def reached(self) -> Efficiency:
+        """The part of the hardware's figures that is assumed to be reached."""
+        return self.efficiency or (LIMITS if self.hardware.is_measured else Efficiency())
+
+    @property
     def text_tokens(self) -> int:
         """The length that a text is expected to have: at most its limit."""
         most = self.request.workload.max_new_tokens
         return min(self.expected_tokens or most, most)
 
-    def costs(self, request: PlanRequest, *, is_colocated: bool) -> dict[str, TurnCost]:
-        """Return the predicted costs of the turns with the tp of `request`."""
-        assert request.model is not None, "a search needs a model"
+    def costs(self, request: PlanRequest, rows: Mapping[str, int]) -> Mapping[str, TurnCost]:
+        """Return the costs of the turns with the tp of `request`, of agents that write `rows` questions at the same
+        time; the others compute whole batches."""
+        if self.measured is not None:
+            return self.measured
+        assert request.model is not None, "a search needs a model, or measured costs"
         assert request.topology is not None, "a search needs a topology"
         expected = replace(request.workload, max_new_tokens=self.text_tokens)
         device = StepModel(
             model=request.model,
             hardware=self.device_hardware,
             tp=request.tp,
-            efficiency=self.efficiency,
+            efficiency=self.reached,
             links=self.speeds,
         )
-        # An actor with several agents computes whole batches.
-        return turn_costs(request.topology, expected, {} if is_colocated else request.written_at_once, device)
+        return turn_costs(request.topology, expected, rows, device)
+
+    def costs_on(self, request: PlanRequest, layout: Layout) -> Mapping[str, TurnCost]:
+        """Return the costs of the turns in a layout: the more actors share a GPU, the fewer questions an engine has
+        room for there."""
+        if layout.is_colocated:
+            return self.costs(request, {})  # an actor with several agents computes whole batches
+        if not request.apart:
+            return self._costs_by_size(request, 1)
+        by_size = {size: self._costs_by_size(request, size) for size in {len(contents) for contents in layout.counts}}
+        if len(by_size) == 1:
+            return next(iter(by_size.values()))
+        return {
+            agent: mean_cost(
+                [
+                    (by_size[len(contents)][agent], count)
+                    for contents, count in layout.counts.items()
+                    if agent in contents
+                ]
+            )
+            for agent in request.agents
+        }
+
+    def _costs_by_size(self, request: PlanRequest, num_actors: int) -> Mapping[str, TurnCost]:
+        """Return the costs of the turns on devices with so many actors; of all layouts they are computed once."""
+        key = request.tp, num_actors
+        if key not in self._known:
+            rows = {agent: max(1, count) for agent, count in rows_on(request, num_actors).items()}
+            self._known[key] = self.costs(request, rows)
+        return self._known[key]
 
     def _find(self, request: PlanRequest) -> list[PredictedPlan]:
         """Return the plans with the tp of `request`; none if no layout fits."""
-        if not (places := _places(request)):
+        if not (places := devices_of(request)):
             return []
         if len(places) > _MOST_DEVICES:
             raise ConfigError("nodes", len(request.nodes), f"a search takes at most {_MOST_DEVICES} devices")
-        costs = {is_colocated: self.costs(request, is_colocated=is_colocated) for is_colocated in (False, True)}
-        seconds = {agent: cost.seconds for agent, cost in costs[False].items()}
+        seconds = {agent: cost.seconds for agent, cost in self.costs(request, written_at_once(request)).items()}
         # First without hand-overs; then again with the seconds that those of the best layout take.
-        first = self._predicted(request, costs, seconds, places)
-        apart = next((one.prediction for one in first if not one.plan.is_colocated), None)
+        first = self._predicted(request, seconds, places, {})
+        apart = next((one for one in first if not one.plan.is_colocated), None)
         if apart is None:
             return first
-        waited = {agent: used / apart.questions_per_second for agent, used in apart.devices_used.items()}
-        second = self._predicted(request, costs, {agent: used / request.tp for agent, used in waited.items()}, places)
+        rate, used = apart.prediction.questions_per_second, apart.prediction.devices_used
+        waited = {agent: used[agent] / rate / request.tp - apart.costs[agent].seconds for agent in request.agents}
+        second = self._predicted(request, seconds, places, waited)
         return in_order([*first, *(one for one in second if one.layout not in [other.layout for other in first])])
 
     def _predicted(
         self,
         request: PlanRequest,
-        costs: Mapping[bool, Mapping[str, TurnCost]],
         seconds: Mapping[str, float],
         places: Sequence[tuple[Slot, ...]],
+        waited: Mapping[str, float],
     ) -> list[PredictedPlan]:
-        """Return the predictions of the most promising layouts, for agents that need these `seconds` of a device."""
-        colocated = {agent: cost.seconds for agent, cost in costs[True].items()}
-        ranked = [
-            (rate_of(layout, colocated if layout.is_colocated else seconds), layout)
-            for layout in layouts_for(request, seconds, len(places))
-            if fits(request, layout)
-        ]
+        """Return the predictions of the most promising layouts, for agents that need these `seconds` of a device, and
+        wait for hand-overs for those of `waited`."""
+        needed = {agent: own + waited.get(agent, 0.0) for agent, own in seconds.items()}
+        ranked = []
+        for layout in layouts_for(request, needed, len(places)):
+            if not fits(request, layout):
+                continue
+            more = {} if layout.is_colocated else waited
+            here = self.costs_on(request, layout)
+            rate = rate_of(layout, {agent: cost.seconds + more.get(agent, 0.0) for agent, cost in here.items()})
+            ranked.append((rate, layout, here))
         ranked.sort(key=lambda item: (-item[0], item[1].num_actors))
         most = _MOST_PREDICTED if len(places) <= _MANY_DEVICES else _MOST_PREDICTED // 4
-        unlike = {_kinds(request, layout): layout for _, layout in reversed(ranked)}
-        chosen = [layout for _, layout in ranked if unlike[_kinds(request, layout)] is layout]
-        # Those that a run can have are among them in any case.
-        chosen = chosen[:most] + [layout for layout in chosen[most:] if not layout.shares_devices]
-        plans = [(layout, plan_of(request, layout, places)) for layout in chosen]
-        return in_order(
-            [
-                PredictedPlan(
-                    layout=layout, plan=plan, prediction=predict(plan, costs[layout.is_colocated], self.speeds)
-                )
-                for layout, plan in plans
-            ]
-        )
+        unlike = {_kinds(request, layout): layout for _, layout, _ in reversed(ranked)}
+        chosen = [(layout, here) for _, layout, here in ranked if unlike[_kinds(request, layout)] is layout]
+        found = []
+        # Those without shared devices are among them in any case.
+        for layout, here in chosen[:most] + [one for one in chosen[most:] if not one[0].shares_devices]:
+            plan = plan_of(request, layout, places)
+            prediction = predict(plan, here, self.speeds)
+            found.append(PredictedPlan(layout=layout, plan=plan, prediction=prediction, costs=here))
+        return in_order(found)
 
 
 def _kinds(request: PlanRequest, layout: Layout) -> Hashable:
@@ -151,19 +194,22 @@ def _kinds(request: PlanRequest, layout: Layout) -> Hashable:
 
 
 def run_of(found: Sequence[PredictedPlan]) -> tuple[PredictedPlan, Plan] | None:
-    """Return the first of these plans that a run can have, and the run's own plan with its placement, tp and replicas.
+    """Return the first of these plans that flags can give to a run, and the run's own plan with its placement, tp and
+    replicas. None if there is no other.
 
-    A run divides GPUs equally among all actors, so it cannot have a layout in which some share one and others do not;
-    of those in which several actors share a GPU none is tried. None if there is no other.
+    Agents that share devices are joined by `+` in `replicas`. Without any, a run has actors of equal size on nodes that
+    it chooses, so on nodes without GPUs it cannot give each agent nodes of its own.
     """
     for one in found:
         request = one.plan.request
         if request.num_pipelines > MAX_REPLICAS:
             continue
+        if one.layout is None or one.layout.shares_devices:
+            return one, one.plan
         wanted: PlacementName = "colocate" if one.plan.is_colocated else "auto"
-        own = try_plan(replace(request, placement=wanted)) if one.layout and not one.layout.shares_devices else None
+        own = try_plan(replace(request, placement=wanted))
         if isinstance(own, Plan) and own.strategy == one.plan.strategy and contents_of(own) == contents_of(one.plan):
-            return one, own
+            return one, replace(own, why=one.plan.why)
     return None
 
 
@@ -176,78 +222,3 @@ def in_order(found: Sequence[PredictedPlan]) -> list[PredictedPlan]:
     nearly = [one for one in order if one.prediction.questions_per_second >= _NEARLY * most]
     best = min(nearly, key=lambda one: len(one.plan.slots))
     return [best, *(one for one in order if one is not best)]
-
-
-def fits(request: PlanRequest, layout: Layout) -> bool:
-    """Return whether the memory of a GPU suffices for the actors on it. Every actor has its own copy of the weights."""
-    model, tp = request.model, request.tp
-    assert model is not None, "a search needs a model"
-    assert request.topology is not None, "a search needs a topology"
-    if model.num_kv_heads % tp or model.num_heads % tp or model.mlp_size % tp:
-        return False
-    if tp > 1 and layout.shares_devices:
-        return False  # the ranks of a replica need GPUs of their own
-    sizes = gpu_sizes(request.nodes)
-    if not sizes:
-        return True
-    found = memory_estimates(request.topology, request.workload, request.written_at_once)
-    estimates = {one.agent: one for one in found}
-    for contents in layout.counts:
-        groups = [contents] if layout.is_colocated else [(agent,) for agent in contents]
-        actors = [shard_memory(model, [estimates[name] for name in names], request.workload, tp) for names in groups]
-        if sum(actor.total_bytes for actor in actors) > sizes[0]:
-            return False
-    return True
-
-
-def plan_of(request: PlanRequest, layout: Layout, places: Sequence[tuple[Slot, ...]]) -> Plan:
-    """Return the plan of a layout on these devices, in this order: a node is filled before the next one is used, and
-    each has its part of every kind of device, so that chains stay on a node where they can."""
-    devices = sorted(
-        ((number + 0.5) / count, order, contents)
-        for order, (contents, count) in enumerate(layout.counts.items())
-        for number in range(count)
-    )
-    replicas = dict.fromkeys(request.agents, 0)
-    slots: Slots = {}
-    for (_, _, contents), place in zip(devices, places, strict=False):
-        for agents in [contents] if layout.is_colocated else [(agent,) for agent in contents]:
-            slots[ReplicaId(agents, replicas[agents[0]])] = place
-            for agent in agents:
-                replicas[agent] += 1
-    strategy: PlacementName = "colocate" if layout.is_colocated else "pack"
-    most = 1 if layout.is_colocated else max(map(len, layout.counts))
-    made = replace(request, replicas=replicas, placement=strategy)
-    why = "the most questions per second, as predicted"
-    return Plan(
-        request=made, strategy=strategy, why=why, share=_share(made, layout.num_actors * request.tp, most), slots=slots
-    )
-
-
-def _share(request: PlanRequest, num_actors: int, most_on_device: int) -> ActorResources:
-    """Return what each actor asks Ray for, if at most `most_on_device` are on one device."""
-    if any(node.whole_gpus for node in request.nodes):
-        return divide_resources(
-            num_actors=num_actors,
-            nodes=request.nodes,
-            busy_actors=num_actors,
-            least_per_gpu=most_on_device,
-        )
-    cores = min(node.num_cpus for node in request.nodes if node.num_cpus >= 1)
-    return ActorResources(
-        num_gpus=0.0,
-        num_cpus=min(1.0, floor(100 * cores / most_on_device) / 100),
-        num_threads=max(1, floor(cores) // most_on_device),
-    )
-
-
-def _places(request: PlanRequest) -> list[tuple[Slot, ...]]:
-    """Return the devices of a cluster, node by node; with `tp` above 1, groups of that many GPUs of one node."""
-    has_gpus = any(node.whole_gpus for node in request.nodes)
-    if not has_gpus:
-        return [(Slot(number, None),) * request.tp for number, node in enumerate(request.nodes) if node.num_cpus >= 1]
-    return [
-        tuple(Slot(number, gpu) for gpu in range(first, first + request.tp))
-        for number, node in enumerate(request.nodes)
-        for first in range(0, node.whole_gpus - request.tp + 1, request.tp)
-    ]

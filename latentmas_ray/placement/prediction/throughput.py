@@ -8,6 +8,7 @@ from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.plan import Plan
 from latentmas_ray.placement.prediction.turn_costs import TurnCost
 
+_SLACK = 0.2  # as simulations show
 Hosts = Mapping[str, frozenset[Hashable]]  # the devices on which an agent has a replica
 
 
@@ -27,16 +28,16 @@ class Prediction:
 
 
 def predict(plan: Plan, costs: Mapping[str, TurnCost], speeds: LinkSpeeds) -> Prediction:
-    """Return the prediction for a plan whose request has a topology and a model.
+    """Return the prediction for a plan whose request has a topology; without a model, hand-overs take no time.
 
     `costs`: of the turns, with the plan's tp. A turn also waits for the segments that it reads, which is counted in
-    full: how much of it overlaps with thinking is not predicted.
+    full: how much of it overlaps with thinking is not predicted. Its time is the mean over all pairs of replicas.
     """
     request = plan.request
     absorbing = dict.fromkeys(request.agents, 0.0)
-    transfers = plan.hand_overs(speeds)
+    transfers = plan.hand_overs(speeds) if request.model is not None else ()
     for transfer in transfers:
-        absorbing[transfer.reader] += transfer.seconds / request.workload.batch_size
+        absorbing[transfer.reader] += transfer.mean_seconds / request.workload.batch_size
     seconds = {name: (costs[name].seconds + absorbing[name]) * request.tp for name in request.agents}
     hosts = _hosts(plan)
     rate, bottleneck = most_per_second(seconds, hosts, dict.fromkeys(frozenset().union(*hosts.values()), 1.0))
@@ -58,8 +59,9 @@ def most_per_second(
     Actors with a turn share the time of their device equally, and a turn goes to the actor of its agent with the fewest
     turns that are not over. So an agent's actors have equal shares of the questions, except for one agent at most:
     where all others keep up, the turns of the slowest wait in queues, and its actors take what time the others leave.
-    At least an equal part of a device is theirs, which the others must do without. The better of both cases is what a
-    simulation of such actors reaches.
+    At least an equal part of a device is theirs, which the others must do without. The nearer the others come to their
+    part, the more their turns wait, too, and the shares become equal again. A simulation of such actors reaches the
+    better of both cases, and what lies between them where the others have less than `_SLACK` of their part to spare.
     """
     replicas = {agent: sum(sizes[host] for host in hosts[agent]) for agent in seconds}
     shares = {agent: seconds[agent] / replicas[agent] for agent in seconds}
@@ -68,7 +70,7 @@ def most_per_second(
         for host in hosts[agent]:
             on[host].append(agent)
     equal = _least([(1.0, tuple(agents), sum(shares[agent] for agent in agents)) for agents in on.values()])
-    return max([equal, *(_with_queues(slowest, hosts, sizes, shares, on) for slowest in seconds)])
+    return max([equal, *(_with_queues(slowest, hosts, sizes, shares, on, equal[0]) for slowest in seconds)])
 
 
 def _with_queues(
@@ -77,8 +79,9 @@ def _with_queues(
     sizes: Mapping[Hashable, float],
     shares: Mapping[str, float],
     on: Mapping[Hashable, list[str]],
+    equal: float,
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the same where the turns of one agent wait in queues."""
+    """Return the same where the turns of one agent wait in queues; `equal`: the rate with equal shares."""
     bounds = []
     left_out = 0.0
     for host, agents in on.items():
@@ -89,7 +92,14 @@ def _with_queues(
     room = sum(sizes[host] for host in hosts[slowest])
     neighbours = {agent for host in hosts[slowest] for agent in on[host]}
     bounds.append((room, tuple(agent for agent in shares if agent in neighbours), shares[slowest] * room + left_out))
-    return _least(bounds)
+    rate, slow = _least(bounds)
+    used = [
+        rate * needed / part
+        for (part, _, needed), others in zip(bounds, on.values(), strict=False)
+        if slowest in others and needed
+    ]
+    spare = 1.0 - max(used, default=0.0)
+    return equal + (rate - equal) * min(1.0, max(0.0, spare) / _SLACK), slow
 
 
 def _least(bounds: Iterable[tuple[float, tuple[str, ...], float]]) -> tuple[float, tuple[str, ...]]:

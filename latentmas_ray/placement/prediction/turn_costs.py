@@ -1,6 +1,6 @@
 """Predicted seconds of each agent's turn, per question: FLOPs over peak, and bytes of weights and KV over bandwidth."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -51,6 +51,18 @@ class TurnCost:
         """The phase that takes longest, and its cost."""
         phases = {"prefill": self.prefill, "think": self.think, "decode": self.decode}
         return max(phases.items(), key=lambda item: item[1].seconds)
+
+
+def mean_cost(costs: Sequence[tuple[TurnCost, int]]) -> TurnCost:
+    """Return the mean of an agent's costs on so many devices each; what limits a phase is that of most devices."""
+    total = sum(count for _, count in costs)
+    most = max(costs, key=lambda item: item[1])[0]
+
+    def mean(phase: str) -> PhaseCost:
+        seconds = sum(getattr(cost, phase).seconds * count for cost, count in costs) / total
+        return PhaseCost(seconds=seconds, limit=getattr(most, phase).limit)
+
+    return TurnCost(agent=most.agent, prefill=mean("prefill"), think=mean("think"), decode=mean("decode"))
 
 
 @dataclass(frozen=True, kw_only=True)

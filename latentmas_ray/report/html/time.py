@@ -35,6 +35,7 @@ class RunTime:
 
     entry: Entry
     agents: tuple[AgentTime, ...]
+    layouts: tuple[str, ...]  # predicted and reached, of each run whose layout was searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +74,23 @@ def make_time_chart(group: Group) -> TimeChart | None:
     if not longest:
         return None
     runs = tuple(
-        RunTime(entry=entry, agents=tuple(_agent(entry, agent, longest) for agent in entry.summary.agents))
+        RunTime(
+            entry=entry,
+            agents=tuple(_agent(entry, agent, longest) for agent in entry.summary.agents),
+            layouts=tuple(_layouts(entry)),
+        )
         for entry in group.entries
         if entry.summary.agents
     )
     parts = [part for run in runs for agent in run.agents for part in agent.parts]
     shown = tuple(phase for phase in PHASES if any(part.phase == phase for part in parts))
     return TimeChart(group=group, runs=runs, phases=shown)
+
+
+def _layouts(entry: Entry) -> Iterator[str]:
+    for run in entry.runs:
+        if run.summary is not None and (speed := run.summary.layout_speed) is not None:
+            yield f"layout {speed.layout}, bound by {speed.bound_by}: {speed.describe()}"
 
 
 def _agent(entry: Entry, agent: str, longest: float) -> AgentTime:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from latentmas_ray.actors.agent_actor import Loaded
-from latentmas_ray.actors.replicas.links import links_to
+from latentmas_ray.actors.replicas.links import LinksByAgents, links_to
 from latentmas_ray.actors.replicas.sharded import ShardedReplica, merge_results
 from latentmas_ray.config import ActorLink
 from latentmas_ray.engine.turn import SegmentRead, TurnResult
@@ -53,6 +53,19 @@ def test_places_are_unknown_while_a_model_is_loading() -> None:
     loading = ShardedReplica([object()], ["n0"])
     assert links_to(replica(ONE), [loading]) is None
     assert links_to(loading, [replica(ONE)]) is None
+
+
+def test_links_are_found_once_until_a_replica_is_another() -> None:
+    found = LinksByAgents()
+    producer, loading = replica(ONE), ShardedReplica([object()], ["n0"])
+    replicas = {"reader": [replica(ONE)], "other": [loading]}
+    assert found.links_to(producer, ("reader",), replicas) == {"same_gpu"}
+    assert found.links_to(producer, ("reader", "other"), replicas) is None
+    loading.accept([Loaded(SPEC, "cpu", "n1", None, frozenset())])
+    assert found.links_to(producer, ("reader", "other"), replicas) == {"same_gpu", "cross_node"}
+    replicas["reader"].clear()
+    assert found.links_to(producer, ("reader",), replicas) == {"same_gpu"}  # it is not looked at again
+    assert found.links_to(producer, ("reader",), {"reader": [replica(("n1", None))]}) == {"cross_node"}
 
 
 def test_ranks_that_read_in_several_ways_name_them_all() -> None:

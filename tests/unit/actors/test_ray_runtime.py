@@ -11,6 +11,7 @@ from ray.exceptions import RaySystemError
 from latentmas_ray.actors import ray_runtime
 from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.actors.ray_runtime import RayRuntime
+from latentmas_ray.actors.replicas import ready
 from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, ClusterError
@@ -18,7 +19,7 @@ from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
 from latentmas_ray.transport import ObjectStore
 from latentmas_ray.writing.writer import CANCELLED
-from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
+from tests.cases.manager import NODES, FakeManager, FakeReferences, FakeReplica, cluster_of, fake_cluster
 
 AGENTS = ("planner", "judger")
 
@@ -27,6 +28,7 @@ AGENTS = ("planner", "judger")
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
     """A runtime of two agents whose actors are up."""
     monkeypatch.setattr(ray_runtime, "ReplicaManager", FakeManager)
+    monkeypatch.setattr(ready, "ReadyReferences", FakeReferences)
     monkeypatch.setattr(ray_runtime, "connect_as_configured", lambda *_, **more: cluster_of(NODES))
 
     def start(**more: Any) -> RayRuntime:

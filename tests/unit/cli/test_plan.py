@@ -2,11 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from latentmas_ray.bench import device
 from latentmas_ray.cli.commands import plan as plan_module
 from latentmas_ray.cli.main import main
+from latentmas_ray.placement.prediction.hardware import hardware_named_or_in
 from latentmas_ray.system import engines
 
 REFERENCE = ["plan", "--model", "qwen3-14b", "--gpus-per-node", "8", "--gpu-memory", "80GB"]
@@ -165,11 +168,66 @@ def test_many_questions_per_second_are_whole_numbers(capfd: pytest.CaptureFixtur
     assert "e+" not in out
 
 
-def test_a_run_needs_numbers_of_replicas(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--replicas", "auto", "--limit", "1"]) == 2
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--replicas", "judger=auto"], "--replicas: got 'judger=auto'; auto chooses the replicas of all agents"),
+        (["--replicas", "auto", "--placement", "spread"], "--placement: got 'spread'; with replicas auto it must be"),
+        (["--replicas", "auto", "--hardware", "h300"], "--hardware: got 'h300'; its figures are not known"),
+        (["--replicas", "planner+judger=1", "--placement", "colocate"], "which placement colocate excludes"),
+    ],
+)
+def test_a_run_refuses_a_layout_that_cannot_be_had(
+    flags: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "--limit", "1", *flags]) == 2
     err = capfd.readouterr().err
-    assert "--replicas: got 'auto'; a run needs numbers: latentmas plan --replicas auto finds the best ones" in err
+    assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_layout_by_hand_is_planned_and_predicted(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--hardware", "h100", "--replicas", "planner+critic+refiner=1,judger=3", "--gpus-per-node", "4"]
+    told = json.loads(printed([*REFERENCE, *flags, "--model", "qwen3-4b", "--json"], capfd))
+    places = {shard["agents"][0]: (shard["node"], shard["gpu"]) for shard in told["shards"]}
+    assert places["planner"] == places["critic"] == places["refiner"] != places["judger"]
+    assert told["replicas"] == {"planner": 1, "critic": 1, "refiner": 1, "judger": 3}
+    assert len(told["predicted"]) == 1
+
+
+def test_texts_of_a_task_have_their_published_length(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--hardware", "h100", "--task", "gsm8k"]
+    assert "whose texts have 586 tokens" in " ".join(printed([*REFERENCE, *flags], capfd).split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--measure", "--hardware", "h100"], "--hardware: got 'h100'; with --measure it is what is measured here"),
+        (["--save", "here.json"], "--save: got 'here.json'; it must be a file that ends in .json, for what --measure"),
+        (["--measure", "--save", "here.txt"], "--save: got 'here.txt'; it must be a file that ends in .json"),
+    ],
+)
+def test_measurements_that_contradict(flags: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*REFERENCE, *flags]) == 2
+    assert told in capfd.readouterr().err
+
+
+def test_measured_figures_are_shown_saved_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With smaller buffers, as the figures themselves do not matter here."""
+    monkeypatch.setattr(device, "_LARGE", 2**20)
+    monkeypatch.setattr(device, "_SIDE", {"cpu": 64, "cuda": 64})
+    file = tmp_path / "mine.json"
+    here = ["plan", "--model", "qwen3-0.6b", "--gpus-per-node", "0", "--text-tokens", "10"]
+    out = " ".join(printed([*here, "--measure", "--save", str(file)], capfd).split())
+    assert "matrix products, bfloat16" in out
+    assert "link shared_memory" in out
+    assert "100 % of " in out
+    found = hardware_named_or_in(str(file))
+    assert found.is_measured
+    assert found.name in " ".join(printed([*here, "--hardware", str(file)], capfd).split())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The search for the layout with the most questions per second."""
 
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -10,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentmas_ray.config import devices_by_agents, parse_replicas, replicas_by_agent
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import NodeResources, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
+from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout, rows_on, written_at_once
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
-from latentmas_ray.placement.prediction.throughput import most_per_second, predict
+from latentmas_ray.placement.prediction.run_layout import run_fields, run_flags
+from latentmas_ray.placement.prediction.throughput import most_per_second
 from tests.cases.layouts import simulate_chain
 from tests.cases.placement import cluster, request
 
@@ -133,23 +137,92 @@ def search(nodes: tuple[NodeResources, ...], hardware: str = "h100", **more: Any
 def test_thinkers_share_a_gpu_where_two_copies_of_the_weights_fit() -> None:
     vllm: dict[str, Any] = {"written_at_once": {"judger": 16}, "apart": frozenset({"judger"})}
     small, large = (search(cluster(1, 8), model=model, **vllm)[0] for model in ("qwen3-4b", "qwen3-14b"))
-    assert small.plan.request.replicas["judger"] == 8
-    assert small.prediction.use > 0.95
+    assert small.plan.request.replicas["judger"] >= 7
+    assert small.prediction.use > 0.9
     assert large.plan.request.replicas == {"planner": 1, "critic": 1, "refiner": 1, "judger": 6}
     for found in (small, large):
         assert all(memory.total_bytes <= 80e9 for memory in found.plan.memory.values())
 
 
-def test_a_run_can_have_the_best_layout_without_shared_gpus() -> None:
+@pytest.mark.parametrize("shares", [True, False])
+def test_flags_give_a_run_the_layout_that_was_found(shares: bool) -> None:
     found = search(cluster(1, 8), written_at_once={"judger": 16}, apart=frozenset({"judger"}))
-    run = run_of(found)
+    chosen = [one for one in found if one.layout is not None and one.layout.shares_devices is shares]
+    run = run_of(chosen)
     assert run is not None
     one, plan = run
-    assert one is not found[0]
-    assert plan.request.replicas == {"planner": 1, "critic": 1, "refiner": 1, "judger": 5}
-    assert plan.share.num_gpus == 1.0
-    assert contents_of(plan) == contents_of(one.plan)
-    assert run_of(found[:1]) is None
+    assert one is chosen[0]
+    fields = run_fields(plan)
+    flags = run_flags(plan).split()
+    assert parse_replicas(flags[flags.index("--replicas") + 1]) == fields["replicas"] or not shares
+    devices = devices_by_agents(fields["replicas"], plan.request.agents)
+    again = replace(one.plan.request, replicas=replicas_by_agent(fields["replicas"], plan.request.agents))
+    made = make_plan(again) if devices is None else plan_layout(again, devices)
+    assert (devices is not None) is shares
+    assert made.slots == plan.slots
+    assert contents_of(made) == contents_of(one.plan)
+
+
+def test_no_flags_give_each_agent_nodes_of_its_own() -> None:
+    found = search(nodes_alike(4, num_gpus=0, num_cpus=8), "cpu", model="qwen3-0.6b")
+    own = [one for one in found if all(len(agents) == 1 for agents in contents_of(one.plan))]
+    assert own
+    assert run_of(own) is None
+
+
+def test_an_engine_writes_fewer_questions_at_once_where_more_actors_share_its_gpu() -> None:
+    made = request(
+        cluster(1, 8),
+        model="qwen3-4b",
+        workload=Workload(max_new_tokens=2048),
+        written_at_once={"judger": 16},
+        apart=frozenset({"judger"}),
+    )
+    rows = [rows_on(made, count)["judger"] for count in (1, 2, 4, 8)]
+    assert rows[0] == 16
+    assert rows == sorted(rows, reverse=True)
+    assert 0 < rows[2] < 16
+    assert rows[3] == 0
+    names = tuple(made.agents)
+    assert fits(made, Layout({names: 8}))
+    assert not fits(replace(made, nodes=cluster(1, 8, gigabytes=40)), Layout({names: 8}))
+    figures = hardware_named("a100-80gb")
+    finder = LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds())
+    own, shared, both = (
+        finder.costs_on(made, Layout(counts))["judger"].decode.seconds
+        for counts in ({("judger",): 8}, {names: 8}, {("judger",): 7, names: 1})
+    )
+    assert own < both < shared
+    assert both == pytest.approx((7 * own + shared) / 8)
+
+
+def test_our_own_engine_writes_whole_batches_where_it_is_divided() -> None:
+    made = request(cluster(1, 8), written_at_once={"judger": 64})
+    assert written_at_once(made) == {"judger": 64}
+    assert written_at_once(replace(made, tp=2)) == {}
+    assert written_at_once(replace(made, tp=2, apart=frozenset({"judger"}))) == {"judger": 64}
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "told"),
+    [
+        ({("planner", "critic"): 9}, {}, "'planner+critic=9'; it needs 9 GPUs, and there are 8"),
+        ({("planner", "critic"): 1}, {"placement": "spread"}, "placement spread excludes"),
+        ({("planner", "critic"): 1}, {"tp": 2}, "the ranks of tp need their own GPUs"),
+        ({("planner", "critic"): 1}, {"model": "qwen2.5-72b"}, "do not fit into its memory"),
+    ],
+)
+def test_a_layout_that_cannot_be_had(counts: dict[tuple[str, ...], int], more: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^replicas: .*{re.escape(told)}"):
+        plan_layout(request(cluster(1, 8), **more), counts)
+
+
+def test_hand_overs_take_their_mean_and_not_that_of_the_slowest_pair() -> None:
+    plan = make_plan(request(cluster(2, 4), replicas={"judger": 5}))
+    speeds = hardware_named("h100").link_speeds()
+    transfers = plan.hand_overs(speeds)
+    assert any(one.mean_seconds < one.seconds for one in transfers)
+    assert all(0 < one.mean_seconds <= one.seconds for one in transfers)
 
 
 def test_one_engine_for_all_agents_puts_them_on_every_gpu() -> None:
@@ -163,7 +236,7 @@ def test_the_search_never_falls_behind_the_plan_of_today() -> None:
     made = request(cluster(1, 8), workload=Workload(max_new_tokens=2048))
     figures = hardware_named("h100")
     finder = LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds())
-    today = predict(make_plan(made), finder.costs(made, is_colocated=False), finder.speeds)
+    today = finder.predicted(make_plan(made)).prediction
     assert finder.find()[0].prediction.questions_per_second > 5 * today.questions_per_second
 
 
@@ -214,7 +287,7 @@ def test_the_sums_of_ranks_go_over_the_links_of_the_plan() -> None:
     made = request(cluster(1, 8), model="qwen2.5-72b", tp=4)
     figures = hardware_named("h100")
     fast, slow = (
-        LayoutSearch(request=made, hardware=figures, speeds=speeds).costs(made, is_colocated=True)["planner"].seconds
+        LayoutSearch(request=made, hardware=figures, speeds=speeds).costs(made, {})["planner"].seconds
         for speeds in (figures.link_speeds(), replace(figures.link_speeds(), nvlink=None, pcie=25e9))
     )
     assert slow > 1.5 * fast

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -93,6 +95,47 @@ def test_the_budget_learns_tokens_per_byte() -> None:
     budget.stop_counting("second", "planner")
     assert budget.reserved_bytes == 0
     assert budget.fits({"planner": bounds["planner"] * 1000})
+
+
+@given(st.data())
+def test_the_budget_s_sums_are_those_of_all_its_segments(data: st.DataObject) -> None:
+    """Whatever is reserved, finished and dropped, in whatever order."""
+    budget = MemoryBudget(limit_bytes=5000, bytes_per_token=10)
+    bounds, sizes, rates = dict[tuple[str, str], Any](), dict[tuple[str, str], int](), dict[str, float]()
+    counts = st.integers(0, 40)
+    for _ in range(data.draw(st.integers(1, 25))):
+        key = batch, agent = data.draw(st.sampled_from("abc")), data.draw(st.sampled_from("xy"))
+        bound = SegmentBound(prompt_bytes=data.draw(counts), latent_steps=data.draw(counts), spare_tokens=3)
+        match data.draw(st.sampled_from(["reserve", "finish", "drop"])):
+            case "reserve":
+                budget.reserve(batch, {agent: (bound, bound)})
+                bounds[key] = (bound, bound)
+                sizes.pop(key, None)
+            case "finish" if key in bounds:
+                found = data.draw(counts) * 10, data.draw(counts) * 10
+                budget.set_size(batch, agent, found)
+                sizes[key] = sum(found)
+                for size, one in zip(found, bounds[key], strict=True):
+                    if one.prompt_bytes:
+                        rate = (size / 10 - one.latent_steps) / one.prompt_bytes
+                        rates[agent] = max(rates.get(agent, 0.0), rate)
+            case "drop":
+                budget.stop_counting(batch, agent)
+                bounds.pop(key, None)
+                sizes.pop(key, None)
+
+        def estimate(agent: str, of: Any) -> int:
+            tokens = (ceil(b.prompt_bytes * rates.get(agent, 1.0)) + b.latent_steps + b.spare_tokens for b in of)
+            return 10 * sum(tokens)
+
+        reserved = sum(sizes[key] if key in sizes else estimate(key[1], of) for key, of in bounds.items())
+        assert budget.reserved_bytes == reserved
+        assert budget.stored_bytes_by_agent() == {
+            name: sum(size for (_, agent), size in sizes.items() if agent == name)
+            for name in {one for _, one in bounds}
+        }
+        added = {"x": (bound,)}
+        assert budget.fits(added) is (not reserved or reserved + estimate("x", added["x"]) <= 5000)
 
 
 @given(num_bytes=st.integers(0, 10**12), weights=st.lists(st.integers(0, 10**9), min_size=1, max_size=20))

@@ -43,14 +43,14 @@ def settings_flags(settings: type[Any]) -> Callable[[Callable[..., None]], Calla
 
 
 def _kind(hint: Any) -> Any:
-    """Return a type without None: int, str, or a tuple of one of them."""
-    if hint in (int, str) or (get_args(hint)[1:] == (...,)):
+    """Return a type without None: int, float, str, or a tuple of int or str."""
+    if hint in (int, float, str) or (get_args(hint)[1:] == (...,)):
         return hint
     return next(kind for kind in get_args(hint) if kind is not type(None))
 
 
 def _parsed(field: Field[Any], kind: Any, value: Any) -> Any:
-    if kind in (int, str):
+    if kind in (int, float, str):
         return value
     return names_in(value) if get_args(kind)[0] is str else whole_numbers(field.name, value, _text(field.default))
 
@@ -60,7 +60,7 @@ def _parameter(field: Field[Any], kind: Any) -> inspect.Parameter:
     if field.default is not None:
         text += f" (default: {_text(field.default)})"
     option = typer.Option(flag_of(field.name), metavar=field.metadata["metavar"], help=text)
-    annotation = Annotated[(int if kind is int else str) | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[(kind if kind in (int, float) else str) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

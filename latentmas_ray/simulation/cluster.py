@@ -1,0 +1,73 @@
+"""The plan of a simulated run: how many replicas each agent has, and where they are."""
+
+from latentmas_ray.config import PlacementName
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.placement import ModelDims, Plan, PlanRequest, Workload, make_plan, nodes_alike
+from latentmas_ray.placement.model_dims import PRESETS, known_dims
+from latentmas_ray.placement.prediction.hardware import Hardware
+from latentmas_ray.placement.prediction.layouts import divide
+from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
+from latentmas_ray.simulation.settings import BALANCED, SimulationSettings
+from latentmas_ray.topology import Topology
+
+_CORES_PER_GPU = 8
+
+
+def make_cluster(settings: SimulationSettings, topology: Topology, num_nodes: int) -> Plan:
+    """Return the plan on `num_nodes` equal nodes. Raises ConfigError if there is none, or the model is unknown."""
+    seconds = seconds_by_agent(settings, topology)
+    num_gpus = num_nodes * settings.gpus_per_node
+    placement: PlacementName = settings.placement  # type: ignore[assignment]
+    if settings.replicas != BALANCED:
+        replicas = dict.fromkeys(seconds, int(settings.replicas))
+    elif placement == "colocate" or num_gpus < len(seconds):
+        replicas = dict.fromkeys(seconds, num_gpus if placement == "colocate" else 1)
+    else:
+        replicas = divide(tuple(seconds), seconds, num_gpus)
+    return make_plan(
+        PlanRequest(
+            agents=tuple(seconds),
+            replicas=replicas,
+            nodes=nodes_alike(
+                num_nodes,
+                num_gpus=settings.gpus_per_node,
+                num_cpus=_CORES_PER_GPU * settings.gpus_per_node,
+                gpu_bytes=None if settings.gpus is None else settings.gpus.memory_bytes,
+            ),
+            placement=placement,
+            busy_agents=len(seconds),
+            topology=topology,
+            model=_figures(settings.model),
+            workload=_workload(settings),
+        )
+    )
+
+
+def seconds_by_agent(settings: SimulationSettings, topology: Topology) -> dict[str, float]:
+    """Return the mean seconds of each agent's turn, in topological order: those of the settings, or as predicted for
+    their hardware. Raises ConfigError for an unknown model."""
+    costs = {} if settings.gpus is None else _predicted(settings, settings.gpus, topology)
+    given = ((agent.name, settings.mean_seconds[agent.thinks]) for agent in topology.agents)
+    return {name: costs[name] if seconds is None else seconds for name, seconds in given}
+
+
+def _predicted(settings: SimulationSettings, gpus: Hardware, topology: Topology) -> dict[str, float]:
+    device = StepModel(model=_figures(settings.model), hardware=gpus, efficiency=Efficiency(), links=settings.speeds)
+    costs = turn_costs(topology, _workload(settings), {}, device)  # per question
+    return {agent: cost.seconds * settings.batch_size for agent, cost in costs.items()}
+
+
+def _workload(settings: SimulationSettings) -> Workload:
+    return Workload(
+        batch_size=settings.batch_size,
+        prompt_tokens=settings.prompt_tokens,
+        latent_steps=settings.latent_steps,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
+def _figures(model: str) -> ModelDims:
+    found = known_dims(model)
+    if found is None:
+        raise ConfigError("model", model, f"it must be {', '.join(PRESETS)}, or a model's folder")
+    return found
