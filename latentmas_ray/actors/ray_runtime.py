@@ -107,8 +107,7 @@ class RayRuntime:
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
         start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: a further fact for the log. planner: plans the actors for the nodes that are there; may choose replicas.
-        detached: names the actors, which outlive this driver if it is killed.
+        note: for the log. planner: plans the actors, may choose replicas. detached: names them, to outlive this driver.
         """
         key = RunKey.generate() if detached is None else detached.key
         request = ReplicaRequest(
@@ -131,8 +130,7 @@ class RayRuntime:
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events: list[Event] = []  # for the next poll
-        self._ready, self._links = ReadyCalls(), LinksByAgents()
+        self._ready, self._links, self._events = ReadyCalls(), LinksByAgents(), list[Event]()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
