@@ -10,12 +10,13 @@ from latentmas_ray.actors.health import monitor
 from latentmas_ray.actors.health.node_line import LineReading, LineState
 from latentmas_ray.actors.health.node_watch import SILENT_SECONDS
 from latentmas_ray.actors.ray_runtime import RayRuntime
+from latentmas_ray.actors.replicas import ready
 from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.runs.run_events import NodeJoined, NodeLost, ReplicaLost
 from latentmas_ray.scheduler.protocol import Event, TurnHandle, TurnLost
 from latentmas_ray.transport import ObjectStore
-from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
+from tests.cases.manager import NODES, FakeManager, FakeReferences, FakeReplica, cluster_of, fake_cluster
 from tests.cases.node_lines import OPEN, Network
 
 AGENTS = ("planner", "judger")
@@ -33,6 +34,7 @@ def start(monkeypatch: pytest.MonkeyPatch, network: Network) -> Callable[..., Ra
     """A runtime of two agents on two nodes, whose lines are the network's; the driver is on the one that is `near`."""
     fake_cluster(monkeypatch)
     monkeypatch.setattr(ray_runtime, "ReplicaManager", FakeManager)
+    monkeypatch.setattr(ready, "ReadyReferences", FakeReferences)
     monkeypatch.setattr(ray_runtime, "connect_as_configured", lambda *_, **more: cluster_of(NODES))
     monkeypatch.setattr(monitor, "NodeWatch", network.watch)
     monkeypatch.setattr(monitor, "LOOK_SECONDS", 0.0)
