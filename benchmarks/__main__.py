@@ -71,6 +71,18 @@ def _vllm_memory(
     measure_vllm_memory(megabytes, repeats)
 
 
+@app.command("links")
+def _links(
+    tokens: Annotated[int, typer.Option(help="of each segment, of the shape of Qwen3-0.6B", min=1)] = 2048,
+    repeats: Annotated[int, typer.Option(help="hand-overs over each link", min=1)] = 9,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure both links of two pretended machines, each next to its own limit, and a run that uses both."""
+    from benchmarks.links import measure_links  # needs the tests' machines
+
+    measure_links(tokens, repeats, as_json=as_json)
+
+
 @app.command("authentication")
 def _authentication(
     repeats: Annotated[int, typer.Option(help="measurements of each figure, in turn", min=1)] = 15,

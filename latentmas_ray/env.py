@@ -12,8 +12,10 @@ from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
 Requirement = Literal["browser", "gpu", "multinode", "slow", "vllm"]
+OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
+_PROTOCOLS: dict[str, OtlpProtocol] = {name: name for name in get_args(OtlpProtocol)}
 _MAX_TORCH_THREADS = 4096
 
 
@@ -73,6 +75,28 @@ def _require() -> frozenset[Requirement]:
     if any(name not in _REQUIREMENTS for name in names):
         raise ConfigError("LATENTMAS_REQUIRE", text, f"it must be a comma-separated list of {', '.join(_REQUIREMENTS)}")
     return frozenset(_REQUIREMENTS[name] for name in names)
+
+
+def otlp_protocol() -> OtlpProtocol:
+    """Return how spans are exported, by OpenTelemetry's variables. Raises ConfigError that names the variable."""
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if text := os.environ.get(name, "").strip():
+            if (known := _PROTOCOLS.get(text)) is not None:
+                return known
+            raise ConfigError(name, text, f"it must be {' or '.join(_PROTOCOLS)}")
+    return "http/protobuf"
+
+
+def captures_message_content() -> bool:
+    """Return whether spans may contain questions and answers, by the variable with which OpenTelemetry's conventions
+    let users ask for it. Raises ConfigError that names it."""
+    name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+    text = os.environ.get(name, "").strip().lower()
+    if text in ("true", "span_only", "span_and_event"):
+        return True
+    if text in ("", "false", "no_content", "event_only"):
+        return False
+    raise ConfigError(name, text, "it must be true, false, span_only, span_and_event, event_only or no_content")
 
 
 def disable_nccl_abort() -> None:

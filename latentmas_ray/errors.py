@@ -20,6 +20,22 @@ _PASSWORDS = (
 )
 
 
+# How users of other projects ask for pipeline parallelism, in fields, keys and flags; and what they are told.
+PIPELINE_FIELDS = (
+    "pp",
+    "pp_size",
+    "pipeline_parallel",
+    "pipeline_parallel_size",
+    "pipeline_model_parallel_size",
+    "num_pipeline_stages",
+)
+NO_PIPELINE = (
+    "a model is not divided into pipeline stages, since a latent step is one token and all stages but one would wait; "
+    "leave it out and divide each layer over the GPUs of a node with tp (2, 4, 8, …), "
+    "or put agents on several nodes with placement spread"
+)
+
+
 def hide_passwords(text: str) -> str:
     """Return `text` with *** in place of the passwords and tokens of the URLs in it."""
     for pattern in _PASSWORDS if "://" in text else ():

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latentmas_ray.cli.render.transfer_tables import make_table
+from latentmas_ray.cli.render.bench.transfer_tables import make_table
 from latentmas_ray.units import format_fine_seconds
 
 if TYPE_CHECKING:

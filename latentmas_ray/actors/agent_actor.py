@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Place, Transport, find_available, gpu_in_use
 from latentmas_ray.transport.channel import end_connections
+from latentmas_ray.transport.links.probe import LinkProbe
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
@@ -77,6 +78,7 @@ class AgentActor:
         self._runner: Runner | None = None
         self._running: dict[int, _Running] = {}
         self._is_ready = threading.Event()  # turns that arrive earlier wait
+        self._probes: dict[str, LinkProbe] = {}
         self._idle_since = 0.0  # end of the last turn, seconds of the wall clock
         self._lost = LostSegments()
         self._lease: DriverLease | None = None
@@ -210,6 +212,18 @@ class AgentActor:
         for reference in references:
             ray.get(reference).copy()
         return time.perf_counter() - begin
+
+    def open_probes(self, transports: Mapping[str, Transport], num_bytes: int) -> None:
+        """Open these transports for segments of `num_bytes` that only measure; close those of an earlier call."""
+        for probe in self._probes.values():
+            probe.close()
+        self._probes.clear()
+        for name, transport in transports.items():
+            self._probes[name] = LinkProbe(transport.at(self._place()), self._key, num_bytes)
+
+    def use_probe(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call a method of the probe with this transport."""
+        return getattr(self._probes[name], method)(*arguments)
 
     def _place(self) -> Place:
         assert self._runner is not None, "load() comes first"

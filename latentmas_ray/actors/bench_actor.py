@@ -1,15 +1,16 @@
 """Runs objects of a benchmark in Ray actors, and lists the cluster's nodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.actors.errors import actor_errors
-from latentmas_ray.errors import LatentMASError
+from latentmas_ray.actors.errors import actor_errors, cluster_errors, memory_errors
+from latentmas_ray.errors import ActorError, LatentMASError
 
 
 class BenchActor:
@@ -28,28 +29,59 @@ class BenchActor:
             self._made = self._make()
         return getattr(self._made, method)(*arguments, **keywords)
 
+    def call_with_fetches(self, method: str, references: Sequence[Any], timeout_seconds: float) -> Any:
+        """Call a method with functions that get the value of each reference: it decides when and in which thread."""
+        return self.call(method, [partial(_get, reference, timeout_seconds) for reference in references])
+
+
+def _get(reference: Any, timeout_seconds: float) -> Any:
+    """Return the value of a reference. Raises LatentMASError kinds."""
+    with memory_errors():
+        return ray.get(reference, timeout=timeout_seconds)
+
 
 class BenchActorHandle:
     """A handle to a `BenchActor` on a given node."""
 
-    def __init__(self, make: Callable[[], Any], node_id: str) -> None:
+    def __init__(self, make: Callable[[], Any], node_id: str, num_gpus: int = 0) -> None:
         # Asks for no cores: it must fit on exactly this node, and the benchmark runs nothing else meanwhile.
         place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        self._actor = ray.remote(num_cpus=0, scheduling_strategy=place)(BenchActor).remote(make)
+        self._actor = ray.remote(num_cpus=0, num_gpus=num_gpus, scheduling_strategy=place)(BenchActor).remote(make)
 
     def submit(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Start a call; return a reference to its result, which may be an argument of another call."""
         return self._actor.call.remote(method, *arguments, **keywords)
 
+    def submit_reading(self, method: str, references: Sequence[Any], timeout_seconds: float) -> Any:
+        """Start a call of a method with functions that get each reference's value, and wait so long for each."""
+        return self._actor.call_with_fetches.remote(method, list(references), timeout_seconds)
+
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Call a method and wait. Raises what it raises, ActorError if the actor died."""
-        died = "an endpoint of the link died; is there enough memory?"
-        with actor_errors("an endpoint of the link failed", died, passes=LatentMASError):
-            return ray.get(self.submit(method, *arguments, **keywords))
+        return get_result(self.submit(method, *arguments, **keywords))
 
     def kill(self) -> None:
         """Kill the actor."""
         ray.kill(self._actor)
+
+
+def get_result(reference: Any, timeout_seconds: float | None = None) -> Any:
+    """Return what a call of an endpoint returned. Raises what it raised, ActorError if the actor died or did not answer
+    in time."""
+    died = "an endpoint of the link died; is there enough memory?"
+    try:
+        with actor_errors("an endpoint of the link failed", died, passes=LatentMASError):
+            return ray.get(reference, timeout=timeout_seconds)
+    except TimeoutError as error:
+        raise ActorError(f"an endpoint of the link did not answer within {timeout_seconds:g} s") from error
+
+
+def wait_until_made(reference: Any, timeout_seconds: float) -> None:
+    """Wait until a call has returned, and leave its value where it is. Raises ActorError after the time."""
+    with cluster_errors("an endpoint of the link cannot be waited for"):
+        ready, _ = ray.wait([reference], timeout=timeout_seconds, fetch_local=False)
+    if not ready:
+        raise ActorError(f"an endpoint of the link did not send within {timeout_seconds:g} s")
 
 
 @dataclass(frozen=True)
@@ -60,6 +92,7 @@ class BenchNode:
     host: str
     store_bytes: float
     memory_bytes: float  # for actors, without the object store
+    num_gpus: int = 0
 
 
 class BenchCluster:
@@ -87,6 +120,7 @@ class BenchCluster:
                 node["NodeManagerAddress"],
                 node["Resources"].get("object_store_memory", 0.0),
                 node["Resources"].get("memory", 0.0),
+                int(node["Resources"].get("GPU", 0)),
             )
             for node in ray.nodes()
             if node["Alive"]

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
+from latentmas_ray.actors.replicas.measure_ways import measure_ways
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import ReplicaRequest
@@ -24,6 +25,7 @@ from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId
 from latentmas_ray.transport import DeviceLayout, Transport
+from latentmas_ray.transport.choose import LinkTimes
 from latentmas_ray.units import format_seconds
 
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
@@ -50,6 +52,7 @@ class ReplicaManager:
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
+        self._link_times: LinkTimes | None = None
 
     def start(self, cluster: Cluster) -> Cluster:
         """Place the actors and load their models, all at the same time.
@@ -128,7 +131,13 @@ class ReplicaManager:
             nodes="one" if len({one.node_id for one in self.loaded}) == 1 else "several",
             gpus="one" if len(gpus) == 1 and is_shared else "shared" if is_shared else "own",
             available=frozenset.intersection(*(one.available for one in self.loaded)),
+            measure=self._measure_ways,
         )
+
+    def _measure_ways(self) -> LinkTimes:
+        """Measure once in a run: after a loss the choice stays."""
+        self._link_times = self._link_times or measure_ways(self.replicas)
+        return self._link_times
 
     def use_transport(self, transport: Transport) -> None:
         """Switch all replicas to this transport. Raises ActorError, ClusterError."""

@@ -17,7 +17,7 @@ from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
-from latentmas_ray.actors.health.lost_turns import lost_error, take_lost_turns
+from latentmas_ray.actors.health.lost_turns import take_lost_turns
 from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.links import LinksByAgents
@@ -73,7 +73,7 @@ class RayRuntime:
     agent's other replicas, or all replicas are restarted on the nodes that are left."""
 
     _transport: Transport | None = None  # until `start`
-    _has_losses = False  # since lost turns were looked for
+    _ended_by: LatentMASError | None = None  # the next poll raises it
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class RayRuntime:
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._ready, self._links, self._events = ReadyCalls(), LinksByAgents(), list[Event]()
+        self._ready, self._links, self._events, self._has_losses = ReadyCalls(), LinksByAgents(), list[Event](), False
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
@@ -165,6 +165,8 @@ class RayRuntime:
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:
         """Queue the turn at one of the agent's replicas. Raises ActorError if that was lost and not replaced."""
+        if self._ended_by is not None:
+            raise self._ended_by
         replica = choose_replica(self._manager.replicas_of()[work.agent], list(segments.values()), work.batch)
         if replica.state is ReplicaState.LOST:  # it would never be replaced
             raise ActorError(f"the actor of agent {work.agent} was not replaced: {replica.lost_because}")
@@ -186,8 +188,20 @@ class RayRuntime:
     def poll(self, timeout_seconds: float) -> list[Event]:
         """Check the actors' health if that is due, and return the events since the last call; see `Runtime.poll`.
 
-        Raises like `start` if actors that died cannot be replaced.
+        Raises like `start` if actors that died cannot be replaced, once it has returned what happened before.
         """
+        if self._ended_by is None:
+            try:
+                return self._poll(timeout_seconds)
+            except LatentMASError as error:
+                if not self._events:
+                    raise
+                self._ended_by = without_frames(error)
+                return self._take_events()
+        ended_by, self._ended_by = self._ended_by, None
+        raise ended_by
+
+    def _poll(self, timeout_seconds: float) -> list[Event]:
         if self._health.is_due:
             self._health.check_health()
         timeout = 0.0 if self._events or self._has_losses else timeout_seconds
@@ -201,6 +215,9 @@ class RayRuntime:
         if self._has_losses:
             self._has_losses = False
             self._events += take_lost_turns(self._pending, self._done, self._manager.replicas, self._health.gone_nodes)
+        return self._take_events()
+
+    def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
@@ -295,9 +312,8 @@ class RayRuntime:
         try:
             result = self._get_result(handle)
         except TurnLostError as error:
-            self._events.append(
-                TurnLost(handle, str(error), lacks_memory=error.lacks_memory, is_suspect=error.is_suspect)
-            )
+            lacks, is_suspect = error.lacks_memory, error.is_suspect
+            self._events.append(TurnLost(handle, str(error), lacks_memory=lacks, is_suspect=is_suspect))
             return False
         except LatentMASError as error:
             self._events.append(TurnFailed(handle, without_frames(error)))
@@ -327,7 +343,7 @@ class RayRuntime:
         except ActorError as error:
             if replica.state is not ReplicaState.LOST:
                 self._health.mark_dead(replica, handle.agent, str(error))
-            raise lost_error(handle) from error
+            raise replica.lost_error(turn, handle.agent) from error
         if not result.kept:
             return result
         # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.

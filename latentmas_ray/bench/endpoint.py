@@ -4,7 +4,6 @@ Dimensions: L layers, C 2 (key, value), H KV heads, T tokens, D head dim, N late
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import xxhash
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.bench.link_limits import Buffers, TcpReceiver, TcpSender
 from latentmas_ray.bench.timings import Received, Sent
+from latentmas_ray.bench.used_memory import available_bytes
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.wire import from_raw, raw_bytes
 from latentmas_ray.models.cache import BatchCache
@@ -42,8 +42,7 @@ class Endpoint:
 
     def free_bytes(self) -> int:
         """Return the memory that is available on this machine (Linux)."""
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+        return available_bytes()
 
     def prepare(self, num_tokens: int, *, is_sender: bool, with_buffers: bool) -> None:
         """Allocate a cache for a segment of `num_tokens`, filled with random numbers at the sender.

@@ -129,8 +129,11 @@ class TcpSender:
         round_trip, offset = best
         return offset, round_trip / 2
 
-    def seconds(self, source: np.ndarray) -> float:
-        """Return the seconds until all bytes have arrived, over one stream or two, whichever is faster."""
+    def seconds(self, source: np.ndarray, num_streams: int | None = None) -> float:
+        """Return the seconds until all bytes have arrived, over so many streams, at most `NUM_THREADS`; None: over one
+        or two, whichever is faster."""
+        if num_streams is not None:
+            return self._seconds(source, num_streams)
         return min(self._seconds(source, 1), self._seconds(source, NUM_THREADS))
 
     def close(self) -> None:

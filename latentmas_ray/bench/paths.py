@@ -122,7 +122,11 @@ def num_threads() -> int:
     return read_environment().torch_threads or max(1, min(NUM_THREADS, (os.cpu_count() or 1) // 2))
 
 
+class AlteredBytesError(RunError):
+    """Other bytes arrived than were sent."""
+
+
 def check_digests(sent: str, received: str) -> None:
-    """Raise RunError if the digests of both caches differ."""
+    """Raise AlteredBytesError if the digests of both caches differ."""
     if sent != received:
-        raise RunError(f"the receiver's cache holds other bytes than the sender's: digests {received}, {sent}")
+        raise AlteredBytesError(f"the receiver's cache holds other bytes than the sender's: digests {received}, {sent}")

@@ -49,7 +49,11 @@ def check_matplotlib(plot: str) -> None:
 
 def draw(outcome: "TransferBench", plot: str) -> None:
     """Write the PNG file. Raises RunError if that fails."""
-    figure = make_figure(outcome)
+    save_figure(make_figure(outcome), plot)
+
+
+def save_figure(figure: Any, plot: str) -> None:
+    """Write a matplotlib figure as PNG. Raises RunError if that fails."""
     try:
         figure.savefig(plot, format="png")
     except OSError as error:

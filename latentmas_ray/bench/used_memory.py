@@ -1,4 +1,4 @@
-"""The memory that a process uses: of one GPU's allocator, or resident memory."""
+"""The memory that a process uses, of one GPU's allocator or resident memory, and what its machine has left."""
 
 import resource
 import sys
@@ -27,3 +27,9 @@ def used_bytes(device: torch.device, *, peak: bool) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     field = "VmHWM:" if peak else "VmRSS:"
     return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith(field)) * 1024
+
+
+def available_bytes() -> int:
+    """Return the memory that is available on this machine (Linux)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024

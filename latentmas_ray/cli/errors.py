@@ -17,12 +17,14 @@ import typer
 from typer.core import TyperGroup
 
 from latentmas_ray.bench.answer.settings import AnswerBenchSettings
+from latentmas_ray.bench.matrix.settings import MatrixSettings
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.cli.unused_flags import NOTES, describe_unused
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import (
+    PIPELINE_FIELDS,
     InputError,
     LatentMASError,
     OldNameWarning,
@@ -38,9 +40,10 @@ _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
     | {
         field.name
-        for settings in (TransferBenchSettings, AnswerBenchSettings, SimulationSettings, LinkSpeeds)
+        for settings in (TransferBenchSettings, MatrixSettings, AnswerBenchSettings, SimulationSettings, LinkSpeeds)
         for field in fields(settings)
     }
+    | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
         "example",

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from latentmas_ray.config import RunConfig, TransportName, make_config
 from latentmas_ray.config.renamed import CONFIG_FIELDS
-from latentmas_ray.errors import ConfigError
+from latentmas_ray.errors import PIPELINE_FIELDS, ConfigError
 
 # The value in --help, for fields whose type does not say enough.
 _METAVARS = {
@@ -58,6 +58,7 @@ def run_options(
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
     old_names = {name.old: name.new for name in CONFIG_FIELDS if name.new in names}
+    refused = PIPELINE_FIELDS if "tp" in names else ()
     defaults = {name: fixed.get(name, _default_of(name)) for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,7 +67,7 @@ def run_options(
 
         def with_flags(**values: Any) -> None:
             context = values[_CONTEXT.name] if has_context else values.pop(_CONTEXT.name, None)
-            flags = {name: values.pop(name) for name in (*names, *old_names) if name in values}
+            flags = {name: values.pop(name) for name in (*names, *old_names, *refused) if name in values}
             typed = {name for name in flags if context is not None and is_given(context, name)}
             given = {name: value for name, value in flags.items() if value is not None}
             for old, new in old_names.items():
@@ -77,7 +78,7 @@ def run_options(
             command(RunConfig.model_construct({old_names.get(name, name) for name in typed}, **dict(config)), **values)
 
         flags = [_parameter(name, default, (helps or {}).get(name)) for name, default in defaults.items()]
-        flags += [_old_parameter(name) for name in old_names]
+        flags += [_hidden_parameter(name) for name in (*old_names, *refused)]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         own = own if has_context else [*own, _CONTEXT]
@@ -167,9 +168,10 @@ _COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {
 }
 
 
-def _old_parameter(name: str) -> inspect.Parameter:
-    """Return the flag of a field's old name, hidden in --help."""
-    annotation = Annotated[str | None, typer.Option(flag_of(name), hidden=True)]
+def _hidden_parameter(name: str) -> inspect.Parameter:
+    """Return the flag of a field's old name, or of a field that is refused with advice; --help does not show it."""
+    declarations = (flag_of(name), "-pp") if name == "pp" else (flag_of(name),)
+    annotation = Annotated[str | None, typer.Option(*declarations, hidden=True)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -88,8 +88,18 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
     ),
     "bench transfer": (
         UnusedFlags(
+            fields=("concurrent",),
+            when=lambda flags: flags["pairs"] is None,
+            why="without --pairs: one segment moves at a time",
+        ),
+        UnusedFlags(
             fields=("prompt_tokens", "latent_steps"),
-            when=lambda flags: not flags["end_to_end"],
+            when=lambda flags: flags["pairs"] is not None,
+            why="with --pairs: no agents hand over",
+        ),
+        UnusedFlags(
+            fields=("prompt_tokens", "latent_steps"),
+            when=lambda flags: not flags["end_to_end"] and flags["pairs"] is None,
             why="with --no-end-to-end: only the two agents that hand over have prompts and thoughts",
         ),
     ),

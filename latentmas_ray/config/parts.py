@@ -28,7 +28,6 @@ from latentmas_ray.config.choices import (
 )
 from latentmas_ray.config.values import (
     DEVICE_FORM,
-    MAX_REPLICAS,
     Replicas,
     count_replicas,
     is_device,
@@ -290,9 +289,9 @@ class PlacementConfig(ConfigPart):
 
     @property
     def max_replicas(self) -> int:
-        """The number of replicas of the agent with the most replicas; with auto the most that there can be."""
+        """The number of replicas of the agent with the most replicas; with auto 1, until a search has chosen them."""
         if self.replicas == "auto":
-            return MAX_REPLICAS
+            return 1
         return self.replicas if isinstance(self.replicas, int) else max(1, *count_replicas(self.replicas).values())
 
 
@@ -310,4 +309,7 @@ class OutputConfig(ConfigPart):
     )
     save_memory: Annotated[str | None, MayChange(), OwnFolder()] = Field(
         default=None, min_length=1, description="folder for the working memory of every question, one file each"
+    )
+    otel: Annotated[bool, MayChange()] = Field(
+        default=False, description="export OpenTelemetry spans of questions and turns by OTLP; OTEL_* says where"
     )

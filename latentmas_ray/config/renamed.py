@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentmas_ray.errors import ConfigError, OldNameWarning
+from latentmas_ray.errors import NO_PIPELINE, PIPELINE_FIELDS, ConfigError, OldNameWarning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,12 @@ TRANSFER_KEYS = (Renamed(old="handover", new="mode", values={"recipe": "recomput
 def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a configuration under their new names, with an `OldNameWarning` for each renamed one.
 
-    Raises ConfigError for a field that is given under both names.
+    Raises ConfigError for a field that is given under both names, and for pipeline parallelism, which there is not.
     """
     fields = dict(values)
+    for refused in PIPELINE_FIELDS:
+        if refused in fields:
+            raise ConfigError(refused, fields[refused], NO_PIPELINE)
     for name in CONFIG_FIELDS:
         was = name.old if name.old in fields else name.new
         if was not in fields:

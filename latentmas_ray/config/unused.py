@@ -95,7 +95,9 @@ UNUSED = (
     ),
     UnusedFields(
         fields=("placement",),
-        when=lambda run: run.config.method == "single" and run.config.max_replicas == 1,
+        when=lambda run: (
+            run.config.method == "single" and run.config.max_replicas == 1 and run.config.replicas != "auto"
+        ),
         cause="method",
         why="there is one actor to place",
     ),

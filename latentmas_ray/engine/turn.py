@@ -14,7 +14,7 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingM
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 SentAs = Literal["kv", "recompute"]
-Link = Literal["same_process", "same_node", "cross_node"]
+Link = Literal["same_process", "same_gpu", "same_node", "cross_node"]  # nearest first
 # Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
 CutOff = Literal["no", "max_new_tokens", "positions"]
 PhaseName = Literal["wait", "absorb", "prefill", "think", "decode", "emit"]

@@ -110,13 +110,14 @@ class Scheduler:
         try:
             self._cancel_batches(list(run.batch_states))
             run.grading.cancel()
-        finally:
             run.clear()
-            run.is_over = True
+            record_load(self._metrics, self._load(), self._agents)
+            run.counters.finish()
+        finally:
             if run in self._runs:
                 self._runs.remove(run)
-        record_load(self._metrics, self._load(), self._agents)
-        run.counters.finish()
+            run.clear()
+            run.is_over = True  # last: callers in other threads leave, and what observes the run may be closed
 
     def fail_all_runs(self, error: BaseException) -> None:
         """Close all runs with this error."""
@@ -126,8 +127,7 @@ class Scheduler:
             self.close_run(run)
 
     def reset(self) -> None:
-        """Recover from an exception within a step: cancel all turns in flight and queue all questions without a
-        result."""
+        """Recover from an exception within a step: cancel all turns in flight, queue all questions without a result."""
         self._cancel_turns(list(self._in_flight), [])
         self._in_flight.clear()
         for run in self._runs:

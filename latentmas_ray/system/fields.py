@@ -61,3 +61,4 @@ class RunFields(TypedDict, total=False):
     output: str | None
     resume: bool
     unsafe_programs: bool
+    otel: bool

@@ -251,6 +251,7 @@ class LatentMAS:
         """Shut down the actors and, if this object started it, Ray. Active calls raise RunError. Safe to call twice; a
         later call starts a new runtime."""
         self._setup.live.close()
+        self._setup.spans.close()
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,7 @@ from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.system.positions import check_steps_fit
+from latentmas_ray.system.span_calls import SpanCalls
 from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -90,6 +91,7 @@ class Setup:
         self._max_positions = self._known_positions()
         check_steps_fit(self.config, self.topology, self._max_positions)
         self._observer = observer
+        self.spans = SpanCalls(self.config.otel)
         self._last_given: tuple[Memory, GivenMemory] | None = None
         self.live = LiveRuntime(
             lambda topology, num_batches: self.make_runtime(topology, num_batches),
@@ -108,9 +110,8 @@ class Setup:
             check_is_memory(memory)
         checked = self._controlled(tasks.questions_from(questions))
         given = None if memory is None else self._given_of(memory)
-        return plan_call(
-            self.config, self.topology, checked, observer=self._observer, memory=memory, given=given, **more
-        )
+        observer = Observers(self._observer, self.spans.observer(self.config, self.topology, checked))
+        return plan_call(self.config, self.topology, checked, observer=observer, memory=memory, given=given, **more)
 
     def _given_of(self, memory: "Memory") -> GivenMemory:
         """Return the same object for the same memory again, so that a runtime sends it once."""
@@ -185,7 +186,7 @@ class Setup:
             topology=topology,
             settings=settings_of(config, questions, prompts),
             batches=batches,
-            observer=Observers(recorder, self._observer),
+            observer=Observers(recorder, self._observer, self.spans.observer(config, topology, questions)),
             num_done=len(questions) - num_open,
             keeps_memory=config.save_memory is not None,
             model=config.model,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from latentmas_ray.errors import TopologyError
+from latentmas_ray.errors import NO_PIPELINE, PIPELINE_FIELDS, TopologyError
 from latentmas_ray.topology.templates import find_problem
 
 MAX_NESTING = 17  # levels, including the outermost mapping: less than a topology file allows
@@ -72,6 +72,8 @@ class ValidatedModel(BaseModel):
         path = first["loc"]
         if first["type"] == "extra_forbidden":
             key = str(path[-1])
+            if key in PIPELINE_FIELDS:
+                return path, key, NO_PIPELINE
             known = tuple(cls.model_fields)
             return path, key, f"unknown key; {did_you_mean(key, known)}the valid keys are {', '.join(known)}"
         if first["type"] == "missing":

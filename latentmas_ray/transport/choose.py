@@ -1,13 +1,14 @@
 """The choice of a run's transports, one for each link: a pure function of its configuration and of where its actors
-are. No torch."""
+are. No torch. It measures nothing itself: between nodes it asks `DeviceLayout.measure`, if there is one."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from latentmas_ray.config import ActorLink, CodecName, TransportName, format_transport
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport.capabilities import Device, Link
+from latentmas_ray.units import format_bytes, format_fine_seconds
 
 # Best first; the object store, last, reaches every reader. The order for CPUs is measured:
 # benchmarks/results/transports.md.
@@ -30,6 +31,20 @@ _LINK_NAMES: dict[Link, str] = {
 }
 
 
+# Another transport than the preferred one is taken if it needs at most this share of its time: what is nearly as fast
+# would be the faster one in one run and not in the next.
+MARGIN = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkTimes:
+    """The measured seconds of a hand-over of `num_bytes` between two nodes by each transport, or why there are none."""
+
+    num_bytes: int = 0
+    seconds: Mapping[TransportName, float] = field(default_factory=dict)
+    failed: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceLayout:
     """The devices and nodes of a run's actors."""
@@ -39,6 +54,8 @@ class DeviceLayout:
     nodes: Literal["one", "several"] = "one"
     gpus: Literal["own", "one", "shared"] = "own"  # one per actor; one for all; several, shared by actors
     available: frozenset[str] = frozenset()  # values of `Capabilities.needs` that every actor has
+    # Measures the transports of CPUs between two of the actors' nodes; called only where that decides.
+    measure: Callable[[], LinkTimes] | None = field(default=None, compare=False)
 
     @property
     def actor_links(self) -> tuple[ActorLink, ...]:
@@ -113,9 +130,22 @@ def _best(link: ActorLink, asked: TransportName, where: DeviceLayout) -> tuple[T
     missed: list[str] = []
     for candidate in _PREFERRED[where.device][link]:
         if (obstacle := _obstacle(candidate, [link], where)) is None:
+            if (link, where.device, candidate) == ("cross_node", "cpu", "tcp") and where.measure is not None:
+                return _faster(where.measure())
             return candidate, "; ".join(["the best", *missed])
         missed.append(obstacle)
     raise AssertionError("the object store reaches every reader")
+
+
+def _faster(times: LinkTimes) -> tuple[TransportName, str]:
+    """Return tcp, or the object store if that is faster by the margin, and the figures."""
+    tcp, store = times.seconds.get("tcp"), times.seconds.get("object_store")
+    if tcp is None or store is None:
+        return "tcp", f"the best; it was not measured here: {times.failed}"
+    size, by_tcp, by_store = format_bytes(times.num_bytes), format_fine_seconds(tcp), format_fine_seconds(store)
+    if store <= MARGIN * tcp:
+        return "object_store", f"the best measured here: {size} in {by_store}, by tcp in {by_tcp}"
+    return "tcp", f"the best: {size} in {by_tcp}, by object_store in {by_store}"
 
 
 def _check(value: str, name: TransportName, links: Sequence[ActorLink], where: DeviceLayout) -> None:

@@ -107,10 +107,13 @@ def _start(
 ) -> "VllmTextEngine":
     """Start vLLM with these arguments and those that are needed, and check it."""
     import torch
+
+    from latentmas_ray.vllm.checks import check_fields, check_layers, check_probe
+
+    check_fields()
     from vllm.config import KVTransferConfig
 
     from latentmas_ray.vllm import connector, counter_sampler
-    from latentmas_ray.vllm.checks import check_layers, check_probe
     from latentmas_ray.vllm.engine import VllmTextEngine
 
     is_cpu = computes_on_cpu()
@@ -197,6 +200,7 @@ def _make_engine(model: str, arguments: dict[str, Any], group: str) -> "LLMEngin
         raise ModelError("model", model, expected) from error
     with known_fields():
         is_second = llm.vllm_config.use_v2_model_runner
+        _ = llm.engine_core.shutdown, llm.model_config  # read later: only an engine that has started has them
     if is_second:
         raise ModelError("model", model, "vLLM must compute with its first model runner, which our sampler is made for")
     return llm

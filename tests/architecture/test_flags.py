@@ -11,7 +11,7 @@ from latentmas_ray.cli.main import app
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
     --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
-    --runtime --address --start-timeout --guard --json
+    --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -45,7 +45,7 @@ COMMANDS = {
     "bench": "",
     "bench transfer": """
         --model --dtype --tokens --transports --repeats --address --end-to-end --no-end-to-end --prompt-tokens
-        --latent-steps --plot --json
+        --latent-steps --pairs --concurrent --plot --json
     """,
     "bench answer": """
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
@@ -64,6 +64,7 @@ BENCHMARKS = {
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
+    "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",
     "layouts": "--gpus --questions --settings --exhaustive",

@@ -92,6 +92,14 @@ def test_a_timeline_fits_without_errors(browser: Page, tmp_path: Path, width: in
     browser.open(folder / "timeline.html")
     assert browser.evaluate("document.querySelectorAll('.tracks .drawn i').length") > 100
     assert browser.evaluate("document.documentElement.scrollWidth") == width
+    numbers = (
+        "[...document.querySelectorAll('.strip-of-time:last-of-type .drawn b')].filter(b => b.checkVisibility()).length"
+    )
+    before = browser.evaluate(numbers)
+    browser.evaluate("document.querySelectorAll('.zoom-16').forEach(box => box.click())")
+    assert browser.evaluate("(pane => pane.scrollWidth / pane.clientWidth)(document.querySelector('.pane'))") > 15
+    assert (browser.evaluate(numbers) > before) == (width < 1000)  # on a wide one all had room
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.problems == []
     assert browser.requests == [(folder / "timeline.html").as_uri()]
 

@@ -86,3 +86,22 @@ def write_timeline_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write the file into a run's folder."""
     (folder / TIMELINE_NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def timeline_of(folder: Path, rows: Rows) -> RunTimeline:
+    """The timeline of a run that recorded these rows."""
+    return written_timeline(write_timeline_rows(folder, rows))
+
+
+def overlapping(num_questions: int = 3) -> Rows:
+    """Two turns of an agent that writes every question for itself, at the same time."""
+    spans = [
+        [("prefill", 0.1 * n, 0.2 + 0.1 * n), ("decode", 0.2 + 0.1 * n, 1.0 + 0.1 * n)] for n in range(num_questions)
+    ]
+    names = [f"q{n}" for n in range(num_questions)]
+    later = [("prefill", 0.15, 0.3), ("decode", 0.3, 2.0)]
+    return [
+        start(),
+        turn("writer", names, ("absorb", 0.0, 0.05), question_spans=spans),
+        turn("writer", ["r0", "r1"], question_spans=[later, []]),
+    ]

@@ -8,6 +8,7 @@ this machine, their ports and their files are out of its sight.
 """
 
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -29,6 +30,7 @@ REDIS_PORT = 6380
 DASHBOARD_PORT = 8265
 STORE_BYTES = 150 * 2**20
 START_SECONDS = 180.0
+_RAYLET = re.compile(r"/raylet .*?--node_id=([0-9a-f]+)")
 _STARTED = "Ray runtime started."
 _TOO_SLOW = "timed out during startup"  # Ray gives a node half a minute, and a busy machine may not
 
@@ -53,6 +55,7 @@ class Cluster:
         self.environment = {**(os.environ if environment is None else environment), **auth}
         self.machines: list[Machine] = []
         self._num_cpus = tuple(num_cpus)
+        self._num_starts = [0] * len(self._num_cpus)
         self._store_bytes = store_bytes
         self._dashboard = dashboard
         self._redis = redis
@@ -71,6 +74,7 @@ class Cluster:
                 self._start_redis()
             self._start_ray([0])
             self._start_ray([index for index, cpus in enumerate(self._num_cpus) if index and cpus is not None])
+            stack.callback(self._power_off_replaced)
             self._stack = stack.pop_all()
         return self
 
@@ -95,19 +99,15 @@ class Cluster:
 
     def num_actors(self, node: int) -> int:
         """How many agents' actors live on a node, by the kernel's own account."""
-        return len(self._actors(node))
+        return len(self.actors(node))
 
     def kill_actor(self, node: int) -> None:
         """One of the agents' actors on a node dies."""
-        os.kill(self._actors(node)[0], signal.SIGKILL)
+        os.kill(self.actors(node)[0], signal.SIGKILL)
 
     def host(self, node: int) -> str:
         """The address of a node."""
         return self._addresses[node]
-
-    def narrow(self, node: int, rate: str) -> None:
-        """Limit what a node receives to `rate`, in the words of `tc`: its queue then holds up to half a second."""
-        self._switch.narrow(self.machines[node], rate)
 
     def kill_gcs(self) -> None:
         """The head's control service dies; the head's raylet and actors do not. Needs `redis`."""
@@ -137,7 +137,39 @@ class Cluster:
         """After `cut_off`."""
         self._switch.plug_in_again(self.machines[node])
 
-    def _actors(self, node: int) -> list[int]:
+    def restart(self, node: int, *, wait: bool = True) -> None:
+        """A worker comes back as a new machine with the same address, if need be after `crash`; with `wait`, Ray runs
+        there afterwards."""
+        self.machines[node].power_off()
+        self.machines[node] = Machine(f"node {node}")
+        self._switch.plug_in(self.machines[node], self._addresses[node])
+        self._num_starts[node] += 1
+        if wait:
+            self._start_ray([node])
+        else:
+            self._start_node(node)
+
+    def node_id(self, node: int) -> str | None:
+        """What Ray calls a node, or None if its raylet does not run."""
+        for name in self.machines[node].processes().values():
+            if (found := _RAYLET.search(name)) is not None:
+                return found[1]
+        return None
+
+    def slow_down(self, node: int, megabits: int) -> None:
+        """The link of a node carries no more than this many Mbit/s, until `speed_up`."""
+        self._switch.slow_down(self.machines[node], megabits)
+
+    def speed_up(self, node: int) -> None:
+        """After `slow_down`."""
+        self._switch.speed_up(self.machines[node])
+
+    def _power_off_replaced(self) -> None:
+        for machine in self.machines:  # the first ones are ended anyway
+            machine.power_off()
+
+    def actors(self, node: int) -> list[int]:
+        """The processes of the agents' actors on a node, by their numbers outside."""
         processes = self.machines[node].processes()
         return sorted(pid for pid, name in processes.items() if name.startswith(("ray::AgentActor", "ray::TextActor")))
 
@@ -183,8 +215,13 @@ class Cluster:
             shown = f"--include-dashboard={str(self._dashboard).lower()}"
             place = ["--head", f"--port={PORT}", shown, "--dashboard-host=0.0.0.0"]
         sizes = [f"--num-cpus={self._num_cpus[node]}", f"--object-store-memory={self._store_bytes}"]
-        where = [f"--node-ip-address={self._addresses[node]}", f"--temp-dir={self._folder / str(node)}"]
+        where = [f"--node-ip-address={self._addresses[node]}", f"--temp-dir={self._session_folder(node)}"]
         return [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *place, *sizes, *where]
+
+    def _session_folder(self, node: int) -> Path:
+        # A raylet that comes back finds no sockets of the one before.
+        again = self._num_starts[node]
+        return self._folder / (f"{node}.{again}" if again else str(node))
 
     def _log(self, node: int) -> Path:
         return self._folder / f"{node}.log"

@@ -33,6 +33,7 @@ class Machine:
         )
         assert self._keeper.stdout is not None
         said = self._keeper.stdout.readline().strip()
+        self._entered: list[subprocess.Popen[str]] = []  # the parents of what runs here, outside
         if said != "up":
             self.power_off()
             raise RuntimeError(f"machine {name} cannot be made: {said}")
@@ -57,7 +58,7 @@ class Machine:
         """A process on this machine, in a session of its own. What it prints goes to pipes, or to `output`."""
         with contextlib.ExitStack() as stack:
             out = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.inside(command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -66,6 +67,8 @@ class Machine:
                 text=True,
                 start_new_session=True,
             )
+        self._entered = [*(one for one in self._entered if one.poll() is None), process]
+        return process
 
     def run(
         self,
@@ -94,13 +97,35 @@ class Machine:
                     found[int(folder.name)] = name
         return found
 
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all processes on the machine but the one that keeps it."""
+        for pid in self.processes():
+            if pid != self.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        if number == signal.SIGCONT:
+            self._continue_entered()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it was powered off."""
+        return self._keeper.returncode is not None
+
     def power_off(self) -> None:
         """Kill every process on the machine at once and remove its network. Safe to call twice.
 
         The kernel lets the first process of a machine end only after all others have.
         """
-        if self._keeper.returncode is None:
-            self._keeper.communicate()
+        while self._keeper.returncode is None:
+            self._continue_entered()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.communicate(timeout=1)
+
+    def _continue_entered(self) -> None:
+        """`nsenter` stops when its child is stopped, and does not go on with it: the child could not be buried."""
+        for process in self._entered:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
@@ -131,13 +156,18 @@ class Switch:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def plug_in(self, machine: Machine) -> str:
-        """Link a machine, whose side of the link is `eth0`. Returns its address."""
-        self._num_ports += 1
-        address, port = f"{self._subnet}.{self._num_ports}", self._port(machine)
+    def plug_in(self, machine: Machine, address: str | None = None) -> str:
+        """Link a machine, whose side of the link is `eth0`. Returns its address, a new one unless it is given."""
+        if address is None:
+            self._num_ports += 1
+            address = f"{self._subnet}.{self._num_ports}"
+        port = self._port(machine)
         self._ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
         self._ip("link", "set", port, "master", "switch", "up")
+        # A machine that comes back with its address has its hardware address too: others remember that for a while.
+        hardware = f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
         for arguments in (
+            ["link", "set", "eth0", "address", hardware],
             ["address", "add", f"{address}/24", "dev", "eth0"],
             ["link", "set", "eth0", "up"],
             # Leads nowhere; Ray asks the routes for its own address by way of one on the internet.
@@ -154,10 +184,13 @@ class Switch:
         """After `unplug`: what is sent from now on arrives."""
         self._ip("link", "set", self._port(machine), "master", "switch")
 
-    def narrow(self, machine: Machine, rate: str) -> None:
-        """Limit what a machine receives to `rate`, in the words of `tc`. Its queue holds half a second of it."""
-        shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "500ms"]
-        self._run("tc", "qdisc", "replace", "dev", self._port(machine), *shape)
+    def slow_down(self, machine: Machine, megabits: int) -> None:
+        """Let no more than this many Mbit/s pass the machine's link, in each direction, until `speed_up`."""
+        self._queue(machine, ["tbf", "rate", f"{megabits}mbit", "burst", "64kb", "latency", "500ms"])
+
+    def speed_up(self, machine: Machine) -> None:
+        """After `slow_down`; safe to call twice."""
+        self._queue(machine, ["pfifo", "limit", "1000"])
 
     def close(self) -> None:
         """Remove all links."""
@@ -166,10 +199,14 @@ class Switch:
     def _port(self, machine: Machine) -> str:
         return f"to{machine.pid}"
 
-    def _ip(self, *arguments: str) -> None:
-        self._run("ip", *arguments)
+    def _queue(self, machine: Machine, how: Sequence[str]) -> None:
+        self._enter("tc", "qdisc", "replace", "dev", self._port(machine), "root", *how)
+        _run(machine.inside(["tc", "qdisc", "replace", "dev", "eth0", "root", *how]))
 
-    def _run(self, *command: str) -> None:
+    def _ip(self, *arguments: str) -> None:
+        self._enter("ip", *arguments)
+
+    def _enter(self, *command: str) -> None:
         # In the network of the switch only: `ip` names a machine by the number that its process has outside.
         _run(["nsenter", "--target", str(self._machine.pid), "--net", "--", *command])
 

@@ -152,7 +152,7 @@ def _start_load(cluster: Cluster, stack: ExitStack) -> None:
     for node in (HEAD, WORKER):
         for _ in range(os.cpu_count() or 1):
             stack.enter_context(started_on(cluster, node, [sys.executable, "-c", _BURN]))
-    cluster.narrow(WORKER, "100mbit")
+    cluster.slow_down(WORKER, 100)
     stack.enter_context(started_on(cluster, WORKER, [sys.executable, "-c", _RECEIVE]))
     time.sleep(5.0)
     stack.enter_context(started_on(cluster, HEAD, [sys.executable, "-c", _SEND, cluster.host(WORKER)]))

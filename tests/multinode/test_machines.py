@@ -1,5 +1,6 @@
 """The pretended machines: apart from one another and from this one, and gone without a trace."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,64 @@ def test_machines_reach_one_another_until_they_are_unplugged(machines: tuple[Swi
     assert socket.if_nameindex() == interfaces_here
     switch.unplug(second)
     assert not _connects(first, address)
+
+
+def test_a_machine_that_comes_back_has_its_address(machines: tuple[Switch, Machine, Machine]) -> None:
+    switch, first, second = machines
+    switch.plug_in(first)
+    address = switch.plug_in(second)
+    _listen(second)
+    assert _connects(first, address)
+    second.power_off()
+    with Machine("second again") as again:
+        assert switch.plug_in(again, address) == address
+        _listen(again)
+        assert _connects(first, address)
+
+
+def test_a_link_is_slow_until_it_is_fast_again(machines: tuple[Switch, Machine, Machine]) -> None:
+    """It carries what is sent in either case."""
+    switch, first, second = machines
+    switch.plug_in(first)
+    address = switch.plug_in(second)
+    _listen(second)
+    switch.slow_down(second, 4)
+    assert "tbf" in second.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+    assert "rate 4Mbit" in second.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+    assert _connects(first, address)
+    switch.speed_up(second)
+    switch.speed_up(second)
+    assert "tbf" not in second.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+
+
+def test_all_processes_of_a_machine_get_a_signal(machines: tuple[Switch, Machine, Machine]) -> None:
+    """But the machine stays."""
+    _, first, second = machines
+    process, other = first.start(["sleep", "1000"]), second.start(["sleep", "1000"])
+    wait_for(lambda: "sleep 1000 " in first.processes().values(), process)
+    first.signal_all(signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert other.poll() is None
+    assert not first.is_off
+    assert first.run(["true"]).returncode == 0
+
+
+def test_a_machine_whose_processes_are_stopped_can_be_powered_off(machines: tuple[Switch, Machine, Machine]) -> None:
+    """What has entered the machine from outside stops with its child, which it then does not bury."""
+    _, first, second = machines
+    stopped, continued = first.start(["sleep", "1000"]), second.start(["sleep", "1000"])
+    for machine, process in ((first, stopped), (second, continued)):
+        wait_for(lambda machine=machine: "sleep 1000 " in machine.processes().values(), process)
+        machine.signal_all(signal.SIGSTOP)
+        wait_for(lambda process=process: _state(process.pid) == "T", process)
+    second.signal_all(signal.SIGCONT)
+    wait_for(lambda: _state(continued.pid) != "T", continued)
+    first.power_off()
+    assert stopped.wait(timeout=60) != 0
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_machine_sees_its_own_processes_and_shared_memory_only(machines: tuple[Switch, Machine, Machine]) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.models import LanguageModel
+from latentmas_ray.writing import cache_room
 from tests.numerics.families import FAMILIES, make_lm
+from tests.numerics.written_cases import Case, make_cases, with_stops
 
 MakeLM = Callable[..., LanguageModel]
 MakeEngine = Callable[..., Engine]
@@ -50,3 +52,24 @@ def engine_of(lm_of: MakeLM, tmp_path_factory: pytest.TempPathFactory) -> MakeEn
 def engine(request: pytest.FixtureRequest, engine_of: MakeEngine) -> Engine:
     """An fp32 engine of every family in turn."""
     return engine_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def lm() -> LanguageModel:
+    """One whose texts end at different steps."""
+    return with_stops("qwen3")
+
+
+@pytest.fixture(scope="session")
+def cases(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Questions for engines that write continuously, and what the static batch answers."""
+    return make_cases(lm, tmp_path_factory.mktemp("realign"))
+
+
+@pytest.fixture(scope="module")
+def small_steps() -> Iterator[None]:
+    """Caches grow every few tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_room, "_SLOT_STEP_CPU", 8)
+        patch.setattr(cache_room, "_GROWTH", 1.1)
+        yield

@@ -1,7 +1,7 @@
 """Our own text engine without enough memory: a question without room waits, and writes what it would have written."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,30 +11,12 @@ from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.errors import CacheError
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models import cache as cache_module
-from latentmas_ray.writing import cache_room
 from latentmas_ray.writing.continuous import ContinuousEngine
 from latentmas_ray.writing.text_engine import TextOutput, TextRequest
 from tests.cases.writing import write_all
-from tests.numerics.test_continuous import Case, check, finish, make_cases, with_stops
+from tests.numerics.written_cases import Case, check, finish
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_steps() -> Iterator[None]:
-    """Caches grow every few tokens."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_room, "_SLOT_STEP_CPU", 8)
-        patch.setattr(cache_room, "_GROWTH", 1.1)
-        yield
-
-
-@pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    return with_stops("qwen3")
-
-
-@pytest.fixture(scope="module")
-def cases(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    return make_cases(lm, tmp_path_factory.mktemp("realign"))
+pytestmark = pytest.mark.usefixtures("small_steps")
 
 
 def test_without_room_to_grow_the_youngest_waits_and_continues(

@@ -41,6 +41,7 @@ NOT_RUN = {
     "latentmas bench answer --model qwen3-0.6b --methods none --questions 16 --max-new-tokens 64": _MINUTES,
     "latentmas bench answer --engines none --methods single,latent --concurrency 1,8": _MINUTES,
     "python jobs/gpu_check.py": "it needs a GPU; tests/numerics/test_gpu_check.py runs its checks on the CPU",
+    "latentmas eval --task chain --limit 8 --otel": "it needs a collector; tests/unit/runs/test_otel.py starts one",
     "latentmas bench transfer": _MINUTES,
     "latentmas bench transfer --model qwen3-14b --tokens 64,1024,8192 --plot transfer.png": _MINUTES,
     "latentmas bench transfer --address HOST:PORT": _A_CLUSTER,

@@ -10,9 +10,11 @@ import pytest
 
 from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.cli.main import main
+from latentmas_ray.runs.timeline import StartTimeline
 from latentmas_ray.system import make_runtime
 from latentmas_ray.writing import load as writing_load
 from latentmas_ray.writing.text_runner import TextRunner
+from tests.cases.collector import Collector, running_collector
 from tests.cases.timeline import written_timeline
 from tests.ray import stand_ins
 from tests.ray.command_cases import QUESTION
@@ -82,12 +84,13 @@ def test_what_happens_once_costs_nothing(run: Run, tmp_path: Path, capfd: pytest
 
 
 def test_an_actor_that_takes_its_segments_along_is_started_again(
-    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     armed = tmp_path / "armed"
     armed.touch()
     deed = On("planner", "q3", partial(stand_ins.die_once, armed), armed)
-    assert run("--transport", "shared_memory", misbehave=[deed]) == 0
+    with running_collector(monkeypatch) as collector:
+        assert run("--transport", "shared_memory", "--otel", misbehave=[deed]) == 0
     out, err = capfd.readouterr()
     assert "the actor of agent planner died" in err
     assert err.count("; continuing\n") >= 1
@@ -101,6 +104,31 @@ def test_an_actor_that_takes_its_segments_along_is_started_again(
     assert {(turn.agent, turn.replica) for turn in start.turns} == {("planner", "planner 0"), ("judger", "judger 0")}
     assert all(turn.nodes and 0 < turn.submitted_at < turn.seen_at for turn in start.turns)
     assert {read.transport for turn in start.turns for read in turn.reads} == {"shared_memory"}
+    check_spans(collector, start)
+
+
+def check_spans(collector: Collector, start: StartTimeline) -> None:
+    """The spans that arrived are those of the timeline's turns, losses and hand-overs."""
+    times = {(turn.agent, name): turn for turn in start.turns for name in turn.questions}
+    questions = {one.span_id: one for one in collector.named("invoke_workflow pair")}
+    assert {one.attributes["latentmas.question.id"] for one in questions.values()} == set(UNDISTURBED)
+    lost = [one for one in collector.named("invoke_agent planner") if one.error is not None]
+    assert {one.attributes["latentmas.question.id"] for one in lost} >= {"q3"}
+    assert all("the actor of agent planner died" in one.error for one in lost if one.error)
+    for one in collector.named("invoke_agent judger"):
+        if one.error is not None:
+            continue
+        question = questions[one.parent_id]
+        turn = times["judger", one.attributes["latentmas.question.id"]]
+        assert one.trace_id == question.trace_id
+        assert question.begin <= one.begin <= one.end <= question.end + 1e-3
+        assert one.attributes["latentmas.replica"] == "judger 0"
+        assert one.attributes["latentmas.nodes"] == list(turn.nodes)
+        (link,) = one.links
+        assert link.attributes["latentmas.hand_over.transport"] == "shared_memory"
+        assert link.attributes["latentmas.hand_over.bytes"] == turn.reads[0].num_bytes
+    (run,) = collector.named("run pair")
+    assert "latentmas.replica_lost" in {name for name, _ in run.events}
 
 
 @pytest.mark.slow  # actors start seven times; `tests/unit/scheduler` counts the attempts

@@ -78,6 +78,8 @@ def test_devices_of_actors(device: str) -> None:
         ("latent_steps", "many", "valid integer"),
         ("latent_steps", "9" * 5000, "integer"),
         ("realign", "maybe", "valid boolean"),
+        ("pp", 2, "divide each layer over the GPUs of a node with tp"),
+        ("pipeline_parallel_size", 1, "a model is not divided into pipeline stages"),
         ("batch_size", 0, "greater than or equal to 1"),
         ("dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("device", "gpu", "auto, cpu, cuda or cuda:N"),
@@ -220,7 +222,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
-        *("output", "resume", "trace", "save_memory", "unsafe_programs"),
+        *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
         *("runtime", "address", "placement", "replicas", "hardware", "tp", "start_timeout", "turn_timeout", "detach"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }

@@ -4,7 +4,6 @@ from collections.abc import Iterable, MutableMapping, MutableSet, Set
 from typing import Any
 
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
-from latentmas_ray.errors import TurnLostError
 from latentmas_ray.scheduler.protocol import TurnHandle, TurnLost
 
 
@@ -25,7 +24,7 @@ def take_lost_turns(
 
     events = []
     for handle in [one for one in pending if _replica_of(one).state is ReplicaState.LOST]:
-        error = lost_error(handle)
+        error = _replica_of(handle).lost_error(handle.turn.turn, handle.agent)
         del pending[handle]
         _replica_of(handle).pending.pop(handle.turn.turn, None)
         events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
@@ -40,13 +39,6 @@ def take_lost_turns(
             if replica.state is ReplicaState.READY:
                 replica.stop_waiting(names)
     return events
-
-
-def lost_error(handle: TurnHandle) -> TurnLostError:
-    """Return the error of a turn whose replica is lost."""
-    replica = _replica_of(handle)
-    why = f"the actor of agent {handle.agent} died: {replica.lost_because}"
-    return TurnLostError(why, lacks_memory=False, is_suspect=replica.suspect is handle.turn.turn)
 
 
 def _replica_of(handle: TurnHandle) -> Replica:

@@ -14,6 +14,7 @@ import ray
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.errors import TurnLostError
 from latentmas_ray.memory import KVCacheSpec, TPRank
 from latentmas_ray.scheduler.protocol import TurnHandle
 from latentmas_ray.transport import Place, Transport
@@ -32,25 +33,26 @@ class ReplicaState(Enum):
 
 @dataclass(eq=False)
 class SegmentLocation:
-    """The node of the actor that produces a segment, and the nodes whose actors have read it."""
+    """Where the actor is that produces a segment, and the nodes whose actors have read it."""
 
     source_node: str
+    source_gpu: str | None = None  # None: it has none, or has not told yet
     colocated: bool = False  # its readers are in the actor that produces it
     final_at: float | None = None  # when its turn ended, by the driver's monotonic clock
     readers: set[str] = field(default_factory=set)
 
-    def record_read(self, read: SegmentRead, *, reader_node: str) -> SegmentRead:
+    def record_read(self, read: SegmentRead, reader: Place) -> SegmentRead:
         """Return `read` with its link and the bytes that it moved, and record the reader's node.
 
         With a transport whose readers on one node share a copy, only the first of them moves bytes.
         """
         if self.colocated:
             return replace(read, link="same_process", moved_bytes=0)
-        is_first = reader_node not in self.readers
-        self.readers.add(reader_node)
+        is_first = reader.node not in self.readers
+        self.readers.add(reader.node)
         return replace(
             read,
-            link="same_node" if reader_node == self.source_node else "cross_node",
+            link=Place(self.source_node, self.source_gpu).link_to(reader),
             moved_bytes=read.num_bytes if is_first or not _shares_node(read.transport) else 0,
         )
 
@@ -151,6 +153,11 @@ class Replica(ABC):
         self.state = ReplicaState.READY
         return whole
 
+    def lost_error(self, turn: Turn, agent: str) -> TurnLostError:
+        """Return the error of an agent's turn that was lost with this replica."""
+        why = f"the actor of agent {agent} died: {self.lost_because}"
+        return TurnLostError(why, lacks_memory=False, is_suspect=self.suspect is turn)
+
     @property
     def knows_places(self) -> bool:
         """Whether its model is loaded, so that its actors have told their GPUs."""
@@ -160,6 +167,15 @@ class Replica(ABC):
     def places(self) -> tuple[Place, ...]:
         """Where its actors are, once that is known."""
         return tuple(Place(node, gpu) for node, gpu in zip(self.nodes, self._gpus, strict=True))
+
+    def place_of(self, rank: int) -> Place:
+        """Where one of its actors is; without its GPU while its model is loading."""
+        return self.places[rank] if self.knows_places else Place(self.nodes[rank])
+
+    def new_location(self, rank: int) -> SegmentLocation:
+        """Return the location of a segment that one of its actors produces."""
+        place = self.place_of(rank)
+        return SegmentLocation(place.node, place.gpu, colocated=self.colocated)
 
     def use_transport(self, transport: Transport) -> list[ray.ObjectRef]:
         """Switch the actors to this transport; return references to wait for."""

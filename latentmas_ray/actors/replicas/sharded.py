@@ -8,18 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import get_args
 
 import ray
 
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead, meaning_of, reason, remote_error, turn_error
 from latentmas_ray.actors.rank_actor import ShardRefs
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, SegmentRef, Turn, locations_of
-from latentmas_ray.engine.turn import SegmentRead, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import Link, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError, ShardError
 from latentmas_ray.memory import TPRank
 from latentmas_ray.memory.reslice import sources_of
 from latentmas_ray.transport import Transport
 
+_NEAREST_FIRST = get_args(Link)
 _GRACE_SECONDS = 5.0  # for the other ranks to report their error, once one has failed
 SKEW_SECONDS = 60.0  # for the other ranks to end a turn, once one has ended it
 
@@ -63,7 +65,7 @@ class ShardedReplica(Replica):
                 segment, result = run.remote(number, work, reads)
                 chunks.append((segment,))
             results.append(result)
-        writes = tuple(SegmentLocation(node, colocated=self.colocated) for node in self.nodes)
+        writes = tuple(map(self.new_location, range(self.num_ranks)))
         turn = Turn(number, time.monotonic(), tuple(results), locations_of(segments), writes, tuple(begun))
         if work.thinks != "latent":
             return None, turn
@@ -140,14 +142,14 @@ class ShardedReplica(Replica):
         locations: Mapping[str, tuple[SegmentLocation, ...]],
         rank: int,
     ) -> TurnResult:
-        node = self.nodes[rank]
+        place = self.place_of(rank)
         reads = []
         for read in result.reads:
             shards = locations[read.source]
             sources = sources_of(self._num_kv_heads, len(shards), TPRank(rank, self.num_ranks))
             # Its heads come from these shards, most often from one; the slowest link counts.
-            parts = [shards[one].record_read(read, reader_node=node) for one in sources]
-            link = max((part.link for part in parts), key=lambda link: link == "cross_node")
+            parts = [shards[one].record_read(read, place) for one in sources]
+            link = max((part.link for part in parts), key=_NEAREST_FIRST.index)
             reads.append(replace(read, link=link, moved_bytes=max(part.moved_bytes for part in parts)))
         return replace(result, reads=tuple(reads))
 
@@ -183,5 +185,5 @@ def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:
         seconds=max(read.seconds for read in reads),
         exposed_seconds=max(read.exposed_seconds for read in reads),
         relative_error=max(read.relative_error for read in reads),
-        link=max((read.link for read in reads), key=["same_process", "same_node", "cross_node"].index),
+        link=max((read.link for read in reads), key=_NEAREST_FIRST.index),
     )

@@ -8,7 +8,7 @@ from itertools import chain
 import ray
 
 from latentmas_ray.actors.errors import ignoring_dead, turn_errors
-from latentmas_ray.actors.replicas.replica import Replica, SegmentLocation, SegmentRef, Turn, locations_of
+from latentmas_ray.actors.replicas.replica import Replica, SegmentRef, Turn, locations_of
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.transport import Transport
 
@@ -44,7 +44,7 @@ class SingleReplica(Replica):
             run = actor.run_turn.options(num_returns=2, concurrency_group="turns")
             segment, result = run.remote(*arguments)
             chunks = (segment,)
-        writes = (SegmentLocation(self.nodes[0], colocated=self.colocated),)
+        writes = (self.new_location(0),)
         turn = Turn(number, time.monotonic(), (result,), locations_of(segments), writes, begun)
         if work.thinks != "latent":
             return None, turn
@@ -54,8 +54,8 @@ class SingleReplica(Replica):
     def result(self, turn: Turn) -> TurnResult:
         with turn_errors():
             result: TurnResult = ray.get(turn.results[0])
-        node = self.nodes[0]
-        reads = tuple(turn.reads[read.source][0].record_read(read, reader_node=node) for read in result.reads)
+        place = self.place_of(0)
+        reads = tuple(turn.reads[read.source][0].record_read(read, place) for read in result.reads)
         return replace(result, reads=reads)
 
     def cancel(self, turn: Turn) -> None:

@@ -99,7 +99,8 @@ class SingleTextReplica(TextReplica, SingleReplica):
         return self.with_links(turn, result)
 
     def record_reads(self, turn: Turn, reads: Sequence[SegmentRead]) -> tuple[SegmentRead, ...]:
-        return tuple(turn.reads[read.source][0].record_read(read, reader_node=self.nodes[0]) for read in reads)
+        place = self.place_of(0)
+        return tuple(turn.reads[read.source][0].record_read(read, place) for read in reads)
 
     def cancel(self, turn: Turn) -> None:
         """Cancel a turn; the questions that are being written leave the engine."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     "runtime",
     "address",
     "start_timeout",
+    "otel",
 )
 def ask(
     config: RunConfig,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from latentmas_ray.runs.timeline import StartTimeline
 from latentmas_ray.runs.timeline.rows import LostTurnRow, NodeRow, ReadRow, ReplicaRow, SpanRow, TurnRow
@@ -21,7 +22,7 @@ class Bar:
     def begin(self) -> float:
         return self.spans[0][1]
 
-    @property
+    @cached_property
     def end(self) -> float:
         return max(end for _, _, end in self.spans)
 
@@ -44,7 +45,7 @@ class Lane:
     changes: tuple[ReplicaRow, ...]  # it was ready, or lost
     lost: tuple[LostTurnRow, ...]
 
-    @property
+    @cached_property
     def bars(self) -> tuple[Bar, ...]:
         return tuple(bar for row in self.rows for bar in row.bars)
 
@@ -83,7 +84,7 @@ def make_chart(start: StartTimeline) -> Chart | None:
     names = dict.fromkeys([*bars, *(row.replica for row in start.replicas if row.replica)])
     order = {agent: place for place, agent in enumerate(_agents_in_order(start.turns))}
     lanes = [_lane(name, bars.get(name, []), start) for name in names]
-    lanes.sort(key=lambda lane: (min((order.get(one, len(order)) for one in lane.agents), default=0), lane.name))
+    lanes.sort(key=lambda lane: (min((order.get(one, len(order)) for one in lane.agents), default=0), _number(lane)))
     every = [bar for lane in lanes for bar in lane.bars]
     begin = min(bar.begin for bar in every)
     times = [bar.end for bar in every]
@@ -97,6 +98,23 @@ def make_chart(start: StartTimeline) -> Chart | None:
         nodes=start.nodes,
         faults=tuple(row for row in start.replicas if row.event == "replica_lost"),
     )
+
+
+def busy_times(lane: Lane) -> list[tuple[float, float]]:
+    """Return when a replica computed something: its phases without waiting, as spans that do not touch."""
+    found: list[tuple[float, float]] = []
+    for begin, end in sorted((begin, end) for bar in lane.bars for phase, begin, end in bar.spans if phase != "wait"):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        elif end > begin:
+            found.append((begin, end))
+    return found
+
+
+def _number(lane: Lane) -> tuple[str, int, str]:
+    """Replica 2 comes before replica 10."""
+    agent, _, number = lane.name.rpartition(" ")
+    return agent, int(number) if number.isdecimal() else 0, lane.name
 
 
 def _node_names(start: StartTimeline, lanes: Sequence[Lane]) -> dict[str, str]:

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latentmas_ray.engine.turn import PhaseName
-from latentmas_ray.report.timeline.lanes import HERE, Chart, Lane, make_chart
+from latentmas_ray.report.timeline.lanes import HERE, Chart, Lane, busy_times, make_chart
 from latentmas_ray.report.timeline.strips import Strip, make_overview, make_strip
 from latentmas_ray.report.timeline.windows import choose_windows
 from latentmas_ray.runs.timeline import RunTimeline, StartTimeline
+from latentmas_ray.runs.timeline.rows import LostTurnRow
 from latentmas_ray.units import format_bytes, format_seconds
 
-MAX_LANES = 48
+MAX_LANES = 64
 _MAX_EVENTS = 40
 _NODE_EVENTS = {"node_joined": "joined", "node_lost": "did not answer any more", "node_draining": "will leave"}
 _AGREES_SECONDS = 0.0005
@@ -66,7 +67,7 @@ def make_pictures(timeline: RunTimeline, *, max_strips: int = 8) -> tuple[Timeli
 
 def _picture(start: StartTimeline, chart: Chart, title: str, max_strips: int) -> TimelinePicture:
     windows = choose_windows(chart, max_strips)
-    shown = chart.lanes[:MAX_LANES]
+    shown = _shown_lanes(chart)
     numbers = _numbers(chart)
     is_whole = len(windows) == 1 and windows[0].seconds >= chart.end - chart.begin
     phases = Counter(phase for lane in chart.lanes for bar in lane.bars for phase, _, _ in bar.spans)
@@ -85,6 +86,20 @@ def _picture(start: StartTimeline, chart: Chart, title: str, max_strips: int) ->
     )
 
 
+def _shown_lanes(chart: Chart) -> list[Lane]:
+    """Return as many lanes as a page can show, in their order: those whose replica was lost, then as many of every
+    agent."""
+    if len(chart.lanes) <= MAX_LANES:
+        return [*chart.lanes]
+    lost = {fault.replica for fault in chart.faults}
+    place: Counter[tuple[str, ...]] = Counter()
+    ranked: list[tuple[bool, int, int]] = []
+    for number, lane in enumerate(chart.lanes):
+        place[lane.agents] += 1
+        ranked.append((lane.name not in lost, place[lane.agents], number))
+    return [chart.lanes[number] for number in sorted(number for *_, number in sorted(ranked)[:MAX_LANES])]
+
+
 def _numbers(chart: Chart) -> dict[str, int]:
     """Number the batches, or the questions that are written for themselves, in the order of their first turns."""
     numbers: dict[str, int] = {}
@@ -100,23 +115,13 @@ def _numbers(chart: Chart) -> dict[str, int]:
 
 def _headline(chart: Chart) -> str:
     seconds = chart.end - chart.begin
-    busy = [busy_seconds(lane) for lane in chart.lanes]
+    busy = [sum(end - begin for begin, end in busy_times(lane)) for lane in chart.lanes]
     mean = sum(busy) / seconds if seconds else 0.0
     lanes = "replica" if len(busy) == 1 else "replicas"
     text = f"{format_seconds(seconds)}, {len(busy)} {lanes}; on average {mean:.1f} of them computed at the same time."
     if chart.faults:
         text += f" {len(chart.faults)} {'replica was' if len(chart.faults) == 1 else 'replicas were'} lost."
     return text
-
-
-def busy_seconds(lane: Lane) -> float:
-    """Return for how long a replica computed something: its phases without waiting, each moment once."""
-    total, until = 0.0, float("-inf")
-    spans = sorted((begin, end) for bar in lane.bars for phase, begin, end in bar.spans if phase != "wait")
-    for begin, end in spans:
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
 
 
 def _routes(chart: Chart) -> Iterator[RouteLine]:
@@ -146,9 +151,15 @@ def _events(start: StartTimeline, chart: Chart) -> Iterator[EventLine]:
             lost_names.add(row.replica)
         elif row.replica in lost_names:
             lines.append((row.at, f"replica {row.replica} was ready again", "", False))
-    for lost in start.lost_turns:
-        what = f"a turn of {lost.agent} ({_some(lost.questions)}) was lost and repeated"
-        lines.append((lost.at, what, lost.reason, True))
+    alike: dict[tuple[str, str, int], list[LostTurnRow]] = {}
+    for lost in start.lost_turns:  # what was lost at the same moment, for the same reason
+        alike.setdefault((lost.agent, lost.reason, round(lost.at)), []).append(lost)
+    for (agent, reason, _), group in alike.items():
+        names = _some([name for lost in group for name in lost.questions])
+        turns = (
+            f"a turn of {agent} ({names}) was" if len(group) == 1 else f"{len(group)} turns of {agent} ({names}) were"
+        )
+        lines.append((group[0].at, f"{turns} lost and repeated", reason, True))
     for node in start.nodes:
         what = _NODE_EVENTS[node.event]
         is_fault = node.event == "node_lost"

@@ -3,18 +3,24 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from latentmas_ray.engine.turn import PhaseName
-from latentmas_ray.report.timeline.lanes import Bar, Chart, Lane
+from latentmas_ray.report.timeline.lanes import Bar, Chart, HandOverArrow, Lane
 from latentmas_ray.report.timeline.windows import Window
 from latentmas_ray.units import format_bytes, format_seconds
 
 _LANE_PIXELS = 26  # the least height of a lane
 _GAP_PIXELS = 22  # between lanes, for arrows
+_DENSE_LANES = 16  # more of them are lower and closer together
+_DENSE_PIXELS, _DENSE_GAP_PIXELS = 16, 6
+_MAX_ARROWS = 150  # in a strip: more hide what they connect
+_LABEL_PERCENT = 14.0  # of the width of an arrow's label, about
+_FAINT_ARROWS = 50  # more than these are faint
 _TOP_PIXELS = 6
 _MAX_ROWS_PIXELS = 150  # of a lane with many rows
 _NUM_BINS = 240  # of the overview
-_LEAST_PERCENT = 2.0  # of a bar that has its number
+_LEAST_LABELLED = 10  # pixels: the height of a bar that has its number; where it is too narrow the style hides it
 _STEPS = (1.0, 2.0, 5.0)
 
 
@@ -96,6 +102,8 @@ class Strip:
     names: tuple[LaneName, ...]
     bars: tuple[DrawnBar, ...]
     arrows: tuple[DrawnArrow, ...]
+    has_faint_arrows: bool
+    is_dense: bool
     outages: tuple[Outage, ...]
     ticks: tuple[Tick, ...]
     joins: tuple[Tick, ...]
@@ -108,18 +116,21 @@ class _Places:
         self.window = window
         self.lanes: dict[Lane, tuple[float, float]] = {}  # top and height
         self.rows: dict[Bar, tuple[float, float]] = {}
+        self.is_dense = len(lanes) > _DENSE_LANES
+        lane_pixels = _DENSE_PIXELS if self.is_dense else _LANE_PIXELS
+        self.gap = _DENSE_GAP_PIXELS if self.is_dense else _GAP_PIXELS
         top = float(_TOP_PIXELS)
         for lane in lanes:
             count = 1 if is_flat else max(1, len(lane.rows))
-            row_height = max(3.0, min(_LANE_PIXELS / min(count, 2), _MAX_ROWS_PIXELS / count))
-            height = max(float(_LANE_PIXELS), row_height * count)
+            row_height = max(3.0, min(lane_pixels / min(count, 2), _MAX_ROWS_PIXELS / count))
+            height = max(float(lane_pixels), row_height * count)
             if count == 1:
                 row_height = height
             self.lanes[lane] = top, height
             for number, row in enumerate(lane.rows):
                 place = top + (0 if is_flat else number) * row_height, row_height
                 self.rows.update(dict.fromkeys(row.bars, place))
-            top += height + (6 if is_flat else _GAP_PIXELS)
+            top += height + (_DENSE_GAP_PIXELS if is_flat else self.gap)
         self.height = top
 
     def left(self, at: float) -> float:
@@ -132,15 +143,22 @@ class _Places:
 
 def make_strip(chart: Chart, lanes: Sequence[Lane], window: Window, numbers: Mapping[str, int]) -> Strip:
     """Draw a window in detail. `numbers` has the number of each question's batch."""
+    found = [lane for lane in lanes if _is_active(lane, window)]
+    num_idle, lanes = len(lanes) - len(found), found or lanes[:1]
     places = _Places(lanes, window)
     bars = [bar for bar in places.rows if places.shows(bar.begin, bar.end)]
     from_to = f"{format_seconds(window.begin - chart.begin)} to {format_seconds(window.end - chart.begin)}"
+    arrows, one_of = _shown_arrows(chart, places)
+    notes = [f"{num_idle} idle {'replica is' if num_idle == 1 else 'replicas are'} left out"] if num_idle else []
+    notes += [f"one of {one_of} hand-overs has its arrow"] if one_of > 1 else []
     return Strip(
-        caption=f"{window.shows}, {from_to}",
+        caption="; ".join([f"{window.shows}, {from_to}", *notes]),
         height=places.height,
         names=tuple(_names(places, chart)),
         bars=tuple(_drawn(bar, places, numbers, chart.begin) for bar in bars),
-        arrows=tuple(_arrows(chart, places)),
+        arrows=tuple(_arrows(arrows, places)),
+        has_faint_arrows=len(arrows) > _FAINT_ARROWS,
+        is_dense=places.is_dense,
         outages=tuple(one for lane in lanes for one in (*_outages(lane, places, chart), *_lost_turns(lane, places))),
         ticks=tuple(_ticks(places, chart.begin)),
         joins=tuple(
@@ -165,6 +183,8 @@ def make_overview(chart: Chart, lanes: Sequence[Lane]) -> Strip:
         names=tuple(_names(places, chart)),
         bars=tuple(bars),
         arrows=(),
+        has_faint_arrows=False,
+        is_dense=places.is_dense,
         outages=tuple(one for lane in lanes for one in _outages(lane, places, chart)),
         ticks=tuple(_ticks(places, chart.begin)),
         joins=(),
@@ -190,7 +210,7 @@ def _drawn(bar: Bar, places: _Places, numbers: Mapping[str, int], zero: float) -
         width=width,
         top=top,
         height=height,
-        label=str(number) if width >= _LEAST_PERCENT and height >= 10 else "",
+        label=str(number) if height >= _LEAST_LABELLED else "",
         title=f"{bar.turn.agent}, no. {number}: {who}, from {format_seconds(bar.begin - zero)}: {phases}",
         pieces=tuple(_pieces(bar, places, left, width)),
     )
@@ -204,7 +224,20 @@ def _pieces(bar: Bar, places: _Places, left: float, width: float) -> Iterator[Ph
             yield PhasePiece(phase=phase, left=round((first - left) * share, 2), width=round((last - first) * share, 2))
 
 
-def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
+def _is_active(lane: Lane, window: Window) -> bool:
+    """Whether anything is drawn in a lane: a bar, or the loss of its replica, which may last longer than the window."""
+    times = [(bar.begin, bar.end) for bar in lane.bars]
+    times += [(change.at, change.at) for change in lane.changes] + [(lost.submitted_at, lost.at) for lost in lane.lost]
+    is_down = False
+    for change in lane.changes:
+        if change.at <= window.begin:
+            is_down = change.event == "replica_lost"
+    return is_down or any(end >= window.begin and begin <= window.end for begin, end in times)
+
+
+def _shown_arrows(chart: Chart, places: _Places) -> tuple[list[HandOverArrow], int]:
+    """Return the hand-overs within a window between lanes that are drawn, one of so many that they can be told apart,
+    and of how many."""
     window = places.window
     found = [
         arrow
@@ -214,7 +247,13 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
         and window.begin <= arrow.begin
         and arrow.end <= window.end
     ]
+    one_of = max(1, -(-len(found) // _MAX_ARROWS))
+    return found[::one_of], one_of
+
+
+def _arrows(found: Sequence[HandOverArrow], places: _Places) -> Iterator[DrawnArrow]:
     labelled: set[tuple[str, str, str]] = set()
+    labels: list[tuple[float, float]] = []
     for arrow in found:
         (top, height), (to_top, to_height) = places.rows[arrow.source], places.rows[arrow.reader]
         goes_up = to_top < top
@@ -230,6 +269,10 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
         way = f"{format_bytes(read.num_bytes)} {read.transport}"
         link = read.link.replace("_", " ")
         moved = "" if read.moved_bytes == read.num_bytes else f", {format_bytes(read.moved_bytes)} of them moved"
+        label_left = round(x1 + (x2 - x1) * min(1.0, places.gap / 2 / (abs(y2 - y1) or 1.0)), 3)
+        label_top = y1 + math.copysign(places.gap / 2, y2 - y1)  # between two lanes, where it hides no bar
+        is_free = all(abs(label_left - left) > _LABEL_PERCENT or label_top != top for left, top in labels)
+        is_labelled = key not in labelled and is_free and not places.is_dense
         yield DrawnArrow(
             path=path,
             left=x2,
@@ -237,11 +280,13 @@ def _arrows(chart: Chart, places: _Places) -> Iterator[DrawnArrow]:
             points_up=goes_up,
             crosses_nodes=read.link == "cross_node",
             title=f"{read.source} → {arrow.reader.turn.agent}: {way}, {link}{moved}, {format_seconds(read.seconds)}",
-            label="" if key in labelled else way,
-            label_left=round(x1 + (x2 - x1) * min(1.0, _GAP_PIXELS / 2 / (abs(y2 - y1) or 1.0)), 3),
-            label_top=y1 + math.copysign(_GAP_PIXELS / 2, y2 - y1),  # between two lanes, where it hides no bar
+            label=way if is_labelled else "",
+            label_left=label_left,
+            label_top=label_top,
         )
-        labelled.add(key)
+        if is_labelled:
+            labelled.add(key)
+            labels.append((label_left, label_top))
 
 
 def _outages(lane: Lane, places: _Places, chart: Chart) -> Iterator[Outage]:
@@ -301,10 +346,17 @@ def _binned(lane: Lane, begin: float, end: float) -> Iterator[PhasePiece]:
                 part = min(high, place + 1) - max(low, place)
                 shares[place][phase] = shares[place].get(phase, 0.0) + max(0.0, part)
     num_rows = max(1, len(lane.rows))
-    for place, share in enumerate(shares):
-        if share and (total := sum(share.values())) > 0:
-            most = max(share, key=lambda phase: share[phase])
-            opacity = round(min(1.0, 0.2 + 0.8 * total / num_rows), 2)
-            yield PhasePiece(
-                phase=most, left=round(100 * place / _NUM_BINS, 3), width=round(100 / _NUM_BINS, 3), opacity=opacity
-            )
+    looks: list[tuple[PhaseName, float] | None] = []  # of each bin: its phase and how much of it
+    for share in shares:
+        if (total := sum(share.values())) <= 0:
+            looks.append(None)
+            continue
+        most = max(share, key=lambda phase: share[phase])
+        looks.append((most, round(min(1.0, 0.2 + 0.8 * total / num_rows), 1)))
+    place = 0
+    for look, same in groupby(looks):  # one piece where they are alike
+        count = len(list(same))
+        if look is not None:
+            left, width = round(100 * place / _NUM_BINS, 3), round(100 * count / _NUM_BINS, 3)
+            yield PhasePiece(phase=look[0], left=left, width=width, opacity=look[1])
+        place += count

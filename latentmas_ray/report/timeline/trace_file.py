@@ -1,15 +1,17 @@
 """The timeline as a trace that Perfetto and chrome://tracing open: JSON in the Trace Event Format.
 
 Each replica is a process of the trace, each row of its lane a thread. Turns are slices, their phases slices within;
-hand-overs are flows; faults, replicas that are ready, and nodes are instants. Times are microseconds since the run was
-first started. Source of the format: "Trace Event Format" of the Chromium project.
+hand-overs are flows; faults, replicas that are ready, and nodes are instants; how many replicas compute and how many
+bytes have moved are counters. Times are microseconds since the run was first started, and events are in their order.
+Source of the format: "Trace Event Format" of the Chromium project.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-from latentmas_ray.report.timeline.lanes import Bar, Chart, HandOverArrow, Lane, make_chart
+from latentmas_ray.report.timeline.lanes import Bar, Chart, HandOverArrow, Lane, busy_times, make_chart
 from latentmas_ray.runs.timeline import RunTimeline, StartTimeline
 
 Event = dict[str, Any]
@@ -31,11 +33,16 @@ def trace_file(timeline: RunTimeline, *, title: str) -> bytes:
         events += [*writer.events(start)]
         num_flows += len(chart.arrows)
     content = {
-        "traceEvents": events,
+        "traceEvents": sorted(events, key=_order),
         "displayTimeUnit": "ms",
         "otherData": {"run": title, "clock": _clock_note(charts)},
     }
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+
+
+def _order(event: Event) -> tuple[int, bool, int]:
+    """By time, names first. A slice comes before those within it, and before what refers to it."""
+    return event.get("ts", -1), event["ph"] != "X", -event.get("dur", 0)
 
 
 def _names(title: str, charts: Sequence[tuple[StartTimeline, Chart]], pids: Mapping[str, int]) -> Iterator[Event]:
@@ -89,9 +96,23 @@ class _ChartWriter:
                 yield self._instant("turn lost", lost.at, (self._pids[lane.name], 0), "t", args)
         for node in start.nodes:
             yield self._instant(node.event.replace("_", " "), node.at, (_RUN, 0), "g", {"node": node.node})
+        yield from self._counters()
         for question in start.questions:
             about: Event = {"question": question.question, "seconds": question.seconds, "reason": question.reason}
             yield self._instant(question.event, question.at, (_RUN, 0), "t", about)
+
+    def _counters(self) -> Iterator[Event]:
+        """Yield how many replicas compute, and how many bytes have moved, whenever that changes."""
+        busy = [span for lane in self._chart.lanes for span in busy_times(lane)]
+        steps = [(begin, 1) for begin, _ in busy] + [(end, -1) for _, end in busy]
+        moves = [(arrow.end, arrow.read.moved_bytes) for arrow in self._chart.arrows]
+        for name, series, changes in (("replicas computing", "replicas", steps), ("bytes moved", "bytes", moves)):
+            changes.sort()
+            totals = accumulate(change for _, change in changes)
+            # The last of several at the same microsecond counts.
+            values = {self._at(at): total for (at, _), total in zip(changes, totals, strict=True)}
+            for ts, value in values.items():
+                yield {"ph": "C", "name": name, "ts": ts, "pid": _RUN, "tid": 0, "args": {series: value}}
 
     def _at(self, seconds: float) -> int:
         return max(0, round((seconds - self._zero) * 1e6))

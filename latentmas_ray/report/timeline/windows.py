@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from latentmas_ray.report.timeline.lanes import Chart
 
-MAX_BARS_PER_ROW = 40  # in one strip: more are too narrow to be read
+MAX_BARS_PER_ROW = 24  # in one strip: more are too narrow to be read
 MAX_BARS = 1200  # in one strip
 _CONTEXT = 0.3  # of a strip, before the fault that it shows
 

@@ -7,9 +7,9 @@ that found its replica idle, and that of a turn whose result was fetched at once
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from latentmas_ray.runs.timeline.rows import TurnRow
+from latentmas_ray.runs.timeline.rows import SpanRow, TurnRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +37,43 @@ class NodeClock:
         return max(self.most - self.shift, self.shift - self.least)
 
 
-def node_clocks(turns: Iterable[TurnRow]) -> dict[str, NodeClock]:
-    """Return the clock of each node, by the first node of the turns' replicas, whose clock their spans have."""
-    clocks: dict[str, NodeClock] = {}
-    for turn in turns:
+class NodeClocks:
+    """The clocks of the nodes, by the first node of the turns' replicas, whose clock their spans have. Every turn makes
+    the bounds tighter."""
+
+    def __init__(self, turns: Iterable[TurnRow] = ()) -> None:
+        self.by_node: dict[str, NodeClock] = {}
+        for turn in turns:
+            self.add(turn)
+
+    def add(self, turn: TurnRow) -> None:
+        """Take one more turn into account."""
         spans = [*turn.spans, *(span for spans in turn.question_spans for span in spans)]
         if not spans:
-            continue
+            return
         least = turn.submitted_at - min(begin for _, begin, _ in spans)
         most = turn.seen_at - max(end for _, _, end in spans)
         node = node_of(turn)
-        if (known := clocks.get(node)) is not None:
+        if (known := self.by_node.get(node)) is not None:
             least, most = max(least, known.least), min(most, known.most)
-        clocks[node] = NodeClock(least=least, most=most)
-    return clocks
+        self.by_node[node] = NodeClock(least=least, most=most)
+
+    def on_drivers_clock(self, turn: TurnRow) -> TurnRow:
+        """Return a turn with its spans on the driver's clock, as far as the turns so far tell."""
+        clock = self.by_node.get(node_of(turn))
+        if clock is None or not clock.shift:
+            return turn
+        return replace(
+            turn,
+            spans=_moved(turn.spans, clock.shift),
+            question_spans=tuple(_moved(spans, clock.shift) for spans in turn.question_spans),
+        )
 
 
 def node_of(turn: TurnRow) -> str:
     """Return the node whose clock a turn's spans have; empty for the driver's process."""
     return turn.nodes[0] if turn.nodes else ""
+
+
+def _moved(spans: tuple[SpanRow, ...], seconds: float) -> tuple[SpanRow, ...]:
+    return tuple((phase, begin + seconds, end + seconds) for phase, begin, end in spans)

@@ -1,14 +1,14 @@
 """Reads timeline.jsonl."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import read_file, read_json
-from latentmas_ray.runs.timeline.clocks import NodeClock, node_clocks, node_of
+from latentmas_ray.runs.timeline.clocks import NodeClock, NodeClocks
 from latentmas_ray.runs.timeline.recorder import TIMELINE_NAME
 from latentmas_ray.runs.timeline.rows import (
     ROW,
@@ -94,29 +94,14 @@ def _start_timeline(rows: Sequence[Row]) -> StartTimeline:
     start = rows[0]
     assert isinstance(start, StartRow)
     turns = [row for row in rows if isinstance(row, TurnRow)]
-    clocks = node_clocks(turns)
+    clocks = NodeClocks(turns)
     return StartTimeline(
         start=start,
-        turns=tuple(_on_drivers_clock(turn, clocks) for turn in turns),
+        turns=tuple(clocks.on_drivers_clock(turn) for turn in turns),
         lost_turns=tuple(row for row in rows if isinstance(row, LostTurnRow)),
         replicas=tuple(row for row in rows if isinstance(row, ReplicaRow)),
         nodes=tuple(row for row in rows if isinstance(row, NodeRow)),
         questions=tuple(row for row in rows if isinstance(row, QuestionRow)),
         end=next((row for row in rows if isinstance(row, EndRow)), None),
-        clocks=clocks,
+        clocks=clocks.by_node,
     )
-
-
-def _on_drivers_clock(turn: TurnRow, clocks: dict[str, NodeClock]) -> TurnRow:
-    clock = clocks.get(node_of(turn))
-    if clock is None or not clock.shift:
-        return turn
-    return replace(
-        turn,
-        spans=_moved(turn.spans, clock.shift),
-        question_spans=tuple(_moved(spans, clock.shift) for spans in turn.question_spans),
-    )
-
-
-def _moved(spans: tuple[SpanRow, ...], seconds: float) -> tuple[SpanRow, ...]:
-    return tuple((phase, begin + seconds, end + seconds) for phase, begin, end in spans)

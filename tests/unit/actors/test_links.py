@@ -55,6 +55,30 @@ def test_places_are_unknown_while_a_model_is_loading() -> None:
     assert links_to(loading, [replica(ONE)]) is None
 
 
+@pytest.mark.parametrize(
+    ("reader", "link"), [("its GPU", "same_gpu"), ("its node", "same_node"), ("other", "cross_node")]
+)
+def test_a_read_knows_its_link(reader: str, link: str) -> None:
+    read = SegmentRead(source="planner", num_bytes=4, transport="cuda_ipc", seconds=1.0)
+    location = replica(ONE).new_location(0)
+    assert location.record_read(read, replica(*PLACES[reader]).place_of(0)).link == link
+
+
+def test_a_read_from_an_actor_whose_gpu_is_unknown_is_one_within_its_node() -> None:
+    location = ShardedReplica([object()], ["n0"]).new_location(0)
+    read = SegmentRead(source="planner", num_bytes=4, transport="nccl", seconds=1.0)
+    assert location.record_read(read, replica(ONE).place_of(0)).link == "same_node"
+
+
+def test_the_farthest_link_of_all_ranks_counts() -> None:
+    near = SegmentRead(source="planner", num_bytes=4, transport="nccl", seconds=1.0, link="same_gpu")
+    results = [
+        TurnResult(agent="judger", prompt_tokens=(), reads=(replace(near, link=link),))
+        for link in ("same_gpu", "same_node")
+    ]
+    assert merge_results(results).reads[0].link == "same_node"
+
+
 def test_links_are_found_once_until_a_replica_is_another() -> None:
     found = LinksByAgents()
     producer, loading = replica(ONE), ShardedReplica([object()], ["n0"])

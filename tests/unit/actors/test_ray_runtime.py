@@ -104,6 +104,26 @@ def test_actors_are_placed_anew_although_another_dies_meanwhile(
     assert not far(submit(runtime, "judger"))
 
 
+def test_what_happened_before_the_end_is_reported_before_it(
+    start: Callable[..., RayRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses that end a run are what a reader of its records looks for."""
+    failures = [ActorError("it died while it loaded its model")] * ray_runtime.MAX_STARTS
+    alive = fake_cluster(monkeypatch, failures)
+    runtime = start(placement="spread")
+    lost = next(handle for handle in (submit(runtime, "planner"), submit(runtime, "judger")) if far(handle))
+    alive.remove("far")
+    die_of(runtime, lost)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.0)
+    losses = [event for event in runtime.poll(0.0) if isinstance(event, ReplicaLost)]
+    assert {agent for event in losses for agent in event.agents} == set(AGENTS)
+    with pytest.raises(ActorError, match="while it loaded its model"):
+        submit(runtime, "planner")
+    with pytest.raises(ActorError, match="while it loaded its model") as caught:
+        runtime.poll(0.0)
+    assert caught.value.__cause__ is None
+
+
 def far(handle: TurnHandle) -> bool:
     return bool(handle.turn.replica.nodes == ("far",))
 

@@ -24,7 +24,7 @@ from latentmas_ray.bench.side_process import SideProcess, serve_side
 from latentmas_ray.bench.used_memory import reset_peak, used_bytes
 from latentmas_ray.cli.commands.bench.measure import measure_and_show
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.render.answer_tables import answer_tables
+from latentmas_ray.cli.render.bench.answer_tables import answer_tables
 from latentmas_ray.config import make_config
 from latentmas_ray.env import set_compute_threads
 from latentmas_ray.errors import ConfigError, LatentMASError, RunError

@@ -24,7 +24,7 @@ from latentmas_ray.bench.plot import draw, make_figure
 from latentmas_ray.bench.timings import p99, size_figures
 from latentmas_ray.bench.transfer import fitting
 from latentmas_ray.cli.main import main
-from latentmas_ray.cli.render.transfer_tables import transfer_tables
+from latentmas_ray.cli.render.bench.transfer_tables import transfer_tables
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.memory import SegmentChunk
 from latentmas_ray.models.load import load_model

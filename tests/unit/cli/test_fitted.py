@@ -15,13 +15,13 @@ from rich.text import Text
 
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
-from latentmas_ray.cli.render.answer_tables import answer_tables
+from latentmas_ray.cli.render.bench.answer_tables import answer_tables
+from latentmas_ray.cli.render.bench.transfer_tables import transfer_tables
 from latentmas_ray.cli.render.compare_tables import comparison_tables
 from latentmas_ray.cli.render.fitted import FittedTable, Heading
 from latentmas_ray.cli.render.inspect_tables import agents_view, question_table
 from latentmas_ray.cli.render.progress import listen
 from latentmas_ray.cli.render.run_tables import demo_table, named_rows, seeds_table, summary_table
-from latentmas_ray.cli.render.transfer_tables import transfer_tables
 from latentmas_ray.config import make_config
 from latentmas_ray.report.compare import compare_folders
 from latentmas_ray.runs.multi_seed import SeedRun, summarise_seeds

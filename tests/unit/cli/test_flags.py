@@ -51,6 +51,10 @@ BAD_COMMAND_LINES = [
     (["ask", "why?", "--max-new-tokens", "lots"], ["--max-new-tokens", "'lots'"]),
     (["demo", "--limit", "some"], ["--limit", "'some'"]),
     (["doctor", "--address"], ["--address"]),
+    (["eval", "--pp", "2"], ["--pp: got '2'; a model is not divided into pipeline stages", "tp (2, 4, 8", "spread"]),
+    (["ask", "why?", "-pp", "2"], ["--pp: got '2'"]),
+    (["eval", "--pipeline-parallel-size=4"], ["--pipeline-parallel-size: got '4'", "with tp"]),
+    (["plan", "--pipeline-parallel", "2"], ["--pipeline-parallel: got '2'"]),
 ]
 
 

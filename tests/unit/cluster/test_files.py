@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docker import replay
 from latentmas_ray.cli.main import app
 from tests.architecture.source import ROOT
 from tests.architecture.test_flags import commands_of
@@ -154,8 +157,8 @@ esac
 """
 
 
-@pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_slurm_job_starts_its_nodes_runs_and_ends_them(tmp_path: Path, exit_code: int) -> None:
+@pytest.mark.parametrize(("exit_code", "job"), [(0, None), (1, None), (0, "jobs/bench_matrix.py")])
+def test_a_slurm_job_starts_its_nodes_runs_and_ends_them(tmp_path: Path, exit_code: int, job: str | None) -> None:
     """With stand-ins for Slurm's commands and Ray's: which steps on which nodes, what is run, and what is left."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
@@ -165,6 +168,7 @@ def test_a_slurm_job_starts_its_nodes_runs_and_ends_them(tmp_path: Path, exit_co
     calls = tmp_path / "calls"
     slurm = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_SUBMIT_DIR": str(tmp_path)}
     more = {"CALLS": str(calls), "RUN_EXIT": str(exit_code), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    more |= {} if job is None else {"JOB": job}
     done = subprocess.run(
         ["bash", SBATCH, "--task", "sample", "--latent-steps", "4"],
         env={**os.environ, **slurm, **more},
@@ -175,7 +179,7 @@ def test_a_slurm_job_starts_its_nodes_runs_and_ends_them(tmp_path: Path, exit_co
     )
     assert done.returncode == exit_code, done.stderr
     said = calls.read_text().splitlines()
-    assert "run jobs/eval.py --task sample --latent-steps 4 at 127.0.0.9:6379 with token token" in said
+    assert f"run {job or 'jobs/eval.py'} --task sample --latent-steps 4 at 127.0.0.9:6379 with token token" in said
     starts = [line for line in said if " ray start " in line]
     assert len(starts) == 2
     assert "--nodelist=node1 ray start --head --block --node-ip-address=127.0.0.9 --port=6379" in starts[0]
@@ -203,19 +207,75 @@ def test_a_dockerfile_is_pinned_unprivileged_and_looks_after_itself(dockerfile: 
     assert "://" not in dockerfile.read_text().replace("s3://", "")  # no host but that of the base image
 
 
+def copied_by(dockerfile: Path) -> set[str]:
+    lines = [rest for name, rest in instructions(dockerfile) if name == "COPY" and not rest.startswith("--from")]
+    return {source for rest in lines for source in rest.split()[:-1]}
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_what_a_dockerfile_copies_is_there_and_reaches_the_builder(dockerfile: Path) -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
-    copied = {
-        source
-        for name, rest in instructions(dockerfile)
-        if name == "COPY" and not rest.startswith("--from")
-        for source in rest.split()[:-1]
-    }
+    copied = copied_by(dockerfile)
     for source in copied:
         assert (ROOT / source).exists(), source
         assert source in let_in, f"{source} is left out by .dockerignore"
-    assert copied == let_in
+    assert set().union(*map(copied_by, DOCKERFILES)) == let_in
     assert {"pyproject.toml", "README.md", "LICENSE", "latentmas_ray", "jobs"} <= copied
+
+
+@pytest.mark.parametrize("script", ["bench_matrix", "bench_transfer", "eval", "timeline"])
+def test_a_thin_script_of_a_job_passes_its_flags_on(
+    script: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / f"jobs/{script}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "--nonsense" in capfd.readouterr().err
+
+
+def test_images_have_the_extras() -> None:
+    cpu, cuda = (dict_of_args(dockerfile) for dockerfile in DOCKERFILES)
+    assert set(cuda["EXTRAS"].split(",")) == {"cluster", "nixl", "vllm"}
+    assert cpu["VLLM"] == "yes"
+    offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(cuda["EXTRAS"].split(",")) <= offered.keys()
+
+
+def dict_of_args(dockerfile: Path) -> dict[str, str]:
+    return dict(rest.split("=") for kind, rest in instructions(dockerfile) if kind == "ARG")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_the_replay_of_a_dockerfile_sees_its_lines(dockerfile: Path) -> None:
+    steps = list(replay.read_steps(dockerfile.read_text(), {"MORE_PACKAGES": "s3fs"}))
+    runs = [step for step in steps if step.kind == "RUN"]
+    assert len(runs) == sum(kind == "RUN" for kind, _ in instructions(dockerfile))
+    installs = [step for step in runs if "pip install" in step.text and "MORE_PACKAGES" in step.text]
+    assert [step.variables["MORE_PACKAGES"] for step in installs] == ["s3fs"]
+    assert {step.text for step in steps if step.kind == "WORKDIR"} == {"/build", "/home/latentmas"}
+    for step in steps:
+        if step.kind == "COPY":
+            assert all((ROOT / source).exists() for source in step.text.split()[:-1])
+
+
+def test_a_replay_says_why_it_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(replay.shutil, "which", lambda _: None)
+    assert replay.main([str(DOCKERFILES[0]), str(tmp_path / "root")]) == replay.SKIPPED
+    assert capsys.readouterr().err.startswith("skipped: debootstrap is missing")
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_replay_copies_as_a_builder_does(tmp_path: Path) -> None:
+    root = replay.FreshRoot(tmp_path)
+    for text in ("constraints.txt constraints_vllm.txt ./", "docker/healthy.sh /opt/healthy.sh", "jobs /opt/jobs"):
+        root.carry_out(replay.Step("WORKDIR", "/build", {}))
+        root.carry_out(replay.Step("COPY", text, {}))
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"build/constraints.txt", "build/constraints_vllm.txt", "opt/healthy.sh", "opt/jobs/eval.py"} <= made
+    assert not any("__pycache__" in name for name in made)

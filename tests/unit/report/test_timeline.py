@@ -2,96 +2,33 @@
 
 import itertools
 import json
-from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from latentmas_ray.cli.main import main
-from latentmas_ray.report.timeline import make_pictures, trace_file
+from latentmas_ray.report.timeline import make_pictures
 from latentmas_ray.report.timeline.lanes import Chart, make_chart
 from latentmas_ray.report.timeline.windows import MAX_BARS_PER_ROW, choose_windows
-from latentmas_ray.runs.timeline import RunTimeline
 from tests.cases.report import PageParts, write_simple_run
-from tests.cases.timeline import ZERO, Rows, change, pipelined, read, start, turn, write_timeline_rows, written_timeline
-
-
-class TraceEvent(BaseModel):
-    """What all events of the Trace Event Format have: ts and dur are microseconds."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    name: str
-    pid: int
-    tid: int
-
-
-class Slice(TraceEvent):
-    ph: Literal["X"]
-    cat: str
-    ts: Annotated[int, Field(ge=0)]
-    dur: Annotated[int, Field(ge=0)]
-    args: dict[str, Any]
-
-
-class Flow(TraceEvent):
-    ph: Literal["s", "f"]
-    id: int
-    cat: str
-    ts: Annotated[int, Field(ge=0)]
-    bp: Literal["e"] | None = None  # a flow ends at the slice around it, not at the next one
-    args: dict[str, Any]
-
-
-class Instant(TraceEvent):
-    ph: Literal["i"]
-    s: Literal["g", "p", "t"]
-    cat: str
-    ts: Annotated[int, Field(ge=0)]
-    args: dict[str, Any]
-
-
-class Metadata(TraceEvent):
-    ph: Literal["M"]
-    name: Literal["process_name", "process_sort_index", "thread_name"]
-    args: dict[str, str | int]
-
-
-class Trace(BaseModel):
-    """The object form of a trace."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    traceEvents: list[Annotated[Slice | Flow | Instant | Metadata, Field(discriminator="ph")]]
-    displayTimeUnit: Literal["ms", "ns"]
-    otherData: dict[str, Any]
-
-
-TRACE = TypeAdapter(Trace)
-
-
-def timeline(folder: Path, rows: Rows) -> RunTimeline:
-    return written_timeline(write_timeline_rows(folder, rows))
+from tests.cases.timeline import (
+    ZERO,
+    Rows,
+    change,
+    overlapping,
+    pipelined,
+    read,
+    start,
+    timeline_of,
+    turn,
+    write_timeline_rows,
+)
 
 
 def chart(folder: Path, rows: Rows) -> Chart:
-    found = make_chart(timeline(folder, rows).starts[0])
+    found = make_chart(timeline_of(folder, rows).starts[0])
     assert found is not None
     return found
-
-
-def overlapping(num_questions: int = 3) -> Rows:
-    """Two turns of an agent that writes every question for itself, at the same time."""
-    spans = [
-        [("prefill", 0.1 * n, 0.2 + 0.1 * n), ("decode", 0.2 + 0.1 * n, 1.0 + 0.1 * n)] for n in range(num_questions)
-    ]
-    names = [f"q{n}" for n in range(num_questions)]
-    later = [("prefill", 0.15, 0.3), ("decode", 0.3, 2.0)]
-    return [
-        start(),
-        turn("writer", names, ("absorb", 0.0, 0.05), question_spans=spans),
-        turn("writer", ["r0", "r1"], question_spans=[later, []]),
-    ]
 
 
 def test_turns_of_a_pipeline_are_in_the_lanes_of_their_replicas(tmp_path: Path) -> None:
@@ -136,51 +73,8 @@ def test_questions_that_are_written_at_the_same_time_have_rows_of_their_own(tmp_
     assert next(bar for bar in lane.bars if bar.questions == ("q0",)).spans[0] == ("absorb", ZERO, ZERO + 0.05)
 
 
-@pytest.mark.parametrize(
-    "rows", [pipelined(), overlapping(), [*pipelined(), *pipelined(2)]], ids=["chain", "texts", "resumed"]
-)
-def test_the_trace_is_one_that_perfetto_reads(rows: Rows, tmp_path: Path) -> None:
-    """The form of every event; slices of one thread lie within one another or apart; flows begin and end in slices."""
-    trace = TRACE.validate_json(trace_file(timeline(tmp_path, rows), title="a run"))
-    slices = defaultdict(list)
-    for event in trace.traceEvents:
-        if isinstance(event, Slice):
-            slices[event.pid, event.tid].append(event)
-    assert slices
-    for found in slices.values():
-        stack: list[Slice] = []
-        for one in sorted(found, key=lambda event: (event.ts, -event.dur)):
-            while stack and stack[-1].ts + stack[-1].dur <= one.ts:
-                stack.pop()
-            assert not stack or one.ts + one.dur <= stack[-1].ts + stack[-1].dur
-            stack.append(one)
-    flows = [event for event in trace.traceEvents if isinstance(event, Flow)]
-    by_id = defaultdict(list)
-    for flow in flows:
-        by_id[flow.id].append(flow.ph)
-        assert any(one.ts <= flow.ts <= one.ts + one.dur for one in slices[flow.pid, flow.tid])
-        assert (flow.bp == "e") == (flow.ph == "f")
-    assert all(kinds == ["s", "f"] for kinds in by_id.values())
-    named = {event.pid for event in trace.traceEvents if isinstance(event, Metadata) and event.name == "process_name"}
-    assert named >= {pid for pid, _ in slices}
-
-
-def test_the_trace_tells_bytes_transport_faults_and_clocks(tmp_path: Path) -> None:
-    trace = TRACE.validate_json(trace_file(timeline(tmp_path, pipelined()), title="a run"))
-    flow = next(event for event in trace.traceEvents if isinstance(event, Flow))
-    assert flow.args == {"bytes": 2_000_000, "moved_bytes": 0, "transport": "tcp", "link": "cross_node"}
-    assert flow.name == "thinker → writer"
-    instants = [event.name for event in trace.traceEvents if isinstance(event, Instant)]
-    assert {"replica lost", "replica ready", "turn lost", "node joined", "answered"} == set(instants)
-    assert trace.otherData["clock"]["far"] == {"shifted_seconds": 0.0, "error_seconds": 0.0}
-    turns = [event for event in trace.traceEvents if isinstance(event, Slice) and event.cat == "turn"]
-    phases = [event.name for event in trace.traceEvents if isinstance(event, Slice) and event.cat == "phase"]
-    assert len(turns) == 6
-    assert phases[:4] == ["prefill", "emit", "think", "emit"]
-
-
 def test_the_picture_shows_overlap_hand_overs_and_faults(tmp_path: Path) -> None:
-    (picture,) = make_pictures(timeline(tmp_path, pipelined()))
+    (picture,) = make_pictures(timeline_of(tmp_path, pipelined()))
     assert "2 replicas" in picture.headline
     assert "1 replica was lost" in picture.headline
     assert picture.phases == ("absorb", "prefill", "think", "emit", "decode")
@@ -207,7 +101,7 @@ def test_a_replica_is_down_until_it_is_seen_ready_or_begins_a_turn(tmp_path: Pat
     before, after = turn("solver", ["a"], ("think", 0.0, 1.0)), turn("solver", ["b"], ("think", 5.0, 7.0))
     lost, ready = change("replica_lost", 2.0, "solver 0"), change("replica_ready", 6.0, "solver 0")
     (picture,) = make_pictures(
-        timeline(tmp_path, [start(), before, lost, ready, after, change("replica_lost", 8.0, "solver 0")])
+        timeline_of(tmp_path, [start(), before, lost, ready, after, change("replica_lost", 8.0, "solver 0")])
     )
     (strip,) = picture.strips
     assert [outage.label for outage in strip.outages] == ["lost for 3.0 s", "lost to the end"]
@@ -220,7 +114,7 @@ def test_a_long_run_is_an_overview_and_windows(tmp_path: Path) -> None:
     windows = choose_windows(found, 8)
     assert [window.shows for window in windows] == ["its beginning", "the loss of writer 0", "the loss of thinker 0"]
     assert all(one.end <= later.begin for one, later in itertools.pairwise(windows))
-    (picture,) = make_pictures(timeline(tmp_path, rows))
+    (picture,) = make_pictures(timeline_of(tmp_path, rows))
     assert picture.overview is not None
     for strip in picture.strips:
         assert len(strip.bars) <= 2 * (MAX_BARS_PER_ROW + 2)
@@ -252,7 +146,7 @@ def test_a_turn_that_lost_its_memory_is_not_drawn_at_an_older_loss(tmp_path: Pat
         },
         turn("solver", ["c"], ("think", 11.0, 12.0)),
     ]
-    (picture,) = make_pictures(timeline(tmp_path, rows))
+    (picture,) = make_pictures(timeline_of(tmp_path, rows))
     (strip,) = picture.strips
     (lost,) = [outage for outage in strip.outages if outage.kind == "lost"]
     assert lost.width == pytest.approx(100 / 12, abs=0.1)
@@ -263,7 +157,7 @@ def test_a_replica_that_is_lost_while_it_starts_is_down_once(tmp_path: Path) -> 
     losses = [change("replica_lost", at, "solver 0") for at in (2.0, 3.0)]
     after = turn("solver", ["b"], ("think", 5.0, 7.0))
     rows = [start(), turn("solver", ["a"], ("think", 0.0, 1.0)), *losses, after]
-    (picture,) = make_pictures(timeline(tmp_path, rows))
+    (picture,) = make_pictures(timeline_of(tmp_path, rows))
     assert [outage.label for outage in picture.strips[0].outages if outage.kind == "down"] == ["lost for 3.0 s"]
 
 
@@ -319,3 +213,55 @@ def test_names_cannot_be_markup(tmp_path: Path) -> None:
     folder = write_timeline_rows(_old_run(tmp_path), [start(), turn(name, [name], ("think", 0.0, 1.0))])
     assert main(["timeline", str(folder)]) == 0
     assert PageParts((folder / "timeline.html").read_text()).scripts.keys() == {"style"}
+
+
+def wide(num_replicas: int, num_turns: int) -> Rows:
+    """Two agents with many replicas each, all at work at the same time; one of them is lost."""
+    rows: Rows = [start()]
+    for replica in range(num_replicas):
+        for number in range(num_turns):
+            names, begin = [f"q{replica}-{number}"], 2.0 * number
+            rows.append(turn("thinker", names, ("think", begin, begin + 1.0), replica=f"thinker {replica}"))
+            spans = [("absorb", begin + 1.1, begin + 1.2), ("decode", begin + 1.2, begin + 1.9)]
+            rows.append(turn("writer", names, *spans, reads=[read("thinker")], replica=f"writer {replica}"))
+    return [*rows, change("replica_lost", 0.5, f"thinker {num_replicas - 1}")]
+
+
+def test_a_page_shows_replicas_of_every_agent_and_those_that_were_lost(tmp_path: Path) -> None:
+    (picture,) = make_pictures(timeline_of(tmp_path, wide(40, 1)))
+    (strip,) = picture.strips
+    names = [name.name for name in strip.names]
+    assert len(names) == 64
+    assert names[:3] == ["thinker 0", "thinker 1", "thinker 2"]  # and not 10
+    assert [sum(name.startswith(agent) for name in names) for agent in ("thinker", "writer")] == [33, 31]
+    assert "thinker 39" in names
+    assert strip.is_dense
+    assert picture.notes[0] == "16 further replicas are only in the trace file."
+
+
+def test_arrows_that_would_hide_what_they_connect_are_fewer(tmp_path: Path) -> None:
+    (picture,) = make_pictures(timeline_of(tmp_path, wide(20, 20)))
+    (strip,) = picture.strips
+    assert len(strip.arrows) == 134
+    assert strip.has_faint_arrows
+    assert strip.caption.endswith("one of 3 hand-overs has its arrow")
+
+
+def test_replicas_that_do_nothing_in_a_part_are_left_out_of_it(tmp_path: Path) -> None:
+    rows = pipelined(400)
+    rows.insert(-1, turn("critic", ["late"], ("think", 795.0, 796.0)))
+    (picture,) = make_pictures(timeline_of(tmp_path, rows))
+    first, *_, last = picture.strips
+    assert [name.name for name in first.names] == ["thinker 0", "writer 0"]
+    assert "1 idle replica is left out" in first.caption
+    assert "critic 0" in [name.name for name in last.names]
+
+
+def test_turns_that_were_lost_together_are_one_line(tmp_path: Path) -> None:
+    lost = {"event": "lost_turn", "agent": "thinker", "replica": "thinker 0", "reason": "its actor died"}
+    rows = [
+        *pipelined(),
+        *({**lost, "at": ZERO + 1.0 + 0.01 * number, "questions": [f"q{number}"]} for number in range(3)),
+    ]
+    (picture,) = make_pictures(timeline_of(tmp_path, rows))
+    assert "3 turns of thinker (3 questions) were lost and repeated" in [line.what for line in picture.events]

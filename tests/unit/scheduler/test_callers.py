@@ -20,6 +20,9 @@ from latentmas_ray.runs.run_events import (
     RunStarted,
     TurnFinished,
 )
+from latentmas_ray.scheduler.loop import Scheduler
+from latentmas_ray.scheduler.run import RunRequest
+from latentmas_ray.scheduler.turns import DriverSettings
 from tests.cases.fake_runtime import FakeRuntime
 from tests.cases.scheduler import CHAIN, Driver, Recorder, make_driver
 from tests.unit.scheduler.test_shared import PATIENCE_SECONDS, batches_of, gathered, in_threads, texts
@@ -60,6 +63,27 @@ class Raises(Recorder):
         if isinstance(event, self._kind):
             raise self._error("no")
         super().on_event(event)
+
+
+def test_a_run_is_over_once_its_observer_knows_it() -> None:
+    """Callers in other threads leave then, and close what observes the run."""
+
+    class Looks(Recorder):
+        was_over: bool | None = None
+
+        def on_event(self, event: RunEvent) -> None:
+            if isinstance(event, RunEnded):
+                self.was_over = run.is_over
+
+    observer, runtime = Looks(), FakeRuntime()
+    scheduler = Scheduler(runtime, info=runtime.start(), clock=runtime.clock)
+    settings = DriverSettings()
+    run = scheduler.start_run(
+        RunRequest(topology=CHAIN, settings=settings, batches=batches_of(0, 2, 1), observer=observer)
+    )
+    while not run.is_over:
+        scheduler.step()
+    assert observer.was_over is False
 
 
 KINDS = [RunStarted, RunProgress, TurnFinished, QuestionAnswered, RunEnded]

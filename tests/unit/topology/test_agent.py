@@ -133,6 +133,10 @@ class Silent:
         ),
         (lambda: Agent(prompt="p"), "agent.name: got 'nothing'; it is missing"),
         (lambda: Agent(name="a", promt="p"), "agents.a.promt: got 'promt'; unknown key; did you mean prompt?"),
+        (
+            lambda: Agent(name="a", prompt="p", pipeline_parallel=2),
+            "agents.a.pipeline_parallel: got 'pipeline_parallel'; a model is not divided into pipeline stages",
+        ),
         (lambda: agent(name="the judger"), "agent.name: got 'the judger'; it must begin with a letter"),
         (lambda: agent(prompt=None), "agents.a.prompt: got 'nothing'; it must be text"),
         (lambda: agent(reads={"b"}), "agents.a.reads: got \"{'b'}\"; it must be text (one agent's name) or a list"),

@@ -1,5 +1,6 @@
 """Which transport a run uses."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,7 +9,7 @@ from latentmas_ray.config import ActorLink, TransportName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.transport import DeviceLayout, Transport, choose, find_available, make_transport
 from latentmas_ray.transport.capabilities import Link
-from latentmas_ray.transport.choose import IN_ONE_PROCESS
+from latentmas_ray.transport.choose import IN_ONE_PROCESS, LinkTimes
 from latentmas_ray.transport.make import TRANSPORTS
 
 HERE = frozenset({"memfd", "gloo"})
@@ -80,6 +81,48 @@ def test_links_that_are_not_named_get_the_best(
     asked: dict[ActorLink, TransportName], where: DeviceLayout, chosen: dict[Link, TransportName]
 ) -> None:
     assert choose(asked, where).names == chosen
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen", "reason"),
+    [
+        ((10.0, 7.5), "object_store", "the best measured here: 8 MB in 7.5 s, by tcp in 10 s"),
+        ((10.0, 7.6), "tcp", "the best: 8 MB in 10 s, by object_store in 7.6 s"),
+        ((1.0, 3.0), "tcp", "the best: 8 MB in 1 s, by object_store in 3 s"),
+        (None, "tcp", "the best; it was not measured here: nobody answered"),
+    ],
+)
+def test_between_nodes_the_order_is_measured(
+    times: tuple[float, float] | None, chosen: TransportName, reason: str
+) -> None:
+    found = LinkTimes(failed="nobody answered")
+    if times is not None:
+        found = LinkTimes(num_bytes=8_000_000, seconds=dict(zip(("tcp", "object_store"), times, strict=True)))
+    choice = choose("auto", replace(NODES, measure=lambda: found))
+    same_node = "tcp" if chosen == "tcp" else "shared_memory"
+    assert choice.names == {"same_node": same_node, "cross_node": chosen}
+    assert f"between nodes {chosen}, {reason}" in choice.why
+    assert "\n" not in choice.why
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ("tcp", NODES),
+        ("object_store", NODES),
+        ({"cross_node": "object_store"}, NODES),
+        ("auto", ONE_NODE),
+        ("auto", LOCAL),
+        ("auto", GPU_NODES_NIXL),
+    ],
+)
+def test_nothing_is_measured_where_that_decides_nothing(
+    asked: TransportName | dict[ActorLink, TransportName], where: DeviceLayout
+) -> None:
+    def measure() -> LinkTimes:
+        raise AssertionError("measured")
+
+    assert choose(asked, replace(where, measure=measure)) == choose(asked, where)
 
 
 def test_a_transport_of_one_link_is_refused_where_it_does_not_work() -> None:

@@ -40,6 +40,6 @@ def _measure(settings: AnswerBenchSettings, say: Callable[[str], None]) -> "Answ
 
 
 def _tables(outcome: "AnswerBench") -> "RenderableType":
-    from latentmas_ray.cli.render.answer_tables import answer_tables
+    from latentmas_ray.cli.render.bench.answer_tables import answer_tables
 
     return answer_tables(outcome)

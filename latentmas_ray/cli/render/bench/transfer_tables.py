@@ -87,7 +87,8 @@ def make_table(columns: Iterable[str], first: str) -> Table:
     return table
 
 
-def _rate(bytes_per_second: float) -> str:
+def format_gigabytes(bytes_per_second: float) -> str:
+    """Return GB/s as a number."""
     rate = bytes_per_second / 1e9
     return f"{rate:.1f}" if rate >= 0.995 else f"{rate:.2g}"
 
@@ -101,4 +102,4 @@ def _speed(timing: "Timing") -> tuple[str, str]:
     if timing.share_of_limit > _FAR_ABOVE:
         return "–", "> 200"
     percent = 100 * timing.share_of_limit
-    return _rate(timing.bytes_per_second), f"{percent:.0f}" if percent >= 9.5 else f"{percent:.1f}"
+    return format_gigabytes(timing.bytes_per_second), f"{percent:.0f}" if percent >= 9.5 else f"{percent:.1f}"

@@ -1,0 +1,6 @@
+"""OpenTelemetry spans of runs, exported by OTLP. Nothing here is imported unless a run asks for it (`--otel`)."""
+
+from latentmas_ray.runs.otel.attributes import SpanFacts
+from latentmas_ray.runs.otel.export import SpanExport
+
+__all__ = ["SpanExport", "SpanFacts"]

@@ -1,0 +1,58 @@
+"""OpenTelemetry spans of the calls of a `LatentMAS`, if its configuration asks for them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.env import captures_message_content, otlp_protocol
+from latentmas_ray.errors import ConfigError
+from latentmas_ray.runs.run_events import Observer
+from latentmas_ray.scheduler.turns import DriverSettings
+from latentmas_ray.tasks.question import Question
+from latentmas_ray.topology import Topology
+
+if TYPE_CHECKING:
+    from latentmas_ray.runs.otel import SpanExport
+
+HOW_TO_INSTALL = "it takes OpenTelemetry: pip install 'latentmas-ray[otel]', or pip install '.[otel]' in a checkout"
+
+
+class SpanCalls:
+    """Makes the observers that export spans. Thread-safe."""
+
+    def __init__(self, is_on: bool) -> None:
+        """Raises ConfigError if OpenTelemetry is not installed, or a variable of it has a value that is none."""
+        self._export: SpanExport | None = None
+        self._with_content = False
+        if is_on:
+            protocol = otlp_protocol()
+            self._with_content = captures_message_content()
+            try:
+                from latentmas_ray.runs.otel import SpanExport as Export  # here: a run without spans needs no extra
+
+                self._export = Export(protocol)
+            except ImportError as error:
+                raise ConfigError("otel", True, HOW_TO_INSTALL) from error
+
+    def observer(self, config: RunConfig, topology: Topology, questions: Sequence[Question]) -> Observer | None:
+        """Return the observer of one run; None without spans. Raises ConfigError for values of variables that the SDK
+        refuses."""
+        if self._export is None:
+            return None
+        from latentmas_ray.runs.otel import SpanFacts
+
+        texts = {question.id: question.question for question in questions} if self._with_content else {}
+        facts = SpanFacts(
+            workflow=topology.name,
+            answering_agent=topology.answering_agent.name,
+            model=config.model,
+            method=config.method,
+            sampling=DriverSettings.from_config(config).sampling,
+            questions=texts,
+        )
+        return self._export.observer(facts)
+
+    def close(self) -> None:
+        """Deliver what is left, within a few seconds, and warn if spans were dropped. Safe to call twice."""
+        if self._export is not None:
+            self._export.close()
