@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 from pickle import PicklingError
 from typing import Any
 
@@ -14,44 +14,22 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import actor_errors, cluster_errors, reason
-from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.replicas.measure_ways import measure_ways
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.waiting import WaitLog
 from latentmas_ray.actors.text.setup import TextSetup, kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
-from latentmas_ray.authentication import RunKey
-from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ActorError, ClusterError, ModelError
 from latentmas_ray.memory import KVCacheSpec, TPRank
-from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
+from latentmas_ray.placement import Plan, PlanRequest, ReplicaId
 from latentmas_ray.transport import DeviceLayout, Transport
 from latentmas_ray.transport.choose import LinkTimes
 from latentmas_ray.units import format_seconds
 
 POLL_SECONDS = 5.0  # how often a start checks whether a node has died
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplicaRequest:
-    """What a run needs: its agents, the replicas of each, where they go, and how they load their model."""
-
-    agents: tuple[str, ...]
-    replicas: Mapping[str, int]
-    make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
-    placement: PlacementName = "auto"
-    tp: int = 1  # actors per replica, over which its model is divided
-    busy_agents: int = 1  # agents that can work at the same time; sets the threads of each on CPUs
-    uses_gpus: bool = True
-    num_threads: int | None = None  # overrides the plan
-    start_seconds: float = 1800.0  # to schedule all actors and load their models
-    key: RunKey | None = None  # of the run, for its actors
-    # The agents whose texts are written question by question, in actors that only such agents share.
-    texts: Mapping[str, TextSetup] = field(default_factory=dict)
-    turn_seconds: float | None = None  # the limit for one question of such an agent
-    make_plan: Callable[[PlanRequest], Plan] = make_plan  # also chooses replicas, if they are not given
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,9 @@ class ReplicaManager:
         deadline = time.monotonic() + self._request.start_seconds
         while True:
             self._plan = self._request.make_plan(self._plan_request(cluster))
-            loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
+            loaded = self._rejoin(self._plan)
+            if loaded is None and self._make_replicas(self._plan, cluster, deadline):
+                loaded = self._load(cluster, deadline)
             if loaded is not None:
                 break
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
@@ -272,7 +252,8 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds)
+        detached = self._request.detached is not None
+        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, is_detached=detached)
         while not self._placement_group.wait(_poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
@@ -307,6 +288,7 @@ class ReplicaManager:
         assert self._placement_group is not None, "start() comes first"
         make_runner = self._store_loader(request.make_runner if text is None else text.make_runner)
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
+        named |= {} if request.detached is None else {"lease_seconds": request.detached.seconds}
         actors = []
         for rank, index in enumerate(shards):
             bundle = self._placement_group.bundle_of(index)
@@ -315,8 +297,20 @@ class ReplicaManager:
             )
             more = (TPRank(rank, len(shards)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
+            options = {} if request.detached is None else request.detached.options(str(replica_id))
+            actors.append(remote.options(scheduling_strategy=strategy, **options).remote(*arguments, **named))
         return make(actors, nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
+
+    def _rejoin(self, plan: Plan) -> list[Loaded] | None:
+        """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
+        ids, detached = [shard.replica_id for shard in plan.shards()], self._request.detached
+        if detached is None or (found := detached.find(list(map(str, ids)))) is None:
+            return None
+        self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
+        for replica_id in ids:
+            make, _, _ = kind_of_replica(self._text_setup(replica_id), is_sharded=False)
+            self._replicas[replica_id] = make(**found.of(str(replica_id)), colocated=plan.is_colocated)
+        return list(found.loaded.values())
 
     def _text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
         """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is

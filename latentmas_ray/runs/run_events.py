@@ -122,9 +122,19 @@ class ReplicaLost:
 
 @dataclass(frozen=True)
 class NodeJoined:
-    """The cluster has a new node. Running replicas stay where they are."""
+    """The cluster has a new node, or one answers again that was lost. Running replicas stay where they are."""
 
     node: str
+    at: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class NodeLost:
+    """A node does not answer any more, for a `reason`. Its replicas are given up where others can do their work. If it
+    answers again, `NodeJoined` follows."""
+
+    node: str
+    reason: str
     at: float = field(default_factory=time.time, compare=False)
 
 
@@ -136,7 +146,7 @@ class NodeDraining:
     node: str
 
 
-ClusterEvent = ReplicaReady | ReplicaLost | NodeJoined | NodeDraining
+ClusterEvent = ReplicaReady | ReplicaLost | NodeJoined | NodeLost | NodeDraining
 RunEvent = (
     RunStarted
     | TurnFinished

@@ -18,7 +18,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --decode-batch --replicas --turn-timeout --memory-in-flight
-        --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
+        --output --resume --detach --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",

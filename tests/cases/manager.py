@@ -27,6 +27,11 @@ class FakeReplica(Replica):
 
     is_dead = False
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.ended: list[str] = []  # hosts
+        self.given_up: list[str] = []  # segments
+
     def start(self, transport: Any = None) -> list[Any]:
         return list(self.nodes)
 
@@ -49,6 +54,12 @@ class FakeReplica(Replica):
 
     def cancel(self, turn: Turn) -> None:
         pass
+
+    def end_connections(self, host: str) -> None:
+        self.ended.append(host)
+
+    def stop_waiting(self, segment_ids: Sequence[str]) -> None:
+        self.given_up.extend(segment_ids)
 
     def shut_down(self) -> None:
         pass
@@ -82,7 +93,7 @@ class FakePlacementGroup:
 
     is_pinned = True
 
-    def __init__(self, plan: Any, start_seconds: float) -> None:
+    def __init__(self, plan: Any, start_seconds: float, *, is_detached: bool = False) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -96,6 +107,10 @@ def cluster_of(alive: Sequence[str]) -> Cluster:
     """A cluster of these nodes."""
     nodes = tuple(NodeResources(name=name, num_gpus=0.0, num_cpus=NUM_CPUS) for name in alive)
     return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
+
+
+def _address_of(name: str) -> dict[str, Any]:
+    return {"NodeManagerAddress": name, "NodeManagerPort": 1}
 
 
 def fake_cluster(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ()) -> list[str]:
@@ -113,7 +128,7 @@ def fake_cluster(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] 
         return [Loaded(SPEC, "cpu", node, None, frozenset()) for node in references]
 
     def nodes() -> list[dict[str, Any]]:
-        return [{"NodeID": name, "Alive": True, "Resources": {"CPU": NUM_CPUS}} for name in names]
+        return [{"NodeID": name, "Alive": True, "Resources": {"CPU": NUM_CPUS}, **_address_of(name)} for name in names]
 
     monkeypatch.setattr(manager_module, "PlacementGroupHandle", FakePlacementGroup)
     monkeypatch.setattr(manager_module, "get_loaded", loaded)

@@ -223,7 +223,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
-        *("runtime", "address", "placement", "replicas", "hardware", "tp", "start_timeout", "turn_timeout"),
+        *("runtime", "address", "placement", "replicas", "hardware", "tp", "start_timeout", "turn_timeout", "detach"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 
@@ -274,3 +274,17 @@ def test_a_wrong_value_of_an_old_name_is_an_error_of_the_new_one() -> None:
 def test_rows_with_old_keys_are_read() -> None:
     assert current_transfer({"source": "a", "handover": "recipe"}) == {"source": "a", "mode": "recompute"}
     assert current_transfer({"source": "a", "mode": "kv"}) == {"source": "a", "mode": "kv"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "it needs the output folder of the run"),
+        ({"output": "s3://bucket/run"}, "the output must be a folder here"),
+        ({"output": "run", "tp": 2}, "with tp above 1 it must be left out"),
+    ],
+)
+def test_actors_that_no_later_driver_could_use_are_not_detached(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        make_config({"detach": 600, **values})
+    assert make_config({"detach": 600, "output": "run"}).detach == 600

@@ -14,6 +14,7 @@ from latentmas_ray.runs.folder import append, encode_row
 from latentmas_ray.runs.run_events import (
     NodeDraining,
     NodeJoined,
+    NodeLost,
     QuestionAnswered,
     QuestionFailed,
     ReplicaLost,
@@ -89,6 +90,8 @@ def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
             row = ReplicaRow(event="replica_lost", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
         case NodeJoined(node=node, at=at):
             row = NodeRow(event="node_joined", at=at, node=node)
+        case NodeLost(node=node, reason=reason, at=at):
+            row = NodeRow(event="node_lost", at=at, node=node, reason=reason)
         case NodeDraining(node=node):
             row = NodeRow(event="node_draining", at=at, node=node)
         case QuestionAnswered(answer=answer):

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors.manager import ReplicaManager, ReplicaRequest, TextSetup
+from latentmas_ray.actors.manager import ReplicaManager, TextSetup
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentLocation, Turn
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.errors import ClusterError, ConfigError
 from tests.cases.manager import NODES, FakeManager, FakeReplica, cluster_of, fake_cluster
 

@@ -9,8 +9,8 @@ import pytest
 
 from latentmas_ray.actors.execute_turn import SegmentSender, copy_to_wire, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
-from latentmas_ray.actors.manager import ReplicaRequest
 from latentmas_ray.actors.receiver import GivenMemoryReceiver, IncomingSegment, SegmentReceiver, SentChunk
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.authentication import Authenticator, ChunkId, RunKey
 from latentmas_ray.engine.turn import GivenMemory, Prompt, Sampling, TurnRequest
 from latentmas_ray.errors import WireError
