@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from latentmas_ray.errors import ActorError, ClusterError, LatentMASError
 from latentmas_ray.runs.grading import Grader
-from latentmas_ray.runs.run_events import NodeDraining, NodeJoined, NodeLost, ReplicaLost, ReplicaReady
+from latentmas_ray.runs.run_events import ClusterEvent
 from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.finish import collect_grades, finish_batch, finish_early, finish_question, settle_failed
 from latentmas_ray.scheduler.memory_budget import MemoryBudget
@@ -195,7 +195,7 @@ class Scheduler:
                     turns.append(event)
                 case QuestionDone() if event.result is not None:
                     questions.append(event)
-                case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeLost() | NodeDraining():
+                case _ if isinstance(event, ClusterEvent):
                     for run in self._runs:
                         run.counters.send(event)
                 case _:

@@ -161,7 +161,7 @@ def test_identity_holds_what_is_computed_and_not_where() -> None:
         ("3", 3, 3),
         (" planner=2, judger=6 ", {"planner": 2, "judger": 6}, 6),
         ({"planner": 2}, {"planner": 2}, 2),
-        (" auto", "auto", 1024),
+        (" auto", "auto", 1),
     ],
 )
 def test_replicas_are_one_number_or_one_for_each_agent(given: object, replicas: object, most: int) -> None:

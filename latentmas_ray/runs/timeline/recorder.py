@@ -52,7 +52,7 @@ class TimelineRecorder:
 
     def on_event(self, event: RunEvent) -> None:
         """Record an event. Never raises for a file that cannot be written."""
-        row = _row_of(event, time.time())
+        row = row_of_event(event, time.time())
         if row is not None and not self._has_failed:
             self._rows.append(encode_row(row))
         if isinstance(event, RunEnded) or time.monotonic() - self._written_at >= WRITE_SECONDS:
@@ -75,7 +75,8 @@ class TimelineRecorder:
         self._path.unlink(missing_ok=True)
 
 
-def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
+def row_of_event(event: RunEvent, at: float) -> dict[str, Any] | None:
+    """Return the row of an event seen at `at` (wall-clock seconds); None for one that has none."""
     if isinstance(event, TurnFinished):
         return turn_row(event)
     row: Row | None = None
