@@ -40,13 +40,14 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 	@sh ./set_up_vllm.sh
 	@touch .venv/.vllm_ready
 
-# Only the tests with several nodes need iproute2, only those of the report Chromium, and only some of the sandbox
-# bubblewrap; they say so themselves where one is missing.
+# Only the tests with several nodes need iproute2 and one of them Redis, only those of the report Chromium, and only some
+# of the sandbox bubblewrap; they say so themselves where one is missing.
 system-packages:
 	@missing=; \
 	command -v ip >/dev/null || missing='iproute2'; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing for the tests:" $$missing; \
@@ -54,4 +55,5 @@ system-packages:
 	fi; \
 	command -v ip >/dev/null || echo 'iproute2 (the ip command) is missing: install it to run the tests with several nodes'; \
 	command -v chromium >/dev/null || echo 'chromium is missing: install it to run the tests of the report in a browser'; \
-	command -v bwrap >/dev/null || echo 'bubblewrap (bwrap) is missing: install it to run all tests of the sandbox'
+	command -v bwrap >/dev/null || echo 'bubblewrap (bwrap) is missing: install it to run all tests of the sandbox'; \
+	command -v redis-server >/dev/null || echo 'redis-server is missing: install it to run the test of a control service that dies'

@@ -14,9 +14,11 @@ import numpy as np
 import ray
 import torch
 
+from latentmas_ray.actors.detached.lease import DriverLease, Rejoined, end_with_group, prove
 from latentmas_ray.actors.errors import ignoring_dead
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, stamp_send_time
 from latentmas_ray.actors.given_memory import fetch_given_memory
+from latentmas_ray.actors.health.lost_segments import LostSegments
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.engine.timing.progress import TurnProgress
@@ -24,11 +26,12 @@ from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import LatentMASError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.transport import Loopback, Place, Transport, find_available, gpu_in_use
+from latentmas_ray.transport.channel import end_connections
 from latentmas_ray.transport.links.probe import LinkProbe
 
 T = TypeVar("T")
 # Methods of one group run one after another in a thread of their own.
-GROUPS = {"turns": 1, "ends": 1, "side": 1, "prefetch": 1}
+GROUPS = {"turns": 1, "ends": 1, "side": 1, "prefetch": 1, "lease": 1}
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,15 @@ class AgentActor:
     `end_turn` returns the rest.
     """
 
-    def __init__(self, make_runner: Callable[[], Runner], num_threads: int, key: RunKey | None = None) -> None:
-        """`key` is the run's. It comes by this way only."""
+    def __init__(
+        self,
+        make_runner: Callable[[], Runner],
+        num_threads: int,
+        key: RunKey | None = None,
+        *,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """`key` is the run's. It comes by this way only. `lease_seconds`: end when the driver is silent for longer."""
         self._make_runner, self._key = make_runner, key
         self._transport: Transport = Loopback()
         self._engine = ThreadPoolExecutor(1, "engine", torch.set_num_threads, (num_threads,))
@@ -70,6 +80,11 @@ class AgentActor:
         self._is_ready = threading.Event()  # turns that arrive earlier wait
         self._probes: dict[str, LinkProbe] = {}
         self._idle_since = 0.0  # end of the last turn, seconds of the wall clock
+        self._lost = LostSegments()
+        self._lease: DriverLease | None = None
+        if lease_seconds is not None:
+            self._lease = DriverLease(lease_seconds, end_with_group)
+            self._lease.start()
 
     def load(self, transport: Transport | None = None) -> Loaded:
         """Load the model, then call `use_transport` if a transport is given.
@@ -88,6 +103,25 @@ class AgentActor:
         self._engine.submit(transport.open, self._key).result()  # in the thread whose current GPU is the model's
         self._transport = transport  # only now: other threads use it at once
         self._is_ready.set()
+
+    def rejoin(self, nonce: bytes) -> Rejoined:
+        """For a new driver of the run: let what the former one started end, drop what that left, and return a proof of
+        the key. `use_transport` has to follow."""
+        assert self._key is not None
+        assert self._runner is not None, "load() comes first"
+        self.renew_lease()
+        self._engine.submit(lambda: None).result()  # turns that run end first
+        for number, running in list(self._running.items()):
+            self._drop(number, running)
+        self._transport.close()
+        place, runner = self._place(), self._runner
+        loaded = Loaded(runner.spec, runner.device, place.node, place.gpu, find_available())
+        return Rejoined(prove(self._key, nonce), loaded, ray.util.get_current_placement_group())
+
+    def renew_lease(self) -> None:
+        """The driver lives."""
+        if self._lease is not None:
+            self._lease.renew()
 
     def run_turn(
         self, work: TurnRequest, later: Sequence[Sequence[Any]], *first: SentChunk
@@ -150,6 +184,14 @@ class AgentActor:
         for chunk in chunks:
             self._transport.release(chunk.payload)
 
+    def end_connections(self, host: str) -> None:
+        """End this process's connections to a host that does not answer, and attempts to make them."""
+        end_connections(host)
+
+    def stop_waiting(self, segment_ids: Sequence[str]) -> None:
+        """Wait no longer for these segments: the turns that read them fail."""
+        self._lost.add(segment_ids)
+
     def get_progress(self) -> list[TurnProgress]:
         """Return how far the running turn is; nothing between turns."""
         progress = None if self._runner is None else self._runner.progress
@@ -193,12 +235,13 @@ class AgentActor:
         return self._engine.submit(turn)
 
     def _incoming(self, work: TurnRequest, later: Sequence[Any], first: Sequence[Any]) -> list[IncomingSegment]:
-        return [
-            IncomingSegment(
-                source, chunk, [partial(ray.get, reference) for reference in references], work.read_ids.get(source)
-            )
-            for source, chunk, references in zip(work.segment_order(), first, later, strict=True)
-        ]
+        incoming = []
+        for source, chunk, references in zip(work.segment_order(), first, later, strict=True):
+            name = work.read_ids.get(source)
+            self._lost.check(name)
+            waits = [partial(self._lost.wait_for, reference, name) for reference in references]
+            incoming.append(IncomingSegment(source, chunk, waits, name))
+        return incoming
 
     def _execute_turn(
         self,

@@ -7,9 +7,9 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -46,11 +46,15 @@ class Cluster:
     nodes: tuple[NodeResources, ...]
     node_ids: frozenset[str]
     store_bytes: Mapping[str, float]  # size of each node's object store
+    # IP address and port of each node's raylet, as far as Ray tells them.
+    addresses: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def inspect(cls, *, owned: bool) -> "Cluster":
-        """Return the current state of the cluster that this process is connected to."""
-        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    def inspect(cls, *, owned: bool, without: Set[str] = frozenset()) -> "Cluster":
+        """Return the current state of the cluster that this process is connected to; `without` are nodes that have
+        ended although Ray may still list them."""
+        found = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without}
+        alive = {node_id: node["Resources"] for node_id, node in found.items()}
         return cls(
             owned=owned,
             nodes=tuple(
@@ -64,6 +68,11 @@ class Cluster:
             ),
             node_ids=frozenset(alive),
             store_bytes={name: resources.get("object_store_memory", 0.0) for name, resources in alive.items()},
+            addresses={
+                name: (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
+                for name, node in found.items()
+                if node.get("NodeManagerAddress") and node.get("NodeManagerPort")
+            },
         )
 
     def bytes_in_flight(self, used: Collection[str]) -> int:

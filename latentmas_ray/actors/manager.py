@@ -32,16 +32,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Seat:
-    """The bundles of a placement group in which the actors of a replica are, and the nodes of these."""
-
-    group: PlacementGroupHandle
-    bundles: tuple[int, ...]
-    nodes: tuple[str, ...]
-    share: ActorResources
-
-
-@dataclass(frozen=True)
 class _Starting:
     loaded: list[ray.ObjectRef]
     deadline: float
@@ -61,8 +51,8 @@ class ReplicaManager:
         self._loaders = Loaders()
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
-        self._seats: dict[ReplicaId, _Seat] = {}
-        self._free_seats: list[_Seat] = []  # of replicas that were retired, in the first placement group
+        self._seats: dict[ReplicaId, first.Seat] = {}
+        self._free_seats: list[first.Seat] = []  # of replicas that were retired, in the first placement group
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
         self._starting: dict[Replica, _Starting] = {}
         self.loaded: list[Loaded] = []
@@ -81,7 +71,9 @@ class ReplicaManager:
             self._plan = first.first_plan(request, self._request.least, self._request.make_plan)
             if not self._request.least:
                 self.asked = dict(self._plan.request.replicas)
-            loaded = self._load(cluster, deadline) if self._make_replicas(self._plan, cluster, deadline) else None
+            loaded = self._rejoin(self._plan)
+            if loaded is None and self._make_replicas(self._plan, cluster, deadline):
+                loaded = self._load(cluster, deadline)
             if loaded is not None:
                 break
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
@@ -211,7 +203,7 @@ class ReplicaManager:
             slots = {replica_id: tuple(Slot(0, rank) for rank in range(tp))}
             plan = replace(self.plan, request=there, share=share, slots=slots, divides_gpus=False)
             group = PlacementGroupHandle(plan, self._request.start_seconds)
-            seat = _Seat(group, tuple(range(tp)), (node,) * tp, share)
+            seat = first.Seat(group, tuple(range(tp)), (node,) * tp, share)
         self._start_in(replica_id, seat, spec=self.spec)
         return replica_id
 
@@ -238,7 +230,7 @@ class ReplicaManager:
         """Return how many replicas fit into the places of retired ones on a node."""
         return sum(set(seat.nodes) == {node} for seat in self._free_seats)
 
-    def _start_in(self, replica_id: ReplicaId, seat: _Seat, *, spec: KVCacheSpec | None) -> None:
+    def _start_in(self, replica_id: ReplicaId, seat: first.Seat, *, spec: KVCacheSpec | None) -> None:
         """Start a replica whose turns may be submitted at once."""
         replica = self._make_replica(replica_id, seat, spec=spec)
         replica.state = ReplicaState.REPLACING
@@ -328,25 +320,19 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds)
+        detached = self._request.detached is not None
+        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, is_detached=detached)
         while not self._placement_group.wait(poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
                 raise ClusterError(no_place(self._request.agents, self._request.start_seconds))
         self._by_agent = None
-        places: dict[ReplicaId, list[tuple[int, str]]] = {}
-        for index, shard in enumerate(plan.shards()):
-            places.setdefault(shard.replica_id, []).append((index, plan.request.nodes[shard.slot.node].name))
-        for replica_id, ranks in places.items():
-            indices, nodes = zip(*ranks, strict=True)
-            bundles = tuple(self._placement_group.bundle_of(index) for index in indices)
-            share = replace(plan.share, num_gpus=plan.gpus_of(plan.slots[replica_id][0]))
-            self._seats[replica_id] = seat = _Seat(self._placement_group, bundles, nodes, share)
-            self._replicas[replica_id] = self._make_replica(replica_id, seat)
+        self._seats = first.seats_of(self._placement_group, plan)
+        self._replicas = {replica_id: self._make_replica(replica_id, seat) for replica_id, seat in self._seats.items()}
         return True
 
-    def _make_replica(self, replica_id: ReplicaId, seat: _Seat, *, spec: KVCacheSpec | None = None) -> Replica:
+    def _make_replica(self, replica_id: ReplicaId, seat: first.Seat, *, spec: KVCacheSpec | None = None) -> Replica:
         """Create a replica whose actors are in these bundles of a placement group."""
         request, plan = self._request, self.plan
         text = request.text_setup(replica_id)
@@ -361,13 +347,27 @@ class ReplicaManager:
         )(actor)
         make_runner = self._loaders.store(request.make_runner if text is None else text.make_runner)
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
+        named |= {} if request.detached is None else {"lease_seconds": request.detached.seconds}
         actors = []
         for rank, index in enumerate(seat.bundles):
             strategy = PlacementGroupSchedulingStrategy(seat.group.group, placement_group_bundle_index=index)
             more = (TPRank(rank, len(seat.bundles)),) if request.tp > 1 else ()
             arguments = (make_runner, self._threads(plan), *more)
-            actors.append(remote.options(scheduling_strategy=strategy).remote(*arguments, **named))
+            options = {} if request.detached is None else request.detached.options(str(replica_id))
+            actors.append(remote.options(scheduling_strategy=strategy, **options).remote(*arguments, **named))
         return make(actors, seat.nodes, name=str(replica_id), colocated=plan.is_colocated, spec=spec)
+
+    def _rejoin(self, plan: Plan) -> dict[Replica, list[Loaded]] | None:
+        """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
+        ids, detached = [shard.replica_id for shard in plan.shards()], self._request.detached
+        if detached is None or (found := detached.find(list(map(str, ids)))) is None:
+            return None
+        self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
+        self._seats = first.seats_of(self._placement_group, plan)
+        for replica_id in ids:
+            make, _, _ = kind_of_replica(self._request.text_setup(replica_id), is_sharded=False)
+            self._replicas[replica_id] = make(**found.of(str(replica_id)), colocated=plan.is_colocated)
+        return {self._replicas[replica_id]: [found.loaded[str(replica_id)]] for replica_id in ids}
 
     def _load(self, cluster: Cluster, deadline: float) -> dict[Replica, list[Loaded]] | None:
         """Load all models; return what the actors of each replica report, or None if a node died before that. With

@@ -29,7 +29,7 @@ from latentmas_ray.transport import Transport
 
 T = TypeVar("T")
 # A call waits in its thread for the segments that it reads and for its place in the order; the next one needs a thread.
-RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "prefetch": 1}
+RANK_GROUPS = {"turns": 32, "ends": 32, "side": 1, "prefetch": 1, "lease": 1}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
+from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth
 from latentmas_ray.actors.execute_turn import Runner, receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
-from latentmas_ray.actors.health import HealthMonitor
+from latentmas_ray.actors.health.lost_turns import take_lost_turns
+from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.links import LinksByAgents
 from latentmas_ray.actors.replicas.measure_costs import measure_costs
@@ -33,7 +35,7 @@ from latentmas_ray.errors import ActorError, ClusterError, ConfigError, InputErr
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner
-from latentmas_ray.runs.run_events import ReplicaLost, TurnPlace
+from latentmas_ray.runs.run_events import NodeLost, ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
     QuestionDone,
@@ -92,45 +94,45 @@ class RayRuntime:
         growth: Growth = Growth(),  # noqa: B008  frozen
         note: str = "",
         planner: ActorPlanner = AS_ASKED_FOR,
+        detached: DetachedActors | None = None,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
-        transport: or a function that picks one for the actors' devices and says why.
-        cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
+        transport: or a function that picks one and says why. cluster: a connection; `close` ends it if it is owned.
         tp: actors per replica, each with one rank's part (`make_runner(ranks=…)`). busy_agents: that work at once.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for finding places and loading models. measures_costs: of KV and of recompute inputs.
+        start_seconds: limit for the start. measures_costs: of KV and inputs. growth: how far replicas follow the cluster.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        growth: how far replicas follow the cluster. note: for the log. planner: plans the actors; may choose replicas.
+        note: for the log. planner: plans the actors, may choose replicas. detached: names them, to outlive this driver.
         """
-        key = RunKey.generate()
-        self._manager = ReplicaManager(
-            ReplicaRequest(
-                agents=tuple(agents),
-                replicas=replicas_by_agent(replicas, agents),
-                least=growth.least,
-                make_runner=make_runner,
-                placement=placement,
-                tp=tp,
-                busy_agents=busy_agents,
-                uses_gpus=uses_gpus,
-                start_seconds=start_seconds,
-                key=key,
-                texts=dict(texts or {}),
-                turn_seconds=turn_seconds,
-                make_plan=planner.make_plan,
-            )
+        key = RunKey.generate() if detached is None else detached.key
+        request = ReplicaRequest(
+            agents=tuple(agents),
+            replicas=replicas_by_agent(replicas, agents),
+            least=growth.least,
+            make_runner=make_runner,
+            placement=placement,
+            tp=tp,
+            busy_agents=busy_agents,
+            uses_gpus=uses_gpus,
+            start_seconds=start_seconds,
+            key=key,
+            texts=dict(texts or {}),
+            turn_seconds=turn_seconds,
+            make_plan=planner.make_plan,
+            detached=detached,
         )
+        self._manager = ReplicaManager(request)
         self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
-        self._follower = ClusterFollower(self._manager, growth, self._record_event, self._has_segments)
+        self._follower = ClusterFollower(self._manager, self._health, growth, self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._events, self._ready, self._links = list[Event](), ReadyCalls(), LinksByAgents()
+        self._ready, self._links, self._events, self._has_losses = ReadyCalls(), LinksByAgents(), list[Event](), False
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
         self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
-        self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
+        self._given_memory, self._authenticator, self._detached = GivenMemoryStore(key), Authenticator(key), detached
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -140,6 +142,8 @@ class RayRuntime:
         """
         if self._cluster is None:
             self._cluster = connect_as_configured(self._address)
+        if self._detached is not None:
+            self._detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
         why = self._start_replicas()
         spec = self._manager.spec
         measures_costs = self._measures_costs and not self._manager.plan.is_colocated
@@ -208,7 +212,8 @@ class RayRuntime:
         if not self._events:  # a turn that ended between two polls does not hang; and nothing is lost if this raises
             self._health.check_hangs()
         if self._has_losses:
-            self._find_lost_turns()
+            self._has_losses = False
+            self._events += take_lost_turns(self._pending, self._done, self._manager.replicas, self._health.gone_nodes)
         return self._take_events()
 
     def _take_events(self) -> list[Event]:
@@ -251,12 +256,15 @@ class RayRuntime:
         self._pending.clear()
         self._events.clear()
         self._follower.close()
+        self._health.close()
         self._manager.shut_down()
+        if self._detached is not None:
+            self._detached.close()
         if cluster is not None:
             cluster.disconnect()
 
     def _record_event(self, event: Event) -> None:
-        self._has_losses |= isinstance(event, ReplicaLost)
+        self._has_losses |= isinstance(event, ReplicaLost | NodeLost)
         self._events.append(event)
 
     def _has_segments(self, replica: Replica) -> bool:
@@ -335,22 +343,6 @@ class RayRuntime:
         # Copies: the bytes lie in the object store, and may be read after this process has left the cluster.
         return replace(result, kept=receive_kept(result.kept, self._authenticator, handle.segment.segment_id))
 
-    def _find_lost_turns(self) -> None:
-        """Queue TurnLost for pending turns of lost replicas, and for finished turns whose segments are lost.
-
-        If a node is silent, no other event would report them.
-        """
-        self._has_losses = False
-        for handle in [one for one in self._pending if one.turn.replica.state is ReplicaState.LOST]:
-            error = handle.turn.replica.lost_error(handle.turn.turn, handle.agent)
-            self._pending.pop(handle)
-            handle.turn.replica.pending.pop(handle.turn.turn, None)
-            self._events.append(TurnLost(handle, str(error), is_suspect=error.is_suspect))
-        for handle in [one for one in self._done if one.turn.replica.state is ReplicaState.LOST]:
-            self._done.discard(handle)
-            if handle.segment.holders:
-                self._events.append(TurnLost(handle, f"its segment was lost with the actor of agent {handle.agent}"))
-
     def _links_from(self, replica: Replica, agents: Sequence[str]) -> frozenset[ActorLink] | None:
         """Return the links over which a segment may be read; None if that makes no difference."""
         if not isinstance(self._current_transport, PerLink):
@@ -386,7 +378,7 @@ class RayRuntime:
         for attempts_left in reversed(range(MAX_STARTS)):
             self._manager.shut_down()
             self._follower.reset()
-            self._cluster = Cluster.inspect(owned=self._cluster.owned)
+            self._cluster = Cluster.inspect(owned=self._cluster.owned, without=self._health.gone_nodes)
             try:
                 self._start_replicas()
                 return

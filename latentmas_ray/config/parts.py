@@ -277,6 +277,12 @@ class PlacementConfig(ConfigPart):
     turn_timeout: Annotated[float, MayChange()] = Field(
         default=1800.0, gt=0, le=1e6, description="seconds after which a turn with all its inputs counts as hung"
     )
+    detach: Annotated[float | None, MayChange()] = Field(
+        default=None,
+        ge=10,
+        le=1e6,
+        description="seconds that actors outlive a driver that is killed, for --resume to use them again",
+    )
 
     @field_validator("address")
     @classmethod

@@ -29,6 +29,7 @@ from latentmas_ray.config.parts import (
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
+from latentmas_ray.config.values import is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
 
@@ -129,5 +130,23 @@ def _check_together(config: RunConfig) -> None:
     if config.guard != "off" and config.method != "latent":
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"
         raise ConfigError("guard", config.guard, expected)
+    if config.detach is not None:
+        _check_detached(config)
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to continue (output)")
+
+
+def _check_detached(config: RunConfig) -> None:
+    """Raise ConfigError if no later driver could find the actors, or use them."""
+    if config.runtime == "ray" and config.output is None:
+        raise ConfigError(
+            "detach", config.detach, "it needs the output folder of the run, where the next one finds it (output)"
+        )
+    if config.output is not None and is_url(config.output):
+        raise ConfigError(
+            "detach", config.detach, "the output must be a folder here, where the next driver finds it (output)"
+        )
+    if config.tp > 1:
+        raise ConfigError(
+            "detach", config.detach, "with tp above 1 it must be left out: ranks do not join a new driver"
+        )

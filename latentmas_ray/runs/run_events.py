@@ -133,9 +133,19 @@ class ReplicaRetired:
 
 @dataclass(frozen=True)
 class NodeJoined:
-    """The cluster has a new node, on which replicas may be added."""
+    """The cluster has a new node, on which replicas may be added, or one answers again that was lost."""
 
     node: str
+    at: float = field(default_factory=time.time, compare=False)
+
+
+@dataclass(frozen=True)
+class NodeLost:
+    """A node does not answer any more, for a `reason`. Its replicas are given up where others can do their work. If it
+    answers again, `NodeJoined` follows."""
+
+    node: str
+    reason: str
     at: float = field(default_factory=time.time, compare=False)
 
 
@@ -147,7 +157,7 @@ class NodeDraining:
     at: float = field(default_factory=time.time, compare=False)
 
 
-ClusterEvent = ReplicaReady | ReplicaLost | ReplicaRetired | NodeJoined | NodeDraining
+ClusterEvent = ReplicaReady | ReplicaLost | ReplicaRetired | NodeJoined | NodeLost | NodeDraining
 RunEvent = (
     RunStarted
     | TurnFinished

@@ -58,6 +58,7 @@ class RunFields(TypedDict, total=False):
     memory_in_flight: str
     start_timeout: float
     turn_timeout: float
+    detach: float | None
     revision: str | None
     save_memory: str | None
     output: str | None

@@ -1,8 +1,11 @@
 """Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray.config import (
@@ -15,6 +18,7 @@ from latentmas_ray.config import (
 )
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
+from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import ActorPlanner
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
@@ -24,6 +28,7 @@ from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
+    from latentmas_ray.actors.detached.actors import DetachedActors
     from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.models.given import GivenModel
     from latentmas_ray.writing.text_runner import TextRunner
@@ -50,6 +55,9 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
         return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
+    if config.detach is not None and config.address is None and read_environment().ray_address is None:
+        expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
+        raise ConfigError("detach", config.detach, expected)
     from latentmas_ray.actors.cluster import connect_as_configured
 
     # Before the imports that follow: they need torch, which is imported while Ray starts.
@@ -86,8 +94,22 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
+        detached=_detached(config, model),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
     )
+
+
+def _detached(config: RunConfig, model: "str | GivenModel") -> "DetachedActors | None":
+    """Return what names the actors of a run that outlive its driver; None without `detach`."""
+    if config.detach is None or config.output is None:
+        return None
+    from latentmas_ray.actors.detached.actors import DetachedActors
+
+    # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
+    made_from = ("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace")
+    facts = {name: getattr(config, name) for name in made_from} | {"model": str(model)}
+    digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
 
 
 def warn_of_choice(config: RunConfig, topology: Topology, choices: Mapping[str, EngineChoice]) -> None:

@@ -6,12 +6,15 @@ of a message may still hold anything: `get_field` and `get_count` look at it.
 """
 
 import contextlib
+import errno
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgpack
 
@@ -27,10 +30,53 @@ _CHUNK_BYTES = 64 * 2**20  # bulk bytes that are sent within one time limit
 _CONNECT_SECONDS = 10.0  # a reachable machine answers in milliseconds, even if the first packets are lost
 _NUM_ATTEMPTS = 3  # a listener that too many connect to may drop a connection before its proof
 _IDLE_SECONDS, _PROBE_SECONDS, _NUM_PROBES = 20, 5, 3  # after which a silent machine counts as lost
+_REFUSED_SECONDS = 5.0  # after connections to a host were ended
 
 
 class StalledError(LinkError):
     """The peer may be alive but makes no progress."""
+
+
+class _OutgoingConnections:
+    """This process's connections to others, so that those to a lost host can be ended from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hosts: WeakKeyDictionary[socket.socket, str] = WeakKeyDictionary()
+        self._refused_until: dict[str, float] = {}  # by host; seconds of the monotonic clock
+
+    def connect(self, host: str, port: int, timeout_seconds: float) -> socket.socket:
+        """Connect like `socket.create_connection`. Raises OSError, also when the connections to `host` are ended."""
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with self._lock:
+            if time.monotonic() < self._refused_until.get(host, 0.0):
+                raise ConnectionAbortedError(errno.ECONNABORTED, "its node does not answer")
+            connection = socket.socket(family, kind, protocol)
+            self._hosts[connection] = host
+        try:
+            connection.settimeout(timeout_seconds)
+            connection.connect(address)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def end(self, host: str) -> None:
+        with self._lock:
+            self._refused_until[host] = time.monotonic() + _REFUSED_SECONDS
+            ended = [connection for connection, other in self._hosts.items() if other == host]
+        for connection in ended:
+            with contextlib.suppress(OSError):  # it is closed
+                connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that connects, sends or receives
+
+
+_OUTGOING = _OutgoingConnections()
+
+
+def end_connections(host: str) -> None:
+    """End the connections of this process to `host`, which does not answer, and attempts to make them: they raise
+    LinkError at once. For some seconds no others are made, so that nobody waits who tries again."""
+    _OUTGOING.end(host)
 
 
 class _MessageCipher:
@@ -79,7 +125,7 @@ class Channel:
         deadline = time.monotonic() + timeout_seconds
         for attempts_left in reversed(range(_NUM_ATTEMPTS)):
             try:
-                connection = socket.create_connection((host, port), min(_CONNECT_SECONDS, timeout_seconds))
+                connection = _OUTGOING.connect(host, port, min(_CONNECT_SECONDS, timeout_seconds))
             except TimeoutError as error:
                 raise StalledError(f"{host}:{port} does not answer") from error
             except OSError as error:

@@ -157,6 +157,13 @@ class Writer:
             while len(self._cancelled) > _MAX_CANCELLED:  # of turns that never came
                 del self._cancelled[next(iter(self._cancelled))]
 
+    def cancel_all(self) -> None:
+        """Drop all questions of all turns that have come."""
+        with self._lock:
+            numbers = list(self._turns)
+        for number in numbers:
+            self.cancel(number)
+
     @property
     def is_dead(self) -> bool:
         """Whether the engine has ended, and with it all turns."""

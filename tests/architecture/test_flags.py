@@ -18,7 +18,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
-        --rebalance --turn-timeout --memory-in-flight
+        --rebalance --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
     """,

@@ -27,6 +27,11 @@ class FakeReplica(Replica):
 
     is_dead = False
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.ended: list[str] = []  # hosts
+        self.given_up: list[str] = []  # segments
+
     def start(self, transport: Any = None) -> list[Any]:
         return list(self.nodes)
 
@@ -49,6 +54,12 @@ class FakeReplica(Replica):
 
     def cancel(self, turn: Turn) -> None:
         pass
+
+    def end_connections(self, host: str) -> None:
+        self.ended.append(host)
+
+    def stop_waiting(self, segment_ids: Sequence[str]) -> None:
+        self.given_up.extend(segment_ids)
 
     def shut_down(self) -> None:
         pass
@@ -80,7 +91,7 @@ class FakePlacementGroup:
 
     is_pinned = True
 
-    def __init__(self, plan: Any, start_seconds: float) -> None:
+    def __init__(self, plan: Any, start_seconds: float, *, is_detached: bool = False) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -99,6 +110,10 @@ def cluster_of(alive: Sequence[str]) -> Cluster:
     return Cluster(owned=False, nodes=nodes, node_ids=frozenset(alive), store_bytes=dict.fromkeys(alive, 0.0))
 
 
+def _address_of(name: str) -> dict[str, Any]:
+    return {"NodeManagerAddress": name, "NodeManagerPort": 1}
+
+
 def fake_cluster(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] = ()) -> list[str]:
     """Fake a cluster of `NODES`; return the names of its live nodes, which a test may remove.
 
@@ -114,7 +129,7 @@ def fake_cluster(monkeypatch: pytest.MonkeyPatch, failures: Sequence[Exception] 
         return [Loaded(SPEC, "cpu", node, None, frozenset()) for node in references]
 
     def nodes() -> list[dict[str, Any]]:
-        return [{"NodeID": name, "Alive": True, "Resources": {"CPU": NUM_CPUS}} for name in names]
+        return [{"NodeID": name, "Alive": True, "Resources": {"CPU": NUM_CPUS}, **_address_of(name)} for name in names]
 
     monkeypatch.setattr(manager_module, "PlacementGroupHandle", FakePlacementGroup)
     monkeypatch.setattr(manager_module, "get_loaded", loaded)

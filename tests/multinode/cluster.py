@@ -10,6 +10,7 @@ this machine, their ports and their files are out of its sight.
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.multinode.machines import Machine, Switch
 
 BIN = Path(sys.executable).parent
 PORT = 6379
+REDIS_PORT = 6380
 DASHBOARD_PORT = 8265
 STORE_BYTES = 150 * 2**20
 START_SECONDS = 180.0
@@ -55,9 +57,11 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         store_bytes: int = STORE_BYTES,
         dashboard: bool = False,
+        redis: bool = False,
     ) -> None:
         """`environment` is that of every process on the cluster; the token that it asks for is added. With a
-        `dashboard` the head takes jobs at `dashboard_url`."""
+        `dashboard` the head takes jobs at `dashboard_url`. With `redis` the head's control service (GCS) keeps its
+        state in a Redis, so that it may be killed and started again."""
         self.token = secrets.token_hex(16)
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         self.environment = {**(os.environ if environment is None else environment), **auth}
@@ -66,6 +70,8 @@ class Cluster:
         self._num_starts = [0] * len(self._num_cpus)
         self._store_bytes = store_bytes
         self._dashboard = dashboard
+        self._redis = redis
+        self._gcs: list[str] = []  # the command line of one that was killed
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -76,6 +82,8 @@ class Cluster:
             self._switch = stack.enter_context(Switch())
             self.machines = [stack.enter_context(Machine(f"node {index}")) for index in range(len(self._num_cpus))]
             self._addresses = [self._switch.plug_in(machine) for machine in self.machines]
+            if self._redis:
+                self._start_redis()
             self._start_ray([0])
             self._start_ray([index for index, cpus in enumerate(self._num_cpus) if index and cpus is not None])
             stack.callback(self._power_off_replaced)
@@ -134,6 +142,21 @@ class Cluster:
     def kill_actor(self, node: int) -> None:
         """One of the agents' actors on a node dies."""
         os.kill(self.actors(node)[0], signal.SIGKILL)
+
+    def host(self, node: int) -> str:
+        """The address of a node."""
+        return self._addresses[node]
+
+    def kill_gcs(self) -> None:
+        """The head's control service dies; the head's raylet and actors do not. Needs `redis`."""
+        (gcs,) = [pid for pid, name in self.machines[0].processes().items() if "/gcs_server " in f"{name} "]
+        self._gcs = Path(f"/proc/{gcs}/cmdline").read_text().rstrip("\0").split("\0")
+        os.kill(gcs, signal.SIGKILL)
+
+    def start_gcs(self) -> None:
+        """After `kill_gcs`, as a supervisor would: it finds its state in Redis."""
+        output = self._folder / "gcs again.log"
+        self.machines[0].start(self._gcs, environment=self.environment, output=output)
 
     def crash(self, node: int) -> None:
         """All processes of a node die, and their connections with them, which Ray notices at once."""
@@ -204,8 +227,25 @@ class Cluster:
             time.sleep(0.05)
 
     def _start_node(self, node: int) -> subprocess.Popen[str]:
-        command = self._command(node)
-        return self.machines[node].start(command, environment=self.environment, output=self._log(node))
+        command, environment = self._command(node), dict(self.environment)
+        if self._redis and node == 0:
+            environment["RAY_REDIS_ADDRESS"] = f"{self._addresses[0]}:{REDIS_PORT}"
+            # With --block it would end the whole head with its control service.
+            started = shlex.join(part for part in command if part != "--block")
+            command = ["sh", "-c", f"{started} && exec sleep infinity"]
+        return self.machines[node].start(command, environment=environment, output=self._log(node))
+
+    def _start_redis(self) -> None:
+        """On the head, in memory only."""
+        log = self._folder / "redis.log"
+        where = ["--bind", self._addresses[0], "--port", str(REDIS_PORT), "--dir", str(self._folder)]
+        how = ["--save", "", "--appendonly", "no", "--protected-mode", "no"]
+        process = self.machines[0].start(["redis-server", *where, *how], environment=self.environment, output=log)
+        deadline = time.monotonic() + START_SECONDS
+        while "Ready to accept connections" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Redis did not start:\n{log.read_text()}")
+            time.sleep(0.05)
 
     def _command(self, node: int) -> list[str]:
         place = [f"--address={self.address}"]

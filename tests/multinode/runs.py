@@ -26,11 +26,14 @@ MODEL = ["--model", "tiny", "--dtype", "float32"]
 FLAGS = [*MODEL, "--temperature", "0", "--latent-steps", "6", "--max-new-tokens", "8", "--batch-size", "2"]
 
 
-def make_cluster(*num_cpus: int | None, more: Mapping[str, str] | None = None, dashboard: bool = False) -> Cluster:
+def make_cluster(
+    *num_cpus: int | None, more: Mapping[str, str] | None = None, dashboard: bool = False, redis: bool = False
+) -> Cluster:
     """A cluster whose processes use this checkout, with `more` in their environment; with a `dashboard` it takes jobs,
-    whose `python` is the tests' own."""
+    whose `python` is the tests' own; `redis` as in `Cluster`."""
     path = {"PATH": f"{COMMAND.parent}:{environment()['PATH']}"}
-    return Cluster(num_cpus, environment=environment({**ONE_THREAD, **path, **(more or {})}), dashboard=dashboard)
+    variables = environment({**ONE_THREAD, **path, **(more or {})})
+    return Cluster(num_cpus, environment=variables, dashboard=dashboard, redis=redis)
 
 
 def write_questions(folder: Path, count: int) -> Path:

@@ -1,5 +1,6 @@
 """Actors, nodes and links that die during a run: it continues, loses nothing, and its answers are the same."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from latentmas_ray.env import read_environment
 from tests.multinode.cluster import Cluster
 from tests.multinode.runs import (
     evaluation,
@@ -40,6 +42,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What it gives otherwise."""
     return local_rows(command, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def has_redis() -> None:
+    """Skip, or fail where `multinode` is required, without what keeps the state of Ray's control service."""
+    if shutil.which("redis-server") is None:
+        tell = pytest.fail if "multinode" in read_environment().require else pytest.skip
+        tell("redis-server is missing")
 
 
 def run_through(
@@ -103,3 +113,32 @@ def test_a_link_that_is_cut_for_a_while_costs_nothing(
 
         rows, _ = run_through(cluster, [*command, *SPREAD], tmp_path / "run", [(3, cut_for_a_while)])
     assert rows == undisturbed
+
+
+def test_replicas_on_other_nodes_do_the_work_of_one_that_is_silent(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Nothing breaks, nothing arrives, and Ray says nothing of it here."""
+    with make_cluster(2, 2, more=NEVER_DEAD) as cluster:
+        replicas = ["--replicas", "2", "--placement", "pack"]
+        faults = [(3, lambda: cluster.power_off(WORKER))]
+        rows, said = run_through(cluster, [*command, *replicas], tmp_path / "run", faults)
+    assert rows == undisturbed
+    assert "it has not answered for" in said
+
+
+def test_a_run_outlives_the_control_service_of_ray(
+    command: list[str], undisturbed: list[dict[str, Any]], tmp_path: Path, has_redis: None
+) -> None:
+    """It is killed and comes back; turns go from actor to actor without it."""
+    with make_cluster(2, 2, redis=True) as cluster:
+
+        def restart() -> None:
+            cluster.kill_gcs()
+            time.sleep(5.0)
+            cluster.start_gcs()
+
+        faults = [(3, restart), (20, lambda: cluster.kill_actor(WORKER))]
+        rows, said = run_through(cluster, [*command, *SPREAD], tmp_path / "run", faults)
+    assert rows == undisturbed
+    assert said.count("continuing") >= 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors import health
+from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.cli.main import main
 from latentmas_ray.runs.timeline import StartTimeline
 from latentmas_ray.system import make_runtime

@@ -180,7 +180,7 @@ def test_an_engine_that_dies_loses_its_turns_and_is_replaced(runtime: RayRuntime
 def test_an_engine_that_makes_no_step_is_taken_to_hang_but_long_texts_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentmas_ray.actors.health.CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("latentmas_ray.actors.health.monitor.CHECK_SECONDS", 0.2)
     monkeypatch.setattr("latentmas_ray.actors.text.text_replica.REPORT_SECONDS", 0.3)
     (tmp_path / "armed").touch()
     with started(tmp_path, turn_seconds=3.0) as runtime:

@@ -225,7 +225,7 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
-        *("runtime", "address", "placement", "hardware", "tp", "start_timeout", "turn_timeout"),
+        *("runtime", "address", "placement", "hardware", "tp", "start_timeout", "turn_timeout", "detach"),
         *("replicas", "max_replicas", "min_replicas", "rebalance"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
@@ -304,3 +304,17 @@ def test_how_far_replicas_may_grow_and_with_how_many_a_run_starts() -> None:
     assert most_by_agent(None, asked) == {}
     assert least_by_agent(2, asked) == {"planner": 1, "judger": 2}
     assert least_by_agent(None, asked) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "it needs the output folder of the run"),
+        ({"output": "s3://bucket/run"}, "the output must be a folder here"),
+        ({"output": "run", "tp": 2}, "with tp above 1 it must be left out"),
+    ],
+)
+def test_actors_that_no_later_driver_could_use_are_not_detached(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        make_config({"detach": 600, **values})
+    assert make_config({"detach": 600, "output": "run"}).detach == 600

@@ -1,16 +1,44 @@
 """How many replicas a run starts with, where it need not wait for all."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ray
 
+from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica
 from latentmas_ray.errors import InputError
-from latentmas_ray.placement import Plan, PlanRequest, make_plan
+from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.placement.resources import ActorResources
 
 _LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """The bundles of a placement group in which the actors of a replica are, and the nodes of these."""
+
+    group: PlacementGroupHandle
+    bundles: tuple[int, ...]
+    nodes: tuple[str, ...]
+    share: ActorResources
+
+
+def seats_of(group: PlacementGroupHandle, plan: Plan) -> dict[ReplicaId, Seat]:
+    """Return where each replica of the plan is in its placement group."""
+    places: dict[ReplicaId, list[tuple[int, str]]] = {}
+    for index, shard in enumerate(plan.shards()):
+        node = plan.request.nodes[shard.slot.node].name
+        places.setdefault(shard.replica_id, []).append((group.bundle_of(index), node))
+    return {
+        replica_id: Seat(
+            group,
+            tuple(bundle for bundle, _ in ranks),
+            tuple(node for _, node in ranks),
+            replace(plan.share, num_gpus=plan.gpus_of(plan.slots[replica_id][0])),
+        )
+        for replica_id, ranks in places.items()
+    }
 
 
 def first_plan(

@@ -20,7 +20,8 @@ from latentmas_ray.actors.elastic.decide import (
     find_shift,
 )
 from latentmas_ray.actors.elastic.first import share_of_added
-from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
+from latentmas_ray.actors.elastic.nodes import NodeSupply, SupplyWatch
+from latentmas_ray.actors.health.monitor import HealthMonitor
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.errors import InputError
@@ -51,16 +52,23 @@ class ClusterFollower:
     def __init__(
         self,
         manager: ReplicaManager,
+        health: HealthMonitor,
         growth: Growth,
         on_event: Callable[[Event], None],
         is_needed: Callable[[Replica], bool],
         *,
-        watch: NodeWatch | None = None,
+        watch: SupplyWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`is_needed` says whether segments that a replica has written may still be read."""
-        self._manager, self._growth, self._on_event, self._is_needed = manager, growth, on_event, is_needed
-        self._watch, self._clock = watch or NodeWatch(), clock
+        self._manager, self._health, self._growth, self._on_event, self._is_needed = (
+            manager,
+            health,
+            growth,
+            on_event,
+            is_needed,
+        )
+        self._watch, self._clock = watch or SupplyWatch(), clock
         self._load: dict[Agents, float] = {}
         self._busy: dict[Agents, float] = {}  # the part of the time in which a replica has a turn
         self._num_looks = 0  # since the last shift
@@ -112,7 +120,7 @@ class ClusterFollower:
             self._num_asked = count
             self._watch.run(partial(ask_autoscaler, count, share_of_added(self._manager.plan)))
 
-    def situation(self, nodes: Mapping[str, NodeState]) -> Situation:
+    def situation(self, nodes: Mapping[str, NodeSupply]) -> Situation:
         """Return what decides, for these nodes."""
         manager = self._manager
         kinds = list(dict.fromkeys(replica_id.agents for replica_id in manager.plan.slots))
@@ -133,16 +141,17 @@ class ClusterFollower:
             planned=self._planned_for(nodes),
         )
 
-    def _rooms(self, nodes: Mapping[str, NodeState]) -> dict[str, Room]:
+    def _rooms(self, nodes: Mapping[str, NodeSupply]) -> dict[str, Room]:
         """Return the room on each node that the run's transport can reach."""
         manager, now = self._manager, self._clock()
         share, tp = share_of_added(manager.plan), manager.plan.request.tp
         self._placing = [(at, node) for at, node in self._placing if now - at < _PLACING_SECONDS]
         placing = Counter(node for _, node in self._placing)
         used = {node for replica in manager.replicas for node in replica.nodes}
+        lost = self._health.lost_nodes  # though Ray may list them
         rooms = {}
         for name, node in nodes.items():
-            is_usable = name not in manager.avoided or node.is_draining
+            is_usable = name not in lost and (name not in manager.avoided or node.is_draining)
             can_reach = is_usable and (name in used or manager.reaches_other_nodes)
             places = places_on(node, share, tp, manager.num_threads) - placing[name] + manager.free_seats_on(name)
             rooms[name] = Room(
@@ -152,7 +161,7 @@ class ClusterFollower:
             )
         return rooms
 
-    def _planned_for(self, nodes: Mapping[str, NodeState]) -> dict[str, int]:
+    def _planned_for(self, nodes: Mapping[str, NodeSupply]) -> dict[str, int]:
         """Return how many replicas a plan for all nodes that stay would put on each; nothing if there is none."""
         staying = {name: node for name, node in nodes.items() if not node.is_draining}
         if self._planned is not None and self._planned[0] == staying.keys():
@@ -169,7 +178,7 @@ class ClusterFollower:
         self._planned = frozenset(staying), dict(counts)
         return self._planned[1]
 
-    def _note_draining(self, nodes: Mapping[str, NodeState]) -> None:
+    def _note_draining(self, nodes: Mapping[str, NodeSupply]) -> None:
         draining = frozenset(name for name, node in nodes.items() if node.is_draining)
         for name in sorted(draining - self._draining):
             self._on_event(NodeDraining(name))
@@ -238,7 +247,7 @@ class ClusterFollower:
         self._capacity = capacity
 
 
-def places_on(node: NodeState, share: ActorResources, tp: int, num_threads: int) -> int:
+def places_on(node: NodeSupply, share: ActorResources, tp: int, num_threads: int) -> int:
     """Return how many replicas fit into what is free on a node. Without GPUs each takes as many cores as it has
     threads, where there are so many."""
     limits = []

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeState:
+class NodeSupply:
     """One live node: what Ray can still give away there, and whether it will be removed soon."""
 
     name: str
@@ -37,7 +37,7 @@ class NodeState:
     is_draining: bool = False
 
 
-def read_nodes() -> dict[str, NodeState]:
+def read_nodes() -> dict[str, NodeSupply]:
     """Return the live nodes by name. Raises ClusterError if Ray does not answer within seconds."""
     if get_cluster_status is None:
         raise ClusterError("this version of Ray does not tell the state of nodes")
@@ -48,7 +48,7 @@ def read_nodes() -> dict[str, NodeState]:
     found = {}
     for node in (*status.active_nodes, *status.idle_nodes):
         free, total = node.available_resources(), node.total_resources()
-        found[node.node_id] = NodeState(
+        found[node.node_id] = NodeSupply(
             name=node.node_id,
             free_gpus=free.get("GPU", 0.0),
             free_cpus=free.get("CPU", 0.0),
@@ -59,23 +59,23 @@ def read_nodes() -> dict[str, NodeState]:
     return found
 
 
-class NodeWatch:
+class SupplyWatch:
     """Reads the nodes in a thread of its own, every `LOOK_SECONDS`: Ray may not answer for a while."""
 
     def __init__(
         self,
-        read: Callable[[], Mapping[str, NodeState]] = read_nodes,
+        read: Callable[[], Mapping[str, NodeSupply]] = read_nodes,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read, self._clock = read, clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="node watch")
-        self._asked: Future[Mapping[str, NodeState]] | None = None
+        self._asked: Future[Mapping[str, NodeSupply]] | None = None
         self._asked_at = -math.inf
         self._has_failed = False
         self._others: list[Future[None]] = []
 
-    def take(self) -> Mapping[str, NodeState] | None:
+    def take(self) -> Mapping[str, NodeSupply] | None:
         """Return the nodes if a look has ended since the last call, else None; never waits. Starts the next look."""
         now = self._clock()
         if self._asked is None:

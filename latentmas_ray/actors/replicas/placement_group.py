@@ -4,6 +4,7 @@ import itertools
 import os
 import socket
 import time
+from typing import Self
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -23,8 +24,25 @@ class PlacementGroupHandle:
     """A placement group whose bundles are in the order of the plan's shards; those on one GPU have one bundle together
     if they divide it, since Ray would choose the GPU of each part otherwise."""
 
-    def __init__(self, plan: Plan, start_seconds: float) -> None:
-        """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines."""
+    def __init__(self, plan: Plan, start_seconds: float, *, is_detached: bool = False) -> None:
+        """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines;
+        `is_detached`: it does not end with this process."""
+        self._lifetime = "detached" if is_detached else None
+        self._lay_out(plan)
+        self._requested_at = time.monotonic()
+        self.is_pinned = True
+        self.group = self._make()
+        self._log = WaitLog(self._describe, start_seconds)
+
+    @classmethod
+    def of(cls, group: PlacementGroup, plan: Plan) -> Self:
+        """Return a handle to a group that has its places, those of `plan`."""
+        handle = cls.__new__(cls)
+        handle._lay_out(plan)
+        handle.group, handle.is_pinned = group, True
+        return handle
+
+    def _lay_out(self, plan: Plan) -> None:
         self._plan = plan
         shards = list(plan.shards())
         shares_bundles = plan.divides_gpus and plan.share.num_gpus > 0
@@ -36,10 +54,6 @@ class PlacementGroupHandle:
         self._bundle_of = [number[key] for key in keys]
         self._bundles = [_bundle(plan, shards[indices[0]].slot, len(indices)) for indices in members.values()]
         self._nodes = [plan.request.nodes[shards[indices[0]].slot.node].name for indices in members.values()]
-        self._requested_at = time.monotonic()
-        self.is_pinned = True
-        self.group = self._make()
-        self._log = WaitLog(self._describe, start_seconds)
 
     def bundle_of(self, index: int) -> int:
         """Return the bundle of the plan's shard with this index."""
@@ -72,7 +86,9 @@ class PlacementGroupHandle:
         # The name tells others who wait for places who holds them.
         name = f"latentmas_ray on {socket.gethostname()}, process {os.getpid()}, start {next(_numbers)}"
         bundles = [dict(bundle) for bundle in self._bundles]
-        return placement_group(bundles, strategy=strategy, name=name, bundle_label_selector=pins)
+        return placement_group(
+            bundles, strategy=strategy, name=name, bundle_label_selector=pins, lifetime=self._lifetime
+        )
 
     def _describe(self) -> str:
         return describe_missing_places(self._bundles[0], len(self._bundles), self.group.id.hex())

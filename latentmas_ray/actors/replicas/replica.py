@@ -125,10 +125,11 @@ class Replica(ABC):
         name: str = "",
         colocated: bool = False,
         spec: KVCacheSpec | None = None,
+        first_number: int = 0,
     ) -> None:
         """`nodes` are the planned nodes of the actors. `name` is also that of the replica which replaces it.
         `colocated`: only this replica reads the segments that it writes. `spec` describes the memory of the whole
-        model, if known."""
+        model, if known; turns are numbered from `first_number`."""
         self.name = name
         self.colocated = colocated
         self.spec = spec
@@ -138,10 +139,11 @@ class Replica(ABC):
         self.state = ReplicaState.STARTING
         self.lost_because = ""
         self.was_retiring = False  # when it was lost
+        self.is_node_lost = False  # what its node stores is out of reach, too
         self.suspect: Turn | None = None  # the turn that was running when it was lost
         self.pending: dict[Turn, TurnHandle | None] = {}  # the runtime's record of each
         self.stepped_at: float | None = None  # when its engine was seen to step, if it reports that; monotonic seconds
-        self._num_turns = 0
+        self._num_turns = first_number
 
     @abstractmethod
     def start(self, transport: Transport | None = None) -> list[ray.ObjectRef]:
@@ -208,6 +210,16 @@ class Replica(ABC):
         """Call each actor; return references that become ready while the actor is alive, even if it is busy."""
         return [actor.__ray_ready__.remote() for actor in self.actors]
 
+    def end_connections(self, host: str) -> None:
+        """Let the actors end their connections to a host that does not answer, and attempts to make them."""
+        for actor in self.actors:
+            actor.end_connections.options(concurrency_group="side").remote(host)
+
+    def stop_waiting(self, segment_ids: Sequence[str]) -> None:
+        """Let the actors wait no longer for these segments, which are lost."""
+        for actor in self.actors:
+            actor.stop_waiting.options(concurrency_group="side").remote(segment_ids)
+
     def ask_progress(self) -> ray.ObjectRef:
         """Ask how far the running turns are; return a reference to a list of `TurnProgress`."""
         return self.actors[0].get_progress.options(concurrency_group="side").remote()
@@ -247,15 +259,17 @@ class Replica(ABC):
         ready = [(turn.ready_at, turn) for turn in self.pending if turn.ready_at is not None]
         return min(ready, key=lambda one: one[0])[1] if ready else None
 
-    def mark_dead(self, reason: str, *, is_at_fault: bool = True) -> None:
+    def mark_dead(self, reason: str, *, is_at_fault: bool = True, with_node: bool = False) -> None:
         """Mark the replica LOST and shut it down; its pending turns get no result. The first `reason` counts.
 
         `is_at_fault`: it was not lost with its node, so the turn that was running may be the cause.
+        `with_node`: all that its node stores is lost, too.
         """
         if self.state is not ReplicaState.LOST:
             self.was_retiring = self.state is ReplicaState.RETIRING
             self.state = ReplicaState.LOST
             self.lost_because = reason
+            self.is_node_lost = with_node
             # Also while it is not READY: a turn may start, and kill the actor, before the driver knows that the model
             # is loaded. If no turn is ready, the oldest may have started: it absorbs chunks that come early.
             if is_at_fault:

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.errors import cluster_errors, reason
 from latentmas_ray.actors.execute_turn import Runner
 from latentmas_ray.actors.text.setup import TextSetup
@@ -36,6 +37,7 @@ class ReplicaRequest:
     # The agents whose texts are written question by question, in actors that only such agents share.
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
+    detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
     make_plan: Callable[[PlanRequest], Plan] = make_plan  # also chooses replicas, if they are not given
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from latentmas_ray.actors.agent_actor import GROUPS, AgentActor
+from latentmas_ray.actors.detached.lease import Rejoined
 from latentmas_ray.actors.given_memory import fetch_given_memory
 from latentmas_ray.actors.receiver import SentChunk
 from latentmas_ray.actors.text.event_queue import EventQueue, TextReport
@@ -36,9 +37,10 @@ class TextActor(AgentActor):
         key: RunKey | None = None,
         *,
         question_seconds: float | None = None,
+        lease_seconds: float | None = None,
     ) -> None:
         """`question_seconds` is the limit for one question, from its start."""
-        super().__init__(lambda: self._set_up(make_runner()), num_threads, key)
+        super().__init__(lambda: self._set_up(make_runner()), num_threads, key, lease_seconds=lease_seconds)
         self._question_seconds = question_seconds
         self._events = EventQueue()
         self._writer: Writer | None = None
@@ -62,6 +64,13 @@ class TextActor(AgentActor):
         """Drop these questions (default: all) of a turn, which may not have started yet."""
         assert self._writer is not None, "load() comes first"
         self._writer.cancel(number, question_ids)
+
+    def rejoin(self, nonce: bytes) -> Rejoined:
+        """Like that of `AgentActor`; the questions of the former driver are dropped."""
+        assert self._writer is not None, "load() comes first"
+        self._writer.cancel_all()
+        self._events.take(0.0)
+        return super().rejoin(nonce)
 
     def next_events(self, timeout_seconds: float) -> TextReport:
         """Wait until there is something to report, at most `timeout_seconds`; return what has happened."""

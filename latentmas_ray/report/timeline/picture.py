@@ -14,6 +14,7 @@ from latentmas_ray.units import format_bytes, format_seconds
 
 MAX_LANES = 64
 _MAX_EVENTS = 40
+_NODE_EVENTS = {"node_joined": "joined", "node_lost": "did not answer any more", "node_draining": "will leave"}
 _AGREES_SECONDS = 0.0005
 _LOOSE = 0.05  # of the run: a clock that is known so badly is named
 
@@ -160,8 +161,9 @@ def _events(start: StartTimeline, chart: Chart) -> Iterator[EventLine]:
         )
         lines.append((group[0].at, f"{turns} lost and repeated", reason, True))
     for node in start.nodes:
-        what = "joined" if node.event == "node_joined" else "will leave"
-        lines.append((node.at, f"{chart.node_names[node.node]} {what}", "", False))
+        what = _NODE_EVENTS[node.event]
+        is_fault = node.event == "node_lost"
+        lines.append((node.at, f"{chart.node_names[node.node]} {what}", node.reason, is_fault))
     for question in start.questions:
         if question.event == "failed":
             lines.append((question.at, f"question {question.question} failed", question.reason, True))

@@ -19,9 +19,11 @@ from latentmas_ray.runs.otel import attributes as names
 from latentmas_ray.runs.otel.attributes import Attributes, SpanFacts
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import (
+    ClusterEvent,
     MemoryFinished,
     NodeDraining,
     NodeJoined,
+    NodeLost,
     QuestionAnswered,
     QuestionFailed,
     ReplicaLost,
@@ -91,7 +93,7 @@ class RunSpans:
                 self._start(event, at)
             case RunEnded():
                 self._end(at)
-            case ReplicaReady() | ReplicaLost() | NodeJoined() | NodeDraining():
+            case _ if isinstance(event, ClusterEvent):
                 self._add_cluster_event(event, at)
 
     def _start(self, event: RunStarted, at: float) -> None:
@@ -208,7 +210,7 @@ class RunSpans:
             del self._questions[name]
             self._finished.add(name)
 
-    def _add_cluster_event(self, event: ReplicaReady | ReplicaLost | NodeJoined | NodeDraining, at: float) -> None:
+    def _add_cluster_event(self, event: ClusterEvent, at: float) -> None:
         if self._run is None:
             return
         match event:
@@ -220,6 +222,8 @@ class RunSpans:
                 name = "replica_lost"
             case NodeJoined(node=node, at=at):
                 about, name = {"node": node}, "node_joined"
+            case NodeLost(node=node, reason=reason, at=at):
+                about, name = {"node": node, "reason": hide_passwords(reason)}, "node_lost"
             case NodeDraining(node=node):
                 about, name = {"node": node}, "node_draining"
         self._run.add_event(

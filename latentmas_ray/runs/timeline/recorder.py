@@ -14,6 +14,7 @@ from latentmas_ray.runs.folder import append, encode_row
 from latentmas_ray.runs.run_events import (
     NodeDraining,
     NodeJoined,
+    NodeLost,
     QuestionAnswered,
     QuestionFailed,
     ReplicaLost,
@@ -52,7 +53,7 @@ class TimelineRecorder:
 
     def on_event(self, event: RunEvent) -> None:
         """Record an event. Never raises for a file that cannot be written."""
-        row = _row_of(event, time.time())
+        row = row_of_event(event, time.time())
         if row is not None and not self._has_failed:
             self._rows.append(encode_row(row))
         if isinstance(event, RunEnded) or time.monotonic() - self._written_at >= WRITE_SECONDS:
@@ -75,7 +76,8 @@ class TimelineRecorder:
         self._path.unlink(missing_ok=True)
 
 
-def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
+def row_of_event(event: RunEvent, at: float) -> dict[str, Any] | None:
+    """Return the row of an event seen at `at` (wall-clock seconds); None for one that has none."""
     if isinstance(event, TurnFinished):
         return turn_row(event)
     row: Row | None = None
@@ -92,6 +94,8 @@ def _row_of(event: RunEvent, at: float) -> dict[str, Any] | None:
             row = ReplicaRow(event="replica_retired", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
         case NodeJoined(node=node, at=at):
             row = NodeRow(event="node_joined", at=at, node=node)
+        case NodeLost(node=node, reason=reason, at=at):
+            row = NodeRow(event="node_lost", at=at, node=node, reason=reason)
         case NodeDraining(node=node, at=at):
             row = NodeRow(event="node_draining", at=at, node=node)
         case QuestionAnswered(answer=answer):

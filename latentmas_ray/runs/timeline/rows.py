@@ -99,13 +99,14 @@ class ReplicaRow:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRow:
-    """A node has joined the cluster, or will leave it."""
+    """A node has joined the cluster, does not answer any more, or will leave it."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORM
 
-    event: Literal["node_joined", "node_draining"]
+    event: Literal["node_joined", "node_lost", "node_draining"]
     at: Time
     node: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

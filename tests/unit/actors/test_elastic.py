@@ -1,6 +1,7 @@
 """What the follower makes of nodes that come and go, and with what a run starts. No Ray, no actors."""
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from latentmas_ray.actors.elastic import follow
 from latentmas_ray.actors.elastic import nodes as nodes_module
 from latentmas_ray.actors.elastic.first import describe_first, first_plan, replicas_to_start_with
 from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth
-from latentmas_ray.actors.elastic.nodes import NodeState, NodeWatch
+from latentmas_ray.actors.elastic.nodes import NodeSupply, SupplyWatch
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.actors.replicas.request import ReplicaRequest
@@ -20,14 +21,14 @@ from latentmas_ray.scheduler.protocol import CapacityChanged, Event
 from tests.cases.manager import FakeManager, FakeReplica, cluster_of, fake_cluster
 
 
-class FakeWatch(NodeWatch):
+class FakeWatch(SupplyWatch):
     """Gives the nodes that a test puts there, each time."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, NodeState] = {}
+        self.nodes: dict[str, NodeSupply] = {}
         self.calls: list[Callable[[], None]] = []
 
-    def take(self) -> Mapping[str, NodeState]:
+    def take(self) -> Mapping[str, NodeSupply]:
         return self.nodes
 
     def run(self, call: Callable[[], None]) -> None:
@@ -37,8 +38,8 @@ class FakeWatch(NodeWatch):
         pass
 
 
-def free(name: str, cpus: float, *, is_draining: bool = False) -> NodeState:
-    return NodeState(name=name, free_gpus=0.0, free_cpus=cpus, num_cpus=2.0, is_draining=is_draining)
+def free(name: str, cpus: float, *, is_draining: bool = False) -> NodeSupply:
+    return NodeSupply(name=name, free_gpus=0.0, free_cpus=cpus, num_cpus=2.0, is_draining=is_draining)
 
 
 class Followed:
@@ -69,13 +70,14 @@ class Followed:
         self.watch = FakeWatch()
         self.follower = ClusterFollower(
             self.manager,
+            SimpleNamespace(lost_nodes=frozenset()),  # type: ignore[arg-type]
             Growth(most, rebalances=rebalances),
             self.events.append,
             self.needed.__contains__,
             watch=self.watch,
         )
 
-    def update(self, *nodes: NodeState) -> None:
+    def update(self, *nodes: NodeSupply) -> None:
         self.watch.nodes = {node.name: node for node in nodes}
         self.follower.update()
         self.manager.poll_starting()
@@ -238,13 +240,13 @@ def test_a_cluster_that_does_not_answer_is_looked_at_again() -> None:
     answers: list[Any] = [ClusterError("no answer"), {"a": free("a", 1.0)}]
     now = [0.0]
 
-    def read() -> Mapping[str, NodeState]:
+    def read() -> Mapping[str, NodeSupply]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    watch = NodeWatch(read, clock=lambda: now[0])
+    watch = SupplyWatch(read, clock=lambda: now[0])
     found = []
     while not found:
         now[0] += 5.0

@@ -7,7 +7,7 @@ import pytest
 
 from latentmas_ray.actors.elastic.decide import Addition, Room, Situation, Standing, decide, find_shift
 from latentmas_ray.actors.elastic.follow import places_on
-from latentmas_ray.actors.elastic.nodes import NodeState
+from latentmas_ray.actors.elastic.nodes import NodeSupply
 from latentmas_ray.placement import ReplicaId
 from latentmas_ray.placement.resources import ActorResources
 
@@ -132,7 +132,7 @@ def test_what_is_added_and_what_retires(
 def test_how_many_replicas_fit(
     gpus: float, cpus: float, share: ActorResources, threads: int, tp: int, places: int
 ) -> None:
-    assert places_on(NodeState(name="a", free_gpus=gpus, free_cpus=cpus), share, tp, threads) == places
+    assert places_on(NodeSupply(name="a", free_gpus=gpus, free_cpus=cpus), share, tp, threads) == places
 
 
 @pytest.mark.parametrize(

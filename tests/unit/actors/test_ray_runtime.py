@@ -8,7 +8,8 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from latentmas_ray.actors import health, ray_runtime
+from latentmas_ray.actors import ray_runtime
+from latentmas_ray.actors.health import monitor as health
 from latentmas_ray.actors.ray_runtime import RayRuntime
 from latentmas_ray.actors.replicas import ready
 from latentmas_ray.actors.replicas.replica import ReplicaState

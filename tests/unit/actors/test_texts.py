@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from latentmas_ray.actors.health import HangDetector
+from latentmas_ray.actors.health.monitor import HangDetector
 from latentmas_ray.actors.replicas.replica import ReplicaState, Turn
 from latentmas_ray.actors.text.event_queue import EventQueue
 from latentmas_ray.actors.text.text_actor import text_groups

@@ -6,8 +6,9 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from opentelemetry import trace
@@ -25,6 +26,7 @@ from latentmas_ray.runs.otel import SpanFacts, attributes, export
 from latentmas_ray.runs.otel.run_spans import RunSpans
 from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import (
+    ClusterEvent,
     NodeJoined,
     QuestionAnswered,
     QuestionFailed,
@@ -36,6 +38,7 @@ from latentmas_ray.runs.run_events import (
     TurnPlace,
     TurnRepeated,
 )
+from latentmas_ray.runs.timeline.recorder import row_of_event
 from tests.cases.collector import Collector, ReceivedSpan, running_collector
 from tests.cases.timeline import written_timeline
 
@@ -229,6 +232,18 @@ def test_what_was_lost_or_failed_has_the_status_of_an_error() -> None:
     assert [event.name for event in run.events] == ["latentmas.replica_lost", "latentmas.node_joined"]
     assert run.events[0].timestamp == 11.0 * 1e9
     assert run.attributes["latentmas.run.failed"] == 1
+
+
+@pytest.mark.parametrize("kind", get_args(ClusterEvent), ids=lambda kind: kind.__name__)
+def test_every_event_of_the_cluster_is_an_event_of_the_run(kind: type[ClusterEvent]) -> None:
+    values = {"agents": ("planner",), "nodes": ("n1",), "replica": "planner 0", "node": "n1", "reason": "it was silent"}
+    event = kind(**{one.name: values[one.name] for one in fields(kind) if one.name in values})
+    (run,) = spans_of([STARTED, event, RunEnded()])["run pair"]
+    (found,) = run.events
+    row = row_of_event(event, 0.0)
+    assert row is not None
+    assert found.name == f"latentmas.{row['event']}"
+    assert set(found.attributes) == {f"latentmas.{one.name}" for one in fields(kind) if one.name in values}
 
 
 def test_a_question_that_is_answered_before_its_turn_ends_has_that_turn() -> None:

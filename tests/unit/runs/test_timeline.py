@@ -16,6 +16,7 @@ from latentmas_ray.runs.results import Failure
 from latentmas_ray.runs.run_events import (
     NodeDraining,
     NodeJoined,
+    NodeLost,
     Observers,
     QuestionFailed,
     ReplicaLost,
@@ -48,6 +49,7 @@ EVENTS: tuple[RunEvent, ...] = (
     ReplicaLost(("planner",), ("n1",), "it died", "planner 0"),
     TurnRepeated(agent="planner", reason="it died", question_ids=("c",), place=PLACE),
     NodeJoined("n2"),
+    NodeLost("n2", "it was silent"),
     NodeDraining("n3"),
     QuestionFailed(failure=Failure(id="c", agent="planner", error="no")),
     RunEnded(),
@@ -84,7 +86,11 @@ def test_everything_that_happens_is_read_back(tmp_path: Path) -> None:
         ("replica_lost", "planner 0", "it died"),
     ]
     assert [(row.questions, row.submitted_at) for row in found.lost_turns] == [(("c",), 10.0)]
-    assert [(row.event, row.node) for row in found.nodes] == [("node_joined", "n2"), ("node_draining", "n3")]
+    assert [(row.event, row.node) for row in found.nodes] == [
+        ("node_joined", "n2"),
+        ("node_lost", "n2"),
+        ("node_draining", "n3"),
+    ]
     assert [(row.event, row.question, row.reason) for row in found.questions] == [("failed", "c", "no")]
     assert found.end is not None
 

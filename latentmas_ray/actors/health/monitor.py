@@ -1,24 +1,26 @@
-"""Health checks: finds replicas that are dead or hang and has them replaced; reports new nodes.
+"""Health checks: finds replicas that are dead, silent or hang and has them replaced; reports nodes that came or went.
 
 `RayRuntime.poll` calls `HealthMonitor.check_health` whenever it `is_due`: every `CHECK_SECONDS`, and at every poll
-while pings are unanswered; and `check_hangs` once it knows which turns have ended. There are no other health checks.
+while pings are unanswered, and every `LOOK_SECONDS` for the lines to the nodes; and `check_hangs` once it knows which
+turns have ended. There are no other health checks.
 """
 
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import ray
 
 from latentmas_ray.actors.cluster import Cluster
 from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead, reason
+from latentmas_ray.actors.health.node_watch import LOOK_SECONDS, NodeChange, NodeState, NodeWatch
 from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.actors.replicas.waiting import POLL_SECONDS
 from latentmas_ray.errors import ActorError
-from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
+from latentmas_ray.runs.run_events import NodeJoined, NodeLost, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import Event
 from latentmas_ray.units import format_seconds
 
@@ -87,9 +89,10 @@ class HealthMonitor:
         on_event: Callable[[Event], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        watch: NodeWatch | None = None,
     ) -> None:
-        """`turn_seconds` is the limit of `HangDetector`. `on_event` gets ReplicaReady, ReplicaLost and NodeJoined;
-        `clock` returns seconds."""
+        """`turn_seconds` is the limit of `HangDetector`. `on_event` gets ReplicaReady, ReplicaLost, NodeJoined and
+        NodeLost; `clock` returns seconds; `watch` is one of the nodes (default: over TCP)."""
         self._manager = manager
         self._restart_all = restart_all
         self._hangs = HangDetector(turn_seconds)
@@ -100,31 +103,51 @@ class HealthMonitor:
         self._pinged: dict[ray.ObjectRef, Replica] = {}  # unanswered pings
         self._checked_at = self._hangs_checked_at = -math.inf
         self._nodes: frozenset[str] | None = None  # alive at the last check
+        self._watch = watch or NodeWatch()
+        self._why_lost: dict[str, NodeChange] = {}  # by node
+        self._looked_at = -math.inf
 
     @property
     def is_due(self) -> bool:
         """Whether `check_health` should be called now."""
-        return bool(self._pinged) or self._clock() - self._checked_at >= CHECK_SECONDS
+        now = self._clock()
+        is_late = now - self._looked_at >= LOOK_SECONDS or now - self._checked_at >= CHECK_SECONDS
+        return is_late or bool(self._pinged)
+
+    @property
+    def gone_nodes(self) -> frozenset[str]:
+        """The nodes that have ended, though Ray may still list them as alive."""
+        return self._watch.gone
+
+    @property
+    def lost_nodes(self) -> frozenset[str]:
+        """The nodes that have ended or do not answer."""
+        return self._watch.gone | self._watch.silent
 
     def check_health(self) -> None:
-        """Check answers to pings; every `CHECK_SECONDS` also starting replicas and nodes.
+        """Check answers to pings and lines to nodes; every `CHECK_SECONDS` also starting replicas and Ray's nodes.
 
         Raises like `ReplicaManager.poll_starting`, `mark_dead` and `restart_all`, and ClusterError.
         """
         now = self._clock()
         with cluster_errors():
+            self._look_at_nodes(now)
             self._check_pings()
             if now - self._checked_at < CHECK_SECONDS:
                 return
             self._checked_at = now
+            alive = self._inspect_nodes() - self._watch.gone
+        self._leave_lost_nodes(alive)
+        with cluster_errors():
             ready, died = self._manager.poll_starting()
             self.report_ready(ready)
             for replica, why in died:
                 self.mark_dead(replica, self._agents_of(replica)[0], why)
-            alive = self._inspect_nodes()
-        orphans = self._manager.find_orphans(alive) if alive else []
-        if not all(self._drop(replica) for replica in orphans):
-            self._restart_all()
+        self._leave_lost_nodes(alive)
+
+    def close(self) -> None:
+        """Watch no nodes any more. Safe to call twice."""
+        self._watch.close()
 
     def check_hangs(self) -> None:
         """Every `CHECK_SECONDS` mark the replicas dead that hang. The results that are there must have been fetched.
@@ -147,8 +170,8 @@ class HealthMonitor:
         for replica in replicas:
             self._on_event(ReplicaReady(self._agents_of(replica), replica.nodes, replica.name))
 
-    def mark_dead(self, replica: Replica, agent: str, why: str) -> None:
-        """Shut down a replica that died or hangs, and replace it.
+    def mark_dead(self, replica: Replica, agent: str, why: str, *, with_node: bool = False) -> None:
+        """Shut down a replica that died or hangs, and replace it. `with_node`: its node is known to be lost.
 
         If several are lost with their node, at most the first is blamed on its turn. Raises ActorError if the agent's
         replicas die again and again.
@@ -156,7 +179,8 @@ class HealthMonitor:
         now = self._clock()
         is_first = all(now - self._lost_at.get(node, -math.inf) > ONE_FAULT_SECONDS for node in replica.nodes)
         self._lost_at.update(dict.fromkeys(replica.nodes, now))
-        replica.mark_dead(why, is_at_fault=is_first and replica not in self._pinged.values())
+        is_blamed = is_first and not with_node and replica not in self._pinged.values()
+        replica.mark_dead(why, is_at_fault=is_blamed, with_node=with_node)
         self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, why, replica.name))
         self._losses[agent] += 1
         if self._losses[agent] > MAX_LOSSES * len(self._manager.replicas_of()[agent]):
@@ -173,6 +197,56 @@ class HealthMonitor:
         for replica in self._manager.replicas:
             replica.mark_dead(why, is_at_fault=False)
             self._on_event(ReplicaLost(self._agents_of(replica), replica.nodes, replica.lost_because, replica.name))
+
+    def _leave_lost_nodes(self, alive: Set[str]) -> None:
+        """Drop replicas that start on nodes which are not alive, or restart all if an agent has no other."""
+        orphans = self._manager.find_orphans(alive) if alive else []
+        if not all(self._drop(replica) for replica in orphans):
+            self._restart_all()
+
+    def _look_at_nodes(self, now: float) -> None:
+        """Every `LOOK_SECONDS` read the lines to the nodes, and give up replicas whose nodes do not answer."""
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for change in self._watch.look():
+            _log.warning("node %s at %s: %s", change.node[:12], change.host, change.why)
+            if change.state is NodeState.LIVE:
+                self._on_event(NodeJoined(change.node))
+                continue
+            self._on_event(NodeLost(change.node, change.why))
+            self._why_lost[change.node] = change
+            if change.state is NodeState.GONE:
+                self._end_connections(change.node)
+            self._checked_at = -math.inf  # what starts on a node that is gone must start elsewhere
+        for node in self._watch.gone | self._watch.silent:  # others may be ready only now to do its work
+            self._give_up_node(self._why_lost[node])
+
+    def _give_up_node(self, lost: NodeChange) -> None:
+        """Mark the replicas on a lost node dead, blaming nobody; on a silent one, which may come back, only those whose
+        agents have another replica."""
+        for replica in self._manager.replicas:
+            is_here = lost.node in replica.nodes and replica.is_up
+            if is_here and (lost.state is NodeState.GONE or self._has_substitutes(replica)):
+                self.mark_dead(replica, self._agents_of(replica)[0], f"its node is lost: {lost.why}", with_node=True)
+                self._end_connections(lost.node)
+
+    def _end_connections(self, node: str) -> None:
+        """Let actors on other nodes end their connections to a lost one: a reader would wait for an answer."""
+        if (host := self._watch.lost_host(node)) is None:
+            return
+        for replica in self._manager.replicas:
+            if replica.is_up and node not in replica.nodes:
+                replica.end_connections(host)
+
+    def _has_substitutes(self, replica: Replica) -> bool:
+        """Return whether every agent of a replica has another one on nodes that answer."""
+        lost = self._watch.gone | self._watch.silent
+        return all(
+            any(one.state is ReplicaState.READY and lost.isdisjoint(one.nodes) for one in members if one is not replica)
+            for members in self._manager.replicas_of().values()
+            if replica in members
+        )
 
     def _drop(self, replica: Replica) -> bool:
         agents = self._agents_of(replica)
@@ -205,7 +279,9 @@ class HealthMonitor:
         """Return the live nodes (if Ray does not answer, those of the last check); emit NodeJoined for new ones."""
         before = self._nodes
         with ignoring_dead("nodes were not listed"):
-            self._nodes = Cluster.inspect(owned=False).node_ids
+            cluster = Cluster.inspect(owned=False)
+            self._nodes = cluster.node_ids
+            self._watch.watch(cluster.addresses)
         for node in sorted((self._nodes or frozenset()) - (before or self._nodes or frozenset())):
             self._on_event(NodeJoined(node))
         return self._nodes or frozenset()

@@ -1,0 +1,1 @@
+"""Finds actors and nodes that died, hang or are silent."""

@@ -1,0 +1,122 @@
+"""Which actors of a former driver are used: without Ray."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from latentmas_ray.actors.detached import actors as module
+from latentmas_ray.actors.detached.actors import DetachedActors
+from latentmas_ray.actors.detached.lease import Rejoined, prove
+from latentmas_ray.actors.detached.record import RECORD_NAME
+from latentmas_ray.authentication import RunKey
+
+WANTED = ["planner 0", "judger 0"]
+GROUP = "the placement group"
+
+
+@dataclass
+class FakeRay:
+    """Named actors: what each answers. A key in place of an answer is that of its proof."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    namespace: str = ""
+    killed: list[str] = field(default_factory=list)
+    removed: list[Any] = field(default_factory=list)
+
+    def list_named_actors(self, *, all_namespaces: bool) -> list[dict[str, str]]:
+        foreign = {"name": "planner 0/1", "namespace": "another"}
+        return [foreign, *({"name": name, "namespace": self.namespace} for name in self.answers)]
+
+    def answer(self, name: str, nonce: bytes) -> Any:
+        key = self.answers[name]
+        return Rejoined(prove(key, nonce), f"loaded by {name}", GROUP) if isinstance(key, RunKey) else key
+
+
+@dataclass(frozen=True)
+class FakeActor:
+    """An actor handle, its method and its call."""
+
+    fake: FakeRay = field(compare=False)
+    name: str
+    nonce: bytes = b""
+
+    @property
+    def rejoin(self) -> "FakeActor":
+        return self
+
+    def options(self, **_: Any) -> "FakeActor":
+        return self
+
+    def remote(self, nonce: bytes) -> "FakeActor":
+        return FakeActor(self.fake, self.name, nonce)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(module, "list_named_actors", fake.list_named_actors)
+    monkeypatch.setattr(module, "remove_placement_group", fake.removed.append)
+    monkeypatch.setattr(module, "get_outcome", lambda call: fake.answer(call.name, call.nonce))
+    monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
+    monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
+    silent = lambda call: fake.answers[call.name] is None  # noqa: E731
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: ([one for one in calls if not silent(one)], []))
+    return fake
+
+
+def resumed(fake: FakeRay, folder: Path, facts: str = "facts") -> tuple[DetachedActors, RunKey]:
+    """The next driver, and the run's key."""
+    former = DetachedActors(folder, 60.0, "facts", resume=False)
+    fake.namespace = former.options("planner 0")["namespace"]
+    return DetachedActors(folder, 60.0, facts, resume=True), former.key
+
+
+def test_all_actors_of_the_former_driver_are_used(fake: FakeRay, tmp_path: Path) -> None:
+    detached, key = resumed(fake, tmp_path)
+    assert detached.key == key
+    fake.answers = {"judger 0/a": key, "planner 0/b": key}
+    found = detached.find(WANTED)
+    assert found is not None
+    assert [found.actors[name].name for name in WANTED] == ["planner 0/b", "judger 0/a"]
+    assert list(found.loaded.values()) == ["loaded by planner 0/b", "loaded by judger 0/a"]
+    assert found.placement_group == GROUP
+    assert not fake.killed
+    assert detached.find(WANTED) is None  # a later start of this driver makes its own
+    detached.close()
+    assert not (tmp_path / RECORD_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "num_found"), [(None, 1), (RunKey.generate(), 1), (RuntimeError("it died"), 1), ("missing", 1)]
+)
+def test_if_one_is_missing_or_not_the_runs_all_start_anew(
+    second: Any, num_found: int, fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"planner 0/a": key} | ({} if second == "missing" else {"judger 0/b": second})
+    with caplog.at_level(logging.WARNING):
+        assert detached.find(WANTED) is None
+    (record,) = caplog.records
+    assert f"{num_found} of 2 answered" in record.getMessage()
+    assert set(fake.killed) == set(fake.answers)
+    assert fake.removed == [GROUP]
+
+
+def test_actors_that_were_started_otherwise_are_not_looked_for(fake: FakeRay, tmp_path: Path) -> None:
+    detached, key = resumed(fake, tmp_path, "other facts")
+    fake.answers = {"planner 0/a": key, "judger 0/b": key}
+    assert detached.key != key
+    assert detached.find(WANTED) is None
+    assert not fake.killed
+
+
+def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Ray frees the name of one that died late."""
+    detached = DetachedActors(tmp_path, 60.0, "facts", resume=False)
+    one, other = detached.options("planner 0"), detached.options("planner 0")
+    assert one["name"] != other["name"]
+    assert one["lifetime"] == "detached"
