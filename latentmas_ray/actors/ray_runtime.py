@@ -102,7 +102,7 @@ class RayRuntime:
         tp: actors per replica, each with one rank's part (`make_runner(ranks=…)`). busy_agents: that work at once.
         uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
         turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for the start. measures_costs: of KV and inputs. growth: how far replicas follow the cluster.
+        start_seconds: limit for the start. measures_costs: of KV and inputs. growth: how replicas follow the cluster.
         texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
         note: for the log. planner: plans the actors, may choose replicas. detached: names them, to outlive this driver.
         """

@@ -29,6 +29,7 @@ from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
     from latentmas_ray.actors.detached.actors import DetachedActors
+    from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.models.given import GivenModel
     from latentmas_ray.writing.text_runner import TextRunner
@@ -62,7 +63,6 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
 
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = connect_as_configured(config.address)
-    from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.ray_runtime import RayRuntime
     from latentmas_ray.transport.make import pick_transport
 
@@ -79,11 +79,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         partial(pick_transport, config.transport, config.codec),
         cluster=cluster,
         replicas=counts,
-        growth=Growth(
-            most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate"),
-            least_by_agent(config.min_replicas, counts),
-            rebalances=config.rebalance and config.placement != "colocate",
-        ),
+        growth=growth_of(config, counts),
         placement=config.placement,
         tp=planner.tp,
         turn_seconds=config.turn_timeout,
@@ -110,6 +106,18 @@ def _detached(config: RunConfig, model: "str | GivenModel") -> "DetachedActors |
     facts = {name: getattr(config, name) for name in made_from} | {"model": str(model)}
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
+
+
+def growth_of(config: RunConfig, counts: Mapping[str, int]) -> "Growth":
+    """Return how far the replicas of a run that asks for `counts` follow the cluster. Raises ConfigError."""
+    from latentmas_ray.actors.elastic.follow import Growth
+
+    is_colocated = config.placement == "colocate"
+    return Growth(
+        most_by_agent(config.max_replicas, counts, is_colocated=is_colocated),
+        least_by_agent(config.min_replicas, counts),
+        rebalances=config.rebalance and not is_colocated,
+    )
 
 
 def warn_of_choice(config: RunConfig, topology: Topology, choices: Mapping[str, EngineChoice]) -> None:

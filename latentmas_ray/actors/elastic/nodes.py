@@ -12,13 +12,6 @@ import ray
 from latentmas_ray.actors.errors import cluster_errors, reason
 from latentmas_ray.errors import ClusterError
 
-# Ray has no stable interface for draining nodes and for what is free on each. `ray status` prints this module's answer;
-# a test fails if another version of Ray answers otherwise.
-try:
-    from ray.autoscaler.v2.sdk import get_cluster_status
-except ImportError:  # the run goes on; it follows no node
-    get_cluster_status = None
-
 LOOK_SECONDS = 2.0  # between two looks
 _ANSWER_SECONDS = 5  # Ray takes a whole number
 _DRAINING = "DRAINING"
@@ -39,8 +32,12 @@ class NodeSupply:
 
 def read_nodes() -> dict[str, NodeSupply]:
     """Return the live nodes by name. Raises ClusterError if Ray does not answer within seconds."""
-    if get_cluster_status is None:
-        raise ClusterError("this version of Ray does not tell the state of nodes")
+    # Ray has no stable interface for draining nodes and for what is free on each. `ray status` prints this module's
+    # answer; a test fails if another version of Ray answers otherwise. Imported here, as actors have no need of it.
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_status
+    except ImportError as error:
+        raise ClusterError("this version of Ray does not tell the state of nodes") from error
     if not ray.is_initialized():  # else Ray would start a cluster
         raise ClusterError("this process has left its cluster")
     with cluster_errors("the state of nodes is not known"):

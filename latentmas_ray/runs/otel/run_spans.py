@@ -28,6 +28,7 @@ from latentmas_ray.runs.run_events import (
     QuestionFailed,
     ReplicaLost,
     ReplicaReady,
+    ReplicaRetired,
     RunEnded,
     RunEvent,
     RunStarted,
@@ -220,11 +221,14 @@ class RunSpans:
             case ReplicaLost(agents=agents, nodes=nodes, replica=replica, reason=reason, at=at):
                 about = {"agents": agents, "nodes": nodes, "replica": replica, "reason": hide_passwords(reason)}
                 name = "replica_lost"
+            case ReplicaRetired(agents=agents, nodes=nodes, replica=replica, reason=reason, at=at):
+                about = {"agents": agents, "nodes": nodes, "replica": replica, "reason": hide_passwords(reason)}
+                name = "replica_retired"
             case NodeJoined(node=node, at=at):
                 about, name = {"node": node}, "node_joined"
             case NodeLost(node=node, reason=reason, at=at):
                 about, name = {"node": node, "reason": hide_passwords(reason)}, "node_lost"
-            case NodeDraining(node=node):
+            case NodeDraining(node=node, at=at):
                 about, name = {"node": node}, "node_draining"
         self._run.add_event(
             f"latentmas.{name}", {f"latentmas.{key}": value for key, value in about.items()}, _nanoseconds(at)

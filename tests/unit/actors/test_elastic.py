@@ -218,7 +218,7 @@ def test_ray_tells_which_nodes_leave_and_what_is_free(monkeypatch: pytest.Monkey
         NodeInfo("", "", "", "", node_status=NodeStatus.Name(status), node_id=name, resource_usage=usage)
         for name, status in (("a", NodeStatus.DRAINING), ("b", NodeStatus.RUNNING))
     ]
-    monkeypatch.setattr(nodes_module, "get_cluster_status", lambda *_, **__: ClusterStatus(active_nodes=told))
+    monkeypatch.setattr("ray.autoscaler.v2.sdk.get_cluster_status", lambda *_, **__: ClusterStatus(active_nodes=told))
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.get_runtime_context", lambda: type("Context", (), {"gcs_address": "there"}))
     found = nodes_module.read_nodes()
