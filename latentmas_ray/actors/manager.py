@@ -42,9 +42,8 @@ class ReplicaManager:
     """Creates and replaces replicas where a plan puts them."""
 
     def __init__(self, request: ReplicaRequest) -> None:
-        self._request = request
+        self.request = request
         self.asked = dict(request.replicas)  # by agent
-        self.writers = frozenset(request.texts)  # the agents that write text
         self.avoided: frozenset[str] = frozenset()  # nodes that will be removed, or on which the model does not load
         self._plan: Plan | None = None
         self._placement_group: PlacementGroupHandle | None = None
@@ -65,11 +64,11 @@ class ReplicaManager:
         If a node dies meanwhile, the actors are planned again for the other nodes. Returns the cluster that the last
         plan used. Raises ConfigError, ClusterError if the actors cannot be placed, ModelError, ActorError.
         """
-        deadline = time.monotonic() + self._request.start_seconds
+        deadline = time.monotonic() + self.request.start_seconds
         while True:
             request = self.plan_request(cluster.nodes)
-            self._plan = first.first_plan(request, self._request.least, self._request.make_plan)
-            if not self._request.least:
+            self._plan = first.first_plan(request, self.request.least, self.request.planner.make_plan)
+            if not self.request.least:
                 self.asked = dict(self._plan.request.replicas)
             loaded = self._rejoin(self._plan)
             if loaded is None and self._make_replicas(self._plan, cluster, deadline):
@@ -116,14 +115,14 @@ class ReplicaManager:
             in_order = sorted(self._replicas, key=lambda replica_id: replica_id.replica)
             self._by_agent = {
                 agent: [self._replicas[replica_id] for replica_id in in_order if agent in replica_id.agents]
-                for agent in self._request.agents
+                for agent in self.request.agents
             }
         return self._by_agent
 
     def writes_at_once(self) -> dict[str, int]:
         """Return how many questions all replicas of an agent write at the same time, for agents that write so."""
         return {
-            agent: sum(self._request.texts[agent].max_running for one in replicas if one.takes_turns)
+            agent: sum(self.request.texts[agent].max_running for one in replicas if one.takes_turns)
             for agent, replicas in self.replicas_of().items()
             if replicas and isinstance(replicas[0], TextReplica)
         }
@@ -142,7 +141,7 @@ class ReplicaManager:
     @property
     def engines(self) -> dict[str, str]:
         """The engine of each agent that writes text with another engine than transformers."""
-        return {agent: text.engine for agent, text in self._request.texts.items() if text.engine != "transformers"}
+        return {agent: text.engine for agent, text in self.request.texts.items() if text.engine != "transformers"}
 
     def device_layout(self, *, may_move: bool = False) -> DeviceLayout:
         """Return the devices that the actors run on; with `may_move` those of other nodes, too, on which actors may be
@@ -164,9 +163,9 @@ class ReplicaManager:
         name = transport.name
         try:
             with actor_errors(f"transport {name} cannot be used", f"an actor died while transport {name} was opened"):
-                ray.get(references, timeout=self._request.start_seconds)
+                ray.get(references, timeout=self.request.start_seconds)
         except TimeoutError as error:
-            limit = format_seconds(self._request.start_seconds)
+            limit = format_seconds(self.request.start_seconds)
             raise ClusterError(f"transport {name} was not ready within {limit} (start_timeout)") from error
 
     def replace(self, lost: Replica) -> None:
@@ -193,7 +192,7 @@ class ReplicaManager:
         taken = {one.replica for one in self._replicas if one.agents == agents}
         number = next(number for number in range(len(taken) + 1) if number not in taken)
         replica_id = ReplicaId(agents, number)
-        tp = self._request.tp
+        tp = self.request.tp
         seat = next((one for one in self._free_seats if set(one.nodes) == {node}), None)
         if seat is not None:
             self._free_seats.remove(seat)
@@ -202,7 +201,7 @@ class ReplicaManager:
             there = replace(self.plan.request, nodes=(NodeResources(name=node, num_gpus=0.0, num_cpus=0.0),))
             slots = {replica_id: tuple(Slot(0, rank) for rank in range(tp))}
             plan = replace(self.plan, request=there, share=share, slots=slots, divides_gpus=False)
-            group = PlacementGroupHandle(plan, self._request.start_seconds)
+            group = PlacementGroupHandle(plan, self.request.start_seconds)
             seat = first.Seat(group, tuple(range(tp)), (node,) * tp, share)
         self._start_in(replica_id, seat, spec=self.spec)
         return replica_id
@@ -236,7 +235,7 @@ class ReplicaManager:
         replica.state = ReplicaState.REPLACING
         self._replicas[replica_id], self._seats[replica_id] = replica, seat
         self._by_agent = None
-        limit = self._request.start_seconds
+        limit = self.request.start_seconds
         log = WaitLog(lambda: f"a new actor of {', '.join(replica_id.agents)}", limit)
         self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + limit, log)
 
@@ -267,7 +266,7 @@ class ReplicaManager:
                 if time.monotonic() <= starting.deadline:
                     starting.log.update()
                 elif not self.drop(replica):
-                    raise ClusterError(no_place(self._agents_of([replica]), self._request.start_seconds)) from None
+                    raise ClusterError(no_place(self._agents_of([replica]), self.request.start_seconds)) from None
                 continue
             except ActorError as error:
                 died.append((replica, str(error)))
@@ -313,20 +312,20 @@ class ReplicaManager:
     def plan_request(self, nodes: tuple[NodeResources, ...]) -> PlanRequest:
         """Return what to place on these nodes, without those to avoid if there are others."""
         staying = tuple(node for node in nodes if node.name not in self.avoided)
-        return self._request.plan_request(staying or nodes, self.asked)
+        return self.request.plan_request(staying or nodes, self.asked)
 
     def _threads(self, plan: Plan) -> int:
-        return self._request.num_threads or plan.share.num_threads
+        return self.request.num_threads or plan.share.num_threads
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        detached = self._request.detached is not None
-        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, is_detached=detached)
+        detached = self.request.detached is not None
+        self._placement_group = PlacementGroupHandle(plan, self.request.start_seconds, is_detached=detached)
         while not self._placement_group.wait(poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False
             if time.monotonic() > deadline:
-                raise ClusterError(no_place(self._request.agents, self._request.start_seconds))
+                raise ClusterError(no_place(self.request.agents, self.request.start_seconds))
         self._by_agent = None
         self._seats = first.seats_of(self._placement_group, plan)
         self._replicas = {replica_id: self._make_replica(replica_id, seat) for replica_id, seat in self._seats.items()}
@@ -334,7 +333,7 @@ class ReplicaManager:
 
     def _make_replica(self, replica_id: ReplicaId, seat: first.Seat, *, spec: KVCacheSpec | None = None) -> Replica:
         """Create a replica whose actors are in these bundles of a placement group."""
-        request, plan = self._request, self.plan
+        request, plan = self.request, self.plan
         text = request.text_setup(replica_id)
         make, actor, groups = kind_of_replica(text, is_sharded=request.tp > 1)
         remote = ray.remote(
@@ -359,13 +358,13 @@ class ReplicaManager:
 
     def _rejoin(self, plan: Plan) -> dict[Replica, list[Loaded]] | None:
         """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
-        ids, detached = [shard.replica_id for shard in plan.shards()], self._request.detached
+        ids, detached = [shard.replica_id for shard in plan.shards()], self.request.detached
         if detached is None or (found := detached.find(list(map(str, ids)))) is None:
             return None
         self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
         self._seats = first.seats_of(self._placement_group, plan)
         for replica_id in ids:
-            make, _, _ = kind_of_replica(self._request.text_setup(replica_id), is_sharded=False)
+            make, _, _ = kind_of_replica(self.request.text_setup(replica_id), is_sharded=False)
             self._replicas[replica_id] = make(**found.of(str(replica_id)), colocated=plan.is_colocated)
         return {self._replicas[replica_id]: [found.loaded[str(replica_id)]] for replica_id in ids}
 
@@ -378,10 +377,10 @@ class ReplicaManager:
             up = first.loaded_of(references)
             return list(dict.fromkeys(self._agents_of([replica for replica in references if replica not in up])))
 
-        limit = self._request.start_seconds
+        limit = self.request.start_seconds
         log = WaitLog(lambda: f"the actors of {', '.join(late_agents())} to load their models", limit)
         while True:
-            begun = first.replicas_to_start_with(references, self.replicas_of(), self._request.least)
+            begun = first.replicas_to_start_with(references, self.replicas_of(), self.request.least)
             loading = [reference for replica in begun for reference in references[replica]]
             try:
                 loaded = iter(get_loaded(loading, timeout_seconds=poll_seconds(deadline)))

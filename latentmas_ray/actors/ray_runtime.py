@@ -120,7 +120,7 @@ class RayRuntime:
             key=key,
             texts=dict(texts or {}),
             turn_seconds=turn_seconds,
-            make_plan=planner.make_plan,
+            planner=planner,
             detached=detached,
         )
         self._manager = ReplicaManager(request)

@@ -52,9 +52,14 @@ def check_layout(config: RunConfig, topology: Topology) -> None:
         hardware_named_or_in(config.hardware)
     if config.replicas == "auto" and config.placement == "spread":
         raise ConfigError("placement", "spread", "with replicas auto it must be auto, pack or colocate")
+    if config.replicas == "auto" and config.min_replicas is not None:
+        raise ConfigError("min_replicas", config.min_replicas, "with replicas auto the layout is for all: leave it out")
     if devices_by_agents(config.replicas, names) is None:
         return
     text = format_replicas(config.replicas)
+    if config.min_replicas is not None:
+        expected = "agents joined by + share GPUs, which is planned for all replicas: leave min_replicas out"
+        raise ConfigError("replicas", text, expected)
     if config.placement not in ("auto", "pack"):
         expected = f"agents joined by + share GPUs, which placement {config.placement} excludes: use auto or pack"
         raise ConfigError("replicas", text, expected)
@@ -93,6 +98,11 @@ class RunPlanner:
             own = nodes if config.device != "cpu" else tuple(replace(node, num_gpus=0.0) for node in nodes)
             plan = self._search(self._first_request(own, busy_agents))
             self.tp, self._known = plan.request.tp, (own, plan)
+
+    @property
+    def keeps_layout(self) -> bool:
+        """Whether a search or the run's own `replicas` say which agents share a device."""
+        return self._known is not None or self._devices is not None
 
     @property
     def replicas(self) -> int | dict[str, int]:

@@ -91,7 +91,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
         detached=_detached(config, model),
-        planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
+        planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
 
 

@@ -136,7 +136,7 @@ class ClusterFollower:
             asked=asked,
             # A replica that is moved is there twice for a while.
             most={agents: None if count is None else count + moving[agents] for agents, count in most.items()},
-            writers=frozenset(agents for agents in kinds if set(agents) <= manager.writers),
+            writers=frozenset(agents for agents in kinds if set(agents) <= set(manager.request.texts)),
             load=self._load,
             planned=self._planned_for(nodes),
         )
@@ -162,7 +162,9 @@ class ClusterFollower:
         return rooms
 
     def _planned_for(self, nodes: Mapping[str, NodeSupply]) -> dict[str, int]:
-        """Return how many replicas a plan for all nodes that stay would put on each; nothing if there is none."""
+        """Return how many replicas a plan for all nodes that stay would put on each; nothing if none may move."""
+        if self._manager.request.planner.keeps_layout:
+            return {}
         staying = {name: node for name, node in nodes.items() if not node.is_draining}
         if self._planned is not None and self._planned[0] == staying.keys():
             return self._planned[1]

@@ -15,7 +15,7 @@ from latentmas_ray.authentication import RunKey
 from latentmas_ray.config import PlacementName
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ModelError
-from latentmas_ray.placement import NodeResources, Plan, PlanRequest, ReplicaId, make_plan
+from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner, NodeResources, PlanRequest, ReplicaId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ReplicaRequest:
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
     detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
-    make_plan: Callable[[PlanRequest], Plan] = make_plan  # also chooses replicas, if they are not given
+    planner: ActorPlanner = AS_ASKED_FOR
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
         """Return what to place on these nodes, with these numbers of replicas."""

@@ -42,6 +42,7 @@ class ActorPlanner:
 
     make_plan: Callable[[PlanRequest], Plan] = make_plan
     layout: RunLayout | None = None
+    keeps_layout: bool = False  # a search or a user has put the actors where they are: none moves when nodes join
 
 
 AS_ASKED_FOR = ActorPlanner()

@@ -15,7 +15,7 @@ from latentmas_ray.actors.manager import ReplicaManager
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, Turn
 from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.errors import ClusterError, ModelError
-from latentmas_ray.placement import NodeResources, PlanRequest, ReplicaId
+from latentmas_ray.placement import ActorPlanner, NodeResources, PlanRequest, ReplicaId
 from latentmas_ray.runs.run_events import NodeDraining, ReplicaRetired
 from latentmas_ray.scheduler.protocol import CapacityChanged, Event
 from tests.cases.manager import FakeManager, FakeReplica, cluster_of, fake_cluster
@@ -52,6 +52,7 @@ class Followed:
         *,
         replicas: Mapping[str, int] | None = None,
         rebalances: bool = False,
+        keeps_layout: bool = False,
     ) -> None:
         self.alive = fake_cluster(monkeypatch)
         request = ReplicaRequest(
@@ -61,6 +62,7 @@ class Followed:
             placement="pack",
             uses_gpus=False,
             num_threads=1,
+            planner=ActorPlanner(keeps_layout=keeps_layout),
         )
         self.manager: ReplicaManager = FakeManager(request)
         self.manager.start(cluster_of(["near"]))
@@ -255,3 +257,14 @@ def test_a_cluster_that_does_not_answer_is_looked_at_again() -> None:
     watch.close()
     assert found == [{"a": free("a", 1.0)}]
     assert not answers
+
+
+@pytest.mark.parametrize("keeps_layout", [False, True])
+def test_replicas_move_to_a_node_that_joins_unless_their_layout_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, keeps_layout: bool
+) -> None:
+    run = Followed(monkeypatch, {}, replicas={"thinker": 2, "judger": 2}, keeps_layout=keeps_layout)
+    for _ in range(3):
+        run.update(free("near", 0.0), free("far", 2.0))
+    nodes = {*run.nodes_of("thinker"), *run.nodes_of("judger")}
+    assert nodes == ({"near"} if keeps_layout else {"near", "far"})

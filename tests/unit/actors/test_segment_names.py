@@ -92,7 +92,8 @@ def test_kept_chunks_come_back_as_they_left() -> None:
         for wrong_key, name in ((OTHER_KEY, "now"), (KEY, "before")):
             with pytest.raises(WireError):
                 receive_kept(kept, Authenticator(wrong_key), name)
-        for altered in ([(kept[0][0][:-1] + b"x", kept[0][1])], [(kept[0][0], kept[0][1] ^ 1)], list(received)):
+        header, body = kept[0]
+        for altered in ([(header[:-1] + bytes([header[-1] ^ 1]), body)], [(header, body ^ 1)], list(received)):
             with pytest.raises(WireError):
                 receive_kept(altered, Authenticator(KEY), "now")
 

@@ -156,6 +156,8 @@ def test_a_speed_of_zero_is_no_hardware(tmp_path: Path) -> None:
         ({"replicas": "planner+=1"}, "^replicas: "),
         ({"replicas": "planner+critic=1", "placement": "colocate"}, "placement colocate excludes"),
         ({"replicas": "planner+critic=1", "placement": "spread"}, "placement spread excludes"),
+        ({"replicas": "planner+critic=1", "min_replicas": 1}, "leave min_replicas out"),
+        ({"replicas": "auto", "min_replicas": 1}, "^min_replicas: .*leave it out"),
         ({"replicas": "planner+critic=1", "tp": 2}, "with tp 2 none can"),
     ],
 )
