@@ -67,6 +67,8 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
         ends.prepare(transport, num_streams)
         run = _Measuring(ends, settings.repeats, settings.tokens * spec.bytes_per_token, progress)
         links = [_measure_pair(run, *pair) for pair in pairs]
+        if all(link.failed for link in links):
+            raise RunError(f"no pair could be measured: {next(iter(ends.lost.values()), links[0].failed)}")
         incast = [_measure_incast(run, firsts, reader, settings.concurrent) for reader in firsts if len(firsts) > 1]
         all_to_all = _measure_all_to_all(run, firsts) if len(firsts) > 1 else None
         return MatrixBench(

@@ -29,8 +29,9 @@ from latentmas_ray.bench.matrix.settings import MatrixSettings
 from latentmas_ray.bench.paths import AlteredBytesError, check_digests
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.bench.matrix_tables import matrix_tables
-from latentmas_ray.errors import ActorError, ConfigError
+from latentmas_ray.errors import ActorError, ConfigError, RunError
 from latentmas_ray.models.presets import kv_shape
+from latentmas_ray.transport import DeviceLayout
 from tests.cases.matrix import NODES, link, matrix
 
 
@@ -153,9 +154,26 @@ class FakeEnds:
         self.lost: dict[str, str] = {}
         self.dead = dead
         self.asked: list[tuple[str, ...]] = []
+        self.facts: dict[EndPlace, EndFacts] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(self.name, self.facts))
 
     def name(self, place: EndPlace) -> str:
         return f"n{place.node}"
+
+    def start(self) -> None:
+        pass
+
+    def layout(self) -> DeviceLayout:
+        return DeviceLayout(nodes="several")
+
+    def prepare(self, *_: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def kind(self, _: EndPlace, __: EndPlace) -> str:
         return "cross_node"
@@ -256,13 +274,29 @@ def test_a_cluster_without_a_pair_is_told_what_would_have_one(
 
 def test_what_an_end_keeps_of_all_others_must_fit() -> None:
     spec, places = kv_shape("tiny"), [EndPlace(node) for node in range(20)]
-    ends: Any = FakeEnds()
+    ends = FakeEnds()
     # What it sends, five times; what it receives: a place for each of 8 at a time, and a copy of each of 19.
     copies = 5 + 8 + 19
     ends.facts = {place: EndFacts(None, frozenset(), copies * 100 * spec.bytes_per_token, 1) for place in places}
-    measure._check_memory(100, spec, ends, 8, 19)
+    measure._check_memory(100, spec, ends, 8, 19)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at most 100: .* hold 32 copies at each of 1 ends"):
-        measure._check_memory(101, spec, ends, 8, 19)
+        measure._check_memory(101, spec, ends, 8, 19)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3])
+def test_without_any_figure_the_benchmark_fails(num_nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, nodes = FakeEnds(dead="n1"), [BenchNode(f"n{one}", f"198.51.100.{one}", 0.0, 0.0) for one in range(num_nodes)]
+    ends.facts = {place: EndFacts(None, frozenset(), 2**30, 1) for place in find_ends([0] * num_nodes, "nodes")}
+    monkeypatch.setattr(measure, "BenchCluster", lambda _: nullcontext(SimpleNamespace(nodes=lambda: nodes)))
+    monkeypatch.setattr(measure, "make_ends", lambda *_: ends)
+    settings = MatrixSettings(pairs="nodes", model="tiny", tokens=1)
+    if num_nodes == 2:
+        with pytest.raises(RunError, match="no pair could be measured: it died"):
+            measure.run_matrix(settings, lambda _: None)
+    else:
+        outcome = measure.run_matrix(settings, lambda _: None)
+        assert outcome.lost == {"n1": "it died"}
+        assert sum(not one.failed for one in outcome.links) == 2
 
 
 def test_altered_bytes_end_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
