@@ -84,9 +84,7 @@ def wait_until_made(references: Sequence[Any], timeout_seconds: float) -> None:
     """Wait until all these calls have returned, and leave their values where they are. Raises ActorError after the
     time."""
     with cluster_errors("an endpoint of the link cannot be waited for"):
-        _, waiting = ray.wait(
-            list(references), num_returns=len(references), timeout=timeout_seconds, fetch_local=False
-        )
+        _, waiting = ray.wait(list(references), num_returns=len(references), timeout=timeout_seconds, fetch_local=False)
     if waiting:
         raise ActorError(f"an endpoint of the link did not send within {timeout_seconds:g} s")
 

@@ -279,7 +279,7 @@ def test_what_an_end_keeps_of_all_others_must_fit() -> None:
     copies = 5 + 8 + 19
     ends.facts = {place: EndFacts(None, frozenset(), copies * 100 * spec.bytes_per_token, 1) for place in places}
     measure._check_memory(100, spec, ends, 8, 19)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="at most 100: .* hold 32 copies at each of 1 ends"):
+    with pytest.raises(ConfigError, match=r"at most 100: .* hold 32 copies at each of 1 ends"):
         measure._check_memory(101, spec, ends, 8, 19)  # type: ignore[arg-type]
 
 
