@@ -94,9 +94,10 @@ class SpanExport:
     """Where the spans of all runs of a `LatentMAS` go. Thread-safe."""
 
     def __init__(self, protocol: OtlpProtocol) -> None:
-        """Raises ConfigError if the exporter of this protocol is not installed."""
+        """Raises ConfigError if the exporter of this protocol is not installed, or for values of variables that the SDK
+        refuses: before a model is loaded."""
         self._protocol = protocol
-        _exporter_of(protocol)
+        _Exporting(_exporter_of(protocol)).close()
         self._lock = threading.Lock()
         self._started: _Exporting | None = None
 
