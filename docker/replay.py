@@ -139,17 +139,22 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.folder.exists():
         parser.error(f"folder: got {str(asked.folder)!r}; it must not exist yet")
+    if wrong := [one for one in asked.build_arg if "=" not in one]:
+        parser.error(f"--build-arg: got {wrong[0]!r}; it must be NAME=VALUE")
+    try:
+        steps = list(read_steps(asked.dockerfile.read_text(), dict(one.split("=", 1) for one in asked.build_arg)))
+    except (OSError, ValueError) as error:
+        parser.error(f"dockerfile: got {str(asked.dockerfile)!r}; {error}")
     if (why := obstacle()) is not None:
         print(f"skipped: {why}", file=sys.stderr)
         return SKIPPED
-    steps = list(read_steps(asked.dockerfile.read_text(), dict(one.split("=", 1) for one in asked.build_arg)))
     root = FreshRoot(asked.folder, [str(Path(one).resolve()) for one in asked.show])
     try:
         root.make(asked.suite, asked.mirror)
         for number, step in enumerate(steps, start=1):
             print(f"[{number}/{len(steps)}] {step.kind} {step.text}", flush=True)
             root.carry_out(step)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:  # OSError: nothing to copy
         print(f"failed: {error}", file=sys.stderr)
         return 1
     print(f"all {len(steps)} lines of {asked.dockerfile} worked")

@@ -1,5 +1,6 @@
 """Runs objects of a benchmark in Ray actors, and lists the cluster's nodes."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,22 +66,26 @@ class BenchActorHandle:
         ray.kill(self._actor)
 
 
-def get_result(reference: Any, timeout_seconds: float | None = None) -> Any:
+def get_result(reference: Any, timeout_seconds: float | None = None, since: float | None = None) -> Any:
     """Return what a call of an endpoint returned. Raises what it raised, ActorError if the actor died or did not answer
-    in time."""
+    in time. `since`: when the time began, on the monotonic clock; else it begins now."""
     died = "an endpoint of the link died; is there enough memory?"
+    rest = timeout_seconds
+    if timeout_seconds is not None and since is not None:
+        rest = max(0.0, since + timeout_seconds - time.monotonic())
     try:
         with actor_errors("an endpoint of the link failed", died, passes=LatentMASError):
-            return ray.get(reference, timeout=timeout_seconds)
+            return ray.get(reference, timeout=rest)
     except TimeoutError as error:
         raise ActorError(f"an endpoint of the link did not answer within {timeout_seconds:g} s") from error
 
 
-def wait_until_made(reference: Any, timeout_seconds: float) -> None:
-    """Wait until a call has returned, and leave its value where it is. Raises ActorError after the time."""
+def wait_until_made(references: Sequence[Any], timeout_seconds: float) -> None:
+    """Wait until all these calls have returned, and leave their values where they are. Raises ActorError after the
+    time."""
     with cluster_errors("an endpoint of the link cannot be waited for"):
-        ready, _ = ray.wait([reference], timeout=timeout_seconds, fetch_local=False)
-    if not ready:
+        _, waiting = ray.wait(list(references), num_returns=len(references), timeout=timeout_seconds, fetch_local=False)
+    if waiting:
         raise ActorError(f"an endpoint of the link did not send within {timeout_seconds:g} s")
 
 

@@ -1,6 +1,7 @@
 """Checks of vLLM before it starts: that it has the fields that are read here; and of a model that it has loaded: its
 cache, and what it computes. A difference would only show as worse answers. Importing this imports nothing of vLLM."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,18 @@ def _lacking_fields() -> Iterator[str]:
             continue
         known = set(dir(found))
         for one in getattr(found, "__mro__", ()):
-            known.update(vars(one).get("__annotations__", ()))  # fields without a default
+            known.update(_annotated(one))
         yield from (f"{owner}.{name}" for name in names if name not in known)
+
+
+def _annotated(owner: type) -> set[str]:
+    """Return the fields that a class declares, with a value or without."""
+    declared = set(vars(owner).get("__dataclass_fields__", ()))
+    if sys.version_info >= (3, 14):  # annotations are computed when they are asked for, and some types are not there
+        from annotationlib import Format, get_annotations
+
+        return declared.union(get_annotations(owner, format=Format.FORWARDREF))
+    return declared.union(vars(owner).get("__annotations__", ()))
 
 
 def check_layers(vllm_config: Any, spec: KVCacheSpec, model: str) -> None:

@@ -1,5 +1,6 @@
 """The ends of a matrix as actors: started all at the same time, called with a bound, and named when they are lost."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,15 +103,13 @@ class Ends:
         Raises LatentMASError kinds.
         """
         references = [self._ends[place].actor.submit("send") for place in senders]
-        for reference in references:
-            wait_until_made(reference, CALL_SECONDS)
+        wait_until_made(references, CALL_SECONDS)
         return self._read({reader: references})[reader]
 
     def move_all(self, places: Sequence[EndPlace]) -> float:
         """Have every end receive the segments of all others, all at the same time; return the seconds of the last."""
         packed = {place: self._ends[place].actor.submit("send") for place in places}
-        for reference in packed.values():
-            wait_until_made(reference, CALL_SECONDS)
+        wait_until_made(list(packed.values()), CALL_SECONDS)
         others = {place: [one for other, one in packed.items() if other != place] for place in places}
         return max(timed.seconds for timed in self._read(others).values())
 
@@ -120,7 +119,7 @@ class Ends:
         for sender, readers in to.items():
             addresses = [(self._ends[reader].host, self.facts[reader].port) for reader in readers]
             asked.append(self._ends[sender].actor.submit("tcp_seconds", addresses, num_streams))
-        return max(float(get_result(reference, CALL_SECONDS).seconds) for reference in asked)
+        return max(float(timed.seconds) for timed in _get_all(asked))
 
     def memcpy(self, place: EndPlace) -> float:
         """Return the seconds of one memcpy at an end."""
@@ -132,22 +131,15 @@ class Ends:
 
     def release(self, places: Iterable[EndPlace]) -> None:
         """Free what these ends have packed or read."""
-        for reference in [self._ends[place].actor.submit("release") for place in places]:
-            get_result(reference, CALL_SECONDS)
+        _get_all([self._ends[place].actor.submit("release") for place in places])
 
     def find_lost(self, places: Iterable[EndPlace]) -> list[str]:
         """Ask these ends whether they are there; record and return the names of those that do not answer."""
         asked = {
             place: self._ends[place].actor.submit("release") for place in places if self.name(place) not in self.lost
         }
-        found = []
-        for place, reference in asked.items():
-            try:
-                get_result(reference, _PING_SECONDS)
-            except LatentMASError as error:
-                self._lose(place, error)
-                found.append(self.name(place))
-        return found
+        answered = self._answers(asked, _PING_SECONDS)
+        return [self.name(place) for place in asked if place not in answered]
 
     def close(self) -> None:
         """End all actors."""
@@ -159,21 +151,31 @@ class Ends:
             place: self._ends[place].actor.submit_reading("receive", references, _FETCH_SECONDS)
             for place, references in references_of.items()
         }
-        return {place: get_result(reference, CALL_SECONDS) for place, reference in reading.items()}
+        return dict(zip(reading, _get_all(list(reading.values())), strict=True))
 
     def _all(self, calls: Mapping[EndPlace, tuple[str, tuple[Any, ...]]]) -> dict[EndPlace, Any]:
         """Make a call of each end at the same time; return the results of those that answered."""
         asked = {place: self._ends[place].actor.submit(name, *arguments) for place, (name, arguments) in calls.items()}
-        results = {}
+        return self._answers(asked, START_SECONDS)
+
+    def _answers(self, asked: Mapping[EndPlace, Any], timeout_seconds: float) -> dict[EndPlace, Any]:
+        """Return the results that come within a time for all together; ends without one are lost."""
+        since, results = time.monotonic(), {}
         for place, reference in asked.items():
             try:
-                results[place] = get_result(reference, START_SECONDS)
+                results[place] = get_result(reference, timeout_seconds, since)
             except LatentMASError as error:
                 self._lose(place, error)
         return results
 
     def _lose(self, place: EndPlace, error: LatentMASError) -> None:
         self.lost[self.name(place)] = first_line(error)
+
+
+def _get_all(references: Sequence[Any]) -> list[Any]:
+    """Return the results of calls that have `CALL_SECONDS` together. Raises LatentMASError kinds."""
+    since = time.monotonic()
+    return [get_result(reference, CALL_SECONDS, since) for reference in references]
 
 
 def make_ends(

@@ -1,6 +1,6 @@
 """Measures the matrix: every pair alone, then several senders to one reader, then all to all."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.bench.matrix.ends import Ends, LostEndError, make_ends
 from latentmas_ray.bench.matrix.figures import GroupFigures, LinkFigures, MatrixBench, group_figures, link_figures
 from latentmas_ray.bench.matrix.pairs import EndPlace, find_ends, find_pairs, first_ends, incast_senders
-from latentmas_ray.bench.matrix.settings import MatrixSettings
+from latentmas_ray.bench.matrix.settings import MatrixSettings, Pairs
 from latentmas_ray.bench.paths import AlteredBytesError, check_digests, num_threads
 from latentmas_ray.config import TransportName
 from latentmas_ray.errors import ConfigError, LatentMASError, RunError, first_line
@@ -23,7 +23,10 @@ from latentmas_ray.units import format_bytes
 Figures = TypeVar("Figures", LinkFigures, GroupFigures)
 _MAX_STREAMS = 8  # segments that an end receives at the same time where all send to all
 _COPIES = 5  # of a segment at an end besides those that it receives: what it sends, packed, two buffers, the store
-_COPIES_RECEIVED = 2  # of each segment that arrives: as it came, and copied
+_NO_PAIR: Mapping[Pairs, str] = {
+    "nodes": "the cluster has one node: use all, or an --address of several nodes",
+    "all": "the cluster has one node with one GPU: it takes an --address of several nodes, or a node with several GPUs",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
         places = find_ends([node.num_gpus for node in nodes], settings.pairs)
         pairs = find_pairs(places)
         if not pairs:
-            raise ConfigError("pairs", settings.pairs, "the cluster has one node: use all, or an --address of several")
+            raise ConfigError("pairs", settings.pairs, _NO_PAIR[settings.pairs])
         ends = make_ends(nodes, places, spec, settings.tokens, num_threads())
         stack.enter_context(closing(ends))
         progress(f"{len(places)} ends on {len(nodes)} nodes start, {len(pairs)} pairs will be measured")
@@ -58,12 +61,14 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
             raise RunError(f"fewer than two ends of links have started: {next(iter(ends.lost.values()), 'none')}")
         firsts = first_ends(places)
         num_streams = max(1, min(settings.concurrent, len(firsts) - 1), min(_MAX_STREAMS, len(firsts) - 1))
-        _check_memory(settings, spec, ends, places, num_streams)
+        _check_memory(settings.tokens, spec, ends, num_streams, max(num_streams, len(firsts) - 1))
         transport, why = _pick(settings.transport, ends.layout())
         progress(f"transport {transport.name}" + (f" ({why})" if why else ""))
         ends.prepare(transport, num_streams)
         run = _Measuring(ends, settings.repeats, settings.tokens * spec.bytes_per_token, progress)
         links = [_measure_pair(run, *pair) for pair in pairs]
+        if all(link.failed for link in links):
+            raise RunError(f"no pair could be measured: {next(iter(ends.lost.values()), links[0].failed)}")
         incast = [_measure_incast(run, firsts, reader, settings.concurrent) for reader in firsts if len(firsts) > 1]
         all_to_all = _measure_all_to_all(run, firsts) if len(firsts) > 1 else None
         return MatrixBench(
@@ -91,23 +96,24 @@ def _pick(name: str, layout: DeviceLayout) -> tuple[Transport, str]:
         raise ConfigError("transports", name, error.expected) from None
 
 
-def _check_memory(
-    settings: MatrixSettings, spec: KVCacheSpec, ends: Ends, places: Sequence[EndPlace], num_streams: int
-) -> None:
-    """Raise ConfigError if the segments do not fit into the memory of a machine."""
+def _check_memory(tokens: int, spec: KVCacheSpec, ends: Ends, num_streams: int, num_received: int) -> None:
+    """Raise ConfigError if the segments do not fit into the memory of a machine.
+
+    `num_received`: segments that an end keeps as they came until it has all; it copies `num_streams` at a time.
+    """
     of_node: dict[int, list[EndPlace]] = {}
     for place in ends.facts:
         of_node.setdefault(place.node, []).append(place)
-    copies = _COPIES + _COPIES_RECEIVED * num_streams
+    copies = _COPIES + num_streams + num_received
     for on_node in of_node.values():
         free = min(ends.facts[place].free_bytes for place in on_node)
         most = int(free / (copies * len(on_node) * spec.bytes_per_token))
-        if settings.tokens > most:
+        if tokens > most:
             expected = (
                 f"it must be at most {most}: {format_bytes(free)} of memory on {ends.name(on_node[0])} hold "
                 f"{copies} copies at each of {len(on_node)} ends"
             )
-            raise ConfigError("tokens", str(settings.tokens), expected)
+            raise ConfigError("tokens", str(tokens), expected)
 
 
 def _measure_pair(run: _Measuring, sender: EndPlace, reader: EndPlace) -> LinkFigures:

@@ -95,7 +95,8 @@ class _ChartWriter:
                 args = {"agent": lost.agent, "questions": list(lost.questions), "reason": lost.reason}
                 yield self._instant("turn lost", lost.at, (self._pids[lane.name], 0), "t", args)
         for node in start.nodes:
-            yield self._instant(node.event.replace("_", " "), node.at, (_RUN, 0), "g", {"node": node.node})
+            args = {"node": node.node, **({"reason": node.reason} if node.reason else {})}
+            yield self._instant(node.event.replace("_", " "), node.at, (_RUN, 0), "g", args)
         yield from self._counters()
         for question in start.questions:
             about: Event = {"question": question.question, "seconds": question.seconds, "reason": question.reason}

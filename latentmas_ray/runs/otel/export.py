@@ -70,25 +70,34 @@ class _Exporting:
         self._provider.add_span_processor(self._ended)
         self._provider.add_span_processor(processor)
         self.tracer = self._provider.get_tracer("latentmas_ray", _own_version())
+        self._is_closing = threading.Event()
+        # Started now: from Python 3.12 on an interpreter that ends, which closes what was left open, starts none.
+        self._delivering = threading.Thread(target=self._deliver_last, name="last spans", daemon=True)
+        self._delivering.start()
 
     def close(self) -> tuple[int, int]:
         """Deliver what is left, for `CLOSE_SECONDS` at most. Returns how many spans were dropped, and of how many."""
-        delivering = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
-        delivering.start()
-        delivering.join(CLOSE_SECONDS)
-        if delivering.is_alive():
+        self._is_closing.set()
+        self._delivering.join(CLOSE_SECONDS)
+        if self._delivering.is_alive():
             self._counted.shutdown()  # ends its retries; the thread ends with its request
         num_ended = self._ended.num_ended
         return num_ended - self._counted.num_delivered, num_ended
+
+    def _deliver_last(self) -> None:
+        """Wait until all is closed, which the end of the process does at the latest, and deliver what is left."""
+        self._is_closing.wait()
+        self._provider.shutdown()
 
 
 class SpanExport:
     """Where the spans of all runs of a `LatentMAS` go. Thread-safe."""
 
     def __init__(self, protocol: OtlpProtocol) -> None:
-        """Raises ConfigError if the exporter of this protocol is not installed."""
+        """Raises ConfigError if the exporter of this protocol is not installed, or for values of variables that the SDK
+        refuses: before a model is loaded."""
         self._protocol = protocol
-        _exporter_of(protocol)
+        _Exporting(_exporter_of(protocol)).close()
         self._lock = threading.Lock()
         self._started: _Exporting | None = None
 

@@ -2,26 +2,36 @@
 
 import io
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import GetTimeoutError
 from rich.console import Console
 
+from latentmas_ray.actors import bench_actor
+from latentmas_ray.actors.bench_actor import BenchNode
+from latentmas_ray.bench.matrix import ends as ends_module
 from latentmas_ray.bench.matrix import measure
-from latentmas_ray.bench.matrix.end import Timed
+from latentmas_ray.bench.matrix.end import EndFacts, Timed
+from latentmas_ray.bench.matrix.ends import make_ends
 from latentmas_ray.bench.matrix.figures import SLOW_SHARE, find_slow, group_figures, link_figures
 from latentmas_ray.bench.matrix.pairs import EndPlace, find_ends, find_pairs, first_ends, incast_senders, name_ends
 from latentmas_ray.bench.matrix.plot import draw_matrix
+from latentmas_ray.bench.matrix.settings import MatrixSettings
 from latentmas_ray.bench.paths import AlteredBytesError, check_digests
 from latentmas_ray.cli.main import main
 from latentmas_ray.cli.render.bench.matrix_tables import matrix_tables
-from latentmas_ray.errors import ActorError
+from latentmas_ray.errors import ActorError, ConfigError, RunError
+from latentmas_ray.models.presets import kv_shape
+from latentmas_ray.transport import DeviceLayout
 from tests.cases.matrix import NODES, link, matrix
 
 
@@ -108,6 +118,14 @@ def test_the_tables_fit_and_name_slow_links(width: int, slow: float) -> None:
         assert f"{NODES[1]} #1 to {NODES[0]} #1: 0.4 GB/s, 20 % of the usual (the link itself)" in flat
 
 
+def test_the_share_of_a_kind_is_the_median() -> None:
+    links = (link("a", "b", 1.0, 2.0), link("b", "a", 1.8, 2.0))
+    console = Console(width=100, file=io.StringIO())
+    console.print(matrix_tables(replace(matrix(), links=links)))
+    (row,) = [line for line in console.file.getvalue().splitlines() if line.startswith("cross node")]  # type: ignore[attr-defined]
+    assert row.split()[-1] == "70"
+
+
 def test_a_link_that_was_not_measured_is_shown_as_lost() -> None:
     outcome = matrix()
     failed = replace(outcome.links[-1], bytes_per_second=None, failed="198.51.100.3 #1 was lost")
@@ -136,9 +154,26 @@ class FakeEnds:
         self.lost: dict[str, str] = {}
         self.dead = dead
         self.asked: list[tuple[str, ...]] = []
+        self.facts: dict[EndPlace, EndFacts] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(self.name, self.facts))
 
     def name(self, place: EndPlace) -> str:
         return f"n{place.node}"
+
+    def start(self) -> None:
+        pass
+
+    def layout(self) -> DeviceLayout:
+        return DeviceLayout(nodes="several")
+
+    def prepare(self, *_: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def kind(self, _: EndPlace, __: EndPlace) -> str:
         return "cross_node"
@@ -190,6 +225,78 @@ def test_a_node_that_dies_is_named_and_the_rest_is_measured() -> None:
     ]
     assert measure._measure_all_to_all(run, places).num_moves == 2
     assert sum("n1 was lost" in line for line in said) == 1
+
+
+def test_ends_that_never_answer_have_the_time_of_one_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, places = [1000.0], find_ends([0, 0, 0, 0], "nodes")
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    answers = {"n0": EndFacts(None, frozenset(), 1, 1), "n3": EndFacts(None, frozenset(), 1, 1)}
+
+    class Actor:
+        def __init__(self, _: Any, node_id: str, __: int) -> None:
+            self.node_id = node_id
+
+        def submit(self, *_: Any) -> str:
+            return self.node_id
+
+    def get(node_id: str, timeout: float) -> EndFacts:
+        if node_id in answers:
+            return answers[node_id]
+        now[0] += timeout
+        raise GetTimeoutError("not yet")
+
+    monkeypatch.setattr(ends_module, "BenchActorHandle", Actor)
+    monkeypatch.setattr(ends_module, "time", clock)
+    monkeypatch.setattr(bench_actor, "time", clock)
+    monkeypatch.setattr(bench_actor, "ray", SimpleNamespace(get=get))
+    nodes = [BenchNode(f"n{place.node}", f"198.51.100.{place.node}", 0.0, 0.0) for place in places]
+    ends = make_ends(nodes, places, kv_shape("tiny"), 1, 1)
+    ends.start()
+    assert now[0] - 1000.0 == ends_module.START_SECONDS
+    assert [place.node for place in ends.facts] == [0, 3]
+    assert set(ends.lost) == {"198.51.100.1", "198.51.100.2"}
+    assert all(why.endswith("did not answer within 180 s") for why in ends.lost.values())
+    answers.clear()
+    assert ends.find_lost(places) == ["198.51.100.0", "198.51.100.3"]
+    assert now[0] - 1000.0 == ends_module.START_SECONDS + ends_module._PING_SECONDS
+
+
+@pytest.mark.parametrize(("num_gpus", "pairs"), [([1], "all"), ([0], "nodes"), ([4], "nodes")])
+def test_a_cluster_without_a_pair_is_told_what_would_have_one(
+    num_gpus: list[int], pairs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [BenchNode(f"n{number}", "198.51.100.1", 0.0, 0.0, gpus) for number, gpus in enumerate(num_gpus)]
+    monkeypatch.setattr(measure, "BenchCluster", lambda _: nullcontext(SimpleNamespace(nodes=lambda: nodes)))
+    with pytest.raises(ConfigError, match="several nodes") as caught:
+        measure.run_matrix(MatrixSettings(pairs=pairs, model="tiny"), lambda _: None)
+    assert ("all" in caught.value.expected) == (pairs == "nodes")
+
+
+def test_what_an_end_keeps_of_all_others_must_fit() -> None:
+    spec, places = kv_shape("tiny"), [EndPlace(node) for node in range(20)]
+    ends = FakeEnds()
+    # What it sends, five times; what it receives: a place for each of 8 at a time, and a copy of each of 19.
+    copies = 5 + 8 + 19
+    ends.facts = {place: EndFacts(None, frozenset(), copies * 100 * spec.bytes_per_token, 1) for place in places}
+    measure._check_memory(100, spec, ends, 8, 19)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"at most 100: .* hold 32 copies at each of 1 ends"):
+        measure._check_memory(101, spec, ends, 8, 19)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3])
+def test_without_any_figure_the_benchmark_fails(num_nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, nodes = FakeEnds(dead="n1"), [BenchNode(f"n{one}", f"198.51.100.{one}", 0.0, 0.0) for one in range(num_nodes)]
+    ends.facts = {place: EndFacts(None, frozenset(), 2**30, 1) for place in find_ends([0] * num_nodes, "nodes")}
+    monkeypatch.setattr(measure, "BenchCluster", lambda _: nullcontext(SimpleNamespace(nodes=lambda: nodes)))
+    monkeypatch.setattr(measure, "make_ends", lambda *_: ends)
+    settings = MatrixSettings(pairs="nodes", model="tiny", tokens=1)
+    if num_nodes == 2:
+        with pytest.raises(RunError, match="no pair could be measured: it died"):
+            measure.run_matrix(settings, lambda _: None)
+    else:
+        outcome = measure.run_matrix(settings, lambda _: None)
+        assert outcome.lost == {"n1": "it died"}
+        assert sum(not one.failed for one in outcome.links) == 2
 
 
 def test_altered_bytes_end_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:

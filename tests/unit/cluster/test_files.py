@@ -271,6 +271,35 @@ def test_a_replay_says_why_it_is_skipped(
     assert not (tmp_path / "root").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "flags", "told"),
+    [
+        (None, [], "No such file"),
+        ("ONBUILD RUN true", [], "unknown instruction ONBUILD"),
+        ("RUN true", ["--build-arg", "VLLM"], "--build-arg: got 'VLLM'; it must be NAME=VALUE"),
+    ],
+)
+def test_a_replay_of_what_it_cannot_read_is_bad_input(
+    content: str | None, flags: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "Dockerfile").write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        replay.main([str(tmp_path / "Dockerfile"), str(tmp_path / "root"), *flags])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_replay_without_the_files_that_it_copies_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("COPY no_such_file /")
+    monkeypatch.setattr(replay, "obstacle", lambda: None)
+    monkeypatch.setattr(replay.FreshRoot, "make", lambda *_: None)
+    assert replay.main([str(tmp_path / "Dockerfile"), str(tmp_path / "root")]) == 1
+    assert "no_such_file" in capsys.readouterr().err
+
+
 def test_a_replay_copies_as_a_builder_does(tmp_path: Path) -> None:
     root = replay.FreshRoot(tmp_path)
     for text in ("constraints.txt constraints_vllm.txt ./", "docker/healthy.sh /opt/healthy.sh", "jobs /opt/jobs"):

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from latentmas_ray.report.timeline import trace_file
-from tests.cases.timeline import Rows, overlapping, pipelined, timeline_of
+from tests.cases.timeline import ZERO, Rows, overlapping, pipelined, timeline_of
 
 
 class TraceEvent(BaseModel):
@@ -120,6 +120,13 @@ def test_the_trace_is_one_that_perfetto_reads(rows: Rows, tmp_path: Path) -> Non
     timed = [event.ts for event in trace.traceEvents if not isinstance(event, Named | Sorted)]
     assert timed == sorted(timed)
     assert all(by_id[flow.id] == ["s", "f"] for flow in flows)
+
+
+def test_the_trace_says_why_a_node_is_lost(tmp_path: Path) -> None:
+    rows = [*pipelined(), {"event": "node_lost", "at": ZERO + 1.0, "node": "far", "reason": "it was silent"}]
+    trace = TRACE.validate_json(trace_file(timeline_of(tmp_path, rows), title="a run"))
+    (lost,) = [event for event in trace.traceEvents if isinstance(event, Instant) and event.name == "node lost"]
+    assert lost.args == {"node": "far", "reason": "it was silent"}
 
 
 def test_the_trace_tells_bytes_transport_faults_and_clocks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What vLLM must have before it is started, with made-up modules in its place."""
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,16 @@ class Engine:
     def step(self) -> None: ...
 
 
+@dataclass
+class Config:
+    """Its annotations are not among its values: so all classes are from Python 3.14 on."""
+
+    layers: list[int] = field(default_factory=list)
+
+
+del Config.__annotations__
+
+
 class ChildEngine(Engine):
     """Inherits them."""
 
@@ -27,7 +38,7 @@ def check(monkeypatch: pytest.MonkeyPatch, *fields: tuple[str, str, tuple[str, .
     def import_module(name: str) -> Any:
         if name != "vllm.engine":
             raise ModuleNotFoundError(name)
-        return SimpleNamespace(Engine=Engine, ChildEngine=ChildEngine, find=len)
+        return SimpleNamespace(Engine=Engine, ChildEngine=ChildEngine, Config=Config, find=len)
 
     monkeypatch.setattr(checks, "import_module", import_module)
     monkeypatch.setattr(checks, "find_vllm", lambda: Installed("vllm", "0.32.9"))
@@ -39,6 +50,7 @@ def test_fields_that_are_there_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     has_all = ("size", "number", "step")
     check(monkeypatch, ("vllm.engine", "Engine", has_all), ("vllm.engine", "ChildEngine", has_all))
     check(monkeypatch, ("vllm.engine", "find", ("__call__",)))
+    check(monkeypatch, ("vllm.engine", "Config", ("layers",)))
 
 
 def test_everything_that_is_lacking_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

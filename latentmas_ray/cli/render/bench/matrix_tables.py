@@ -1,6 +1,7 @@
 """The figures of `latentmas bench transfer --pairs` as tables, readable at 60 columns."""
 
 from collections.abc import Iterator
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -71,16 +72,16 @@ def _kinds(outcome: "MatrixBench") -> Table:
         if not links:
             continue
         speeds = sorted(link.bytes_per_second or 0.0 for link in links)
-        median, limit = median_speed(links, kind) or 0.0, median_speed(links, kind, of_limit=True)
+        middle, limit = median_speed(links, kind) or 0.0, median_speed(links, kind, of_limit=True)
         reference = "–" if limit is None else f"{format_gigabytes(limit)} {_LIMITS[kind]}"
-        shares = sorted(link.share_of_limit for link in links if link.share_of_limit is not None)
+        shares = [link.share_of_limit for link in links if link.share_of_limit is not None]
         by = ", ".join(sorted({link.transport for link in links}))
         table.add_row(
             f"{kind.replace('_', ' ')}, {by}",
             str(len(links)),
-            *map(format_gigabytes, (speeds[0], median, speeds[-1])),
+            *map(format_gigabytes, (speeds[0], middle, speeds[-1])),
             reference,
-            f"{100 * shares[len(shares) // 2]:.0f}" if shares else "–",
+            f"{100 * median(shares):.0f}" if shares else "–",
         )
     return table
 
