@@ -149,3 +149,14 @@ def test_a_node_that_answers_again_gets_its_replicas_back(
     events = runtime.poll(0.0)
     assert NodeJoined("far") in events
     assert nodes_of(runtime) == {"near", "far"}
+
+
+def test_a_node_that_falls_silent_before_the_driver_looks_again_does_not_end_the_run(
+    start: Callable[..., RayRuntime], network: Network
+) -> None:
+    network.readings["far"] = LineReading(LineState.OPENING)
+    runtime = start(replicas=2)
+    network.readings["far"] = SILENT
+    events = runtime.poll(0.0)
+    assert [event.node for event in events if isinstance(event, NodeLost)] == ["far"]
+    assert {event.nodes for event in events if isinstance(event, ReplicaLost)} == {("far",)}
