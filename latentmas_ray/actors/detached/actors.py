@@ -4,7 +4,8 @@ import hmac
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.authentication import RunKey
 
 REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
+_END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
 _NUMBER_BITS = 48
@@ -52,10 +54,11 @@ class DetachedActors:
         be used, if their facts are the same. Raises RunError if the record cannot be written."""
         self.seconds = seconds
         self._folder = folder
-        former = DetachedRecord.read(folder) if resume else None
-        self._may_rejoin = former is not None and former.facts == facts
-        self._record = former if former is not None and self._may_rejoin else DetachedRecord.new(facts)
-        if not self._may_rejoin:
+        former = self._former = DetachedRecord.read(folder) if resume else None  # None once its actors were looked for
+        if former is not None and former.facts == facts:
+            self._record = former
+        else:
+            self._record = DetachedRecord.new(facts)
             self._record.write(folder)
         self._stopped = threading.Event()
 
@@ -76,31 +79,25 @@ class DetachedActors:
     def find(self, replicas: Sequence[str]) -> FoundActors | None:
         """Return the actors of the former driver if each of these replicas has one, ready for new turns; None, and end
         those that are left, if not. Only the first call may find any."""
-        if not self._may_rejoin:
+        former, self._former = self._former, None
+        if former is None:
             return None
-        self._may_rejoin = False
-        named = [one for one in list_named_actors(all_namespaces=True) if one["namespace"] == self._record.namespace]
-        asked: dict[Any, tuple[str, Any]] = {}
+        actors = _actors_in(former.namespace)
+        if former is not self._record:
+            _log.warning("the actors start anew: those of the former driver were started with other settings")
+            _end(actors.values())
+            return None
         nonce = secrets.token_bytes(32)
-        for one in named:
-            with ignoring_dead("an actor of the former driver is gone"):
-                actor = ray.get_actor(one["name"], one["namespace"])
-                call = actor.rejoin.options(concurrency_group="side").remote(nonce)
-                asked[call] = (one["name"].rpartition("/")[0], actor)
-        answered = ray.wait(list(asked), num_returns=len(asked), timeout=REJOIN_SECONDS)[0] if asked else []
         found, loaded, group = dict[str, Any](), dict[str, Loaded](), None
-        for call in answered:
-            replica, actor = asked[call]
-            outcome = get_outcome(call)
+        for name, outcome in _rejoin(actors, nonce, self._renewal_seconds).items():
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
-                found[replica], loaded[replica], group = actor, outcome.loaded, outcome.placement_group
-        if set(found) == set(replicas) and len(asked) == len(replicas) and group is not None:
+                replica = name.rpartition("/")[0]
+                found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
+        if set(found) == set(replicas) and len(actors) == len(replicas) and group is not None:
             _log.warning("the run goes on with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
-        for _, actor in asked.values():
-            with ignoring_dead("actor was not ended"):
-                ray.kill(actor)
+        _end(actors.values())
         if group is not None:
             with ignoring_dead("placement group was not removed"):
                 remove_placement_group(group)
@@ -111,8 +108,50 @@ class DetachedActors:
         self._stopped.set()
         DetachedRecord.remove(self._folder)
 
+    @property
+    def _renewal_seconds(self) -> float:
+        return min(_MAX_RENEWAL_SECONDS, self.seconds / _RENEWALS)
+
     def _renew(self, get_actors: Callable[[], Iterable[Any]]) -> None:
-        while not self._stopped.wait(min(_MAX_RENEWAL_SECONDS, self.seconds / _RENEWALS)):
-            for actor in list(get_actors()):
-                with ignoring_dead("a lease was not renewed"):
-                    actor.renew_lease.options(concurrency_group="lease").remote()
+        while not self._stopped.wait(self._renewal_seconds):
+            _renew_once(list(get_actors()))
+
+
+def _actors_in(namespace: str) -> dict[str, Any]:
+    """Return the actors of a namespace that exist, by name."""
+    actors = {}
+    for one in list_named_actors(all_namespaces=True):
+        if one["namespace"] == namespace:
+            with ignoring_dead("an actor of the former driver is gone"):
+                actors[one["name"]] = ray.get_actor(one["name"], one["namespace"])
+    return actors
+
+
+def _rejoin(actors: Mapping[str, Any], nonce: bytes, renewal_seconds: float) -> dict[str, Any]:
+    """Let these actors join this driver; return the outcome of those that answered in time. Their leases are renewed
+    meanwhile: some wait for others."""
+    calls = {
+        actor.rejoin.options(concurrency_group="side").remote(nonce): name
+        for name, actor in actors.items()  # a call to a dead actor fails when it is fetched
+    }
+    deadline, waiting = time.monotonic() + REJOIN_SECONDS, list(calls)
+    while waiting and (rest := deadline - time.monotonic()) > 0.0:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(rest, renewal_seconds))
+        _renew_once(actors.values())
+    return {name: get_outcome(call) for call, name in calls.items() if call not in waiting}
+
+
+def _renew_once(actors: Iterable[Any]) -> None:
+    for actor in actors:
+        with ignoring_dead("a lease was not renewed"):
+            actor.renew_lease.options(concurrency_group="lease").remote()
+
+
+def _end(actors: Iterable[Any]) -> None:
+    """Let actors give the places of their run back, which ends them all; kill those that do not answer."""
+    asked = {actor.end.options(concurrency_group="lease").remote(): actor for actor in actors}
+    if asked:
+        ray.wait(list(asked), num_returns=len(asked), timeout=_END_SECONDS)
+    for actor in asked.values():
+        with ignoring_dead("actor was not ended"):
+            ray.kill(actor)

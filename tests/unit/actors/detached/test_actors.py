@@ -25,6 +25,8 @@ class FakeRay:
     answers: dict[str, Any] = field(default_factory=dict)
     namespace: str = ""
     killed: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # with what they had, before they were killed
+    renewed: list[str] = field(default_factory=list)
     removed: list[Any] = field(default_factory=list)
 
     def list_named_actors(self, *, all_namespaces: bool) -> list[dict[str, str]]:
@@ -43,16 +45,19 @@ class FakeActor:
     fake: FakeRay = field(compare=False)
     name: str
     nonce: bytes = b""
+    method: str = ""
 
-    @property
-    def rejoin(self) -> "FakeActor":
-        return self
+    def __getattr__(self, method: str) -> "FakeActor":
+        if method not in ("rejoin", "renew_lease", "end"):
+            raise AttributeError(method)
+        return FakeActor(self.fake, self.name, method=method)
 
     def options(self, **_: Any) -> "FakeActor":
         return self
 
-    def remote(self, nonce: bytes) -> "FakeActor":
-        return FakeActor(self.fake, self.name, nonce)
+    def remote(self, nonce: bytes = b"") -> "FakeActor":
+        {"renew_lease": self.fake.renewed, "end": self.fake.ended}.get(self.method, []).append(self.name)
+        return FakeActor(self.fake, self.name, nonce, self.method)
 
 
 @pytest.fixture
@@ -64,7 +69,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
     monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
     silent = lambda call: fake.answers[call.name] is None  # noqa: E731
-    monkeypatch.setattr(ray, "wait", lambda calls, **_: ([one for one in calls if not silent(one)], []))
+    parted = lambda calls: ([one for one in calls if not silent(one)], [one for one in calls if silent(one)])  # noqa: E731
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: parted(calls))
+    monkeypatch.setattr(module, "REJOIN_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_END_SECONDS", 0.0)
     return fake
 
 
@@ -102,16 +110,39 @@ def test_if_one_is_missing_or_not_the_runs_all_start_anew(
         assert detached.find(WANTED) is None
     (record,) = caplog.records
     assert f"{num_found} of 2 answered" in record.getMessage()
-    assert set(fake.killed) == set(fake.answers)
+    assert set(fake.killed) == set(fake.ended) == set(fake.answers)
     assert fake.removed == [GROUP]
 
 
-def test_actors_that_were_started_otherwise_are_not_looked_for(fake: FakeRay, tmp_path: Path) -> None:
+def test_the_leases_of_those_that_have_answered_are_renewed_while_others_are_waited_for(
+    fake: FakeRay, tmp_path: Path
+) -> None:
+    """A turn of the former driver may last longer than a lease."""
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"planner 0/a": key, "judger 0/b": None}
+    assert detached.find(WANTED) is None
+    assert "planner 0/a" in fake.renewed
+
+
+def test_actors_that_load_their_model_give_their_places_back(fake: FakeRay, tmp_path: Path) -> None:
+    """They cannot join a new driver, and no other would ever remove the places of a run that is gone."""
+    detached, _ = resumed(fake, tmp_path)
+    fake.answers = dict.fromkeys(["planner 0/a", "judger 0/b"], AssertionError("load() comes first"))
+    assert detached.find(WANTED) is None
+    assert set(fake.ended) == set(fake.answers)
+
+
+def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_back(
+    fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     detached, key = resumed(fake, tmp_path, "other facts")
     fake.answers = {"planner 0/a": key, "judger 0/b": key}
     assert detached.key != key
-    assert detached.find(WANTED) is None
-    assert not fake.killed
+    with caplog.at_level(logging.WARNING):
+        assert detached.find(WANTED) is None
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the actors start anew: those of the former driver were started with other")
+    assert set(fake.ended) == set(fake.killed) == set(fake.answers)
 
 
 def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:
