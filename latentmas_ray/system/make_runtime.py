@@ -89,7 +89,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
 def detached_actors(config: RunConfig, model: "str | GivenModel", *, tp: int) -> "DetachedActors | None":
     """Return what names the actors of a run that outlive its driver; None without `detach`. `tp`: ranks per replica.
 
-    Raises ConfigError if such actors cannot join a later driver, RunError if their record cannot be written.
+    Raises ConfigError if such actors cannot join a later driver, and what `DetachedActors` raises.
     """
     if config.detach is None or config.output is None:
         return None

@@ -19,12 +19,14 @@ from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import DetachedRecord
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.authentication import RunKey
+from latentmas_ray.runs.folder import FolderLock, make_folder
 
 REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
 _END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
 _NUMBER_BITS = 48
+_LOCK_NAME = ".actors.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -51,9 +53,16 @@ class DetachedActors:
 
     def __init__(self, folder: Path, seconds: float, facts: str, *, resume: bool) -> None:
         """`folder` is the run's, `facts` what its actors are made from. With `resume` the actors of a former driver may
-        be used, if their facts are the same. Raises RunError if the record cannot be written."""
+        be used, if their facts are the same.
+
+        Raises JournalError if a driver that lives has such actors for this folder, RunError if the record cannot be
+        written.
+        """
         self.seconds = seconds
         self._folder = folder
+        make_folder(folder)
+        # The journal's lock is not enough: of several runs, such as one per seed, each has its own folder in this one.
+        self._lock = FolderLock(folder, _LOCK_NAME)
         former = self._former = DetachedRecord.read(folder) if resume else None  # None once its actors were looked for
         if former is not None and former.facts == facts:
             self._record = former
@@ -107,6 +116,7 @@ class DetachedActors:
         """Renew no longer; the actors are ended by their manager. Safe to call twice."""
         self._stopped.set()
         DetachedRecord.remove(self._folder)
+        self._lock.close()
 
     @property
     def _renewal_seconds(self) -> float:

@@ -19,6 +19,7 @@ def joins(folder: Path, model: Any = "tiny", **later: Any) -> bool:
     fields: dict[str, Any] = {"output": str(folder), "detach": 60.0}
     first = detached_actors(make_config(fields), model, tp=1)
     assert first is not None
+    first._lock.close()  # it is killed
     second = detached_actors(make_config({**fields, "resume": True, **later}), model, tp=1)
     assert second is not None
     return first.key.derive("test", b"") == second.key.derive("test", b"")

@@ -13,6 +13,7 @@ from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import RECORD_NAME
 from latentmas_ray.authentication import RunKey
+from latentmas_ray.errors import JournalError
 
 WANTED = ["planner 0", "judger 0"]
 GROUP = "the placement group"
@@ -80,6 +81,7 @@ def resumed(fake: FakeRay, folder: Path, facts: str = "facts") -> tuple[Detached
     """The next driver, and the run's key."""
     former = DetachedActors(folder, 60.0, "facts", resume=False)
     fake.namespace = former.options("planner 0")["namespace"]
+    former._lock.close()  # it is killed
     return DetachedActors(folder, 60.0, facts, resume=True), former.key
 
 
@@ -143,6 +145,18 @@ def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_b
     (record,) = caplog.records
     assert record.getMessage().startswith("the actors start anew: those of the former driver were started with other")
     assert set(fake.ended) == set(fake.killed) == set(fake.answers)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_actors_of_a_driver_that_lives_are_left_to_it(resume: bool, tmp_path: Path) -> None:
+    """It may write into another folder below this one, such as that of another seed."""
+    first = DetachedActors(tmp_path / "new", 60.0, "facts", resume=False)
+    record = (tmp_path / "new" / RECORD_NAME).read_bytes()
+    with pytest.raises(JournalError, match="another run is writing into this folder"):
+        DetachedActors(tmp_path / "new", 60.0, "facts", resume=resume)
+    assert (tmp_path / "new" / RECORD_NAME).read_bytes() == record
+    first.close()
+    DetachedActors(tmp_path / "new", 60.0, "facts", resume=resume).close()
 
 
 def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:
