@@ -71,7 +71,7 @@ class ReplicaManager:
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
             # so a run that is resumed right after it comes here.
             self.shut_down()
-            cluster = Cluster.inspect(owned=cluster.owned)
+            cluster = cluster.inspect_again()
         self.loaded = loaded
         remaining = iter(loaded)
         for replica in self._replicas.values():
