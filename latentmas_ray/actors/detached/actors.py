@@ -25,6 +25,7 @@ REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
 _END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
+_STOP_SECONDS = 5.0  # for renewals that are being sent; sending never waits
 _NUMBER_BITS = 48
 _LOCK_NAME = ".actors.lock"
 _log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class DetachedActors:
             self._record = DetachedRecord.new(facts)
             self._record.write(folder)
         self._stopped = threading.Event()
+        self._renewing: threading.Thread | None = None
 
     @property
     def key(self) -> RunKey:
@@ -83,7 +85,8 @@ class DetachedActors:
 
     def start_renewing(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         """Renew the leases of these actors from now on, however long this process computes or waits."""
-        threading.Thread(target=self._renew, args=(get_actors,), name="leases", daemon=True).start()
+        self._renewing = threading.Thread(target=self._renew, args=(get_actors,), name="leases", daemon=True)
+        self._renewing.start()
 
     def find(self, replicas: Sequence[str]) -> FoundActors | None:
         """Return the actors of the former driver if each of these replicas has one, ready for new turns; None, and end
@@ -115,6 +118,8 @@ class DetachedActors:
     def close(self) -> None:
         """Renew no longer; the actors are ended by their manager. Safe to call twice."""
         self._stopped.set()
+        if self._renewing is not None:  # it must not use Ray once this process leaves the cluster
+            self._renewing.join(_STOP_SECONDS)
         DetachedRecord.remove(self._folder)
         self._lock.close()
 

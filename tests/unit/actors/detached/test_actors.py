@@ -1,6 +1,7 @@
 """Which actors of a former driver are used: without Ray."""
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,27 @@ def test_actors_of_a_driver_that_lives_are_left_to_it(resume: bool, tmp_path: Pa
     assert (tmp_path / "new" / RECORD_NAME).read_bytes() == record
     first.close()
     DetachedActors(tmp_path / "new", 60.0, "facts", resume=resume).close()
+
+
+def test_nothing_is_renewed_once_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run leaves its cluster then."""
+    monkeypatch.setattr(module, "_MAX_RENEWAL_SECONDS", 0.0)
+    renews, is_closed = threading.Event(), threading.Event()
+
+    def get_actors() -> list[Any]:
+        renews.set()
+        is_closed.wait(0.5)  # it is closed while this thread renews
+        return [FakeActor(fake, "planner 0/a")]
+
+    fake = FakeRay()
+    detached = DetachedActors(tmp_path, 60.0, "facts", resume=False)
+    detached.start_renewing(get_actors)
+    assert renews.wait(60.0)
+    detached.close()
+    count = len(fake.renewed)
+    is_closed.set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "leases"]
+    assert len(fake.renewed) == count
 
 
 def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:
