@@ -252,8 +252,8 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        detached = self._request.detached is not None
-        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, is_detached=detached)
+        run = self._request.detached.namespace if self._request.detached is not None else None
+        self._placement_group = PlacementGroupHandle(plan, self._request.start_seconds, detached_run=run)
         while not self._placement_group.wait(_poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False

@@ -12,10 +12,10 @@ from typing import Any
 
 import ray
 from ray.util import list_named_actors
-from ray.util.placement_group import remove_placement_group
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.detached.lease import Rejoined, prove
+from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.authentication import RunKey
@@ -78,10 +78,15 @@ class DetachedActors:
         """The run's key, the same for all of its drivers."""
         return self._record.run_key
 
+    @property
+    def namespace(self) -> str:
+        """That of the actors; the run's placement groups have it in their names."""
+        return self._record.namespace
+
     def options(self, replica: str) -> dict[str, Any]:
         """Return the options of the actor of this replica. Each has a name of its own: Ray frees one late."""
         name = f"{replica}/{secrets.token_hex(4)}"
-        return {"name": name, "namespace": self._record.namespace, "lifetime": "detached"}
+        return {"name": name, "namespace": self.namespace, "lifetime": "detached"}
 
     def start_renewing(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         """Renew the leases of these actors from now on, however long this process computes or waits."""
@@ -97,7 +102,7 @@ class DetachedActors:
         actors = _actors_in(former.namespace)
         if former is not self._record:
             _log.warning("the actors start anew: those of the former driver were started with other settings")
-            _end(actors.values())
+            _end(former.namespace, actors.values())
             return None
         nonce = secrets.token_bytes(32)
         found, loaded, group = dict[str, Any](), dict[str, Loaded](), None
@@ -109,10 +114,7 @@ class DetachedActors:
             _log.warning("the run goes on with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
-        _end(actors.values())
-        if group is not None:
-            with ignoring_dead("placement group was not removed"):
-                remove_placement_group(group)
+        _end(former.namespace, actors.values())
         return None
 
     def close(self) -> None:
@@ -162,11 +164,13 @@ def _renew_once(actors: Iterable[Any]) -> None:
             actor.renew_lease.options(concurrency_group="lease").remote()
 
 
-def _end(actors: Iterable[Any]) -> None:
-    """Let actors give the places of their run back, which ends them all; kill those that do not answer."""
+def _end(namespace: str, actors: Iterable[Any]) -> None:
+    """Let actors give the places of their run back, which ends them all; kill those that do not answer, and remove what
+    they have left."""
     asked = {actor.end.options(concurrency_group="lease").remote(): actor for actor in actors}
     if asked:
         ray.wait(list(asked), num_returns=len(asked), timeout=_END_SECONDS)
     for actor in asked.values():
         with ignoring_dead("actor was not ended"):
             ray.kill(actor)
+    remove_groups(namespace)

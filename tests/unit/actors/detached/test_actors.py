@@ -29,7 +29,7 @@ class FakeRay:
     killed: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)  # with what they had, before they were killed
     renewed: list[str] = field(default_factory=list)
-    removed: list[Any] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)  # namespaces whose placement groups were removed
 
     def list_named_actors(self, *, all_namespaces: bool) -> list[dict[str, str]]:
         foreign = {"name": "planner 0/1", "namespace": "another"}
@@ -66,7 +66,7 @@ class FakeActor:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(module, "list_named_actors", fake.list_named_actors)
-    monkeypatch.setattr(module, "remove_placement_group", fake.removed.append)
+    monkeypatch.setattr(module, "remove_groups", fake.removed.append)
     monkeypatch.setattr(module, "get_outcome", lambda call: fake.answer(call.name, call.nonce))
     monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
     monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
@@ -114,7 +114,7 @@ def test_if_one_is_missing_or_not_the_runs_all_start_anew(
     (record,) = caplog.records
     assert f"{num_found} of 2 answered" in record.getMessage()
     assert set(fake.killed) == set(fake.ended) == set(fake.answers)
-    assert fake.removed == [GROUP]
+    assert fake.removed == [fake.namespace]
 
 
 def test_the_leases_of_those_that_have_answered_are_renewed_while_others_are_waited_for(
@@ -135,6 +135,13 @@ def test_actors_that_load_their_model_give_their_places_back(fake: FakeRay, tmp_
     assert set(fake.ended) == set(fake.answers)
 
 
+def test_places_that_a_former_driver_waited_for_are_given_back(fake: FakeRay, tmp_path: Path) -> None:
+    """No actor has come to have them."""
+    detached, _ = resumed(fake, tmp_path)
+    assert detached.find(WANTED) is None
+    assert fake.removed == [fake.namespace]
+
+
 def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_back(
     fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,6 +153,7 @@ def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_b
     (record,) = caplog.records
     assert record.getMessage().startswith("the actors start anew: those of the former driver were started with other")
     assert set(fake.ended) == set(fake.killed) == set(fake.answers)
+    assert fake.removed == [fake.namespace]
 
 
 @pytest.mark.parametrize("resume", [True, False])
