@@ -81,29 +81,31 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
-        detached=detached_actors(config, model, tp=planner.tp),
+        detached=detached_actors(config, model, planner),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
     )
 
 
-def detached_actors(config: RunConfig, model: "str | GivenModel", *, tp: int) -> "DetachedActors | None":
-    """Return what names the actors of a run that outlive its driver; None without `detach`. `tp`: ranks per replica.
+def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPlanner) -> "DetachedActors | None":
+    """Return what names the actors of a run that outlive its driver; None without `detach`.
 
     Raises ConfigError if such actors cannot join a later driver, and what `DetachedActors` raises.
     """
     if config.detach is None or config.output is None:
         return None
-    if tp > 1:
-        expected = f"it must be left out: the search chose tp {tp}, whose ranks do not join a new driver"
+    if planner.tp > 1:
+        expected = f"it must be left out: the search chose tp {planner.tp}, whose ranks do not join a new driver"
         raise ConfigError("detach", config.detach, expected)
     from latentmas_ray.actors.detached.actors import DetachedActors
 
     # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
     made_from = (
-        *("replicas", "hardware", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace"),
+        *("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace"),
         *("turn_timeout", "detach"),  # actors keep to these themselves
     )
     facts = {name: getattr(config, name) for name in made_from}
+    if planner.layout is not None:  # on other nodes a search may choose another one
+        facts |= planner.layout.fields
     facts["model"] = model if isinstance(model, str) else secrets.token_hex(8)  # weights of objects are not compared
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
