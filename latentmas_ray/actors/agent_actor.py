@@ -123,6 +123,10 @@ class AgentActor:
         if self._lease is not None:
             self._lease.renew()
 
+    def end(self) -> None:
+        """Give the places of the run back, which ends all of its actors."""
+        end_with_group()
+
     def run_turn(
         self, work: TurnRequest, later: Sequence[Sequence[Any]], *first: SentChunk
     ) -> tuple[SentChunk | None, TurnResult]:

@@ -48,6 +48,7 @@ class Cluster:
     store_bytes: Mapping[str, float]  # size of each node's object store
     # IP address and port of each node's raylet, as far as Ray tells them.
     addresses: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    without: Set[str] = frozenset()  # nodes that were left out
 
     @classmethod
     def inspect(cls, *, owned: bool, without: Set[str] = frozenset()) -> "Cluster":
@@ -73,7 +74,12 @@ class Cluster:
                 for name, node in found.items()
                 if node.get("NodeManagerAddress") and node.get("NodeManagerPort")
             },
+            without=without,
         )
+
+    def inspect_again(self) -> "Cluster":
+        """Return the current state of the same cluster, without the nodes that were left out."""
+        return Cluster.inspect(owned=self.owned, without=self.without)
 
     def bytes_in_flight(self, used: Collection[str]) -> int:
         """Return the bytes that segments in flight may use on these nodes: a share of their object stores.

@@ -78,7 +78,7 @@ class ReplicaManager:
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
             # so a run that is resumed right after it comes here.
             self.shut_down()
-            cluster = Cluster.inspect(owned=cluster.owned)
+            cluster = cluster.inspect_again()
         self.loaded = [one for ranks in loaded.values() for one in ranks]
         self._first_nodes = frozenset(one.node_id for one in self.loaded)
         for replica, ranks in loaded.items():
@@ -319,8 +319,8 @@ class ReplicaManager:
 
     def _make_replicas(self, plan: Plan, cluster: Cluster, deadline: float) -> bool:
         """Create all replicas; return False if a node died before their actors were placed."""
-        detached = self.request.detached is not None
-        self._placement_group = PlacementGroupHandle(plan, self.request.start_seconds, is_detached=detached)
+        run = self.request.detached.namespace if self.request.detached is not None else None
+        self._placement_group = PlacementGroupHandle(plan, self.request.start_seconds, detached_run=run)
         while not self._placement_group.wait(poll_seconds(deadline)):
             if cluster.has_lost_nodes():
                 return False

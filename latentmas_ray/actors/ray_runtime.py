@@ -213,7 +213,7 @@ class RayRuntime:
             self._health.check_hangs()
         if self._has_losses:
             self._has_losses = False
-            self._events += take_lost_turns(self._pending, self._done, self._manager.replicas, self._health.gone_nodes)
+            self._events += take_lost_turns(self._pending, self._done, self._manager.replicas, self._health.lost_nodes)
         return self._take_events()
 
     def _take_events(self) -> list[Event]:

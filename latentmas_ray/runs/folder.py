@@ -59,10 +59,11 @@ def check_folder_name(output: str) -> None:
 class FolderLock:
     """The lock of a folder for this process, until it is closed or the process ends."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises JournalError if another run has locked the folder, or if it is not writable."""
-        self._folder = folder
-        self._file = _lock(folder)
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
+        """`name` is that of the lock file. Raises JournalError if another run has locked the folder, or if it is not
+        writable."""
+        self._folder, self._name = folder, name
+        self._file = _lock(folder, name)
 
     def check(self) -> None:
         """Notice that something removed the lock file, and lock the folder again.
@@ -72,7 +73,7 @@ class FolderLock:
         if self._file.closed:
             return
         own = os.fstat(self._file.fileno())
-        path = self._folder / LOCK_NAME
+        path = self._folder / self._name
         try:
             found = os.lstat(path)
             if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
@@ -80,7 +81,7 @@ class FolderLock:
         except OSError:
             pass
         try:
-            fresh = _lock(self._folder)
+            fresh = _lock(self._folder, self._name)
         except JournalError as error:
             raise RunError(f"{path} was removed while this run wrote there, and {error.expected}") from error
         self._file.close()
@@ -92,9 +93,9 @@ class FolderLock:
         self._file.close()
 
 
-def _lock(folder: Path) -> IO[bytes]:
+def _lock(folder: Path, name: str) -> IO[bytes]:
     try:
-        lock = open_regular(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        lock = open_regular(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError as error:
         raise JournalError("output", str(folder), f"the folder cannot be written to: {error.strerror}") from error
     try:

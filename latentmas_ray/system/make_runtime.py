@@ -1,6 +1,7 @@
 """Make the runtime of a configuration. Imports only the modules that this runtime needs."""
 
 import json
+import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -56,7 +57,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
         return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
-    if config.detach is not None and config.address is None and read_environment().ray_address is None:
+    if config.detach is not None and (config.address or read_environment().ray_address) in (None, "local"):
         expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
         raise ConfigError("detach", config.detach, expected)
     from latentmas_ray.actors.cluster import connect_as_configured
@@ -90,20 +91,32 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
-        detached=_detached(config, model),
+        detached=detached_actors(config, model, planner),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
 
 
-def _detached(config: RunConfig, model: "str | GivenModel") -> "DetachedActors | None":
-    """Return what names the actors of a run that outlive its driver; None without `detach`."""
+def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPlanner) -> "DetachedActors | None":
+    """Return what names the actors of a run that outlive its driver; None without `detach`.
+
+    Raises ConfigError if such actors cannot join a later driver, and what `DetachedActors` raises.
+    """
     if config.detach is None or config.output is None:
         return None
+    if planner.tp > 1:
+        expected = f"it must be left out: the search chose tp {planner.tp}, whose ranks do not join a new driver"
+        raise ConfigError("detach", config.detach, expected)
     from latentmas_ray.actors.detached.actors import DetachedActors
 
     # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
-    made_from = ("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace")
-    facts = {name: getattr(config, name) for name in made_from} | {"model": str(model)}
+    made_from = (
+        *("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace"),
+        *("turn_timeout", "detach"),  # actors keep to these themselves
+    )
+    facts = {name: getattr(config, name) for name in made_from}
+    if planner.layout is not None:  # on other nodes a search may choose another one
+        facts |= planner.layout.fields
+    facts["model"] = model if isinstance(model, str) else secrets.token_hex(8)  # weights of objects are not compared
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
 

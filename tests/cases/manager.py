@@ -91,7 +91,7 @@ class FakePlacementGroup:
 
     is_pinned = True
 
-    def __init__(self, plan: Any, start_seconds: float, *, is_detached: bool = False) -> None:
+    def __init__(self, plan: Any, start_seconds: float, *, detached_run: str | None = None) -> None:
         pass
 
     def wait(self, timeout_seconds: float) -> bool:

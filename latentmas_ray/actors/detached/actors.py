@@ -4,25 +4,30 @@ import hmac
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util import list_named_actors
-from ray.util.placement_group import remove_placement_group
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.detached.lease import Rejoined, prove
+from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
 from latentmas_ray.actors.errors import get_outcome, ignoring_dead
 from latentmas_ray.authentication import RunKey
+from latentmas_ray.runs.folder import FolderLock, make_folder
 
 REJOIN_SECONDS = 30.0  # for actors to finish what the former driver had them do
+_END_SECONDS = 10.0  # for actors to give their places back
 _RENEWALS = 4  # in the time of a lease
 _MAX_RENEWAL_SECONDS = 15.0
+_STOP_SECONDS = 5.0  # for renewals that are being sent; sending never waits
 _NUMBER_BITS = 48
+_LOCK_NAME = ".actors.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -49,70 +54,123 @@ class DetachedActors:
 
     def __init__(self, folder: Path, seconds: float, facts: str, *, resume: bool) -> None:
         """`folder` is the run's, `facts` what its actors are made from. With `resume` the actors of a former driver may
-        be used, if their facts are the same. Raises RunError if the record cannot be written."""
+        be used, if their facts are the same.
+
+        Raises JournalError if a driver that lives has such actors for this folder, RunError if the record cannot be
+        written.
+        """
         self.seconds = seconds
         self._folder = folder
-        former = DetachedRecord.read(folder) if resume else None
-        self._may_rejoin = former is not None and former.facts == facts
-        self._record = former if former is not None and self._may_rejoin else DetachedRecord.new(facts)
-        if not self._may_rejoin:
+        make_folder(folder)
+        # The journal's lock is not enough: of several runs, such as one per seed, each has its own folder in this one.
+        self._lock = FolderLock(folder, _LOCK_NAME)
+        former = self._former = DetachedRecord.read(folder) if resume else None  # None once its actors were looked for
+        if former is not None and former.facts == facts:
+            self._record = former
+        else:
+            self._record = DetachedRecord.new(facts)
             self._record.write(folder)
         self._stopped = threading.Event()
+        self._renewing: threading.Thread | None = None
 
     @property
     def key(self) -> RunKey:
         """The run's key, the same for all of its drivers."""
         return self._record.run_key
 
+    @property
+    def namespace(self) -> str:
+        """That of the actors; the run's placement groups have it in their names."""
+        return self._record.namespace
+
     def options(self, replica: str) -> dict[str, Any]:
         """Return the options of the actor of this replica. Each has a name of its own: Ray frees one late."""
         name = f"{replica}/{secrets.token_hex(4)}"
-        return {"name": name, "namespace": self._record.namespace, "lifetime": "detached"}
+        return {"name": name, "namespace": self.namespace, "lifetime": "detached"}
 
     def start_renewing(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         """Renew the leases of these actors from now on, however long this process computes or waits."""
-        threading.Thread(target=self._renew, args=(get_actors,), name="leases", daemon=True).start()
+        self._renewing = threading.Thread(target=self._renew, args=(get_actors,), name="leases", daemon=True)
+        self._renewing.start()
 
     def find(self, replicas: Sequence[str]) -> FoundActors | None:
         """Return the actors of the former driver if each of these replicas has one, ready for new turns; None, and end
         those that are left, if not. Only the first call may find any."""
-        if not self._may_rejoin:
+        former, self._former = self._former, None
+        if former is None:
             return None
-        self._may_rejoin = False
-        named = [one for one in list_named_actors(all_namespaces=True) if one["namespace"] == self._record.namespace]
-        asked: dict[Any, tuple[str, Any]] = {}
+        actors = _actors_in(former.namespace)
+        if former is not self._record:
+            _log.warning("the actors start anew: those of the former driver were started with other settings")
+            _end(former.namespace, actors.values())
+            return None
         nonce = secrets.token_bytes(32)
-        for one in named:
-            with ignoring_dead("an actor of the former driver is gone"):
-                actor = ray.get_actor(one["name"], one["namespace"])
-                call = actor.rejoin.options(concurrency_group="side").remote(nonce)
-                asked[call] = (one["name"].rpartition("/")[0], actor)
-        answered = ray.wait(list(asked), num_returns=len(asked), timeout=REJOIN_SECONDS)[0] if asked else []
         found, loaded, group = dict[str, Any](), dict[str, Loaded](), None
-        for call in answered:
-            replica, actor = asked[call]
-            outcome = get_outcome(call)
+        for name, outcome in _rejoin(actors, nonce, self._renewal_seconds).items():
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
-                found[replica], loaded[replica], group = actor, outcome.loaded, outcome.placement_group
-        if set(found) == set(replicas) and len(asked) == len(replicas) and group is not None:
+                replica = name.rpartition("/")[0]
+                found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
+        if set(found) == set(replicas) and len(actors) == len(replicas) and group is not None:
             _log.warning("the run goes on with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
-        for _, actor in asked.values():
-            with ignoring_dead("actor was not ended"):
-                ray.kill(actor)
-        if group is not None:
-            with ignoring_dead("placement group was not removed"):
-                remove_placement_group(group)
+        _end(former.namespace, actors.values())
         return None
 
     def close(self) -> None:
         """Renew no longer; the actors are ended by their manager. Safe to call twice."""
         self._stopped.set()
+        if self._renewing is not None:  # it must not use Ray once this process leaves the cluster
+            self._renewing.join(_STOP_SECONDS)
         DetachedRecord.remove(self._folder)
+        self._lock.close()
+
+    @property
+    def _renewal_seconds(self) -> float:
+        return min(_MAX_RENEWAL_SECONDS, self.seconds / _RENEWALS)
 
     def _renew(self, get_actors: Callable[[], Iterable[Any]]) -> None:
-        while not self._stopped.wait(min(_MAX_RENEWAL_SECONDS, self.seconds / _RENEWALS)):
-            for actor in list(get_actors()):
-                with ignoring_dead("a lease was not renewed"):
-                    actor.renew_lease.options(concurrency_group="lease").remote()
+        while not self._stopped.wait(self._renewal_seconds):
+            _renew_once(list(get_actors()))
+
+
+def _actors_in(namespace: str) -> dict[str, Any]:
+    """Return the actors of a namespace that exist, by name."""
+    actors = {}
+    for one in list_named_actors(all_namespaces=True):
+        if one["namespace"] == namespace:
+            with ignoring_dead("an actor of the former driver is gone"):
+                actors[one["name"]] = ray.get_actor(one["name"], one["namespace"])
+    return actors
+
+
+def _rejoin(actors: Mapping[str, Any], nonce: bytes, renewal_seconds: float) -> dict[str, Any]:
+    """Let these actors join this driver; return the outcome of those that answered in time. Their leases are renewed
+    meanwhile: some wait for others."""
+    calls = {
+        actor.rejoin.options(concurrency_group="side").remote(nonce): name
+        for name, actor in actors.items()  # a call to a dead actor fails when it is fetched
+    }
+    deadline, waiting = time.monotonic() + REJOIN_SECONDS, list(calls)
+    while waiting and (rest := deadline - time.monotonic()) > 0.0:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(rest, renewal_seconds))
+        _renew_once(actors.values())
+    return {name: get_outcome(call) for call, name in calls.items() if call not in waiting}
+
+
+def _renew_once(actors: Iterable[Any]) -> None:
+    for actor in actors:
+        with ignoring_dead("a lease was not renewed"):
+            actor.renew_lease.options(concurrency_group="lease").remote()
+
+
+def _end(namespace: str, actors: Iterable[Any]) -> None:
+    """Let actors give the places of their run back, which ends them all; kill those that do not answer, and remove what
+    they have left."""
+    asked = {actor.end.options(concurrency_group="lease").remote(): actor for actor in actors}
+    if asked:
+        ray.wait(list(asked), num_returns=len(asked), timeout=_END_SECONDS)
+    for actor in asked.values():
+        with ignoring_dead("actor was not ended"):
+            ray.kill(actor)
+    remove_groups(namespace)

@@ -32,7 +32,8 @@ def prove(key: RunKey, nonce: bytes) -> bytes:
 
 
 class DriverLease:
-    """Calls `end` once, in a thread of its own, when nobody has renewed it for `seconds`."""
+    """Calls `end` once, in a thread of its own, when nobody has renewed it for `seconds`. Time in which this process
+    was stopped or held up does not count: nobody could read a renewal."""
 
     def __init__(self, seconds: float, end: Callable[[], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._end, self._clock = seconds, end, clock
@@ -52,8 +53,12 @@ class DriverLease:
         return self._clock() - self._renewed_at > self._seconds
 
     def _watch(self) -> None:
+        pause, looked_at = min(_LOOK_SECONDS, self._seconds), self._clock()
         while not self.has_expired:
-            time.sleep(min(_LOOK_SECONDS, self._seconds))
+            time.sleep(pause)
+            now = self._clock()
+            self._renewed_at = min(now, self._renewed_at + max(0.0, now - looked_at - pause))
+            looked_at = now
         self._end()
 
 

@@ -12,7 +12,7 @@ from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import read_file, read_json
 
 RECORD_NAME = "actors.json"
-_MODE = 0o600
+_MODE, _OTHERS = 0o600, 0o077  # permissions of the file, and those that it must not have
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class DetachedRecord:
             # Never readable by others, not even for a moment; and no link is followed.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE)
             with os.fdopen(descriptor, "w") as file:
+                if os.fstat(descriptor).st_mode & _OTHERS:
+                    path.unlink()
+                    reason = "others could read it there; leave out detach, or choose another output"
+                    raise RunError(f"{path} cannot be written: {reason}")
                 json.dump(asdict(self), file)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -52,7 +56,7 @@ class DetachedRecord:
         damaged, or it is no file."""
         path = folder / RECORD_NAME
         try:
-            if path.is_symlink() or path.stat().st_mode & 0o077:
+            if path.is_symlink() or path.stat().st_mode & _OTHERS:
                 return None
             record = cls(**read_json(read_file(path)))
             record.run_key  # noqa: B018  raises if it is damaged

@@ -148,7 +148,7 @@ class ClusterFollower:
         self._placing = [(at, node) for at, node in self._placing if now - at < _PLACING_SECONDS]
         placing = Counter(node for _, node in self._placing)
         used = {node for replica in manager.replicas for node in replica.nodes}
-        lost = self._health.lost_nodes  # though Ray may list them
+        lost = self._health.unreachable_nodes  # though Ray may list them
         rooms = {}
         for name, node in nodes.items():
             is_usable = name not in lost and (name not in manager.avoided or node.is_draining)

@@ -11,16 +11,16 @@ def take_lost_turns(
     pending: MutableMapping[TurnHandle, Any],
     done: MutableSet[TurnHandle],
     replicas: Iterable[Replica],
-    gone_nodes: Set[str] = frozenset(),
+    lost_nodes: Set[str] = frozenset(),
 ) -> list[TurnLost]:
     """Remove the turns of lost replicas from `pending`, and from `done` the finished turns whose segments are lost;
-    return all of them. `replicas`, the current ones, wait no longer for segments whose node is lost: `gone_nodes` are.
+    return all of them. `replicas`, the current ones, wait no longer for segments whose node is lost: `lost_nodes` are.
 
     If a node is silent, no other event would report them.
     """
 
     def is_out_of_reach(replica: Replica) -> bool:
-        return replica.is_node_lost or not gone_nodes.isdisjoint(replica.nodes)
+        return replica.is_node_lost or not lost_nodes.isdisjoint(replica.nodes)
 
     events = []
     for handle in [one for one in pending if _replica_of(one).state is ReplicaState.LOST]:

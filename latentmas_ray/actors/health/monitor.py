@@ -105,6 +105,7 @@ class HealthMonitor:
         self._nodes: frozenset[str] | None = None  # alive at the last check
         self._watch = watch or NodeWatch()
         self._why_lost: dict[str, NodeChange] = {}  # by node
+        self._given_up: set[str] = set()  # silent nodes with replicas that were given up
         self._looked_at = -math.inf
 
     @property
@@ -121,7 +122,12 @@ class HealthMonitor:
 
     @property
     def lost_nodes(self) -> frozenset[str]:
-        """The nodes that have ended or do not answer."""
+        """Those, and the silent ones whose replicas were given up: what they store is out of reach."""
+        return self._watch.gone | (self._watch.silent & self._given_up)
+
+    @property
+    def unreachable_nodes(self) -> frozenset[str]:
+        """The nodes that have ended or do not answer: nothing is started there."""
         return self._watch.gone | self._watch.silent
 
     def check_health(self) -> None:
@@ -212,6 +218,7 @@ class HealthMonitor:
         for change in self._watch.look():
             _log.warning("node %s at %s: %s", change.node[:12], change.host, change.why)
             if change.state is NodeState.LIVE:
+                self._given_up.discard(change.node)
                 self._on_event(NodeJoined(change.node))
                 continue
             self._on_event(NodeLost(change.node, change.why))
@@ -228,6 +235,7 @@ class HealthMonitor:
         for replica in self._manager.replicas:
             is_here = lost.node in replica.nodes and replica.is_up
             if is_here and (lost.state is NodeState.GONE or self._has_substitutes(replica)):
+                self._given_up.add(lost.node)
                 self.mark_dead(replica, self._agents_of(replica)[0], f"its node is lost: {lost.why}", with_node=True)
                 self._end_connections(lost.node)
 

@@ -53,6 +53,8 @@ class _Watched:
     lost_at: float | None = None  # when its line ended; None while that is open
     num_unanswered: int = 0  # by attempts to open it again that are over
     num_refused: int = 0
+    is_local: bool = False  # its line led to this machine when that was open
+    quiet_seconds: float = 0.0  # since something was heard of its machine
 
     @property
     def is_watched(self) -> bool:
@@ -65,8 +67,9 @@ class NodeWatch:
     """Watches nodes; it makes no threads and never waits. `look` has to be called every `LOOK_SECONDS`.
 
     A pause between two looks, however long, raises no alarm: lines are read before anything is concluded, and a node
-    is silent only if our kernel has asked it several times. If two or more nodes are watched and all are silent, this
-    machine may be the one that is cut off: no change is reported.
+    is silent only if our kernel has asked it several times. If two or more nodes are watched and none was heard of
+    lately, this machine may be the one that is cut off: no node is reported as silent. They are asked at different
+    moments, so they do not become silent at the same look.
     """
 
     open_line: Callable[[str, int], NodeLine] = TcpLine
@@ -101,9 +104,11 @@ class NodeWatch:
     def look(self) -> list[NodeChange]:
         """Read all lines and return the nodes whose state has changed; never waits."""
         seen = {node: self._read(one) for node, one in self._nodes.items() if one.is_watched}
-        remote = [node for node in seen if not self._leads_here(node)]
-        reached = [node for node in remote if self._nodes[node].state is not NodeState.UNKNOWN]
-        is_alone = len(reached) > 1 and all(seen[node][0] is NodeState.SILENT for node in reached)
+        remote = [node for node in seen if not self._nodes[node].is_local]
+        reached = [self._nodes[node] for node in remote if seen[node][0] is not NodeState.UNKNOWN]
+        is_anyone_silent = any(state is NodeState.SILENT for state, _ in seen.values())
+        is_anyone_heard = any(one.quiet_seconds < self.silent_seconds / 2 for one in reached)
+        is_alone = len(reached) > 1 and is_anyone_silent and not is_anyone_heard
         if is_alone and not self._is_alone:
             _log.warning("no other node answers; this one may be cut off, so Ray's verdict on them is waited for")
         self._is_alone = is_alone
@@ -112,7 +117,7 @@ class NodeWatch:
             one = self._nodes[node]
             if state is one.state or (is_alone and state is NodeState.SILENT):
                 continue
-            is_news = one.state is not NodeState.UNKNOWN
+            is_news = one.state is not NodeState.UNKNOWN or state is not NodeState.LIVE
             one.state = state
             if is_news:
                 changes.append(NodeChange(node, one.address[0], state, why))
@@ -134,6 +139,7 @@ class NodeWatch:
         reading = one.line.read()
         if reading.state is LineState.OPEN:
             one.lost_at, one.num_unanswered, one.num_refused = None, 0, 0
+            one.is_local, one.quiet_seconds = one.line.is_local, reading.silent_seconds
             is_silent = reading.silent_seconds >= self.silent_seconds and reading.num_unanswered >= _MIN_UNANSWERED
             return (
                 (NodeState.SILENT, _silence(reading.silent_seconds))
@@ -146,6 +152,7 @@ class NodeWatch:
         """Return the state of a node to which no line is open."""
         if one.lost_at is None:
             one.lost_at = now
+        one.quiet_seconds = 0.0 if reading.state is LineState.REFUSED else now - one.lost_at
         if reading.state is not LineState.OPENING:
             _close(one)
             one.num_unanswered += reading.state is LineState.UNREACHABLE
@@ -158,10 +165,6 @@ class NodeWatch:
         if seconds >= self.silent_seconds and one.num_unanswered + reading.num_unanswered >= _MIN_UNANSWERED:
             return NodeState.SILENT, _silence(seconds)
         return one.state, ""
-
-    def _leads_here(self, node: str) -> bool:
-        line = self._nodes[node].line
-        return line is not None and line.is_local
 
 
 def _silence(seconds: float) -> str:

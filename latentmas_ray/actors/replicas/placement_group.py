@@ -9,6 +9,7 @@ from typing import Self
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from latentmas_ray.actors.detached.places import group_suffix
 from latentmas_ray.actors.errors import cluster_errors, ignoring_dead
 from latentmas_ray.actors.replicas.waiting import WaitLog, describe_missing_places
 from latentmas_ray.placement import Plan, Slot
@@ -24,10 +25,10 @@ class PlacementGroupHandle:
     """A placement group whose bundles are in the order of the plan's shards; those on one GPU have one bundle together
     if they divide it, since Ray would choose the GPU of each part otherwise."""
 
-    def __init__(self, plan: Plan, start_seconds: float, *, is_detached: bool = False) -> None:
+    def __init__(self, plan: Plan, start_seconds: float, *, detached_run: str | None = None) -> None:
         """Request the planned nodes; `wait` waits for them. `start_seconds`: the limit of all waits, for log lines;
-        `is_detached`: it does not end with this process."""
-        self._lifetime = "detached" if is_detached else None
+        `detached_run`: the name of its run, if it does not end with this process."""
+        self._run = detached_run
         self._lay_out(plan)
         self._requested_at = time.monotonic()
         self.is_pinned = True
@@ -85,10 +86,10 @@ class PlacementGroupHandle:
         strategy = "SPREAD" if self._plan.strategy == "spread" else "PACK"
         # The name tells others who wait for places who holds them.
         name = f"latentmas_ray on {socket.gethostname()}, process {os.getpid()}, start {next(_numbers)}"
+        lifetime = None if self._run is None else "detached"
+        name += "" if self._run is None else group_suffix(self._run)
         bundles = [dict(bundle) for bundle in self._bundles]
-        return placement_group(
-            bundles, strategy=strategy, name=name, bundle_label_selector=pins, lifetime=self._lifetime
-        )
+        return placement_group(bundles, strategy=strategy, name=name, bundle_label_selector=pins, lifetime=lifetime)
 
     def _describe(self) -> str:
         return describe_missing_places(self._bundles[0], len(self._bundles), self.group.id.hex())

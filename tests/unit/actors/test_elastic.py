@@ -72,7 +72,7 @@ class Followed:
         self.watch = FakeWatch()
         self.follower = ClusterFollower(
             self.manager,
-            SimpleNamespace(lost_nodes=frozenset()),  # type: ignore[arg-type]
+            SimpleNamespace(unreachable_nodes=frozenset()),  # type: ignore[arg-type]
             Growth(most, rebalances=rebalances),
             self.events.append,
             self.needed.__contains__,

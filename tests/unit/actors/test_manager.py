@@ -58,6 +58,20 @@ def test_replicas_of_a_dead_node_are_found_however_late_each_is_missed(alive: li
         assert [replica.nodes for replica in manager.replicas_of()[agent]] == [("near",)]
 
 
+def test_a_node_that_has_ended_is_left_out_though_another_dies_while_the_actors_start(alive: list[str]) -> None:
+    """Ray may still list the first one."""
+    request = ReplicaRequest(
+        agents=("planner", "judger"),
+        replicas={"planner": 1, "judger": 1},
+        make_runner=lambda: None,  # type: ignore[arg-type,return-value]
+        placement="spread",
+        uses_gpus=False,
+    )
+    manager = FakeManager(request)
+    manager.start(replace(cluster_of(("near", "third")), without=frozenset({"far"})))
+    assert {replica.nodes for replica in manager.replicas} == {("near",)}
+
+
 def test_a_replica_without_a_place_is_done_without_if_there_is_another(
     alive: list[str],
 ) -> None:

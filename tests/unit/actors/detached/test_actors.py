@@ -1,6 +1,7 @@
 """Which actors of a former driver are used: without Ray."""
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import RECORD_NAME
 from latentmas_ray.authentication import RunKey
+from latentmas_ray.errors import JournalError
 
 WANTED = ["planner 0", "judger 0"]
 GROUP = "the placement group"
@@ -25,7 +27,9 @@ class FakeRay:
     answers: dict[str, Any] = field(default_factory=dict)
     namespace: str = ""
     killed: list[str] = field(default_factory=list)
-    removed: list[Any] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # with what they had, before they were killed
+    renewed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)  # namespaces whose placement groups were removed
 
     def list_named_actors(self, *, all_namespaces: bool) -> list[dict[str, str]]:
         foreign = {"name": "planner 0/1", "namespace": "another"}
@@ -43,28 +47,34 @@ class FakeActor:
     fake: FakeRay = field(compare=False)
     name: str
     nonce: bytes = b""
+    method: str = ""
 
-    @property
-    def rejoin(self) -> "FakeActor":
-        return self
+    def __getattr__(self, method: str) -> "FakeActor":
+        if method not in ("rejoin", "renew_lease", "end"):
+            raise AttributeError(method)
+        return FakeActor(self.fake, self.name, method=method)
 
     def options(self, **_: Any) -> "FakeActor":
         return self
 
-    def remote(self, nonce: bytes) -> "FakeActor":
-        return FakeActor(self.fake, self.name, nonce)
+    def remote(self, nonce: bytes = b"") -> "FakeActor":
+        {"renew_lease": self.fake.renewed, "end": self.fake.ended}.get(self.method, []).append(self.name)
+        return FakeActor(self.fake, self.name, nonce, self.method)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(module, "list_named_actors", fake.list_named_actors)
-    monkeypatch.setattr(module, "remove_placement_group", fake.removed.append)
+    monkeypatch.setattr(module, "remove_groups", fake.removed.append)
     monkeypatch.setattr(module, "get_outcome", lambda call: fake.answer(call.name, call.nonce))
     monkeypatch.setattr(ray, "get_actor", lambda name, _namespace: FakeActor(fake, name))
     monkeypatch.setattr(ray, "kill", lambda actor: fake.killed.append(actor.name))
     silent = lambda call: fake.answers[call.name] is None  # noqa: E731
-    monkeypatch.setattr(ray, "wait", lambda calls, **_: ([one for one in calls if not silent(one)], []))
+    parted = lambda calls: ([one for one in calls if not silent(one)], [one for one in calls if silent(one)])  # noqa: E731
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: parted(calls))
+    monkeypatch.setattr(module, "REJOIN_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_END_SECONDS", 0.0)
     return fake
 
 
@@ -72,6 +82,7 @@ def resumed(fake: FakeRay, folder: Path, facts: str = "facts") -> tuple[Detached
     """The next driver, and the run's key."""
     former = DetachedActors(folder, 60.0, "facts", resume=False)
     fake.namespace = former.options("planner 0")["namespace"]
+    former._lock.close()  # it is killed
     return DetachedActors(folder, 60.0, facts, resume=True), former.key
 
 
@@ -102,16 +113,80 @@ def test_if_one_is_missing_or_not_the_runs_all_start_anew(
         assert detached.find(WANTED) is None
     (record,) = caplog.records
     assert f"{num_found} of 2 answered" in record.getMessage()
-    assert set(fake.killed) == set(fake.answers)
-    assert fake.removed == [GROUP]
+    assert set(fake.killed) == set(fake.ended) == set(fake.answers)
+    assert fake.removed == [fake.namespace]
 
 
-def test_actors_that_were_started_otherwise_are_not_looked_for(fake: FakeRay, tmp_path: Path) -> None:
+def test_the_leases_of_those_that_have_answered_are_renewed_while_others_are_waited_for(
+    fake: FakeRay, tmp_path: Path
+) -> None:
+    """A turn of the former driver may last longer than a lease."""
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"planner 0/a": key, "judger 0/b": None}
+    assert detached.find(WANTED) is None
+    assert "planner 0/a" in fake.renewed
+
+
+def test_actors_that_load_their_model_give_their_places_back(fake: FakeRay, tmp_path: Path) -> None:
+    """They cannot join a new driver, and no other would ever remove the places of a run that is gone."""
+    detached, _ = resumed(fake, tmp_path)
+    fake.answers = dict.fromkeys(["planner 0/a", "judger 0/b"], AssertionError("load() comes first"))
+    assert detached.find(WANTED) is None
+    assert set(fake.ended) == set(fake.answers)
+
+
+def test_places_that_a_former_driver_waited_for_are_given_back(fake: FakeRay, tmp_path: Path) -> None:
+    """No actor has come to have them."""
+    detached, _ = resumed(fake, tmp_path)
+    assert detached.find(WANTED) is None
+    assert fake.removed == [fake.namespace]
+
+
+def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_back(
+    fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     detached, key = resumed(fake, tmp_path, "other facts")
     fake.answers = {"planner 0/a": key, "judger 0/b": key}
     assert detached.key != key
-    assert detached.find(WANTED) is None
-    assert not fake.killed
+    with caplog.at_level(logging.WARNING):
+        assert detached.find(WANTED) is None
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the actors start anew: those of the former driver were started with other")
+    assert set(fake.ended) == set(fake.killed) == set(fake.answers)
+    assert fake.removed == [fake.namespace]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_actors_of_a_driver_that_lives_are_left_to_it(resume: bool, tmp_path: Path) -> None:
+    """It may write into another folder below this one, such as that of another seed."""
+    first = DetachedActors(tmp_path / "new", 60.0, "facts", resume=False)
+    record = (tmp_path / "new" / RECORD_NAME).read_bytes()
+    with pytest.raises(JournalError, match="another run is writing into this folder"):
+        DetachedActors(tmp_path / "new", 60.0, "facts", resume=resume)
+    assert (tmp_path / "new" / RECORD_NAME).read_bytes() == record
+    first.close()
+    DetachedActors(tmp_path / "new", 60.0, "facts", resume=resume).close()
+
+
+def test_nothing_is_renewed_once_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run leaves its cluster then."""
+    monkeypatch.setattr(module, "_MAX_RENEWAL_SECONDS", 0.0)
+    renews, is_closed = threading.Event(), threading.Event()
+
+    def get_actors() -> list[Any]:
+        renews.set()
+        is_closed.wait(0.5)  # it is closed while this thread renews
+        return [FakeActor(fake, "planner 0/a")]
+
+    fake = FakeRay()
+    detached = DetachedActors(tmp_path, 60.0, "facts", resume=False)
+    detached.start_renewing(get_actors)
+    assert renews.wait(60.0)
+    detached.close()
+    count = len(fake.renewed)
+    is_closed.set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "leases"]
+    assert len(fake.renewed) == count
 
 
 def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentmas_ray.actors.detached import lease as module
 from latentmas_ray.actors.detached.lease import DriverLease, prove
 from latentmas_ray.authentication import RunKey
 
@@ -18,6 +20,22 @@ def test_a_lease_expires_once_nobody_has_renewed_it_for_as_long(pauses: list[flo
         assert lease.has_expired == (now - before > seconds)
         lease.renew()
         assert not lease.has_expired
+
+
+def test_time_in_which_the_actor_itself_was_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewals of that time are there, and nobody has read them yet."""
+    now, ended = 0.0, []
+    pauses = iter([1.0, 600.0, 1.0, 1.0])
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += next(pauses, seconds)
+
+    lease = DriverLease(60.0, lambda: ended.append(now), clock=lambda: now)
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    lease._watch()
+    (end,) = ended
+    assert 660.0 <= end <= 664.0  # without a renewal it expires later
 
 
 def test_what_it_calls_at_the_end_is_called_once() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from latentmas_ray.actors.detached import record as module
 from latentmas_ray.actors.detached.record import RECORD_NAME, DetachedRecord
 from latentmas_ray.errors import RunError
 
@@ -60,3 +61,11 @@ def test_a_record_that_others_could_read_or_that_is_a_link_is_none(tmp_path: Pat
     assert (tmp_path / "elsewhere").read_text() == "mine"
     with pytest.raises(RunError, match="cannot be written"):
         record.write(tmp_path / "missing")
+
+
+def test_no_key_is_written_where_files_have_no_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on some network disks: others could read it, so the next driver would not use it."""
+    monkeypatch.setattr(module, "_MODE", 0o644)
+    with pytest.raises(RunError, match=r"actors\.json cannot be written: others could read it there; leave out detach"):
+        DetachedRecord.new("facts").write(tmp_path)
+    assert not (tmp_path / RECORD_NAME).exists()

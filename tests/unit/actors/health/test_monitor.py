@@ -149,3 +149,31 @@ def test_a_node_that_answers_again_gets_its_replicas_back(
     events = runtime.poll(0.0)
     assert NodeJoined("far") in events
     assert nodes_of(runtime) == {"near", "far"}
+
+
+def test_a_node_that_falls_silent_before_the_driver_looks_again_does_not_end_the_run(
+    start: Callable[..., RayRuntime], network: Network
+) -> None:
+    network.readings["far"] = LineReading(LineState.OPENING)
+    runtime = start(replicas=2)
+    network.readings["far"] = SILENT
+    events = runtime.poll(0.0)
+    assert [event.node for event in events if isinstance(event, NodeLost)] == ["far"]
+    assert {event.nodes for event in events if isinstance(event, ReplicaLost)} == {("far",)}
+
+
+def test_readers_do_without_what_an_earlier_actor_of_a_silent_node_has_left_there(
+    start: Callable[..., RayRuntime], network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes in the object store have survived it, and not the node's silence."""
+    runtime = start(replicas=2)
+    finished = [submit(runtime, "planner", batch, "latent") for batch in range(2)]
+    runtime.poll(0.0)
+    (left,) = [turn for turn in finished if turn.turn.replica.nodes == ("far",)]
+    monkeypatch.setattr(monitor, "CHECK_SECONDS", 0.0)
+    runtime._health.mark_dead(left.turn.replica, "planner", "it died")
+    events = runtime.poll(0.0)  # its place is taken again
+    assert nodes_of(runtime) == {"near", "far"}
+    assert not [event for event in events if isinstance(event, TurnLost)]
+    network.readings["far"] = SILENT
+    assert [event.handle for event in runtime.poll(0.0) if isinstance(event, TurnLost)] == [left]

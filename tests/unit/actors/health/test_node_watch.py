@@ -128,6 +128,47 @@ def test_a_driver_that_is_cut_off_itself_declares_nobody_lost(caplog: pytest.Log
     assert [change.node for change in watch.look()] == ["far"]
 
 
+@pytest.mark.parametrize("phase", [0.5, 1.9])
+def test_nodes_that_a_cut_off_driver_asked_last_at_different_moments_are_not_lost(phase: float) -> None:
+    network = Network(local=frozenset({"here"}))
+    watch = network.watch("here", "far", "farther")
+    watch.look()
+    for second in range(60):
+        network.now += LOOK_SECONDS
+        network.readings |= {"far": quiet(second + phase), "farther": quiet(float(second))}
+        assert watch.look() == []
+
+
+def test_a_local_raylet_that_hangs_up_does_not_speak_for_the_others() -> None:
+    network = Network(local=frozenset({"here"}))
+    watch = network.watch("here", "far", "farther")
+    watch.look()
+    network.readings |= {"far": quiet(60.0), "farther": quiet(60.0)}
+    for reading in (OPEN, ENDED, OPENING, OPEN):
+        network.readings["here"] = reading
+        network.now += LOOK_SECONDS
+        assert watch.look() == []
+
+
+def test_a_node_that_is_silent_when_it_is_looked_at_for_the_second_time_is_reported() -> None:
+    """The caller of a run may fetch no answers in between."""
+    network = Network(readings={"far": OPENING})
+    watch = network.watch("far")
+    assert watch.look() == []
+    network.now += 60.0
+    network.readings["far"] = quiet(50.0)
+    assert [change.state for change in watch.look()] == [NodeState.SILENT]
+    assert watch.silent == {"far"}
+
+
+def test_a_driver_that_is_cut_off_before_it_looks_for_the_second_time_declares_nobody_lost() -> None:
+    network = Network(readings={"far": OPENING, "farther": OPENING})
+    watch = network.watch("far", "farther")
+    watch.look()
+    network.readings |= {"far": quiet(50.0), "farther": quiet(50.0)}
+    assert watch.look() == []
+
+
 def test_the_only_other_node_may_be_silent() -> None:
     network = Network(local=frozenset({"here"}), readings={})
     watch = network.watch("here", "far")
