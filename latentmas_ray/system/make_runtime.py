@@ -80,12 +80,12 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         busy_agents=busy_agents,
         texts=text_setups(config, model, choices, loading),
         note=describe_engines(topology, choices),
-        detached=_detached(config, model),
+        detached=detached_actors(config, model, planner),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout),
     )
 
 
-def _detached(config: RunConfig, model: "str | GivenModel") -> "DetachedActors | None":
+def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPlanner) -> "DetachedActors | None":
     """Return what names the actors of a run that outlive its driver; None without `detach`."""
     if config.detach is None or config.output is None:
         return None
@@ -94,6 +94,8 @@ def _detached(config: RunConfig, model: "str | GivenModel") -> "DetachedActors |
     # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
     made_from = ("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace")
     facts = {name: getattr(config, name) for name in made_from} | {"model": str(model)}
+    if planner.layout is not None:  # on other nodes a search may choose another one
+        facts |= planner.layout.fields
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
 

@@ -73,5 +73,5 @@ def test_an_engine_reaches_a_part_of_the_limits() -> None:
 
 def test_hardware_without_a_peak_for_the_dtype_is_named() -> None:
     half = replace(HARDWARE["h100"], name="mine", peak_flops={"bfloat16": 1e14})
-    with pytest.raises(ConfigError, match="^hardware: got 'mine'; its peak_flops have no float32"):
+    with pytest.raises(ConfigError, match=r"^hardware: got 'mine'; its peak_flops have no float32"):
         StepModel(model=PRESETS["qwen3-14b"].in_dtype("float32"), hardware=half)

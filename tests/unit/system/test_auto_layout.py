@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 from latentmas_ray import LatentMAS
+from latentmas_ray.actors.detached.record import RECORD_NAME
 from latentmas_ray.config import devices_by_agents, make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import NodeResources, PlanRequest, hardware_named
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.placement.prediction.run_layout import SpeedMeter
+from latentmas_ray.system import auto_layout
 from latentmas_ray.system.auto_layout import RunPlanner, known_hardware, text_tokens_of
 from latentmas_ray.system.engines import EngineChoice
+from latentmas_ray.system.make_runtime import detached_actors
 from latentmas_ray.topology import load_topology
 
 SEQUENTIAL = load_topology("sequential")
@@ -89,6 +92,26 @@ def test_a_model_that_needs_several_gpus_is_divided() -> None:
     assert auto.layout.fields["tp"] == 4
 
 
+def test_a_model_of_actors_that_outlive_their_driver_is_not_divided() -> None:
+    """Ranks do not join a new driver, which would take one rank for all of a replica."""
+    assert planner(nodes(1, gpu_name="H100"), OWN, detach=60, output="runs/a").tp == 1
+    with pytest.raises(ConfigError, match=r"^gpu_memory: "):
+        planner(nodes(1, gpu_name="H100"), OWN, model="qwen2.5-72b", detach=60, output="runs/a")
+
+
+def test_actors_of_another_layout_are_not_used_again(tmp_path: Path) -> None:
+    """A search on other nodes may choose another layout, whose actors have the same names."""
+
+    def facts(count: int, **fields: Any) -> str:
+        config = make_config({"model": "qwen3-4b", "replicas": "auto", "detach": 60, "output": str(tmp_path), **fields})
+        made = RunPlanner(config, config.model, SEQUENTIAL, VLLM, nodes(count, gpu_name="H100"), 4)
+        assert detached_actors(config, config.model, made) is not None
+        return str(json.loads((tmp_path / RECORD_NAME).read_text())["facts"])
+
+    assert facts(1) == facts(1, resume=True)
+    assert facts(1) != facts(2, resume=True)
+
+
 def test_cores_are_filled_where_there_is_no_gpu() -> None:
     here = nodes(2, gpus=0)
     auto = planner(here, OWN, model="tiny")
@@ -109,6 +132,17 @@ def test_cores_are_filled_where_there_is_no_gpu() -> None:
 )
 def test_which_figures_are_used(gpu_name: str, given: str | None, about: str) -> None:
     assert known_hardware(given, nodes(1, gpu_name=gpu_name)).about == about
+
+
+@pytest.mark.parametrize(
+    ("ray_name", "here", "used"),
+    [("H100", "l40s", "h100"), ("A100", "a100-40gb", "a100-40gb"), ("", "l40s", "l40s"), ("RTX-9000", "l40s", "l40s")],
+)
+def test_this_machine_s_gpu_counts_unless_ray_names_another_kind(
+    ray_name: str, here: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_layout, "gpu_here", lambda: hardware_named(here))
+    assert known_hardware(None, nodes(2, gpu_name=ray_name)).hardware.name == used
 
 
 def test_of_several_kinds_the_slowest_counts() -> None:
