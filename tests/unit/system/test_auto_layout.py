@@ -1,6 +1,7 @@
 """The layout of a run: chosen by a search, or by hand."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,24 @@ import pytest
 
 from latentmas_ray import LatentMAS
 from latentmas_ray.actors.detached.record import RECORD_NAME
-from latentmas_ray.config import devices_by_agents, make_config
+from latentmas_ray.config import RunConfig, devices_by_agents, make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import NodeResources, PlanRequest, hardware_named
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.placement.prediction.run_layout import SpeedMeter
+from latentmas_ray.runs.results import Summary
+from latentmas_ray.runs.run_events import LayoutMeasured
+from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.run import Result
 from latentmas_ray.system import auto_layout
 from latentmas_ray.system.auto_layout import RunPlanner, known_hardware, text_tokens_of
 from latentmas_ray.system.engines import EngineChoice
+from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.make_runtime import detached_actors
 from latentmas_ray.topology import load_topology
+from tests.cases.report import make_answer
+from tests.cases.scheduler import make_questions
 
 SEQUENTIAL = load_topology("sequential")
 NAMES = tuple(agent.name for agent in SEQUENTIAL.agents)
@@ -230,3 +238,27 @@ def test_what_a_layout_reaches_is_measured_after_the_warm_up() -> None:
     assert speed.devices == {"planner": 1.5, "judger": 12.0}
     assert speed.predicted_questions_per_second == layout.prediction.questions_per_second
     assert "judger 12.00 (" in speed.describe()
+
+
+def test_what_is_reached_with_other_latent_steps_is_not_compared() -> None:
+    """Runs with several numbers of latent steps share their actors, whose layout was predicted for one of them."""
+    layout = planner(nodes(1, gpu_name="H100"), latent_steps=40).layout
+    told = list[LayoutMeasured]()
+
+    def answers(config: RunConfig, *_: object) -> Generator[Result, None, None]:
+        yield from (make_answer(number, config) for number in range(60))
+
+    summaries = Evaluation(
+        make_config({"replicas": "auto", "batch_size": 2}),
+        make_questions(60),
+        pinned={},
+        check=lambda config: None,
+        start=lambda _: RuntimeInfo(bytes_per_token=1, memory_limit_bytes=1, description="", layout=layout),
+        run=answers,
+        observe=told.append,  # type: ignore[arg-type]
+    ).run(None, [0, 40], lambda seed: None)
+    assert isinstance(summaries, dict)
+    speeds = {steps: one.layout_speed for steps, one in summaries.items() if isinstance(one, Summary)}
+    assert speeds[0] is None
+    assert speeds[40] is not None
+    assert len(told) == 1
