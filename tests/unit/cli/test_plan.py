@@ -231,6 +231,15 @@ def test_measured_figures_are_shown_saved_and_read_again(
     assert found.name in " ".join(printed([*here, "--hardware", str(file)], capfd).split())
 
 
+def test_a_measurement_that_shared_memory_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A write there would end the process with a bus error."""
+    monkeypatch.setattr(device, "_LARGE", 2**60)
+    assert main([*REFERENCE, "--measure"]) == 1
+    assert re.search(r"error: /dev/shm has .* free, and the hand-over .* needs .*--shm-size", capfd.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
