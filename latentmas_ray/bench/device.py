@@ -2,10 +2,12 @@
 hand-over between two processes. It takes a few seconds."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ import torch
 
 from latentmas_ray.bench.machine import processor
 from latentmas_ray.bench.side_process import SideProcess, serve_side
+from latentmas_ray.errors import RunError
 from latentmas_ray.placement import Hardware, LinkSpeeds
+from latentmas_ray.units import format_bytes
 
 _REPEATS = 3  # after one that is not counted; the fastest counts, as other processes only slow it down
 _LARGE = 2**28  # bytes that are copied on a processor: no cache holds them
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
+_SHARED_MEMORY = Path("/dev/shm")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -25,7 +30,9 @@ def measure_hardware() -> Hardware:
     """Return the figures that this machine reaches: of its first GPU, or of its processor if it has none.
 
     Bandwidth is that of a copy, which reads and writes. The network between nodes is not measured; it has the default.
+    Raises RunError if shared memory has no room for the hand-over.
     """
+    _check_room()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bandwidth = _copy_bandwidth(device)
     between_processes = _hand_over_speed()
@@ -53,6 +60,17 @@ def measure_hardware() -> Hardware:
         links=links,
         is_measured=True,
     )
+
+
+def _check_room() -> None:
+    """A write to shared memory that has no room ends the process: containers often have 64 MB."""
+    if not _SHARED_MEMORY.is_dir():
+        return
+    if (free := shutil.disk_usage(_SHARED_MEMORY).free) < _LARGE:
+        raise RunError(
+            f"{_SHARED_MEMORY} has {format_bytes(free)} free, and the hand-over that is measured needs "
+            f"{format_bytes(_LARGE)}: enlarge it, in Docker with --shm-size=8g"
+        )
 
 
 def _fastest(work: Callable[[], Any], device: str) -> float:

@@ -1,6 +1,7 @@
 """What computes the turns of simulated replicas."""
 
 from collections.abc import Hashable
+from math import ulp
 from typing import Generic, TypeVar
 
 _LEAST = 1e-9  # seconds of work that count as none
@@ -30,7 +31,8 @@ class Device(Generic[Work]):
     def take_ended(self, now: float) -> list[Work]:
         """Remove and return the work that has ended."""
         self._advance(now)
-        ended = [work for work, left in self._left.items() if left <= _LEAST]
+        least = max(_LEAST, ulp(now))  # what no clock of this size can tell from none: the end would never come
+        ended = [work for work, left in self._left.items() if left <= least]
         for work in ended:
             del self._left[work]
         self.num_changes += 1

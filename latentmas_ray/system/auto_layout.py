@@ -150,7 +150,8 @@ class RunPlanner:
             hardware=known.hardware,
             speeds=known.hardware.link_speeds(),
             expected_tokens=text_tokens_of(config.task, config.method),
-            divides_models=is_first and isinstance(self._model, str),
+            # Ranks do not join a new driver.
+            divides_models=is_first and isinstance(self._model, str) and config.detach is None,
         )
         about = f"{known.about}, texts of {search.text_tokens} tokens"
         plan, layout = choose_layout(search, about)
@@ -173,7 +174,8 @@ def known_hardware(given: str | None, nodes: tuple[NodeResources, ...]) -> Known
     names = {node.gpu_name for node in nodes if node.whole_gpus}
     found = [one for name in names if (one := hardware_of_ray(name)) is not None]
     here = gpu_here()
-    if here is not None and (len(names) == 1 or not found):  # which tells the size of an A100, too
+    # This machine tells the size of an A100, too; but a driver may have another GPU than the nodes.
+    if here is not None and (not found or (len(names) == 1 and _kind(here) == _kind(found[0]))):
         return KnownHardware(here, f"figures of {here.name}")
     if found:
         slowest = min(found, key=lambda one: one.bytes_per_second)
@@ -182,6 +184,11 @@ def known_hardware(given: str | None, nodes: tuple[NodeResources, ...]) -> Known
     told = ", ".join(sorted(filter(None, names))) or "an unknown kind"
     assumed = HARDWARE[DEFAULT_GPU]
     return KnownHardware(assumed, f"figures of {assumed.name} assumed, as the GPUs are of {told} ({_GIVE} for theirs)")
+
+
+def _kind(hardware: Hardware) -> str:
+    """Return the kind of a GPU without its size."""
+    return hardware.name.partition("-")[0]
 
 
 def check_kind(hardware: Hardware, *, has_gpus: bool, or_else: str = "name a processor") -> None:

@@ -132,7 +132,7 @@ class Evaluation:
             config = config.model_copy(update=dict(info.layout.fields))
             if journal:
                 journal.note(info.layout.fields)
-        measured = _MeasuredRun(info, config.most_replicas * config.batch_size, self._observe)
+        measured = _MeasuredRun(info, config, self._observe)
         warm_up = WarmUp(
             [[question.id for question in batch.open_questions] for batch in batches], config.most_replicas
         )
@@ -174,12 +174,16 @@ class Evaluation:
 
 
 class _MeasuredRun:
-    """What a run reaches with the layout that a search has chosen; does nothing without one."""
+    """What a run reaches with the layout that a search has chosen; does nothing without one, and in runs with another
+    number of latent steps than it was predicted for."""
 
-    def __init__(self, info: RuntimeInfo | None, num_first: int, observe: Callable[[RunEvent], None]) -> None:
-        """`num_first`: answers after the warm-up until it is told for the first time."""
-        self._meter = None if info is None or info.layout is None else SpeedMeter(info.layout)
-        self._num_first, self._observe = num_first, observe
+    def __init__(self, info: RuntimeInfo | None, config: RunConfig, observe: Callable[[RunEvent], None]) -> None:
+        """`config` has the replicas of the layout."""
+        layout = None if info is None else info.layout
+        is_predicted = layout is not None and layout.latent_steps == config.latent_steps
+        self._meter = SpeedMeter(layout) if layout is not None and is_predicted else None
+        self._num_first = config.most_replicas * config.batch_size  # answers after the warm-up until it is told
+        self._observe = observe
         self._last = 0.0
 
     def add(self, result: Answer | Failure, warm_up: WarmUp) -> None:

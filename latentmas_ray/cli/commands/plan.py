@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,7 @@ from latentmas_ray.system.auto_layout import (
     check_layout,
     dims_of_model,
     gpu_here,
+    known_hardware,
     text_tokens_of,
     workload_of,
 )
@@ -153,10 +154,10 @@ def plan(
         "network": network,
     }
     named = _given_hardware(hardware, measures=measure, save=save)
-    speeds = _speeds(given, named)
     described = (nodes, gpus_per_node, gpu_memory or _memory_of(named), cpus_per_node)
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
-    planned_nodes = nodes_at(config.address, *described) if config.address else nodes_here(*described)
+    planned_nodes, used = _planned_for(config, described, named)
+    speeds = _speeds(given, used)
     topology = load_topology(config.topology)
     check_layout(config, topology)
     is_described = nodes is not None or gpus_per_node is not None
@@ -167,7 +168,7 @@ def plan(
     _tell_unused(config, request, own | {"gpu_memory": gpu_memory})
     if request.apart and is_described and (problem := obstacle()) is not None:
         NOTES.hold(f"{problem} here: the plan is for nodes that have it")
-    figures = _hardware_of(planned_nodes, named, is_here=gpus_per_node is None and config.address is None)
+    figures = _hardware_of(planned_nodes, used, is_here=gpus_per_node is None and config.address is None)
     search = _search(request, figures, speeds, _expected_tokens(config, text_tokens))
     found = _predicted(search, config, is_asked_for=named is not None)
     made = found[0].plan if found else _planned(request, config)
@@ -241,6 +242,23 @@ def _given_hardware(hardware: str | None, *, measures: bool, save: str | None) -
         except OSError as error:
             raise ConfigError("save", save, f"it cannot be written: {error.strerror or error}") from error
     return found
+
+
+def _planned_for(
+    config: RunConfig, described: Sequence[str | None], named: Hardware | None
+) -> tuple[tuple[NodeResources, ...], Hardware | None]:
+    """Return the nodes to plan for, and the figures of their devices if they are named. For `auto` on a running cluster
+    they are those with which a run searches there, and so are the sizes of GPUs that are not given."""
+    if not config.address:
+        return nodes_here(*described), named
+    nodes = nodes_at(config.address, *described)
+    if named is not None or config.replicas != "auto":
+        return nodes, named
+    found = known_hardware(None, nodes).hardware
+    sized = (
+        replace(node, gpu_bytes=node.gpu_bytes or found.memory_bytes) if node.whole_gpus else node for node in nodes
+    )
+    return tuple(sized), found
 
 
 def _search(request: PlanRequest, hardware: Hardware, speeds: LinkSpeeds, expected_tokens: int | None) -> LayoutSearch:

@@ -23,6 +23,7 @@ class RunLayout:
     is_colocated: bool
     prediction: Prediction
     about: str  # the figures that were used
+    latent_steps: int  # of an agent without its own, as predicted
 
     @property
     def line(self) -> str:
@@ -62,6 +63,7 @@ def choose_layout(search: LayoutSearch, about: str) -> tuple[Plan, RunLayout]:
         is_colocated=plan.is_colocated,
         prediction=one.prediction,
         about=about,
+        latent_steps=search.request.workload.latent_steps,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import FORWARD_TOKENS, MemoryEstimate, Workload, memory_estimates
 from latentmas_ray.placement.model_dims import ModelDims
@@ -80,6 +81,12 @@ class StepModel:
     tp: int = 1
     efficiency: Efficiency = LIMITS
     links: LinkSpeeds | None = None  # None: those of the hardware
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for hardware without a peak for the model's dtype: figures from a file may lack some."""
+        if (dtype := self.model.dtype) not in self.hardware.peak_flops:
+            expected = f"its peak_flops have no {dtype}, which the model's weights have: add it, or use another dtype"
+            raise ConfigError("hardware", self.hardware.name, expected)
 
     def step(self, rows: int, context: float, *, reads_vocabulary: bool) -> PhaseCost:
         """Return the cost of one step of one token in each of `rows` rows, which have `context` tokens in their cache.

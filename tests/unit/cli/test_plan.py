@@ -9,6 +9,7 @@ import pytest
 from latentmas_ray.bench import device
 from latentmas_ray.cli.commands import plan as plan_module
 from latentmas_ray.cli.main import main
+from latentmas_ray.placement import NodeResources
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in
 from latentmas_ray.system import engines
 
@@ -230,6 +231,15 @@ def test_measured_figures_are_shown_saved_and_read_again(
     assert found.name in " ".join(printed([*here, "--hardware", str(file)], capfd).split())
 
 
+def test_a_measurement_that_shared_memory_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A write there would end the process with a bus error."""
+    monkeypatch.setattr(device, "_LARGE", 2**60)
+    assert main([*REFERENCE, "--measure"]) == 1
+    assert re.search(r"error: /dev/shm has .* free, and the hand-over .* needs .*--shm-size", capfd.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("flags", "note"),
     [
@@ -276,3 +286,16 @@ def test_a_plan_counts_what_actors_with_vllm_load_on_the_host(capfd: pytest.Capt
     )
     assert main([*REFERENCE, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["loading_bytes"] == [0]
+
+
+def test_a_plan_for_a_cluster_searches_with_the_figures_of_a_run_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the GPUs that Ray names, their sizes and their links."""
+    node = NodeResources(name="a", num_gpus=4, num_cpus=32, gpu_name="H200")
+    monkeypatch.setattr(plan_module, "nodes_at", lambda *_: (node, node))
+    flags = ["--model", "qwen3-4b", "--address", "127.0.0.1:1", "--replicas", "auto", "--json"]
+    told = json.loads(printed(["plan", *flags], capfd))
+    assert told["hardware"]["name"] == "h200"
+    assert {one["gpu_bytes"] for one in told["nodes"]} == {141_000_000_000}
+    assert (told["speeds"]["nvlink"], told["speeds"]["network"]) == (450e9, 400e9)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import HARDWARE, PRESETS, Workload
 from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
 from latentmas_ray.topology import load_topology
@@ -68,3 +69,9 @@ def test_an_engine_reaches_a_part_of_the_limits() -> None:
     limit = device().step(1, 0, reads_vocabulary=True).seconds
     reached = device(efficiency=Efficiency(bandwidth=0.5)).step(1, 0, reads_vocabulary=True).seconds
     assert reached == pytest.approx(2 * limit)
+
+
+def test_hardware_without_a_peak_for_the_dtype_is_named() -> None:
+    half = replace(HARDWARE["h100"], name="mine", peak_flops={"bfloat16": 1e14})
+    with pytest.raises(ConfigError, match=r"^hardware: got 'mine'; its peak_flops have no float32"):
+        StepModel(model=PRESETS["qwen3-14b"].in_dtype("float32"), hardware=half)

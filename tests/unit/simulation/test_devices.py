@@ -32,3 +32,17 @@ def test_a_change_is_counted() -> None:
     device.start("b", 1.0, 0.5)
     assert device.num_changes > before
     assert device.take_ended(1.0) == []
+
+
+def test_work_ends_at_any_time_of_a_long_run() -> None:
+    """A clock of years cannot tell an end from a moment before it; the end comes nevertheless."""
+    device: Device[int] = Device()
+    now = 1e9
+    for number in range(7):
+        now += 0.7 * number
+        device.start(number, 20.0 / (number + 3), now)
+    ended = list[int]()
+    for _ in range(20):
+        if (end := device.next_end) is not None:
+            ended += device.take_ended(end)
+    assert sorted(ended) == list(range(7))

@@ -1,21 +1,32 @@
 """The layout of a run: chosen by a search, or by hand."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.config import devices_by_agents, make_config
+from latentmas_ray.actors.detached.record import RECORD_NAME
+from latentmas_ray.config import RunConfig, devices_by_agents, make_config
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import NodeResources, PlanRequest, hardware_named
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.placement.prediction.run_layout import SpeedMeter
+from latentmas_ray.runs.results import Summary
+from latentmas_ray.runs.run_events import LayoutMeasured
+from latentmas_ray.scheduler.protocol import RuntimeInfo
+from latentmas_ray.scheduler.run import Result
+from latentmas_ray.system import auto_layout
 from latentmas_ray.system.auto_layout import RunPlanner, known_hardware, text_tokens_of
 from latentmas_ray.system.engines import EngineChoice
+from latentmas_ray.system.evaluation import Evaluation
+from latentmas_ray.system.make_runtime import detached_actors
 from latentmas_ray.topology import load_topology
+from tests.cases.report import make_answer
+from tests.cases.scheduler import make_questions
 
 SEQUENTIAL = load_topology("sequential")
 NAMES = tuple(agent.name for agent in SEQUENTIAL.agents)
@@ -89,6 +100,26 @@ def test_a_model_that_needs_several_gpus_is_divided() -> None:
     assert auto.layout.fields["tp"] == 4
 
 
+def test_a_model_of_actors_that_outlive_their_driver_is_not_divided() -> None:
+    """Ranks do not join a new driver, which would take one rank for all of a replica."""
+    assert planner(nodes(1, gpu_name="H100"), OWN, detach=60, output="runs/a").tp == 1
+    with pytest.raises(ConfigError, match=r"^gpu_memory: "):
+        planner(nodes(1, gpu_name="H100"), OWN, model="qwen2.5-72b", detach=60, output="runs/a")
+
+
+def test_actors_of_another_layout_are_not_used_again(tmp_path: Path) -> None:
+    """A search on other nodes may choose another layout, whose actors have the same names."""
+
+    def facts(count: int, **fields: Any) -> str:
+        config = make_config({"model": "qwen3-4b", "replicas": "auto", "detach": 60, "output": str(tmp_path), **fields})
+        made = RunPlanner(config, config.model, SEQUENTIAL, VLLM, nodes(count, gpu_name="H100"), 4)
+        assert detached_actors(config, config.model, made) is not None
+        return str(json.loads((tmp_path / RECORD_NAME).read_text())["facts"])
+
+    assert facts(1) == facts(1, resume=True)
+    assert facts(1) != facts(2, resume=True)
+
+
 def test_cores_are_filled_where_there_is_no_gpu() -> None:
     here = nodes(2, gpus=0)
     auto = planner(here, OWN, model="tiny")
@@ -109,6 +140,17 @@ def test_cores_are_filled_where_there_is_no_gpu() -> None:
 )
 def test_which_figures_are_used(gpu_name: str, given: str | None, about: str) -> None:
     assert known_hardware(given, nodes(1, gpu_name=gpu_name)).about == about
+
+
+@pytest.mark.parametrize(
+    ("ray_name", "here", "used"),
+    [("H100", "l40s", "h100"), ("A100", "a100-40gb", "a100-40gb"), ("", "l40s", "l40s"), ("RTX-9000", "l40s", "l40s")],
+)
+def test_this_machine_s_gpu_counts_unless_ray_names_another_kind(
+    ray_name: str, here: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_layout, "gpu_here", lambda: hardware_named(here))
+    assert known_hardware(None, nodes(2, gpu_name=ray_name)).hardware.name == used
 
 
 def test_of_several_kinds_the_slowest_counts() -> None:
@@ -198,3 +240,27 @@ def test_what_a_layout_reaches_is_measured_after_the_warm_up() -> None:
     assert speed.devices == {"planner": 1.5, "judger": 12.0}
     assert speed.predicted_questions_per_second == layout.prediction.questions_per_second
     assert "judger 12.00 (" in speed.describe()
+
+
+def test_what_is_reached_with_other_latent_steps_is_not_compared() -> None:
+    """Runs with several numbers of latent steps share their actors, whose layout was predicted for one of them."""
+    layout = planner(nodes(1, gpu_name="H100"), latent_steps=40).layout
+    told = list[LayoutMeasured]()
+
+    def answers(config: RunConfig, *_: object) -> Generator[Result, None, None]:
+        yield from (make_answer(number, config) for number in range(60))
+
+    summaries = Evaluation(
+        make_config({"replicas": "auto", "batch_size": 2}),
+        make_questions(60),
+        pinned={},
+        check=lambda config: None,
+        start=lambda _: RuntimeInfo(bytes_per_token=1, memory_limit_bytes=1, description="", layout=layout),
+        run=answers,
+        observe=told.append,  # type: ignore[arg-type]
+    ).run(None, [0, 40], lambda seed: None)
+    assert isinstance(summaries, dict)
+    speeds = {steps: one.layout_speed for steps, one in summaries.items() if isinstance(one, Summary)}
+    assert speeds[0] is None
+    assert speeds[40] is not None
+    assert len(told) == 1
