@@ -17,7 +17,7 @@ from latentmas_ray.placement import (
     nodes_alike,
 )
 from latentmas_ray.placement.prediction.layout_plans import devices_of, plan_of
-from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.layouts import Contents, Layout
 from latentmas_ray.placement.prediction.run_layout import describe_contents
 from latentmas_ray.placement.prediction.turn_costs import PhaseCost, TurnCost
@@ -163,7 +163,7 @@ def figures_of(name: str, found: PredictedPlan, seconds: Mapping[str, float], nu
 
 def chosen(search: LayoutSearch) -> PredictedPlan:
     """Return the layout that a run has with `replicas auto`."""
-    run = run_of(search.find())
+    run = search.run_of(search.find())
     assert run is not None
     one, plan = run
     return search.predicted(plan) if one.plan.slots != plan.slots else one

@@ -26,7 +26,7 @@ from latentmas_ray.placement import (
 )
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
-from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.run_layout import run_flags
 from latentmas_ray.system.auto_layout import (
     DEFAULT_GPU,
@@ -365,7 +365,7 @@ def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> di
         return {}
     return {
         "hardware": asdict(search.device_hardware),
-        "run": None if (run := run_of(found)) is None else run_flags(run[1]),
+        "run": None if (run := search.run_of(found)) is None else run_flags(run[1]),
         "predicted": [
             {
                 "placement": one.plan.strategy,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.placement import HARDWARE, Hardware, LinkSpeeds, Plan, hardware_of_device
-from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.run_layout import describe_contents, format_rate, run_flags
 from latentmas_ray.units import format_fine_seconds
 
@@ -26,7 +26,7 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
         title = f" layouts: the best {most} of {len(found)}" if most < len(found) else f" all {len(found)} layouts"
         parts += [Text(title, style="bold"), _layouts(found[:most])]
     if found[0].layout is not None:
-        run = run_of(found)
+        run = search.run_of(found)
         none = Text(" a run can have none of these layouts so far", style="dim")
         parts += [none if run is None else _flags(search, run[1]), ""]
     return Group(*parts)

@@ -73,6 +73,29 @@ class LayoutSearch:
         costs = self.costs_on(plan.request, Layout(contents, is_colocated=plan.is_colocated))
         return PredictedPlan(layout=None, plan=plan, prediction=predict(plan, costs, self.speeds), costs=costs)
 
+    def run_of(self, found: Sequence[PredictedPlan]) -> tuple[PredictedPlan, Plan] | None:
+        """Return the first of these plans that flags can give to a run, and the run's own plan with its placement, tp
+        and replicas. None if there is no other.
+
+        Agents that share devices are joined by `+` in `replicas`. Without any, a run has actors of equal size on nodes
+        that it chooses, so on nodes without GPUs it cannot give each agent nodes of its own. Where it would put them on
+        other nodes than all of these plans, as a chain that is too large for one node, its own plan is predicted.
+        """
+        elsewhere: Plan | None = None
+        for one in found:
+            request = one.plan.request
+            if request.num_pipelines > MAX_REPLICAS:
+                continue
+            if one.layout is None or one.layout.shares_devices:
+                return one, one.plan
+            wanted: PlacementName = "colocate" if one.plan.is_colocated else "auto"
+            own = try_plan(replace(request, placement=wanted))
+            if isinstance(own, Plan) and contents_of(own) == contents_of(one.plan):
+                if own.strategy == one.plan.strategy:
+                    return one, replace(own, why=one.plan.why)
+                elsewhere = elsewhere or replace(own, why=one.plan.why)
+        return None if elsewhere is None else (self.predicted(elsewhere), elsewhere)
+
     @property
     def device_hardware(self) -> Hardware:
         """The figures of one device: a GPU, or the cores of the smallest node that has some."""
@@ -191,26 +214,6 @@ def _kinds(request: PlanRequest, layout: Layout) -> Hashable:
     return layout.is_colocated, tuple(
         sorted((tuple(kinds[name] for name in contents), count) for contents, count in layout.counts.items())
     )
-
-
-def run_of(found: Sequence[PredictedPlan]) -> tuple[PredictedPlan, Plan] | None:
-    """Return the first of these plans that flags can give to a run, and the run's own plan with its placement, tp and
-    replicas. None if there is no other.
-
-    Agents that share devices are joined by `+` in `replicas`. Without any, a run has actors of equal size on nodes that
-    it chooses, so on nodes without GPUs it cannot give each agent nodes of its own.
-    """
-    for one in found:
-        request = one.plan.request
-        if request.num_pipelines > MAX_REPLICAS:
-            continue
-        if one.layout is None or one.layout.shares_devices:
-            return one, one.plan
-        wanted: PlacementName = "colocate" if one.plan.is_colocated else "auto"
-        own = try_plan(replace(request, placement=wanted))
-        if isinstance(own, Plan) and own.strategy == one.plan.strategy and contents_of(own) == contents_of(one.plan):
-            return one, replace(own, why=one.plan.why)
-    return None
 
 
 def in_order(found: Sequence[PredictedPlan]) -> list[PredictedPlan]:

@@ -7,7 +7,7 @@ from typing import Any
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.prediction.layout_plans import format_devices
-from latentmas_ray.placement.prediction.layout_search import LayoutSearch, run_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch
 from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.placement.prediction.throughput import Prediction
 from latentmas_ray.placement.suggestions import make_plan
@@ -52,7 +52,7 @@ AS_ASKED_FOR = ActorPlanner()
 def choose_layout(search: LayoutSearch, about: str) -> tuple[Plan, RunLayout]:
     """Return the plan with the most predicted questions per second that flags can give to a run, too. `about`: the
     figures of the prediction. Raises ConfigError like `LayoutSearch.find`, and if there is none."""
-    run = run_of(search.find())
+    run = search.run_of(search.find())
     if run is None:
         raise ConfigError("replicas", "auto", "no layout that a run can have was found for these nodes: give numbers")
     one, plan = run

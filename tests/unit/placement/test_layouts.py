@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from latentmas_ray.config import devices_by_agents, parse_replicas, replicas_by_agent
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement import NodeResources, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
+from latentmas_ray.placement import NodeResources, Plan, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
 from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout, rows_on, written_at_once
-from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan, run_of
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
 from latentmas_ray.placement.prediction.run_layout import run_fields, run_flags
 from latentmas_ray.placement.prediction.throughput import most_per_second
@@ -128,10 +128,14 @@ def test_devices_are_divided_as_the_work_is(work: list[float], more: int) -> Non
             assert sum(-(-seconds[agent] // target) for agent in agents) > num_devices - 1e-9
 
 
-def search(nodes: tuple[NodeResources, ...], hardware: str = "h100", **more: Any) -> list[PredictedPlan]:
+def search_of(nodes: tuple[NodeResources, ...], hardware: str = "h100", **more: Any) -> LayoutSearch:
     figures = hardware_named(hardware)
     made = request(nodes, workload=Workload(max_new_tokens=2048), **more)
-    return LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds()).find()
+    return LayoutSearch(request=made, hardware=figures, speeds=figures.link_speeds())
+
+
+def search(nodes: tuple[NodeResources, ...], hardware: str = "h100", **more: Any) -> list[PredictedPlan]:
+    return search_of(nodes, hardware, **more).find()
 
 
 def test_thinkers_share_a_gpu_where_two_copies_of_the_weights_fit() -> None:
@@ -146,9 +150,9 @@ def test_thinkers_share_a_gpu_where_two_copies_of_the_weights_fit() -> None:
 
 @pytest.mark.parametrize("shares", [True, False])
 def test_flags_give_a_run_the_layout_that_was_found(shares: bool) -> None:
-    found = search(cluster(1, 8), written_at_once={"judger": 16}, apart=frozenset({"judger"}))
-    chosen = [one for one in found if one.layout is not None and one.layout.shares_devices is shares]
-    run = run_of(chosen)
+    searched = search_of(cluster(1, 8), written_at_once={"judger": 16}, apart=frozenset({"judger"}))
+    chosen = [one for one in searched.find() if one.layout is not None and one.layout.shares_devices is shares]
+    run = searched.run_of(chosen)
     assert run is not None
     one, plan = run
     assert one is chosen[0]
@@ -164,10 +168,30 @@ def test_flags_give_a_run_the_layout_that_was_found(shares: bool) -> None:
 
 
 def test_no_flags_give_each_agent_nodes_of_its_own() -> None:
-    found = search(nodes_alike(4, num_gpus=0, num_cpus=8), "cpu", model="qwen3-0.6b")
-    own = [one for one in found if all(len(agents) == 1 for agents in contents_of(one.plan))]
+    searched = search_of(nodes_alike(4, num_gpus=0, num_cpus=8), "cpu", model="qwen3-0.6b")
+    own = [one for one in searched.find() if all(len(agents) == 1 for agents in contents_of(one.plan))]
     assert own
-    assert run_of(own) is None
+    assert searched.run_of(own) is None
+
+
+def test_a_chain_that_is_too_large_for_a_node_is_spread_as_a_run_would_spread_it() -> None:
+    searched = search_of(
+        cluster(2, 8), model="qwen2.5-72b", written_at_once={"judger": 16}, apart=frozenset({"judger"})
+    )
+    found = searched.find()
+    run = searched.run_of(found)
+    assert run is not None
+    one, plan = run
+    assert (plan.strategy, plan.request.tp) == ("spread", 4)
+    assert plan.slots == try_as_asked(plan).slots
+    assert one.plan is plan
+    assert 0 < one.prediction.questions_per_second <= found[0].prediction.questions_per_second
+
+
+def try_as_asked(plan: Plan) -> Plan:
+    """The plan of a run with the flags of this one."""
+    fields = run_fields(plan)
+    return make_plan(replace(plan.request, placement=fields["placement"], tp=fields["tp"]))
 
 
 def test_an_engine_writes_fewer_questions_at_once_where_more_actors_share_its_gpu() -> None:
@@ -278,9 +302,10 @@ def test_a_node_without_cores_is_no_device() -> None:
 
 
 def test_more_replicas_than_a_run_takes_are_no_flags() -> None:
-    found = search(cluster(129, 8), model="qwen3-0.6b", placement="colocate")
+    searched = search_of(cluster(129, 8), model="qwen3-0.6b", placement="colocate")
+    found = searched.find()
     assert found[0].plan.request.num_pipelines == 1032
-    assert run_of(found) is None
+    assert searched.run_of(found) is None
 
 
 def test_the_sums_of_ranks_go_over_the_links_of_the_plan() -> None:
