@@ -172,7 +172,9 @@ def check_model(lm: LanguageModel) -> None:
     Raises ModelError if its keys cannot be moved by RoPE, if a prompt fed in two parts gives another result than in
     one, or if the vocabulary projection of the last hidden state differs from the model's logits.
     """
-    ids = torch.arange(1, _NUM_TOKENS + 1)[None] % lm.model.config.vocab_size
+    # From the whole vocabulary: the first ids are often control tokens. On a row of these, a trained model can amplify
+    # the rounding of bfloat16 to a fifth of a key (SmolLM2-135M), where ordinary tokens give one percent.
+    ids = torch.arange(1, _NUM_TOKENS + 1)[None] * lm.model.config.vocab_size // (_NUM_TOKENS + 1)
     whole, keys = _run_chunks(lm, ids, [_NUM_TOKENS], start=0)
     chunks, _ = _run_chunks(lm, ids, [_NUM_TOKENS - 3, 3], start=0)
     moved, keys_moved = _run_chunks(lm, ids, [_NUM_TOKENS], start=_SHIFT)

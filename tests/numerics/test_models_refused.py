@@ -121,6 +121,14 @@ def test_a_model_that_answers_otherwise_than_its_projection_is_refused(monkeypat
     assert model.lm_head is head
 
 
+def test_control_tokens_that_were_never_trained_do_not_matter() -> None:
+    """What a model computes from them says nothing about what it does with text."""
+    model = causal(LlamaConfig(**GQA))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:17] = torch.nan
+    assert wrap(model, tiny_tokenizer(), "my-model").name == "my-model"
+
+
 def test_wrapping_switches_training_off() -> None:
     model = causal(LlamaConfig(**BASE)).train()
     wrap(model, tiny_tokenizer(), "my-model")
