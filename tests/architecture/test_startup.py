@@ -60,7 +60,7 @@ import latentmas_ray.actors.local_runtime, latentmas_ray.actors.metrics, latentm
 print(time.process_time() / needed)
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
-MAX_SHARE = 1.3
+MAX_SHARE = 1.35  # 1.28 on a quiet machine
 ATTEMPTS = 3  # another program may have taken the processor's caches meanwhile
 
 
