@@ -14,6 +14,7 @@ from tests.documents import DOCUMENTS, Block, shell_blocks
 
 _A_CLUSTER = "it needs a cluster; tests/ray/test_jobs.py and tests/multinode run jobs and commands on some"
 _MINUTES = "it takes minutes; tests/unit and tests/ray run the same command with small sizes"
+_SIMULATED = "it takes minutes; tests/unit/simulation/test_simulation.py runs a small cluster"
 _HUB = "it loads a model of 8 GB and a dataset from the hub"
 _CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/cluster/test_files.py checks the files"
 NOT_RUN = {
@@ -45,6 +46,13 @@ NOT_RUN = {
     "latentmas bench transfer": _MINUTES,
     "latentmas bench transfer --model qwen3-14b --tokens 64,1024,8192 --plot transfer.png": _MINUTES,
     "latentmas bench transfer --address HOST:PORT": _A_CLUSTER,
+    "latentmas bench transfer --pairs all --concurrent 4 --address HOST:PORT": _A_CLUSTER,
+    "ray job submit --working-dir . -- python jobs/bench_matrix.py --concurrent 4 --json": _A_CLUSTER,
+    "latentmas simulate": _SIMULATED,
+    "latentmas simulate --nodes 1,16,128 --topology hierarchical --placement colocate": _SIMULATED,
+    "latentmas simulate --think-seconds 0.05 --write-seconds 0.5 --batch-size 1 --plot simulated.png": _SIMULATED,
+    "latentmas simulate --hardware h100 --model qwen3-8b": _SIMULATED,
+    "latentmas simulate --driver free --json": _SIMULATED,
     "python -m benchmarks scaling": _MINUTES,
     "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
     "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,
