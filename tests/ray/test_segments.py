@@ -93,7 +93,7 @@ def test_a_reader_on_this_machine_works_on_the_stores_own_pages(runtime: RayRunt
     assert not kv.flags.writeable
     assert kv.ctypes.data == again.ctypes.data
     reader = ObjectStore().within_one_node()
-    reader.open(runtime._manager._request.key)
+    reader.open(runtime._manager.request.key)
     segment = reader.unpack((header, kv), expected=SPEC)
     assert segment.kv_LCHTD.data_ptr() == kv.ctypes.data
     assert np.all(segment.kv_LCHTD.numpy() == number_of("planner"))
