@@ -116,7 +116,7 @@ class Cluster:
 
     def drain(self, node: int, seconds: int) -> None:
         """Tell Ray that a node will be removed after so many seconds; nothing removes it."""
-        command = [
+        command: list[str | Path] = [
             BIN / "python",
             "-c",
             _FIND_NODE,
