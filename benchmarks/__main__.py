@@ -136,7 +136,7 @@ def _clusters(
     nodes: Annotated[str, typer.Option(metavar="N,N,…", help="machines of the clusters")] = "1,2,4,8,16,32,64,128",
     document: Annotated[Path, typer.Option(metavar="FILE.md", help="that gets the tables")] = Path("docs/scaling.md"),
 ) -> None:
-    """Simulate runs on 1 … 128 nodes, and write their figures into a document, with a plot beside it."""
+    """Simulate runs on 1 … 128 nodes, and write their figures into a document, with a plot next to it."""
     from benchmarks.scaling.document import check_document, write
     from latentmas_ray.simulation.run import simulate
 

@@ -20,7 +20,7 @@ _PASSWORDS = (
 )
 
 
-# How users of other projects ask for pipeline parallelism, in fields, keys and flags; and what they are told.
+# How users of other projects ask for pipeline parallelism, in fields, keys and flags; and the reason for the refusal.
 PIPELINE_FIELDS = (
     "pp",
     "pp_size",

@@ -29,7 +29,7 @@ def check_document(document: Path) -> None:
 
 
 def write(document: Path, outcome: Simulation, command: str) -> None:
-    """Write the figures between the two lines of the document, and the plot beside it. Raises RunError if the plot
+    """Write the figures between the two lines of the document, and the plot next to it. Raises RunError if the plot
     cannot be written."""
     before, _, rest = document.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from latentmas_ray.bench.plot_file import check_plot_file
+from latentmas_ray.bench.setting_checks import check_plot_file
 from latentmas_ray.errors import ConfigError
 
 CHAIN_AGENTS = 4  # of the chain whose hand-overs are measured: two think latently, two write

@@ -187,7 +187,8 @@ class ReplicaManager:
         """Start one more replica of these agents (all that share an actor) on a node, with `share` instead of the
         plan's for each actor. Turns go to it once it is loaded; `poll_starting` finishes its start.
 
-        It has the first number that is free. Ray may take long to place it: the plan counts nobody else's resources.
+        It has the first number that is free. Ray may take long to place it: the plan does not count what other programs
+        use.
         """
         taken = {one.replica for one in self._replicas if one.agents == agents}
         number = next(number for number in range(len(taken) + 1) if number not in taken)

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from latentmas_ray.bench.plot_file import check_plot_file
-from latentmas_ray.config.address import split_address
+from latentmas_ray.bench.setting_checks import check_address, check_dtype, check_plot_file, check_positive
 from latentmas_ray.errors import ConfigError
 
 # The first is the smallest possible segment; those that fit into memory are measured.
@@ -26,20 +25,13 @@ class TransferBenchSettings:
     plot: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "prompt_tokens", "latent_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "it must be at least 1")
+        check_positive(self, "repeats", "prompt_tokens", "latent_steps")
         if self.tokens is not None and (not self.tokens or min(self.tokens) < 1):
             given = ",".join(map(str, self.tokens))
             raise ConfigError("tokens", given, "it must be whole numbers of at least 1, as in 64,1024,8192")
         if self.transports is not None and not all(self.transports):
             raise ConfigError("transports", ",".join(self.transports), "it must be names, as in loopback,object_store")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")
-        if self.address is not None:
-            try:
-                split_address(self.address)
-            except ValueError as error:
-                raise ConfigError("address", self.address, str(error)) from None
+        check_dtype(self.dtype)
+        check_address(self.address)
         if self.plot is not None:
             check_plot_file(self.plot)

@@ -16,7 +16,7 @@ throughput       predicted questions per second of a plan
 layouts          how many devices host which agents: those worth trying
 layout_plans     the plan of a layout, and whether its memory fits
 layout_search    the layout of a whole cluster with the most questions per second
-run_layout       the layout of a run: what is told of it, and what the run reaches
+run_layout       the layout of a run: what is reported of it, and what the run reaches
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot

@@ -62,7 +62,7 @@ class _AgentSegments:
         return segment
 
     def see(self, tokens_per_byte: float) -> None:
-        """Estimate all segments that do not exist yet anew, if so many tokens per byte were not seen before."""
+        """Repeat the estimates of segments that do not exist yet, if so many tokens per byte were not seen before."""
         largest = max(self.tokens_per_byte or 0.0, tokens_per_byte)
         if largest == self.tokens_per_byte:
             return

@@ -123,7 +123,7 @@ class Run:
 
     @property
     def runs_alone(self) -> bool:
-        """Whether a batch is in flight that no other may run beside: it is then the only one of all runs."""
+        """Whether a batch is in flight that must run alone: it is then the only one of all runs."""
         return len(self.batch_states) == 1 and next(iter(self.batch_states)).retry.runs_alone
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from latentmas_ray.bench.plot_file import check_plot_file
+from latentmas_ray.bench.setting_checks import check_plot_file
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named

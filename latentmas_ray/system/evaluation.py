@@ -182,7 +182,7 @@ class _MeasuredRun:
         layout = None if info is None else info.layout
         is_predicted = layout is not None and layout.latent_steps == config.latent_steps
         self._meter = SpeedMeter(layout) if layout is not None and is_predicted else None
-        self._num_first = config.most_replicas * config.batch_size  # answers after the warm-up until it is told
+        self._num_first = config.most_replicas * config.batch_size  # answers after the warm-up until it is reported
         self._observe = observe
         self._last = 0.0
 

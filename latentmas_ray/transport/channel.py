@@ -75,7 +75,7 @@ _OUTGOING = _OutgoingConnections()
 
 def end_connections(host: str) -> None:
     """End the connections of this process to `host`, which does not answer, and attempts to make them: they raise
-    LinkError at once. For some seconds no others are made, so that nobody waits who tries again."""
+    LinkError at once. For some seconds no others are made, so that another attempt does not wait."""
     _OUTGOING.end(host)
 
 

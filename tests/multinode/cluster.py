@@ -35,7 +35,7 @@ _STARTED = "Ray runtime started."
 _TOO_SLOW = "timed out during startup"  # Ray gives a node half a minute, and a busy machine may not
 
 
-# Ray's command names a node by its id, which it tells nobody.
+# Ray's command names a node by its id, which it prints nowhere.
 _FIND_NODE = """
 import subprocess, sys, ray
 ip, address, command, seconds = sys.argv[1:]

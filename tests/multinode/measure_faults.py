@@ -7,7 +7,7 @@
 `pauses`: two nodes, every agent has a replica on each; a fault after some answers, and the longest time between two
 answers before and after it. Ray never reports the node's death, so all that is seen is the run's own work. `load`:
 processes that burn the cores of both nodes, a link of which a flood takes all, and stops of single processes (actors,
-raylets, the driver) for some seconds, while one run after another goes on; a node that is reported as lost is a false
+raylets, the driver) for some seconds, during one run after another; a node that is reported as lost is a false
 alarm.
 """
 

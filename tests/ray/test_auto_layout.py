@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.layouts import PUBLISHED, chosen, search_of
+from benchmarks.layouts import PUBLISHED, chain, chosen, search_of
 from latentmas_ray import LatentMAS, Summary, load_run
 from latentmas_ray.placement import ActorPlanner, Plan, PlanRequest
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
@@ -17,7 +17,7 @@ from latentmas_ray.placement.prediction.layouts import contents_of
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import LayoutMeasured, RunEvent, RunStarted
 from latentmas_ray.tasks.question import Question
-from latentmas_ray.topology import Agent, Topology
+from latentmas_ray.topology import Topology
 from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import actors_of, drive, groups, questions_that_wait
 from tests.ray.stand_ins import StandIn, turns_in
@@ -47,19 +47,9 @@ def test_agents_joined_share_one_gpu_and_others_have_their_own(tmp_path: Path, s
 
 def _chain(seconds: Mapping[str, float]) -> Topology:
     """A chain of timers; the last word of an agent's prompt is the seconds of its turn."""
-    names = list(seconds)
-    return Topology(
-        name="timers",
-        agents=tuple(
-            Agent(
-                name=name,
-                prompt=f"{{{{ context }}}} {{{{ {name} }}}}",
-                thinks="text" if index == len(names) - 1 else "latent",
-                reads=(names[index - 1],) if index else (),
-            )
-            for index, name in enumerate(names)
-        ),
-    )
+    timers = chain(seconds)
+    agents = [one.model_copy(update={"prompt": f"{{{{ context }}}} {{{{ {one.name} }}}}"}) for one in timers.agents]
+    return timers.model_copy(update={"agents": tuple(agents)})
 
 
 def _questions(count: int, seconds: Mapping[str, float]) -> list[Question]:

@@ -45,7 +45,7 @@ def test_the_next_driver_goes_on_with_the_actors_of_one_that_was_killed(tmp_path
     assert len(before) == 4
     done = run_command(*command(tmp_path, "run", "--detach", "600", "--resume"))
     assert done.returncode == 0, done.stderr
-    assert "goes on with the 4 actors of its former driver" in done.stderr
+    assert "continues with the 4 actors of its former driver" in done.stderr
     rows, undisturbed = read_rows(tmp_path / "run"), read_rows(tmp_path / "undisturbed")
     assert [timeless(row) for row in rows] == [timeless(row) for row in undisturbed]
     wait_for(lambda: not detached() and not groups())
@@ -62,5 +62,5 @@ def test_actors_of_a_driver_that_never_returns_end_by_themselves(tmp_path: Path)
     wait_for(lambda: not detached() and not groups())
     done = run_command(*command(tmp_path, "run", "--detach", "10", "--resume"))
     assert done.returncode == 0, done.stderr
-    assert "the actors start anew: of the former driver's, 0 of 4 answered" in done.stderr
+    assert "the actors start again: of the former driver's, 0 of 4 answered" in done.stderr
     assert len(read_rows(tmp_path / "run")) == NUM_QUESTIONS

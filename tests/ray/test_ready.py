@@ -1,4 +1,4 @@
-"""Which calls of actors are over, as Ray reports it: results, errors, deaths; and what nobody wants any more."""
+"""Which calls of actors are over, as Ray reports it: results, errors, deaths; and calls that were cancelled."""
 
 import gc
 import os

@@ -101,7 +101,7 @@ class DetachedActors:
             return None
         actors = _actors_in(former.namespace)
         if former is not self._record:
-            _log.warning("the actors start anew: those of the former driver were started with other settings")
+            _log.warning("the actors start again: those of the former driver were started with other settings")
             _end(former.namespace, actors.values())
             return None
         nonce = secrets.token_bytes(32)
@@ -111,9 +111,9 @@ class DetachedActors:
                 replica = name.rpartition("/")[0]
                 found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
         if set(found) == set(replicas) and len(actors) == len(replicas) and group is not None:
-            _log.warning("the run goes on with the %d actors of its former driver; no model is loaded", len(found))
+            _log.warning("the run continues with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
-        _log.warning("the actors start anew: of the former driver's, %d of %d answered", len(found), len(replicas))
+        _log.warning("the actors start again: of the former driver's, %d of %d answered", len(found), len(replicas))
         _end(former.namespace, actors.values())
         return None
 

@@ -32,8 +32,8 @@ def prove(key: RunKey, nonce: bytes) -> bytes:
 
 
 class DriverLease:
-    """Calls `end` once, in a thread of its own, when nobody has renewed it for `seconds`. Time in which this process
-    was stopped or held up does not count: nobody could read a renewal."""
+    """Calls `end` once, in a thread of its own, when no driver has renewed it for `seconds`. Time in which this process
+    was stopped or held up does not count: no renewal could be read."""
 
     def __init__(self, seconds: float, end: Callable[[], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._end, self._clock = seconds, end, clock

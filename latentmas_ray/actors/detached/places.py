@@ -14,7 +14,7 @@ def group_suffix(run: str) -> str:
 
 def remove_groups(run: str) -> None:
     """Remove the placement groups of a run. A driver may have been killed while it waited for them: they would get
-    their places once those are free, and nobody would ever give them back."""
+    their places once those are free, and no driver would give them back."""
     with ignoring_dead("placement groups were not removed"):
         for group_id, group in placement_group_table().items():
             if group["state"] != "REMOVED" and group["name"].endswith(group_suffix(run)):

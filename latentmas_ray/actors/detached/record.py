@@ -25,7 +25,7 @@ class DetachedRecord:
 
     @classmethod
     def new(cls, facts: str) -> "DetachedRecord":
-        """Make the record of a run that starts anew."""
+        """Make the record of a run that starts its actors."""
         return cls(f"latentmas-{secrets.token_hex(8)}", secrets.token_hex(32), facts)
 
     @property

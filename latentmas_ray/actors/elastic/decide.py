@@ -84,7 +84,7 @@ Decision = Addition | Retirement
 
 
 def decide(situation: Situation) -> list[Decision]:
-    """Return what to do now. Decided again later, with what was done in `situation`, it goes on.
+    """Return what to do now. Called again later, with what was done in `situation`, it returns what is left to do.
 
     Replicas on nodes that leave retire as soon as another replica of each of their agents is ready elsewhere. Replicas
     that are asked for and missing come first, then those that the run may have more; each goes to the node with the

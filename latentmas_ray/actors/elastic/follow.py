@@ -100,7 +100,7 @@ class ClusterFollower:
         self._report_capacity()
 
     def reset(self) -> None:
-        """Forget what was under way: all replicas are started anew."""
+        """Forget what was under way: all replicas are started again."""
         self._placing, self._moves, self._planned = [], {}, None
 
     def close(self) -> None:

@@ -230,8 +230,8 @@ class HealthMonitor:
             self._give_up_node(self._why_lost[node])
 
     def _give_up_node(self, lost: NodeChange) -> None:
-        """Mark the replicas on a lost node dead, blaming nobody; on a silent one, which may come back, only those whose
-        agents have another replica."""
+        """Mark the replicas on a lost node dead, without a suspect turn; on a silent one, which may come back, only
+        those whose agents have another replica."""
         for replica in self._manager.replicas:
             is_here = lost.node in replica.nodes and replica.is_up
             if is_here and (lost.state is NodeState.GONE or self._has_substitutes(replica)):

@@ -30,7 +30,7 @@ class LineState(Enum):
     OPENING = "opening"  # the other side has not answered yet
     OPEN = "open"
     ENDED = "ended"  # by the other side, which may just not want a connection that says nothing
-    REFUSED = "refused"  # the machine answers, and nobody listens there
+    REFUSED = "refused"  # the machine answers, and no process listens there
     UNREACHABLE = "unreachable"  # no machine answers
 
 

@@ -24,7 +24,7 @@ def measure_ways(replicas: Sequence[Replica]) -> LinkTimes:
     """Return the seconds of a hand-over of `PROBE_BYTES` between actors on two nodes by each of `WAYS`.
 
     It is the time from the order to send until the other actor has copied the bytes, for all ways in turn, so that
-    a machine that becomes slower slows all. Actors that do not answer in time are told as `LinkTimes.failed`.
+    a machine that becomes slower slows all. Actors that do not answer in time are reported as `LinkTimes.failed`.
     """
     on_node: Mapping[str, Any] = {
         node: actor for replica in reversed(replicas) for node, actor in zip(replica.nodes, replica.actors, strict=True)

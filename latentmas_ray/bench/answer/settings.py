@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from latentmas_ray.bench.setting_checks import DTYPES, check_address, check_positive
 from latentmas_ray.config import DEVICE_FORM, EMBEDDED_MODEL, is_device
-from latentmas_ray.config.address import split_address
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
@@ -65,7 +65,7 @@ class AnswerBenchSettings:
         _check_names("engines", self.engines or (), ENGINES)
         _check_names("methods", self.methods, METHODS)
         for name, choices in (
-            ("dtype", ("auto", "float32", "bfloat16")),
+            ("dtype", DTYPES),
             ("answer_engine", ANSWER_ENGINES),
             ("runtime", ("ray", "local")),
         ):
@@ -79,19 +79,13 @@ class AnswerBenchSettings:
             raise ConfigError("tasks", ",".join(self.tasks), "it must be names, as in notes,chain")
         if not self.methods and self.engines == ():
             raise ConfigError("methods", NOTHING, "without engines, too, nothing is left")
-        if self.address is not None:
-            try:
-                split_address(self.address)
-            except ValueError as error:
-                raise ConfigError("address", self.address, str(error)) from None
+        check_address(self.address)
         if self.output is not None:
             expand_home("output", self.output)
 
     def _check_counts(self) -> None:
         names = ["questions", "batch_size", "prompt_tokens", "min_new_tokens", "repeats", "limit", "latent_steps"]
-        for name in (*names, *(["threads"] if self.threads is not None else [])):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "it must be at least 1")
+        check_positive(self, *names, *(["threads"] if self.threads is not None else []))
         if self.max_new_tokens < self.min_new_tokens:
             least = f"it must be at least min_new_tokens, which is {self.min_new_tokens}"
             raise ConfigError("max_new_tokens", self.max_new_tokens, least)

@@ -211,7 +211,7 @@ def _unless_lost(
     except LatentMASError as error:
         lost = run.ends.find_lost(places)
         why = f"{', '.join(lost)} was lost" if lost else first_line(error)
-        run.progress(f"{why}; the rest goes on: {first_line(error)}")
+        run.progress(f"{why}; the others are measured: {first_line(error)}")
         return failed(why)
 
 

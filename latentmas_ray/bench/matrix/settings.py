@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from latentmas_ray.bench.plot_file import check_plot_file
-from latentmas_ray.config.address import split_address
+from latentmas_ray.bench.setting_checks import check_address, check_dtype, check_plot_file, check_positive
 from latentmas_ray.errors import ConfigError
 
 Pairs = Literal["nodes", "all"]
@@ -28,15 +27,8 @@ class MatrixSettings:
     def __post_init__(self) -> None:
         if self.pairs not in get_args(Pairs):
             raise ConfigError("pairs", self.pairs, f"it must be {' or '.join(get_args(Pairs))}")
-        for name in ("concurrent", "tokens", "repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "it must be at least 1")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ConfigError("dtype", self.dtype, "it must be 'auto', 'float32' or 'bfloat16'")
-        if self.address is not None:
-            try:
-                split_address(self.address)
-            except ValueError as error:
-                raise ConfigError("address", self.address, str(error)) from None
+        check_positive(self, "concurrent", "tokens", "repeats")
+        check_dtype(self.dtype)
+        check_address(self.address)
         if self.plot is not None:
             check_plot_file(self.plot)

@@ -33,7 +33,7 @@ def layout_report(search: LayoutSearch, found: Sequence[PredictedPlan], *, most:
 
 
 def measured_report(measured: Hardware) -> RenderableType:
-    """Return what was measured, beside the published figures of the same kind of device."""
+    """Return what was measured, next to the published figures of the same kind of device."""
     published = HARDWARE["cpu"].of_cores(measured.cores) if measured.cores else _published(measured)
     links = measured.link_speeds()
     usual = LinkSpeeds() if published is None else published.link_speeds()

@@ -1,4 +1,4 @@
-"""The layout that a search has chosen for a run: what is told of it, and what the run then reaches."""
+"""The layout that a search has chosen for a run: what is reported of it, and what the run then reaches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

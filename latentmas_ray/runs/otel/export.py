@@ -113,7 +113,7 @@ class SpanExport:
 
     def close(self) -> None:
         """Deliver what is left, for `CLOSE_SECONDS` at most, and warn if spans were dropped. Safe to call twice; a
-        later run starts anew."""
+        later run makes another one."""
         with self._lock:
             started, self._started = self._started, None
         if started is None:

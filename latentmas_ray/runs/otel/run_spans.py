@@ -21,14 +21,8 @@ from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import (
     ClusterEvent,
     MemoryFinished,
-    NodeDraining,
-    NodeJoined,
-    NodeLost,
     QuestionAnswered,
     QuestionFailed,
-    ReplicaLost,
-    ReplicaReady,
-    ReplicaRetired,
     RunEnded,
     RunEvent,
     RunStarted,
@@ -36,7 +30,7 @@ from latentmas_ray.runs.run_events import (
     TurnRepeated,
 )
 from latentmas_ray.runs.timeline.clocks import NodeClocks
-from latentmas_ray.runs.timeline.rows import ROW, TurnRow, turn_row
+from latentmas_ray.runs.timeline.rows import ROW, TurnRow, cluster_row, turn_row
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +89,7 @@ class RunSpans:
             case RunEnded():
                 self._end(at)
             case _ if isinstance(event, ClusterEvent):
-                self._add_cluster_event(event, at)
+                self._add_cluster_event(event)
 
     def _start(self, event: RunStarted, at: float) -> None:
         attributes: Attributes = {
@@ -211,28 +205,13 @@ class RunSpans:
             del self._questions[name]
             self._finished.add(name)
 
-    def _add_cluster_event(self, event: ClusterEvent, at: float) -> None:
+    def _add_cluster_event(self, event: ClusterEvent) -> None:
         if self._run is None:
             return
-        match event:
-            case ReplicaReady(agents=agents, nodes=nodes, replica=replica, at=at):
-                about: Attributes = {"agents": agents, "nodes": nodes, "replica": replica}
-                name = "replica_ready"
-            case ReplicaLost(agents=agents, nodes=nodes, replica=replica, reason=reason, at=at):
-                about = {"agents": agents, "nodes": nodes, "replica": replica, "reason": hide_passwords(reason)}
-                name = "replica_lost"
-            case ReplicaRetired(agents=agents, nodes=nodes, replica=replica, reason=reason, at=at):
-                about = {"agents": agents, "nodes": nodes, "replica": replica, "reason": hide_passwords(reason)}
-                name = "replica_retired"
-            case NodeJoined(node=node, at=at):
-                about, name = {"node": node}, "node_joined"
-            case NodeLost(node=node, reason=reason, at=at):
-                about, name = {"node": node, "reason": hide_passwords(reason)}, "node_lost"
-            case NodeDraining(node=node, at=at):
-                about, name = {"node": node}, "node_draining"
-        self._run.add_event(
-            f"latentmas.{name}", {f"latentmas.{key}": value for key, value in about.items()}, _nanoseconds(at)
-        )
+        row = cluster_row(event)
+        about = vars(row) | {"reason": hide_passwords(row.reason)}
+        attributes = {f"latentmas.{key}": value for key, value in about.items() if value and key not in ("event", "at")}
+        self._run.add_event(f"latentmas.{row.event}", attributes, _nanoseconds(row.at))
 
     def _end(self, at: float) -> None:
         for question in self._questions.values():

@@ -12,14 +12,9 @@ from typing import Any
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.folder import append, encode_row
 from latentmas_ray.runs.run_events import (
-    NodeDraining,
-    NodeJoined,
-    NodeLost,
+    ClusterEvent,
     QuestionAnswered,
     QuestionFailed,
-    ReplicaLost,
-    ReplicaReady,
-    ReplicaRetired,
     RunEnded,
     RunEvent,
     RunStarted,
@@ -28,11 +23,10 @@ from latentmas_ray.runs.run_events import (
 )
 from latentmas_ray.runs.timeline.rows import (
     EndRow,
-    NodeRow,
     QuestionRow,
-    ReplicaRow,
     Row,
     StartRow,
+    cluster_row,
     lost_turn_row,
     turn_row,
 )
@@ -86,18 +80,8 @@ def row_of_event(event: RunEvent, at: float) -> dict[str, Any] | None:
             row = lost_turn_row(event, at)
         case RunStarted(description=description, num_questions=num_questions, num_done=num_done):
             row = StartRow(at=at, description=description, num_questions=num_questions, num_done=num_done)
-        case ReplicaReady(agents=agents, nodes=nodes, replica=replica, at=at):
-            row = ReplicaRow(event="replica_ready", at=at, replica=replica, agents=agents, nodes=nodes)
-        case ReplicaLost(agents=agents, nodes=nodes, reason=reason, replica=replica, at=at):
-            row = ReplicaRow(event="replica_lost", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
-        case ReplicaRetired(agents=agents, nodes=nodes, reason=reason, replica=replica, at=at):
-            row = ReplicaRow(event="replica_retired", at=at, replica=replica, agents=agents, nodes=nodes, reason=reason)
-        case NodeJoined(node=node, at=at):
-            row = NodeRow(event="node_joined", at=at, node=node)
-        case NodeLost(node=node, reason=reason, at=at):
-            row = NodeRow(event="node_lost", at=at, node=node, reason=reason)
-        case NodeDraining(node=node, at=at):
-            row = NodeRow(event="node_draining", at=at, node=node)
+        case _ if isinstance(event, ClusterEvent):
+            row = cluster_row(event)
         case QuestionAnswered(answer=answer):
             row = QuestionRow(event="answered", at=at, question=answer.id, seconds=answer.seconds)
         case QuestionFailed(failure=failure):

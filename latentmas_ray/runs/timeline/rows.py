@@ -7,7 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from latentmas_ray.engine.turn import Link, PhaseName, PhaseSpan
-from latentmas_ray.runs.run_events import TurnFinished, TurnRepeated
+from latentmas_ray.runs.run_events import (
+    ClusterEvent,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
+    ReplicaLost,
+    ReplicaReady,
+    ReplicaRetired,
+    TurnFinished,
+    TurnRepeated,
+)
 
 _FORM = ConfigDict(allow_inf_nan=False, extra="ignore")
 _DIGITS = 6  # of seconds
@@ -178,6 +188,23 @@ def lost_turn_row(event: TurnRepeated, at: float) -> LostTurnRow:
         questions=event.question_ids,
         submitted_at=event.place.submitted_at,
     )
+
+
+def cluster_row(event: ClusterEvent) -> ReplicaRow | NodeRow:
+    """Return the row of a replica or node that came or went. Its fields are those of the event."""
+    match event:
+        case ReplicaReady():
+            return ReplicaRow(event="replica_ready", **vars(event))
+        case ReplicaLost():
+            return ReplicaRow(event="replica_lost", **vars(event))
+        case ReplicaRetired():
+            return ReplicaRow(event="replica_retired", **vars(event))
+        case NodeJoined():
+            return NodeRow(event="node_joined", **vars(event))
+        case NodeLost():
+            return NodeRow(event="node_lost", **vars(event))
+        case NodeDraining():
+            return NodeRow(event="node_draining", **vars(event))
 
 
 def _span_rows(spans: tuple[PhaseSpan, ...]) -> list[SpanRow]:

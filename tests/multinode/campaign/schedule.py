@@ -189,4 +189,4 @@ def _is_possible(kind: FaultKind, after: int, there: set[int]) -> bool:
         return len(there) < len(WORKERS)
     if kind.endswith(("node", "link")):
         return bool(there)
-    return after > 0 or kind == "kill driver"  # an actor that dies while it loads its model is told as what it is
+    return after > 0 or kind == "kill driver"  # an actor that dies while it loads its model is reported as what it is

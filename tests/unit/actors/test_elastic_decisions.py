@@ -143,7 +143,7 @@ def test_how_many_replicas_fit(
         ((0.2, 1.0), 1.0, None),
         ((0.5, 1.0), 2.0, None),
     ],
-    ids=["idle", "nobody is busy all the time", "no turn waits", "it would lack the replica"],
+    ids=["idle", "no agent is busy all the time", "no turn waits", "it would lack the replica"],
 )
 def test_an_idle_agent_gives_a_replica_to_the_bottleneck(
     busy: tuple[float, float], load: float, expected: str | None

@@ -94,11 +94,11 @@ def test_memory_over_the_network_takes_bytes_over_speed() -> None:
 
 def test_a_node_s_port_serves_one_transfer_after_another() -> None:
     links = ModelledLinks(LinkSpeeds.parse({"network": "1MB/s", "nvlink": "2MB/s"}))
-    here, there, beside = (Slot(0, 0),), (Slot(1, 0),), (Slot(0, 1),)
+    here, there, near = (Slot(0, 0),), (Slot(1, 0),), (Slot(0, 1),)
     arrivals = [links.transfer(here, there, 1_000_000, 5.0, same_actor=False) for _ in range(2)]
     assert arrivals == [6.0, 7.0]
     assert links.transfer(there, here, 1_000_000, 5.0, same_actor=False) == 6.0  # the other direction is free
-    assert [links.transfer(here, beside, 1_000_000, 5.0, same_actor=False) for _ in range(2)] == [5.5, 5.5]
+    assert [links.transfer(here, near, 1_000_000, 5.0, same_actor=False) for _ in range(2)] == [5.5, 5.5]
     assert links.moved_bytes == {"network": 3_000_000, "nvlink": 2_000_000}
     links.transfer(here, (Slot(2, 0),), 1_000_000, 5.0, same_actor=False)
     assert links.busiest_port_bytes == 3_000_000  # sent by the first node, received by two others

@@ -89,13 +89,13 @@ def test_links_that_are_not_named_get_the_best(
         ((10.0, 7.5), "object_store", "the best measured here: 8 MB in 7.5 s, by tcp in 10 s"),
         ((10.0, 7.6), "tcp", "the best: 8 MB in 10 s, by object_store in 7.6 s"),
         ((1.0, 3.0), "tcp", "the best: 8 MB in 1 s, by object_store in 3 s"),
-        (None, "tcp", "the best; it was not measured here: nobody answered"),
+        (None, "tcp", "the best; it was not measured here: no actor answered"),
     ],
 )
 def test_between_nodes_the_order_is_measured(
     times: tuple[float, float] | None, chosen: TransportName, reason: str
 ) -> None:
-    found = LinkTimes(failed="nobody answered")
+    found = LinkTimes(failed="no actor answered")
     if times is not None:
         found = LinkTimes(num_bytes=8_000_000, seconds=dict(zip(("tcp", "object_store"), times, strict=True)))
     choice = choose("auto", replace(NODES, measure=lambda: found))

@@ -48,7 +48,7 @@ def test_who_waits_for_bytes_waits_no_longer() -> None:
     listener = Listener(HOST, PATIENCE_SECONDS, serve)
     connection = call(listener.address, PATIENCE_SECONDS)
     assert ended_by(connection.receive, is_served.is_set) < PATIENCE_SECONDS / 2
-    with pytest.raises(LinkError, match="its node does not answer"):  # for some seconds nobody tries again
+    with pytest.raises(LinkError, match="its node does not answer"):  # for some seconds no attempt is made
         call(listener.address, PATIENCE_SECONDS)
     listener.close()
 

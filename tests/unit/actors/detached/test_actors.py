@@ -104,7 +104,7 @@ def test_all_actors_of_the_former_driver_are_used(fake: FakeRay, tmp_path: Path)
 @pytest.mark.parametrize(
     ("second", "num_found"), [(None, 1), (RunKey.generate(), 1), (RuntimeError("it died"), 1), ("missing", 1)]
 )
-def test_if_one_is_missing_or_not_the_runs_all_start_anew(
+def test_if_one_is_missing_or_not_the_runs_all_start_again(
     second: Any, num_found: int, fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     detached, key = resumed(fake, tmp_path)
@@ -151,7 +151,7 @@ def test_actors_that_were_started_otherwise_are_not_used_and_give_their_places_b
     with caplog.at_level(logging.WARNING):
         assert detached.find(WANTED) is None
     (record,) = caplog.records
-    assert record.getMessage().startswith("the actors start anew: those of the former driver were started with other")
+    assert record.getMessage().startswith("the actors start again: those of the former driver were started with other")
     assert set(fake.ended) == set(fake.killed) == set(fake.answers)
     assert fake.removed == [fake.namespace]
 

@@ -12,7 +12,7 @@ from latentmas_ray.authentication import RunKey
 
 
 @given(st.lists(st.floats(0.0, 100.0), max_size=20), st.floats(1.0, 100.0))
-def test_a_lease_expires_once_nobody_has_renewed_it_for_as_long(pauses: list[float], seconds: float) -> None:
+def test_a_lease_expires_once_it_was_not_renewed_for_as_long(pauses: list[float], seconds: float) -> None:
     now = 0.0
     lease = DriverLease(seconds, lambda: None, clock=lambda: now)
     for pause in pauses:
@@ -23,7 +23,7 @@ def test_a_lease_expires_once_nobody_has_renewed_it_for_as_long(pauses: list[flo
 
 
 def test_time_in_which_the_actor_itself_was_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The renewals of that time are there, and nobody has read them yet."""
+    """The renewals of that time are there, and are not read yet."""
     now, ended = 0.0, []
     pauses = iter([1.0, 600.0, 1.0, 1.0])
 

@@ -87,7 +87,7 @@ def test_other_replicas_do_the_work_of_a_lost_node(
     assert [event.node for event in events if isinstance(event, NodeLost)] == ["far"]
     (turn,) = [event for event in events if isinstance(event, TurnLost)]
     assert turn.handle is lost
-    assert not turn.is_suspect  # nobody is blamed
+    assert not turn.is_suspect  # its node was lost
     assert {event.agents for event in events if isinstance(event, ReplicaLost)} == {("planner",), ("judger",)}
     assert nodes_of(runtime) == {"near"}
     assert submit(runtime, "planner", 1).turn.replica.nodes == ("near",)
@@ -114,7 +114,7 @@ def test_readers_do_without_what_a_lost_node_has(
         assert set(replica.given_up) == {turn.segment.segment_id for turn in far}
 
 
-def test_a_silent_node_is_waited_for_if_nobody_else_can_do_its_work(
+def test_a_silent_node_is_waited_for_if_no_other_can_do_its_work(
     start: Callable[..., RayRuntime], network: Network
 ) -> None:
     """The link may come back, and the models there need not be loaded again."""

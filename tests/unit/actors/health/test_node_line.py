@@ -39,7 +39,7 @@ def test_what_the_other_side_says_is_dropped_and_its_end_is_seen() -> None:
         read_until(line, LineState.ENDED)
 
 
-def test_a_port_where_nobody_listens_refuses() -> None:
+def test_a_port_where_no_process_listens_refuses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
     with contextlib.closing(TcpLine(*address)) as line:

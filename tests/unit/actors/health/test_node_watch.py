@@ -65,7 +65,7 @@ def test_a_raylet_that_hangs_up_is_called_again(readings: list[LineReading], pau
 
 
 def test_a_machine_that_was_suspended_has_not_asked() -> None:
-    """All clocks have moved on when it wakes up, and nobody has had a chance to answer."""
+    """All clocks have moved on when it wakes up, and no node has had a chance to answer."""
     network = Network()
     watch = network.watch("far")
     watch.look()
@@ -115,7 +115,7 @@ def test_nothing_is_concluded_of_a_port_that_was_never_reached(reading: LineRead
     assert network.num_opened <= (2 if reading is REFUSED else 60)
 
 
-def test_a_driver_that_is_cut_off_itself_declares_nobody_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_driver_that_is_cut_off_itself_declares_no_node_lost(caplog: pytest.LogCaptureFixture) -> None:
     network = Network(local=frozenset({"here"}))
     watch = network.watch("here", "far", "farther")
     watch.look()
@@ -161,7 +161,7 @@ def test_a_node_that_is_silent_when_it_is_looked_at_for_the_second_time_is_repor
     assert watch.silent == {"far"}
 
 
-def test_a_driver_that_is_cut_off_before_it_looks_for_the_second_time_declares_nobody_lost() -> None:
+def test_a_driver_that_is_cut_off_before_it_looks_for_the_second_time_declares_no_node_lost() -> None:
     network = Network(readings={"far": OPENING, "farther": OPENING})
     watch = network.watch("far", "farther")
     watch.look()
