@@ -25,6 +25,7 @@ from benchmarks.scaling.timed_runtime import TimedRuntime
 from benchmarks.scaling.timer_runner import LATENT_STEPS, TimerRunner
 from latentmas_ray.actors import RayMetrics, RayRuntime
 from latentmas_ray.actors.bench_actor import BenchCluster
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.runs.results import Failure
@@ -205,13 +206,11 @@ def chain(num_latent: int, num_text: int) -> Topology:
 @contextmanager
 def started(topology: Topology, replicas: int) -> Iterator[tuple[Runtime, RuntimeInfo]]:
     """Yield a started runtime. Actors ask for fractions of cores, so there may be more actors than cores."""
-    runtime = RayRuntime(
-        [agent.name for agent in topology.agents],
-        TimerRunner,
-        partial(pick_transport, "auto", "none"),
-        replicas=replicas,
-        uses_gpus=False,
+    names = tuple(agent.name for agent in topology.agents)
+    request = ReplicaRequest(
+        agents=names, replicas=dict.fromkeys(names, replicas), make_runner=TimerRunner, uses_gpus=False
     )
+    runtime = RayRuntime(request, partial(pick_transport, "auto", "none"))
     with closing(runtime):
         yield runtime, runtime.start()
 

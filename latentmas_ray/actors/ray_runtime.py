@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from weakref import WeakSet
 
 from latentmas_ray.actors.cluster import Cluster, connect_as_configured
-from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.elastic.follow import ClusterFollower, Growth
-from latentmas_ray.actors.execute_turn import Runner, receive_kept
+from latentmas_ray.actors.execute_turn import receive_kept
 from latentmas_ray.actors.given_memory import GivenMemoryStore
 from latentmas_ray.actors.health.lost_turns import take_lost_turns
 from latentmas_ray.actors.health.monitor import HealthMonitor
@@ -25,16 +24,14 @@ from latentmas_ray.actors.replicas.ready import ReadyCalls
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState, SegmentRef, Turn, ask_all_progress
 from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.actors.replicas.routing import choose_replica
-from latentmas_ray.actors.text.setup import TextSetup
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.authentication import Authenticator, RunKey
-from latentmas_ray.config import ActorLink, PlacementName, replicas_by_agent
+from latentmas_ray.config import ActorLink
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
 from latentmas_ray.errors import ActorError, ClusterError, ConfigError, InputError, LatentMASError, TurnLostError
 from latentmas_ray.memory.codec import coded_bytes
 from latentmas_ray.memory.spec import WHOLE
-from latentmas_ray.placement import AS_ASKED_FOR, ActorPlanner
 from latentmas_ray.runs.run_events import NodeLost, ReplicaLost, TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -69,70 +66,43 @@ class RayRuntime:
     """Executes turns on actors. A replica that dies is replaced; if its node is lost, the run continues with the
     agent's other replicas, or all are restarted on the nodes that are left. Replicas follow the cluster."""
 
-    _transport: Transport | None = None  # until `start`
-    _has_losses = False  # since `_find_lost_turns` ran
-    _ended_by: LatentMASError | None = None  # the next poll raises it
-
     def __init__(
         self,
-        agents: Sequence[str],
-        make_runner: Callable[..., Runner],
+        request: ReplicaRequest,
         transport: Transport | PickTransport,
         *,
         address: str | None = None,
         cluster: Cluster | None = None,
-        replicas: int | Mapping[str, int] = 1,
-        placement: PlacementName = "auto",
-        tp: int = 1,
-        busy_agents: int = 1,
-        uses_gpus: bool = True,
+        growth: Growth = Growth(),  # noqa: B008  frozen
         overlap: bool = True,
         measures_costs: bool = False,
-        turn_seconds: float | None = None,
-        start_seconds: float = 1800.0,
-        texts: Mapping[str, TextSetup] | None = None,
-        growth: Growth = Growth(),  # noqa: B008  frozen
         note: str = "",
-        planner: ActorPlanner = AS_ASKED_FOR,
-        detached: DetachedActors | None = None,
     ) -> None:
         """Make a runtime; `start` connects and loads.
 
-        transport: or a function that picks one and says why. cluster: a connection; `close` ends it if it is owned.
-        tp: actors per replica, each with one rank's part (`make_runner(ranks=…)`). busy_agents: that work at once.
-        uses_gpus: whether actors ask for GPUs. overlap: send a prompt's chunk while its agent still thinks.
-        turn_seconds: limit for one turn; of the agents in `texts` for one question, and for one step of the engine.
-        start_seconds: limit for the start. measures_costs: of KV and inputs. growth: how replicas follow the cluster.
-        texts: agents whose texts are written question by question, and how; `make_runner` loads for all others.
-        note: for the log. planner: plans the actors, may choose replicas. detached: names them, to outlive this driver.
+        request: the actors. Its key and `least` are set here.
+        transport: or a function that picks one for the actors' devices and says why.
+        cluster: an existing connection, instead of `address`; `close` ends it if it is owned.
+        growth: how far replicas follow the cluster. overlap: send a prompt's chunk while its agent still thinks.
+        measures_costs: `start` measures the costs for the choice between KV and recompute inputs.
+        note: a further fact for the description, in the log.
         """
-        key = RunKey.generate() if detached is None else detached.key
-        request = ReplicaRequest(
-            agents=tuple(agents),
-            replicas=replicas_by_agent(replicas, agents),
-            least=growth.least,
-            make_runner=make_runner,
-            placement=placement,
-            tp=tp,
-            busy_agents=busy_agents,
-            uses_gpus=uses_gpus,
-            start_seconds=start_seconds,
-            key=key,
-            texts=dict(texts or {}),
-            turn_seconds=turn_seconds,
-            planner=planner,
-            detached=detached,
-        )
-        self._manager = ReplicaManager(request)
-        self._health = HealthMonitor(self._manager, self._restart_all, turn_seconds, self._record_event)
+        self._detached = request.detached
+        key = RunKey.generate() if self._detached is None else self._detached.key
+        self._manager = ReplicaManager(replace(request, key=key, least=growth.least))
+        self._health = HealthMonitor(self._manager, self._restart_all, request.turn_seconds, self._record_event)
         self._follower = ClusterFollower(self._manager, self._health, growth, self._record_event, self._has_segments)
         self._pending: dict[TurnHandle, frozenset[str]] = {}  # not finished; and its questions that are not cancelled
         self._done: WeakSet[TurnHandle] = WeakSet()  # finished turns whose segments may still be read
-        self._ready, self._links, self._events, self._has_losses = ReadyCalls(), LinksByAgents(), list[Event](), False
+        self._events: list[Event] = []  # for the next poll
+        self._has_losses = False  # since lost turns were looked for
+        self._ended_by: LatentMASError | None = None  # the next poll raises it
+        self._ready, self._links = ReadyCalls(), LinksByAgents()
         self._pick_transport = transport if callable(transport) else lambda _: (transport, "")
+        self._transport: Transport | None = None  # until `start`
         self._address, self._cluster, self._overlap, self._note = address, cluster, overlap, note
-        self._measures_costs, self._layout = measures_costs and tp == 1, planner.layout
-        self._given_memory, self._authenticator, self._detached = GivenMemoryStore(key), Authenticator(key), detached
+        self._measures_costs = measures_costs and request.tp == 1
+        self._given_memory, self._authenticator = GivenMemoryStore(key), Authenticator(key)
 
     def start(self) -> RuntimeInfo:
         """Connect, start the actors and load their models, all at the same time.
@@ -146,19 +116,20 @@ class RayRuntime:
             self._detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
         why = self._start_replicas()
         spec = self._manager.spec
+        layout = self._manager.request.planner.layout
         measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         return RuntimeInfo(
             bytes_per_token=spec.bytes_per_token,
             sent_bytes_per_token=coded_bytes((_SAMPLE_TOKENS,), self._current_transport.codec, spec) // _SAMPLE_TOKENS,
             memory_limit_bytes=self._cluster.bytes_in_flight({one.node_id for one in self._manager.loaded}),
             description=", ".join(
-                filter(None, (self._layout.line if self._layout else "", self._manager.describe(), why, self._note))
+                filter(None, (layout.line if layout else "", self._manager.describe(), why, self._note))
             ),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
             kv_spec=spec.of_shard(WHOLE),
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
-            layout=self._layout,
+            layout=layout,
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, SegmentRef]) -> TurnHandle:

@@ -10,6 +10,7 @@ from functools import partial
 from statistics import median
 
 from latentmas_ray.actors import RayRuntime
+from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.bench.transfer_settings import TransferBenchSettings
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.load import load_runner
@@ -161,9 +162,13 @@ def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str]
 
 
 def _measure(settings: TransferBenchSettings, overlap: bool, progress: Callable[[str], None]) -> list[_TimedTransfer]:
+    request = ReplicaRequest(
+        agents=(WRITER, READER),
+        replicas=dict.fromkeys((WRITER, READER), 1),
+        make_runner=partial(make_timestamped, settings.model, settings.dtype),
+    )
     runtime = RayRuntime(
-        [WRITER, READER],
-        partial(make_timestamped, settings.model, settings.dtype),
+        request,
         partial(pick_transport, "auto", "none"),
         address=settings.address,
         overlap=overlap,

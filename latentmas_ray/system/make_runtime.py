@@ -29,6 +29,7 @@ from latentmas_ray.topology import Topology
 from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
+    from latentmas_ray.actors.cluster import Cluster
     from latentmas_ray.actors.detached.actors import DetachedActors
     from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.text.setup import TextSetup
@@ -57,14 +58,10 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
         return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
-    if config.detach is not None and (config.address or read_environment().ray_address) in (None, "local"):
-        expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
-        raise ConfigError("detach", config.detach, expected)
-    from latentmas_ray.actors.cluster import connect_as_configured
-
     # Before the imports that follow: they need torch, which is imported while Ray starts.
-    cluster = connect_as_configured(config.address)
+    cluster = _connect(config)
     from latentmas_ray.actors.ray_runtime import RayRuntime
+    from latentmas_ray.actors.replicas.request import ReplicaRequest
     from latentmas_ray.transport.make import pick_transport
 
     names = [agent.name for agent in topology.agents]
@@ -74,26 +71,39 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     busy_agents = min(len(names), num_batches * topology.width)
     planner = RunPlanner(config, model, topology, choices, cluster.nodes, busy_agents)
     counts = replicas_by_agent(planner.replicas, names)
-    return RayRuntime(
-        names,
-        make_runner,
-        partial(pick_transport, config.transport, config.codec),
-        cluster=cluster,
+    request = ReplicaRequest(
+        agents=tuple(names),
         replicas=counts,
-        growth=growth_of(config, counts),
+        make_runner=make_runner,
         placement=config.placement,
         tp=planner.tp,
-        turn_seconds=config.turn_timeout,
-        start_seconds=config.start_timeout,
-        uses_gpus=config.device != "cpu",
-        overlap=config.overlap,
-        measures_costs=config.transfer == "auto" and not apart(choices),
         busy_agents=busy_agents,
+        uses_gpus=config.device != "cpu",
+        start_seconds=config.start_timeout,
+        turn_seconds=config.turn_timeout,
         texts=text_setups(config, model, choices, loading),
-        note=describe_engines(topology, choices),
         detached=detached_actors(config, model, planner),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
+    return RayRuntime(
+        request,
+        partial(pick_transport, config.transport, config.codec),
+        cluster=cluster,
+        growth=growth_of(config, counts),
+        overlap=config.overlap,
+        measures_costs=config.transfer == "auto" and not apart(choices),
+        note=describe_engines(topology, choices),
+    )
+
+
+def _connect(config: RunConfig) -> "Cluster":
+    """Join or start the cluster of a run. Raises ConfigError, ClusterError."""
+    from latentmas_ray.actors.cluster import connect_as_configured
+
+    if config.detach is not None and (config.address or read_environment().ray_address) in (None, "local"):
+        expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
+        raise ConfigError("detach", config.detach, expected)
+    return connect_as_configured(config.address)
 
 
 def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPlanner) -> "DetachedActors | None":

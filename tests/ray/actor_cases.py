@@ -21,7 +21,8 @@ from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Topology
-from latentmas_ray.transport import ObjectStore, Transport, pick_transport
+from latentmas_ray.transport import Transport, pick_transport
+from tests.cases.runtime import runtime_of
 
 PATIENCE_SECONDS = 120.0  # for what must happen, on a machine that has other things to do
 
@@ -41,7 +42,7 @@ def actors_of(
 ) -> Iterator[tuple[RayRuntime, RuntimeInfo]]:
     """A started runtime with an actor for each agent, ended afterwards."""
     names = [agent.name for agent in agents.agents] if isinstance(agents, Topology) else agents
-    runtime = RayRuntime(names, make_runner, **{"transport": ObjectStore(), "start_seconds": PATIENCE_SECONDS, **more})
+    runtime = runtime_of(names, make_runner, **{"start_seconds": PATIENCE_SECONDS, **more})
     try:
         yield runtime, runtime.start()
     finally:

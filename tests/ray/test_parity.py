@@ -17,7 +17,8 @@ from latentmas_ray.runs.results import Answer
 from latentmas_ray.scheduler.protocol import Runtime, RuntimeInfo, TurnHandle
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import Topology, apply_method, load_topology
-from latentmas_ray.transport import Loopback, ObjectStore
+from latentmas_ray.transport import Loopback
+from tests.cases.runtime import runtime_of
 from tests.cases.wire import to_bytes
 from tests.ray.actor_cases import drive, timeless
 
@@ -41,7 +42,7 @@ def _topology(name: str, method: Method) -> Topology:
 
 @pytest.fixture(scope="module")
 def on_ray(cluster: None) -> Iterator[Started]:
-    runtime = RayRuntime(NAMES, load_tiny, ObjectStore())
+    runtime = runtime_of(NAMES, load_tiny)
     try:
         yield runtime, runtime.start()
     finally:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from latentmas_ray import LatentMAS
-from latentmas_ray.actors import RayRuntime
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.runs.results import Answer
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.transport import pick_transport
+from tests.cases.runtime import runtime_of
 from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import actors_of, drive, questions_that_wait, timeless
 from tests.ray.stand_ins import StandIn, turns_in
@@ -89,7 +89,7 @@ def test_replicas_work_at_the_same_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # an actor for one line; `tests/unit/transport/test_choose.py` has the choice
 def test_a_transport_that_cannot_be_used_here_is_a_mistake(tmp_path: Path) -> None:
-    runtime = RayRuntime(["planner"], partial(StandIn, tmp_path), partial(pick_transport, "nccl", "none"))
+    runtime = runtime_of(["planner"], partial(StandIn, tmp_path), transport=partial(pick_transport, "nccl", "none"))
     try:
         with pytest.raises(ConfigError, match="transport: got 'nccl'; nccl moves memory of cuda only"):
             runtime.start()

@@ -38,7 +38,7 @@ class ReplicaRequest:
     texts: Mapping[str, TextSetup] = field(default_factory=dict)
     turn_seconds: float | None = None  # the limit for one question of such an agent
     detached: DetachedActors | None = None  # the run's actors outlive this driver for some time, if it is killed
-    planner: ActorPlanner = AS_ASKED_FOR
+    planner: ActorPlanner = AS_ASKED_FOR  # may choose the replicas, too
 
     def plan_request(self, nodes: tuple[NodeResources, ...], replicas: Mapping[str, int]) -> PlanRequest:
         """Return what to place on these nodes, with these numbers of replicas."""

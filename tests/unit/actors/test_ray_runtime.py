@@ -17,9 +17,9 @@ from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.errors import ActorError, ClusterError
 from latentmas_ray.runs.run_events import NodeJoined, ReplicaLost, ReplicaReady
 from latentmas_ray.scheduler.protocol import QuestionDone, TokensWritten, TurnDone, TurnFailed, TurnHandle, TurnLost
-from latentmas_ray.transport import ObjectStore
 from latentmas_ray.writing.writer import CANCELLED
 from tests.cases.manager import NODES, FakeManager, FakeReferences, FakeReplica, cluster_of, fake_cluster
+from tests.cases.runtime import runtime_of
 
 AGENTS = ("planner", "judger")
 
@@ -33,7 +33,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRuntime]:
 
     def start(**more: Any) -> RayRuntime:
         make_runner: Any = None
-        runtime = RayRuntime(AGENTS, make_runner, ObjectStore(), uses_gpus=False, **more)
+        runtime = runtime_of(AGENTS, make_runner, uses_gpus=False, **more)
         runtime.start()
         return runtime
 

@@ -38,7 +38,7 @@ def _simulate(settings: SimulationSettings, say: Callable[[str], None]) -> "Simu
 
 
 def _tables(outcome: "Simulation") -> "RenderableType":
-    from latentmas_ray.cli.commands.bench.simulation_tables import simulation_tables
+    from latentmas_ray.cli.render.bench.simulation_tables import simulation_tables
 
     return simulation_tables(outcome)
 

@@ -15,9 +15,9 @@ from latentmas_ray.actors.replicas.replica import ReplicaState
 from latentmas_ray.engine.turn import Sampling, TurnRequest
 from latentmas_ray.runs.run_events import NodeJoined, NodeLost, ReplicaLost
 from latentmas_ray.scheduler.protocol import Event, TurnHandle, TurnLost
-from latentmas_ray.transport import ObjectStore
 from tests.cases.manager import NODES, FakeManager, FakeReferences, FakeReplica, cluster_of, fake_cluster
 from tests.cases.node_lines import OPEN, Network
+from tests.cases.runtime import runtime_of
 
 AGENTS = ("planner", "judger")
 GONE = LineReading(LineState.REFUSED)
@@ -41,7 +41,7 @@ def start(monkeypatch: pytest.MonkeyPatch, network: Network) -> Callable[..., Ra
 
     def start(**more: Any) -> RayRuntime:
         make_runner: Any = None
-        runtime = RayRuntime(AGENTS, make_runner, ObjectStore(), uses_gpus=False, **more)
+        runtime = runtime_of(AGENTS, make_runner, uses_gpus=False, **more)
         runtime.start()
         runtime.poll(0.0)  # learns the nodes
         runtime.poll(0.0)  # reaches them
