@@ -139,7 +139,7 @@ def _prompts(settings: WritingSettings, num_questions: int) -> list[list[int]]:
 
 def _static_way(lm: TimedModel, settings: WritingSettings) -> Way:
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(lm, realign=False, cache_dir=Path(folder))
+        engine = Engine(lm, thoughts="identity", cache_dir=Path(folder))
 
     def write(lengths: Sequence[int]) -> Iterator[int]:
         prompts = _prompts(settings, len(lengths))
@@ -148,7 +148,7 @@ def _static_way(lm: TimedModel, settings: WritingSettings) -> Way:
             names = [f"q{index}" for index in range(len(lengths))[part]]
             num_new = max(lengths[part])
             cache = engine.open(names, num_slots=max(map(len, prompts[part])) + num_new).cache
-            session = ForcedSession(lm, cache, engine.realign, names)
+            session = ForcedSession(lm, cache, engine.rule, names)
             session.lengths = lengths[part]
             session.prefill(prompts[part])
             session.decode(Sampling(max_new_tokens=num_new), "writer", is_last=True)

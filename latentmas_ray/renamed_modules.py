@@ -14,6 +14,7 @@ from types import ModuleType
 _PACKAGE = __name__.rpartition(".")[0]
 RENAMED_MODULES = {
     "models.accept": "models.compat",
+    "models.realign": "models.thoughts.realign",
     "models.shapes": "models.presets",
     "models.tiny": "models.presets",
     "tasks.code": "tasks.grading.code",

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.thoughts import ThoughtRule
 
 
 class Baseline:
     """One chain of agents over one batch; the cache itself is what they hand over."""
 
-    def __init__(self, lm: LanguageModel, realign: Realignment, drain: Callable[[], None]) -> None:
+    def __init__(self, lm: LanguageModel, rule: ThoughtRule, drain: Callable[[], None]) -> None:
         """`drain` waits until the device has finished what it was given."""
-        self.lm, self.realign, self._drain = lm, realign, drain
+        self.lm, self.rule, self._drain = lm, rule, drain
         self.seconds = {"prefill": 0.0, "think": 0.0, "decode": 0.0}
         self._cache: Any = None  # transformers makes it at the first call
         self._num_cached = 0
@@ -34,7 +34,7 @@ class Baseline:
         last_BE = self._read(prompts).hidden_states[-1][:, -1]
         begin = self._lap("prefill", begin)
         for _ in range(num_steps):
-            thought_BE = self.realign(last_BE).to(last_BE.dtype)
+            thought_BE = self.rule(last_BE).to(last_BE.dtype)
             output = self._forward(
                 inputs_embeds=thought_BE[:, None],
                 attention_mask=self._mask(torch.ones(len(prompts), 1, dtype=torch.long)),

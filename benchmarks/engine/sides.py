@@ -13,12 +13,13 @@ from benchmarks.engine.baseline import Baseline
 from benchmarks.engine.settings import EngineBenchSettings
 from latentmas_ray.bench.side_process import serve_side
 from latentmas_ray.bench.used_memory import reset_peak, used_bytes
-from latentmas_ray.engine.engine import Engine, make_realignment
+from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.timing.phase_timer import PhaseTimer
 from latentmas_ray.engine.turn import Sampling
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.models import LanguageModel, choose_device, load_model
 from latentmas_ray.models.presets import SHAPES, random_model
+from latentmas_ray.models.thoughts import make_rule
 from latentmas_ray.topology.agent import AgentMemory
 
 Seconds = dict[str, float]
@@ -65,7 +66,7 @@ def make_prompts(settings: EngineBenchSettings, batch_size: int, agent: int) -> 
 def engine_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[[int], Seconds]:
     """Segments from agent to agent through one engine."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(lm, realign=True, cache_dir=Path(folder))
+        engine = Engine(lm, thoughts="realign", cache_dir=Path(folder))
 
     def measure(batch_size: int) -> Seconds:
         watch = PhaseTimer(lm.device)
@@ -103,10 +104,10 @@ def baseline_side(lm: LanguageModel, settings: EngineBenchSettings) -> Callable[
     # The loop is plain transformers: not with the engine's attention.
     lm.model.set_attn_implementation("sdpa")
     with tempfile.TemporaryDirectory() as folder:
-        realign = make_realignment(lm, realign=True, cache_dir=Path(folder))
+        rule = make_rule(lm, "realign", cache_dir=Path(folder))
 
     def measure(batch_size: int) -> Seconds:
-        loop = Baseline(lm, realign, PhaseTimer(lm.device).drain)
+        loop = Baseline(lm, rule, PhaseTimer(lm.device).drain)
         for agent in range(settings.num_agents):
             loop.think(make_prompts(settings, batch_size, agent), settings.latent_steps)
         loop.decode(make_prompts(settings, batch_size, settings.num_agents), settings.max_new_tokens)

@@ -133,9 +133,9 @@ class _TimedOutgoing:
 def make_timestamped(model: str, dtype: str) -> TimestampedRunner:
     """Return a runner of a model by name, or of a well-known shape with random weights. Raises ModelError."""
     if model not in SHAPES:
-        return TimestampedRunner(load_runner(model, dtype=dtype, device="auto", realign=True))
+        return TimestampedRunner(load_runner(model, dtype=dtype, device="auto", thoughts="realign"))
     lm = random_model(model, dtype="bfloat16" if dtype == "auto" else dtype)
-    return TimestampedRunner(TurnRunner(Engine(lm, realign=True, cache_dir=read_environment().cache_dir)))
+    return TimestampedRunner(TurnRunner(Engine(lm, thoughts="realign", cache_dir=read_environment().cache_dir)))
 
 
 def measure_end_to_end(settings: TransferBenchSettings, progress: Callable[[str], None]) -> EndToEnd:

@@ -12,7 +12,8 @@ import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
 from latentmas_ray.config import RunConfig, TransportName, make_config
-from latentmas_ray.config.renamed import CONFIG_FIELDS
+from latentmas_ray.config.renamed import CONFIG_FIELDS, SWITCHES
+from latentmas_ray.config.thoughts import THOUGHT_RULES
 from latentmas_ray.errors import PIPELINE_FIELDS, ConfigError
 
 # The value in --help, for fields whose type does not say enough.
@@ -31,6 +32,7 @@ _METAVARS = {
     "max_replicas": "R|AGENT=R,…|auto",
     "transport": "auto|NAME|LINK=NAME,…",
     "seed": "S",
+    "thoughts": "RULE",
 }
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)
 _MAX_WHOLE_NUMBER = 10**12
@@ -59,7 +61,9 @@ def run_options(
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
-    old_names = {name.old: name.new for name in CONFIG_FIELDS if name.new in names}
+    renamed = {name.old: name.new for name in CONFIG_FIELDS if name.new in names}
+    switches = {switch: field for switch, field in SWITCHES.items() if field in names}
+    old_names = renamed | switches
     refused = PIPELINE_FIELDS if "tp" in names else ()
     defaults = {name: fixed.get(name, _default_of(name)) for name in names}
 
@@ -73,14 +77,15 @@ def run_options(
             typed = {name for name in flags if context is not None and is_given(context, name)}
             given = {name: value for name, value in flags.items() if value is not None}
             for old, new in old_names.items():
-                if old in given and given.get(new) == defaults[new]:
+                if old in given and new not in typed:
                     given.pop(new, None)  # its default, not given by the user
             config = make_config({**fixed, **given})
             # Only what the user typed counts as set, and not the defaults of the flags.
             command(RunConfig.model_construct({old_names.get(name, name) for name in typed}, **dict(config)), **values)
 
         flags = [_parameter(name, default, (helps or {}).get(name)) for name, default in defaults.items()]
-        flags += [_hidden_parameter(name) for name in (*old_names, *refused)]
+        flags += [_switch_parameter(name) for name in switches]
+        flags += [_hidden_parameter(name) for name in (*renamed, *refused)]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         own = own if has_context else [*own, _CONTEXT]
@@ -163,11 +168,24 @@ def complete_transport(incomplete: str) -> list[str]:
     return [name for name in get_args(TransportName) if name.startswith(incomplete)]
 
 
+def complete_thoughts(incomplete: str) -> list[str]:
+    """Return the thought rules that begin so."""
+    return [name for name in THOUGHT_RULES if name.startswith(incomplete)]
+
+
 _COMPLETIONS: Mapping[str, Callable[[str], list[str]]] = {
     "topology": complete_topology,
     "task": complete_task,
     "transport": complete_transport,
+    "thoughts": complete_thoughts,
 }
+
+
+def _switch_parameter(name: str) -> inspect.Parameter:
+    """Return the flags of a switch, which stand for two values of another field."""
+    help_text = f"on: --{SWITCHES[name]} {name}; off: --{SWITCHES[name]} identity"
+    annotation = Annotated[bool | None, typer.Option(f"--{name}/--no-{name}", help=help_text, show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _hidden_parameter(name: str) -> inspect.Parameter:

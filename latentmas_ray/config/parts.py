@@ -26,6 +26,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     Replicas,
@@ -148,11 +149,20 @@ class MethodConfig(ConfigPart):
         default="matched", description="a control: another question's memory, a part of it, or none"
     )
     latent_steps: int = Field(default=40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
-    realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
+    thoughts: str = Field(
+        default="realign",
+        description="how the last hidden state becomes the next thought: realign, identity, soft, blend or noise; with "
+        "parameters as in soft:temperature=0.7,top_k=50",
+    )
     guard: GuardName = Field(
         default="off",
         description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
     )
+
+    @field_validator("thoughts", mode="before")
+    @classmethod
+    def _parse_thoughts(cls, value: object) -> str:
+        return str(parse_thoughts(value))
 
 
 class SamplingConfig(ConfigPart):

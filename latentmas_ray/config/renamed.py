@@ -1,7 +1,8 @@
 """Renamed fields and keys. This version reads the old names too, the next one does not.
 
 `CONFIG_FIELDS` are flags, keywords of `LatentMAS` and keys of config.yaml; `TRANSFER_KEYS` are keys of a row of
-results.jsonl, in its `transfers`. To rename another field or key, add a row here.
+results.jsonl, in its `transfers`. To rename another field or key, add a row here. `SWITCHES` are short forms of other
+fields, and stay.
 """
 
 import warnings
@@ -9,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.errors import NO_PIPELINE, PIPELINE_FIELDS, ConfigError, OldNameWarning
 
 
@@ -22,6 +26,7 @@ class Renamed:
 
 
 CONFIG_FIELDS = (Renamed(old="handover", new="transfer", values={"recipe": "recompute"}),)
+SWITCHES = {"realign": "thoughts"}  # realign on is thoughts=realign, off is thoughts=identity
 TRANSFER_KEYS = (Renamed(old="handover", new="mode", values={"recipe": "recompute"}),)
 
 
@@ -30,7 +35,7 @@ def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for a field that is given under both names, and for pipeline parallelism, which there is not.
     """
-    fields = dict(values)
+    fields = _without_realign(dict(values))
     for refused in PIPELINE_FIELDS:
         if refused in fields:
             raise ConfigError(refused, fields[refused], NO_PIPELINE)
@@ -45,6 +50,26 @@ def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         if was == name.old or fields[name.new] != before:
             now = f"{name.new}={fields[name.new]}"
             warnings.warn(f"{was}={before} is now {now}; the next version refuses it", OldNameWarning, stacklevel=2)
+    return fields
+
+
+def _without_realign(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with `thoughts` in place of `realign`. Raises ConfigError if the two contradict each other."""
+    if "realign" not in fields:
+        return fields
+    value = fields.pop("realign")
+    try:
+        rule = "realign" if TypeAdapter(bool).validate_python(value) else "identity"
+    except ValidationError:
+        raise ConfigError("realign", value, "it must be a valid boolean") from None
+    given = fields.setdefault("thoughts", rule)
+    try:
+        is_same = parse_thoughts(given).name == rule
+    except ValueError as error:
+        raise ConfigError("thoughts", given, str(error)) from None
+    if not is_same:
+        expected = f"it stands for thoughts {rule}, and thoughts is {given}; give one of the two"
+        raise ConfigError("realign", value, expected)
     return fields
 
 

@@ -52,7 +52,7 @@ class UnusedFields:
 
 
 _MEMORY = ("transport", "transfer", "codec", "overlap", "memory_in_flight")
-_THOUGHTS = ("latent_steps", "realign")
+_THOUGHTS = ("latent_steps", "thoughts")
 # All parts of the placement are about actors, but for the runtime itself and `tp`, which is refused.
 _ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp"))
 
@@ -120,10 +120,10 @@ UNUSED = (
         why="each of its latent agents has latent_steps of its own",
     ),
     UnusedFields(
-        fields=("realign",),
+        fields=("thoughts",),
         when=lambda run: run.hands_over and not any(run.steps),
         cause="latent_steps",
-        why="there are no thoughts to realign",
+        why="there are no thoughts",
     ),
     UnusedFields(
         fields=("overlap",),

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from latentmas_ray.engine.lazy_segment import holds_exactly
 from latentmas_ray.engine.session import Session
 from latentmas_ray.memory import MergedLayout
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache
-from latentmas_ray.models.realign import Realignment, load_or_solve, mean_norm
+from latentmas_ray.models.thoughts import make_rule
 
 _SLOT_STEP = 256  # caches grow in steps of this many slots, so that batches of similar size reuse one
 _KEPT_BYTES_CPU = 2**30  # on a CPU a larger cache is freed after its turn, for other agents on the machine
@@ -20,14 +18,16 @@ _SLOT_STEP_CPU = 1024  # on a CPU a slot costs nothing until it is written; larg
 class Engine:
     """Runs turns on one loaded model, one after another; keeps the cache's memory between turns."""
 
-    def __init__(self, lm: LanguageModel, *, realign: bool = True, cache_dir: Path) -> None:
-        """Prepare realignment: W_a is read from `cache_dir`, or solved and stored there; W_a = I without `realign`."""
+    def __init__(self, lm: LanguageModel, *, thoughts: str = "realign", cache_dir: Path) -> None:
+        """Prepare the thought rule: a matrix is read from `cache_dir`, or solved and stored there."""
         self.lm = lm
         self._cache: BatchCache | None = None
-        self.realign = make_realignment(lm, realign=realign, cache_dir=cache_dir)
+        self.rule = make_rule(lm, thoughts, cache_dir=cache_dir)
 
-    def open(self, question_ids: Sequence[str], *, num_slots: int, reads: MergedLayout | None = None) -> Session:
-        """Start a turn over these questions; a row may hold at most `num_slots` tokens, memory included.
+    def open(
+        self, question_ids: Sequence[str], *, num_slots: int, reads: MergedLayout | None = None, agent: str = ""
+    ) -> Session:
+        """Start a turn of `agent` over these questions; a row may hold at most `num_slots` tokens, memory included.
 
         `reads` is what the session will absorb, if it is known: if the cache still holds exactly that memory from the
         previous turn, it is used in place instead of being copied.
@@ -37,14 +37,14 @@ class Engine:
         num_slots = -(-num_slots // step) * step
         if cache is not None and reads is not None and holds_exactly(cache, reads):
             cache.reserve(num_slots)
-            return Session(self.lm, cache, self.realign, question_ids, holds_memory=True)
+            return Session(self.lm, cache, self.rule, question_ids, agent=agent, holds_memory=True)
         if cache is None or cache.num_rows < len(question_ids) or cache.num_slots < num_slots:
             if cache is not None:
                 cache.detach_all()
             self._cache = cache = None  # free the old one first: both together may not fit
             self._cache = cache = BatchCache(self.lm.spec, self.lm.layer_devices, len(question_ids), num_slots)
         cache.open(len(question_ids))
-        return Session(self.lm, cache, self.realign, question_ids)
+        return Session(self.lm, cache, self.rule, question_ids, agent=agent)
 
     def trim_cache(self) -> None:
         """Free a large CPU cache after a turn, unless a segment still refers to it: the next turn may come late."""
@@ -53,19 +53,3 @@ class Engine:
             return
         if not cache.has_views:
             self._cache = None
-
-
-@torch.inference_mode()
-def make_realignment(lm: LanguageModel, *, realign: bool, cache_dir: Path) -> Realignment:
-    """Return the realignment of a model. With tied embeddings W_a is the identity except for the ridge: W_a = I."""
-    inputs_VE = lm.input_embeddings()
-    norm = lm.ranks.broadcast_from_rank0(lambda: mean_norm(inputs_VE))
-    if not realign or lm.is_tied:
-        return Realignment(None, norm)
-    outputs_VE = lm.output_embeddings()
-    num_rows = min(len(inputs_VE), len(outputs_VE))
-    revision = lm.spec.weights_revision
-    matrix = lm.ranks.broadcast_from_rank0(
-        lambda: load_or_solve(outputs_VE[:num_rows], inputs_VE[:num_rows], cache_dir, revision).cpu()
-    )
-    return Realignment(matrix.to(lm.device), norm)

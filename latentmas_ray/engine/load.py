@@ -15,13 +15,15 @@ def load_runner(
     *,
     dtype: str,
     device: str,
-    realign: bool,
+    thoughts: str = "realign",
     cache_dir: Path | None = None,
     ranks: "Ranks | None" = None,
     revision: str | None = None,
 ) -> "TurnRunner":
-    """Return a runner for a model by name, for this rank's shard of it, or for a model object. Its realignment is
-    cached in `cache_dir` (default: see `env`). `revision` belongs to a hub id. Raises ModelError, ShardError.
+    """Return a runner for a model by name, for this rank's shard of it, or for a model object.
+
+    `thoughts` is its thought rule, whose realignment matrix is cached in `cache_dir` (default: see `env`). `revision`
+    belongs to a hub id. Raises ModelError, ShardError.
     """
     from latentmas_ray.engine.engine import Engine
     from latentmas_ray.engine.runner import TurnRunner
@@ -33,4 +35,4 @@ def load_runner(
         lm = load_model(model, dtype=dtype, device=device, ranks=ranks or ALONE, revision=revision)
     else:
         lm = model.load(dtype=dtype, device=device, ranks=ranks or ALONE)
-    return TurnRunner(Engine(lm, realign=realign, cache_dir=cache_dir or read_environment().cache_dir))
+    return TurnRunner(Engine(lm, thoughts=thoughts, cache_dir=cache_dir or read_environment().cache_dir))

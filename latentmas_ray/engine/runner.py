@@ -152,7 +152,7 @@ class TurnRunner:
 
     @cached_property
     def _lens(self) -> LogitLens:
-        return LogitLens(self.engine.lm, self.engine.realign)
+        return LogitLens(self.engine.lm, self.engine.rule)
 
     def _absorb(
         self,
@@ -186,7 +186,7 @@ class TurnRunner:
         # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
         num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
         with timer.phase("absorb"), lm.ranks.all_or_none():
-            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
+            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged, agent=work.agent)
             if self._current is not None:
                 self._current = work, self._current[1], session.counter
             session.absorb(merged, chunks)

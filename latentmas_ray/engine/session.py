@@ -20,8 +20,8 @@ from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment,
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.cache import BatchCache, Reserve
-from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.sampling import greedy, sample, uniform
+from latentmas_ray.models.thoughts import ThoughtKey, ThoughtRule
 from latentmas_ray.topology.agent import HandsOver
 
 PREFILL_CHUNK = 1024  # tokens per forward, of all rows together: bounds the activations of long prompts
@@ -38,12 +38,13 @@ class Session:
         self,
         lm: LanguageModel,
         cache: BatchCache,
-        realign: Realignment,
+        rule: ThoughtRule,
         question_ids: Sequence[str],
         *,
+        agent: str = "",
         holds_memory: bool = False,
     ) -> None:
-        self.lm, self.cache, self.realign = lm, cache, realign
+        self.lm, self.cache, self.rule, self.agent = lm, cache, rule, agent
         self.question_ids = list(question_ids)
         self.positions = [0] * len(question_ids)  # of the next input, per row
         self.last_hidden_BE = torch.empty(0)
@@ -127,15 +128,16 @@ class Session:
 
     @torch.inference_mode()
     def think(self, num_steps: int, seen: list[Tensor] | None = None) -> None:
-        """Run `num_steps` latent steps: the realigned last hidden state is the next input embedding. Appends to `seen`
-        the hidden states [B, E] before realignment."""
+        """Run `num_steps` latent steps: the rule makes the next input embedding of the last hidden state. Appends to
+        `seen` the hidden states [B, E]."""
         dtype = self.lm.spec.torch_dtype
         ones = [1] * len(self.question_ids)
         for step in range(num_steps):
             self.counter.now = ("latent step", step, num_steps)
             if seen is not None:
                 seen.append(self.last_hidden_BE)
-            thought_BE = self.realign(self.last_hidden_BE).to(dtype)
+            keys = [ThoughtKey(question, self.agent, step) for question in self.question_ids]
+            thought_BE = self.rule(self.last_hidden_BE, keys).to(dtype)
             self.last_hidden_BE = self._forward(thought_BE, ones)
             self._inputs.add_thought(thought_BE)
 

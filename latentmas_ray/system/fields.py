@@ -28,7 +28,8 @@ class RunFields(TypedDict, total=False):
     method: Method
     memory: MemoryName
     latent_steps: int
-    realign: bool
+    thoughts: str
+    realign: bool  # on: thoughts="realign", off: thoughts="identity"
     batch_size: int
     dtype: DTypeName
     device: str

@@ -45,7 +45,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     loading: dict[str, Any] = {
         "dtype": config.dtype,
         "device": config.device,
-        "realign": config.realign,
+        "thoughts": config.thoughts,
         "revision": config.revision,
         # Read here: actors have the environment and the working directory of their cluster.
         "cache_dir": read_environment().cache_dir.absolute(),

@@ -17,7 +17,7 @@ def load_text_runner(
     *,
     dtype: str,
     device: str,
-    realign: bool,
+    thoughts: str,
     max_running: int,
     cache_dir: Path | None = None,
     revision: str | None = None,
@@ -34,7 +34,7 @@ def load_text_runner(
     from latentmas_ray.writing.continuous import ContinuousEngine
     from latentmas_ray.writing.text_runner import TextRunner
 
-    turns = load_runner(model, dtype=dtype, device=device, realign=realign, cache_dir=cache_dir, revision=revision)
+    turns = load_runner(model, dtype=dtype, device=device, thoughts=thoughts, cache_dir=cache_dir, revision=revision)
     lm, bound = turns.engine.lm, None
     if get_share is not None:
         share = get_share(lm.device.type)

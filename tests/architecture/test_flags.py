@@ -9,7 +9,8 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
+    --model --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
+    --temperature --top-p
     --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
     --runtime --address --start-timeout --guard --otel --json
 """

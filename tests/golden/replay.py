@@ -90,7 +90,7 @@ def recompute(name: str, batch_size: int) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         lm = load_model(str(FOLDER / "model"), device="cpu")
-        runner = TurnRunner(Engine(lm, realign=case["realign"], cache_dir=Path(folder)))
+        runner = TurnRunner(Engine(lm, thoughts=name, cache_dir=Path(folder)))
         for first in range(0, len(questions), batch_size):
             batch = questions[first : first + batch_size]
             segments, report = run_batch(runner, topology, batch, case)

@@ -36,7 +36,7 @@ def work(agent: str, *, reads: tuple[AgentMemory, ...] = (), answers: bool = Fal
 def runners() -> tuple[TurnRunner, TurnRunner]:
     """The same model on the CPU and on the GPU, without tf32, whose products are no fp32."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    cpu, gpu = (load_runner("tiny", dtype="float32", device=device, realign=True) for device in ("cpu", "cuda"))
+    cpu, gpu = (load_runner("tiny", dtype="float32", device=device, thoughts="realign") for device in ("cpu", "cuda"))
     return cpu, gpu
 
 
@@ -66,7 +66,7 @@ def test_memory_moves_between_devices(runners: tuple[TurnRunner, TurnRunner]) ->
 
 
 def test_bfloat16_runs_and_hands_over(runners: tuple[TurnRunner, TurnRunner]) -> None:
-    runner = load_runner("tiny", dtype="bfloat16", device="cuda", realign=True)
+    runner = load_runner("tiny", dtype="bfloat16", device="cuda", thoughts="realign")
     memory, report = chain(runner, runner)
     assert memory.kv_LCHTD.dtype == torch.bfloat16
     assert bool(memory.kv_LCHTD.isfinite().all())

@@ -43,7 +43,7 @@ def engine_of(lm_of: MakeLM, tmp_path_factory: pytest.TempPathFactory) -> MakeEn
     folder: Path = tmp_path_factory.mktemp("realign")
 
     def make(family: str, dtype: torch.dtype = torch.float32) -> Engine:
-        return Engine(lm_of(family, dtype), realign=True, cache_dir=folder)
+        return Engine(lm_of(family, dtype), thoughts="realign", cache_dir=folder)
 
     return make
 

@@ -9,14 +9,14 @@ from transformers import DynamicCache
 
 from latentmas_ray.memory import LATENT, RecomputeInputs
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.thoughts import ThoughtRule
 
 
 class Plain:
     """One question's sequence. `hidden_E` and `logits_V` are those of the last input."""
 
-    def __init__(self, lm: LanguageModel, realign: Realignment) -> None:
-        self.lm, self.realign = lm, realign
+    def __init__(self, lm: LanguageModel, rule: ThoughtRule) -> None:
+        self.lm, self.rule = lm, rule
         self.cache = DynamicCache()
         self.hidden_E, self.logits_V = torch.empty(0), torch.empty(0)
 
@@ -33,7 +33,7 @@ class Plain:
     def think(self, num_steps: int) -> "Plain":
         """Latent steps as the formula says."""
         for _ in range(num_steps):
-            thought_E = self.realign(self.hidden_E[None])[0].to(self.lm.spec.torch_dtype)
+            thought_E = self.rule(self.hidden_E[None])[0].to(self.lm.spec.torch_dtype)
             self.feed_embedding(thought_E)
         return self
 

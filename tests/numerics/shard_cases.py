@@ -80,7 +80,7 @@ class Numbers:
 def load(folder: Path, ranks: Ranks = ALONE, *, device: str = "cpu") -> TurnRunner:
     cache = folder / f"realign-of-{ranks.shard.world_size}"  # a degree must not profit from another's
     model = str(folder / "model")
-    return load_runner(model, dtype="float32", device=device, realign=True, cache_dir=cache, ranks=ranks)
+    return load_runner(model, dtype="float32", device=device, thoughts="realign", cache_dir=cache, ranks=ranks)
 
 
 def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
@@ -98,7 +98,7 @@ def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
     logits = logits_of(session).clone()
     greedy = session.decode(GREEDY, "c")
     sampled = begin(engine, PROMPTS["c"], place_chain(segments)).decode(SAMPLED, "c")
-    matrix_EE = session.realign.matrix_EE
+    matrix_EE = session.rule.matrix_EE
     matrix_EE = None if matrix_EE is None else matrix_EE.cpu()
     return Numbers(kv_LCHTD.cpu(), logits.cpu(), greedy, sampled, matrix_EE, runner.spec.weights_revision)
 

@@ -18,7 +18,7 @@ def test_a_ragged_prefill_is_each_prompt_alone(engine: Engine) -> None:
     prompts = prompts_of(LENGTHS)
     session = begin(engine, prompts)
     for row, prompt in enumerate(prompts):
-        assert_close(logits_of(session)[row], Plain(engine.lm, session.realign).feed(prompt).logits_V)
+        assert_close(logits_of(session)[row], Plain(engine.lm, session.rule).feed(prompt).logits_V)
 
 
 def test_thinking_is_the_plain_loop(engine: Engine) -> None:
@@ -27,7 +27,7 @@ def test_thinking_is_the_plain_loop(engine: Engine) -> None:
     session.think(NUM_STEPS)
     segment = session.emit()
     for row, prompt in enumerate(prompts):
-        plain = Plain(engine.lm, session.realign).feed(prompt).think(NUM_STEPS)
+        plain = Plain(engine.lm, session.rule).feed(prompt).think(NUM_STEPS)
         assert_close(session.last_hidden_BE[row], plain.hidden_E)
         assert_close(segment.kv_of(row), plain.kv())
     assert segment.lengths == tuple(length + NUM_STEPS for length in LENGTHS)
@@ -47,7 +47,7 @@ def test_greedy_decoding_is_the_plain_loop(engine: Engine) -> None:
     session.think(2)
     answers = session.decode(Sampling(max_new_tokens=8), "judger")
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert answer == Plain(engine.lm, session.realign).feed(prompt).think(2).decode(8)
+        assert answer == Plain(engine.lm, session.rule).feed(prompt).think(2).decode(8)
 
 
 def test_a_prompt_in_chunks_is_the_prompt_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +93,4 @@ def test_bf16_is_what_transformers_computes_in_bf16(family: str, engine_of: Make
     prompts = prompts_of(LENGTHS)
     session = begin(engine, prompts)
     for row, prompt in enumerate(prompts):
-        assert_close(logits_of(session)[row], Plain(engine.lm, session.realign).feed(prompt).logits_V, 0.05)
+        assert_close(logits_of(session)[row], Plain(engine.lm, session.rule).feed(prompt).logits_V, 0.05)

@@ -87,7 +87,7 @@ def test_methods_are_measured_at_each_concurrency(
 
 
 def test_a_text_ends_at_its_own_bound(tmp_path: Path) -> None:
-    engine = Engine(load_model("tiny", dtype="float32"), realign=False, cache_dir=tmp_path)
+    engine = Engine(load_model("tiny", dtype="float32"), thoughts="identity", cache_dir=tmp_path)
     engine.lm.chat.stop_ids = frozenset()
 
     def decode(*bounds: int) -> tuple[list[list[int]], list[str]]:

@@ -137,7 +137,7 @@ def test_logits_do_not_depend_on_the_company(lm: LanguageModel, cases: dict[str,
 
 def test_the_last_position_ends_a_text_as_in_the_static_batch(tmp_path: Path) -> None:
     lm = with_limit(with_stops("qwen3"), 42)
-    engine = Engine(lm, realign=True, cache_dir=tmp_path)
+    engine = Engine(lm, thoughts="realign", cache_dir=tmp_path)
     sampling = Sampling(max_new_tokens=30)
     cases = {kind: make_case(engine, kind, 1, sampling) for kind in ("all", "branches", "none")}
     assert any(case.is_cut_off and len(case.answer) < 30 for case in cases.values())
@@ -148,7 +148,7 @@ def test_the_last_position_ends_a_text_as_in_the_static_batch(tmp_path: Path) ->
 def test_a_prompt_without_a_position_is_refused_and_the_others_go_on(lm: LanguageModel, tmp_path: Path) -> None:
     limited = with_limit(with_stops("qwen3"), 42)
     engine = ContinuousEngine(limited, max_running=4)
-    case = make_case(Engine(limited, realign=True, cache_dir=tmp_path), "all", 1, SETTINGS[0])
+    case = make_case(Engine(limited, thoughts="realign", cache_dir=tmp_path), "all", 1, SETTINGS[0])
     long = replace(case.request, key="long", prompt_ids=(5,) * 60)
     engine.start(case.request)
     with pytest.raises(ContextLengthError, match="60 prompt tokens do not fit the 42 positions"):

@@ -19,7 +19,7 @@ from latentmas_ray.models.presets import tiny_model, tiny_tokenizer
 from tests.numerics.families import FAMILIES, GQA
 from tests.numerics.test_recompute import order
 
-load = partial(load_runner, dtype="auto", device="auto", realign=True)
+load = partial(load_runner, dtype="auto", device="auto", thoughts="realign")
 
 
 def given(model: PreTrainedModel | None = None) -> GivenModel:

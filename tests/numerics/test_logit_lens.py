@@ -139,7 +139,7 @@ def test_thoughts_are_seen_as_the_matrices_show_them(
     monkeypatch.setattr("latentmas_ray.engine.diagnostics.logit_lens._VOCABULARY_CHUNK", chunk)
     monkeypatch.setattr("latentmas_ray.engine.diagnostics.logit_lens._THOUGHT_CHUNK", 3)
     engine = engine_of(family)
-    lm, realign = engine.lm, engine.realign
+    lm, realign = engine.lm, engine.rule
     hidden_NE = torch.randn(5, lm.spec.hidden_size, generator=torch.Generator().manual_seed(3))
     inputs_VE = lm.input_embeddings().detach()
     mapped_NE = hidden_NE if realign.matrix_EE is None else hidden_NE @ realign.matrix_EE
@@ -162,7 +162,7 @@ def test_thoughts_are_seen_as_the_matrices_show_them(
 
 def test_the_plane_is_the_same_every_time(engine_of: MakeEngine) -> None:
     engine = engine_of("qwen3")
-    first, second = (LogitLens(engine.lm, engine.realign).embedding_map for _ in range(2))
+    first, second = (LogitLens(engine.lm, engine.rule).embedding_map for _ in range(2))
     assert first == second
     assert len(first.tokens) == 259
     assert 1 > first.explained[0] >= first.explained[1] > 0
@@ -172,7 +172,7 @@ def test_a_thought_that_is_not_finite_shows_nothing(engine_of: MakeEngine) -> No
     engine = engine_of("qwen3")
     hidden_NE = torch.randn(3, engine.lm.spec.hidden_size)
     hidden_NE[1, 0] = torch.nan
-    first, broken, last = LogitLens(engine.lm, engine.realign).inspect(hidden_NE)
+    first, broken, last = LogitLens(engine.lm, engine.rule).inspect(hidden_NE)
     assert broken.tokens == ()
     assert (broken.norm, broken.entropy, broken.xy) == (0.0, 0.0, (0.0, 0.0))
     assert [thought.is_finite for thought in (first, broken, last)] == [True, False, True]
@@ -184,12 +184,12 @@ def test_a_thought_that_says_nothing_that_can_be_told_is_still_a_row_of_json(eng
     engine = engine_of("qwen3")
     engine.lm = make_lm("qwen3")
     engine.lm.model.get_output_embeddings().weight.data[7] = torch.inf
-    lens, hidden_NE = LogitLens(engine.lm, engine.realign), torch.randn(1, engine.lm.spec.hidden_size)
+    lens, hidden_NE = LogitLens(engine.lm, engine.rule), torch.randn(1, engine.lm.spec.hidden_size)
     (thought,) = lens.inspect(hidden_NE)
     assert (thought.tokens, thought.entropy) == ((), 0.0)
     assert thought.norm > 0
     assert thought.is_finite
-    ((reading,),) = measure_thoughts(lens, hidden_NE[None], [[thought]])
+    ((reading,),) = measure_thoughts(lens, hidden_NE[None], thoughts=[[thought]])
     assert reading.entropy is None  # not 0, which would look like a jump of it
     json.dumps(asdict(thought), allow_nan=False)
 
@@ -198,7 +198,7 @@ def test_embeddings_that_are_not_finite_are_near_to_nothing(lm_of: MakeLM, engin
     engine = engine_of("qwen3")
     engine.lm = make_lm("qwen3")
     engine.lm.model.get_input_embeddings().weight.data[7] = torch.nan
-    lens = LogitLens(engine.lm, engine.realign)
+    lens = LogitLens(engine.lm, engine.rule)
     (thought,) = lens.inspect(torch.randn(1, engine.lm.spec.hidden_size))
     assert 0 < thought.distance < 1
     assert len(lens.embedding_map.tokens) == 258

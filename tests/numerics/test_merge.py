@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.memory import MergedLayout, Segment, merge_layout, rotate_keys
-from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.thoughts.realign import Realignment
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import FAMILIES, SCALED
 from tests.numerics.turns import assert_close, begin, logits_of, memory, prompts_of, think
@@ -126,6 +126,6 @@ def test_the_realignment_is_not_part_of_a_position(engine_of: MakeEngine) -> Non
     """Thoughts have the mean norm of input embeddings wherever they are thought."""
     engine = engine_of("llama")
     latents = computed_at(engine, 90).recompute_inputs.latents_NE
-    realign = engine.open(["q"], num_slots=8).realign
+    realign = engine.open(["q"], num_slots=8).rule
     assert isinstance(realign, Realignment)
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((6,), realign.target_norm))

@@ -8,10 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentmas_ray.engine.engine import Engine, make_realignment
-from latentmas_ray.models import realign as realign_module
-from latentmas_ray.models.realign import RIDGE, Realignment, load_or_solve, mean_norm, solve
+from latentmas_ray.engine.engine import Engine
+from latentmas_ray.models import LanguageModel
+from latentmas_ray.models.thoughts import make_rule
+from latentmas_ray.models.thoughts import realign as realign_module
+from latentmas_ray.models.thoughts.realign import RIDGE, Realignment, load_or_solve, mean_norm, solve
 from tests.numerics.conftest import MakeLM
+
+
+def realignment(lm: LanguageModel, thoughts: str, cache_dir: Path) -> Realignment:
+    rule = make_rule(lm, thoughts, cache_dir=cache_dir)
+    assert isinstance(rule, Realignment)
+    return rule
 
 
 def matrices() -> tuple[Tensor, Tensor]:
@@ -52,6 +60,17 @@ def test_thoughts_have_the_mean_norm_of_input_embeddings(matrix: Tensor | None, 
     torch.testing.assert_close(torch.cosine_similarity(thoughts, direction), torch.ones(5))
 
 
+@pytest.mark.parametrize("beta", [0.5, 2.0, 8.0, 0.1, 3.0])
+def test_a_factor_before_the_matrix_changes_no_thought(beta: float) -> None:
+    """Thoughts are rescaled, so the later β · W_a of the paper feeds what W_a alone feeds."""
+    hidden, matrix = torch.randn(5, 16), torch.randn(16, 16)
+    once, scaled = (Realignment(factor * matrix, 0.7)(hidden) for factor in (1.0, beta))
+    if beta in (0.5, 2.0, 8.0):  # a power of two loses no bit
+        assert torch.equal(scaled, once)
+    torch.testing.assert_close(scaled, once, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(*(Realignment(factor * matrix, 0.7, rescales=False)(hidden) for factor in (1.0, beta)))
+
+
 def test_a_hidden_state_of_zeros_stays_finite() -> None:
     assert Realignment(None, 0.7)(torch.zeros(1, 16)).isfinite().all()
 
@@ -60,17 +79,17 @@ def test_a_hidden_state_of_zeros_stays_finite() -> None:
 def test_an_untied_model_is_realigned_by_its_own_embeddings(family: str, lm_of: MakeLM, tmp_path: Path) -> None:
     lm = lm_of(family)
     output, inputs = lm.model.get_output_embeddings().weight, lm.model.get_input_embeddings().weight
-    realign = make_realignment(lm, realign=True, cache_dir=tmp_path)
+    realign = realignment(lm, "realign", tmp_path)
     assert realign.matrix_EE is not None
     torch.testing.assert_close(realign.matrix_EE, solve(output, inputs))
     assert realign.target_norm == pytest.approx(float(inputs.norm(dim=-1).mean()))
-    assert make_realignment(lm, realign=False, cache_dir=tmp_path).matrix_EE is None
+    assert realignment(lm, "identity", tmp_path).matrix_EE is None
 
 
 @pytest.mark.parametrize("family", ["qwen3-tied", "qwen2", "gemma3"])
 def test_a_tied_model_needs_only_the_norm(family: str, lm_of: MakeLM, tmp_path: Path) -> None:
     lm = lm_of(family)
-    realign = make_realignment(lm, realign=True, cache_dir=tmp_path)
+    realign = realignment(lm, "realign", tmp_path)
     assert realign.matrix_EE is None
     fed = lm.model.get_input_embeddings()(torch.arange(259))
     assert realign.target_norm == pytest.approx(float(fed.norm(dim=-1).mean()), rel=1e-5)
@@ -98,7 +117,7 @@ def test_the_run_that_computes_the_matrix_thinks_what_later_ones_do(tmp_path: Pa
 
 def test_every_model_has_a_file_of_its_own(lm_of: MakeLM, tmp_path: Path) -> None:
     for family in ("qwen3", "llama", "mistral"):
-        Engine(lm_of(family), realign=True, cache_dir=tmp_path)
+        Engine(lm_of(family), thoughts="realign", cache_dir=tmp_path)
     # Llama and Mistral have the same weights here, and so the same matrix.
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -55,7 +55,7 @@ def test_every_call_is_for_it(hub: Hub, tmp_path: Path) -> None:
     check_name("someone/model", "v2")
     load_config("someone/model", "v2")
     load_model("someone/model", device="cpu", revision="v2")
-    load_runner("someone/model", dtype="auto", device="cpu", realign=False, cache_dir=tmp_path, revision="v2")
+    load_runner("someone/model", dtype="auto", device="cpu", thoughts="identity", cache_dir=tmp_path, revision="v2")
     assert set(hub.asked) == {"v2"}
     assert len(hub.asked) >= 8
 

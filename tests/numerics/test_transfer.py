@@ -34,7 +34,7 @@ def test_memory_is_what_its_recipe_computes(engine: Engine, num_steps: int) -> N
     arrived = {name: from_bytes(to_bytes(segment), expected=engine.lm.spec) for name, segment in segments.items()}
     session = begin(engine, PROMPTS["c"], place_chain(arrived))
     for row in range(3):
-        plain = Plain(engine.lm, session.realign)
+        plain = Plain(engine.lm, session.rule)
         for segment in segments.values():
             plain.recompute(segment.recompute_inputs.take([row]))
         plain.feed(PROMPTS["c"][row])
@@ -70,7 +70,7 @@ def test_no_latent_step_hands_over_the_prompt(engine: Engine) -> None:
     assert segment.recompute_inputs.latents_NE.shape == (0, engine.lm.spec.hidden_size)
     session = begin(engine, PROMPTS["c"], place_chain({"a": segment}))
     for row in range(3):
-        plain = Plain(engine.lm, session.realign).feed(PROMPTS["a"][row]).feed(PROMPTS["c"][row])
+        plain = Plain(engine.lm, session.rule).feed(PROMPTS["a"][row]).feed(PROMPTS["c"][row])
         assert_close(logits_of(session)[row], plain.logits_V)
 
 
@@ -154,7 +154,7 @@ def test_a_cache_is_of_layers_that_are_all_alike(engine: Engine) -> None:
 
 
 def test_too_long_a_memory_is_told_with_its_numbers(tmp_path: Path) -> None:
-    engine = Engine(with_limit(make_lm("qwen3"), 40), realign=False, cache_dir=tmp_path)
+    engine = Engine(with_limit(make_lm("qwen3"), 40), thoughts="identity", cache_dir=tmp_path)
     segment = think(engine, prompts_of([30]), 4)
     with pytest.raises(ContextLengthError, match="need 41 positions, model qwen3-40 has 40"):
         begin(engine, prompts_of([7]), place_chain({"a": segment}))
@@ -164,7 +164,7 @@ def test_too_long_a_memory_is_told_with_its_numbers(tmp_path: Path) -> None:
 
 
 def test_an_answer_ends_at_the_last_position_and_its_neighbours_go_on(tmp_path: Path) -> None:
-    engine = Engine(with_limit(make_lm("qwen3"), 40), realign=False, cache_dir=tmp_path)
+    engine = Engine(with_limit(make_lm("qwen3"), 40), thoughts="identity", cache_dir=tmp_path)
     engine.lm.chat.stop_ids = frozenset()
     sampling = Sampling(max_new_tokens=20)
     together = begin(engine, prompts_of([38, 5])).decode(sampling, "judger")

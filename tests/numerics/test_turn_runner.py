@@ -82,9 +82,9 @@ def test_a_text_turn_decodes_what_transformers_decodes(runner: TurnRunner) -> No
     segment, report = runner.run(judger, {"planner": planned})
     assert segment is None
     assert report.segment_bytes == ()
-    realign = runner.engine.open(QUESTIONS, num_slots=8).realign
+    rule = runner.engine.open(QUESTIONS, num_slots=8).rule
     for row, ids in enumerate(prompt_ids(runner, judger)):
-        plain = Plain(runner.engine.lm, realign).recompute(planned.recompute_inputs.take([row])).feed(ids)
+        plain = Plain(runner.engine.lm, rule).recompute(planned.recompute_inputs.take([row])).feed(ids)
         assert list(report.output_token_ids[row]) == plain.decode(5)
         assert report.texts[row] == runner.engine.lm.chat.decode(report.output_token_ids[row])
         assert report.memory_tokens[row] == planned.lengths[row] + len(ids) + len(report.output_token_ids[row])

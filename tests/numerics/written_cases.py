@@ -91,7 +91,7 @@ def make_case(engine: Engine, kind: str, number: int, sampling: Sampling) -> Cas
 
 
 def make_cases(lm: LanguageModel, folder: Path, questions: Sequence[tuple[str, int]] = QUESTIONS) -> dict[str, Case]:
-    engine = Engine(lm, realign=True, cache_dir=folder)
+    engine = Engine(lm, thoughts="realign", cache_dir=folder)
     cases = [
         make_case(engine, kind, number, SETTINGS[index % len(SETTINGS)])
         for index, (kind, number) in enumerate(questions)

@@ -23,7 +23,7 @@ from tests.ray.actor_cases import actors_of, drive, timeless
 def test_all_actors_share_what_was_sent_once(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     topology, questions = apply_method(load_topology("single"), "single"), load_questions("sample", 4)
     given = GivenModel(tiny_model(torch.float32), tiny_tokenizer())
-    make_runner = partial(load_runner, given, dtype="auto", device="cpu", realign=True)
+    make_runner = partial(load_runner, given, dtype="auto", device="cpu", thoughts="realign")
     sampling = Sampling(temperature=0.8, max_new_tokens=6)
     local = LocalRuntime(make_runner, Loopback())
     here = drive(local, local.start(), topology, questions, sampling=sampling)
@@ -45,7 +45,7 @@ def test_what_cannot_be_sent_is_told_in_one_line(cluster: None) -> None:
     model = tiny_model(torch.float32)
     model.generator_of_something = (number for number in range(3))  # type: ignore[assignment]
     given = GivenModel(model, tiny_tokenizer())
-    make_runner = partial(load_runner, given, dtype="auto", device="cpu", realign=True)
+    make_runner = partial(load_runner, given, dtype="auto", device="cpu", thoughts="realign")
     with pytest.raises(ModelError, match="send") as caught, actors_of(["one"], make_runner):
         pass
     assert len(str(caught.value).splitlines()) == 1

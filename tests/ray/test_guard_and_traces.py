@@ -38,7 +38,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def loader(model: str) -> partial[Any]:
-    return partial(load_runner, model, dtype="float32", device="cpu", realign=True)
+    return partial(load_runner, model, dtype="float32", device="cpu", thoughts="realign")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.ray.actor_cases import drive, timeless
 
 NAMES = ("first", "second", "third", "last")
 QUESTIONS = load_questions("sample", 4)
-load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
+load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", thoughts="realign")
 Started = tuple[Runtime, RuntimeInfo]
 
 

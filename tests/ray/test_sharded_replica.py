@@ -29,7 +29,7 @@ TEXTS = ("One plus one?", "A much longer question, so that the rows of this batc
 STEP_SECONDS = 60.0
 KEY = RunKey(b"k" * 32)
 
-load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", realign=True)
+load_tiny = partial(load_runner, "tiny", dtype="float32", device="cpu", thoughts="realign")
 
 
 def group_of(num_ranks: int, make_runner: Callable[..., Any] = load_tiny) -> ShardedReplica:

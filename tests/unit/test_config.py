@@ -80,6 +80,20 @@ def test_devices_of_actors(device: str) -> None:
         ("latent_steps", "many", "valid integer"),
         ("latent_steps", "9" * 5000, "integer"),
         ("realign", "maybe", "valid boolean"),
+        ("thoughts", "telepathy", "realign, identity, soft, blend, noise, with parameters if need be"),
+        ("thoughts", "soft:", "as in soft:temperature=0.7,top_k=50"),
+        ("thoughts", 3, "as in soft:temperature=0.7,top_k=50"),
+        ("thoughts", "soft:heat=1", "soft has no parameter 'heat'; it has rescale, temperature, top_k"),
+        ("thoughts", "noise:top_k=3", "noise has no parameter 'top_k'; it has seed"),
+        ("thoughts", "soft:temperature=0", "temperature must be greater than 0, not '0'"),
+        ("thoughts", "soft:temperature=nan", "temperature must be "),
+        ("thoughts", "soft:top_k=0", "top_k must be greater than or equal to 1, not '0'"),
+        ("thoughts", "soft:top_k=1001", "top_k must be less than or equal to 1000, not '1001'"),
+        ("thoughts", "soft:top_k=1.5", "top_k must be a valid integer, not '1.5'"),
+        ("thoughts", "soft:top_k=1,top_k=2", "each parameter once"),
+        ("thoughts", "blend:weight=1.1", "weight must be less than or equal to 1, not '1.1'"),
+        ("thoughts", "identity:rescale=maybe", "rescale must be a valid boolean, not 'maybe'"),
+        ("thoughts", "noise:seed=-1", "seed must be greater than or equal to 0, not '-1'"),
         ("pp", 2, "divide each layer over the GPUs of a node with tp"),
         ("pipeline_parallel_size", 1, "a model is not divided into pipeline stages"),
         ("batch_size", 0, "greater than or equal to 1"),
@@ -133,6 +147,38 @@ def test_bad_values_are_one_line_errors(field: str, value: Any, expected: str) -
     assert "\n" not in message
     assert "pydantic" not in message
     assert len(message) < 600
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("soft", "soft"),
+        (" soft : temperature = 1.0 , top_k=50", "soft"),
+        ("soft:top_k=10,temperature=0.70", "soft:temperature=0.7,top_k=10"),
+        ("identity:rescale=off", "identity:rescale=no"),
+        ("blend:weight=0.25", "blend:weight=0.25"),
+        ("noise:seed=0", "noise"),
+    ],
+)
+def test_equal_thought_rules_are_stored_alike(given: str, stored: str) -> None:
+    """A resumed run must have the same rule, however it is written."""
+    config = make_config({"thoughts": given})
+    assert config.thoughts == stored
+    assert make_config(config.model_dump()) == config
+    assert config.identity()["thoughts"] == stored
+
+
+@pytest.mark.parametrize(("realign", "thoughts"), [(True, "realign"), (False, "identity"), ("no", "identity")])
+def test_realign_stands_for_a_thought_rule(realign: object, thoughts: str) -> None:
+    assert make_config({"realign": realign}).thoughts == thoughts
+    assert make_config({"realign": realign, "thoughts": thoughts}).thoughts == thoughts
+    assert stored_fields({"realign": realign})["thoughts"] == thoughts
+    other = "identity" if thoughts == "realign" else "realign"
+    for contrary in (other, "soft"):
+        with pytest.raises(
+            ConfigError, match=f"realign: got .* stands for thoughts {thoughts}, and thoughts is {contrary}"
+        ):
+            make_config({"realign": realign, "thoughts": contrary})
 
 
 @pytest.mark.parametrize("method", ["single", "text"])

@@ -107,7 +107,7 @@ class OwnEngine:
 
     def __init__(self, cache_dir: Path, model: str = "tiny", dtype: str = "float32") -> None:
         self.lm: LanguageModel = load_model(model, dtype=dtype, device="cpu")
-        self._engine = Engine(self.lm, realign=True, cache_dir=cache_dir)
+        self._engine = Engine(self.lm, thoughts="realign", cache_dir=cache_dir)
         self._model, self._dtype = model, dtype
 
     def ask(self, name: str, task: str, num_questions: int, *, topology: str | Topology, **fields: Any) -> list[Asked]:

@@ -172,7 +172,7 @@ def _measure(name: str, side: AnswerSide, questions: list[BenchQuestion]) -> Mea
 def _static(settings: AnswerBenchSettings, model: str) -> AnswerSide:
     from latentmas_ray.engine.load import load_runner
 
-    runner = load_runner(model, dtype=settings.dtype, device=settings.device, realign=False)
+    runner = load_runner(model, dtype=settings.dtype, device=settings.device, thoughts="identity")
     return StaticSide(runner.engine, settings.batch_size)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "topology",
     "method",
     "latent_steps",
-    "realign",
+    "thoughts",
     "dtype",
     "device",
     "temperature",

@@ -45,7 +45,7 @@ def clone_without(
                 cache.write(index, ends[index], parts[row], 0, lm.spec.rope)
                 ends[index] += wanted[row]
         cache.extend(ends)
-    other = Session(lm, cache, session.realign, [session.question_ids[row] for row in rows])
+    other = Session(lm, cache, session.rule, [session.question_ids[row] for row in rows], agent=session.agent)
     other.positions = [reads.next_positions[row] for row in rows]
     return other
 

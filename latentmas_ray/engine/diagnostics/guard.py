@@ -15,6 +15,7 @@ from latentmas_ray.engine.diagnostics.alarms import ACTED_ON, ThoughtStats, find
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens, ThoughtGeometry
 from latentmas_ray.engine.diagnostics.trace import Alarm, Thought
 from latentmas_ray.engine.turn import TurnRequest
+from latentmas_ray.models.thoughts import ThoughtKey, thought_keys
 
 
 class _GuardAction(IntEnum):
@@ -39,13 +40,14 @@ class GuardDecision:
 def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor) -> GuardDecision:
     """Inspect all thoughts of a turn and return the guard's decision. Needs no vocabulary projection.
 
-    `hidden_BNE` are the hidden states of the thoughts before realignment, `after_prompt_BE` those after the prompt. All
+    `hidden_BNE` are the hidden states of the thoughts, `after_prompt_BE` those after the prompt. All
     ranks use rank 0's decision.
     """
+    keys = thought_keys(work.question_ids, work.agent, hidden_BNE.shape[1])
     is_readable = after_prompt_BE.isfinite().all(-1).tolist()
     alarms = [
         (*(() if good else (Alarm(kind="not-finite"),)), *find_alarms(stats))
-        for good, stats in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
+        for good, stats in zip(is_readable, measure_thoughts(lens, hidden_BNE, keys), strict=True)
     ]
     wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
     actions = [_GuardAction(int(measure)) for measure in lens.lm.ranks.broadcast(wants)]
@@ -60,14 +62,18 @@ def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_B
 
 
 def measure_thoughts(
-    lens: LogitLens, hidden_BNE: Tensor, thoughts: Sequence[Sequence[Thought]] | None = None
+    lens: LogitLens,
+    hidden_BNE: Tensor,
+    keys: Sequence[ThoughtKey] = (),
+    thoughts: Sequence[Sequence[Thought]] | None = None,
 ) -> list[list[ThoughtStats]]:
-    """Return the statistics of every question's thoughts; with entropies if the lens's `thoughts` are given."""
+    """Return the statistics of every question's thoughts, whose `keys` are in the order of `thought_keys`; with
+    entropies if the lens's `thoughts` are given."""
     num_rows, num_thoughts, _ = hidden_BNE.shape
     if not num_thoughts:
         return [[] for _ in range(num_rows)]
-    geometry = lens.geometry(hidden_BNE.flatten(0, 1))
-    units_BNE = lens.directions(hidden_BNE)
+    geometry = lens.geometry(hidden_BNE.flatten(0, 1), keys)
+    units_BNE = lens.directions(hidden_BNE, keys)
     cosines_BN = (units_BNE[:, 1:] * units_BNE[:, :-1]).sum(dim=-1).tolist()
     entropies = (
         [[thought.entropy if thought.tokens else None for thought in row] for row in thoughts] if thoughts else None

@@ -6,7 +6,7 @@ Dimensions: N thoughts, V vocabulary, E hidden size, K likeliest tokens.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.diagnostics.trace import EmbeddingMap, Thought
 from latentmas_ray.models import LanguageModel
-from latentmas_ray.models.realign import Realignment
+from latentmas_ray.models.thoughts import ThoughtKey, ThoughtRule
 
 NUM_TOKENS = 5  # likeliest next tokens that are stored per thought
 NUM_SAMPLED = 1500  # tokens of the vocabulary that are plotted with the thoughts
@@ -29,7 +29,7 @@ class ThoughtGeometry:
     """Norms and distances of thoughts relative to the input embeddings; on the CPU, in the order of the thoughts."""
 
     is_finite_N: Tensor  # bool; the other values are valid only where it is true
-    norm_N: Tensor  # of h W_a over the mean norm of the input embeddings, fp64
+    norm_N: Tensor  # before rescaling, over the mean norm of the input embeddings, fp64
     distance_N: Tensor  # cosine distance to the nearest input embedding
     nearest_N: Tensor  # its token
 
@@ -49,19 +49,21 @@ class Plane:
 
 
 class LogitLens:
-    """Inspects the thoughts of one model. A thought is given as its hidden state before realignment."""
+    """Inspects the thoughts of one model and rule. A thought is given as the hidden state of which the rule makes it,
+    and its key."""
 
-    def __init__(self, lm: LanguageModel, realign: Realignment) -> None:
-        self.lm, self.realign = lm, realign
+    def __init__(self, lm: LanguageModel, rule: ThoughtRule) -> None:
+        self.lm, self.rule = lm, rule
 
     @torch.inference_mode()
-    def geometry(self, hidden_NE: Tensor) -> ThoughtGeometry:
-        """Return the thoughts' geometry, without vocabulary projection; one product with E_in for all thoughts."""
-        mapped_NE = self.realign.map(hidden_NE)
-        is_finite_N = mapped_NE.isfinite().all(-1) & self.realign(hidden_NE).isfinite().all(-1)
+    def geometry(self, hidden_NE: Tensor, keys_N: Sequence[ThoughtKey] = ()) -> ThoughtGeometry:
+        """Return the thoughts' geometry, without a vocabulary projection but the rule's own; one product with E_in for
+        all thoughts."""
+        mapped_NE = self.rule.map(hidden_NE, keys_N)
+        is_finite_N = mapped_NE.isfinite().all(-1) & self.rule.rescaled(mapped_NE).isfinite().all(-1)
         # In fp64, where squares of fp32 numbers do not overflow.
-        norm_N = mapped_NE.double().norm(dim=-1) / self.realign.target_norm
-        unit_NE = self.directions(hidden_NE)
+        norm_N = mapped_NE.double().norm(dim=-1) / self.rule.target_norm
+        unit_NE = _directions(mapped_NE)
         best_N = torch.full((len(unit_NE),), -2.0, device=unit_NE.device)
         nearest_N = torch.zeros(len(unit_NE), dtype=torch.int64, device=unit_NE.device)
         for first, embeds_VE in self._embeddings():
@@ -74,22 +76,22 @@ class LogitLens:
         return ThoughtGeometry(is_finite_N.cpu(), norm_N.cpu(), (1 - best_N).cpu(), nearest_N.cpu())
 
     @torch.inference_mode()
-    def directions(self, hidden_NE: Tensor) -> Tensor:
+    def directions(self, hidden_NE: Tensor, keys_N: Sequence[ThoughtKey] = ()) -> Tensor:
         """The thoughts normalised to length 1, in fp32; zeros for one that is not finite."""
-        mapped_NE = self.realign.map(hidden_NE).double().nan_to_num(0.0, 0.0, 0.0)
-        unit_NE: Tensor = mapped_NE / mapped_NE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
-        return unit_NE.float()
+        return _directions(self.rule.map(hidden_NE, keys_N))
 
     @torch.inference_mode()
-    def inspect(self, hidden_NE: Tensor, geometry: ThoughtGeometry | None = None) -> list[Thought]:
+    def inspect(
+        self, hidden_NE: Tensor, keys_N: Sequence[ThoughtKey] = (), geometry: ThoughtGeometry | None = None
+    ) -> list[Thought]:
         """Return all measurements of each thought. A thought that is not finite has no tokens and zeros; one whose next
         token's distribution is not finite has no tokens."""
         if not len(hidden_NE):
             return []
-        geometry = geometry or self.geometry(hidden_NE)
+        geometry = geometry or self.geometry(hidden_NE, keys_N)
         says = [self._project(chunk_NE) for chunk_NE in hidden_NE.split(_THOUGHT_CHUNK)]
         shares_NK, ids_NK, entropy_N = (torch.cat(parts).tolist() for parts in zip(*says, strict=True))
-        xy_N2 = self.plane.place(self.realign(hidden_NE)).tolist()
+        xy_N2 = self.plane.place(self.rule(hidden_NE, keys_N)).tolist()
         return [
             Thought(
                 tokens=tuple((self._token(token), share) for token, share in zip(ids, shares, strict=True))
@@ -172,3 +174,9 @@ class LogitLens:
 
     def _token(self, token: int) -> str:
         return self.lm.chat.show([token]) or f"#{token}"  # a vocabulary may have more entries than its tokenizer
+
+
+def _directions(mapped_NE: Tensor) -> Tensor:
+    finite_NE = mapped_NE.double().nan_to_num(0.0, 0.0, 0.0)
+    unit_NE: Tensor = finite_NE / finite_NE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+    return unit_NE.float()

@@ -12,10 +12,11 @@ from latentmas_ray.engine.diagnostics.ablation import Ablation
 from latentmas_ray.engine.diagnostics.alarms import find_alarms
 from latentmas_ray.engine.diagnostics.guard import max_entropy, measure_thoughts
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
-from latentmas_ray.engine.diagnostics.trace import AgentTrace, EmbeddingMap, Thought
+from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap, Thought
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import MergedLayout
+from latentmas_ray.models.thoughts import thought_keys
 
 MAX_FOLLOWED = 256  # tokens of a text at which the effect of memory is measured: bounds the cost
 
@@ -38,7 +39,7 @@ class TurnTracer:
 
     def capture(self, session: Session, hidden_BNE: Tensor | None = None) -> None:
         """Copy what is needed of a session, whose rows must be in the order of its prompts. It is not changed.
-        `hidden_BNE` are the hidden states of the thoughts before realignment."""
+        `hidden_BNE` are the hidden states of the thoughts."""
         if self._rows:
             num_new = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
             self._ablation = Ablation(session, self._reads, self._rows, self._prompts, num_new)
@@ -53,14 +54,19 @@ class TurnTracer:
         """
         if not self._rows or self._ablation is None:
             return {}
+        thoughts: list[list[Thought]] = [[] for _ in self._rows]
+        alarms = [tuple[Alarm, ...]() for _ in self._rows]
         if self._work.thinks == "latent":
-            thoughts = self._thoughts()
-            stats = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
+            traced = [self._work.question_ids[row] for row in self._rows]
+            count = self._hidden_TNE.shape[1]
+            keys = thought_keys(traced, self._work.agent, count)
+            flat = self._lens.inspect(self._hidden_TNE.flatten(0, 1), keys)
+            thoughts = [flat[index * count : (index + 1) * count] for index in range(len(traced))]
+            stats = measure_thoughts(self._lens, self._hidden_TNE, keys, thoughts)
             alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in stats]
             dtype = self._lens.lm.spec.torch_dtype
-            effects = self._ablation.effects(list(self._lens.realign(self._hidden_TNE).to(dtype)))
+            effects = self._ablation.effects(list(self._lens.rule(self._hidden_TNE, keys).to(dtype)))
         else:
-            thoughts, alarms = [[] for _ in self._rows], [() for _ in self._rows]
             effects = self._ablation.effects([self._written(outputs[row]) for row in self._rows])
         self._ablation = None
         return {
@@ -74,12 +80,6 @@ class TurnTracer:
             )
             for row, seen, found, effect in zip(self._rows, thoughts, alarms, effects, strict=True)
         }
-
-    def _thoughts(self) -> list[list[Thought]]:
-        """The thoughts of each traced question."""
-        thoughts = self._lens.inspect(self._hidden_TNE.flatten(0, 1))
-        count = self._hidden_TNE.shape[1]
-        return [thoughts[index * count : (index + 1) * count] for index in range(len(self._rows))]
 
     def _written(self, token_ids: Sequence[int]) -> Tensor:
         """The embeddings of a text's tokens except the last, after which no token follows."""

@@ -18,7 +18,7 @@ _DISTINCT = {
     "topology": "{}",
     "latent_steps": "m = {}",
     "seed": "{}",
-    "realign": "realign {}",
+    "thoughts": "thoughts {}",
     "transfer": "{}",
     "codec": "codec {}",
     "guard": "guard {}",
@@ -31,7 +31,7 @@ _DISTINCT = {
     "runtime": "{}",
     "replicas": "replicas {}",
 }
-_LATENT_ONLY = {"latent_steps", "realign", "transfer", "codec", "guard"}
+_LATENT_ONLY = {"latent_steps", "thoughts", "transfer", "codec", "guard"}
 # Labels of controls, in their order on the page.
 _CONTROLS = {
     "deranged": "deranged memory",

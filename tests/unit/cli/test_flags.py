@@ -41,6 +41,10 @@ BAD_COMMAND_LINES = [
     (["eval", "--topology", "  "], ["--topology"]),
     (["eval", "--resume"], ["--resume", "output"]),
     (["eval", "--realign=maybe"], ["--realign"]),
+    (["eval", "--thoughts", "telepathy"], ["--thoughts: got 'telepathy'", "realign, identity, soft, blend, noise"]),
+    (["eval", "--thoughts", "soft", "--no-realign"], ["--realign: got False", "thoughts is soft; give one of the two"]),
+    (["ask", "why?", "--thoughts", "realign", "--no-realign"], ["--realign: got False", "thoughts is realign"]),
+    (["eval", "--thoughts", "identity", "--realign"], ["--realign: got True", "thoughts is identity"]),
     (["eval", "gsm8k"], ["gsm8k"]),
     (["evaluate"], ["evaluate", "eval"]),
     (["fly"], ["fly"]),
@@ -108,7 +112,7 @@ def test_fixed_values_replace_defaults_and_reach_fields_without_a_flag() -> None
 
 
 def test_switches_come_in_the_combined_form_only_where_on_is_the_default() -> None:
-    @run_options("realign", "resume")
+    @run_options("overlap", "resume")
     def command(config: RunConfig) -> None: ...
 
     forms = {}
@@ -117,7 +121,7 @@ def test_switches_come_in_the_combined_form_only_where_on_is_the_default() -> No
             continue
         _, option = typing.get_args(parameter.annotation)
         forms[name] = option.default
-    assert forms == {"realign": "--realign/--no-realign", "resume": "--resume"}
+    assert forms == {"overlap": "--overlap/--no-overlap", "resume": "--resume"}
 
 
 def test_without_arguments_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,13 @@ CHOICES = {
     "critic": EngineChoice("vllm", "asked for"),
     "judger": EngineChoice("vllm", "asked for"),
 }
-LOADING: dict[str, Any] = {"dtype": "float32", "device": "cpu", "realign": True, "revision": None, "cache_dir": None}
+LOADING: dict[str, Any] = {
+    "dtype": "float32",
+    "device": "cpu",
+    "thoughts": "realign",
+    "revision": None,
+    "cache_dir": None,
+}
 
 
 @pytest.mark.parametrize(

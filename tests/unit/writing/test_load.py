@@ -43,7 +43,7 @@ def test_the_engine_of_a_run_has_a_bound(executes_turns: bool, part: int) -> Non
         "tiny",
         dtype="float32",
         device="cpu",
-        realign=False,
+        thoughts="identity",
         max_running=3,
         get_share=share,
         executes_turns=executes_turns,

@@ -1,9 +1,10 @@
 """Realignment: from the last hidden state to the space of input embeddings (LatentMAS, arXiv 2511.20639, §3.1).
 
-Dimensions: B rows, E hidden size, V vocabulary.
+Dimensions: N thoughts, E hidden size, V vocabulary.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,31 +13,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from latentmas_ray.models.language_model import LanguageModel
+from latentmas_ray.models.thoughts.base import ThoughtKey, ThoughtRule
 from latentmas_ray.paths import replacement_of
 
 RIDGE = 1e-5
 _CHUNK = 16_384  # vocabulary rows at a time: bounds the fp32 copies of two embedding matrices
-_MIN_NORM = 1e-6
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Realignment:
-    """h → h W_a, rescaled to the mean norm of the input embeddings. `matrix_EE` None stands for W_a = I."""
+class Realignment(ThoughtRule):
+    """h → h W_a. `matrix_EE` None stands for W_a = I: the hidden state itself.
+
+    A factor β before W_a changes nothing, because thoughts are rescaled. Coconut (arXiv 2412.06769) feeds h as it is:
+    W_a = I without rescaling.
+    """
 
     matrix_EE: Tensor | None
     target_norm: float
+    rescales: bool = True
 
-    def __call__(self, hidden_BE: Tensor) -> Tensor:
-        """The latent thoughts of hidden states, in fp32, [B, E]."""
-        embeds_BE = self.map(hidden_BE)
-        norm_B1: Tensor = embeds_BE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
-        return embeds_BE * (self.target_norm / norm_B1)
-
-    def map(self, hidden_BE: Tensor) -> Tensor:
-        """h W_a in fp32, before rescaling."""
-        embeds_BE = hidden_BE.float()
-        return embeds_BE if self.matrix_EE is None else embeds_BE @ self.matrix_EE
+    def map(self, hidden_NE: Tensor, keys_N: Sequence[ThoughtKey] = ()) -> Tensor:
+        embeds_NE = hidden_NE.float()
+        return embeds_NE if self.matrix_EE is None else embeds_NE @ self.matrix_EE
 
 
 def mean_norm(embeddings_VE: Tensor) -> float:
@@ -59,6 +59,20 @@ def solve(output_VE: Tensor, input_VE: Tensor) -> Tensor:
     # The solution is stored by columns, a file's matrix by rows, and products with the two round differently: the first
     # run would answer differently from runs that read the file.
     return matrix_EE.float().contiguous()
+
+
+def matrix_of(lm: LanguageModel, inputs_VE: Tensor, cache_dir: Path) -> Tensor | None:
+    """W_a of a model, on its device; a collective step. None with tied embeddings, where W_a is the identity except for
+    the ridge."""
+    if lm.is_tied:
+        return None
+    outputs_VE = lm.output_embeddings()
+    num_rows = min(len(inputs_VE), len(outputs_VE))
+    revision = lm.spec.weights_revision
+    matrix = lm.ranks.broadcast_from_rank0(
+        lambda: load_or_solve(outputs_VE[:num_rows], inputs_VE[:num_rows], cache_dir, revision).cpu()
+    )
+    return matrix.to(lm.device)
 
 
 def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: str) -> Tensor:
