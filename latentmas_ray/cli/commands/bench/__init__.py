@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from latentmas_ray.cli.commands.bench.answer import answer
+from latentmas_ray.cli.commands.bench.thoughts import thoughts
 from latentmas_ray.cli.commands.bench.transfer import transfer
 from latentmas_ray.cli.errors import CommandGroup
 from latentmas_ray.errors import ConfigError
@@ -12,6 +13,7 @@ from latentmas_ray.errors import ConfigError
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help="Measure: each figure against a reference.")
 bench_app.command("transfer")(transfer)
 bench_app.command("answer")(answer)
+bench_app.command("thoughts")(thoughts)
 
 
 @bench_app.callback()
