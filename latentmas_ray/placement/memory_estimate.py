@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
@@ -21,6 +22,7 @@ class Workload:
     prompt_tokens: int = 1000
     latent_steps: int = 40
     max_new_tokens: int = 256
+    keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
 
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "prompt_tokens": 1, "latent_steps": 0, "max_new_tokens": 1}.items():
@@ -124,5 +126,6 @@ def _steps(agent: Agent, workload: Workload) -> int:
 def _segment_tokens(agent: Agent, workload: Workload) -> int:
     if agent.thinks == "text":
         return 0
-    prompt = 0 if agent.hands_over == "latents" else workload.prompt_tokens
+    share = workload.keep if agent.keep is None else agent.keep
+    prompt = 0 if agent.hands_over == "latents" else ceil(share * workload.prompt_tokens)
     return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -67,6 +67,9 @@ def summarise(
         latent_steps_per_question=mean_or_zero([answer.latent_tokens for answer in answers]),
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
         memory_bytes_per_question=mean_or_zero([answer.memory_bytes for answer in answers]),
+        keep=config.keep,
+        keep_by=config.keep_by,
+        evicted_bytes_per_question=mean_or_zero([answer.evicted_bytes for answer in answers]),
         moved_bytes=sum(transfer.moved_bytes for answer in answers for transfer in answer.transfers),
         codec=config.codec,
         relative_error=max(

@@ -26,7 +26,7 @@ HandsOver = Literal["all", "prompt", "latents"]
 TextEngineName = Literal["auto", "transformers", "vllm"]
 
 MAX_LATENT_STEPS = 100_000
-LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
+LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "keep", "close_turn")
 TEXT_KEYS: tuple[str, ...] = ("engine",)
 SAME_NAME = "names must differ, and another agent has this one"
 
@@ -47,6 +47,7 @@ class Agent(ValidatedModel):
     reads: Sequence[Text] = ()  # names of agents; a single name may be given as text. Stored as a tuple
     latent_steps: Annotated[int, Field(ge=0, le=MAX_LATENT_STEPS)] | None = None  # None: the run's latent_steps
     hands_over: HandsOver = "all"
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None  # the share of its prompt's positions; None: the run's keep
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
     engine: TextEngineName | None = None  # what writes its text; None: the run's engine
     template: Mapping[str, Any] = Field(default_factory=dict)  # extra arguments of the model's chat template
@@ -60,6 +61,7 @@ class Agent(ValidatedModel):
         "reads": "it must be text (one agent's name) or a list of agents' names",
         "latent_steps": f"it must be a whole number from 0 to {MAX_LATENT_STEPS}",
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
+        "keep": "it must be a share of the prompt's positions: more than 0 and at most 1",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
         "template": "it must be a mapping (key: value lines)",
@@ -113,6 +115,8 @@ class Agent(ValidatedModel):
                 raise RuleError(value, expected, key)
         if self.latent_steps == 0 and self.hands_over == "latents":
             raise RuleError("latents", "with latent_steps: 0 there are no latents to hand over", "hands_over")
+        if self.hands_over == "latents" and self.keep is not None:
+            raise RuleError(self.keep, "with hands_over: latents no position of the prompt is handed over", "keep")
         return self
 
 
