@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,14 @@ from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
+from benchmarks.thoughts.command import thoughts
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
 _SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
-_FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
+_OWN_FIELDS = {"document", *signature(thoughts).parameters}
+_FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -28,6 +31,7 @@ app = typer.Typer(
 )
 app.command("engine")(engine)
 app.command("scaling")(scaling)
+app.command("thoughts")(thoughts)
 
 
 @app.command("continuous")

@@ -140,7 +140,7 @@ UNUSED = (
     ),
     UnusedFields(
         fields=("overlap",),
-        when=lambda run: run.config.memory == "latent-only",
+        when=lambda run: run.config.memory in ("latent-only", "latent-only+sink"),
         cause="memory",
         why="nothing is final before the last thought",
     ),
@@ -158,7 +158,7 @@ UNUSED = (
     ),
     UnusedFields(
         fields=_KEEP,
-        when=lambda run: run.config.memory == "latent-only",
+        when=lambda run: run.config.memory in ("latent-only", "latent-only+sink"),
         cause="memory",
         why="no position of a prompt is handed over",
     ),

@@ -84,7 +84,10 @@ class TurnInputs:
             for prompt, turn, is_cut in zip(self._prompt_lengths, turns, self._is_cut, strict=True)
         ]
         lengths = tuple(stop - offset for stop, offset in zip(stops, offsets, strict=True))
-        kept = None if self._choice is None or hands_over == "latents" else self._kept(self._choice, stops)
+        choice = self._choice
+        if hands_over == "latents+sink":  # of the prompt its first token: attention rests there, whatever it says
+            choice = [[((0, 1),)] * len(turns)] * self._spec.num_layers
+        kept = None if choice is None or hands_over == "latents" else self._kept(choice, stops)
         return SegmentMeta(self._spec, lengths, self._turn_starts, offsets, turns, kept)
 
     def _kept(self, choice: PromptChoice, stops: Sequence[int]) -> KeptTokens | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.config import ActorLink, CodecName, GuardName, KeepBy, KeepLayers
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
-from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
+from latentmas_ray.topology.agent import LATENT_PARTS, AgentMemory, HandsOver, Thinks
 
 SentAs = Literal["kv", "recompute"]
 Link = Literal["same_process", "same_gpu", "same_node", "cross_node"]  # nearest first
@@ -108,7 +108,7 @@ class TurnRequest:
         segment, or a choice by the thoughts, nothing is final before all thoughts."""
         if self.guard in ("drop", "text") or (self.keep is not None and self.keep.by == "thoughts"):
             return False
-        return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
+        return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over not in LATENT_PARTS
 
     def segment_order(self) -> tuple[str, ...]:
         """The agents whose segments come from other turns, each once, in the order of the arguments."""

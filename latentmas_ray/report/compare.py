@@ -31,6 +31,7 @@ _GAINS = {
     "deranged": "pairing gain",
     "prompt-only": "gain over prompt-only",
     "latent-only": "gain over latent-only",
+    "latent-only+sink": "gain over latent-only+sink",
 }
 # The settings that may differ between a run and its control: they change nothing else that is computed per question.
 _FREE = frozenset({"memory", "seed", "limit", "batch_size"})

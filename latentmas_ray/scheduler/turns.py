@@ -11,7 +11,7 @@ from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, seen_by
-from latentmas_ray.topology.agent import Agent, AgentMemory, Topology
+from latentmas_ray.topology.agent import LATENT_PARTS, Agent, AgentMemory, Topology
 from latentmas_ray.topology.prompts import RenderedPrompts
 
 
@@ -200,8 +200,9 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     latent_steps = 0 if request.hands_over == "prompt" else request.latent_steps
     if request.transfer_mode == "recompute":  # a few bytes per token
         return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(request.prompts)
-    if request.hands_over == "latents":
-        return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(request.prompts)
+    if request.hands_over in LATENT_PARTS:
+        sinks = int(request.hands_over == "latents+sink")
+        return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=sinks),) * len(request.prompts)
     share = 1.0 if request.keep is None else request.keep.share
     return tuple(
         SegmentBound(
@@ -219,7 +220,7 @@ def _keep_rule(topology: Topology, agent: Agent, batch: Batch, settings: DriverS
     If readers choose, the prompts are those of all agents that read its segment, directly or not; texts that do not
     exist yet are missing in them."""
     share = settings.keep if agent.keep is None else agent.keep
-    if agent.thinks == "text" or agent.hands_over == "latents" or share == 1.0:
+    if agent.thinks == "text" or agent.hands_over in LATENT_PARTS or share == 1.0:
         return None
     readers = [
         reader

@@ -6,12 +6,16 @@ A control shows whether memory carries information: does another memory, or none
 from typing import Literal
 
 from latentmas_ray.errors import ConfigError, TopologyError
-from latentmas_ray.topology.agent import LATENT_KEYS, Agent, HandsOver, Topology
+from latentmas_ray.topology.agent import LATENT_KEYS, LATENT_PARTS, Agent, HandsOver, Topology
 from latentmas_ray.topology.yaml import BUILTIN, load_topology
 
-MemoryControl = Literal["matched", "deranged", "prompt-only", "latent-only", "none"]
+MemoryControl = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none"]
 
-_PARTS: dict[MemoryControl, HandsOver] = {"prompt-only": "prompt", "latent-only": "latents"}
+_PARTS: dict[MemoryControl, HandsOver] = {
+    "prompt-only": "prompt",
+    "latent-only": "latents",
+    "latent-only+sink": "latents+sink",
+}
 
 
 def builtin_for(task: str, name: str) -> str:
@@ -41,19 +45,20 @@ def apply_method(
 def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
     """Return the topology in which the answering agent gets this memory.
 
-    prompt-only and latent-only: every latent agent hands over that part, overriding its own `hands_over`. none: the
-    answering agent alone. matched and deranged: the topology unchanged (`mismatch_memory` changes the questions for
-    deranged). Raises ConfigError if an agent has no latents to hand over.
+    prompt-only, latent-only, latent-only+sink: every latent agent hands over that part, overriding its own
+    `hands_over`. none: the answering agent alone. matched and deranged: the topology unchanged (`mismatch_memory`
+    changes the questions for deranged). Raises ConfigError if an agent has no latents to hand over.
     """
     if memory == "none":
         return topology.replace(agents=[topology.answering_agent.replace(reads=())])
     if memory not in _PARTS:
         return topology
     for agent in topology.agents:
-        if memory == "latent-only" and agent.latent_steps == 0:
+        if _PARTS[memory] in LATENT_PARTS and agent.latent_steps == 0:
             expected = f"agent {agent.name} has latent_steps: 0, so it has no latents to hand over"
             raise ConfigError("memory", memory, expected)
-    changes: dict[str, object] = {"hands_over": _PARTS[memory]} | ({"keep": None} if memory == "latent-only" else {})
+    part = _PARTS[memory]
+    changes: dict[str, object] = {"hands_over": part} | ({"keep": None} if part in LATENT_PARTS else {})
     return topology.replace(
         agents=[agent.replace(**changes) if agent.thinks == "latent" else agent for agent in topology.agents]
     )

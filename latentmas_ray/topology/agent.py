@@ -22,7 +22,9 @@ from latentmas_ray.topology.validation import (
 )
 
 Thinks = Literal["latent", "text"]
-HandsOver = Literal["all", "prompt", "latents"]
+HandsOver = Literal["all", "prompt", "latents", "latents+sink"]
+# The parts without the prompt; with the sink, its first token alone.
+LATENT_PARTS: tuple[HandsOver, ...] = ("latents", "latents+sink")
 TextEngineName = Literal["auto", "transformers", "vllm"]
 
 MAX_LATENT_STEPS = 100_000
@@ -113,10 +115,11 @@ class Agent(ValidatedModel):
             value = getattr(self, key)
             if key in self.model_fields_set and value is not None:
                 raise RuleError(value, expected, key)
-        if self.latent_steps == 0 and self.hands_over == "latents":
-            raise RuleError("latents", "with latent_steps: 0 there are no latents to hand over", "hands_over")
-        if self.hands_over == "latents" and self.keep is not None:
-            raise RuleError(self.keep, "with hands_over: latents no position of the prompt is handed over", "keep")
+        if self.latent_steps == 0 and self.hands_over in LATENT_PARTS:
+            raise RuleError(self.hands_over, "with latent_steps: 0 there are no latents to hand over", "hands_over")
+        if self.hands_over in LATENT_PARTS and self.keep is not None:
+            why = f"with hands_over: {self.hands_over} no share of the prompt is handed over"
+            raise RuleError(self.keep, why, "keep")
         return self
 
 

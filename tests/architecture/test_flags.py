@@ -54,6 +54,10 @@ COMMANDS = {
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
         --runtime --address --output --json
     """,
+    "bench thoughts": """
+        --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign
+        --max-new-tokens --output --json
+    """,
 }
 
 
@@ -71,6 +75,10 @@ BENCHMARKS = {
     "simulation": "--repeats --json",
     "layouts": "--gpus --questions --settings --exhaustive",
     "clusters": "--questions --nodes --document",
+    "thoughts": """
+        --model --task --topology --rules --steps --controls --limit --batch-size --max-new-tokens --dtype --output
+        --document
+    """,
     "vllm-memory": "--megabytes --repeats",
     "scaling": """
         --replicas --agents --turn-seconds --batches --repeats --actors --throughput --no-throughput --hand-overs

@@ -25,7 +25,7 @@ def in_chunks(engine: Engine, hands_over: HandsOver, placement: MergedLayout | N
     return [*chunks, session.emit_chunk(hands_over)]
 
 
-@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
+@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents", "latents+sink"])
 def test_a_turn_emits_the_same_whole_and_in_chunks(engine: Engine, hands_over: HandsOver) -> None:
     before = think(engine, prompts_of([3, 11, 4], 2), 2)
     placement = merge_layout([AgentMemory("before")], {"before": before}, 3)

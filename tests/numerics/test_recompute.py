@@ -119,7 +119,7 @@ def runner(engine_of: MakeEngine) -> TurnRunner:
 
 
 @pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
+@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents", "latents+sink"])
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_recipes_give_the_memory_and_the_answer_that_kv_gives(
     runner: TurnRunner, tree: tuple[AgentMemory, ...], hands_over: HandsOver, early: bool

@@ -15,7 +15,7 @@ from latentmas_ray.models import LanguageModel
 from latentmas_ray.models.thoughts import ThoughtKey, make_rule, thought_keys
 from tests.numerics.conftest import MakeLM
 from tests.numerics.plain import Plain
-from tests.numerics.turns import assert_close, begin, place_chain, prompts_of
+from tests.numerics.turns import assert_close, begin, logits_of, place_chain, prompts_of, think
 
 RULES = ("realign", "identity", "soft", "soft:temperature=0.5,top_k=3", "blend", "blend:weight=0.2", "noise")
 PROMPTS = prompts_of([9, 2, 21], 1)
@@ -133,6 +133,22 @@ def test_a_batch_thinks_what_each_question_thinks_alone(
         assert_close(segment.recompute_inputs.latents_NE, together.recompute_inputs.take([row]).latents_NE)
         if thoughts != "noise":
             assert_close(Plain(engine.lm, engine.rule).feed(prompt).think(3).kv(), segment.kv_LCHTD)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_sink_is_the_first_token_of_a_prompt(family: str, lm_of: MakeLM, tmp_path: Path) -> None:
+    """With its own position, and the thoughts with theirs; the other tokens' positions stay free."""
+    engine = Engine(lm_of(family), cache_dir=tmp_path)
+    whole, parts = (think(engine, PROMPTS, 3, hands_over=part) for part in ("all", "latents+sink"))
+    assert parts.kv_lengths == (4, 4, 4)
+    assert parts.turn_ends == whole.turn_ends
+    for row in range(len(PROMPTS)):
+        whole_LCHTD = whole.kv_of(row)
+        assert torch.equal(parts.kv_of(row), torch.cat([whole_LCHTD[..., :1, :], whole_LCHTD[..., -3:, :]], dim=-2))
+    question = prompts_of([5, 3, 8], 3)
+    with_sink = logits_of(begin(engine, question, place_chain({"a": parts}))).clone()
+    without = logits_of(begin(engine, question, place_chain({"a": think(engine, PROMPTS, 3, hands_over="latents")})))
+    assert not torch.allclose(with_sink, without)
 
 
 @pytest.mark.parametrize("thoughts", ["soft", "noise"])

@@ -49,7 +49,7 @@ def assert_same(got: TurnResult, static: TurnResult) -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=12), SAMPLED])
-@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
+@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents", "latents+sink"])
 def test_turns_of_a_chain(runner: TurnRunner, hands_over: Any, sampling: Sampling) -> None:
     planner = order("planner", hands_over=hands_over)
     segments = {"planner": latent(runner, planner)}

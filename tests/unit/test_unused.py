@@ -85,6 +85,7 @@ def test_without_working_memory(method: str, field: str, value: Any) -> None:
         ({"latent_steps": 0, "thoughts": "soft"}, {"own_steps": (None, 3)}, {}),
         ({"latent_steps": 0, "overlap": True}, {}, {"overlap": "latent_steps"}),
         ({"memory": "latent-only", "overlap": False}, {}, {"overlap": "memory"}),
+        ({"memory": "latent-only+sink", "overlap": False}, {}, {"overlap": "memory"}),
         ({"memory": "none", "guard": "warn"}, {}, {"guard": "memory"}),
         ({"guard": "drop", "overlap": True}, {}, {"overlap": "guard"}),
         ({"guard": "warn", "overlap": True}, {}, {}),

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import Method, RunConfig
 from latentmas_ray.engine.diagnostics.replay import ThoughtChain, replay_thoughts
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.models import LanguageModel, load_model
+from latentmas_ray.models.thoughts.realign import mean_norm
 from latentmas_ray.system import LatentMAS
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.question import Question
@@ -58,9 +59,8 @@ def collect_sample(config: RunConfig, say: Say) -> ThoughtSample:
     """
     questions = load_questions(config.task, config.limit)
     lm = load_model(config.model, dtype=config.dtype, device=config.device, revision=config.revision)
-    engine = Engine(lm, thoughts=config.thoughts, cache_dir=read_environment().cache_dir)
     say(f"{len(questions)} questions: thoughts")
-    chains = _think(config, lm, engine, questions)
+    chains = collect_chains(config, lm, questions)
     if not chains:
         raise ConfigError("latent_steps", config.latent_steps, "no agent has a thought; it must be at least 1")
     say(f"{len(questions)} questions: text")
@@ -69,14 +69,16 @@ def collect_sample(config: RunConfig, say: Say) -> ThoughtSample:
     return ThoughtSample(
         num_questions=len(questions),
         is_tied=lm.is_tied,
-        target_norm=engine.rule.target_norm,
+        target_norm=mean_norm(lm.input_embeddings()),
         embeddings_VE=_embeddings(lm, shown),
         written_WE=_embeddings(lm, torch.tensor(written, dtype=torch.int64)),
         chains=tuple(chains),
     )
 
 
-def _think(config: RunConfig, lm: LanguageModel, engine: Engine, questions: Sequence[Question]) -> list[ThoughtChain]:
+def collect_chains(config: RunConfig, lm: LanguageModel, questions: Sequence[Question]) -> list[ThoughtChain]:
+    """Let agents think about the questions on a model that is loaded; return all their thoughts."""
+    engine = Engine(lm, thoughts=config.thoughts, cache_dir=read_environment().cache_dir)
     with _system(config, lm, method="latent") as system:
         memories = [system.think(question) for question in questions]
     return [chain for memory in memories for chain in replay_thoughts(engine, memory)]
@@ -92,21 +94,12 @@ def _write(config: RunConfig, lm: LanguageModel, questions: Sequence[Question]) 
     return sorted(ids)
 
 
-def _system(config: RunConfig, lm: LanguageModel, **changes: str) -> LatentMAS:
+def _system(config: RunConfig, lm: LanguageModel, *, method: Method) -> LatentMAS:
     """A system on the model that is loaded already."""
-    fields = {name: getattr(config, name) for name in config.model_fields_set} | {
-        "task": config.task,
-        "topology": config.topology,
-        "latent_steps": config.latent_steps,
-        "max_new_tokens": config.max_new_tokens,
-        "temperature": config.temperature,
-        "runtime": "local",
-    }
-    if changes.get("method") == "text":
-        fields = {name: value for name, value in fields.items() if name not in ("latent_steps", "thoughts")}
-    left_out = ("model", "revision", "limit", "device", "dtype")
-    own = {name: value for name, value in fields.items() if name not in left_out}
-    return LatentMAS(lm.model, tokenizer=lm.chat.tokenizer, **(own | changes))  # type: ignore[arg-type]
+    shared = ("task", "topology", "max_new_tokens", "temperature", "runtime")
+    thinking = ("latent_steps", "thoughts") if method == "latent" else ()
+    fields = {name: getattr(config, name) for name in (*shared, *thinking)}
+    return LatentMAS(lm.model, tokenizer=lm.chat.tokenizer, method=method, **fields)
 
 
 @torch.inference_mode()

@@ -40,6 +40,7 @@ _CONTROLS = {
     "deranged": "deranged memory",
     "prompt-only": "memory of prompts only",
     "latent-only": "memory of thoughts only",
+    "latent-only+sink": "memory of thoughts and first tokens",
     "none": "no memory",
 }
 _MEMORIES = ("matched", *_CONTROLS)

@@ -32,7 +32,8 @@ def test_one_question_cannot_be_deranged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "part"), [("prompt-only", "prompt"), ("latent-only", "latents"), ("matched", "all")]
+    ("memory", "part"),
+    [("prompt-only", "prompt"), ("latent-only", "latents"), ("latent-only+sink", "latents+sink"), ("matched", "all")],
 )
 def test_a_part_of_the_memory_is_handed_over(memory: str, part: str) -> None:
     topology = apply_control(load_topology("notes-sequential"), memory)  # type: ignore[arg-type]

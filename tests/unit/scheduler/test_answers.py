@@ -60,7 +60,8 @@ def test_an_agents_own_settings_override_the_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hands_over", "tokens"), [("all", 10 + FRAME_TOKENS + 5), ("prompt", 10 + FRAME_TOKENS), ("latents", 5)]
+    ("hands_over", "tokens"),
+    [("all", 10 + FRAME_TOKENS + 5), ("prompt", 10 + FRAME_TOKENS), ("latents", 5), ("latents+sink", 1 + 5)],
 )
 def test_the_bound_of_a_segment_follows_what_is_handed_over(hands_over: str, tokens: int) -> None:
     made = topology(agent("thinker", hands_over=hands_over), agent("end", "thinker", thinks="text"))

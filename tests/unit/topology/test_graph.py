@@ -70,7 +70,7 @@ def topologies(draw: st.DrawFn) -> Topology:
         if thinks == "latent":
             agent = agent.replace(
                 latent_steps=draw(st.none() | st.integers(1, 100_000)),
-                hands_over=draw(st.sampled_from(("all", "prompt", "latents"))),
+                hands_over=draw(st.sampled_from(("all", "prompt", "latents", "latents+sink"))),
                 close_turn=draw(st.booleans()),
             )
         else:

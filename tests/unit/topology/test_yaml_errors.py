@@ -135,7 +135,7 @@ BAD_FILES = {
         "t.yaml:4: agents.planner.thinks",
         "latent, text",
     ),
-    "hands_over otherwise": _planner("hands_over: none", "hands_over", "prompt, latents"),
+    "hands_over otherwise": _planner("hands_over: none", "hands_over", "prompt, latents, latents+sink"),
     "close_turn a number": _planner("close_turn: 1", "close_turn", "true or false"),
     "close_turn forced": _planner("close_turn: !!bool x", "close_turn", "true or false"),
     "latent_steps a boolean": _planner("latent_steps: true", "latent_steps", "whole number"),

@@ -1,0 +1,59 @@
+"""`python -m benchmarks thoughts`: its flags."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentmas_ray.cli.options import whole_numbers
+
+RULES = "realign identity soft blend noise"
+
+
+def thoughts(
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what thinks")] = "tiny",
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="the questions")] = "notes",
+    topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "hierarchical",
+    rules: Annotated[str, typer.Option(metavar="'RULE RULE …'", help="thought rules, with a space between")] = RULES,
+    steps: Annotated[str, typer.Option(metavar="M,M,…", help="latent steps")] = "0,1,2,5,10,20,40",
+    controls: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="memory: matched and its controls")] = (
+        "matched,deranged,none"
+    ),
+    limit: Annotated[int, typer.Option(help="questions of a cell", min=2)] = 200,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 50,
+    max_new_tokens: Annotated[int | None, typer.Option(help="bound of a text; without it the task's", min=1)] = None,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "auto",
+    output: Annotated[Path, typer.Option(metavar="DIR", help="a folder for each cell; complete ones are read")] = Path(
+        "runs/thoughts"
+    ),
+    document: Annotated[Path | None, typer.Option(metavar="FILE.md", help="that gets the table and the plot")] = None,
+) -> None:
+    """Compare thought rules over numbers of latent steps, with memory controls, on one loaded model.
+
+    Started again with the same folder it continues; with another model it adds a table.
+    """
+    from benchmarks.thoughts.cells import ThoughtBenchSettings, run_cells  # needs torch
+    from benchmarks.thoughts.document import prepare_document, write_table
+
+    settings = ThoughtBenchSettings(
+        model=model,
+        task=task,
+        topology=topology,
+        rules=tuple(rules.split()),
+        steps=whole_numbers("steps", steps, "0,1,2"),
+        controls=tuple(name.strip() for name in controls.split(",")),
+        limit=limit,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+        output=output,
+    )
+    if document is not None:
+        prepare_document(settings, document)
+    run_cells(settings, lambda line: typer.echo(line))
+    if document is not None:
+        flags = {"model": model, "task": task, "topology": topology, "rules": rules, "steps": steps}
+        flags |= {"controls": controls, "limit": str(limit)}
+        command = " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())
+        write_table(settings, document, f"python -m benchmarks thoughts {command}")

@@ -1,0 +1,76 @@
+"""The figures of all cells, read back from their folders."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.thoughts.cells import ThoughtBenchSettings, ThoughtCell, convergence_file, plan_cells
+from latentmas_ray import load_run
+from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
+
+Scores = Mapping[str, float]  # by question
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellFigures:
+    """One rule and number of steps; accuracies are by memory control."""
+
+    rule: str
+    steps: int
+    accuracy: Mapping[str, tuple[float, tuple[float, float]]]  # with its 95 % interval
+    gains: Mapping[str, PairedDifference]  # matched − control, by control
+    over_no_thoughts: PairedDifference | None  # matched − matched without steps
+    num_questions: int
+    seconds: float  # of the matched run
+
+
+def read_figures(settings: ThoughtBenchSettings) -> list[CellFigures]:
+    """The figures of all rules and numbers of steps, without steps first."""
+    cells = list(plan_cells(settings))
+    scores: dict[ThoughtCell, Scores] = {}
+    seconds: dict[ThoughtCell, float] = {}
+    for cell in cells:
+        run = load_run(str(cell.folder(settings)))
+        scores[cell] = {answer.id: float(bool(answer.correct)) for answer in run.answers}
+        seconds[cell] = run.summary.seconds if run.summary else 0.0
+    plain = next((scores[cell] for cell in cells if cell.memory == "matched" and not cell.steps), None)
+    return [
+        _figures(cell, scores, seconds[cell], plain if cell.steps else None)
+        for cell in cells
+        if cell.memory == "matched"
+    ]
+
+
+def read_convergence(settings: ThoughtBenchSettings) -> dict[str, list[tuple[float, float, float]]]:
+    """Mean, 10th and 90th percentile of the cosine to the thought before, by rule and step from 1 on."""
+    files = {rule: convergence_file(settings, rule) for rule in settings.rules}
+    return {rule: json.loads(path.read_text()) for rule, path in files.items() if path.exists()}
+
+
+def _figures(
+    cell: ThoughtCell, scores: Mapping[ThoughtCell, Scores], seconds: float, plain: Scores | None
+) -> CellFigures:
+    same = {
+        other.memory: found
+        for other, found in scores.items()
+        if other.memory == "none" or (other.rule, other.steps) == (cell.rule, cell.steps)
+    }
+    own = same["matched"]
+    return CellFigures(
+        rule=cell.rule,
+        steps=cell.steps,
+        accuracy={
+            memory: (sum(found.values()) / len(found), accuracy_interval(list(found.values())))
+            for memory, found in same.items()
+            if found
+        },
+        gains={memory: _paired(found, own) for memory, found in same.items() if memory != "matched"},
+        over_no_thoughts=None if plain is None else _paired(plain, own),
+        num_questions=len(own),
+        seconds=seconds,
+    )
+
+
+def _paired(base: Scores, other: Scores) -> PairedDifference:
+    ids = [name for name in base if name in other]
+    return compare_paired([base[name] for name in ids], [other[name] for name in ids])
