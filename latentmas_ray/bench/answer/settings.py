@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from latentmas_ray.bench.setting_checks import DTYPES, check_address, check_positive
 from latentmas_ray.config import DEVICE_FORM, EMBEDDED_MODEL, is_device
+from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import expand_home
 
@@ -54,6 +55,7 @@ class AnswerBenchSettings:
     concurrency: tuple[int, ...] = _flag((1, 8, 32), "C,C,…", "questions that an agent computes at the same time")
     topology: str = _flag("sequential", "NAME|FILE.yaml", "of the methods")
     latent_steps: int = _flag(40, "N", "of each latent agent")
+    thoughts: str = _flag("realign", "RULE", "of latent agents, as in latentmas eval")
     runtime: str = _flag("ray", "ray|local", "of the methods")
     address: str | None = _flag(
         None, "ADDR", "HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started"
@@ -79,6 +81,10 @@ class AnswerBenchSettings:
             raise ConfigError("tasks", ",".join(self.tasks), "it must be names, as in notes,chain")
         if not self.methods and self.engines == ():
             raise ConfigError("methods", NOTHING, "without engines, too, nothing is left")
+        try:
+            parse_thoughts(self.thoughts)
+        except ValueError as problem:
+            raise ConfigError("thoughts", self.thoughts, str(problem)) from None
         check_address(self.address)
         if self.output is not None:
             expand_home("output", self.output)
