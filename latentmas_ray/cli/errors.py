@@ -23,6 +23,7 @@ from latentmas_ray.cli.options import flag_of
 from latentmas_ray.cli.signals import StopSignal, stop_signals_interrupt
 from latentmas_ray.cli.unused_flags import NOTES, describe_unused
 from latentmas_ray.config import RunConfig
+from latentmas_ray.config.renamed import SWITCHES
 from latentmas_ray.errors import (
     PIPELINE_FIELDS,
     InputError,
@@ -38,6 +39,7 @@ from latentmas_ray.simulation.settings import SimulationSettings
 # Fields that are flags of a command: errors name the flag.
 _FLAG_FIELDS = (
     frozenset(RunConfig.model_fields)
+    | SWITCHES.keys()
     | {
         field.name
         for settings in (TransferBenchSettings, MatrixSettings, AnswerBenchSettings, SimulationSettings, LinkSpeeds)
