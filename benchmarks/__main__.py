@@ -11,13 +11,15 @@ import typer
 
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
+from benchmarks.keep.command import keep
+from benchmarks.keep.settings import KeepBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (EngineBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
 
 app = typer.Typer(
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.command("engine")(engine)
 app.command("scaling")(scaling)
+app.command("keep")(keep)
 
 
 @app.command("continuous")
