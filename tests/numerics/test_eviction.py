@@ -12,11 +12,13 @@ from latentmas_ray.config import CodecName, KeepBy, KeepLayers
 from latentmas_ray.engine.eviction import NUM_OBSERVERS, choose
 from latentmas_ray.engine.runner import TurnRunner
 from latentmas_ray.engine.turn import KeepRule, TurnRequest
-from latentmas_ray.memory import Memory, Segment, join
+from latentmas_ray.memory import Memory, Segment, join, merge_layout
 from latentmas_ray.memory.layer_spec import Ranges
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.models.attention import AttentionMass
 from latentmas_ray.topology.agent import AgentMemory
+from latentmas_ray.vllm.paged_memory import check_memory
+from latentmas_ray.writing.question_memory import question_memories
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import make_lm
 from tests.numerics.test_kept_memory import ask, keep
@@ -171,7 +173,21 @@ def test_with_a_codec_and_in_a_file(runner: TurnRunner, codec: CodecName, layers
         assert report.output_token_ids[0] == expected.output_token_ids[question]
 
 
-def test_segments_of_other_effect_than_their_tokens_are_traced(runner: TurnRunner) -> None:
+def test_engines_that_write_question_by_question_get_memory_without_gaps(runner: TurnRunner) -> None:
+    """In slots one after another, whose prompt begins where it did, in one chunk or in two."""
+    tree = TREES["branches"]
+    sent = memory_of(runner, tree, frozenset(), "all", early=True, keep=KeepRule(share=0.25))
+    merged = merge_layout(tree, {name: chunks[0].meta for name, chunks in sent.items()}, len(QUESTIONS))
+    whole = memory_of(runner, tree, frozenset(), "all", early=True)
+    positions = merge_layout(tree, {name: chunks[0].meta for name, chunks in whole.items()}, len(QUESTIONS))
+    assert merged.next_positions == positions.next_positions
+    for number, memory in enumerate(question_memories(runner.spec, merged, Sent(sent).chunks())):
+        assert memory is not None
+        check_memory(memory, runner.spec)
+        assert memory.num_tokens == merged.lengths[number] < positions.lengths[number]
+
+
+def test_a_trace_of_memory_with_gaps(runner: TurnRunner) -> None:
     """A trace leaves out the right slots of a memory with holes, and changes no answer."""
     tree, traced = TREES["branches"], frozenset(QUESTIONS)
     sent = memory_of(runner, tree, frozenset(), "all", early=False, keep=KeepRule(share=0.25))

@@ -278,7 +278,7 @@ def test_the_table_tells_of_all_seeds_what_the_one_of_a_single_run_tells(
     out = " ".join(capsys.readouterr().out.split())
     assert "guard alarms in 4 of 10 questions: expert_1 4" in out
     assert "codec int8: KV arrives with a relative error of up to 2.0%" in out
-    assert "kept 0.25 of the prompts' positions, chosen by reader: 3.00 kB of KV a question dropped" in out
+    assert "kept 0.25 of the prompts' positions, chosen by reader: 3 KB of KV a question dropped" in out
     assert "before this start 6 questions, which these times leave out" in out
 
 
