@@ -12,6 +12,8 @@ import typer
 
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
+from benchmarks.keep.command import keep
+from benchmarks.keep.settings import KeepBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from benchmarks.thoughts.command import thoughts
@@ -19,7 +21,7 @@ from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (EngineBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
 _OWN_FIELDS = {"document", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 app.command("engine")(engine)
 app.command("scaling")(scaling)
 app.command("thoughts")(thoughts)
+app.command("keep")(keep)
 
 
 @app.command("continuous")

@@ -10,7 +10,6 @@ the prompt is kept. No position changes, and nothing is trained.
 Dimensions: L layers, T tokens of a prompt.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from latentmas_ray.engine.turn import KeepRule, TurnRequest
 from latentmas_ray.memory.layer_spec import Ranges
 from latentmas_ray.models.attention import AttentionMass
 from latentmas_ray.models.sampling import uniform
+from latentmas_ray.units import share_of
 
 NUM_SINKS = 1  # first tokens of a prompt, which are always kept
 NUM_OBSERVERS = 16  # last tokens of a prompt, whose attention counts
@@ -115,7 +115,7 @@ def choose(mass_LT: Tensor, share: float) -> tuple[Ranges, ...]:
     """The positions of one prompt that each layer keeps, as ranges: ⌈share · T⌉ of them, the sinks first, then those
     with the largest smoothed mass, the earlier of two that are equal. A mass that is not finite counts as none."""
     num_tokens = mass_LT.shape[1]
-    num_kept = min(num_tokens, max(NUM_SINKS, math.ceil(share * num_tokens - 1e-9)))
+    num_kept = share_of(share, num_tokens)
     finite_LT = torch.nan_to_num(mass_LT.double(), nan=0.0, posinf=0.0)
     smooth_LT = avg_pool1d(
         finite_LT[:, None], NUM_NEIGHBOURS, stride=1, padding=NUM_NEIGHBOURS // 2, count_include_pad=False

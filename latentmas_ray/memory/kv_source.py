@@ -196,7 +196,7 @@ def concatenate_kv(
     """Concatenate questions of several sources, each (source, question), in this layout; copies their bytes."""
     if not parts:
         return InMemoryKV(layout, torch.empty(0, dtype=torch.uint8), stats)
-    if layout.is_uniform:
+    if layout.is_uniform and all(source.layout.is_uniform for source, _ in parts):
         kv_LCHTD = torch.cat([source.view_of(question) for source, question in parts], dim=3)
         return InMemoryKV(layout, kv_LCHTD.view(-1).view(torch.uint8), stats)
     found = [source.tensors_of(question) for source, question in parts]

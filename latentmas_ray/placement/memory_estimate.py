@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil
 
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.topology.agent import LATENT_PARTS, Agent, Topology
+from latentmas_ray.units import share_of
 
 SLOT_STEP = 256  # a cache grows in steps of this many tokens per question
 FORWARD_TOKENS = 1024  # at most, in one forward of all questions together
@@ -128,5 +128,5 @@ def _segment_tokens(agent: Agent, workload: Workload) -> int:
         return 0
     share = workload.keep if agent.keep is None else agent.keep
     sinks = int(agent.hands_over == "latents+sink")
-    prompt = sinks if agent.hands_over in LATENT_PARTS else ceil(share * workload.prompt_tokens)
+    prompt = sinks if agent.hands_over in LATENT_PARTS else share_of(share, workload.prompt_tokens)
     return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Literal
 
 from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, KeepBy, KeepLayers, RunConfig, TransferMode
@@ -13,6 +12,7 @@ from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, seen_by
 from latentmas_ray.topology.agent import LATENT_PARTS, Agent, AgentMemory, Topology
 from latentmas_ray.topology.prompts import RenderedPrompts
+from latentmas_ray.units import share_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     share = 1.0 if request.keep is None else request.keep.share
     return tuple(
         SegmentBound(
-            prompt_bytes=ceil(share * _prompt_bytes(prompt)),
+            prompt_bytes=share_of(share, _prompt_bytes(prompt)),
             latent_steps=latent_steps,
             spare_tokens=FRAME_TOKENS + coming_tokens,
         )

@@ -118,7 +118,7 @@ class Agent(ValidatedModel):
         if self.latent_steps == 0 and self.hands_over in LATENT_PARTS:
             raise RuleError(self.hands_over, "with latent_steps: 0 there are no latents to hand over", "hands_over")
         if self.hands_over in LATENT_PARTS and self.keep is not None:
-            why = f"with hands_over: {self.hands_over} no share of the prompt is handed over"
+            why = f"with hands_over: {self.hands_over} no position of the prompt is chosen"
             raise RuleError(self.keep, why, "keep")
         return self
 

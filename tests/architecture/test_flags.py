@@ -10,8 +10,8 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
-    --temperature --top-p
-    --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
+    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --keep
+    --keep-by --keep-layers --overlap --no-overlap
     --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
-        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
+        --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
         --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --json
     """,
@@ -69,6 +69,10 @@ BENCHMARKS = {
     """,
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
+    """,
+    "keep": """
+        --model --task --topology --dtype --questions --keep --codecs --by --layers --latent-steps --batch-size
+        --max-new-tokens --seed --output
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

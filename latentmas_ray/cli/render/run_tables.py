@@ -176,7 +176,7 @@ def _kept(runs: Sequence["Summary"]) -> str:
         sum(getattr(run, name) * (run.num_questions - run.num_failed) for run in runs) / num
         for name in ("evicted_bytes_per_question", "memory_bytes_per_question")
     )
-    of = "" if runs[0].keep == 1.0 else f"keep {runs[0].keep:g} of the prompts' positions, "
+    of = "" if runs[0].keep == 1.0 else f"{runs[0].keep:g} of the prompts' positions, "
     dropped = f"{of}chosen by {runs[0].keep_by}: {format_bytes(round(evicted))} of KV a question dropped"
     return f"{dropped}, {format_bytes(round(sent))} handed over"
 

@@ -44,7 +44,7 @@ BAD_COMMAND_LINES = [
     (["eval", "--thoughts", "telepathy"], ["--thoughts: got 'telepathy'", "realign, identity, soft, blend, noise"]),
     (
         ["eval", "--thoughts", "soft", "--no-realign"],
-        ["--realign: got 'False'", "thoughts is soft; give one of the two"],
+        ["--realign: got 'False'", "thoughts is soft; give one of"],
     ),
     (["ask", "why?", "--thoughts", "realign", "--no-realign"], ["--realign: got 'False'", "thoughts is realign"]),
     (["eval", "--thoughts", "identity", "--realign"], ["--realign: got 'True'", "thoughts is identity"]),

@@ -17,6 +17,7 @@ from latentmas_ray.topology import (
     load_topology,
     parse_topology,
 )
+from latentmas_ray.topology.agent import LATENT_PARTS
 from latentmas_ray.topology.graph import MAX_LATENT_CHAIN
 
 DIAMOND = """\
@@ -68,9 +69,11 @@ def topologies(draw: st.DrawFn) -> Topology:
             suffix=draw(texts | lines),
         )
         if thinks == "latent":
+            handed_over = draw(st.sampled_from(("all", "prompt", "latents", "latents+sink")))
             agent = agent.replace(
                 latent_steps=draw(st.none() | st.integers(1, 100_000)),
-                hands_over=draw(st.sampled_from(("all", "prompt", "latents", "latents+sink"))),
+                hands_over=handed_over,
+                keep=None if handed_over in LATENT_PARTS else draw(st.none() | st.sampled_from((0.25, 1.0))),
                 close_turn=draw(st.booleans()),
             )
         else:
