@@ -56,8 +56,9 @@ class _ModelledSegment:
 class SimulatedRuntime:
     """Implements the scheduler's `Runtime` protocol on a plan. Its clock, `now`, jumps from event to event.
 
-    A turn starts when the segments that it reads exist and its replica is free; it then fetches them, and computes for the seconds of its timer, if no other replica of its device has a turn. The
-    processor time that passes between two calls of the runtime is the driver's own.
+    A turn starts when the segments that it reads exist and its replica is free; it then fetches them, and computes
+    for the seconds of its timer, if no other replica of its device has a turn. The processor time that passes
+    between two calls of the runtime is the driver's own.
     """
 
     def __init__(
