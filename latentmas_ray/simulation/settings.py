@@ -68,7 +68,7 @@ class SimulationSettings:
         "SPEED",
         f"of each node, which its GPUs share (default: that of --hardware, else {_OTHERS.network * 8 / 1e9:g}Gbit/s)",
     )
-    store: str = _flag("100GB", "SIZE", "memory in flight that each node holds")
+    store: str = _flag("300GB", "SIZE", "memory in flight that each node holds")  # Ray: 30 % of 1 TB
     latency: float = _flag(0.005, "S", "from the end of a turn until readers and driver know")
     driver: str = _flag("charged", "charged|free", "whether virtual time passes with the driver's processor time")
     runtime_seconds: float = _flag(0.0008, "S", "processor time of the driver for the calls to Ray, per turn")
