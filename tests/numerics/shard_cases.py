@@ -77,10 +77,10 @@ class Numbers:
     revision: str
 
 
-def load(folder: Path, ranks: Ranks = ALONE, *, device: str = "cpu") -> TurnRunner:
+def load(folder: Path, ranks: Ranks = ALONE, *, device: str = "cpu", thoughts: str = "realign") -> TurnRunner:
     cache = folder / f"realign-of-{ranks.shard.world_size}"  # a degree must not profit from another's
     model = str(folder / "model")
-    return load_runner(model, dtype="float32", device=device, thoughts="realign", cache_dir=cache, ranks=ranks)
+    return load_runner(model, dtype="float32", device=device, thoughts=thoughts, cache_dir=cache, ranks=ranks)
 
 
 def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
@@ -101,6 +101,13 @@ def compute(ranks: Ranks, folder: Path, device: str = "cpu") -> Numbers:
     matrix_EE = session.rule.matrix_EE
     matrix_EE = None if matrix_EE is None else matrix_EE.cpu()
     return Numbers(kv_LCHTD.cpu(), logits.cpu(), greedy, sampled, matrix_EE, runner.spec.weights_revision)
+
+
+def fed_thoughts(ranks: Ranks, folder: Path, thoughts: str) -> Tensor:
+    """The thoughts of one turn, of all questions."""
+    chunk, _ = load(folder, ranks, thoughts=thoughts).run(work("a", transfer_mode="recompute"), {})
+    assert chunk is not None
+    return chunk.recompute_inputs.latents_NE
 
 
 def work(

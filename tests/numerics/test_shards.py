@@ -90,6 +90,18 @@ def test_ranks_see_the_thoughts_that_the_whole_model_sees(
         assert effect == pytest.approx(expected_effect, rel=1e-2, abs=1e-6)
 
 
+@pytest.mark.parametrize("thoughts", ["soft:top_k=5", "blend", "noise"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-tied"])
+def test_ranks_feed_the_thoughts_that_the_whole_model_feeds(
+    family: str, thoughts: str, folder_of: MakeFolder, two: RankProcesses
+) -> None:
+    folder = folder_of(family)
+    whole_NE = shard_cases.fed_thoughts(ALONE, folder, thoughts)
+    first_NE, second_NE = two.run(shard_cases.fed_thoughts, folder, thoughts)
+    assert torch.equal(first_NE, second_NE)
+    assert_close(first_NE, whole_NE)
+
+
 @pytest.mark.parametrize("policy", ["drop", "text"])
 def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankProcesses) -> None:
     save_broken_model(tmp_path / "model")
