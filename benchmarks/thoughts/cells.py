@@ -111,7 +111,8 @@ def run_cells(settings: ThoughtBenchSettings, say: Callable[[str], None]) -> Non
                 before = cell.rule, cell.memory
                 system = stack.enter_context(_system(settings.config(cell.rule, cell.memory), lm))
             folder = cell.folder(settings)
-            found = system.evaluate(output=str(folder), resume=True, latent_steps=cell.steps)
+            steps = None if cell.memory == "none" else cell.steps
+            found = system.evaluate(output=str(folder), resume=True, latent_steps=steps)
             right = "no gold" if found.accuracy is None else f"{100 * found.accuracy:.1f} %"
             say(f"{settings.label}: {cell.rule}, {cell.memory}, {cell.steps} steps: {right}")
     for rule in settings.rules:
