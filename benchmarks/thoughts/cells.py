@@ -86,7 +86,7 @@ def plan_cells(settings: ThoughtBenchSettings) -> Iterator[ThoughtCell]:
     """All cells, those of one rule and control one after another: they share the actors."""
     for memory in settings.controls:
         if memory == "none":
-            yield ThoughtCell(_NO_THOUGHTS, memory, 0)
+            yield ThoughtCell(_NO_THOUGHTS, "none", 0)
             continue
         if 0 in settings.steps and not memory.startswith("latent-only"):
             yield ThoughtCell(_NO_THOUGHTS, memory, 0)  # type: ignore[arg-type]
