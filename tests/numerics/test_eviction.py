@@ -110,6 +110,7 @@ def test_what_is_kept_is_what_it_was(runner: TurnRunner, rule: KeepRule) -> None
             assert torch.equal(segment.kv_of(row)[layer], whole.kv_of(row)[layer][:, :, tokens])
     same = len(set(segment.meta.kept)) == 1
     assert same == (rule.layers == "shared" or rule.by == "random")
+    assert segment.meta.num_bytes == segment.kv.layout.num_bytes < whole.meta.num_bytes
     assert segment.meta.num_bytes + sum(segment.meta.evicted_bytes) == whole.meta.num_bytes
 
 
