@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.keep.settings import MEMORIES, NOTES, KeepCell, KeepBenchSettings
-from latentmas_ray import LatentMAS, Topology, make_config
+from benchmarks.keep.settings import MEMORIES, NOTES, KeepBenchSettings, KeepCell
+from latentmas_ray import LatentMAS, Topology
+from latentmas_ray.config import make_config
 from latentmas_ray.report.runs import FinishedRun, load_run
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
 from latentmas_ray.tasks.notes import notes_questions

@@ -250,8 +250,8 @@ class TurnRunner:
         outgoing: Outgoing | None,
         sent_bytes: tuple[int, ...],
     ) -> tuple[SegmentChunk | None, dict[str, tuple[int, ...]]]:
-        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the fields of the result that
-        have the segment's bytes per question."""
+        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and those fields of the
+        result that have the segment's bytes per question."""
         make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
