@@ -26,6 +26,7 @@ from latentmas_ray.units import share_of
 
 NUM_SINKS = 1  # first tokens of a prompt, which are always kept
 NUM_OBSERVERS = 16  # last tokens of a prompt, whose attention counts
+NUM_DRAFTED = 16  # tokens of a reader's answer, if readers choose: it looks up what it needs when it writes
 NUM_NEIGHBOURS = 5  # positions over which the mass is averaged
 
 
@@ -95,7 +96,7 @@ class Eviction:
         for prompts in rule.readers:
             fed = [encode(prompt.messages, prompt.template, prompt.suffix) for prompt in prompts]
             observed = AttentionMass(session.cache.lengths)
-            session.preview(fed, observed)
+            session.preview(fed, observed, NUM_DRAFTED)
             masses = [
                 mass_LT + more_LT / len(ids)
                 for mass_LT, more_LT, ids in zip(masses, self._mass(observed), fed, strict=True)
