@@ -132,7 +132,7 @@ class Session:
         """Feed other prompts, ragged, and the first `num_drafted` tokens of the likeliest answers to them, for the
         attention that they pay: adds it to `mass`, and forgets them. Of a prompt that has more tokens than there are
         positions only the last are fed. Raises CacheError."""
-        limit = None if self.lm.max_positions is None else self.lm.max_positions - num_drafted
+        limit = self.lm.max_positions
         fed = [
             ids if limit is None else ids[max(0, len(ids) - (limit - position)) :] if position < limit else []
             for ids, position in zip(prompts, self.positions, strict=True)
@@ -143,9 +143,11 @@ class Session:
         ids_T = torch.tensor(list(chain(*fed)), dtype=torch.int64)
         with self.cache.watched(mass):
             self._feed(self.lm.embed(ids_T).split([len(ids) for ids in fed]))
-            for _ in range(num_drafted if limit is None or max(self.positions) <= limit else 0):
+            for _ in range(num_drafted):
                 drafted = self.lm.ranks.broadcast(greedy(self.lm.logits(self.last_hidden_BE)))
-                self.last_hidden_BE = self._forward(self.lm.embed(drafted), [1] * len(fed))
+                rows_E = self.lm.embed(drafted).split(1)
+                room = [limit is None or position < limit for position in self.positions]
+                self._feed([row_E if has_room else row_E[:0] for row_E, has_room in zip(rows_E, room, strict=True)])
         self.cache.extend(lengths)
         self.positions, self.last_hidden_BE = positions, last_hidden_BE
 

@@ -67,7 +67,8 @@ def test_the_mass_is_the_attention_that_transformers_computes(family: str, engin
         with torch.inference_mode():
             layers = model(torch.tensor([ids]), output_attentions=True).attentions
         count = len(more[row]) if row == 0 else 1
-        expected = torch.stack([heads[0, :, -count:, first : first + length].sum((0, 1)) for heads in layers])
+        paid = [heads[0, :, -count:, first : first + length] for heads in layers]
+        expected = torch.stack([one.square().sum((0, 1)) for one in paid])
         assert_close(mass.of_slots(row, first, length), expected)
 
 
@@ -84,7 +85,7 @@ def test_the_last_tokens_of_a_prompt_choose(runner: TurnRunner) -> None:
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         layers = model(torch.tensor([prompt]), output_attentions=True).attentions
-    mass = sum(heads[0, :, -NUM_OBSERVERS:].sum((0, 1)) for heads in layers)
+    mass = sum(heads[0, :, -NUM_OBSERVERS:].square().sum((0, 1)) for heads in layers)
     assert isinstance(mass, Tensor)
     (expected,) = choose(mass[None], 0.25)
     segment = segment_of(runner, work)
