@@ -5,8 +5,7 @@ layer l and head h, smoothed over neighbouring positions. The positions with the
 SnapKV (Li et al. 2024, arXiv 2404.14469, section 4), whose observers are the last tokens of a prompt. Differences:
 squares; one choice for all heads, and by default for all layers (the mass is the sum over them), so that memory stays
 one tensor; the attention sink is always kept (Xiao et al. 2023, arXiv 2309.17453); and the observers may be a reader's
-prompt and the beginning of its answer. Everything after the prompt is kept. No position changes, and nothing is
-trained.
+prompt. Everything after the prompt is kept. No position changes, and nothing is trained.
 
 Dimensions: L layers, T tokens of a prompt.
 """
@@ -27,7 +26,6 @@ from latentmas_ray.units import share_of
 
 NUM_SINKS = 1  # first tokens of a prompt, which are always kept
 NUM_OBSERVERS = 16  # last tokens of a prompt, whose attention counts
-NUM_DRAFTED = 16  # tokens of a reader's answer, if readers choose: it looks up what it needs when it writes
 NUM_NEIGHBOURS = 5  # positions over which the mass is averaged
 
 
@@ -97,7 +95,7 @@ class Eviction:
         for prompts in rule.readers:
             fed = [encode(prompt.messages, prompt.template, prompt.suffix) for prompt in prompts]
             observed = AttentionMass(session.cache.lengths)
-            session.preview(fed, observed, NUM_DRAFTED)
+            session.preview(fed, observed)
             masses = [
                 mass_LT + more_LT / len(ids)
                 for mass_LT, more_LT, ids in zip(masses, self._mass(observed), fed, strict=True)

@@ -128,10 +128,9 @@ class Session:
         self.last_hidden_BE = torch.stack(last_B)
 
     @torch.inference_mode()
-    def preview(self, prompts: Sequence[Sequence[int]], mass: AttentionMass, num_drafted: int = 0) -> None:
-        """Feed other prompts, ragged, and the first `num_drafted` tokens of the likeliest answers to them, for the
-        attention that they pay: adds it to `mass`, and forgets them. Of a prompt that has more tokens than there are
-        positions only the last are fed. Raises CacheError."""
+    def preview(self, prompts: Sequence[Sequence[int]], mass: AttentionMass) -> None:
+        """Feed other prompts, ragged, for the attention that they pay: adds it to `mass`, and forgets them. Of a prompt
+        that has more tokens than there are positions only the last are fed. Raises CacheError."""
         limit = self.lm.max_positions
         fed = [
             ids if limit is None else ids[max(0, len(ids) - (limit - position)) :] if position < limit else []
@@ -139,15 +138,10 @@ class Session:
         ]
         lengths, positions, last_hidden_BE = list(self.cache.lengths), self.positions, self.last_hidden_BE
         with self.lm.ranks.all_or_none():
-            self.cache.reserve(max(map(add, self.cache.lengths, map(len, fed))) + num_drafted)
+            self.cache.reserve(max(map(add, self.cache.lengths, map(len, fed))))
         ids_T = torch.tensor(list(chain(*fed)), dtype=torch.int64)
         with self.cache.watched(mass):
             self._feed(self.lm.embed(ids_T).split([len(ids) for ids in fed]))
-            for _ in range(num_drafted):
-                drafted = self.lm.ranks.broadcast(greedy(self.lm.logits(self.last_hidden_BE)))
-                rows_E = self.lm.embed(drafted).split(1)
-                room = [limit is None or position < limit for position in self.positions]
-                self._feed([row_E if has_room else row_E[:0] for row_E, has_room in zip(rows_E, room, strict=True)])
         self.cache.extend(lengths)
         self.positions, self.last_hidden_BE = positions, last_hidden_BE
 
