@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.keep.settings import MEMORIES, NOTES, Cell, KeepBenchSettings
-from latentmas_ray import LatentMAS, Topology, make_config
+from benchmarks.keep.settings import MEMORIES, NOTES, KeepBenchSettings, KeepCell
+from latentmas_ray import LatentMAS, Topology
+from latentmas_ray.config import make_config
 from latentmas_ray.report.runs import FinishedRun, load_run
 from latentmas_ray.stats import PairedDifference, accuracy_interval, compare_paired
 from latentmas_ray.tasks.notes import notes_questions
@@ -17,7 +18,7 @@ from latentmas_ray.topology import builtin_for, load_topology
 class KeepFigures:
     """The figures of one cell. Differences are paired, with the middle 95 % of bootstrap samples of the questions."""
 
-    cell: Cell
+    cell: KeepCell
     num_questions: int
     sent_bytes: float  # per question, as sent
     accuracy: float
@@ -56,7 +57,7 @@ def read_figures(settings: KeepBenchSettings) -> Iterator[KeepFigures]:
         )
 
 
-def _run(settings: KeepBenchSettings, cell: Cell, memory: str, task: Path, topology: Topology) -> None:
+def _run(settings: KeepBenchSettings, cell: KeepCell, memory: str, task: Path, topology: Topology) -> None:
     folder = _folder(settings, cell, memory)
     fields = {
         "model": settings.model,
@@ -95,11 +96,11 @@ def _name_of(settings: KeepBenchSettings) -> str:
     return NOTES if settings.task == NOTES else ""
 
 
-def _full_cell(settings: KeepBenchSettings) -> Cell | None:
+def _full_cell(settings: KeepBenchSettings) -> KeepCell | None:
     return next((cell for cell in settings.cells() if cell.keep == 1 and cell.codec == "none"), None)
 
 
-def _folder(settings: KeepBenchSettings, cell: Cell, memory: str) -> Path:
+def _folder(settings: KeepBenchSettings, cell: KeepCell, memory: str) -> Path:
     return settings.output / f"{cell.name}-{memory}"
 
 

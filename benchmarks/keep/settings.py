@@ -14,7 +14,7 @@ MEMORIES = ("matched", "deranged")
 
 
 @dataclass(frozen=True)
-class Cell:
+class KeepCell:
     """One point of the curve: two runs, of matched and of deranged memory."""
 
     keep: float
@@ -57,8 +57,8 @@ class KeepBenchSettings:
         if wrong_shares := [share for share in self.keep if not 0 < share <= 1]:
             raise ConfigError("keep", wrong_shares[0], "it must be a share: more than 0 and at most 1")
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[KeepCell]:
         """All points; where everything is kept nobody chooses."""
         for codec, share in product(cast("tuple[CodecName, ...]", self.codecs), self.keep):
             for by in cast("tuple[KeepBy, ...]", self.by if share < 1 else ("prompt",)):
-                yield Cell(share, by, codec)
+                yield KeepCell(share, by, codec)

@@ -1,11 +1,11 @@
 """Eviction: an agent hands over only a share of its prompt's positions, those to which most attention was paid.
 
-The mass of position t of the prompt is Σ_l Σ_h Σ_i a_lhi(t), the attention that observing tokens i pay to it in layer l
-and head h, smoothed over neighbouring positions. The positions with the largest mass are kept: the rule of SnapKV (Li
-et al. 2024, arXiv 2404.14469, section 4), whose observers are the last tokens of a prompt. Differences: one choice for
-all heads, and by default for all layers (the mass is the sum over them), so that memory stays one tensor; the attention
-sink is always kept (Xiao et al. 2023, arXiv 2309.17453); and an observer may be a reader's prompt. Everything after
-the prompt is kept. No position changes, and nothing is trained.
+The mass of position t of the prompt is Σ_l Σ_h Σ_i a_lhi(t)², a the attention that observing tokens i pay to it in
+layer l and head h, smoothed over neighbouring positions. The positions with the largest mass are kept: the rule of
+SnapKV (Li et al. 2024, arXiv 2404.14469, section 4), whose observers are the last tokens of a prompt. Differences:
+squares; one choice for all heads, and by default for all layers (the mass is the sum over them), so that memory stays
+one tensor; the attention sink is always kept (Xiao et al. 2023, arXiv 2309.17453); and the observers may be a reader's
+prompt. Everything after the prompt is kept. No position changes, and nothing is trained.
 
 Dimensions: L layers, T tokens of a prompt.
 """

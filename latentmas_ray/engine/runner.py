@@ -102,7 +102,7 @@ class TurnRunner:
         with timer.phase("prefill"):
             eviction.prefill()
         tracer = TurnTracer(self._lens, work, merged, prompts)
-        decision, chunk, segment_bytes, evicted_bytes = GuardDecision(), None, tuple[int, ...](), tuple[int, ...]()
+        decision, chunk, sizes = GuardDecision(), None, dict[str, tuple[int, ...]]()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
@@ -110,11 +110,8 @@ class TurnRunner:
                 sent_bytes = self._think(session, work, timer, outgoing, seen)
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
-                with timer.phase("trace"):
-                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE)
-                    session.drop_thoughts(decision.without_thoughts)
-                    session.withdraw(decision.withdrawn)
-            chunk, segment_bytes, evicted_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
+                decision = self._guard(session, work, timer, after_prompt_BE, hidden_BNE)
+            chunk, sizes = self._emit(session, work, timer, outgoing, sent_bytes)
             with timer.phase("trace"):  # after the segment was sent
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
@@ -144,8 +141,7 @@ class TurnRunner:
             cut_off=cut_off,
             phases=Phases(**timer.seconds),
             spans=tuple(timer.spans),
-            segment_bytes=segment_bytes,
-            evicted_bytes=evicted_bytes,
+            **sizes,
             memory_tokens=memory_tokens,
             traces=traces,
             embeddings=embeddings,
@@ -236,6 +232,16 @@ class TurnRunner:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
 
+    def _guard(
+        self, session: Session, work: TurnRequest, timer: PhaseTimer, after_prompt_BE: Tensor, hidden_BNE: Tensor
+    ) -> GuardDecision:
+        """Decide about the thoughts of a turn, before it emits them."""
+        with timer.phase("trace"):
+            decision = decide(self._lens, work, after_prompt_BE, hidden_BNE)
+            session.drop_thoughts(decision.without_thoughts)
+            session.withdraw(decision.withdrawn)
+        return decision
+
     def _emit(
         self,
         session: Session,
@@ -243,9 +249,9 @@ class TurnRunner:
         timer: PhaseTimer,
         outgoing: Outgoing | None,
         sent_bytes: tuple[int, ...],
-    ) -> tuple[SegmentChunk | None, tuple[int, ...], tuple[int, ...]]:
-        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, the segment's bytes per
-        question, and the bytes of what an eviction dropped."""
+    ) -> tuple[SegmentChunk | None, dict[str, tuple[int, ...]]]:
+        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and those fields of the
+        result that have the segment's bytes per question."""
         make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
@@ -262,7 +268,8 @@ class TurnRunner:
             segment_bytes = chunk.meta.bytes_per_question
         else:
             segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))
-        return None if outgoing is not None else chunk, segment_bytes, chunk.meta.evicted_bytes if work.keep else ()
+        sizes = {"segment_bytes": segment_bytes, "evicted_bytes": chunk.meta.evicted_bytes if work.keep else ()}
+        return None if outgoing is not None else chunk, sizes
 
     def _decode_fallback(
         self,

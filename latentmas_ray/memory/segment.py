@@ -126,7 +126,7 @@ class SegmentMeta:
     def bytes_per_question(self) -> tuple[int, ...]:
         layout = self.layout()
         if layout.layer_lengths is None:
-            return tuple(length * self.spec.bytes_per_token for length in self.lengths)
+            return tuple(length * self.spec.bytes_per_token for length in layout.lengths)
         by_layer = zip(self.spec.layers, layout.layer_lengths, strict=True)
         columns = [[length * layer.bytes_per_token for length in lengths] for layer, lengths in by_layer]
         return tuple(map(sum, zip(*columns, strict=True)))

@@ -88,9 +88,9 @@ class Packing:
 class AttentionMass:
     """Adds up how much attention new tokens pay to each slot of their rows, in each layer (`BatchCache.watched`).
 
-    m[l, b, s] = Σ_i Σ_q softmax_j(q_liq · k_lj / √D)[s], over the tokens i of row b that lie in slots `first_slots[b]`
+    m[l, b, s] = Σ_i Σ_q softmax_j(q_liq · k_lj / √D)[s]², over the tokens i of row b that lie in slots `first_slots[b]`
     or later, and the query heads q of this rank. The softmax is the one of the forward: causal, over all slots of the
-    row, in float32.
+    row, in float32. Squares, so that a head that looks at one token counts more than one that looks everywhere.
     """
 
     def __init__(self, first_slots: Sequence[int]) -> None:
@@ -121,7 +121,7 @@ class AttentionMass:
 
 
 def _attention_paid(query_QND: Tensor, key_HSD: Tensor, scaling: float | None) -> Tensor:
-    """The attention that a row's last N tokens pay to each of its slots, summed over tokens and heads, [S]."""
+    """The squared attention that a row's last N tokens pay to each of its slots, summed over tokens and heads, [S]."""
     num_heads, num_slots, head_dim = key_HSD.shape
     num_queries, num_tokens, _ = query_QND.shape
     keys_HDS = key_HSD.float().transpose(1, 2)
@@ -133,7 +133,13 @@ def _attention_paid(query_QND: Tensor, key_HSD: Tensor, scaling: float | None) -
         queries = block_QND.reshape(num_heads, num_queries // num_heads * count, head_dim)
         scores = queries @ keys_HDS * (head_dim**-0.5 if scaling is None else scaling)
         hidden_NS = slots_S > slots_S[first : first + count, None]
-        paid_S += scores.view(num_queries, count, num_slots).masked_fill(hidden_NS, -torch.inf).softmax(-1).sum((0, 1))
+        paid_S += (
+            scores.view(num_queries, count, num_slots)
+            .masked_fill(hidden_NS, -torch.inf)
+            .softmax(-1)
+            .square()
+            .sum((0, 1))
+        )
         first += count
     return paid_S
 

@@ -67,7 +67,8 @@ def test_the_mass_is_the_attention_that_transformers_computes(family: str, engin
         with torch.inference_mode():
             layers = model(torch.tensor([ids]), output_attentions=True).attentions
         count = len(more[row]) if row == 0 else 1
-        expected = torch.stack([heads[0, :, -count:, first : first + length].sum((0, 1)) for heads in layers])
+        paid = [heads[0, :, -count:, first : first + length] for heads in layers]
+        expected = torch.stack([one.square().sum((0, 1)) for one in paid])
         assert_close(mass.of_slots(row, first, length), expected)
 
 
@@ -84,7 +85,7 @@ def test_the_last_tokens_of_a_prompt_choose(runner: TurnRunner) -> None:
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         layers = model(torch.tensor([prompt]), output_attentions=True).attentions
-    mass = sum(heads[0, :, -NUM_OBSERVERS:].sum((0, 1)) for heads in layers)
+    mass = sum(heads[0, :, -NUM_OBSERVERS:].square().sum((0, 1)) for heads in layers)
     assert isinstance(mass, Tensor)
     (expected,) = choose(mass[None], 0.25)
     segment = segment_of(runner, work)
@@ -110,21 +111,21 @@ def test_what_is_kept_is_what_it_was(runner: TurnRunner, rule: KeepRule) -> None
             assert torch.equal(segment.kv_of(row)[layer], whole.kv_of(row)[layer][:, :, tokens])
     same = len(set(segment.meta.kept)) == 1
     assert same == (rule.layers == "shared" or rule.by == "random")
+    assert segment.meta.num_bytes == segment.kv.layout.num_bytes < whole.meta.num_bytes
     assert segment.meta.num_bytes + sum(segment.meta.evicted_bytes) == whole.meta.num_bytes
 
 
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+@pytest.mark.parametrize("rule", RULES[1:4], ids=NAMES[1:4])
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_every_way_to_a_reader_gives_the_same(
-    runner: TurnRunner, tree: tuple[AgentMemory, ...], rule: KeepRule, early: bool
+    runner: TurnRunner, tree: tuple[AgentMemory, ...], rule: KeepRule
 ) -> None:
     names = frozenset(name for node in tree for name in node.agents())
     sent = memory_of(runner, tree, frozenset(), "all", early=False, keep=rule)
     expected = answer(runner, tree, sent, frozenset())
-    again = memory_of(runner, tree, frozenset(), "all", early=early, keep=rule)
+    again = memory_of(runner, tree, frozenset(), "all", early=True, keep=rule)
     assert answer(runner, tree, again, frozenset()).output_token_ids == expected.output_token_ids
-    inputs = memory_of(runner, tree, names, "all", early=early, keep=rule)
+    inputs = memory_of(runner, tree, names, "all", early=True, keep=rule)
     recomputed = answer(runner, tree, inputs, names)
     assert recomputed.output_token_ids == expected.output_token_ids
     assert recomputed.memory_tokens == expected.memory_tokens
