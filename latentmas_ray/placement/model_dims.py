@@ -140,8 +140,8 @@ EMBEDDED: Mapping[str, ModelDims] = {"tiny": _embedded(4, 256, 805), "small": _e
 
 
 def known_dims(name: str) -> ModelDims | None:
-    """Return the dimensions of `tiny`, `small`, a preset, a hub id that ends in a preset's name, or a model folder; None
-    for any other name. Raises ModelError for a folder without a usable config.json."""
+    """Return the dimensions of `tiny`, `small`, a preset, a hub id that ends in a preset's name, or a model folder;
+    None for any other name. Raises ModelError for a folder without a usable config.json."""
     if (embedded := EMBEDDED.get(name)) is not None:
         return embedded
     if (preset := _preset_of(name)) is not None and not Path(name).is_dir():
