@@ -32,6 +32,7 @@ from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_set
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
+    describe_models,
     devices_by_agents,
     format_replicas,
     format_transport,
@@ -73,6 +74,7 @@ __all__ = [
     "WritingConfig",
     "current_fields",
     "current_transfer",
+    "describe_models",
     "devices_by_agents",
     "format_replicas",
     "format_transport",

@@ -44,7 +44,7 @@ def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_mem
         raise ConfigError("QUESTION", "nothing", "give the question in quotes, or --example chain")
     if not text.strip():
         raise ConfigError("QUESTION", text, "it must not be empty")
-    if config.model != EMBEDDED_MODEL:
+    if EMBEDDED_MODEL not in (config.model, *config.models.values()):
         return Asked(config, {"question": text})
     task = trained_task(text, has_memory=has_memory)
     if task is None and not anyway:
