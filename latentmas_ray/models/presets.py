@@ -30,31 +30,40 @@ CHAT_TEMPLATE = (
 )
 
 
-def untrained_model(vocab_size: int) -> Qwen3ForCausalLM:
-    """The embedded model's architecture with random weights: 2.8M parameters with a vocabulary of 800."""
+def untrained_model(
+    vocab_size: int,
+    *,
+    num_layers: int = 4,
+    hidden_size: int = 256,
+    mlp_size: int = 512,
+    end_id: int = 2,
+    pad_id: int = 0,
+) -> Qwen3ForCausalLM:
+    """The architecture of an embedded model with random weights; by default that of `tiny`: 2.8M parameters with a
+    vocabulary of 800."""
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
+        hidden_size=hidden_size,
+        intermediate_size=mlp_size,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=32_768,
         tie_word_embeddings=False,
-        eos_token_id=2,
-        pad_token_id=0,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
         bos_token_id=None,
         dtype="float32",
     )
     return Qwen3ForCausalLM(config)
 
 
-def wrap_tokenizer(tokenizer: object) -> PreTrainedTokenizerFast:
-    """Wrap a trained tokenizer with the embedded model's special tokens and chat template."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+def wrap_tokenizer(
+    tokenizer: object, *, end: str = "<|im_end|>", pad: str = "<|endoftext|>", template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
+    """Wrap a trained tokenizer with special tokens and a chat template; by default those of `tiny`."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad, chat_template=template)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
