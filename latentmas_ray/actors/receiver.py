@@ -8,7 +8,7 @@ from typing import Any
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 from latentmas_ray.engine.timing.phase_spans import Wait
-from latentmas_ray.engine.turn import GivenMemory, SegmentRead
+from latentmas_ray.engine.turn import GivenMemory, ReadAs, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.chunk import repeat
 from latentmas_ray.memory.reslice import reslice
@@ -53,9 +53,11 @@ class SegmentReceiver:
         *,
         idle_since: float,
         busy_within: Callable[[float, float], float] | None = None,
+        translated: Collection[str] = (),
     ) -> None:
         """Unpack the first chunks. `idle_since` (seconds of the wall clock) is when the reader became idle;
-        `busy_within` is that of `ExposedTimer`.
+        `busy_within` is that of `ExposedTimer`. Of the sources in `translated`, which have another model, only the
+        recompute inputs are taken.
 
         Raises what `Transport.unpack` raises.
         """
@@ -63,6 +65,7 @@ class SegmentReceiver:
         self._transport = transport
         self._spec = spec
         self._incoming = incoming
+        self._translated = frozenset(translated)
         final_at = {segment.source: segment.first.final_at for segment in incoming}
         self._timer = ExposedTimer(final_at, idle_since=idle_since, busy_within=busy_within)
         self._recompute_bytes = dict.fromkeys(final_at, 0)
@@ -97,13 +100,17 @@ class SegmentReceiver:
             yield from self._yield_later(segment)
 
     def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
-        """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
+        """Return one record per segment, once all chunks are absorbed. From the sources in `recomputed` no KV was
+        taken."""
         times = self._timer.times()
+        modes: dict[str, ReadAs] = dict.fromkeys(recomputed, "recompute") | dict.fromkeys(
+            self._translated, "translated"
+        )
         return tuple(
             SegmentRead(
                 source=source,
                 num_bytes=self._recompute_bytes[source] if source in recomputed else self._kv_bytes[source],
-                transfer_mode="recompute" if source in recomputed else "kv",
+                transfer_mode=modes.get(source, "kv"),
                 codec=codec,
                 relative_error=self._errors[source],
                 transport=self._names[source],
@@ -123,7 +130,10 @@ class SegmentReceiver:
 
     def _unpack(self, segment: IncomingSegment, index: int, sent: SentChunk) -> SegmentChunk:
         begin, source = time.time(), segment.source
-        chunk = self._transport.unpack(sent.payload, expected=self._spec, chunk_id=segment.chunk_id(index))
+        if source in self._translated:
+            chunk = self._transport.unpack_inputs(sent.payload, chunk_id=segment.chunk_id(index))
+        else:
+            chunk = self._transport.unpack(sent.payload, expected=self._spec, chunk_id=segment.chunk_id(index))
         self._recompute_bytes[source] += sum(chunk.recompute_inputs.bytes_per_question)
         self._kv_bytes[source] += chunk.travel_bytes
         self._errors[source] = max(self._errors[source], chunk.codec_stats.relative_error if chunk.codec_stats else 0.0)

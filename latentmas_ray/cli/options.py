@@ -20,6 +20,7 @@ _METAVARS = {
     "task": "NAME|FILE",
     "topology": "NAME|FILE.yaml",
     "model": "tiny|FOLDER|HUB_ID",
+    "models": "AGENT=MODEL,…",
     "device": "auto|cpu|cuda[:N]",
     "memory_in_flight": "auto|SIZE",
     "address": "ADDR",

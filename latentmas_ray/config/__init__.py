@@ -33,6 +33,7 @@ from latentmas_ray.config.unused import RunSetting, unused_by_choice, unused_set
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     MAX_REPLICAS,
+    describe_models,
     devices_by_agents,
     format_replicas,
     format_transport,
@@ -75,6 +76,7 @@ __all__ = [
     "WritingConfig",
     "current_fields",
     "current_transfer",
+    "describe_models",
     "devices_by_agents",
     "format_replicas",
     "format_transport",

@@ -30,7 +30,9 @@ from latentmas_ray.config.values import (
     DEVICE_FORM,
     Replicas,
     count_replicas,
+    describe_models,
     is_device,
+    parse_models,
     parse_replicas,
     parse_transport,
 )
@@ -104,11 +106,24 @@ class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
 
     model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, small, a model folder, or a hub id")
+    models: Annotated[dict[str, str], Since(before={})] = Field(
+        default_factory=dict, description="of agents that have another model, as in planner=tiny,judger=FOLDER"
+    )
     revision: Annotated[str | None, Since(before=None)] = Field(
         default=None, min_length=1, description="branch, tag or commit of a hub model"
     )
     dtype: DTypeName = Field(default="auto", description="auto: the one in which the weights are stored")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: object) -> dict[str, str]:
+        return {agent: with_home(model) for agent, model in parse_models(value).items()}
+
+    @property
+    def model_names(self) -> str:
+        """All models of the run, for tables: that of most agents, and those of the others."""
+        return describe_models(self.model, self.models)
 
     @field_validator("device")
     @classmethod

@@ -88,7 +88,7 @@ UNUSED = (
         why="the agents hand over text",
     ),
     UnusedFields(
-        fields=("topology",),
+        fields=("topology", "models"),
         when=lambda run: run.config.method == "single" and run.num_agents > 1,
         cause="method",
         why="a topology of several agents is not used",

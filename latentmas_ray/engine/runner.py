@@ -16,7 +16,7 @@ from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.positions import check_positions
-from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.recompute import InputTranslator, TranslatedSegments, recompute
 from latentmas_ray.engine.run_on import asked
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
@@ -30,8 +30,10 @@ from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChun
 class TurnRunner:
     """Executes turns on one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, translators: Mapping[str, InputTranslator] | None = None) -> None:
+        """`translators` is by the name of another model whose memory this one reads."""
         self.engine = engine
+        self._translators = dict(translators or {})
         self._current: tuple[TurnRequest, float, StepCounter] | None = None  # the running turn and its start
 
     @property
@@ -164,6 +166,9 @@ class TurnRunner:
         """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
+        if work.translated:
+            with timer.phase("absorb"):
+                incoming = self._translate(work, incoming)
         with lm.ranks.all_or_none():
             chunks, segments = incoming.chunks(), incoming.segments()
         check_positions(
@@ -194,8 +199,16 @@ class TurnRunner:
 
     def recompute(self, work: TurnRequest, memory: Incoming) -> dict[str, Segment]:
         """Return all segments that a turn reads, with the KV of those that arrive as recompute inputs computed. Raises
-        like `engine.recompute`."""
+        like `engine.recompute` and `TranslatedSegments`."""
+        if work.translated and not isinstance(memory, TranslatedSegments):
+            memory = self._translate(work, memory)
         return recompute(self.engine, work.reads, memory, work.recomputed, work.question_ids)
+
+    def _translate(self, work: TurnRequest, memory: Incoming) -> TranslatedSegments:
+        """Wait for the memory of agents with another model, and translate it. Raises like `TranslatedSegments`."""
+        lm = self.engine.lm
+        by_agent = {agent: self._translators[model] for agent, model in work.translated.items()}
+        return TranslatedSegments(memory, work.reads, by_agent, lm.spec, lm.ranks)
 
     def _end_tokens(self, work: TurnRequest) -> list[int]:
         """The tokens that are fed after the thoughts."""

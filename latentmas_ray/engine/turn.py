@@ -14,6 +14,8 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingM
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 SentAs = Literal["kv", "recompute"]
+# How a reader gets a segment: `translated` are the recompute inputs of an agent with another model.
+ReadAs = Literal["kv", "recompute", "translated"]
 Link = Literal["same_process", "same_gpu", "same_node", "cross_node"]  # nearest first
 # Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
 CutOff = Literal["no", "max_new_tokens", "positions"]
@@ -74,6 +76,8 @@ class TurnRequest:
     reads: tuple[AgentMemory, ...] = ()
     transfer_mode: SentAs = "kv"  # how its own segment is sent
     recomputed: frozenset[str] = frozenset()  # the agents whose segments arrive as recompute inputs
+    # Those of them that have another model, and its name: their inputs are translated first.
+    translated: Mapping[str, str] = field(default_factory=dict)
     submitted_at: float = 0.0  # wall-clock seconds on the driver's machine
     is_last: bool = False  # no turn after this one reads the memory of this batch
     traced: frozenset[str] = frozenset()  # the questions to trace
@@ -140,7 +144,7 @@ class SegmentRead:
     transport: str
     seconds: float  # until it was absorbed, without waiting for its computation: see `engine.timing.exposed_time`
     exposed_seconds: float = 0.0  # the part of them that did not overlap with computation
-    transfer_mode: SentAs = "kv"
+    transfer_mode: ReadAs = "kv"
     codec: CodecName = "none"
     relative_error: float = 0.0  # RMS error of a lossy codec, maximum over chunks
     link: Link = "same_process"

@@ -145,6 +145,20 @@ def decode_chunk(
         raise WireError(f"the segment contradicts itself: {reason}") from reason
 
 
+def decode_inputs(
+    header: bytes, *, authenticator: Authenticator | None = None, chunk_id: ChunkId | None = None
+) -> SegmentChunk:
+    """Return the chunk of a header without its KV: its meta data and recompute inputs, which need no body. Raises
+    WireError like `decode_chunk`."""
+    fields, _ = _read_header(header, authenticator)
+    check_chunk_id(ChunkId(_get(fields, "segment", str), _get(fields, "chunk", int)), chunk_id)
+    spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
+    try:
+        return SegmentChunk.without_kv(_read_meta(fields, spec), _read_recompute_inputs(fields, spec))
+    except (SegmentError, RuntimeError, ValueError) as reason:
+        raise WireError(f"the segment contradicts itself: {reason}") from reason
+
+
 def add_tags(header: bytes, body: Tensor, authenticator: Authenticator, chunk_id: ChunkId) -> bytes:
     """Return the authenticated form of a header that has none, for a payload that leaves this process. Raises
     WireError."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
-from latentmas_ray.config import current_transfer
+from latentmas_ray.config import current_transfer, describe_models
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
@@ -58,7 +58,7 @@ class Transfer:
     transport: str
     seconds: float
     exposed_seconds: float = 0.0  # not hidden by computation
-    mode: str = "kv"  # kv or recompute
+    mode: str = "kv"  # kv, recompute, or translated: recompute inputs of an agent with another model
     codec: str = "none"
     relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
@@ -246,6 +246,7 @@ class Summary:
     model: str
     num_questions: int
     num_failed: int
+    models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
     memory: str = "matched"  # or the control that was run
     accuracy: float | None  # fraction of the graded questions; None if nothing could be graded
     accuracy_interval: tuple[float, float] | None = None  # 95 %, see `stats.accuracy_interval`
@@ -271,6 +272,11 @@ class Summary:
     cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
     layout_speed: LayoutSpeed | None = None  # with `replicas auto`: predicted and reached, after the warm-up
+
+    @property
+    def model_names(self) -> str:
+        """All models of the run in one text."""
+        return describe_models(self.model, self.models)
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""

@@ -58,6 +58,7 @@ def summarise(
         method=config.method,
         topology=config.topology,
         model=config.model,
+        models=config.models,
         memory=config.memory,
         num_questions=len(answers) + len(failures),
         num_failed=len(failures),

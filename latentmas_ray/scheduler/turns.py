@@ -137,21 +137,24 @@ def build_turn(
     given: GivenMemory | None = None,
     read_by: tuple[str, ...] = (),
     keeps_memory: bool = False,
+    translated: Mapping[str, str] | None = None,
 ) -> TurnRequest:
     """Build the request of `agent`'s turn over `batch`; `transfer_modes` is by latent agent (default: kv).
 
     `texts` has, by text agent, one text for each question; text agents that are missing are left out of the context.
     `fallbacks` has, by latent agent and question id, text written in place of memory; it is part of the context too.
     With `given` the answering agent reads that memory in place of the outputs of other agents. `read_by` are the agents
-    that read its segment; with `keeps_memory` the result contains that. Raises TopologyError for a prompt that cannot
-    be rendered."""
+    that read its segment; with `keeps_memory` the result contains that. `translated` are the agents with another model
+    whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot be rendered."""
     transfer_modes = transfer_modes or {}
     reads = topology.memory_read_by(agent.name)
     recomputed = frozenset(
         name for memory in reads for name in memory.agents() if transfer_modes.get(name) == "recompute"
     )
+    translated = translated or {}
+    recomputed |= translated.keys()
     if given is not None:
-        reads, recomputed = given.reads, given.recomputed
+        reads, recomputed, translated = given.reads, given.recomputed, {}
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
     wrote = [
         {name: texts[name][index] for name in ancestors}
@@ -174,6 +177,7 @@ def build_turn(
         reads=reads,
         transfer_mode=transfer_modes.get(agent.name, "kv"),
         recomputed=recomputed,
+        translated=translated,
         given=given,
         read_by=read_by,
         keeps_memory=keeps_memory,

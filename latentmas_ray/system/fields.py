@@ -60,6 +60,7 @@ class RunFields(TypedDict, total=False):
     turn_timeout: float
     detach: float | None
     revision: str | None
+    models: dict[str, str]
     save_memory: str | None
     output: str | None
     resume: bool

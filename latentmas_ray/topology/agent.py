@@ -24,6 +24,7 @@ from latentmas_ray.topology.validation import (
 Thinks = Literal["latent", "text"]
 HandsOver = Literal["all", "prompt", "latents"]
 TextEngineName = Literal["auto", "transformers", "vllm"]
+ModelDType = Literal["auto", "float32", "bfloat16"]
 
 MAX_LATENT_STEPS = 100_000
 LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
@@ -49,6 +50,8 @@ class Agent(ValidatedModel):
     hands_over: HandsOver = "all"
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
     engine: TextEngineName | None = None  # what writes its text; None: the run's engine
+    model: Annotated[Text, Field(min_length=1)] | None = None  # a name, folder or hub id; None: the run's model
+    dtype: ModelDType | None = None  # the number format of its model; None: the run's dtype
     template: Mapping[str, Any] = Field(default_factory=dict)  # extra arguments of the model's chat template
     suffix: Template = ""  # text after the generation prompt
 
@@ -62,6 +65,8 @@ class Agent(ValidatedModel):
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
+        "model": "it must be text: tiny, a model folder or a hub id",
+        "dtype": f"it must be one of {', '.join(get_args(ModelDType))}",
         "template": "it must be a mapping (key: value lines)",
         "suffix": "it must be text",
     }

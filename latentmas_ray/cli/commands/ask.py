@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @run_options(
     "model",
+    "models",
     "revision",
     "topology",
     "method",

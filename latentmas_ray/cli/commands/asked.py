@@ -44,14 +44,15 @@ def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_mem
         raise ConfigError("QUESTION", "nothing", "give the question in quotes, or --example chain")
     if not text.strip():
         raise ConfigError("QUESTION", text, "it must not be empty")
-    if config.model not in EMBEDDED_MODELS:
+    embedded = [name for name in (config.model, *config.models.values()) if name in EMBEDDED_MODELS]
+    if not embedded:
         return Asked(config, {"question": text})
     task = trained_task(text, has_memory=has_memory)
     if task is None and not anyway:
         raise ConfigError(
             "QUESTION",
             text,
-            f"{abilities(config.model)} (--example asks one); bring a model with --model, or have it try with --anyway",
+            f"{abilities(embedded[0])} (--example asks one); bring a model with --model, or have it try with --anyway",
         )
     if task is None:
         return Asked(config, {"question": text})

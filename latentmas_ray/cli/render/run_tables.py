@@ -34,7 +34,7 @@ def summary_table(summary: "Summary") -> RenderableType:
     rows = {
         "method": summary.method,
         "topology": summary.topology,
-        "model": summary.model,
+        "model": summary.model_names,
         "questions": questions,
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         "tokens per question": _tokens_a_question(summary),
@@ -53,7 +53,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
     rows = {
         "method": summary.method,
         "topology": summary.topology,
-        "model": summary.model,
+        "model": summary.model_names,
         "memory": summary.memory,
         "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
@@ -181,6 +181,8 @@ def _transfer(transfer: "Transfer") -> str:
         parts.append(f"{format_seconds(transfer.exposed_seconds)} of them exposed")
     if transfer.mode == "recompute":
         parts.append("recomputed here")
+    if transfer.mode == "translated":
+        parts.append("translated and recomputed here")
     if transfer.codec != "none":
         parts.append(f"{transfer.codec}, off by {transfer.relative_error:.2%}")
     return ", ".join(parts)

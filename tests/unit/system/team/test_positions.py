@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from latentmas_ray.system.positions import check_steps_fit
 
 from latentmas_ray import Agent, LatentMAS, Topology
 from latentmas_ray.cli.main import main
 from latentmas_ray.config import make_config
 from latentmas_ray.errors import ConfigError, InputError, TopologyError
-from latentmas_ray.system.positions import check_steps_fit
 
 ALONE = Topology(
     name="pair", agents=[Agent(name="a", prompt="x"), Agent(name="b", reads="a", thinks="text", prompt="y")]
