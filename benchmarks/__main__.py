@@ -101,6 +101,19 @@ def _mixed_models(
     typer.echo(mixed_table(measure_mixed(settings, folder, lambda line: typer.echo(line, err=True))))
 
 
+@app.command("mapped-words")
+def _mapped_words(
+    models: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="models, in both directions")] = "tiny,small",
+    questions: Annotated[int, typer.Option(help="of the task notes", min=1)] = 1000,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 100,
+) -> None:
+    """Measure the map of thoughts by words that are sent as embeddings."""
+    from benchmarks.mapped_words import measure_words, words_table  # needs torch
+
+    pairs = [(writer, reader) for writer in models.split(",") for reader in models.split(",") if writer != reader]
+    typer.echo(words_table([one for pair in pairs for one in measure_words(*pair, questions, batch_size)]))
+
+
 @app.command("links")
 def _links(
     tokens: Annotated[int, typer.Option(help="of each segment, of the shape of Qwen3-0.6B", min=1)] = 2048,
