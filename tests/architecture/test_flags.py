@@ -9,8 +9,8 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --models --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
+    --model --models --revision --topology --method --latent-steps --realign --no-realign --dtype --device
+    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
     --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
@@ -33,8 +33,8 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
-        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
+        --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
+        --prompt-tokens --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
         --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --json
     """,

@@ -250,20 +250,8 @@ def test_commands_refuse_in_one_line(other: str, capfd: pytest.CaptureFixture[st
 
 
 def test_layout_of_a_plan_has_each_models_weights(other: str, capfd: pytest.CaptureFixture[str]) -> None:
-    main(
-        [
-            "plan",
-            "--json",
-            "--model",
-            "qwen3-0.6b",
-            "--models",
-            "judger=qwen3-4b",
-            "--nodes",
-            "1",
-            "--gpus-per-node",
-            "4",
-        ]
-    )
+    team = ["--model", "qwen3-0.6b", "--models", "judger=qwen3-4b"]
+    main(["plan", "--json", *team, "--nodes", "1", "--gpus-per-node", "4"])
     told = json.loads(capfd.readouterr().out)
     weights = {one["agents"][0]: one["weights_bytes"] for one in told["shards"]}
     assert weights["judger"] > 4 * weights["planner"] == 4 * weights["critic"]
