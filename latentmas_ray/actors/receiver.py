@@ -103,9 +103,8 @@ class SegmentReceiver:
         """Return one record per segment, once all chunks are absorbed. From the sources in `recomputed` no KV was
         taken."""
         times = self._timer.times()
-        modes: dict[str, ReadAs] = dict.fromkeys(recomputed, "recompute") | dict.fromkeys(
-            self._translated, "translated"
-        )
+        modes: dict[str, ReadAs] = dict.fromkeys(recomputed, "recompute")
+        modes.update(dict.fromkeys(self._translated, "translated"))
         return tuple(
             SegmentRead(
                 source=source,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, lcm
+from typing import Literal
 
 from latentmas_ray.config import PlacementName
 from latentmas_ray.placement.assignment import Pipeline, ReplicaId, Slot, Slots
@@ -208,6 +209,21 @@ class Plan:
             return tokens * model.bytes_per_token
         thoughts = one.own_tokens - self.request.workload.prompt_tokens
         return one.own_tokens * _TOKEN_ID_BYTES + max(0, thoughts) * model.hidden_size * model.itemsize
+
+    def port_bytes(self) -> Mapping[tuple[int, Literal["sends", "receives"]], float]:
+        """Return the bytes of a batch that each node sends, and receives, over the network, as the mean over all
+        batches. The request must have a model. Replicas take batches in turn, like in `hand_overs`."""
+        found: defaultdict[tuple[int, Literal["sends", "receives"]], float] = defaultdict(float)
+        for reader, estimate in self.memory_estimates.items():
+            for source, tokens in estimate.reads:
+                num_bytes = self._handed_over_bytes(source, reader, tokens) * self.request.workload.batch_size
+                pairs = list(self._pairs(source, reader))
+                for here, there in pairs:
+                    one, other = self.slots[here][0].node, self.slots[there][0].node
+                    if one != other:
+                        found[one, "sends"] += num_bytes / len(pairs)
+                        found[other, "receives"] += num_bytes / len(pairs)
+        return found
 
     def _pairs(self, source: str, reader: str) -> Iterator[tuple[ReplicaId, ReplicaId]]:
         one, other = self.request.replicas[source], self.request.replicas[reader]

@@ -107,10 +107,9 @@ def check_returns_memory(config: RunConfig, topology: Topology) -> None:
     if topology.memory_read_by(answering):
         foreign = team_of(config, topology).foreign_to(topology, answering)
         for writer, model in foreign.items():
-            expected = (
-                f"{answering} reads the memory of {writer} ({model}) translated, and only memory of one model can be"
-            )
-            raise ConfigError("models", describe_models(config.model, config.models), f"{expected} {use.split()[0]}")
+            what = f"{answering} reads the memory of {writer} ({model}) translated"
+            expected = f"{what}, and only memory of one model can be {'kept' if use == 'keep' else 'saved'}"
+            raise ConfigError("models", describe_models(config.model, config.models), expected)
         return
     field, value, remedy = "topology", topology.name, "let it read an agent that thinks latently"
     if config.method != "latent":

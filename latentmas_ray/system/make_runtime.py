@@ -48,7 +48,10 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         # Read here: actors have the environment and the working directory of their cluster.
         "cache_dir": read_environment().cache_dir.absolute(),
     }
-    makers = {one: partial(load_runner, **models.loading(one, topology), **loading) for one in models.team.models}
+    makers = {
+        one: partial(load_runner, models.place_of(one), **models.loading(one, topology), **loading)
+        for one in models.team.models
+    }
     make_runner, others = makers[models.first], models.others
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
@@ -179,6 +182,7 @@ def text_setups(
         max_running, named = config.written_at_once(engine), models.loading(one, topology)
         make_runner: Callable[[], TextRunner] = partial(
             load_text_runner,
+            models.place_of(one),
             max_running=max_running,
             get_share=device_share,
             executes_turns=bool(config.trace) or config.transfer != "kv" or bool(named["reads_from"]),
@@ -189,7 +193,7 @@ def text_setups(
             assert models.has_names, "the choice of engines refuses objects"
             make_runner = partial(
                 load_vllm_runner,
-                named["model"],
+                models.place_of(one),
                 dtype=one.dtype,
                 revision=one.revision or None,
                 max_running=max_running,

@@ -150,8 +150,8 @@ class Setup:
         """Return the topology that runs: the configured one, or the task's own one of that name, after method and
         control.
 
-        Raises ConfigError for an unknown agent in `models` or `replicas`, for replicas that the placement excludes, and for
-        unknown hardware.
+        Raises ConfigError for an unknown agent in `models` or `replicas`, for replicas that the placement excludes, and
+        for unknown hardware.
         """
         topology = self._configured_topology(config)
         own_models(topology, config.model, config.models)

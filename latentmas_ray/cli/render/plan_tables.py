@@ -68,7 +68,8 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
 
 def _other_model(plan: Plan, agent: str, name: str) -> str:
     figures = plan.request.dims_of(agent)
-    return f"{name}, {figures.num_parameters:,} parameters in {figures.dtype}, {figures.bytes_per_token:,} B of KV per token"
+    size = f"{figures.num_parameters:,} parameters in {figures.dtype}"
+    return f"{name}, {size}, {figures.bytes_per_token:,} B of KV per token"
 
 
 def _used(plan: Plan, speeds: LinkSpeeds) -> set[str]:

@@ -52,7 +52,8 @@ class TranslatedSegments:
         Raises SegmentError for incomplete memory, and the errors of `memory` and of the translators.
         """
         self._memory = memory
-        self._metas: dict[str, Segment | SegmentMeta] = dict(memory.segments())
+        with ranks.all_or_none():
+            self._metas: dict[str, Segment | SegmentMeta] = dict(memory.segments())
         self._chunks: dict[str, SegmentChunk] = {}
         for node in in_reading_order(reads):
             if node.agent not in translators or node.agent in self._chunks:

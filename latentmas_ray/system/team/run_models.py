@@ -58,10 +58,8 @@ class RunModels:
         for agent, own in self.team.by_agent.items():
             for writer, name in self.team.foreign_to(topology, agent).items():
                 if self.team.by_agent[writer].revision:
-                    expected = (
-                        f"{agent} reads memory of {writer}, and translates it from the newest {name}: leave it out"
-                    )
-                    raise ConfigError("revision", config.revision, f"{expected}, or give a folder")
+                    expected = f"{agent} translates the memory of {writer} from the newest {name}"
+                    raise ConfigError("revision", config.revision, f"{expected}: leave it out, or give a folder")
                 if name != own.name:
                     _check_translatable((writer, name), (agent, own.name))
 
@@ -80,10 +78,13 @@ class RunModels:
         """Whether no model is an object."""
         return isinstance(self.model, str)
 
+    def place_of(self, one: AgentModel) -> "str | GivenModel":
+        """Return where an agent's model is, or the object."""
+        return absolute_name(one.name) if isinstance(self.model, str) else self.model
+
     def loading(self, one: AgentModel, topology: Topology) -> dict[str, Any]:
-        """Return the arguments of `load_runner` that say what is loaded for agents with this model."""
+        """Return the arguments of `load_runner`, besides the model, that say what is loaded for agents with it."""
         return {
-            "model": absolute_name(one.name) if isinstance(self.model, str) else self.model,
             "dtype": one.dtype,
             "revision": one.revision or None,
             "reads_from": {name: absolute_name(name) for name in self.team.read_by(topology, one)},
