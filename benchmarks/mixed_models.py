@@ -62,10 +62,10 @@ class MixedFigures:
 
 
 def mixed_cells(models: Sequence[str]) -> Iterator[MixedCell]:
-    """All cells: each model alone, then each pair of two in both directions."""
+    """All cells: one agent with each model, pairs in both directions, and teams of one model to compare them with."""
     for name in models:
         yield MixedCell(name, name, "single")
-    for experts, answerer in sorted(product(models, models), key=lambda pair: pair[0] != pair[1]):
+    for experts, answerer in sorted(product(models, models), key=lambda pair: pair[0] == pair[1]):
         yield MixedCell(experts, answerer, "text")
         for memory in _OWN_CONTROLS if experts == answerer else _CONTROLS:
             yield MixedCell(experts, answerer, "latent", memory)
@@ -82,7 +82,12 @@ def measure_mixed(settings: MixedSettings, folder: Path, tell: Callable[[str], N
 
 def _scores(settings: MixedSettings, cell: MixedCell, folder: Path) -> tuple[float, ...]:
     place = folder / f"{settings.task}-{settings.latent_steps}" / cell.folder
-    fields: dict[str, Any] = {"method": cell.method, "output": str(place), "resume": place.exists()}
+    fields: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "method": cell.method,
+        "output": str(place),
+        "resume": place.exists(),
+    }
     if cell.method != "single":
         fields["topology"] = settings.topology
     if cell.method == "latent":
@@ -96,7 +101,6 @@ def _scores(settings: MixedSettings, cell: MixedCell, folder: Path) -> tuple[flo
             limit=settings.limit,
             batch_size=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
-            dtype=settings.dtype,
             temperature=0.0,
             runtime="local",
             **fields,
