@@ -38,7 +38,7 @@ class RunModels:
         models with names, and for a revision of a model whose memory is translated."""
         if not isinstance(self.model, str):
             self.model.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
-            if self.others:
+            if self.others or self.first.name != config.model:
                 expected = "the model is an object, whose memory no other model reads: save it, and give its folder"
                 raise ConfigError("models", _given(config), expected)
         else:
