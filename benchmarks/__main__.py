@@ -71,6 +71,49 @@ def _vllm_memory(
     measure_vllm_memory(megabytes, repeats)
 
 
+@app.command("mixed-models")
+def _mixed_models(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets one run folder for each cell")],
+    models: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="models that work together")] = "tiny,small",
+    task: Annotated[str, typer.Option(help="what they are asked")] = "notes",
+    topology: Annotated[str, typer.Option(help="whose experts hand over")] = "hierarchical",
+    answerer: Annotated[str, typer.Option(metavar="AGENT", help="the answering agent there")] = "answerer",
+    limit: Annotated[int, typer.Option(help="questions of each cell", min=1)] = 1000,
+    latent_steps: Annotated[int, typer.Option(help="thoughts of each expert", min=0)] = 10,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 50,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 160,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of all models")] = "auto",
+) -> None:
+    """Measure teams of different models with all controls; run again, it continues."""
+    from benchmarks.mixed_models import MixedSettings, measure_mixed, mixed_table  # needs torch
+
+    settings = MixedSettings(
+        models=tuple(models.split(",")),
+        task=task,
+        topology=topology,
+        answerer=answerer,
+        limit=limit,
+        latent_steps=latent_steps,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+    )
+    typer.echo(mixed_table(measure_mixed(settings, folder, lambda line: typer.echo(line, err=True))))
+
+
+@app.command("mapped-words")
+def _mapped_words(
+    models: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="models, in both directions")] = "tiny,small",
+    questions: Annotated[int, typer.Option(help="of the task notes", min=1)] = 1000,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 100,
+) -> None:
+    """Measure the map of thoughts by words that are sent as embeddings."""
+    from benchmarks.mapped_words import measure_words, words_table  # needs torch
+
+    pairs = [(writer, reader) for writer in models.split(",") for reader in models.split(",") if writer != reader]
+    typer.echo(words_table([one for pair in pairs for one in measure_words(*pair, questions, batch_size)]))
+
+
 @app.command("links")
 def _links(
     tokens: Annotated[int, typer.Option(help="of each segment, of the shape of Qwen3-0.6B", min=1)] = 2048,

@@ -41,13 +41,17 @@ class Design:
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
             mlp_size=self.mlp_size,
-            end_id=tokenizer.token_to_id(self.end_token),
-            pad_id=tokenizer.token_to_id(self.pad_token),
+            end_id=_id_of(tokenizer, self.end_token),
+            pad_id=_id_of(tokenizer, self.pad_token),
         )
 
     def wrap(self, tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         """Return the tokenizer with its chat template."""
         return wrap_tokenizer(tokenizer, end=self.end_token, pad=self.pad_token, template=self.template)
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    return tokenizer.get_vocab()[token]
 
 
 DESIGNS: Mapping[str, Design] = {

@@ -16,6 +16,7 @@ from latentmas_ray.config.choices import (
 )
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
+    EMBEDDED_MODELS,
     MAX_NEW_TOKENS,
     MethodConfig,
     ModelConfig,
@@ -48,6 +49,7 @@ from latentmas_ray.config.values import (
 __all__ = [
     "DEVICE_FORM",
     "EMBEDDED_MODEL",
+    "EMBEDDED_MODELS",
     "MAX_NEW_TOKENS",
     "MAX_REPLICAS",
     "ActorLink",

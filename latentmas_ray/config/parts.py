@@ -39,7 +39,8 @@ from latentmas_ray.config.values import (
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
-EMBEDDED_MODEL = "tiny"
+EMBEDDED_MODEL = "tiny"  # the default
+EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
@@ -104,7 +105,7 @@ class ConfigPart(BaseModel):
 class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
 
-    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
+    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, small, a model folder, or a hub id")
     models: Annotated[dict[str, str], Since(before={})] = Field(
         default_factory=dict, description="of agents that have another model, as in planner=tiny,judger=FOLDER"
     )
@@ -136,10 +137,10 @@ class TaskConfig(ConfigPart):
     """The questions, and how many are in one batch."""
 
     task: str = Field(
-        default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
+        default_factory=lambda fields: "chain" if fields.get("model") in EMBEDDED_MODELS else "sample",
         min_length=1,
-        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, the task that tiny "
-        "was trained for, and sample with any other model",
+        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, a task that tiny "
+        "and small were trained for, and sample with any other model",
     )
     limit: int | None = Field(default=None, ge=1, description="only the first N questions")
     batch_size: int = Field(default=8, ge=1, le=4096, description="questions in one batch")

@@ -1,4 +1,4 @@
-"""Loads models by name: the embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
+"""Loads models by name: an embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
 
 import logging
 import warnings
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 def load_model(
     name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE, revision: str | None = None
 ) -> LanguageModel:
-    """Load and check a model. `name` is `tiny`, a folder or a hub id; `revision` a branch, tag or commit of a hub id;
-    `dtype` auto keeps the model's own.
+    """Load and check a model. `name` is `tiny`, `small`, a folder or a hub id; `revision` a branch, tag or commit of a
+    hub id; `dtype` auto keeps the model's own.
 
     A model that is too large for one GPU is spread over the visible ones, unless `device` names one. With several
     `ranks` only this rank's part of the weights is read. Raises ModelError if the model cannot be loaded, does not fit
@@ -78,7 +78,7 @@ def warn_without_template(lm: LanguageModel) -> None:
 
 def check_configuration(name: str, revision: str | None) -> None:
     """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
-    with translated(name, "it must be tiny, a model folder or a hub id"):
+    with translated(name, "it must be tiny, small, a model folder or a hub id"):
         if find_path(name) is None:
             _find_on_hub(name, revision)
         check_config(_read_config(name, revision), name)

@@ -1,8 +1,8 @@
-"""The architecture of the embedded model, and random models of several shapes.
+"""The architecture of the embedded models, and random models of several shapes.
 
-The embedded model (`--model tiny`) is a small Qwen3, trained from scratch for the built-in tasks by
-`examples/tiny_model`; its model card is in the folder of its weights. Random models are for tests and measurements
-without weights: their answers mean nothing.
+The embedded models (`--model tiny`, `--model small`) are small Qwen3s, trained from scratch for the built-in tasks by
+`examples/tiny_model`; their model cards are in the folders of their weights. Random models are for tests and
+measurements without weights: their answers mean nothing.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
@@ -156,11 +157,12 @@ def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16", devi
 
 
 def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
-    """The KV spec of one of `SHAPES`, of `tiny`, or of a model folder or hub id; `dtype` auto keeps the model's own.
+    """The KV spec of one of `SHAPES`, of `tiny` or `small`, or of a model folder or hub id; `dtype` auto keeps the
+    model's own.
 
     Raises ModelError.
     """
-    if name == "tiny":
+    if name in EMBEDDED_MODELS:
         return load_model(name, dtype=dtype, device="cpu").spec
     if name in SHAPES:
         config: PretrainedConfig = shape_config(name, dtype="bfloat16" if dtype == "auto" else dtype)

@@ -65,7 +65,7 @@ class Agent(ValidatedModel):
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
-        "model": "it must be text: tiny, a model folder or a hub id",
+        "model": "it must be text: tiny, small, a model folder or a hub id",
         "dtype": f"it must be one of {', '.join(get_args(ModelDType))}",
         "template": "it must be a mapping (key: value lines)",
         "suffix": "it must be text",

@@ -57,7 +57,7 @@ def ask(
         typer.Option("--example", metavar="chain|notes", help="ask a generated question instead, and show its gold"),
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="ask the embedded model questions that it was not trained for, too")
+        bool, typer.Option("--anyway", help="ask an embedded model questions that it was not trained for, too")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
     from_memory: Annotated[

@@ -70,7 +70,8 @@ class Translator:
     def _translate_thoughts(self, thoughts_NE: Tensor) -> Tensor:
         mapped_NE = thoughts_NE.to(self.matrix_AB.device).float() @ self.matrix_AB
         norms_N1 = mapped_NE.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
-        return (mapped_NE * (self.target_norm / norms_N1)).to(self.dtype).cpu()
+        scaled_NE: Tensor = mapped_NE * (self.target_norm / norms_N1)
+        return scaled_NE.to(self.dtype).cpu()
 
     def _check(self, inputs: RecomputeInputs) -> None:
         size = self.matrix_AB.shape[0]

@@ -60,7 +60,7 @@ def shared_vocabulary(
             f"and {names[1]} have {len(shared)}; give their agents one model, or let them hand over text",
         )
     pairs = sorted((writer_texts[text], reader_texts[text]) for text in shared)
-    return SharedVocabulary(*map(tuple, zip(*pairs, strict=True)), is_same=False)
+    return SharedVocabulary(tuple(one for one, _ in pairs), tuple(one for _, one in pairs), is_same=False)
 
 
 def is_same_tokenizer(writer: PreTrainedTokenizerBase, reader: PreTrainedTokenizerBase) -> bool:
