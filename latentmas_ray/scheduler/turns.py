@@ -152,7 +152,7 @@ def build_turn(
         name for memory in reads for name in memory.agents() if transfer_modes.get(name) == "recompute"
     )
     translated = translated or {}
-    recomputed |= translated.keys()
+    recomputed = recomputed.union(translated)
     if given is not None:
         reads, recomputed, translated = given.reads, given.recomputed, {}
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]

@@ -37,9 +37,6 @@ NOT_RUN = {
     "python jobs/eval.py …": _CLOUD,
     "ray down cluster/ray-cluster-aws.yaml": _CLOUD,
     "sbatch --nodes=8 cluster/slurm/latentmas.sbatch --task sample --model Qwen/Qwen3-14B --output runs/a": _CLOUD,
-    "latentmas eval --task notes --topology hierarchical --model tiny --models answerer=FOLDER": (
-        "it needs a second model; tests/numerics/test_mixed_models.py makes one"
-    ),
     "latentmas bench answer": _MINUTES,
     "latentmas bench answer --model FOLDER --tasks gsm8k --limit 64 --output answers": _MINUTES,
     "latentmas bench answer --model qwen3-0.6b --methods none --questions 16 --max-new-tokens 64": _MINUTES,

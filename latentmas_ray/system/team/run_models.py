@@ -38,30 +38,27 @@ class RunModels:
         models with names, and for a revision of a model whose memory is translated."""
         if not isinstance(self.model, str):
             self.model.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
-            if self.others:
+            if self.others or self.first.name != config.model:
                 expected = "the model is an object, whose memory no other model reads: save it, and give its folder"
                 raise ConfigError("models", _given(config), expected)
         else:
             check_name(config.model, config.revision)
-        for agent, one in self.others.items() if isinstance(self.model, str) else ():
-            if one.name == config.model:
-                continue
-            try:
-                check_name(one.name, None)
-            except ModelError as error:
-                where = "models" if agent in config.models else topology.at(f"agents.{agent}.model")
-                raise ModelError(where, f"{agent}={error.value}", error.expected) from error
+            for agent, one in self.team.by_agent.items():
+                if one.name != config.model:
+                    _check_own_model(agent, one.name)
         self._check_links(config, topology)
 
     def _check_links(self, config: RunConfig, topology: Topology) -> None:
         """Raise ConfigError unless each agent can read what those with other models hand over."""
+        checked: set[tuple[str, str]] = set()
         for agent, own in self.team.by_agent.items():
             for writer, name in self.team.foreign_to(topology, agent).items():
                 if self.team.by_agent[writer].revision:
                     expected = f"{agent} translates the memory of {writer} from the newest {name}"
                     raise ConfigError("revision", config.revision, f"{expected}: leave it out, or give a folder")
-                if name != own.name:
+                if name != own.name and (name, own.name) not in checked:
                     _check_translatable((writer, name), (agent, own.name))
+                    checked.add((name, own.name))
 
     @property
     def first(self) -> AgentModel:
@@ -121,6 +118,13 @@ def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:
     from latentmas_ray.models.load import load_config  # takes seconds
 
     return dims_of_config(load_config(model, revision).to_dict(), model)
+
+
+def _check_own_model(agent: str, model: str) -> None:
+    try:
+        check_name(model, None)
+    except ModelError as error:
+        raise ModelError("models", f"{agent}={error.value}", error.expected) from error
 
 
 def _check_translatable(writer: tuple[str, str], reader: tuple[str, str]) -> None:
