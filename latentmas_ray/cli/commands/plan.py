@@ -203,7 +203,7 @@ def _request(
     topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
-    first, others = team.models[0], {agent: one for agent, one in team.by_agent.items() if one != team.models[0]}
+    first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
     return PlanRequest(
         agents=names,
         replicas=replicas_by_agent(1 if config.replicas == "auto" else config.replicas, names),
@@ -225,7 +225,6 @@ def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
     """Return the configuration with the models of agents that its topology names, too, and that. Raises ConfigError."""
     topology = load_topology(config.topology)
     models = own_models(topology, config.model, config.models)
-    # A copy counts them as set by the user.
     return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
 
