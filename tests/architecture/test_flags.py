@@ -65,6 +65,10 @@ BENCHMARKS = {
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
+    "mixed-models": """
+        folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
+    """,
+    "mapped-words": "--models --questions --batch-size",
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",
