@@ -197,10 +197,11 @@ def text_setups(
             **loading,
         )
         if engine == "vllm":
-            assert models.has_names, "the choice of engines refuses objects"
+            place = models.place_of(one)
+            assert isinstance(place, str), "the choice of engines refuses objects"
             make_runner = partial(
                 load_vllm_runner,
-                models.place_of(one),
+                place,
                 dtype=one.dtype,
                 revision=one.revision or None,
                 max_running=max_running,

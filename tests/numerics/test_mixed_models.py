@@ -141,7 +141,7 @@ def test_a_run_tells_who_reads_what(other: str, where: str, tmp_path: Path) -> N
         def on_event(self, event: Any) -> None:
             lines.append(getattr(event, "description", ""))
 
-    team = {"models": {"second": other}} if where == "models" else {}
+    team: dict[str, Any] = {"models": {"second": other}} if where == "models" else {}
     own = TEAM.replace(agents=agents) if where == "topology" else TEAM
     with LatentMAS(topology=own, runtime="local", temperature=0.0, max_new_tokens=5, observer=Lines(), **team) as mas:
         answers = list(mas.map(ASKED))
@@ -204,7 +204,7 @@ def test_run_folders_name_the_models_and_resume_with_the_same(other: str, tmp_pa
 def test_what_is_refused(
     fields: dict[str, Any], error: type[Exception], message: str, other: str, tmp_path: Path
 ) -> None:
-    own = {"save_memory": str(tmp_path)} if "save_memory" in fields else {}
+    own: dict[str, Any] = {"save_memory": str(tmp_path)} if "save_memory" in fields else {}
     if isinstance(models := fields["models"], dict):
         own["models"] = {agent: model.replace("OTHER", other) for agent, model in models.items()}
     with pytest.raises(error) as caught:
