@@ -175,7 +175,7 @@ def test_run_folders_name_the_models_and_resume_with_the_same(other: str, tmp_pa
     questions.write_text("".join(json.dumps({"id": str(n), "question": q}) + "\n" for n, q in enumerate(ASKED)))
     fields: dict[str, Any] = {"task": str(questions), "output": str(tmp_path / "run")}
     with system(models={"last": other}, **fields) as mas:
-        summary = mas.evaluate().summary
+        summary = mas.evaluate()
     assert (summary.model, summary.models) == ("tiny", {"last": other})
     assert summary.model_names == f"tiny (last: {other})"
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["models"] == {"last": other}
