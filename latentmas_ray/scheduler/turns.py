@@ -146,12 +146,9 @@ def build_turn(
     With `given` the answering agent reads that memory in place of the outputs of other agents. `read_by` are the agents
     that read its segment; with `keeps_memory` the result contains that. `translated` are the agents with another model
     whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot be rendered."""
-    transfer_modes = transfer_modes or {}
+    transfer_modes, translated = transfer_modes or {}, translated or {}
     reads = topology.memory_read_by(agent.name)
-    recomputed = frozenset(
-        name for memory in reads for name in memory.agents() if transfer_modes.get(name) == "recompute"
-    )
-    translated = translated or {}
+    recomputed = frozenset(name for name in agents_of(reads) if transfer_modes.get(name) == "recompute")
     recomputed = recomputed.union(translated)
     if given is not None:
         reads, recomputed, translated = given.reads, given.recomputed, {}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from latentmas_ray.actors.detached.actors import DetachedActors
     from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.text.setup import TextSetup
+    from latentmas_ray.engine.runner import TurnRunner
     from latentmas_ray.writing.text_runner import TextRunner
 
 
@@ -48,18 +49,13 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         # Read here: actors have the environment and the working directory of their cluster.
         "cache_dir": read_environment().cache_dir.absolute(),
     }
-    makers = {
-        one: partial(load_runner, models.place_of(one), **models.loading(one, topology), **loading)
-        for one in models.team.models
-    }
-    make_runner, others = makers[models.first], models.others
+    make_runner, own = runner_makers(models, topology, loading)
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
-        own = {agent: makers[one] for agent, one in others.items()}
         return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices), own=own)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config)
@@ -78,8 +74,8 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         agents=tuple(names),
         replicas=counts,
         make_runner=make_runner,
-        own_runners={agent: makers[one] for agent, one in others.items()},
-        other_models={agent: str(one) for agent, one in others.items()},
+        own_runners=own,
+        other_models={agent: str(one) for agent, one in models.others.items()},
         placement=config.placement,
         tp=planner.tp,
         busy_agents=busy_agents,
@@ -99,6 +95,17 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         measures_costs=config.transfer == "auto" and not apart(choices),
         note=describe_engines(topology, choices),
     )
+
+
+def runner_makers(
+    models: RunModels, topology: Topology, loading: Mapping[str, Any]
+) -> "tuple[Callable[..., TurnRunner], dict[str, Callable[..., TurnRunner]]]":
+    """Return what loads the first agent's model, and by agent what loads the others: one function for each model."""
+    makers = {
+        one: partial(load_runner, models.place_of(one), **models.loading(one, topology), **loading)
+        for one in models.team.models
+    }
+    return makers[models.first], {agent: makers[one] for agent, one in models.others.items()}
 
 
 def _connect(config: RunConfig) -> "Cluster":
@@ -190,10 +197,11 @@ def text_setups(
             **loading,
         )
         if engine == "vllm":
-            assert models.has_names, "the choice of engines refuses objects"
+            place = models.place_of(one)
+            assert isinstance(place, str), "the choice of engines refuses objects"
             make_runner = partial(
                 load_vllm_runner,
-                models.place_of(one),
+                place,
                 dtype=one.dtype,
                 revision=one.revision or None,
                 max_running=max_running,

@@ -133,7 +133,7 @@ def system(**fields: Any) -> LatentMAS:
 
 
 @pytest.mark.parametrize("where", ["models", "topology"])
-def test_a_run_tells_who_reads_what(other: str, where: str, tmp_path: Path) -> None:
+def test_a_run_tells_who_reads_what(other: str, where: str) -> None:
     agents = [one.replace(model=other) if one.name == "second" else one for one in TEAM.agents]
     lines: list[str] = []
 
@@ -141,13 +141,12 @@ def test_a_run_tells_who_reads_what(other: str, where: str, tmp_path: Path) -> N
         def on_event(self, event: Any) -> None:
             lines.append(getattr(event, "description", ""))
 
-    team = {"models": {"second": other}} if where == "models" else {}
+    team: dict[str, Any] = {"models": {"second": other}} if where == "models" else {}
     own = TEAM.replace(agents=agents) if where == "topology" else TEAM
     with LatentMAS(topology=own, runtime="local", temperature=0.0, max_new_tokens=5, observer=Lines(), **team) as mas:
         answers = list(mas.map(ASKED))
     modes = {(one.source, one.reader): one.mode for one in answers[0].transfers}
     assert modes == {("first", "second"): "translated", ("first", "last"): "kv", ("second", "last"): "translated"}
-    assert all(answer.answer_token_ids for answer in answers)
     said = next(line for line in lines if line)
     assert f"first → second: memory is translated from tiny to {other} and recomputed" in said
     assert f"second → last: memory is translated from {other} to tiny and recomputed" in said
@@ -161,7 +160,7 @@ def test_answers_do_not_depend_on_the_batch(other: str) -> None:
     assert written[0] == written[1]
 
 
-def test_another_dtype_of_the_same_model_recomputes(other: str) -> None:
+def test_another_dtype_of_the_same_model_recomputes() -> None:
     agents = [one.replace(dtype="bfloat16") if one.name == "last" else one for one in TEAM.agents]
     with LatentMAS(topology=TEAM.replace(agents=agents), runtime="local", max_new_tokens=5) as mas:
         answer = mas.ask(ASKED[0])
@@ -176,7 +175,7 @@ def test_run_folders_name_the_models_and_resume_with_the_same(other: str, tmp_pa
     questions.write_text("".join(json.dumps({"id": str(n), "question": q}) + "\n" for n, q in enumerate(ASKED)))
     fields: dict[str, Any] = {"task": str(questions), "output": str(tmp_path / "run")}
     with system(models={"last": other}, **fields) as mas:
-        summary = mas.evaluate().summary
+        summary = mas.evaluate()
     assert (summary.model, summary.models) == ("tiny", {"last": other})
     assert summary.model_names == f"tiny (last: {other})"
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["models"] == {"last": other}
@@ -204,7 +203,7 @@ def test_run_folders_name_the_models_and_resume_with_the_same(other: str, tmp_pa
 def test_what_is_refused(
     fields: dict[str, Any], error: type[Exception], message: str, other: str, tmp_path: Path
 ) -> None:
-    own = {"save_memory": str(tmp_path)} if "save_memory" in fields else {}
+    own: dict[str, Any] = {"save_memory": str(tmp_path)} if "save_memory" in fields else {}
     if isinstance(models := fields["models"], dict):
         own["models"] = {agent: model.replace("OTHER", other) for agent, model in models.items()}
     with pytest.raises(error) as caught:
@@ -240,24 +239,21 @@ def test_tokenizers_that_share_too_little_are_refused_before_anything_starts(tmp
         system(models={"last": str(tmp_path)})
 
 
-def test_commands_refuse_in_one_line(other: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_refuse_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     for models in ("nobody=tiny", "judger=/nowhere", "judger"):
-        with pytest.raises(SystemExit) as ended:
-            main(["ask", "--example", "chain", "--runtime", "local", "--models", models])
-        assert ended.value.code == 2
+        assert main(["ask", "--example", "chain", "--runtime", "local", "--models", models]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert "models: got" in line
 
 
-def test_layout_of_a_plan_has_each_models_weights(other: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_layout_of_a_plan_has_each_models_weights(capfd: pytest.CaptureFixture[str]) -> None:
     team = ["--model", "qwen3-0.6b", "--models", "judger=qwen3-4b"]
-    main(["plan", "--json", *team, "--nodes", "1", "--gpus-per-node", "4"])
+    assert main(["plan", "--json", *team, "--nodes", "1", "--gpus-per-node", "4"]) == 0
     told = json.loads(capfd.readouterr().out)
     weights = {one["agents"][0]: one["weights_bytes"] for one in told["shards"]}
     assert weights["judger"] > 4 * weights["planner"] == 4 * weights["critic"]
     assert told["models"]["judger"]["model"] == "qwen3-4b"
     moved = {(one["source"], one["reader"]): one["num_bytes"] for one in told["hand_overs"]}
     assert moved["planner", "judger"] < moved["planner", "critic"] / 20  # recompute inputs
-    with pytest.raises(SystemExit):
-        main(["plan", *team, "--placement", "colocate"])
+    assert main(["plan", *team, "--placement", "colocate"]) == 2
     assert "agents of one actor share its model" in capfd.readouterr().err

@@ -39,7 +39,7 @@ from latentmas_ray.system.auto_layout import (
 )
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.system.team.run_models import dims_of_model, team_of
-from latentmas_ray.topology import AgentModel, load_topology, own_models
+from latentmas_ray.topology import AgentModel, Topology, load_topology, own_models
 from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
@@ -159,10 +159,7 @@ def plan(
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
     planned_nodes, used = _planned_for(config, described, named)
     speeds = _speeds(given, used)
-    topology = load_topology(config.topology)
-    models = own_models(topology, config.model, config.models)
-    # A copy keeps what the user has set.
-    config = config.model_copy(update={"models": models}) if models != config.models else config
+    config, topology = _with_models(config)
     check_layout(config, topology)
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
@@ -206,7 +203,7 @@ def _request(
     topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
-    first, others = team.models[0], {agent: one for agent, one in team.by_agent.items() if one != team.models[0]}
+    first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
     return PlanRequest(
         agents=names,
         replicas=replicas_by_agent(1 if config.replicas == "auto" else config.replicas, names),
@@ -222,6 +219,13 @@ def _request(
         written_at_once={name: config.written_at_once(choice.engine) for name, choice in engines.items()},
         apart=apart(engines),
     )
+
+
+def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
+    """Return the configuration with the models of agents that its topology names, too, and that. Raises ConfigError."""
+    topology = load_topology(config.topology)
+    models = own_models(topology, config.model, config.models)
+    return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
 
 def _memory_of(hardware: Hardware | None) -> str | None:
