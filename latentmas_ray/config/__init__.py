@@ -14,6 +14,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
     MAX_NEW_TOKENS,
@@ -54,6 +55,7 @@ __all__ = [
     "DTypeName",
     "EngineName",
     "GuardName",
+    "LatentSteps",
     "MemoryName",
     "Method",
     "MethodConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "RuntimeName",
     "SamplerName",
     "SamplingConfig",
+    "StepsSetting",
     "TaskConfig",
     "TransferConfig",
     "TransferMode",
@@ -78,9 +81,11 @@ __all__ = [
     "format_transport",
     "is_device",
     "is_url",
+    "latent_steps_of",
     "least_by_agent",
     "make_config",
     "most_by_agent",
+    "most_steps",
     "parse_replicas",
     "parse_transport",
     "replicas_by_agent",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmas_ray.engine.diagnostics.ablation import clone_without
+from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
@@ -101,6 +102,7 @@ class TurnRunner:
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, merged, prompts)
         decision, chunk, segment_bytes = GuardDecision(), None, tuple[int, ...]()
+        convergence: tuple[ThoughtConvergence, ...] = ()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
@@ -108,11 +110,12 @@ class TurnRunner:
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
                 with timer.phase("trace"):
-                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE)
+                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE, session.num_thoughts)
                     session.drop_thoughts(decision.without_thoughts)
                     session.withdraw(decision.withdrawn)
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
-            with timer.phase("trace"):  # after the segment was sent
+            convergence = _convergence(session, work)  # after the segment was sent
+            with timer.phase("trace"):
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
@@ -135,7 +138,8 @@ class TurnRunner:
         return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
-            latent_steps=0 if is_text else work.latent_steps,
+            latent_steps=max((one.steps for one in convergence), default=0),
+            convergence=convergence,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if is_text else (),
             cut_off=cut_off,
@@ -164,8 +168,8 @@ class TurnRunner:
         """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
-        with lm.ranks.all_or_none():
-            chunks, segments = incoming.chunks(), incoming.segments()
+        with timer.phase("absorb"), lm.ranks.all_or_none():
+            segments, chunks = incoming.segments(), incoming.chunks()
         check_positions(
             work,
             starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
@@ -227,7 +231,7 @@ class TurnRunner:
         if outgoing is not None and outgoing.overlaps and work.can_overlap:
             sent_bytes = send_prompt_chunk(session, work, timer, outgoing, num_end_tokens=len(closing))
         with timer.phase("think"):
-            session.think(work.latent_steps, seen)
+            session.think(work.latent_steps, seen, stop_at=work.stop_at)
             if closing:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
@@ -283,6 +287,13 @@ class TurnRunner:
             cut_off = dict(zip(rows, other.cut_off, strict=True))
             session.cut_off = [cut_off.get(row, "no") for row in range(len(prompts))]
             return dict(zip(rows, written, strict=True))
+
+
+def _convergence(session: Session, work: TurnRequest) -> tuple[ThoughtConvergence, ...]:
+    """How the thoughts of each question converged."""
+    allowed = None if work.stop_at is None else work.latent_steps
+    rows = zip(session.thought_cosines(), session.num_thoughts, strict=True)
+    return tuple(ThoughtConvergence.of(row, steps=steps, allowed_steps=allowed) for row, steps in rows)
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

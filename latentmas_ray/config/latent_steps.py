@@ -1,0 +1,73 @@
+"""The number of latent steps of an agent: fixed, or as many as a question needs until its thoughts have converged.
+
+A configuration and a topology hold a number or text, such as `max:40`; `latent_steps_of` says what it means.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_LATENT_STEPS = 100_000
+AUTO_MOST = 40  # the steps that `auto` allows
+CONVERGED_COSINE = (
+    0.999  # of a thought with the one before, from which a question stops thinking; see docs/latent_steps.md
+)
+LATENT_STEPS_FORM = (
+    f"it must be a whole number from 0 to {MAX_LATENT_STEPS}, auto, or max:N with N from 1 to {MAX_LATENT_STEPS}; auto "
+    "and max:N may end with a cosine between 0 and 1, as in auto:0.99 and max:80:0.99"
+)
+_UNTIL = re.compile(r"(?:auto|max:(?P<most>\d{1,6}))(?::(?P<threshold>\d?\.\d{1,9}))?", re.ASCII)
+
+StepsSetting = int | str
+
+
+@dataclass(frozen=True)
+class LatentSteps:
+    """The latent steps of an agent. With a `threshold` a question stops before `most` steps when its thoughts have
+    converged: when the cosine of a thought with the one before is at least the threshold, twice in a row."""
+
+    most: int
+    threshold: float | None = None
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a question may think fewer steps than `most`."""
+        return self.threshold is not None
+
+    def __str__(self) -> str:
+        """The text or number of a configuration: `40`, `max:40`, `max:40:0.99`."""
+        if self.threshold is None:
+            return str(self.most)
+        own = "" if self.threshold == CONVERGED_COSINE else f":{self.threshold:.9f}".rstrip("0")
+        return f"max:{self.most}{own}"
+
+
+def parse_latent_steps(value: object) -> StepsSetting:
+    """Return a number, or text in the form in which it is stored: `auto` is `max:40`. Raises ValueError."""
+    steps = _parse(value)
+    return str(steps) if steps.may_stop else steps.most
+
+
+def latent_steps_of(setting: StepsSetting) -> LatentSteps:
+    """Return what a setting means. Raises ValueError."""
+    return LatentSteps(setting) if isinstance(setting, int) else _parse(setting)
+
+
+def most_steps(setting: StepsSetting) -> int:
+    """Return the largest number of steps: what positions and memory are reserved for."""
+    return latent_steps_of(setting).most
+
+
+def _parse(value: object) -> LatentSteps:
+    if isinstance(value, str):
+        text = value.strip()
+        if (match := _UNTIL.fullmatch(text)) is not None:
+            most = AUTO_MOST if match["most"] is None else int(match["most"])
+            threshold = CONVERGED_COSINE if match["threshold"] is None else float(match["threshold"])
+            if 1 <= most <= MAX_LATENT_STEPS and 0 < threshold < 1:
+                return LatentSteps(most, threshold)
+            raise ValueError(LATENT_STEPS_FORM)
+        if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LATENT_STEPS)):
+            value = int(text)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LATENT_STEPS:
+        raise ValueError(LATENT_STEPS_FORM)
+    return LatentSteps(int(value))
