@@ -7,15 +7,13 @@ import re
 from dataclasses import dataclass
 
 MAX_LATENT_STEPS = 100_000
-AUTO_MOST = 40  # the steps that `auto` allows
-CONVERGED_COSINE = (
-    0.999  # of a thought with the one before, from which a question stops thinking; see docs/latent_steps.md
-)
+AUTO_STEPS = 40  # `auto` stands for fill:40
+CONVERGED_COSINE = 0.999  # of a thought with the one before, from which a question stops thinking: docs/latent_steps.md
 LATENT_STEPS_FORM = (
-    f"it must be a whole number from 0 to {MAX_LATENT_STEPS}, auto, or max:N with N from 1 to {MAX_LATENT_STEPS}; auto "
-    "and max:N may end with a cosine between 0 and 1, as in auto:0.99 and max:80:0.99"
+    f"it must be a whole number from 0 to {MAX_LATENT_STEPS}, auto, fill:N or max:N with N from 1 to "
+    f"{MAX_LATENT_STEPS}; all but a number may end with a cosine between 0 and 1, as in auto:0.99 and max:80:0.99"
 )
-_UNTIL = re.compile(r"(?:auto|max:(?P<most>\d{1,6}))(?::(?P<threshold>\d?\.\d{1,9}))?", re.ASCII)
+_UNTIL = re.compile(r"(?:auto|(?P<kind>fill|max):(?P<most>\d{1,6}))(?::(?P<threshold>\d?\.\d{1,9}))?", re.ASCII)
 
 StepsSetting = int | str
 
@@ -23,10 +21,12 @@ StepsSetting = int | str
 @dataclass(frozen=True)
 class LatentSteps:
     """The latent steps of an agent. With a `threshold` a question stops before `most` steps when its thoughts have
-    converged: when the cosine of a thought with the one before is at least the threshold, twice in a row."""
+    converged: when the cosine of a thought with the one before is at least the threshold, twice in a row. If it `fills`,
+    copies of its last thought in the memory then stand for the steps that are left, at their positions."""
 
     most: int
     threshold: float | None = None
+    fills: bool = False
 
     @property
     def may_stop(self) -> bool:
@@ -34,15 +34,15 @@ class LatentSteps:
         return self.threshold is not None
 
     def __str__(self) -> str:
-        """The text or number of a configuration: `40`, `max:40`, `max:40:0.99`."""
+        """The text or number of a configuration: `40`, `max:40`, `fill:40:0.99`."""
         if self.threshold is None:
             return str(self.most)
         own = "" if self.threshold == CONVERGED_COSINE else f":{self.threshold:.9f}".rstrip("0")
-        return f"max:{self.most}{own}"
+        return f"{'fill' if self.fills else 'max'}:{self.most}{own}"
 
 
 def parse_latent_steps(value: object) -> StepsSetting:
-    """Return a number, or text in the form in which it is stored: `auto` is `max:40`. Raises ValueError."""
+    """Return a number, or text in the form in which it is stored: `auto` is `fill:40`. Raises ValueError."""
     steps = _parse(value)
     return str(steps) if steps.may_stop else steps.most
 
@@ -61,10 +61,10 @@ def _parse(value: object) -> LatentSteps:
     if isinstance(value, str):
         text = value.strip()
         if (match := _UNTIL.fullmatch(text)) is not None:
-            most = AUTO_MOST if match["most"] is None else int(match["most"])
+            most = AUTO_STEPS if match["most"] is None else int(match["most"])
             threshold = CONVERGED_COSINE if match["threshold"] is None else float(match["threshold"])
             if 1 <= most <= MAX_LATENT_STEPS and 0 < threshold < 1:
-                return LatentSteps(most, threshold)
+                return LatentSteps(most, threshold, fills=match["kind"] != "max")
             raise ValueError(LATENT_STEPS_FORM)
         if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LATENT_STEPS)):
             value = int(text)

@@ -149,7 +149,7 @@ class MethodConfig(ConfigPart):
     )
     latent_steps: StepsSetting = Field(
         default=40,
-        description="latent thoughts per latent agent (m); auto, or max:N: until its thoughts have converged",
+        description="latent thoughts per latent agent (m); auto: until they have converged (see docs/latent_steps.md)",
     )
     realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     guard: GuardName = Field(

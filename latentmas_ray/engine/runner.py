@@ -231,7 +231,7 @@ class TurnRunner:
         if outgoing is not None and outgoing.overlaps and work.can_overlap:
             sent_bytes = send_prompt_chunk(session, work, timer, outgoing, num_end_tokens=len(closing))
         with timer.phase("think"):
-            session.think(work.latent_steps, seen, stop_at=work.stop_at)
+            session.think(work.latent_steps, seen, stop_at=work.stop_at, fills=work.fills_steps)
             if closing:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes

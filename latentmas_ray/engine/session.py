@@ -127,12 +127,15 @@ class Session:
         self.last_hidden_BE = torch.stack(last_B)
 
     @torch.inference_mode()
-    def think(self, num_steps: int, seen: list[Tensor] | None = None, *, stop_at: float | None = None) -> None:
+    def think(
+        self, num_steps: int, seen: list[Tensor] | None = None, *, stop_at: float | None = None, fills: bool = False
+    ) -> None:
         """Run `num_steps` latent steps: the realigned last hidden state is the next input embedding. Appends to `seen`
         the hidden states [B, E] before realignment.
 
         With `stop_at` a row leaves the step when its thoughts have converged (`StopRule`): it keeps the first
-        `num_thoughts` of those that it would have without, and its later entries in `seen` mean nothing.
+        `num_thoughts` of those that it would have without, and its later entries in `seen` mean nothing. If it
+        `fills`, copies of its last thought stand for the others in its memory, at their positions.
         """
         dtype = self.lm.spec.torch_dtype
         rows = list(range(len(self.question_ids)))
@@ -148,6 +151,8 @@ class Session:
                 seen.append(self.last_hidden_BE)
             self._feed_thoughts(thought_NE, rows)
             self._inputs.add_thoughts(thought_NE, rows)
+        if fills:
+            self._fill_steps(num_steps)
 
     @property
     def num_thoughts(self) -> list[int]:
@@ -158,6 +163,14 @@ class Session:
     def thought_cosines(self) -> list[list[float]]:
         """By row, the cosine of each thought from the second on with the one before."""
         return self._inputs.thought_cosines()
+
+    def _fill_steps(self, num_steps: int) -> None:
+        """Give every row `num_steps` thoughts: those that it has, and copies of the last one."""
+        for row, count in enumerate(self.num_thoughts):
+            num_left = num_steps - count
+            self.cache.repeat_last(row, num_left, self.lm.spec.rope)
+            self._inputs.repeat_thought(row, num_left)
+            self.positions[row] += num_left
 
     def _of_rows(self, rows: Sequence[int]) -> Tensor:
         """The last hidden states of some rows, [N, E]."""

@@ -71,6 +71,7 @@ class TurnRequest:
     sampling: Sampling
     latent_steps: int = 0  # at most so many, with `stop_at`
     stop_at: float | None = None  # the cosine of a thought with the one before at which a question stops thinking
+    fills_steps: bool = False  # copies of a question's last thought stand for the steps that it then does not think
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
@@ -100,6 +101,11 @@ class TurnRequest:
         if self.guard in ("drop", "text"):
             return False
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether questions may hand over fewer thoughts than `latent_steps`."""
+        return self.stop_at is not None and not self.fills_steps
 
     def segment_order(self) -> tuple[str, ...]:
         """The agents whose segments come from other turns, each once, in the order of the arguments."""

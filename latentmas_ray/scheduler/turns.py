@@ -179,6 +179,7 @@ def build_turn(
         sampling=settings.sampling,
         latent_steps=steps.most,
         stop_at=steps.threshold,
+        fills_steps=steps.fills,
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=reads,

@@ -45,7 +45,7 @@ class Agent(ValidatedModel):
     system: Template | None = None  # Jinja2, like `prompt` and `suffix`
     prompt: Template
     reads: Sequence[Text] = ()  # names of agents; a single name may be given as text. Stored as a tuple
-    latent_steps: StepsSetting | None = None  # a number, auto or max:N; None: the run's latent_steps
+    latent_steps: StepsSetting | None = None  # a number, auto, fill:N or max:N; None: the run's latent_steps
     hands_over: HandsOver = "all"
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
     engine: TextEngineName | None = None  # what writes its text; None: the run's engine

@@ -3,7 +3,7 @@
 Steps count from 0, like the steps of alarms: a thought of step 6 that repeats is the seventh, and six thoughts differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from latentmas_ray.engine.diagnostics.alarms import LIMITS, AlarmThresholds
 
 _DIGITS = 4
+_MANY = 20  # told from more than one question in so many on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +101,15 @@ class ConvergenceStats:
             steps=fmean(one.steps for one in found),
             allowed_steps=fmean(allowed) if allowed else None,
         )
+
+
+def describe_repeating(by_agent: Mapping[str, ConvergenceStats]) -> str:
+    """Return `thoughts of planner repeat from step 6 on (9 of 12 questions), …`; empty if no agent's thoughts repeat on
+    more than one question in twenty."""
+    named = [
+        f"of {name} repeat from step {stats.repeats_from:.0f} on ({stats.num_repeating} of {stats.num_questions} "
+        f"{'question' if stats.num_questions == 1 else 'questions'})"
+        for name, stats in by_agent.items()
+        if stats.repeats_from is not None and stats.num_repeating * _MANY > stats.num_questions
+    ]
+    return f"thoughts {', '.join(named)}" if named else ""
