@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MAX_LATENT_STEPS = 100_000
 AUTO_STEPS = 40  # `auto` stands for fill:40
-CONVERGED_COSINE = 0.999  # of a thought with the one before, from which a question stops thinking: docs/latent_steps.md
+CONVERGED = 0.999  # the cosine of a thought with the one before from which it counts as the same; docs/latent_steps.md
 LATENT_STEPS_FORM = (
     f"it must be a whole number from 0 to {MAX_LATENT_STEPS}, auto, fill:N or max:N with N from 1 to "
     f"{MAX_LATENT_STEPS}; all but a number may end with a cosine between 0 and 1, as in auto:0.99 and max:80:0.99"
@@ -21,8 +21,8 @@ StepsSetting = int | str
 @dataclass(frozen=True)
 class LatentSteps:
     """The latent steps of an agent. With a `threshold` a question stops before `most` steps when its thoughts have
-    converged: when the cosine of a thought with the one before is at least the threshold, twice in a row. If it `fills`,
-    copies of its last thought in the memory then stand for the steps that are left, at their positions."""
+    converged: when the cosine of a thought with the one before is at least the threshold, twice in a row. If it
+    `fills`, the thoughts that are left are then computed together, in a few forwards."""
 
     most: int
     threshold: float | None = None
@@ -37,8 +37,9 @@ class LatentSteps:
         """The text or number of a configuration: `40`, `max:40`, `fill:40:0.99`."""
         if self.threshold is None:
             return str(self.most)
-        own = "" if self.threshold == CONVERGED_COSINE else f":{self.threshold:.9f}".rstrip("0")
-        return f"{'fill' if self.fills else 'max'}:{self.most}{own}"
+        kind = "fill" if self.fills else "max"
+        own = "" if self.threshold == CONVERGED else f":{self.threshold:.9f}".rstrip("0")
+        return f"{kind}:{self.most}{own}"
 
 
 def parse_latent_steps(value: object) -> StepsSetting:
@@ -62,9 +63,10 @@ def _parse(value: object) -> LatentSteps:
         text = value.strip()
         if (match := _UNTIL.fullmatch(text)) is not None:
             most = AUTO_STEPS if match["most"] is None else int(match["most"])
-            threshold = CONVERGED_COSINE if match["threshold"] is None else float(match["threshold"])
+            kind = match["kind"] or "fill"
+            threshold = CONVERGED if match["threshold"] is None else float(match["threshold"])
             if 1 <= most <= MAX_LATENT_STEPS and 0 < threshold < 1:
-                return LatentSteps(most, threshold, fills=match["kind"] != "max")
+                return LatentSteps(most, threshold, fills=kind == "fill")
             raise ValueError(LATENT_STEPS_FORM)
         if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LATENT_STEPS)):
             value = int(text)

@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from latentmas_ray.engine.convergence import cosines_of
+from latentmas_ray.engine.convergence import complete_rows, cosines_of
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentMeta
 from latentmas_ray.topology.agent import HandsOver
 
@@ -33,8 +33,7 @@ class TurnInputs:
         self._turn_starts = tuple(turn_starts)
         self._ids: list[list[int]] = [[] for _ in turn_starts]
         self._thoughts: list[Tensor] = []  # [B, E] each; a row that has stopped thinking has anything in the later ones
-        self.num_thoughts = [0] * len(self._ids)  # of each question, without copies
-        self._num_copies = [0] * len(self._ids)  # of each question's last thought, after it
+        self.num_thoughts = [0] * len(self._ids)  # of each question
         self._prompt_lengths = (0,) * len(self._turn_starts)
         self._num_sent = [0] * len(self._turn_starts)  # inputs that were sent in earlier chunks
         self._num_sent_thoughts = 0
@@ -62,10 +61,12 @@ class TurnInputs:
             self._ids[row].append(LATENT)
             self.num_thoughts[row] += 1
 
-    def repeat_thought(self, row: int, count: int) -> None:
-        """Add copies of a question's last thought."""
-        self._ids[row].extend([LATENT] * count)
-        self._num_copies[row] += count
+    def complete_thoughts(self, rows: Sequence[Tensor], num_thoughts: int) -> None:
+        """Add thoughts [N, E] of each question, after which each has `num_thoughts`."""
+        for row, thoughts_NE in enumerate(rows):
+            self._ids[row].extend([LATENT] * len(thoughts_NE))
+            self.num_thoughts[row] += len(thoughts_NE)
+        complete_rows(self._thoughts, rows, num_thoughts)
 
     def thought_cosines(self) -> list[list[float]]:
         """By question, the cosine of each thought from the second on with the one before."""
@@ -126,15 +127,9 @@ class TurnInputs:
         if thoughts:
             kept = [row for row, is_withdrawn in enumerate(self._is_withdrawn) if not is_withdrawn]
             thoughts_BNE = torch.stack(thoughts, dim=1).cpu()
-            parts = [part for row in kept for part in self._thoughts_of(row, thoughts_BNE, first_thought)]
+            parts = [thoughts_BNE[row, : max(0, self.num_thoughts[row] - first_thought)] for row in kept]
             thoughts_NE = torch.cat([thoughts_BNE[:0].flatten(0, 1), *parts])
         else:
             thoughts_NE = torch.empty(0, self._spec.hidden_size, dtype=self._spec.torch_dtype)
         ids = [row[begin:] for row, begin in zip(self._ids, first, strict=True)]
         return RecomputeInputs(torch.tensor(list(chain(*ids)), dtype=torch.int64), thoughts_NE, tuple(map(len, ids)))
-
-    def _thoughts_of(self, row: int, thoughts_BNE: Tensor, first_thought: int) -> tuple[Tensor, Tensor]:
-        """A question's thoughts from `first_thought` on, and the copies of its last one; `thoughts_BNE` begins there."""
-        stop = max(0, self.num_thoughts[row] - first_thought)
-        own_NE = thoughts_BNE[row, :stop]
-        return own_NE, own_NE[-1:].expand(self._num_copies[row] if stop else 0, -1)

@@ -13,8 +13,9 @@ def send_prompt_chunk(
 ) -> tuple[int, ...]:
     """Send what is final before the first thought: the KV of the prompt, 85 to 95 % of a segment's bytes.
 
-    `num_end_tokens` are fed after the thoughts. Where the turn of a question may end early, the chunk says how much can follow at most, and the last chunk how much did. Returns the bytes per question of the
-    recompute inputs that were sent. Raises the errors of `outgoing`.
+    `num_end_tokens` are fed after the thoughts. Where the turn of a question may end early, the chunk says how much can
+    follow at most, and the last chunk how much did. Returns the bytes per question of the recompute inputs that were
+    sent. Raises the errors of `outgoing`.
     """
     with timer.phase("emit"), session.lm.ranks.all_or_none():
         final_at = time.time()

@@ -292,8 +292,11 @@ class TurnRunner:
 def _convergence(session: Session, work: TurnRequest) -> tuple[ThoughtConvergence, ...]:
     """How the thoughts of each question converged."""
     allowed = None if work.stop_at is None else work.latent_steps
-    rows = zip(session.thought_cosines(), session.num_thoughts, strict=True)
-    return tuple(ThoughtConvergence.of(row, steps=steps, allowed_steps=allowed) for row, steps in rows)
+    rows = zip(session.thought_cosines(), session.num_thoughts, session.num_steps, strict=True)
+    return tuple(
+        ThoughtConvergence.of(cosines, thoughts=thoughts, steps=steps, allowed_steps=allowed)
+        for cosines, thoughts, steps in rows
+    )
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

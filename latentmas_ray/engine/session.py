@@ -10,7 +10,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from latentmas_ray.engine.convergence import StopRule
+from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.run_on import RunOnCheck
@@ -53,6 +53,7 @@ class Session:
         self._inputs = TurnInputs(lm.spec, self.positions)
         self.counter = StepCounter()
         self.cut_off: list[CutOff] = []  # of each question, after `decode`
+        self.num_steps = [0] * len(question_ids)  # forwards that computed each question's thoughts
 
     @torch.inference_mode()
     def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
@@ -135,7 +136,7 @@ class Session:
 
         With `stop_at` a row leaves the step when its thoughts have converged (`StopRule`): it keeps the first
         `num_thoughts` of those that it would have without, and its later entries in `seen` mean nothing. If it
-        `fills`, copies of its last thought stand for the others in its memory, at their positions.
+        `fills`, the others are then computed together, all at the same time (`engine.convergence.Sweeps`).
         """
         dtype = self.lm.spec.torch_dtype
         rows = list(range(len(self.question_ids)))
@@ -151,8 +152,9 @@ class Session:
                 seen.append(self.last_hidden_BE)
             self._feed_thoughts(thought_NE, rows)
             self._inputs.add_thoughts(thought_NE, rows)
-        if fills:
-            self._fill_steps(num_steps)
+        self.num_steps = list(self.num_thoughts)
+        if fills and (left := [num_steps - count for count in self.num_thoughts]) and any(left):
+            self._think_together(left, num_steps, seen)
 
     @property
     def num_thoughts(self) -> list[int]:
@@ -164,13 +166,22 @@ class Session:
         """By row, the cosine of each thought from the second on with the one before."""
         return self._inputs.thought_cosines()
 
-    def _fill_steps(self, num_steps: int) -> None:
-        """Give every row `num_steps` thoughts: those that it has, and copies of the last one."""
-        for row, count in enumerate(self.num_thoughts):
-            num_left = num_steps - count
-            self.cache.repeat_last(row, num_left, self.lm.spec.rope)
-            self._inputs.repeat_thought(row, num_left)
-            self.positions[row] += num_left
+    def _think_together(self, left: Sequence[int], num_steps: int, seen: list[Tensor] | None) -> None:
+        """Think `left[b]` more thoughts of each row, up to `num_steps`, in a few forwards over all of them."""
+        before_BE, begin = self.last_hidden_BE, (self.cache.lengths, self.positions)
+        sweeps = Sweeps(self.realign, before_BE, left, self.lm.spec.torch_dtype, self.lm.ranks)
+        while True:
+            hidden = self.follow(sweeps.thoughts)
+            for row, count in enumerate(left):
+                self.num_steps[row] += bool(count)
+            if not sweeps.continue_after(hidden):
+                break
+            self.cache.extend(begin[0])
+            self.last_hidden_BE, self.positions = before_BE, begin[1]
+        self._inputs.complete_thoughts(sweeps.thoughts, num_steps)
+        if seen is not None:
+            before = [torch.cat([before_BE[row : row + 1], part])[: left[row]] for row, part in enumerate(hidden)]
+            complete_rows(seen, before, num_steps)
 
     def _of_rows(self, rows: Sequence[int]) -> Tensor:
         """The last hidden states of some rows, [N, E]."""

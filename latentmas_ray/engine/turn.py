@@ -71,7 +71,7 @@ class TurnRequest:
     sampling: Sampling
     latent_steps: int = 0  # at most so many, with `stop_at`
     stop_at: float | None = None  # the cosine of a thought with the one before at which a question stops thinking
-    fills_steps: bool = False  # copies of a question's last thought stand for the steps that it then does not think
+    fills_steps: bool = False  # the thoughts that are left are then computed together
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()

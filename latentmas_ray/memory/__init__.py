@@ -5,7 +5,7 @@ Needs torch, and neither transformers nor Ray.
 
 from latentmas_ray.memory.chunk import SegmentChunk, join, join_recompute_inputs, repeat
 from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVLayout, KVSource
-from latentmas_ray.memory.layer_spec import LayerSpec, RopeSpec, TensorSpec, rotate_keys, spread_key
+from latentmas_ray.memory.layer_spec import LayerSpec, RopeSpec, TensorSpec, rotate_keys
 from latentmas_ray.memory.memory_segment import MemorySegment
 from latentmas_ray.memory.merge import MergedLayout, PlacedSegment, merge_layout
 from latentmas_ray.memory.segment import LATENT, RecomputeInputs, Segment, SegmentMeta
@@ -36,5 +36,4 @@ __all__ = [
     "merge_layout",
     "repeat",
     "rotate_keys",
-    "spread_key",
 ]

@@ -68,21 +68,6 @@ def rotate_keys(keys_HTD: Tensor, shift: int, rope: RopeSpec) -> Tensor:
     return out
 
 
-def spread_key(key_H1D: Tensor, count: int, rope: RopeSpec) -> Tensor:
-    """Return the key of position p as keys of the positions p + 1 … p + `count`, [..., T, D], computed like
-    `rotate_keys`."""
-    angles_TR = torch.arange(1, count + 1, dtype=torch.float64)[:, None] * torch.tensor(
-        rope.inv_freq, dtype=torch.float64
-    )
-    cos, sin = (table.to(key_H1D.device, torch.float32) for table in (angles_TR.cos(), angles_TR.sin()))
-    half = len(rope.inv_freq)
-    first, second = key_H1D[..., :half].float(), key_H1D[..., half : 2 * half].float()
-    out_HTD = key_H1D.repeat_interleave(count, dim=-2)
-    out_HTD[..., :half] = first * cos - second * sin
-    out_HTD[..., half : 2 * half] = second * cos + first * sin
-    return out_HTD
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from latentmas_ray.errors import CacheError
-from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys, spread_key
+from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
 from latentmas_ray.models.attention import Packing
 from latentmas_ray.units import format_bytes
@@ -211,18 +211,6 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             for layer, part_CHTD in zip(self.layers, part_LCHTD, strict=True):
                 copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
         return kv_LCHTD
-
-    def repeat_last(self, row: int, count: int, rope: RopeSpec) -> None:
-        """Append `count` copies of a row's last token, each at the position after the one before: its values, and its
-        keys rotated there."""
-        first = self.lengths[row]
-        self._touch(row, first + count)
-        for layer in self.layers if count else ():
-            last_CH1D = layer.kv_CBHTD[:, row, :, first - 1 : first]
-            slots_CHTD = layer.kv_CBHTD[:, row, :, first : first + count]
-            slots_CHTD[0] = spread_key(last_CH1D[0], count, rope)
-            slots_CHTD[1] = last_CH1D[1]
-        self.lengths[row] += count
 
     def drop_row(self, row: int) -> None:
         """Remove a row from the batch: the last active row is copied to its place, the others do not move."""

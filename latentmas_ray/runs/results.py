@@ -213,7 +213,12 @@ def _convergence(value: Mapping[str, Any] | None, steps: int) -> dict[str, Any] 
     """Return the fields of a row's `ThoughtConvergence`."""
     if value is None:
         return None
-    return {"steps": steps, "allowed_steps": value.get("allowed_steps"), "short_cosines": tuple(value["cosines"])}
+    return {
+        "thoughts": value.get("thoughts", steps),
+        "steps": steps,
+        "allowed_steps": value.get("allowed_steps"),
+        "short_cosines": tuple(value["cosines"]),
+    }
 
 
 def _cut_off(value: object) -> CutOff | None:

@@ -24,26 +24,29 @@ class ThoughtConvergence:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)  # for rows that are read from files
 
-    steps: int  # that it thought
+    thoughts: int
+    steps: int  # forwards that computed them: fewer, if some thoughts were computed together
     allowed_steps: int | None = None  # at most so many, where it may stop earlier
     short_cosines: tuple[float, ...] = ()  # `cosines` without the ones at their end
 
     def __post_init__(self) -> None:
-        if len(self.short_cosines) > max(0, self.steps - 1):
-            raise ValueError(f"{len(self.short_cosines)} cosines of {self.steps} thoughts")
+        if len(self.short_cosines) > max(0, self.thoughts - 1):
+            raise ValueError(f"{len(self.short_cosines)} cosines of {self.thoughts} thoughts")
 
     @classmethod
-    def of(cls, cosines: Sequence[float], *, steps: int, allowed_steps: int | None = None) -> "ThoughtConvergence":
+    def of(
+        cls, cosines: Sequence[float], *, thoughts: int, steps: int, allowed_steps: int | None = None
+    ) -> "ThoughtConvergence":
         """Make it from the cosine of each thought from step 1 on with the one before."""
         rounded = [round(cosine, _DIGITS) for cosine in cosines]
         while rounded and rounded[-1] == 1.0:
             rounded.pop()
-        return cls(steps=steps, allowed_steps=allowed_steps, short_cosines=tuple(rounded))
+        return cls(thoughts=thoughts, steps=steps, allowed_steps=allowed_steps, short_cosines=tuple(rounded))
 
     @cached_property
     def cosines(self) -> tuple[float, ...]:
         """The cosine of each thought from step 1 on with the one before, to four digits."""
-        return self.short_cosines + (1.0,) * (max(0, self.steps - 1) - len(self.short_cosines))
+        return self.short_cosines + (1.0,) * (max(0, self.thoughts - 1) - len(self.short_cosines))
 
     @property
     def last_cosine(self) -> float | None:
@@ -60,11 +63,11 @@ class ThoughtConvergence:
     def is_repeating(self, limits: AlarmThresholds = LIMITS) -> bool:
         """Whether as many thoughts as are an alarm repeat, up to the last."""
         first = self.repeats_from(limits)
-        return first is not None and self.steps - first >= limits.num_alike
+        return first is not None and self.thoughts - first >= limits.num_alike
 
     def to_row(self) -> dict[str, Any]:
         """As an object of JSON, without the number of steps."""
-        allowed = {} if self.allowed_steps is None else {"allowed_steps": self.allowed_steps}
+        allowed = {} if self.allowed_steps is None else {"allowed_steps": self.allowed_steps, "thoughts": self.thoughts}
         told = {"repeats_from": self.repeats_from(), "last_cosine": self.last_cosine}
         return {**allowed, **told, "cosines": list(self.short_cosines)}
 
@@ -80,7 +83,8 @@ class ConvergenceStats:
     repeats_from: float | None  # the step from which those repeat: their median
     last_cosine: float | None  # mean of the last thought's
     mean_cosines: tuple[float, ...]  # by step, from step 1 on: mean over the questions that have a thought there
-    steps: float  # mean
+    thoughts: float  # mean
+    steps: float  # mean of the forwards that computed them
     allowed_steps: float | None = None  # mean of the most that were allowed, where questions may stop earlier
 
     @classmethod
@@ -98,6 +102,7 @@ class ConvergenceStats:
             mean_cosines=tuple(
                 round(fmean(value for value in column if value is not None), _DIGITS) for column in columns
             ),
+            thoughts=fmean(one.thoughts for one in found),
             steps=fmean(one.steps for one in found),
             allowed_steps=fmean(allowed) if allowed else None,
         )
