@@ -21,10 +21,9 @@ def convergence_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
         yield "last thoughts", f"cosine with the one before: {', '.join(parts)}"
     bounded = [stats for stats in summary.convergence.values() if stats.allowed_steps is not None]
     if bounded:
-        done, allowed = (
-            sum(steps) for steps in zip(*((one.steps, one.allowed_steps or 0) for one in bounded), strict=True)
-        )
-        yield "steps saved", f"{1 - done / allowed:.0%}: {format_number(done)} of {format_number(allowed)} per question"
+        done, allowed = sum(one.steps for one in bounded), sum(one.allowed_steps or 0 for one in bounded)
+        share = f"{100 * (1 - done / allowed):.0f} %"
+        yield "steps saved", f"{share}: {format_number(done)} of {format_number(allowed)} per question"
 
 
 def _repeats(stats: "ConvergenceStats") -> str:

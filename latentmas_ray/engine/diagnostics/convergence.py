@@ -61,9 +61,10 @@ class ThoughtConvergence:
         return None if step == len(self.cosines) else step + 1
 
     def is_repeating(self, limits: AlarmThresholds = LIMITS) -> bool:
-        """Whether as many thoughts as are an alarm repeat, up to the last."""
+        """Whether as many thoughts as are an alarm repeat, up to the last. Thoughts that were computed together do not
+        count."""
         first = self.repeats_from(limits)
-        return first is not None and self.thoughts - first >= limits.num_alike
+        return first is not None and self.steps == self.thoughts and self.thoughts - first >= limits.num_alike
 
     def to_row(self) -> dict[str, Any]:
         """As an object of JSON, without the number of steps."""
@@ -90,7 +91,8 @@ class ConvergenceStats:
     @classmethod
     def of(cls, found: Sequence[ThoughtConvergence]) -> "ConvergenceStats":
         """Compute it from at least one question."""
-        repeating = [step for one in found if one.is_repeating() and (step := one.repeats_from()) is not None]
+        steps = [one.repeats_from() for one in found if one.is_repeating()]
+        repeating = [step for step in steps if step is not None]
         lasts = [one.last_cosine for one in found if one.last_cosine is not None]
         allowed = [one.allowed_steps for one in found if one.allowed_steps is not None]
         columns = zip_longest(*(one.cosines for one in found))
