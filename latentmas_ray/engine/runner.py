@@ -168,32 +168,32 @@ class TurnRunner:
         """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
-        with timer.phase("absorb"), lm.ranks.all_or_none():
-            segments, chunks = incoming.segments(), incoming.chunks()
-        check_positions(
-            work,
-            starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
-            prompt_lengths=list(map(len, prompts)),
-            num_closing=len(self._end_tokens(work)),
-            limit=lm.max_positions,
-            model=lm.name,
-        )
-        if work.recomputed:
-            with timer.phase("absorb"):
+        with timer.phase("absorb"):
+            with lm.ranks.all_or_none():
+                segments, chunks = incoming.segments(), incoming.chunks()
+            check_positions(
+                work,
+                starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
+                prompt_lengths=list(map(len, prompts)),
+                num_closing=len(self._end_tokens(work)),
+                limit=lm.max_positions,
+                model=lm.name,
+            )
+            if work.recomputed:
                 segments = self.recompute(work, incoming)
                 chunks = InMemorySegments(segments).chunks()
-        merged = merge_layout(work.reads, segments, len(work.question_ids))
-        num_coming = work.sampling.max_new_tokens
-        if work.thinks == "latent":
-            num_coming = work.latent_steps + len(self._end_tokens(work))
-        num_known = max(merged.lengths, default=0) + max(map(len, prompts))
-        # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
-        num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with timer.phase("absorb"), lm.ranks.all_or_none():
-            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
-            if self._current is not None:
-                self._current = work, self._current[1], session.counter
-            session.absorb(merged, chunks)
+            merged = merge_layout(work.reads, segments, len(work.question_ids))
+            num_coming = work.sampling.max_new_tokens
+            if work.thinks == "latent":
+                num_coming = work.latent_steps + len(self._end_tokens(work))
+            num_known = max(merged.lengths, default=0) + max(map(len, prompts))
+            # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
+            num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
+            with lm.ranks.all_or_none():
+                session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
+                if self._current is not None:
+                    self._current = work, self._current[1], session.counter
+                session.absorb(merged, chunks)
         return session, merged
 
     def recompute(self, work: TurnRequest, memory: Incoming) -> dict[str, Segment]:
