@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,8 +102,7 @@ class TurnRunner:
         with timer.phase("prefill"):
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, merged, prompts)
-        decision, chunk, segment_bytes = GuardDecision(), None, tuple[int, ...]()
-        convergence: tuple[ThoughtConvergence, ...] = ()
+        decision, chunk, segment_bytes, thoughts = GuardDecision(), None, tuple[int, ...](), dict[str, Any]()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
@@ -114,7 +114,7 @@ class TurnRunner:
                     session.drop_thoughts(decision.without_thoughts)
                     session.withdraw(decision.withdrawn)
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
-            convergence = _convergence(session, work)  # after the segment was sent
+            thoughts = _about_thoughts(session, work)  # after the segment was sent
             with timer.phase("trace"):
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
@@ -138,8 +138,7 @@ class TurnRunner:
         return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
-            latent_steps=max((one.steps for one in convergence), default=0),
-            convergence=convergence,
+            **thoughts,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if is_text else (),
             cut_off=cut_off,
@@ -289,14 +288,15 @@ class TurnRunner:
             return dict(zip(rows, written, strict=True))
 
 
-def _convergence(session: Session, work: TurnRequest) -> tuple[ThoughtConvergence, ...]:
-    """How the thoughts of each question converged."""
+def _about_thoughts(session: Session, work: TurnRequest) -> dict[str, Any]:
+    """The fields of a result about thoughts: how many steps computed them, and how they converged."""
     allowed = None if work.stop_at is None else work.latent_steps
     rows = zip(session.thought_cosines(), session.num_thoughts, session.num_steps, strict=True)
-    return tuple(
+    convergence = tuple(
         ThoughtConvergence.of(cosines, thoughts=thoughts, steps=steps, allowed_steps=allowed)
         for cosines, thoughts, steps in rows
     )
+    return {"latent_steps": max(one.steps for one in convergence), "convergence": convergence}
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:
