@@ -134,13 +134,12 @@ class TurnRunner:
         with timer.phase("trace"):
             traces, embeddings = tracer.inspect(outputs, texts), tracer.embeddings()
         trace_seconds = timer.seconds.pop("trace")
-        is_text = work.thinks == "text"
         return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
             **thoughts,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
-            texts=tuple(texts.values()) if is_text else (),
+            texts=tuple(texts.values()) if work.thinks == "text" else (),
             cut_off=cut_off,
             phases=Phases(**timer.seconds),
             spans=tuple(timer.spans),
@@ -150,7 +149,7 @@ class TurnRunner:
             embeddings=embeddings,
             trace_seconds=trace_seconds if tracer.is_on or work.guard != "off" else 0.0,
             alarms=decision.alarms,
-            fallbacks={} if is_text else texts,
+            fallbacks={} if work.thinks == "text" else texts,
         )
 
     @cached_property
