@@ -65,6 +65,10 @@ BENCHMARKS = {
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
+    "latent-steps": """
+        --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
+        --json
+    """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",

@@ -166,7 +166,7 @@ def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnResult, Tu
 def stop_thinking(ranks: Ranks, folder: Path, fills_steps: bool) -> tuple[TurnResult, TurnResult]:
     """A latent turn whose questions stop when their thoughts have converged, and an answering one."""
     runner = load(folder, ranks)
-    stops = {"latent_steps": 24, "stop_at": 0.999, "fills_steps": fills_steps}
+    stops = {"latent_steps": 24, "stop_at": 0.997, "fills_steps": fills_steps}
     chunk, thought = runner.run(replace(work("a"), **stops), {})
     assert chunk is not None
     return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]

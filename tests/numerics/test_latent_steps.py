@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentmas_ray.actors.execute_turn import execute_turn
+from latentmas_ray.actors.execute_turn import execute_turn, receive_kept
 from latentmas_ray.actors.receiver import IncomingSegment, SentChunk
 from latentmas_ray.engine import convergence
 from latentmas_ray.engine.convergence import MOST_SWEEPS, NUM_STILL, StopRule, likeness
@@ -26,14 +26,14 @@ from tests.numerics.plain import Plain
 from tests.numerics.test_turn_runner import QUESTIONS, order, turns_of
 from tests.numerics.turns import assert_close, memory
 
-MOST = 24
+MOST = 30
 THRESHOLD = 0.999
 STOPS: dict[str, Any] = {"latent_steps": MOST, "stop_at": THRESHOLD}
 
 
 @pytest.fixture
 def runner(engine_of: MakeEngine) -> TurnRunner:
-    return TurnRunner(engine_of("qwen3-tied"))
+    return TurnRunner(engine_of("neox"))
 
 
 def run(
@@ -91,7 +91,7 @@ def test_a_reader_continues_after_each_questions_last_thought(runner: TurnRunner
     assert second.turn_starts == first.turn_ends
     realign = runner.engine.open(QUESTIONS, num_slots=8).realign
     for row, prompt in enumerate(reader.prompts):
-        ids = runner.engine.lm.chat.encode(prompt.messages)
+        ids = runner.engine.lm.chat.encode(prompt.messages, prompt.template, prompt.suffix)
         plain = Plain(runner.engine.lm, realign)
         for segment in (first, second):
             plain.recompute(segment.recompute_inputs.take([row]))
@@ -164,10 +164,11 @@ def test_an_open_segment_is_kept_with_its_true_lengths(runner: TurnRunner) -> No
     work = order("a", keeps_memory=True, **STOPS)
     line = Line(overlaps=True)
     result = line.think(runner, work)
+    kept_chunks = receive_kept(result.kept, line.transport.authenticator, "")
     whole, _ = run(runner, order("a", **STOPS))
     for row in range(len(QUESTIONS)):
         kept = Memory.from_wire(
-            {"a": result.kept}, row, model="m", question="", reads=(AgentMemory("a"),), texts={}
+            {"a": kept_chunks}, row, model="m", question="", reads=(AgentMemory("a"),), texts={}
         ).segments["a"]
         assert kept.meta == whole.meta.take([row])
         assert kept.num_latent_thoughts == result.steps_of(row)

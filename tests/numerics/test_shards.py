@@ -102,7 +102,7 @@ def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankP
 
 @pytest.mark.parametrize("fills_steps", [False, True])
 def test_ranks_stop_thinking_at_the_same_step(fills_steps: bool, folder_of: MakeFolder, two: RankProcesses) -> None:
-    folder = folder_of("qwen3-tied")
+    folder = folder_of("llama")
     thought, answered = shard_cases.stop_thinking(ALONE, folder, fills_steps)
     steps = [one.steps for one in thought.convergence]
     assert max(steps) < 24

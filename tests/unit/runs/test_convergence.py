@@ -95,7 +95,7 @@ def test_saved_steps_are_told() -> None:
 
 
 def test_the_report_tells_repeating_thoughts(tmp_path: Path) -> None:
-    write_run(tmp_path, [thought(0, REPEATS), thought(1, REPEATS)], config=CONFIG)
-    (group,) = make_groups([load_runs(tmp_path)])
+    write_run(tmp_path / "run", [thought(0, REPEATS), thought(1, REPEATS)], config=CONFIG)
+    (group,) = make_groups([load_runs(tmp_path / "run")])
     told = make_headline(group)[-1]
     assert told.startswith("In latent, thoughts of planner repeat from step 3 on (2 of 2 questions): ")
