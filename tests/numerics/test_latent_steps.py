@@ -107,9 +107,9 @@ def test_thoughts_that_are_left_are_computed_together(runner: TurnRunner) -> Non
         singles = steps_until(thoughts_of(full, row))
         assert singles < result.steps_of(row) <= singles + MOST_SWEEPS < MOST
         assert result.convergence[row].thoughts == MOST
-        # Four sweeps from thoughts that are alike to a thousandth. The next test shows that more of them are exact.
-        assert float(likeness(thoughts_of(filled, row), thoughts_of(full, row)).min()) >= 0.9999
-        assert_close(filled.kv_of(row), full.kv_of(row), 0.05)
+        # Few sweeps are as good as the threshold from which they began. The next test shows that enough are exact.
+        assert float(likeness(thoughts_of(filled, row), thoughts_of(full, row)).min()) >= 0.998
+        assert_close(thoughts_of(filled, row)[:singles], thoughts_of(full, row)[:singles])
 
 
 def test_sweeps_settle_on_the_sequence(engine_of: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
