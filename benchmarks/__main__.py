@@ -60,6 +60,38 @@ def _continuous(
     measure_continuous(settings, as_json=as_json)
 
 
+@app.command("latent-steps")
+def _latent_steps(
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what thinks and answers")] = "tiny",
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "notes",
+    topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "hierarchical",
+    steps: Annotated[int, typer.Option(help="of the full run", min=1)] = 40,
+    settings: Annotated[str, typer.Option(metavar="S,S,…", help="of --latent-steps, beside it")] = "auto,max:40",
+    limit: Annotated[int, typer.Option(help="questions", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
+    other_batch_size: Annotated[int, typer.Option(help="in those of the second full run", min=1)] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure what is saved where questions stop thinking early, and which answers change."""
+    from benchmarks.latent_steps import LatentStepsSettings, measure_latent_steps  # needs torch
+
+    chosen = LatentStepsSettings(
+        model=model,
+        task=task,
+        topology=topology,
+        steps=steps,
+        settings=tuple(settings.split(",")),
+        limit=limit,
+        batch_size=batch_size,
+        other_batch_size=other_batch_size,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+    )
+    measure_latent_steps(chosen, as_json=as_json)
+
+
 @app.command("vllm-memory")
 def _vllm_memory(
     megabytes: Annotated[int, typer.Option(help="size of the memory", min=1)] = 128,

@@ -10,7 +10,7 @@ from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 from latentmas_ray.engine.timing.phase_spans import Wait
 from latentmas_ray.engine.turn import GivenMemory, ReadAs, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
-from latentmas_ray.memory.chunk import repeat
+from latentmas_ray.memory.chunk import close, repeat
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import decode_chunk, from_raw
@@ -72,6 +72,7 @@ class SegmentReceiver:
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)
         self._first = {segment.source: self._unpack(segment, 0, segment.first) for segment in incoming}
+        self._received: dict[str, list[SegmentChunk]] = {}  # later chunks that were received before they are absorbed
         self._names = {segment.source: transport.name_of(segment.first.payload) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
@@ -82,7 +83,10 @@ class SegmentReceiver:
         return sum(end - begin for begin, end in self.waits)
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        """Return each source's segment, or only its meta data while chunks of it are missing."""
+        """Return each source's segment, or only its meta data while chunks of it are missing. Waits for the last chunk
+        of a segment whose turn may end early, because only that has its lengths; until then the first is in transit."""
+        for segment in self._incoming:
+            self._close(segment)
         return {source: join([chunk]) if chunk.is_whole else chunk.meta for source, chunk in self._first.items()}
 
     def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
@@ -119,13 +123,26 @@ class SegmentReceiver:
             for source, codec in self._codecs.items()
         )
 
-    def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
+    def _close(self, segment: IncomingSegment) -> None:
+        """Receive all chunks of a segment whose first one does not have its lengths."""
+        first = self._first.get(segment.source)
+        if first is not None and first.meta.is_open:
+            chunks = close([first, *self._receive_later(segment)])
+            self._first[segment.source], self._received[segment.source] = chunks[0], chunks[1:]
+
+    def _receive_later(self, segment: IncomingSegment) -> Iterator[SegmentChunk]:
+        """Wait for each later chunk."""
         for index, wait in enumerate(segment.later, 1):
             begin = time.time()
             sent = wait()
             self.waits.append((begin, time.time()))
             self._timer.note_final(segment.source, sent.final_at)
-            yield from self._yield_timed(segment.source, self._unpack(segment, index, sent))
+            yield self._unpack(segment, index, sent)
+
+    def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
+        received = self._received.pop(segment.source, None)
+        for chunk in self._receive_later(segment) if received is None else received:
+            yield from self._yield_timed(segment.source, chunk)
 
     def _unpack(self, segment: IncomingSegment, index: int, sent: SentChunk) -> SegmentChunk:
         begin, source = time.time(), segment.source

@@ -25,6 +25,7 @@ _METAVARS = {
     "memory_in_flight": "auto|SIZE",
     "address": "ADDR",
     "output": "DIR|URL",
+    "latent_steps": "N|auto|fill:N|max:N",
     "batch_size": "B",
     "decode_batch": "B",
     "replicas": "R|AGENT=R,…",

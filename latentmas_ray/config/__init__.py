@@ -14,6 +14,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.latent_steps import LatentSteps, StepsSetting, latent_steps_of, most_steps
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
     EMBEDDED_MODELS,
@@ -57,6 +58,7 @@ __all__ = [
     "DTypeName",
     "EngineName",
     "GuardName",
+    "LatentSteps",
     "MemoryName",
     "Method",
     "MethodConfig",
@@ -69,6 +71,7 @@ __all__ = [
     "RuntimeName",
     "SamplerName",
     "SamplingConfig",
+    "StepsSetting",
     "TaskConfig",
     "TransferConfig",
     "TransferMode",
@@ -82,9 +85,11 @@ __all__ = [
     "format_transport",
     "is_device",
     "is_url",
+    "latent_steps_of",
     "least_by_agent",
     "make_config",
     "most_by_agent",
+    "most_steps",
     "parse_replicas",
     "parse_transport",
     "replicas_by_agent",

@@ -26,6 +26,7 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.latent_steps import StepsSetting, parse_latent_steps
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     Replicas,
@@ -78,7 +79,6 @@ class ConfigPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
 
     @field_validator(
-        "latent_steps",
         "batch_size",
         "decode_batch",
         "max_new_tokens",
@@ -163,12 +163,20 @@ class MethodConfig(ConfigPart):
     memory: MemoryName = Field(
         default="matched", description="a control: another question's memory, a part of it, or none"
     )
-    latent_steps: int = Field(default=40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
+    latent_steps: StepsSetting = Field(
+        default=40,
+        description="latent thoughts per latent agent (m); auto: until they have converged (see docs/latent_steps.md)",
+    )
     realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     guard: GuardName = Field(
         default="off",
         description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
     )
+
+    @field_validator("latent_steps", mode="before")
+    @classmethod
+    def _parse_latent_steps(cls, value: object) -> StepsSetting:
+        return parse_latent_steps(value)
 
 
 class SamplingConfig(ConfigPart):

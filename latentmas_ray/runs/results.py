@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
 from latentmas_ray.config import current_transfer, describe_models
+from latentmas_ray.engine.diagnostics.convergence import ConvergenceStats, ThoughtConvergence
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
@@ -39,6 +40,7 @@ class AgentUse:
     alarms: tuple[Alarm, ...] = ()  # the first one of each kind; empty without a guard
     cut_off: CutOff | None = None  # why its text ended early; "no" if it did not; None in rows of older versions
     has_own_seconds: bool = False
+    convergence: ThoughtConvergence | None = None  # of its thoughts; None for text, and in rows of older versions
 
     @property
     def is_cut_off(self) -> bool:
@@ -141,6 +143,11 @@ class Answer:
         """The object of one line of results.jsonl."""
         cut_off = {name: use.cut_off for name, use in self.agents.items() if use.cut_off is not None}
         own_seconds = [name for name, use in self.agents.items() if use.has_own_seconds]
+        convergence = {
+            name: use.convergence.to_row()
+            for name, use in self.agents.items()
+            if use.convergence is not None and use.latent_steps
+        }
         alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
@@ -168,6 +175,7 @@ class Answer:
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
+            **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -186,6 +194,7 @@ class Answer:
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
                 "cut_off": _cut_off(row.get("cut_off", {}).get(name)),
                 "has_own_seconds": name in row.get("own_seconds", ()),
+                "convergence": _convergence(row.get("convergence", {}).get(name), tokens["latent"]),
             }
             for name, tokens in row["tokens"]["agents"].items()
         }
@@ -198,6 +207,18 @@ class Answer:
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
         )
+
+
+def _convergence(value: Mapping[str, Any] | None, steps: int) -> dict[str, Any] | None:
+    """Return the fields of a row's `ThoughtConvergence`."""
+    if value is None:
+        return None
+    return {
+        "thoughts": value.get("thoughts", steps),
+        "steps": steps,
+        "allowed_steps": value.get("allowed_steps"),
+        "short_cosines": tuple(value["cosines"]),
+    }
 
 
 def _cut_off(value: object) -> CutOff | None:
@@ -268,6 +289,7 @@ class Summary:
     hand_overs: tuple[TransferStats, ...] = ()
     num_alarmed: int = 0  # questions with an alarm, if a guard was on
     alarms: Mapping[str, int] = field(default_factory=dict)  # the same by agent
+    convergence: Mapping[str, ConvergenceStats] = field(default_factory=dict)  # of the thoughts, by agent
     num_cut_off: int | None = None  # questions with a text that ended early; None if no row says so (older versions)
     cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
@@ -283,6 +305,9 @@ class Summary:
         row = asdict(self)
         return {
             **row,
+            "convergence": {
+                name: {**stats, "mean_cosines": [*stats["mean_cosines"]]} for name, stats in row["convergence"].items()
+            },
             "hand_overs": [
                 {**one, "transports": [*one["transports"]], "links": [*one["links"]]} for one in row["hand_overs"]
             ],

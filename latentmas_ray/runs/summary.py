@@ -6,7 +6,7 @@ from typing import Any
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
-from latentmas_ray.runs.accounting import agent_stats, transfer_stats
+from latentmas_ray.runs.accounting import agent_stats, convergence_stats, transfer_stats
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
 
@@ -88,6 +88,7 @@ def summarise(
         hand_overs=transfer_stats(answers),
         num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
         alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
+        convergence=convergence_stats(answers),
         num_cut_off=count_cut_off(answers),
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},

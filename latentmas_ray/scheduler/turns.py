@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, RunConfig, TransferMode
+from latentmas_ray.config import (
+    MAX_NEW_TOKENS,
+    GuardName,
+    LatentSteps,
+    RunConfig,
+    StepsSetting,
+    TransferMode,
+    latent_steps_of,
+)
 from latentmas_ray.engine.turn import GivenMemory, Prompt, Sampling, SentAs, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
@@ -18,7 +26,7 @@ from latentmas_ray.topology.prompts import RenderedPrompts
 class DriverSettings:
     """The scheduler's part of a run's configuration: turns, limits in flight, retries."""
 
-    latent_steps: int = 40  # for agents that do not set their own
+    latent_steps: StepsSetting = 40  # for agents that do not set their own
     sampling: Sampling = field(default_factory=Sampling)
     transfer: TransferMode = "kv"
     memory_limit_bytes: int | None = None  # None: the runtime's default
@@ -158,6 +166,7 @@ def build_turn(
         | {name: by_id[question.id] for name, by_id in (fallbacks or {}).items() if question.id in by_id}
         for index, question in enumerate(batch.questions)
     ]
+    steps = _latent_steps(agent, settings)
     return TurnRequest(
         agent=agent.name,
         batch=batch.number,
@@ -168,7 +177,9 @@ def build_turn(
         ),
         thinks=agent.thinks,
         sampling=settings.sampling,
-        latent_steps=_latent_steps(agent, settings),
+        latent_steps=steps.most,
+        stop_at=steps.threshold,
+        fills_steps=steps.fills,
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=reads,
@@ -203,10 +214,10 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     )
 
 
-def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
+def _latent_steps(agent: Agent, settings: DriverSettings) -> LatentSteps:
     if agent.thinks == "text":
-        return 0
-    return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
+        return LatentSteps(0)
+    return latent_steps_of(settings.latent_steps if agent.latent_steps is None else agent.latent_steps)
 
 
 def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:

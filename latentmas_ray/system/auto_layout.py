@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latentmas_ray import tasks
-from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, devices_by_agents, format_replicas
+from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, devices_by_agents, format_replicas, most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
     HARDWARE,
@@ -212,7 +212,7 @@ def workload_of(config: RunConfig, **more: Any) -> Workload:
     own = None if benchmark is None else benchmark.max_new_tokens
     return Workload(
         batch_size=config.batch_size,
-        latent_steps=config.latent_steps,
+        latent_steps=most_steps(config.latent_steps),
         max_new_tokens=config.max_new_tokens or own or MAX_NEW_TOKENS,
         **more,
     )

@@ -27,7 +27,7 @@ class RunFields(TypedDict, total=False):
     task: str
     method: Method
     memory: MemoryName
-    latent_steps: int
+    latent_steps: int | str
     realign: bool
     batch_size: int
     dtype: DTypeName

@@ -69,6 +69,10 @@ BENCHMARKS = {
         folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
     """,
     "mapped-words": "--models --questions --batch-size",
+    "latent-steps": """
+        --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
+        --json
+    """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",

@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
@@ -41,6 +42,7 @@ def summary_table(summary: "Summary") -> RenderableType:
         **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
         "memory moved": _moved(summary),
+        **dict(convergence_rows(summary)),
     }
     if summary.memory != "matched":
         rows["memory"] = summary.memory

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from latentmas_ray.config import most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import FORWARD_TOKENS, MemoryEstimate, Workload, memory_estimates
@@ -141,7 +142,7 @@ def turn_costs(
     """
     estimates = memory_estimates(topology, expected, written_at_once)
     steps = {
-        agent.name: expected.latent_steps if agent.latent_steps is None else agent.latent_steps
+        agent.name: expected.latent_steps if agent.latent_steps is None else most_steps(agent.latent_steps)
         for agent in topology.agents
         if agent.thinks == "latent"
     }

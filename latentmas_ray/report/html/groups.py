@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from latentmas_ray.config import RunConfig, describe_models
+from latentmas_ray.config import RunConfig, describe_models, most_steps
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
@@ -84,7 +84,7 @@ def _models(config: RunConfig) -> str:
 
 
 def _rank(config: RunConfig) -> tuple[int, int, int]:
-    steps = config.latent_steps if config.method == "latent" else 0
+    steps = most_steps(config.latent_steps) if config.method == "latent" else 0
     return ("single", "text", "latent").index(config.method), _MEMORIES.index(config.memory), steps
 
 

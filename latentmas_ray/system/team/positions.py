@@ -3,7 +3,7 @@ read."""
 
 from collections.abc import Mapping
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, most_steps
 from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.scheduler.turns import agents_of
 from latentmas_ray.topology import Topology
@@ -43,7 +43,7 @@ def _read_by(topology: Topology, agent: Agent) -> tuple[Agent, ...]:
 def _needs(agent: Agent, config: RunConfig) -> int:
     if agent.thinks == "text":
         return 2
-    return 1 + (config.latent_steps if agent.latent_steps is None else agent.latent_steps)
+    return 1 + most_steps(config.latent_steps if agent.latent_steps is None else agent.latent_steps)
 
 
 def _most(config: RunConfig, chains: Mapping[str, tuple[Agent, ...]], limits: Mapping[str, int]) -> str:
@@ -52,7 +52,7 @@ def _most(config: RunConfig, chains: Mapping[str, tuple[Agent, ...]], limits: Ma
     for name, chain in chains.items():
         sharing = sum(agent.thinks == "latent" and agent.latent_steps is None for agent in chain)
         if sharing:
-            fixed = sum(_needs(agent, config) for agent in chain) - sharing * config.latent_steps
+            fixed = sum(_needs(agent, config) for agent in chain) - sharing * most_steps(config.latent_steps)
             mosts.append((limits[name] - fixed) // sharing)
     most = min(mosts)
     return "use a model with more positions" if most < 0 else f"it must be at most {most}, less what prompts need"
