@@ -295,7 +295,7 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("smaple", "known are sample, notes, chain, gsm8k, aime2024"),
+        ("smaple", "known are sample, notes, chain, facts, gsm8k, aime2024"),
         ("humaneval", "unknown task"),
         ("openai/gsm8k", "it is the dataset of the task gsm8k"),
         ("allenai/AI2_ARC", "it is the dataset of the tasks arc_easy and arc_challenge"),
