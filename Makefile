@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 	@touch .venv/.vllm_ready
 
 .venv/.real_ready: $(READY) constraints.txt
-	@$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c .venv/constraints.txt -e '.[real]'
+	@$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c .venv/constraints.txt gguf
 	@touch .venv/.real_ready
 
 # Only the tests with several nodes need iproute2 and one of them Redis, only those of the report Chromium, and only some
