@@ -30,7 +30,7 @@ def runs(loaded: "LoadedModel") -> Runs:
             task="facts",
             topology="hierarchical",
             memory=memory,
-            latent_steps=5,
+            **({} if memory == "none" else {"latent_steps": 5}),
             temperature=0.0,
             batch_size=8,
             runtime="local",
