@@ -15,7 +15,7 @@ from latentmas_ray.runs.folder import check_regular, make_folder, write_atomical
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
-from latentmas_ray.runs.summary import count_cut_off
+from latentmas_ray.runs.summary import count_cut_off, count_numbers_from
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
@@ -51,6 +51,7 @@ class SeedsSummary:
     questions_per_second_after_warm_up: float | None
     runs: Mapping[int, Summary]  # by seed
     num_cut_off: int | None = None  # in all seeds together; None if none says so
+    numbers_from: Mapping[str, int] = field(default_factory=dict)  # in all seeds together
     models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
 
     @property
@@ -164,6 +165,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         questions_per_second_after_warm_up=per_second_after,
         runs={seed: run.summary for seed, run in runs.items()},
         num_cut_off=count_cut_off(answer for run in runs.values() for answer in run.answers),
+        numbers_from=count_numbers_from(answer for run in runs.values() for answer in run.answers),
     )
 
 

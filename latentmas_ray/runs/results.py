@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
@@ -14,6 +14,7 @@ from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.traces import Trace
+from latentmas_ray.tasks.question import NumberSource
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Answer:
     agents: Mapping[str, AgentUse] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of older versions
+    numbers_from: NumberSource | None = None  # whose numbers it has; None without notes that say so (task `facts`)
     trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
@@ -157,6 +159,7 @@ class Answer:
             "answer_token_ids": list(self.answer_token_ids),
             "prediction": self.prediction,
             "correct": self.correct,
+            **({} if self.numbers_from is None else {"numbers_from": self.numbers_from}),  # only where notes say so
             "tokens": {
                 "prompt": self.prompt_tokens,
                 "latent": self.latent_tokens,
@@ -192,7 +195,7 @@ class Answer:
                 "seconds": row["agent_seconds"][name],
                 "text": row["texts"].get(name),
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
-                "cut_off": _cut_off(row.get("cut_off", {}).get(name)),
+                "cut_off": _one_of(CutOff, row.get("cut_off", {}).get(name), "cut_off"),
                 "has_own_seconds": name in row.get("own_seconds", ()),
                 "convergence": _convergence(row.get("convergence", {}).get(name), tokens["latent"]),
             }
@@ -206,6 +209,7 @@ class Answer:
             agents=_AGENTS.validate_python(agents),
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
+            numbers_from=_one_of(NumberSource, row.get("numbers_from"), "numbers_from"),
         )
 
 
@@ -221,12 +225,11 @@ def _convergence(value: Mapping[str, Any] | None, steps: int) -> dict[str, Any] 
     }
 
 
-def _cut_off(value: object) -> CutOff | None:
-    """Return the value of a row. Raises ValueError for any other."""
-    for known in (None, *get_args(CutOff)):
-        if value == known:
-            return cast("CutOff | None", known)
-    raise ValueError(f"cut_off must be one of {', '.join(get_args(CutOff))}")
+def _one_of(literal: Any, value: object, key: str) -> Any:
+    """Return the value of a row, None or one that the Literal has. Raises ValueError for any other."""
+    if value is None or value in get_args(literal):
+        return value
+    raise ValueError(f"{key} must be one of {', '.join(get_args(literal))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +274,7 @@ class Summary:
     memory: str = "matched"  # or the control that was run
     accuracy: float | None  # fraction of the graded questions; None if nothing could be graded
     accuracy_interval: tuple[float, float] | None = None  # 95 %, see `stats.accuracy_interval`
+    numbers_from: Mapping[str, int] = field(default_factory=dict)  # answers by whose numbers they have, where known
     prompt_tokens_per_question: float
     latent_steps_per_question: float
     output_tokens_per_question: float

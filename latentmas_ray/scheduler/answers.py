@@ -72,6 +72,7 @@ def make_answers(
                 answer_token_ids=tuple(final.output_token_ids[at[answering]]),
                 prediction=grade.prediction,
                 correct=grade.correct,
+                numbers_from=grade.numbers_from,
                 seconds=finished.seconds,
                 agents={
                     name: _use(results[name], question.id, index, is_answering=name == answering)

@@ -154,10 +154,16 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
         yield "layout", f"{summary.layout_speed.layout}: {summary.layout_speed.describe()}"
 
 
+_WHOSE = {"own": "own notes", "other": "notes of the other question", "both": "both", "none": "none"}
+
+
 def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
     """Yield remarks on the figures of a run, or of one run per seed."""
     if num_resumed := sum(run.num_resumed or 0 for run in runs):
         yield "before this start", f"{num_resumed} questions, which these times leave out"
+    if numbers_from := sum((Counter(run.numbers_from) for run in runs), Counter()):
+        told = ", ".join(f"{whose} {numbers_from[source]}" for source, whose in _WHOSE.items() if numbers_from[source])
+        yield "numbers from", f"{told}, of {numbers_from.total()} answers"
     if runs[0].codec != "none":
         error = max(run.relative_error for run in runs)
         yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
