@@ -145,7 +145,8 @@ class MethodConfig(ConfigPart):
         description="one of latentmas topologies, or a FILE.yaml: the agents, and who reads whom",
     )
     memory: MemoryName = Field(
-        default="matched", description="a control: another question's memory, a part of it, or none"
+        default="matched",
+        description="a control: another question's memory, a part of it, none, or one agent is told something wrong",
     )
     latent_steps: int = Field(default=40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
     realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")

@@ -17,7 +17,7 @@ COMMANDS = {
     "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
+        --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
@@ -64,6 +64,9 @@ BENCHMARKS = {
     """,
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
+    """,
+    "errors": """
+        folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
