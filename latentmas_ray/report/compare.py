@@ -84,7 +84,7 @@ def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparis
 def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
     """Return the folders with the base first. Folders are compared by their resolved paths."""
     folders = with_controls(expand_home("DIR", folder) for folder in folders)
-    base = None if base is None else expand_home("base", base)
+    base = None if base is None else with_controls([expand_home("base", base)])[0]
     paths = [Path(folder).resolve() for folder in folders]
     for path, folder in zip(paths, folders, strict=True):
         if paths.count(path) > 1:

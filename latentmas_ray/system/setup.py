@@ -154,7 +154,7 @@ class Setup:
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions)
-        check = partial(check_steps_fit, topology=topology, max_positions=self._max_positions)
+        check = partial(check_steps_fit, topology=topology, limit=self._max_positions)
         resolved = config.resolved(tasks.task_max_new_tokens(questions))
         return ControlsEvaluation(resolved, evaluations, check, on_control)
 
