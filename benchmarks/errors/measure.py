@@ -12,6 +12,7 @@ from latentmas_ray.models.load import load_model
 from latentmas_ray.runs.controls.names import control_output
 from latentmas_ray.runs.controls.summary import ControlsSummary
 from latentmas_ray.stats import PairedDifference, compare_paired
+from latentmas_ray.system.fields import RunFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,19 @@ def _run(
     cell: Cell, settings: ErrorsBenchSettings, model: ModelObject, tokenizer: TokenizerObject
 ) -> tuple[ControlsSummary, dict[str, bool]]:
     output = str(Path(settings.folder) / cell.folder)
-    with LatentMAS(
-        model,
-        tokenizer=tokenizer,
-        task=cell.task,
-        topology=chain_topology(cell.task, cell.between),
-        method=cell.method,
-        guard=cell.guard,
-        temperature=0.0,
-        max_new_tokens=settings.max_new_tokens,
-        limit=settings.limit,
-        batch_size=settings.batch_size,
-        runtime="local",
-        **({"latent_steps": settings.latent_steps} if cell.method == "latent" else {}),
-    ) as mas:
+    fields: RunFields = {
+        "task": cell.task,
+        "method": cell.method,
+        "temperature": 0.0,
+        "max_new_tokens": settings.max_new_tokens,
+        "limit": settings.limit,
+        "batch_size": settings.batch_size,
+        "runtime": "local",
+    }
+    if cell.method == "latent":
+        fields |= {"latent_steps": settings.latent_steps, "guard": cell.guard}
+    topology = chain_topology(cell.task, cell.between)
+    with LatentMAS(model, tokenizer=tokenizer, topology=topology, **fields) as mas:
         summary = mas.evaluate(output=output, resume=True, controls=("matched", "corrupted"))
     rows = load_run(control_output(output, "corrupted")).answers
     return summary, {row.id: row.adoption.outcome == "adopted" for row in rows if row.adoption is not None}

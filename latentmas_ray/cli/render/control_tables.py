@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MEANINGS = (
     "system gain G = matched − none (the receiver only: the answering agent alone, which reads nothing); "
     "pairing gain P = matched − deranged (as much memory, of another question); in percentage points, with paired "
-    "95 % intervals over questions."
+    "95 % intervals over questions. R→W: the prediction changed, and a right answer became wrong."
 )
 
 
@@ -28,8 +28,7 @@ def controls_table(summary: "ControlsSummary") -> RenderableType:
     """Return the accuracy under each control, the gains, the churn, and how often a wrong fact was adopted."""
     title = Text(f" {summary.method}, {summary.topology}, {summary.model}: {summary.num_questions} questions each")
     parts: list[RenderableType] = [title, _accuracies(summary), _gains(summary)]
-    pairs = {f"matched → {name}": found for name, found in summary.churn.items()}
-    parts.append(churn_table(pairs))
+    parts.append(churn_table({f"to {name}": found for name, found in summary.churn.items()}, "from matched"))
     if summary.adoption is not None:
         anyway = (
             "" if summary.adopted_anyway is None else f"; {format_percent(summary.adopted_anyway)} without being told"
@@ -40,9 +39,10 @@ def controls_table(summary: "ControlsSummary") -> RenderableType:
 
 def single_runs(summary: "ControlsSummary") -> Iterator["Summary"]:
     """Yield the summary of each run: of each control, or of each of its seeds."""
+    from latentmas_ray.runs.multi_seed import SeedsSummary
+
     for one in summary.runs.values():
-        by_seed = getattr(one, "runs", None)
-        yield from [one] if by_seed is None else by_seed.values()
+        yield from one.runs.values() if isinstance(one, SeedsSummary) else [one]
 
 
 def adoption_text(figures: "AdoptionFigures") -> str:
@@ -52,12 +52,13 @@ def adoption_text(figures: "AdoptionFigures") -> str:
     return f"adopted in {adopted} of the answers, right {right}, neither {format_percent(figures.neither)}"
 
 
-def churn_table(pairs: Mapping[str, "Churn"]) -> Table:
-    """Return how many answers change, by the name of each pair of runs."""
-    table = _table("changed answers")
-    titles = ("of", "prediction", "tokens", "right\n→ wrong", "wrong\n→ right", "right\n→ right", "wrong\n→ wrong")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
+def churn_table(pairs: Mapping[str, "Churn"], title: str = "changed") -> Table:
+    """Return how many answers change, by the name of each pair of runs; R and W are right and wrong answers whose
+    prediction changed."""
+    table = _table(title)
+    titles = ("of", "prediction", "tokens", "R→W", "W→R", "R→R", "W→W")
+    for heading in titles:
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, one in pairs.items():
         counts = (one.changed_texts, one.right_to_wrong, one.wrong_to_right, one.right_otherwise, one.wrong_otherwise)
         changed = f"{one.changed} ({format_percent(one.share)})"

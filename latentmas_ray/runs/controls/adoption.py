@@ -62,7 +62,9 @@ def adoption_figures(runs: Sequence[Mapping[str, Adoption]]) -> AdoptionFigures 
     }
     return AdoptionFigures(
         num_questions=len(shared),
-        **{outcome: fmean(values) for outcome, values in shares.items()},
+        adopted=fmean(shares["adopted"]),
+        right=fmean(shares["right"]),
+        neither=fmean(shares["neither"]),
         adopted_interval=accuracy_interval(shares["adopted"]),
         right_interval=accuracy_interval(shares["right"]),
     )

@@ -30,7 +30,7 @@ def test_gains_are_printed_stored_and_shown(
     out, err = capfd.readouterr()
     assert "system gain G" in out
     assert "pairing gain P" in out
-    assert "matched → deranged" in out
+    assert "to deranged" in out
     assert "wrong fact: adopted in " in out
     assert max(map(len, out.splitlines())) <= 80
     assert [line for line in err.splitlines() if line.startswith("memory ")] == [

@@ -72,7 +72,7 @@ def test_one_expert_is_told_something_wrong(runtimes: list[FakeRuntime]) -> None
     differing = 0
     for agent in ("expert_1", "expert_2", "expert_3", "answerer"):
         prompts = prompts_of(runtime, agent)
-        pairs = zip(sorted(prompts[:4]), sorted(prompts[4:]), strict=True)
+        pairs = zip(prompts[:4], prompts[4:], strict=True)
         differing += sum(right != wrong for right, wrong in pairs) * (agent != "answerer")
         assert agent != "answerer" or prompts[:4] == prompts[4:]
     assert differing == 4  # one for each question
