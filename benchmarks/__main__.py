@@ -11,13 +11,15 @@ import typer
 
 from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
+from benchmarks.errors.command import errors
+from benchmarks.errors.settings import ErrorsBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, ScalingBenchSettings, SimulationSettings)
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
 
 app = typer.Typer(
@@ -27,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command("engine")(engine)
+app.command("errors")(errors)
 app.command("scaling")(scaling)
 
 

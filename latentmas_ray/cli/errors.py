@@ -46,6 +46,7 @@ _FLAG_FIELDS = (
     | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
+        "controls",
         "example",
         "from_memory",
         "tp",

@@ -161,7 +161,8 @@ class MethodConfig(ConfigPart):
         description="one of latentmas topologies, or a FILE.yaml: the agents, and who reads whom",
     )
     memory: MemoryName = Field(
-        default="matched", description="a control: another question's memory, a part of it, or none"
+        default="matched",
+        description="a control: another question's memory, a part of it, none, or one agent is told something wrong",
     )
     latent_steps: StepsSetting = Field(
         default=40,

@@ -13,6 +13,7 @@ from latentmas_ray.engine.diagnostics.convergence import ConvergenceStats, Thoug
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
+from latentmas_ray.runs.controls.adoption import Adoption, AdoptionFigures
 from latentmas_ray.runs.traces import Trace
 from latentmas_ray.tasks.question import NumberSource
 from latentmas_ray.topology.agent import AgentMemory
@@ -104,6 +105,7 @@ class Answer:
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of older versions
     numbers_from: NumberSource | None = None  # whose numbers it has; None without notes that say so (task `facts`)
+    adoption: Adoption | None = None  # what became of what one agent was told wrongly (memory corrupted)
     trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
@@ -179,6 +181,7 @@ class Answer:
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
             **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
+            **({} if self.adoption is None else {"adoption": asdict(self.adoption)}),  # with memory corrupted
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -210,6 +213,7 @@ class Answer:
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
             numbers_from=_one_of(NumberSource, row.get("numbers_from"), "numbers_from"),
+            adoption=None if row.get("adoption") is None else _ADOPTION.validate_python(row["adoption"]),
         )
 
 
@@ -281,6 +285,7 @@ class Summary:
     memory_bytes_per_question: float
     moved_bytes: int  # of all transfers
     exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
+    adoption: AdoptionFigures | None = None  # with memory corrupted
     codec: str = "none"
     relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec: RMS, of the worst transfer
     seconds: float  # wall clock of answering since the last start, without loading the models
@@ -335,6 +340,7 @@ class Summary:
 # They check the content of files; what is made here needs no checks.
 _SUMMARY = TypeAdapter(Summary)
 _AGENTS = TypeAdapter(dict[str, AgentUse])
+_ADOPTION = TypeAdapter(Adoption)
 _TRANSFERS = TypeAdapter(tuple[Transfer, ...])
 
 

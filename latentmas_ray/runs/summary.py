@@ -7,6 +7,7 @@ from typing import Any, get_args
 from latentmas_ray.config import RunConfig
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.accounting import agent_stats, convergence_stats, transfer_stats
+from latentmas_ray.runs.controls.adoption import Adoption, adoption_figures
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
 from latentmas_ray.tasks.question import NumberSource
@@ -71,6 +72,7 @@ def summarise(
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
         memory_bytes_per_question=mean_or_zero([answer.memory_bytes for answer in answers]),
         moved_bytes=sum(transfer.moved_bytes for answer in answers for transfer in answer.transfers),
+        adoption=adoption_figures([adoptions(answers)]),
         codec=config.codec,
         relative_error=max(
             (transfer.relative_error for answer in answers for transfer in answer.transfers), default=0.0
@@ -96,6 +98,11 @@ def summarise(
         made_with=made_with or {},
         layout_speed=layout_speed,
     )
+
+
+def adoptions(answers: Iterable[Answer]) -> dict[str, Adoption]:
+    """Return what became of what one agent was told wrongly, by question; empty with other controls."""
+    return {answer.id: answer.adoption for answer in answers if answer.adoption is not None}
 
 
 def count_cut_off(answers: Iterable[Answer]) -> int | None:

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.controls.adoption import adoption_of
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace, judge_memory
 from latentmas_ray.scheduler.batch import Batch
@@ -80,6 +81,7 @@ def make_answers(
                 },
                 transfers=transfers[finished.index_in_batch(question)],
                 batch_size=len(batch.questions),
+                adoption=adoption_of(question.corruption, grade),
                 trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
             )

@@ -1,13 +1,14 @@
 """Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
 import hashlib
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from latentmas_ray import tasks
 from latentmas_ray.config import (
+    MemoryName,
     RunConfig,
     RunSetting,
     current_fields,
@@ -20,12 +21,14 @@ from latentmas_ray.config import (
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
+from latentmas_ray.runs.controls.names import check_controls
 from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.auto_layout import check_layout
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
+from latentmas_ray.system.controls import ControlsEvaluation
 from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
@@ -43,6 +46,7 @@ from latentmas_ray.topology import (
     apply_control,
     apply_method,
     builtin_for,
+    corrupt_one,
     dump_topology,
     load_topology,
     own_models,
@@ -111,7 +115,7 @@ class Setup:
         questions."""
         if memory is not None:
             check_is_memory(memory)
-        checked = self._controlled(tasks.questions_from(questions))
+        checked = self._controlled(tasks.questions_from(questions), self.config.memory, self.topology)
         given = None if memory is None else self._given_of(memory)
         observer = Observers(self._observer, self.spans.observer(self.config, self.topology, checked))
         return plan_call(self.config, self.topology, checked, observer=observer, memory=memory, given=given, **more)
@@ -131,7 +135,36 @@ class Setup:
         limits = self._models.of_agents(config, topology).positions()
         self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, limits)
-        questions = self._controlled(tasks.load_questions(config.task, config.limit) if own is None else [*own])
+        asked = tasks.load_questions(config.task, config.limit) if own is None else own
+        return self._evaluation(config, topology, asked, limits)
+
+    def controls(
+        self, changes: Mapping[str, Any], names: Sequence[MemoryName], on_control: Callable[[MemoryName], None]
+    ) -> ControlsEvaluation:
+        """Return the evaluation under these memory controls, otherwise as `evaluation`. Raises InputError kinds."""
+        config = make_config({**self.config.model_dump(), **changes})
+        check_controls(names, config)
+        topology = self.topology_for(config)
+        self._warn_of_unused(config, changes.keys() - {"task"})
+        limits = self._models.of_agents(config, topology).positions()
+        check_steps_fit(config, topology, limits)
+        questions = tasks.load_questions(config.task, config.limit)
+        evaluations = {}
+        for name in names:
+            own = config.model_copy(update={"memory": name})
+            controlled = apply_control(topology, name)
+            if config.save_memory is not None:
+                check_returns_memory(own, controlled)
+            evaluations[name] = self._evaluation(own, controlled, questions, limits)
+        check = partial(check_steps_fit, topology=topology, limits=limits)
+        resolved = config.resolved(tasks.task_max_new_tokens(questions))
+        return ControlsEvaluation(resolved, evaluations, check, on_control)
+
+    def _evaluation(
+        self, config: RunConfig, topology: Topology, asked: Sequence[Question], limits: Mapping[str, int | None]
+    ) -> Evaluation:
+        """Return the evaluation of these questions under the configured control; `topology` is as that changes it."""
+        questions = self._controlled(asked, config.memory, topology)
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         for one in team_of(config, topology).models:
@@ -214,8 +247,11 @@ class Setup:
         model = self._models.model
         return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}
 
-    def _controlled(self, questions: list[Question]) -> list[Question]:
-        return mismatch_memory(questions) if self.config.memory == "deranged" else questions
+    def _controlled(self, questions: Sequence[Question], memory: MemoryName, topology: Topology) -> list[Question]:
+        """Return the questions as the agents see them under a control. Raises TaskError."""
+        if memory == "deranged":
+            return mismatch_memory(questions)
+        return corrupt_one(topology, questions) if memory == "corrupted" else [*questions]
 
     def _check_transport(self) -> None:
         """Raise ConfigError for a transport that no placement of the actors allows."""

@@ -17,7 +17,7 @@ COMMANDS = {
     "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
+        --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
@@ -72,6 +72,9 @@ BENCHMARKS = {
     "latent-steps": """
         --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
         --json
+    """,
+    "errors": """
+        folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

@@ -11,10 +11,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.control_tables import adoption_text
 from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
+from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.units import format_accuracy, format_bytes, format_number, format_rate, format_seconds, format_spread
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ def summary_table(summary: "Summary") -> RenderableType:
     }
     if summary.memory != "matched":
         rows["memory"] = summary.memory
+    elif summary.method == "latent":
+        rows["gains"] = f"not measured: {HOW_TO_GET}"
+    if summary.adoption is not None:
+        rows["wrong fact"] = adoption_text(summary.adoption)
     rows |= dict(_remarks([summary]))
     return Group("", named_rows(rows), *agent_tables(summary.agents), *hand_over_table(summary.hand_overs))
 
@@ -64,6 +70,8 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
         "time": _speed(summary.seconds, summary.questions_per_second),
         **dict(_remarks([*summary.runs.values()])),
     }
+    if summary.adoption is not None:
+        rows["wrong fact"] = adoption_text(summary.adoption)
     seeds = FittedTable(box=box.SIMPLE_HEAD, padding=(0, 1))
     for title in ("seed", "accuracy", "output tokens", "time", "questions/s"):
         seeds.add_column(title, justify="right", no_wrap=True)

@@ -38,6 +38,7 @@ _CONTROLS = {
     "prompt-only": "memory of prompts only",
     "latent-only": "memory of thoughts only",
     "none": "no memory",
+    "corrupted": "one agent told wrongly",
 }
 _MEMORIES = ("matched", *_CONTROLS)
 
