@@ -13,13 +13,15 @@ from benchmarks.engine.command import engine
 from benchmarks.engine.settings import EngineBenchSettings
 from benchmarks.errors.command import errors
 from benchmarks.errors.settings import ErrorsBenchSettings
+from benchmarks.keep.command import keep
+from benchmarks.keep.settings import KeepBenchSettings
 from benchmarks.scaling.command import scaling
 from benchmarks.scaling.settings import ScalingBenchSettings
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
 from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
-_SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, ScalingBenchSettings, SimulationSettings)
+_SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | {"document"}
 
 app = typer.Typer(
@@ -31,6 +33,7 @@ app = typer.Typer(
 app.command("engine")(engine)
 app.command("errors")(errors)
 app.command("scaling")(scaling)
+app.command("keep")(keep)
 
 
 @app.command("continuous")

@@ -36,6 +36,11 @@ def parse_bytes(text: str) -> int:
     return int(Fraction(number) * _FACTORS[unit.upper().removesuffix("B")])
 
 
+def share_of(share: float, count: int) -> int:
+    """Return ⌈share · count⌉, at least 1 of any. The product's rounding error makes it no larger: 0.07 · 100 is 7."""
+    return min(count, max(1, math.ceil(share * count - 1e-9)))
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration: `85 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`."""
     # At each bound the smaller unit would round up to a whole larger one.

@@ -9,6 +9,10 @@ EngineName = Literal["auto", "transformers", "vllm"]
 SamplerName = Literal["counter", "engine"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
+# Whose attention chooses the positions of a prompt that are handed over: of the prompt's own last tokens, of those and
+# the thoughts, of the readers' prompts; or chance. And whether all layers keep the same ones.
+KeepBy = Literal["prompt", "thoughts", "reader", "random"]
+KeepLayers = Literal["shared", "own"]
 GuardName = Literal["off", "warn", "drop", "text"]
 TransferMode = Literal["kv", "recompute", "auto"]
 PlacementName = Literal["auto", "pack", "spread", "colocate"]

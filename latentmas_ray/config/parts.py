@@ -18,6 +18,8 @@ from latentmas_ray.config.choices import (
     DTypeName,
     EngineName,
     GuardName,
+    KeepBy,
+    KeepLayers,
     MemoryName,
     Method,
     PlacementName,
@@ -86,6 +88,7 @@ class ConfigPart(BaseModel):
         "limit",
         "tp",
         "trace",
+        "keep",
         mode="before",
         check_fields=False,  # each part has only some of these fields
     )
@@ -226,6 +229,17 @@ class TransferConfig(ConfigPart):
     )
     codec: CodecName = Field(
         default="none", description="send KV in fewer bytes, with an error that the results report"
+    )
+    keep: Annotated[float, Since(before=1.0)] = Field(
+        default=1.0, gt=0.0, le=1.0, description="hand over only this share of the positions of each prompt"
+    )
+    keep_by: Annotated[KeepBy, Since(before="prompt")] = Field(
+        default="prompt",
+        description="whose attention chooses them: the prompt's last tokens, these and the thoughts, or its readers; "
+        "random: chance, as a control",
+    )
+    keep_layers: Annotated[KeepLayers, Since(before="shared")] = Field(
+        default="shared", description="whether all layers keep the same positions, or each its own"
     )
     overlap: Annotated[bool, MayChange()] = Field(
         default=True, description="send the memory of a prompt while its agent still thinks"

@@ -23,6 +23,7 @@ class RunSetting:
     config: RunConfig
     num_agents: int = 2  # of the configured topology
     own_steps: tuple[StepsSetting | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
+    own_shares: tuple[float | None, ...] = (None,)  # `keep` of each of its latent agents; None: the run's
     own_engines: tuple[str | None, ...] = (None,)  # `engine` of each agent that writes text; None: the run's
     from_memory: bool = False  # the last agent alone answers, from the memory of an earlier run
 
@@ -35,6 +36,11 @@ class RunSetting:
     def steps(self) -> tuple[int, ...]:
         """The most latent steps of each latent agent."""
         return tuple(most_steps(self.config.latent_steps if own is None else own) for own in self.own_steps)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every latent agent hands over all positions of its prompt."""
+        return all((self.config.keep if own is None else own) == 1.0 for own in self.own_shares)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -52,7 +58,8 @@ class UnusedFields:
     why: str
 
 
-_MEMORY = ("transport", "transfer", "codec", "overlap", "memory_in_flight")
+_KEEP = ("keep", "keep_by", "keep_layers")
+_MEMORY = ("transport", "transfer", "codec", *_KEEP, "overlap", "memory_in_flight")
 _THOUGHTS = ("latent_steps", "realign")
 # All parts of the placement are about actors, but for the runtime itself and `tp`, which is refused.
 _ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp"))
@@ -149,6 +156,36 @@ UNUSED = (
         when=lambda run: run.config.placement == "colocate",
         cause="placement",
         why="colocated agents work one after another",
+    ),
+    UnusedFields(
+        fields=_KEEP,
+        when=lambda run: run.config.memory == "latent-only",
+        cause="memory",
+        why="no position of a prompt is handed over",
+    ),
+    UnusedFields(
+        fields=("keep",),
+        when=lambda run: run.hands_over and bool(run.own_shares) and None not in run.own_shares,
+        cause="topology",
+        why="each of its latent agents has keep of its own",
+    ),
+    UnusedFields(
+        fields=("keep_by", "keep_layers"),
+        when=lambda run: run.hands_over and run.keeps_all,
+        cause="keep",
+        why="all positions are handed over",
+    ),
+    UnusedFields(
+        fields=("keep_layers",),
+        when=lambda run: run.config.keep_by == "random",
+        cause="keep_by",
+        why="chance chooses once for all layers",
+    ),
+    UnusedFields(
+        fields=("overlap",),
+        when=lambda run: run.config.keep_by == "thoughts" and not run.keeps_all,
+        cause="keep_by",
+        why="nothing is final before the last thought",
     ),
     UnusedFields(
         fields=("rebalance",),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentmas_ray.engine.convergence import complete_rows, cosines_of
 from latentmas_ray.memory import LATENT, KVCacheSpec, RecomputeInputs, SegmentMeta
+from latentmas_ray.memory.layer_spec import KeptTokens, LayerTokens, Ranges
 from latentmas_ray.topology.agent import HandsOver
 
 
@@ -22,6 +23,10 @@ class ChunkSpan:
     begins: tuple[int, ...]
     lengths: tuple[int, ...]
     recompute_inputs: RecomputeInputs
+
+
+# The positions of each question's prompt that are handed over: by layer and question, ranges as in `SegmentMeta.kept`.
+PromptChoice = Sequence[Sequence[Ranges]]
 
 
 class TurnInputs:
@@ -39,6 +44,7 @@ class TurnInputs:
         self._num_sent_thoughts = 0
         self._is_cut = [False] * len(self._turn_starts)  # nothing after the prompt is kept
         self._is_withdrawn = [False] * len(self._turn_starts)
+        self._choice: PromptChoice | None = None  # None: all positions
 
     def add_tokens(self, token_ids: Sequence[Sequence[int]]) -> None:
         """Add known tokens of every question, ragged."""
@@ -86,6 +92,10 @@ class TurnInputs:
         for row in rows:
             self._is_cut[row] = True
 
+    def keep(self, choice: PromptChoice) -> None:
+        """Keep only these positions of the prompts. Before the first chunk."""
+        self._choice = choice
+
     def withdraw(self, rows: Sequence[int]) -> None:
         """Remove all inputs and positions of these questions. Before the first chunk."""
         lengths = list(self._prompt_lengths)
@@ -103,7 +113,23 @@ class TurnInputs:
             for prompt, turn, is_cut in zip(self._prompt_lengths, turns, self._is_cut, strict=True)
         ]
         lengths = tuple(stop - offset for stop, offset in zip(stops, offsets, strict=True))
-        return SegmentMeta(self._spec, lengths, self._turn_starts, offsets, turns, is_open=is_open)
+        kept = None if self._choice is None or hands_over == "latents" else self._kept(self._choice, stops)
+        return SegmentMeta(self._spec, lengths, self._turn_starts, offsets, turns, kept, is_open)
+
+    def _kept(self, choice: PromptChoice, stops: Sequence[int]) -> KeptTokens | None:
+        """What each layer keeps of the first `stops[q]` inputs: its choice of the prompt, and what follows the
+        prompt. None if that is all."""
+        found: dict[int, LayerTokens] = {}
+        for layer in choice:
+            if id(layer) not in found:
+                found[id(layer)] = tuple(
+                    () if is_withdrawn else _add_rest(ranges, prompt, stop)
+                    for ranges, prompt, stop, is_withdrawn in zip(
+                        layer, self._prompt_lengths, stops, self._is_withdrawn, strict=True
+                    )
+                )
+        whole = tuple(((0, stop),) if stop else () for stop in stops)
+        return None if all(layer == whole for layer in found.values()) else tuple(found[id(layer)] for layer in choice)
 
     def recompute_inputs(self) -> RecomputeInputs:
         """All inputs of the turn."""
@@ -133,3 +159,12 @@ class TurnInputs:
             thoughts_NE = torch.empty(0, self._spec.hidden_size, dtype=self._spec.torch_dtype)
         ids = [row[begin:] for row, begin in zip(self._ids, first, strict=True)]
         return RecomputeInputs(torch.tensor(list(chain(*ids)), dtype=torch.int64), thoughts_NE, tuple(map(len, ids)))
+
+
+def _add_rest(ranges: Ranges, prompt: int, stop: int) -> Ranges:
+    """The ranges, which end in a prompt of that length, and all from its end to `stop`."""
+    if stop <= prompt:
+        return ranges
+    if ranges and ranges[-1][1] == prompt:
+        return (*ranges[:-1], (ranges[-1][0], stop))
+    return (*ranges, (prompt, stop))

@@ -19,9 +19,17 @@ from latentmas_ray.models.cache import BatchCache
 class LazyKV(KVSource):
     """The KV of a segment whose question q is in row q of a cache. It is copied when its bytes are first read."""
 
-    def __init__(self, cache: BatchCache, begins: Sequence[int], layout: KVLayout) -> None:
-        """Refer to `layout.lengths[q]` slots of row q from `begins[q]` on; the cache detaches it before they change."""
+    def __init__(
+        self,
+        cache: BatchCache,
+        begins: Sequence[int],
+        layout: KVLayout,
+        kept: Sequence[Sequence[Tensor]] | None = None,
+    ) -> None:
+        """Refer to `layout.lengths[q]` slots of row q from `begins[q]` on, with `kept` only to some (see
+        `BatchCache.copy_out`); the cache detaches it before they change."""
         self.layout = layout
+        self._kept = kept
         self._cache: BatchCache | None = cache
         self._begins = tuple(begins)
         self._copied: Tensor | None = None
@@ -36,7 +44,7 @@ class LazyKV(KVSource):
         if self._copied is None:
             if self._cache is None:
                 raise SegmentError("this memory was released: its last reader has read it")
-            kv_LCHTD = self._cache.copy_out(self._begins, self.layout.lengths)
+            kv_LCHTD = self._cache.copy_out(self._begins, self.layout.lengths, kept=self._kept)
             self._copied = kv_LCHTD.reshape(-1).view(torch.uint8)
             self._cache = None
         return self._copied
@@ -50,8 +58,8 @@ class LazyKV(KVSource):
         self._cache = None
 
     def is_in(self, cache: BatchCache, begins: Sequence[int]) -> bool:
-        """Whether its questions are in the rows of `cache`, from slots `begins` on."""
-        return self._cache is cache and self._begins == tuple(begins)
+        """Whether its questions are in the rows of `cache`, from slots `begins` on, without others in between."""
+        return self._cache is cache and self._begins == tuple(begins) and self._kept is None
 
 
 def holds_exactly(cache: BatchCache, memory: MergedLayout) -> bool:
@@ -62,5 +70,5 @@ def holds_exactly(cache: BatchCache, memory: MergedLayout) -> bool:
         kv = segment.kv if isinstance(segment, Segment) else None
         if any(placed.shifts) or not (isinstance(kv, LazyKV) and kv.is_in(cache, ends)):
             return False
-        ends = [end + length for end, length in zip(ends, segment.lengths, strict=True)]
+        ends = [end + length for end, length in zip(ends, segment.kv_lengths, strict=True)]
     return bool(memory.segments) and ends == cache.lengths

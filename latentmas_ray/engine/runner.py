@@ -16,6 +16,7 @@ from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.eviction import Eviction
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.positions import check_positions
 from latentmas_ray.engine.recompute import InputTranslator, TranslatedSegments, recompute
@@ -101,22 +102,21 @@ class TurnRunner:
         with timer.phase("prefill"):
             prompts = [lm.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         session, merged = self._absorb(work, memory, prompts, timer)
+        eviction = Eviction(session, work, prompts)
         with timer.phase("prefill"):
-            session.prefill(prompts)
+            eviction.prefill()
         tracer = TurnTracer(self._lens, work, merged, prompts)
-        decision, chunk, segment_bytes, thoughts = GuardDecision(), None, tuple[int, ...](), dict[str, Any]()
+        decision, chunk, found = GuardDecision(), None, dict[str, Any]()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
-            sent_bytes = self._think(session, work, timer, outgoing, seen)
+            with eviction.watch_thoughts():
+                sent_bytes = self._think(session, work, timer, outgoing, seen)
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
-                with timer.phase("trace"):
-                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE, session.num_thoughts)
-                    session.drop_thoughts(decision.without_thoughts)
-                    session.withdraw(decision.withdrawn)
-            chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
-            thoughts = _about_thoughts(session, work)  # after the segment was sent
+                decision = self._guard(session, work, timer, after_prompt_BE, hidden_BNE)
+            chunk, sizes = self._emit(session, work, timer, outgoing, sent_bytes)
+            found = {**sizes, **_about_thoughts(session, work)}  # after the segment was sent
             with timer.phase("trace"):
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
@@ -130,7 +130,7 @@ class TurnRunner:
             rows = zip(merged.lengths, prompts, written, strict=True)
             memory_tokens = tuple(read + len(prompt) + len(output) for read, prompt, output in rows)
         cut_off = tuple(session.cut_off)
-        del session  # it holds the cache
+        del session, eviction  # they hold the cache
         self.engine.trim_cache()
         texts = {work.question_ids[row]: lm.chat.decode(output) for row, output in outputs.items()}
         with timer.phase("trace"):
@@ -139,13 +139,12 @@ class TurnRunner:
         return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
-            **thoughts,
+            **found,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
             texts=tuple(texts.values()) if work.thinks == "text" else (),
             cut_off=cut_off,
             phases=Phases(**timer.seconds),
             spans=tuple(timer.spans),
-            segment_bytes=segment_bytes,
             memory_tokens=memory_tokens,
             traces=traces,
             embeddings=embeddings,
@@ -246,6 +245,16 @@ class TurnRunner:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
 
+    def _guard(
+        self, session: Session, work: TurnRequest, timer: PhaseTimer, after_prompt_BE: Tensor, hidden_BNE: Tensor
+    ) -> GuardDecision:
+        """Decide about the thoughts of a turn, before it emits them."""
+        with timer.phase("trace"):
+            decision = decide(self._lens, work, after_prompt_BE, hidden_BNE, session.num_thoughts)
+            session.drop_thoughts(decision.without_thoughts)
+            session.withdraw(decision.withdrawn)
+        return decision
+
     def _emit(
         self,
         session: Session,
@@ -253,9 +262,9 @@ class TurnRunner:
         timer: PhaseTimer,
         outgoing: Outgoing | None,
         sent_bytes: tuple[int, ...],
-    ) -> tuple[SegmentChunk | None, tuple[int, ...]]:
-        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and the segment's bytes per
-        question."""
+    ) -> tuple[SegmentChunk | None, dict[str, tuple[int, ...]]]:
+        """Emit the tokens that were not sent yet. Returns the chunk unless it is sent, and those fields of the
+        result that have the segment's bytes per question."""
         make_chunk = session.emit_chunk if work.transfer_mode == "kv" else session.emit_recompute_inputs
         with timer.phase("emit"), session.lm.ranks.all_or_none():
             final_at = time.time()
@@ -272,7 +281,8 @@ class TurnRunner:
             segment_bytes = chunk.meta.bytes_per_question
         else:
             segment_bytes = tuple(map(add, sent_bytes, chunk.recompute_inputs.bytes_per_question))
-        return None if outgoing is not None else chunk, segment_bytes
+        sizes = {"segment_bytes": segment_bytes, "evicted_bytes": chunk.meta.evicted_bytes if work.keep else ()}
+        return None if outgoing is not None else chunk, sizes
 
     def _decode_fallback(
         self,

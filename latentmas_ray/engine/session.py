@@ -6,12 +6,13 @@ D head dim, N in `_recompute_inputs` latent thoughts.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
+from operator import add
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
-from latentmas_ray.engine.inputs import TurnInputs
+from latentmas_ray.engine.inputs import PromptChoice, TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.run_on import RunOnCheck
 from latentmas_ray.engine.timing.progress import StepCounter
@@ -20,6 +21,7 @@ from latentmas_ray.errors import ContextLengthError, SegmentError
 from latentmas_ray.memory import LATENT, MergedLayout, RecomputeInputs, Segment, SegmentChunk, SegmentMeta
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.models import LanguageModel
+from latentmas_ray.models.attention import AttentionMass
 from latentmas_ray.models.cache import BatchCache, Reserve
 from latentmas_ray.models.realign import Realignment
 from latentmas_ray.models.sampling import greedy, sample, uniform
@@ -126,6 +128,28 @@ class Session:
                 if hidden is not None:
                     hidden[row].append(hidden_NE[end - counts[row] : end])
         self.last_hidden_BE = torch.stack(last_B)
+
+    @torch.inference_mode()
+    def preview(self, prompts: Sequence[Sequence[int]], mass: AttentionMass) -> None:
+        """Feed other prompts, ragged, for the attention that they pay: adds it to `mass`, and forgets them. Of a prompt
+        that has more tokens than there are positions only the last are fed. Raises CacheError."""
+        limit = self.lm.max_positions
+        fed = [
+            ids if limit is None else ids[max(0, len(ids) - (limit - position)) :] if position < limit else []
+            for ids, position in zip(prompts, self.positions, strict=True)
+        ]
+        lengths, positions, last_hidden_BE = list(self.cache.lengths), self.positions, self.last_hidden_BE
+        with self.lm.ranks.all_or_none():
+            self.cache.reserve(max(map(add, self.cache.lengths, map(len, fed))))
+        ids_T = torch.tensor(list(chain(*fed)), dtype=torch.int64)
+        with self.cache.watched(mass):
+            self._feed(self.lm.embed(ids_T).split([len(ids) for ids in fed]))
+        self.cache.extend(lengths)
+        self.positions, self.last_hidden_BE = positions, last_hidden_BE
+
+    def keep(self, choice: PromptChoice) -> None:
+        """Hand over only these positions of the prompt, and all that follows it. Before the first chunk."""
+        self._inputs.keep(choice)
 
     @torch.inference_mode()
     def think(
@@ -260,7 +284,8 @@ class Session:
     def emit_as(self, meta: SegmentMeta, recompute_inputs: RecomputeInputs) -> Segment:
         """Return the segment with these meta data after `feed_recompute_inputs`."""
         begins = [memory + offset for memory, offset in zip(self._memory_lengths, meta.offsets, strict=True)]
-        return Segment(meta, LazyKV(self.cache, begins, meta.layout()), recompute_inputs)
+        kept = meta.kept_tokens([0] * len(begins), meta.lengths)
+        return Segment(meta, LazyKV(self.cache, begins, meta.layout(), kept), recompute_inputs)
 
     def emit_recompute_inputs(
         self,
@@ -291,7 +316,9 @@ class Session:
         meta = self._inputs.segment_meta(hands_over, num_coming, is_open=is_open)
         part = self._inputs.pop_span(meta)
         slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
-        kv_LCHTD = self.cache.copy_out(slots, part.lengths, reserve)
+        layout = meta.layout(part.begins, part.lengths)
+        layout.require_uniform()
+        kv_LCHTD = self.cache.copy_out(slots, layout.lengths, reserve, kept=meta.kept_tokens(part.begins, part.lengths))
         return SegmentChunk.from_tensor(meta, part.begins, part.lengths, kv_LCHTD, part.recompute_inputs)
 
     def _write(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]]) -> None:
@@ -300,12 +327,12 @@ class Session:
         begins, missing = {}, {}
         for placed in merged.segments:
             begins[placed.agent] = list(ends)
-            ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
+            ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
             missing[placed.agent] = sum(placed.segment.lengths)
         shifts = {placed.agent: placed.shifts for placed in merged.segments}
         for agent, chunk in chunks:
             for row, shift in enumerate(shifts[agent]):
-                slot = begins[agent][row] + chunk.begins[row]
+                slot = begins[agent][row] + chunk.num_kept_before(row)
                 for head, kv_LCHTD in chunk.head_views(row):
                     self.cache.write(row, slot, kv_LCHTD, shift, self.lm.spec.rope, first_head=head)
             missing[agent] -= sum(chunk.lengths)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentmas_ray.authentication import ChunkId
-from latentmas_ray.config import ActorLink, CodecName, GuardName
+from latentmas_ray.config import ActorLink, CodecName, GuardName, KeepBy, KeepLayers
 from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
@@ -62,6 +62,16 @@ class GivenMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepRule:
+    """How an agent chooses the positions of its prompt that it hands over; see `engine.eviction`."""
+
+    share: float  # of the positions, in (0, 1)
+    by: KeepBy = "prompt"
+    layers: KeepLayers = "shared"
+    readers: tuple[tuple[Prompt, ...], ...] = ()  # if readers choose: of each, its prompt for every question
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnRequest:
     """One agent's turn over one batch."""
 
@@ -75,6 +85,7 @@ class TurnRequest:
     stop_at: float | None = None  # the cosine of a thought with the one before at which a question stops thinking
     fills_steps: bool = False  # the thoughts that are left are then computed together
     hands_over: HandsOver = "all"
+    keep: KeepRule | None = None  # None: all that it hands over
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
     transfer_mode: SentAs = "kv"  # how its own segment is sent
@@ -100,9 +111,9 @@ class TurnRequest:
 
     @property
     def can_overlap(self) -> bool:
-        """Whether a part of its segment is final while the agent still thinks. With a guard that may change the segment
-        nothing is final before all thoughts."""
-        if self.guard in ("drop", "text"):
+        """Whether a part of its segment is final while the agent still thinks. With a guard that may change the
+        segment, or a choice by the thoughts, nothing is final before all thoughts."""
+        if self.guard in ("drop", "text") or (self.keep is not None and self.keep.by == "thoughts"):
             return False
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
 
@@ -181,6 +192,7 @@ class TurnResult:
     segment_bytes: tuple[
         int, ...
     ] = ()  # of KV, or of the recompute inputs, handed over per question; empty for a text agent
+    evicted_bytes: tuple[int, ...] = ()  # of KV per question that is not handed over, if only a share is kept
     memory_tokens: tuple[int, ...] = ()  # tokens in cache at the end of the turn, per question
     reads: tuple[SegmentRead, ...] = ()
     traces: Mapping[str, AgentTrace] = field(default_factory=dict)  # by traced question

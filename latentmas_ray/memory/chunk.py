@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.kv_source import CodecStats, InMemoryKV, KVSource, concatenate_kv
+from latentmas_ray.memory.layer_spec import count_kept
 from latentmas_ray.memory.segment import RecomputeInputs, Segment, SegmentMeta, check_parts
 
 
@@ -53,8 +54,10 @@ class SegmentChunk:
         kv_LCHTD: Tensor,
         recompute_inputs: RecomputeInputs,
     ) -> "SegmentChunk":
-        """The chunk whose KV is [L, 2, H, sum(lengths), D], contiguous; shares its bytes. Raises SegmentError."""
-        return cls(meta, begins, lengths, InMemoryKV.of(meta.spec, lengths, kv_LCHTD), recompute_inputs)
+        """The chunk whose KV is [L, 2, H, T, D], contiguous, of those of its tokens that the layers keep; shares its
+        bytes. Raises SegmentError."""
+        kept = meta.layout(begins, lengths).lengths
+        return cls(meta, begins, lengths, InMemoryKV.of(meta.spec, kept, kv_LCHTD), recompute_inputs)
 
     @classmethod
     def whole(cls, segment: Segment) -> "SegmentChunk":
@@ -97,8 +100,15 @@ class SegmentChunk:
         )
 
     def kv_of(self, question: int) -> Tensor:
-        """A view of one question's KV [L, 2, H, lengths[question], D]."""
+        """A view of one question's KV [L, 2, H, T, D], of the tokens that the layers keep."""
         return self.kv.view_of(question)
+
+    def num_kept_before(self, question: int) -> int:
+        """How many of the segment's tokens before the first one of this chunk are kept: where it begins in a cache."""
+        if self.meta.kept is None:
+            return self.begins[question]
+        (count,) = count_kept((self.meta.kept[0][question],), [(0, self.begins[question])])
+        return count
 
     def head_views(self, question: int) -> Iterator[tuple[int, Tensor]]:
         """See `KVSource`."""

@@ -51,8 +51,8 @@ class KVLayout:
     """How the KV of some tokens is laid out in one buffer: layer by layer, in each its tensors [H, T, D] in order.
 
     T counts the tokens of all questions, one question after another: `lengths[q]` of question q, or
-    `layer_lengths[l][q]` in layer l if layers keep different tokens. Each tensor begins at a multiple of its item size.
-    If all layers are alike and keep the same tokens, the buffer is one tensor [L, 2, H, T, D].
+    `layer_lengths[l][q]` in layer l if layers keep different numbers of them. Each tensor begins at a multiple of its
+    item size. If all layers are alike and keep equally many tokens, the buffer is one tensor [L, 2, H, T, D].
     """
 
     spec: KVCacheSpec
@@ -89,7 +89,7 @@ class KVLayout:
             layer = next(layer for layer, kept in enumerate(self.layer_lengths) if kept != self.lengths)
             raise IncompatibleMemoryError(
                 f"layer {layer} keeps {self.layer_lengths[layer]} of {self.lengths} tokens: such memory can be packed "
-                "and moved, but computing with it needs all tokens in all layers"
+                "and moved, but computing with it needs equally many in all layers"
             )
 
     def lengths_in(self, layer: int) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ def concatenate_kv(
     """Concatenate questions of several sources, each (source, question), in this layout; copies their bytes."""
     if not parts:
         return InMemoryKV(layout, torch.empty(0, dtype=torch.uint8), stats)
-    if layout.is_uniform:
+    if layout.is_uniform and all(source.layout.is_uniform for source, _ in parts):
         kv_LCHTD = torch.cat([source.view_of(question) for source, question in parts], dim=3)
         return InMemoryKV(layout, kv_LCHTD.view(-1).view(torch.uint8), stats)
     found = [source.tensors_of(question) for source, question in parts]

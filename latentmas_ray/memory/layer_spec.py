@@ -187,11 +187,11 @@ def check_kept(kept: KeptTokens, num_layers: int, lengths: Sequence[int]) -> Non
     """Check that these are valid ranges within each question's `lengths[q]`. Raises SegmentError with the layer."""
     if len(kept) != num_layers:
         raise SegmentError(f"kept tokens of {len(kept)} layers, the model has {num_layers}")
-    checked: set[LayerTokens] = set()
+    checked: set[int] = set()  # by identity: hashing all ranges takes longer
     for number, layer in enumerate(kept):
-        if layer in checked:
+        if id(layer) in checked:
             continue
-        checked.add(layer)
+        checked.add(id(layer))
         if len(layer) != len(lengths):
             raise SegmentError(f"layer {number} keeps tokens of {len(layer)} questions, not of {len(lengths)}")
         for ranges, length in zip(layer, lengths, strict=True):
@@ -209,6 +209,11 @@ def count_kept(layer: LayerTokens, windows: Sequence[tuple[int, int]]) -> tuple[
         sum(max(0, min(stop, begin + length) - max(first, begin)) for first, stop in ranges)
         for ranges, (begin, length) in zip(layer, windows, strict=True)
     )
+
+
+def list_kept(ranges: Ranges, begin: int, length: int) -> list[int]:
+    """The tokens of [begin, begin + length) that are in the ranges, in order."""
+    return [token for first, stop in ranges for token in range(max(first, begin), min(stop, begin + length))]
 
 
 def kept_to_header(kept: KeptTokens | None) -> list[Any] | None:

@@ -93,13 +93,13 @@ class MemorySegment:
     @property
     def num_tokens(self) -> int:
         """Tokens and latent thoughts that it adds to a reader's cache."""
-        return self.meta.lengths[0]
+        return self.meta.kv_lengths[0]
 
     @property
     def num_latent_thoughts(self) -> int:
         """The number of latent thoughts among these tokens."""
         first = self.meta.offsets[0]
-        return int((self.inputs.token_ids_T[first : first + self.num_tokens] == LATENT).sum())
+        return int((self.inputs.token_ids_T[first : first + self.meta.lengths[0]] == LATENT).sum())
 
     @property
     def num_bytes(self) -> int:

@@ -33,7 +33,7 @@ class MergedLayout:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Tokens per question in the reader's cache after it absorbed the segments."""
-        columns = [placed.segment.lengths for placed in self.segments]
+        columns = [placed.segment.kv_lengths for placed in self.segments]
         return tuple(map(sum, zip(*columns, strict=True))) if columns else tuple(0 for _ in self.next_positions)
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:

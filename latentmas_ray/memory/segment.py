@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.kv_source import InMemoryKV, KVLayout, KVSource
-from latentmas_ray.memory.layer_spec import KeptTokens, check_kept, count_kept
+from latentmas_ray.memory.layer_spec import KeptTokens, check_kept, count_kept, list_kept
 from latentmas_ray.memory.spec import KVCacheSpec
 
 T = TypeVar("T")
@@ -90,9 +90,10 @@ class SegmentMeta:
 
     Question q's turn begins at position `turn_starts[q]` and takes `turn_lengths[q]` positions. The `lengths[q]` tokens
     that are handed over begin at token `offsets[q]` of the turn (an agent may hand over only a part of its turn;
-    positions do not change). If some layers do not keep all of them (eviction, a sliding window), `kept[l][q]` are the
+    positions do not change). If layers do not keep all of them (eviction, a sliding window), `kept[l][q]` are the
     ranges of tokens that layer l keeps, counted from the first that is handed over: token n has position
-    turn_starts[q] + offsets[q] + n in every layer. Raises SegmentError if the fields contradict each other.
+    turn_starts[q] + offsets[q] + n in every layer. Layers may keep different tokens, and an engine can read them if all
+    keep equally many. Raises SegmentError if the fields contradict each other.
 
     Where the turn is not over and may end early (`is_open`), `lengths` and `turn_lengths` are the most that there can
     be: only the segment's last chunk has the true ones (`memory.chunk.close`).
@@ -129,10 +130,37 @@ class SegmentMeta:
     def bytes_per_question(self) -> tuple[int, ...]:
         layout = self.layout()
         if layout.layer_lengths is None:
-            return tuple(length * self.spec.bytes_per_token for length in self.lengths)
+            return tuple(length * self.spec.bytes_per_token for length in layout.lengths)
         by_layer = zip(self.spec.layers, layout.layer_lengths, strict=True)
         columns = [[length * layer.bytes_per_token for length in lengths] for layer, lengths in by_layer]
         return tuple(map(sum, zip(*columns, strict=True)))
+
+    @property
+    def evicted_bytes(self) -> tuple[int, ...]:
+        """Bytes of KV of each question's tokens that layers do not keep."""
+        whole = (length * self.spec.bytes_per_token for length in self.lengths)
+        return tuple(all_bytes - kept for all_bytes, kept in zip(whole, self.bytes_per_question, strict=True))
+
+    @property
+    def kv_lengths(self) -> tuple[int, ...]:
+        """The tokens of each question whose KV it has, in each layer: fewer than `lengths` after an eviction. What they
+        take in a reader's cache."""
+        return self.layout().lengths
+
+    def kept_tokens(self, begins: Sequence[int], lengths: Sequence[int]) -> list[list[Tensor]] | None:
+        """Of tokens [begins[q], begins[q] + lengths[q]) those that are kept, counted from begins[q] on: by layer and
+        question, int64 [T]. None if no layer drops any."""
+        if self.kept is None:
+            return None
+        windows = list(zip(begins, lengths, strict=True))
+        found: dict[int, list[Tensor]] = {}
+        for layer in self.kept:
+            if id(layer) not in found:
+                found[id(layer)] = [
+                    torch.tensor(list_kept(ranges, *window), dtype=torch.int64) - window[0]
+                    for ranges, window in zip(layer, windows, strict=True)
+                ]
+        return [found[id(layer)] for layer in self.kept]
 
     @property
     def turn_ends(self) -> tuple[int, ...]:
@@ -167,9 +195,13 @@ class SegmentMeta:
         if self.kept is None:
             return KVLayout(self.spec, lengths)
         windows = list(zip(begins or (0,) * len(lengths), lengths, strict=True))
-        counts = {layer: count_kept(layer, windows) for layer in dict.fromkeys(self.kept)}
-        by_layer = tuple(counts[layer] for layer in self.kept)
-        return KVLayout(self.spec, lengths, None if set(by_layer) <= {lengths} else by_layer)
+        # By identity: layers that keep the same are one object, and hashing all their ranges takes longer.
+        distinct = {id(layer): layer for layer in self.kept}
+        counts = {key: count_kept(layer, windows) for key, layer in distinct.items()}
+        by_layer = tuple(counts[id(layer)] for layer in self.kept)
+        if len(set(by_layer)) == 1:
+            return KVLayout(self.spec, by_layer[0])
+        return KVLayout(self.spec, lengths, by_layer)
 
 
 @dataclass(frozen=True)
@@ -216,6 +248,11 @@ class Segment:
         return self.meta.lengths
 
     @property
+    def kv_lengths(self) -> tuple[int, ...]:
+        """See `SegmentMeta`."""
+        return self.kv.layout.lengths
+
+    @property
     def turn_starts(self) -> tuple[int, ...]:
         return self.meta.turn_starts
 
@@ -232,7 +269,7 @@ class Segment:
         return self.kv.layout
 
     def kv_of(self, question: int) -> Tensor:
-        """A view of one question's KV [L, 2, H, lengths[question], D]; it shares the segment's bytes."""
+        """A view of one question's KV [L, 2, H, kv_lengths[question], D]; it shares the segment's bytes."""
         return self.kv.view_of(question)
 
 

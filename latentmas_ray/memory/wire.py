@@ -66,8 +66,9 @@ def encode_chunk(
         body, error = chunk.kv.buffer(), 0.0
     else:
         kv_LCHTD = chunk.kv_LCHTD
-        body = encode_kv(kv_LCHTD, chunk.lengths, codec)
-        error = sampled_error(kv_LCHTD, chunk.lengths, codec, meta.spec)
+        lengths = chunk.kv.layout.lengths  # of the tokens that are kept
+        body = encode_kv(kv_LCHTD, lengths, codec)
+        error = sampled_error(kv_LCHTD, lengths, codec, meta.spec)
     chunk_id = chunk_id or ChunkId()
     stamp = None if authenticator is None else authenticator.new_stamp()
     fields = msgpack.packb(
@@ -125,7 +126,7 @@ def decode_chunk(
         layout = meta.layout(begins, lengths)
         if codec != "none":
             layout.require_uniform()
-        num_bytes = layout.num_bytes if codec == "none" else coded_bytes(lengths, codec, spec)
+        num_bytes = layout.num_bytes if codec == "none" else coded_bytes(layout.lengths, codec, spec)
     except (SegmentError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
     if body.numel() != num_bytes:

@@ -3,8 +3,8 @@
 A forward of the engine takes the new tokens of all questions one after another, [1, N, …]: linear layers compute no
 padding. Only attention separates rows, and it reads each row's keys in the cache without a copy.
 
-Dimensions: N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q / H, T new tokens of a row, S visible
-tokens of a row, D head dim.
+Dimensions: L layers, N new tokens of all rows, B rows, Q query heads, H KV heads, G = Q / H, T new tokens of a row, S
+visible tokens of a row, D head dim.
 """
 
 import sys
@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "latentmas_packed"
+_MASS_TOKENS = 128  # whose attention is in memory at a time, when it is added up
 
 
 class AttentionCall:
@@ -80,7 +81,67 @@ class Packing:
     def __init__(self, starts: Sequence[int], counts: Sequence[int], max_padding: int | None = None) -> None:
         self.starts, self.counts = list(starts), list(counts)
         self.num_visible = max((start + count for start, count in zip(starts, counts, strict=True)), default=0)
+        self.mass: AttentionMass | None = None  # gets the attention of this forward's tokens
         self.calls = _divide(self.starts, self.counts, sys.maxsize if max_padding is None else max_padding)
+
+
+class AttentionMass:
+    """Adds up how much attention new tokens pay to each slot of their rows, in each layer (`BatchCache.watched`).
+
+    m[l, b, s] = Σ_i Σ_q softmax_j(q_liq · k_lj / √D)[s]², over the tokens i of row b that lie in slots `first_slots[b]`
+    or later, and the query heads q of this rank. The softmax is the one of the forward: causal, over all slots of the
+    row, in float32. Squares, so that a head that looks at one token counts more than one that looks everywhere.
+    """
+
+    def __init__(self, first_slots: Sequence[int]) -> None:
+        self._first_slots = list(first_slots)
+        self._layers: dict[int, Tensor] = {}  # [B, S], S grows
+
+    def add(self, layer: int, query: Tensor, key: Tensor, packing: Packing, scaling: float | None) -> None:
+        """Add a forward's attention in one layer: queries [1, Q, N, D] of the new tokens, keys [B, H, slots, D]."""
+        sums_BS = self._layers.get(layer)
+        if sums_BS is None or sums_BS.shape[1] < packing.num_visible:
+            grown_BS = torch.zeros(len(packing.starts), packing.num_visible, device=query.device)
+            if sums_BS is not None:
+                grown_BS[:, : sums_BS.shape[1]] = sums_BS
+            sums_BS = self._layers[layer] = grown_BS
+        for call in packing.calls:
+            for index, start in enumerate(call.starts):
+                row = call.first_row + index
+                skipped = max(0, self._first_slots[row] - start)
+                if skipped < call.count:
+                    first, stop = call.first_token + index * call.count + skipped, start + call.count
+                    queries_QND = query[0, :, first : first + call.count - skipped]
+                    sums_BS[row, :stop] += _attention_paid(queries_QND, key[row, :, :stop], scaling)
+
+    def of_slots(self, row: int, first: int, count: int) -> Tensor:
+        """The sums of one row's slots [first, first + count), [L, count], on the CPU."""
+        layers = [self._layers[layer][row, first : first + count].cpu() for layer in sorted(self._layers)]
+        return torch.stack(layers) if layers else torch.zeros(1, count)
+
+
+def _attention_paid(query_QND: Tensor, key_HSD: Tensor, scaling: float | None) -> Tensor:
+    """The squared attention that a row's last N tokens pay to each of its slots, summed over tokens and heads, [S]."""
+    num_heads, num_slots, head_dim = key_HSD.shape
+    num_queries, num_tokens, _ = query_QND.shape
+    keys_HDS = key_HSD.float().transpose(1, 2)
+    slots_S = torch.arange(num_slots, device=key_HSD.device)
+    paid_S = torch.zeros(num_slots, device=key_HSD.device)
+    first = num_slots - num_tokens
+    for block_QND in query_QND.float().split(_MASS_TOKENS, dim=1):
+        count = block_QND.shape[1]
+        queries = block_QND.reshape(num_heads, num_queries // num_heads * count, head_dim)
+        scores = queries @ keys_HDS * (head_dim**-0.5 if scaling is None else scaling)
+        hidden_NS = slots_S > slots_S[first : first + count, None]
+        paid_S += (
+            scores.view(num_queries, count, num_slots)
+            .masked_fill(hidden_NS, -torch.inf)
+            .softmax(-1)
+            .square()
+            .sum((0, 1))
+        )
+        first += count
+    return paid_S
 
 
 def _divide(starts: Sequence[int], counts: Sequence[int], max_padding: int) -> list[AttentionCall]:
@@ -128,6 +189,8 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
+    if packing.mass is not None:
+        packing.mass.add(module.layer_idx, query, key, packing, scaling)  # type: ignore[arg-type]  # an int
     if len(packing.calls) == 1:
         return _attend(query, key, value, packing.calls[0], scaling)[None], None
     out_NQD = query.new_empty(query.shape[2], query.shape[1], query.shape[3])

@@ -8,7 +8,8 @@ Dimensions: L layers, C 2 (key, value), B rows, H KV heads, T slots, D head dim.
 
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 from weakref import ref
 
@@ -19,7 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from latentmas_ray.errors import CacheError
 from latentmas_ray.memory import KVCacheSpec, RopeSpec, rotate_keys
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.models.attention import Packing
+from latentmas_ray.models.attention import AttentionMass, Packing
 from latentmas_ray.units import format_bytes
 
 # On a CPU attention is as fast as it reads keys and values: a call for each row costs less than so many bytes in vain.
@@ -90,6 +91,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths: list[int] = []
         self._num_touched = [0] * num_rows  # per row: slots that were written since they were last zeroed
         self.packing = Packing([], [])
+        self._mass: AttentionMass | None = None
         on_cpu = all(device.type == "cpu" for device in devices)  # a GPU waits for launches, not for bytes
         self._max_padding = _MAX_PADDING_BYTES * spec.num_layers // spec.bytes_per_token if on_cpu else None
         self._views: list[ref[CacheView]] = []  # weak: a segment without references need not be copied
@@ -172,6 +174,7 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def begin_step(self, counts: Sequence[int]) -> None:
         """Prepare a forward over `counts[b]` new tokens of each row, one row after another."""
         self.packing = Packing(self.lengths, counts, self._max_padding)
+        self.packing.mass = self._mass
         for layer in self.layers:
             layer.packing = self.packing
         for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True)):
@@ -180,6 +183,15 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def end_step(self) -> None:
         """Make the tokens of the finished forward valid."""
         self.lengths = [length + count for length, count in zip(self.lengths, self.packing.counts, strict=True)]
+
+    @contextmanager
+    def watched(self, mass: AttentionMass | None) -> Iterator[None]:
+        """Context whose forwards add their attention to `mass`; None: nothing is added up."""
+        self._mass = mass
+        try:
+            yield
+        finally:
+            self._mass = None
 
     def write(self, row: int, first: int, kv_LCHTD: Tensor, shift: int, rope: RopeSpec, *, first_head: int = 0) -> None:
         """Write tokens [L, 2, H, t, D] into a row's slots from `first` on, their keys rotated by `shift` positions.
@@ -198,9 +210,17 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Make the first `lengths[b]` slots of each row valid."""
         self.lengths = list(lengths)
 
-    def copy_out(self, begins: Sequence[int], lengths: Sequence[int], reserve: Reserve = empty_bytes) -> Tensor:
+    def copy_out(
+        self,
+        begins: Sequence[int],
+        lengths: Sequence[int],
+        reserve: Reserve = empty_bytes,
+        *,
+        kept: Sequence[Sequence[Tensor]] | None = None,
+    ) -> Tensor:
         """Copy `lengths[b]` slots of each row from `begins[b]` on, one row after another: [L, 2, H, ΣT, D].
 
+        With `kept` only some: in layer l and row b the `lengths[b]` slots `kept[l][b]`, counted from `begins[b]` on.
         `reserve` returns the flat uint8 tensor to write to, for a number of bytes and the cache's device.
         """
         spec = self.spec
@@ -208,8 +228,12 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         num_bytes = sum(lengths) * spec.bytes_per_token
         kv_LCHTD = reserve(num_bytes, self.layers[0].kv_CBHTD.device).view(spec.torch_dtype).view(shape)
         for row, (first, part_LCHTD) in enumerate(zip(begins, kv_LCHTD.split(list(lengths), dim=3), strict=True)):
-            for layer, part_CHTD in zip(self.layers, part_LCHTD, strict=True):
-                copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
+            for index, (layer, part_CHTD) in enumerate(zip(self.layers, part_LCHTD, strict=True)):
+                if kept is None:
+                    copy_into(part_CHTD, layer.kv_CBHTD[:, row, :, first : first + part_CHTD.shape[2]])
+                else:
+                    slots_T = (kept[index][row] + first).to(layer.kv_CBHTD.device)
+                    copy_into(part_CHTD, layer.kv_CBHTD[:, row].index_select(2, slots_T))
         return kv_LCHTD
 
     def drop_row(self, row: int) -> None:

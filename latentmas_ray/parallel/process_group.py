@@ -131,6 +131,13 @@ class RankGroup(Ranks):
             dist.broadcast(numbers_N, src=0)
         return numbers_N
 
+    def sum(self, numbers_N: Tensor) -> Tensor:
+        numbers_N = numbers_N.cpu()
+        with self.collective():
+            dist.reduce(numbers_N, dst=0)  # not all_reduce: ranks may add up in another order
+            dist.broadcast(numbers_N, src=0)
+        return numbers_N
+
     def is_collective_error(self, error: BaseException) -> bool:
         agreed, self._collective_error = self._collective_error, None
         return error is agreed

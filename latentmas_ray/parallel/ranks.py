@@ -46,6 +46,10 @@ class Ranks(ABC):
         """Return rank 0's numbers on all ranks, on the CPU."""
 
     @abstractmethod
+    def sum(self, numbers_N: Tensor) -> Tensor:
+        """Return the sum of all ranks' numbers, on the CPU: the same to the last bit on all ranks."""
+
+    @abstractmethod
     def is_collective_error(self, error: BaseException) -> bool:
         """Whether `all_or_none` has just raised this error on all ranks, which therefore stay in step. Call it once: it
         drops the stored error, whose frames hold memory."""
@@ -80,6 +84,9 @@ class Alone(Ranks):
         return make()
 
     def broadcast(self, numbers_N: Tensor) -> Tensor:
+        return numbers_N.cpu()
+
+    def sum(self, numbers_N: Tensor) -> Tensor:
         return numbers_N.cpu()
 
     def is_collective_error(self, error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from latentmas_ray.config import most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.topology.agent import Agent, Topology
+from latentmas_ray.units import share_of
 
 SLOT_STEP = 256  # a cache grows in steps of this many tokens per question
 FORWARD_TOKENS = 1024  # at most, in one forward of all questions together
@@ -22,6 +23,7 @@ class Workload:
     prompt_tokens: int = 1000
     latent_steps: int = 40
     max_new_tokens: int = 256
+    keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
 
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "prompt_tokens": 1, "latent_steps": 0, "max_new_tokens": 1}.items():
@@ -125,5 +127,6 @@ def _steps(agent: Agent, workload: Workload) -> int:
 def _segment_tokens(agent: Agent, workload: Workload) -> int:
     if agent.thinks == "text":
         return 0
-    prompt = 0 if agent.hands_over == "latents" else workload.prompt_tokens
+    share = workload.keep if agent.keep is None else agent.keep
+    prompt = 0 if agent.hands_over == "latents" else share_of(share, workload.prompt_tokens)
     return prompt + (0 if agent.hands_over == "prompt" else _steps(agent, workload))

@@ -36,6 +36,7 @@ class AgentUse:
     latent_steps: int
     output_tokens: int
     memory_bytes: int  # KV that the agent handed over for this question
+    evicted_bytes: int = 0  # KV that it did not hand over, if only a share of its prompt's positions is kept
     seconds: Mapping[str, float]  # wait, absorb, prefill, think, decode, emit
     # The text of a text agent, or the fallback text of a latent one; None for the answering agent, see `Answer.answer`.
     text: str | None = None
@@ -139,6 +140,11 @@ class Answer:
         return sum(use.memory_bytes for use in self.agents.values())
 
     @property
+    def evicted_bytes(self) -> int:
+        """KV that was not handed over for this question, by all agents together."""
+        return sum(use.evicted_bytes for use in self.agents.values())
+
+    @property
     def is_cut_off(self) -> bool:
         """Whether the text of any agent ended before the model had ended it."""
         return any(use.is_cut_off for use in self.agents.values())
@@ -152,6 +158,7 @@ class Answer:
             for name, use in self.agents.items()
             if use.convergence is not None and use.latent_steps
         }
+        evicted = {name: use.evicted_bytes for name, use in self.agents.items() if use.evicted_bytes}
         alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
@@ -176,6 +183,7 @@ class Answer:
             **({"own_seconds": own_seconds} if own_seconds else {}),  # the agents whose seconds are not the batch's
             "memory_bytes": self.memory_bytes,
             "agent_memory_bytes": {name: use.memory_bytes for name, use in self.agents.items()},
+            **({"agent_evicted_bytes": evicted} if evicted else {}),  # not in rows of runs that keep everything
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
@@ -195,6 +203,7 @@ class Answer:
                 "latent_steps": tokens["latent"],
                 "output_tokens": tokens["output"],
                 "memory_bytes": row["agent_memory_bytes"][name],
+                "evicted_bytes": row.get("agent_evicted_bytes", {}).get(name, 0),
                 "seconds": row["agent_seconds"][name],
                 "text": row["texts"].get(name),
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
@@ -283,6 +292,9 @@ class Summary:
     latent_steps_per_question: float
     output_tokens_per_question: float
     memory_bytes_per_question: float
+    keep: float = 1.0  # share of the prompts' positions, of agents that do not set their own
+    keep_by: str = "prompt"
+    evicted_bytes_per_question: float = 0.0  # KV that was not handed over
     moved_bytes: int  # of all transfers
     exposed_seconds: float = 0.0  # mean per transfer: how long the reader waited after all memory was final
     adoption: AdoptionFigures | None = None  # with memory corrupted

@@ -143,6 +143,7 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
         convergence=result.convergence[index] if result.convergence else None,
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
+        evicted_bytes=result.evicted_bytes[index] if result.evicted_bytes else 0,
         seconds=vars(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
         text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
         alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),

@@ -7,19 +7,22 @@ from typing import Literal
 from latentmas_ray.config import (
     MAX_NEW_TOKENS,
     GuardName,
+    KeepBy,
+    KeepLayers,
     LatentSteps,
     RunConfig,
     StepsSetting,
     TransferMode,
     latent_steps_of,
 )
-from latentmas_ray.engine.turn import GivenMemory, Prompt, Sampling, SentAs, TurnRequest
+from latentmas_ray.engine.turn import GivenMemory, KeepRule, Prompt, Sampling, SentAs, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology import format_context, seen_by
 from latentmas_ray.topology.agent import Agent, AgentMemory, Topology
 from latentmas_ray.topology.prompts import RenderedPrompts
+from latentmas_ray.units import share_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,9 @@ class DriverSettings:
     max_attempts: int = 2  # per question, the first one included
     traced: frozenset[str] = frozenset()  # ids of questions to be traced
     prompts: RenderedPrompts = field(default_factory=RenderedPrompts, repr=False, compare=False)
+    keep: float = 1.0  # share of the prompts' positions, for agents that do not set their own
+    keep_by: KeepBy = "prompt"
+    keep_layers: KeepLayers = "shared"
     guard: GuardName = "off"  # what happens to thoughts with an alarm
     unsafe_programs: bool = False  # see `tasks.grade`
     decode_batch: int | None = None  # questions that a replica of a text agent writes at the same time; None: any
@@ -61,6 +67,9 @@ class DriverSettings:
             traced=frozenset(traced),
             unsafe_programs=config.unsafe_programs,
             prompts=prompts or RenderedPrompts(),
+            keep=config.keep,
+            keep_by=config.keep_by,
+            keep_layers=config.keep_layers,
             guard=config.guard,
             decode_batch=config.decode_batch,
             is_colocated=config.placement == "colocate",
@@ -181,6 +190,7 @@ def build_turn(
         stop_at=steps.threshold,
         fills_steps=steps.fills,
         hands_over=agent.hands_over,
+        keep=_keep_rule(topology, agent, batch, settings),
         close_turn=agent.close_turn,
         reads=reads,
         transfer_mode=transfer_modes.get(agent.name, "kv"),
@@ -206,11 +216,41 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
         return (SegmentBound(prompt_bytes=0, latent_steps=0, spare_tokens=0),) * len(request.prompts)
     if request.hands_over == "latents":
         return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=0),) * len(request.prompts)
+    share = 1.0 if request.keep is None else request.keep.share
     return tuple(
         SegmentBound(
-            prompt_bytes=_prompt_bytes(prompt), latent_steps=latent_steps, spare_tokens=FRAME_TOKENS + coming_tokens
+            prompt_bytes=share_of(share, _prompt_bytes(prompt)),
+            latent_steps=latent_steps,
+            spare_tokens=FRAME_TOKENS + coming_tokens,
         )
         for prompt in request.prompts
+    )
+
+
+def _keep_rule(topology: Topology, agent: Agent, batch: Batch, settings: DriverSettings) -> KeepRule | None:
+    """Return which positions of its prompt an agent hands over; None if all.
+
+    If readers choose, the prompts are those of all agents that read its segment, directly or not; texts that do not
+    exist yet are missing in them."""
+    share = settings.keep if agent.keep is None else agent.keep
+    if agent.thinks == "text" or agent.hands_over == "latents" or share == 1.0:
+        return None
+    readers = [
+        reader
+        for reader in topology.agents
+        if settings.keep_by == "reader" and agent.name in agents_of(topology.memory_read_by(reader.name))
+    ]
+    return KeepRule(
+        share=share,
+        by=settings.keep_by,
+        layers=settings.keep_layers,
+        readers=tuple(
+            tuple(
+                _prompt(settings.prompts, reader, seen_by(reader, topology, question), "")
+                for question in batch.questions
+            )
+            for reader in readers
+        ),
     )
 
 

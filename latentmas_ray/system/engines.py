@@ -74,7 +74,11 @@ def apart(choices: Mapping[str, EngineChoice]) -> frozenset[str]:
 
 def is_chain(config: RunConfig, topology: Topology) -> bool:
     """Return whether the memory of every agent is one causal sequence of all that the agents before it were fed."""
-    hands_over_all = all(agent.thinks == "text" or agent.hands_over == "all" for agent in topology.agents)
+    hands_over_all = all(
+        agent.thinks == "text"
+        or (agent.hands_over == "all" and (config.keep if agent.keep is None else agent.keep) == 1.0)
+        for agent in topology.agents
+    )
     return (
         hands_over_all and config.guard in ("off", "warn") and all(len(agent.reads) <= 1 for agent in topology.agents)
     )

@@ -11,6 +11,8 @@ from latentmas_ray.config import (
     DTypeName,
     EngineName,
     GuardName,
+    KeepBy,
+    KeepLayers,
     MemoryName,
     Method,
     PlacementName,
@@ -50,6 +52,9 @@ class RunFields(TypedDict, total=False):
     transport: TransportName | dict[ActorLink, TransportName]
     transfer: TransferMode
     codec: CodecName
+    keep: float
+    keep_by: KeepBy
+    keep_layers: KeepLayers
     overlap: bool
     guard: GuardName
     trace: int

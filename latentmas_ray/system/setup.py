@@ -214,7 +214,14 @@ class Setup:
         topology = self._configured_topology(config)
         steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
         engines = tuple(agent.engine for agent in self.topology_for(config).agents if agent.thinks == "text")
-        setting = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
+        shares = tuple(agent.keep for agent in topology.agents if agent.thinks == "latent")
+        setting = RunSetting(
+            config=config,
+            num_agents=len(topology.agents),
+            own_steps=steps,
+            own_shares=shares,
+            own_engines=engines,
+        )
         warn_of_unused(setting, given)
 
     def _run_batches(

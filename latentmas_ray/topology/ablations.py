@@ -53,10 +53,9 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
         if memory == "latent-only" and agent.latent_steps == 0:
             expected = f"agent {agent.name} has latent_steps: 0, so it has no latents to hand over"
             raise ConfigError("memory", memory, expected)
+    changes: dict[str, object] = {"hands_over": _PARTS[memory]} | ({"keep": None} if memory == "latent-only" else {})
     return topology.replace(
-        agents=[
-            agent.replace(hands_over=_PARTS[memory]) if agent.thinks == "latent" else agent for agent in topology.agents
-        ]
+        agents=[agent.replace(**changes) if agent.thinks == "latent" else agent for agent in topology.agents]
     )
 
 

@@ -27,7 +27,7 @@ HandsOver = Literal["all", "prompt", "latents"]
 TextEngineName = Literal["auto", "transformers", "vllm"]
 ModelDType = Literal["auto", "float32", "bfloat16"]
 
-LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
+LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "keep", "close_turn")
 TEXT_KEYS: tuple[str, ...] = ("engine",)
 SAME_NAME = "names must differ, and another agent has this one"
 
@@ -48,6 +48,7 @@ class Agent(ValidatedModel):
     reads: Sequence[Text] = ()  # names of agents; a single name may be given as text. Stored as a tuple
     latent_steps: StepsSetting | None = None  # a number, auto, fill:N or max:N; None: the run's latent_steps
     hands_over: HandsOver = "all"
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None  # the share of its prompt's positions; None: the run's keep
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
     engine: TextEngineName | None = None  # what writes its text; None: the run's engine
     model: Annotated[Text, Field(min_length=1)] | None = None  # a name, folder or hub id; None: the run's model
@@ -63,6 +64,7 @@ class Agent(ValidatedModel):
         "reads": "it must be text (one agent's name) or a list of agents' names",
         "latent_steps": LATENT_STEPS_FORM,
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
+        "keep": "it must be a share of the prompt's positions: more than 0 and at most 1",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
         "model": "it must be text: tiny, small, a model folder or a hub id",
@@ -128,6 +130,8 @@ class Agent(ValidatedModel):
                 raise RuleError(value, expected, key)
         if self.latent_steps == 0 and self.hands_over == "latents":
             raise RuleError("latents", "with latent_steps: 0 there are no latents to hand over", "hands_over")
+        if self.hands_over == "latents" and self.keep is not None:
+            raise RuleError(self.keep, "with hands_over: latents no position of the prompt is handed over", "keep")
         return self
 
 

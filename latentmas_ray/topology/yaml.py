@@ -59,6 +59,8 @@ def dump_topology(topology: Topology) -> str:
             fields["latent_steps"] = agent.latent_steps
         if agent.hands_over != "all":
             fields["hands_over"] = agent.hands_over
+        if agent.keep is not None:
+            fields["keep"] = agent.keep
         if agent.close_turn:
             fields["close_turn"] = True
         if agent.engine is not None:

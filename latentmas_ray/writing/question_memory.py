@@ -22,14 +22,14 @@ def question_memories(
         spec.check_same(placed.segment.spec)
         placed.segment.layout().require_uniform()
         begins[placed.agent] = list(ends)
-        ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
+        ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
         missing[placed.agent] = sum(placed.segment.lengths)
         shifts[placed.agent] = placed.shifts
     parts: list[list[MemoryPart]] = [[] for _ in ends]
     for agent, chunk in chunks:
         for question, shift in enumerate(shifts[agent]):
             if chunk.lengths[question]:
-                slot = begins[agent][question] + chunk.begins[question]
+                slot = begins[agent][question] + chunk.num_kept_before(question)
                 parts[question] += [
                     MemoryPart(kv_LCHTD=kv_LCHTD, first_slot=slot, shift=shift, first_head=head)
                     for head, kv_LCHTD in chunk.head_views(question)

@@ -106,7 +106,7 @@ def _chain_inputs(work: TurnRequest, memory: ArrivedChunks) -> list[RecomputeInp
     for agent in chain:
         meta = memory.segments()[agent]
         meta = meta.meta if isinstance(meta, Segment) else meta
-        if meta.lengths != meta.turn_lengths:
+        if meta.lengths != meta.turn_lengths or meta.kept is not None:
             raise SegmentError(f"this engine recomputes only whole turns, and agent {agent} hands over a part of its")
         parts = [chunk.recompute_inputs for chunk in memory.chunks_of(agent)]
         joined = join_recompute_inputs(parts, meta.turn_lengths)

@@ -11,6 +11,7 @@ from latentmas_ray.cli.main import app
 FOR_ONE_QUESTION = """
     --model --models --revision --topology --method --latent-steps --realign --no-realign --dtype --device
     --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec
+    --keep --keep-by --keep-layers
     --overlap --no-overlap --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
@@ -34,7 +35,8 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node
+        --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
+        --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --json
     """,
@@ -75,6 +77,10 @@ BENCHMARKS = {
     """,
     "errors": """
         folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
+    """,
+    "keep": """
+        --model --task --topology --dtype --questions --keep --codecs --by --layers --latent-steps --batch-size
+        --max-new-tokens --seed --output
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

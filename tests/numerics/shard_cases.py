@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmas_ray.config import GuardName
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, SentAs, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import KeepRule, Prompt, Sampling, SentAs, TurnRequest, TurnResult
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import Segment, SegmentChunk, SegmentMeta, join
 from latentmas_ray.memory.buffers import empty_bytes
@@ -170,6 +170,16 @@ def stop_thinking(ranks: Ranks, folder: Path, fills_steps: bool) -> tuple[TurnRe
     chunk, thought = runner.run(replace(work("a"), **stops), {})
     assert chunk is not None
     return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
+
+
+def evict(ranks: Ranks, folder: Path, rule: KeepRule) -> tuple[list[Wire], TurnResult, TurnResult]:
+    """A latent turn that hands over a share of its prompt's positions, and an answering one that reads it."""
+    runner = load(folder, ranks)
+    outbox = SegmentSender()
+    _, thought = runner.run(replace(work("a"), keep=rule), {}, outgoing=outbox)
+    chunks = [decode_chunk(header, body, expected=runner.spec) for header, body in outbox.sent]
+    _, answered = runner.run(work("b", ["a"]), Arriving({"a": chunks}))
+    return outbox.sent, thought, answered
 
 
 def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[SegmentChunk]:

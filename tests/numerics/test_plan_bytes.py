@@ -13,13 +13,13 @@ QUESTIONS = [f"What is {number} + 9?" for number in range(3)]
 LATENT_STEPS = 5
 TOPOLOGIES = {
     "chain": topology(
-        agent("planner"),
+        agent("planner", keep=0.3),
         agent("critic", "planner", latent_steps=2),
         agent("judger", "critic", thinks="text"),
     ),
     "diamond": topology(
         agent("root", hands_over="prompt"),
-        agent("left", "root"),
+        agent("left", "root", keep=0.5),
         agent("right", "root", hands_over="latents"),
         agent("end", "left", "right", thinks="text"),
     ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.engine.turn import Prompt, Sampling, TurnRequest, TurnResult
+from latentmas_ray.engine.turn import KeepRule, Prompt, Sampling, TurnRequest, TurnResult
 from latentmas_ray.memory import SegmentChunk, join, join_recompute_inputs
 from latentmas_ray.memory.buffers import empty_bytes
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
@@ -81,7 +81,13 @@ def detached(chunk: SegmentChunk) -> SegmentChunk:
 
 
 def memory_of(
-    runner: TurnRunner, tree: tuple[AgentMemory, ...], recomputed: frozenset[str], hands_over: HandsOver, *, early: bool
+    runner: TurnRunner,
+    tree: tuple[AgentMemory, ...],
+    recomputed: frozenset[str],
+    hands_over: HandsOver,
+    *,
+    early: bool,
+    keep: KeepRule | None = None,
 ) -> dict[str, list[SegmentChunk]]:
     sent: dict[str, list[SegmentChunk]] = {}
 
@@ -95,6 +101,7 @@ def memory_of(
             node.agent,
             node.reads,
             hands_over=hands_over,
+            keep=keep,
             recomputed=recomputed & names,
             transfer_mode="recompute" if node.agent in recomputed else "kv",
         )

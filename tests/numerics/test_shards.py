@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import Qwen3Config
 
-from latentmas_ray.config import GuardName
+from latentmas_ray.actors.replicas.sharded import merge_results
+from latentmas_ray.config import GuardName, KeepBy
 from latentmas_ray.engine.session import Session
-from latentmas_ray.engine.turn import SentAs
+from latentmas_ray.engine.turn import KeepRule, SentAs
 from latentmas_ray.errors import ModelError, ShardError, TransferError
 from latentmas_ray.memory import join
 from latentmas_ray.memory.wire import decode_chunk
@@ -110,6 +111,21 @@ def test_ranks_stop_thinking_at_the_same_step(fills_steps: bool, folder_of: Make
         assert [one.steps for one in part_thought.convergence] == steps
         assert part_thought.memory_tokens == thought.memory_tokens
         assert part_answered.output_token_ids == answered.output_token_ids
+
+
+@pytest.mark.parametrize("by", ["prompt", "reader"])
+def test_ranks_keep_the_same_positions(by: KeepBy, folder_of: MakeFolder, two: RankProcesses) -> None:
+    """The heads of each rank alone would choose others: their mass is added up."""
+    folder, rule = folder_of("qwen3"), KeepRule(share=0.25, by=by, readers=(work("b", ["a"]).prompts,))
+    sent, thought, answered = shard_cases.evict(ALONE, folder, rule)
+    parts = two.run(shard_cases.evict, folder, rule)
+    segments = [join([decode_chunk(*wire) for wire in wires]) for wires in (sent, *(part[0] for part in parts))]
+    assert all(segment.meta.kept == segments[0].meta.kept is not None for segment in segments)
+    assert_close(join_heads([segment.kv_LCHTD for segment in segments[1:]]), segments[0].kv_LCHTD)
+    assert all(part[2].output_token_ids == answered.output_token_ids for part in parts)
+    merged = merge_results([part[1] for part in parts])
+    assert merged.segment_bytes == thought.segment_bytes
+    assert merged.evicted_bytes == thought.evicted_bytes
 
 
 @pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])

@@ -58,6 +58,9 @@ NOT_RUN = {
     "latentmas simulate --think-seconds 0.05 --write-seconds 0.5 --batch-size 1 --plot simulated.png": _SIMULATED,
     "latentmas simulate --hardware h100 --model qwen3-8b": _SIMULATED,
     "latentmas simulate --driver free --json": _SIMULATED,
+    "python -m benchmarks keep --output runs/keep": (
+        "it takes minutes; tests/numerics/test_bench_keep.py runs two points of the curve"
+    ),
     "python -m benchmarks scaling": _MINUTES,
     "python -m benchmarks scaling --replicas 1,2,4,8,16,32 --turn-seconds 2 --plot scaling.png": _MINUTES,
     "python -m benchmarks scaling --agents 4 --no-hand-overs": _MINUTES,

@@ -88,6 +88,26 @@ def test_answers_and_their_accounting_are_those_of_one_process(
     assert any(row["answer_token_ids"] for row in rows.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hierarchical", {"keep_by": "reader"}),
+        ("sequential", {"keep_by": "prompt", "keep_layers": "own"}),
+        ("sequential", {"keep_by": "reader", "transfer": "recompute"}),
+    ],
+)
+def test_a_share_of_the_memory_is_that_of_one_process(
+    on_ray: Started, local: Started, name: str, settings: dict[str, Any]
+) -> None:
+    """On Ray the first chunk leaves before the thoughts: it is the same choice."""
+    topology, few = _topology(name, "latent"), Sampling(max_new_tokens=4)
+    rows, expected = (
+        _rows(started, topology, 3, latent_steps=3, sampling=few, keep=0.25, **settings) for started in (on_ray, local)
+    )
+    assert rows == expected
+    assert all(row["agent_evicted_bytes"] for row in rows.values())
+
+
 class Keeping:
     """A runtime that passes everything on and keeps what was submitted."""
 

@@ -75,6 +75,12 @@ def test_devices_of_actors(device: str) -> None:
         ("task", "", "at least 1 character"),
         ("model", "   ", "at least 1 character"),
         ("method", "latnet", "'single', 'text' or 'latent'"),
+        ("keep", 0, "greater than 0"),
+        ("keep", 1.01, "less than or equal to 1"),
+        ("keep", "nan", "less than or equal to 1"),
+        ("keep", True, "not true or false"),
+        ("keep", "a quarter", "valid number"),
+        ("keep_by", "chance", "'prompt', 'thoughts', 'reader' or 'random'"),
         ("latent_steps", -1, "a whole number from 0 to 100000, auto"),
         ("latent_steps", 1.5, "a whole number"),
         ("latent_steps", "many", "a whole number"),
@@ -240,8 +246,10 @@ def test_each_of_several_runs_has_folders_of_its_own() -> None:
 
 
 def test_a_stored_configuration_has_what_its_runs_had_before_a_field_was_there() -> None:
-    assert stored_fields({"task": "notes"}) == {"revision": None, "sampler": "counter", "task": "notes"}
-    assert stored_fields({"revision": "v2", "sampler": "engine"}) == {"revision": "v2", "sampler": "engine"}
+    before = {"revision": None, "sampler": "counter", "keep": 1.0, "keep_by": "prompt", "keep_layers": "shared"}
+    assert stored_fields({"task": "notes"}) == {**before, "task": "notes"}
+    later = {"revision": "v2", "sampler": "engine", "keep": 0.5, "keep_by": "reader", "keep_layers": "own"}
+    assert stored_fields(later) == later
 
 
 @pytest.mark.parametrize(

@@ -272,11 +272,13 @@ def test_the_table_tells_of_all_seeds_what_the_one_of_a_single_run_tells(
 ) -> None:
     summary = evaluate(None, "1,2")
     changes: dict[str, Any] = {"codec": "int8", "num_alarmed": 2, "alarms": {"expert_1": 2}, "num_resumed": 3}
+    changes |= {"keep": 0.25, "keep_by": "reader", "evicted_bytes_per_question": 3000.0}
     runs = {seed: replace(run, **changes, relative_error=0.01 * seed) for seed, run in summary.runs.items()}
     results_console(100).print(seeds_table(replace(summary, runs=runs)))
     out = " ".join(capsys.readouterr().out.split())
     assert "guard alarms in 4 of 10 questions: expert_1 4" in out
     assert "codec int8: KV arrives with a relative error of up to 2.0%" in out
+    assert "kept 0.25 of the prompts' positions, chosen by reader: 3 KB of KV a question dropped" in out
     assert "before this start 6 questions, which these times leave out" in out
 
 

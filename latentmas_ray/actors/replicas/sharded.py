@@ -173,8 +173,9 @@ def merge_results(results: Sequence[TurnResult]) -> TurnResult:
     first = results[0]
     reads = tuple(map(_merge_reads, zip(*(result.reads for result in results), strict=True)))
     segment_bytes = tuple(map(sum, zip(*(result.segment_bytes for result in results), strict=True)))
+    evicted_bytes = tuple(map(sum, zip(*(result.evicted_bytes for result in results), strict=True)))
     kept = tuple(piece for result in results for piece in result.kept)
-    return replace(first, segment_bytes=segment_bytes, reads=reads, kept=kept)
+    return replace(first, segment_bytes=segment_bytes, evicted_bytes=evicted_bytes, reads=reads, kept=kept)
 
 
 def _merge_reads(reads: Sequence[SegmentRead]) -> SegmentRead:

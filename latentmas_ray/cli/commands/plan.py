@@ -110,6 +110,7 @@ TextTokens = Annotated[
     "batch_size",
     "decode_batch",
     "latent_steps",
+    "keep",
     "max_new_tokens",
     "dtype",
     "address",
@@ -315,7 +316,10 @@ def _tell_unused(config: RunConfig, request: PlanRequest, flags: Mapping[str, ob
     assert topology is not None
     steps = tuple(agent.latent_steps for agent in topology.agents if agent.thinks == "latent")
     engines = tuple(agent.engine for agent in topology.agents if agent.thinks == "text")
-    run = RunSetting(config=config, num_agents=len(topology.agents), own_steps=steps, own_engines=engines)
+    shares = tuple(agent.keep for agent in topology.agents if agent.thinks == "latent")
+    run = RunSetting(
+        config=config, num_agents=len(topology.agents), own_steps=steps, own_shares=shares, own_engines=engines
+    )
     warn_of_unused(run, config.model_fields_set)
     tell_unused("plan", {**flags, "num_gpus": sum(node.num_gpus for node in request.nodes)})
 

@@ -175,12 +175,26 @@ def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
     if runs[0].codec != "none":
         error = max(run.relative_error for run in runs)
         yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
+    if any(run.evicted_bytes_per_question for run in runs):
+        yield "kept", _kept(runs)
     if figures := cut_off_figures(runs):
         yield "cut off", figures
     if num_alarmed := sum(run.num_alarmed for run in runs):
         by_agent = sum((Counter(run.alarms) for run in runs), Counter())
         named = ", ".join(f"{name} {count}" for name, count in by_agent.items())
         yield "guard", f"alarms in {num_alarmed} of {sum(run.num_questions for run in runs)} questions: {named}"
+
+
+def _kept(runs: Sequence["Summary"]) -> str:
+    """Return what an eviction dropped: of recompute inputs the readers compute all KV, and drop the same."""
+    num = sum(run.num_questions - run.num_failed for run in runs)
+    evicted, sent = (
+        sum(getattr(run, name) * (run.num_questions - run.num_failed) for run in runs) / num
+        for name in ("evicted_bytes_per_question", "memory_bytes_per_question")
+    )
+    of = "" if runs[0].keep == 1.0 else f"{runs[0].keep:g} of the prompts' positions, "
+    dropped = f"{of}chosen by {runs[0].keep_by}: {format_bytes(round(evicted))} of KV a question dropped"
+    return f"{dropped}, {format_bytes(round(sent))} handed over"
 
 
 def _tokens_a_question(summary: "Summary | SeedsSummary") -> str:

@@ -31,15 +31,15 @@ def clone_without(
     begins, ends = [], [0] * num_rows
     for placed in reads.segments:
         begins.append(list(ends))
-        ends = [end + length for end, length in zip(ends, placed.segment.lengths, strict=True)]
+        ends = [end + length for end, length in zip(ends, placed.segment.kv_lengths, strict=True)]
     kept = [(at, placed) for at, placed in zip(begins, reads.segments, strict=True) if placed.agent != without]
-    lengths = [sum(placed.segment.lengths[row] for _, placed in kept) for row in rows]
+    lengths = [sum(placed.segment.kv_lengths[row] for _, placed in kept) for row in rows]
     with lm.ranks.all_or_none():
         cache = BatchCache(lm.spec, lm.layer_devices, len(rows), max(lengths, default=0) + num_new)
         ends = [0] * len(rows)
         cache.open(len(rows))
         for at, placed in kept:
-            wanted = [placed.segment.lengths[row] if row in rows else 0 for row in range(num_rows)]
+            wanted = [placed.segment.kv_lengths[row] if row in rows else 0 for row in range(num_rows)]
             parts = session.cache.copy_out(at, wanted).split(wanted, dim=3)  # keys are already rotated
             for index, row in enumerate(rows):
                 cache.write(index, ends[index], parts[row], 0, lm.spec.rope)

@@ -21,6 +21,9 @@ _DISTINCT = {
     "realign": "realign {}",
     "transfer": "{}",
     "codec": "codec {}",
+    "keep": "keep {}",
+    "keep_by": "keep by {}",
+    "keep_layers": "{} layers",
     "guard": "guard {}",
     "temperature": "T = {}",
     "top_p": "top-p {}",
@@ -31,7 +34,7 @@ _DISTINCT = {
     "runtime": "{}",
     "replicas": "replicas {}",
 }
-_LATENT_ONLY = {"latent_steps", "realign", "transfer", "codec", "guard"}
+_LATENT_ONLY = {"latent_steps", "realign", "transfer", "codec", "keep", "keep_by", "keep_layers", "guard"}
 # Labels of controls, in their order on the page.
 _CONTROLS = {
     "deranged": "deranged memory",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmas_ray.config import RunConfig
+from latentmas_ray.engine.turn import KeepRule
 from latentmas_ray.errors import TurnError
 from latentmas_ray.runs.results import Answer, Failure, Summary
 from latentmas_ray.runs.summary import WarmUp, summarise
@@ -57,6 +58,44 @@ def test_an_agents_own_settings_override_the_runs() -> None:
     assert works[2].sampling.seed == 7
     assert works[2].question_ids == ("q0", "q1")
     assert settings.memory_limit_bytes == 1000
+
+
+def test_who_chooses_what_is_kept() -> None:
+    """The readers are all agents that get the segment, through others, too; each with its own prompts."""
+    made = topology(
+        agent("a", prompt="A {{ question }}"),
+        agent("b", "a", keep=0.5, prompt="B {{ question }}"),
+        agent("c", keep=1.0),
+        agent("end", "b", "c", thinks="text", prompt="E {{ question }}"),
+    )
+    (batch,) = plan_batches(make_questions(2), 2)
+
+    def rules(**fields: Any) -> dict[str, KeepRule | None]:
+        settings = DriverSettings.from_config(RunConfig(**fields))
+        return {member.name: build_turn(made, member, batch, settings, {}).keep for member in made.agents}
+
+    assert rules() == {"a": None, "b": KeepRule(share=0.5), "c": None, "end": None}
+    found = rules(keep=0.25, keep_by="reader", keep_layers="own")
+    assert (found["c"], found["end"]) == (None, None)
+    shares = {name: (rule.share, rule.by, rule.layers) for name, rule in found.items() if rule is not None}
+    assert shares == {"a": (0.25, "reader", "own"), "b": (0.5, "reader", "own")}
+    read = {
+        name: [[prompt.messages[0]["content"] for prompt in prompts] for prompts in rule.readers]
+        for name, rule in found.items()
+        if rule is not None
+    }
+    end = ["E question 0", "E question 1"]
+    assert read == {"a": [["B question 0", "B question 1"], end], "b": [end]}
+
+
+def test_the_bound_of_a_segment_follows_what_is_kept() -> None:
+    made = topology(agent("thinker"), agent("end", "thinker", thinks="text"))
+    (batch,) = plan_batches(make_questions(1), 1)
+    work = build_turn(made, made.agents[0], batch, DriverSettings(latent_steps=5, keep=0.25), {})
+    (bound,) = segment_bounds(work)
+    assert (bound.prompt_bytes, bound.latent_steps) == (3, 5)  # of 10 bytes
+    assert not replace(work, keep=KeepRule(share=0.5, by="thoughts")).can_overlap
+    assert work.can_overlap
 
 
 @pytest.mark.parametrize(

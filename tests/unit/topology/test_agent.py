@@ -210,6 +210,12 @@ def test_a_control_that_needs_latents_of_an_agent_without_any() -> None:
     assert apply_control(topology, "prompt-only").by_name["b"].hands_over == "prompt"
 
 
+def test_a_control_without_prompts_keeps_no_share_of_them() -> None:
+    topology = Topology(name="x", agents=[agent("a", keep=0.5), agent("c", "a", thinks="text")])
+    assert apply_control(topology, "latent-only").by_name["a"].keep is None
+    assert apply_control(topology, "prompt-only").by_name["a"].keep == 0.5
+
+
 Edit = Callable[[list[dict[str, Any]], Any], None]
 
 

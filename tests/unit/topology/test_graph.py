@@ -68,9 +68,11 @@ def topologies(draw: st.DrawFn) -> Topology:
             suffix=draw(texts | lines),
         )
         if thinks == "latent":
+            handed_over = draw(st.sampled_from(("all", "prompt", "latents")))
             agent = agent.replace(
                 latent_steps=draw(st.none() | st.integers(1, 100_000)),
-                hands_over=draw(st.sampled_from(("all", "prompt", "latents"))),
+                hands_over=handed_over,
+                keep=None if handed_over == "latents" else draw(st.none() | st.sampled_from((0.25, 1.0))),
                 close_turn=draw(st.booleans()),
             )
         else:

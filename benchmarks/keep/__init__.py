@@ -1,0 +1,1 @@
+"""`python -m benchmarks keep`: accuracy, and what memory carries, over the bytes that are handed over."""

@@ -1,0 +1,50 @@
+"""`python -m benchmarks keep` on a few questions: what it runs, what it reads back, what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.keep.settings import KeepBenchSettings
+from latentmas_ray import load_run
+
+SMALL = ["--questions", "4", "--latent-steps", "1", "--batch-size", "4", "--max-new-tokens", "24", "--by", "reader"]
+
+
+def test_a_curve_of_two_points_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["keep", "--output", str(tmp_path), *SMALL, "--codecs", "none"]
+    assert main([*flags, "--keep", "1"]) == 0
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/results.jsonl")}
+    assert main([*flags, "--keep", "1,0.25"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "what is there is not run again"
+    table = (tmp_path / "table.md").read_text()
+    assert table.splitlines() == capsys.readouterr().out.splitlines()[-4:]
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    whole, evicted = (load_run(tmp_path / f"keep-{name}-none-matched") for name in ("1-prompt", "0.25-reader"))
+    assert evicted.summary is not None
+    assert evicted.summary.evicted_bytes_per_question > 0
+    for one, other in zip(whole.answers, evicted.answers, strict=True):
+        assert other.memory_bytes + other.evicted_bytes == one.memory_bytes
+        assert sum(read.num_bytes for read in other.transfers) == other.memory_bytes
+        assert other == type(other).from_row(other.to_row())
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--keep", "0"], "--keep: got '0.0'; it must be a share: more than 0 and at most 1"),
+        (["--keep", "a"], "--keep: got 'a'; it must be shares such as 1,0.5,0.25"),
+        (["--by", "me"], "--by: got 'me'; it must be one of prompt, thoughts, reader, random"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    flags: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keep", "--output", str(tmp_path / "none"), *flags]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_where_everything_is_kept_nobody_chooses() -> None:
+    names = [cell.name for cell in KeepBenchSettings(keep=(1.0, 0.5), codecs=("int8",)).cells()]
+    assert names == ["keep-1-prompt-int8", "keep-0.5-prompt-int8", "keep-0.5-reader-int8", "keep-0.5-random-int8"]
