@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     )
     from latentmas_ray.memory import Memory
     from latentmas_ray.report.runs import FinishedRun, load_run
+    from latentmas_ray.runs.controls.churn import Churn, churn
+    from latentmas_ray.runs.controls.summary import ControlsSummary
     from latentmas_ray.runs.multi_seed import SeedsSummary
     from latentmas_ray.runs.results import Answer, Failure, Summary
     from latentmas_ray.runs.run_events import (
@@ -50,7 +52,9 @@ find_renamed_modules()
 _HOMES = {
     "Agent": "topology.agent",
     "Answer": "runs.results",
+    "Churn": "runs.controls.churn",
     "ConfigError": "errors",
+    "ControlsSummary": "runs.controls.summary",
     "Failure": "runs.results",
     "FinishedRun": "report.runs",
     "InputError": "errors",
@@ -80,13 +84,16 @@ _HOMES = {
     "TurnRepeated": "runs.run_events",
     "UntrainedQuestionWarning": "errors",
     "UnusedSettingWarning": "errors",
+    "churn": "runs.controls.churn",
     "load_run": "report.runs",
 }
 
 __all__ = [
     "Agent",
     "Answer",
+    "Churn",
     "ConfigError",
+    "ControlsSummary",
     "Failure",
     "FinishedRun",
     "InputError",
@@ -117,6 +124,7 @@ __all__ = [
     "UntrainedQuestionWarning",
     "UnusedSettingWarning",
     "__version__",
+    "churn",
     "load_run",
 ]
 

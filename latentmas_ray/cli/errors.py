@@ -48,6 +48,7 @@ _FLAG_FIELDS = (
     | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
+        "controls",
         "example",
         "from_memory",
         "tp",

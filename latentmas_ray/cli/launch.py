@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from latentmas_ray.config import RunConfig, is_url
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import RunError, hide_password
+from latentmas_ray.runs.controls.names import control_folders
 from latentmas_ray.seeds import seed_folders
 
 if TYPE_CHECKING:
@@ -42,4 +43,7 @@ def open_system(config: RunConfig, listener: "ConsoleListener") -> Iterator["Lat
 
 
 def _has_results(output: Path) -> bool:
-    return any((folder / "results.jsonl").exists() for folder in (output, *seed_folders(output).values()))
+    folders = [output, *control_folders(output).values()]
+    return any(
+        (one / "results.jsonl").exists() for folder in folders for one in (folder, *seed_folders(folder).values())
+    )

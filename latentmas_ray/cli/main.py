@@ -26,6 +26,7 @@ from latentmas_ray.cli.commands.plan import plan
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
+from latentmas_ray.cli.options import with_controls
 
 app = typer.Typer(
     name="latentmas",
@@ -76,7 +77,7 @@ _command = cache(lambda: typer.main.get_command(app))
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line `args` (the process's own when None) and return the exit code."""
-    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    arguments = with_controls(sys.argv[1:] if args is None else args) or ["--help"]
     return exit_code_of(lambda: _command().main(arguments, prog_name="latentmas", standalone_mode=False))
 
 

@@ -5,7 +5,7 @@ A flag's value stays text until `make_config` validates it, so that all error me
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -15,16 +15,19 @@ from latentmas_ray.config import RunConfig, TransportName, make_config
 from latentmas_ray.config.renamed import CONFIG_FIELDS, SWITCHES
 from latentmas_ray.config.thoughts import THOUGHT_RULES
 from latentmas_ray.errors import PIPELINE_FIELDS, ConfigError
+from latentmas_ray.runs.controls.names import DEFAULT_CONTROLS
 
 # The value in --help, for fields whose type does not say enough.
 _METAVARS = {
     "task": "NAME|FILE",
     "topology": "NAME|FILE.yaml",
     "model": "tiny|FOLDER|HUB_ID",
+    "models": "AGENT=MODEL,…",
     "device": "auto|cpu|cuda[:N]",
     "memory_in_flight": "auto|SIZE",
     "address": "ADDR",
     "output": "DIR|URL",
+    "latent_steps": "N|auto|fill:N|max:N",
     "batch_size": "B",
     "decode_batch": "B",
     "replicas": "R|AGENT=R,…",
@@ -93,6 +96,15 @@ def run_options(
         return with_flags
 
     return decorate
+
+
+def with_controls(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the default of a `--controls` that has no value: typer's options always have one."""
+    followed = zip(arguments, [*arguments[1:], "--"], strict=False)
+    return [
+        f"{one}={','.join(DEFAULT_CONTROLS)}" if one == "--controls" and after.startswith("-") else one
+        for one, after in followed
+    ]
 
 
 def whole_number(field: str, text: str, *, least: int, most: int) -> int:

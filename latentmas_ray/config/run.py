@@ -33,6 +33,8 @@ from latentmas_ray.config.values import is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
 
+# Controls that are about texts too.
+_IN_TEXT = {("corrupted", "text")}
 # Pydantic's messages start so; ours start with "it must".
 _SHOULD = re.compile(r"^(Input|String) should ")
 
@@ -124,8 +126,10 @@ def _check_together(config: RunConfig) -> None:
         )
     if config.tp > 1 and config.runtime == "local":
         raise ConfigError("tp", config.tp, "with runtime local it must be 1: one process holds the whole model")
-    if config.memory != "matched" and config.method != "latent":
+    if config.memory != "matched" and config.method != "latent" and (config.memory, config.method) not in _IN_TEXT:
         expected = f"method {config.method} hands over no memory; use matched or method latent"
+        if config.memory == "corrupted":
+            expected = "one agent alone hands nothing on; use matched, or method latent or text"
         raise ConfigError("memory", config.memory, expected)
     if config.guard != "off" and config.method != "latent":
         expected = f"method {config.method} has no latent thoughts to guard; use off or method latent"

@@ -1,9 +1,7 @@
 """Compares runs: the figures of each, paired differences on the same questions, and gains over controls.
 
-The controls of a latent run differ from it only in `memory`. The gains over them:
-
-system gain    matched − single: the gain of the whole system. matched − none: the gain of handing over memory
-pairing gain   matched − deranged: the gain of this question's memory over another question's
+The controls of a run differ from it only in `memory`; `runs.controls.gains` says what the gains over them are. The gain
+over single is that of the whole system over one agent alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +21,12 @@ from latentmas_ray.report.compared_run import (
     read_compared,
     single_for,
 )
+from latentmas_ray.report.runs import with_controls
+from latentmas_ray.runs.controls.churn import Churn, churn_over_seeds
+from latentmas_ray.runs.controls.gains import GAINS
+from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.stats import PairedDifference, compare_paired, ids_by_verdict
 
-# The name of a matched run's gain, by the memory of the control.
-_GAINS = {
-    "none": "system gain over none",
-    "deranged": "pairing gain",
-    "prompt-only": "gain over prompt-only",
-    "latent-only": "gain over latent-only",
-    "latent-only+sink": "gain over latent-only+sink",
-}
 # The settings that may differ between a run and its control: they change nothing else that is computed per question.
 _FREE = frozenset({"memory", "seed", "limit", "batch_size"})
 
@@ -47,6 +41,7 @@ class PairedRuns:
     num_left_out: int  # graded questions of only one of them
     only_base_ids: tuple[str, ...]  # right in the base and wrong in the other; over seeds, in more than half of them
     only_other_ids: tuple[str, ...]
+    churn: Churn  # from the base to the other, seed by seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +67,8 @@ class Comparison:
 
 
 def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparison:
-    """Compare output folders, each with `base` (default: the first; it need not be among them).
+    """Compare output folders, each with `base` (default: the first; it need not be among them). A folder of several
+    controls stands for the folders of each.
 
     Raises ConfigError for fewer than two folders or a repeated one, JournalError for a folder without a run, or for
     runs with different questions under one id.
@@ -87,8 +83,8 @@ def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparis
 
 def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
     """Return the folders with the base first. Folders are compared by their resolved paths."""
-    folders = [expand_home("DIR", folder) for folder in folders]
-    base = None if base is None else expand_home("base", base)
+    folders = with_controls(expand_home("DIR", folder) for folder in folders)
+    base = None if base is None else with_controls([expand_home("base", base)])[0]
     paths = [Path(folder).resolve() for folder in folders]
     for path, folder in zip(paths, folders, strict=True):
         if paths.count(path) > 1:
@@ -121,20 +117,25 @@ def _pair(base: ComparedRun, other: ComparedRun) -> PairedRuns:
         num_left_out=len(base.correct.keys() ^ other.correct.keys()),
         only_base_ids=ids[True, False],
         only_other_ids=ids[False, True],
+        churn=churn_over_seeds([run.answers for run in base.runs], [run.answers for run in other.runs]),
     )
 
 
 def _gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
     for matched in runs:
-        if matched.config.method != "latent" or matched.config.memory != "matched":
+        if not _may_have_controls(matched):
             continue
-        controls = [run for run in runs if run.config.memory in _GAINS and _settings(run) == _settings(matched)]
+        controls = [run for run in runs if run.config.memory in GAINS and _settings(run) == _settings(matched)]
         if not controls:
             continue
         if (single := single_for(matched, runs)) is not None:
-            yield Gain(kind="system gain over single", pair=_pair(single, matched))
-        for memory, kind in _GAINS.items():
+            yield Gain(kind="gain over single", pair=_pair(single, matched))
+        for memory, kind in GAINS.items():
             yield from (Gain(kind=kind, pair=_pair(run, matched)) for run in controls if run.config.memory == memory)
+
+
+def _may_have_controls(run: ComparedRun) -> bool:
+    return run.config.method in ("latent", "text") and run.config.memory == "matched"
 
 
 def _settings(run: ComparedRun) -> dict[str, Any]:
@@ -164,11 +165,14 @@ def _notes(runs: Sequence[ComparedRun], pairs: Sequence[PairedRuns]) -> Iterator
         if run.num_cut_off:
             num_answers = sum(map(len, run.answers.values()))
             yield f"{run.name} has texts that were cut off in {run.num_cut_off} of {num_answers} answers"
-    matched = [run for run in runs if run.config.method == "latent" and run.config.memory == "matched"]
+    matched = [run for run in runs if _may_have_controls(run)]
     for run in runs if matched else ():
-        if run.config.memory in _GAINS and (differing := _differing(run, matched)):
+        if run.config.memory in GAINS and (differing := _differing(run, matched)):
             memory = run.config.memory
             yield f"{run.name} (memory {memory}) is not a control: it also differs from a matched run in {differing}"
+    settings = [_settings(run) for run in runs if run.config.memory in ("none", "deranged")]
+    if lacking := [run.name for run in matched if run.config.method == "latent" and _settings(run) not in settings]:
+        yield f"{', '.join(lacking)}: no gain G or P is shown, without runs with other memory: {HOW_TO_GET}"
     for pair in pairs:
         if pair.paired is None:
             yield f"{pair.other} and {pair.base} have no graded question in common: they cannot be compared"

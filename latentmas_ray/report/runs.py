@@ -1,6 +1,6 @@
 """Reads the output folders of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from latentmas_ray.config import RunConfig, is_url, stored_fields
 from latentmas_ray.engine.diagnostics.trace import EmbeddingMap
 from latentmas_ray.errors import JournalError
 from latentmas_ray.paths import expand_home
+from latentmas_ray.runs.controls.names import control_folders
 from latentmas_ray.runs.folder import read_file, read_json, read_yaml
 from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
 from latentmas_ray.runs.results import Answer, Failure, Summary
@@ -66,6 +67,15 @@ def load_runs(folder: str | Path) -> list[FinishedRun]:
     for run in runs[1:]:
         _check_same_but_seed(run, runs[0])
     return runs
+
+
+def with_controls(folders: Iterable[str]) -> list[str]:
+    """Return the folders, each that holds runs with several controls replaced by theirs, matched first."""
+    found: list[str] = []
+    for folder in folders:
+        inner = {} if is_url(folder) else control_folders(Path(folder))
+        found += [str(path) for path in inner.values()] or [folder]
+    return found
 
 
 def read_answers(path: Path) -> tuple[Answer, ...]:

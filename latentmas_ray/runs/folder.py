@@ -204,6 +204,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_summary(path: Path, values: Mapping[str, Any]) -> None:
+    """Write summary.json. Raises RunError if it cannot be written."""
+    try:
+        write_atomically(path, json.dumps(values, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise RunError(f"the summary cannot be written to {path}: {error.strerror or error}") from error
+
+
 def remove_temporary_files(folder: Path) -> None:
     """Remove what killed runs have left in a locked folder. Raises OSError."""
     for path in folder.glob(_TEMPORARY.format("*")):

@@ -4,15 +4,17 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from latentmas_ray.errors import JournalError
+from latentmas_ray.runs.controls.adoption import outcome_of
 from latentmas_ray.runs.folder import encode_row, read_file, write_atomically
 from latentmas_ray.runs.grading import Grader, Grading
 from latentmas_ray.runs.journal import RESULTS_NAME
 from latentmas_ray.tasks import Grade, Question, grade
+from latentmas_ray.tasks.question import Corruption
 
 _WAIT_SECONDS = 0.2
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -88,7 +90,7 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     grades: dict[int, Grade] = {}
     try:
         for number, row in enumerate(rows):
-            grading.submit(number, [(questions[str(row["id"])], row["answer"])])
+            grading.submit(number, [(_corrupted(questions[str(row["id"])], row), row["answer"])])
         while len(grading):
             for number, finished in grading.collect(_WAIT_SECONDS):
                 grades.update((number, one) for one in finished.values())
@@ -107,9 +109,22 @@ def rescore(path: Path, questions: Mapping[str, Question], grader: Grader = grad
     ]
     fresh = [
         {**row, "prediction": grades[number].prediction, "correct": grades[number].correct}
+        | _adoption(row, grades[number])
         for number, row in enumerate(rows)
     ]
     return Rescored(rows=fresh, was=_accuracy(rows), accuracy=_accuracy(fresh), changes=changes, is_cut=is_cut)
+
+
+def _corrupted(question: Question, row: Mapping[str, Any]) -> Question:
+    """Return the question with what one agent was told wrongly when it was answered, for its grade."""
+    if not isinstance(told := row.get("adoption"), dict):
+        return question
+    wrong = replace(question, gold=str(told.get("wrong_gold")))
+    return replace(question, corruption=Corruption(agent=str(told.get("agent")), question=wrong))
+
+
+def _adoption(row: Mapping[str, Any], found: Grade) -> dict[str, Any]:
+    return {} if found.adopted is None else {"adoption": {**row["adoption"], "outcome": outcome_of(found)}}
 
 
 def _accuracy(rows: Sequence[Mapping[str, Any]]) -> float | None:

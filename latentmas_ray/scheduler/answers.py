@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
 from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.runs.controls.adoption import adoption_of
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace, judge_memory
 from latentmas_ray.scheduler.batch import Batch
@@ -72,6 +73,7 @@ def make_answers(
                 answer_token_ids=tuple(final.output_token_ids[at[answering]]),
                 prediction=grade.prediction,
                 correct=grade.correct,
+                numbers_from=grade.numbers_from,
                 seconds=finished.seconds,
                 agents={
                     name: _use(results[name], question.id, index, is_answering=name == answering)
@@ -79,6 +81,7 @@ def make_answers(
                 },
                 transfers=transfers[finished.index_in_batch(question)],
                 batch_size=len(batch.questions),
+                adoption=adoption_of(question.corruption, grade),
                 trace=traces.get(question.id),
                 returned_memory=(memories or {}).get(question.id),
             )
@@ -136,7 +139,8 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
     phases = result.question_phases[index] if result.question_phases else result.phases
     return AgentUse(
         prompt_tokens=result.prompt_tokens[index],
-        latent_steps=result.latent_steps,
+        latent_steps=result.steps_of(index),
+        convergence=result.convergence[index] if result.convergence else None,
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
         evicted_bytes=result.evicted_bytes[index] if result.evicted_bytes else 0,

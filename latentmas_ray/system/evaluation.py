@@ -1,28 +1,32 @@
-"""Evaluation of a task with a journal: once, or with several seeds or numbers of latent steps."""
+"""Evaluation of a task with a journal: once, or with several seeds or numbers of latent steps.
+
+`system.controls` evaluates a task under several memory controls in the same ways.
+"""
 
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from latentmas_ray.config import RunConfig, is_url, make_config
+from latentmas_ray.config import RunConfig, is_url, make_config, most_steps
 from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed, SpeedMeter
 from latentmas_ray.runs.accounting import busy_seconds
+from latentmas_ray.runs.controls.names import check_no_controls
 from latentmas_ray.runs.environment import describe_environment
 from latentmas_ray.runs.folder import check_folder_name
 from latentmas_ray.runs.journal import CONFIG_NAME, Journal
 from latentmas_ray.runs.multi_seed import (
     SeedRun,
     SeedsJournal,
-    SeedsSummary,
     check_no_seeds,
     config_of,
     summarise_seeds,
 )
-from latentmas_ray.runs.results import Answer, Failure, Summary
+from latentmas_ray.runs.results import Answer, Failure
 from latentmas_ray.runs.run_events import LayoutMeasured, Observer, RunEvent
 from latentmas_ray.runs.store import open_output
 from latentmas_ray.runs.summary import WarmUp, summarise
@@ -38,6 +42,17 @@ OnSeed = Callable[[int], None]
 _STEPS_FOLDER = re.compile(r"latent-steps-(0|[1-9]\d{0,5})", re.ASCII)
 _USUAL_ENGINE = "transformers"
 _STEPS_FORM = "it must be different whole numbers of at least 0, as in [0, 10, 40]"
+
+
+class Evaluated(NamedTuple):
+    """A summary, and the answers that it is of: of the run, or of each seed."""
+
+    summary: Any  # Summary, SeedsSummary or ControlsSummary
+    answers: Sequence[Sequence[Answer]]
+
+
+# Opens the output of one configuration, of these seeds; the function that it yields evaluates it.
+Opened = Callable[[RunConfig, Sequence[int] | None, OnSeed], AbstractContextManager[Callable[[], Evaluated]]]
 
 
 class Evaluation:
@@ -63,62 +78,46 @@ class Evaluation:
         self._check = check
         self._start, self._run, self._observe = start, run, observe
 
-    def run(
-        self, seeds: str | Sequence[int] | None, latent_steps: Sequence[int] | None, on_seed: OnSeed
-    ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
-        """Evaluate once, or once for each number of `latent_steps`, of `seeds`, or of both.
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions, as the configured control changes them."""
+        return self._questions
 
-        All outputs are opened first, so that their errors are raised before anything starts. Raises
-        ConfigError, JournalError, RunError kinds.
-        """
-        numbers = None if seeds is None else parse_seeds(seeds)
-        if self._config.output is not None and not is_url(self._config.output):
-            check_folder_name(self._config.output)
-        if latent_steps is None:
-            with self._opened(self._config, numbers, on_seed) as evaluate:
-                return evaluate()
-        configs = _configs_by_steps(self._config, latent_steps)
-        for own in configs.values():
-            self._check(own)
-        _check_no_single_run(self._config.output)
-        if self._config.output is not None:
-            check_no_seeds(Path(self._config.output))
-        with ExitStack() as stack:
-            opened = {
-                steps: stack.enter_context(self._opened(config, numbers, on_seed)) for steps, config in configs.items()
-            }
-            return {steps: evaluate() for steps, evaluate in opened.items()}  # type: ignore[return-value]  # all of the same type
+    def run(self, seeds: str | Sequence[int] | None, latent_steps: Sequence[int] | None, on_seed: OnSeed) -> Any:
+        """Evaluate, see `evaluate_settings`: returns a Summary, or a SeedsSummary with `seeds`."""
+        return evaluate_settings(self._config, self._check, self.opened, seeds, latent_steps, on_seed)
 
     @contextmanager
-    def _opened(
+    def opened(
         self, config: RunConfig, seeds: Sequence[int] | None, on_seed: OnSeed
-    ) -> Iterator[Callable[[], Summary | SeedsSummary]]:
+    ) -> Iterator[Callable[[], Evaluated]]:
         """Open the output of one configuration; yields the function that evaluates it."""
         if config.output is not None:
-            _check_no_steps(config.output)
+            check_no_steps(config.output)
+            check_no_controls(config.output)
         if seeds is not None:
             configs = {seed: config_of(config, seed) for seed in seeds}
             with SeedsJournal(config.output, configs, self._questions, self._pinned) as journals:
                 yield partial(self._answer_seeds, config, configs, journals, on_seed)
         elif config.output is None:
-            yield lambda: self._answer_all(config, None).summary
+            yield lambda: _evaluated(self._answer_all(config, None))
         else:
             with open_output(config.output) as output:
                 check_no_seeds(output.folder)
                 with Journal.open(output.folder, config, self._questions, pinned=self._pinned) as journal:
                     output.start()
-                    yield lambda: self._answer_all(config, journal).summary
+                    yield lambda: _evaluated(self._answer_all(config, journal))
 
     def _answer_seeds(
         self, config: RunConfig, configs: Mapping[int, RunConfig], journals: SeedsJournal, on_seed: OnSeed
-    ) -> SeedsSummary:
+    ) -> Evaluated:
         runs = {}
         for seed, own in configs.items():
             on_seed(seed)
             runs[seed] = self._answer_all(own, journals.of(seed))
         summary = summarise_seeds(config, runs)
         journals.finish(summary)
-        return summary
+        return Evaluated(summary, [run.answers for run in runs.values()])
 
     def _answer_all(self, config: RunConfig, journal: Journal | None) -> SeedRun:
         answers = journal.answers if journal else []
@@ -173,6 +172,42 @@ class Evaluation:
                 yield from (result for result in results if isinstance(result, Answer | Failure))
 
 
+def evaluate_settings(
+    config: RunConfig,
+    check: Callable[[RunConfig], None],
+    opened: Opened,
+    seeds: str | Sequence[int] | None,
+    latent_steps: Sequence[int] | None,
+    on_seed: OnSeed,
+) -> Any:
+    """Evaluate once, or once for each number of `latent_steps` (a dictionary), of `seeds`, or of both; `check` raises
+    ConfigError for a number that does not fit. Returns the summary, or one for each number of latent steps.
+
+    All outputs are opened first, so that their errors are raised before anything starts. Raises
+    ConfigError, JournalError, RunError kinds.
+    """
+    numbers = None if seeds is None else parse_seeds(seeds)
+    if config.output is not None and not is_url(config.output):
+        check_folder_name(config.output)
+    if latent_steps is None:
+        with opened(config, numbers, on_seed) as evaluate:
+            return evaluate().summary
+    configs = _configs_by_steps(config, latent_steps)
+    for own in configs.values():
+        check(own)
+    _check_no_single_run(config.output)
+    if config.output is not None:
+        check_no_seeds(Path(config.output))
+        check_no_controls(config.output)
+    with ExitStack() as stack:
+        every = {steps: stack.enter_context(opened(own, numbers, on_seed)) for steps, own in configs.items()}
+        return {steps: evaluate().summary for steps, evaluate in every.items()}
+
+
+def _evaluated(run: SeedRun) -> Evaluated:
+    return Evaluated(run.summary, [run.answers])
+
+
 class _MeasuredRun:
     """What a run reaches with the layout that a search has chosen; does nothing without one, and in runs with another
     number of latent steps than it was predicted for."""
@@ -180,7 +215,7 @@ class _MeasuredRun:
     def __init__(self, info: RuntimeInfo | None, config: RunConfig, observe: Callable[[RunEvent], None]) -> None:
         """`config` has the replicas of the layout."""
         layout = None if info is None else info.layout
-        is_predicted = layout is not None and layout.latent_steps == config.latent_steps
+        is_predicted = layout is not None and layout.latent_steps == most_steps(config.latent_steps)
         self._meter = SpeedMeter(layout) if layout is not None and is_predicted else None
         self._num_first = config.most_replicas * config.batch_size  # answers after the warm-up until it is reported
         self._observe = observe
@@ -231,7 +266,7 @@ def _check_no_single_run(output: str | None) -> None:
         raise JournalError("output", output, expected)
 
 
-def _check_no_steps(output: str) -> None:
+def check_no_steps(output: str) -> None:
     """Raise JournalError for a folder with runs of several numbers of latent steps: no other run may be written
     there."""
     if is_url(output) or not (folder := Path(output)).is_dir():

@@ -29,7 +29,7 @@ class RunFields(TypedDict, total=False):
     task: str
     method: Method
     memory: MemoryName
-    latent_steps: int
+    latent_steps: int | str
     thoughts: str
     realign: bool  # on: thoughts="realign", off: thoughts="identity"
     batch_size: int
@@ -66,6 +66,7 @@ class RunFields(TypedDict, total=False):
     turn_timeout: float
     detach: float | None
     revision: str | None
+    models: dict[str, str]
     save_memory: str | None
     output: str | None
     resume: bool

@@ -6,9 +6,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import MemoryName, RunConfig
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import QuestionsFailedError
+from latentmas_ray.runs.controls.names import parse_controls
+from latentmas_ray.runs.controls.summary import ControlsSummary
 from latentmas_ray.runs.multi_seed import SeedsSummary
 from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary
 from latentmas_ray.runs.run_events import Observer
@@ -173,7 +175,8 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
+        controls: None = None,
     ) -> Summary: ...
 
     @overload
@@ -185,7 +188,8 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int],
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
+        controls: None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> SeedsSummary: ...
 
@@ -199,6 +203,7 @@ class LatentMAS:
         resume: bool | None = None,
         seeds: None = None,
         latent_steps: Sequence[int],
+        controls: None = None,
     ) -> dict[int, Summary]: ...
 
     @overload
@@ -211,8 +216,39 @@ class LatentMAS:
         resume: bool | None = None,
         seeds: str | Sequence[int],
         latent_steps: Sequence[int],
+        controls: None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> dict[int, SeedsSummary]: ...
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: str | Sequence[int] | None = None,
+        latent_steps: int | None = None,
+        controls: str | Sequence[str] | Literal[True],
+        on_seed: Callable[[int], None] | None = None,
+        on_control: Callable[[MemoryName], None] | None = None,
+    ) -> ControlsSummary: ...
+
+    @overload
+    def evaluate(
+        self,
+        task: str | None = None,
+        *,
+        limit: int | None = None,
+        output: str | None = None,
+        resume: bool | None = None,
+        seeds: str | Sequence[int] | None = None,
+        latent_steps: Sequence[int],
+        controls: str | Sequence[str] | Literal[True],
+        on_seed: Callable[[int], None] | None = None,
+        on_control: Callable[[MemoryName], None] | None = None,
+    ) -> dict[int, ControlsSummary]: ...
 
     def evaluate(
         self,
@@ -222,25 +258,31 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | Sequence[int] | None = None,
+        latent_steps: int | str | Sequence[int] | None = None,
+        controls: str | Sequence[str] | Literal[True] | None = None,
         on_seed: Callable[[int], None] | None = None,
-    ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
+        on_control: Callable[[MemoryName], None] | None = None,
+    ) -> Any:
         """Answer all questions of a task, and grade the answers. Arguments left out have their configured values.
 
-        With `seeds` the task is evaluated once for each seed, with several `latent_steps` once for each number, on the
-        same actors: models are loaded once. Results are written to `output` (a folder or URL) as they finish; each seed
-        has its own folder `seed-S` in it, each number of steps `latent-steps-M`, and `resume` continues interrupted
-        runs. Failed questions are counted in the summary and written to failures.jsonl. `on_seed` is called with each
-        seed before it starts.
+        With `seeds` the task is evaluated once for each seed, with several `latent_steps` once for each number, and
+        with `controls` (such as "matched,deranged,none", which True stands for) once for each memory control, all on
+        the same actors: models are loaded once. Results are written to `output` (a folder or URL) as they finish; each
+        seed has its own folder `seed-S` in it, each number of steps `latent-steps-M`, each control `memory-NAME`, and
+        `resume` continues interrupted runs. Failed questions are counted in the summary and written to failures.jsonl.
+        `on_seed` and `on_control` are called with each seed and each control before it starts.
 
         Raises InputError kinds for invalid input, before anything starts; RunError kinds if the run is aborted.
         """
         changes: dict[str, Any] = {"task": task, "limit": limit, "output": output, "resume": resume}
-        steps = None if latent_steps is None or isinstance(latent_steps, int) else latent_steps
+        steps = None if latent_steps is None or isinstance(latent_steps, int | str) else latent_steps
         if steps is None:
             changes["latent_steps"] = latent_steps
-        evaluation = self._setup.evaluation({name: value for name, value in changes.items() if value is not None})
-        return evaluation.run(seeds, steps, on_seed or _ignore)
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if controls is not None:
+            evaluation = self._setup.controls(changes, parse_controls(controls), on_control or _ignore)
+            return evaluation.run(seeds, steps, on_seed or _ignore)
+        return self._setup.evaluation(changes).run(seeds, steps, on_seed or _ignore)
 
     def running_turns(self) -> list[TurnProgress]:
         """Return how far the turns are that run now: each agent, what it computes, and how much of it. Another thread
@@ -282,5 +324,5 @@ class LatentMAS:
         )
 
 
-def _ignore(seed: int) -> None:
-    """The default of `on_seed`."""
+def _ignore(started: object) -> None:
+    """The default of `on_seed` and `on_control`."""

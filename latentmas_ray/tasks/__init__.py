@@ -20,9 +20,11 @@ from latentmas_ray.tasks.grading.grade import (
     grade,
     grade_unconfined,
 )
-from latentmas_ray.tasks.question import AnswerKind, Grade, Question, mismatch_memory
+from latentmas_ray.tasks.question import AnswerKind, Grade, Question
 
 if TYPE_CHECKING:
+    from latentmas_ray.tasks.controls.mismatch import mismatch_memory
+    from latentmas_ray.tasks.controls.wrong_version import wrong_version
     from latentmas_ray.tasks.files import BUILTIN_TASKS, check_task, load_questions
     from latentmas_ray.tasks.given import question_from, questions_from
     from latentmas_ray.tasks.hub import Benchmark
@@ -35,9 +37,11 @@ _MODULES = {
     "check_task": "files",
     "find_benchmark": "registry",
     "load_questions": "files",
+    "mismatch_memory": "controls.mismatch",
     "question_from": "given",
     "questions_from": "given",
     "task_max_new_tokens": "registry",
+    "wrong_version": "controls.wrong_version",
 }
 
 __all__ = [
@@ -60,6 +64,7 @@ __all__ = [
     "question_from",
     "questions_from",
     "task_max_new_tokens",
+    "wrong_version",
 ]
 
 # The old name of the module, for one version. `renamed_modules` cannot have it: what is imported under that name

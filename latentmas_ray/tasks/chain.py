@@ -1,7 +1,9 @@
 """The task `chain`: word problems of one to three steps with small numbers, where a plan helps."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, count
 from random import Random
 
 from latentmas_ray.tasks.names import ITEMS, Split, names_of, split_of
@@ -25,6 +27,8 @@ class Problem:
     plan: str
     steps: str
     gold: int
+    start: int
+    changes: tuple[int, ...]  # signed; 0 doubles the number
 
     @property
     def work(self) -> str:
@@ -66,16 +70,39 @@ def _write(rng: Random, split: Split, start: int, changes: Sequence[int]) -> Pro
         steps.append(f"{value}{sign}{operand}={after}.")
         value = after
     question = f"{' '.join(sentences)} How many {item} has {name} now?"
-    return Problem(question, ", ".join(plan) + ".", " ".join(steps), value)
+    return Problem(question, ", ".join(plan) + ".", " ".join(steps), value, start, tuple(changes))
+
+
+def wrong_problem(rng: Random, problem: Problem) -> tuple[str, int]:
+    """Return the text of the problem with another number in one place, and the answer that follows from it, which
+    differs from the gold. All values stay in the usual range."""
+    numbers = [problem.start, *problem.changes]
+    found = []
+    for place, number in enumerate(numbers):
+        least, most = (2, MAX_START) if place == 0 else (1, MAX_CHANGE)
+        for size in range(least, most + 1) if number else ():
+            changed = [*numbers[:place], size if number > 0 else -size, *numbers[place + 1 :]]
+            values = list(accumulate(changed, lambda value, change: value + (change or value)))
+            if values[-1] != problem.gold and all(1 <= value <= MAX_VALUE for value in values):
+                found.append((sum(map(bool, numbers[:place])), size, values[-1]))
+    place, size, gold = rng.choice(found)
+    written = count()
+    text = re.sub(r"\d+", lambda match: str(size) if next(written) == place else match[0], problem.question)
+    return text, gold
 
 
 def chain_questions(num: int, seed: int = 0, split: Split = "held_out") -> list[Question]:
-    """Return `num` questions of one, two and three steps in turn; the same seed gives the same questions."""
+    """Return `num` questions of one, two and three steps in turn; the same seed gives the same questions.
+
+    A record's `wrong_question` has another number in one place, and `wrong_gold` is the answer that follows from it.
+    """
     rng = Random(f"chain {split} {seed}")
     questions = []
     for index in range(num):
         problem = make_problem(rng, split, index % MAX_STEPS + 1)
         name, gold = f"chain-{index}", str(problem.gold)
         record = {"id": name, "question": problem.question, "kind": "number", "gold": gold}
+        wrong, wrong_gold = wrong_problem(Random(f"wrong {name} {split} {seed}"), problem)
+        record |= {"wrong_question": wrong, "wrong_gold": str(wrong_gold)}
         questions.append(Question(id=name, question=problem.question, kind="number", gold=gold, record=record))
     return questions

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from latentmas_ray.tasks.controls.wrong_version import wrong_fields
 from latentmas_ray.tasks.files import LoadedTask, load_task
 from latentmas_ray.tasks.grading.choice import options_of
 from latentmas_ray.tasks.question import Question
@@ -88,6 +89,7 @@ def _others(read: Iterable[tuple[Draft, Question]]) -> tuple[str, ...]:
     for draft, question in read:
         known = {*_UNDERSTOOD, draft.id_key, draft.question_key, draft.gold_key}
         known |= set(draft.options.keys) if draft.options is not None else set()
+        known |= {*wrong_fields(question.record).values()}
         known |= _OF_CODE if draft.kind == "code" else set()
         others |= dict.fromkeys(key for key in question.record if key not in known)
     return tuple(others)

@@ -4,7 +4,7 @@ The question does not contain the numbers, so the answer depends on what the exp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
 from typing import Literal
@@ -38,12 +38,14 @@ Notes = tuple[tuple[Fact, ...], ...]  # one tuple per expert
 
 @dataclass(frozen=True)
 class NotesQuestion:
-    """A question about notes, its gold, and `work`: a full answer with the facts and the steps."""
+    """A question about notes, its gold, and `work`: a full answer with the facts and the steps. `facts` are those that
+    it is about."""
 
     question: str
     kind: AnswerKind
     gold: str
     work: str
+    facts: tuple[Fact, ...]
     choices: tuple[str, ...] = ()
 
 
@@ -68,25 +70,26 @@ def ask(wanted: Wanted, facts: Sequence[Fact]) -> NotesQuestion:
     names = [fact.name for fact in facts]
     found = "So " + ", ".join(f"{fact.name}={fact.count}" for fact in facts) + "."
     if wanted == "look-up":
-        return _number(f"How many {item} has {names[0]}?", counts[0], found)
+        return _number(f"How many {item} has {names[0]}?", counts[0], found, facts)
     if wanted == "sum":
         steps, total = [], counts[0]
         for count in counts[1:]:
             steps.append(f"{total}+{count}={total + count}.")
             total += count
         together = " and ".join([", ".join(names[:-1]), names[-1]])
-        return _number(f"How many {item} have {together} together?", total, " ".join([found, *steps]))
+        return _number(f"How many {item} have {together} together?", total, " ".join([found, *steps]), facts)
     if wanted == "difference":
         less = counts[0] - counts[1]
         step = f"{counts[0]}-{counts[1]}={less}."
-        return _number(f"How many more {item} has {names[0]} than {names[1]}?", less, f"{found} {step}")
+        return _number(f"How many more {item} has {names[0]} than {names[1]}?", less, f"{found} {step}", facts)
     letter = "A" if counts[0] > counts[1] else "B"
     question = f"Who has more {item}: (A) {names[0]} or (B) {names[1]}?"
-    return NotesQuestion(question, "choice", letter, f"{found} \\boxed{{{letter}}}", tuple(names))
+    work = f"{found} \\boxed{{{letter}}}"
+    return NotesQuestion(question, "choice", letter, work, tuple(facts), choices=tuple(names))
 
 
-def _number(question: str, gold: int, work: str) -> NotesQuestion:
-    return NotesQuestion(question, "number", str(gold), f"{work} \\boxed{{{gold}}}")
+def _number(question: str, gold: int, work: str, facts: Sequence[Fact]) -> NotesQuestion:
+    return NotesQuestion(question, "number", str(gold), f"{work} \\boxed{{{gold}}}", tuple(facts))
 
 
 def draw(rng: Random, wanted: Wanted, notes: Notes, split: Split) -> NotesQuestion | None:
@@ -119,7 +122,8 @@ def notes_questions(
     """Return `num` questions of each kind in turn, with `num_facts` = (least, most) facts per expert. The same seed
     gives the same questions.
 
-    A record has `notes`, one text per expert, and `wanted`, the kind of question.
+    A record has `notes`, one text per expert, and `wanted`, the kind of question. Its `wrong_notes` have one of the
+    facts asked about with another count, and `wrong_gold` is the answer that follows from them.
     """
     rng = Random(f"notes {split} {seed}")
     questions: list[Question] = []
@@ -128,12 +132,37 @@ def notes_questions(
         notes = make_notes(rng, split, [rng.randint(*num_facts) for _ in range(NUM_EXPERTS)])
         asked = draw(rng, wanted, notes, split)
         if asked is not None:
-            questions.append(_question(f"notes-{len(questions)}", wanted, notes, asked))
+            name = f"notes-{len(questions)}"
+            wrong = _wrong_fact(Random(f"wrong {name} {split} {seed}"), wanted, asked, split)
+            questions.append(_question(name, wanted, notes, asked, *wrong))
     return questions
 
 
-def _question(name: str, wanted: Wanted, notes: Notes, asked: NotesQuestion) -> Question:
-    record = {
+def _wrong_fact(rng: Random, wanted: Wanted, asked: NotesQuestion, split: Split) -> tuple[Fact, NotesQuestion]:
+    """Return one of the facts asked about with another count, and the question about it: its gold is another one.
+
+    Counts are of the usual range and their combination of this split where that is possible. The question keeps its
+    sense: a difference stays positive. The right facts and their order are those of `asked`.
+    """
+    usual, found = [], []
+    for place, fact in enumerate(asked.facts):
+        for count in range(MIN_COUNT, MAX_COUNT + 2):  # one more, for a comparison of the least with the most
+            facts = [*asked.facts[:place], replace(fact, count=count), *asked.facts[place + 1 :]]
+            counts = [one.count for one in facts]
+            if (wanted == "difference" and counts[0] <= counts[1]) or (wanted == "comparison" and len({*counts}) == 1):
+                continue
+            wrong = facts[place], ask(wanted, facts)
+            if wrong[1].gold != asked.gold:
+                found.append(wrong)
+                if count <= MAX_COUNT and (len(counts) == 1 or split_of(counts) == split):
+                    usual.append(wrong)
+    return rng.choice(usual or found)
+
+
+def _question(
+    name: str, wanted: Wanted, notes: Notes, asked: NotesQuestion, wrong_fact: Fact, wrong: NotesQuestion
+) -> Question:
+    record: dict[str, object] = {
         "id": name,
         "question": asked.question,
         "kind": asked.kind,
@@ -141,6 +170,8 @@ def _question(name: str, wanted: Wanted, notes: Notes, asked: NotesQuestion) -> 
         "wanted": wanted,
         "notes": [notes_text(facts) for facts in notes],
     }
+    wrong_notes = [[wrong_fact if fact.name == wrong_fact.name else fact for fact in facts] for facts in notes]
+    record |= {"wrong_notes": [notes_text(facts) for facts in wrong_notes], "wrong_gold": wrong.gold}
     if asked.choices:
         record["choices"] = list(asked.choices)
     return Question(id=name, question=asked.question, kind=asked.kind, gold=asked.gold, record=record)

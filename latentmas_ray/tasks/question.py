@@ -1,7 +1,7 @@
-"""Question and Grade, and the control that swaps memories between questions."""
+"""Question and Grade."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from latentmas_ray.errors import TaskError
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # How an answer is read and graded: see grading/__init__.py.
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
+# Whose numbers an answer has: see facts/numbers.py.
+NumberSource = Literal["own", "other", "both", "none"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 
@@ -33,6 +35,7 @@ class Question:
     record: Mapping[str, Any]
     options: "Options | None" = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
+    corruption: "Corruption | None" = None  # what one agent is told wrongly
 
     def __post_init__(self) -> None:
         where = f"question {self.id}: "
@@ -53,21 +56,19 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """A wrong version of a question, which one agent gets instead. Its gold is the answer that follows from it."""
+
+    agent: str
+    question: Question
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade:
     """The prediction that was read from an answer, and whether it is right (None without a gold)."""
 
     prediction: str | None
     correct: bool | None
     reason: str = ""  # why code failed its tests
-
-
-def mismatch_memory(questions: Sequence[Question]) -> list[Question]:
-    """Return the questions for the control that gives each one another question's memory: all agents but the answering
-    one get the next question (for the last: the first).
-
-    Raises TaskError for fewer than two questions.
-    """
-    if len(questions) < 2:
-        raise TaskError("memory", "deranged", "it needs at least two questions, so that each gets another's memory")
-    others = [*questions[1:], questions[0]]
-    return [replace(question, seen_by_others=other) for question, other in zip(questions, others, strict=True)]
+    adopted: bool | None = None  # whether it is the answer that follows from the corruption; None without one
+    numbers_from: NumberSource | None = None  # whose numbers the answer has; None without notes that say so

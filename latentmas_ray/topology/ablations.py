@@ -9,7 +9,7 @@ from latentmas_ray.errors import ConfigError, TopologyError
 from latentmas_ray.topology.agent import LATENT_KEYS, LATENT_PARTS, Agent, HandsOver, Topology
 from latentmas_ray.topology.yaml import BUILTIN, load_topology
 
-MemoryControl = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none"]
+MemoryControl = Literal["matched", "deranged", "prompt-only", "latent-only", "latent-only+sink", "none", "corrupted"]
 
 _PARTS: dict[MemoryControl, HandsOver] = {
     "prompt-only": "prompt",
@@ -46,8 +46,8 @@ def apply_control(topology: Topology, memory: MemoryControl) -> Topology:
     """Return the topology in which the answering agent gets this memory.
 
     prompt-only, latent-only, latent-only+sink: every latent agent hands over that part, overriding its own
-    `hands_over`. none: the answering agent alone. matched and deranged: the topology unchanged (`mismatch_memory`
-    changes the questions for deranged). Raises ConfigError if an agent has no latents to hand over.
+    `hands_over`. none: the answering agent alone. Others: the topology unchanged (`mismatch_memory` changes the
+    questions for deranged, `corrupt_one` for corrupted). Raises ConfigError if an agent has no latents to hand over.
     """
     if memory == "none":
         return topology.replace(agents=[topology.answering_agent.replace(reads=())])

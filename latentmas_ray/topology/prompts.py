@@ -1,8 +1,9 @@
 """Renders an agent's messages for one question from the templates of its topology.
 
-A template can use every field of the question's record except `gold`, and four variables: `question`, `record` (all
-those fields), `context` (the texts of the text agents it reads; empty if memory is handed over instead) and
-`answer_form` (one sentence on how to write the final answer). These hide fields of the same name; use `record.NAME`.
+A template can use every field of the question's record except `gold` and wrong versions (`wrong_gold`, and
+`wrong_NAME` of a field), and four variables: `question`, `record` (all those fields), `context` (the texts of the text
+agents it reads; empty if memory is handed over instead) and `answer_form` (one sentence on how to write the final
+answer). These hide fields of the same name; use `record.NAME`.
 `question` shows the options of a choice, unless the template uses the field that holds them.
 A line with only a `{% … %}` is removed.
 """
@@ -14,6 +15,7 @@ import jinja2
 
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.tasks import answer_form as answer_form_of
+from latentmas_ray.tasks.controls.wrong_version import wrong_fields
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.topology.agent import Agent, Topology
 from latentmas_ray.topology.templates import render, variables_of
@@ -78,6 +80,8 @@ class RenderedPrompts:
 
 def seen_by(agent: Agent, topology: Topology, question: Question) -> Question:
     """The question as this agent sees it."""
+    if question.corruption is not None and agent.name == question.corruption.agent:
+        return question.corruption.question
     return question if agent.name == topology.answering_agent.name else question.seen_by_others or question
 
 
@@ -123,7 +127,8 @@ def _with_context(messages: tuple[dict[str, str], ...], context: str) -> tuple[d
 
 
 def _variables(agent: Agent, question: Question, context: str, answer_form: str) -> dict[str, Any]:
-    record = {key: value for key, value in question.record.items() if key != "gold"}
+    hidden = {"gold", *wrong_fields(question.record).values()}
+    record = {key: value for key, value in question.record.items() if key not in hidden}
     text = question.question
     if question.options is not None and _mentions(agent, {*question.options.keys, "choices"}):
         text = record.get("stem", text)  # the template shows the options itself

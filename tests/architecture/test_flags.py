@@ -9,16 +9,16 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
+    --model --models --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
     --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec
-    --keep --keep-by --keep-layers --overlap --no-overlap
-    --runtime --address --start-timeout --guard --otel --json
+    --keep --keep-by --keep-layers
+    --overlap --no-overlap --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
-        --task --memory --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
+        --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
         {FOR_ONE_QUESTION}
@@ -34,9 +34,10 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
-        --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
-        --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
+        --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
+        --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
+        --cpus-per-node
+        --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --json
     """,
     "simulate": """
@@ -69,6 +70,17 @@ BENCHMARKS = {
     """,
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
+    """,
+    "mixed-models": """
+        folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
+    """,
+    "mapped-words": "--models --questions --batch-size",
+    "latent-steps": """
+        --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
+        --json
+    """,
+    "errors": """
+        folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
     """,
     "keep": """
         --model --task --topology --dtype --questions --keep --codecs --by --layers --latent-steps --batch-size

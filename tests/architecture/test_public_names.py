@@ -6,7 +6,9 @@ from tests.architecture.test_startup import HEAVY, imported_by
 PUBLIC_NAMES = [
     "Agent",
     "Answer",
+    "Churn",
     "ConfigError",
+    "ControlsSummary",
     "Failure",
     "FinishedRun",
     "InputError",
@@ -37,6 +39,7 @@ PUBLIC_NAMES = [
     "UntrainedQuestionWarning",
     "UnusedSettingWarning",
     "__version__",
+    "churn",
     "load_run",
 ]
 

@@ -170,6 +170,15 @@ def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnResult, Tu
     return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
 
 
+def stop_thinking(ranks: Ranks, folder: Path, fills_steps: bool) -> tuple[TurnResult, TurnResult]:
+    """A latent turn whose questions stop when their thoughts have converged, and an answering one."""
+    runner = load(folder, ranks)
+    stops = {"latent_steps": 24, "stop_at": 0.997, "fills_steps": fills_steps}
+    chunk, thought = runner.run(replace(work("a"), **stops), {})
+    assert chunk is not None
+    return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
+
+
 def evict(ranks: Ranks, folder: Path, rule: KeepRule) -> tuple[list[Wire], TurnResult, TurnResult]:
     """A latent turn that hands over a share of its prompt's positions, and an answering one that reads it."""
     runner = load(folder, ranks)

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latentmas_ray.cli.render.control_tables import churn_table
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable
 from latentmas_ray.units import (
@@ -33,6 +34,7 @@ def comparison_tables(comparison: "Comparison") -> RenderableType:
     tables = [_run_table(comparison.runs), _figure_table(comparison.runs)]
     if pairs := [pair for pair in comparison.pairs if pair.paired is not None]:
         tables += [_pair_table([("", pair) for pair in pairs]), _cell_table(pairs)]
+        tables.append(churn_table({f"{pair.base} → {pair.other}": pair.churn for pair in pairs}))
     if gains := [gain for gain in comparison.gains if gain.pair.paired is not None]:
         tables.append(_pair_table([(gain.kind, gain.pair) for gain in gains], named=True))
     return Group("", *folders, *tables, *(Text(f"  {note}.") for note in (_BRACKETS, *comparison.notes)))
@@ -53,7 +55,7 @@ def _run_table(runs: Sequence["RunFigures"]) -> Table:
     for title in ("seeds", "questions"):
         table.add_column(title, justify="right", no_wrap=True)
     for run in runs:
-        memory = run.memory if run.method == "latent" else "-"  # others hand over none
+        memory = run.memory if run.method == "latent" or run.memory != "matched" else "-"  # others hand over none
         texts = (run.name, run.method, run.topology, memory, run.model, str(len(run.seeds)), str(run.num_questions))
         table.add_row(*map(Text, map(printable, texts)))
     return table

@@ -16,7 +16,7 @@ from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingM
 from latentmas_ray.engine.session import Session
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.memory import MergedLayout
-from latentmas_ray.models.thoughts import thought_keys
+from latentmas_ray.models.thoughts import ThoughtKey, thought_keys
 
 MAX_FOLLOWED = 256  # tokens of a text at which the effect of memory is measured: bounds the cost
 
@@ -31,6 +31,7 @@ class TurnTracer:
         self._rows = [row for row, name in enumerate(work.question_ids) if name in work.traced]
         self._ablation: Ablation | None = None
         self._hidden_TNE = torch.empty(0)
+        self._counts: list[int] = []  # thoughts of each traced row; those after them in `_hidden_TNE` mean nothing
 
     @property
     def is_on(self) -> bool:
@@ -44,6 +45,7 @@ class TurnTracer:
             num_new = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
             self._ablation = Ablation(session, self._reads, self._rows, self._prompts, num_new)
             self._hidden_TNE = torch.empty(0) if hidden_BNE is None else hidden_BNE[self._rows]
+            self._counts = [session.num_thoughts[row] for row in self._rows]
 
     @torch.inference_mode()
     def inspect(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
@@ -57,15 +59,11 @@ class TurnTracer:
         thoughts: list[list[Thought]] = [[] for _ in self._rows]
         alarms = [tuple[Alarm, ...]() for _ in self._rows]
         if self._work.thinks == "latent":
-            traced = [self._work.question_ids[row] for row in self._rows]
-            count = self._hidden_TNE.shape[1]
-            keys = thought_keys(traced, self._work.agent, count)
-            flat = self._lens.inspect(self._hidden_TNE.flatten(0, 1), keys)
-            thoughts = [flat[index * count : (index + 1) * count] for index in range(len(traced))]
-            stats = measure_thoughts(self._lens, self._hidden_TNE, keys, thoughts)
+            thoughts = self._thoughts()
+            stats = measure_thoughts(self._lens, self._hidden_TNE, self._keys, thoughts, counts=self._counts)
             alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in stats]
-            dtype = self._lens.lm.spec.torch_dtype
-            effects = self._ablation.effects(list(self._lens.rule(self._hidden_TNE, keys).to(dtype)))
+            fed_TNE = self._lens.rule(self._hidden_TNE, self._keys).to(self._lens.lm.spec.torch_dtype)
+            effects = self._ablation.effects([row[:count] for row, count in zip(fed_TNE, self._counts, strict=True)])
         else:
             effects = self._ablation.effects([self._written(outputs[row]) for row in self._rows])
         self._ablation = None
@@ -80,6 +78,18 @@ class TurnTracer:
             )
             for row, seen, found, effect in zip(self._rows, thoughts, alarms, effects, strict=True)
         }
+
+    @property
+    def _keys(self) -> list[ThoughtKey]:
+        """The keys of all of `_hidden_TNE`."""
+        traced = [self._work.question_ids[row] for row in self._rows]
+        return thought_keys(traced, self._work.agent, self._hidden_TNE.shape[1])
+
+    def _thoughts(self) -> list[list[Thought]]:
+        """The thoughts of each traced question."""
+        thoughts = self._lens.inspect(self._hidden_TNE.flatten(0, 1), self._keys)
+        count = self._hidden_TNE.shape[1]
+        return [thoughts[index * count :][:own] for index, own in enumerate(self._counts)]
 
     def _written(self, token_ids: Sequence[int]) -> Tensor:
         """The embeddings of a text's tokens except the last, after which no token follows."""

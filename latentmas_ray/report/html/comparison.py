@@ -10,9 +10,15 @@ from latentmas_ray.report.compare import Comparison, compare_folders
 from latentmas_ray.report.compared_run import RunFigures
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure, number, probability, signed_points
+from latentmas_ray.runs.controls.gains import PAIRING_GAIN, SYSTEM_GAIN
+from latentmas_ray.runs.controls.names import HOW_TO_GET
 from latentmas_ray.stats import PairedDifference, compare_paired, ids_by_verdict
 
 MAX_IDS = 200
+_HEADLINE_GAINS = {
+    SYSTEM_GAIN: "system gain G (over no memory)",
+    PAIRING_GAIN: "pairing gain P (over another question's memory)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,26 @@ class Compared:
             return None
         return self._comparison.runs[self._entries.index(entry)]
 
+    def gain_sentences(self) -> tuple[str, ...]:
+        """Return what memory is worth to each latent run with matched memory, for the headline: G and P, or how to get
+        them."""
+        said, without = [], []
+        by_run: dict[str, list[GainRow]] = {}
+        for row in self.gains():
+            by_run.setdefault(row.matched.key, []).append(row)
+        for entry in self._entries:
+            if entry.config.method != "latent" or entry.config.memory != "matched":
+                continue
+            rows = [row for row in by_run.get(entry.key, ()) if row.difference and row.kind in _HEADLINE_GAINS]
+            parts = [f"{_HEADLINE_GAINS[row.kind]} {_points(row.difference)}" for row in rows if row.difference]
+            if parts:
+                said.append(f"{entry.label}: {'; '.join(parts)}.")
+            elif entry.accuracy.value is not None:
+                without.append(entry.label)
+        if without:
+            said.append(f"What memory is worth is not measured for {', '.join(without)}: {HOW_TO_GET}.")
+        return tuple(said)
+
     def gains(self) -> tuple[GainRow, ...]:
         """Return the gains of every matched run over each of its controls."""
         if self._comparison is None:
@@ -135,6 +161,10 @@ def _pair(first: Entry, one: Mapping[str, float], second: Entry, other: Mapping[
         cells.append(Cell(name=name, title=title, ids=members, share=round(100 * len(members) / len(ids), 3)))
     paired = compare_paired([one[found] for found in ids], [other[found] for found in ids])
     return RunPair(first=first, second=second, difference=make_difference(paired), cells=tuple(cells))
+
+
+def _points(one: Difference) -> str:
+    return f"{one.difference.text} points (95 % interval {one.low.text} to {one.high.text})"
 
 
 def _folder(entry: Entry) -> Path:

@@ -19,6 +19,7 @@ from latentmas_ray.report.html.thoughts import ThoughtsPicture, make_thoughts_pi
 from latentmas_ray.report.html.time import EntryTimeline, TimeChart, make_entry_timelines, make_time_chart
 from latentmas_ray.report.published import published_source
 from latentmas_ray.report.template_files import template_environment, template_text
+from latentmas_ray.runs.controls.names import HOW_TO_GET
 
 MAX_DATA_BYTES = 8_000_000
 # From complete texts and all thoughts to the least that is still useful.
@@ -85,7 +86,7 @@ def make_sections(groups: Sequence[Group], *, with_published: bool) -> Sections:
     has_published = any(row.published for table in tables for row in table.rows)
     return Sections(
         groups=tuple(groups),
-        headlines=tuple((group, make_headline(group)) for group in groups),
+        headlines=tuple((one.group, (*make_headline(one.group), *one.gain_sentences())) for one in compared),
         tables=tables,
         has_published=has_published,
         steps=tuple(filter(None, map(make_steps_chart, groups))),
@@ -126,8 +127,8 @@ def find_missing(
         yield "Who got right what the other got wrong: add another run of the same questions."
     if not has_gains:
         yield (
-            "What memory carries: add the same latent run, with no other setting changed, with --memory deranged (or "
-            "prompt-only, latent-only, none)."
+            f"What memory carries: {HOW_TO_GET}, or add the same latent run, with no other setting changed, with "
+            "--memory deranged (or prompt-only, latent-only, none)."
         )
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."

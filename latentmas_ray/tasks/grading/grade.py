@@ -1,11 +1,14 @@
 """The entry to grading: dispatches on a question's kind."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from threading import Event
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import find_obstacle
+from latentmas_ray.tasks.facts.numbers import numbers_from
 from latentmas_ray.tasks.grading.choice import choice_letter, extract_choice, options_of
 from latentmas_ray.tasks.grading.code import grade_code
 from latentmas_ray.tasks.grading.latex import check_latex, grade_latex
@@ -40,7 +43,8 @@ def extract(question: Question, answer: str) -> str | None:
 
 
 def grade(question: Question, answer: str, *, cancelled: Event | None = None, unsafe_programs: bool = False) -> Grade:
-    """Return the prediction that was read from the answer, and whether it equals the gold (None without a gold).
+    """Return the prediction that was read from the answer, and whether it equals the gold (None without a gold); and of
+    a question with a corruption, whether it equals the gold that follows from that.
 
     Numbers are compared exactly (18.00 = 18, 0.5 = 1/2; 50% = 50); a gold that is not a number is compared as text.
     Choices are compared by letter, texts without case, white space and closing punctuation, LaTeX by value. Code is
@@ -49,12 +53,20 @@ def grade(question: Question, answer: str, *, cancelled: Event | None = None, un
 
     Raises SandboxError for code, and TaskError for LaTeX, if this machine cannot grade them (see `check_graders`).
     """
+    grade_one = partial(_grade, answer=answer, cancelled=cancelled, unsafe_programs=unsafe_programs)
+    found = grade_one(question)
+    if question.corruption is None:
+        return found
+    return replace(found, adopted=grade_one(replace(question, gold=question.corruption.question.gold)).correct)
+
+
+def _grade(question: Question, answer: str, cancelled: Event | None, *, unsafe_programs: bool) -> Grade:
     if question.kind == "code":
         return grade_code(question, answer, cancelled=cancelled, unsafe_programs=unsafe_programs)
     if question.kind == "math":
         return grade_latex(question, answer, cancelled=cancelled)
     if question.kind == "number":
-        return _grade_number(question, answer)
+        return replace(_grade_number(question, answer), numbers_from=numbers_from(question, answer))
     prediction = extract(question, answer)
     if question.gold is None:
         return Grade(prediction=prediction, correct=None)

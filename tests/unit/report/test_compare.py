@@ -132,12 +132,12 @@ def test_gains_over_controls(tmp_path: Path) -> None:
         write_run(tmp_path / "single", verdicts("11111000"), method="single"),
     ]
     assert only_gains(compare_folders(folders)) == {
-        "system gain over single": 3 / 8,
-        "system gain over none": 7 / 8,
-        "pairing gain": 6 / 8,
+        "gain over single": 3 / 8,
+        "system gain G": 7 / 8,
+        "pairing gain P": 6 / 8,
         "gain over prompt-only": 4 / 8,
     }
-    (pairing,) = (gain.pair for gain in compare_folders(folders).gains if gain.kind == "pairing gain")
+    (pairing,) = (gain.pair for gain in compare_folders(folders).gains if gain.kind == "pairing gain P")
     assert (pairing.base, pairing.other) == ("B", "A")
     assert pairing.paired is not None
     assert pairing.paired.interval[0] > 0
@@ -154,7 +154,7 @@ def test_a_run_with_other_settings_is_not_a_control(tmp_path: Path) -> None:
 def test_a_guard_that_only_warns_does_not_matter_for_controls(tmp_path: Path) -> None:
     matched = write_run(tmp_path / "a", verdicts("11"), method="latent", guard="warn")
     deranged = write_run(tmp_path / "b", verdicts("10"), method="latent", memory="deranged")
-    assert only_gains(compare_folders([matched, deranged])) == {"pairing gain": 0.5}
+    assert only_gains(compare_folders([matched, deranged])) == {"pairing gain P": 0.5}
     dropping = write_run(tmp_path / "c", verdicts("11"), method="latent", guard="drop")
     comparison = compare_folders([dropping, deranged])
     assert comparison.gains == ()
@@ -248,7 +248,7 @@ def test_the_command_prints_tables_that_fit_80_columns(
         "B − A",
         "+25.0 (",
         "McNemar",
-        "pairing gain",
+        "pairing gain P",
         "only the first",
         "A = single",
         "(0.50×)",

@@ -127,7 +127,7 @@ def test_gains_over_controls_are_those_of_the_comparison(tmp_path: Path) -> None
     parts = parts_of(folders)
     assert "gains" in parts.sections
     gains = {gain.kind: gain.pair.paired for gain in compare_folders([str(folder) for folder in folders]).gains}
-    assert set(gains) == {"system gain over single", "pairing gain"}
+    assert set(gains) == {"gain over single", "pairing gain P"}
     shown = [float(number["value"]) for number in parts.numbers]
     for kind, paired in gains.items():
         assert kind in parts.text

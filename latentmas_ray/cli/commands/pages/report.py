@@ -26,11 +26,11 @@ def report(
     between runs, and what each agent did on every question. The page needs no network and no other file.
     """
     path = checked_page(output)
-    from latentmas_ray.report import load_runs
     from latentmas_ray.report.html import make_page
+    from latentmas_ray.report.runs import load_runs, with_controls
     from latentmas_ray.runs.folder import write_atomically  # nothing heavy before the flags are valid
 
-    found = [load_runs(folder) for folder in _checked_folders(runs)]
+    found = [load_runs(folder) for folder in _checked_folders(with_controls(runs))]
     content = make_page(found, with_published=published).encode(errors="replace")
     try:
         write_atomically(path, content)
