@@ -5,7 +5,7 @@ D head dim, N in `_recompute_inputs` latent thoughts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
 from operator import add
 
 import torch
@@ -156,12 +156,10 @@ class Session:
     def think(
         self, num_steps: int, seen: list[Tensor] | None = None, *, stop_at: float | None = None, fills: bool = False
     ) -> None:
-        """Run `num_steps` latent steps: the rule makes the next input embedding of the last hidden state. Appends to
-        `seen` the hidden states [B, E].
-
-        With `stop_at` a row leaves the step when its thoughts have converged (`StopRule`): it keeps the first
-        `num_thoughts` of those that it would have without, and its later entries in `seen` mean nothing. If it
-        `fills`, the others are then computed together, all at the same time (`engine.convergence.Sweeps`).
+        """Run `num_steps` latent steps: the rule makes the next input embedding of the last hidden state, which is
+        appended to `seen` ([B, E]). With `stop_at` a row leaves the step when its thoughts have converged (`StopRule`):
+        it keeps the first `num_thoughts` of those that it would have without, and its later entries in `seen` mean
+        nothing. If it `fills`, the others are then computed together (`engine.convergence.Sweeps`).
         """
         dtype = self.lm.spec.torch_dtype
         rows = list(range(len(self.question_ids)))
@@ -195,10 +193,7 @@ class Session:
     def _think_together(self, left: Sequence[int], num_steps: int, seen: list[Tensor] | None) -> None:
         """Think `left[b]` more thoughts of each row, up to `num_steps`, in a few forwards over all of them."""
         before_BE, begin = self.last_hidden_BE, (self.cache.lengths, self.positions)
-        keys = [
-            ThoughtKey(question, self.agent, count)
-            for question, count in zip(self.question_ids, self.num_thoughts, strict=True)
-        ]
+        keys = list(map(ThoughtKey, self.question_ids, repeat(self.agent), self.num_thoughts))
         sweeps = Sweeps(self.rule, before_BE, keys, left, self.lm.spec.torch_dtype, self.lm.ranks)
         while True:
             hidden = self.follow(sweeps.thoughts)

@@ -80,7 +80,7 @@ def test_a_reader_computes_what_it_would_from_the_translated_inputs(
     assert [list(ids) for ids in result.output_token_ids] == expected
 
 
-@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents"])
+@pytest.mark.parametrize("hands_over", ["all", "prompt", "latents", "latents+sink"])
 def test_the_same_part_of_a_turn_is_handed_over(engine_of: MakeEngine, hands_over: HandsOver) -> None:
     reader = engine_of("llama").lm.spec
     chunks = chunks_of(runner_of(engine_of, "one"), order("a", hands_over=hands_over, close_turn=True), {}, early=True)
@@ -89,7 +89,7 @@ def test_the_same_part_of_a_turn_is_handed_over(engine_of: MakeEngine, hands_ove
     num_thoughts = 3
     for question, start in enumerate((5, 6, 7)):
         closing = was.turn_lengths[question] - was.offsets[question] - num_thoughts if hands_over == "latents" else 0
-        prompt = {"all": 0, "prompt": was.lengths[question], "latents": was.offsets[question]}[hands_over]
+        prompt = was.lengths[question] if hands_over == "prompt" else was.offsets[question]
         assert found.turn_starts[question] == start
         if hands_over == "prompt":
             assert (found.offsets[question], found.lengths[question]) == (0, 2 * prompt)
@@ -98,6 +98,15 @@ def test_the_same_part_of_a_turn_is_handed_over(engine_of: MakeEngine, hands_ove
             assert (found.offsets[question], found.lengths[question]) == (2 * prompt, num_thoughts + 2 * closing)
         else:
             assert found.lengths[question] == 2 * (was.turn_lengths[question] - num_thoughts) + num_thoughts
+        if hands_over == "latents+sink":
+            assert was.kept is not None
+            (first, (end, stop)) = was.kept[0][question]
+            closing = stop - end - num_thoughts
+            assert found.kept == (found.kept[0],) * reader.num_layers  # type: ignore[index]
+            after = (2 * end, 2 * end + num_thoughts + 2 * closing)
+            assert (first, found.kept[0][question]) == ((0, 1), ((0, 1), after))  # type: ignore[index]
+        else:
+            assert found.kept is None
 
 
 TEAM = Topology(

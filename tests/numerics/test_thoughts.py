@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine import convergence
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.runner import TurnRunner
@@ -133,6 +134,28 @@ def test_a_batch_thinks_what_each_question_thinks_alone(
         assert_close(segment.recompute_inputs.latents_NE, together.recompute_inputs.take([row]).latents_NE)
         if thoughts != "noise":
             assert_close(Plain(engine.lm, engine.rule).feed(prompt).think(3).kv(), segment.kv_LCHTD)
+
+
+@pytest.mark.parametrize("thoughts", RULES)
+@pytest.mark.parametrize("fills", [False, True])
+def test_questions_that_stop_early_have_the_thoughts_of_those_that_do_not(
+    thoughts: str, fills: bool, lm_of: MakeLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step after another or all at the same time: a thought's key is that of its question and step."""
+    monkeypatch.setattr(convergence, "MOST_SWEEPS", 6)  # every sweep makes one more thought exact
+    monkeypatch.setattr(convergence, "SETTLED", 2.0)
+    engine = Engine(lm_of("qwen3"), thoughts=thoughts, cache_dir=tmp_path)
+    full = think(engine, PROMPTS, 6)
+    expected = [full.recompute_inputs.take([row]).latents_NE for row in range(len(PROMPTS))]
+    session = begin(engine, PROMPTS)
+    session.think(6, stop_at=0.05, fills=fills)
+    steps, stopped = session.num_steps, session.emit()
+    assert min(steps) < 6 or fills
+    assert session.num_thoughts == ([6] * len(PROMPTS) if fills else steps)
+    if thoughts == "noise":
+        assert len(set(steps)) > 1  # rows leave the step one after another
+    for row, count in enumerate(session.num_thoughts):
+        assert_close(stopped.recompute_inputs.take([row]).latents_NE, expected[row][:count])
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3"])

@@ -14,6 +14,7 @@ from latentmas_ray.memory import (
     join_recompute_inputs,
     merge_layout,
 )
+from latentmas_ray.memory.layer_spec import Ranges
 from latentmas_ray.parallel.ranks import Ranks
 from latentmas_ray.topology.agent import AgentMemory
 
@@ -83,8 +84,9 @@ def translate_segment(
 ) -> SegmentChunk:
     """Return the segment that these chunks are of as inputs of a model with `spec`, whose turns begin at `turn_starts`.
 
-    What the writer hands over stays the same part of its turn; inputs behind it are left out. Raises SegmentError if
-    chunks are missing, and what `translator` raises.
+    What the writer hands over stays the same part of its turn, with `latents+sink` too; inputs behind it are left out.
+    Positions that an eviction has chosen mean nothing to another model: it gets all. Raises SegmentError if chunks are
+    missing, and what `translator` raises.
     """
     meta = chunks[0].meta
     inputs = join_recompute_inputs([chunk.recompute_inputs for chunk in chunks], meta.turn_lengths)
@@ -94,7 +96,37 @@ def translate_segment(
     before = _translated(translator, inputs.head(meta.offsets), spec).lengths if any(meta.offsets) else meta.offsets
     offsets = tuple(map(min, before, found.lengths))
     lengths = tuple(turn - offset for turn, offset in zip(found.lengths, offsets, strict=True))
-    return SegmentChunk.without_kv(SegmentMeta(spec, lengths, tuple(turn_starts), offsets, found.lengths), found)
+    kept = None
+    if (prompts := _prompts_of_sinks(meta)) is not None:
+        befores = _translated(translator, inputs.head(prompts), spec).lengths
+        layer = tuple(map(_only_sink, befores, found.lengths))
+        kept = (layer,) * spec.num_layers
+    meta = SegmentMeta(spec, lengths, tuple(turn_starts), offsets, found.lengths, kept)
+    return SegmentChunk.without_kv(meta, found)
+
+
+def _prompts_of_sinks(meta: SegmentMeta) -> list[int] | None:
+    """The lengths of the prompts, if of each only the first token is kept, and all that follows it; else None."""
+    if meta.kept is None or any(layer != meta.kept[0] for layer in meta.kept):
+        return None
+    prompts = []
+    for ranges, length in zip(meta.kept[0], meta.lengths, strict=True):
+        if ranges in ((), ((0, 1),)):  # nothing follows the prompt
+            prompts.append(length)
+        elif ranges == ((0, length),):
+            prompts.append(1)
+        elif len(ranges) == 2 and ranges[0] == (0, 1) and ranges[1][1] == length:
+            prompts.append(ranges[1][0])
+        else:
+            return None
+    return prompts
+
+
+def _only_sink(prompt: int, stop: int) -> Ranges:
+    """The first token of a prompt, and all from its end to `stop`."""
+    if prompt <= 1:
+        return ((0, stop),) if stop else ()
+    return ((0, 1), (prompt, stop)) if prompt < stop else ((0, 1),)
 
 
 def _translated(translator: InputTranslator, inputs: RecomputeInputs, spec: KVCacheSpec) -> RecomputeInputs:
