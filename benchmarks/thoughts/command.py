@@ -1,5 +1,6 @@
 """`python -m benchmarks thoughts`: its flags."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +9,19 @@ import typer
 
 from latentmas_ray.cli.options import whole_numbers
 
-RULES = "realign identity soft blend noise"
+RULES = "realign,identity,soft,blend,noise"
+
+
+def split_rules(rules: str) -> tuple[str, ...]:
+    """Split `realign,soft:temperature=0.7,top_k=50`: a comma before a parameter belongs to its rule."""
+    return tuple(part for part in re.split(r"\s+|,(?!\s*[a-z_]+=)", rules) if part)
 
 
 def thoughts(
     model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what thinks")] = "tiny",
     task: Annotated[str, typer.Option(metavar="NAME|FILE", help="the questions")] = "notes",
     topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "hierarchical",
-    rules: Annotated[str, typer.Option(metavar="'RULE RULE …'", help="thought rules, with a space between")] = RULES,
+    rules: Annotated[str, typer.Option(metavar="RULE,RULE,…", help="thought rules, also with spaces between")] = RULES,
     steps: Annotated[str, typer.Option(metavar="M,M,…", help="latent steps")] = "0,1,2,5,10,20,40",
     controls: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="memory: matched and its controls")] = (
         "matched,deranged,none"
@@ -40,7 +46,7 @@ def thoughts(
         model=model,
         task=task,
         topology=topology,
-        rules=tuple(rules.split()),
+        rules=split_rules(rules),
         steps=whole_numbers("steps", steps, "0,1,2"),
         controls=tuple(name.strip() for name in controls.split(",")),
         limit=limit,

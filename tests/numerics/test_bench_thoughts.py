@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from benchmarks.thoughts.cells import ThoughtBenchSettings, ThoughtCell, plan_cells, run_cells
+from benchmarks.thoughts.command import RULES, split_rules
 from benchmarks.thoughts.document import prepare_document, write_table
 from latentmas_ray.bench.thoughts.figures import coverage, find_convergence
 from latentmas_ray.bench.thoughts.measure import FIGURES_NAME, measure
 from latentmas_ray.bench.thoughts.pictures import CONVERGENCE_NAME, PLACES_NAME, main_plane
 from latentmas_ray.bench.thoughts.sample import collect_chains
 from latentmas_ray.config import make_config
+from latentmas_ray.config.thoughts import THOUGHT_RULES
 from latentmas_ray.engine.diagnostics.replay import ThoughtChain
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.errors import ConfigError
@@ -98,6 +100,12 @@ def test_cells_that_cannot_differ_are_run_once(tmp_path: Path) -> None:
         for memory in ("matched", "deranged")
     ]
     assert list(plan_cells(bench(tmp_path))) == [*with_memory[0], *with_memory[1], *none]
+
+
+def test_rules_are_split_at_commas_and_spaces() -> None:
+    rules = "realign,soft:temperature=0.7,top_k=50 noise, blend:weight=0.2"
+    assert split_rules(rules) == ("realign", "soft:temperature=0.7,top_k=50", "noise", "blend:weight=0.2")
+    assert split_rules(RULES) == THOUGHT_RULES
 
 
 @pytest.mark.parametrize(
