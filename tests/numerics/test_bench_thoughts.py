@@ -44,7 +44,7 @@ def bench(folder: Path, **changes: object) -> ThoughtBenchSettings:
 
 def test_coverage_is_the_share_of_tokens_with_a_thought_near_by() -> None:
     tokens_WE = torch.arange(8.0)[:, None]  # on a line, one apart
-    assert coverage(tokens_WE, torch.tensor([[3.9]]), k=1) == 1 / 8
+    assert coverage(tokens_WE, torch.tensor([[-0.5]]), k=1) == 1 / 8
     assert coverage(tokens_WE, torch.tensor([[3.5]]), k=1) == 2 / 8
     assert coverage(tokens_WE, torch.tensor([[3.5], [100.0]]), k=2) == 2 / 8
     assert coverage(tokens_WE, tokens_WE + 0.1) == 1.0
