@@ -39,7 +39,7 @@ from latentmas_ray.system.auto_layout import (
 )
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.system.team.run_models import dims_of_model, team_of
-from latentmas_ray.topology import AgentModel, Topology, load_topology, own_models
+from latentmas_ray.topology import AgentModel, Topology, builtin_for, load_topology, own_models
 from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
@@ -115,7 +115,7 @@ TextTokens = Annotated[
     "dtype",
     "address",
     helps={
-        "task": "whose limit and typical length its texts have (default: those of no task)",
+        "task": "whose own topology is planned, and whose limit and typical length its texts have (default: none)",
         "address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started",
         "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
@@ -165,7 +165,7 @@ def plan(
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
-    request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
+    request = _request(config, topology, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
     own = {"replicas": config.replicas, "hardware": named, "text_tokens": text_tokens, "compare": compare}
     _tell_unused(config, request, own | {"gpu_memory": gpu_memory})
     if request.apart and is_described and (problem := obstacle()) is not None:
@@ -199,9 +199,13 @@ def _print(
 
 
 def _request(
-    config: RunConfig, engines: Mapping[str, EngineChoice], *, prompt_tokens: int, nodes: tuple[NodeResources, ...]
+    config: RunConfig,
+    topology: Topology,
+    engines: Mapping[str, EngineChoice],
+    *,
+    prompt_tokens: int,
+    nodes: tuple[NodeResources, ...],
 ) -> PlanRequest:
-    topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
     first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
@@ -223,8 +227,9 @@ def _request(
 
 
 def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
-    """Return the configuration with the models of agents that its topology names, too, and that. Raises ConfigError."""
-    topology = load_topology(config.topology)
+    """Return the configuration with the models of agents that its topology names, too, and that: the given
+    task's own one of that name, if it has one. Raises ConfigError, TopologyError."""
+    topology = load_topology(builtin_for(config.task if "task" in config.model_fields_set else "", config.topology))
     models = own_models(topology, config.model, config.models)
     return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
