@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, describe_models
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.controls.adoption import AdoptionFigures, adoption_figures
 from latentmas_ray.runs.folder import check_regular, make_folder, write_summary
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
-from latentmas_ray.runs.summary import adoptions, count_cut_off
+from latentmas_ray.runs.summary import adoptions, count_cut_off, count_numbers_from
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
@@ -52,6 +52,13 @@ class SeedsSummary:
     runs: Mapping[int, Summary]  # by seed
     num_cut_off: int | None = None  # in all seeds together; None if none says so
     adoption: AdoptionFigures | None = None  # with memory corrupted: means over the seeds
+    numbers_from: Mapping[str, int] = field(default_factory=dict)  # in all seeds together
+    models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
+
+    @property
+    def model_names(self) -> str:
+        """All models of the runs in one text."""
+        return describe_models(self.model, self.models)
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
@@ -138,6 +145,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         method=config.method,
         topology=config.topology,
         model=config.model,
+        models=config.models,
         memory=config.memory,
         num_questions=max(summary.num_questions for summary in summaries),
         num_failed=sum(summary.num_failed for summary in summaries),
@@ -154,6 +162,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         runs={seed: run.summary for seed, run in runs.items()},
         num_cut_off=count_cut_off(answer for run in runs.values() for answer in run.answers),
         adoption=adoption_figures([adoptions(run.answers) for run in runs.values()]),
+        numbers_from=count_numbers_from(answer for run in runs.values() for answer in run.answers),
     )
 
 

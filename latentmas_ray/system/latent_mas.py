@@ -175,7 +175,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         controls: None = None,
     ) -> Summary: ...
 
@@ -188,7 +188,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int],
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         controls: None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> SeedsSummary: ...
@@ -229,7 +229,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         controls: str | Sequence[str] | Literal[True],
         on_seed: Callable[[int], None] | None = None,
         on_control: Callable[[MemoryName], None] | None = None,
@@ -258,7 +258,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | Sequence[int] | None = None,
+        latent_steps: int | str | Sequence[int] | None = None,
         controls: str | Sequence[str] | Literal[True] | None = None,
         on_seed: Callable[[int], None] | None = None,
         on_control: Callable[[MemoryName], None] | None = None,
@@ -275,7 +275,7 @@ class LatentMAS:
         Raises InputError kinds for invalid input, before anything starts; RunError kinds if the run is aborted.
         """
         changes: dict[str, Any] = {"task": task, "limit": limit, "output": output, "resume": resume}
-        steps = None if latent_steps is None or isinstance(latent_steps, int) else latent_steps
+        steps = None if latent_steps is None or isinstance(latent_steps, int | str) else latent_steps
         if steps is None:
             changes["latent_steps"] = latent_steps
         changes = {name: value for name, value in changes.items() if value is not None}

@@ -9,9 +9,9 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
-    --runtime --address --start-timeout --guard --otel --json
+    --model --models --revision --topology --method --latent-steps --realign --no-realign --dtype --device
+    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec
+    --overlap --no-overlap --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -33,9 +33,9 @@ COMMANDS = {
     "memory": "file --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
-        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
-        --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
+        --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
+        --prompt-tokens --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node
+        --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --json
     """,
     "simulate": """
@@ -67,6 +67,14 @@ BENCHMARKS = {
     """,
     "errors": """
         folder --model --tasks --between --guards --limit --batch-size --latent-steps --max-new-tokens --document
+    """,
+    "mixed-models": """
+        folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
+    """,
+    "mapped-words": "--models --questions --batch-size",
+    "latent-steps": """
+        --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
+        --json
     """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",

@@ -51,6 +51,7 @@ def evaluate(
 ) -> None:
     """Answer a task's questions, grade the answers, sum up."""
     from latentmas_ray.cli.render.control_tables import controls_table, single_runs
+    from latentmas_ray.cli.render.convergence import repetition_notes
     from latentmas_ray.cli.render.cut_off import cut_off_warnings
     from latentmas_ray.cli.render.progress import listen
     from latentmas_ray.cli.render.run_tables import results_console, seeds_table, summary_table
@@ -79,7 +80,7 @@ def evaluate(
         typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))
     else:
         results_console().print(table)
-    for line in cut_off_warnings(runs):
+    for line in (*cut_off_warnings(runs), *repetition_notes(runs)):
         typer.echo(line, err=True)
     if summary.num_failed:
         _print_failures(listener, summary.num_failed, config.output, names, has_seeds=several is not None)

@@ -8,6 +8,7 @@ from threading import Event
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import find_obstacle
+from latentmas_ray.tasks.facts.numbers import numbers_from
 from latentmas_ray.tasks.grading.choice import choice_letter, extract_choice, options_of
 from latentmas_ray.tasks.grading.code import grade_code
 from latentmas_ray.tasks.grading.latex import check_latex, grade_latex
@@ -65,7 +66,7 @@ def _grade(question: Question, answer: str, cancelled: Event | None, *, unsafe_p
     if question.kind == "math":
         return grade_latex(question, answer, cancelled=cancelled)
     if question.kind == "number":
-        return _grade_number(question, answer)
+        return replace(_grade_number(question, answer), numbers_from=numbers_from(question, answer))
     prediction = extract(question, answer)
     if question.gold is None:
         return Grade(prediction=prediction, correct=None)
