@@ -229,7 +229,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         controls: str | Sequence[str] | Literal[True],
         on_seed: Callable[[int], None] | None = None,
         on_control: Callable[[MemoryName], None] | None = None,

@@ -145,8 +145,8 @@ class Setup:
         config = make_config({**self.config.model_dump(), **changes})
         check_controls(names, config)
         topology = self.topology_for(config)
-        self._warn_of_unused(config, changes.keys() - {"task"})
         limits = self._models.of_agents(config, topology).positions()
+        self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, limits)
         questions = tasks.load_questions(config.task, config.limit)
         evaluations = {}
@@ -156,9 +156,8 @@ class Setup:
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions, limits)
-        check = partial(check_steps_fit, topology=topology, limits=limits)
         resolved = config.resolved(tasks.task_max_new_tokens(questions))
-        return ControlsEvaluation(resolved, evaluations, check, on_control)
+        return ControlsEvaluation(resolved, evaluations, lambda one: check_steps_fit(one, topology, limits), on_control)
 
     def _evaluation(
         self, config: RunConfig, topology: Topology, asked: Sequence[Question], limits: Mapping[str, int | None]
