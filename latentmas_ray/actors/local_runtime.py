@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, receive_kept
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.authentication import RunKey
@@ -16,6 +18,7 @@ from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.placement.free_cores import find_free_cores
 from latentmas_ray.runs.run_events import TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -33,28 +36,37 @@ _MEMORY_SHARE = 0.25  # of the free memory that segments in flight may use
 class LocalRuntime:
     """Executes each turn inside `submit`."""
 
-    def __init__(self, make_runner: Callable[[], Runner], transport: Transport, *, note: str = "") -> None:
-        """`note` is a further fact for the description, in the log."""
+    def __init__(
+        self, make_runner: Callable[[], Runner], transport: Transport, *, note: str = "", num_threads: int | None = None
+    ) -> None:
+        """`note` is a further fact for the description, in the log. `num_threads`: of torch in this process, until the
+        runtime is closed; without it as many as cores are free, and never more than torch would have."""
         self._make_runner = make_runner
         self._note = note
         self._transport = transport
         self._runner: Runner | None = None
         self._events: list[Event] = []  # for the next poll
+        self._num_threads = num_threads
+        self._threads_before: int | None = None
 
     def start(self) -> RuntimeInfo:
-        """Load the model. Raises ModelError."""
+        """Choose the threads, then load the model. Raises ModelError; then `close` has to follow."""
+        threads = self._choose_threads()
         self._runner = self._make_runner()
         self._transport.open(RunKey.generate())
         return RuntimeInfo(
             bytes_per_token=self._runner.spec.bytes_per_token,
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
-            description=", ".join(filter(None, (f"all agents in this process on {self._runner.device}", self._note))),
+            description=", ".join(
+                filter(None, (f"all agents in this process on {self._runner.device}", threads, self._note))
+            ),
             kv_spec=self._runner.spec.of_shard(WHOLE),
         )
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
         assert self._runner is not None, "start() comes first"
+        self._keep_threads()
         place = TurnPlace(submitted_at=time.time())
         chunks = [segments[name] for name in work.segment_order()]
         for chunk in chunks:
@@ -102,6 +114,26 @@ class LocalRuntime:
         self._runner = None
         self._events.clear()
         self._transport.close()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def _choose_threads(self) -> str:
+        """Set torch's threads, and say how many and why."""
+        before = torch.get_num_threads()
+        self._threads_before, why = before, ""
+        if self._num_threads is None:
+            self._num_threads = before
+            if before > 1:
+                cores = find_free_cores()
+                self._num_threads, why = min(before, cores.num_threads), f" ({cores})"
+        self._keep_threads()
+        return f"{self._num_threads} torch thread{'s' if self._num_threads > 1 else ''}{why}"
+
+    def _keep_threads(self) -> None:
+        """Set torch's threads in the calling thread: each has a number of its own."""
+        if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
+            torch.set_num_threads(self._num_threads)
 
     def _failed(self, work: TurnRequest, error: Exception) -> TurnHandle:
         """Return the handle of a failed turn and queue its event. An InputError and a QuestionsTooLongError are kept as

@@ -17,6 +17,7 @@ from latentmas_ray.config.choices import (
 from latentmas_ray.config.parts import (
     EMBEDDED_MODEL,
     MAX_NEW_TOKENS,
+    PATH_FIELDS,
     MethodConfig,
     ModelConfig,
     OutputConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "EMBEDDED_MODEL",
     "MAX_NEW_TOKENS",
     "MAX_REPLICAS",
+    "PATH_FIELDS",
     "ActorLink",
     "CodecName",
     "DTypeName",

@@ -51,13 +51,15 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         "cache_dir": read_environment().cache_dir.absolute(),
     }
     make_runner = partial(load_runner, model, **loading)
+    num_threads = config.threads or read_environment().torch_threads
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
-        return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices))
+        note = describe_engines(topology, choices)
+        return LocalRuntime(make_runner, transport, note=note, num_threads=num_threads)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -79,6 +81,7 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         tp=planner.tp,
         busy_agents=busy_agents,
         uses_gpus=config.device != "cpu",
+        num_threads=num_threads,
         start_seconds=config.start_timeout,
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, model, choices, loading),
@@ -121,7 +124,7 @@ def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPl
     # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
     made_from = (
         *("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace"),
-        *("turn_timeout", "detach"),  # actors keep to these themselves
+        *("turn_timeout", "detach", "threads"),  # actors keep to these themselves
     )
     facts = {name: getattr(config, name) for name in made_from}
     if planner.layout is not None:  # on other nodes a search may choose another one

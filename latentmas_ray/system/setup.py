@@ -1,6 +1,5 @@
 """Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
-import hashlib
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
@@ -38,11 +37,13 @@ from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
+    BUILTIN,
     RenderedPrompts,
     Topology,
     apply_control,
     apply_method,
     builtin_for,
+    digest_topology,
     dump_topology,
     load_topology,
 )
@@ -138,6 +139,7 @@ class Setup:
             questions,
             check=lambda one: check_steps_fit(one, topology, self._max_positions),
             pinned=self._pinned(topology),
+            topology=self._copied_topology(config),
             start=partial(self.live.start, topology),
             run=partial(self._run_batches, topology, prompts),
             observe=Observers(self._observer).on_event,
@@ -166,6 +168,11 @@ class Setup:
     def _configured_topology(self, config: RunConfig) -> Topology:
         """Return the configured topology, or the task's own one of that name. Raises TopologyError."""
         return self._own_topology or load_topology(builtin_for(config.task, config.topology))
+
+    def _copied_topology(self, config: RunConfig) -> str | None:
+        """Return the text of the configured topology; None for a built-in one, which needs no copy."""
+        is_builtin = self._own_topology is None and builtin_for(config.task, config.topology) in BUILTIN
+        return None if is_builtin else dump_topology(self._configured_topology(config))
 
     def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
         topology = self._configured_topology(config)
@@ -215,7 +222,7 @@ class Setup:
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""
-        pinned = {"topology_digest": hashlib.blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()}
+        pinned = {"topology_digest": digest_topology(topology)}
         # The name of a model object does not identify its weights.
         return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}
 

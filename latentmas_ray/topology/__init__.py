@@ -14,7 +14,7 @@ ablations    the topology of a method or of a memory control
 from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for
 from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, Topology
 from latentmas_ray.topology.prompts import RenderedPrompts, format_context, render_messages, seen_by
-from latentmas_ray.topology.yaml import BUILTIN, dump_topology, load_topology, parse_topology
+from latentmas_ray.topology.yaml import BUILTIN, digest_topology, dump_topology, load_topology, parse_topology
 
 __all__ = [
     "BUILTIN",
@@ -28,6 +28,7 @@ __all__ = [
     "apply_control",
     "apply_method",
     "builtin_for",
+    "digest_topology",
     "dump_topology",
     "format_context",
     "load_topology",

@@ -10,8 +10,8 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec --overlap --no-overlap
-    --runtime --address --start-timeout --guard --otel --json
+    --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer --codec --overlap
+    --no-overlap --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "sampler",
     "placement",
     "tp",
+    "threads",
     "transport",
     "transfer",
     "codec",
