@@ -46,6 +46,8 @@ _FLAG_FIELDS = (
     | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
+        "config",
+        "preset",
         "example",
         "from_memory",
         "tp",

@@ -104,7 +104,7 @@ def _quota(root: Path) -> float | None:
         return None
     found = []
     for line in lines:
-        _, controllers, name = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, name = [*line.split(":", 2), "", ""][:3]
         group = Path(name.lstrip("/"))
         if controllers == "":
             found += [_quota_v2(root / "sys/fs/cgroup" / one) for one in (group, *group.parents)]

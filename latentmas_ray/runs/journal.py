@@ -45,7 +45,16 @@ FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
 TOPOLOGY_NAME = "topology.yaml"
 STARTED_IN = "started_in"  # a key of config.yaml: the folder below which relative names of files are
-_NAMES = (CONFIG_NAME, TOPOLOGY_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, TIMELINE_NAME, FAILURES_NAME, SUMMARY_NAME)
+_NAMES = (
+    CONFIG_NAME,
+    TOPOLOGY_NAME,
+    RESULTS_NAME,
+    TRACES_NAME,
+    EMBEDDINGS_NAME,
+    TIMELINE_NAME,
+    FAILURES_NAME,
+    SUMMARY_NAME,
+)
 
 
 class Journal:

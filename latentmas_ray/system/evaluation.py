@@ -49,15 +49,16 @@ class Evaluation:
         questions: Sequence[Question],
         *,
         pinned: Mapping[str, str],
-        topology: str | None,
+        topology: str | None = None,
         check: Callable[[RunConfig], None],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
         observe: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
-        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first;
-        `topology` the text of one that is not built in. `check` raises ConfigError for a number of latent steps that does not fit. `start` starts the runtime for a number of
-        batches; `run` answers the questions of batches. `observe` gets what a run measures of itself."""
+        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first; `topology`
+        is the text of one that is not built in. `check` raises ConfigError for a number of latent steps that does not
+        fit. `start` starts the runtime for a number of batches; `run` answers the questions of batches. `observe` gets
+        what a run measures of itself."""
         self._config = config
         self._questions = questions
         self._pinned, self._topology = dict(pinned), topology

@@ -19,7 +19,7 @@ COMMANDS = {
     "eval": f"""
         --task --memory --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
-        --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
+        --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -31,12 +31,14 @@ COMMANDS = {
     "report": "runs --output --published --no-published",
     "doctor": "--address",
     "memory": "file --json",
+    "presets": "name --json",
+    "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
         --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
         --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
-        --task --measure --save --compare --json
+        --task --measure --save --compare --preset --json
     """,
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds

@@ -118,6 +118,7 @@ TextTokens = Annotated[
         "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
     },
+    starts=("preset",),
 )
 def plan(
     config: RunConfig,
