@@ -102,9 +102,10 @@ class Setup:
             self.config.memory_in_flight_bytes,
         )
 
-    def make_runtime(self, topology: Topology, num_batches: int) -> Runtime:
-        """Return a runtime, not started; see `make_runtime.make_runtime`."""
-        return make_runtime(self.config, self._model, topology, num_batches)
+    def make_runtime(self, topology: Topology, num_batches: int, config: RunConfig | None = None) -> Runtime:
+        """Return a runtime, not started, for this configuration or that of an evaluation; see
+        `make_runtime.make_runtime`."""
+        return make_runtime(config or self.config, self._model, topology, num_batches)
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
@@ -134,13 +135,15 @@ class Setup:
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         warn_of_untrained(config.model, questions)
+        # A searched layout is one for its task, and a former driver's actors are those of its folder.
+        own_runtime = partial(self.make_runtime, config=config) if changes else None
         return Evaluation(
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda one: check_steps_fit(one, topology, self._max_positions),
             pinned=self._pinned(topology),
             topology=self._copied_topology(config),
-            start=partial(self.live.start, topology),
+            start=partial(self.live.start, topology, make_runtime=own_runtime),
             run=partial(self._run_batches, topology, prompts),
             observe=Observers(self._observer).on_event,
         )

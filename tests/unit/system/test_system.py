@@ -67,6 +67,28 @@ def test_after_a_run_that_lost_its_actors_the_next_one_starts_others(monkeypatch
     assert not runtimes
 
 
+def test_an_evaluation_starts_actors_for_its_own_task_and_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their layout is searched for the task, and those of a killed driver are found by the folder."""
+    seen: list[RunConfig] = []
+
+    def make(config: RunConfig, *_: Any) -> FakeRuntime:
+        seen.append(config)
+        return FakeRuntime()
+
+    monkeypatch.setattr("latentmas_ray.system.setup.make_runtime", make)
+    with LatentMAS(task="chain", method="single") as mas:
+        mas.evaluate("notes", limit=2, output=str(tmp_path / "run"), resume=True)
+    with LatentMAS(task="chain", method="single") as mas:
+        mas.evaluate(limit=1)
+        list(mas.map(["why?"]))  # on the same actors
+    assert [(one.task, one.output, one.resume) for one in seen] == [
+        ("notes", str(tmp_path / "run"), True),
+        ("chain", None, False),
+    ]
+
+
 def test_failures_stand_in_their_place_or_are_raised_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(work: TurnRequest) -> TurnError | None:
         return TurnError("it fell over") if "q1" in work.question_ids else None
