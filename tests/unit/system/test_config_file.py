@@ -95,6 +95,8 @@ def test_what_belongs_to_one_run_is_not_taken_over(tmp_path: Path, capfd: pytest
         unsafe_programs=True,
         otel=True,
         latent_steps=3,
+        runtime="ray",
+        method="latent",
     )
     start = read_config_file(stored.folder)
     assert {"output", "resume", "address", "detach", "save_memory", "trace", "unsafe_programs", "otel"}.isdisjoint(
