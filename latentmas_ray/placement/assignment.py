@@ -1,5 +1,6 @@
 """Assigns a node and a GPU to each rank of each replica. Pure functions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,10 +33,36 @@ Slots = dict[ReplicaId, tuple[Slot, ...]]  # one slot per tp rank
 def assign_packed(
     pipelines: Sequence[Pipeline], nodes: Sequence[NodeResources], share: ActorResources, tp: int
 ) -> Slots | None:
-    """Put each pipeline on the first node where all of it fits. Return None if one fits nowhere."""
+    """Put each pipeline on the first node where all of it fits. Return None if one fits nowhere.
+
+    Where agents have different numbers of replicas, some pipelines are longer: they take turns with the others, so that
+    not a few nodes have all replicas of an agent, whose memory would then leave through the ports of these nodes. If
+    they do not fit so, the longest are placed first.
+    """
+    for ordered in (_in_turn(pipelines), sorted(pipelines, key=len, reverse=True)):
+        if (slots := _assign_to_first(ordered, nodes, share, tp)) is not None:
+            return slots
+    return None
+
+
+def _in_turn(pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+    """Return the pipelines such that those of each length are evenly spread over the list, the longest first."""
+    totals = Counter(map(len, pipelines))
+    seen: Counter[int] = Counter()
+    order: list[tuple[float, int, Pipeline]] = []
+    for pipeline in pipelines:
+        length = len(pipeline)
+        order.append((seen[length] / totals[length], -length, pipeline))
+        seen[length] += 1
+    return [pipeline for _, _, pipeline in sorted(order, key=lambda item: item[:2])]
+
+
+def _assign_to_first(
+    pipelines: Sequence[Pipeline], nodes: Sequence[NodeResources], share: ActorResources, tp: int
+) -> Slots | None:
     free = _free_slots(nodes, share)
     slots: Slots = {}
-    for pipeline in sorted(pipelines, key=len, reverse=True):
+    for pipeline in pipelines:
         node = next((node for node in free if node.replicas_that_fit(tp, len(pipeline)) == len(pipeline)), None)
         if node is None:
             return None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor, lcm
+from typing import Literal
 
 from latentmas_ray.config import PlacementName
 from latentmas_ray.placement.assignment import Pipeline, ReplicaId, Slot, Slots
@@ -180,6 +181,22 @@ class Plan:
                     )
                 )
         return tuple(found)
+
+    def port_bytes(self) -> Mapping[tuple[int, Literal["sends", "receives"]], float]:
+        """Return the bytes of a batch that each node sends, and receives, over the network, as the mean over all
+        batches. The request must have a model. Replicas take batches in turn, like in `hand_overs`."""
+        assert self.request.model is not None, "the request has no model"
+        per_token = self.request.model.bytes_per_token * self.request.workload.batch_size
+        found: defaultdict[tuple[int, Literal["sends", "receives"]], float] = defaultdict(float)
+        for reader, estimate in self.memory_estimates.items():
+            for source, tokens in estimate.reads:
+                pairs = list(self._pairs(source, reader))
+                for here, there in pairs:
+                    one, other = self.slots[here][0].node, self.slots[there][0].node
+                    if one != other:
+                        found[one, "sends"] += tokens * per_token / len(pairs)
+                        found[other, "receives"] += tokens * per_token / len(pairs)
+        return found
 
     def _pairs(self, source: str, reader: str) -> Iterator[tuple[ReplicaId, ReplicaId]]:
         one, other = self.request.replicas[source], self.request.replicas[reader]

@@ -1,16 +1,20 @@
 """The plan of a simulated run: how many replicas each agent has, and where they are."""
 
+from collections.abc import Mapping
+
 from latentmas_ray.config import PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import ModelDims, Plan, PlanRequest, Workload, make_plan, nodes_alike
 from latentmas_ray.placement.model_dims import PRESETS, known_dims
-from latentmas_ray.placement.prediction.hardware import Hardware
+from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware
+from latentmas_ray.placement.prediction.layout_search import LayoutSearch
 from latentmas_ray.placement.prediction.layouts import divide
-from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
-from latentmas_ray.simulation.settings import BALANCED, SimulationSettings
+from latentmas_ray.placement.prediction.turn_costs import Efficiency, PhaseCost, StepModel, TurnCost, turn_costs
+from latentmas_ray.simulation.settings import AUTO, BALANCED, SimulationSettings
 from latentmas_ray.topology import Topology
 
 _CORES_PER_GPU = 8
+_OTHER_GPUS = "a100-80gb"  # where none are named: nothing but their name is read, as the turns' seconds are given
 
 
 def make_cluster(settings: SimulationSettings, topology: Topology, num_nodes: int) -> Plan:
@@ -18,29 +22,48 @@ def make_cluster(settings: SimulationSettings, topology: Topology, num_nodes: in
     seconds = seconds_by_agent(settings, topology)
     num_gpus = num_nodes * settings.gpus_per_node
     placement: PlacementName = settings.placement  # type: ignore[assignment]
-    if settings.replicas != BALANCED:
+    if settings.replicas == AUTO:
+        replicas = dict.fromkeys(seconds, 1)
+    elif settings.replicas != BALANCED:
         replicas = dict.fromkeys(seconds, int(settings.replicas))
     elif placement == "colocate" or num_gpus < len(seconds):
         replicas = dict.fromkeys(seconds, num_gpus if placement == "colocate" else 1)
     else:
         replicas = divide(tuple(seconds), seconds, num_gpus)
-    return make_plan(
-        PlanRequest(
-            agents=tuple(seconds),
-            replicas=replicas,
-            nodes=nodes_alike(
-                num_nodes,
-                num_gpus=settings.gpus_per_node,
-                num_cpus=_CORES_PER_GPU * settings.gpus_per_node,
-                gpu_bytes=None if settings.gpus is None else settings.gpus.memory_bytes,
-            ),
-            placement=placement,
-            busy_agents=len(seconds),
-            topology=topology,
-            model=_figures(settings.model),
-            workload=_workload(settings),
-        )
+    request = PlanRequest(
+        agents=tuple(seconds),
+        replicas=replicas,
+        nodes=nodes_alike(
+            num_nodes,
+            num_gpus=settings.gpus_per_node,
+            num_cpus=_CORES_PER_GPU * settings.gpus_per_node,
+            gpu_bytes=None if settings.gpus is None else settings.gpus.memory_bytes,
+        ),
+        placement=placement,
+        busy_agents=len(seconds),
+        topology=topology,
+        model=_figures(settings.model),
+        workload=_workload(settings),
     )
+    return _search(settings, request, seconds) if settings.replicas == AUTO else make_plan(request)
+
+
+def _search(settings: SimulationSettings, request: PlanRequest, seconds: Mapping[str, float]) -> Plan:
+    """Return the plan of a run with `replicas auto` whose turns take these seconds."""
+    search = LayoutSearch(
+        request=request,
+        hardware=settings.gpus or HARDWARE[_OTHER_GPUS],
+        speeds=settings.speeds,
+        measured={name: _cost_of(name, of_batch / settings.batch_size) for name, of_batch in seconds.items()},
+        divides_models=False,  # the seconds are those of one GPU
+    )
+    return search.find()[0].plan
+
+
+def _cost_of(agent: str, seconds: float) -> TurnCost:
+    """Return the cost of turns that take so many seconds for each question, whatever their phases."""
+    none = PhaseCost()
+    return TurnCost(agent=agent, prefill=none, think=PhaseCost(seconds=seconds), decode=none)
 
 
 def seconds_by_agent(settings: SimulationSettings, topology: Topology) -> dict[str, float]:

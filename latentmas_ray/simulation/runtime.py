@@ -15,7 +15,7 @@ from latentmas_ray.placement import LinkSpeeds, Plan, ReplicaId, Slot
 from latentmas_ray.placement.routing import least_loaded, of_batch
 from latentmas_ray.scheduler.protocol import Event, RuntimeInfo, TurnHandle, events_of_result
 from latentmas_ray.simulation.devices import Device
-from latentmas_ray.simulation.links import ModelledLinks
+from latentmas_ray.simulation.links import FetchedSegment, ModelledLinks
 from latentmas_ray.simulation.results import SimulatedResults
 from latentmas_ray.simulation.times import DriverCost, TurnTimers
 
@@ -56,9 +56,9 @@ class _ModelledSegment:
 class SimulatedRuntime:
     """Implements the scheduler's `Runtime` protocol on a plan. Its clock, `now`, jumps from event to event.
 
-    A turn starts when the segments that it reads exist and its replica is free; it then fetches them, one after
-    another, and computes for the seconds of its timer, if no other replica of its device has a turn. The
-    processor time that passes between two calls of the runtime is the driver's own.
+    A turn starts when the segments that it reads exist and its replica is free; it then fetches them, and computes
+    for the seconds of its timer, if no other replica of its device has a turn. The processor time that passes
+    between two calls of the runtime is the driver's own.
     """
 
     def __init__(
@@ -198,14 +198,14 @@ class SimulatedRuntime:
             if turn.is_cancelled:
                 continue
             request = turn.request
-            arrived, reads = now, []
-            for segment in turn.reads:
-                same_actor = segment.replica is replica
-                begun = arrived
-                arrived = self.links.transfer(
-                    segment.replica.slots, replica.slots, segment.num_bytes, begun, same_actor=same_actor
-                )
-                reads.append(_read(segment, replica, arrived - begun))
+            fetched = [FetchedSegment(one.replica.slots, one.num_bytes, one.replica is replica) for one in turn.reads]
+            arrivals = self.links.fetch(fetched, replica.slots, now)
+            begun = [now, *arrivals]
+            reads = [
+                _read(segment, replica, end - begin)
+                for segment, begin, end in zip(turn.reads, begun, arrivals, strict=False)
+            ]
+            arrived = begun[-1]
             seconds = self._times.of_turn(request.agent, request.question_ids)
             is_latent = request.thinks == "latent"
             phases = Phases(wait=arrived - now, **{"think" if is_latent else "decode": seconds})

@@ -10,6 +10,7 @@ from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hard
 from latentmas_ray.units import parse_bytes
 
 PLACEMENTS = ("auto", "pack", "spread", "colocate")
+AUTO = "auto"  # the layout of a run with `replicas auto`
 BALANCED = "balanced"  # replicas in proportion to the seconds of the agents' turns
 MAX_GPUS = 8192
 _MOST = 10_000_000  # of what is counted: so many questions fit into memory
@@ -39,7 +40,9 @@ class SimulationSettings:
     questions: int = _flag(100_000, "N", "on the largest cluster; smaller ones have as many for each node")
     batch_size: int = _flag(8, "B", "questions of one turn")
     replicas: str = _flag(
-        BALANCED, f"N|{BALANCED}", "of every agent, or as many as there are GPUs, in proportion to its seconds"
+        AUTO,
+        f"{AUTO}|{BALANCED}|N",
+        "the layout that a run chooses itself, GPUs in proportion to each agent's seconds, or so many of every agent",
     )
     placement: str = _flag("auto", "|".join(PLACEMENTS), "of the agents")
     think_seconds: float | None = _flag(
@@ -65,7 +68,7 @@ class SimulationSettings:
         "SPEED",
         f"of each node, which its GPUs share (default: that of --hardware, else {_OTHERS.network * 8 / 1e9:g}Gbit/s)",
     )
-    store: str = _flag("100GB", "SIZE", "memory in flight that each node holds")
+    store: str = _flag("300GB", "SIZE", "memory in flight that each node holds")  # Ray: 30 % of 1 TB
     latency: float = _flag(0.005, "S", "from the end of a turn until readers and driver know")
     driver: str = _flag("charged", "charged|free", "whether virtual time passes with the driver's processor time")
     runtime_seconds: float = _flag(0.0008, "S", "processor time of the driver for the calls to Ray, per turn")
@@ -101,10 +104,16 @@ class SimulationSettings:
             check_plot_file(self.plot)
 
     def _check_replicas(self) -> None:
+        if self.replicas == AUTO:
+            if self.placement == "spread":
+                raise ConfigError("placement", "spread", f"with replicas {AUTO} it must be auto, pack or colocate")
+            return
         if self.replicas == BALANCED:
             return
         if not (self.replicas.isascii() and self.replicas.isdigit() and 1 <= len(self.replicas) <= 5):
-            raise ConfigError("replicas", self.replicas, f"it must be a whole number of at least 1, or {BALANCED}")
+            raise ConfigError(
+                "replicas", self.replicas, f"it must be a whole number of at least 1, {BALANCED} or {AUTO}"
+            )
         if not 1 <= int(self.replicas) <= MAX_GPUS:
             raise ConfigError("replicas", self.replicas, f"it must be between 1 and {MAX_GPUS}")
 

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from latentmas_ray.placement.assignment import Slot
-from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
+from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.plan import Plan
 from latentmas_ray.placement.prediction.turn_costs import TurnCost
 
@@ -41,7 +41,7 @@ def predict(plan: Plan, costs: Mapping[str, TurnCost], speeds: LinkSpeeds) -> Pr
     seconds = {name: (costs[name].seconds + absorbing[name]) * request.tp for name in request.agents}
     hosts = _hosts(plan)
     rate, bottleneck = most_per_second(seconds, hosts, dict.fromkeys(frozenset().union(*hosts.values()), 1.0))
-    network = _network_rate(transfers, plan, speeds)
+    network = _network_rate(plan, speeds) if request.model is not None else float("inf")
     return Prediction(
         questions_per_second=min(rate, network),
         bound_by="network between nodes" if network < rate else _bound(bottleneck, hosts, costs, absorbing, plan),
@@ -121,13 +121,10 @@ def _hosts(plan: Plan) -> dict[str, frozenset[Hashable]]:
     return {name: frozenset(slots) for name, slots in found.items()}
 
 
-def _network_rate(transfers: Iterable[PlannedTransfer], plan: Plan, speeds: LinkSpeeds) -> float:
-    """Return the questions per second that the networks of the nodes carry: each sends and receives its part."""
-    crossing = 0.0
-    for transfer in transfers:
-        part = transfer.links.get("network", 0) / sum(transfer.links.values())
-        crossing += part * transfer.num_bytes / plan.request.workload.batch_size
-    return len(plan.nodes_used) * speeds.network / crossing if crossing else float("inf")
+def _network_rate(plan: Plan, speeds: LinkSpeeds) -> float:
+    """Return the questions per second that the busiest port of a node carries."""
+    busiest = max(plan.port_bytes().values(), default=0.0)
+    return plan.request.workload.batch_size * speeds.network / busiest if busiest else float("inf")
 
 
 def _bound(

@@ -13,15 +13,26 @@ from hypothesis import strategies as st
 
 from latentmas_ray.config import devices_by_agents, parse_replicas, replicas_by_agent
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement import NodeResources, Plan, PlanRequest, Workload, hardware_named, make_plan, nodes_alike
+from latentmas_ray.placement import (
+    LinkSpeeds,
+    NodeResources,
+    Plan,
+    PlanRequest,
+    Workload,
+    hardware_named,
+    make_plan,
+    nodes_alike,
+)
 from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout, rows_on, written_at_once
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
 from latentmas_ray.placement.prediction.run_layout import run_fields, run_flags
-from latentmas_ray.placement.prediction.throughput import most_per_second
+from latentmas_ray.placement.prediction.throughput import most_per_second, predict
+from latentmas_ray.placement.prediction.turn_costs import PhaseCost, TurnCost
 from tests.cases.layouts import simulate_chain
 from tests.cases.placement import cluster, request
 
+_NONE = PhaseCost()
 PUBLISHED = {"planner": 0.3, "critic": 0.3, "refiner": 0.3, "judger": 20.0}  # of a batch: to think, and to answer
 
 
@@ -330,3 +341,24 @@ def test_spread_is_refused_and_what_does_not_fit_is_said() -> None:
         search(cluster(1, 8, gigabytes=None))
     with pytest.raises(ConfigError, match="more than it has"):
         search(cluster(1, 1, gigabytes=16), model="qwen2.5-72b")
+
+
+def test_the_busiest_port_of_a_node_bounds_the_prediction() -> None:
+    """Half of the judgers are on the other node, so half of all memory leaves the thinkers' node; over a network that
+    carries two batches of it in a second, that bounds the run."""
+    made = request(cluster(2, 8), replicas={"judger": 13}, workload=Workload(batch_size=4))
+    plan = make_plan(made)
+    ports = plan.port_bytes()
+    assert sum(size for (_, way), size in ports.items() if way == "sends") == pytest.approx(
+        sum(
+            one.num_bytes * one.links.get("network", 0) / sum(one.links.values())
+            for one in plan.hand_overs(LinkSpeeds())
+        )
+    )
+    assert (0, "sends") in ports
+    assert (1, "sends") not in ports
+    costs = {agent: TurnCost(agent=agent, prefill=_NONE, think=_NONE, decode=_NONE) for agent in made.agents}
+    slow = LinkSpeeds(network=2 * ports[0, "sends"])
+    found = predict(plan, costs, slow)
+    assert found.bound_by == "network between nodes"
+    assert found.questions_per_second == pytest.approx(4 * 2)

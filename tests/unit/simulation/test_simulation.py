@@ -15,7 +15,7 @@ from latentmas_ray.placement.prediction.throughput import predict
 from latentmas_ray.placement.prediction.turn_costs import Efficiency, StepModel, turn_costs
 from latentmas_ray.simulation.cluster import make_cluster, seconds_by_agent
 from latentmas_ray.simulation.figures import SimulatedRun
-from latentmas_ray.simulation.links import ModelledLinks
+from latentmas_ray.simulation.links import FetchedSegment, ModelledLinks
 from latentmas_ray.simulation.run import simulate, simulate_run
 from latentmas_ray.simulation.settings import SimulationSettings
 from latentmas_ray.simulation.topologies import topology_of, wide
@@ -94,21 +94,59 @@ def test_memory_over_the_network_takes_bytes_over_speed() -> None:
 
 def test_a_node_s_port_serves_one_transfer_after_another() -> None:
     links = ModelledLinks(LinkSpeeds.parse({"network": "1MB/s", "nvlink": "2MB/s"}))
-    here, there, near = (Slot(0, 0),), (Slot(1, 0),), (Slot(0, 1),)
-    arrivals = [links.transfer(here, there, 1_000_000, 5.0, same_actor=False) for _ in range(2)]
-    assert arrivals == [6.0, 7.0]
-    assert links.transfer(there, here, 1_000_000, 5.0, same_actor=False) == 6.0  # the other direction is free
-    assert [links.transfer(here, near, 1_000_000, 5.0, same_actor=False) for _ in range(2)] == [5.5, 5.5]
+    here, there, near, third = (Slot(0, 0),), (Slot(1, 0),), (Slot(0, 1),), (Slot(2, 0),)
+    sent, back = FetchedSegment(here, 1_000_000), FetchedSegment(there, 1_000_000)
+    assert [links.fetch([sent], there, 5.0) for _ in range(2)] == [[6.0], [7.0]]
+    assert links.fetch([back], here, 5.0) == [6.0]  # the other direction is free
+    assert [links.fetch([sent], near, 5.0) for _ in range(2)] == [[5.5], [5.5]]
     assert links.moved_bytes == {"network": 3_000_000, "nvlink": 2_000_000}
-    links.transfer(here, (Slot(2, 0),), 1_000_000, 5.0, same_actor=False)
+    links.fetch([sent], third, 5.0)
     assert links.busiest_port_bytes == 3_000_000  # sent by the first node, received by two others
+
+
+def test_a_transfer_that_waits_for_one_port_leaves_the_other_to_others() -> None:
+    links = ModelledLinks(LinkSpeeds.parse({"network": "1MB/s"}))
+    busy, idle, reader, other = ((Slot(number, 0),) for number in range(4))
+    links.fetch([FetchedSegment(busy, 10_000_000)], other, 0.0)
+    assert links.fetch([FetchedSegment(busy, 1_000_000), FetchedSegment(idle, 1_000_000)], reader, 0.0) == [11.0, 11.0]
+    assert links.fetch([FetchedSegment(idle, 1_000_000)], (Slot(4, 0),), 0.0) == [2.0]
 
 
 def test_the_ranks_of_a_replica_share_their_node_s_port_and_not_their_own_links() -> None:
     links = ModelledLinks(LinkSpeeds.parse({"network": "1MB/s", "nvlink": "1MB/s"}))
     one, other, far = (Slot(0, 0), Slot(0, 1)), (Slot(0, 2), Slot(0, 3)), (Slot(1, 0), Slot(1, 1))
-    assert links.transfer(one, other, 1_000_000, 0.0, same_actor=False) == 0.5
-    assert links.transfer(one, far, 1_000_000, 0.0, same_actor=False) == 1.0
+    assert links.fetch([FetchedSegment(one, 1_000_000)], other, 0.0) == [0.5]
+    assert links.fetch([FetchedSegment(one, 1_000_000)], far, 0.0) == [1.0]
+
+
+def test_auto_has_the_layout_of_a_run_that_chooses_it_itself() -> None:
+    """All agents in one actor on each GPU: none waits for another, and no memory crosses the network."""
+    one = run(settings=replace(TIMERS, replicas="auto", questions=400, gpus_per_node=4), nodes=2)
+    assert (one.placement, one.replicas) == ("colocate", {"thinker": 8, "writer": 8})
+    assert one.network_bytes == 0
+    assert one.gpu_use > 0.95
+    packed = run(settings=replace(TIMERS, replicas="auto", placement="pack", questions=400, gpus_per_node=4), nodes=2)
+    assert packed.placement == "pack"
+    assert packed.gpu_use > 0.8
+
+
+def test_a_few_thinkers_of_many_nodes_do_not_share_a_node() -> None:
+    """Their memory leaves through the ports of several nodes: with one, this run would take three times as long."""
+    settings = replace(
+        TIMERS,
+        replicas="balanced",
+        gpus_per_node=4,
+        questions=1600,
+        think_seconds=1.0,
+        write_seconds=11.0,
+        model="qwen3-14b",
+        network="2.5GB/s",
+        store="10TB",
+    )
+    one = run(settings=settings, nodes=12)
+    assert one.replicas == {"thinker": 4, "writer": 44}
+    assert one.gpu_use > 0.8
+    assert one.network_use < 0.8
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -232,7 +270,7 @@ BAD = [
     ("--topology", "no-such", "no-such"),
     ("--topology", "", "topolog"),
     ("--replicas", "0", "between 1 and"),
-    ("--replicas", "planner=2", "balanced"),
+    ("--replicas", "planner=2", "balanced or auto"),
     ("--placement", "scatter", "auto, pack, spread or colocate"),
     ("--think-seconds", "0", "above 0"),
     ("--write-seconds", "nan", "above 0"),
