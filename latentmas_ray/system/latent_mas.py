@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, closing
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -21,8 +22,6 @@ from latentmas_ray.system.stream import ResultStream
 from latentmas_ray.topology import Topology
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from latentmas_ray.memory import Memory
     from latentmas_ray.models.given import ModelObject, TokenizerObject
 
@@ -62,7 +61,7 @@ class LatentMAS:
     @classmethod
     def from_config(
         cls,
-        path: "str | Path",
+        path: str | Path,
         *,
         topology: str | Topology | None = None,
         observer: Observer | None = None,
