@@ -13,7 +13,7 @@ from latentmas_ray.config.renamed import CONFIG_FIELDS
 from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.runs.folder import read_file, read_yaml
 from latentmas_ray.runs.journal import STARTED_IN
-from latentmas_ray.system.settings.places import EXPECTED, Places, find_config
+from latentmas_ray.system.settings.places import EXPECTED, FilePlaces, find_config
 from latentmas_ray.system.settings.start import StartSettings
 from latentmas_ray.topology import apply_control, apply_method, builtin_for, digest_topology, load_topology
 
@@ -47,7 +47,7 @@ def read_config_file(path: str | Path, given: Collection[str] = ()) -> StartSett
         raise ConfigError(f"{file}: model", config.model, expected)
     fields = {name: getattr(config, name) for name in fields if name not in given}
     started_in = values.get(STARTED_IN)
-    places = Places(file, started_in if isinstance(started_in, str) else None)
+    places = FilePlaces(file, started_in if isinstance(started_in, str) else None)
     fields |= places.find_files(fields)
     notes: tuple[str, ...] = ()
     if "topology" in fields:

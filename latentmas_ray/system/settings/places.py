@@ -17,7 +17,7 @@ _MAX_NAMED = 4  # files in a message
 
 
 @dataclass(frozen=True)
-class Places:
+class FilePlaces:
     """The folders in which a relative name is looked for."""
 
     file: Path  # config.yaml
