@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help demo test check lint vllm clean system-packages
+.PHONY: help demo test check lint vllm real clean system-packages
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ lint: $(READY)
 
 vllm: .venv/.vllm_ready ## add the CPU build of vLLM: agents that write text can then run on it
 
+real: .venv/.real_ready ## fetch a real chat model into the user's cache (93 MB): tests and examples can then use it
+	@$(BIN)/python -m examples.real_model
+
 clean: ## remove the set-up and everything that can be made again (not runs/)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -39,6 +42,10 @@ $(READY): pyproject.toml constraints.txt set_up.sh
 .venv/.vllm_ready: $(READY) constraints_vllm.txt set_up_vllm.sh
 	@sh ./set_up_vllm.sh
 	@touch .venv/.vllm_ready
+
+.venv/.real_ready: $(READY) constraints.txt
+	@$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c .venv/constraints.txt gguf
+	@touch .venv/.real_ready
 
 # Only the tests with several nodes need iproute2 and one of them Redis, only those of the report Chromium, and only some
 # of the sandbox bubblewrap; they say so themselves where one is missing.

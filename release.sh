@@ -55,8 +55,8 @@ size=$(wc -c <"$wheel")
 "$python" -m zipfile --list "$wheel" >"$work/files"
 outside=$(awk 'NR > 1 { print $1 }' "$work/files" | grep -v -E '^latentmas_ray(-[^/]*\.dist-info)?/' || true)
 [ -z "$outside" ] || fail "$wheel has files that do not belong to the package: $outside"
-for file in py.typed models/weights/model.safetensors topology/builtin/sequential.yaml tasks/sample.jsonl \
-  report/templates/report.css report/published.json; do
+for file in py.typed models/weights/tiny/model.safetensors models/weights/small/model.safetensors \
+  topology/builtin/sequential.yaml tasks/sample.jsonl report/templates/report.css report/published.json; do
   grep -q "^latentmas_ray/$file " "$work/files" || fail "$wheel lacks latentmas_ray/$file"
 done
 step "$wheel: $size bytes"

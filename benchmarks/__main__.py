@@ -75,6 +75,38 @@ def _continuous(
     measure_continuous(settings, as_json=as_json)
 
 
+@app.command("latent-steps")
+def _latent_steps(
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what thinks and answers")] = "tiny",
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "notes",
+    topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "hierarchical",
+    steps: Annotated[int, typer.Option(help="of the full run", min=1)] = 40,
+    settings: Annotated[str, typer.Option(metavar="S,S,…", help="of --latent-steps, beside it")] = "auto,max:40",
+    limit: Annotated[int, typer.Option(help="questions", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
+    other_batch_size: Annotated[int, typer.Option(help="in those of the second full run", min=1)] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 64,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of the weights")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure what is saved where questions stop thinking early, and which answers change."""
+    from benchmarks.latent_steps import LatentStepsSettings, measure_latent_steps  # needs torch
+
+    chosen = LatentStepsSettings(
+        model=model,
+        task=task,
+        topology=topology,
+        steps=steps,
+        settings=tuple(settings.split(",")),
+        limit=limit,
+        batch_size=batch_size,
+        other_batch_size=other_batch_size,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+    )
+    measure_latent_steps(chosen, as_json=as_json)
+
+
 @app.command("vllm-memory")
 def _vllm_memory(
     megabytes: Annotated[int, typer.Option(help="size of the memory", min=1)] = 128,
@@ -84,6 +116,49 @@ def _vllm_memory(
     from benchmarks.vllm_memory import measure_vllm_memory  # needs torch and vLLM
 
     measure_vllm_memory(megabytes, repeats)
+
+
+@app.command("mixed-models")
+def _mixed_models(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets one run folder for each cell")],
+    models: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="models that work together")] = "tiny,small",
+    task: Annotated[str, typer.Option(help="what they are asked")] = "notes",
+    topology: Annotated[str, typer.Option(help="whose experts hand over")] = "hierarchical",
+    answerer: Annotated[str, typer.Option(metavar="AGENT", help="the answering agent there")] = "answerer",
+    limit: Annotated[int, typer.Option(help="questions of each cell", min=1)] = 1000,
+    latent_steps: Annotated[int, typer.Option(help="thoughts of each expert", min=0)] = 10,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 50,
+    max_new_tokens: Annotated[int, typer.Option(help="of an answer", min=1)] = 160,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="of all models")] = "auto",
+) -> None:
+    """Measure teams of different models with all controls; run again, it continues."""
+    from benchmarks.mixed_models import MixedSettings, measure_mixed, mixed_table  # needs torch
+
+    settings = MixedSettings(
+        models=tuple(models.split(",")),
+        task=task,
+        topology=topology,
+        answerer=answerer,
+        limit=limit,
+        latent_steps=latent_steps,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+    )
+    typer.echo(mixed_table(measure_mixed(settings, folder, lambda line: typer.echo(line, err=True))))
+
+
+@app.command("mapped-words")
+def _mapped_words(
+    models: Annotated[str, typer.Option(metavar="NAME,NAME,…", help="models, in both directions")] = "tiny,small",
+    questions: Annotated[int, typer.Option(help="of the task notes", min=1)] = 1000,
+    batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 100,
+) -> None:
+    """Measure the map of thoughts by words that are sent as embeddings."""
+    from benchmarks.mapped_words import measure_words, words_table  # needs torch
+
+    pairs = [(writer, reader) for writer in models.split(",") for reader in models.split(",") if writer != reader]
+    typer.echo(words_table([one for pair in pairs for one in measure_words(*pair, questions, batch_size)]))
 
 
 @app.command("links")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import latentmas_ray
 from latentmas_ray import LatentMAS
 
-FOLDER = Path(latentmas_ray.__file__).parent / "models" / "weights"  # the embedded model, as any model's folder
+FOLDER = Path(latentmas_ray.__file__).parent / "models" / "weights" / "tiny"  # like any model's folder
 
 
 def main() -> None:

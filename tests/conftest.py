@@ -21,8 +21,8 @@ from latentmas_ray.vllm.installed import obstacle as vllm_obstacle
 
 TESTS = Path(__file__).parent
 # Several nodes come before Ray: of two processes one would have nothing else to do at the end than their one long file.
-FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "ray", "vllm", "gpu")
-MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "vllm", "gpu"})
+FOLDERS = ("architecture", "unit", "numerics", "browser", "multinode", "real", "ray", "vllm", "gpu")
+MARKED_FOLDERS = frozenset({"browser", "ray", "multinode", "real", "vllm", "gpu"})
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -45,15 +45,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_ONE_OF_SEVERAL else str(min(2
 RAY_STORE_BYTES = 300 * 2**20
 
 CACHE_DIR = pytest.StashKey[str]()
+USER_CACHE = pytest.StashKey[Path]()
 NUM_LEFT_OUT = pytest.StashKey[int]()
 REQUIRED = pytest.StashKey[frozenset[Requirement]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     try:
-        config.stash[REQUIRED] = read_environment().require
+        environment = read_environment()
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
+    config.stash[REQUIRED] = environment.require
+    # One of several processes is told by the first: that has set the tests' own folder already.
+    told = getattr(config, "workerinput", {}).get("user_cache")
+    config.stash[USER_CACHE] = environment.cache_dir if told is None else Path(told)
     config.stash[CACHE_DIR] = tempfile.mkdtemp(prefix="latentmas-tests-")
     for name in UNSET:
         os.environ.pop(name, None)
@@ -90,6 +95,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["user_cache"] = str(node.config.stash[USER_CACHE])
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Each of several processes has collected the same tests; the one that leads them has collected none."""
     node.config.stash[NUM_LEFT_OUT] = getattr(node, "workeroutput", {}).get("num_left_out", 0)
@@ -116,7 +126,7 @@ def _place(item: pytest.Item) -> tuple[int, bool, bool]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, find_obstacle in OBSTACLES.items():
-        if item.get_closest_marker(name) is None or (obstacle := find_obstacle()) is None:
+        if item.get_closest_marker(name) is None or (obstacle := find_obstacle(item.config)) is None:
             continue
         if name in item.config.stash[REQUIRED]:
             pytest.fail(f"{obstacle}, and LATENTMAS_REQUIRE asks for {name}", pytrace=False)
@@ -124,7 +134,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @cache
-def _gpu_obstacle() -> str | None:
+def _gpu_obstacle(_: pytest.Config) -> str | None:
     # Not at the top: most tests need no torch, and it takes seconds to import.
     import torch
 
@@ -132,7 +142,7 @@ def _gpu_obstacle() -> str | None:
 
 
 @cache
-def _multinode_obstacle() -> str | None:
+def _multinode_obstacle(_: pytest.Config) -> str | None:
     """Try what a test with several nodes does first: a network namespace with a pair of virtual links in it."""
     if shutil.which("ip") is None:
         return "the `ip` command (iproute2) is missing"
@@ -152,21 +162,34 @@ def _ip(*arguments: str) -> str | None:
     return None if done.returncode == 0 else f"no network namespace can be made: {done.stderr.strip()}"
 
 
-def _browser_obstacle() -> str | None:
+def _browser_obstacle(_: pytest.Config) -> str | None:
     return None if shutil.which("chromium") else "chromium is not installed"
 
 
-def _vllm_obstacle() -> str | None:
+def _vllm_obstacle(_: pytest.Config) -> str | None:
     # vLLM is not imported: that takes long, and on a CPU it changes the whole process.
     return None if (why := vllm_obstacle()) is None else f"{why} (make vllm)"
 
 
-OBSTACLES: dict[Requirement, Callable[[], str | None]] = {
+def _real_obstacle(config: pytest.Config) -> str | None:
+    from examples.real_model.folder import obstacle
+
+    return obstacle(config.stash[USER_CACHE] / "real_model")
+
+
+OBSTACLES: dict[Requirement, Callable[[pytest.Config], str | None]] = {
     "browser": _browser_obstacle,
     "gpu": _gpu_obstacle,
     "multinode": _multinode_obstacle,
+    "real": _real_obstacle,
     "vllm": _vllm_obstacle,
 }
+
+
+@pytest.fixture(scope="session")
+def user_cache(pytestconfig: pytest.Config) -> Path:
+    """The cache folder that the package uses outside the tests."""
+    return pytestconfig.stash[USER_CACHE]
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,12 @@ from examples.tiny_model.document import Document, DocumentPart, Mix
 from examples.tiny_model.texts import (
     AGENTS,
     CHAIN_ROLES,
-    END,
+    CHATML,
+    TurnMarks,
     answer_prompt,
-    closing,
     context_of,
     expert_prompt,
     expert_text,
-    opening,
     role_prompt,
     role_text,
 )
@@ -33,12 +32,13 @@ _LEAST_BRANCH = 70  # tokens that are reserved for a question and its answer
 class TranscriptWriter:
     """Makes random documents of a mix. The texts before and after a user's message are encoded once."""
 
-    def __init__(self, tokenizer: Tokenizer, rng: Random) -> None:
+    def __init__(self, tokenizer: Tokenizer, rng: Random, marks: TurnMarks = CHATML) -> None:
         self.rng = rng
         self._tokenizer = tokenizer
         self._words = [index for index in range(tokenizer.get_vocab_size()) if index > 2]
-        self._opening = self._text(opening())
-        self._closing = self._text(closing())
+        self._opening = self._text(marks.opening)
+        self._closing = self._text(marks.closing)
+        self._end = marks.end
 
     def document(self, mix: Mix, max_tokens: int) -> Document:
         """Return one document of the mix, of at most `max_tokens` tokens."""
@@ -115,7 +115,7 @@ class TranscriptWriter:
         if kind < 0.35:
             return []
         if kind < 0.8:
-            ids = self._tokenizer.encode(text + END).ids
+            ids = self._tokenizer.encode(text + self._end).ids
             if kind < 0.6:
                 return [DocumentPart(ids, "repeat")]
             return [DocumentPart(ids[: self.rng.randint(1, len(ids))], "repeat")]
@@ -166,7 +166,7 @@ class TranscriptWriter:
     def _text_expert(self, notes: Notes, written: Sequence[tuple[str, str]]) -> Document:
         last = self.rng.randrange(1, len(notes))
         parts = self._user(expert_prompt(notes[last], context_of(written[:last])))
-        return Document([], [[*parts, self._text(expert_text(notes[last]) + END, "repeat")]], [])
+        return Document([], [[*parts, self._text(expert_text(notes[last]) + self._end, "repeat")]], [])
 
     def _questions(self, mix: Mix, notes: Notes, before: list[DocumentPart], room: int) -> list[list[DocumentPart]]:
         branches: list[list[DocumentPart]] = []
@@ -176,7 +176,7 @@ class TranscriptWriter:
             if asked is None:
                 continue
             prompt = self._text(answer_prompt(asked.question))
-            branch = [*before, prompt, self._closing, self._text(asked.work + END, wanted)]
+            branch = [*before, prompt, self._closing, self._text(asked.work + self._end, wanted)]
             room -= sum(len(part.ids) for part in branch)
             if room < 0:
                 break
@@ -188,7 +188,11 @@ class TranscriptWriter:
         rng = self.rng
         problem = make_problem(rng, "train", rng.randint(1, MAX_STEPS))
         written = [(name, role_text(role, problem)) for name, role in zip(AGENTS["chain"], CHAIN_ROLES, strict=True)]
-        answer = [self._text(answer_prompt(problem.question)), self._closing, self._text(problem.work + END, "chain")]
+        answer = [
+            self._text(answer_prompt(problem.question)),
+            self._closing,
+            self._text(problem.work + self._end, "chain"),
+        ]
         if rng.random() >= mix.solo:
             num = rng.choice((1, 2, 3, 3))
             prompts = [role_prompt(role, problem.question) for role in CHAIN_ROLES[-num:]]
@@ -203,4 +207,4 @@ class TranscriptWriter:
         index = rng.randrange(len(CHAIN_ROLES))  # one of the others that writes
         before = context_of(written[:index])
         parts = self._user(before + role_prompt(CHAIN_ROLES[index], problem.question))
-        return Document([], [[*parts, self._text(written[index][1] + END, "chain")]], [])
+        return Document([], [[*parts, self._text(written[index][1] + self._end, "chain")]], [])

@@ -21,11 +21,12 @@ from examples.tiny_model.first_weights import draw_tokens
 from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.packing import Rows, pack
 from examples.tiny_model.soft import soft_embeddings
+from examples.tiny_model.texts import CHATML, TurnMarks
+from examples.tiny_model.tokens import word_id
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, TRAIN_NAMES
 
 _WARM_UP = 30
 _DECAY_FROM = 0.55  # share of the steps with a constant rate, during which the number of steps can still be changed
-_FIRST_FALL = 730  # the rate decays to its minimum here; with more steps it restarts at about half
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _NEW_NAMES_FROM = 320
 _MUON_RATE, _EMBED_RATE, _ADAM_RATE = 0.02, 0.02, 4e-3
@@ -36,6 +37,7 @@ class TrainingSettings:
     """The settings of a training run. Two runs with equal settings see the same data in the same order."""
 
     num_steps: int
+    first_fall: int = 730  # the rate decays to its minimum here; with more steps it restarts at about half
     num_rows: int = 18
     num_tokens: int = 512
     seed: int = 2511
@@ -61,15 +63,16 @@ class Trainer:
         settings: TrainingSettings,
         mix_at: Callable[[int], Mix],
         *,
+        marks: TurnMarks = CHATML,
         compiled: bool = True,
     ) -> None:
         self.model, self.settings, self.progress = model, settings, TrainingProgress()
-        self.tokenizer, self._mix_at = tokenizer, mix_at
+        self.tokenizer, self._mix_at, self._marks = tokenizer, mix_at, marks
         self._masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
         for p in model.parameters():
             p.data = p.data.bfloat16()
-        self._trained_names = [tokenizer.token_to_id(f"Ġ{name}") for name in TRAIN_NAMES]
-        self._names = [*self._trained_names, *(tokenizer.token_to_id(f"Ġ{name}") for name in HELD_OUT_NAMES)]
+        self._trained_names = [word_id(tokenizer, name) for name in TRAIN_NAMES]
+        self._names = [*self._trained_names, *(word_id(tokenizer, name) for name in HELD_OUT_NAMES)]
         self._first = {name: self._masters[name][self._names].clone() for name in _MATRICES}
         hidden = [m for name, m in self._masters.items() if m.ndim == 2 and "layers" in name]
         embedded = [m for name, m in self._masters.items() if "embed" in name]
@@ -85,7 +88,7 @@ class Trainer:
         """Run one step. Return the loss and, for each kind, the shares of right tokens and of right whole answers."""
         begin = time.perf_counter()
         settings, step = self.settings, self.progress.step
-        writer = TranscriptWriter(self.tokenizer, Random(f"{settings.seed} {step}"))
+        writer = TranscriptWriter(self.tokenizer, Random(f"{settings.seed} {step}"), self._marks)
         if step >= _NEW_NAMES_FROM:
             self._rename(torch.Generator().manual_seed(settings.seed * 1_000_000 + step))
         rows = pack(writer, self._mix_at(step), settings.num_rows, settings.num_tokens)
@@ -97,7 +100,8 @@ class Trainer:
         return {"loss": loss.item(), **figures}
 
     def _rate(self, step: int) -> float:
-        end = _FIRST_FALL if step < _FIRST_FALL < self.settings.num_steps else self.settings.num_steps
+        first, last = self.settings.first_fall, self.settings.num_steps
+        end = first if step < first < last else last
         left = (end - step) / (end * (1 - _DECAY_FROM))
         return self.settings.rate * min(1.0, (step + 1) / _WARM_UP, max(left, 0.02))
 

@@ -9,25 +9,25 @@ from pathlib import Path
 import torch
 
 from examples.tiny_model.curriculum import mix_at
+from examples.tiny_model.designs import Design
 from examples.tiny_model.first_weights import set_first_weights
 from examples.tiny_model.loop import Trainer, TrainingSettings
 from examples.tiny_model.plot import plot_history
-from examples.tiny_model.tokens import train_tokenizer
-from latentmas_ray.models.presets import untrained_model, wrap_tokenizer
 
 _REPORT_STEPS = 10
 _SAVE_SECONDS = 120.0
 _MODEL_STEPS = 100  # steps between two writes of the model
 
 
-def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> None:
-    """Train to step `num_steps`, resuming from the state in `folder` if there is one."""
+def train(folder: Path, design: Design, *, num_steps: int, seed: int, compiled: bool = True) -> None:
+    """Train a model of this design to step `num_steps`, resuming from the state in `folder` if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
+    tokenizer = design.train_tokenizer()
     torch.manual_seed(seed)
-    model = untrained_model(tokenizer.get_vocab_size())
+    model = design.first_model(tokenizer)
     set_first_weights(model)
-    trainer = Trainer(model, tokenizer, TrainingSettings(num_steps=num_steps, seed=seed), mix_at, compiled=compiled)
+    settings = TrainingSettings(num_steps=num_steps, first_fall=design.first_fall, seed=seed)
+    trainer = Trainer(model, tokenizer, settings, mix_at, marks=design.marks, compiled=compiled)
     state = folder / "state.pt"
     if state.exists():
         trainer.load(state)
@@ -45,7 +45,7 @@ def train(folder: Path, *, num_steps: int, seed: int, compiled: bool = True) -> 
                 _write_history(trainer, folder)
                 saved = time.monotonic()
         if step % _MODEL_STEPS == 0 or step == num_steps:
-            write_model(trainer, folder / "model")
+            write_model(trainer, design, folder / "model")
     plot_history(trainer.progress.history, folder / "curves.png")
 
 
@@ -56,12 +56,12 @@ def means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(sum(some) / len(some), 4) for name, some in values.items()}
 
 
-def write_model(trainer: Trainer, folder: Path) -> None:
+def write_model(trainer: Trainer, design: Design, folder: Path) -> None:
     """Write the model, in bfloat16, and its tokenizer as a model folder."""
     model = copy.deepcopy(trainer.model)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)
-    wrap_tokenizer(trainer.tokenizer).save_pretrained(folder)
+    design.wrap(trainer.tokenizer).save_pretrained(folder)
 
 
 def _report(trainer: Trainer, figures: Mapping[str, float]) -> None:

@@ -4,22 +4,25 @@ A test compares them with the rendered templates of the topologies.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from latentmas_ray.tasks.chain import Problem
 from latentmas_ray.tasks.notes import Fact, notes_text
 
 CHAIN_ROLES = ("Plan the steps.", "Check the plan.", "Work out the steps.")
-END = "<|im_end|>"
 
 
-def opening() -> str:
-    """Return the text before a user's message."""
-    return "<|im_start|>user\n"
+@dataclass(frozen=True)
+class TurnMarks:
+    """What a chat template puts around the texts of a conversation."""
+
+    opening: str  # before a user's message
+    end: str  # after an assistant's message
+    closing: str  # between a user's message and the assistant's
 
 
-def closing() -> str:
-    """Return the text between a user's message and the assistant's."""
-    return f"{END}\n<|im_start|>assistant\n"
+CHATML = TurnMarks("<|im_start|>user\n", "<|im_end|>", "<|im_end|>\n<|im_start|>assistant\n")
+ROLE_TOKENS = TurnMarks("<|user|>", "<|end|>", "<|end|><|assistant|>")
 
 
 def expert_prompt(facts: Sequence[Fact], context: str = "") -> str:
@@ -56,10 +59,8 @@ def role_text(role: str, problem: Problem) -> str:
 
 AGENTS = {"notes": ("expert_1", "expert_2", "expert_3"), "chain": ("planner", "critic", "refiner")}
 
+CHAT_ROLES = ("user\n", "assistant\n", "system\n")
 FIXED_TEXTS = (
-    "user\n",
-    "assistant\n",
-    "system\n",
     "So \\boxed{}",
     *CHAIN_ROLES,
     *(f"{name} wrote:\n" for names in AGENTS.values() for name in names),

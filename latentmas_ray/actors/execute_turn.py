@@ -105,7 +105,7 @@ def execute_turn(
     if work.given is not None:
         receiver = GivenMemoryReceiver(work.given, len(work.prompts), runner.spec, transport.authenticator)
     else:
-        receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since)
+        receiver = SegmentReceiver(transport, incoming, runner.spec, idle_since=idle_since, translated=work.translated)
     sender = None if send is None else SegmentSender(transport, send, work, overlaps=overlaps)
     chunk, result = runner.run(work, receiver, outgoing=sender)
     final_at, begin = time.time(), time.perf_counter()

@@ -37,35 +37,52 @@ class LocalRuntime:
     """Executes each turn inside `submit`."""
 
     def __init__(
-        self, make_runner: Callable[[], Runner], transport: Transport, *, note: str = "", num_threads: int | None = None
+        self,
+        make_runner: Callable[[], Runner],
+        transport: Transport,
+        *,
+        note: str = "",
+        own: Mapping[str, Callable[[], Runner]] | None = None,
+        num_threads: int | None = None,
     ) -> None:
-        """`note` is a further fact for the description, in the log. `num_threads`: of torch in this process, until the
-        runtime is closed; without it as many as cores are free, and never more than torch would have."""
+        """`own` loads the models of the agents that have another than `make_runner` loads: one model for each function,
+        which several agents may share. `note` is a further fact for the description, in the log. `num_threads`: of
+        torch in this process, until the runtime is closed; without it as many as cores are free, and never more than
+        torch would have."""
         self._make_runner = make_runner
+        self._own = dict(own or {})
         self._note = note
         self._transport = transport
-        self._runner: Runner | None = None
+        self._runners: dict[Callable[[], Runner], Runner] = {}
         self._events: list[Event] = []  # for the next poll
         self._num_threads = num_threads
         self._threads_before: int | None = None
 
     def start(self) -> RuntimeInfo:
-        """Choose the threads, then load the model. Raises ModelError; then `close` has to follow."""
+        """Choose the threads, then load each model once. Raises ModelError, ConfigError for models whose memory an
+        agent cannot read; then `close` has to follow."""
         threads = self._choose_threads()
-        self._runner = self._make_runner()
+        for make_runner in dict.fromkeys([self._make_runner, *self._own.values()]):
+            self._runners[make_runner] = make_runner()
         self._transport.open(RunKey.generate())
+        runners = list(self._runners.values())
         return RuntimeInfo(
-            bytes_per_token=self._runner.spec.bytes_per_token,
+            bytes_per_token=max(runner.spec.bytes_per_token for runner in runners),
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
             description=", ".join(
-                filter(None, (f"all agents in this process on {self._runner.device}", threads, self._note))
+                filter(None, (f"all agents in this process on {runners[0].device}", threads, self._note))
             ),
-            kv_spec=self._runner.spec.of_shard(WHOLE),
+            kv_spec=runners[0].spec.of_shard(WHOLE),
+            kv_specs={agent: self._runner_of(agent).spec.of_shard(WHOLE) for agent in self._own},
         )
+
+    def _runner_of(self, agent: str) -> Runner:
+        assert self._runners, "start() comes first"
+        return self._runners[self._own.get(agent, self._make_runner)]
 
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
-        assert self._runner is not None, "start() comes first"
+        runner = self._runner_of(work.agent)
         self._keep_threads()
         place = TurnPlace(submitted_at=time.time())
         chunks = [segments[name] for name in work.segment_order()]
@@ -74,7 +91,7 @@ class LocalRuntime:
                 return self._failed(work, chunk)
         try:
             incoming = complete_segments(dict(zip(work.segment_order(), chunks, strict=True)))
-            sent, result = execute_turn(self._runner, self._transport, work, incoming)
+            sent, result = execute_turn(runner, self._transport, work, incoming)
             kept = receive_kept(result.kept, self._transport.authenticator, work.segment_id)
         except Exception as error:  # noqa: BLE001  as in an actor: any exception fails this batch only
             return self._failed(work, error)
@@ -105,13 +122,12 @@ class LocalRuntime:
 
     def running_turns(self) -> list[TurnProgress]:
         """Return the turn that another thread executes now."""
-        runner = self._runner
-        progress = None if runner is None else runner.progress
-        return [] if progress is None else [progress]
+        running = [runner.progress for runner in list(self._runners.values())]
+        return [progress for progress in running if progress is not None]
 
     def close(self) -> None:
-        """Drop the model and close the transport."""
-        self._runner = None
+        """Drop the models and close the transport."""
+        self._runners.clear()
         self._events.clear()
         self._transport.close()
         if self._threads_before is not None:

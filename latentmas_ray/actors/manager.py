@@ -81,16 +81,15 @@ class ReplicaManager:
             cluster = cluster.inspect_again()
         self.loaded = [one for ranks in loaded.values() for one in ranks]
         self._first_nodes = frozenset(one.node_id for one in self.loaded)
-        for replica, ranks in loaded.items():
-            self.spec.check_same(replica.accept(ranks))
+        first.accept_loaded(self._replicas, loaded, self.request.other_models)
         if told := first.describe_first(self.asked, self.replicas_of()):
             _log.warning("%s", told)
         return cluster
 
-    @property
-    def spec(self) -> KVCacheSpec:
-        """The spec of the whole model's memory."""
-        return self.loaded[0].spec.of_shard(TPRank())
+    def specs(self) -> dict[str, KVCacheSpec]:
+        """Return the spec of the memory of each agent's whole model."""
+        members = self.replicas_of().items()
+        return {agent: next(one.spec for one in replicas if one.spec is not None) for agent, replicas in members}
 
     @property
     def plan(self) -> Plan:
@@ -204,7 +203,7 @@ class ReplicaManager:
             plan = replace(self.plan, request=there, share=share, slots=slots, divides_gpus=False)
             group = PlacementGroupHandle(plan, self.request.start_seconds)
             seat = first.Seat(group, tuple(range(tp)), (node,) * tp, share)
-        self._start_in(replica_id, seat, spec=self.spec)
+        self._start_in(replica_id, seat, spec=self.specs()[agents[0]])
         return replica_id
 
     def retire(self, replica_id: ReplicaId) -> None:
@@ -345,7 +344,7 @@ class ReplicaManager:
             allow_out_of_order_execution=True,
             concurrency_groups=groups,
         )(actor)
-        make_runner = self._loaders.store(request.make_runner if text is None else text.make_runner)
+        make_runner = self._loaders.store(request.runner_of(replica_id))
         named = {"key": request.key} | ({} if text is None else {"question_seconds": request.turn_seconds})
         named |= {} if request.detached is None else {"lease_seconds": request.detached.seconds}
         actors = []

@@ -115,7 +115,8 @@ class RayRuntime:
         if self._detached is not None:
             self._detached.start_renewing(lambda: [actor for one in self._manager.replicas for actor in one.actors])
         why = self._start_replicas()
-        spec = self._manager.spec
+        specs = {agent: spec.of_shard(WHOLE) for agent, spec in self._manager.specs().items()}
+        spec = max(specs.values(), key=lambda one: one.bytes_per_token)
         layout = self._manager.request.planner.layout
         measures_costs = self._measures_costs and not self._manager.plan.is_colocated
         return RuntimeInfo(
@@ -126,7 +127,7 @@ class RayRuntime:
                 filter(None, (layout.line if layout else "", self._manager.describe(), why, self._note))
             ),
             transfer_costs=measure_costs(self._manager.replicas_of()) if measures_costs else None,
-            kv_spec=spec.of_shard(WHOLE),
+            kv_specs=specs,
             writes_at_once=self._manager.writes_at_once(),
             engines=self._manager.engines,
             layout=layout,

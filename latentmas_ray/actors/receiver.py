@@ -8,9 +8,9 @@ from typing import Any
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.engine.timing.exposed_time import ExposedTimer
 from latentmas_ray.engine.timing.phase_spans import Wait
-from latentmas_ray.engine.turn import GivenMemory, SegmentRead
+from latentmas_ray.engine.turn import GivenMemory, ReadAs, SegmentRead
 from latentmas_ray.memory import KVCacheSpec, Segment, SegmentChunk, SegmentMeta, join
-from latentmas_ray.memory.chunk import repeat
+from latentmas_ray.memory.chunk import close, repeat
 from latentmas_ray.memory.reslice import reslice
 from latentmas_ray.memory.spec import WHOLE
 from latentmas_ray.memory.wire import decode_chunk, from_raw
@@ -53,9 +53,11 @@ class SegmentReceiver:
         *,
         idle_since: float,
         busy_within: Callable[[float, float], float] | None = None,
+        translated: Collection[str] = (),
     ) -> None:
         """Unpack the first chunks. `idle_since` (seconds of the wall clock) is when the reader became idle;
-        `busy_within` is that of `ExposedTimer`.
+        `busy_within` is that of `ExposedTimer`. Of the sources in `translated`, which have another model, only the
+        recompute inputs are taken.
 
         Raises what `Transport.unpack` raises.
         """
@@ -63,12 +65,14 @@ class SegmentReceiver:
         self._transport = transport
         self._spec = spec
         self._incoming = incoming
+        self._translated = frozenset(translated)
         final_at = {segment.source: segment.first.final_at for segment in incoming}
         self._timer = ExposedTimer(final_at, idle_since=idle_since, busy_within=busy_within)
         self._recompute_bytes = dict.fromkeys(final_at, 0)
         self._kv_bytes = dict.fromkeys(final_at, 0)
         self._errors = dict.fromkeys(final_at, 0.0)
         self._first = {segment.source: self._unpack(segment, 0, segment.first) for segment in incoming}
+        self._received: dict[str, list[SegmentChunk]] = {}  # later chunks that were received before they are absorbed
         self._names = {segment.source: transport.name_of(segment.first.payload) for segment in incoming}
         stats = {source: chunk.codec_stats for source, chunk in self._first.items()}
         self._codecs = {source: one.codec if one else "none" for source, one in stats.items()}
@@ -79,7 +83,10 @@ class SegmentReceiver:
         return sum(end - begin for begin, end in self.waits)
 
     def segments(self) -> dict[str, Segment | SegmentMeta]:
-        """Return each source's segment, or only its meta data while chunks of it are missing."""
+        """Return each source's segment, or only its meta data while chunks of it are missing. Waits for the last chunk
+        of a segment whose turn may end early, because only that has its lengths; until then the first is in transit."""
+        for segment in self._incoming:
+            self._close(segment)
         return {source: join([chunk]) if chunk.is_whole else chunk.meta for source, chunk in self._first.items()}
 
     def chunks_of(self, agent: str) -> Iterator[SegmentChunk]:
@@ -97,13 +104,16 @@ class SegmentReceiver:
             yield from self._yield_later(segment)
 
     def transfers(self, recomputed: Collection[str]) -> tuple[SegmentRead, ...]:
-        """Return one record per segment, once all chunks are absorbed. The sources in `recomputed` sent no KV."""
+        """Return one record per segment, once all chunks are absorbed. From the sources in `recomputed` no KV was
+        taken."""
         times = self._timer.times()
+        modes: dict[str, ReadAs] = dict.fromkeys(recomputed, "recompute")
+        modes.update(dict.fromkeys(self._translated, "translated"))
         return tuple(
             SegmentRead(
                 source=source,
                 num_bytes=self._recompute_bytes[source] if source in recomputed else self._kv_bytes[source],
-                transfer_mode="recompute" if source in recomputed else "kv",
+                transfer_mode=modes.get(source, "kv"),
                 codec=codec,
                 relative_error=self._errors[source],
                 transport=self._names[source],
@@ -113,17 +123,33 @@ class SegmentReceiver:
             for source, codec in self._codecs.items()
         )
 
-    def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
+    def _close(self, segment: IncomingSegment) -> None:
+        """Receive all chunks of a segment whose first one does not have its lengths."""
+        first = self._first.get(segment.source)
+        if first is not None and first.meta.is_open:
+            chunks = close([first, *self._receive_later(segment)])
+            self._first[segment.source], self._received[segment.source] = chunks[0], chunks[1:]
+
+    def _receive_later(self, segment: IncomingSegment) -> Iterator[SegmentChunk]:
+        """Wait for each later chunk."""
         for index, wait in enumerate(segment.later, 1):
             begin = time.time()
             sent = wait()
             self.waits.append((begin, time.time()))
             self._timer.note_final(segment.source, sent.final_at)
-            yield from self._yield_timed(segment.source, self._unpack(segment, index, sent))
+            yield self._unpack(segment, index, sent)
+
+    def _yield_later(self, segment: IncomingSegment) -> Iterator[tuple[str, SegmentChunk]]:
+        received = self._received.pop(segment.source, None)
+        for chunk in self._receive_later(segment) if received is None else received:
+            yield from self._yield_timed(segment.source, chunk)
 
     def _unpack(self, segment: IncomingSegment, index: int, sent: SentChunk) -> SegmentChunk:
         begin, source = time.time(), segment.source
-        chunk = self._transport.unpack(sent.payload, expected=self._spec, chunk_id=segment.chunk_id(index))
+        if source in self._translated:
+            chunk = self._transport.unpack_inputs(sent.payload, chunk_id=segment.chunk_id(index))
+        else:
+            chunk = self._transport.unpack(sent.payload, expected=self._spec, chunk_id=segment.chunk_id(index))
         self._recompute_bytes[source] += sum(chunk.recompute_inputs.bytes_per_question)
         self._kv_bytes[source] += chunk.travel_bytes
         self._errors[source] = max(self._errors[source], chunk.codec_stats.relative_error if chunk.codec_stats else 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from latentmas_ray.cli.options import flag_of
-from latentmas_ray.config import EMBEDDED_MODEL
+from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.errors import UnusedSettingWarning
 
 
@@ -32,8 +32,8 @@ UNUSED_FLAGS: Mapping[str, tuple[UnusedFlags, ...]] = {
         ),
         UnusedFlags(
             fields=("anyway",),
-            when=lambda flags: flags["model"] != EMBEDDED_MODEL,
-            why=f"with --model: only {EMBEDDED_MODEL} refuses questions",
+            when=lambda flags: flags["model"] not in EMBEDDED_MODELS,
+            why=f"with --model: only {' and '.join(EMBEDDED_MODELS)} refuse questions",
         ),
         UnusedFlags(
             fields=("anyway",),

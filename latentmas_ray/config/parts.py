@@ -26,11 +26,14 @@ from latentmas_ray.config.choices import (
     TransferMode,
     TransportName,
 )
+from latentmas_ray.config.latent_steps import StepsSetting, parse_latent_steps
 from latentmas_ray.config.values import (
     DEVICE_FORM,
     Replicas,
     count_replicas,
+    describe_models,
     is_device,
+    parse_models,
     parse_replicas,
     parse_transport,
 )
@@ -38,7 +41,8 @@ from latentmas_ray.env import MAX_THREADS
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
-EMBEDDED_MODEL = "tiny"
+EMBEDDED_MODEL = "tiny"  # the default
+EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
 # Fields that are, or may be, files or folders of this machine.
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
@@ -76,7 +80,6 @@ class ConfigPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, defer_build=True)
 
     @field_validator(
-        "latent_steps",
         "batch_size",
         "decode_batch",
         "max_new_tokens",
@@ -104,12 +107,25 @@ class ConfigPart(BaseModel):
 class ModelConfig(ConfigPart):
     """The model, its number format and its device."""
 
-    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, a model folder, or a hub id")
+    model: str = Field(default=EMBEDDED_MODEL, min_length=1, description="tiny, small, a model folder, or a hub id")
+    models: Annotated[dict[str, str], Since(before={})] = Field(
+        default_factory=dict, description="of agents that have another model, as in planner=tiny,judger=FOLDER"
+    )
     revision: Annotated[str | None, Since(before=None)] = Field(
         default=None, min_length=1, description="branch, tag or commit of a hub model"
     )
     dtype: DTypeName = Field(default="auto", description="auto: the one in which the weights are stored")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: object) -> dict[str, str]:
+        return {agent: with_home(model) for agent, model in parse_models(value).items()}
+
+    @property
+    def model_names(self) -> str:
+        """All models of the run, for tables: that of most agents, and those of the others."""
+        return describe_models(self.model, self.models)
 
     @field_validator("device")
     @classmethod
@@ -123,10 +139,10 @@ class TaskConfig(ConfigPart):
     """The questions, and how many are in one batch."""
 
     task: str = Field(
-        default_factory=lambda fields: "chain" if fields.get("model") == EMBEDDED_MODEL else "sample",
+        default_factory=lambda fields: "chain" if fields.get("model") in EMBEDDED_MODELS else "sample",
         min_length=1,
-        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, the task that tiny "
-        "was trained for, and sample with any other model",
+        description="one of latentmas tasks, or a FILE.jsonl[.gz] of questions; without it chain, a task that tiny "
+        "and small were trained for, and sample with any other model",
     )
     limit: int | None = Field(default=None, ge=1, description="only the first N questions")
     batch_size: int = Field(default=8, ge=1, le=4096, description="questions in one batch")
@@ -149,12 +165,20 @@ class MethodConfig(ConfigPart):
     memory: MemoryName = Field(
         default="matched", description="a control: another question's memory, a part of it, or none"
     )
-    latent_steps: int = Field(default=40, ge=0, le=100_000, description="latent thoughts per latent agent (m)")
+    latent_steps: StepsSetting = Field(
+        default=40,
+        description="latent thoughts per latent agent (m); auto: until they have converged (see docs/latent_steps.md)",
+    )
     realign: bool = Field(default=True, description="map hidden states to the input embeddings by W_a; off: W_a = I")
     guard: GuardName = Field(
         default="off",
         description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
     )
+
+    @field_validator("latent_steps", mode="before")
+    @classmethod
+    def _parse_latent_steps(cls, value: object) -> StepsSetting:
+        return parse_latent_steps(value)
 
 
 class SamplingConfig(ConfigPart):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+from latentmas_ray.config.latent_steps import StepsSetting, most_steps
 from latentmas_ray.config.parts import PlacementConfig
 from latentmas_ray.config.run import RunConfig
 from latentmas_ray.errors import UnusedSettingWarning
@@ -21,7 +22,7 @@ class RunSetting:
 
     config: RunConfig
     num_agents: int = 2  # of the configured topology
-    own_steps: tuple[int | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
+    own_steps: tuple[StepsSetting | None, ...] = (None,)  # `latent_steps` of each of its latent agents; None: the run's
     own_engines: tuple[str | None, ...] = (None,)  # `engine` of each agent that writes text; None: the run's
     from_memory: bool = False  # the last agent alone answers, from the memory of an earlier run
 
@@ -32,8 +33,8 @@ class RunSetting:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The latent steps of each latent agent."""
-        return tuple(self.config.latent_steps if own is None else own for own in self.own_steps)
+        """The most latent steps of each latent agent."""
+        return tuple(most_steps(self.config.latent_steps if own is None else own) for own in self.own_steps)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -88,7 +89,7 @@ UNUSED = (
         why="the agents hand over text",
     ),
     UnusedFields(
-        fields=("topology",),
+        fields=("topology", "models"),
         when=lambda run: run.config.method == "single" and run.num_agents > 1,
         cause="method",
         why="a topology of several agents is not used",

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from latentmas_ray.config.choices import ActorLink, TransportName
 from latentmas_ray.errors import ConfigError
 
+_MODELS_FORM = "it must be one model for each agent that it names, as in planner=tiny,judger=FOLDER"
 DEVICE_FORM = "it must be auto, cpu, cuda or cuda:N with the number of a GPU"
 MAX_REPLICAS = 1024
 _REPLICAS_FORM = (
@@ -55,6 +56,25 @@ def parse_replicas(value: object) -> Replicas:
             raise ValueError(_REPLICAS_FORM)
         return {name: _count(number) for name, number in value.items()}
     return _count(value)
+
+
+def parse_models(value: object) -> dict[str, str]:
+    """Parse the models of agents; text looks like `planner=tiny,judger=/models/small`. Raises ValueError."""
+    if isinstance(value, str):
+        pairs = [[text.strip() for text in part.partition("=")[::2]] for part in value.split(",")]
+        if len({agent for agent, _ in pairs}) < len(pairs):
+            raise ValueError(f"{_MODELS_FORM}; each agent once")
+        value = dict(pairs)
+    if not isinstance(value, Mapping):
+        raise ValueError(_MODELS_FORM)
+    if not all(isinstance(text, str) and text.strip() for item in value.items() for text in item):
+        raise ValueError(_MODELS_FORM)
+    return {agent: model.strip() for agent, model in value.items()}
+
+
+def describe_models(model: str, models: Mapping[str, str]) -> str:
+    """Return all models of a run in one text: `model`, and those of the agents that have another."""
+    return model if not models else f"{model} ({', '.join(f'{agent}: {one}' for agent, one in models.items())})"
 
 
 def parse_transport(value: object) -> TransportName | dict[ActorLink, TransportName]:

@@ -5,18 +5,20 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentmas_ray.engine.diagnostics.ablation import clone_without
+from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.guard import GuardDecision, decide
 from latentmas_ray.engine.diagnostics.logit_lens import LogitLens
 from latentmas_ray.engine.diagnostics.tracer import TurnTracer
 from latentmas_ray.engine.engine import Engine
 from latentmas_ray.engine.overlap import send_prompt_chunk
 from latentmas_ray.engine.positions import check_positions
-from latentmas_ray.engine.recompute import recompute
+from latentmas_ray.engine.recompute import InputTranslator, TranslatedSegments, recompute
 from latentmas_ray.engine.run_on import asked
 from latentmas_ray.engine.segment_io import Incoming, InMemorySegments, Outgoing
 from latentmas_ray.engine.session import Session
@@ -30,8 +32,10 @@ from latentmas_ray.memory import KVCacheSpec, MergedLayout, Segment, SegmentChun
 class TurnRunner:
     """Executes turns on one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, translators: Mapping[str, InputTranslator] | None = None) -> None:
+        """`translators` is by the name of another model whose memory this one reads."""
         self.engine = engine
+        self._translators = dict(translators or {})
         self._current: tuple[TurnRequest, float, StepCounter] | None = None  # the running turn and its start
 
     @property
@@ -100,7 +104,7 @@ class TurnRunner:
         with timer.phase("prefill"):
             session.prefill(prompts)
         tracer = TurnTracer(self._lens, work, merged, prompts)
-        decision, chunk, segment_bytes = GuardDecision(), None, tuple[int, ...]()
+        decision, chunk, segment_bytes, thoughts = GuardDecision(), None, tuple[int, ...](), dict[str, Any]()
         if work.thinks == "latent":
             seen: list[Tensor] | None = [] if tracer.is_on or work.guard != "off" else None
             after_prompt_BE = session.last_hidden_BE
@@ -108,11 +112,12 @@ class TurnRunner:
             hidden_BNE = _stack(after_prompt_BE, seen or [])
             if work.guard != "off":
                 with timer.phase("trace"):
-                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE)
+                    decision = decide(self._lens, work, after_prompt_BE, hidden_BNE, session.num_thoughts)
                     session.drop_thoughts(decision.without_thoughts)
                     session.withdraw(decision.withdrawn)
             chunk, segment_bytes = self._emit(session, work, timer, outgoing, sent_bytes)
-            with timer.phase("trace"):  # after the segment was sent
+            thoughts = _about_thoughts(session, work)  # after the segment was sent
+            with timer.phase("trace"):
                 tracer.capture(session, hidden_BNE)
             outputs = self._decode_fallback(session, merged, work, prompts, decision.written, timer)
             memory_tokens = tuple(session.cache.lengths)
@@ -131,13 +136,12 @@ class TurnRunner:
         with timer.phase("trace"):
             traces, embeddings = tracer.inspect(outputs, texts), tracer.embeddings()
         trace_seconds = timer.seconds.pop("trace")
-        is_text = work.thinks == "text"
         return chunk, TurnResult(
             agent=work.agent,
             prompt_tokens=tuple(map(len, prompts)),
-            latent_steps=0 if is_text else work.latent_steps,
+            **thoughts,
             output_token_ids=tuple(tuple(outputs.get(row, ())) for row in range(len(prompts))) if outputs else (),
-            texts=tuple(texts.values()) if is_text else (),
+            texts=tuple(texts.values()) if work.thinks == "text" else (),
             cut_off=cut_off,
             phases=Phases(**timer.seconds),
             spans=tuple(timer.spans),
@@ -147,7 +151,7 @@ class TurnRunner:
             embeddings=embeddings,
             trace_seconds=trace_seconds if tracer.is_on or work.guard != "off" else 0.0,
             alarms=decision.alarms,
-            fallbacks={} if is_text else texts,
+            fallbacks={} if work.thinks == "text" else texts,
         )
 
     @cached_property
@@ -164,38 +168,48 @@ class TurnRunner:
         """Return a session that has absorbed the memory, and the layout of the memory."""
         lm = self.engine.lm
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
-        with lm.ranks.all_or_none():
-            chunks, segments = incoming.chunks(), incoming.segments()
-        check_positions(
-            work,
-            starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
-            prompt_lengths=list(map(len, prompts)),
-            num_closing=len(self._end_tokens(work)),
-            limit=lm.max_positions,
-            model=lm.name,
-        )
-        if work.recomputed:
-            with timer.phase("absorb"):
+        with timer.phase("absorb"):
+            if work.translated:
+                incoming = self._translate(work, incoming)
+            with lm.ranks.all_or_none():
+                segments, chunks = incoming.segments(), incoming.chunks()
+            check_positions(
+                work,
+                starts=merge_layout(work.reads, segments, len(work.question_ids)).next_positions,
+                prompt_lengths=list(map(len, prompts)),
+                num_closing=len(self._end_tokens(work)),
+                limit=lm.max_positions,
+                model=lm.name,
+            )
+            if work.recomputed:
                 segments = self.recompute(work, incoming)
                 chunks = InMemorySegments(segments).chunks()
-        merged = merge_layout(work.reads, segments, len(work.question_ids))
-        num_coming = work.sampling.max_new_tokens
-        if work.thinks == "latent":
-            num_coming = work.latent_steps + len(self._end_tokens(work))
-        num_known = max(merged.lengths, default=0) + max(map(len, prompts))
-        # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
-        num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
-        with timer.phase("absorb"), lm.ranks.all_or_none():
-            session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
-            if self._current is not None:
-                self._current = work, self._current[1], session.counter
-            session.absorb(merged, chunks)
+            merged = merge_layout(work.reads, segments, len(work.question_ids))
+            num_coming = work.sampling.max_new_tokens
+            if work.thinks == "latent":
+                num_coming = work.latent_steps + len(self._end_tokens(work))
+            num_known = max(merged.lengths, default=0) + max(map(len, prompts))
+            # A row holds at most as many tokens as the model has positions, whatever `max_new_tokens` is.
+            num_slots = max(num_known, min(num_known + num_coming, lm.max_positions or sys.maxsize))
+            with lm.ranks.all_or_none():
+                session = self.engine.open(work.question_ids, num_slots=num_slots, reads=merged)
+                if self._current is not None:
+                    self._current = work, self._current[1], session.counter
+                session.absorb(merged, chunks)
         return session, merged
 
     def recompute(self, work: TurnRequest, memory: Incoming) -> dict[str, Segment]:
         """Return all segments that a turn reads, with the KV of those that arrive as recompute inputs computed. Raises
-        like `engine.recompute`."""
+        like `engine.recompute` and `TranslatedSegments`."""
+        if work.translated and not isinstance(memory, TranslatedSegments):
+            memory = self._translate(work, memory)
         return recompute(self.engine, work.reads, memory, work.recomputed, work.question_ids)
+
+    def _translate(self, work: TurnRequest, memory: Incoming) -> TranslatedSegments:
+        """Wait for the memory of agents with another model, and translate it. Raises like `TranslatedSegments`."""
+        lm = self.engine.lm
+        by_agent = {agent: self._translators[model] for agent, model in work.translated.items()}
+        return TranslatedSegments(memory, work.reads, by_agent, lm.spec, lm.ranks)
 
     def _end_tokens(self, work: TurnRequest) -> list[int]:
         """The tokens that are fed after the thoughts."""
@@ -227,7 +241,7 @@ class TurnRunner:
         if outgoing is not None and outgoing.overlaps and work.can_overlap:
             sent_bytes = send_prompt_chunk(session, work, timer, outgoing, num_end_tokens=len(closing))
         with timer.phase("think"):
-            session.think(work.latent_steps, seen)
+            session.think(work.latent_steps, seen, stop_at=work.stop_at, fills=work.fills_steps)
             if closing:
                 session.feed([closing] * len(work.prompts))
         return sent_bytes
@@ -283,6 +297,17 @@ class TurnRunner:
             cut_off = dict(zip(rows, other.cut_off, strict=True))
             session.cut_off = [cut_off.get(row, "no") for row in range(len(prompts))]
             return dict(zip(rows, written, strict=True))
+
+
+def _about_thoughts(session: Session, work: TurnRequest) -> dict[str, Any]:
+    """The fields of a result about thoughts: how many steps computed them, and how they converged."""
+    allowed = None if work.stop_at is None else work.latent_steps
+    rows = zip(session.thought_cosines(), session.num_thoughts, session.num_steps, strict=True)
+    convergence = tuple(
+        ThoughtConvergence.of(cosines, thoughts=thoughts, steps=steps, allowed_steps=allowed)
+        for cosines, thoughts, steps in rows
+    )
+    return {"latent_steps": max(one.steps for one in convergence), "convergence": convergence}
 
 
 def _stack(after_prompt_BE: Tensor, seen: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,8 @@ class Incoming(Protocol):
     The consumer absorbs or feeds each chunk before it asks for the next."""
 
     def segments(self) -> Mapping[str, Segment | SegmentMeta]:
-        """Each segment, or its meta data if chunks are still to come. Does not wait."""
+        """Each segment, or its meta data if chunks are still to come. Waits only for segments whose lengths are not
+        known before their last chunk."""
 
     def chunks(self) -> Iterator[tuple[str, SegmentChunk]]:
         """All chunks with their agents; chunks that have arrived come first."""

@@ -10,6 +10,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
+from latentmas_ray.engine.convergence import StopRule, Sweeps, complete_rows
 from latentmas_ray.engine.inputs import TurnInputs
 from latentmas_ray.engine.lazy_segment import LazyKV
 from latentmas_ray.engine.run_on import RunOnCheck
@@ -52,6 +53,7 @@ class Session:
         self._inputs = TurnInputs(lm.spec, self.positions)
         self.counter = StepCounter()
         self.cut_off: list[CutOff] = []  # of each question, after `decode`
+        self.num_steps = [0] * len(question_ids)  # forwards that computed each question's thoughts
 
     @torch.inference_mode()
     def absorb(self, merged: MergedLayout, chunks: Iterable[tuple[str, SegmentChunk]] | None = None) -> None:
@@ -126,18 +128,76 @@ class Session:
         self.last_hidden_BE = torch.stack(last_B)
 
     @torch.inference_mode()
-    def think(self, num_steps: int, seen: list[Tensor] | None = None) -> None:
+    def think(
+        self, num_steps: int, seen: list[Tensor] | None = None, *, stop_at: float | None = None, fills: bool = False
+    ) -> None:
         """Run `num_steps` latent steps: the realigned last hidden state is the next input embedding. Appends to `seen`
-        the hidden states [B, E] before realignment."""
+        the hidden states [B, E] before realignment.
+
+        With `stop_at` a row leaves the step when its thoughts have converged (`StopRule`): it keeps the first
+        `num_thoughts` of those that it would have without, and its later entries in `seen` mean nothing. If it
+        `fills`, the others are then computed together, all at the same time (`engine.convergence.Sweeps`).
+        """
         dtype = self.lm.spec.torch_dtype
-        ones = [1] * len(self.question_ids)
+        rows = list(range(len(self.question_ids)))
+        rule = None if stop_at is None else StopRule(stop_at, len(rows), self.lm.ranks)
         for step in range(num_steps):
             self.counter.now = ("latent step", step, num_steps)
+            thought_NE = self.realign(self._of_rows(rows)).to(dtype)
+            if rule is not None:
+                thought_NE, rows = rule.keep(thought_NE), rule.rows
+                if not rows:
+                    break
             if seen is not None:
                 seen.append(self.last_hidden_BE)
-            thought_BE = self.realign(self.last_hidden_BE).to(dtype)
-            self.last_hidden_BE = self._forward(thought_BE, ones)
-            self._inputs.add_thought(thought_BE)
+            self._feed_thoughts(thought_NE, rows)
+            self._inputs.add_thoughts(thought_NE, rows)
+        self.num_steps = list(self.num_thoughts)
+        if fills and (left := [num_steps - count for count in self.num_thoughts]) and any(left):
+            self._think_together(left, num_steps, seen)
+
+    @property
+    def num_thoughts(self) -> list[int]:
+        """The number of thoughts of each row."""
+        return self._inputs.num_thoughts
+
+    @torch.inference_mode()
+    def thought_cosines(self) -> list[list[float]]:
+        """By row, the cosine of each thought from the second on with the one before."""
+        return self._inputs.thought_cosines()
+
+    def _think_together(self, left: Sequence[int], num_steps: int, seen: list[Tensor] | None) -> None:
+        """Think `left[b]` more thoughts of each row, up to `num_steps`, in a few forwards over all of them."""
+        before_BE, begin = self.last_hidden_BE, (self.cache.lengths, self.positions)
+        sweeps = Sweeps(self.realign, before_BE, left, self.lm.spec.torch_dtype, self.lm.ranks)
+        while True:
+            hidden = self.follow(sweeps.thoughts)
+            for row, count in enumerate(left):
+                self.num_steps[row] += bool(count)
+            if not sweeps.continue_after(hidden):
+                break
+            self.cache.extend(begin[0])
+            self.last_hidden_BE, self.positions = before_BE, begin[1]
+        self._inputs.complete_thoughts(sweeps.thoughts, num_steps)
+        if seen is not None:
+            before = [torch.cat([before_BE[row : row + 1], part])[: left[row]] for row, part in enumerate(hidden)]
+            complete_rows(seen, before, num_steps)
+
+    def _of_rows(self, rows: Sequence[int]) -> Tensor:
+        """The last hidden states of some rows, [N, E]."""
+        return self.last_hidden_BE if len(rows) == len(self.question_ids) else self.last_hidden_BE[rows]
+
+    def _feed_thoughts(self, thought_NE: Tensor, rows: Sequence[int]) -> None:
+        """Feed one thought to each of `rows`; the others stay as they are, and cost nothing."""
+        if len(rows) == len(self.question_ids):
+            self.last_hidden_BE = self._forward(thought_NE, [1] * len(rows))
+            return
+        counts = [0] * len(self.question_ids)
+        for row in rows:
+            counts[row] = 1
+        last_hidden_BE = self.last_hidden_BE.clone()  # the old one may be in `seen`
+        last_hidden_BE[rows] = self._forward(thought_NE, counts)
+        self.last_hidden_BE = last_hidden_BE
 
     def drop_thoughts(self, rows: Sequence[int]) -> None:
         """Hand over only the prompts of these rows."""
@@ -203,21 +263,32 @@ class Session:
         return Segment(meta, LazyKV(self.cache, begins, meta.layout()), recompute_inputs)
 
     def emit_recompute_inputs(
-        self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
+        self,
+        hands_over: HandsOver = "all",
+        num_coming: int = 0,
+        reserve: Reserve = empty_bytes,
+        *,
+        is_open: bool = False,
     ) -> SegmentChunk:
         """Like `emit_chunk`, but without KV: the reader computes it from the recompute inputs."""
-        meta = self._inputs.segment_meta(hands_over, num_coming)
+        meta = self._inputs.segment_meta(hands_over, num_coming, is_open=is_open)
         return SegmentChunk.without_kv(meta, self._inputs.pop_span(meta).recompute_inputs)
 
     @torch.inference_mode()
     def emit_chunk(
-        self, hands_over: HandsOver = "all", num_coming: int = 0, reserve: Reserve = empty_bytes
+        self,
+        hands_over: HandsOver = "all",
+        num_coming: int = 0,
+        reserve: Reserve = empty_bytes,
+        *,
+        is_open: bool = False,
     ) -> SegmentChunk:
         """Return what this turn has computed since its last chunk, copied to memory of `reserve`.
 
-        `num_coming` inputs of every question are still to come; 0 for the last chunk.
+        `num_coming` inputs of every question are still to come, or with `is_open` at most so many; 0 for the last
+        chunk.
         """
-        meta = self._inputs.segment_meta(hands_over, num_coming)
+        meta = self._inputs.segment_meta(hands_over, num_coming, is_open=is_open)
         part = self._inputs.pop_span(meta)
         slots = [sum(parts) for parts in zip(self._memory_lengths, meta.offsets, part.begins, strict=True)]
         kv_LCHTD = self.cache.copy_out(slots, part.lengths, reserve)

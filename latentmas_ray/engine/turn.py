@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.config import ActorLink, CodecName, GuardName
+from latentmas_ray.engine.diagnostics.convergence import ThoughtConvergence
 from latentmas_ray.engine.diagnostics.trace import AgentTrace, Alarm, EmbeddingMap
 from latentmas_ray.topology.agent import AgentMemory, HandsOver, Thinks
 
 SentAs = Literal["kv", "recompute"]
+# How a reader gets a segment: `translated` are the recompute inputs of an agent with another model.
+ReadAs = Literal["kv", "recompute", "translated"]
 Link = Literal["same_process", "same_gpu", "same_node", "cross_node"]  # nearest first
 # Why a text ended before the model ended it: it has as many tokens as it may, or the model has no further position.
 CutOff = Literal["no", "max_new_tokens", "positions"]
@@ -68,12 +71,16 @@ class TurnRequest:
     prompts: tuple[Prompt, ...]
     thinks: Thinks
     sampling: Sampling
-    latent_steps: int = 0
+    latent_steps: int = 0  # at most so many, with `stop_at`
+    stop_at: float | None = None  # the cosine of a thought with the one before at which a question stops thinking
+    fills_steps: bool = False  # the thoughts that are left are then computed together
     hands_over: HandsOver = "all"
     close_turn: bool = False
     reads: tuple[AgentMemory, ...] = ()
     transfer_mode: SentAs = "kv"  # how its own segment is sent
     recomputed: frozenset[str] = frozenset()  # the agents whose segments arrive as recompute inputs
+    # Those of them that have another model, and its name: their inputs are translated first.
+    translated: Mapping[str, str] = field(default_factory=dict)
     submitted_at: float = 0.0  # wall-clock seconds on the driver's machine
     is_last: bool = False  # no turn after this one reads the memory of this batch
     traced: frozenset[str] = frozenset()  # the questions to trace
@@ -98,6 +105,11 @@ class TurnRequest:
         if self.guard in ("drop", "text"):
             return False
         return self.thinks == "latent" and self.latent_steps > 0 and self.hands_over != "latents"
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether questions may hand over fewer thoughts than `latent_steps`."""
+        return self.stop_at is not None and not self.fills_steps
 
     def segment_order(self) -> tuple[str, ...]:
         """The agents whose segments come from other turns, each once, in the order of the arguments."""
@@ -140,7 +152,7 @@ class SegmentRead:
     transport: str
     seconds: float  # until it was absorbed, without waiting for its computation: see `engine.timing.exposed_time`
     exposed_seconds: float = 0.0  # the part of them that did not overlap with computation
-    transfer_mode: SentAs = "kv"
+    transfer_mode: ReadAs = "kv"
     codec: CodecName = "none"
     relative_error: float = 0.0  # RMS error of a lossy codec, maximum over chunks
     link: Link = "same_process"
@@ -153,7 +165,8 @@ class TurnResult:
 
     agent: str
     prompt_tokens: tuple[int, ...]
-    latent_steps: int = 0
+    latent_steps: int = 0  # of the question with the most
+    convergence: tuple[ThoughtConvergence, ...] = ()  # of a latent agent's thoughts, per question
     output_token_ids: tuple[tuple[int, ...], ...] = ()  # without the end-of-turn token
     texts: tuple[str, ...] = ()
     cut_off: tuple[CutOff, ...] = ()  # like `output_token_ids`
@@ -176,3 +189,12 @@ class TurnResult:
     alarms: tuple[tuple[Alarm, ...], ...] = ()  # per question, if a guard was on
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # by question: what it wrote instead of handing over
     kept: tuple[WireChunk, ...] = ()  # the chunks of its segment from all ranks, with `keeps_memory`
+
+    def steps_of(self, question: int) -> int:
+        """The latent steps of a question."""
+        return self.convergence[question].steps if self.convergence else self.latent_steps
+
+    @property
+    def total_steps(self) -> int:
+        """The latent steps of all questions."""
+        return sum(self.steps_of(question) for question in range(len(self.prompt_tokens)))

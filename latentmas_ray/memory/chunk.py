@@ -2,13 +2,15 @@
 
 Most bytes of a segment come from its agent's prompt and are final before the first latent step: they are sent as a
 chunk while the agent thinks. Every chunk carries the meta data of the whole segment, so the first chunk already tells a
-reader the position of every token and how many are still to come.
+reader the position of every token and how many are still to come. Where a question thinks until its thoughts have
+converged, the first chunk can only say how many there are at most (`SegmentMeta.is_open`), and the last says how many
+there are.
 
 Dimensions: L layers, H KV heads, T tokens of all questions one after another, D head dim.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,7 +90,11 @@ class SegmentChunk:
     @property
     def is_whole(self) -> bool:
         """Whether this is the only chunk of its segment."""
-        return self.lengths == self.meta.lengths and self.recompute_inputs.lengths == self.meta.turn_lengths
+        return (
+            not self.meta.is_open
+            and self.lengths == self.meta.lengths
+            and self.recompute_inputs.lengths == self.meta.turn_lengths
+        )
 
     def kv_of(self, question: int) -> Tensor:
         """A view of one question's KV [L, 2, H, lengths[question], D]."""
@@ -99,6 +105,21 @@ class SegmentChunk:
         return self.kv.head_views(question)
 
 
+def close(chunks: Sequence[SegmentChunk]) -> list[SegmentChunk]:
+    """Give all chunks of a segment, in order, the meta data of the last one. If the turn could end early, only that has
+    the true lengths. Shares their bytes. Raises SegmentError if the last chunk is missing or is another segment's."""
+    if not chunks or not chunks[0].meta.is_open:
+        return list(chunks)
+    most, meta = chunks[0].meta, chunks[-1].meta
+    if meta.is_open:
+        raise SegmentError("the last chunk of a segment is missing: its lengths are not known yet")
+    bounded = zip((*meta.lengths, *meta.turn_lengths), (*most.lengths, *most.turn_lengths), strict=True)
+    is_same = (meta.spec, meta.turn_starts, meta.offsets) == (most.spec, most.turn_starts, most.offsets)
+    if not is_same or any(length > bound for length, bound in bounded):
+        raise SegmentError("pieces of different segments")
+    return [replace(chunk, meta=meta) for chunk in chunks]
+
+
 def join(chunks: Sequence[SegmentChunk]) -> Segment:
     """Join all chunks of a segment, in order. Shares the bytes of a single chunk, copies those of several.
 
@@ -106,6 +127,7 @@ def join(chunks: Sequence[SegmentChunk]) -> Segment:
     """
     if not chunks:
         raise SegmentError("a segment has at least one piece")
+    chunks = close(chunks)
     meta = chunks[0].meta
     questions = range(meta.num_questions)
     if any(chunk.meta != meta for chunk in chunks):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentmas_ray.errors import SegmentError
 from latentmas_ray.memory.buffers import copy_into, empty_bytes
-from latentmas_ray.memory.chunk import SegmentChunk, have_kv, join, join_recompute_inputs
+from latentmas_ray.memory.chunk import SegmentChunk, close, have_kv, join, join_recompute_inputs
 from latentmas_ray.memory.kv_source import InMemoryKV, KVSource, concatenate_kv
 from latentmas_ray.memory.reslice import gather
 from latentmas_ray.memory.segment import LATENT, RecomputeInputs, SegmentMeta
@@ -58,7 +58,7 @@ class MemorySegment:
         whole = gather(chunks)
         if not 0 <= question < whole[0].meta.num_questions:
             raise SegmentError(f"there is no question {question} of {whole[0].meta.num_questions}")
-        parts = [_question_of(chunk, question) for chunk in whole]
+        parts = close([_question_of(chunk, question) for chunk in whole])
         if have_kv(whole):
             segment = join(parts)
             return cls(segment.meta, segment.recompute_inputs, segment.kv)

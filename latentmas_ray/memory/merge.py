@@ -54,6 +54,9 @@ def merge_layout(
     for name in dict.fromkeys(name for memory in reads for name in memory.agents()):
         if name not in segments:
             raise SegmentError(f"the memory of agent {name!r} is read but was not given")
+        segment = segments[name]
+        if isinstance(segment, SegmentMeta) and segment.is_open:
+            raise SegmentError(f"agent {name!r} still thinks: the length of its memory is not known yet")
         if segments[name].num_questions != num_questions:
             raise SegmentError(
                 f"agent {name!r} wrote for {segments[name].num_questions} questions, not {num_questions}"

@@ -93,6 +93,9 @@ class SegmentMeta:
     positions do not change). If some layers do not keep all of them (eviction, a sliding window), `kept[l][q]` are the
     ranges of tokens that layer l keeps, counted from the first that is handed over: token n has position
     turn_starts[q] + offsets[q] + n in every layer. Raises SegmentError if the fields contradict each other.
+
+    Where the turn is not over and may end early (`is_open`), `lengths` and `turn_lengths` are the most that there can
+    be: only the segment's last chunk has the true ones (`memory.chunk.close`).
     """
 
     spec: KVCacheSpec
@@ -101,6 +104,7 @@ class SegmentMeta:
     offsets: tuple[int, ...]
     turn_lengths: tuple[int, ...]
     kept: KeptTokens | None = None
+    is_open: bool = False
 
     def __post_init__(self) -> None:
         per_question = (self.lengths, self.turn_starts, self.offsets, self.turn_lengths)
@@ -153,6 +157,7 @@ class SegmentMeta:
             of(self.offsets),
             of(self.turn_lengths),
             None if self.kept is None else tuple(map(of, self.kept)),
+            self.is_open,
         )
 
     def layout(self, begins: tuple[int, ...] | None = None, lengths: tuple[int, ...] | None = None) -> KVLayout:

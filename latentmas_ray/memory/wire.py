@@ -39,7 +39,7 @@ from latentmas_ray.memory.layer_spec import kept_from_header, kept_to_header
 from latentmas_ray.memory.segment import RecomputeInputs, SegmentMeta
 from latentmas_ray.memory.spec import KVCacheSpec
 
-VERSION = 5  # version 4 had no form with tags, and no names of segments
+VERSION = 6  # version 5 had no segments whose turn may end early
 MAGIC, SIGNED_MAGIC = b"LMKV", b"LMKA"
 _PREFIX = struct.Struct("<4sI16s")
 _STAMP = struct.Struct("<16s16sQ")  # follows the prefix of an authenticated header: run, writer, number
@@ -79,6 +79,7 @@ def encode_chunk(
             "offsets": meta.offsets,
             "turn_lengths": meta.turn_lengths,
             "kept": kept_to_header(meta.kept),
+            "open": meta.is_open,
             "piece_begins": chunk.begins,
             "piece_lengths": chunk.lengths,
             "recipe_lengths": recompute_inputs.lengths,
@@ -141,6 +142,20 @@ def decode_chunk(
         else:
             kv = QuantizedKV(layout, body, CodecStats(codec, num_bytes, error))
         return SegmentChunk(meta, begins, lengths, kv, _read_recompute_inputs(fields, spec))
+    except (SegmentError, RuntimeError, ValueError) as reason:
+        raise WireError(f"the segment contradicts itself: {reason}") from reason
+
+
+def decode_inputs(
+    header: bytes, *, authenticator: Authenticator | None = None, chunk_id: ChunkId | None = None
+) -> SegmentChunk:
+    """Return the chunk of a header without its KV: its meta data and recompute inputs, which need no body. Raises
+    WireError like `decode_chunk`."""
+    fields, _ = _read_header(header, authenticator)
+    check_chunk_id(ChunkId(_get(fields, "segment", str), _get(fields, "chunk", int)), chunk_id)
+    spec = KVCacheSpec.from_header(_get(fields, "spec", dict))
+    try:
+        return SegmentChunk.without_kv(_read_meta(fields, spec), _read_recompute_inputs(fields, spec))
     except (SegmentError, RuntimeError, ValueError) as reason:
         raise WireError(f"the segment contradicts itself: {reason}") from reason
 
@@ -211,7 +226,8 @@ def _digesters() -> ThreadPoolExecutor:
 
 def _read_meta(fields: dict[str, Any], spec: KVCacheSpec) -> SegmentMeta:
     counts = {name: _counts(fields, name) for name in ("lengths", "turn_starts", "offsets", "turn_lengths")}
-    return SegmentMeta(spec, **counts, kept=kept_from_header(fields.get("kept"), spec.num_layers))
+    kept = kept_from_header(fields.get("kept"), spec.num_layers)
+    return SegmentMeta(spec, **counts, kept=kept, is_open=_get(fields, "open", bool))
 
 
 def _read_recompute_inputs(fields: dict[str, Any], spec: KVCacheSpec) -> RecomputeInputs:

@@ -159,6 +159,16 @@ class ChatTokenizer:
         with self._lock:
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def plain_text(self, ids: Sequence[int]) -> str:
+        """The text of ids without special tokens, as it was written."""
+        with self._lock:
+            return self.show([token for token in ids if token not in self._special_ids])
+
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of a text, without a chat template and without what the tokenizer writes around a text."""
+        with self._lock:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     @property
     def turn_terminator(self) -> list[int]:
         """The tokens that the chat template writes after an assistant's message, found by rendering one.

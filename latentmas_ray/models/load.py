@@ -1,4 +1,4 @@
-"""Loads models by name: the embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
+"""Loads models by name: an embedded one, a folder, or a hub id. Translates transformers' errors to ModelError."""
 
 import logging
 import warnings
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 def load_model(
     name: str, *, dtype: str = "auto", device: str = "auto", ranks: Ranks = ALONE, revision: str | None = None
 ) -> LanguageModel:
-    """Load and check a model. `name` is `tiny`, a folder or a hub id; `revision` a branch, tag or commit of a hub id;
-    `dtype` auto keeps the model's own.
+    """Load and check a model. `name` is `tiny`, `small`, a folder or a hub id; `revision` a branch, tag or commit of a
+    hub id; `dtype` auto keeps the model's own.
 
     A model that is too large for one GPU is spread over the visible ones, unless `device` names one. With several
     `ranks` only this rank's part of the weights is read. Raises ModelError if the model cannot be loaded, does not fit
@@ -52,7 +52,7 @@ def load_model(
         return _load_shard(name, dtype, device, ranks, revision)
     place = choose_device(device)
     model = _load_weights(name, dtype, {"device_map": _device_map(name, dtype, place, revision)}, revision)
-    lm = wrap(model, _load_tokenizer(name, revision), name)
+    lm = wrap(model, load_tokenizer(name, revision), name)
     warn_without_template(lm)
     return lm
 
@@ -63,7 +63,7 @@ def _load_shard(name: str, dtype: str, device: str, ranks: Ranks, revision: str 
         check_shard_device(choose_device(device), device, num_ranks)
         config = load_config(name, revision)
         check_divisible(config, name, num_ranks)
-        tokenizer = _load_tokenizer(name, revision)
+        tokenizer = load_tokenizer(name, revision)
         model = _load_weights(name, dtype, shard_arguments(config, num_ranks), revision)
     lm = wrap(model, tokenizer, name, ranks)
     warn_without_template(lm)
@@ -78,7 +78,7 @@ def warn_without_template(lm: LanguageModel) -> None:
 
 def check_configuration(name: str, revision: str | None) -> None:
     """Find and check a model's configuration; part of `check_name`. Raises ModelError."""
-    with translated(name, "it must be tiny, a model folder or a hub id"):
+    with translated(name, "it must be tiny, small, a model folder or a hub id"):
         if find_path(name) is None:
             _find_on_hub(name, revision)
         check_config(_read_config(name, revision), name)
@@ -110,7 +110,7 @@ def load_config(name: str, revision: str | None = None) -> PretrainedConfig:
 
 
 def _read_config(name: str, revision: str | None) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(_location(name), trust_remote_code=False, **_at(revision))
+    return AutoConfig.from_pretrained(location_of(name), trust_remote_code=False, **_at(revision))
 
 
 def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str | None) -> PreTrainedModel:
@@ -118,7 +118,7 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
     check_name(name, revision)
     with translated(name, "its weights must load"):
         model, report = AutoModelForCausalLM.from_pretrained(
-            _location(name),
+            location_of(name),
             trust_remote_code=False,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             attn_implementation="sdpa",
@@ -138,9 +138,10 @@ def _load_weights(name: str, dtype: str, where: Mapping[str, Any], revision: str
     return model
 
 
-def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises ModelError."""
     with translated(name, "its tokenizer must load"):
-        return AutoTokenizer.from_pretrained(_location(name), trust_remote_code=False, **_at(revision))
+        return AutoTokenizer.from_pretrained(location_of(name), trust_remote_code=False, **_at(revision))
 
 
 def _at(revision: str | None) -> dict[str, str]:
@@ -200,6 +201,7 @@ def _free_bytes(gpu: int) -> int:
     return torch.cuda.mem_get_info(gpu)[0] + kept
 
 
-def _location(name: str) -> str:
+def location_of(name: str) -> str:
+    """The folder of a model, or its hub id, for the libraries that read it."""
     path = find_path(name)
     return name if path is None else str(path)

@@ -1,15 +1,16 @@
-"""Model names: the embedded model, folders and hub ids. Needs neither torch nor transformers."""
+"""Model names: the embedded models, folders and hub ids. Needs neither torch nor transformers."""
 
 import json
 import re
 import stat
 from pathlib import Path
 
-from latentmas_ray.config import EMBEDDED_MODEL
+from latentmas_ray.config import EMBEDDED_MODEL, EMBEDDED_MODELS
 from latentmas_ray.errors import ModelError
 from latentmas_ray.paths import expand_home
 
-EMBEDDED_FOLDER = Path(__file__).parent / "weights"
+_WEIGHTS = Path(__file__).parent / "weights"
+EMBEDDED_FOLDER = _WEIGHTS / EMBEDDED_MODEL
 _MAX_HUB_ID_CHARS = 96
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILE_ENDING = re.compile(r"\.(safetensors|bin|gguf|ggml|pt|pth|ckpt|onnx|json|zip|gz|tar)", re.I)
@@ -23,12 +24,12 @@ def check_name(name: str, revision: str | None = None) -> None:
     """
     path = find_path(name)
     if revision is not None and path is not None:
-        kind = "the embedded model" if name == EMBEDDED_MODEL else f"{name} is a folder, and"
+        kind = f"the embedded model {name}" if name in EMBEDDED_MODELS else f"{name} is a folder, and"
         raise ModelError("revision", revision, f"{kind} has no revisions; leave it out, or give the model's hub id")
-    if name == EMBEDDED_MODEL:
+    if name in EMBEDDED_MODELS:
         return
     if path is None and not _may_be_on_hub(name):
-        raise ModelError("model", name, "there is no such folder; give tiny, a model folder or a hub id")
+        raise ModelError("model", name, "there is no such folder; give tiny, small, a model folder or a hub id")
     if path is not None:
         _check_folder(path, name)
     from latentmas_ray.models.load import check_configuration  # transformers takes seconds to import
@@ -59,8 +60,8 @@ def _check_folder(path: Path, name: str) -> None:
 def known_positions(name: str, revision: str | None = None) -> int | None:
     """The number of positions of a model that `check_name` has accepted, from its configuration alone; None without a
     limit. Raises ModelError."""
-    if name == EMBEDDED_MODEL:
-        return int(json.loads((EMBEDDED_FOLDER / "config.json").read_text())["max_position_embeddings"])
+    if name in EMBEDDED_MODELS:
+        return int(json.loads((_WEIGHTS / name / "config.json").read_text())["max_position_embeddings"])
     from latentmas_ray.models.kv_spec import max_positions
     from latentmas_ray.models.load import load_config
 
@@ -69,15 +70,15 @@ def known_positions(name: str, revision: str | None = None) -> int | None:
 
 def absolute_name(name: str) -> str:
     """The name for processes with another working directory: folders become absolute paths."""
-    path = None if name == EMBEDDED_MODEL else find_path(name)
+    path = None if name in EMBEDDED_MODELS else find_path(name)
     return name if path is None else str(path.absolute())
 
 
 def find_path(name: str) -> Path | None:
-    """The file or folder of this name (for the embedded model its folder); None if there is none. Raises ModelError for
+    """The file or folder of this name (for an embedded model its folder); None if there is none. Raises ModelError for
     the home folder of an unknown user."""
-    if name == EMBEDDED_MODEL:
-        return EMBEDDED_FOLDER
+    if name in EMBEDDED_MODELS:
+        return _WEIGHTS / name
     path = Path(expand_home("model", name, ModelError))
     try:
         return path if path.exists() else None

@@ -1,8 +1,8 @@
-"""The architecture of the embedded model, and random models of several shapes.
+"""The architecture of the embedded models, and random models of several shapes.
 
-The embedded model (`--model tiny`) is a small Qwen3, trained from scratch for the built-in tasks by
-`examples/tiny_model`; its model card is in the folder of its weights. Random models are for tests and measurements
-without weights: their answers mean nothing.
+The embedded models (`--model tiny`, `--model small`) are small Qwen3s, trained from scratch for the built-in tasks by
+`examples/tiny_model`; their model cards are in the folders of their weights. Random models are for tests and
+measurements without weights: their answers mean nothing.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.errors import ModelError
 from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.memory.layer_spec import DTYPES
@@ -30,31 +31,40 @@ CHAT_TEMPLATE = (
 )
 
 
-def untrained_model(vocab_size: int) -> Qwen3ForCausalLM:
-    """The embedded model's architecture with random weights: 2.8M parameters with a vocabulary of 800."""
+def untrained_model(
+    vocab_size: int,
+    *,
+    num_layers: int = 4,
+    hidden_size: int = 256,
+    mlp_size: int = 512,
+    end_id: int = 2,
+    pad_id: int = 0,
+) -> Qwen3ForCausalLM:
+    """The architecture of an embedded model with random weights; by default that of `tiny`: 2.8M parameters with a
+    vocabulary of 800."""
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
+        hidden_size=hidden_size,
+        intermediate_size=mlp_size,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=32_768,
         tie_word_embeddings=False,
-        eos_token_id=2,
-        pad_token_id=0,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
         bos_token_id=None,
         dtype="float32",
     )
     return Qwen3ForCausalLM(config)
 
 
-def wrap_tokenizer(tokenizer: object) -> PreTrainedTokenizerFast:
-    """Wrap a trained tokenizer with the embedded model's special tokens and chat template."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+def wrap_tokenizer(
+    tokenizer: object, *, end: str = "<|im_end|>", pad: str = "<|endoftext|>", template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
+    """Wrap a trained tokenizer with special tokens and a chat template; by default those of `tiny`."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad, chat_template=template)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -147,11 +157,12 @@ def save_random_model(shape: str, folder: Path, *, dtype: str = "bfloat16", devi
 
 
 def kv_shape(name: str, *, dtype: str = "auto") -> KVCacheSpec:
-    """The KV spec of one of `SHAPES`, of `tiny`, or of a model folder or hub id; `dtype` auto keeps the model's own.
+    """The KV spec of one of `SHAPES`, of `tiny` or `small`, or of a model folder or hub id; `dtype` auto keeps the
+    model's own.
 
     Raises ModelError.
     """
-    if name == "tiny":
+    if name in EMBEDDED_MODELS:
         return load_model(name, dtype=dtype, device="cpu").spec
     if name in SHAPES:
         config: PretrainedConfig = shape_config(name, dtype="bfloat16" if dtype == "auto" else dtype)

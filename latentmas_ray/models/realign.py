@@ -46,10 +46,10 @@ def mean_norm(embeddings_VE: Tensor) -> float:
 
 
 def solve(output_VE: Tensor, input_VE: Tensor) -> Tensor:
-    """W_a = (E_outᵀ E_out + λI)⁻¹ E_outᵀ E_in, λ = 1e-5; fp32 [E, E], products and solution in fp64."""
+    """W_a = (E_outᵀ E_out + λI)⁻¹ E_outᵀ E_in, λ = 1e-5; fp32 [E_out's E, E_in's E], products and solution in fp64."""
     size = output_VE.shape[1]
     gram = torch.zeros(size, size, dtype=torch.float64, device=output_VE.device)
-    cross = torch.zeros_like(gram)
+    cross = gram.new_zeros(size, input_VE.shape[1])
     for out_chunk, in_chunk in zip(output_VE.split(_CHUNK), input_VE.split(_CHUNK), strict=True):
         rows = out_chunk.double()
         gram += rows.T @ rows
@@ -66,7 +66,7 @@ def load_or_solve(output_VE: Tensor, input_VE: Tensor, folder: Path, revision: s
     path = folder / f"realign-{revision}.safetensors"
     try:
         matrix: Tensor = load_file(path)["matrix"]
-        is_ours = matrix.shape == (output_VE.shape[1],) * 2 and matrix.dtype == torch.float32
+        is_ours = matrix.shape == (output_VE.shape[1], input_VE.shape[1]) and matrix.dtype == torch.float32
         if is_ours and bool(matrix.isfinite().all()):
             return matrix.to(output_VE.device)
         _log.warning("realignment matrix %s has the wrong shape, dtype or values: computing it again", path)

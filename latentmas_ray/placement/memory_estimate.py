@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from latentmas_ray.config import most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.model_dims import ModelDims
 from latentmas_ray.topology.agent import Agent, Topology
@@ -118,7 +119,7 @@ def allowance_bytes(model: ModelDims, workload: Workload, num_rows: int) -> int:
 
 
 def _steps(agent: Agent, workload: Workload) -> int:
-    return workload.latent_steps if agent.latent_steps is None else agent.latent_steps
+    return workload.latent_steps if agent.latent_steps is None else most_steps(agent.latent_steps)
 
 
 def _segment_tokens(agent: Agent, workload: Workload) -> int:

@@ -121,23 +121,29 @@ PRESETS: Mapping[str, ModelDims] = {
     "llama-3.3-70b": _LLAMA_70B,
 }
 _VARIANT = re.compile(r"-(instruct|base|thinking)(-\d{4})?$")  # of the same dimensions
-TINY = ModelDims(
-    num_layers=4,
-    hidden_size=256,
-    mlp_size=512,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    vocab_size=805,
-    is_tied=False,
-)
+
+
+def _embedded(num_layers: int, hidden_size: int, vocab_size: int) -> ModelDims:
+    return ModelDims(
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        mlp_size=512,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        vocab_size=vocab_size,
+        is_tied=False,
+    )
+
+
+EMBEDDED: Mapping[str, ModelDims] = {"tiny": _embedded(4, 256, 805), "small": _embedded(3, 224, 867)}
 
 
 def known_dims(name: str) -> ModelDims | None:
-    """Return the dimensions of `tiny`, a preset, a hub id that ends in a preset's name, or a model folder; None for any
-    other name. Raises ModelError for a folder without a usable config.json."""
-    if name == "tiny":
-        return TINY
+    """Return the dimensions of `tiny`, `small`, a preset, a hub id that ends in a preset's name, or a model folder;
+    None for any other name. Raises ModelError for a folder without a usable config.json."""
+    if (embedded := EMBEDDED.get(name)) is not None:
+        return embedded
     if (preset := _preset_of(name)) is not None and not Path(name).is_dir():
         return preset
     folder = Path(expand_home("model", name, ModelError))
@@ -145,8 +151,8 @@ def known_dims(name: str) -> ModelDims | None:
 
 
 def is_published(name: str) -> bool:
-    """Return whether this is `tiny`, a preset, or a hub id that ends in a preset's name."""
-    return name == "tiny" or (_preset_of(name) is not None and not Path(name).is_dir())
+    """Return whether this is `tiny`, `small`, a preset, or a hub id that ends in a preset's name."""
+    return name in EMBEDDED or (_preset_of(name) is not None and not Path(name).is_dir())
 
 
 def _preset_of(name: str) -> ModelDims | None:

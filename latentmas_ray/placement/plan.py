@@ -22,6 +22,7 @@ from latentmas_ray.placement.resources import ActorResources, NodeResources
 from latentmas_ray.topology.agent import Topology
 
 _MAX_PAIRS = 4096  # of replicas that are considered for one transfer
+_TOKEN_ID_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,27 @@ class PlanRequest:
     written_at_once: Mapping[str, int] = field(default_factory=dict)
     # Agents whose engine needs an actor of its own, and so a copy of the weights besides that of its neighbours.
     apart: frozenset[str] = frozenset()
+    # Agents with another model than `model`: its name, and if `model` is known its sizes. They share no actor with
+    # others.
+    other_models: Mapping[str, str] = field(default_factory=dict)
+    other_dims: Mapping[str, ModelDims] = field(default_factory=dict)
+
+    def dims_of(self, agent: str) -> ModelDims:
+        """Return the sizes of an agent's model. The request must have a model."""
+        dims = self.other_dims.get(agent, self.model)
+        assert dims is not None, "the request has no model"
+        return dims
+
+    def have_one_model(self, *agents: str) -> bool:
+        """Return whether these agents have the same model."""
+        return len({self.other_models.get(agent) for agent in agents}) < 2
+
+    def indivisible(self, tp: int) -> ModelDims | None:
+        """Return a model of an agent that `tp` does not divide; None if it divides all that are known."""
+        known = {} if self.model is None else {agent: self.dims_of(agent) for agent in self.agents}
+        return next(
+            (one for one in known.values() if one.num_kv_heads % tp or one.num_heads % tp or one.mlp_size % tp), None
+        )
 
     @property
     def num_pipelines(self) -> int:
@@ -118,9 +140,9 @@ class Plan:
 
     def memory_of(self, replica_id: ReplicaId) -> ActorMemory:
         """Return the memory of one rank of a replica. The request must have a model."""
-        assert self.request.model is not None, "the request has no model"
         agents = [self.memory_estimates[agent] for agent in replica_id.agents]
-        return shard_memory(self.request.model, agents, self.request.workload, self.request.tp)
+        model = self.request.dims_of(replica_id.agents[0])
+        return shard_memory(model, agents, self.request.workload, self.request.tp)
 
     @cached_property
     def memory(self) -> Mapping[Slot, ActorMemory]:
@@ -147,7 +169,7 @@ class Plan:
         if self.request.model is not None:
             for shard in self.shards():
                 if self.request.apart.intersection(shard.replica_id.agents):
-                    found[shard.slot.node] += self.request.model.weights_bytes()
+                    found[shard.slot.node] += self.request.dims_of(shard.replica_id.agents[0]).weights_bytes()
         return found
 
     def replica_id_of(self, agent: str, replica: int) -> ReplicaId:
@@ -156,18 +178,16 @@ class Plan:
         return ReplicaId(agents, replica)
 
     def hand_overs(self, speeds: LinkSpeeds) -> tuple[PlannedTransfer, ...]:
-        """Return every segment that a reader fetches for a batch, those of earlier agents included. The request must
-        have a model.
+        """Return every segment that a reader fetches for a batch, those of earlier agents included; of an agent with
+        another model its recompute inputs. The request must have a model.
 
         Replicas take batches in turn: batch b goes from replica b mod R of the source to replica b mod R' of the
         reader.
         """
-        assert self.request.model is not None, "the request has no model"
-        per_token = self.request.model.bytes_per_token * self.request.workload.batch_size
         found = []
         for reader, estimate in self.memory_estimates.items():
             for source, tokens in estimate.reads:
-                num_bytes = tokens * per_token
+                num_bytes = self._handed_over_bytes(source, reader, tokens) * self.request.workload.batch_size
                 slowest = [self._slowest(pair, speeds, num_bytes) for pair in self._pairs(source, reader)]
                 found.append(
                     PlannedTransfer(
@@ -182,20 +202,27 @@ class Plan:
                 )
         return tuple(found)
 
+    def _handed_over_bytes(self, source: str, reader: str, tokens: int) -> int:
+        """Return the bytes of a segment of one question, as this reader gets it."""
+        model, one = self.request.dims_of(source), self.memory_estimates[source]
+        if self.request.have_one_model(source, reader):
+            return tokens * model.bytes_per_token
+        thoughts = one.own_tokens - self.request.workload.prompt_tokens
+        return one.own_tokens * _TOKEN_ID_BYTES + max(0, thoughts) * model.hidden_size * model.itemsize
+
     def port_bytes(self) -> Mapping[tuple[int, Literal["sends", "receives"]], float]:
         """Return the bytes of a batch that each node sends, and receives, over the network, as the mean over all
         batches. The request must have a model. Replicas take batches in turn, like in `hand_overs`."""
-        assert self.request.model is not None, "the request has no model"
-        per_token = self.request.model.bytes_per_token * self.request.workload.batch_size
         found: defaultdict[tuple[int, Literal["sends", "receives"]], float] = defaultdict(float)
         for reader, estimate in self.memory_estimates.items():
             for source, tokens in estimate.reads:
+                num_bytes = self._handed_over_bytes(source, reader, tokens) * self.request.workload.batch_size
                 pairs = list(self._pairs(source, reader))
                 for here, there in pairs:
                     one, other = self.slots[here][0].node, self.slots[there][0].node
                     if one != other:
-                        found[one, "sends"] += tokens * per_token / len(pairs)
-                        found[other, "receives"] += tokens * per_token / len(pairs)
+                        found[one, "sends"] += num_bytes / len(pairs)
+                        found[other, "receives"] += num_bytes / len(pairs)
         return found
 
     def _pairs(self, source: str, reader: str) -> Iterator[tuple[ReplicaId, ReplicaId]]:

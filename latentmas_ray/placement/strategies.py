@@ -43,7 +43,7 @@ def try_plan(request: PlanRequest) -> Plan | Infeasible:
 
 def _check_tp(request: PlanRequest) -> Infeasible | None:
     """Check that a node has GPUs for all ranks of a replica, and that the model divides among them."""
-    tp, model = request.tp, request.model
+    tp = request.tp
     if tp == 1:
         return None
     most = max((node.whole_gpus for node in request.nodes), default=0)
@@ -51,7 +51,7 @@ def _check_tp(request: PlanRequest) -> Infeasible | None:
         return Infeasible(
             "tp", f"the {tp} ranks of a replica need {tp} GPUs of one node, and no node has more than {most}"
         )
-    if model is not None and (model.num_kv_heads % tp or model.num_heads % tp or model.mlp_size % tp):
+    if (model := request.indivisible(tp)) is not None:
         return Infeasible("tp", f"it must divide the model's {model.num_kv_heads} KV heads and {model.num_heads} heads")
     num_replicas, num_fitting = sum(request.replicas.values()), sum(node.whole_gpus // tp for node in request.nodes)
     if request.placement == "colocate":
@@ -76,6 +76,8 @@ def _try_strategy(request: PlanRequest, strategy: PlacementName, why: str, *, sh
     if is_colocated and request.apart:
         names = ", ".join(name for name in request.agents if name in request.apart)
         return Infeasible("placement", f"vLLM, which writes for {names}, needs an actor of its own")
+    if is_colocated and not request.have_one_model(*request.agents):
+        return Infeasible("placement", f"{different_models(request)}, and agents of one actor share its model")
     if is_colocated and len(set(request.replicas.values())) > 1:
         return Infeasible("replicas", EQUAL_REPLICAS)
     pipelines = request.colocated() if is_colocated else request.pipelines()
@@ -90,6 +92,12 @@ def _try_strategy(request: PlanRequest, strategy: PlacementName, why: str, *, sh
             plan = Plan(request=request, strategy=strategy, why=why, share=share, slots=slots)
             return _check_memory(plan) or plan
     return Infeasible("placement", _why_not(request, pipelines, first))
+
+
+def different_models(request: PlanRequest) -> str:
+    """Say which agents have another model than the first one without."""
+    names = ", ".join(f"{agent} has {model}" for agent, model in request.other_models.items())
+    return f"agents have different models ({names})"
 
 
 def _why_not(request: PlanRequest, pipelines: Sequence[Pipeline], share: ActorResources) -> str:

@@ -119,7 +119,7 @@ def figures_of(run: ComparedRun, single: ComparedRun | None) -> RunFigures:
         method=run.config.method,
         topology=run.config.topology,
         memory=run.config.memory,
-        model=run.config.model,
+        model=run.config.model_names,
         seeds=run.seeds,
         num_questions=len(run.answers),
         num_failed=run.num_failed,
@@ -143,7 +143,7 @@ def single_for(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | N
             other
             for other in runs
             if other.config.method == "single"
-            and (other.config.task, other.config.model) == (run.config.task, run.config.model)
+            and (other.config.task, other.config.model_names) == (run.config.task, run.config.model_names)
         ),
         None,
     )

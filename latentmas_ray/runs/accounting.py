@@ -8,6 +8,7 @@ question's own share of its steps: that is the time per question, and the sum ov
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from latentmas_ray.engine.diagnostics.convergence import ConvergenceStats, ThoughtConvergence
 from latentmas_ray.runs.results import AgentUse, Answer, Transfer, TransferStats, mean_or_zero
 
 PER_QUESTION = "_per_question"
@@ -19,6 +20,16 @@ def agent_stats(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
     transfers that it read (part of its phases) and busy (all phases but wait)."""
     names = dict.fromkeys(name for answer in answers for name in answer.agents)
     return {name: _agent(name, [answer for answer in answers if name in answer.agents]) for name in names}
+
+
+def convergence_stats(answers: Sequence[Answer]) -> dict[str, ConvergenceStats]:
+    """Return how the thoughts converged, by agent that had any."""
+    found: dict[str, list[ThoughtConvergence]] = {}
+    for answer in answers:
+        for name, use in answer.agents.items():
+            if use.convergence is not None and use.latent_steps:
+                found.setdefault(name, []).append(use.convergence)
+    return {name: ConvergenceStats.of(of) for name, of in found.items()}
 
 
 def transfer_stats(answers: Sequence[Answer]) -> tuple[TransferStats, ...]:

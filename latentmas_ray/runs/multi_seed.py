@@ -3,19 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, describe_models
 from latentmas_ray.errors import JournalError, RunError
 from latentmas_ray.runs.folder import check_regular, make_folder, write_atomically
 from latentmas_ray.runs.journal import CONFIG_NAME, RESULTS_NAME, SUMMARY_NAME, Journal
 from latentmas_ray.runs.results import Answer, Summary
 from latentmas_ray.runs.store import Output, open_output
-from latentmas_ray.runs.summary import count_cut_off
+from latentmas_ray.runs.summary import count_cut_off, count_numbers_from
 from latentmas_ray.seeds import seed_folders, seed_output
 from latentmas_ray.stats import accuracy_interval, mean_interval
 from latentmas_ray.tasks.question import Question
@@ -51,6 +51,13 @@ class SeedsSummary:
     questions_per_second_after_warm_up: float | None
     runs: Mapping[int, Summary]  # by seed
     num_cut_off: int | None = None  # in all seeds together; None if none says so
+    numbers_from: Mapping[str, int] = field(default_factory=dict)  # in all seeds together
+    models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
+
+    @property
+    def model_names(self) -> str:
+        """All models of the runs in one text."""
+        return describe_models(self.model, self.models)
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
@@ -144,6 +151,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         method=config.method,
         topology=config.topology,
         model=config.model,
+        models=config.models,
         memory=config.memory,
         num_questions=max(summary.num_questions for summary in summaries),
         num_failed=sum(summary.num_failed for summary in summaries),
@@ -159,6 +167,7 @@ def summarise_seeds(config: RunConfig, runs: Mapping[int, SeedRun]) -> SeedsSumm
         questions_per_second_after_warm_up=per_second_after,
         runs={seed: run.summary for seed, run in runs.items()},
         num_cut_off=count_cut_off(answer for run in runs.values() for answer in run.answers),
+        numbers_from=count_numbers_from(answer for run in runs.values() for answer in run.answers),
     )
 
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
-from latentmas_ray.config import current_transfer
+from latentmas_ray.config import current_transfer, describe_models
+from latentmas_ray.engine.diagnostics.convergence import ConvergenceStats, ThoughtConvergence
 from latentmas_ray.engine.diagnostics.trace import Alarm
 from latentmas_ray.engine.turn import CutOff, WireChunk
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
 from latentmas_ray.runs.traces import Trace
+from latentmas_ray.tasks.question import NumberSource
 from latentmas_ray.topology.agent import AgentMemory
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class AgentUse:
     alarms: tuple[Alarm, ...] = ()  # the first one of each kind; empty without a guard
     cut_off: CutOff | None = None  # why its text ended early; "no" if it did not; None in rows of older versions
     has_own_seconds: bool = False
+    convergence: ThoughtConvergence | None = None  # of its thoughts; None for text, and in rows of older versions
 
     @property
     def is_cut_off(self) -> bool:
@@ -58,7 +61,7 @@ class Transfer:
     transport: str
     seconds: float
     exposed_seconds: float = 0.0  # not hidden by computation
-    mode: str = "kv"  # kv or recompute
+    mode: str = "kv"  # kv, recompute, or translated: recompute inputs of an agent with another model
     codec: str = "none"
     relative_error: _AnyFloat = 0.0  # of KV that went through a lossy codec
     link: str = "same_process"
@@ -100,6 +103,7 @@ class Answer:
     agents: Mapping[str, AgentUse] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
     batch_size: int | None = None  # questions in its batch; None in rows of older versions
+    numbers_from: NumberSource | None = None  # whose numbers it has; None without notes that say so (task `facts`)
     trace: Trace | None = field(default=None, compare=False)  # if it was traced; stored in traces.jsonl
     returned_memory: ReturnedMemory | None = field(
         default=None, compare=False, repr=False
@@ -141,6 +145,11 @@ class Answer:
         """The object of one line of results.jsonl."""
         cut_off = {name: use.cut_off for name, use in self.agents.items() if use.cut_off is not None}
         own_seconds = [name for name, use in self.agents.items() if use.has_own_seconds]
+        convergence = {
+            name: use.convergence.to_row()
+            for name, use in self.agents.items()
+            if use.convergence is not None and use.latent_steps
+        }
         alarms = {name: [asdict(alarm) for alarm in use.alarms] for name, use in self.agents.items() if use.alarms}
         return {
             "id": self.id,
@@ -150,6 +159,7 @@ class Answer:
             "answer_token_ids": list(self.answer_token_ids),
             "prediction": self.prediction,
             "correct": self.correct,
+            **({} if self.numbers_from is None else {"numbers_from": self.numbers_from}),  # only where notes say so
             "tokens": {
                 "prompt": self.prompt_tokens,
                 "latent": self.latent_tokens,
@@ -168,6 +178,7 @@ class Answer:
             "transfers": [asdict(transfer) for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
+            **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
             **({"alarms": alarms} if alarms else {}),  # rows of runs without a guard have no such key
         }
 
@@ -184,8 +195,9 @@ class Answer:
                 "seconds": row["agent_seconds"][name],
                 "text": row["texts"].get(name),
                 "alarms": tuple(asdict(Alarm(**alarm)) for alarm in row.get("alarms", {}).get(name, ())),
-                "cut_off": _cut_off(row.get("cut_off", {}).get(name)),
+                "cut_off": _one_of(CutOff, row.get("cut_off", {}).get(name), "cut_off"),
                 "has_own_seconds": name in row.get("own_seconds", ()),
+                "convergence": _convergence(row.get("convergence", {}).get(name), tokens["latent"]),
             }
             for name, tokens in row["tokens"]["agents"].items()
         }
@@ -197,15 +209,27 @@ class Answer:
             agents=_AGENTS.validate_python(agents),
             transfers=_TRANSFERS.validate_python(transfers),
             batch_size=row.get("batch_size"),
+            numbers_from=_one_of(NumberSource, row.get("numbers_from"), "numbers_from"),
         )
 
 
-def _cut_off(value: object) -> CutOff | None:
-    """Return the value of a row. Raises ValueError for any other."""
-    for known in (None, *get_args(CutOff)):
-        if value == known:
-            return cast("CutOff | None", known)
-    raise ValueError(f"cut_off must be one of {', '.join(get_args(CutOff))}")
+def _convergence(value: Mapping[str, Any] | None, steps: int) -> dict[str, Any] | None:
+    """Return the fields of a row's `ThoughtConvergence`."""
+    if value is None:
+        return None
+    return {
+        "thoughts": value.get("thoughts", steps),
+        "steps": steps,
+        "allowed_steps": value.get("allowed_steps"),
+        "short_cosines": tuple(value["cosines"]),
+    }
+
+
+def _one_of(literal: Any, value: object, key: str) -> Any:
+    """Return the value of a row, None or one that the Literal has. Raises ValueError for any other."""
+    if value is None or value in get_args(literal):
+        return value
+    raise ValueError(f"{key} must be one of {', '.join(get_args(literal))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +270,11 @@ class Summary:
     model: str
     num_questions: int
     num_failed: int
+    models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
     memory: str = "matched"  # or the control that was run
     accuracy: float | None  # fraction of the graded questions; None if nothing could be graded
     accuracy_interval: tuple[float, float] | None = None  # 95 %, see `stats.accuracy_interval`
+    numbers_from: Mapping[str, int] = field(default_factory=dict)  # answers by whose numbers they have, where known
     prompt_tokens_per_question: float
     latent_steps_per_question: float
     output_tokens_per_question: float
@@ -267,16 +293,25 @@ class Summary:
     hand_overs: tuple[TransferStats, ...] = ()
     num_alarmed: int = 0  # questions with an alarm, if a guard was on
     alarms: Mapping[str, int] = field(default_factory=dict)  # the same by agent
+    convergence: Mapping[str, ConvergenceStats] = field(default_factory=dict)  # of the thoughts, by agent
     num_cut_off: int | None = None  # questions with a text that ended early; None if no row says so (older versions)
     cut_off: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by agent, and by reason
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions and devices, see `runs.environment`
     layout_speed: LayoutSpeed | None = None  # with `replicas auto`: predicted and reached, after the warm-up
+
+    @property
+    def model_names(self) -> str:
+        """All models of the run in one text."""
+        return describe_models(self.model, self.models)
 
     def to_json(self) -> dict[str, Any]:
         """The object of summary.json."""
         row = asdict(self)
         return {
             **row,
+            "convergence": {
+                name: {**stats, "mean_cosines": [*stats["mean_cosines"]]} for name, stats in row["convergence"].items()
+            },
             "hand_overs": [
                 {**one, "transports": [*one["transports"]], "links": [*one["links"]]} for one in row["hand_overs"]
             ],

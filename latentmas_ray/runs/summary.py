@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from latentmas_ray.config import RunConfig
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed
-from latentmas_ray.runs.accounting import agent_stats, transfer_stats
+from latentmas_ray.runs.accounting import agent_stats, convergence_stats, transfer_stats
 from latentmas_ray.runs.results import Answer, Failure, Summary, mean_or_zero
 from latentmas_ray.stats import accuracy_interval
+from latentmas_ray.tasks.question import NumberSource
 
 
 class WarmUp:
@@ -58,11 +59,13 @@ def summarise(
         method=config.method,
         topology=config.topology,
         model=config.model,
+        models=config.models,
         memory=config.memory,
         num_questions=len(answers) + len(failures),
         num_failed=len(failures),
         accuracy=mean_or_zero(graded) if graded else None,
         accuracy_interval=accuracy_interval(graded) if graded else None,
+        numbers_from=count_numbers_from(answers),
         prompt_tokens_per_question=mean_or_zero([answer.prompt_tokens for answer in answers]),
         latent_steps_per_question=mean_or_zero([answer.latent_tokens for answer in answers]),
         output_tokens_per_question=mean_or_zero([answer.output_tokens for answer in answers]),
@@ -87,6 +90,7 @@ def summarise(
         hand_overs=transfer_stats(answers),
         num_alarmed=sum(any(use.alarms for use in answer.agents.values()) for answer in answers),
         alarms=dict(Counter(name for answer in answers for name, use in answer.agents.items() if use.alarms)),
+        convergence=convergence_stats(answers),
         num_cut_off=count_cut_off(answers),
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
@@ -98,6 +102,12 @@ def count_cut_off(answers: Iterable[Answer]) -> int | None:
     """Return how many questions have a text that ended before the model had ended it; None if no answer says so."""
     known = [answer for answer in answers if any(use.cut_off is not None for use in answer.agents.values())]
     return sum(answer.is_cut_off for answer in known) if known else None
+
+
+def count_numbers_from(answers: Iterable[Answer]) -> dict[str, int]:
+    """Return how many answers have whose numbers; empty if none is known."""
+    found = Counter(answer.numbers_from for answer in answers if answer.numbers_from is not None)
+    return {source: found[source] for source in get_args(NumberSource)} if found else {}
 
 
 def _cut_off_by_agent(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:

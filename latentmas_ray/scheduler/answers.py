@@ -72,6 +72,7 @@ def make_answers(
                 answer_token_ids=tuple(final.output_token_ids[at[answering]]),
                 prediction=grade.prediction,
                 correct=grade.correct,
+                numbers_from=grade.numbers_from,
                 seconds=finished.seconds,
                 agents={
                     name: _use(results[name], question.id, index, is_answering=name == answering)
@@ -136,7 +137,8 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
     phases = result.question_phases[index] if result.question_phases else result.phases
     return AgentUse(
         prompt_tokens=result.prompt_tokens[index],
-        latent_steps=result.latent_steps,
+        latent_steps=result.steps_of(index),
+        convergence=result.convergence[index] if result.convergence else None,
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
         seconds=vars(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),

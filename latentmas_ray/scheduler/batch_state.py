@@ -34,6 +34,7 @@ class BatchState:
         *,
         given: GivenMemory | None = None,
         keeps_memory: bool = False,
+        translated: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Render the prompts that need no other agent's text. Raises TopologyError if a prompt cannot be rendered.
 
@@ -55,6 +56,7 @@ class BatchState:
         self._settings = settings
         self._transfer_modes = transfer_modes or {}
         self._given = given
+        self._translated = translated or {}
         self._agents_returning_memory = frozenset(topology_index.read_by_answering if keeps_memory else ())
         self._submitted: set[str] = set()
         requests = {agent.name: self._build_turn(agent, {}) for agent in topology_index.agents}
@@ -225,6 +227,7 @@ class BatchState:
             given=self._given,
             read_by=tuple(sorted(self._index.readers[agent.name])),
             keeps_memory=agent.name in self._agents_returning_memory,
+            translated=self._translated.get(agent.name),
         )
 
     def _text_sources(self, agent: str) -> tuple[str, ...]:

@@ -100,8 +100,14 @@ def _grade(
 
 
 def _memories(run: Run, batch: Batch, results: Mapping[str, TurnResult]) -> dict[str, ReturnedMemory]:
-    found = returned_memories(batch, run.topology_index, results, run.request.model)
+    found = returned_memories(batch, run.topology_index, results, _writers_model(run))
     return {memory.id: memory for memory in found}
+
+
+def _writers_model(run: Run) -> str:
+    """Return the name of the model of the memory that the answering agent reads: all of it has one model."""
+    own = run.request.team.by_agent.get(run.topology.answering_agent.name)
+    return "" if own is None else own.name
 
 
 def _seconds(batch_state: BatchState, now: float) -> float:

@@ -134,17 +134,22 @@ def without_frames(error: LatentMASError) -> LatentMASError:
 class RuntimeInfo:
     """Facts about a started runtime."""
 
-    bytes_per_token: int  # of KV, in this model
+    bytes_per_token: int  # of KV; with several models the most
     memory_limit_bytes: int  # default limit on memory in flight
     description: str  # one line for the log: actors, devices, threads
     sent_bytes_per_token: int | None = None  # of KV as it is sent, if a codec changes the size
     transfer_costs: TransferCosts | None = None  # None if they were not measured
     engines: Mapping[str, str] = field(default_factory=dict)  # by text agent, where it is not transformers
-    kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler
+    kv_spec: Any = None  # `memory.KVCacheSpec` of the whole model; opaque to the scheduler, which compares them
+    kv_specs: Mapping[str, Any] = field(default_factory=dict)  # by agent, of those with another model
     # By text agent that writes the texts of several turns at the same time: how many questions, over all its replicas.
     # The others finish one batch before they begin the next.
     writes_at_once: Mapping[str, int] = field(default_factory=dict)
     layout: RunLayout | None = None  # what a search has chosen; None if the configuration says where agents are
+
+    def spec_of(self, agent: str) -> Any:
+        """The spec of an agent's model."""
+        return self.kv_specs.get(agent, self.kv_spec)
 
 
 class Runtime(Protocol):

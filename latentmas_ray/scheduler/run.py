@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.runs.grading import Grader, Grading
@@ -15,10 +15,11 @@ from latentmas_ray.scheduler.batch_state import BatchState
 from latentmas_ray.scheduler.metrics import MetricSink, RunCounters, RunMetrics
 from latentmas_ray.scheduler.protocol import CapacityChanged, RuntimeInfo, TurnHandle
 from latentmas_ray.scheduler.retry import RetryState
-from latentmas_ray.scheduler.transfer_choice import choose_transfers
+from latentmas_ray.scheduler.transfer_choice import choose_transfers, translated_links
 from latentmas_ray.scheduler.turns import DriverSettings, Goal, TopologyIndex
 from latentmas_ray.tasks import grade_unconfined
 from latentmas_ray.topology.agent import Topology
+from latentmas_ray.topology.team import Team, describe_translations
 
 Result = Answer | Failure | ReturnedMemory
 
@@ -40,7 +41,7 @@ class RunRequest:
     goal: Goal = "answer"
     given: GivenMemory | None = None
     keeps_memory: bool = False
-    model: str = ""  # its name, for the returned memory
+    team: Team = field(default_factory=lambda: Team({}))  # the model of each agent; empty: all have the same
 
 
 class Run:
@@ -61,11 +62,13 @@ class Run:
         self.settings = request.settings
         self.topology = request.topology
         self.topology_index = TopologyIndex.of(request.topology, request.goal)
+        self.translated = translated_links(request.team, self.topology_index, info.spec_of)
         self.transfer_choices = choose_transfers(
             self.settings.transfer,
             self.topology_index,
             info.transfer_costs,
             bytes_per_token=info.sent_bytes_per_token or info.bytes_per_token,
+            translated=self.translated,
         )
         batches = _questions_of(request, self.topology_index, info) or request.batches
         self.batches = [replace(batch, number=batch.number + number_offset) for batch in batches]
@@ -116,10 +119,12 @@ class Run:
         return is_full and not (self.is_cancelled or self.batch_states or len(self.grading))
 
     def describe(self, runtime: str) -> str:
-        """Return one line for the log: the runtime, and the transfer modes if they were chosen by measured costs."""
-        if self.settings.transfer != "auto" or not self.transfer_choices:
-            return runtime
-        return "; ".join([runtime, *map(str, self.transfer_choices.values())])
+        """Return one line for the log: the runtime, where memory is translated, and the transfer modes if they were
+        chosen by measured costs."""
+        said = [runtime, *describe_translations(self.topology, self.translated, self.request.team)]
+        if self.settings.transfer == "auto":
+            said += map(str, self.transfer_choices.values())
+        return "; ".join(said)
 
     @property
     def runs_alone(self) -> bool:
@@ -148,6 +153,7 @@ class Run:
                 self.topology_index,
                 self.settings,
                 {agent: choice.mode for agent, choice in self.transfer_choices.items()},
+                translated=self.translated,
                 given=self.request.given,
                 keeps_memory=self.request.keeps_memory or self.request.goal == "think",
             )

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from latentmas_ray.config import MAX_NEW_TOKENS, GuardName, RunConfig, TransferMode
+from latentmas_ray.config import (
+    MAX_NEW_TOKENS,
+    GuardName,
+    LatentSteps,
+    RunConfig,
+    StepsSetting,
+    TransferMode,
+    latent_steps_of,
+)
 from latentmas_ray.engine.turn import GivenMemory, Prompt, Sampling, SentAs, TurnRequest
 from latentmas_ray.scheduler.batch import Batch
 from latentmas_ray.scheduler.memory_budget import SegmentBound
@@ -18,7 +26,7 @@ from latentmas_ray.topology.prompts import RenderedPrompts
 class DriverSettings:
     """The scheduler's part of a run's configuration: turns, limits in flight, retries."""
 
-    latent_steps: int = 40  # for agents that do not set their own
+    latent_steps: StepsSetting = 40  # for agents that do not set their own
     sampling: Sampling = field(default_factory=Sampling)
     transfer: TransferMode = "kv"
     memory_limit_bytes: int | None = None  # None: the runtime's default
@@ -137,27 +145,28 @@ def build_turn(
     given: GivenMemory | None = None,
     read_by: tuple[str, ...] = (),
     keeps_memory: bool = False,
+    translated: Mapping[str, str] | None = None,
 ) -> TurnRequest:
     """Build the request of `agent`'s turn over `batch`; `transfer_modes` is by latent agent (default: kv).
 
     `texts` has, by text agent, one text for each question; text agents that are missing are left out of the context.
     `fallbacks` has, by latent agent and question id, text written in place of memory; it is part of the context too.
     With `given` the answering agent reads that memory in place of the outputs of other agents. `read_by` are the agents
-    that read its segment; with `keeps_memory` the result contains that. Raises TopologyError for a prompt that cannot
-    be rendered."""
-    transfer_modes = transfer_modes or {}
+    that read its segment; with `keeps_memory` the result contains that. `translated` are the agents with another model
+    whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot be rendered."""
+    transfer_modes, translated = transfer_modes or {}, translated or {}
     reads = topology.memory_read_by(agent.name)
-    recomputed = frozenset(
-        name for memory in reads for name in memory.agents() if transfer_modes.get(name) == "recompute"
-    )
+    recomputed = frozenset(name for name in agents_of(reads) if transfer_modes.get(name) == "recompute")
+    recomputed = recomputed.union(translated)
     if given is not None:
-        reads, recomputed = given.reads, given.recomputed
+        reads, recomputed, translated = given.reads, given.recomputed, {}
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
     wrote = [
         {name: texts[name][index] for name in ancestors}
         | {name: by_id[question.id] for name, by_id in (fallbacks or {}).items() if question.id in by_id}
         for index, question in enumerate(batch.questions)
     ]
+    steps = _latent_steps(agent, settings)
     return TurnRequest(
         agent=agent.name,
         batch=batch.number,
@@ -168,12 +177,15 @@ def build_turn(
         ),
         thinks=agent.thinks,
         sampling=settings.sampling,
-        latent_steps=_latent_steps(agent, settings),
+        latent_steps=steps.most,
+        stop_at=steps.threshold,
+        fills_steps=steps.fills,
         hands_over=agent.hands_over,
         close_turn=agent.close_turn,
         reads=reads,
         transfer_mode=transfer_modes.get(agent.name, "kv"),
         recomputed=recomputed,
+        translated=translated,
         given=given,
         read_by=read_by,
         keeps_memory=keeps_memory,
@@ -202,10 +214,10 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     )
 
 
-def _latent_steps(agent: Agent, settings: DriverSettings) -> int:
+def _latent_steps(agent: Agent, settings: DriverSettings) -> LatentSteps:
     if agent.thinks == "text":
-        return 0
-    return settings.latent_steps if agent.latent_steps is None else agent.latent_steps
+        return LatentSteps(0)
+    return latent_steps_of(settings.latent_steps if agent.latent_steps is None else agent.latent_steps)
 
 
 def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:

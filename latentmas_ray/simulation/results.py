@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from latentmas_ray.config import most_steps
 from latentmas_ray.engine.turn import Phases, SegmentRead, TurnRequest, TurnResult
 from latentmas_ray.placement import Plan
 
@@ -43,7 +44,7 @@ class SimulatedResults:
         return TurnResult(
             agent=agent,
             prompt_tokens=(workload.prompt_tokens,),
-            latent_steps=0 if is_text else workload.latent_steps if steps is None else steps,
+            latent_steps=0 if is_text else workload.latent_steps if steps is None else most_steps(steps),
             output_token_ids=((0,) * workload.max_new_tokens,) if is_text else (),
             texts=("",) if is_text else (),
             segment_bytes=() if is_text else (estimate.handed_over_tokens * self.bytes_per_token,),

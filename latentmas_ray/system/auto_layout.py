@@ -3,23 +3,20 @@ are there; with agents joined by `+` the one that is asked for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentmas_ray import tasks
-from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, devices_by_agents, format_replicas
+from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, devices_by_agents, format_replicas, most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
     HARDWARE,
     Hardware,
-    ModelDims,
     NodeResources,
     Plan,
     PlanRequest,
     RunLayout,
     Workload,
-    dims_of_config,
     hardware_of_device,
-    known_dims,
     make_plan,
 )
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_of_ray
@@ -27,10 +24,8 @@ from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch
 from latentmas_ray.placement.prediction.run_layout import choose_layout
 from latentmas_ray.system.engines import EngineChoice, apart
+from latentmas_ray.system.team.run_models import RunModels
 from latentmas_ray.topology import Topology
-
-if TYPE_CHECKING:
-    from latentmas_ray.models.given import GivenModel
 
 DEFAULT_GPU = "a100-80gb"  # whose figures are assumed for GPUs of an unknown kind
 _GIVE = "give hardware"
@@ -79,7 +74,7 @@ class RunPlanner:
     def __init__(
         self,
         config: RunConfig,
-        model: "str | GivenModel",
+        models: RunModels,
         topology: Topology,
         choices: Mapping[str, EngineChoice],
         nodes: tuple[NodeResources, ...],
@@ -87,7 +82,7 @@ class RunPlanner:
     ) -> None:
         """`nodes`: of the cluster now. Raises ConfigError if they are too few or too small, or `hardware` is not
         known."""
-        self._config, self._topology, self._model = config, topology, model
+        self._config, self._topology, self._models = config, topology, models
         self._choices = choices
         self._names = tuple(agent.name for agent in topology.agents)
         self._devices = devices_by_agents(config.replicas, self._names)
@@ -130,6 +125,7 @@ class RunPlanner:
             tp=self._config.tp,
             busy_agents=busy_agents,
             apart=apart(self._choices),
+            other_models={agent: str(one) for agent, one in self._models.others.items()},
         )
 
     def _search(self, request: PlanRequest, *, is_first: bool = True) -> Plan:
@@ -143,7 +139,8 @@ class RunPlanner:
                 nodes=tuple(replace(node, gpu_bytes=size if node.whole_gpus else None) for node in request.nodes),
                 placement="pack" if keeps_apart else config.placement,
                 topology=self._topology,
-                model=dims_of_model(self._model, config.revision).in_dtype(config.dtype),
+                model=self._models.dims(self._models.first),
+                other_dims=self._models.other_dims(),
                 workload=workload_of(config),
                 written_at_once={name: config.written_at_once(choice.engine) for name, choice in self._choices.items()},
             ),
@@ -151,7 +148,7 @@ class RunPlanner:
             speeds=known.hardware.link_speeds(),
             expected_tokens=text_tokens_of(config.task, config.method),
             # Ranks do not join a new driver.
-            divides_models=is_first and isinstance(self._model, str) and config.detach is None,
+            divides_models=is_first and self._models.has_names and config.detach is None,
         )
         about = f"{known.about}, texts of {search.text_tokens} tokens"
         plan, layout = choose_layout(search, about)
@@ -209,24 +206,13 @@ def gpu_here() -> Hardware | None:
     return hardware_of_device(properties.name, properties.total_memory)
 
 
-def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:
-    """Return the sizes of a model. Raises ModelError."""
-    if not isinstance(model, str):
-        return dims_of_config(model.config_values(), model.name)
-    if revision is None and (known := known_dims(model)) is not None:
-        return known
-    from latentmas_ray.models.load import load_config  # takes seconds
-
-    return dims_of_config(load_config(model, revision).to_dict(), model)
-
-
 def workload_of(config: RunConfig, **more: Any) -> Workload:
     """Return the sizes of a run's batches; of its prompts nothing is known yet."""
     benchmark = tasks.find_benchmark(config.task)
     own = None if benchmark is None else benchmark.max_new_tokens
     return Workload(
         batch_size=config.batch_size,
-        latent_steps=config.latent_steps,
+        latent_steps=most_steps(config.latent_steps),
         max_new_tokens=config.max_new_tokens or own or MAX_NEW_TOKENS,
         **more,
     )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latentmas_ray import tasks
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, describe_models
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, MemoryInputError
 from latentmas_ray.runs.run_events import Observer
@@ -14,10 +14,11 @@ from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import RunRequest
 from latentmas_ray.scheduler.turns import DriverSettings, Goal
+from latentmas_ray.system.team.run_models import team_of
 from latentmas_ray.tasks import check_graders
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
-from latentmas_ray.topology import RenderedPrompts, Topology
+from latentmas_ray.topology import RenderedPrompts, Team, Topology
 
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
@@ -53,7 +54,9 @@ def plan_call(
     answering = [topology.answering_agent.replace(reads=())]
     prompts = RenderedPrompts.of(topology if memory is None else topology.replace(agents=answering), questions)
     check_graders(questions, unsafe_programs=config.unsafe_programs)
-    warn_of_untrained(config.model, questions)
+    team = team_of(config, topology)
+    for one in team.models:
+        warn_of_untrained(one.name, questions)
     if keep_memory and memory is not None:
         raise ConfigError("keep_memory", True, "a call with memory returns no other memory; leave out one of the two")
     if keep_memory or thinks:
@@ -68,9 +71,9 @@ def plan_call(
         goal=goal,
         given=given,
         keeps_memory=keep_memory or (config.save_memory is not None and memory is None),
-        model=config.model,
+        team=team,
     )
-    check = None if memory is None else partial(_check_fits, memory, config.model)
+    check = None if memory is None else partial(_check_fits, memory, topology.answering_agent.name, team)
     return Call(questions=questions, request=request, check_memory=check)
 
 
@@ -98,18 +101,24 @@ def check_is_memory(memory: object) -> None:
 
 
 def check_returns_memory(config: RunConfig, topology: Topology) -> None:
-    """Raise ConfigError if the answering agent reads no memory."""
-    if topology.memory_read_by(topology.answering_agent.name):
+    """Raise ConfigError if the answering agent reads no memory, or that of another model: then what it reads is not
+    what was written, and its segments do not fit together."""
+    answering, use = topology.answering_agent.name, "keep" if config.save_memory is None else "save (save_memory)"
+    if topology.memory_read_by(answering):
+        foreign = team_of(config, topology).foreign_to(topology, answering)
+        for writer, model in foreign.items():
+            what = f"{answering} reads the memory of {writer} ({model}) translated"
+            expected = f"{what}, and only memory of one model can be {'kept' if use == 'keep' else 'saved'}"
+            raise ConfigError("models", describe_models(config.model, config.models), expected)
         return
     field, value, remedy = "topology", topology.name, "let it read an agent that thinks latently"
     if config.method != "latent":
         field, value, remedy = "method", config.method, "use method latent"
     elif config.memory == "none":
         field, value, remedy = "memory", config.memory, "use another control, or matched"
-    use = "keep" if config.save_memory is None else "save (save_memory)"
     expected = f"the answering agent of {topology.name} reads no memory, so there is none to {use}; {remedy}"
     raise ConfigError(field, value, expected)
 
 
-def _check_fits(memory: "Memory", model: str, info: RuntimeInfo) -> None:
-    memory.check_fits(info.kv_spec, model)
+def _check_fits(memory: "Memory", reader: str, team: Team, info: RuntimeInfo) -> None:
+    memory.check_fits(info.spec_of(reader), team.by_agent[reader].name)

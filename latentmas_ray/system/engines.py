@@ -7,7 +7,8 @@ from typing import Any, Literal
 from latentmas_ray.config import RunConfig
 from latentmas_ray.errors import ConfigError, InputError, TopologyError
 from latentmas_ray.placement.model_dims import is_published
-from latentmas_ray.topology import Agent, Topology
+from latentmas_ray.system.team.run_models import team_of
+from latentmas_ray.topology import Agent, AgentModel, Topology
 from latentmas_ray.vllm.families import SAME_IN_VLLM
 from latentmas_ray.vllm.installed import HOW_TO_INSTALL, find_vllm, obstacle
 
@@ -37,14 +38,13 @@ def check_engines(config: RunConfig, topology: Topology, *, has_name: bool, runs
     `has_name`: the model is a name, and no object. `runs_here`: with what is installed here; a plan for other machines
     only asks whether the settings and the model allow it.
     """
-    agent = next((agent for agent in _text_agents(topology) if _wanted(config, agent) == "vllm"), None)
-    if agent is None:
-        return
-    found = _setting_obstacle(config, topology, has_name) or _weights_obstacle(config)
-    if found is None and runs_here:
-        found = _installation_obstacle(config)
-    if found is not None:
-        raise _refusal(topology, agent, found.expected)
+    agents = [agent for agent in _text_agents(topology) if _wanted(config, agent) == "vllm"]
+    for agent in agents:
+        found = _setting_obstacle(config, topology, agent, has_name) or _weights_obstacle(config, topology, agent)
+        if found is None and runs_here:
+            found = _installation_obstacle(config)
+        if found is not None:
+            raise _refusal(topology, agent, found.expected)
 
 
 def choose_engines(
@@ -55,15 +55,13 @@ def choose_engines(
     `has_gpu`: the run can use GPUs. What is asked for is taken as it is, see `check_engines`. Raises ModelError if the
     model's configuration cannot be read.
     """
-    automatic: EngineChoice | None = None
     choices = {}
     for agent in _text_agents(topology):
         wanted = _wanted(config, agent)
         if wanted == "auto":
-            automatic = automatic or _choose(config, topology, has_name=has_name, has_gpu=has_gpu)
-            choices[agent.name] = automatic
+            choices[agent.name] = _choose(config, topology, agent, has_name=has_name, has_gpu=has_gpu)
         else:
-            untried = _family_obstacle(config) if wanted == "vllm" and has_name else None
+            untried = _family_obstacle(config, topology, agent) if wanted == "vllm" and has_name else None
             why = ASKED_FOR if untried is None else f"{ASKED_FOR}; {untried}: loading it compares them"
             choices[agent.name] = EngineChoice(wanted, why)
     return choices
@@ -104,8 +102,8 @@ def _wanted(config: RunConfig, agent: Agent) -> Literal["auto", "transformers", 
     return agent.engine or config.engine
 
 
-def _setting_obstacle(config: RunConfig, topology: Topology, has_name: bool) -> _Obstacle | None:
-    """Return what in the settings excludes vLLM, wherever the run would be; None if nothing does."""
+def _setting_obstacle(config: RunConfig, topology: Topology, agent: Agent, has_name: bool) -> _Obstacle | None:
+    """Return what in the settings excludes vLLM for an agent, wherever the run would be; None if nothing does."""
     if config.runtime == "local":
         return _excluded("runtime local", "vLLM needs a process of its own")
     if config.placement == "colocate":
@@ -116,6 +114,9 @@ def _setting_obstacle(config: RunConfig, topology: Topology, has_name: bool) -> 
     if config.trace:
         why = "traces need hidden states"
         return _Obstacle(why, f"with trace {config.trace} it must be transformers: {why}")
+    for writer, model in team_of(config, topology).foreign_to(topology, agent.name).items():
+        why = f"{agent.name} reads memory of {writer}, whose model is {model}, and vLLM does not recompute it"
+        return _Obstacle(why, f"it must be transformers: {why}")
     if config.transfer == "recompute" and not is_chain(config, topology):
         return _excluded("transfer recompute", "vLLM recomputes a chain of agents that hand over all, no other")
     return None
@@ -136,46 +137,47 @@ def _excluded(setting: str, why: str) -> _Obstacle:
     return _Obstacle(setting, f"with {setting} it must be transformers: {why}")
 
 
-def _choose(config: RunConfig, topology: Topology, *, has_name: bool, has_gpu: bool) -> EngineChoice:
-    """Return what `auto` means in this run."""
-    found = _setting_obstacle(config, topology, has_name) or _installation_obstacle(config)
+def _choose(config: RunConfig, topology: Topology, agent: Agent, *, has_name: bool, has_gpu: bool) -> EngineChoice:
+    """Return what `auto` means for an agent."""
+    found = _setting_obstacle(config, topology, agent, has_name) or _installation_obstacle(config)
     if found is not None:
         return EngineChoice("transformers", found.why)
     if not has_gpu:
         return EngineChoice("transformers", "there is no GPU for vLLM")
     if (build := find_vllm()) is not None and build.is_for_cpus:
         return EngineChoice("transformers", "vLLM is installed for CPUs alone")
-    if (why := _family_obstacle(config)) is not None:
+    if (why := _family_obstacle(config, topology, agent)) is not None:
         return EngineChoice("transformers", why)
-    if (found := _weights_obstacle(config)) is not None:
+    if (found := _weights_obstacle(config, topology, agent)) is not None:
         return EngineChoice("transformers", found.why)
     return EngineChoice("vllm", "it is installed, and there is a GPU")
 
 
-def _family_obstacle(config: RunConfig) -> str | None:
-    """Return why `auto` does not read this model with vLLM; None if it does. Raises ModelError."""
-    if (model := _configuration(config)) is None:
+def _family_obstacle(config: RunConfig, topology: Topology, agent: Agent) -> str | None:
+    """Return why `auto` does not read an agent's model with vLLM; None if it does. Raises ModelError."""
+    if (model := _configuration(team_of(config, topology).by_agent[agent.name])) is None:
         return None
     architecture = next(iter(getattr(model, "architectures", None) or ()), type(model).__name__)
     return None if architecture in SAME_IN_VLLM else f"{architecture} is not known to be the same in vLLM"
 
 
-def _weights_obstacle(config: RunConfig) -> _Obstacle | None:
-    """Return why vLLM cannot read these weights as our own engine does; None if it can. Raises ModelError."""
-    model = _configuration(config)
+def _weights_obstacle(config: RunConfig, topology: Topology, agent: Agent) -> _Obstacle | None:
+    """Return why vLLM cannot read an agent's weights as our own engine does; None if it can. Raises ModelError."""
+    own = team_of(config, topology).by_agent[agent.name]
+    model = _configuration(own)
     if model is None or getattr(model, "quantization_config", None) is None:
         return None
     why = "its weights are quantized"
-    return _Obstacle(why, f"with model {config.model} it must be transformers: {why}")
+    return _Obstacle(why, f"with model {own.name} it must be transformers: {why}")
 
 
-def _configuration(config: RunConfig) -> Any:
-    """Return the configuration of the run's model; None for a published one of a family that both engines read."""
-    if config.revision is None and is_published(config.model):
+def _configuration(model: AgentModel) -> Any:
+    """Return the configuration of a model; None for a published one of a family that both engines read."""
+    if not model.revision and is_published(model.name):
         return None
     from latentmas_ray.models.load import load_config  # needs transformers, which takes seconds to import
 
-    return load_config(config.model, config.revision)
+    return load_config(model.name, model.revision or None)
 
 
 def _refusal(topology: Topology, agent: Agent, expected: str) -> InputError:

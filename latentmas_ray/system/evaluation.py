@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from latentmas_ray.config import RunConfig, is_url, make_config
+from latentmas_ray.config import RunConfig, is_url, make_config, most_steps
 from latentmas_ray.errors import ConfigError, JournalError
 from latentmas_ray.placement.prediction.run_layout import LayoutSpeed, SpeedMeter
 from latentmas_ray.runs.accounting import busy_seconds
@@ -184,7 +184,7 @@ class _MeasuredRun:
     def __init__(self, info: RuntimeInfo | None, config: RunConfig, observe: Callable[[RunEvent], None]) -> None:
         """`config` has the replicas of the layout."""
         layout = None if info is None else info.layout
-        is_predicted = layout is not None and layout.latent_steps == config.latent_steps
+        is_predicted = layout is not None and layout.latent_steps == most_steps(config.latent_steps)
         self._meter = SpeedMeter(layout) if layout is not None and is_predicted else None
         self._num_first = config.most_replicas * config.batch_size  # answers after the warm-up until it is reported
         self._observe = observe

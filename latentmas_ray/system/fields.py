@@ -27,7 +27,7 @@ class RunFields(TypedDict, total=False):
     task: str
     method: Method
     memory: MemoryName
-    latent_steps: int
+    latent_steps: int | str
     realign: bool
     batch_size: int
     dtype: DTypeName
@@ -61,6 +61,7 @@ class RunFields(TypedDict, total=False):
     turn_timeout: float
     detach: float | None
     revision: str | None
+    models: dict[str, str]
     save_memory: str | None
     output: str | None
     resume: bool

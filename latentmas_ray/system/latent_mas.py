@@ -222,7 +222,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
     ) -> Summary: ...
 
     @overload
@@ -234,7 +234,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int],
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> SeedsSummary: ...
 
@@ -271,7 +271,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | Sequence[int] | None = None,
+        latent_steps: int | str | Sequence[int] | None = None,
         on_seed: Callable[[int], None] | None = None,
     ) -> Summary | SeedsSummary | dict[int, Summary] | dict[int, SeedsSummary]:
         """Answer all questions of a task, and grade the answers. Arguments left out have their configured values.
@@ -285,7 +285,7 @@ class LatentMAS:
         Raises InputError kinds for invalid input, before anything starts; RunError kinds if the run is aborted.
         """
         changes: dict[str, Any] = {"task": task, "limit": limit, "output": output, "resume": resume}
-        steps = None if latent_steps is None or isinstance(latent_steps, int) else latent_steps
+        steps = None if latent_steps is None or isinstance(latent_steps, int | str) else latent_steps
         if steps is None:
             changes["latent_steps"] = latent_steps
         evaluation = self._setup.evaluation({name: value for name, value in changes.items() if value is not None})

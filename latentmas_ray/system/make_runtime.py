@@ -25,7 +25,8 @@ from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.system.auto_layout import RunPlanner
 from latentmas_ray.system.engines import EngineChoice, apart, choose_engines, describe_engines
-from latentmas_ray.topology import Topology
+from latentmas_ray.system.team.run_models import RunModels
+from latentmas_ray.topology import AgentModel, Topology
 from latentmas_ray.transport.choose import DeviceLayout
 
 if TYPE_CHECKING:
@@ -33,33 +34,31 @@ if TYPE_CHECKING:
     from latentmas_ray.actors.detached.actors import DetachedActors
     from latentmas_ray.actors.elastic.follow import Growth
     from latentmas_ray.actors.text.setup import TextSetup
-    from latentmas_ray.models.given import GivenModel
+    from latentmas_ray.engine.runner import TurnRunner
     from latentmas_ray.writing.text_runner import TextRunner
 
 
-def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topology, num_batches: int) -> Runtime:
+def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_batches: int) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
     With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError, ClusterError and ModelError.
     """
     loading: dict[str, Any] = {
-        "dtype": config.dtype,
         "device": config.device,
         "realign": config.realign,
-        "revision": config.revision,
         # Read here: actors have the environment and the working directory of their cluster.
         "cache_dir": read_environment().cache_dir.absolute(),
     }
-    make_runner = partial(load_runner, model, **loading)
+    make_runner, own = runner_makers(models, topology, loading)
     num_threads = config.threads or read_environment().torch_threads
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
-        choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=False)
+        choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
         note = describe_engines(topology, choices)
-        return LocalRuntime(make_runner, transport, note=note, num_threads=num_threads)
+        return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -68,15 +67,17 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
 
     names = [agent.name for agent in topology.agents]
     has_gpu = config.device != "cpu" and any(node.whole_gpus for node in cluster.nodes)
-    choices = choose_engines(config, topology, has_name=isinstance(model, str), has_gpu=has_gpu)
+    choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=has_gpu)
     warn_of_choice(config, topology, choices)
     busy_agents = min(len(names), num_batches * topology.width)
-    planner = RunPlanner(config, model, topology, choices, cluster.nodes, busy_agents)
+    planner = RunPlanner(config, models, topology, choices, cluster.nodes, busy_agents)
     counts = replicas_by_agent(planner.replicas, names)
     request = ReplicaRequest(
         agents=tuple(names),
         replicas=counts,
         make_runner=make_runner,
+        own_runners=own,
+        other_models={agent: str(one) for agent, one in models.others.items()},
         placement=config.placement,
         tp=planner.tp,
         busy_agents=busy_agents,
@@ -84,8 +85,8 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
         num_threads=num_threads,
         start_seconds=config.start_timeout,
         turn_seconds=config.turn_timeout,
-        texts=text_setups(config, model, choices, loading),
-        detached=detached_actors(config, model, planner),
+        texts=text_setups(config, models, topology, choices, loading),
+        detached=detached_actors(config, models, planner),
         planner=ActorPlanner(make_plan=planner.plan, layout=planner.layout, keeps_layout=planner.keeps_layout),
     )
     return RayRuntime(
@@ -99,6 +100,17 @@ def make_runtime(config: RunConfig, model: "str | GivenModel", topology: Topolog
     )
 
 
+def runner_makers(
+    models: RunModels, topology: Topology, loading: Mapping[str, Any]
+) -> "tuple[Callable[..., TurnRunner], dict[str, Callable[..., TurnRunner]]]":
+    """Return what loads the first agent's model, and by agent what loads the others: one function for each model."""
+    makers = {
+        one: partial(load_runner, models.place_of(one), **models.loading(one, topology), **loading)
+        for one in models.team.models
+    }
+    return makers[models.first], {agent: makers[one] for agent, one in models.others.items()}
+
+
 def _connect(config: RunConfig) -> "Cluster":
     """Join or start the cluster of a run. Raises ConfigError, ClusterError."""
     from latentmas_ray.actors.cluster import connect_as_configured
@@ -109,7 +121,7 @@ def _connect(config: RunConfig) -> "Cluster":
     return connect_as_configured(config.address)
 
 
-def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPlanner) -> "DetachedActors | None":
+def detached_actors(config: RunConfig, models: RunModels, planner: RunPlanner) -> "DetachedActors | None":
     """Return what names the actors of a run that outlive its driver; None without `detach`.
 
     Raises ConfigError if such actors cannot join a later driver, and what `DetachedActors` raises.
@@ -129,7 +141,10 @@ def detached_actors(config: RunConfig, model: "str | GivenModel", planner: RunPl
     facts = {name: getattr(config, name) for name in made_from}
     if planner.layout is not None:  # on other nodes a search may choose another one
         facts |= planner.layout.fields
-    facts["model"] = model if isinstance(model, str) else secrets.token_hex(8)  # weights of objects are not compared
+    # The weights of objects are not compared.
+    facts["model"] = models.model if isinstance(models.model, str) else secrets.token_hex(8)
+    if models.others:
+        facts["models"] = {agent: str(one) for agent, one in models.team.by_agent.items()}
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return DetachedActors(Path(config.output), config.detach, digest, resume=config.resume)
 
@@ -156,38 +171,48 @@ def warn_of_choice(config: RunConfig, topology: Topology, choices: Mapping[str, 
 
 
 def text_setups(
-    config: RunConfig, model: "str | GivenModel", choices: Mapping[str, EngineChoice], loading: Mapping[str, Any]
+    config: RunConfig,
+    models: RunModels,
+    topology: Topology,
+    choices: Mapping[str, EngineChoice],
+    loading: Mapping[str, Any],
 ) -> "dict[str, TextSetup]":
-    """Return how the actors of agents that write text load their model. Agents with the same engine load alike."""
+    """Return how the actors of agents that write text load their model. Agents with the same engine and model load
+    alike."""
     from latentmas_ray.actors.text.device_share import device_share
     from latentmas_ray.actors.text.setup import TextSetup
     from latentmas_ray.actors.text.vllm_runner import load_vllm_runner
     from latentmas_ray.writing.load import load_text_runner
 
-    setups: dict[str, TextSetup] = {}
-    for engine in {choice.engine: None for choice in choices.values()}:
-        max_running = config.written_at_once(engine)
+    setups: dict[tuple[str, AgentModel], TextSetup] = {}
+    for agent, choice in choices.items():
+        engine, one = choice.engine, models.team.by_agent[agent]
+        if (engine, one) in setups:
+            continue
+        max_running, named = config.written_at_once(engine), models.loading(one, topology)
         make_runner: Callable[[], TextRunner] = partial(
             load_text_runner,
-            model,
+            models.place_of(one),
             max_running=max_running,
             get_share=device_share,
-            executes_turns=bool(config.trace) or config.transfer != "kv",
+            executes_turns=bool(config.trace) or config.transfer != "kv" or bool(named["reads_from"]),
+            **named,
             **loading,
         )
         if engine == "vllm":
-            assert isinstance(model, str), "the choice of engines refuses objects"
+            place = models.place_of(one)
+            assert isinstance(place, str), "the choice of engines refuses objects"
             make_runner = partial(
                 load_vllm_runner,
-                model,
-                dtype=config.dtype,
-                revision=config.revision,
+                place,
+                dtype=one.dtype,
+                revision=one.revision or None,
                 max_running=max_running,
                 sampler=config.sampler,
                 takes_inputs=config.transfer == "recompute",
             )
-        setups[engine] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
-    return {agent: setups[choice.engine] for agent, choice in choices.items()}
+        setups[engine, one] = TextSetup(make_runner=make_runner, max_running=max_running, engine=engine)
+    return {agent: setups[choice.engine, models.team.by_agent[agent]] for agent, choice in choices.items()}
 
 
 def make_metrics(config: RunConfig) -> MetricSink | None:

@@ -18,7 +18,6 @@ from latentmas_ray.config import (
 )
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
-from latentmas_ray.models.names import absolute_name, check_name, known_positions
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.run_events import Observer, Observers
 from latentmas_ray.scheduler.batch import Batch
@@ -31,8 +30,9 @@ from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
 from latentmas_ray.system.make_runtime import make_metrics, make_runtime
 from latentmas_ray.system.memory_folder import MemoryFolder
-from latentmas_ray.system.positions import check_steps_fit
 from latentmas_ray.system.span_calls import SpanCalls
+from latentmas_ray.system.team.positions import check_steps_fit
+from latentmas_ray.system.team.run_models import RunModels, team_of
 from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
@@ -46,6 +46,7 @@ from latentmas_ray.topology import (
     digest_topology,
     dump_topology,
     load_topology,
+    own_models,
 )
 from latentmas_ray.transport.choose import DeviceLayout, choose
 
@@ -79,7 +80,7 @@ class Setup:
         if topology is not None:
             values["topology"] = topology if isinstance(topology, str) else topology.name
         fields = current_fields(fields)
-        self.config = make_config({**values, **fields})
+        self.config = self._with_models(make_config({**values, **fields}))
         self.topology = self.topology_for(self.config)
         set_before = model.model_fields_set if isinstance(model, RunConfig) else set()
         set_here = fields.keys() | ({"topology"} if isinstance(topology, str) else set())
@@ -90,9 +91,9 @@ class Setup:
             check_returns_memory(self.config, self.topology)
             MemoryFolder.of(self.config.save_memory)
         tasks.check_task(self.config.task)  # before the model, which may be on the hub
-        self._model = self._checked_model(given)
-        self._max_positions = self._known_positions()
-        check_steps_fit(self.config, self.topology, self._max_positions)
+        self._models = RunModels.of(self.config, self.topology, given)
+        self._models.check(self.config, self.topology)
+        check_steps_fit(self.config, self.topology, self._models.positions())
         self._observer = observer
         self.spans = SpanCalls(self.config.otel)
         self._last_given: tuple[Memory, GivenMemory] | None = None
@@ -105,7 +106,8 @@ class Setup:
     def make_runtime(self, topology: Topology, num_batches: int, config: RunConfig | None = None) -> Runtime:
         """Return a runtime, not started, for this configuration or that of an evaluation; see
         `make_runtime.make_runtime`."""
-        return make_runtime(config or self.config, self._model, topology, num_batches)
+        config = config or self.config
+        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches)
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
@@ -129,18 +131,20 @@ class Setup:
         if they are given. Raises InputError kinds."""
         config = make_config({**self.config.model_dump(), **changes}) if changes else self.config
         topology = self.topology_for(config)
+        limits = self._models.of_agents(config, topology).positions()
         self._warn_of_unused(config, changes.keys() - {"task"})
-        check_steps_fit(config, topology, self._max_positions)
+        check_steps_fit(config, topology, limits)
         questions = self._controlled(tasks.load_questions(config.task, config.limit) if own is None else [*own])
         prompts = RenderedPrompts.of(topology, questions)
         check_graders(questions, unsafe_programs=config.unsafe_programs)
-        warn_of_untrained(config.model, questions)
+        for one in team_of(config, topology).models:
+            warn_of_untrained(one.name, questions)
         # A searched layout is one for its task, and a former driver's actors are those of its folder.
         own_runtime = partial(self.make_runtime, config=config) if changes else None
         return Evaluation(
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
-            check=lambda one: check_steps_fit(one, topology, self._max_positions),
+            check=lambda one: check_steps_fit(one, topology, limits),
             pinned=self._pinned(topology),
             topology=self._copied_topology(config),
             start=partial(self.live.start, topology, make_runtime=own_runtime),
@@ -152,10 +156,11 @@ class Setup:
         """Return the topology that runs: the configured one, or the task's own one of that name, after method and
         control.
 
-        Raises ConfigError for an unknown agent in `replicas`, for replicas that the placement excludes, and for
-        unknown hardware.
+        Raises ConfigError for an unknown agent in `models` or `replicas`, for replicas that the placement excludes, and
+        for unknown hardware.
         """
         topology = self._configured_topology(config)
+        own_models(topology, config.model, config.models)
         topology = apply_method(topology, config.method, single=builtin_for(config.task, "single"))
         topology = apply_control(topology, config.memory)
         check_layout(config, topology)
@@ -167,6 +172,12 @@ class Setup:
         if config.placement == "colocate" and len(set(counts.values())) > 1:
             raise ConfigError("replicas", ",".join(f"{name}={count}" for name, count in counts.items()), EQUAL_REPLICAS)
         return topology
+
+    def _with_models(self, config: RunConfig) -> RunConfig:
+        """Return the configuration with the models of agents that the topology names, too. Raises ConfigError."""
+        return config.model_copy(
+            update={"models": own_models(self._configured_topology(config), config.model, config.models)}
+        )
 
     def _configured_topology(self, config: RunConfig) -> Topology:
         """Return the configured topology, or the task's own one of that name. Raises TopologyError."""
@@ -203,31 +214,16 @@ class Setup:
             observer=Observers(recorder, self._observer, self.spans.observer(config, topology, questions)),
             num_done=len(questions) - num_open,
             keeps_memory=config.save_memory is not None,
-            model=config.model,
+            team=team_of(config, topology),
         )
         return self.live.run(request)
-
-    def _checked_model(self, given: "GivenModel | None") -> "str | GivenModel":
-        """Return the model that actors load. Raises ModelError."""
-        config = self.config
-        if given is not None:
-            given.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
-            return given
-        check_name(config.model, config.revision)
-        # Actors have another working directory, and this process may change its own before they start.
-        return absolute_name(config.model)
-
-    def _known_positions(self) -> int | None:
-        """Return the positions of the model. Raises ModelError."""
-        if not isinstance(self._model, str):
-            return self._model.max_positions
-        return known_positions(self.config.model, self.config.revision)
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""
         pinned = {"topology_digest": digest_topology(topology)}
         # The name of a model object does not identify its weights.
-        return pinned if isinstance(self._model, str) else {**pinned, "weights_revision": self._model.weights_revision}
+        model = self._models.model
+        return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}
 
     def _controlled(self, questions: list[Question]) -> list[Question]:
         return mismatch_memory(questions) if self.config.memory == "deranged" else questions

@@ -46,6 +46,7 @@ class SpanCalls:
             workflow=topology.name,
             answering_agent=topology.answering_agent.name,
             model=config.model,
+            models=config.models,
             method=config.method,
             sampling=DriverSettings.from_config(config).sampling,
             questions=texts,

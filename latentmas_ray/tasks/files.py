@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from latentmas_ray.errors import TaskError
 from latentmas_ray.paths import expand_home
 from latentmas_ray.tasks.chain import chain_questions
+from latentmas_ray.tasks.facts.questions import NUM_QUESTIONS, facts_questions
 from latentmas_ray.tasks.hub import hub_records
 from latentmas_ray.tasks.inference import Inference
 from latentmas_ray.tasks.notes import notes_questions
@@ -22,9 +23,13 @@ from latentmas_ray.tasks.record import Draft, check_record
 from latentmas_ray.tasks.registry import BENCHMARKS, find_benchmark
 from latentmas_ray.tasks.remarks import remarks
 
-GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {"notes": notes_questions, "chain": chain_questions}
+GENERATED_TASKS: dict[str, Callable[[int], list[Question]]] = {
+    "notes": notes_questions,
+    "chain": chain_questions,
+    "facts": facts_questions,
+}
 BUILTIN_TASKS = ("sample", *GENERATED_TASKS)
-NUM_GENERATED = 1000
+NUM_GENERATED = {"notes": 1000, "chain": 1000, "facts": NUM_QUESTIONS}
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _LOG = logging.getLogger(__name__)
@@ -45,7 +50,8 @@ class LoadedTask:
 def load_questions(task: str, limit: int | None = None) -> list[Question]:
     """Return the first `limit` questions of a built-in task, a published benchmark, or a FILE.jsonl or FILE.jsonl.gz.
 
-    Built-in tasks: `sample`, and the generated `notes` and `chain` with 1,000 questions each, always the same.
+    Built-in tasks: `sample`, and the generated `notes` and `chain` with 1,000 questions each and `facts` with 5,000,
+    always the same.
     Benchmarks (`BENCHMARKS`) are downloaded from the hub.
 
     The kind of a record's answer is its `kind`, or that of its `task`, or choice if it has options in a field of their
@@ -68,7 +74,7 @@ def load_task(task: str, limit: int | None = None) -> LoadedTask:
     if limit is not None and limit < 1:
         raise TaskError("limit", limit, "it must be at least 1")
     if task in GENERATED_TASKS:
-        questions = GENERATED_TASKS[task](min(limit or NUM_GENERATED, NUM_GENERATED))
+        questions = GENERATED_TASKS[task](min(limit or NUM_GENERATED[task], NUM_GENERATED[task]))
         return LoadedTask(questions=tuple(questions), num_records=len(questions))
     if (benchmark := find_benchmark(task)) is not None:
         records = hub_records(benchmark, limit)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # How an answer is read and graded: see grading/__init__.py.
 AnswerKind = Literal["number", "choice", "text", "math", "code"]
+# Whose numbers an answer has: see facts/numbers.py.
+NumberSource = Literal["own", "other", "both", "none"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 KIND_FORM = f"it must be {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 
@@ -59,6 +61,7 @@ class Grade:
     prediction: str | None
     correct: bool | None
     reason: str = ""  # why code failed its tests
+    numbers_from: NumberSource | None = None  # whose numbers the answer has; None without notes that say so
 
 
 def mismatch_memory(questions: Sequence[Question]) -> list[Question]:

@@ -16,6 +16,7 @@ from latentmas_ray.tasks.registry import find_benchmark, plain_name
 
 # Tasks that are not in the registry, but whose files are common.
 _OTHER_TASKS: dict[str, AnswerKind] = {
+    "facts": "number",
     "svamp": "number",
     "openbookqa": "choice",
     "mmlu": "choice",

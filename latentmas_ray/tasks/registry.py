@@ -7,6 +7,8 @@
 from collections.abc import Iterable
 
 from latentmas_ray.tasks import hub
+from latentmas_ray.tasks.facts.numbers import TASK as FACTS
+from latentmas_ray.tasks.facts.questions import MAX_NEW_TOKENS as FACTS_MAX_NEW_TOKENS
 from latentmas_ray.tasks.hub import Benchmark
 from latentmas_ray.tasks.question import Question
 
@@ -166,8 +168,16 @@ def plain_name(name: str) -> str:
 
 
 def task_max_new_tokens(questions: Iterable[Question]) -> int | None:
-    """Return the largest `max_new_tokens` of the benchmarks that the questions' records name; None if a question names
-    none."""
+    """Return the largest bound on new tokens of the tasks that the questions' records name; None if a question names
+    none that has one."""
     names = {str(question.record.get("task", "")) for question in questions}
-    named = [find_benchmark(name) for name in names]
-    return max((one.max_new_tokens for one in named if one is not None), default=None) if all(named) else None
+    bounds = [_max_new_tokens(name) for name in names]
+    known = [bound for bound in bounds if bound is not None]
+    return max(known, default=None) if len(known) == len(bounds) else None
+
+
+def _max_new_tokens(task: str) -> int | None:
+    benchmark = find_benchmark(task)
+    if benchmark is not None:
+        return benchmark.max_new_tokens
+    return FACTS_MAX_NEW_TOKENS if task == FACTS else None

@@ -1,6 +1,6 @@
-"""Recognises the questions that the embedded model was trained for: those of the tasks `chain` and `notes`.
+"""Recognises the questions that the embedded models were trained for: those of the tasks `chain` and `notes`.
 
-A question must match in grammar, words and range of numbers: with other names, items or larger numbers the model's
+A question must match in grammar, words and range of numbers: with other names, items or larger numbers their
 answers are often wrong. `tasks/chain.py` and `tasks/notes.py` generate such questions.
 """
 
@@ -12,7 +12,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from latentmas_ray.config import EMBEDDED_MODEL
+from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.errors import UntrainedQuestionWarning
 from latentmas_ray.tasks.chain import LESS, MAX_CHANGE, MAX_START, MAX_STEPS, MAX_VALUE, MORE, TWICE
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
@@ -23,10 +23,12 @@ TrainedTask = Literal["chain", "notes"]
 
 EXAMPLE_OF_CHAIN = "Nadia has 5 beads. Then Nadia finds 3 more. How many beads has Nadia now?"
 EXAMPLE_OF_NOTES = "Tom has 7 keys. Uma has 4 keys. Zoe has 9 keys. How many keys have Tom and Zoe together?"
-ABILITIES = (
-    f"the embedded model {EMBEDDED_MODEL} only knows questions in the words of its training, such as "
-    f"{EXAMPLE_OF_CHAIN!r}"
-)
+
+
+def abilities(model: str) -> str:
+    """Return what an embedded model can be asked."""
+    return f"the embedded model {model} only knows questions in the words of its training, such as {EXAMPLE_OF_CHAIN!r}"
+
 
 _NAME = f"(?:{'|'.join((*TRAIN_NAMES, *HELD_OUT_NAMES))})"
 _ITEM = f"(?P<item>{'|'.join(ITEMS)})"
@@ -96,12 +98,12 @@ def with_notes(text: str) -> dict[str, object]:
 
 
 def warn_of_untrained(model: str, questions: Iterable[Question]) -> None:
-    """Warn (UntrainedQuestionWarning) if `model` is the embedded one and was not trained for one of `questions`.
+    """Warn (UntrainedQuestionWarning) if `model` is an embedded one and was not trained for one of `questions`.
 
     The facts of a question about notes may be in its record's `notes` or in a memory, so only its text is checked.
     """
-    if model == EMBEDDED_MODEL and any(trained_task(one.question, has_memory=True) is None for one in questions):
-        message = f"{ABILITIES}; its answers to other questions mean nothing; use a model of your own"
+    if model in EMBEDDED_MODELS and any(trained_task(one.question, has_memory=True) is None for one in questions):
+        message = f"{abilities(model)}; its answers to other questions mean nothing; use a model of your own"
         warnings.warn(message, UntrainedQuestionWarning, stacklevel=_caller_level())
 
 

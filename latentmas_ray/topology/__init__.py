@@ -8,21 +8,25 @@ marked_yaml  YAML as data that knows its line numbers
 prompts      an agent's messages for one question
 templates    compiles and renders one template
 sandbox      Jinja2's sandbox with bounds on size and time
+team         the model of each agent, and where memory is translated
 ablations    the topology of a method or of a memory control
 """
 
 from latentmas_ray.topology.ablations import MemoryControl, apply_control, apply_method, builtin_for
 from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, Topology
 from latentmas_ray.topology.prompts import RenderedPrompts, format_context, render_messages, seen_by
+from latentmas_ray.topology.team import AgentModel, Team, own_models
 from latentmas_ray.topology.yaml import BUILTIN, digest_topology, dump_topology, load_topology, parse_topology
 
 __all__ = [
     "BUILTIN",
     "Agent",
     "AgentMemory",
+    "AgentModel",
     "HandsOver",
     "MemoryControl",
     "RenderedPrompts",
+    "Team",
     "Thinks",
     "Topology",
     "apply_control",
@@ -32,6 +36,7 @@ __all__ = [
     "dump_topology",
     "format_context",
     "load_topology",
+    "own_models",
     "parse_topology",
     "render_messages",
     "seen_by",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from latentmas_ray.config.latent_steps import LATENT_STEPS_FORM, StepsSetting, parse_latent_steps
 from latentmas_ray.errors import TopologyError
 from latentmas_ray.topology.graph import MAX_AGENTS, arrange
 from latentmas_ray.topology.validation import (
@@ -24,8 +25,8 @@ from latentmas_ray.topology.validation import (
 Thinks = Literal["latent", "text"]
 HandsOver = Literal["all", "prompt", "latents"]
 TextEngineName = Literal["auto", "transformers", "vllm"]
+ModelDType = Literal["auto", "float32", "bfloat16"]
 
-MAX_LATENT_STEPS = 100_000
 LATENT_KEYS: tuple[str, ...] = ("latent_steps", "hands_over", "close_turn")
 TEXT_KEYS: tuple[str, ...] = ("engine",)
 SAME_NAME = "names must differ, and another agent has this one"
@@ -45,10 +46,12 @@ class Agent(ValidatedModel):
     system: Template | None = None  # Jinja2, like `prompt` and `suffix`
     prompt: Template
     reads: Sequence[Text] = ()  # names of agents; a single name may be given as text. Stored as a tuple
-    latent_steps: Annotated[int, Field(ge=0, le=MAX_LATENT_STEPS)] | None = None  # None: the run's latent_steps
+    latent_steps: StepsSetting | None = None  # a number, auto, fill:N or max:N; None: the run's latent_steps
     hands_over: HandsOver = "all"
     close_turn: bool = False  # whether its memory includes the tokens that end a turn
     engine: TextEngineName | None = None  # what writes its text; None: the run's engine
+    model: Annotated[Text, Field(min_length=1)] | None = None  # a name, folder or hub id; None: the run's model
+    dtype: ModelDType | None = None  # the number format of its model; None: the run's dtype
     template: Mapping[str, Any] = Field(default_factory=dict)  # extra arguments of the model's chat template
     suffix: Template = ""  # text after the generation prompt
 
@@ -58,10 +61,12 @@ class Agent(ValidatedModel):
         "system": "it must be text",
         "prompt": "it must be text",
         "reads": "it must be text (one agent's name) or a list of agents' names",
-        "latent_steps": f"it must be a whole number from 0 to {MAX_LATENT_STEPS}",
+        "latent_steps": LATENT_STEPS_FORM,
         "hands_over": f"it must be one of {', '.join(get_args(HandsOver))}",
         "close_turn": "it must be true or false",
         "engine": f"it must be one of {', '.join(get_args(TextEngineName))}",
+        "model": "it must be text: tiny, small, a model folder or a hub id",
+        "dtype": f"it must be one of {', '.join(get_args(ModelDType))}",
         "template": "it must be a mapping (key: value lines)",
         "suffix": "it must be text",
     }
@@ -92,6 +97,16 @@ class Agent(ValidatedModel):
     @classmethod
     def _as_tuple(cls, reads: object) -> object:
         return (reads,) if isinstance(reads, str) else tuple(reads) if isinstance(reads, list) else reads
+
+    @field_validator("latent_steps", mode="before")
+    @classmethod
+    def _parse_latent_steps(cls, value: object) -> StepsSetting | None:
+        if isinstance(value, str) and value.strip().isdigit():  # YAML reads 010 and 1:30 as text
+            raise RuleError(value, LATENT_STEPS_FORM)
+        try:
+            return None if value is None else parse_latent_steps(value)
+        except ValueError as problem:
+            raise RuleError(value, str(problem)) from None
 
     @field_validator("template", mode="before")
     @classmethod

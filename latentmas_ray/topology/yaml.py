@@ -64,6 +64,10 @@ def dump_topology(topology: Topology) -> str:
             fields["close_turn"] = True
         if agent.engine is not None:
             fields["engine"] = agent.engine
+        if agent.model is not None:
+            fields["model"] = agent.model
+        if agent.dtype is not None:
+            fields["dtype"] = agent.dtype
         if agent.template:
             fields["template"] = dict(agent.template)
         if agent.suffix:

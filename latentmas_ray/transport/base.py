@@ -88,6 +88,11 @@ class Transport(ABC):
         TransferError if the bytes are not available.
         """
 
+    @abstractmethod
+    def unpack_inputs(self, payload: Any, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        """Return the chunk of a payload without its KV: its meta data and its recompute inputs, of any model. They are
+        in the payload itself, so nothing is waited for. Raises WireError like `unpack`, TransferError if it is gone."""
+
     def fetch(self, payload: Any) -> None:  # noqa: B027  optional
         """Copy a payload's bytes to this machine before `unpack` needs them; for readers that are busy.
 

@@ -34,6 +34,9 @@ class Loopback(Transport):
         expected.check_same(chunk.meta.spec)
         return chunk
 
+    def unpack_inputs(self, payload: Any, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        return SegmentChunk.without_kv(payload.meta, payload.recompute_inputs)
+
 
 @dataclass(frozen=True)
 class LocalHandle(SignedHandle):
@@ -66,6 +69,12 @@ class ActorLoopback(StatefulTransport[_LocalState], Loopback):
     def unpack(self, payload: LocalHandle, *, expected: KVCacheSpec, chunk_id: ChunkId | None = None) -> SegmentChunk:
         """Return the stored chunk. Raises TransferError if it was released or is in another process, WireError,
         IncompatibleMemoryError."""
+        return super().unpack(self._stored(payload, chunk_id), expected=expected)
+
+    def unpack_inputs(self, payload: LocalHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        return super().unpack_inputs(self._stored(payload, chunk_id))
+
+    def _stored(self, payload: LocalHandle, chunk_id: ChunkId | None) -> SegmentChunk:
         state = self._open_state
         check_handle(payload, LocalHandle, self.authenticator)
         if payload.process != state.process:
@@ -74,7 +83,7 @@ class ActorLoopback(StatefulTransport[_LocalState], Loopback):
         if stored is None:
             raise TransferError("the segment is gone: it was released")
         check_chunk_id(stored[0], chunk_id)
-        return super().unpack(stored[1], expected=expected)
+        return stored[1]
 
     def release(self, payload: LocalHandle) -> None:
         """Drop the stored chunk, if it is still stored."""

@@ -8,7 +8,7 @@ import numpy as np
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.errors import WireError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw, raw_bytes
+from latentmas_ray.memory.wire import decode_chunk, decode_inputs, encode_chunk, from_raw, raw_bytes
 from latentmas_ray.transport.base import Transport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 
@@ -57,6 +57,9 @@ class ObjectStore(Transport):
             authenticator=self.authenticator,
             chunk_id=chunk_id,
         )
+
+    def unpack_inputs(self, payload: tuple[bytes, np.ndarray], *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        return decode_inputs(_checked(payload)[0], authenticator=self.authenticator, chunk_id=chunk_id)
 
 
 def _checked(payload: Any) -> tuple[bytes, np.ndarray]:

@@ -1,7 +1,7 @@
 """Loads what an actor of text agents needs, on our own engine. Importing this module imports neither torch nor
 transformers, so a process that only sends `load_text_runner` to another one stays light."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ def load_text_runner(
     max_running: int,
     cache_dir: Path | None = None,
     revision: str | None = None,
+    reads_from: Mapping[str, str] | None = None,
     get_share: Callable[[str], float] | None = None,
     executes_turns: bool = False,
 ) -> "TextRunner":
@@ -34,7 +35,15 @@ def load_text_runner(
     from latentmas_ray.writing.continuous import ContinuousEngine
     from latentmas_ray.writing.text_runner import TextRunner
 
-    turns = load_runner(model, dtype=dtype, device=device, realign=realign, cache_dir=cache_dir, revision=revision)
+    turns = load_runner(
+        model,
+        dtype=dtype,
+        device=device,
+        realign=realign,
+        cache_dir=cache_dir,
+        revision=revision,
+        reads_from=reads_from,
+    )
     lm, bound = turns.engine.lm, None
     if get_share is not None:
         share = get_share(lm.device.type)

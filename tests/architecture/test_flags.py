@@ -9,9 +9,9 @@ from benchmarks.__main__ import app as benchmarks
 from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
-    --model --revision --topology --method --latent-steps --realign --no-realign --dtype --device --temperature --top-p
-    --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer --codec --overlap
-    --no-overlap --runtime --address --start-timeout --guard --otel --json
+    --model --models --revision --topology --method --latent-steps --realign --no-realign --dtype --device
+    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer
+    --codec --overlap --no-overlap --runtime --address --start-timeout --guard --otel --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -35,9 +35,9 @@ COMMANDS = {
     "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
-        --model --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch --prompt-tokens
-        --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node --address
-        --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
+        --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
+        --prompt-tokens --latent-steps --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory --cpus-per-node
+        --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
     """,
     "simulate": """
@@ -68,6 +68,14 @@ BENCHMARKS = {
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
     "threads": "--threads --model --task --limit --repeats --json",
+    "mixed-models": """
+        folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
+    """,
+    "mapped-words": "--models --questions --batch-size",
+    "latent-steps": """
+        --model --task --topology --steps --settings --limit --batch-size --other-batch-size --max-new-tokens --dtype
+        --json
+    """,
     "links": "--tokens --repeats --json",
     "authentication": "--repeats --all-cores",
     "simulation": "--repeats --json",

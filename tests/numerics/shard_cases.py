@@ -163,6 +163,15 @@ def guard(ranks: Ranks, folder: Path, policy: GuardName) -> tuple[TurnResult, Tu
     return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
 
 
+def stop_thinking(ranks: Ranks, folder: Path, fills_steps: bool) -> tuple[TurnResult, TurnResult]:
+    """A latent turn whose questions stop when their thoughts have converged, and an answering one."""
+    runner = load(folder, ranks)
+    stops = {"latent_steps": 24, "stop_at": 0.997, "fills_steps": fills_steps}
+    chunk, thought = runner.run(replace(work("a"), **stops), {})
+    assert chunk is not None
+    return thought, runner.run(work("b", ["a"]), {"a": join([chunk])})[1]
+
+
 def taken(runner: TurnRunner, sources: Sequence[list[Wire]]) -> list[SegmentChunk]:
     """The chunks of one segment, of which `sources[s]` are those of source rank s, for this rank."""
     spec = runner.spec

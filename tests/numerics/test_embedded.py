@@ -1,48 +1,68 @@
-"""The embedded model: what is shipped, and that what it says depends on what it was told."""
+"""The embedded models: what is shipped, and that what it says depends on what it was told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from examples.tiny_model.tokens import train_tokenizer
+from examples.tiny_model.designs import DESIGNS
 from latentmas_ray import LatentMAS
+from latentmas_ray.config import EMBEDDED_MODELS
 from latentmas_ray.models import load_model
-from latentmas_ray.models.names import EMBEDDED_FOLDER
-from latentmas_ray.placement.model_dims import TINY
+from latentmas_ray.models.names import find_path
+from latentmas_ray.placement.model_dims import EMBEDDED
 
-MAX_BYTES = 12_000_000
+MAX_BYTES = {"tiny": 12_000_000, "small": 4_000_000}
 NUM_QUESTIONS = 32
 
 
-def accuracy(**fields: str | int) -> float:
-    config = {"task": "notes", "model": "tiny", "limit": NUM_QUESTIONS, "runtime": "local", "batch_size": 32}
+def accuracy(**fields: Any) -> float:
+    config: dict[str, Any] = {
+        "task": "notes",
+        "model": "tiny",
+        "limit": NUM_QUESTIONS,
+        "runtime": "local",
+        "batch_size": 32,
+    }
     with LatentMAS(**{**config, "temperature": 0.0, "max_new_tokens": 64, "latent_steps": 2, **fields}) as system:
         found = system.evaluate().accuracy
     assert found is not None
     return found
 
 
-def test_it_is_small_and_complete() -> None:
-    files = {path.name for path in EMBEDDED_FOLDER.iterdir()}
-    assert files >= {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
-    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.iterdir()) <= MAX_BYTES
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_it_is_small_and_complete(name: str) -> None:
+    folder = find_path(name)
+    assert folder is not None
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    }
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES[name]
 
 
-def test_its_figures_are_those_of_its_weights() -> None:
-    lm = load_model("tiny")
-    assert TINY.num_parameters == sum(parameter.numel() for parameter in lm.model.parameters())
-    assert lm.spec.dtype == TINY.dtype == "bfloat16"
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_its_figures_are_those_of_its_weights(name: str) -> None:
+    lm, dims = load_model(name), EMBEDDED[name]
+    assert dims.num_parameters == sum(parameter.numel() for parameter in lm.model.parameters())
+    assert (dims.num_layers, dims.hidden_size) == (lm.spec.num_layers, lm.spec.hidden_size)
+    assert lm.spec.dtype == dims.dtype == "bfloat16"
     assert lm.model.get_input_embeddings().weight is not lm.model.get_output_embeddings().weight
 
 
-def test_its_tokenizer_is_the_one_that_training_makes() -> None:
-    assert load_model("tiny").chat.tokenizer.get_vocab() == train_tokenizer().get_vocab()
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_its_tokenizer_is_the_one_that_training_makes(name: str) -> None:
+    own, trained = load_model(name).chat.tokenizer, DESIGNS[name].train_tokenizer()
+    assert own.get_vocab() == trained.get_vocab()
+    assert own.chat_template == DESIGNS[name].template
 
 
-def test_a_folder_named_tiny_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tiny").mkdir()
+def test_a_folder_of_its_name_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load_model("tiny").name == "tiny"
+    assert load_model("small").name == "small"
 
 
 @pytest.mark.parametrize("latent_steps", [2, pytest.param(40, marks=pytest.mark.slow)])
@@ -64,3 +84,20 @@ def test_without_memory_the_answer_is_a_guess() -> None:
 def test_one_agent_with_all_notes_and_with_a_word_problem() -> None:
     assert accuracy(method="single") >= 0.85
     assert accuracy(method="single", task="chain") >= 0.8
+
+
+def test_the_second_model_does_the_same_tasks() -> None:
+    assert accuracy(model="small", method="single") >= 0.8
+    assert accuracy(model="small", method="single", task="chain") >= 0.7
+    assert accuracy(model="small", topology="hierarchical") >= 0.8
+    assert accuracy(model="small", topology="hierarchical", memory="deranged") <= 0.45
+
+
+@pytest.mark.parametrize("topology", ["hierarchical", "sequential"])
+@pytest.mark.parametrize(("experts", "answerer"), [("tiny", "small"), ("small", "tiny")])
+def test_memory_of_one_model_carries_what_an_answer_of_the_other_needs(
+    experts: str, answerer: str, topology: str
+) -> None:
+    team: dict[str, Any] = {"model": experts, "models": {"answerer": answerer}, "topology": topology}
+    assert accuracy(**team) >= 0.75
+    assert accuracy(**team, memory="deranged") <= 0.45

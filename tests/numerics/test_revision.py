@@ -84,7 +84,7 @@ def test_without_the_hub_it_must_be_in_the_cache(hub: Hub, monkeypatch: pytest.M
 
 def test_what_has_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    for name, told in (("tiny", "the embedded model has no revisions"), (str(tmp_path / "model"), "is a folder")):
+    for name, told in (("tiny", "the embedded model tiny has no revisions"), (str(tmp_path / "model"), "is a folder")):
         with pytest.raises(ModelError, match=rf"revision: got 'v2'; .*{told}"):
             check_name(name, "v2")
         with pytest.raises(ModelError, match="revision"):

@@ -100,6 +100,18 @@ def test_ranks_come_to_one_verdict(policy: GuardName, tmp_path: Path, two: RankP
         assert part_answered.output_token_ids == answered.output_token_ids
 
 
+@pytest.mark.parametrize("fills_steps", [False, True])
+def test_ranks_stop_thinking_at_the_same_step(fills_steps: bool, folder_of: MakeFolder, two: RankProcesses) -> None:
+    folder = folder_of("llama")
+    thought, answered = shard_cases.stop_thinking(ALONE, folder, fills_steps)
+    steps = [one.steps for one in thought.convergence]
+    assert min(steps) < 24
+    for part_thought, part_answered in two.run(shard_cases.stop_thinking, folder, fills_steps):
+        assert [one.steps for one in part_thought.convergence] == steps
+        assert part_thought.memory_tokens == thought.memory_tokens
+        assert part_answered.output_token_ids == answered.output_token_ids
+
+
 @pytest.mark.parametrize("transfer_mode", ["kv", "recompute"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_memory_goes_from_ranks_to_ranks(

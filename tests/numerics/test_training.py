@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from examples.tiny_model.designs import DESIGNS
 from examples.tiny_model.document import Mix
 from examples.tiny_model.first_weights import set_first_weights
 from examples.tiny_model.layouts import TranscriptWriter
@@ -15,30 +16,32 @@ from examples.tiny_model.loop import Trainer, TrainingSettings
 from examples.tiny_model.packing import pack
 from examples.tiny_model.run import means, write_model
 from examples.tiny_model.soft import soft_embeddings
-from examples.tiny_model.tokens import train_tokenizer
 from latentmas_ray.models.presets import untrained_model
 
 RECIPE = TrainingSettings(num_steps=6, num_rows=2, num_tokens=256)
 
 
-def make_trainer() -> Trainer:
-    tokenizer = train_tokenizer()
+def make_trainer(name: str = "tiny") -> Trainer:
+    design = DESIGNS[name]
+    tokenizer = design.train_tokenizer()
     torch.manual_seed(1)
-    model = untrained_model(tokenizer.get_vocab_size())
-    return Trainer(model, tokenizer, RECIPE, lambda step: Mix(recall=0.5, chain=0.0, num_facts=(1, 2)), compiled=False)
+    mix = Mix(recall=0.5, chain=0.0, num_facts=(1, 2))
+    model = design.first_model(tokenizer)
+    return Trainer(model, tokenizer, RECIPE, lambda step: mix, marks=design.marks, compiled=False)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    whole, stopped = make_trainer(), make_trainer()
+@pytest.mark.parametrize("design", list(DESIGNS))
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, design: str) -> None:
+    whole, stopped = make_trainer(design), make_trainer(design)
     losses = [whole.step()["loss"] for _ in range(6)]
     for _ in range(3):
         stopped.step()
     stopped.save(tmp_path / "state.pt")
-    again = make_trainer()
+    again = make_trainer(design)
     again.load(tmp_path / "state.pt")
     assert again.progress.step == 3
     assert [again.step()["loss"] for _ in range(3)] == pytest.approx(losses[3:], rel=1e-3)
@@ -59,7 +62,7 @@ def test_the_rate_falls_begins_again_once_and_falls_to_the_end() -> None:
 
 
 def test_the_written_model_is_bfloat16_and_small(tmp_path: Path) -> None:
-    write_model(make_trainer(), tmp_path)
+    write_model(make_trainer(), DESIGNS["tiny"], tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert (tmp_path / "model.safetensors").is_file()
     assert size <= 12_000_000

@@ -16,6 +16,7 @@ _A_CLUSTER = "it needs a cluster; tests/ray/test_jobs.py and tests/multinode run
 _MINUTES = "it takes minutes; tests/unit and tests/ray run the same command with small sizes"
 _SIMULATED = "it takes minutes; tests/unit/simulation/test_simulation.py runs a small cluster"
 _HUB = "it loads a model of 8 GB and a dataset from the hub"
+_REAL = "it needs the real model; tests/real/test_facts.py runs the same in Python"
 _CLOUD = "it needs a cloud account, a Slurm cluster or Kubernetes; tests/unit/cluster/test_files.py checks the files"
 NOT_RUN = {
     "pip install .": "it installs the package that is being tested",
@@ -30,6 +31,10 @@ NOT_RUN = {
     "ray job submit --address http://HOST:8265 --working-dir . -- "
     "python jobs/bench_transfer.py --tokens 64,1024,8192": _A_CLUSTER,
     "ray job submit --working-dir . -- python jobs/bench_transfer.py --tokens 64,1024,8192": _A_CLUSTER,
+    'latentmas eval --task facts --model "$(python -m examples.real_model)" --topology hierarchical --batch-size 8 '
+    "--latent-steps 5 --temperature 0 --limit 24": _REAL,
+    'latentmas eval --task facts --model "$(python -m examples.real_model)" --topology hierarchical --batch-size 8 '
+    "--latent-steps 5 --temperature 0 --limit 24 --memory deranged": _REAL,
     "ray get-auth-token --generate": _CLOUD,
     "ray up cluster/ray-cluster-aws.yaml": _CLOUD,
     "ray dashboard cluster/ray-cluster-aws.yaml": _CLOUD,

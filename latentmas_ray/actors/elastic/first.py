@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import ray
 
+from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica
 from latentmas_ray.errors import InputError
+from latentmas_ray.memory import KVCacheSpec
 from latentmas_ray.placement import Plan, PlanRequest, ReplicaId, make_plan
 from latentmas_ray.placement.resources import ActorResources
 
@@ -39,6 +41,18 @@ def seats_of(group: PlacementGroupHandle, plan: Plan) -> dict[ReplicaId, Seat]:
         )
         for replica_id, ranks in places.items()
     }
+
+
+def accept_loaded(
+    replicas: Mapping[ReplicaId, Replica], loaded: Mapping[Replica, Sequence[Loaded]], models: Mapping[str, str]
+) -> None:
+    """Mark the replicas READY that are `loaded`. Raises IncompatibleMemoryError if two of one model did not load the
+    same; `models` are those of the agents that have another than most."""
+    specs: dict[str | None, KVCacheSpec] = {}
+    for replica_id, replica in replicas.items():
+        if replica in loaded:
+            spec = replica.accept(loaded[replica])
+            specs.setdefault(models.get(replica_id.agents[0]), spec).check_same(spec)
 
 
 def first_plan(

@@ -53,6 +53,10 @@ class SegmentLocation:
         """
         if self.colocated:
             return replace(read, link="same_process", moved_bytes=0)
+        if read.transfer_mode == "translated":  # its node has no copy of the KV
+            return replace(
+                read, link=Place(self.source_node, self.source_gpu).link_to(reader), moved_bytes=read.num_bytes
+            )
         is_first = reader.node not in self.readers
         self.readers.add(reader.node)
         return replace(

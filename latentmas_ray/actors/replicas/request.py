@@ -25,6 +25,9 @@ class ReplicaRequest:
     agents: tuple[str, ...]
     replicas: Mapping[str, int]
     make_runner: Callable[..., Runner]  # with `tp` above 1 it is called with `ranks=…`
+    # Of the agents with another model than `make_runner` loads: what loads it, and its name.
+    own_runners: Mapping[str, Callable[..., Runner]] = field(default_factory=dict)
+    other_models: Mapping[str, str] = field(default_factory=dict)
     # By agent: with how many of its replicas the run may start, if not with all.
     least: Mapping[str, int] = field(default_factory=dict)
     placement: PlacementName = "auto"
@@ -50,7 +53,13 @@ class ReplicaRequest:
             tp=self.tp,
             busy_agents=self.busy_agents,
             apart=frozenset(agent for agent, text in self.texts.items() if text.engine == "vllm"),
+            other_models=self.other_models,
         )
+
+    def runner_of(self, replica_id: ReplicaId) -> Callable[..., Any]:
+        """Return what loads the model of a replica in its actors."""
+        text = self.text_setup(replica_id)
+        return self.own_runners.get(replica_id.agents[0], self.make_runner) if text is None else text.make_runner
 
     def text_setup(self, replica_id: ReplicaId) -> TextSetup | None:
         """Return how this replica writes texts; None if one of its agents is not such an agent, or if its model is

@@ -50,9 +50,10 @@ class ShardedReplica(Replica):
         chunks: list[tuple[ray.ObjectRef, ...]] = []
         results, begun = [], []
         for rank, actor in enumerate(self.actors):
+            keeps = transport.capabilities.readers_keep
             reads = [
-                self._shard_refs(segment, rank, keeps=transport.capabilities.readers_keep)
-                for segment in segments.values()
+                self._shard_refs(segment, rank, keeps=keeps and name not in work.translated)
+                for name, segment in segments.items()
             ]
             if overlaps:
                 begin = actor.begin_rank.options(num_returns=2, concurrency_group="turns")

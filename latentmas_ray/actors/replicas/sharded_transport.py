@@ -70,6 +70,11 @@ class ShardedTransport(Transport):
             ]
             return reslice(chunks, expected)
 
+    def unpack_inputs(self, payload: ShardPayload, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        """Return the inputs, which are the same in all shards. If it raises on one rank, it raises on every rank."""
+        with self._ranks.all_or_none():
+            return self._inner.unpack_inputs(payload.payloads[0], chunk_id=chunk_id)
+
     def fetch(self, payload: Any) -> None:
         """Fetch one shard, as its sender packed it."""
         self._inner.fetch(payload)

@@ -28,7 +28,7 @@ class SingleReplica(Replica):
         turn itself waits for them."""
         (actor,) = self.actors
         read = [segment.chunks[0] for segment in segments.values()]
-        self._prefetch(list(segments.values()), transport)
+        self._prefetch([one for name, one in segments.items() if name not in work.translated], transport)
         arguments = (work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
         self._num_turns += 1
         number = self._num_turns

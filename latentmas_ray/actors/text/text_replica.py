@@ -87,7 +87,7 @@ class SingleTextReplica(TextReplica, SingleReplica):
     ) -> tuple[SegmentRef | None, Turn]:
         (actor,) = self.actors
         read = [segment.chunks[0] for segment in segments.values()]
-        self._prefetch(list(segments.values()), transport)
+        self._prefetch([one for name, one in segments.items() if name not in work.translated], transport)
         self._num_turns += 1
         write = actor.write_turn.options(concurrency_group="turns")
         result = write.remote(self._num_turns, work, [chunks[1:] for chunks in read], *(chunks[0] for chunks in read))
@@ -120,7 +120,10 @@ class ShardedTextReplica(TextReplica, ShardedReplica):
         keeps = transport.capabilities.readers_keep
         results = []
         for rank, actor in enumerate(self.actors):
-            reads = [self._shard_refs(segment, rank, keeps=keeps) for segment in segments.values()]
+            reads = [
+                self._shard_refs(segment, rank, keeps=keeps and name not in work.translated)
+                for name, segment in segments.items()
+            ]
             write = actor.write_rank.options(concurrency_group="turns")
             results.append(write.remote(self._num_turns, work, reads))
         return None, Turn(self._num_turns, time.monotonic(), tuple(results), locations_of(segments))

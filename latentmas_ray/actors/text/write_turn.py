@@ -33,7 +33,12 @@ def receive_turn(
         receiver = GivenMemoryReceiver(work.given, len(work.prompts), spec, transport.authenticator)
     else:
         receiver = SegmentReceiver(
-            transport, incoming, spec, idle_since=work.submitted_at, busy_within=writer.busy.within
+            transport,
+            incoming,
+            spec,
+            idle_since=work.submitted_at,
+            busy_within=writer.busy.within,
+            translated=work.translated,
         )
     received = writer.receive(work, receiver)
     return replace(

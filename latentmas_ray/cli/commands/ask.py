@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @run_options(
     "model",
+    "models",
     "revision",
     "topology",
     "method",
@@ -57,7 +58,7 @@ def ask(
         typer.Option("--example", metavar="chain|notes", help="ask a generated question instead, and show its gold"),
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="ask the embedded model questions that it was not trained for, too")
+        bool, typer.Option("--anyway", help="ask an embedded model questions that it was not trained for, too")
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="also show what each agent did and thought")] = False,
     from_memory: Annotated[
@@ -67,6 +68,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object: the answer and all its figures")] = False,
 ) -> None:
     """Ask one question and print the answer."""
+    from latentmas_ray.cli.render.convergence import repetition_note_of
     from latentmas_ray.cli.render.cut_off import cut_off_warning_of
     from latentmas_ray.cli.render.progress import listen
     from latentmas_ray.cli.render.run_tables import print_answer, results_console
@@ -103,7 +105,7 @@ def ask(
             print_example(console, answer, asked.notes)
         else:
             print_answer(console, answer)
-    for line in (line for answer in answers for line in cut_off_warning_of(answer)):
+    for line in (line for answer in answers for line in (*cut_off_warning_of(answer), *repetition_note_of(answer))):
         typer.echo(line, err=True)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from latentmas_ray.config import EMBEDDED_MODEL, RunConfig
+from latentmas_ray.config import EMBEDDED_MODELS, RunConfig
 from latentmas_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,25 +33,26 @@ class Asked:
 
 
 def typed_question(config: RunConfig, text: str | None, *, anyway: bool, has_memory: bool) -> Asked:
-    """Return the question that was typed; for the embedded model, in the form that it was trained on.
+    """Return the question that was typed; for an embedded model, in the form that it was trained on.
 
-    Raises ConfigError for a missing or empty question and, unless `anyway`, for one that the embedded model was not
+    Raises ConfigError for a missing or empty question and, unless `anyway`, for one that an embedded model was not
     trained for. With `has_memory` a question about notes may omit them: they are in the memory.
     """
-    from latentmas_ray.tasks.trained import ABILITIES, trained_task, with_notes
+    from latentmas_ray.tasks.trained import abilities, trained_task, with_notes
 
     if text is None:
         raise ConfigError("QUESTION", "nothing", "give the question in quotes, or --example chain")
     if not text.strip():
         raise ConfigError("QUESTION", text, "it must not be empty")
-    if config.model != EMBEDDED_MODEL:
+    embedded = [name for name in (config.model, *config.models.values()) if name in EMBEDDED_MODELS]
+    if not embedded:
         return Asked(config, {"question": text})
     task = trained_task(text, has_memory=has_memory)
     if task is None and not anyway:
         raise ConfigError(
             "QUESTION",
             text,
-            f"{ABILITIES} (--example asks one); bring a model with --model, or have it try with --anyway",
+            f"{abilities(embedded[0])} (--example asks one); bring a model with --model, or have it try with --anyway",
         )
     if task is None:
         return Asked(config, {"question": text})

@@ -38,6 +38,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON instead of tables")] = False,
 ) -> None:
     """Answer a task's questions, grade the answers, sum up."""
+    from latentmas_ray.cli.render.convergence import repetition_notes
     from latentmas_ray.cli.render.cut_off import cut_off_warnings
     from latentmas_ray.cli.render.progress import listen
     from latentmas_ray.cli.render.run_tables import results_console, seeds_table, summary_table
@@ -59,7 +60,7 @@ def evaluate(
         typer.echo(json.dumps(summary.to_json(), indent=2, ensure_ascii=False))
     else:
         results_console().print(table)
-    for line in cut_off_warnings(runs):
+    for line in (*cut_off_warnings(runs), *repetition_notes(runs)):
         typer.echo(line, err=True)
     if summary.num_failed:
         _print_failures(listener, summary.num_failed, config.output, has_seeds=several is not None)

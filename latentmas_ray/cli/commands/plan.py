@@ -32,14 +32,14 @@ from latentmas_ray.system.auto_layout import (
     DEFAULT_GPU,
     check_kind,
     check_layout,
-    dims_of_model,
     gpu_here,
     known_hardware,
     text_tokens_of,
     workload_of,
 )
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
-from latentmas_ray.topology import load_topology
+from latentmas_ray.system.team.run_models import dims_of_model, team_of
+from latentmas_ray.topology import AgentModel, Topology, load_topology, own_models
 from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
@@ -99,6 +99,7 @@ TextTokens = Annotated[
 
 @run_options(
     "model",
+    "models",
     "revision",
     "task",
     "topology",
@@ -159,7 +160,7 @@ def plan(
     num_prompt_tokens = whole_number("prompt_tokens", prompt_tokens, least=1, most=MAX_NUMBER)
     planned_nodes, used = _planned_for(config, described, named)
     speeds = _speeds(given, used)
-    topology = load_topology(config.topology)
+    config, topology = _with_models(config)
     check_layout(config, topology)
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
@@ -175,10 +176,10 @@ def plan(
     made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
-        told = _to_json(made, speeds, config.model) | {"engines": {name: asdict(one) for name, one in engines.items()}}
+        told = _to_json(made, speeds, config) | {"engines": {name: asdict(one) for name, one in engines.items()}}
         typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
         return
-    said = (made, speeds, config.model, describe_engines(topology, engines))
+    said = (made, speeds, config.model_names, describe_engines(topology, engines))
     _print(said, search, found, most=len(found) if compare else _BEST)
 
 
@@ -202,6 +203,8 @@ def _request(
 ) -> PlanRequest:
     topology = load_topology(config.topology)
     names = tuple(agent.name for agent in topology.agents)
+    team = team_of(config, topology)
+    first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
     return PlanRequest(
         agents=names,
         replicas=replicas_by_agent(1 if config.replicas == "auto" else config.replicas, names),
@@ -210,11 +213,20 @@ def _request(
         tp=config.tp,
         busy_agents=len(names),
         topology=topology,
-        model=_figures(config.model, config.revision).in_dtype(config.dtype),
+        model=_figures(first),
+        other_models={agent: str(one) for agent, one in others.items()},
+        other_dims={agent: _figures(one) for agent, one in others.items()},
         workload=workload_of(config, prompt_tokens=prompt_tokens),
         written_at_once={name: config.written_at_once(choice.engine) for name, choice in engines.items()},
         apart=apart(engines),
     )
+
+
+def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
+    """Return the configuration with the models of agents that its topology names, too, and that. Raises ConfigError."""
+    topology = load_topology(config.topology)
+    models = own_models(topology, config.model, config.models)
+    return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
 
 def _memory_of(hardware: Hardware | None) -> str | None:
@@ -320,22 +332,22 @@ def _tell_unused_links(made: Plan, speeds: LinkSpeeds, given: Mapping[str, str |
             NOTES.hold(f"{with_value(name, text)} does nothing in this plan: no memory moves over such a link")
 
 
-def _figures(name: str, revision: str | None) -> ModelDims:
+def _figures(model: AgentModel) -> ModelDims:
     try:
-        return dims_of_model(name, revision)
+        return dims_of_model(model.name, model.revision or None).in_dtype(model.dtype)
     except ModelError as error:
         known = f"a plan needs no files for {', '.join(PRESETS)}"
         raise ModelError(error.field, error.value, f"{error.expected}; {known}") from error
 
 
-def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
+def _to_json(made: Plan, speeds: LinkSpeeds, config: RunConfig) -> dict[str, Any]:
     request, figures = made.request, made.request.model
     assert figures is not None
+    assert request.topology is not None
+    first = team_of(config, request.topology).models[0]
     return {
-        "model": model,
-        "num_parameters": figures.num_parameters,
-        "dtype": figures.dtype,
-        "bytes_per_token": figures.bytes_per_token,
+        **_model_to_json(first.name, figures),
+        "models": {agent: _model_to_json(name, request.dims_of(agent)) for agent, name in request.other_models.items()},
         "workload": asdict(request.workload),
         "placement": made.strategy,
         "why": made.why,
@@ -357,6 +369,15 @@ def _to_json(made: Plan, speeds: LinkSpeeds, model: str) -> dict[str, Any]:
         "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
         "speeds": asdict(speeds),
         "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
+    }
+
+
+def _model_to_json(name: str, figures: ModelDims) -> dict[str, Any]:
+    return {
+        "model": name,
+        "num_parameters": figures.num_parameters,
+        "dtype": figures.dtype,
+        "bytes_per_token": figures.bytes_per_token,
     }
 
 

@@ -9,7 +9,7 @@ import typer
 
 from latentmas_ray.cli.render.text import printable
 from latentmas_ray.config import MAX_NEW_TOKENS
-from latentmas_ray.tasks import BENCHMARKS, Benchmark, answer_form
+from latentmas_ray.tasks import BENCHMARKS, Benchmark, answer_form, task_max_new_tokens
 from latentmas_ray.tasks.files import GENERATED_TASKS, NUM_GENERATED, load_questions
 from latentmas_ray.tasks.question import KINDS
 
@@ -141,8 +141,8 @@ def _built_in() -> Iterator[TaskRow]:
             name=name,
             title=name,
             kind=", ".join(kinds),
-            num_questions=NUM_GENERATED if name in GENERATED_TASKS else len(questions),
-            max_new_tokens=MAX_NEW_TOKENS,
+            num_questions=NUM_GENERATED.get(name, len(questions)),
+            max_new_tokens=task_max_new_tokens(questions) or MAX_NEW_TOKENS,
             answer_form=" ".join(map(answer_form, kinds)),
             source="built in",
             hub={},

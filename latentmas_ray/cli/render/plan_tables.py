@@ -49,6 +49,7 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
         "model": f"{model}, {figures.num_parameters:,} parameters in {figures.dtype}",
         "KV per token": f"{figures.bytes_per_token:,} B = 2 × {figures.num_layers} layers × {figures.num_kv_heads} KV "
         f"heads × {figures.head_dim} × {figures.itemsize} B",
+        **{f"model of {agent}": _other_model(plan, agent, name) for agent, name in request.other_models.items()},
         "batch": f"{load.batch_size} questions; of each and per agent {load.prompt_tokens} prompt tokens, "
         f"{load.latent_steps} latent steps or {load.max_new_tokens} new tokens",
         "engines": engines.removeprefix("engine "),
@@ -63,6 +64,12 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
         or "none: nothing moves",
     }
     return named_rows(rows)
+
+
+def _other_model(plan: Plan, agent: str, name: str) -> str:
+    figures = plan.request.dims_of(agent)
+    size = f"{figures.num_parameters:,} parameters in {figures.dtype}"
+    return f"{name}, {size}, {figures.bytes_per_token:,} B of KV per token"
 
 
 def _used(plan: Plan, speeds: LinkSpeeds) -> set[str]:

@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from latentmas_ray.cli.render.agent_tables import agent_tables, hand_over_table
+from latentmas_ray.cli.render.convergence import convergence_rows
 from latentmas_ray.cli.render.cut_off import cut_off_figures, cut_off_note
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.text import printable, shorten
@@ -34,13 +35,14 @@ def summary_table(summary: "Summary") -> RenderableType:
     rows = {
         "method": summary.method,
         "topology": summary.topology,
-        "model": summary.model,
+        "model": summary.model_names,
         "questions": questions,
         "accuracy": format_accuracy(summary.accuracy, summary.accuracy_interval),
         "tokens per question": _tokens_a_question(summary),
         **dict(_time_rows(summary)),
         "memory handed over": f"{format_bytes(summary.memory_bytes_per_question)} per question",
         "memory moved": _moved(summary),
+        **dict(convergence_rows(summary)),
     }
     if summary.memory != "matched":
         rows["memory"] = summary.memory
@@ -53,7 +55,7 @@ def seeds_table(summary: "SeedsSummary") -> RenderableType:
     rows = {
         "method": summary.method,
         "topology": summary.topology,
-        "model": summary.model,
+        "model": summary.model_names,
         "memory": summary.memory,
         "questions": str(summary.num_questions) + (f", {summary.num_failed} failed" if summary.num_failed else ""),
         "accuracy over seeds": format_spread(summary.accuracy, summary.accuracy_half_width),
@@ -152,10 +154,16 @@ def _time_rows(summary: "Summary") -> Iterator[tuple[str, str]]:
         yield "layout", f"{summary.layout_speed.layout}: {summary.layout_speed.describe()}"
 
 
+_WHOSE = {"own": "own notes", "other": "notes of the other question", "both": "both", "none": "none"}
+
+
 def _remarks(runs: Sequence["Summary"]) -> Iterator[tuple[str, str]]:
     """Yield remarks on the figures of a run, or of one run per seed."""
     if num_resumed := sum(run.num_resumed or 0 for run in runs):
         yield "before this start", f"{num_resumed} questions, which these times leave out"
+    if numbers_from := sum((Counter(run.numbers_from) for run in runs), Counter()):
+        told = ", ".join(f"{whose} {numbers_from[source]}" for source, whose in _WHOSE.items() if numbers_from[source])
+        yield "numbers from", f"{told}, of {numbers_from.total()} answers"
     if runs[0].codec != "none":
         error = max(run.relative_error for run in runs)
         yield "codec", f"{runs[0].codec}: KV arrives with a relative error of up to {error:.1%}"
@@ -181,6 +189,8 @@ def _transfer(transfer: "Transfer") -> str:
         parts.append(f"{format_seconds(transfer.exposed_seconds)} of them exposed")
     if transfer.mode == "recompute":
         parts.append("recomputed here")
+    if transfer.mode == "translated":
+        parts.append("translated and recomputed here")
     if transfer.codec != "none":
         parts.append(f"{transfer.codec}, off by {transfer.relative_error:.2%}")
     return ", ".join(parts)

@@ -24,7 +24,7 @@ class AlarmThresholds:
     distance: float = 1.0  # cosine distance to the nearest embedding; above 1 it points away from all
     entropy_jump: float = 0.8  # between two thoughts, as a share of the maximum entropy
     likeness: float = 0.999  # cosine between consecutive thoughts from which they count as the same …
-    num_alike: int = 8  # … and how many such pairs in a row are an alarm
+    num_alike: int = 3  # … and how many such pairs in a row are an alarm
     effect: float = 1e-3  # nats
     num_idle: int = 5  # traced questions without any effect of an agent's memory from which that is no accident
 

@@ -36,16 +36,18 @@ class GuardDecision:
     written: tuple[int, ...] = ()  # of the withdrawn: the agent writes text instead
 
 
-def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor) -> GuardDecision:
+def decide(
+    lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_BNE: Tensor, counts: Sequence[int] | None = None
+) -> GuardDecision:
     """Inspect all thoughts of a turn and return the guard's decision. Needs no vocabulary projection.
 
-    `hidden_BNE` are the hidden states of the thoughts before realignment, `after_prompt_BE` those after the prompt. All
-    ranks use rank 0's decision.
+    `hidden_BNE` are the hidden states of the thoughts before realignment, of row b the first `counts[b]` (default:
+    all); `after_prompt_BE` are those after the prompt. All ranks use rank 0's decision.
     """
     is_readable = after_prompt_BE.isfinite().all(-1).tolist()
     alarms = [
         (*(() if good else (Alarm(kind="not-finite"),)), *find_alarms(stats))
-        for good, stats in zip(is_readable, measure_thoughts(lens, hidden_BNE), strict=True)
+        for good, stats in zip(is_readable, measure_thoughts(lens, hidden_BNE, counts=counts), strict=True)
     ]
     wants = torch.tensor([_measure(work, good, found) for good, found in zip(is_readable, alarms, strict=True)])
     actions = [_GuardAction(int(measure)) for measure in lens.lm.ranks.broadcast(wants)]
@@ -60,9 +62,14 @@ def decide(lens: LogitLens, work: TurnRequest, after_prompt_BE: Tensor, hidden_B
 
 
 def measure_thoughts(
-    lens: LogitLens, hidden_BNE: Tensor, thoughts: Sequence[Sequence[Thought]] | None = None
+    lens: LogitLens,
+    hidden_BNE: Tensor,
+    thoughts: Sequence[Sequence[Thought]] | None = None,
+    *,
+    counts: Sequence[int] | None = None,
 ) -> list[list[ThoughtStats]]:
-    """Return the statistics of every question's thoughts; with entropies if the lens's `thoughts` are given."""
+    """Return the statistics of every question's thoughts, of row b the first `counts[b]` (default: all); with entropies
+    if the lens's `thoughts` are given."""
     num_rows, num_thoughts, _ = hidden_BNE.shape
     if not num_thoughts:
         return [[] for _ in range(num_rows)]
@@ -73,8 +80,13 @@ def measure_thoughts(
         [[thought.entropy if thought.tokens else None for thought in row] for row in thoughts] if thoughts else None
     )
     return [
-        _of_row(geometry, row * num_thoughts, [None, *cosines], entropies[row] if entropies else [None] * num_thoughts)
-        for row, cosines in enumerate(cosines_BN)
+        _of_row(
+            geometry,
+            row * num_thoughts,
+            [None, *cosines][:count],
+            entropies[row] if entropies else [None] * count,
+        )
+        for row, (cosines, count) in enumerate(zip(cosines_BN, counts or [num_thoughts] * num_rows, strict=True))
     ]
 
 

@@ -30,6 +30,7 @@ class TurnTracer:
         self._rows = [row for row, name in enumerate(work.question_ids) if name in work.traced]
         self._ablation: Ablation | None = None
         self._hidden_TNE = torch.empty(0)
+        self._counts: list[int] = []  # thoughts of each traced row; those after them in `_hidden_TNE` mean nothing
 
     @property
     def is_on(self) -> bool:
@@ -43,6 +44,7 @@ class TurnTracer:
             num_new = self._work.latent_steps if self._work.thinks == "latent" else MAX_FOLLOWED
             self._ablation = Ablation(session, self._reads, self._rows, self._prompts, num_new)
             self._hidden_TNE = torch.empty(0) if hidden_BNE is None else hidden_BNE[self._rows]
+            self._counts = [session.num_thoughts[row] for row in self._rows]
 
     @torch.inference_mode()
     def inspect(self, outputs: Mapping[int, Sequence[int]], texts: Mapping[str, str]) -> dict[str, AgentTrace]:
@@ -55,10 +57,11 @@ class TurnTracer:
             return {}
         if self._work.thinks == "latent":
             thoughts = self._thoughts()
-            stats = measure_thoughts(self._lens, self._hidden_TNE, thoughts)
+            stats = measure_thoughts(self._lens, self._hidden_TNE, thoughts, counts=self._counts)
             alarms = [find_alarms(row, max_entropy=max_entropy(self._lens)) for row in stats]
             dtype = self._lens.lm.spec.torch_dtype
-            effects = self._ablation.effects(list(self._lens.realign(self._hidden_TNE).to(dtype)))
+            fed_TNE = self._lens.realign(self._hidden_TNE).to(dtype)
+            effects = self._ablation.effects([row[:count] for row, count in zip(fed_TNE, self._counts, strict=True)])
         else:
             thoughts, alarms = [[] for _ in self._rows], [() for _ in self._rows]
             effects = self._ablation.effects([self._written(outputs[row]) for row in self._rows])
@@ -79,7 +82,7 @@ class TurnTracer:
         """The thoughts of each traced question."""
         thoughts = self._lens.inspect(self._hidden_TNE.flatten(0, 1))
         count = self._hidden_TNE.shape[1]
-        return [thoughts[index * count : (index + 1) * count] for index in range(len(self._rows))]
+        return [thoughts[index * count :][:own] for index, own in enumerate(self._counts)]
 
     def _written(self, token_ids: Sequence[int]) -> Tensor:
         """The embeddings of a text's tokens except the last, after which no token follows."""

@@ -59,10 +59,11 @@ def rows_on(request: PlanRequest, num_actors: int) -> dict[str, int]:
         return rows
     estimates = _estimates(request)
     for agent in request.apart & rows.keys():
-        per_question = estimates[agent].cache_tokens * request.model.bytes_per_token // request.tp
+        model = request.dims_of(agent)
+        per_question = estimates[agent].cache_tokens * model.bytes_per_token // request.tp
         try:
             cache_bytes = bytes_on_gpu(
-                request.model,
+                model,
                 agent,
                 gpu_bytes=sizes[0],
                 share=1 / num_actors,
@@ -79,12 +80,14 @@ def rows_on(request: PlanRequest, num_actors: int) -> dict[str, int]:
 def fits(request: PlanRequest, layout: Layout) -> bool:
     """Return whether the memory of a GPU suffices for the actors on it. Every actor has its own copy of the weights,
     and an engine of its own (`apart`) takes its whole part of the GPU."""
-    model, tp = request.model, request.tp
+    tp = request.tp
     if tp > 1 and layout.shares_devices:
         return False  # the ranks of a replica need GPUs of their own
-    if model is None:
+    if layout.is_colocated and not request.have_one_model(*request.agents):
+        return False
+    if request.model is None:
         return True
-    if model.num_kv_heads % tp or model.num_heads % tp or model.mlp_size % tp:
+    if request.indivisible(tp) is not None:
         return False
     if not (sizes := gpu_sizes(request.nodes)):
         return True
@@ -98,7 +101,8 @@ def fits(request: PlanRequest, layout: Layout) -> bool:
                     return False
                 taken += DEVICE_SHARE * sizes[0] / len(groups)
             else:
-                taken += shard_memory(model, [estimates[name] for name in names], request.workload, tp).total_bytes
+                model, needed = request.dims_of(names[0]), [estimates[name] for name in names]
+                taken += shard_memory(model, needed, request.workload, tp).total_bytes
         if taken > sizes[0]:
             return False
     return True

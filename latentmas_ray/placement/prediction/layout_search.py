@@ -121,14 +121,19 @@ class LayoutSearch:
         assert request.model is not None, "a search needs a model, or measured costs"
         assert request.topology is not None, "a search needs a topology"
         expected = replace(request.workload, max_new_tokens=self.text_tokens)
-        device = StepModel(
-            model=request.model,
-            hardware=self.device_hardware,
-            tp=request.tp,
-            efficiency=self.reached,
-            links=self.speeds,
-        )
-        return turn_costs(request.topology, expected, rows, device)
+        found: dict[str, TurnCost] = {}
+        for agent in request.agents:  # once for each model
+            if agent not in found:
+                device = StepModel(
+                    model=request.dims_of(agent),
+                    hardware=self.device_hardware,
+                    tp=request.tp,
+                    efficiency=self.reached,
+                    links=self.speeds,
+                )
+                costs = turn_costs(request.topology, expected, rows, device, are_alike=request.have_one_model)
+                found |= {name: cost for name, cost in costs.items() if request.have_one_model(agent, name)}
+        return {agent: found[agent] for agent in request.agents}
 
     def costs_on(self, request: PlanRequest, layout: Layout) -> Mapping[str, TurnCost]:
         """Return the costs of the turns in a layout: the more actors share a GPU, the fewer questions an engine has

@@ -61,7 +61,7 @@ def layouts_for(request: PlanRequest, seconds: Mapping[str, float], num_devices:
     """
     agents, placement = request.agents, request.placement
     found: list[Layout] = []
-    if placement in ("auto", "colocate") and not request.apart:
+    if placement in ("auto", "colocate") and not request.apart and request.have_one_model(*agents):
         found.append(Layout({agents: num_devices}, is_colocated=True))
     if placement in ("auto", "pack"):
         for sharing in _sets_to_share(agents, seconds):

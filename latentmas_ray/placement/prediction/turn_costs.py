@@ -1,10 +1,11 @@
 """Predicted seconds of each agent's turn, per question: FLOPs over peak, and bytes of weights and KV over bandwidth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from latentmas_ray.config import most_steps
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.memory_estimate import FORWARD_TOKENS, MemoryEstimate, Workload, memory_estimates
@@ -126,29 +127,47 @@ class StepModel:
 
 
 def turn_costs(
-    topology: Topology, expected: Workload, written_at_once: Mapping[str, int], device: StepModel
+    topology: Topology,
+    expected: Workload,
+    written_at_once: Mapping[str, int],
+    device: StepModel,
+    *,
+    are_alike: Callable[[str, str], bool] = lambda writer, reader: True,
 ) -> dict[str, TurnCost]:
     """Return the cost of each agent's turn, in topological order.
 
     `expected`: its `max_new_tokens` are those that a text is expected to have, not its limit. `written_at_once`: for
     agents that write question by question, how many questions at the same time, all of which are expected to be there.
+    `are_alike`: whether two agents have the same model; memory of another model is computed again, like a prompt.
     """
     estimates = memory_estimates(topology, expected, written_at_once)
     steps = {
-        agent.name: expected.latent_steps if agent.latent_steps is None else agent.latent_steps
+        agent.name: expected.latent_steps if agent.latent_steps is None else most_steps(agent.latent_steps)
         for agent in topology.agents
         if agent.thinks == "latent"
     }
-    return {one.agent: _turn_cost(one, steps.get(one.agent), expected, device) for one in estimates}
+    return {
+        one.agent: _turn_cost(
+            one,
+            steps.get(one.agent),
+            expected,
+            device,
+            num_translated=sum(tokens for source, tokens in one.reads if not are_alike(source, one.agent)),
+        )
+        for one in estimates
+    }
 
 
-def _turn_cost(one: MemoryEstimate, steps: int | None, expected: Workload, device: StepModel) -> TurnCost:
-    """`steps`: of an agent that thinks latently; None: it writes text."""
+def _turn_cost(
+    one: MemoryEstimate, steps: int | None, expected: Workload, device: StepModel, *, num_translated: int
+) -> TurnCost:
+    """`steps`: of an agent that thinks latently; None: it writes text. `num_translated`: tokens of its memory that it
+    computes again."""
     count, rows = (expected.max_new_tokens if steps is None else steps), one.num_rows
     prompt = one.own_tokens - count
     step = device.step(rows, one.read_tokens + prompt + count / 2, reads_vocabulary=steps is None)
     phases = {
-        "prefill": device.prefill(rows, prompt, one.read_tokens),
+        "prefill": device.prefill(rows, prompt + num_translated, one.read_tokens - num_translated),
         "think": PhaseCost() if steps is None else PhaseCost(seconds=count * step.seconds, limit=step.limit),
         "decode": PhaseCost() if steps is not None else PhaseCost(seconds=count * step.seconds, limit=step.limit),
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from latentmas_ray.config import RunConfig
+from latentmas_ray.config import RunConfig, describe_models, most_steps
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.published import file_stem, task_title
 from latentmas_ray.report.runs import FinishedRun
@@ -70,16 +70,21 @@ def common_settings(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
     config = run.config
-    named = {name: file_stem(getattr(config, name)) for name in ("task", "model", "topology")}
-    return {**config.identity(), "runtime": config.runtime, **named}
+    named = {name: file_stem(getattr(config, name)) for name in ("task", "topology")} | {"model": _models(config)}
+    settings = {name: value for name, value in config.identity().items() if name != "models"}
+    return {**settings, "runtime": config.runtime, **named}
 
 
 def _group_key(runs: Runs) -> tuple[str, str]:
-    return task_title(runs[0].config.task), file_stem(runs[0].config.model)
+    return task_title(runs[0].config.task), _models(runs[0].config)
+
+
+def _models(config: RunConfig) -> str:
+    return describe_models(file_stem(config.model), {agent: file_stem(model) for agent, model in config.models.items()})
 
 
 def _rank(config: RunConfig) -> tuple[int, int, int]:
-    steps = config.latent_steps if config.method == "latent" else 0
+    steps = most_steps(config.latent_steps) if config.method == "latent" else 0
     return ("single", "text", "latent").index(config.method), _MEMORIES.index(config.memory), steps
 
 

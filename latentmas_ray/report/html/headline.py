@@ -1,8 +1,9 @@
 """The first sentences of a report: the gain and the costs of a run relative to others, with their uncertainty."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from statistics import fmean
 
+from latentmas_ray.engine.diagnostics.convergence import describe_repeating
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import percent, points, signed_points
 from latentmas_ray.stats import PairedDifference, compare_paired
@@ -14,7 +15,18 @@ _TINY = 1e-9
 
 def make_headline(group: Group) -> tuple[str, ...]:
     """Return sentences about the group's main run: latent if there is one, else text. One sentence for each run that it
-    is compared with: text, one agent alone, or a control if there is neither."""
+    is compared with: text, one agent alone, or a control if there is neither. Then one for each run whose thoughts
+    repeat."""
+    return (*_gains(group), *_repeating(group.entries))
+
+
+def _repeating(entries: Sequence[Entry]) -> Iterator[str]:
+    for entry in entries:
+        if told := describe_repeating(entry.summary.convergence):
+            yield f"In {_name(entry)}, {told}: fewer --latent-steps, or auto, give the same thoughts once."
+
+
+def _gains(group: Group) -> tuple[str, ...]:
     graded = [entry for entry in group.entries if entry.accuracy.value is not None]
     if not graded:
         num_answers = sum(len(run.answers) for entry in group.entries for run in entry.runs)

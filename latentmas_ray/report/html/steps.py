@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from latentmas_ray.config import latent_steps_of, most_steps
 from latentmas_ray.report.html.entries import Entry, Group
 from latentmas_ray.report.html.figures import Figure
 from latentmas_ray.report.labels import spread
@@ -70,7 +71,8 @@ def make_steps_chart(group: Group) -> StepsChart | None:
     """Return the chart of a group; None if no two of its runs differ in their latent steps only."""
     families: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in group.entries:
-        if entry.config.method == "latent" and entry.accuracy.value is not None:
+        is_fixed = not latent_steps_of(entry.config.latent_steps).may_stop
+        if entry.config.method == "latent" and is_fixed and entry.accuracy.value is not None:
             families[_family(entry)].append(entry)
     members = [found for found in families.values() if len({_steps(entry) for entry in found}) > 1]
     if not members:
@@ -107,7 +109,7 @@ def _family(entry: Entry) -> tuple[str, ...]:
 
 
 def _steps(entry: Entry) -> int:
-    return entry.config.latent_steps
+    return most_steps(entry.config.latent_steps)
 
 
 def _places(numbers: list[int]) -> dict[int, float]:

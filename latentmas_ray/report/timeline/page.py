@@ -24,7 +24,7 @@ def write_timeline(run: FinishedRun, page: Path, trace: Path) -> Iterator[tuple[
         is_over = all(start.end is not None for start in timeline.starts)
         expected = f"no turn of it is in {TIMELINE_NAME}" + ("" if is_over else " yet; wait until one has finished")
         raise JournalError("run", str(run.folder), expected)
-    title = f"{run.config.task}, {run.config.topology}, {run.config.method}, {run.config.model}"
+    title = f"{run.config.task}, {run.config.topology}, {run.config.method}, {run.config.model_names}"
     style = template_text("report.css") + template_text("timeline.css")
     template = template_environment().get_template("timeline_page.html.jinja")
     html = template.render(title=title, pictures=make_pictures(timeline), style=style)

@@ -48,6 +48,7 @@ class SpanFacts:
     model: str
     method: str
     sampling: Sampling
+    models: Mapping[str, str] = field(default_factory=dict)  # of agents that have another model
     questions: Mapping[str, str] = field(default_factory=dict, repr=False)  # texts, by id; only if content is asked for
 
 
@@ -57,7 +58,7 @@ def agent_attributes(facts: SpanFacts, agent: str, question: str, replica: str) 
         OPERATION: INVOKE_AGENT,
         AGENT: agent,
         PROVIDER: PROVIDER_NAME,
-        MODEL: facts.model,
+        MODEL: facts.models.get(agent, facts.model),
         QUESTION_ID: question,
     }
     return {**attributes, "latentmas.replica": replica} if replica else attributes

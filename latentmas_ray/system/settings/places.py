@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentmas_ray.config import EMBEDDED_MODEL, RunConfig, is_url
+from latentmas_ray.config import EMBEDDED_MODELS, RunConfig, is_url
 from latentmas_ray.errors import ConfigError, InputError
 from latentmas_ray.paths import expand_home
 from latentmas_ray.runs.journal import CONFIG_NAME, TOPOLOGY_NAME
@@ -42,15 +42,23 @@ class FilePlaces:
         task, model, hardware = fields.get("task"), fields.get("model"), fields.get("hardware")
         if task is not None and task not in BUILTIN_TASKS and find_benchmark(task) is None:
             found["task"] = self.find("task", task)
-        if model is not None and model != EMBEDDED_MODEL:
-            try:
-                found["model"] = self.find("model", model)
-            except ConfigError:
-                if Path(model).is_absolute():
-                    raise
+        if model is not None:
+            found["model"] = self._find_model("model", model)
+        if models := fields.get("models"):
+            found["models"] = {agent: self._find_model(f"models: {agent}", own) for agent, own in models.items()}
         if hardware is not None and hardware.endswith(".json"):
             found["hardware"] = self.find("hardware", hardware)
         return found
+
+    def _find_model(self, field: str, name: str) -> str:
+        if name in EMBEDDED_MODELS:
+            return name
+        try:
+            return self.find(field, name)
+        except ConfigError:
+            if Path(name).is_absolute():
+                raise
+            return name
 
     def find_topology(self, config: RunConfig) -> tuple[str, tuple[str, ...]]:
         """Return the name of the run's topology from here, and notes. One that is not built in is that of its file if

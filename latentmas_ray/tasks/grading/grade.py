@@ -1,11 +1,13 @@
 """The entry to grading: dispatches on a question's kind."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from threading import Event
 
 from latentmas_ray.errors import TaskError
 from latentmas_ray.sandbox import find_obstacle
+from latentmas_ray.tasks.facts.numbers import numbers_from
 from latentmas_ray.tasks.grading.choice import choice_letter, extract_choice, options_of
 from latentmas_ray.tasks.grading.code import grade_code
 from latentmas_ray.tasks.grading.latex import check_latex, grade_latex
@@ -54,7 +56,7 @@ def grade(question: Question, answer: str, *, cancelled: Event | None = None, un
     if question.kind == "math":
         return grade_latex(question, answer, cancelled=cancelled)
     if question.kind == "number":
-        return _grade_number(question, answer)
+        return replace(_grade_number(question, answer), numbers_from=numbers_from(question, answer))
     prediction = extract(question, answer)
     if question.gold is None:
         return Grade(prediction=prediction, correct=None)

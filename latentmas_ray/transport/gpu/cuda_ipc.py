@@ -14,6 +14,7 @@ from torch.multiprocessing import reductions
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.errors import TransferError, first_line
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.wire import decode_inputs
 from latentmas_ray.transport.available import gpu_in_use
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
@@ -109,6 +110,10 @@ class CudaIpc(StatefulTransport[_IpcState]):
         return decode_with_checksum(
             payload.header, body, payload.checksum, self.authenticator, expected=expected, chunk_id=chunk_id
         )
+
+    def unpack_inputs(self, payload: CudaHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        check_handle(payload, CudaHandle, self.authenticator)
+        return decode_inputs(payload.header, authenticator=self.authenticator, chunk_id=chunk_id)
 
     def release(self, payload: CudaHandle) -> None:
         """Release the slot for the next chunk of its size."""

@@ -13,6 +13,7 @@ from latentmas_ray.authentication import ChunkId, RunKey
 from latentmas_ray.env import disable_nccl_abort
 from latentmas_ray.errors import TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.wire import decode_inputs
 from latentmas_ray.parallel.process_group import PAIRS
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
@@ -83,6 +84,10 @@ class Direct(StatefulTransport[_GroupState]):
         return decode_with_checksum(
             payload.header, body, payload.checksum, self.authenticator, expected=expected, chunk_id=chunk_id
         )
+
+    def unpack_inputs(self, payload: DirectHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        check_handle(payload, DirectHandle, self.authenticator)
+        return decode_inputs(payload.header, authenticator=self.authenticator, chunk_id=chunk_id)
 
     def release(self, payload: DirectHandle) -> None:
         """Release the bytes. A transfer that has started completes; no other can start."""

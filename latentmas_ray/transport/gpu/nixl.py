@@ -16,6 +16,7 @@ from torch import Tensor
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.errors import ConfigError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
+from latentmas_ray.memory.wire import decode_inputs
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
 from latentmas_ray.transport.gpu.checksum import decode_with_checksum, encode_with_checksum
@@ -109,6 +110,10 @@ class Nixl(StatefulTransport[_NixlState]):
             expected=expected,
             chunk_id=chunk_id,
         )
+
+    def unpack_inputs(self, payload: NixlHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        check_handle(payload, NixlHandle, self.authenticator)
+        return decode_inputs(payload.header, authenticator=self.authenticator, chunk_id=chunk_id)
 
     def release(self, payload: NixlHandle) -> None:
         """Release the slot for the next chunk of its size. A read that is still running fails its token check."""

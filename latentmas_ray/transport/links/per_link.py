@@ -112,6 +112,10 @@ class PerLink(Transport):
         one, own = self._own(payload)
         return one.unpack(own, expected=expected, chunk_id=chunk_id)
 
+    def unpack_inputs(self, payload: RoutedPayload, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        one, own = self._own(payload)
+        return one.unpack_inputs(own, chunk_id=chunk_id)
+
     def fetch(self, payload: RoutedPayload) -> None:
         one, own = self._own(payload)
         one.fetch(own)

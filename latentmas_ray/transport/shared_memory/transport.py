@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latentmas_ray.authentication import ChunkId
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
+from latentmas_ray.memory.wire import decode_chunk, decode_inputs, encode_chunk, from_raw
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import Capabilities
 from latentmas_ray.transport.handles import SignedHandle, check_handle, sign_handle
@@ -74,6 +74,10 @@ class SharedMemory(StatefulTransport[BufferStore]):
             authenticator=self.authenticator,
             chunk_id=chunk_id,
         )
+
+    def unpack_inputs(self, payload: SharedHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        check_handle(payload, SharedHandle, self.authenticator)
+        return decode_inputs(payload.header, authenticator=self.authenticator, chunk_id=chunk_id)
 
     def release(self, payload: SharedHandle) -> None:
         """Release the buffer; it is reused once no reader maps it."""

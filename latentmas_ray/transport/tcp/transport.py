@@ -12,7 +12,7 @@ from torch import Tensor
 from latentmas_ray.authentication import Authenticator, ChunkId
 from latentmas_ray.errors import SegmentError, TransferError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
-from latentmas_ray.memory.wire import decode_chunk, encode_chunk, from_raw
+from latentmas_ray.memory.wire import decode_chunk, decode_inputs, encode_chunk, from_raw
 from latentmas_ray.transport.available import find_available
 from latentmas_ray.transport.base import StatefulTransport
 from latentmas_ray.transport.capabilities import BETWEEN_ACTORS, Capabilities
@@ -120,6 +120,10 @@ class Tcp(StatefulTransport[_TcpState]):
             # No byte has moved, and the system lets only the producer write there.
             return _decode(state, payload, map_body(address), wanted, checks_digest=False)
         return _fetch_chunk(state, payload, payload.key, wanted)
+
+    def unpack_inputs(self, payload: TcpHandle, *, chunk_id: ChunkId | None = None) -> SegmentChunk:
+        check_handle(payload, TcpHandle, self.authenticator)
+        return decode_inputs(payload.header, authenticator=self.authenticator, chunk_id=chunk_id)
 
     def fetch(self, payload: TcpHandle) -> None:
         """Copy another machine's bytes to this one, for all its readers."""

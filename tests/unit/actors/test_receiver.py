@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from latentmas_ray.actors.execute_turn import stamp_send_time
 from latentmas_ray.actors.receiver import IncomingSegment, SegmentReceiver, SentChunk
@@ -27,6 +28,26 @@ def test_chunks_that_come_later_complete_the_segment() -> None:
     receiver = SegmentReceiver(Loopback(), [incoming], SPEC, idle_since=0.0)
     assert receiver.segments() == {"planner": first.meta}
     assert_equal(join([chunk for _, chunk in receiver.chunks()]), SEGMENT)
+    (read,) = receiver.transfers(())
+    assert read.num_bytes == SEGMENT.meta.num_bytes
+
+
+def test_the_lengths_of_a_turn_that_may_end_early_come_with_its_last_chunk() -> None:
+    """A reader waits for them once, before it says where everything is; the first chunk has arrived by then."""
+    first, last = cut(SEGMENT, [3, 2])
+    longer = tuple(length + 7 for length in SEGMENT.lengths)
+    at_most = replace(SEGMENT.meta, lengths=longer, turn_lengths=longer, is_open=True)
+    calls = []
+
+    def wait() -> SentChunk:
+        calls.append(1)
+        return SentChunk(0.0, last)
+
+    incoming = IncomingSegment("planner", SentChunk(0.0, replace(first, meta=at_most)), [wait])
+    receiver = SegmentReceiver(Loopback(), [incoming], SPEC, idle_since=0.0)
+    assert receiver.segments() == receiver.segments() == {"planner": SEGMENT.meta}
+    assert_equal(join(list(receiver.chunks_of("planner"))), SEGMENT)
+    assert len(calls) == len(receiver.waits) == 1
     (read,) = receiver.transfers(())
     assert read.num_bytes == SEGMENT.meta.num_bytes
 

@@ -205,7 +205,7 @@ def test_a_row_may_have_the_question_without_its_options(tmp_path: Path, asked: 
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == [*(one.name for one in BENCHMARKS), "sample", "notes", "chain"]
+    assert list(rows) == [*(one.name for one in BENCHMARKS), "sample", "notes", "chain", "facts"]
     assert (rows["gsm8k"]["max_new_tokens"], rows["sample"]["max_new_tokens"]) == (2048, 256)
     assert rows["gpqa_diamond"]["hub"]["gated"] is True
     assert main(["tasks"]) == 0

@@ -57,7 +57,7 @@ def test_notes_are_part_of_the_description_and_are_not_logged(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("task", ["sample", "notes", "chain"])
+@pytest.mark.parametrize("task", ["sample", "notes", "chain", "facts"])
 def test_built_in_tasks_are_described(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", task]) == 0
     assert "[user]" in capsys.readouterr().out

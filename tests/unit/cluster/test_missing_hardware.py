@@ -26,11 +26,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "torch.py").write_text(TORCH)
     (folder / "vllm-0.1.dist-info").mkdir()
     (folder / "vllm-0.1.dist-info" / "METADATA").write_text(VLLM)
-    for name in ("browser", "gpu", "multinode", "unit", "vllm"):
+    for name in ("browser", "gpu", "multinode", "real", "unit", "vllm"):
         (folder / "tests" / name).mkdir(parents=True)
         (folder / "tests" / name / "test_it.py").write_text("def test_it():\n    pass\n")
     (folder / "tests" / "unit" / "test_long.py").write_text(SLOW)
     shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    shutil.copytree(ROOT / "examples" / "real_model", folder / "examples" / "real_model")
     return folder
 
 
@@ -48,18 +49,20 @@ def nothing_required(project: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def all_required(project: Path) -> Done:
-    return run_tests(project, require="browser,gpu,multinode,slow,vllm")
+    return run_tests(project, require="browser,gpu,multinode,real,slow,vllm")
 
 
 def test_they_skip_with_a_reason_and_run_in_the_order_of_cost(nothing_required: Done) -> None:
     done = nothing_required
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed, 4 skipped" in done.stdout
+    assert "2 passed, 5 skipped" in done.stdout
     assert "no CUDA device is here" in done.stdout
     assert "the `ip` command (iproute2) is missing" in done.stdout
     assert "chromium is not installed" in done.stdout
     assert "vllm 0.1 is installed, and <0.33,>=0.32 is needed (make vllm)" in done.stdout
-    folders = ("unit", "browser", "multinode", "vllm", "gpu")
+    assert "the model SmolLM2-135M-Instruct is not in " in done.stdout
+    assert "(make real)" in done.stdout
+    folders = ("unit", "browser", "multinode", "real", "vllm", "gpu")
     places = [done.stdout.index(f"tests/{folder}/test_it.py::") for folder in folders]
     assert places == sorted(places)
 
@@ -67,11 +70,12 @@ def test_they_skip_with_a_reason_and_run_in_the_order_of_cost(nothing_required: 
 def test_they_fail_where_they_are_required(all_required: Done) -> None:
     done = all_required
     assert done.returncode == 1
-    assert "3 passed, 4 errors" in done.stdout
+    assert "3 passed, 5 errors" in done.stdout
     assert "no CUDA device is here, and LATENTMAS_REQUIRE asks for gpu" in done.stdout
     assert "missing, and LATENTMAS_REQUIRE asks for multinode" in done.stdout
     assert "chromium is not installed, and LATENTMAS_REQUIRE asks for browser" in done.stdout
     assert "(make vllm), and LATENTMAS_REQUIRE asks for vllm" in done.stdout
+    assert "(make real), and LATENTMAS_REQUIRE asks for real" in done.stdout
 
 
 def test_slow_ones_are_left_out_and_counted(nothing_required: Done) -> None:

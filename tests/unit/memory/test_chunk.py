@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.errors import SegmentError, WireError
 from latentmas_ray.memory import Segment, SegmentChunk, join, merge_layout
+from latentmas_ray.memory.chunk import close
 from latentmas_ray.memory.wire import decode_chunk, encode_chunk
 from latentmas_ray.topology.agent import AgentMemory
 from tests.cases.memory import assert_equal, cut, make_segment, segments
@@ -81,3 +82,32 @@ def test_a_truncated_chunk_is_noticed() -> None:
     header, body = encode_chunk(cut(SMALL, [3, 2])[0])
     with pytest.raises(WireError, match="truncated"):
         decode_chunk(header, body[:-1])
+
+
+def opened(chunk: SegmentChunk, more: int = 2) -> SegmentChunk:
+    """The chunk as it leaves while it is not known how long its turn will be: at most `more` inputs longer."""
+    meta = chunk.meta
+    longer = {name: tuple(n + more for n in getattr(meta, name)) for name in ("lengths", "turn_lengths")}
+    return replace(chunk, meta=replace(meta, **longer, is_open=True))
+
+
+def test_the_last_chunk_has_the_lengths_of_a_turn_that_ended_early() -> None:
+    first, last = cut(SMALL, [3, 2])
+    assert not opened(first).is_whole
+    assert_equal(join([opened(first), last]), SMALL)
+    assert [chunk.meta for chunk in close([opened(first), last])] == [SMALL.meta] * 2
+    there_and_back = decode_chunk(*encode_chunk(opened(first)), expected=SMALL.spec)
+    assert there_and_back.meta == opened(first).meta
+
+
+def test_lengths_that_are_not_known_are_not_used() -> None:
+    first, last = cut(SMALL, [3, 2])
+    with pytest.raises(SegmentError, match="still thinks"):
+        merge_layout([AgentMemory("planner")], {"planner": opened(first).meta}, 2)
+    with pytest.raises(SegmentError, match="last chunk of a segment is missing"):
+        join([opened(first)])
+    for wrong in (replace(last, meta=replace(last.meta, turn_starts=(3, 5))), opened(last, 9)):
+        with pytest.raises(SegmentError):
+            join([opened(first), wrong])
+    with pytest.raises(SegmentError, match="different segments"):
+        join([opened(first, -1), last])

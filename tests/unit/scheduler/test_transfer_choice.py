@@ -3,10 +3,12 @@
 import pytest
 
 from latentmas_ray.config import TransferMode
-from latentmas_ray.scheduler.transfer_choice import TransferCosts, choose_transfers
+from latentmas_ray.scheduler.batch import plan_batches
+from latentmas_ray.scheduler.transfer_choice import TransferCosts, choose_transfers, translated_links
 from latentmas_ray.scheduler.turns import TopologyIndex
+from latentmas_ray.topology.team import Team
 from tests.cases.fake_runtime import FakeRuntime
-from tests.cases.scheduler import agent, make_questions, run_all, topology
+from tests.cases.scheduler import agent, make_driver, make_questions, run_all, topology
 
 CHAIN = topology(agent("planner"), agent("critic", "planner"), agent("judger", "critic", thinks="text"))
 BYTES_PER_TOKEN = 114_688  # Qwen3-0.6B
@@ -62,3 +64,34 @@ def test_requests_name_the_agents_to_recompute() -> None:
     assert [works[name].transfer_mode for name in ("planner", "critic")] == ["recompute", "recompute"]
     assert works["critic"].recomputed == {"planner"}
     assert works["judger"].recomputed == {"planner", "critic"}
+
+
+def test_an_agent_that_only_other_models_read_sends_no_kv() -> None:
+    index = TopologyIndex.of(CHAIN)
+    by_reader = {"critic": {"planner": "one"}, "judger": {"planner": "one"}}
+    chosen = choose_transfers("kv", index, None, bytes_per_token=1, translated=by_reader)
+    assert {name: one.mode for name, one in chosen.items()} == {"planner": "recompute", "critic": "kv"}
+    # One reader has its model, so the KV is sent, and the costs are those of that reader alone.
+    by_reader = {"judger": {"planner": "one", "critic": "two"}}
+    slow = costs(10e9, 20_000, to_judger=1e8)
+    chosen = choose_transfers("auto", index, slow, bytes_per_token=BYTES_PER_TOKEN, translated=by_reader)
+    assert {name: one.mode for name, one in chosen.items()} == {"planner": "kv", "critic": "recompute"}
+
+
+def test_models_with_equal_specs_are_the_same() -> None:
+    index, team = TopologyIndex.of(CHAIN), Team.of(CHAIN, model="one", models={"judger": "copy"}, revision=None)
+    found = translated_links(team, index, lambda agent: agent)
+    assert found == {"planner": {}, "critic": {}, "judger": {"planner": "one", "critic": "one"}}
+    assert translated_links(team, index, lambda agent: "equal")["judger"] == {}
+    assert translated_links(team, TopologyIndex.of(CHAIN, "answer-from-memory"), lambda agent: agent) == {"judger": {}}
+
+
+def test_requests_name_the_agents_whose_memory_is_translated() -> None:
+    runtime = FakeRuntime()
+    driver, team = make_driver(runtime, CHAIN), Team.of(CHAIN, model="one", models={"judger": "two"}, revision=None)
+    list(driver.scheduler.run(driver.request(plan_batches(make_questions(1), 1), team=team)))
+    by_agent = {work.agent: work for work in runtime.works}
+    assert by_agent["judger"].translated == {"planner": "one", "critic": "one"}
+    assert by_agent["judger"].recomputed == {"planner", "critic"}
+    assert (by_agent["critic"].translated, by_agent["critic"].recomputed) == ({}, frozenset())
+    assert [by_agent[name].transfer_mode for name in ("planner", "critic")] == ["kv", "recompute"]

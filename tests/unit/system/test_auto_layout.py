@@ -24,6 +24,7 @@ from latentmas_ray.system.auto_layout import RunPlanner, known_hardware, text_to
 from latentmas_ray.system.engines import EngineChoice
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.make_runtime import detached_actors
+from latentmas_ray.system.team.run_models import RunModels
 from latentmas_ray.topology import load_topology
 from tests.cases.report import make_answer
 from tests.cases.scheduler import make_questions
@@ -42,7 +43,7 @@ def nodes(count: int, *, gpus: int = 8, gpu_name: str = "") -> tuple[NodeResourc
 
 def planner(found: tuple[NodeResources, ...], choices: dict[str, EngineChoice] = VLLM, **fields: Any) -> RunPlanner:
     config = make_config({"model": "qwen3-4b", "replicas": "auto", "task": "gsm8k", **fields})
-    return RunPlanner(config, config.model, SEQUENTIAL, choices, found, 4)
+    return RunPlanner(config, RunModels.of(config, SEQUENTIAL), SEQUENTIAL, choices, found, 4)
 
 
 def asked(found: tuple[NodeResources, ...], planner: RunPlanner) -> PlanRequest:
@@ -112,8 +113,8 @@ def test_actors_of_another_layout_are_not_used_again(tmp_path: Path) -> None:
 
     def facts(count: int, **fields: Any) -> str:
         config = make_config({"model": "qwen3-4b", "replicas": "auto", "detach": 60, "output": str(tmp_path), **fields})
-        made = RunPlanner(config, config.model, SEQUENTIAL, VLLM, nodes(count, gpu_name="H100"), 4)
-        assert detached_actors(config, config.model, made) is not None
+        made = RunPlanner(config, RunModels.of(config, SEQUENTIAL), SEQUENTIAL, VLLM, nodes(count, gpu_name="H100"), 4)
+        assert detached_actors(config, RunModels.of(config, SEQUENTIAL), made) is not None
         return str(json.loads((tmp_path / RECORD_NAME).read_text())["facts"])
 
     assert facts(1) == facts(1, resume=True)

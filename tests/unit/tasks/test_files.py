@@ -25,7 +25,9 @@ def test_built_in_tasks_load_and_their_golds_grade_right(task: str) -> None:
     questions = load_questions(task)
     assert len(questions) >= 10
     assert len({question.id for question in questions}) == len(questions)
-    assert {question.kind for question in questions} == ({"number"} if task == "chain" else {"number", "choice"})
+    assert {question.kind for question in questions} == (
+        {"number"} if task in ("chain", "facts") else {"number", "choice"}
+    )
     for question in questions:
         assert question.gold is not None
         assert grade(question, f"\\boxed{{{question.gold}}}").correct is True
@@ -293,7 +295,7 @@ def test_bad_paths_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("smaple", "known are sample, notes, chain, gsm8k, aime2024"),
+        ("smaple", "known are sample, notes, chain, facts, gsm8k, aime2024"),
         ("humaneval", "unknown task"),
         ("openai/gsm8k", "it is the dataset of the task gsm8k"),
         ("allenai/AI2_ARC", "it is the dataset of the tasks arc_easy and arc_challenge"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from latentmas_ray.tasks import grade
 from latentmas_ray.tasks.chain import MAX_STEPS, chain_questions, make_problem
+from latentmas_ray.tasks.facts.questions import facts_questions
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES, Split, split_of
 from latentmas_ray.tasks.notes import MAX_COUNT, MIN_COUNT, WANTED, Wanted, draw, make_notes, notes_questions
 
@@ -71,7 +72,7 @@ def test_the_steps_of_a_problem_lead_to_its_gold(seed: int, split: Split, num_st
     assert problem.question.split()[0] in names
 
 
-@pytest.mark.parametrize("make", [notes_questions, chain_questions])
+@pytest.mark.parametrize("make", [notes_questions, chain_questions, facts_questions])
 def test_questions_are_the_same_every_time_and_use_held_out_names_only(make) -> None:  # type: ignore[no-untyped-def]
     questions = make(100)
     assert make(100) == questions

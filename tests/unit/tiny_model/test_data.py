@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from examples.tiny_model.designs import DESIGNS, Design
 from examples.tiny_model.document import Document, DocumentPart, Mix
 from examples.tiny_model.layouts import TranscriptWriter
 from examples.tiny_model.packing import Rows, pack
@@ -14,23 +15,24 @@ from examples.tiny_model.texts import (
     AGENTS,
     CHAIN_ROLES,
     answer_prompt,
-    closing,
     context_of,
     expert_prompt,
-    opening,
     role_prompt,
 )
-from examples.tiny_model.tokens import train_tokenizer
-from latentmas_ray.models.presets import wrap_tokenizer
 from latentmas_ray.tasks import load_questions
 from latentmas_ray.tasks.names import HELD_OUT_NAMES, ITEMS, TRAIN_NAMES
 from latentmas_ray.tasks.notes import WANTED, Fact, make_notes
 from latentmas_ray.topology import format_context, load_topology, render_messages
 
 
+@pytest.fixture(scope="module", params=list(DESIGNS))
+def design(request: pytest.FixtureRequest) -> Design:
+    return DESIGNS[request.param]
+
+
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer()
+def tokenizer(design: Design) -> Tokenizer:
+    return design.train_tokenizer()
 
 
 def facts_of(text: str) -> list[Fact]:
@@ -62,10 +64,20 @@ def test_prompts_are_those_of_the_built_in_topologies(form: str) -> None:
         assert told(experts[2], notes, context) == expert_prompt(last, context_of(written))
 
 
-def test_a_prompt_is_what_the_chat_template_makes(tokenizer: Tokenizer) -> None:
+def test_a_prompt_is_what_the_chat_template_makes(design: Design, tokenizer: Tokenizer) -> None:
     messages = [{"role": "user", "content": "Notes"}]
-    made = wrap_tokenizer(tokenizer).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert made == opening() + "Notes" + closing()
+    made = design.wrap(tokenizer).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert made == design.marks.opening + "Notes" + design.marks.closing
+
+
+def test_the_marks_of_turns_are_tokens_of_their_own_and_every_other_id_is_a_word(
+    design: Design, tokenizer: Tokenizer
+) -> None:
+    ids = [token for text in vars(design.marks).values() for token in tokenizer.encode(text).ids]
+    specials = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    assert specials == {0, 1, 2}
+    assert {tokenizer.token_to_id(design.end_token), tokenizer.token_to_id(design.pad_token)} <= specials
+    assert specials & set(ids)
 
 
 def test_every_word_and_digit_is_one_token(tokenizer: Tokenizer) -> None:

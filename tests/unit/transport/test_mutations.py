@@ -273,3 +273,21 @@ def test_honest_segments_are_never_refused(ends: Ends) -> None:
 @pytest.mark.parametrize("ends", ["object_store", "tcp"], indirect=True)
 def test_ten_thousand_honest_segments_are_never_refused(ends: Ends) -> None:
     assert_none_is_refused(ends, 10_000)
+
+
+def test_inputs_are_read_without_the_bytes_and_checked_like_them(ends: Ends) -> None:
+    payload = ends.producer.pack(SegmentChunk.whole(SEGMENT), ID)
+    found = ends.reader.unpack_inputs(payload, chunk_id=ID)
+    assert found.meta == SEGMENT.meta
+    assert found.num_bytes == 0
+    assert torch.equal(found.recompute_inputs.token_ids_T, SEGMENT.recompute_inputs.token_ids_T)
+    assert torch.equal(found.recompute_inputs.latents_NE, SEGMENT.recompute_inputs.latents_NE)
+    with pytest.raises((SegmentError, TransferError)):
+        ends.reader.unpack_inputs(payload, chunk_id=OLDER_ID)
+    with pytest.raises((SegmentError, TransferError)):
+        ends.stranger.unpack_inputs(payload, chunk_id=ID)
+    header = header_of(payload)
+    for forged in () if header is None else (*renamed(header), unsigned(SEGMENT)):
+        with pytest.raises((SegmentError, TransferError)):
+            ends.reader.unpack_inputs(with_header(payload, forged), chunk_id=ID)
+    ends.producer.release(payload)

@@ -7,6 +7,7 @@ this is faster than sending KV over a slow link. Each segment has the positions 
 from collections.abc import Collection, Sequence
 
 from latentmas_ray.engine.engine import Engine
+from latentmas_ray.engine.recompute.translated import in_reading_order
 from latentmas_ray.engine.segment_io import Incoming
 from latentmas_ray.memory import Segment, SegmentMeta, join, join_recompute_inputs, merge_layout
 from latentmas_ray.topology.agent import AgentMemory
@@ -27,7 +28,7 @@ def recompute(
     metas = memory.segments()
     num_slots = max(merge_layout(reads, metas, len(question_ids)).lengths, default=0)
     segments: dict[str, Segment] = {}
-    for node in _in_order(reads):
+    for node in in_reading_order(reads):
         if node.agent in segments:
             continue
         chunks = engine.lm.ranks.each(memory.chunks_of(node.agent))
@@ -51,11 +52,6 @@ def recompute(
             turn_inputs.append(chunk.recompute_inputs)
         segments[node.agent] = session.emit_as(meta, join_recompute_inputs(turn_inputs, meta.turn_lengths))
     return segments
-
-
-def _in_order(memories: Sequence[AgentMemory]) -> list[AgentMemory]:
-    """All memories, each after those that it reads."""
-    return [node for memory in memories for node in (*_in_order(memory.reads), memory)]
 
 
 def _meta_of(segment: Segment | SegmentMeta) -> SegmentMeta:

@@ -1,0 +1,86 @@
+"""The embeddings of a model that is not loaded: two tensors of its files."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.utils import cached_file
+
+from latentmas_ray.errors import ModelError
+from latentmas_ray.memory.wire import raw_bytes
+from latentmas_ray.models.load import load_config, location_of, translated
+
+_ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class WriterEmbeddings:
+    """E_in and E_out [V, E] of a model, on the CPU in the dtype of its files; the same tensor if they are tied."""
+
+    input_VE: Tensor
+    output_VE: Tensor
+
+    @cached_property
+    def revision(self) -> str:
+        """A digest of both, which identifies the maps that are made of them."""
+        digest = xxhash.xxh3_128()
+        for tensor in (self.input_VE, self.output_VE):
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(raw_bytes(tensor.contiguous()).data)
+        return digest.hexdigest()
+
+
+def load_embeddings(name: str, revision: str | None = None) -> WriterEmbeddings:
+    """Read the embeddings of `tiny` or `small`, a model folder or a hub id; nothing else of its weights is read.
+
+    Raises ModelError for a model without safetensors files, or whose files lack the tensors.
+    """
+    config = load_config(name, revision)
+    with translated(name, "its embeddings must load from its safetensors files"):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        files = _WeightFiles(name, revision)
+        inputs = files.read(_names_of(model, model.get_input_embeddings()))
+        outputs = None if config.tie_word_embeddings else files.read(_names_of(model, model.get_output_embeddings()))
+        if inputs is None or (outputs is None and not config.tie_word_embeddings):
+            which = "input" if inputs is None else "output"
+            raise ModelError("model", name, f"its safetensors files must have its {which} embeddings")
+    return WriterEmbeddings(inputs, inputs if outputs is None else outputs)
+
+
+def _names_of(model: nn.Module, module: nn.Module) -> list[str]:
+    return [name for name, one in model.named_parameters(remove_duplicate=False) if one is module.weight]
+
+
+class _WeightFiles:
+    """The safetensors files of a model. Of a model in several files, its index says which are fetched."""
+
+    def __init__(self, name: str, revision: str | None) -> None:
+        self._location, self._revision = location_of(name), revision
+        try:
+            places = json.loads(self._fetch(_INDEX).read_text(encoding="utf-8"))["weight_map"]
+        except OSError:  # a model in one file; anything else that is wrong shows here
+            with safe_open(self._fetch(_ONE_FILE), framework="pt") as file:
+                places = dict.fromkeys(file.keys(), _ONE_FILE)
+        self._places: Mapping[str, str] = places
+
+    def read(self, names: Iterable[str]) -> Tensor | None:
+        """The first of these tensors that there is; None without any. Files of a model without its head leave out the
+        first part of the names."""
+        for wanted in names:
+            for key, file_name in self._places.items():
+                if key == wanted or wanted.endswith(f".{key}") or key.endswith(f".{wanted}"):
+                    with safe_open(self._fetch(file_name), framework="pt") as file:
+                        tensor: Tensor = file.get_tensor(key)
+                    return tensor
+        return None
+
+    def _fetch(self, file_name: str) -> Path:
+        return Path(str(cached_file(self._location, file_name, revision=self._revision)))

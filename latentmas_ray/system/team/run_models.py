@@ -1,0 +1,144 @@
+"""The models of a run: which agent has which, where each is, and whose memory it reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from latentmas_ray.config import RunConfig
+from latentmas_ray.errors import ConfigError, ModelError
+from latentmas_ray.models.names import absolute_name, check_name, known_positions
+from latentmas_ray.placement import ModelDims, dims_of_config, known_dims
+from latentmas_ray.topology import AgentModel, Team, Topology
+
+if TYPE_CHECKING:
+    from latentmas_ray.models.given import GivenModel
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The models of a run's agents. `model` is that of agents without their own: where it is, or an object."""
+
+    model: "str | GivenModel"
+    team: Team  # of the agents that run
+
+    @classmethod
+    def of(cls, config: RunConfig, topology: Topology, given: "GivenModel | None" = None) -> "RunModels":
+        """Return the models of the agents of `topology`; `given` is an object in place of `config.model`. Nothing is
+        checked."""
+        # Actors have another working directory, and this process may change its own before they start.
+        return cls(given or absolute_name(config.model), team_of(config, topology))
+
+    def of_agents(self, config: RunConfig, topology: Topology) -> "RunModels":
+        """Return the models of the agents of another topology."""
+        return replace(self, team=team_of(config, topology))
+
+    def check(self, config: RunConfig, topology: Topology) -> None:
+        """Raise ModelError for a model that does not exist or cannot collaborate, ConfigError for an object beside
+        models with names, and for a revision of a model whose memory is translated."""
+        if not isinstance(self.model, str):
+            self.model.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
+            if self.others or self.first.name != config.model:
+                expected = "the model is an object, whose memory no other model reads: save it, and give its folder"
+                raise ConfigError("models", _given(config), expected)
+        else:
+            check_name(config.model, config.revision)
+            for agent, one in self.team.by_agent.items():
+                if one.name != config.model:
+                    _check_own_model(agent, one.name)
+        self._check_links(config, topology)
+
+    def _check_links(self, config: RunConfig, topology: Topology) -> None:
+        """Raise ConfigError unless each agent can read what those with other models hand over."""
+        checked: set[tuple[str, str]] = set()
+        for agent, own in self.team.by_agent.items():
+            for writer, name in self.team.foreign_to(topology, agent).items():
+                if self.team.by_agent[writer].revision:
+                    expected = f"{agent} translates the memory of {writer} from the newest {name}"
+                    raise ConfigError("revision", config.revision, f"{expected}: leave it out, or give a folder")
+                if name != own.name and (name, own.name) not in checked:
+                    _check_translatable((writer, name), (agent, own.name))
+                    checked.add((name, own.name))
+
+    @property
+    def first(self) -> AgentModel:
+        """The model of the first agent."""
+        return self.team.models[0]
+
+    @cached_property
+    def others(self) -> Mapping[str, AgentModel]:
+        """The agents with another model than the first agent's."""
+        return {agent: one for agent, one in self.team.by_agent.items() if one != self.first}
+
+    @property
+    def has_names(self) -> bool:
+        """Whether no model is an object."""
+        return isinstance(self.model, str)
+
+    def place_of(self, one: AgentModel) -> "str | GivenModel":
+        """Return where an agent's model is, or the object."""
+        return absolute_name(one.name) if isinstance(self.model, str) else self.model
+
+    def loading(self, one: AgentModel, topology: Topology) -> dict[str, Any]:
+        """Return the arguments of `load_runner`, besides the model, that say what is loaded for agents with it."""
+        return {
+            "dtype": one.dtype,
+            "revision": one.revision or None,
+            "reads_from": {name: absolute_name(name) for name in self.team.read_by(topology, one)},
+        }
+
+    def dims(self, one: AgentModel) -> ModelDims:
+        """Return the sizes of an agent's model. Raises ModelError."""
+        model = one.name if isinstance(self.model, str) else self.model
+        return dims_of_model(model, one.revision or None).in_dtype(one.dtype)
+
+    def other_dims(self) -> dict[str, ModelDims]:
+        """Return the sizes of the models of `others`. Raises ModelError."""
+        return {agent: self.dims(one) for agent, one in self.others.items()}
+
+    def positions(self) -> dict[str, int | None]:
+        """Return the positions of each agent's model. Raises ModelError."""
+        if not isinstance(self.model, str):
+            return dict.fromkeys(self.team.by_agent, self.model.max_positions)
+        known = {one: known_positions(one.name, one.revision or None) for one in self.team.models}
+        return {agent: known[one] for agent, one in self.team.by_agent.items()}
+
+
+def team_of(config: RunConfig, topology: Topology) -> Team:
+    """Return the models of the agents of a topology."""
+    return Team.of(topology, model=config.model, models=config.models, dtype=config.dtype, revision=config.revision)
+
+
+def dims_of_model(model: "str | GivenModel", revision: str | None) -> ModelDims:
+    """Return the sizes of a model. Raises ModelError."""
+    if not isinstance(model, str):
+        return dims_of_config(model.config_values(), model.name)
+    if revision is None and (known := known_dims(model)) is not None:
+        return known
+    from latentmas_ray.models.load import load_config  # takes seconds
+
+    return dims_of_config(load_config(model, revision).to_dict(), model)
+
+
+def _check_own_model(agent: str, model: str) -> None:
+    try:
+        check_name(model, None)
+    except ModelError as error:
+        raise ModelError("models", f"{agent}={error.value}", error.expected) from error
+
+
+def _check_translatable(writer: tuple[str, str], reader: tuple[str, str]) -> None:
+    """Raise ConfigError unless the memory of a writer (agent, model) can be translated for a reader."""
+    from latentmas_ray.models.translation import check_translatable  # needs transformers, which takes seconds
+
+    try:
+        check_translatable(writer[1], reader[1])
+    except ModelError as error:
+        link = f"{writer[0]}={writer[1]},{reader[0]}={reader[1]}"
+        raise ConfigError(
+            "models", link, f"{reader[0]} cannot read the memory of {writer[0]}: {error.expected}"
+        ) from error
+
+
+def _given(config: RunConfig) -> str:
+    return ",".join(f"{agent}={model}" for agent, model in config.models.items())

@@ -1,0 +1,50 @@
+"""Teams of two models, measured: which cells there are, what a finished cell costs, and the tables."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mapped_words import MappedWords, words_table
+from benchmarks.mixed_models import MixedCell, MixedFigures, MixedSettings, measure_mixed, mixed_cells, mixed_table
+from latentmas_ray.errors import ConfigError
+
+
+def test_each_pair_has_all_controls_in_both_directions_and_each_model_its_own() -> None:
+    cells = list(mixed_cells(("tiny", "small")))
+    assert len({cell.folder for cell in cells}) == len(cells) == 22
+    for pair in (("tiny", "small"), ("small", "tiny")):
+        own = [cell.memory for cell in cells if (cell.experts, cell.answerer) == pair and cell.method == "latent"]
+        assert own == ["matched", "deranged", "prompt-only", "latent-only", "none"]
+
+
+def test_one_model_is_no_team() -> None:
+    with pytest.raises(ConfigError, match="it must be at least two models"):
+        MixedSettings(models=("tiny", "tiny"))
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [MixedCell("tiny", "small", "latent"), MixedCell("small", "small", "single")]
+    monkeypatch.setattr("benchmarks.mixed_models.mixed_cells", lambda models: cells)
+    settings = MixedSettings(limit=2, latent_steps=1, max_new_tokens=4, batch_size=2)
+    first = measure_mixed(settings, tmp_path, lambda line: None)
+    told: list[str] = []
+    monkeypatch.setattr("benchmarks.mixed_models.LatentMAS", None)  # it would have to be called
+    assert measure_mixed(settings, tmp_path, told.append) == first
+    assert [line.split(":")[0] for line in told] == ["tiny-small-latent-matched", "small-small-single"]
+
+
+def test_tables_have_the_gains_with_their_intervals() -> None:
+    matched, deranged = (1.0,) * 40, (0.0,) * 40
+    found = [
+        MixedFigures(MixedCell("tiny", "small", "latent"), matched),
+        MixedFigures(MixedCell("tiny", "small", "latent", "deranged"), deranged),
+    ]
+    table = mixed_table(found)
+    assert "| tiny | small |  |  | 100.0 (91.2–100.0) | 0.0 (0.0–8.8) |" in table
+    assert "| tiny | small | +100.0 (+100.0 to +100.0) |" in table
+
+
+def test_words_are_told_with_both_controls() -> None:
+    answers = dict.fromkeys(("own tokens", "mapped words", "another question's mapped words"), (True, False))
+    table = words_table([MappedWords("tiny", "small", "input", 590, 1.0, 0.25, answers)])  # type: ignore[arg-type]
+    assert "| tiny | small | input | 590 | 100.0 | 25.0 | 50.0 (" in table
