@@ -44,7 +44,6 @@ from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
 
-
 PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
 Nodes = Annotated[str | None, typer.Option("--nodes", metavar="N", help="machines of the cluster (default: this one)")]
 GpusPerNode = Annotated[str | None, typer.Option("--gpus-per-node", metavar="N", help="(default: as many as here)")]
