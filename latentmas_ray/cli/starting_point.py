@@ -21,10 +21,11 @@ def find_start(values: Mapping[str, str], given: Collection[str]) -> StartSettin
 
 def tell_changes(start: StartSettings, config: RunConfig, typed: Collection[str]) -> None:
     """Hold notes of what the run has otherwise than what it starts from."""
+    was = {**start.fields, **start.overridden}
     changed = [
-        f"{with_value(name, getattr(config, name))} (not {_text(start.fields[name])})"
+        f"{with_value(name, getattr(config, name))} (not {_text(was[name])})"
         for name in typed
-        if name in start.fields and getattr(config, name) != start.fields[name]
+        if name in was and getattr(config, name) != was[name]
     ]
     if changed:
         NOTES.hold(f"other than in {start.source}: {', '.join(sorted(changed))}")

@@ -45,6 +45,7 @@ def read_config_file(path: str | Path, given: Collection[str] = ()) -> StartSett
     if "weights_revision" in facts and "model" not in given:
         expected = "the run had a model object of Python, which no file can name: give a model"
         raise ConfigError(f"{file}: model", config.model, expected)
+    overridden = {name: getattr(config, name) for name in fields if name in given}
     fields = {name: getattr(config, name) for name in fields if name not in given}
     started_in = values.get(STARTED_IN)
     places = FilePlaces(file, started_in if isinstance(started_in, str) else None)
@@ -54,7 +55,7 @@ def read_config_file(path: str | Path, given: Collection[str] = ()) -> StartSett
         fields["topology"], notes = places.find_topology(config)
     if not _DECIDES_TOPOLOGY & set(given):
         notes += _note_of_topology(make_config(fields), facts)
-    return StartSettings(source=str(file), fields=fields, left_out=left_out, notes=notes)
+    return StartSettings(source=str(file), fields=fields, left_out=left_out, overridden=overridden, notes=notes)
 
 
 def _read(file: Path) -> dict[str, Any]:

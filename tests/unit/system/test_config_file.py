@@ -190,7 +190,7 @@ def test_a_topology_of_python_is_copied_and_a_changed_built_in_one_is_told(tmp_p
         ("", ["--config", "it must hold the fields of a run"]),
         ("- task", ["--config", "it must hold the fields of a run"]),
         ("task: notes\nlatent_stops: 3", ["latent_stops", "'3'", "this version has no such field"]),
-        ("task: notes\nlatent_steps: -3", ["config.yaml: latent_steps", "'-3'", "greater than or equal to 0"]),
+        ("task: notes\nlatent_steps: -3", ["config.yaml: latent_steps", "'-3'", "a whole number from 0 to 100000"]),
         ("task: notes\nmethod: telepathy", ["config.yaml: method", "'telepathy'", "'single', 'text' or 'latent'"]),
         ("task: gone.jsonl", ["config.yaml: task", "'gone.jsonl'", "it is not here"]),
         ("task: notes\nmodel: /gone/model", ["config.yaml: model", "'/gone/model'", "it is not here"]),
