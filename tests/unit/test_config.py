@@ -231,7 +231,8 @@ def test_a_configuration_is_its_parts_and_nothing_else() -> None:
 def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
     assert set(RunConfig.model_fields) - RunConfig().identity().keys() == {
         *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
-        *("runtime", "address", "placement", "hardware", "tp", "start_timeout", "turn_timeout", "detach"),
+        *("runtime", "address", "placement", "hardware", "tp", "threads", "start_timeout", "turn_timeout"),
+        "detach",
         *("replicas", "max_replicas", "min_replicas", "rebalance"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }

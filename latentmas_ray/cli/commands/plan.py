@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentmas_ray.cli.options import run_options, whole_number
 from latentmas_ray.cli.planned_nodes import CORES_PER_NODE, GPU_MEMORY, MAX_NUMBER, nodes_at, nodes_here
+from latentmas_ray.cli.render.plan.plan_json import plan_to_json, predictions_to_json
 from latentmas_ray.cli.unused_flags import NOTES, tell_unused, with_value
 from latentmas_ray.config import RunConfig, RunSetting, devices_by_agents, replicas_by_agent, warn_of_unused
 from latentmas_ray.errors import ConfigError, ModelError
@@ -27,7 +28,6 @@ from latentmas_ray.placement import (
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
-from latentmas_ray.placement.prediction.run_layout import run_flags
 from latentmas_ray.system.auto_layout import (
     DEFAULT_GPU,
     check_kind,
@@ -43,7 +43,6 @@ from latentmas_ray.topology import AgentModel, Topology, builtin_for, load_topol
 from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
-
 
 PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
 Nodes = Annotated[str | None, typer.Option("--nodes", metavar="N", help="machines of the cluster (default: this one)")]
@@ -120,6 +119,7 @@ TextTokens = Annotated[
         "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
     },
+    starts=("preset",),
 )
 def plan(
     config: RunConfig,
@@ -176,8 +176,8 @@ def plan(
     made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
-        told = _to_json(made, speeds, config) | {"engines": {name: asdict(one) for name, one in engines.items()}}
-        typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
+        told = plan_to_json(made, speeds, config) | {"engines": {name: asdict(one) for name, one in engines.items()}}
+        typer.echo(json.dumps(told | predictions_to_json(search, found), indent=2))
         return
     said = (made, speeds, config.model_names, describe_engines(topology, engines))
     _print(said, search, found, most=len(found) if compare else _BEST)
@@ -186,8 +186,8 @@ def plan(
 def _print(
     said: tuple[Plan, LinkSpeeds, str, str], search: LayoutSearch, found: Sequence[PredictedPlan], *, most: int
 ) -> None:
-    from latentmas_ray.cli.render.layout_tables import layout_report, measured_report
-    from latentmas_ray.cli.render.plan_tables import plan_report
+    from latentmas_ray.cli.render.plan.layout_tables import layout_report, measured_report
+    from latentmas_ray.cli.render.plan.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
     console = results_console()
@@ -346,64 +346,3 @@ def _figures(model: AgentModel) -> ModelDims:
     except ModelError as error:
         known = f"a plan needs no files for {', '.join(PRESETS)}"
         raise ModelError(error.field, error.value, f"{error.expected}; {known}") from error
-
-
-def _to_json(made: Plan, speeds: LinkSpeeds, config: RunConfig) -> dict[str, Any]:
-    request, figures = made.request, made.request.model
-    assert figures is not None
-    assert request.topology is not None
-    first = team_of(config, request.topology).models[0]
-    return {
-        **_model_to_json(first.name, figures),
-        "models": {agent: _model_to_json(name, request.dims_of(agent)) for agent, name in request.other_models.items()},
-        "workload": asdict(request.workload),
-        "placement": made.strategy,
-        "why": made.why,
-        "tp": request.tp,
-        "replicas": dict(request.replicas),
-        "actor": asdict(made.share),
-        "nodes": [asdict(node) for node in request.nodes],
-        "demands": [asdict(demand) for demand in made.memory_estimates.values()],
-        "shards": [
-            {
-                "agents": list(shard.replica_id.agents),
-                "replica": shard.replica_id.replica,
-                "rank": shard.rank,
-                **asdict(shard.slot),
-                **asdict(made.memory_of(shard.replica_id)),
-            }
-            for shard in made.shards()
-        ],
-        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
-        "speeds": asdict(speeds),
-        "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
-    }
-
-
-def _model_to_json(name: str, figures: ModelDims) -> dict[str, Any]:
-    return {
-        "model": name,
-        "num_parameters": figures.num_parameters,
-        "dtype": figures.dtype,
-        "bytes_per_token": figures.bytes_per_token,
-    }
-
-
-def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> dict[str, Any]:
-    """Return the figures that are predicted, and all plans that were; nothing if none was."""
-    if not found:
-        return {}
-    return {
-        "hardware": asdict(search.device_hardware),
-        "run": None if (run := search.run_of(found)) is None else run_flags(run[1]),
-        "predicted": [
-            {
-                "placement": one.plan.strategy,
-                "tp": one.plan.request.tp,
-                "replicas": dict(one.plan.request.replicas),
-                "use": one.prediction.use,
-                **asdict(one.prediction),
-            }
-            for one in found
-        ],
-    }
