@@ -165,7 +165,7 @@ def plan(
     is_described = nodes is not None or gpus_per_node is not None
     check_engines(config, topology, has_name=True, runs_here=not is_described)
     engines = choose_engines(config, topology, has_name=True, has_gpu=any(node.whole_gpus for node in planned_nodes))
-    request = _request(config, topology, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
+    request = _request(config, engines, prompt_tokens=num_prompt_tokens, nodes=planned_nodes)
     own = {"replicas": config.replicas, "hardware": named, "text_tokens": text_tokens, "compare": compare}
     _tell_unused(config, request, own | {"gpu_memory": gpu_memory})
     if request.apart and is_described and (problem := obstacle()) is not None:
@@ -199,13 +199,9 @@ def _print(
 
 
 def _request(
-    config: RunConfig,
-    topology: Topology,
-    engines: Mapping[str, EngineChoice],
-    *,
-    prompt_tokens: int,
-    nodes: tuple[NodeResources, ...],
+    config: RunConfig, engines: Mapping[str, EngineChoice], *, prompt_tokens: int, nodes: tuple[NodeResources, ...]
 ) -> PlanRequest:
+    config, topology = _with_models(config)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
     first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
@@ -227,8 +223,7 @@ def _request(
 
 
 def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
-    """Return the configuration with the models of agents that its topology names, too, and that: the given
-    task's own one of that name, if it has one. Raises ConfigError, TopologyError."""
+    """Return the configuration with the models that its topology names, too, and that topology. Raises ConfigError."""
     topology = load_topology(builtin_for(config.task if "task" in config.model_fields_set else "", config.topology))
     models = own_models(topology, config.model, config.models)
     return (config if models == config.models else config.model_copy(update={"models": models})), topology
