@@ -40,6 +40,21 @@ app.command("thoughts")(thoughts)
 app.command("keep")(keep)
 
 
+@app.command("threads")
+def _threads(
+    threads: Annotated[str, typer.Option(metavar="N,N,…|chosen", help="chosen: as the runtime does")] = "1,2,chosen",
+    model: Annotated[str, typer.Option(metavar="tiny|FOLDER|HUB_ID", help="what is computed")] = "tiny",
+    task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "chain",
+    limit: Annotated[int, typer.Option(help="questions", min=1)] = 16,
+    repeats: Annotated[int, typer.Option(help="rounds of all numbers", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure the local runtime with several numbers of threads, beside whatever else runs."""
+    from benchmarks.threads import measure_threads, parse_threads  # needs torch
+
+    measure_threads(parse_threads(threads), model=model, task=task, limit=limit, repeats=repeats, as_json=as_json)
+
+
 @app.command("continuous")
 def _continuous(
     model: Annotated[str, typer.Option(metavar="SHAPE|tiny|FOLDER|HUB_ID", help="what writes")] = "qwen3-0.6b",

@@ -16,7 +16,7 @@ OtlpProtocol = Literal["http/protobuf", "grpc"]
 
 _REQUIREMENTS: dict[str, Requirement] = {name: name for name in get_args(Requirement)}
 _PROTOCOLS: dict[str, OtlpProtocol] = {name: name for name in get_args(OtlpProtocol)}
-_MAX_TORCH_THREADS = 4096
+MAX_THREADS = 4096  # of one process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Environment:
     cache_dir: Path  # LATENTMAS_CACHE_DIR: where realignment matrices are stored
     ray_address: str | None  # RAY_ADDRESS: the cluster that a run joins when --address is not given
     temp_folder: tuple[str, str | None]  # RAY_TMPDIR, or else TMPDIR, which Ray uses: its name and value
-    torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads per actor; None: computed from the cores
+    torch_threads: int | None  # LATENTMAS_TORCH_THREADS: torch threads of an actor, or of runtime local
     require: frozenset[Requirement]  # LATENTMAS_REQUIRE: tests that must run instead of being skipped or left out
 
 
@@ -64,8 +64,8 @@ def _torch_threads() -> int | None:
     if not text:
         return None
     # The length is checked first: int() refuses very long numbers with an error of its own.
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= _MAX_TORCH_THREADS):
-        raise ConfigError(name, text, f"it must be a whole number from 1 to {_MAX_TORCH_THREADS}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_THREADS):
+        raise ConfigError(name, text, f"it must be a whole number from 1 to {MAX_THREADS}")
     return int(text)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.errors.settings import Cell, ErrorsBenchSettings
+from benchmarks.errors.settings import ChainSetting, ErrorsBenchSettings
 from benchmarks.errors.topologies import chain_topology
 from latentmas_ray import LatentMAS, load_run
 from latentmas_ray.models.given import ModelObject, TokenizerObject
@@ -19,7 +19,7 @@ from latentmas_ray.system.fields import RunFields
 class ErrorFigures:
     """What was measured of one cell."""
 
-    cell: Cell
+    cell: ChainSetting
     summary: ControlsSummary
     adopted: dict[str, bool]  # by question: whether the answer follows from what the first agent was told
     over_text: PairedDifference | None = None  # of adoption, latent − text in the same chain
@@ -28,7 +28,7 @@ class ErrorFigures:
 def measure(settings: ErrorsBenchSettings, tell: Callable[[str], None]) -> list[ErrorFigures]:
     """Return the figures of every cell. What is in the folder already is not run again. Raises InputError kinds."""
     lm = load_model(settings.model)  # once, for all cells
-    found: dict[Cell, ErrorFigures] = {}
+    found: dict[ChainSetting, ErrorFigures] = {}
     for cell in settings.cells():
         tell(cell.folder)
         summary, adopted = _run(cell, settings, lm.model, lm.chat.tokenizer)
@@ -39,7 +39,7 @@ def measure(settings: ErrorsBenchSettings, tell: Callable[[str], None]) -> list[
 
 
 def _run(
-    cell: Cell, settings: ErrorsBenchSettings, model: ModelObject, tokenizer: TokenizerObject
+    cell: ChainSetting, settings: ErrorsBenchSettings, model: ModelObject, tokenizer: TokenizerObject
 ) -> tuple[ControlsSummary, dict[str, bool]]:
     output = str(Path(settings.folder) / cell.folder)
     fields: RunFields = {

@@ -12,7 +12,7 @@ _GUARDS: tuple[GuardName, ...] = ("off", "warn", "drop", "text")
 _MAX_BETWEEN = 16
 
 
-class Cell(NamedTuple):
+class ChainSetting(NamedTuple):
     """One setting: it is run with matched memory and with one agent that is told something wrong."""
 
     task: str
@@ -52,11 +52,11 @@ class ErrorsBenchSettings:
             given = ",".join(map(str, self.between))
             raise ConfigError("between", given, f"it must be numbers of agents from 0 to {_MAX_BETWEEN}")
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[ChainSetting]:
         """Yield all settings."""
         for task in self.tasks:
             for between in self.between:
-                yield Cell(task, "text", "off", between)
+                yield ChainSetting(task, "text", "off", between)
                 for guard in _GUARDS:
                     if guard in self.guards:
-                        yield Cell(task, "latent", guard, between)
+                        yield ChainSetting(task, "latent", guard, between)

@@ -8,7 +8,7 @@ from latentmas_ray.topology import Agent, Topology
 _CONTEXT = "{% if context %}\n{{ context }}\n\n{% endif %}\n"
 
 
-class Form(NamedTuple):
+class ChainForm(NamedTuple):
     """The prompts of a task's chain."""
 
     first: str  # of the agent that is told something wrong
@@ -19,14 +19,14 @@ class Form(NamedTuple):
 _ALL_NOTES = 'Notes: {{ notes | join(" ") }}\nRepeat the notes.\n'
 _FACTS = '{{ notes | join(" ") }}\n'
 # notes and facts: the answering agent sees only the question. chain: it sees the whole problem, as all agents do.
-FORMS: Mapping[str, Form] = {
-    "notes": Form(first=_ALL_NOTES, between=(_ALL_NOTES,), last="Question: {{ question }}\nAnswer.\n"),
-    "chain": Form(
+FORMS: Mapping[str, ChainForm] = {
+    "notes": ChainForm(first=_ALL_NOTES, between=(_ALL_NOTES,), last="Question: {{ question }}\nAnswer.\n"),
+    "chain": ChainForm(
         first="Question: {{ question }}\nPlan the steps.\n",
         between=("Question: {{ question }}\nCheck the plan.\n", "Question: {{ question }}\nWork out the steps.\n"),
         last="Question: {{ question }}\nAnswer.\n",
     ),
-    "facts": Form(first=_FACTS, between=(_FACTS,), last="{{ question }}\n"),
+    "facts": ChainForm(first=_FACTS, between=(_FACTS,), last="{{ question }}\n"),
 }
 
 

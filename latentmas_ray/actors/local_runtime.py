@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from latentmas_ray.actors.execute_turn import Runner, execute_turn, receive_kept
 from latentmas_ray.actors.receiver import SentChunk, complete_segments
 from latentmas_ray.authentication import RunKey
@@ -16,6 +18,7 @@ from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest
 from latentmas_ray.errors import InputError, LatentMASError, QuestionsTooLongError, TurnError
 from latentmas_ray.memory.spec import WHOLE
+from latentmas_ray.placement.free_cores import find_free_cores
 from latentmas_ray.runs.run_events import TurnPlace
 from latentmas_ray.scheduler.protocol import (
     Event,
@@ -40,18 +43,25 @@ class LocalRuntime:
         *,
         note: str = "",
         own: Mapping[str, Callable[[], Runner]] | None = None,
+        num_threads: int | None = None,
     ) -> None:
         """`own` loads the models of the agents that have another than `make_runner` loads: one model for each function,
-        which several agents may share. `note` is a further fact for the description, in the log."""
+        which several agents may share. `note` is a further fact for the description, in the log. `num_threads`: of
+        torch in this process, until the runtime is closed; without it as many as cores are free, and never more than
+        torch would have."""
         self._make_runner = make_runner
         self._own = dict(own or {})
         self._note = note
         self._transport = transport
         self._runners: dict[Callable[[], Runner], Runner] = {}
         self._events: list[Event] = []  # for the next poll
+        self._num_threads = num_threads
+        self._threads_before: int | None = None
 
     def start(self) -> RuntimeInfo:
-        """Load each model once. Raises ModelError, ConfigError for models whose memory an agent cannot read."""
+        """Choose the threads, then load each model once. Raises ModelError, ConfigError for models whose memory an
+        agent cannot read; then `close` has to follow."""
+        threads = self._choose_threads()
         for make_runner in dict.fromkeys([self._make_runner, *self._own.values()]):
             self._runners[make_runner] = make_runner()
         self._transport.open(RunKey.generate())
@@ -59,7 +69,9 @@ class LocalRuntime:
         return RuntimeInfo(
             bytes_per_token=max(runner.spec.bytes_per_token for runner in runners),
             memory_limit_bytes=int(_free_memory_bytes() * _MEMORY_SHARE),
-            description=", ".join(filter(None, (f"all agents in this process on {runners[0].device}", self._note))),
+            description=", ".join(
+                filter(None, (f"all agents in this process on {runners[0].device}", threads, self._note))
+            ),
             kv_spec=runners[0].spec.of_shard(WHOLE),
             kv_specs={agent: self._runner_of(agent).spec.of_shard(WHOLE) for agent in self._own},
         )
@@ -71,6 +83,7 @@ class LocalRuntime:
     def submit(self, work: TurnRequest, segments: Mapping[str, Any]) -> TurnHandle:
         """Execute the turn and queue its events for `poll`. If it fails, the handle's segment is the exception."""
         runner = self._runner_of(work.agent)
+        self._keep_threads()
         place = TurnPlace(submitted_at=time.time())
         chunks = [segments[name] for name in work.segment_order()]
         for chunk in chunks:
@@ -117,6 +130,26 @@ class LocalRuntime:
         self._runners.clear()
         self._events.clear()
         self._transport.close()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def _choose_threads(self) -> str:
+        """Set torch's threads, and say how many and why."""
+        before = torch.get_num_threads()
+        self._threads_before, why = before, ""
+        if self._num_threads is None:
+            self._num_threads = before
+            if before > 1:
+                cores = find_free_cores()
+                self._num_threads, why = min(before, cores.num_threads), f" ({cores})"
+        self._keep_threads()
+        return f"{self._num_threads} torch thread{'s' if self._num_threads > 1 else ''}{why}"
+
+    def _keep_threads(self) -> None:
+        """Set torch's threads in the calling thread: each has a number of its own."""
+        if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
+            torch.set_num_threads(self._num_threads)
 
     def _failed(self, work: TurnRequest, error: Exception) -> TurnHandle:
         """Return the handle of a failed turn and queue its event. An InputError and a QuestionsTooLongError are kept as

@@ -48,7 +48,9 @@ _FLAG_FIELDS = (
     | frozenset(PIPELINE_FIELDS)
     | {
         "seeds",
+        "config",
         "controls",
+        "preset",
         "example",
         "from_memory",
         "tp",

@@ -21,8 +21,10 @@ from latentmas_ray.cli.commands.grade import grade
 from latentmas_ray.cli.commands.inspect import inspect
 from latentmas_ray.cli.commands.memory import memory
 from latentmas_ray.cli.commands.pages.report import report
+from latentmas_ray.cli.commands.pages.results import results
 from latentmas_ray.cli.commands.pages.timeline import timeline
 from latentmas_ray.cli.commands.plan import plan
+from latentmas_ray.cli.commands.presets import presets
 from latentmas_ray.cli.commands.tasks import tasks
 from latentmas_ray.cli.commands.topologies import topologies
 from latentmas_ray.cli.errors import CommandGroup, exit_code_of
@@ -40,9 +42,11 @@ app.command("compare")(compare)
 app.command("grade")(grade)
 app.command("tasks")(tasks)
 app.command("topologies")(topologies)
+app.command("presets")(presets)
 app.command("demo")(demo)
 app.command("inspect")(inspect)
 app.command("memory")(memory)
+app.command("results")(results)
 app.command("report")(report)
 app.command("timeline")(timeline)
 app.command("plan")(plan)

@@ -5,7 +5,7 @@ A flag's value stays text until `make_config` validates it, so that all error me
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -37,6 +37,15 @@ _METAVARS = {
     "seed": "S",
     "thoughts": "RULE",
 }
+# Flags that name what a run starts from.
+_STARTS: Mapping[str, Any] = {
+    "config_file": typer.Option(
+        "--config", metavar="FILE|DIR", help="the settings of an earlier run, from its config.yaml; flags override them"
+    ),
+    "preset": typer.Option(
+        "--preset", metavar="NAME", help="published settings, one of latentmas presets; flags override them"
+    ),
+}
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)
 _MAX_WHOLE_NUMBER = 10**12
 _METAVAR_BY_TYPE = {int: "N", float: "X", str: "TEXT"}
@@ -54,13 +63,17 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def run_options(
-    *fields: str, fixed: Mapping[str, Any] | None = None, helps: Mapping[str, str] | None = None
+    *fields: str,
+    fixed: Mapping[str, Any] | None = None,
+    helps: Mapping[str, str] | None = None,
+    starts: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds the flags of `fields` to a command (of all fields if none is named).
 
     The command gets their values as its first argument, a validated `RunConfig`; its other parameters are unchanged.
     `fixed` replaces defaults of `RunConfig`: the default of a flag, or the value of a field without a flag. `helps`
-    replaces the descriptions of fields that mean something else to this command.
+    replaces the descriptions of fields that mean something else to this command. `starts` names flags of
+    `cli.starting_point`: what they name replaces defaults, too.
     """
     names = fields or tuple(RunConfig.model_fields)
     fixed = fixed or {}
@@ -82,13 +95,17 @@ def run_options(
             for old, new in old_names.items():
                 if old in given and new not in typed:
                     given.pop(new, None)  # its default, not given by the user
-            config = make_config({**fixed, **given})
-            # Only what the user typed counts as set, and not the defaults of the flags.
-            command(RunConfig.model_construct({old_names.get(name, name) for name in typed}, **dict(config)), **values)
+            set_here = {old_names.get(name, name) for name in typed}
+            named = {name: value for name in starts if (value := values.pop(name, None)) is not None}
+            config = _started_from(named, fixed, given, set_here) if named else make_config({**fixed, **given})
+            # Only what the user typed counts as set, and not the defaults of the flags; and the task that is named.
+            set_here |= {"task"} if named else set()
+            command(RunConfig.model_construct(set_here, **dict(config)), **values)
 
         flags = [_parameter(name, default, (helps or {}).get(name)) for name, default in defaults.items()]
         flags += [_switch_parameter(name) for name in switches]
         flags += [_hidden_parameter(name) for name in (*renamed, *refused)]
+        flags += [_start_parameter(name) for name in starts]
         with_flags.__name__ = command.__name__
         with_flags.__doc__ = command.__doc__
         own = own if has_context else [*own, _CONTEXT]
@@ -105,6 +122,20 @@ def with_controls(arguments: Sequence[str]) -> list[str]:
         f"{one}={','.join(DEFAULT_CONTROLS)}" if one == "--controls" and after.startswith("-") else one
         for one, after in followed
     ]
+
+
+def _started_from(
+    named: Mapping[str, str], fixed: Mapping[str, Any], flags: Mapping[str, Any], typed: Collection[str]
+) -> RunConfig:
+    """Return the configuration of a run that starts from what `--config` or `--preset` names; those of `flags` that are
+    `typed` override it. Raises ConfigError."""
+    from latentmas_ray.cli.starting_point import find_start, tell_changes  # needs YAML, and imports this module
+
+    start = find_start(named, typed)
+    begin = {name: value for name, value in start.fields.items() if name not in typed}
+    config = make_config({**fixed, **begin, **{name: value for name, value in flags.items() if name not in begin}})
+    tell_changes(start, config, typed)
+    return config
 
 
 def whole_number(field: str, text: str, *, least: int, most: int) -> int:
@@ -204,6 +235,11 @@ def _hidden_parameter(name: str) -> inspect.Parameter:
     """Return the flag of a field's old name, or of a field that is refused with advice; --help does not show it."""
     declarations = (flag_of(name), "-pp") if name == "pp" else (flag_of(name),)
     annotation = Annotated[str | None, typer.Option(*declarations, hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _start_parameter(name: str) -> inspect.Parameter:
+    annotation = Annotated[str | None, _STARTS[name]]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -40,6 +40,7 @@ from latentmas_ray.config.values import (
     parse_replicas,
     parse_transport,
 )
+from latentmas_ray.env import MAX_THREADS
 from latentmas_ray.paths import with_home
 from latentmas_ray.units import parse_bytes
 
@@ -88,6 +89,7 @@ class ConfigPart(BaseModel):
         "seed",
         "limit",
         "tp",
+        "threads",
         "trace",
         "keep",
         mode="before",
@@ -319,6 +321,14 @@ class PlacementConfig(ConfigPart):
     )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"
+    )
+    threads: Annotated[int | None, MayChange()] = Field(
+        default=None,
+        ge=1,
+        le=MAX_THREADS,
+        description="threads with which each agent's actor, or the process of runtime local, computes on cores; "
+        "without it LATENTMAS_TORCH_THREADS, else an actor's part of its node's cores, and locally the cores that are "
+        "free",
     )
     start_timeout: Annotated[float, MayChange()] = Field(
         default=1800.0, gt=0, le=1e6, description="seconds that actors may take to find places and load their models"

@@ -61,8 +61,8 @@ class UnusedFields:
 _KEEP = ("keep", "keep_by", "keep_layers")
 _MEMORY = ("transport", "transfer", "codec", *_KEEP, "overlap", "memory_in_flight")
 _THOUGHTS = ("latent_steps", "thoughts")
-# All parts of the placement are about actors, but for the runtime itself and `tp`, which is refused.
-_ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp"))
+# All parts of the placement are about actors, but for the runtime itself, `threads`, and `tp`, which is refused.
+_ACTORS = tuple(name for name in PlacementConfig.model_fields if name not in ("runtime", "tp", "threads"))
 
 UNUSED = (
     UnusedFields(

@@ -169,7 +169,7 @@ class TurnRunner:
         incoming = InMemorySegments(memory) if isinstance(memory, Mapping) else memory
         with timer.phase("absorb"):
             if work.translated:
-                incoming = self._translate(work, incoming)
+                incoming = self.translate(work, incoming)
             with lm.ranks.all_or_none():
                 segments, chunks = incoming.segments(), incoming.chunks()
             check_positions(
@@ -199,13 +199,12 @@ class TurnRunner:
 
     def recompute(self, work: TurnRequest, memory: Incoming) -> dict[str, Segment]:
         """Return all segments that a turn reads, with the KV of those that arrive as recompute inputs computed. Raises
-        like `engine.recompute` and `TranslatedSegments`."""
-        if work.translated and not isinstance(memory, TranslatedSegments):
-            memory = self._translate(work, memory)
+        like `engine.recompute`. Memory of agents with another model must be translated: see `translate`."""
         return recompute(self.engine, work.reads, memory, work.recomputed, work.question_ids)
 
-    def _translate(self, work: TurnRequest, memory: Incoming) -> TranslatedSegments:
-        """Wait for the memory of agents with another model, and translate it. Raises like `TranslatedSegments`."""
+    def translate(self, work: TurnRequest, memory: Incoming) -> TranslatedSegments:
+        """Wait for memory of agents with another model; return all memory, with theirs as inputs of this one. Raises
+        like `TranslatedSegments`."""
         lm = self.engine.lm
         by_agent = {agent: self._translators[model] for agent, model in work.translated.items()}
         return TranslatedSegments(memory, work.reads, by_agent, lm.spec, lm.ranks)

@@ -78,7 +78,7 @@ def compare_folders(folders: Sequence[str], base: str | None = None) -> Comparis
     first = runs[0]
     figures = tuple(figures_of(run, single_for(run, runs)) for run in runs)
     pairs = tuple(_pair(first, other) for other in runs[1:])
-    return Comparison(runs=figures, pairs=pairs, gains=tuple(_gains(runs)), notes=tuple(_notes(runs, pairs)))
+    return Comparison(runs=figures, pairs=pairs, gains=tuple(find_gains(runs)), notes=tuple(_notes(runs, pairs)))
 
 
 def _ordered(folders: Sequence[str], base: str | None) -> list[str]:
@@ -121,7 +121,8 @@ def _pair(base: ComparedRun, other: ComparedRun) -> PairedRuns:
     )
 
 
-def _gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
+def find_gains(runs: Sequence[ComparedRun]) -> Iterator[Gain]:
+    """Yield the gain of each latent run with matched memory over each of its controls that is among `runs`."""
     for matched in runs:
         if not _may_have_controls(matched):
             continue

@@ -1,6 +1,7 @@
 """The journal of a run in its output folder: configuration, answers as they finish, failures, and the summary.
 
 config.yaml      the run's configuration; a resumed run must have the same values in all fields that affect answers
+topology.yaml    the topology as it was configured, unless it is a built-in one: so the run can be repeated
 results.jsonl    one row per answer, appended and synced to disk as questions finish; sorted by question at the end
 traces.jsonl     one row per traced question; embeddings.json has the plane of the thoughts
 timeline.jsonl   one row per turn, and per replica or node that came or went, of all starts: see `runs.timeline`
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 import yaml
 
-from latentmas_ray.config import RunConfig, stored_fields
+from latentmas_ray.config import PATH_FIELDS, RunConfig, stored_fields
 from latentmas_ray.errors import JournalError, RunError, hide_password
 from latentmas_ray.runs.folder import (
     FolderLock,
@@ -42,17 +43,36 @@ CONFIG_NAME = "config.yaml"
 RESULTS_NAME = "results.jsonl"
 FAILURES_NAME = "failures.jsonl"
 SUMMARY_NAME = "summary.json"
-_NAMES = (CONFIG_NAME, RESULTS_NAME, TRACES_NAME, EMBEDDINGS_NAME, TIMELINE_NAME, FAILURES_NAME, SUMMARY_NAME)
+TOPOLOGY_NAME = "topology.yaml"
+STARTED_IN = "started_in"  # a key of config.yaml: the folder below which relative names of files are
+_NAMES = (
+    CONFIG_NAME,
+    TOPOLOGY_NAME,
+    RESULTS_NAME,
+    TRACES_NAME,
+    EMBEDDINGS_NAME,
+    TIMELINE_NAME,
+    FAILURES_NAME,
+    SUMMARY_NAME,
+)
 
 
 class Journal:
     """An output folder, open for one run. It is locked until it is closed or the process ends."""
 
-    def __init__(self, folder: Path, config: RunConfig, questions: Sequence[Question], pinned: Mapping[str, str]):
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        questions: Sequence[Question],
+        pinned: Mapping[str, str],
+        topology: str | None = None,
+    ):
         self._folder = folder
         self._config = config
         self._questions = {question.id: question for question in questions}
         self._pinned = dict(pinned)
+        self._topology = topology
         self._answers: dict[str, Answer] = {}  # in the order of the file
         self._digests: dict[str, bytes] = {}  # of their rows, in the same order
         self._failures: list[Failure] = []
@@ -76,14 +96,16 @@ class Journal:
         questions: Sequence[Question],
         *,
         pinned: Mapping[str, str] | None = None,
+        topology: str | None = None,
     ) -> "Journal":
         """Start a journal in `folder`, or continue the existing one if `config.resume` is set.
 
-        `pinned` are further facts that a resumed run must share, such as a digest of the topology's text.
+        `pinned` are further facts that a resumed run must share, such as a digest of the topology's text. `topology` is
+        the text of a topology that is not a built-in one, for a copy in the folder.
         Raises JournalError, and changes nothing, if the folder is a file, is not writable, is in use, holds results and
         the run does not resume, or holds damaged results or those of a different run.
         """
-        return cls(Path(folder), config, questions, pinned or {})
+        return cls(Path(folder), config, questions, pinned or {}, topology)
 
     @property
     def answers(self) -> list[Answer]:
@@ -204,10 +226,18 @@ class Journal:
                 self._drop_outdated()
                 self._traces.remove()
                 self.timeline.remove()
+                self._copy_topology()
                 write_atomically(self._folder / CONFIG_NAME, self._config_text().encode())
         except OSError as error:
             expected = f"its files cannot be read and written: {error.strerror or error}"
             raise JournalError("output", str(self._folder), expected) from error
+
+    def _copy_topology(self) -> None:
+        path = self._folder / TOPOLOGY_NAME
+        if self._topology is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, self._topology.encode())
 
     def _resume(self, path: Path) -> None:
         if not self._config.resume:
@@ -225,6 +255,8 @@ class Journal:
         values = self._config.model_dump() | ({"pinned": self._pinned} if self._pinned else {})
         if self._config.output is not None:
             values["output"] = hide_password(self._config.output)
+        if any(_is_relative_file(getattr(self._config, name)) for name in PATH_FIELDS):
+            values[STARTED_IN] = str(Path.cwd())
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def _check_identity(self) -> None:
@@ -292,6 +324,13 @@ class Journal:
         rows = {_digest(row + b"\n"): row + b"\n" for row in read_file(path).split(b"\n")}
         write_atomically(path, b"".join(rows[self._digests[name]] for name in ordered))
         self._answers = {name: self._answers[name] for name in ordered}
+
+
+def _is_relative_file(name: str | None) -> bool:
+    try:
+        return name is not None and not Path(name).is_absolute() and Path(name).exists()
+    except OSError:  # too long for a file name
+        return False
 
 
 def _digest(row: bytes) -> bytes:

@@ -75,8 +75,10 @@ class SeedsJournal:
         configs: Mapping[int, RunConfig],
         questions: Sequence[Question],
         pinned: dict[str, str],
+        topology: str | None = None,
     ) -> None:
-        """`configs` has the configuration of each seed. Raises JournalError."""
+        """`configs` has the configuration of each seed; `pinned` and `topology` are those of `Journal.open`. Raises
+        JournalError."""
         self._stack = ExitStack()
         self._root: Output | None = None
         self._journals: dict[int, Journal] = {}
@@ -92,7 +94,7 @@ class SeedsJournal:
             }
             # First those that may raise: then nothing is created for the others.
             for seed, own in sorted(outputs.items(), key=lambda one: not (one[1].folder / RESULTS_NAME).exists()):
-                journal = Journal.open(own.folder, configs[seed], questions, pinned=pinned)
+                journal = Journal.open(own.folder, configs[seed], questions, pinned=pinned, topology=topology)
                 self._journals[seed] = stack.enter_context(journal)
                 own.start()
             (self._root.folder / SUMMARY_NAME).unlink(missing_ok=True)  # `finish` writes it again

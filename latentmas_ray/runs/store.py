@@ -21,14 +21,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from latentmas_ray.config import is_url
 from latentmas_ray.errors import JournalError, RunError, hide_password, hide_passwords, password_of
-from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME
+from latentmas_ray.runs.journal import CONFIG_NAME, FAILURES_NAME, RESULTS_NAME, SUMMARY_NAME, TOPOLOGY_NAME
 from latentmas_ray.runs.timeline import TIMELINE_NAME
 from latentmas_ray.runs.traces import EMBEDDINGS_NAME, TRACES_NAME
 
 UPLOAD_SECONDS = 15.0
-# The configuration is first: results without it cannot be resumed. Traces come before results: a question with an
-# answer is not traced again.
-_NAMES = (CONFIG_NAME, TRACES_NAME, EMBEDDINGS_NAME, RESULTS_NAME, TIMELINE_NAME, FAILURES_NAME, SUMMARY_NAME)
+# The configuration is first, after the topology that it names: results without it cannot be resumed. Traces come before
+# results: a question with an answer is not traced again.
+_NAMES = (
+    *(TOPOLOGY_NAME, CONFIG_NAME, TRACES_NAME, EMBEDDINGS_NAME, RESULTS_NAME, TIMELINE_NAME, FAILURES_NAME),
+    SUMMARY_NAME,
+)
 _LOG = logging.getLogger(__name__)
 
 

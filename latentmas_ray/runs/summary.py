@@ -80,13 +80,7 @@ def summarise(
         relative_error=max(
             (transfer.relative_error for answer in answers for transfer in answer.transfers), default=0.0
         ),
-        exposed_seconds=mean_or_zero(
-            [
-                sum(transfer.exposed_seconds for transfer in answer.transfers if transfer.reader == reader)
-                for answer in answers
-                for reader in dict.fromkeys(transfer.reader for transfer in answer.transfers)
-            ]
-        ),
+        exposed_seconds=_exposed_seconds(answers),
         seconds=seconds,
         questions_per_second=(len(answers) - num_resumed) / seconds if seconds > 0 else 0.0,
         num_resumed=num_resumed,
@@ -100,6 +94,17 @@ def summarise(
         cut_off=_cut_off_by_agent(answers),
         made_with=made_with or {},
         layout_speed=layout_speed,
+    )
+
+
+def _exposed_seconds(answers: Iterable[Answer]) -> float:
+    """Return the mean, over questions and readers, of the exposed seconds of all that a reader reads."""
+    return mean_or_zero(
+        [
+            sum(transfer.exposed_seconds for transfer in answer.transfers if transfer.reader == reader)
+            for answer in answers
+            for reader in dict.fromkeys(transfer.reader for transfer in answer.transfers)
+        ]
     )
 
 

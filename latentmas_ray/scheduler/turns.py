@@ -169,12 +169,7 @@ def build_turn(
     recomputed = recomputed.union(translated)
     if given is not None:
         reads, recomputed, translated = given.reads, given.recomputed, {}
-    ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
-    wrote = [
-        {name: texts[name][index] for name in ancestors}
-        | {name: by_id[question.id] for name, by_id in (fallbacks or {}).items() if question.id in by_id}
-        for index, question in enumerate(batch.questions)
-    ]
+    wrote = _wrote(topology, agent, batch, texts, fallbacks or {})
     steps = _latent_steps(agent, settings)
     return TurnRequest(
         agent=agent.name,
@@ -204,6 +199,22 @@ def build_turn(
         is_last=agent.name == topology.answering_agent.name,
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
+
+
+def _wrote(
+    topology: Topology,
+    agent: Agent,
+    batch: Batch,
+    texts: Mapping[str, Sequence[str]],
+    fallbacks: Mapping[str, Mapping[str, str]],
+) -> list[dict[str, str]]:
+    """Return, for each question, the texts of other agents for the prompt of `agent`, by their names."""
+    ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
+    return [
+        {name: texts[name][index] for name in ancestors}
+        | {name: by_id[question.id] for name, by_id in fallbacks.items() if question.id in by_id}
+        for index, question in enumerate(batch.questions)
+    ]
 
 
 def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[SegmentBound, ...]:

@@ -64,17 +64,19 @@ class Evaluation:
         questions: Sequence[Question],
         *,
         pinned: Mapping[str, str],
+        topology: str | None = None,
         check: Callable[[RunConfig], None],
         start: Callable[[int], RuntimeInfo],
         run: RunBatches,
         observe: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
-        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first. `check`
-        raises ConfigError for a number of latent steps that does not fit. `start` starts the runtime for a number of
-        batches; `run` answers the questions of batches. `observe` gets what a run measures of itself."""
+        """`pinned` has the facts, besides the configuration, that a resumed run must share with the first; `topology`
+        is the text of one that is not built in. `check` raises ConfigError for a number of latent steps that does not
+        fit. `start` starts the runtime for a number of batches; `run` answers the questions of batches. `observe` gets
+        what a run measures of itself."""
         self._config = config
         self._questions = questions
-        self._pinned = dict(pinned)
+        self._pinned, self._topology = dict(pinned), topology
         self._check = check
         self._start, self._run, self._observe = start, run, observe
 
@@ -97,14 +99,16 @@ class Evaluation:
             check_no_controls(config.output)
         if seeds is not None:
             configs = {seed: config_of(config, seed) for seed in seeds}
-            with SeedsJournal(config.output, configs, self._questions, self._pinned) as journals:
+            with SeedsJournal(config.output, configs, self._questions, self._pinned, self._topology) as journals:
                 yield partial(self._answer_seeds, config, configs, journals, on_seed)
         elif config.output is None:
             yield lambda: _evaluated(self._answer_all(config, None))
         else:
             with open_output(config.output) as output:
                 check_no_seeds(output.folder)
-                with Journal.open(output.folder, config, self._questions, pinned=self._pinned) as journal:
+                with Journal.open(
+                    output.folder, config, self._questions, pinned=self._pinned, topology=self._topology
+                ) as journal:
                     output.start()
                     yield lambda: _evaluated(self._answer_all(config, journal))
 

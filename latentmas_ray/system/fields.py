@@ -50,6 +50,7 @@ class RunFields(TypedDict, total=False):
     hardware: str | None
     placement: PlacementName
     tp: int
+    threads: int | None
     transport: TransportName | dict[ActorLink, TransportName]
     transfer: TransferMode
     codec: CodecName

@@ -1,12 +1,14 @@
 """`LatentMAS`: the Python interface."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, closing
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from latentmas_ray.config import MemoryName, RunConfig
+from latentmas_ray.config import MemoryName, RunConfig, make_config
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.errors import QuestionsFailedError
 from latentmas_ray.runs.controls.names import parse_controls
@@ -16,6 +18,7 @@ from latentmas_ray.runs.results import Answer, Failure, ReturnedMemory, Summary
 from latentmas_ray.runs.run_events import Observer
 from latentmas_ray.system.fields import RunFields
 from latentmas_ray.system.memory_folder import MemoryFolder
+from latentmas_ray.system.settings import StartSettings, find_preset, read_config_file
 from latentmas_ray.system.setup import QuestionLike, Setup
 from latentmas_ray.system.stream import ResultStream
 from latentmas_ray.topology import Topology
@@ -23,6 +26,8 @@ from latentmas_ray.topology import Topology
 if TYPE_CHECKING:
     from latentmas_ray.memory import Memory
     from latentmas_ray.models.given import ModelObject, TokenizerObject
+
+_LOG = logging.getLogger(__name__)
 
 
 class LatentMAS:
@@ -54,6 +59,50 @@ class LatentMAS:
         Raises ConfigError, TopologyError or ModelError, each naming the field, the value and what would be right.
         """
         self._setup = Setup(model, tokenizer, topology, observer, dict(fields))
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | Path,
+        *,
+        topology: str | Topology | None = None,
+        observer: Observer | None = None,
+        **fields: Unpack[RunFields],
+    ) -> Self:
+        """Return the system of an earlier run, from its config.yaml or the folder with it; the keywords override its
+        settings.
+
+        Its output folder, address and `detach` are not taken over, nor what a user has to allow each time. Raises
+        ConfigError for a file that no run wrote, and for a task, model or topology that is not there any more; and what
+        the constructor raises.
+        """
+        start = read_config_file(path, {*fields, *(() if topology is None else ("topology",))})
+        for note in start.notes:
+            _LOG.warning("%s", note)
+        return cls._started(start, topology, observer, fields)
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        topology: str | Topology | None = None,
+        observer: Observer | None = None,
+        **fields: Unpack[RunFields],
+    ) -> Self:
+        """Return a system with published settings, one of `latentmas presets`; the keywords override them. Raises
+        ConfigError for an unknown name, and what the constructor raises."""
+        return cls._started(find_preset(name).start(), topology, observer, fields)
+
+    @classmethod
+    def _started(
+        cls, start: StartSettings, topology: str | Topology | None, observer: Observer | None, fields: RunFields
+    ) -> Self:
+        named = topology if isinstance(topology, str) else start.fields.get("topology")
+        values = make_config({**start.fields, **fields, **({} if named is None else {"topology": named})})
+        # Only what is given here counts as given: the other fields may do nothing without a warning.
+        config = RunConfig.model_construct({*fields}, **dict(values))
+        return cls(config, topology=topology if isinstance(topology, Topology) else None, observer=observer)
 
     @property
     def config(self) -> RunConfig:
@@ -229,7 +278,7 @@ class LatentMAS:
         output: str | None = None,
         resume: bool | None = None,
         seeds: str | Sequence[int] | None = None,
-        latent_steps: int | None = None,
+        latent_steps: int | str | None = None,
         controls: str | Sequence[str] | Literal[True],
         on_seed: Callable[[int], None] | None = None,
         on_control: Callable[[MemoryName], None] | None = None,

@@ -20,6 +20,7 @@ from latentmas_ray.topology import Topology
 P = ParamSpec("P")
 T = TypeVar("T")
 Check = Callable[[RuntimeInfo], None]
+MakeRuntime = Callable[[Topology, int], Runtime]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,7 +42,7 @@ class LiveRuntime:
 
     def __init__(
         self,
-        make_runtime: Callable[[Topology, int], Runtime],
+        make_runtime: MakeRuntime,
         make_metrics: Callable[[], MetricSink | None],
         memory_limit_bytes: int | None,
     ) -> None:
@@ -55,10 +56,10 @@ class LiveRuntime:
         self._started: _Started | None = None
         self._for_event_loops: ThreadPoolExecutor | None = None
 
-    def start(self, topology: Topology, num_batches: int) -> RuntimeInfo:
-        """Start the runtime unless it has started. Raises the errors of `Runtime.start`, and ConfigError if active
-        calls use a runtime without all agents of `topology`."""
-        started = self._start(topology, num_batches)
+    def start(self, topology: Topology, num_batches: int, make_runtime: MakeRuntime | None = None) -> RuntimeInfo:
+        """Start the runtime unless it has started; `make_runtime` makes it, if that is not the usual one. Raises the
+        errors of `Runtime.start`, and ConfigError if active calls use a runtime without all agents of `topology`."""
+        started = self._start(topology, num_batches, make_runtime)
         self._release(started)
         return started.info
 
@@ -111,13 +112,13 @@ class LiveRuntime:
         if executor is not None:
             executor.shutdown(wait=False)
 
-    def _start(self, topology: Topology, num_batches: int) -> _Started:
+    def _start(self, topology: Topology, num_batches: int, make_runtime: MakeRuntime | None = None) -> _Started:
         """Return the runtime for this topology; the caller must call `_release` afterwards."""
         with self._exclusive():
             if (started := self._join(topology)) is not None:
                 return started
             self._close_started(RunError("other agents were started"))
-            started = self._start_new(topology, num_batches)
+            started = self._start_new(topology, num_batches, make_runtime or self._make_runtime)
             with self._state:
                 started.num_calls += 1
                 self._started = started
@@ -158,8 +159,8 @@ class LiveRuntime:
         if not starting.cancelled() and starting.exception() is None:
             self._release(starting.result())
 
-    def _start_new(self, topology: Topology, num_batches: int) -> _Started:
-        runtime = self._make_runtime(topology, num_batches)
+    def _start_new(self, topology: Topology, num_batches: int, make_runtime: MakeRuntime) -> _Started:
+        runtime = make_runtime(topology, num_batches)
         try:
             info = runtime.start()
             scheduler = Scheduler(

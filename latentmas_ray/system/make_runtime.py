@@ -50,13 +50,15 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         "cache_dir": read_environment().cache_dir.absolute(),
     }
     make_runner, own = runner_makers(models, topology, loading)
+    num_threads = config.threads or read_environment().torch_threads
     if config.runtime == "local":
         from latentmas_ray.actors.local_runtime import LocalRuntime
         from latentmas_ray.transport.make import pick_transport
 
         transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
         choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
-        return LocalRuntime(make_runner, transport, note=describe_engines(topology, choices), own=own)
+        note = describe_engines(topology, choices)
+        return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -80,6 +82,7 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         tp=planner.tp,
         busy_agents=busy_agents,
         uses_gpus=config.device != "cpu",
+        num_threads=num_threads,
         start_seconds=config.start_timeout,
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, models, topology, choices, loading),
@@ -133,7 +136,7 @@ def detached_actors(config: RunConfig, models: RunModels, planner: RunPlanner) -
     # What a resumed run must share anyway is checked by its journal; these fields may change, and actors with them.
     made_from = (
         *("replicas", "placement", "tp", "engine", "decode_batch", "transport", "transfer", "trace"),
-        *("turn_timeout", "detach"),  # actors keep to these themselves
+        *("turn_timeout", "detach", "threads"),  # actors keep to these themselves
     )
     facts = {name: getattr(config, name) for name in made_from}
     if planner.layout is not None:  # on other nodes a search may choose another one

@@ -1,6 +1,5 @@
 """Turns the arguments of `LatentMAS` into a topology, a model, a runtime, calls and evaluations."""
 
-import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
@@ -41,12 +40,14 @@ from latentmas_ray.tasks import check_graders, mismatch_memory
 from latentmas_ray.tasks.question import Question
 from latentmas_ray.tasks.trained import warn_of_untrained
 from latentmas_ray.topology import (
+    BUILTIN,
     RenderedPrompts,
     Topology,
     apply_control,
     apply_method,
     builtin_for,
     corrupt_one,
+    digest_topology,
     dump_topology,
     load_topology,
     own_models,
@@ -106,9 +107,11 @@ class Setup:
             self.config.memory_in_flight_bytes,
         )
 
-    def make_runtime(self, topology: Topology, num_batches: int) -> Runtime:
-        """Return a runtime, not started; see `make_runtime.make_runtime`."""
-        return make_runtime(self.config, self._models.of_agents(self.config, topology), topology, num_batches)
+    def make_runtime(self, topology: Topology, num_batches: int, config: RunConfig | None = None) -> Runtime:
+        """Return a runtime, not started, for this configuration or that of an evaluation; see
+        `make_runtime.make_runtime`."""
+        config = config or self.config
+        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches)
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
@@ -136,7 +139,7 @@ class Setup:
         self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, limits)
         asked = tasks.load_questions(config.task, config.limit) if own is None else own
-        return self._evaluation(config, topology, asked, limits)
+        return self._evaluation(config, topology, asked, limits, is_changed=bool(changes))
 
     def controls(
         self, changes: Mapping[str, Any], names: Sequence[MemoryName], on_control: Callable[[MemoryName], None]
@@ -145,8 +148,8 @@ class Setup:
         config = make_config({**self.config.model_dump(), **changes})
         check_controls(names, config)
         topology = self.topology_for(config)
-        self._warn_of_unused(config, changes.keys() - {"task"})
         limits = self._models.of_agents(config, topology).positions()
+        self._warn_of_unused(config, changes.keys() - {"task"})
         check_steps_fit(config, topology, limits)
         questions = tasks.load_questions(config.task, config.limit)
         evaluations = {}
@@ -156,12 +159,17 @@ class Setup:
             if config.save_memory is not None:
                 check_returns_memory(own, controlled)
             evaluations[name] = self._evaluation(own, controlled, questions, limits)
-        check = partial(check_steps_fit, topology=topology, limits=limits)
         resolved = config.resolved(tasks.task_max_new_tokens(questions))
-        return ControlsEvaluation(resolved, evaluations, check, on_control)
+        return ControlsEvaluation(resolved, evaluations, lambda one: check_steps_fit(one, topology, limits), on_control)
 
     def _evaluation(
-        self, config: RunConfig, topology: Topology, asked: Sequence[Question], limits: Mapping[str, int | None]
+        self,
+        config: RunConfig,
+        topology: Topology,
+        asked: Sequence[Question],
+        limits: Mapping[str, int | None],
+        *,
+        is_changed: bool = False,
     ) -> Evaluation:
         """Return the evaluation of these questions under the configured control; `topology` is as that changes it."""
         questions = self._controlled(asked, config.memory, topology)
@@ -169,12 +177,15 @@ class Setup:
         check_graders(questions, unsafe_programs=config.unsafe_programs)
         for one in team_of(config, topology).models:
             warn_of_untrained(one.name, questions)
+        # A searched layout is one for its task, and a former driver's actors are those of its folder.
+        own_runtime = partial(self.make_runtime, config=config) if is_changed else None
         return Evaluation(
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda one: check_steps_fit(one, topology, limits),
             pinned=self._pinned(topology),
-            start=partial(self.live.start, topology),
+            topology=self._copied_topology(config),
+            start=partial(self.live.start, topology, make_runtime=own_runtime),
             run=partial(self._run_batches, topology, prompts),
             observe=Observers(self._observer).on_event,
         )
@@ -209,6 +220,11 @@ class Setup:
     def _configured_topology(self, config: RunConfig) -> Topology:
         """Return the configured topology, or the task's own one of that name. Raises TopologyError."""
         return self._own_topology or load_topology(builtin_for(config.task, config.topology))
+
+    def _copied_topology(self, config: RunConfig) -> str | None:
+        """Return the text of the configured topology; None for a built-in one, which needs no copy."""
+        is_builtin = self._own_topology is None and builtin_for(config.task, config.topology) in BUILTIN
+        return None if is_builtin else dump_topology(self._configured_topology(config))
 
     def _warn_of_unused(self, config: RunConfig, given: Collection[str]) -> None:
         topology = self._configured_topology(config)
@@ -249,7 +265,7 @@ class Setup:
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""
-        pinned = {"topology_digest": hashlib.blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()}
+        pinned = {"topology_digest": digest_topology(topology)}
         # The name of a model object does not identify its weights.
         model = self._models.model
         return pinned if isinstance(model, str) else {**pinned, "weights_revision": model.weights_revision}

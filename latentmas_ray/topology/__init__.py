@@ -18,7 +18,7 @@ from latentmas_ray.topology.agent import Agent, AgentMemory, HandsOver, Thinks, 
 from latentmas_ray.topology.corruption import corrupt_one
 from latentmas_ray.topology.prompts import RenderedPrompts, format_context, render_messages, seen_by
 from latentmas_ray.topology.team import AgentModel, Team, own_models
-from latentmas_ray.topology.yaml import BUILTIN, dump_topology, load_topology, parse_topology
+from latentmas_ray.topology.yaml import BUILTIN, digest_topology, dump_topology, load_topology, parse_topology
 
 __all__ = [
     "BUILTIN",
@@ -35,6 +35,7 @@ __all__ = [
     "apply_method",
     "builtin_for",
     "corrupt_one",
+    "digest_topology",
     "dump_topology",
     "format_context",
     "load_topology",

@@ -1,5 +1,6 @@
 """Reads and writes topologies as YAML. An error is a TopologyError that names file, line, agent and key."""
 
+from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def dump_topology(topology: Topology) -> str:
         agents.append(fields)
     document = {"name": topology.name, "agents": agents}
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def digest_topology(topology: Topology) -> str:
+    """Return a digest of the agents, their prompts and who reads whom: runs that differ in it are different runs."""
+    return blake2b(dump_topology(topology).encode(), digest_size=16).hexdigest()
 
 
 class _Dumper(yaml.SafeDumper):

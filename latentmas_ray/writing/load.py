@@ -49,4 +49,4 @@ def load_text_runner(
         share = get_share(lm.device.type)
         bound = cache_bound(lm, max_running=max_running, share=share, executes_turns=executes_turns)
     engine = ContinuousEngine(lm, max_running=max_running, max_cache_bytes=bound)
-    return TextRunner(engine=engine, turns=turns, recompute=turns.recompute)
+    return TextRunner(engine=engine, turns=turns, recompute=turns.recompute, translate=turns.translate)

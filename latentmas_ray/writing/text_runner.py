@@ -10,7 +10,7 @@ from latentmas_ray.engine.turn import Sampling, TurnRequest, TurnResult
 from latentmas_ray.errors import TurnError
 from latentmas_ray.memory import KVCacheSpec, SegmentChunk
 from latentmas_ray.writing.text_engine import TextEngine, TextRequest
-from latentmas_ray.writing.writer import Recompute
+from latentmas_ray.writing.writer import Recompute, Translate
 
 if TYPE_CHECKING:
     from latentmas_ray.engine.runner import TurnRunner
@@ -21,12 +21,13 @@ class TextRunner:
     """A loaded model that writes texts.
 
     `turns` is our own engine on the same model; it executes the turns that need hidden states (traced questions), one
-    whole turn at a time. `recompute` computes memory again, see `Writer`.
+    whole turn at a time. `recompute` and `translate` are those of `Writer`.
     """
 
     engine: TextEngine
     turns: "TurnRunner | None" = None
     recompute: Recompute | None = None
+    translate: Translate | None = None
 
     @property
     def spec(self) -> KVCacheSpec:

@@ -12,18 +12,18 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from latentmas_ray.engine.positions import check_positions
 from latentmas_ray.engine.run_on import RunOnCheck, asked
 from latentmas_ray.engine.segment_io import Incoming
 from latentmas_ray.engine.timing.progress import TurnProgress
 from latentmas_ray.engine.turn import TurnRequest, TurnResult
-from latentmas_ray.errors import ActorError, CacheError, LatentMASError, first_line
+from latentmas_ray.errors import ActorError, CacheError, LatentMASError, SegmentError, first_line
 from latentmas_ray.memory import Segment, merge_layout
 from latentmas_ray.units import format_seconds
 from latentmas_ray.writing.busy_time import BusyTime
-from latentmas_ray.writing.receive import receive_memory
+from latentmas_ray.writing.receive import ArrivedChunks, receive_memory
 from latentmas_ray.writing.text_engine import TextEngine, TextOutput
 from latentmas_ray.writing.written_turn import ReceivedTurn, WrittenQuestion, WrittenTurn, receiving_spans
 
@@ -52,6 +52,9 @@ class TextEnded:
 WriterEvent = TextGrown | TextEnded
 # Computes again what the agents `TurnRequest.recomputed` handed over; called in the engine's thread.
 Recompute = Callable[[TurnRequest, Incoming], Mapping[str, Segment]]
+# Makes inputs of the engine's model of what the agents `TurnRequest.translated` handed over; called in its thread.
+Translate = Callable[[TurnRequest, Incoming], Incoming]
+_T = TypeVar("_T")
 
 
 def ignore(event: WriterEvent) -> None:
@@ -67,6 +70,7 @@ class Writer:
         execute: Callable[[Callable[[], None]], Any],
         *,
         recompute: Recompute | None = None,
+        translate: Translate | None = None,
         question_seconds: float | None = None,
         on_event: Callable[[WriterEvent], None] = ignore,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +78,7 @@ class Writer:
         """`execute` queues a call for the engine's thread and returns at once.
 
         recompute: without it, `engine` gets the inputs of a chain as they are.
+        translate: without it, memory of other models cannot be read.
         question_seconds: a question fails alone if its steps take longer, from the first that reads its prompt.
             Other work of the engine's thread does not count, nor steps in which it waits for room and others run.
         on_event: is called in the engine's thread for every token, and for every question that ends before its turn.
@@ -81,7 +86,7 @@ class Writer:
         self.engine = engine
         self.busy = BusyTime()
         self.num_steps = 0  # of the engine so far
-        self._execute, self._recompute = execute, recompute
+        self._execute, self._recompute, self._translate = execute, recompute, translate
         self._question_seconds, self._on_event, self._clock = question_seconds, on_event, clock
         self._lock = threading.Lock()  # of all that follows
         self._waiting: list[tuple[tuple[float, int, int], WrittenQuestion]] = []  # a heap
@@ -101,6 +106,8 @@ class Writer:
         engine, begin_at, begin = self.engine, time.time(), time.perf_counter()
         prompts = [engine.chat.encode(prompt.messages, prompt.template, prompt.suffix) for prompt in work.prompts]
         encoded = time.perf_counter()
+        if work.translated:  # lengths and positions are those of the translated inputs
+            memory = self._call_translate(work, ArrivedChunks(memory))
         check_positions(
             work,
             starts=merge_layout(work.reads, memory.segments(), len(prompts)).next_positions,
@@ -352,21 +359,37 @@ class Writer:
             if not turn.future.done():
                 turn.future.set_exception(self._dead)
 
-    def _call_recompute(self, work: TurnRequest, memory: Incoming) -> Mapping[str, Segment]:
-        """Compute memory in the engine's thread; its bytes are copied out of the engine's cache there."""
-        done: Future[Mapping[str, Segment]] = Future()
+    def _call_translate(self, work: TurnRequest, memory: Incoming) -> Incoming:
+        """Translate memory that has arrived."""
+        translate = self._translate
+        if translate is None:
+            names = ", ".join(work.translated)
+            raise SegmentError(f"this engine reads memory of its own model alone, and that of {names} is of another")
+        return self._call(lambda: translate(work, memory))
 
-        def compute() -> None:
+    def _call_recompute(self, work: TurnRequest, memory: Incoming) -> Mapping[str, Segment]:
+        """Compute memory; its bytes are copied out of the engine's cache in the engine's thread."""
+
+        def compute() -> Mapping[str, Segment]:
             assert self._recompute is not None
+            segments = self._recompute(work, memory)
+            for segment in segments.values():
+                segment.kv.buffer()
+            return segments
+
+        return self._call(compute)
+
+    def _call(self, compute: Callable[[], _T]) -> _T:
+        """Return what `compute` returns in the engine's thread. Raises like it."""
+        done: Future[_T] = Future()
+
+        def work() -> None:
             begin = time.time()
             try:
-                segments = self._recompute(work, memory)
-                for segment in segments.values():
-                    segment.kv.buffer()
-                done.set_result(segments)
+                done.set_result(compute())
             except BaseException as error:  # noqa: BLE001  raised where the result is awaited
                 done.set_exception(error)
             self.record_work(begin)
 
-        self._execute(compute)
+        self._execute(work)
         return done.result()

@@ -10,9 +10,9 @@ from latentmas_ray.cli.main import app
 
 FOR_ONE_QUESTION = """
     --model --models --revision --topology --method --latent-steps --thoughts --realign --no-realign --dtype --device
-    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --transport --transfer --codec
-    --keep --keep-by --keep-layers
-    --overlap --no-overlap --runtime --address --start-timeout --guard --otel --json
+    --temperature --top-p --max-new-tokens --seed --engine --sampler --placement --tp --threads --transport --transfer
+    --codec --keep --keep-by --keep-layers --overlap --no-overlap --runtime --address --start-timeout --guard --otel
+    --json
 """
 COMMANDS = {
     "": "--version --install-completion --show-completion",
@@ -20,7 +20,7 @@ COMMANDS = {
     "eval": f"""
         --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
         --rebalance --turn-timeout --memory-in-flight --detach
-        --output --resume --trace --save-memory --unsafe-programs --timeline --hardware
+        --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
         {FOR_ONE_QUESTION}
     """,
     "compare": "folders --base --answers --json",
@@ -32,13 +32,15 @@ COMMANDS = {
     "report": "runs --output --published --no-published",
     "doctor": "--address",
     "memory": "file --json",
+    "presets": "name --json",
+    "results": "folders --markdown --json",
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
         --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
         --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
-        --task --measure --save --compare --json
+        --task --measure --save --compare --preset --json
     """,
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
@@ -71,6 +73,7 @@ BENCHMARKS = {
     "continuous": """
         --model --dtype --device --batch-size --num-questions --shortest --longest --prompt-tokens --repeats --json
     """,
+    "threads": "--threads --model --task --limit --repeats --json",
     "mixed-models": """
         folder --models --task --topology --answerer --limit --latent-steps --batch-size --max-new-tokens --dtype
     """,

@@ -3,6 +3,8 @@
 import json
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from latentmas_ray.cli.main import main
 from latentmas_ray.engine.recompute.translated import translate_segment
 from latentmas_ray.engine.run_on import asked
 from latentmas_ray.engine.runner import TurnRunner
-from latentmas_ray.errors import ConfigError, JournalError, MemoryInputError, ModelError
+from latentmas_ray.errors import ConfigError, JournalError, MemoryInputError, ModelError, QuestionsTooLongError
 from latentmas_ray.memory import LATENT, RecomputeInputs, SegmentChunk, join_recompute_inputs
 from latentmas_ray.models.presets import tiny_tokenizer
 from latentmas_ray.topology.agent import AgentMemory, HandsOver
+from latentmas_ray.writing.continuous import ContinuousEngine
+from latentmas_ray.writing.writer import Writer
 from tests.numerics.conftest import MakeEngine
 from tests.numerics.families import GQA
 from tests.numerics.test_recompute import QUESTIONS, Sent, chunks_of, order
@@ -47,6 +51,13 @@ TRANSLATORS = {"one": Doubles(1), "other": Doubles(2)}  # by the writer's model
 
 def runner_of(engine_of: MakeEngine, model: str) -> TurnRunner:
     return TurnRunner(engine_of(FAMILY[model]), {name: one for name, one in TRANSLATORS.items() if name != model})
+
+
+@contextmanager
+def writer_of(runner: TurnRunner) -> Iterator[Writer]:
+    with ThreadPoolExecutor(1) as owner:
+        engine = ContinuousEngine(runner.engine.lm, max_running=2)
+        yield Writer(engine, owner.submit, recompute=runner.recompute, translate=runner.translate)
 
 
 def inputs_for(chunks: list[SegmentChunk], writer: str, reader: str) -> RecomputeInputs:
@@ -78,6 +89,27 @@ def test_a_reader_computes_what_it_would_from_the_translated_inputs(
     session.prefill([engine.lm.chat.encode(one.messages, one.template, one.suffix) for one in work.prompts])
     expected = session.decode(work.sampling, "judger", asked(work.prompts))
     assert [list(ids) for ids in result.output_token_ids] == expected
+
+    with writer_of(runners["judger"]) as writer:  # as an actor that writes several turns at once
+        written = writer.start(0, writer.receive(work, Sent(sent))).result()  # type: ignore[arg-type]
+    assert (written.output_token_ids, written.failed) == (result.output_token_ids, {})
+    assert written.memory_tokens == result.memory_tokens
+
+
+def test_a_writer_counts_the_positions_of_the_translated_inputs(
+    engine_of: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = order("judger", CHAIN[0].reads, thinks="text", recomputed=frozenset("a"), translated={"a": "one"})
+    sent = {"a": chunks_of(runner_of(engine_of, "one"), order("a"), {}, early=True)}
+    runner = runner_of(engine_of, "other")
+    own = max(sent["a"][0].meta.turn_lengths)
+    prompt = max(len(runner.engine.lm.chat.encode(one.messages, one.template, one.suffix)) for one in work.prompts)
+    monkeypatch.setattr(type(runner.engine.lm), "max_positions", property(lambda _: own + prompt + 1))
+    with writer_of(runner) as writer, pytest.raises(QuestionsTooLongError) as refused:
+        writer.receive(work, Sent(sent))  # type: ignore[arg-type]
+    with pytest.raises(QuestionsTooLongError) as static:
+        runner.run(work, Sent(sent))  # type: ignore[arg-type]
+    assert str(refused.value) == str(static.value)
 
 
 @pytest.mark.parametrize("hands_over", ["all", "prompt", "latents", "latents+sink"])
@@ -170,7 +202,7 @@ def test_answers_do_not_depend_on_the_batch(other: str) -> None:
 
 
 def test_another_dtype_of_the_same_model_recomputes() -> None:
-    agents = [one.replace(dtype="bfloat16") if one.name == "last" else one for one in TEAM.agents]
+    agents = [one.replace(dtype="float32") if one.name == "last" else one for one in TEAM.agents]
     with LatentMAS(topology=TEAM.replace(agents=agents), runtime="local", max_new_tokens=5) as mas:
         answer = mas.ask(ASKED[0])
     assert [(one.source, one.mode) for one in answer.transfers if one.reader == "last"] == [

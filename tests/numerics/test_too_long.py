@@ -40,7 +40,7 @@ def test_the_others_are_answered_in_one_batch(
     topology = tmp_path / "pair.yaml"
     topology.write_text(TOPOLOGY.replace("STEPS", str(steps)))
     if steps > 2:  # what fits would be thought for minutes
-        monkeypatch.setattr(Session, "think", lambda session, num_steps, seen=None: None)
+        monkeypatch.setattr(Session, "think", lambda session, num_steps, seen=None, **more: None)
     args = ["--task", str(task), "--topology", str(topology), "--output", str(tmp_path / "run"), "--runtime", "local"]
     assert main(["eval", *args, "--max-new-tokens", "2", "--temperature", "0", "--model", "tiny"]) == 1
     answers = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from tests.numerics.families import GQA
 TEAM = Topology(
     name="team",
     agents=[
-        Agent(name="first", prompt="Think about: {{ question }}", latent_steps=2),
+        Agent(name="first", prompt="Think about: {{ question }}", latent_steps="max:6:0.5"),
         Agent(name="second", prompt="Check: {{ question }}", latent_steps=2),
         Agent(name="last", reads=["first", "second"], thinks="text", prompt="Answer: {{ question }}"),
     ],
@@ -42,6 +42,7 @@ def rows_of(**fields: Any) -> list[dict[str, Any]]:
         return [
             {
                 "answer": answer.answer_token_ids,
+                "thoughts": {name: use.latent_steps for name, use in answer.agents.items()},
                 "reads": {(one.source, one.reader): (one.mode, one.num_bytes) for one in answer.transfers},
             }
             for answer in mas.map(ASKED)
@@ -50,8 +51,10 @@ def rows_of(**fields: Any) -> list[dict[str, Any]]:
 
 def test_teams_answer_on_actors_as_in_one_process(cluster: None, other: str, tmp_path: Path) -> None:
     team = {"models": {"second": other}}
-    on_ray, local = rows_of(**team), rows_of(runtime="local", **team)
+    on_ray, local = rows_of(replicas={"first": 2}, **team), rows_of(runtime="local", **team)
     assert [row["answer"] for row in on_ray] == [row["answer"] for row in local]
+    assert [row["thoughts"] for row in on_ray] == [row["thoughts"] for row in local]
+    assert min(row["thoughts"]["first"] for row in on_ray) < 6  # so a reader waits for lengths and translated inputs
     reads = on_ray[0]["reads"]
     assert [reads[one, "last"][0] for one in ("first", "second")] == ["kv", "translated"]
     assert reads["second", "last"][1] < reads["first", "last"][1] / 4

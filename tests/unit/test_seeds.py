@@ -41,7 +41,7 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> list[CountedRuntime]:
     """Those that systems have made; a test puts one in first to have it taken."""
     made: list[CountedRuntime] = []
 
-    def make(setup: Setup, topology: Topology, num_batches: int) -> CountedRuntime:
+    def make(setup: Setup, topology: Topology, num_batches: int, config: object = None) -> CountedRuntime:
         made.append(CountedRuntime())
         return made[-1]
 

@@ -12,7 +12,8 @@ from latentmas_ray.config.unused import UNUSED
 # Fields with an effect in every setting, or refused where they have none.
 ALWAYS = {
     *("model", "revision", "dtype", "device", "task", "limit", "batch_size", "method", "memory", "temperature"),
-    *("max_new_tokens", "runtime", "tp", "output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
+    *("max_new_tokens", "runtime", "tp", "threads", "output", "resume", "trace", "save_memory", "unsafe_programs"),
+    "otel",
 }
 
 

@@ -17,7 +17,7 @@ from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
-from latentmas_ray.actors.errors import get_outcome, ignoring_dead
+from latentmas_ray.actors.errors import cluster_errors, get_outcome, ignoring_dead
 from latentmas_ray.authentication import RunKey
 from latentmas_ray.runs.folder import FolderLock, make_folder
 
@@ -135,9 +135,11 @@ class DetachedActors:
 
 
 def _actors_in(namespace: str) -> dict[str, Any]:
-    """Return the actors of a namespace that exist, by name."""
+    """Return the actors of a namespace that exist, by name. Raises ClusterError."""
     actors = {}
-    for one in list_named_actors(all_namespaces=True):
+    with cluster_errors("the actors of the former driver cannot be listed"):
+        listed = list_named_actors(all_namespaces=True)
+    for one in listed:
         if one["namespace"] == namespace:
             with ignoring_dead("an actor of the former driver is gone"):
                 actors[one["name"]] = ray.get_actor(one["name"], one["namespace"])

@@ -93,6 +93,7 @@ class TextActor(AgentActor):
             runner.engine,
             self._engine.submit,
             recompute=runner.recompute,
+            translate=runner.translate,
             question_seconds=self._question_seconds,
             on_event=self._events.put,
         )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     "sampler",
     "placement",
     "tp",
+    "threads",
     "transport",
     "transfer",
     "codec",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MAX_FAILURE_CHARS = 200
 
 
-@run_options()
+@run_options(starts=("config_file", "preset"))
 def evaluate(
     config: RunConfig,
     context: typer.Context,

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentmas_ray.cli.options import run_options, whole_number
 from latentmas_ray.cli.planned_nodes import CORES_PER_NODE, GPU_MEMORY, MAX_NUMBER, nodes_at, nodes_here
+from latentmas_ray.cli.render.plan.plan_json import plan_to_json, predictions_to_json
 from latentmas_ray.cli.unused_flags import NOTES, tell_unused, with_value
 from latentmas_ray.config import RunConfig, RunSetting, devices_by_agents, replicas_by_agent, warn_of_unused
 from latentmas_ray.errors import ConfigError, ModelError
@@ -27,7 +28,6 @@ from latentmas_ray.placement import (
 from latentmas_ray.placement.prediction.hardware import hardware_named_or_in, hardware_to_json
 from latentmas_ray.placement.prediction.layout_plans import plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
-from latentmas_ray.placement.prediction.run_layout import run_flags
 from latentmas_ray.system.auto_layout import (
     DEFAULT_GPU,
     check_kind,
@@ -39,11 +39,10 @@ from latentmas_ray.system.auto_layout import (
 )
 from latentmas_ray.system.engines import EngineChoice, apart, check_engines, choose_engines, describe_engines
 from latentmas_ray.system.team.run_models import dims_of_model, team_of
-from latentmas_ray.topology import AgentModel, Topology, load_topology, own_models
+from latentmas_ray.topology import AgentModel, Topology, builtin_for, load_topology, own_models
 from latentmas_ray.vllm.installed import obstacle
 
 _BEST = 3  # layouts that are printed
-
 
 PromptTokens = Annotated[str, typer.Option("--prompt-tokens", metavar="N", help="of every agent and question")]
 Nodes = Annotated[str | None, typer.Option("--nodes", metavar="N", help="machines of the cluster (default: this one)")]
@@ -115,11 +114,12 @@ TextTokens = Annotated[
     "dtype",
     "address",
     helps={
-        "task": "whose limit and typical length its texts have (default: those of no task)",
+        "task": "whose own topology is planned, and whose limit and typical length its texts have (default: none)",
         "address": "HOST:PORT of a running Ray cluster, or auto: plan for its nodes; nothing is started",
         "replicas": "copies of each agent's actor, or of some agents' actors; auto: fill the cluster so that it "
         "answers the most questions per second, as predicted",
     },
+    starts=("preset",),
 )
 def plan(
     config: RunConfig,
@@ -176,8 +176,8 @@ def plan(
     made = found[0].plan if found else _planned(request, config)
     _tell_unused_links(made, speeds, given, is_predicted=bool(found))
     if as_json:
-        told = _to_json(made, speeds, config) | {"engines": {name: asdict(one) for name, one in engines.items()}}
-        typer.echo(json.dumps(told | _predictions_to_json(search, found), indent=2))
+        told = plan_to_json(made, speeds, config) | {"engines": {name: asdict(one) for name, one in engines.items()}}
+        typer.echo(json.dumps(told | predictions_to_json(search, found), indent=2))
         return
     said = (made, speeds, config.model_names, describe_engines(topology, engines))
     _print(said, search, found, most=len(found) if compare else _BEST)
@@ -186,8 +186,8 @@ def plan(
 def _print(
     said: tuple[Plan, LinkSpeeds, str, str], search: LayoutSearch, found: Sequence[PredictedPlan], *, most: int
 ) -> None:
-    from latentmas_ray.cli.render.layout_tables import layout_report, measured_report
-    from latentmas_ray.cli.render.plan_tables import plan_report
+    from latentmas_ray.cli.render.plan.layout_tables import layout_report, measured_report
+    from latentmas_ray.cli.render.plan.plan_tables import plan_report
     from latentmas_ray.cli.render.run_tables import results_console
 
     console = results_console()
@@ -201,7 +201,7 @@ def _print(
 def _request(
     config: RunConfig, engines: Mapping[str, EngineChoice], *, prompt_tokens: int, nodes: tuple[NodeResources, ...]
 ) -> PlanRequest:
-    topology = load_topology(config.topology)
+    config, topology = _with_models(config)
     names = tuple(agent.name for agent in topology.agents)
     team = team_of(config, topology)
     first, others = team.models[0], {name: one for name, one in team.by_agent.items() if one != team.models[0]}
@@ -223,8 +223,8 @@ def _request(
 
 
 def _with_models(config: RunConfig) -> tuple[RunConfig, Topology]:
-    """Return the configuration with the models of agents that its topology names, too, and that. Raises ConfigError."""
-    topology = load_topology(config.topology)
+    """Return the configuration with the models that its topology names, too, and that topology. Raises ConfigError."""
+    topology = load_topology(builtin_for(config.task if "task" in config.model_fields_set else "", config.topology))
     models = own_models(topology, config.model, config.models)
     return (config if models == config.models else config.model_copy(update={"models": models})), topology
 
@@ -341,64 +341,3 @@ def _figures(model: AgentModel) -> ModelDims:
     except ModelError as error:
         known = f"a plan needs no files for {', '.join(PRESETS)}"
         raise ModelError(error.field, error.value, f"{error.expected}; {known}") from error
-
-
-def _to_json(made: Plan, speeds: LinkSpeeds, config: RunConfig) -> dict[str, Any]:
-    request, figures = made.request, made.request.model
-    assert figures is not None
-    assert request.topology is not None
-    first = team_of(config, request.topology).models[0]
-    return {
-        **_model_to_json(first.name, figures),
-        "models": {agent: _model_to_json(name, request.dims_of(agent)) for agent, name in request.other_models.items()},
-        "workload": asdict(request.workload),
-        "placement": made.strategy,
-        "why": made.why,
-        "tp": request.tp,
-        "replicas": dict(request.replicas),
-        "actor": asdict(made.share),
-        "nodes": [asdict(node) for node in request.nodes],
-        "demands": [asdict(demand) for demand in made.memory_estimates.values()],
-        "shards": [
-            {
-                "agents": list(shard.replica_id.agents),
-                "replica": shard.replica_id.replica,
-                "rank": shard.rank,
-                **asdict(shard.slot),
-                **asdict(made.memory_of(shard.replica_id)),
-            }
-            for shard in made.shards()
-        ],
-        "loading_bytes": [made.loading_bytes.get(node, 0) for node in range(len(request.nodes))],
-        "speeds": asdict(speeds),
-        "hand_overs": [asdict(one) for one in made.hand_overs(speeds)],
-    }
-
-
-def _model_to_json(name: str, figures: ModelDims) -> dict[str, Any]:
-    return {
-        "model": name,
-        "num_parameters": figures.num_parameters,
-        "dtype": figures.dtype,
-        "bytes_per_token": figures.bytes_per_token,
-    }
-
-
-def _predictions_to_json(search: LayoutSearch, found: list[PredictedPlan]) -> dict[str, Any]:
-    """Return the figures that are predicted, and all plans that were; nothing if none was."""
-    if not found:
-        return {}
-    return {
-        "hardware": asdict(search.device_hardware),
-        "run": None if (run := search.run_of(found)) is None else run_flags(run[1]),
-        "predicted": [
-            {
-                "placement": one.plan.strategy,
-                "tp": one.plan.request.tp,
-                "replicas": dict(one.plan.request.replicas),
-                "use": one.prediction.use,
-                **asdict(one.prediction),
-            }
-            for one in found
-        ],
-    }

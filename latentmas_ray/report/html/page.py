@@ -127,8 +127,8 @@ def find_missing(
         yield "Who got right what the other got wrong: add another run of the same questions."
     if not has_gains:
         yield (
-            f"What memory carries: {HOW_TO_GET}, or add the same latent run, with no other setting changed, with "
-            "--memory deranged (or prompt-only, latent-only, none)."
+            "What memory carries: add the same latent run, with no other setting changed, with --memory deranged (or "
+            f"prompt-only, latent-only, none); or {HOW_TO_GET}."
         )
     if not any(entry.summary.hand_overs for entry in entries):
         yield "Bytes and time of hand-overs: add a run with --method latent."

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from latentmas_ray.config import MemoryName, RunConfig
+from latentmas_ray.config import MemoryName, RunConfig, describe_models
 from latentmas_ray.errors import JournalError
 from latentmas_ray.runs.controls.adoption import AdoptionFigures
 from latentmas_ray.runs.controls.churn import Churn, churn_over_seeds
@@ -27,7 +27,7 @@ class ControlsSummary:
     controls: tuple[MemoryName, ...]
     method: str
     topology: str
-    model: str
+    model: str  # all models of the agents in one text
     num_questions: int  # of each control
     num_failed: int  # in all together
     gains: tuple[ControlGain, ...]  # of matched over each other control
@@ -54,7 +54,7 @@ def summarise_controls(
         controls=tuple(summaries),
         method=config.method,
         topology=config.topology,
-        model=config.model,
+        model=describe_models(config.model, config.models),
         num_questions=max(summary.num_questions for summary in summaries.values()),
         num_failed=sum(summary.num_failed for summary in summaries.values()),
         gains=gains_over({name: mean_correct(runs) for name, runs in answers.items()}),

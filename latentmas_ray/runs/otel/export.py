@@ -5,6 +5,7 @@ The standard variables `OTEL_*` are read by the SDK: endpoint, headers, sampler,
 
 import atexit
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -70,10 +71,16 @@ class _Exporting:
         self._provider.add_span_processor(self._ended)
         self._provider.add_span_processor(processor)
         self.tracer = self._provider.get_tracer("latentmas_ray", _own_version())
+        self._process = os.getpid()
         self._is_closing = threading.Event()
         # Started now: from Python 3.12 on an interpreter that ends, which closes what was left open, starts none.
         self._delivering = threading.Thread(target=self._deliver_last, name="last spans", daemon=True)
         self._delivering.start()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was started in this process: a fork has a copy of it without its threads."""
+        return self._process == os.getpid()
 
     def close(self) -> tuple[int, int]:
         """Deliver what is left, for `CLOSE_SECONDS` at most. Returns how many spans were dropped, and of how many."""
@@ -106,17 +113,17 @@ class SpanExport:
 
         Raises ConfigError for values of variables that the SDK refuses."""
         with self._lock:
-            if self._started is None:
+            if self._started is None or not self._started.is_ours:
                 self._started = _Exporting(_exporter_of(self._protocol))
                 atexit.register(self.close)
             return RunSpans(self._started.tracer, facts, get_current())
 
     def close(self) -> None:
         """Deliver what is left, for `CLOSE_SECONDS` at most, and warn if spans were dropped. Safe to call twice; a
-        later run makes another one."""
+        later run makes another one. A forked process leaves its parent's spans to the parent."""
         with self._lock:
             started, self._started = self._started, None
-        if started is None:
+        if started is None or not started.is_ours:
             return
         atexit.unregister(self.close)
         num_dropped, num_ended = started.close()

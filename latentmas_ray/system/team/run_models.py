@@ -21,13 +21,17 @@ class RunModels:
 
     model: "str | GivenModel"
     team: Team  # of the agents that run
+    # By name, where each is: actors have another working directory, and this process may change its own.
+    places: Mapping[str, str]
 
     @classmethod
     def of(cls, config: RunConfig, topology: Topology, given: "GivenModel | None" = None) -> "RunModels":
         """Return the models of the agents of `topology`; `given` is an object in place of `config.model`. Nothing is
         checked."""
-        # Actors have another working directory, and this process may change its own before they start.
-        return cls(given or absolute_name(config.model), team_of(config, topology))
+        team = team_of(config, topology)
+        names = {config.model, *config.models.values(), *(one.name for one in team.models)}
+        places = {name: absolute_name(name) for name in names}
+        return cls(given or places[config.model], team, places)
 
     def of_agents(self, config: RunConfig, topology: Topology) -> "RunModels":
         """Return the models of the agents of another topology."""
@@ -77,20 +81,19 @@ class RunModels:
 
     def place_of(self, one: AgentModel) -> "str | GivenModel":
         """Return where an agent's model is, or the object."""
-        return absolute_name(one.name) if isinstance(self.model, str) else self.model
+        return self.places[one.name] if isinstance(self.model, str) else self.model
 
     def loading(self, one: AgentModel, topology: Topology) -> dict[str, Any]:
         """Return the arguments of `load_runner`, besides the model, that say what is loaded for agents with it."""
         return {
             "dtype": one.dtype,
             "revision": one.revision or None,
-            "reads_from": {name: absolute_name(name) for name in self.team.read_by(topology, one)},
+            "reads_from": {name: self.places[name] for name in self.team.read_by(topology, one)},
         }
 
     def dims(self, one: AgentModel) -> ModelDims:
         """Return the sizes of an agent's model. Raises ModelError."""
-        model = one.name if isinstance(self.model, str) else self.model
-        return dims_of_model(model, one.revision or None).in_dtype(one.dtype)
+        return dims_of_model(self.place_of(one), one.revision or None).in_dtype(one.dtype)
 
     def other_dims(self) -> dict[str, ModelDims]:
         """Return the sizes of the models of `others`. Raises ModelError."""
@@ -100,7 +103,7 @@ class RunModels:
         """Return the positions of each agent's model. Raises ModelError."""
         if not isinstance(self.model, str):
             return dict.fromkeys(self.team.by_agent, self.model.max_positions)
-        known = {one: known_positions(one.name, one.revision or None) for one in self.team.models}
+        known = {one: known_positions(self.places[one.name], one.revision or None) for one in self.team.models}
         return {agent: known[one] for agent, one in self.team.by_agent.items()}
 
 

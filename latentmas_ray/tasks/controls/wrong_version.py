@@ -19,7 +19,7 @@ PREFIX = "wrong_"
 WRONG_GOLD = f"{PREFIX}gold"
 _FORM = (
     f"its record needs a gold, {WRONG_GOLD}, and the fields that this follows from, such as {PREFIX}notes in place of "
-    "notes; the tasks notes and chain have them"
+    "notes; the tasks notes, chain and facts have them"
 )
 
 

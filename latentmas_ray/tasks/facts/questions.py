@@ -6,7 +6,7 @@ the control `deranged` the memory that is read has neither the person who is ask
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from latentmas_ray.tasks.facts.numbers import TASK
@@ -32,7 +32,7 @@ def facts_questions(num: int, seed: int = 0, split: Split = "held_out") -> list[
     is the beginning of a longer one. Questions of the two splits share no name and no combination of numbers.
 
     A record has `notes`, one text per expert, and `task`, so that `numbers_from` knows where an answer's numbers are
-    from.
+    from. Its `wrong_notes` have another count in the fact that is asked for, and `wrong_gold` is that.
     """
     rng = Random(f"{TASK} {split} {seed}")
     drawn: list[_Facts] = []
@@ -56,7 +56,7 @@ def _draw(rng: Random, split: Split, others: Sequence[_Facts]) -> _Facts:
 
 def _question(name: str, drawn: _Facts) -> Question:
     question, gold = f"How many {drawn.asked.item} does {drawn.asked.name} have?", str(drawn.asked.count)
-    record = {
+    record: dict[str, object] = {
         "id": name,
         "task": TASK,
         "question": question,
@@ -64,4 +64,8 @@ def _question(name: str, drawn: _Facts) -> Question:
         "gold": gold,
         "notes": [fact.text for fact in drawn.facts],
     }
+    rng = Random(f"wrong {TASK} {drawn.facts}")  # not that of the questions, which stay what they are
+    wrong = rng.choice(sorted({*range(MIN_COUNT, MAX_COUNT + 1)} - {fact.count for fact in drawn.facts}))
+    told = [replace(fact, count=wrong) if fact == drawn.asked else fact for fact in drawn.facts]
+    record |= {"wrong_notes": [fact.text for fact in told], "wrong_gold": str(wrong)}
     return Question(id=name, question=question, kind="number", gold=gold, record=record)

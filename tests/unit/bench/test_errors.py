@@ -12,7 +12,7 @@ from latentmas_ray.tasks import load_questions
 from latentmas_ray.topology import corrupt_one
 
 
-@pytest.mark.parametrize("task", ["notes", "chain"])
+@pytest.mark.parametrize("task", ["notes", "chain", "facts"])
 @pytest.mark.parametrize("between", [0, 3])
 def test_the_first_agent_of_a_chain_is_told_wrongly(task: str, between: int) -> None:
     topology = chain_topology(task, between)

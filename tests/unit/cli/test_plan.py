@@ -201,6 +201,23 @@ def test_texts_of_a_task_have_their_published_length(capfd: pytest.CaptureFixtur
     assert "whose texts have 586 tokens" in " ".join(printed([*REFERENCE, *flags], capfd).split())
 
 
+@pytest.mark.parametrize("task", [[], ["--task", "notes"], ["--task", "gsm8k"]])
+def test_the_planned_agents_are_those_that_a_run_of_the_task_has(
+    task: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads(printed([*REFERENCE, "--topology", "hierarchical", *task, "--json"], capfd))
+    last = "answerer" if "notes" in task else "summariser"
+    assert {shard["agents"][-1] for shard in told["shards"]} > {last}
+
+
+def test_sums_say_which_of_them_have_another_models_sizes(capfd: pytest.CaptureFixture[str]) -> None:
+    team = ["plan", "--model", "tiny", "--models", "answerer=small", "--task", "notes", "--topology", "hierarchical"]
+    text = " ".join(printed([*team, "--gpus-per-node", "2"], capfd).split())
+    assert "weights and KV of answerer: the same with the sizes of its model" in text
+    assert "between different models bytes are those of the recompute inputs" in text
+    assert "the sizes of its model" not in printed(REFERENCE, capfd)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

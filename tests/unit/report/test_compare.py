@@ -209,7 +209,7 @@ def test_seeds_of_different_runs_in_one_folder_are_refused(tmp_path: Path) -> No
 
 def test_a_note_says_that_a_run_was_resumed(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", verdicts("1111"), num_resumed=3, method="single")
-    b = write_run(tmp_path / "b", verdicts("1111"))
+    b = write_run(tmp_path / "b", verdicts("1111"), method="text")
     comparison = compare_folders([a, b])
     assert comparison.runs[0].questions_per_second == 0.25
     assert comparison.notes == ("A was resumed: its speed is that since its last start, without 3 questions",)

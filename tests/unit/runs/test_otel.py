@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -317,6 +318,21 @@ def test_a_later_call_is_exported_too(collector: Collector) -> None:
         mas.close()
     assert len(collector.named("invoke_workflow sequential")) == 2
     assert not any("Otel" in one.name or one.name == "last spans" for one in threading.enumerate())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_leaves_its_parent_s_spans_to_it(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    mas = LatentMAS("tiny", otel=True, **FAST)
+    mas.ask(SECRET)  # its spans are delivered some seconds later, or when it is closed
+    caplog.clear()
+    if (child := os.fork()) == 0:
+        mas._setup.spans.close()
+        os._exit(len(caplog.records))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    mas.close()
+    assert len(collector.named("invoke_workflow sequential")) == 1
 
 
 def test_spans_arrive_though_no_thread_starts_any_more(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

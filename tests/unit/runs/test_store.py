@@ -36,13 +36,20 @@ def store() -> Iterator[MemoryFileSystem]:
     store.store.clear()
 
 
-def run(url: str, *, resume: bool = False, stop_after: int | None = None, upload_seconds: float = 3600.0) -> None:
+def run(
+    url: str,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    upload_seconds: float = 3600.0,
+    topology: str | None = None,
+) -> None:
     """Run as the system does; the user presses Ctrl-C after `stop_after` results."""
     config = RunConfig(output=url, resume=resume, batch_size=BATCH_SIZE)
     runtime = FakeRuntime()
     with (
         open_output(url, upload_seconds=upload_seconds) as output,
-        Journal.open(output.folder, config, QUESTIONS) as journal,
+        Journal.open(output.folder, config, QUESTIONS, topology=topology) as journal,
     ):
         output.start()
         batches = plan_batches(QUESTIONS, BATCH_SIZE, {answer.id for answer in journal.answers})
@@ -70,6 +77,11 @@ def test_a_run_leaves_its_files_in_the_store_and_none_here(tmp_path: Path, monke
     assert names() == {"config.yaml", "results.jsonl", "summary.json"}
     assert [row["id"] for row in rows()] == [question.id for question in QUESTIONS]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_topology_of_one_s_own_is_in_the_store_too() -> None:
+    run(URL, topology="name: mine")
+    assert names() >= {"config.yaml", "topology.yaml", "results.jsonl", "summary.json"}
 
 
 def test_a_file_url_is_the_folder_itself(tmp_path: Path) -> None:

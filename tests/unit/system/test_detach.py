@@ -29,10 +29,12 @@ def models_of(model: Any, fields: dict[str, Any]) -> RunModels:
 def joins(folder: Path, model: Any = "tiny", **later: Any) -> bool:
     """Whether a driver with other fields may use the actors of the one before."""
     fields: dict[str, Any] = {"output": str(folder), "detach": 60.0}
-    first = detached_actors(make_config(fields), models_of(model, {}), planner())
+    first = detached_actors(make_config(fields), models_of(model, fields), planner())
     assert first is not None
     first._lock.close()  # it is killed
-    second = detached_actors(make_config({**fields, "resume": True, **later}), models_of(model, later), planner())
+    second = detached_actors(
+        make_config({**fields, "resume": True, **later}), models_of(model, {**fields, **later}), planner()
+    )
     assert second is not None
     return first.key.derive("test", b"") == second.key.derive("test", b"")
 

@@ -58,7 +58,7 @@ def test_after_a_run_that_lost_its_actors_the_next_one_starts_others(monkeypatch
         raise ActorError("no more of them")
 
     runtimes = [FakeRuntime(), FakeRuntime(on_wait=give_up)]
-    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches: runtimes.pop())
+    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches, config=None: runtimes.pop())
     with LatentMAS(runtime="local", model="tiny", method="single") as mas:
         with pytest.raises(ActorError, match="no more of them"):
             list(mas.run(["why?"]))
@@ -67,11 +67,35 @@ def test_after_a_run_that_lost_its_actors_the_next_one_starts_others(monkeypatch
     assert not runtimes
 
 
+def test_an_evaluation_starts_actors_for_its_own_task_and_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their layout is searched for the task, and those of a killed driver are found by the folder."""
+    seen: list[RunConfig] = []
+
+    def make(config: RunConfig, *_: Any) -> FakeRuntime:
+        seen.append(config)
+        return FakeRuntime()
+
+    monkeypatch.setattr("latentmas_ray.system.setup.make_runtime", make)
+    with LatentMAS(task="chain", method="single") as mas:
+        mas.evaluate("notes", limit=2, output=str(tmp_path / "run"), resume=True)
+    with LatentMAS(task="chain", method="single") as mas:
+        mas.evaluate(limit=1)
+        list(mas.map(["why?"]))  # on the same actors
+    assert [(one.task, one.output, one.resume) for one in seen] == [
+        ("notes", str(tmp_path / "run"), True),
+        ("chain", None, False),
+    ]
+
+
 def test_failures_stand_in_their_place_or_are_raised_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(work: TurnRequest) -> TurnError | None:
         return TurnError("it fell over") if "q1" in work.question_ids else None
 
-    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches: FakeRuntime(failure=fail))
+    monkeypatch.setattr(
+        Setup, "make_runtime", lambda self, topology, num_batches, config=None: FakeRuntime(failure=fail)
+    )
     questions = ["a?", "b?", "c?"]
     with LatentMAS(runtime="local", batch_size=2) as mas:
         results = list(mas.map(questions, return_failures=True))
@@ -97,7 +121,7 @@ def test_waiting_results_are_returned_before_the_error_of_an_aborted_run(monkeyp
     def seconds(work: TurnRequest) -> float:
         return 100.0 if "q0" in work.question_ids else 1.0
 
-    def make(setup: Setup, topology: Topology, num_batches: int) -> FakeRuntime:
+    def make(setup: Setup, topology: Topology, num_batches: int, config: object = None) -> FakeRuntime:
         return ManyAtOnce(on_wait=give_up, seconds=seconds)
 
     monkeypatch.setattr(Setup, "make_runtime", make)
@@ -161,7 +185,7 @@ def test_a_traced_question_answers_as_it_would_and_tells_what_its_agents_thought
 def test_without_a_bound_on_new_tokens_a_run_has_its_tasks(
     fields: dict[str, str], given: int | None, bound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches: FakeRuntime())
+    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches, config=None: FakeRuntime())
     task = tmp_path / "task.jsonl"
     task.write_text(json.dumps({"id": "1", "question": "How many?", "gold": "7", **fields}))
     run = {"runtime": "local", "task": str(task), "max_new_tokens": given, "output": str(tmp_path / "out")}
@@ -188,7 +212,7 @@ def test_every_prompt_of_a_run_is_rendered_once(topology: str, monkeypatch: pyte
         return render(agent, question, context, *more)
 
     monkeypatch.setattr(prompts, "_rendered", count)
-    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches: FakeRuntime())
+    monkeypatch.setattr(Setup, "make_runtime", lambda self, topology, num_batches, config=None: FakeRuntime())
     with LatentMAS(runtime="local", topology=topology, limit=5, batch_size=2) as mas:
         mas.evaluate("sample", seeds=[1, 2])
     assert {count for _, count in rendered.items()} == {1}

@@ -14,7 +14,7 @@ from latentmas_ray.actors.detached.actors import DetachedActors
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.record import RECORD_NAME
 from latentmas_ray.authentication import RunKey
-from latentmas_ray.errors import JournalError
+from latentmas_ray.errors import ClusterError, JournalError
 
 WANTED = ["planner 0", "judger 0"]
 GROUP = "the placement group"
@@ -99,6 +99,19 @@ def test_all_actors_of_the_former_driver_are_used(fake: FakeRay, tmp_path: Path)
     assert detached.find(WANTED) is None  # a later start of this driver makes its own
     detached.close()
     assert not (tmp_path / RECORD_NAME).exists()
+
+
+def test_a_cluster_that_does_not_list_its_actors_is_a_cluster_error(
+    fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*, all_namespaces: bool) -> list[dict[str, str]]:
+        raise ray.exceptions.RaySystemError("the head is gone")
+
+    detached, _ = resumed(fake, tmp_path)
+    monkeypatch.setattr(module, "list_named_actors", fail)
+    with pytest.raises(ClusterError, match=r"the actors of the former driver cannot be listed: .*the head is gone"):
+        detached.find(WANTED)
+    detached.close()
 
 
 @pytest.mark.parametrize(

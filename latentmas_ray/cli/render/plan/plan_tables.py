@@ -168,6 +168,8 @@ def _memory_notes(plan: Plan) -> Text:
         f"segments = the same for the tokens that are {in_segments}",
         "allowance = 2 GB fixed + activations of a forward + logits",
     ]
+    if request.other_models:
+        lines.insert(2, f"weights and KV of {', '.join(request.other_models)}: the same with the sizes of its model")
     if any(slot.gpu is not None for slot in plan.memory):
         slot, fullest = max(plan.memory.items(), key=lambda item: item[1].total_bytes)
         size = request.nodes[slot.node].gpu_bytes
@@ -207,6 +209,8 @@ def _hand_over_table(plan: Plan, speeds: LinkSpeeds) -> RenderableType:
     total = f" {format_bytes(moved)} move for a batch, {seconds} one after another"
     by_tp = f" / {plan.request.tp}" if plan.request.tp > 1 else ""
     formula = f" bytes = tokens × questions × KV per token; time = bytes{by_tp} / speed of the link"
+    if plan.request.other_models:
+        formula += "\n between different models bytes are those of the recompute inputs: token ids and thoughts"
     if by_tp and any("network" in one.links for one in found):
         formula += "\n over the network time = bytes / speed: the ranks of a node share its network"
     return Group(table, Text(f"{total}\n{formula}", style="dim"))
