@@ -57,6 +57,8 @@ def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot:
         *table_lines(rows),
         "",
         f"![Accuracy over latent steps, and cosine to the thought before ({shown} questions)]({plot})",
+        "",
+        "Lines of controls are means over all rules and steps.",
     ]
 
 
