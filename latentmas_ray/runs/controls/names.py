@@ -51,9 +51,13 @@ def control_output(output: str, control: str) -> str:
 
 
 def control_folders(folder: Path) -> dict[MemoryName, Path]:
-    """Return the output folders of single controls in `folder`, matched first; empty if it has none."""
+    """Return the output folders of single controls in `folder`, matched first; empty if it has none, or if no file can
+    have such a name."""
     found = {name: folder / f"{_FOLDER}{name}" for name in CONTROL_NAMES}
-    return {name: path for name, path in found.items() if path.is_dir()}
+    try:
+        return {name: path for name, path in found.items() if path.is_dir()}
+    except OSError:  # the caller tells a name that is too long
+        return {}
 
 
 def check_no_controls(output: str) -> None:

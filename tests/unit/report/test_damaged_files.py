@@ -377,6 +377,11 @@ def test_an_overlong_name_is_told(name: str, run: Path, monkeypatch: pytest.Monk
         [*eval_args, "--save-memory", name],
         [*eval_args, "--topology", f"{name}.yaml"],
         [*eval_args, "--model", name],
+        [*eval_args, "--controls", "--output", name],
+        ["eval", "--config", name],
+        ["eval", "--config", f"{name}.yaml"],
+        ["results", name],
+        ["results", ".", "--markdown", f"{name}.md"],
         ["ask", "2+2?", "--from-memory", name],
     ):
         code, err = called(args)

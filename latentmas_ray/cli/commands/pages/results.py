@@ -51,9 +51,13 @@ def results(
 
 def _checked_file(markdown: str) -> Path:
     path = Path(expand_home("--markdown", markdown))
-    if path.suffix.lower() != _ENDING or path.is_dir():
+    try:
+        is_file, has_folder = path.suffix.lower() == _ENDING and not path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise ConfigError("--markdown", markdown, f"it cannot be written: {error.strerror or error}") from error
+    if not is_file:
         raise ConfigError("--markdown", markdown, f"it must be a file that ends in {_ENDING}")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise ConfigError("--markdown", markdown, f"its folder must exist: {path.parent}")
     return path
 
