@@ -362,10 +362,8 @@ def test_an_overlong_name_is_told(name: str, run: Path, monkeypatch: pytest.Monk
     (run.parent / "y").mkdir()
     eval_args = ["eval", "--task", "chain", "--limit", "1", "--runtime", "local"]
     for args in (
-        ["report", name],
-        ["report", "run", "--output", f"{name}.html"],
-        ["inspect", name],
-        ["compare", name, "run"],
+        *(["report", name], ["report", "run", "--output", f"{name}.html"]),
+        *(["inspect", name], ["compare", name, "run"]),
         ["compare", "run", "other", "--base", name],
         ["grade", "--task", "task.jsonl", "--results", name],
         ["grade", "--task", f"{name}.jsonl", "--results", "run/results.jsonl"],
@@ -378,10 +376,7 @@ def test_an_overlong_name_is_told(name: str, run: Path, monkeypatch: pytest.Monk
         [*eval_args, "--topology", f"{name}.yaml"],
         [*eval_args, "--model", name],
         [*eval_args, "--controls", "--output", name],
-        ["eval", "--config", name],
-        ["eval", "--config", f"{name}.yaml"],
-        ["results", name],
-        ["results", ".", "--markdown", f"{name}.md"],
+        *(["eval", "--config", name], ["results", name], ["results", ".", "--markdown", f"{name}.md"]),
         ["ask", "2+2?", "--from-memory", name],
     ):
         code, err = called(args)

@@ -66,10 +66,10 @@ def test_all_finished_runs_are_listed_and_the_others_named(runs: Path, capfd: py
     assert matched["accuracy_interval"][0] < 0.75 < matched["accuracy_interval"][1]
     gains = {gain["kind"]: gain for gain in matched["gains"]}
     assert {kind: gain["difference"] for kind, gain in gains.items()} == {
-        "system gain over single": 0.5,
-        "pairing gain": 0.5,
+        "gain over single": 0.5,
+        "pairing gain P": 0.5,
     }
-    assert gains["pairing gain"]["control"] == str(runs / "a" / "deranged")
+    assert gains["pairing gain P"]["control"] == str(runs / "a" / "deranged")
     assert rows["a/deranged"]["gains"] == []
     assert matched["versions"] == "torch 2.9.0, python 3.12.1"
     assert matched["hardware"] == "a processor, 4 cores; 2 actors on 1 node"
@@ -91,7 +91,7 @@ def test_the_page_has_a_line_for_each_run_and_its_command(
     assert len(table) == 2 + 5
     assert len({line.count("|") for line in table}) == 1
     (matched,) = (line for line in table if "+50.0" in line)
-    assert "pairing gain +50.0 (" in matched
+    assert "pairing gain P +50.0 (" in matched
     commands = [line for line in lines if "`latentmas eval " in line]
     assert len(commands) == 5
     assert "--latent-steps 10" in commands[1]
@@ -106,7 +106,7 @@ def test_the_terminal_shows_blocks_where_it_is_narrow(
         monkeypatch.setenv("COLUMNS", columns)
         assert main(["results", str(runs)]) == 0
         out = " ".join(capfd.readouterr().out.split())
-        assert "pairing gain +50.0" in out
+        assert "pairing gain P +50.0" in out
         assert "latentmas eval --task gsm8k" in out
 
 

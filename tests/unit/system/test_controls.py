@@ -25,7 +25,7 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> list[FakeRuntime]:
     """The runtimes that were started."""
     started: list[FakeRuntime] = []
 
-    def start(setup: Setup, topology: object, num_batches: int) -> FakeRuntime:
+    def start(setup: Setup, topology: object, num_batches: int, config: object = None) -> FakeRuntime:
         started.append(FakeRuntime())
         return started[-1]
 
