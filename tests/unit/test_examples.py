@@ -20,7 +20,7 @@ LONG = {"in_ray_program", "sweep", "threads"}
 # One wrong keyword, or value, in each: what an editor underlines.
 WRONG = {
     'LatentMAS("tiny", topolgy="sequential")': "topolgy",
-    'LatentMAS("tiny", latent_steps="many")': "latent_steps",
+    'LatentMAS("tiny", batch_size="many")': "batch_size",
     'LatentMAS("tiny", runtime="spark")': "runtime",
     'LatentMAS("tiny").ask("why?", keep_memori=True)': "keep_memori",
     'LatentMAS("tiny").evaluate("chain", seed=[1, 2])': "evaluate",
