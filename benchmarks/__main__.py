@@ -49,7 +49,7 @@ def _threads(
     repeats: Annotated[int, typer.Option(help="rounds of all numbers", min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Measure the local runtime with several numbers of threads, beside whatever else runs."""
+    """Measure the local runtime with several numbers of threads, while other processes run."""
     from benchmarks.threads import measure_threads, parse_threads  # needs torch
 
     measure_threads(parse_threads(threads), model=model, task=task, limit=limit, repeats=repeats, as_json=as_json)
@@ -91,7 +91,7 @@ def _latent_steps(
     task: Annotated[str, typer.Option(metavar="NAME|FILE", help="its questions")] = "notes",
     topology: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="the agents")] = "hierarchical",
     steps: Annotated[int, typer.Option(help="of the full run", min=1)] = 40,
-    settings: Annotated[str, typer.Option(metavar="S,S,…", help="of --latent-steps, beside it")] = "auto,max:40",
+    settings: Annotated[str, typer.Option(metavar="S,S,…", help="of --latent-steps, compared with it")] = "auto,max:40",
     limit: Annotated[int, typer.Option(help="questions", min=1)] = 100,
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = 8,
     other_batch_size: Annotated[int, typer.Option(help="in those of the second full run", min=1)] = 1,

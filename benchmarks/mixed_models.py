@@ -130,7 +130,7 @@ def _gains(by_team: dict[tuple[str, str], dict[str, Sequence[float]]]) -> Iterat
         "P: matched − deranged": ("deranged", "matched"),
         "matched − none": ("none", "matched"),
         "matched − text": ("text", "matched"),
-        "thoughts beside prompts: matched − prompt-only": ("prompt-only", "matched"),
+        "thoughts added to prompts: matched − prompt-only": ("prompt-only", "matched"),
         "thoughts alone: latent-only − none": ("none", "latent-only"),
     }
     yield "| experts | answerer | " + " | ".join(pairs) + " |"

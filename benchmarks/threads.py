@@ -1,4 +1,4 @@
-"""`python -m benchmarks threads`: the local runtime with several numbers of threads, beside what else runs."""
+"""`python -m benchmarks threads`: the local runtime with several numbers of threads, while other processes run."""
 
 import json
 import os

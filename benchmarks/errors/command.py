@@ -28,7 +28,7 @@ def errors(
     """Measure how often an answer adopts what the first agent of a chain was told wrongly, in text and in latent space.
 
     The first agent gets a wrong version of each question, those between and the last one the right one. Each chain also
-    runs with nobody told wrongly.
+    runs without the error.
     """
     from benchmarks.errors.settings import ErrorsBenchSettings
 

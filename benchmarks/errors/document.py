@@ -10,7 +10,7 @@ from latentmas_ray.bench.plot import check_matplotlib
 from latentmas_ray.errors import ConfigError, RunError
 from latentmas_ray.units import format_accuracy, format_percent, format_spread
 
-_TITLES = ("agents between", "agents", "adopted", "right", "neither", "adopted, − text", "right, nobody told wrongly")
+_TITLES = ("agents between", "agents", "adopted", "right", "neither", "adopted, − text", "right, without the error")
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B8578F", "#A87000")
 
 

@@ -1,4 +1,4 @@
-"""Runs every cell, with matched memory and with one agent that is told something wrong, on one loaded model."""
+"""Runs every cell, with matched memory and with one agent that gets something wrong, on one loaded model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -13,12 +13,12 @@ _MAX_BETWEEN = 16
 
 
 class ChainSetting(NamedTuple):
-    """One setting: it is run with matched memory and with one agent that is told something wrong."""
+    """One setting: it is run with matched memory and with one agent that gets something wrong."""
 
     task: str
     method: Literal["text", "latent"]
     guard: GuardName  # off for text
-    between: int  # agents that know it right, between the one that is told wrongly and the one that answers
+    between: int  # agents that know it right, between the one that gets the error and the one that answers
 
     @property
     def folder(self) -> str:

@@ -1,4 +1,4 @@
-"""Chains of agents of which the first is told something wrong: the others know it right, and the last one answers."""
+"""Chains of agents of which the first gets something wrong: the others know it right, and the last one answers."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _CONTEXT = "{% if context %}\n{{ context }}\n\n{% endif %}\n"
 class ChainForm(NamedTuple):
     """The prompts of a task's chain."""
 
-    first: str  # of the agent that is told something wrong
+    first: str  # of the agent that gets something wrong
     between: tuple[str, ...]  # of those after it, in turn: they see what is right
     last: str  # of the agent that answers
 

@@ -58,7 +58,7 @@ class KeepBenchSettings:
             raise ConfigError("keep", wrong_shares[0], "it must be a share: more than 0 and at most 1")
 
     def cells(self) -> Iterator[KeepCell]:
-        """All points; where everything is kept nobody chooses."""
+        """All points; where everything is kept there is no choice."""
         for codec, share in product(cast("tuple[CodecName, ...]", self.codecs), self.keep):
             for by in cast("tuple[KeepBy, ...]", self.by if share < 1 else ("prompt",)):
                 yield KeepCell(share, by, codec)

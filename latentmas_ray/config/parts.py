@@ -168,7 +168,7 @@ class MethodConfig(ConfigPart):
     )
     memory: MemoryName = Field(
         default="matched",
-        description="a control: another question's memory, a part of it, none, or one agent is told something wrong",
+        description="a control: another question's memory, a part of it, none, or one agent gets something wrong",
     )
     latent_steps: StepsSetting = Field(
         default=40,

@@ -83,7 +83,7 @@ class Eviction:
     def _mass(self, observed: AttentionMass | None = None) -> list[Tensor]:
         """What the observers paid to each question's prompt, [L, T]."""
         mass = observed or self._observed
-        assert mass is not None, "nobody observed"
+        assert mass is not None, "no attention was observed"
         spans = enumerate(zip(self._starts, self._prompts, strict=True))
         return [mass.of_slots(row, start, len(ids)) for row, (start, ids) in spans]
 

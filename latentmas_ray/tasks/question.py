@@ -35,7 +35,7 @@ class Question:
     record: Mapping[str, Any]
     options: "Options | None" = None
     seen_by_others: "Question | None" = None  # the question that all agents but the answering one get instead
-    corruption: "Corruption | None" = None  # what one agent is told wrongly
+    corruption: "Corruption | None" = None  # what one agent gets wrongly
 
     def __post_init__(self) -> None:
         where = f"question {self.id}: "

@@ -14,7 +14,7 @@ def corrupt_one(topology: Topology, questions: Iterable[Question]) -> list[Quest
     """Return the questions for the control in which one agent gets the wrong version of each: the first agent, in the
     topology's order and without the answering one, whose prompt it changes. All others get the right one.
 
-    So it is the expert whose notes have the wrong fact, and the first of several agents that are told the same. Raises
+    So it is the expert whose notes have the wrong fact, and the first of several agents that get the same. Raises
     TaskError for a question without a wrong version, and for one that changes no such prompt.
     """
     return [replace(question, corruption=_corruption(topology, question)) for question in questions]

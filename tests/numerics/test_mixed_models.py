@@ -230,15 +230,16 @@ def test_run_folders_name_the_models_and_resume_with_the_same(other: str, tmp_pa
     ("fields", "error", "message"),
     [
         (
-            {"models": {"nobody": "tiny"}},
+            {"models": {"unknown": "tiny"}},
             ConfigError,
-            "models: got 'nobody=tiny'; there is no agent 'nobody'; the agents",
+            "models: got 'unknown=tiny'; there is no agent 'unknown'; the agents",
         ),
         ({"models": "last"}, ConfigError, "models: got 'last'; it must be one model for each agent"),
         ({"models": "last=a,last=b"}, ConfigError, "each agent once"),
         ({"models": {"last": "/nowhere"}}, ModelError, "models: got 'last=/nowhere'; there is no such folder"),
         ({"models": {"last": "OTHER"}, "save_memory": "FOLDER"}, ConfigError, "last reads the memory of first (tiny)"),
         ({"models": {"last": "OTHER"}, "engine": "vllm"}, ConfigError, "it must be transformers"),
+        ({"models": {"last": "OTHER"}, "keep": 0.5}, ConfigError, "keep: got '0.5'; last has another model than first"),
     ],
 )
 def test_what_is_refused(
@@ -281,7 +282,7 @@ def test_tokenizers_that_share_too_little_are_refused_before_anything_starts(tmp
 
 
 def test_commands_refuse_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    for models in ("nobody=tiny", "judger=/nowhere", "judger"):
+    for models in ("unknown=tiny", "judger=/nowhere", "judger"):
         assert main(["ask", "--example", "chain", "--runtime", "local", "--models", models]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert "models: got" in line

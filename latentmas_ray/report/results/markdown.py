@@ -22,7 +22,7 @@ def to_markdown(rows: Sequence[ResultRow], found: FoundRuns, made_by: str) -> st
     """Return the page; `made_by` is the command that makes it."""
     lines = ["# Results", "", f"Made by `{made_by}` from the output folders of runs.", _ABOUT]
     lines += [_line(_COLUMNS), _line(["---:" if name in _RIGHT else "---" for name in _COLUMNS])]
-    lines += [_line(_cells(number, row)) for number, row in enumerate(rows, start=1)]
+    lines += [_line(cells_of(number, row)) for number, row in enumerate(rows, start=1)]
     lines += ["", "## Commands", ""]
     lines += [_about(number, row) for number, row in enumerate(rows, start=1)]
     lines += ["", "## Machines and versions", ""]
@@ -50,7 +50,8 @@ def format_method(row: ResultRow) -> str:
     return row.method if row.memory == "matched" else f"{row.method}, memory {row.memory}"
 
 
-def _cells(number: int, row: ResultRow) -> list[str]:
+def cells_of(number: int, row: ResultRow, *, between_gains: str = "; ") -> list[str]:
+    """Return the cells of a run's line, as they stand in every table of results."""
     return [
         str(number),
         row.task,
@@ -59,7 +60,7 @@ def _cells(number: int, row: ResultRow) -> list[str]:
         row.topology,
         format_questions(row),
         format_accuracy(row.accuracy, row.accuracy_interval),
-        "; ".join(map(format_gain, row.gains)) or "-",
+        between_gains.join(map(format_gain, row.gains)) or "-",
         format_number(row.output_tokens),
         format_number(row.total_tokens),
         format_seconds(row.seconds),

@@ -34,7 +34,7 @@ def parse_controls(controls: str | Sequence[str] | bool) -> tuple[MemoryName, ..
 
 
 def check_controls(controls: Sequence[MemoryName], config: RunConfig) -> None:
-    """Raise ConfigError for controls that mean nothing beside the rest of the configuration."""
+    """Raise ConfigError for controls that mean nothing with the rest of the configuration."""
     given = ",".join(controls)
     if config.memory != "matched":
         raise ConfigError("controls", given, f"it cannot be used with memory {config.memory}; give one of the two")

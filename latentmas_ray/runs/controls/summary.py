@@ -33,7 +33,7 @@ class ControlsSummary:
     gains: tuple[ControlGain, ...]  # of matched over each other control
     churn: Mapping[MemoryName, Churn]  # from matched to each other control
     adoption: AdoptionFigures | None  # of the control corrupted
-    adopted_anyway: float | None  # share of matched answers that equal the wrong gold, although nobody was told it
+    adopted_anyway: float | None  # share of matched answers that equal the wrong gold, although no agent got the error
     runs: Mapping[MemoryName, Summary | SeedsSummary]
 
     def to_json(self) -> dict[str, Any]:

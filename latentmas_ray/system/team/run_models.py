@@ -38,8 +38,9 @@ class RunModels:
         return replace(self, team=team_of(config, topology))
 
     def check(self, config: RunConfig, topology: Topology) -> None:
-        """Raise ModelError for a model that does not exist or cannot collaborate, ConfigError for an object beside
-        models with names, and for a revision of a model whose memory is translated."""
+        """Raise ModelError for a model that does not exist or cannot collaborate. Raise ConfigError for an object
+        together with models with names, for a revision of a model whose memory is translated, and for a part of such
+        memory (`keep`)."""
         if not isinstance(self.model, str):
             self.model.check_run(runtime=config.runtime, tp=config.tp, dtype=config.dtype, revision=config.revision)
             if self.others or self.first.name != config.model:
@@ -53,13 +54,17 @@ class RunModels:
         self._check_links(config, topology)
 
     def _check_links(self, config: RunConfig, topology: Topology) -> None:
-        """Raise ConfigError unless each agent can read what those with other models hand over."""
+        """Raise ConfigError unless each agent can read what those with other models hand over: whole prompts."""
         checked: set[tuple[str, str]] = set()
         for agent, own in self.team.by_agent.items():
             for writer, name in self.team.foreign_to(topology, agent).items():
                 if self.team.by_agent[writer].revision:
                     expected = f"{agent} translates the memory of {writer} from the newest {name}"
                     raise ConfigError("revision", config.revision, f"{expected}: leave it out, or give a folder")
+                share = topology.by_name[writer].keep
+                if (share := config.keep if share is None else share) < 1:
+                    expected = f"{agent} has another model than {writer} and computes whole prompts: leave it out"
+                    raise ConfigError("keep", share, f"{expected}, or give both one model")
                 if name != own.name and (name, own.name) not in checked:
                     _check_translatable((writer, name), (agent, own.name))
                     checked.add((name, own.name))

@@ -1,1 +1,1 @@
-"""Controls that change what agents are told: the memory of another question, and a wrong version of a question."""
+"""Controls that change what agents get: the memory of another question, and a wrong version of a question."""

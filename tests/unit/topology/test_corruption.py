@@ -1,4 +1,4 @@
-"""Which agent is told something wrong, and that no other prompt shows it."""
+"""Which agent gets something wrong, and that no other prompt shows it."""
 
 import re
 

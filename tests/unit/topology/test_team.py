@@ -48,7 +48,7 @@ def test_agents_with_one_model_need_no_other() -> None:
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ({"nobody": "x"}, "there is no agent 'nobody'; the agents are planner, critic, judger"),
+        ({"unknown": "x"}, "there is no agent 'unknown'; the agents are planner, critic, judger"),
         ({"critic": "x"}, "agents.critic.model is one: leave one of the two out"),
     ],
 )
