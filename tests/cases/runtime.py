@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from latentmas_ray.actors import RayRuntime
 from latentmas_ray.actors.replicas.request import ReplicaRequest
 from latentmas_ray.config import replicas_by_agent
 from latentmas_ray.transport import ObjectStore
+
+Runtime = TypeVar("Runtime", bound=RayRuntime)
 
 _OF_REQUEST = {one.name for one in fields(ReplicaRequest)}
 
@@ -18,8 +20,9 @@ def runtime_of(
     *,
     transport: Any = None,
     replicas: int | Mapping[str, int] = 1,
+    kind: type[Runtime] = RayRuntime,  # type: ignore[assignment]  # the default of a type variable
     **more: Any,
-) -> RayRuntime:
+) -> Runtime:
     """A runtime that is not started. `more` are fields of the request for its replicas, or arguments of the runtime."""
     request = ReplicaRequest(
         agents=tuple(agents),
@@ -28,4 +31,4 @@ def runtime_of(
         **{name: value for name, value in more.items() if name in _OF_REQUEST},
     )
     rest = {name: value for name, value in more.items() if name not in _OF_REQUEST}
-    return RayRuntime(request, transport or ObjectStore(), **rest)
+    return kind(request, transport or ObjectStore(), **rest)

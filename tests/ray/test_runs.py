@@ -18,6 +18,7 @@ from latentmas_ray.runs.results import Answer
 from latentmas_ray.runs.run_events import QuestionAnswered, RunEvent, RunProgress
 from latentmas_ray.scheduler.protocol import RuntimeInfo, TurnHandle
 from latentmas_ray.transport import ObjectStore, PerLink, SharedMemory, Transport, pick_transport
+from tests.cases.runtime import runtime_of
 from tests.cases.scheduler import agent, topology
 from tests.ray.actor_cases import drive, questions_that_wait, store_bytes_used, use_transport, wait_until
 from tests.ray.stand_ins import SPEC, StandIn, Turn, number_of, turns_in
@@ -56,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def all_actors(cluster: None, folder: Path) -> Iterator[StartedRuntime]:
     transport = partial(pick_transport, "shared_memory", "none")
-    runtime = RememberingRuntime([*EXPERTS, "summariser"], partial(StandIn, folder), transport)
+    agents = [*EXPERTS, "summariser"]
+    runtime = runtime_of(agents, partial(StandIn, folder), transport=transport, kind=RememberingRuntime)
     try:
         info = runtime.start()
         assert "transport shared_memory" in info.description
