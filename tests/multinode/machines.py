@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -99,10 +99,13 @@ class Machine:
 
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to all processes on the machine but the one that keeps it."""
-        for pid in self.processes():
-            if pid != self.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        self.signal([pid for pid in self.processes() if pid != self.pid], number)
+
+    def signal(self, pids: Iterable[int], number: signal.Signals) -> None:
+        """Send a signal to these processes of the machine, by their numbers outside. Some may be over."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         if number == signal.SIGCONT:
             self._continue_entered()
 
@@ -122,7 +125,7 @@ class Machine:
                 self._keeper.communicate(timeout=1)
 
     def _continue_entered(self) -> None:
-        """`nsenter` stops when its child is stopped, and does not go on with it: the child could not be buried."""
+        """`nsenter` stops with its child, but does not continue with it: it would never see the end of its child."""
         for process in self._entered:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -162,20 +162,18 @@ def _stop_one(cluster: Cluster, chance: random.Random) -> int:
     """Stop an actor, a raylet or a driver for some seconds, then leave all alone for as long; return how many."""
     names = ("ray::", "raylet/raylet", "latentmas")
     found = [
-        pid
-        for node in (HEAD, WORKER)
-        for pid, name in sorted(cluster.machines[node].processes().items())
+        (machine, pid)
+        for machine in (cluster.machines[node] for node in (HEAD, WORKER))
+        for pid, name in sorted(machine.processes().items())
         if any(part in name for part in names)
     ]
     if not found:
         time.sleep(0.5)
         return 0
-    stopped, seconds = chance.choice(found), chance.uniform(0.5, 8.0)
-    with suppress(ProcessLookupError):
-        os.kill(stopped, signal.SIGSTOP)
+    (machine, stopped), seconds = chance.choice(found), chance.uniform(0.5, 8.0)
+    machine.signal([stopped], signal.SIGSTOP)
     time.sleep(seconds)
-    with suppress(ProcessLookupError):
-        os.kill(stopped, signal.SIGCONT)
+    machine.signal([stopped], signal.SIGCONT)
     time.sleep(seconds / 2)
     return 1
 

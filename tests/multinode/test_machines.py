@@ -104,6 +104,18 @@ def test_a_machine_whose_processes_are_stopped_can_be_powered_off(machines: tupl
     assert stopped.wait(timeout=60) != 0
 
 
+def test_a_process_that_was_stopped_for_a_while_is_seen_to_end(machines: tuple[Switch, Machine, Machine]) -> None:
+    _, machine, _ = machines
+    process = machine.start(["sleep", "1000"])
+    wait_for(lambda: "sleep 1000 " in machine.processes().values(), process)
+    inside = [pid for pid, name in machine.processes().items() if name == "sleep 1000 "]
+    machine.signal(inside, signal.SIGSTOP)
+    wait_for(lambda: _state(process.pid) == "T", process)
+    machine.signal(inside, signal.SIGCONT)
+    machine.signal(inside, signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
