@@ -31,7 +31,8 @@ from latentmas_ray.scheduler.run import Run, RunRequest, TurnsInFlight, change_c
 from latentmas_ray.tasks import grade
 
 POLL_SECONDS = 0.2  # upper bound on the wait of one step, so that Ctrl-C works and progress is sent
-PROGRESS_SECONDS = 0.15  # between two reports while nothing but tokens is reported
+PROGRESS_SECONDS = 0.15  # between two reports while nothing but tokens is reported, or many turns are in flight
+MANY_TURNS = 64  # in flight: their ends come faster than anyone reads progress
 FailureEvent = TurnFailed | TurnLost
 _ENDS_ALL_RUNS = (ActorError, ClusterError)  # no single run caused these
 
@@ -62,6 +63,7 @@ class Scheduler:
         self._agents: set[str] = set()  # of all runs so far
         self._num_batches = 0  # of all runs so far
         self._reported_at = clock()  # when progress was reported last
+        self._has_news = False  # since then
 
     def start_run(self, request: RunRequest) -> Run:
         """Start a run. Its results are added to `Run.results` until `Run.is_over`, one for each open question of its
@@ -111,6 +113,8 @@ class Scheduler:
             self._cancel_batches(list(run.batch_states))
             run.grading.cancel()
             run.clear()
+            if self._has_news:
+                self._report_progress()
             record_load(self._metrics, self._load(), self._agents)
             run.counters.finish()
         finally:
@@ -174,9 +178,8 @@ class Scheduler:
             handle = self._runtime.submit(request, batch_state.segments_for(request))
             batch_state.add_handle(handle)
             self._in_flight.add(handle, run, batch_state)
-            if request.thinks == "latent":
-                # Now with the texts in its prompts.
-                self._memory_budget.reserve(batch_state, {request.agent: batch_state.bounds_of(request)})
+            if (bounds := batch_state.new_bounds(request)) is not None:
+                self._memory_budget.reserve(batch_state, {request.agent: bounds})
 
     def _poll(self, timeout_seconds: float) -> bool:
         """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""
@@ -201,7 +204,9 @@ class Scheduler:
                     for run in self._runs:
                         run.counters.send(event)
         self._handle_outcomes(questions, turns)
-        if turns or questions or self._clock() - self._reported_at >= PROGRESS_SECONDS:
+        self._has_news |= bool(turns or questions)
+        is_small = len(self._in_flight) < MANY_TURNS
+        if (is_small and self._has_news) or self._clock() - self._reported_at >= PROGRESS_SECONDS:
             self._report_progress()
         return bool(turns or questions)
 
@@ -275,7 +280,7 @@ class Scheduler:
             run.clear()
 
     def _report_progress(self) -> None:
-        self._reported_at = self._clock()
+        self._reported_at, self._has_news = self._clock(), False
         load = self._load()
         record_load(self._metrics, load, self._agents)
         stored_bytes = sum(load.memory_bytes.values())
