@@ -50,6 +50,7 @@ class ReplicaManager:
         self._loaders = Loaders()
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._has_retiring = False
         self._seats: dict[ReplicaId, first.Seat] = {}
         self._free_seats: list[first.Seat] = []  # of replicas that were retired, in the first placement group
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
@@ -212,14 +213,15 @@ class ReplicaManager:
         if replica.state is not ReplicaState.READY:  # nothing was sent to it
             self._starting.pop(replica, None)
         replica.state = ReplicaState.RETIRING
+        self._has_retiring = True
 
     def finish_retired(self, is_needed: Callable[[Replica], bool]) -> list[tuple[ReplicaId, Replica]]:
         """End the retiring replicas whose turns are over and that are not `is_needed` for segments; return them."""
-        over = [
-            (replica_id, replica)
-            for replica_id, replica in self._replicas.items()
-            if replica.state is ReplicaState.RETIRING and not replica.pending and not is_needed(replica)
-        ]
+        if not self._has_retiring:  # the runtime asks at every poll, and there may be a thousand replicas
+            return []
+        retiring = [(name, one) for name, one in self._replicas.items() if one.state is ReplicaState.RETIRING]
+        over = [(name, one) for name, one in retiring if not (one.pending or is_needed(one))]
+        self._has_retiring = len(over) < len(retiring)
         for replica_id, replica in over:
             self._remove(replica_id)
             replica.shut_down()

@@ -9,7 +9,10 @@ from typing import Any
 from latentmas_ray.bench.machine import processor
 from latentmas_ray.errors import RunError
 from latentmas_ray.placement import Plan
-from latentmas_ray.runs.results import Failure
+from latentmas_ray.runs.folder import encode_row
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.runs.run_events import RunEvent
+from latentmas_ray.runs.timeline.recorder import row_of_event
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
@@ -67,6 +70,7 @@ def simulate_run(settings: SimulationSettings, topology: Topology, plan: Plan) -
             prompts=_SamePrompts(topology, questions[0]),
         ),
         batches=plan_batches(questions, settings.batch_size),
+        observer=_Rows(),
     )
     drive(runtime, request)
     return _figures(settings, topology, plan, runtime, driver, time.thread_time() - begin)
@@ -85,14 +89,25 @@ class _SamePrompts(RenderedPrompts):
         return self._by_agent[agent.name]
 
 
+class _Rows:
+    """An observer that makes the rows of a run's timeline, as its driver does, and writes none."""
+
+    def on_event(self, event: RunEvent) -> None:
+        if (row := row_of_event(event, 0.0)) is not None:
+            encode_row(row)
+
+
 def drive(runtime: SimulatedRuntime, request: RunRequest) -> None:
-    """Run all batches of a request to their end. Raises RunError if a question has no answer."""
+    """Run all batches of a request to their end; make the rows of the journal, as the driver of a run does, and write
+    none. Raises RunError if a question has no answer."""
     scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), clock=runtime.clock))
     num_answers = 0
     with closing(scheduler.run(request)) as results:
         for result in results:
             if isinstance(result, Failure):
                 raise RunError(f"question {result.id} failed at {result.agent}: {result.error}")
+            assert isinstance(result, Answer)
+            encode_row(result.to_row())
             num_answers += 1
     num_questions = sum(len(batch.questions) for batch in request.batches)
     if num_answers != num_questions:
