@@ -50,6 +50,7 @@ EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
+MAX_DRIVERS = 64
 MAX_DECODE_BATCH = 1024  # a turn of a single question has a thread in its actor
 
 
@@ -88,6 +89,7 @@ class ConfigPart(BaseModel):
         "max_new_tokens",
         "seed",
         "limit",
+        "drivers",
         "tp",
         "threads",
         "trace",
@@ -318,6 +320,12 @@ class PlacementConfig(ConfigPart):
     )
     rebalance: Annotated[bool, MayChange()] = Field(
         default=False, description="let a replica of an idle agent end for one of the agent that holds the others up"
+    )
+    drivers: Annotated[int, MayChange()] = Field(
+        default=1,
+        ge=1,
+        le=MAX_DRIVERS,
+        description="processes that drive an evaluation, each with a part of the questions and of the cluster",
     )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"

@@ -141,8 +141,11 @@ def record_load(sink: MetricSink, load: LoadSnapshot, agents: Iterable[str]) -> 
 
 
 class RunMetrics:
-    """An observer that records one run's events as metrics. Sums are recorded whenever the run reports its progress, and
-    at its end: a turn changes a dozen counters, and a call for each would be much of the scheduler's work."""
+    """An observer that records one run's events as metrics.
+
+    Sums are recorded whenever the run reports its progress, and at its end: a turn changes a dozen counters, and a call
+    for each would be much of the scheduler's work.
+    """
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink

@@ -20,7 +20,7 @@ from latentmas_ray.config import (
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement import ActorPlanner
+from latentmas_ray.placement import WHOLE_CLUSTER, ActorPlanner, ClusterPart
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.system.auto_layout import RunPlanner
@@ -38,10 +38,17 @@ if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
 
 
-def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_batches: int) -> Runtime:
+def make_runtime(
+    config: RunConfig,
+    models: RunModels,
+    topology: Topology,
+    num_batches: int,
+    part: ClusterPart = WHOLE_CLUSTER,
+) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
-    With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError, ClusterError and ModelError.
+    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part of it. Raises ConfigError,
+    ClusterError and ModelError.
     """
     loading: dict[str, Any] = {
         "device": config.device,
@@ -60,7 +67,7 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         note = describe_engines(topology, choices)
         return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
-    cluster = _connect(config)
+    cluster = _connect(config, part)
     from latentmas_ray.actors.ray_runtime import RayRuntime
     from latentmas_ray.actors.replicas.request import ReplicaRequest
     from latentmas_ray.transport.make import pick_transport
@@ -111,14 +118,14 @@ def runner_makers(
     return makers[models.first], {agent: makers[one] for agent, one in models.others.items()}
 
 
-def _connect(config: RunConfig) -> "Cluster":
+def _connect(config: RunConfig, part: ClusterPart) -> "Cluster":
     """Join or start the cluster of a run. Raises ConfigError, ClusterError."""
     from latentmas_ray.actors.cluster import connect_as_configured
 
     if config.detach is not None and (config.address or read_environment().ray_address) in (None, "local"):
         expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
         raise ConfigError("detach", config.detach, expected)
-    return connect_as_configured(config.address)
+    return connect_as_configured(config.address, part)
 
 
 def detached_actors(config: RunConfig, models: RunModels, planner: RunPlanner) -> "DetachedActors | None":
