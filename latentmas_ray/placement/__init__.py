@@ -3,6 +3,7 @@
 model_dims       sizes of a model: parameters, bytes of KV per token
 memory_estimate  tokens and memory that each agent's turn needs
 cache_size       bytes of the cache of an engine that writes texts
+gpu_memory       whether the memory of a GPU suffices for the actors on it
 resources        GPUs, cores and threads of one actor
 cluster_part     the part of a cluster that one of several drivers has
 assignment       the node and GPU of each rank: packed or spread

@@ -3,6 +3,7 @@
 messages    what the run's process and its drivers tell each other, as lines of JSON
 journals    each driver's own journal in the run's folder, and how it joins the run's
 process     one driver as a process, seen from the run's
-drivers     the drivers of a run: divides the work, passes the results on, starts a driver again that dies
+drivers     the drivers of a run: started, started again, and ended
+division    one run, divided among them: who has which batches, and what all of them report
 child       the process of a driver
 """

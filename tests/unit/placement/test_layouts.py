@@ -23,7 +23,8 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout, rows_on, written_at_once
+from latentmas_ray.placement.gpu_memory import rows_on, written_at_once
+from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
 from latentmas_ray.placement.prediction.run_layout import run_fields, run_flags
