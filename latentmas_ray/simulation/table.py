@@ -18,7 +18,7 @@ COLUMNS = (
     "turns/s",
     "drivers",
     "driver's core",
-    "driver, turns/s",
+    "drivers, turns/s",
 )
 
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
-        --rebalance --turn-timeout --memory-in-flight --detach
+        --rebalance --drivers --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
         {FOR_ONE_QUESTION}
     """,
@@ -37,7 +37,7 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
+        --prompt-tokens --latent-steps --thoughts --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
         --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
@@ -45,7 +45,7 @@ COMMANDS = {
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
         --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --hardware --nvlink
-        --network --store --latency --driver --runtime-seconds --plot --json
+        --network --store --latency --driver --drivers --runtime-seconds --plot --json
     """,
     "bench": "",
     "bench transfer": """
