@@ -55,7 +55,7 @@ COMMANDS = {
     "bench answer": """
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
-        --thoughts --runtime --address --output --json
+        --thoughts --keep --runtime --address --output --json
     """,
     "bench thoughts": """
         --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign
