@@ -82,7 +82,7 @@ def simulate_run(settings: SimulationSettings, topology: Topology, plan: Plan) -
             prompts=_SamePrompts(topology, questions[0]),
         ),
         batches=plan_batches(questions, settings.batch_size),
-        observer=_Rows(),
+        observer=_RowMaker(),
     )
     drive(runtime, request)
     return _figures(settings, topology, plan, runtime, driver, time.thread_time() - begin)
@@ -101,7 +101,7 @@ class _SamePrompts(RenderedPrompts):
         return self._by_agent[agent.name]
 
 
-class _Rows:
+class _RowMaker:
     """An observer that makes the rows of a run's timeline, as its driver does, and writes none."""
 
     def on_event(self, event: RunEvent) -> None:

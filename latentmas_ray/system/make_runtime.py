@@ -47,8 +47,7 @@ def make_runtime(
 ) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
-    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part of it. Raises ConfigError,
-    ClusterError and ModelError.
+    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
     """
     loading: dict[str, Any] = {
         "device": config.device,
@@ -57,15 +56,8 @@ def make_runtime(
         "cache_dir": read_environment().cache_dir.absolute(),
     }
     make_runner, own = runner_makers(models, topology, loading)
-    num_threads = config.threads or read_environment().torch_threads
     if config.runtime == "local":
-        from latentmas_ray.actors.local_runtime import LocalRuntime
-        from latentmas_ray.transport.make import pick_transport
-
-        transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
-        choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
-        note = describe_engines(topology, choices)
-        return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
+        return _local_runtime(config, models, topology, make_runner, own)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
     cluster = _connect(config, part)
     from latentmas_ray.actors.ray_runtime import RayRuntime
@@ -89,7 +81,7 @@ def make_runtime(
         tp=planner.tp,
         busy_agents=busy_agents,
         uses_gpus=config.device != "cpu",
-        num_threads=num_threads,
+        num_threads=config.threads or read_environment().torch_threads,
         start_seconds=config.start_timeout,
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, models, topology, choices, loading),
@@ -105,6 +97,24 @@ def make_runtime(
         measures_costs=config.transfer == "auto" and not apart(choices),
         note=describe_engines(topology, choices),
     )
+
+
+def _local_runtime(
+    config: RunConfig,
+    models: RunModels,
+    topology: Topology,
+    make_runner: "Callable[..., TurnRunner]",
+    own: "Mapping[str, Callable[..., TurnRunner]]",
+) -> Runtime:
+    """Return a runtime that executes all turns in this process."""
+    from latentmas_ray.actors.local_runtime import LocalRuntime
+    from latentmas_ray.transport.make import pick_transport
+
+    transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
+    choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
+    num_threads = config.threads or read_environment().torch_threads
+    note = describe_engines(topology, choices)
+    return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
 
 
 def runner_makers(

@@ -42,7 +42,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     warnings.simplefilter("ignore")  # the parent has told them
     commands: SimpleQueue[Message | None] = SimpleQueue()
-    driver = _Driver(out)
+    driver = _ChildDriver(out)
     threading.Thread(target=_read, args=(commands, driver), name="commands", daemon=True).start()
     try:
         while (message := commands.get()) is not None:
@@ -60,7 +60,7 @@ def main() -> int:
         driver.close()
 
 
-def _read(commands: "SimpleQueue[Message | None]", driver: "_Driver") -> None:
+def _read(commands: "SimpleQueue[Message | None]", driver: "_ChildDriver") -> None:
     """Pass the parent's messages on. At their end the driver stops what it does; if it hangs, the process ends."""
     for line in sys.stdin.buffer:
         if (message := read_message(line)) is not None:
@@ -72,7 +72,7 @@ def _read(commands: "SimpleQueue[Message | None]", driver: "_Driver") -> None:
     os._exit(1)
 
 
-class _Driver:
+class _ChildDriver:
     """Executes the parent's messages, one after another; an observer of its own runs."""
 
     def __init__(self, out: IO[bytes]) -> None:

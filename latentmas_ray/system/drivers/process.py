@@ -1,6 +1,5 @@
 """One driver as a process of its own, seen from the run's."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -10,9 +9,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import latentmas_ray
 from latentmas_ray.system.drivers.messages import Message, read_message, write_message
 
+# The package is that of this process, wherever that found it.
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from latentmas_ray.system.drivers.child import main; sys.exit(main())"
+)
 END_SECONDS = 30.0  # for a driver to shut down its actors
 
 
@@ -25,13 +27,10 @@ class DriverProcess:
         """Start it, and send it what to set up. Its errors are written to this process's stderr."""
         self.number = number
         self._inbox = inbox
-        root = str(Path(latentmas_ray.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "latentmas_ray.system.drivers.child"],
+            [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[3])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the run's process, which ends its drivers
         )
         self._reader = threading.Thread(target=self._read, name=f"driver {number + 1}", daemon=True)
