@@ -358,8 +358,9 @@ class ReplicaManager:
     def _rejoin(self, plan: Plan) -> dict[Replica, list[Loaded]] | None:
         """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
         ids, detached = [shard.replica_id for shard in plan.shards()], self.request.detached
-        bundles = PlacementGroupHandle.bundles_of(plan)
-        if detached is None or (found := detached.find(list(map(str, ids)), bundles)) is None:
+        if detached is None:
+            return None
+        if (found := detached.find(list(map(str, ids)), PlacementGroupHandle.bundles_of(plan))) is None:
             return None
         self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
         self._seats = first.seats_of(self._placement_group, plan)
