@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -21,7 +21,7 @@ from latentmas_ray.actors.errors import CANNOT_CONNECT
 from latentmas_ray.config.address import RAY_CLIENT, describe_other_service, split_address
 from latentmas_ray.env import read_environment, silence_unhandled_ray_errors
 from latentmas_ray.errors import ClusterError, ConfigError
-from latentmas_ray.placement.resources import NodeResources
+from latentmas_ray.placement import WHOLE_CLUSTER, ClusterPart, NodeResources
 
 _PROBE_SECONDS = 5.0
 _STORE_SHARE = 0.5  # of the object store that segments in flight may use, so that nothing spills
@@ -49,37 +49,38 @@ class Cluster:
     # IP address and port of each node's raylet, as far as Ray tells them.
     addresses: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     without: Set[str] = frozenset()  # nodes that were left out
+    part: ClusterPart = WHOLE_CLUSTER  # what this driver has of the cluster: the nodes are that of them
 
     @classmethod
-    def inspect(cls, *, owned: bool, without: Set[str] = frozenset()) -> "Cluster":
+    def inspect(
+        cls,
+        *,
+        owned: bool,
+        without: Set[str] = frozenset(),
+        part: ClusterPart = WHOLE_CLUSTER,
+    ) -> "Cluster":
         """Return the current state of the cluster that this process is connected to; `without` are nodes that have
-        ended although Ray may still list them."""
+        ended although Ray may still list them. `part` is what this driver has of it."""
         found = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without}
         alive = {node_id: node["Resources"] for node_id, node in found.items()}
+        own = (part.of_node(_resources_of(node_id, resources)) for node_id, resources in alive.items())
         return cls(
             owned=owned,
-            nodes=tuple(
-                NodeResources(
-                    name=node_id,
-                    num_gpus=resources.get("GPU", 0.0),
-                    num_cpus=resources.get("CPU", 0.0),
-                    gpu_name=_accelerator(resources),
-                )
-                for node_id, resources in alive.items()
-            ),
+            nodes=tuple(node for node in own if node is not None),
             node_ids=frozenset(alive),
-            store_bytes={name: resources.get("object_store_memory", 0.0) for name, resources in alive.items()},
+            store_bytes={name: one.get("object_store_memory", 0.0) / part.of for name, one in alive.items()},
             addresses={
                 name: (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
                 for name, node in found.items()
                 if node.get("NodeManagerAddress") and node.get("NodeManagerPort")
             },
             without=without,
+            part=part,
         )
 
     def inspect_again(self) -> "Cluster":
         """Return the current state of the same cluster, without the nodes that were left out."""
-        return Cluster.inspect(owned=self.owned, without=self.without)
+        return Cluster.inspect(owned=self.owned, without=self.without, part=self.part)
 
     def bytes_in_flight(self, used: Collection[str]) -> int:
         """Return the bytes that segments in flight may use on these nodes: a share of their object stores.
@@ -99,20 +100,32 @@ class Cluster:
             ray.shutdown()
 
 
+def _resources_of(node: str, resources: Mapping[str, float]) -> NodeResources:
+    return NodeResources(
+        name=node,
+        num_gpus=resources.get("GPU", 0.0),
+        num_cpus=resources.get("CPU", 0.0),
+        gpu_name=_accelerator(resources),
+    )
+
+
 def _accelerator(resources: Mapping[str, float]) -> str:
     """Return the kind of a node's GPUs as Ray names it, such as H100; empty if it does not know it."""
     return next((name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR)), "")
 
 
-def connect_as_configured(address: str | None) -> Cluster:
-    """Call `connect` with `address`, or with RAY_ADDRESS if `address` is None and that is set.
+def connect_as_configured(address: str | None, part: ClusterPart = WHOLE_CLUSTER) -> Cluster:
+    """Call `connect` with `address`, or with RAY_ADDRESS if `address` is None and that is set; return `part` of the
+    cluster.
 
     Raises like `connect`, and ConfigError for a bad environment variable.
     """
     environment = read_environment()
     if address is None and environment.ray_address is not None:
-        return connect(environment.ray_address, field="RAY_ADDRESS")
-    return connect(address)
+        cluster = connect(environment.ray_address, field="RAY_ADDRESS")
+    else:
+        cluster = connect(address)
+    return cluster if part == WHOLE_CLUSTER else replace(cluster, part=part).inspect_again()
 
 
 def connect(address: str | None, *, field: str = "address") -> Cluster:
@@ -127,8 +140,8 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
     if address is not None and (owned or not _is_current(address)):
         _check_reachable(address, field)
     if not owned and address is not None and field == "address" and not _is_current(address):
-        current = ray.get_runtime_context().gcs_address
-        raise ConfigError(field, address, f"this process uses the Ray cluster at {current}; leave it out, or use that")
+        told = f"this process uses the Ray cluster at {current_address()}; leave it out, or use that"
+        raise ConfigError(field, address, told)
     if owned:
         silence_unhandled_ray_errors()
         try:
@@ -144,6 +157,11 @@ def connect(address: str | None, *, field: str = "address") -> Cluster:
                 raise ClusterError(f"Ray cannot start on this machine: {error}") from error
             raise ConfigError(field, address, _required_fix(error)) from error
     return Cluster.inspect(owned=owned)
+
+
+def current_address() -> str:
+    """Return HOST:PORT of the cluster that this process is connected to, by which others of this machine join it."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _uses_ray_client() -> bool:
@@ -211,7 +229,7 @@ def _is_current(address: str) -> bool:
     names."""
     if address in ("auto", "local"):
         return True
-    port = str(ray.get_runtime_context().gcs_address).rpartition(":")[2]
+    port = current_address().rpartition(":")[2]
     return address.rpartition(":")[2] == port
 
 

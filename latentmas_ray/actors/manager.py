@@ -3,21 +3,23 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from latentmas_ray.actors.agent_actor import Loaded
 from latentmas_ray.actors.cluster import Cluster
+from latentmas_ray.actors.detached.actors import keeping_places
 from latentmas_ray.actors.elastic import first
 from latentmas_ray.actors.errors import actor_errors, reason
+from latentmas_ray.actors.replicas import waiting
 from latentmas_ray.actors.replicas.describe import describe_actors, layout_of
 from latentmas_ray.actors.replicas.measure_ways import measure_ways
 from latentmas_ray.actors.replicas.placement_group import PlacementGroupHandle
 from latentmas_ray.actors.replicas.replica import Replica, ReplicaState
 from latentmas_ray.actors.replicas.request import Loaders, ReplicaRequest
-from latentmas_ray.actors.replicas.waiting import WaitLog, get_loaded, no_place, poll_seconds, too_late
+from latentmas_ray.actors.replicas.waiting import StartingReplica, WaitLog, get_loaded, no_place, poll_seconds
 from latentmas_ray.actors.text.setup import kind_of_replica
 from latentmas_ray.actors.text.text_replica import TextReplica
 from latentmas_ray.errors import ActorError, ClusterError, InputError
@@ -29,13 +31,6 @@ from latentmas_ray.transport.choose import LinkTimes
 from latentmas_ray.units import format_seconds
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Starting:
-    loaded: list[ray.ObjectRef]
-    deadline: float
-    log: WaitLog
 
 
 class ReplicaManager:
@@ -50,10 +45,11 @@ class ReplicaManager:
         self._loaders = Loaders()
         self._transport: Transport | None = None
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._has_retiring = False
         self._seats: dict[ReplicaId, first.Seat] = {}
         self._free_seats: list[first.Seat] = []  # of replicas that were retired, in the first placement group
         self._by_agent: dict[str, list[Replica]] | None = None  # a cache, as every turn asks for it
-        self._starting: dict[Replica, _Starting] = {}
+        self._starting: dict[Replica, StartingReplica] = {}
         self.loaded: list[Loaded] = []
         self._first_nodes: frozenset[str] = frozenset()  # on which the model has loaded
         self._link_times: LinkTimes | None = None
@@ -71,8 +67,10 @@ class ReplicaManager:
             if not self.request.least:
                 self.asked = dict(self._plan.request.replicas)
             loaded = self._rejoin(self._plan)
-            if loaded is None and self._make_replicas(self._plan, cluster, deadline):
-                loaded = self._load(cluster, deadline)
+            if loaded is None:
+                with keeping_places(self.request.detached):
+                    is_made = self._make_replicas(self._plan, cluster, deadline)
+                loaded = self._load(cluster, deadline) if is_made else None
             if loaded is not None:
                 break
             # The plan may ask too much of the nodes that are left. Ray reports the death of a node up to a minute late,
@@ -212,14 +210,15 @@ class ReplicaManager:
         if replica.state is not ReplicaState.READY:  # nothing was sent to it
             self._starting.pop(replica, None)
         replica.state = ReplicaState.RETIRING
+        self._has_retiring = True
 
     def finish_retired(self, is_needed: Callable[[Replica], bool]) -> list[tuple[ReplicaId, Replica]]:
         """End the retiring replicas whose turns are over and that are not `is_needed` for segments; return them."""
-        over = [
-            (replica_id, replica)
-            for replica_id, replica in self._replicas.items()
-            if replica.state is ReplicaState.RETIRING and not replica.pending and not is_needed(replica)
-        ]
+        if not self._has_retiring:  # the runtime asks at every poll, and there may be a thousand replicas
+            return []
+        retiring = [(name, one) for name, one in self._replicas.items() if one.state is ReplicaState.RETIRING]
+        over = [(name, one) for name, one in retiring if not (one.pending or is_needed(one))]
+        self._has_retiring = len(over) < len(retiring)
         for replica_id, replica in over:
             self._remove(replica_id)
             replica.shut_down()
@@ -237,7 +236,7 @@ class ReplicaManager:
         self._by_agent = None
         limit = self.request.start_seconds
         log = WaitLog(lambda: f"a new actor of {', '.join(replica_id.agents)}", limit)
-        self._starting[replica] = _Starting(replica.start(self._transport), time.monotonic() + limit, log)
+        self._starting[replica] = StartingReplica(replica.start(self._transport), time.monotonic() + limit, log)
 
     def _remove(self, replica_id: ReplicaId) -> None:
         """Forget a replica and free its place."""
@@ -359,7 +358,9 @@ class ReplicaManager:
     def _rejoin(self, plan: Plan) -> dict[Replica, list[Loaded]] | None:
         """Use the actors of a former driver of the run; return what they have loaded, or None if there are none."""
         ids, detached = [shard.replica_id for shard in plan.shards()], self.request.detached
-        if detached is None or (found := detached.find(list(map(str, ids)))) is None:
+        if detached is None:
+            return None
+        if (found := detached.find(list(map(str, ids)), PlacementGroupHandle.bundles_of(plan))) is None:
             return None
         self._placement_group, self._by_agent = PlacementGroupHandle.of(found.placement_group, plan), None
         self._seats = first.seats_of(self._placement_group, plan)
@@ -389,10 +390,10 @@ class ReplicaManager:
                 if cluster.has_lost_nodes():
                     return None
                 if time.monotonic() > deadline:
-                    raise ClusterError(too_late(late_agents(), limit)) from None
+                    raise ClusterError(waiting.too_late(late_agents(), limit)) from None
                 log.update()
         late = {one: refs for one, refs in references.items() if one not in begun}
-        self._starting.update({one: _Starting(refs, deadline, log) for one, refs in late.items()})
+        self._starting.update({one: StartingReplica(refs, deadline, log) for one, refs in late.items()})
         return {replica: [next(loaded) for _ in replica.actors] for replica in begun}
 
     def _agents_of(self, replicas: Sequence[Replica]) -> list[str]:

@@ -350,7 +350,7 @@ class RayRuntime:
         for attempts_left in reversed(range(MAX_STARTS)):
             self._manager.shut_down()
             self._follower.reset()
-            self._cluster = Cluster.inspect(owned=self._cluster.owned, without=self._health.gone_nodes)
+            self._cluster = replace(self._cluster, without=self._health.gone_nodes).inspect_again()
             try:
                 self._start_replicas()
                 return

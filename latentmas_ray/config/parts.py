@@ -1,8 +1,7 @@
 """The parts of a configuration, and the marks of fields.
 
 Each part is a pydantic model, and `RunConfig` inherits from all parts: every `RunConfig` is a `SamplingConfig`, so that
-functions can take only the part that they need. (The parts are not fields, because `model`, `memory` and `output` are
-names of fields already.)
+functions can take only the part that they need. (The parts are no fields, as `model`, `memory` and `output` are some.)
 """
 
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ EMBEDDED_MODELS = (EMBEDDED_MODEL, "small")  # trained for `chain` and `notes`
 PATH_FIELDS = ("model", "task", "topology", "output", "save_memory")
 MAX_NEW_TOKENS = 256  # for tasks without their own limit
 VLLM_DECODE_BATCH = 64  # questions that vLLM writes at the same time unless another number is given
+MAX_DRIVERS = 64
 MAX_DECODE_BATCH = 1024  # a turn of a single question has a thread in its actor
 
 
@@ -88,6 +88,7 @@ class ConfigPart(BaseModel):
         "max_new_tokens",
         "seed",
         "limit",
+        "drivers",
         "tp",
         "threads",
         "trace",
@@ -180,8 +181,7 @@ class MethodConfig(ConfigPart):
         "parameters as in soft:temperature=0.7,top_k=50",
     )
     guard: GuardName = Field(
-        default="off",
-        description="thoughts with an alarm: warn, drop them from the memory, or write text instead",
+        default="off", description="thoughts with an alarm: warn, drop them from the memory, or write text instead"
     )
 
     @field_validator("latent_steps", mode="before")
@@ -318,6 +318,9 @@ class PlacementConfig(ConfigPart):
     )
     rebalance: Annotated[bool, MayChange()] = Field(
         default=False, description="let a replica of an idle agent end for one of the agent that holds the others up"
+    )
+    drivers: Annotated[int, MayChange()] = Field(
+        default=1, ge=1, le=MAX_DRIVERS, description="processes that drive an evaluation, each a part of the cluster"
     )
     tp: Annotated[int, MayChange()] = Field(
         default=1, ge=1, le=1024, description="GPUs of one node over which each replica's model is split"

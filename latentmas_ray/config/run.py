@@ -29,7 +29,7 @@ from latentmas_ray.config.parts import (
     marked,
 )
 from latentmas_ray.config.renamed import current_fields
-from latentmas_ray.config.values import is_url
+from latentmas_ray.config.values import format_replicas, is_url
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.paths import with_home
 
@@ -136,8 +136,21 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("guard", config.guard, expected)
     if config.detach is not None:
         _check_detached(config)
+    if config.drivers > 1 and config.runtime == "ray":
+        _check_drivers(config)
     if config.resume and config.output is None:
         raise ConfigError("resume", True, "it needs the output folder of the run to continue (output)")
+
+
+def _check_drivers(config: RunConfig) -> None:
+    """Raise ConfigError for what several drivers cannot have."""
+    for name in ("min_replicas", "max_replicas"):
+        if (value := getattr(config, name)) is not None:
+            expected = f"with {config.drivers} drivers it must be left out: each has a fixed part of the cluster"
+            raise ConfigError(name, value if isinstance(value, int | str) else format_replicas(value), expected)
+    if config.detach is not None:
+        expected = f"with {config.drivers} drivers it must be left out: a driver that ends is started again by the run"
+        raise ConfigError("detach", config.detach, expected)
 
 
 def _check_detached(config: RunConfig) -> None:

@@ -142,6 +142,29 @@ def devices_by_agents(replicas: Replicas, agents: Sequence[str]) -> dict[tuple[s
     return found | {(agent,): 1 for agent in counts if not any(agent in contents for contents in found)}
 
 
+def divide_replicas(replicas: Replicas, number: int, of: int) -> Replicas:
+    """Return the replicas of one of several drivers (`number` from 0), which `check_drivers` has allowed."""
+
+    def part(count: int) -> int:
+        return count // of + (number < count % of)
+
+    if isinstance(replicas, Mapping):
+        return {names: part(count) for names, count in replicas.items()}
+    return replicas if replicas == "auto" else part(replicas)
+
+
+def check_drivers(replicas: Replicas, drivers: int, agents: Sequence[str]) -> None:
+    """Raise ConfigError if not every driver can have a replica of every agent, or of every set of agents that share
+    GPUs."""
+    if drivers == 1 or replicas == "auto":
+        return
+    named = dict(replicas) if isinstance(replicas, Mapping) else {}
+    counts = {**replicas_by_agent(replicas, agents), **named}
+    if few := [name for name, count in counts.items() if count < drivers]:
+        expected = f"each of {drivers} drivers has replicas of its own: {few[0]} needs at least {drivers}; or give auto"
+        raise ConfigError("replicas", format_replicas(replicas), expected)
+
+
 def format_replicas(replicas: int | str | Mapping[str, int]) -> str:
     """Return the text from which `parse_replicas` gets this value."""
     if isinstance(replicas, Mapping):

@@ -209,4 +209,6 @@ class TurnResult:
     @property
     def total_steps(self) -> int:
         """The latent steps of all questions."""
-        return sum(self.steps_of(question) for question in range(len(self.prompt_tokens)))
+        if not self.convergence:
+            return self.latent_steps * len(self.prompt_tokens)
+        return sum(one.steps for one in self.convergence)

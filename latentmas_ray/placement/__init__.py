@@ -3,7 +3,9 @@
 model_dims       sizes of a model: parameters, bytes of KV per token
 memory_estimate  tokens and memory that each agent's turn needs
 cache_size       bytes of the cache of an engine that writes texts
+gpu_memory       whether the memory of a GPU suffices for the actors on it
 resources        GPUs, cores and threads of one actor
+cluster_part     the part of a cluster that one of several drivers has
 assignment       the node and GPU of each rank: packed or spread
 plan             PlanRequest and Plan
 hardware         published figures of GPUs and processors
@@ -20,6 +22,7 @@ run_layout       the layout of a run: what is reported of it, and what the run r
 """
 
 from latentmas_ray.placement.assignment import ReplicaId, Slot
+from latentmas_ray.placement.cluster_part import WHOLE_CLUSTER, ClusterPart, divide_nodes
 from latentmas_ray.placement.link_speeds import LinkSpeeds, PlannedTransfer
 from latentmas_ray.placement.memory_estimate import ActorMemory, MemoryEstimate, Workload
 from latentmas_ray.placement.model_dims import PRESETS, ModelDims, dims_of_config, known_dims
@@ -33,9 +36,11 @@ __all__ = [
     "AS_ASKED_FOR",
     "HARDWARE",
     "PRESETS",
+    "WHOLE_CLUSTER",
     "ActorMemory",
     "ActorPlanner",
     "ActorResources",
+    "ClusterPart",
     "Hardware",
     "LinkSpeeds",
     "MemoryEstimate",
@@ -50,6 +55,7 @@ __all__ = [
     "Slot",
     "Workload",
     "dims_of_config",
+    "divide_nodes",
     "divide_resources",
     "hardware_named",
     "hardware_of_device",

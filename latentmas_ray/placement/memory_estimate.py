@@ -24,6 +24,8 @@ class Workload:
     latent_steps: int = 40
     max_new_tokens: int = 256
     keep: float = 1.0  # share of the prompts' positions that is handed over, of agents that do not set their own
+    steps_may_stop: bool = False  # a question may think fewer latent steps; all are counted
+    thoughts_read_vocabulary: bool = False  # each latent step has a projection to the vocabulary, too
 
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "prompt_tokens": 1, "latent_steps": 0, "max_new_tokens": 1}.items():

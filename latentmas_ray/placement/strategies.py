@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from latentmas_ray.config import PlacementName
-from latentmas_ray.placement.assignment import Pipeline, Slots, assign_packed, assign_spread
+from latentmas_ray.placement.assignment import Pipeline, Slot, Slots, assign_packed, assign_spread
+from latentmas_ray.placement.gpu_memory import GpuMemory
 from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.resources import ActorResources, NodeResources, divide_resources
-from latentmas_ray.units import format_bytes
 
 EQUAL_REPLICAS = "with placement colocate all agents share actors, so they need one number of replicas"
 # Tried in this order by `auto`.
@@ -148,16 +148,16 @@ def _resources(
 
 def _check_memory(plan: Plan) -> Infeasible | None:
     """Return the GPU that lacks the most memory, or None if all have enough."""
-    worst: tuple[int, str] | None = None
-    for slot, memory in plan.memory.items():
-        size = plan.request.nodes[slot.node].gpu_bytes
-        if slot.gpu is None or size is None or memory.total_bytes <= size:
-            continue
-        missing = memory.total_bytes - size
-        parts = (
-            f"weights {format_bytes(memory.weights_bytes)}, KV {format_bytes(memory.kv_bytes)}, "
-            f"segments {format_bytes(memory.segments_bytes)}, allowance {format_bytes(memory.allowance_bytes)}"
-        )
-        needs = f"a GPU needs {format_bytes(memory.total_bytes)} ({parts}), {format_bytes(missing)} more than it has"
-        worst = max(worst or (0, ""), (missing, needs))
-    return None if worst is None else Infeasible("gpu_memory", worst[1])
+    if plan.request.model is None or plan.request.topology is None:
+        return None
+    on_gpu: dict[Slot, list[tuple[str, ...]]] = {}
+    for shard in plan.shards():
+        on_gpu.setdefault(shard.slot, []).append(shard.replica_id.agents)
+    kinds = {
+        (tuple(sorted(actors)), size)
+        for slot, actors in on_gpu.items()
+        if slot.gpu is not None and (size := plan.request.nodes[slot.node].gpu_bytes) is not None
+    }
+    memory = GpuMemory(plan.request)
+    found = [short for actors, size in kinds if (short := memory.shortage(actors, size)) is not None]
+    return Infeasible("gpu_memory", max(found)[1]) if found else None

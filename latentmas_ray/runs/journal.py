@@ -68,7 +68,7 @@ class Journal:
         pinned: Mapping[str, str],
         topology: str | None = None,
     ):
-        self._folder = folder
+        self.folder = folder
         self._config = config
         self._questions = {question.id: question for question in questions}
         self._pinned = dict(pinned)
@@ -123,7 +123,7 @@ class Journal:
 
         Raises JournalError if the answers that are there have another one, RunError if it cannot be written.
         """
-        path = self._folder / CONFIG_NAME
+        path = self.folder / CONFIG_NAME
         try:
             stored = read_yaml(read_file(path))
             pinned = dict(stored.get("pinned") or {})
@@ -134,13 +134,13 @@ class Journal:
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise RunError(f"something else has changed {path} during the run: {error}") from error
         if was != value and self.num_resumed:
-            expected = f"the run in {self._folder} has {was!r}; resume with the same, or choose another folder"
+            expected = f"the run in {self.folder} has {was!r}; resume with the same, or choose another folder"
             raise JournalError(name, value, expected)
 
     def note(self, fields: Mapping[str, Any]) -> None:
         """Write these fields of the configuration to config.yaml, which a search has chosen in this start, so that the
         file gives a run the same again. Raises RunError if it cannot be written."""
-        path = self._folder / CONFIG_NAME
+        path = self.folder / CONFIG_NAME
         try:
             stored = read_yaml(read_file(path))
             if any(stored.get(name) != value for name, value in fields.items()):
@@ -165,18 +165,24 @@ class Journal:
             if answers:
                 self._traces.write([answer.trace for answer in answers if answer.trace is not None])
                 rows = [encode_row(answer.to_row()) for answer in answers]
-                append_durably(self._folder / RESULTS_NAME, b"".join(rows))
+                append_durably(self.folder / RESULTS_NAME, b"".join(rows))
                 self._answers.update((answer.id, answer) for answer in answers)
                 self._digests.update((answer.id, _digest(row)) for answer, row in zip(answers, rows, strict=True))
             if failures:
                 append_durably(
-                    self._folder / FAILURES_NAME, b"".join(encode_row(asdict(failure)) for failure in failures)
+                    self.folder / FAILURES_NAME, b"".join(encode_row(asdict(failure)) for failure in failures)
                 )
                 self._failures += failures
         except OSError as error:
-            raise RunError(f"results cannot be written to {self._folder}: {error.strerror or error}") from error
+            raise RunError(f"results cannot be written to {self.folder}: {error.strerror or error}") from error
         except JournalError as error:  # something has put a pipe, say, in the place of a file
-            raise RunError(f"results cannot be written to {self._folder}: {error}") from error
+            raise RunError(f"results cannot be written to {self.folder}: {error}") from error
+
+    def adopt(self, answers: Sequence[Answer]) -> None:
+        """Record answers of an earlier start that are in no row yet. Raises like `record`."""
+        if answers:
+            self.record(*answers)
+            self.num_resumed += len(answers)
 
     def finish(self, summary: Summary) -> Summary:
         """Complete the journal of a finished run: sort rows by question and write summary.json.
@@ -185,14 +191,14 @@ class Journal:
         Raises RunError if the files cannot be written, and if something else has changed the rows or the traces; rows
         that it removed are written again.
         """
-        path = self._folder / SUMMARY_NAME
+        path = self.folder / SUMMARY_NAME
         self._lock.check()
         try:
             self._check_rows()
             self._sort_rows()
             self._traces.retain([answer.id for answer in self.answers])
             if self._traces.num_lost:
-                lost = f"{self._traces.num_lost} traces are missing from {self._folder / TRACES_NAME}"
+                lost = f"{self._traces.num_lost} traces are missing from {self.folder / TRACES_NAME}"
                 raise RunError(f"something else has changed the files during the run: {lost}")
             if not self._has_written and (existing := _read_summary(path)) is not None:
                 return existing
@@ -215,10 +221,10 @@ class Journal:
         self.close()
 
     def _start(self) -> None:
-        path = self._folder / RESULTS_NAME
+        path = self.folder / RESULTS_NAME
         try:
-            check_regular(self._folder / name for name in _NAMES)
-            remove_temporary_files(self._folder)
+            check_regular(self.folder / name for name in _NAMES)
+            remove_temporary_files(self.folder)
             path.open("ab").close()  # fails early if the file is not writable
             if path.stat().st_size:
                 self._resume(path)
@@ -227,13 +233,13 @@ class Journal:
                 self._traces.remove()
                 self.timeline.remove()
                 self._copy_topology()
-                write_atomically(self._folder / CONFIG_NAME, self._config_text().encode())
+                write_atomically(self.folder / CONFIG_NAME, self._config_text().encode())
         except OSError as error:
             expected = f"its files cannot be read and written: {error.strerror or error}"
-            raise JournalError("output", str(self._folder), expected) from error
+            raise JournalError("output", str(self.folder), expected) from error
 
     def _copy_topology(self) -> None:
-        path = self._folder / TOPOLOGY_NAME
+        path = self.folder / TOPOLOGY_NAME
         if self._topology is None:
             path.unlink(missing_ok=True)
         else:
@@ -242,7 +248,7 @@ class Journal:
     def _resume(self, path: Path) -> None:
         if not self._config.resume:
             expected = f"{RESULTS_NAME} is already there; add --resume to continue it, or choose another folder"
-            raise JournalError("output", str(self._folder), expected)
+            raise JournalError("output", str(self.folder), expected)
         self._check_identity()
         self._answers, content = read_rows(path, self._questions)
         if path.stat().st_size != len(content):
@@ -260,14 +266,14 @@ class Journal:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def _check_identity(self) -> None:
-        path = self._folder / CONFIG_NAME
+        path = self.folder / CONFIG_NAME
         try:
             stored: Any = read_yaml(read_file(path))
         except FileNotFoundError:
             expected = (
                 f"{CONFIG_NAME} is missing, so it is unknown which run made {RESULTS_NAME}; choose another folder"
             )
-            raise JournalError("output", str(self._folder), expected) from None
+            raise JournalError("output", str(self.folder), expected) from None
         except JournalError:
             raise
         except ValueError as error:
@@ -280,7 +286,7 @@ class Journal:
             if name not in was or was[name] != value:
                 stored_value = repr(was[name]) if name in was else "no such field"
                 expected = (
-                    f"the run in {self._folder} has {stored_value}; resume with the same, or choose another folder"
+                    f"the run in {self.folder} has {stored_value}; resume with the same, or choose another folder"
                 )
                 raise JournalError(name, value, expected)
         if isinstance(output := stored.get("output"), str) and hide_password(output) != output:
@@ -291,13 +297,13 @@ class Journal:
     def _drop_outdated(self) -> None:
         """Remove the files of an earlier start that this start writes again."""
         for name in (SUMMARY_NAME, FAILURES_NAME):
-            (self._folder / name).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
         self._has_written = True
 
     def _check_rows(self) -> None:
         """Raise RunError unless the file has exactly the rows of this run. Rows that are gone are written again, if
         nothing else has written there. Raises OSError."""
-        path = self._folder / RESULTS_NAME
+        path = self.folder / RESULTS_NAME
         try:
             content = read_file(path)
         except FileNotFoundError:
@@ -320,7 +326,7 @@ class Journal:
         ordered = [answer.id for answer in self.answers]
         if ordered == list(self._answers):
             return
-        path = self._folder / RESULTS_NAME
+        path = self.folder / RESULTS_NAME
         rows = {_digest(row + b"\n"): row + b"\n" for row in read_file(path).split(b"\n")}
         write_atomically(path, b"".join(rows[self._digests[name]] for name in ordered))
         self._answers = {name: self._answers[name] for name in ordered}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, get_args
 
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter
 
@@ -51,11 +51,11 @@ class AgentUse:
         return self.cut_off not in (None, "no")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """One segment read by one agent; bytes are this question's share, seconds those of the whole batch."""
+class Transfer(NamedTuple):
+    """One segment read by one agent; bytes are this question's share, seconds those of the whole batch.
 
-    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
+    A tuple, since a run makes one for every question and every segment that is read: they are most of its objects.
+    """
 
     source: str
     reader: str
@@ -185,7 +185,7 @@ class Answer:
             "agent_memory_bytes": {name: use.memory_bytes for name, use in self.agents.items()},
             **({"agent_evicted_bytes": evicted} if evicted else {}),  # not in rows of runs that keep everything
             "texts": {name: use.text for name, use in self.agents.items() if use.text is not None},
-            "transfers": [asdict(transfer) for transfer in self.transfers],
+            "transfers": [transfer._asdict() for transfer in self.transfers],
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
             **({"cut_off": cut_off} if cut_off else {}),  # not in rows of older versions
             **({"convergence": convergence} if convergence else {}),  # not in rows of older versions
@@ -213,7 +213,7 @@ class Answer:
             }
             for name, tokens in row["tokens"]["agents"].items()
         }
-        transfers = tuple(asdict(Transfer(**current_transfer(transfer))) for transfer in row["transfers"])
+        transfers = tuple(Transfer(**current_transfer(transfer))._asdict() for transfer in row["transfers"])
         plain = {key: row[key] for key in ("id", "question", "gold", "answer", "prediction", "correct", "seconds")}
         return cls(
             **plain,
@@ -353,7 +353,7 @@ class Summary:
 _SUMMARY = TypeAdapter(Summary)
 _AGENTS = TypeAdapter(dict[str, AgentUse])
 _ADOPTION = TypeAdapter(Adoption)
-_TRANSFERS = TypeAdapter(tuple[Transfer, ...])
+_TRANSFERS = TypeAdapter(tuple[Transfer, ...], config=_FINITE)
 
 
 def mean_or_zero(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from latentmas_ray.engine.diagnostics.alarms import first_of_each_kind
-from latentmas_ray.engine.turn import TurnResult
+from latentmas_ray.engine.turn import Phases, TurnResult
 from latentmas_ray.runs.controls.adoption import adoption_of
 from latentmas_ray.runs.results import AgentUse, Answer, ReturnedMemory, Transfer
 from latentmas_ray.runs.traces import Trace, judge_memory
@@ -55,6 +55,9 @@ def make_answers(
     """
     answering = topology_index.topology.answering_agent.name
     batch, results = finished.batch, finished.results
+    seconds = {
+        agent.name: _seconds_of(results[agent.name].phases, results[agent.name]) for agent in topology_index.agents
+    }
     transfers = _transfers(topology_index, results, len(batch.questions))
     traced = {question.id: _trace(question.id, topology_index, results) for question in finished.questions}
     traces = judge_memory({name: trace for name, trace in traced.items() if trace is not None})
@@ -76,7 +79,7 @@ def make_answers(
                 numbers_from=grade.numbers_from,
                 seconds=finished.seconds,
                 agents={
-                    name: _use(results[name], question.id, index, is_answering=name == answering)
+                    name: _use(results[name], question.id, index, seconds[name], is_answering=name == answering)
                     for name, index in at.items()
                 },
                 transfers=transfers[finished.index_in_batch(question)],
@@ -135,8 +138,17 @@ def split_bytes(num_bytes: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise(edges))
 
 
-def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool) -> AgentUse:
-    phases = result.question_phases[index] if result.question_phases else result.phases
+def _seconds_of(phases: Phases, result: TurnResult) -> dict[str, float]:
+    """Return the seconds of a turn's phases by their names."""
+    return {**vars(phases), **({"trace": result.trace_seconds} if result.trace_seconds else {})}
+
+
+def _use(
+    result: TurnResult, question_id: str, index: int, seconds: Mapping[str, float], *, is_answering: bool
+) -> AgentUse:
+    """Return what an agent used on a question; `seconds` are those of the whole batch."""
+    if result.question_phases:
+        seconds = _seconds_of(result.question_phases[index], result)
     return AgentUse(
         prompt_tokens=result.prompt_tokens[index],
         latent_steps=result.steps_of(index),
@@ -144,7 +156,7 @@ def _use(result: TurnResult, question_id: str, index: int, *, is_answering: bool
         output_tokens=len(result.output_token_ids[index]) if result.output_token_ids else 0,
         memory_bytes=result.segment_bytes[index] if result.segment_bytes else 0,
         evicted_bytes=result.evicted_bytes[index] if result.evicted_bytes else 0,
-        seconds=vars(phases) | ({"trace": result.trace_seconds} if result.trace_seconds else {}),
+        seconds=seconds,
         text=result.texts[index] if result.texts and not is_answering else result.fallbacks.get(question_id),
         alarms=first_of_each_kind(result.alarms[index]) if result.alarms else (),
         cut_off=result.cut_off[index] if result.cut_off else "no",
@@ -166,13 +178,15 @@ def _transfers(
     topology_index: TopologyIndex, results: Mapping[str, TurnResult], num_questions: int
 ) -> list[tuple[Transfer, ...]]:
     """Return the transfers of each question."""
+    known: dict[tuple[str, int], tuple[int, ...]] = {}  # several agents read the same segment
+
+    def shares(num_bytes: int, source: str) -> tuple[int, ...]:
+        if (found := known.get((source, num_bytes))) is None:
+            found = known[source, num_bytes] = _shares(num_bytes, results[source], num_questions)
+        return found
+
     shared = [
-        (
-            agent.name,
-            read,
-            _shares(read.num_bytes, results[read.source], num_questions),
-            _shares(read.moved_bytes, results[read.source], num_questions),
-        )
+        (agent.name, read, shares(read.num_bytes, read.source), shares(read.moved_bytes, read.source))
         for agent in topology_index.agents
         for read in results[agent.name].reads
     ]
@@ -181,7 +195,7 @@ def _transfers(
             Transfer(
                 source=read.source,
                 reader=reader,
-                num_bytes=shares[index],
+                num_bytes=sent[index],
                 moved_bytes=moved[index],
                 transport=read.transport,
                 mode=read.transfer_mode,
@@ -191,7 +205,7 @@ def _transfers(
                 seconds=read.seconds,
                 exposed_seconds=read.exposed_seconds,
             )
-            for reader, read, shares, moved in shared
+            for reader, read, sent, moved in shared
         )
         for index in range(num_questions)
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from latentmas_ray.tasks.question import Question
 
@@ -18,6 +19,11 @@ class Batch:
     number: int  # position in an uninterrupted run; determines the replica
     questions: tuple[Question, ...]
     done: frozenset[str] = frozenset()
+
+    @cached_property
+    def question_ids(self) -> tuple[str, ...]:
+        """The ids of the questions."""
+        return tuple(question.id for question in self.questions)
 
     @property
     def open_questions(self) -> tuple[Question, ...]:

@@ -59,6 +59,7 @@ class BatchState:
         self._translated = translated or {}
         self._agents_returning_memory = frozenset(topology_index.read_by_answering if keeps_memory else ())
         self._submitted: set[str] = set()
+        self._resubmitted: set[str] = set()  # agents whose turns were reset
         requests = {agent.name: self._build_turn(agent, {}) for agent in topology_index.agents}
         self.bounds = {
             name: segment_bounds(request, len(self._text_sources(name)) * settings.sampling.max_new_tokens)
@@ -143,9 +144,16 @@ class BatchState:
             return request
         return None
 
-    def bounds_of(self, request: TurnRequest) -> tuple[SegmentBound, ...]:
-        """Return the bounds of a request's segment, with the texts that are in its prompts now."""
-        return segment_bounds(request) if self._text_sources(request.agent) else self.bounds[request.agent]
+    def new_bounds(self, request: TurnRequest) -> tuple[SegmentBound, ...] | None:
+        """Return the bounds of the segment of a request that is submitted, if they are to be reserved: its prompts have
+        texts now that they lacked at the admission of the batch, or it is submitted again. Else None."""
+        if request.agent not in self.bounds:  # it writes no segment
+            return None
+        if self._text_sources(request.agent):
+            return segment_bounds(request)
+        if request.agent in self._resubmitted:
+            return self.bounds[request.agent]
+        return None
 
     def segments_for(self, request: TurnRequest) -> dict[str, Any]:
         """Return the (future) segments that `request` reads, in the order of `request.segment_order()`."""
@@ -194,6 +202,7 @@ class BatchState:
             self._written.pop(name, None)
             self._submitted.discard(name)
         self.lost_segments -= rerun
+        self._resubmitted |= rerun
         for agent in self._index.agents:
             if agent.name in rerun and not self._text_sources(agent.name):
                 self._requests[agent.name] = self._build_turn(agent, {})

@@ -59,6 +59,8 @@ def settle_failed(
 ) -> None:
     """Take the questions that a turn could not write out of their batch: each is tried again alone, or has failed.
     `cancel` is that of the runtime: parallel agents may still write them."""
+    if not result.failed:
+        return
     over = batch_state.settled | batch_state.early.keys()
     failed = {name: why for name, why in result.failed.items() if name not in over}
     batch_state.settled.update(failed)

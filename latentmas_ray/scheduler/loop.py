@@ -31,7 +31,8 @@ from latentmas_ray.scheduler.run import Run, RunRequest, TurnsInFlight, change_c
 from latentmas_ray.tasks import grade
 
 POLL_SECONDS = 0.2  # upper bound on the wait of one step, so that Ctrl-C works and progress is sent
-PROGRESS_SECONDS = 0.15  # between two reports while nothing but tokens is reported
+PROGRESS_SECONDS = 0.15  # between two reports while nothing but tokens is reported, or many turns are in flight
+MANY_TURNS = 64  # in flight: their ends come faster than anyone reads progress
 FailureEvent = TurnFailed | TurnLost
 _ENDS_ALL_RUNS = (ActorError, ClusterError)  # no single run caused these
 
@@ -49,8 +50,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         grader: Grader = grade,
     ) -> None:
-        """`info` is the result of `runtime.start()`, and has the default of `memory_limit_bytes`. `clock` returns
-        seconds."""
+        """`info` is the result of `runtime.start()`, with the default of `memory_limit_bytes`. `clock`: in seconds."""
         self._runtime = runtime
         self._info = info
         self._metrics = metrics or NoMetrics()
@@ -61,7 +61,7 @@ class Scheduler:
         self._in_flight = TurnsInFlight()
         self._agents: set[str] = set()  # of all runs so far
         self._num_batches = 0  # of all runs so far
-        self._reported_at = clock()  # when progress was reported last
+        self._reported_at, self._has_news = clock(), False  # when progress was reported last, and whether it is old
 
     def start_run(self, request: RunRequest) -> Run:
         """Start a run. Its results are added to `Run.results` until `Run.is_over`, one for each open question of its
@@ -88,8 +88,7 @@ class Scheduler:
     def step(self) -> None:
         """Advance all runs by one step: handle finished turns or grades; else admit a batch; else wait for events.
 
-        This order does not flood a runtime that executes turns synchronously, and no finished answer waits for an
-        admission.
+        This order floods no runtime that executes turns synchronously, and no finished answer waits for an admission.
         """
         for run in list(self._runs):
             if run.is_cancelled or run.is_idle:
@@ -111,7 +110,7 @@ class Scheduler:
             self._cancel_batches(list(run.batch_states))
             run.grading.cancel()
             run.clear()
-            record_load(self._metrics, self._load(), self._agents)
+            (self._report_progress if self._has_news else self._record_load)()
             run.counters.finish()
         finally:
             if run in self._runs:
@@ -174,9 +173,8 @@ class Scheduler:
             handle = self._runtime.submit(request, batch_state.segments_for(request))
             batch_state.add_handle(handle)
             self._in_flight.add(handle, run, batch_state)
-            if request.thinks == "latent":
-                # Now with the texts in its prompts.
-                self._memory_budget.reserve(batch_state, {request.agent: batch_state.bounds_of(request)})
+            if (bounds := batch_state.new_bounds(request)) is not None:
+                self._memory_budget.reserve(batch_state, {request.agent: bounds})
 
     def _poll(self, timeout_seconds: float) -> bool:
         """Poll the runtime and handle its events. Returns whether any turn or question finished, failed or was lost."""
@@ -201,7 +199,9 @@ class Scheduler:
                     for run in self._runs:
                         run.counters.send(event)
         self._handle_outcomes(questions, turns)
-        if turns or questions or self._clock() - self._reported_at >= PROGRESS_SECONDS:
+        self._has_news |= bool(turns or questions)
+        is_seen = self._has_news and len(self._in_flight) < MANY_TURNS
+        if is_seen or self._clock() - self._reported_at >= PROGRESS_SECONDS:
             self._report_progress()
         return bool(turns or questions)
 
@@ -275,20 +275,20 @@ class Scheduler:
             run.clear()
 
     def _report_progress(self) -> None:
-        self._reported_at = self._clock()
-        load = self._load()
-        record_load(self._metrics, load, self._agents)
-        stored_bytes = sum(load.memory_bytes.values())
+        self._reported_at, self._has_news = self._clock(), False
+        stored_bytes = sum(self._record_load().memory_bytes.values())
         for run in self._runs:
             run.send_progress(stored_bytes)
 
-    def _load(self) -> LoadSnapshot:
-        return LoadSnapshot(
+    def _record_load(self) -> LoadSnapshot:
+        load = LoadSnapshot(
             batches_in_flight=sum(len(run.batch_states) for run in self._runs),
             batches_waiting=sum(len(run.queue) for run in self._runs),
             turns_in_flight=self._in_flight.num_by_agent(),
             memory_bytes=self._memory_budget.stored_bytes_by_agent(),
         )
+        record_load(self._metrics, load, self._agents)
+        return load
 
     def _finish_turn(self, run: Run, batch_state: BatchState, event: TurnDone, *, submit_next: bool) -> None:
         """Store the result of a turn; `submit_next` submits the turns that are ready now."""

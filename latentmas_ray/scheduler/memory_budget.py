@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentBound:
+class SegmentBound(NamedTuple):
     """An upper bound on one question's part of a segment that does not exist yet. A prompt has no more tokens than
     bytes."""
 

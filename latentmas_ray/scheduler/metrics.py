@@ -104,6 +104,7 @@ METRICS = (
     MEMORY_BYTES,
     BATCHES_WAITING,
 )
+_BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,39 +141,55 @@ def record_load(sink: MetricSink, load: LoadSnapshot, agents: Iterable[str]) -> 
 
 
 class RunMetrics:
-    """An observer that records one run's events as metrics."""
+    """An observer that records one run's events as metrics.
+
+    Sums are recorded whenever the run reports its progress, and at its end: a turn changes a dozen counters, and a call
+    for each would be much of the scheduler's work.
+    """
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
+        # Not recorded yet, by the name of the metric and the values of its tags.
+        self._sums: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def on_event(self, event: RunEvent) -> None:
         match event:
             case TurnFinished(report=result):
                 self._record_turn(result)
             case TurnRepeated(agent=agent):
-                self._count(LOST_TURNS, 1, agent=agent)
+                self._count(LOST_TURNS, 1, agent)
             case QuestionAnswered() | MemoryFinished():
-                self._count(QUESTIONS, 1, outcome="answered")
+                self._count(QUESTIONS, 1, "answered")
             case QuestionFailed():
-                self._count(QUESTIONS, 1, outcome="failed")
+                self._count(QUESTIONS, 1, "failed")
+            case RunProgress() | RunEnded():
+                self._record_sums()
 
     def _record_turn(self, result: TurnResult) -> None:
         agent = result.agent
-        self._count(TURNS, 1, agent=agent)
-        self._count(TOKENS, sum(result.prompt_tokens), agent=agent, kind="prompt")
-        self._count(TOKENS, sum(map(len, result.output_token_ids)), agent=agent, kind="output")
-        self._count(LATENT_STEPS, result.total_steps, agent=agent)
+        self._count(TURNS, 1, agent)
+        self._count(TOKENS, sum(result.prompt_tokens), agent, "prompt")
+        self._count(TOKENS, sum(map(len, result.output_token_ids)), agent, "output")
+        self._count(LATENT_STEPS, result.total_steps, agent)
         for phase, seconds in vars(result.phases).items():
-            self._count(PHASE_SECONDS, seconds, agent=agent, phase=phase)
+            self._count(PHASE_SECONDS, seconds, agent, phase)
         for read in result.reads:
-            tags = {"agent": agent, "source": read.source, "transport": read.transport, "link": read.link}
-            self._count(MOVED_BYTES, read.moved_bytes, **tags)
-            self._count(TRANSFER_SECONDS, read.seconds, **tags)
-            self._count(EXPOSED_SECONDS, read.exposed_seconds, **tags)
+            tags = (agent, read.source, read.transport, read.link)
+            self._count(MOVED_BYTES, read.moved_bytes, *tags)
+            self._count(TRANSFER_SECONDS, read.seconds, *tags)
+            self._count(EXPOSED_SECONDS, read.exposed_seconds, *tags)
 
-    def _count(self, metric: Metric, value: float, **tags: str) -> None:
+    def _count(self, metric: Metric, value: float, *tags: str) -> None:
+        """Add to a counter; `tags` are the values of its tags, in their order."""
         if value > 0:
-            self._sink.record(metric, value, tags)
+            key = metric.name, tags
+            self._sums[key] = self._sums.get(key, 0) + value
+
+    def _record_sums(self) -> None:
+        sums, self._sums = self._sums, {}
+        for (name, tags), value in sums.items():
+            metric = _BY_NAME[name]
+            self._sink.record(metric, value, dict(zip(metric.tags, tags, strict=True)))
 
 
 class RunCounters:

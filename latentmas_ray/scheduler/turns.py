@@ -165,19 +165,20 @@ def build_turn(
     whose memory it reads, each with that model. Raises TopologyError for a prompt that cannot be rendered."""
     transfer_modes, translated = transfer_modes or {}, translated or {}
     reads = topology.memory_read_by(agent.name)
-    recomputed = frozenset(name for name in agents_of(reads) if transfer_modes.get(name) == "recompute")
-    recomputed = recomputed.union(translated)
+    is_recomputed = "recompute" in transfer_modes.values()  # most runs have none, and this is asked for every turn
+    names = agents_of(reads) if is_recomputed else ()
+    recomputed = frozenset(name for name in names if transfer_modes.get(name) == "recompute").union(translated)
     if given is not None:
         reads, recomputed, translated = given.reads, given.recomputed, {}
-    wrote = _wrote(topology, agent, batch, texts, fallbacks or {})
+    contexts = _contexts(topology, agent, batch, texts, fallbacks or {}, given)
     steps = _latent_steps(agent, settings)
     return TurnRequest(
         agent=agent.name,
         batch=batch.number,
-        question_ids=tuple(question.id for question in batch.questions),
+        question_ids=batch.question_ids,
         prompts=tuple(
-            _prompt(settings.prompts, agent, seen_by(agent, topology, question), _context(topology, written, given))
-            for question, written in zip(batch.questions, wrote, strict=True)
+            _prompt(settings.prompts, agent, seen_by(agent, topology, question), context)
+            for question, context in zip(batch.questions, contexts, strict=True)
         ),
         thinks=agent.thinks,
         sampling=settings.sampling,
@@ -194,26 +195,35 @@ def build_turn(
         given=given,
         read_by=read_by,
         keeps_memory=keeps_memory,
-        traced=settings.traced & {question.id for question in batch.open_questions},
+        traced=settings.traced and settings.traced & {question.id for question in batch.open_questions},
         guard=settings.guard if agent.thinks == "latent" else "off",
         is_last=agent.name == topology.answering_agent.name,
         decode_batch=settings.decode_batch if agent.thinks == "text" else None,
     )
 
 
-def _wrote(
+def _contexts(
     topology: Topology,
     agent: Agent,
     batch: Batch,
     texts: Mapping[str, Sequence[str]],
     fallbacks: Mapping[str, Mapping[str, str]],
-) -> list[dict[str, str]]:
-    """Return, for each question, the texts of other agents for the prompt of `agent`, by their names."""
+    given: GivenMemory | None,
+) -> list[str]:
+    """Return, for each question, the texts of other agents for the prompt of `agent`, in topological order."""
+    if given is not None:
+        return [format_context(list(given.texts.items()))] * len(batch.questions)
     ancestors = [ancestor.name for ancestor in topology.text_ancestors(agent.name) if ancestor.name in texts]
-    return [
+    if not ancestors and not any(fallbacks.values()):
+        return [""] * len(batch.questions)
+    wrote = [
         {name: texts[name][index] for name in ancestors}
         | {name: by_id[question.id] for name, by_id in fallbacks.items() if question.id in by_id}
         for index, question in enumerate(batch.questions)
+    ]
+    return [
+        format_context([(one.name, written[one.name]) for one in topology.agents if one.name in written])
+        for written in wrote
     ]
 
 
@@ -228,15 +238,11 @@ def segment_bounds(request: TurnRequest, coming_tokens: int = 0) -> tuple[Segmen
     if request.hands_over in LATENT_PARTS:
         sinks = int(request.hands_over == "latents+sink")
         return (SegmentBound(prompt_bytes=0, latent_steps=latent_steps, spare_tokens=sinks),) * len(request.prompts)
-    share = 1.0 if request.keep is None else request.keep.share
-    return tuple(
-        SegmentBound(
-            prompt_bytes=share_of(share, _prompt_bytes(prompt)),
-            latent_steps=latent_steps,
-            spare_tokens=FRAME_TOKENS + coming_tokens,
-        )
-        for prompt in request.prompts
-    )
+    counts = [_prompt_bytes(prompt) for prompt in request.prompts]
+    if request.keep is not None:
+        counts = [share_of(request.keep.share, count) for count in counts]
+    spare_tokens = FRAME_TOKENS + coming_tokens
+    return tuple(SegmentBound(count, latent_steps, spare_tokens) for count in counts)
 
 
 def _keep_rule(topology: Topology, agent: Agent, batch: Batch, settings: DriverSettings) -> KeepRule | None:
@@ -272,19 +278,16 @@ def _latent_steps(agent: Agent, settings: DriverSettings) -> LatentSteps:
     return latent_steps_of(settings.latent_steps if agent.latent_steps is None else agent.latent_steps)
 
 
-def _context(topology: Topology, wrote: Mapping[str, str], given: GivenMemory | None) -> str:
-    """Return the context of one question: the texts of agents, in topological order."""
-    if given is not None:
-        return format_context(list(given.texts.items()))
-    return format_context([(agent.name, wrote[agent.name]) for agent in topology.agents if agent.name in wrote])
-
-
 def _prompt(prompts: RenderedPrompts, agent: Agent, question: Question, context: str) -> Prompt:
     messages, suffix = prompts.get(agent, question, context)
     return Prompt(messages=messages, template=agent.template, suffix=suffix)
 
 
 def _prompt_bytes(prompt: Prompt) -> int:
-    texts = [*(message["content"] for message in prompt.messages), prompt.suffix]
+    texts = [message["content"] for message in prompt.messages]
+    return sum(map(_num_bytes, texts)) + _num_bytes(prompt.suffix)
+
+
+def _num_bytes(text: str) -> int:
     # A question file may hold a lone surrogate, which strict UTF-8 refuses.
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

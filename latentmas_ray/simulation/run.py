@@ -1,7 +1,7 @@
 """Simulates runs: the scheduler of a run on a runtime in virtual time."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -9,14 +9,17 @@ from typing import Any
 from latentmas_ray.bench.machine import processor
 from latentmas_ray.errors import RunError
 from latentmas_ray.placement import Plan
-from latentmas_ray.runs.results import Failure
+from latentmas_ray.runs.folder import encode_row
+from latentmas_ray.runs.results import Answer, Failure
+from latentmas_ray.runs.run_events import RunEvent
+from latentmas_ray.runs.timeline.recorder import row_of_event
 from latentmas_ray.scheduler.batch import plan_batches
 from latentmas_ray.scheduler.loop import Scheduler
 from latentmas_ray.scheduler.run import RunRequest
 from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.simulation.cluster import make_cluster, seconds_by_agent
-from latentmas_ray.simulation.figures import SimulatedRun, Simulation
+from latentmas_ray.simulation.figures import SimulatedRun, Simulation, add_up
 from latentmas_ray.simulation.runtime import SimulatedRuntime
 from latentmas_ray.simulation.settings import SimulationSettings
 from latentmas_ray.simulation.times import DriverCost, TurnTimers
@@ -29,14 +32,26 @@ from latentmas_ray.topology.prompts import RenderedPrompt, RenderedPrompts
 def simulate(settings: SimulationSettings, progress: Callable[[str], None]) -> Simulation:
     """Simulate one run for each topology and number of nodes. Raises ConfigError and TopologyError."""
     topologies = [topology_of(name) for name in settings.topology]
-    plans = [(made, make_cluster(settings, made, number)) for made in topologies for number in settings.nodes]
+    plans = [
+        (made, number, make_cluster(settings, made, number // settings.drivers_on(number)))
+        for made in topologies
+        for number in settings.nodes
+    ]
     runs = []
-    for topology, plan in plans:
-        questions = settings.questions_on(len(plan.request.nodes))
-        one = simulate_run(replace(settings, questions=questions), topology, plan)
+    for topology, number, plan in plans:
+        one = add_up([simulate_run(part, topology, plan) for part in _parts(settings, number)])
         progress(_progress_line(one))
         runs.append(one)
     return Simulation(settings=settings, machine=processor(), runs=tuple(runs))
+
+
+def _parts(settings: SimulationSettings, num_nodes: int) -> Iterator[SimulationSettings]:
+    """Yield the settings of each driver's part of a run on so many nodes."""
+    questions, drivers = settings.questions_on(num_nodes), settings.drivers_on(num_nodes)
+    for number in range(drivers):
+        own = questions // drivers + (number < questions % drivers)
+        if own:
+            yield replace(settings, questions=own, seed=settings.seed + number)
 
 
 def simulate_run(settings: SimulationSettings, topology: Topology, plan: Plan) -> SimulatedRun:
@@ -67,6 +82,7 @@ def simulate_run(settings: SimulationSettings, topology: Topology, plan: Plan) -
             prompts=_SamePrompts(topology, questions[0]),
         ),
         batches=plan_batches(questions, settings.batch_size),
+        observer=_RowMaker(),
     )
     drive(runtime, request)
     return _figures(settings, topology, plan, runtime, driver, time.thread_time() - begin)
@@ -85,14 +101,25 @@ class _SamePrompts(RenderedPrompts):
         return self._by_agent[agent.name]
 
 
+class _RowMaker:
+    """An observer that makes the rows of a run's timeline, as its driver does, and writes none."""
+
+    def on_event(self, event: RunEvent) -> None:
+        if (row := row_of_event(event, 0.0)) is not None:
+            encode_row(row)
+
+
 def drive(runtime: SimulatedRuntime, request: RunRequest) -> None:
-    """Run all batches of a request to their end. Raises RunError if a question has no answer."""
+    """Run all batches of a request to their end; make the rows of the journal, as the driver of a run does, and write
+    none. Raises RunError if a question has no answer."""
     scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), clock=runtime.clock))
     num_answers = 0
     with closing(scheduler.run(request)) as results:
         for result in results:
             if isinstance(result, Failure):
                 raise RunError(f"question {result.id} failed at {result.agent}: {result.error}")
+            assert isinstance(result, Answer)
+            encode_row(result.to_row())
             num_answers += 1
     num_questions = sum(len(batch.questions) for batch in request.batches)
     if num_answers != num_questions:
@@ -142,5 +169,10 @@ def _use_by_agent(busy_seconds: Mapping[str, float], replicas: Mapping[str, int]
 def _progress_line(one: SimulatedRun) -> str:
     return (
         f"{one.topology}, {one.nodes} nodes, {one.placement}: {one.questions_per_second:.4g} questions/s, "
-        f"GPUs {one.gpu_use:.0%}, driver {one.driver_share:.1%} of a core, simulated in {one.simulated_in:.1f} s"
+        f"GPUs {one.gpu_use:.0%}, {_drivers(one.drivers)} {one.driver_share:.1%} of a core, "
+        f"simulated in {one.simulated_in:.1f} s"
     )
+
+
+def _drivers(count: int) -> str:
+    return "driver" if count == 1 else f"each of {count} drivers"

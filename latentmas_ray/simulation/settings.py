@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from latentmas_ray.bench.setting_checks import check_plot_file
+from latentmas_ray.config.parts import MAX_DRIVERS
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.prediction.hardware import HARDWARE, Hardware, hardware_named
@@ -70,6 +71,11 @@ class SimulationSettings:
     )
     store: str = _flag("300GB", "SIZE", "memory in flight that each node holds")  # Ray: 30 % of 1 TB
     latency: float = _flag(0.005, "S", "from the end of a turn until readers and driver know")
+    drivers: int = _flag(
+        1,
+        "N",
+        "processes that drive the run, each with a part of nodes and questions; fewer where N does not divide them",
+    )
     driver: str = _flag("charged", "charged|free", "whether virtual time passes with the driver's processor time")
     runtime_seconds: float = _flag(0.0008, "S", "processor time of the driver for the calls to Ray, per turn")
     plot: str | None = _flag(None, "FILE.png", "draw the figures over nodes")
@@ -79,6 +85,8 @@ class SimulationSettings:
             least, most = 0 if name == "latent_steps" else 1, MAX_GPUS if name == "gpus_per_node" else _MOST
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(name, getattr(self, name), f"it must be between {least} and {most}")
+        if not 1 <= self.drivers <= MAX_DRIVERS:
+            raise ConfigError("drivers", self.drivers, f"it must be between 1 and {MAX_DRIVERS}")
         largest = MAX_GPUS // self.gpus_per_node
         if not self.nodes or not 1 <= min(self.nodes) <= max(self.nodes) <= largest:
             given = ",".join(map(str, self.nodes))
@@ -121,6 +129,10 @@ class SimulationSettings:
         """Return the questions of the run on so many nodes: as many for each node as on the largest cluster, so that
         filling and emptying the cluster count the same in all."""
         return max(1, round(self.questions * num_nodes / max(self.nodes)))
+
+    def drivers_on(self, num_nodes: int) -> int:
+        """Return the number of drivers on so many nodes: at most `drivers`, each with as many nodes."""
+        return max(count for count in range(1, self.drivers + 1) if num_nodes % count == 0)
 
     @property
     def gpus(self) -> Hardware | None:

@@ -16,8 +16,9 @@ COLUMNS = (
     "network",
     "port",
     "turns/s",
+    "drivers",
     "driver's core",
-    "driver, turns/s",
+    "drivers, turns/s",
 )
 
 
@@ -39,6 +40,7 @@ def _row(one: SimulatedRun, first: SimulatedRun) -> tuple[str, ...]:
         format_bytes(one.network_bytes),
         f"{one.network_use:.0%}",
         f"{one.turns_per_second:.4g}",
+        f"{one.drivers}",
         f"{one.driver_share:.1%}",
         f"{one.capacity:.0f}",
     )

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latentmas_ray import tasks
-from latentmas_ray.config import MAX_NEW_TOKENS, RunConfig, devices_by_agents, format_replicas, most_steps
+from latentmas_ray.config import (
+    MAX_NEW_TOKENS,
+    RunConfig,
+    devices_by_agents,
+    format_replicas,
+    latent_steps_of,
+    most_steps,
+)
+from latentmas_ray.config.thoughts import parse_thoughts
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement import (
     HARDWARE,
@@ -29,6 +37,7 @@ from latentmas_ray.topology import Topology
 
 DEFAULT_GPU = "a100-80gb"  # whose figures are assumed for GPUs of an unknown kind
 _GIVE = "give hardware"
+_MIXED_FROM_WORDS = ("soft", "blend")  # rules of thoughts that project each to the vocabulary
 _BY_LINK = ("auto", "loopback")  # transports that agents of one actor can have
 
 
@@ -151,6 +160,8 @@ class RunPlanner:
             divides_models=is_first and self._models.has_names and config.detach is None,
         )
         about = f"{known.about}, texts of {search.text_tokens} tokens"
+        if latent_steps_of(config.latent_steps).may_stop:
+            about += f", all of at most {most_steps(config.latent_steps)} latent steps"
         plan, layout = choose_layout(search, about)
         self.layout = self.layout or layout
         return plan
@@ -213,6 +224,8 @@ def workload_of(config: RunConfig, **more: Any) -> Workload:
     return Workload(
         batch_size=config.batch_size,
         latent_steps=most_steps(config.latent_steps),
+        steps_may_stop=latent_steps_of(config.latent_steps).may_stop,
+        thoughts_read_vocabulary=parse_thoughts(config.thoughts).name in _MIXED_FROM_WORDS,
         keep=config.keep,
         max_new_tokens=config.max_new_tokens or own or MAX_NEW_TOKENS,
         **more,

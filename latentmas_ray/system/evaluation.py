@@ -5,7 +5,7 @@
 
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from latentmas_ray.scheduler.batch import Batch, plan_batches
 from latentmas_ray.scheduler.protocol import RuntimeInfo
 from latentmas_ray.scheduler.run import Result
 from latentmas_ray.seeds import parse_seeds
+from latentmas_ray.system.drivers.journals import finish_folders, take_over
 from latentmas_ray.system.memory_folder import MemoryFolder
 from latentmas_ray.tasks.question import Question
 
@@ -85,6 +86,36 @@ class Evaluation:
         """The questions, as the configured control changes them."""
         return self._questions
 
+    def start(self, num_batches: int) -> RuntimeInfo:
+        """Start the runtime for so many batches. Raises the errors of `Runtime.start`."""
+        return self._start(num_batches)
+
+    def answer_batches(
+        self,
+        numbers: Set[int],
+        done: Iterable[str],
+        folder: Path,
+        *,
+        named: Callable[[Observer], Observer],
+        on_failure: Callable[[Failure], None],
+    ) -> None:
+        """Answer the questions of the batches with these numbers, but those that are `done`, as one of several drivers.
+
+        The answers become rows of a journal in `folder`, which may have some already. `named` returns the observer to
+        use in place of the one that records the timeline. Raises JournalError, RunError kinds.
+        """
+        config = self._config.model_copy(update={"output": str(folder), "resume": True})
+        memories = MemoryFolder.of(config.save_memory)
+        with Journal.open(folder, config, self._questions, pinned=self._pinned, topology=self._topology) as journal:
+            known = {*done, *(answer.id for answer in journal.answers)}
+            batches = [one for one in plan_batches(self._questions, config.batch_size, known) if one.number in numbers]
+            with closing(self._results(config, batches, named(journal.timeline))) as results:
+                for result in results:
+                    if isinstance(result, Failure):
+                        on_failure(result)
+                    else:
+                        journal.record(memories.save(result, returns_memory=False))
+
     def run(self, seeds: str | Sequence[int] | None, latent_steps: Sequence[int] | None, on_seed: OnSeed) -> Any:
         """Evaluate, see `evaluate_settings`: returns a Summary, or a SeedsSummary with `seeds`."""
         return evaluate_settings(self._config, self._check, self.opened, seeds, latent_steps, on_seed)
@@ -124,6 +155,8 @@ class Evaluation:
         return Evaluated(summary, [run.answers for run in runs.values()])
 
     def _answer_all(self, config: RunConfig, journal: Journal | None) -> SeedRun:
+        if journal:
+            take_over(journal, config, self._questions, self._pinned)
         answers = journal.answers if journal else []
         failures: list[Failure] = []
         num_resumed = len(answers)
@@ -142,7 +175,9 @@ class Evaluation:
         folder = MemoryFolder.of(config.save_memory)
         start = time.perf_counter()
         recorder = journal.timeline if journal else None
-        with closing(self._results(config, batches, recorder)) as results:
+        # Drivers have their own journals in the folder of the run's, also where its output is a URL.
+        where = {"output": str(journal.folder)} if journal and config.drivers > 1 else {}
+        with closing(self._results(config.model_copy(update=where), batches, recorder)) as results:
             for result in results:
                 warm_up.add(result, time.perf_counter() - start)
                 measured.add(result, warm_up)
@@ -154,6 +189,8 @@ class Evaluation:
                 else:
                     answers.append(result)
         seconds = time.perf_counter() - start
+        if journal:
+            finish_folders(journal)
         summary = summarise(
             answers,
             failures,

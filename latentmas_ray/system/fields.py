@@ -49,6 +49,7 @@ class RunFields(TypedDict, total=False):
     min_replicas: int | dict[str, int] | None
     hardware: str | None
     placement: PlacementName
+    drivers: int
     tp: int
     threads: int | None
     transport: TransportName | dict[ActorLink, TransportName]

@@ -341,6 +341,7 @@ class LatentMAS:
     def close(self) -> None:
         """Shut down the actors and, if this object started it, Ray. Active calls raise RunError. Safe to call twice; a
         later call starts a new runtime."""
+        self._setup.drivers.close()
         self._setup.live.close()
         self._setup.spans.close()
 

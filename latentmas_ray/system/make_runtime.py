@@ -20,7 +20,7 @@ from latentmas_ray.config import (
 from latentmas_ray.engine.load import load_runner
 from latentmas_ray.env import read_environment
 from latentmas_ray.errors import ConfigError
-from latentmas_ray.placement import ActorPlanner
+from latentmas_ray.placement import WHOLE_CLUSTER, ActorPlanner, ClusterPart
 from latentmas_ray.scheduler.metrics import MetricSink
 from latentmas_ray.scheduler.protocol import Runtime
 from latentmas_ray.system.auto_layout import RunPlanner
@@ -38,10 +38,16 @@ if TYPE_CHECKING:
     from latentmas_ray.writing.text_runner import TextRunner
 
 
-def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_batches: int) -> Runtime:
+def make_runtime(
+    config: RunConfig,
+    models: RunModels,
+    topology: Topology,
+    num_batches: int,
+    part: ClusterPart = WHOLE_CLUSTER,
+) -> Runtime:
     """Return a runtime, not started, for the agents of `topology`; `num_batches` is for its first run.
 
-    With runtime ray it joins or starts the Ray cluster of `config`. Raises ConfigError, ClusterError and ModelError.
+    With runtime ray it joins or starts the Ray cluster of `config`, and uses this part. Raises ConfigError kinds.
     """
     loading: dict[str, Any] = {
         "device": config.device,
@@ -50,17 +56,10 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         "cache_dir": read_environment().cache_dir.absolute(),
     }
     make_runner, own = runner_makers(models, topology, loading)
-    num_threads = config.threads or read_environment().torch_threads
     if config.runtime == "local":
-        from latentmas_ray.actors.local_runtime import LocalRuntime
-        from latentmas_ray.transport.make import pick_transport
-
-        transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
-        choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
-        note = describe_engines(topology, choices)
-        return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
+        return _local_runtime(config, models, topology, make_runner, own)
     # Before the imports that follow: they need torch, which is imported while Ray starts.
-    cluster = _connect(config)
+    cluster = _connect(config, part)
     from latentmas_ray.actors.ray_runtime import RayRuntime
     from latentmas_ray.actors.replicas.request import ReplicaRequest
     from latentmas_ray.transport.make import pick_transport
@@ -82,7 +81,7 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
         tp=planner.tp,
         busy_agents=busy_agents,
         uses_gpus=config.device != "cpu",
-        num_threads=num_threads,
+        num_threads=config.threads or read_environment().torch_threads,
         start_seconds=config.start_timeout,
         turn_seconds=config.turn_timeout,
         texts=text_setups(config, models, topology, choices, loading),
@@ -100,6 +99,24 @@ def make_runtime(config: RunConfig, models: RunModels, topology: Topology, num_b
     )
 
 
+def _local_runtime(
+    config: RunConfig,
+    models: RunModels,
+    topology: Topology,
+    make_runner: "Callable[..., TurnRunner]",
+    own: "Mapping[str, Callable[..., TurnRunner]]",
+) -> Runtime:
+    """Return a runtime that executes all turns in this process."""
+    from latentmas_ray.actors.local_runtime import LocalRuntime
+    from latentmas_ray.transport.make import pick_transport
+
+    transport, _ = pick_transport(config.transport, config.codec, DeviceLayout(same_process=True))
+    choices = choose_engines(config, topology, has_name=models.has_names, has_gpu=False)
+    num_threads = config.threads or read_environment().torch_threads
+    note = describe_engines(topology, choices)
+    return LocalRuntime(make_runner, transport, note=note, own=own, num_threads=num_threads)
+
+
 def runner_makers(
     models: RunModels, topology: Topology, loading: Mapping[str, Any]
 ) -> "tuple[Callable[..., TurnRunner], dict[str, Callable[..., TurnRunner]]]":
@@ -111,14 +128,14 @@ def runner_makers(
     return makers[models.first], {agent: makers[one] for agent, one in models.others.items()}
 
 
-def _connect(config: RunConfig) -> "Cluster":
+def _connect(config: RunConfig, part: ClusterPart) -> "Cluster":
     """Join or start the cluster of a run. Raises ConfigError, ClusterError."""
     from latentmas_ray.actors.cluster import connect_as_configured
 
     if config.detach is not None and (config.address or read_environment().ray_address) in (None, "local"):
         expected = "it needs a cluster that outlives the driver: give its address, or RAY_ADDRESS"
         raise ConfigError("detach", config.detach, expected)
-    return connect_as_configured(config.address)
+    return connect_as_configured(config.address, part)
 
 
 def detached_actors(config: RunConfig, models: RunModels, planner: RunPlanner) -> "DetachedActors | None":

@@ -10,6 +10,7 @@ from latentmas_ray.config import (
     MemoryName,
     RunConfig,
     RunSetting,
+    check_drivers,
     current_fields,
     least_by_agent,
     make_config,
@@ -19,6 +20,7 @@ from latentmas_ray.config import (
 )
 from latentmas_ray.engine.turn import GivenMemory
 from latentmas_ray.errors import ConfigError, ModelError, TopologyError
+from latentmas_ray.placement import WHOLE_CLUSTER
 from latentmas_ray.placement.strategies import EQUAL_REPLICAS
 from latentmas_ray.runs.controls.names import check_controls
 from latentmas_ray.runs.run_events import Observer, Observers
@@ -28,6 +30,7 @@ from latentmas_ray.scheduler.run import Result, RunRequest
 from latentmas_ray.system.auto_layout import check_layout
 from latentmas_ray.system.call import Call, check_is_memory, check_returns_memory, given_memory, plan_call, settings_of
 from latentmas_ray.system.controls import ControlsEvaluation
+from latentmas_ray.system.drivers.drivers import Drivers
 from latentmas_ray.system.engines import check_engines
 from latentmas_ray.system.evaluation import Evaluation
 from latentmas_ray.system.live_runtime import LiveRuntime
@@ -100,6 +103,11 @@ class Setup:
         check_steps_fit(self.config, self.topology, self._models.positions())
         self._observer = observer
         self.spans = SpanCalls(self.config.otel)
+        self.part = WHOLE_CLUSTER  # of the cluster, which the runtime uses
+        self.drivers = Drivers(self.config, None if self._own_topology is None else dump_topology(self._own_topology))
+        if given is not None and self.config.drivers > 1:
+            expected = "the model must be a name or a folder, which other processes can load"
+            raise ConfigError("drivers", self.config.drivers, expected)
         self._last_given: tuple[Memory, GivenMemory] | None = None
         self.live = LiveRuntime(
             lambda topology, num_batches: self.make_runtime(topology, num_batches),
@@ -111,7 +119,7 @@ class Setup:
         """Return a runtime, not started, for this configuration or that of an evaluation; see
         `make_runtime.make_runtime`."""
         config = config or self.config
-        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches)
+        return make_runtime(config, self._models.of_agents(config, topology), topology, num_batches, self.part)
 
     def call(self, questions: Iterable[QuestionLike], *, memory: "Memory | None" = None, **more: Any) -> Call:
         """Return a call, see `plan_call`, which gets `more`. Raises its errors, and TaskError for malformed
@@ -179,14 +187,17 @@ class Setup:
             warn_of_untrained(one.name, questions)
         # A searched layout is one for its task, and a former driver's actors are those of its folder.
         own_runtime = partial(self.make_runtime, config=config) if is_changed else None
+        is_divided = config.drivers > 1 and config.runtime == "ray"
         return Evaluation(
             config.resolved(tasks.task_max_new_tokens(questions)),
             questions,
             check=lambda one: check_steps_fit(one, topology, limits),
             pinned=self._pinned(topology),
             topology=self._copied_topology(config),
-            start=partial(self.live.start, topology, make_runtime=own_runtime),
-            run=partial(self._run_batches, topology, prompts),
+            start=partial(self.drivers.start, config)
+            if is_divided
+            else partial(self.live.start, topology, make_runtime=own_runtime),
+            run=self._run_divided if is_divided else partial(self._run_batches, topology, prompts),
             observe=Observers(self._observer).on_event,
         )
 
@@ -204,7 +215,10 @@ class Setup:
         check_layout(config, topology)
         if config.replicas == "auto":
             return topology
-        counts = replicas_by_agent(config.replicas, [agent.name for agent in topology.agents])
+        names = [agent.name for agent in topology.agents]
+        if config.runtime == "ray":
+            check_drivers(config.replicas, config.drivers, names)
+        counts = replicas_by_agent(config.replicas, names)
         least_by_agent(config.min_replicas, counts)
         most_by_agent(config.max_replicas, counts, is_colocated=config.placement == "colocate")
         if config.placement == "colocate" and len(set(counts.values())) > 1:
@@ -262,6 +276,12 @@ class Setup:
             team=team_of(config, topology),
         )
         return self.live.run(request)
+
+    def _run_divided(
+        self, config: RunConfig, questions: Sequence[Question], batches: Sequence[Batch], recorder: Observer | None
+    ) -> Generator[Result, None, None]:
+        """Like `_run_batches`, by several drivers."""
+        return self.drivers.run(config, questions, batches, Observers(recorder, self._observer))
 
     def _pinned(self, topology: Topology) -> dict[str, str]:
         """Return the facts, besides the configuration, that a resumed run must share with the first."""

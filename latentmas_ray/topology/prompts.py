@@ -75,7 +75,7 @@ class RenderedPrompts:
         kept = self._kept.get((agent.name, question.id))
         if kept is None or (context and _mentions_context(agent)):
             return _rendered(agent, question, context, answer_form_of(question.kind), "")
-        return RenderedPrompt(_with_context(kept.messages, context), kept.suffix)
+        return RenderedPrompt(_with_context(kept.messages, context), kept.suffix) if context else kept
 
 
 def seen_by(agent: Agent, topology: Topology, question: Question) -> Question:

@@ -19,7 +19,7 @@ COMMANDS = {
     "ask": f"question --example --anyway --trace --save-memory --from-memory {FOR_ONE_QUESTION}",
     "eval": f"""
         --task --memory --controls --seeds --limit --batch-size --decode-batch --replicas --min-replicas --max-replicas
-        --rebalance --turn-timeout --memory-in-flight --detach
+        --rebalance --drivers --turn-timeout --memory-in-flight --detach
         --output --resume --trace --save-memory --unsafe-programs --timeline --hardware --config --preset
         {FOR_ONE_QUESTION}
     """,
@@ -37,15 +37,15 @@ COMMANDS = {
     "inspect": "run --question --agent --full --width",
     "plan": """
         --model --models --revision --topology --placement --replicas --tp --engine --batch-size --decode-batch
-        --prompt-tokens --latent-steps --keep --max-new-tokens --dtype --nodes --gpus-per-node --gpu-memory
-        --cpus-per-node
+        --prompt-tokens --latent-steps --thoughts --realign --no-realign --keep --max-new-tokens --dtype --nodes
+        --gpus-per-node --gpu-memory --cpus-per-node
         --address --same-process --same-gpu --nvlink --pcie --shared-memory --network --hardware --text-tokens
         --task --measure --save --compare --preset --json
     """,
     "simulate": """
         --nodes --gpus-per-node --topology --questions --batch-size --replicas --placement --think-seconds
         --write-seconds --spread --seed --model --prompt-tokens --latent-steps --max-new-tokens --hardware --nvlink
-        --network --store --latency --driver --runtime-seconds --plot --json
+        --network --store --latency --driver --drivers --runtime-seconds --plot --json
     """,
     "bench": "",
     "bench transfer": """
@@ -55,7 +55,7 @@ COMMANDS = {
     "bench answer": """
         --model --dtype --device --engines --questions --batch-size --prompt-tokens --min-new-tokens --max-new-tokens
         --seed --repeats --threads --methods --answer-engine --tasks --limit --concurrency --topology --latent-steps
-        --thoughts --runtime --address --output --json
+        --thoughts --keep --runtime --address --output --json
     """,
     "bench thoughts": """
         --model --revision --dtype --device --task --limit --topology --latent-steps --thoughts --realign --no-realign

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.util import list_named_actors, placement_group_table
+from ray.util import list_named_actors, placement_group, placement_group_table, remove_placement_group
 
 from tests.ray.actor_cases import timeless
 from tests.ray.command_cases import COMMAND, read_rows, run_command, started, wait_for
@@ -64,3 +64,19 @@ def test_actors_of_a_driver_that_never_returns_end_by_themselves(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "the actors start again: of the former driver's, 0 of 4 answered" in done.stderr
     assert len(read_rows(tmp_path / "run")) == NUM_QUESTIONS
+
+
+def test_places_that_a_killed_driver_waited_for_are_given_back_by_themselves(tmp_path: Path) -> None:
+    """It had no actors yet that could do it, and no other driver comes."""
+    lines = [json.dumps({"id": f"q{index}", "question": f"What is {index} + 9?"}) for index in range(2)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    taken = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    try:
+        assert taken.wait(60)
+        with started([COMMAND, *command(tmp_path, "run", "--detach", "10")]) as driver:
+            wait_for(lambda: len(groups()) == 2)
+            os.kill(driver.pid, signal.SIGKILL)
+        wait_for(lambda: len(groups()) == 1)
+    finally:
+        remove_placement_group(taken)
+    wait_for(lambda: not detached())

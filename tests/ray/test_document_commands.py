@@ -58,6 +58,7 @@ NOT_RUN = {
     "latentmas simulate --think-seconds 0.05 --write-seconds 0.5 --batch-size 1 --plot simulated.png": _SIMULATED,
     "latentmas simulate --hardware h100 --model qwen3-8b": _SIMULATED,
     "latentmas simulate --driver free --json": _SIMULATED,
+    "latentmas simulate --nodes 256 --topology wide --drivers 2": _SIMULATED,
     "python -m benchmarks keep --output runs/keep": (
         "it takes minutes; tests/numerics/test_bench_keep.py runs two points of the curve"
     ),

@@ -279,7 +279,7 @@ def test_what_a_resumed_run_may_change_is_said_by_the_fields() -> None:
         *("output", "resume", "trace", "save_memory", "unsafe_programs", "otel"),
         *("runtime", "address", "placement", "hardware", "tp", "threads", "start_timeout", "turn_timeout"),
         "detach",
-        *("replicas", "max_replicas", "min_replicas", "rebalance"),
+        *("replicas", "max_replicas", "min_replicas", "rebalance", "drivers"),
         *("transport", "transfer", "overlap", "memory_in_flight", "engine", "decode_batch"),
     }
 

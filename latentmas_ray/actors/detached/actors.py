@@ -5,7 +5,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import ray
 from ray.util import list_named_actors
 
 from latentmas_ray.actors.agent_actor import Loaded
+from latentmas_ray.actors.detached.keeper import KEEPER, end_keeper, start_keeper
 from latentmas_ray.actors.detached.lease import Rejoined, prove
 from latentmas_ray.actors.detached.places import remove_groups
 from latentmas_ray.actors.detached.record import DetachedRecord
@@ -70,6 +72,7 @@ class DetachedActors:
         else:
             self._record = DetachedRecord.new(facts)
             self._record.write(folder)
+        self._keeper: Any = None  # while places are asked for
         self._stopped = threading.Event()
         self._renewing: threading.Thread | None = None
 
@@ -93,13 +96,27 @@ class DetachedActors:
         self._renewing = threading.Thread(target=self._renew, args=(get_actors,), name="leases", daemon=True)
         self._renewing.start()
 
-    def find(self, replicas: Sequence[str]) -> FoundActors | None:
+    @contextmanager
+    def keep_places(self) -> Iterator[None]:
+        """While the body asks for places and starts actors there: they are given back if this process is killed."""
+        self._keeper = start_keeper(self.namespace, self.seconds)
+        try:
+            yield
+        finally:
+            keeper, self._keeper = self._keeper, None
+            end_keeper(keeper)
+
+    def find(self, replicas: Sequence[str], bundles: Sequence[Mapping[str, float]] | None = None) -> FoundActors | None:
         """Return the actors of the former driver if each of these replicas has one, ready for new turns; None, and end
-        those that are left, if not. Only the first call may find any."""
+        those that are left, if not. Only the first call may find any.
+
+        `bundles` is what each bundle of the placement group must ask for: a replica that is replaced would find no
+        place in a smaller one.
+        """
         former, self._former = self._former, None
         if former is None:
             return None
-        actors = _actors_in(former.namespace)
+        actors = _without_keepers(_actors_in(former.namespace))
         if former is not self._record:
             _log.warning("the actors start again: those of the former driver were started with other settings")
             _end(former.namespace, actors.values())
@@ -110,7 +127,16 @@ class DetachedActors:
             if isinstance(outcome, Rejoined) and hmac.compare_digest(outcome.proof, prove(self.key, nonce)):
                 replica = name.rpartition("/")[0]
                 found[replica], loaded[replica], group = actors[name], outcome.loaded, outcome.placement_group
-        if set(found) == set(replicas) and len(actors) == len(replicas) and group is not None:
+        is_whole = set(found) == set(replicas) and len(actors) == len(replicas)
+        if is_whole and group is not None and bundles is not None and not _are_alike(group.bundle_specs, bundles):
+            _log.warning(
+                "the actors start again: those of the former driver have %s, and now each gets %s",
+                describe_bundle(group.bundle_specs[0]),
+                describe_bundle(bundles[0]),
+            )
+            _end(former.namespace, actors.values())
+            return None
+        if is_whole and group is not None:
             _log.warning("the run continues with the %d actors of its former driver; no model is loaded", len(found))
             return FoundActors(found, {replica: loaded[replica] for replica in replicas}, group)
         _log.warning("the actors start again: of the former driver's, %d of %d answered", len(found), len(replicas))
@@ -131,7 +157,8 @@ class DetachedActors:
 
     def _renew(self, get_actors: Callable[[], Iterable[Any]]) -> None:
         while not self._stopped.wait(self._renewal_seconds):
-            _renew_once(list(get_actors()))
+            keeper = self._keeper
+            _renew_once([*get_actors(), *([] if keeper is None else [keeper])])
 
 
 def _actors_in(namespace: str) -> dict[str, Any]:
@@ -144,6 +171,25 @@ def _actors_in(namespace: str) -> dict[str, Any]:
             with ignoring_dead("an actor of the former driver is gone"):
                 actors[one["name"]] = ray.get_actor(one["name"], one["namespace"])
     return actors
+
+
+def _without_keepers(actors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the actors of replicas, and end those that keep places: from now on this driver gives these back."""
+    keepers = {name: one for name, one in actors.items() if name.startswith(f"{KEEPER}/")}
+    for keeper in keepers.values():
+        end_keeper(keeper)
+    return {name: one for name, one in actors.items() if name not in keepers}
+
+
+def _are_alike(bundles: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]) -> bool:
+    """Whether bundles ask for the same."""
+    rounded = [[{kind: round(amount, 4) for kind, amount in one.items()} for one in each] for each in (bundles, others)]
+    return rounded[0] == rounded[1]
+
+
+def describe_bundle(bundle: Mapping[str, float]) -> str:
+    """Return what a bundle asks for, as in `0.5 GPU and 1 CPU`."""
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items(), reverse=True)) or "nothing"
 
 
 def _rejoin(actors: Mapping[str, Any], nonce: bytes, renewal_seconds: float) -> dict[str, Any]:
@@ -176,3 +222,8 @@ def _end(namespace: str, actors: Iterable[Any]) -> None:
         with ignoring_dead("actor was not ended"):
             ray.kill(actor)
     remove_groups(namespace)
+
+
+def keeping_places(detached: DetachedActors | None) -> AbstractContextManager[None]:
+    """Return `DetachedActors.keep_places`; of a run whose places end with its process, nothing."""
+    return nullcontext() if detached is None else detached.keep_places()

@@ -56,6 +56,13 @@ class PlacementGroupHandle:
         self._bundles = [_bundle(plan, shards[indices[0]].slot, len(indices)) for indices in members.values()]
         self._nodes = [plan.request.nodes[shards[indices[0]].slot.node].name for indices in members.values()]
 
+    @staticmethod
+    def bundles_of(plan: Plan) -> list[dict[str, float]]:
+        """Return what the bundles of a plan ask for, in their order."""
+        handle = PlacementGroupHandle.__new__(PlacementGroupHandle)
+        handle._lay_out(plan)
+        return handle._bundles
+
     def bundle_of(self, index: int) -> int:
         """Return the bundle of the plan's shard with this index."""
         return self._bundle_of[index]

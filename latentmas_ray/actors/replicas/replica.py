@@ -81,6 +81,7 @@ class SegmentRef:
     holders: list[tuple[Any, tuple[ray.ObjectRef, ...]]] = field(default_factory=list)
     segment_id: str = ""  # the name by which its readers know it
     sent_over: frozenset[ActorLink] | None = None  # the links for which it is packed; None: all
+    writer: "Replica | None" = None  # whose actors produce it, if memory stays there
 
     def can_be_read_on(self, nodes: Collection[str]) -> bool:
         """Return whether it is packed for readers on these nodes."""

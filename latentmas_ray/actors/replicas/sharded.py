@@ -71,7 +71,8 @@ class ShardedReplica(Replica):
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else list(zip(self.actors, chunks, strict=True))
-        return SegmentRef(tuple(chunks), writes, holders, work.segment_id, work.sent_over), turn
+        writer = self if self.colocated else None
+        return SegmentRef(tuple(chunks), writes, holders, work.segment_id, work.sent_over, writer), turn
 
     def result(self, turn: Turn) -> TurnResult:
         """Wait for all ranks once one is done. Raises ActorError if a rank died, hangs or is out of step."""

@@ -49,7 +49,8 @@ class SingleReplica(Replica):
         if work.thinks != "latent":
             return None, turn
         holders = [] if transport.capabilities.survives_producer else [(actor, chunks)]
-        return SegmentRef((chunks,), writes, holders, work.segment_id, work.sent_over), turn
+        writer = self if self.colocated else None
+        return SegmentRef((chunks,), writes, holders, work.segment_id, work.sent_over, writer), turn
 
     def result(self, turn: Turn) -> TurnResult:
         with turn_errors():

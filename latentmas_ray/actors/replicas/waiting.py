@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import ray
 from ray.util import placement_group_table
@@ -39,6 +40,15 @@ class WaitLog:
         self._due = now + NEXT_SECONDS
         waited, limit = format_seconds(now - self._begin), format_seconds(self._limit_seconds)
         _log.warning("waiting for %s (%s so far; start_timeout is %s)", self._what(), waited, limit)
+
+
+@dataclass(frozen=True)
+class StartingReplica:
+    """A replica that loads its model: references that become ready then, and until when that is waited for."""
+
+    loaded: list[ray.ObjectRef]
+    deadline: float  # monotonic seconds
+    log: WaitLog
 
 
 def describe_missing_places(bundle: Mapping[str, float], count: int, own_group: str) -> str:

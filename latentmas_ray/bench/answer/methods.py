@@ -151,6 +151,8 @@ def run_fields(settings: AnswerBenchSettings, method: str, concurrency: int) -> 
         fields["latent_steps"] = settings.latent_steps
         if settings.thoughts != "realign":  # rows of earlier versions have no rule
             fields["thoughts"] = settings.thoughts
+        if settings.keep != 1:  # nor a share
+            fields["keep"] = settings.keep
     if settings.runtime == "ray" and settings.address is not None:
         fields["address"] = settings.address
     return fields

@@ -56,6 +56,7 @@ class AnswerBenchSettings:
     topology: str = _flag("sequential", "NAME|FILE.yaml", "of the methods")
     latent_steps: int = _flag(40, "N", "of each latent agent")
     thoughts: str = _flag("realign", "RULE", "of latent agents, as in latentmas eval")
+    keep: float = _flag(1.0, "SHARE", "of the positions of each prompt that a latent agent hands over")
     runtime: str = _flag("ray", "ray|local", "of the methods")
     address: str | None = _flag(
         None, "ADDR", "HOST:PORT of a running Ray cluster, or auto; without it that of RAY_ADDRESS, else one is started"
@@ -85,6 +86,8 @@ class AnswerBenchSettings:
             parse_thoughts(self.thoughts)
         except ValueError as problem:
             raise ConfigError("thoughts", self.thoughts, str(problem)) from None
+        if not 0 < self.keep <= 1:
+            raise ConfigError("keep", self.keep, "it must be above 0 and at most 1")
         check_address(self.address)
         if self.output is not None:
             expand_home("output", self.output)

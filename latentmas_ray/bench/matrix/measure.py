@@ -9,7 +9,7 @@ from latentmas_ray.actors.bench_actor import BenchCluster
 from latentmas_ray.bench.machine import Log, processor
 from latentmas_ray.bench.matrix.ends import Ends, LostEndError, make_ends
 from latentmas_ray.bench.matrix.figures import GroupFigures, LinkFigures, MatrixBench, group_figures, link_figures
-from latentmas_ray.bench.matrix.pairs import EndPlace, find_ends, find_pairs, first_ends, incast_senders
+from latentmas_ray.bench.matrix.pairs import EndPlace, find_ends, find_pairs, first_ends, incast_senders, on_one_kind
 from latentmas_ray.bench.matrix.settings import MatrixSettings, Pairs
 from latentmas_ray.bench.paths import AlteredBytesError, check_digests, num_threads
 from latentmas_ray.config import TransportName
@@ -24,8 +24,8 @@ Figures = TypeVar("Figures", LinkFigures, GroupFigures)
 _MAX_STREAMS = 8  # segments that an end receives at the same time where all send to all
 _COPIES = 5  # of a segment at an end besides those that it receives: what it sends, packed, two buffers, the store
 _NO_PAIR: Mapping[Pairs, str] = {
-    "nodes": "the cluster has one node: use all, or an --address of several nodes",
-    "all": "the cluster has one node with one GPU: it takes an --address of several nodes, or a node with several GPUs",
+    "nodes": "the cluster has one node for agents: use all, or an --address of several nodes",
+    "all": "the cluster has one GPU: it takes an --address of several nodes, or a node with several GPUs",
 }
 
 
@@ -49,13 +49,17 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
     spec = kv_shape(settings.model, dtype=settings.dtype)
     with ExitStack() as stack:
         nodes = stack.enter_context(BenchCluster(settings.address)).nodes()
-        places = find_ends([node.num_gpus for node in nodes], settings.pairs)
+        places = on_one_kind(find_ends([node.num_gpus for node in nodes], settings.pairs))
         pairs = find_pairs(places)
+        num_nodes = len({place.node for place in places})
+        told = _left_out(len(nodes) - num_nodes)
         if not pairs:
-            raise ConfigError("pairs", settings.pairs, _NO_PAIR[settings.pairs])
+            raise ConfigError("pairs", settings.pairs, "; ".join(filter(None, (_NO_PAIR[settings.pairs], told))))
+        if told:
+            progress(told)
         ends = make_ends(nodes, places, spec, settings.tokens, num_threads())
         stack.enter_context(closing(ends))
-        progress(f"{len(places)} ends on {len(nodes)} nodes start, {len(pairs)} pairs will be measured")
+        progress(f"{len(places)} ends on {num_nodes} nodes start, {len(pairs)} pairs will be measured")
         ends.start()
         if len(ends.facts) < 2:
             raise RunError(f"fewer than two ends of links have started: {next(iter(ends.lost.values()), 'none')}")
@@ -73,7 +77,7 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
         all_to_all = _measure_all_to_all(run, firsts) if len(firsts) > 1 else None
         return MatrixBench(
             settings=settings,
-            machine=f"{processor()}, {len(nodes)} nodes",
+            machine=f"{processor()}, {num_nodes} nodes",
             num_bytes=run.num_bytes,
             ends=ends.names,
             links=tuple(links),
@@ -81,6 +85,14 @@ def run_matrix(settings: MatrixSettings, progress: Log) -> MatrixBench:
             all_to_all=all_to_all,
             lost=dict(ends.lost),
         )
+
+
+def _left_out(count: int) -> str:
+    """Say which nodes have no ends; nothing if all have."""
+    if not count:
+        return ""
+    nodes = "1 node without GPUs is" if count == 1 else f"{count} nodes without GPUs are"
+    return f"{nodes} left out, where a run has no agents either while others have GPUs"
 
 
 def _check_name(name: str) -> None:

@@ -41,6 +41,13 @@ def _is_measured(sender: EndPlace, reader: EndPlace) -> bool:
     return sender.slot == reader.slot and (sender.slot == 0 or (sender.has_gpu and reader.has_gpu))
 
 
+def on_one_kind(ends: Sequence[EndPlace]) -> list[EndPlace]:
+    """Return the ends on GPUs, or all where none is on a GPU. Memory on GPUs and on cores has no transport in common
+    that shows what either link can do, and a run has no agents on nodes without GPUs while others have some."""
+    on_gpus = [end for end in ends if end.has_gpu]
+    return on_gpus or list(ends)
+
+
 def first_ends(ends: Sequence[EndPlace]) -> list[EndPlace]:
     """Return the first end of each node."""
     return [end for end in ends if end.slot == 0]

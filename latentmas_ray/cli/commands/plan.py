@@ -109,6 +109,7 @@ TextTokens = Annotated[
     "batch_size",
     "decode_batch",
     "latent_steps",
+    "thoughts",
     "keep",
     "max_new_tokens",
     "dtype",

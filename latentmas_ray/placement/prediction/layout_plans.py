@@ -5,10 +5,9 @@ from dataclasses import replace
 from math import floor
 
 from latentmas_ray.config import PlacementName
-from latentmas_ray.errors import ConfigError, ModelError
+from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.assignment import ReplicaId, Slot, Slots
-from latentmas_ray.placement.cache_size import DEVICE_SHARE, bytes_on_gpu
-from latentmas_ray.placement.memory_estimate import MemoryEstimate, memory_estimates, shard_memory
+from latentmas_ray.placement.gpu_memory import GpuMemory, rows_on
 from latentmas_ray.placement.plan import Plan, PlanRequest, gpu_sizes
 from latentmas_ray.placement.prediction.layouts import Contents, Layout
 from latentmas_ray.placement.resources import ActorResources, divide_resources
@@ -45,41 +44,8 @@ def format_devices(counts: Mapping[Contents, int]) -> str:
     return ",".join(f"{'+'.join(contents)}={count}" for contents, count in counts.items())
 
 
-def written_at_once(request: PlanRequest) -> dict[str, int]:
-    """Return how many questions each agent writes at the same time that writes question by question: our own engine
-    divided over ranks writes whole batches."""
-    return {name: count for name, count in request.written_at_once.items() if request.tp == 1 or name in request.apart}
-
-
-def rows_on(request: PlanRequest, num_actors: int) -> dict[str, int]:
-    """Return how many questions each agent can write at the same time with an equal part of a GPU that `num_actors`
-    share; 0 if its engine has no room for one. Only the paged cache of an engine of its own (`apart`) limits it."""
-    rows, sizes = written_at_once(request), gpu_sizes(request.nodes)
-    if request.model is None or not sizes:
-        return rows
-    estimates = _estimates(request)
-    for agent in request.apart & rows.keys():
-        model = request.dims_of(agent)
-        per_question = estimates[agent].cache_tokens * model.bytes_per_token // request.tp
-        try:
-            cache_bytes = bytes_on_gpu(
-                model,
-                agent,
-                gpu_bytes=sizes[0],
-                share=1 / num_actors,
-                wanted=rows[agent] * per_question,
-                max_running=rows[agent],
-                num_ranks=request.tp,
-            )
-        except ModelError:
-            cache_bytes = 0
-        rows[agent] = min(rows[agent], cache_bytes // per_question)
-    return rows
-
-
 def fits(request: PlanRequest, layout: Layout) -> bool:
-    """Return whether the memory of a GPU suffices for the actors on it. Every actor has its own copy of the weights,
-    and an engine of its own (`apart`) takes its whole part of the GPU."""
+    """Return whether the memory of a GPU suffices for the actors on it, and nothing else excludes the layout."""
     tp = request.tp
     if tp > 1 and layout.shares_devices:
         return False  # the ranks of a replica need GPUs of their own
@@ -91,27 +57,11 @@ def fits(request: PlanRequest, layout: Layout) -> bool:
         return False
     if not (sizes := gpu_sizes(request.nodes)):
         return True
-    estimates = _estimates(request)
-    for contents in layout.counts:
-        groups = [contents] if layout.is_colocated else [(agent,) for agent in contents]
-        taken = 0.0
-        for names in groups:
-            if request.apart.intersection(names):
-                if not all(rows_on(request, len(groups))[name] for name in names):
-                    return False
-                taken += DEVICE_SHARE * sizes[0] / len(groups)
-            else:
-                model, needed = request.dims_of(names[0]), [estimates[name] for name in names]
-                taken += shard_memory(model, needed, request.workload, tp).total_bytes
-        if taken > sizes[0]:
-            return False
-    return True
-
-
-def _estimates(request: PlanRequest) -> dict[str, MemoryEstimate]:
-    assert request.topology is not None, "a search needs a topology"
-    found = memory_estimates(request.topology, request.workload, written_at_once(request))
-    return {one.agent: one for one in found}
+    memory = GpuMemory(request)
+    return all(
+        memory.shortage([contents] if layout.is_colocated else [(agent,) for agent in contents], sizes[0]) is None
+        for contents in layout.counts
+    )
 
 
 def plan_of(request: PlanRequest, layout: Layout, places: Sequence[tuple[Slot, ...]], *, why: str = SEARCHED) -> Plan:

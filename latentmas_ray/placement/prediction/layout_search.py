@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from latentmas_ray.config import MAX_REPLICAS, PlacementName
 from latentmas_ray.errors import ConfigError
 from latentmas_ray.placement.assignment import Slot
+from latentmas_ray.placement.gpu_memory import rows_on, written_at_once
 from latentmas_ray.placement.link_speeds import LinkSpeeds
 from latentmas_ray.placement.plan import Plan, PlanRequest
 from latentmas_ray.placement.prediction.hardware import Hardware
-from latentmas_ray.placement.prediction.layout_plans import devices_of, fits, plan_of, rows_on, written_at_once
+from latentmas_ray.placement.prediction.layout_plans import devices_of, fits, plan_of
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, layouts_for, rate_of
 from latentmas_ray.placement.prediction.throughput import Prediction, predict
 from latentmas_ray.placement.prediction.turn_costs import LIMITS, Efficiency, StepModel, TurnCost, mean_cost, turn_costs

@@ -92,7 +92,7 @@ class StepModel:
     def step(self, rows: int, context: float, *, reads_vocabulary: bool) -> PhaseCost:
         """Return the cost of one step of one token in each of `rows` rows, which have `context` tokens in their cache.
 
-        A latent step has no vocabulary projection.
+        A latent step has no vocabulary projection, but for thoughts that are mixed from the words it predicts.
         """
         model = self.model
         parameters = model.shared_out_parameters + (model.vocab_size * model.hidden_size if reads_vocabulary else 0)
@@ -165,7 +165,8 @@ def _turn_cost(
     computes again."""
     count, rows = (expected.max_new_tokens if steps is None else steps), one.num_rows
     prompt = one.own_tokens - count
-    step = device.step(rows, one.read_tokens + prompt + count / 2, reads_vocabulary=steps is None)
+    projects = steps is None or expected.thoughts_read_vocabulary
+    step = device.step(rows, one.read_tokens + prompt + count / 2, reads_vocabulary=projects)
     phases = {
         "prefill": device.prefill(rows, prompt + num_translated, one.read_tokens - num_translated),
         "think": PhaseCost() if steps is None else PhaseCost(seconds=count * step.seconds, limit=step.limit),

@@ -53,6 +53,10 @@ class TimelineRecorder:
         if isinstance(event, RunEnded) or time.monotonic() - self._written_at >= WRITE_SECONDS:
             self.write()
 
+    def add_rows(self, rows: bytes) -> None:
+        """Add rows that another process has recorded, without a last one that does not end."""
+        self._rows.append(rows[: rows.rfind(b"\n") + 1])
+
     def write(self) -> None:
         """Write what was recorded. If that fails, warn once, and record nothing from then on."""
         rows, self._rows = self._rows, []

@@ -68,3 +68,31 @@ def test_where_memory_stays_in_its_actor_it_is_read_there_although_another_repli
     made = SegmentRef(((),), (SegmentLocation("a", colocated=True),), [(2, ())])
     assert chosen(replicas, made, batch=2) == 2
     assert chosen([replicas[0], replicas[2]], made, batch=2) == 1
+
+
+def test_the_writer_of_a_segment_reads_it_though_thousands_of_others_are_there() -> None:
+    replicas = [replica("a", colocated=True) for _ in range(2000)]
+    compared = []
+
+    class Counted(list[Idle]):
+        def __iter__(self) -> Any:
+            compared.append(1)
+            return super().__iter__()
+
+    members = Counted(replicas)
+    made = SegmentRef(((),), (SegmentLocation("a", colocated=True),), [], writer=replicas[7])
+    assert choose_replica(members, [made], 3) is replicas[7]
+    assert choose_replica(members, [], 2003) is replicas[3]
+    assert compared == []
+    replicas[7].state = ReplicaState.LOST
+    assert choose_replica(members, [made], 3) is replicas[3]  # where it will lack its memory, and be repeated
+    replicas[3].state = ReplicaState.STARTING
+    assert choose_replica(members, [], 3) is not replicas[3]
+
+
+def test_a_replica_that_retires_gets_nothing_while_another_can_have_it() -> None:
+    replicas = [replica("a"), replica("b", is_up=False), replica("c", pending=9)]
+    replicas[0].state = ReplicaState.RETIRING
+    assert chosen(replicas) == 2
+    replicas[2].state = ReplicaState.RETIRING
+    assert chosen(replicas) == 1

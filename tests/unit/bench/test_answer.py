@@ -226,6 +226,9 @@ def test_all_methods_have_the_same_engine_and_batches(method: str) -> None:
     assert ("topology" in fields, "latent_steps" in fields) == (method != "single", method == "latent")
     local = replace(settings, runtime="local")
     assert "decode_batch" not in run_fields(local, method, 8)  # it would do nothing
+    keeping = run_fields(replace(settings, keep=0.5), method, 8)
+    assert keeping.get("keep") == (0.5 if method == "latent" else None)
+    assert "keep" not in fields
 
 
 def ids(questions: Sequence[Question]) -> list[str]:
@@ -344,6 +347,7 @@ def test_lists_of_names() -> None:
         (["--concurrency", "0"], "--concurrency: got '0'"),
         (["--limit", "31"], "--limit: got '31'; it must be at least 32, the largest concurrency"),
         (["--tasks", "notes,"], "--tasks: got 'notes,'"),
+        (["--keep", "0"], "--keep: got '0.0'; it must be above 0 and at most 1"),
         (["--dtype", "int8"], "--dtype: got 'int8'; it must be auto, float32 or bfloat16"),
         (["--device", "gpu"], "--device: got 'gpu'"),
         (["--answer-engine", "fast"], "--answer-engine: got 'fast'; it must be auto, transformers or vllm"),

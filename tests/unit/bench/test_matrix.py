@@ -23,7 +23,15 @@ from latentmas_ray.bench.matrix import measure
 from latentmas_ray.bench.matrix.end import EndFacts, Timed
 from latentmas_ray.bench.matrix.ends import make_ends
 from latentmas_ray.bench.matrix.figures import SLOW_SHARE, find_slow, group_figures, link_figures
-from latentmas_ray.bench.matrix.pairs import EndPlace, find_ends, find_pairs, first_ends, incast_senders, name_ends
+from latentmas_ray.bench.matrix.pairs import (
+    EndPlace,
+    find_ends,
+    find_pairs,
+    first_ends,
+    incast_senders,
+    name_ends,
+    on_one_kind,
+)
 from latentmas_ray.bench.matrix.plot import draw_matrix
 from latentmas_ray.bench.matrix.settings import MatrixSettings
 from latentmas_ray.bench.paths import AlteredBytesError, check_digests
@@ -48,6 +56,47 @@ def test_every_two_nodes_are_a_pair_in_both_directions(num_gpus: list[int], pair
     for node, count in enumerate(num_gpus):
         wanted = 0 if pairs == "nodes" else count * (count - 1) if count else 1
         assert len(within[node]) == wanted
+
+
+def test_where_some_nodes_have_gpus_the_links_are_those_of_gpus() -> None:
+    mixed = find_ends([0, 2, 1], "all")
+    assert on_one_kind(mixed) == mixed[2:]
+    assert on_one_kind(mixed[:2]) == mixed[:2]
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "pairs", "said"),
+    [
+        ([0, 2, 0, 2], "all", "2 nodes without GPUs are left out"),
+        ([0, 1, 1], "nodes", "1 node without GPUs is left out"),
+        ([2, 2], "all", ""),
+        ([0, 0], "all", ""),
+    ],
+)
+def test_nodes_without_gpus_among_others_are_left_out_and_named(
+    num_gpus: list[int], pairs: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [BenchNode(f"n{at}", f"198.51.100.{at}", 0.0, 0.0, gpus) for at, gpus in enumerate(num_gpus)]
+    made: list[EndPlace] = []
+    told: list[str] = []
+
+    def stop(_: Any, places: list[EndPlace], *__: Any) -> None:
+        made.extend(places)
+        raise RunError("far enough")
+
+    monkeypatch.setattr(measure, "BenchCluster", lambda _: nullcontext(SimpleNamespace(nodes=lambda: nodes)))
+    monkeypatch.setattr(measure, "make_ends", stop)
+    with pytest.raises(RunError, match="far enough"):
+        measure.run_matrix(MatrixSettings(pairs=pairs, model="tiny"), told.append)
+    assert [line.partition(", where")[0] for line in told] == ([said] if said else [])
+    assert {place.node for place in made} == {at for at, gpus in enumerate(num_gpus) if gpus or not any(num_gpus)}
+
+
+def test_one_gpu_and_nodes_without_are_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [BenchNode(f"n{at}", f"198.51.100.{at}", 0.0, 0.0, gpus) for at, gpus in enumerate([0, 1])]
+    monkeypatch.setattr(measure, "BenchCluster", lambda _: nullcontext(SimpleNamespace(nodes=lambda: nodes)))
+    with pytest.raises(ConfigError, match=r"the cluster has one GPU: .*; 1 node without GPUs is left out"):
+        measure.run_matrix(MatrixSettings(pairs="all", model="tiny"), lambda _: None)
 
 
 @given(st.integers(1, 9), st.integers(1, 12), st.data())

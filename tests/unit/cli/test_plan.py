@@ -316,3 +316,27 @@ def test_a_plan_for_a_cluster_searches_with_the_figures_of_a_run_there(
     assert told["hardware"]["name"] == "h200"
     assert {one["gpu_bytes"] for one in told["nodes"]} == {141_000_000_000}
     assert (told["speeds"]["nvlink"], told["speeds"]["network"]) == (450e9, 400e9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--latent-steps", "auto"], "a question that stops thinking earlier needs less time"),
+        (["--latent-steps", "max:80"], "a question that stops thinking earlier needs less time"),
+        (["--thoughts", "soft"], "each latent step has a projection to the vocabulary, too"),
+        (["--thoughts", "blend:weight=0.2"], "each latent step has a projection to the vocabulary, too"),
+    ],
+)
+def test_what_is_counted_of_thoughts_is_said(flags: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    described = ["--model", "qwen3-8b", "--nodes", "1", "--gpus-per-node", "4", "--hardware", "h100"]
+    assert said in " ".join(printed(["plan", *described, *flags], capfd).split())
+    assert said not in " ".join(printed(["plan", *described], capfd).split())
+
+
+def test_thoughts_that_are_mixed_from_words_take_longer(capfd: pytest.CaptureFixture[str]) -> None:
+    described = ["--model", "qwen3-0.6b", "--nodes", "1", "--gpus-per-node", "1", "--hardware", "h100", "--json"]
+    usual, soft = (
+        json.loads(printed(["plan", *described, "--thoughts", rule], capfd))["predicted"][0]["questions_per_second"]
+        for rule in ("realign", "soft")
+    )
+    assert soft < usual

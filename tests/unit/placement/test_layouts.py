@@ -23,7 +23,8 @@ from latentmas_ray.placement import (
     make_plan,
     nodes_alike,
 )
-from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout, rows_on, written_at_once
+from latentmas_ray.placement.gpu_memory import GpuMemory, rows_on, written_at_once
+from latentmas_ray.placement.prediction.layout_plans import fits, plan_layout
 from latentmas_ray.placement.prediction.layout_search import LayoutSearch, PredictedPlan
 from latentmas_ray.placement.prediction.layouts import Layout, contents_of, divide, layouts_for, rate_of
 from latentmas_ray.placement.prediction.run_layout import run_fields, run_flags
@@ -197,6 +198,25 @@ def test_a_chain_that_is_too_large_for_a_node_is_spread_as_a_run_would_spread_it
     assert plan.slots == try_as_asked(plan).slots
     assert one.plan is plan
     assert 0 < one.prediction.questions_per_second <= found[0].prediction.questions_per_second
+
+
+@pytest.mark.parametrize("rows", [16, 128, 1024])
+@pytest.mark.parametrize("model", ["qwen3-32b", "qwen2.5-72b"])
+def test_what_fits_a_gpu_in_the_search_fits_it_in_the_plan_of_a_run(model: str, rows: int) -> None:
+    """Texts that an engine has no room for are written later, whoever asks."""
+    searched = search_of(
+        cluster(2, 8), model=model, written_at_once={"judger": rows}, apart=frozenset({"judger"}), placement="pack"
+    )
+    run = searched.run_of(searched.find())
+    assert run is not None
+    assert GpuMemory(run[1].request).shortage([("judger",)], int(80e9)) is None
+
+
+def test_an_engine_without_room_for_one_question_is_refused_with_the_reason() -> None:
+    made = request(cluster(1, 4), model="qwen2.5-72b", apart=frozenset({"judger"}))
+    short = GpuMemory(made).shortage([("judger",)], int(80e9))
+    assert short is not None
+    assert "judger: its weights (145 GB)" in short[1]
 
 
 def try_as_asked(plan: Plan) -> Plan:

@@ -15,7 +15,7 @@ from latentmas_ray.scheduler.shared import SharedScheduler
 from latentmas_ray.scheduler.turns import DriverSettings
 from latentmas_ray.topology.agent import Topology
 from tests.cases.fake_runtime import FakeRuntime
-from tests.cases.scheduler import CHAIN, TALK, make_questions
+from tests.cases.scheduler import CHAIN, TALK, Recorder, make_questions
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -92,6 +92,26 @@ def test_the_load_is_zero_after_a_failed_run() -> None:
     dead = FakeRuntime(failure=lambda work: ActorError("gone") if work.batch == 2 else None)
     sink = metrics_of(dead, CHAIN, num_questions=8)
     assert {values[-1] for values in sink.values.values()} == {0}
+
+
+def reports(max_batches_in_flight: int) -> tuple[Recorder, Sink, int]:
+    """What a run tells of 100 batches of one question, and how many turns it had."""
+    runtime, recorder, sink = FakeRuntime(), Recorder(), Sink()
+    settings = DriverSettings(latent_steps=5, max_batches_in_flight=max_batches_in_flight)
+    scheduler = SharedScheduler(Scheduler(runtime, info=runtime.start(), metrics=sink, clock=runtime.clock))
+    batches = plan_batches(make_questions(100), 1)
+    list(scheduler.run(RunRequest(topology=CHAIN, settings=settings, batches=batches, observer=recorder)))
+    return recorder, sink, len(runtime.works)
+
+
+def test_a_run_with_many_turns_in_flight_reports_now_and_then_and_its_end_in_full() -> None:
+    for most in (2, 100):
+        recorder, sink, num_turns = reports(most)
+        assert (len(recorder.progress) < num_turns / 2) == (most == 100)
+        assert recorder.progress[-1].num_done == 100
+        assert sink.total("latentmas_turns_total", agent="critic") == 100
+        assert sink.total("latentmas_questions_total", outcome="answered") == 100
+        assert {values[-1] for values in sink.values.values()} == {0}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

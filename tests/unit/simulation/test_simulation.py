@@ -267,6 +267,7 @@ BAD = [
     ("--latent-steps", "-1", "between 0 and"),
     ("--max-new-tokens", "0", "between 1 and"),
     ("--seed", "one", "integer"),
+    ("--drivers", "65", "between 1 and 64"),
     ("--topology", "no-such", "no-such"),
     ("--topology", "", "topolog"),
     ("--replicas", "0", "between 1 and"),

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 _IN_TWO_LINES = {
     "% of linear": ("% of", "linear"),
     "GPU use": ("GPU", "use"),
+    "drivers": ("dri-", "vers"),
     "driver's core": ("driver's", "core"),
-    "driver, turns/s": ("driver,", "turns/s"),
+    "drivers, turns/s": ("drivers,", "turns/s"),
 }
 
 

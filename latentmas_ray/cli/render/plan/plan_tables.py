@@ -11,9 +11,12 @@ from rich.text import Text
 
 from latentmas_ray.cli.render.fitted import FittedTable
 from latentmas_ray.cli.render.run_tables import named_rows
+from latentmas_ray.config import latent_steps_of
 from latentmas_ray.placement import LinkSpeeds, NodeResources, Plan, PlannedActor
 from latentmas_ray.units import format_bytes, format_fine_seconds
 
+_COUNTED_IN_FULL = "a question that stops thinking earlier needs less time and memory than is counted here"
+_READS_VOCABULARY = "each latent step has a projection to the vocabulary, too"
 _LINKS = {
     "same_process": "same process",
     "same_gpu": "same GPU",
@@ -52,6 +55,8 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
         **{f"model of {agent}": _other_model(plan, agent, name) for agent, name in request.other_models.items()},
         "batch": f"{load.batch_size} questions; of each and per agent {load.prompt_tokens} prompt tokens, "
         f"{load.latent_steps} latent steps or {load.max_new_tokens} new tokens",
+        **({"latent steps": _COUNTED_IN_FULL} if _may_stop(plan) else {}),
+        **({"thoughts": _READS_VOCABULARY} if load.thoughts_read_vocabulary else {}),
         "engines": engines.removeprefix("engine "),
         "cluster": _cluster(request.nodes),
         "placement": f"{plan.strategy}" + ("" if request.placement != "auto" else f" ({plan.why})"),
@@ -64,6 +69,16 @@ def _inputs(plan: Plan, speeds: LinkSpeeds, model: str, engines: str) -> Table:
         or "none: nothing moves",
     }
     return named_rows(rows)
+
+
+def _may_stop(plan: Plan) -> bool:
+    """Whether a question may think fewer steps than are planned for it."""
+    topology = plan.request.topology
+    assert topology is not None
+    own = [agent.latent_steps for agent in topology.agents if agent.thinks == "latent"]
+    return any(
+        plan.request.workload.steps_may_stop if steps is None else latent_steps_of(steps).may_stop for steps in own
+    )
 
 
 def _other_model(plan: Plan, agent: str, name: str) -> str:

@@ -2,8 +2,10 @@
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from latentmas_ray.authentication import RunKey
 from latentmas_ray.errors import ClusterError, JournalError
 
 WANTED = ["planner 0", "judger 0"]
-GROUP = "the placement group"
+SHARE = {"GPU": 0.5, "CPU": 1.0}
+GROUP = SimpleNamespace(bundle_specs=[SHARE, SHARE])
 
 
 @dataclass
@@ -208,3 +211,59 @@ def test_every_actor_has_a_name_of_its_own(tmp_path: Path) -> None:
     one, other = detached.options("planner 0"), detached.options("planner 0")
     assert one["name"] != other["name"]
     assert one["lifetime"] == "detached"
+
+
+@pytest.mark.parametrize(
+    "bundles",
+    [
+        [{"GPU": 1.0, "CPU": 1.0}] * 2,  # the cluster has more GPUs now
+        [{"GPU": 0.3333, "CPU": 1.0}] * 2,
+        [{"CPU": 1.0}] * 2,
+        [SHARE],  # both on one GPU
+    ],
+)
+def test_actors_with_another_share_than_the_plan_gives_now_start_again(
+    bundles: list[dict[str, float]], fake: FakeRay, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"judger 0/a": key, "planner 0/b": key}
+    with caplog.at_level(logging.WARNING):
+        assert detached.find(WANTED, bundles) is None
+    (record,) = caplog.records
+    assert "start again: those of the former driver have 0.5 GPU and 1 CPU, and now each gets " in record.getMessage()
+    assert set(fake.ended) == set(fake.answers)
+    assert fake.removed == [fake.namespace]
+
+
+def test_actors_with_the_share_of_the_plan_are_used(fake: FakeRay, tmp_path: Path) -> None:
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"judger 0/a": key, "planner 0/b": key}
+    assert detached.find(WANTED, [{"CPU": 1.0, "GPU": 0.50001}, SHARE]) is not None
+
+
+def test_who_kept_the_places_of_the_former_driver_ends_and_is_no_replica(fake: FakeRay, tmp_path: Path) -> None:
+    """Else it would remove the places of this driver, whose run has the same name."""
+    detached, key = resumed(fake, tmp_path)
+    fake.answers = {"judger 0/a": key, "places/c": None, "planner 0/b": key}
+    assert detached.find(WANTED) is not None
+    assert fake.killed == ["places/c"]
+
+
+def test_places_are_kept_while_they_are_asked_for(
+    fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "start_keeper", lambda run, seconds: FakeActor(fake, f"places of {run}, {seconds:g}"))
+    detached = DetachedActors(tmp_path, 60.0, "facts", resume=False)
+    monkeypatch.setattr(DetachedActors, "_renewal_seconds", 0.01)
+    detached.start_renewing(list)
+    name = f"places of {detached.namespace}, 60"
+    with module.keeping_places(detached):
+        deadline = time.monotonic() + 60
+        while name not in fake.renewed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not fake.killed
+    assert fake.renewed
+    assert fake.killed == [name]
+    detached.close()
+    with module.keeping_places(None):  # a run that ends with its process
+        pass
