@@ -24,7 +24,7 @@ from latentmas_ray.cli.options import whole_numbers
 from latentmas_ray.simulation.settings import SimulationSettings
 
 _SETTINGS = (EngineBenchSettings, ErrorsBenchSettings, KeepBenchSettings, ScalingBenchSettings, SimulationSettings)
-_OWN_FIELDS = {"document", *signature(thoughts).parameters}
+_OWN_FIELDS = {"document", "other_batch_size", *signature(thoughts).parameters}
 _FLAG_FIELDS = frozenset(field.name for kind in _SETTINGS for field in fields(kind)) | _OWN_FIELDS
 
 app = typer.Typer(

@@ -35,7 +35,7 @@ def run_shared(settings: KeepBenchSettings, config: RunConfig, report: Callable[
             cells = [cell for cell, memory in open_cells if (cell.keep, cell.by, memory) == (share, by, control)]
             if cells and (computed is None or readers_choose):
                 asked = control if readers_choose else "matched"
-                computed = team.think(settings.latent_steps, control=asked, **settings.choice(cells[0]))
+                computed = team.think(settings.latent_steps, settings.choice(cells[0]), control=asked)
                 if by in SPOTS:
                     computed = keep_spots(computed, by, lm.chat.tokenizer)
             for cell in cells:

@@ -93,11 +93,11 @@ class SharedMemoryTeam:
         """The team under a control of memory. Raises ConfigError."""
         return apply_control(self._topology, control)  # type: ignore[arg-type]
 
-    def think(self, steps: int, *, control: str = "matched", **changes: object) -> TeamMemory:
+    def think(self, steps: int, changes: Mapping[str, object] | None = None, *, control: str = "matched") -> TeamMemory:
         """Compute the memory of all latent agents, with `changes` to the configuration (such as `keep`). With control
         `deranged` it is what agents with the next question hand over to the readers of this one: where readers choose,
         that is not the same as `TeamMemory.of_next_questions`."""
-        settings = self._settings(latent_steps=steps, **changes)
+        settings = self._settings({"latent_steps": steps, **(changes or {})})
         questions = mismatch_memory(self.questions) if control == "deranged" else self.questions
         parts: dict[str, list[Segment]] = {}
         lengths: dict[str, list[int]] = {}
@@ -123,7 +123,7 @@ class SharedMemoryTeam:
         """Let the answering agent answer all questions from what is handed over under that control; None for `none`."""
         topology = self.topology_of(control)
         questions = mismatch_memory(self.questions) if control == "deranged" else self.questions
-        settings = self._settings()
+        settings = self._settings({})
         answers: list[TeamAnswer] = []
         for batch in plan_batches(questions, self._config.batch_size):
             rows = range(len(answers), len(answers) + len(batch.questions))
@@ -134,7 +134,7 @@ class SharedMemoryTeam:
             answers += [_graded(question, text, len(ids)) for question, text, ids in written]
         return answers
 
-    def _settings(self, **changes: object) -> DriverSettings:
+    def _settings(self, changes: Mapping[str, object]) -> DriverSettings:
         return DriverSettings.from_config(self._config.model_copy(update=changes), prompts=self._prompts)
 
     def _load(self, rule: str) -> TurnRunner:

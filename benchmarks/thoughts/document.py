@@ -42,7 +42,7 @@ def _part(settings: ThoughtBenchSettings) -> GeneratedPart:
 def _lines(settings: ThoughtBenchSettings, figures: Sequence[CellFigures], plot: str, command: str) -> list[str]:
     controls = [memory for memory in settings.controls if memory != "matched"]
     names = [_NAMES.get(memory, f"over {memory}") for memory in controls]
-    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts"]
+    columns = ["rule", "steps", "matched", *controls, *names, "over no thoughts", "latent-only − none"]
     rows = [columns, ["---", *("---:" for _ in columns[1:])], *(_row(one, controls) for one in figures)]
     shown = num_converging(settings)
     return [
@@ -66,7 +66,7 @@ def _row(one: CellFigures, controls: Sequence[str]) -> list[str]:
     accuracies = [_accuracy(one, memory) for memory in ("matched", *controls)]
     gains = [_gain(one.gains.get(memory)) for memory in controls]
     rule = one.rule if one.steps else "no thoughts"
-    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts)]
+    return [rule, str(one.steps), *accuracies, *gains, _gain(one.over_no_thoughts), _gain(one.thoughts_alone)]
 
 
 def _accuracy(one: CellFigures, memory: str) -> str:

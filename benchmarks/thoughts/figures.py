@@ -21,6 +21,7 @@ class CellFigures:
     accuracy: Mapping[str, tuple[float, tuple[float, float]]]  # with its 95 % interval
     gains: Mapping[str, PairedDifference]  # matched − control, by control
     over_no_thoughts: PairedDifference | None  # matched − matched without steps
+    thoughts_alone: PairedDifference | None  # latent-only − none
     num_questions: int
 
 
@@ -63,6 +64,7 @@ def _figures(cell: ThoughtCell, scores: Mapping[ThoughtCell, Scores], plain: Sco
         },
         gains={memory: _paired(found, own) for memory, found in same.items() if memory != "matched"},
         over_no_thoughts=None if plain is None else _paired(plain, own),
+        thoughts_alone=_paired(same["none"], same["latent-only"]) if {"none", "latent-only"} <= same.keys() else None,
         num_questions=len(own),
     )
 

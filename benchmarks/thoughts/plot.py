@@ -32,12 +32,15 @@ def draw_curves(
             _draw_accuracy(panel, [one for one in figures if one.rule == rule or not one.steps], rule, colour, memory)
         panel.set(xlabel="latent steps", ylabel="accuracy, %", ylim=(0, 102), title=f"{label}: {memory}")
         panel.set_xscale("symlog", linthresh=1, base=2)
+        steps = sorted({one.steps for one in figures})
+        panel.set_xticks(steps, labels=map(str, steps))
+        panel.set_xlim(-0.2, 1.15 * steps[-1])
     _draw_controls(panels[0], [memory for memory in _names(figures) if memory not in alone], figures)
     _draw_controls(panels[-1], [memory for memory in _names(figures) if memory == "none" and alone], figures)
     panels[0].legend(fontsize=8)
     for rule, colour in colours.items():
-        steps = range(1, len(convergence[rule]) + 1)
-        cosines.plot(steps, [mean for mean, _, _ in convergence[rule]], color=colour, marker="o", markersize=3)
+        later = range(1, len(convergence[rule]) + 1)
+        cosines.plot(later, [mean for mean, _, _ in convergence[rule]], color=colour, marker="o", markersize=3)
     cosines.set(xlabel="latent step", ylabel="cosine to the thought before", title="convergence of thoughts")
     save_figure(figure, plot)
 
