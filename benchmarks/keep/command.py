@@ -25,7 +25,9 @@ def keep(
     by: Annotated[
         str, typer.Option(metavar="WHO,…", help="who chooses: prompt, thoughts, reader, random")
     ] = "prompt,reader,random",
-    places: Annotated[str, typer.Option(metavar="PLACE,…", help="also only these: numbers, names+numbers, facts")] = "",
+    places: Annotated[
+        str, typer.Option(metavar="PLACE,…", help="also only these: numbers, names+numbers, facts, prompts")
+    ] = "",
     layers: Annotated[str, typer.Option(metavar="shared|own", help="what layers keep")] = _DEFAULTS.layers,
     latent_steps: Annotated[int, typer.Option(help="of each latent agent", min=0)] = _DEFAULTS.latent_steps,
     batch_size: Annotated[int, typer.Option(help="questions in one batch", min=1)] = _DEFAULTS.batch_size,

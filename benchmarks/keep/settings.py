@@ -17,6 +17,7 @@ SPOTS: Mapping[str, re.Pattern[str]] = {
     "numbers": re.compile(r"\d+"),
     "names+numbers": re.compile(r"\d+|\b[A-Z]\w*(?= has\b)"),
     "facts": re.compile(r"\b[A-Z]\w* has \d+ \w+\."),
+    "prompts": re.compile(r"(?s).*"),  # everything; as the only place it leaves out the thoughts
 }
 
 

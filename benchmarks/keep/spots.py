@@ -13,13 +13,16 @@ from latentmas_ray.models.given import TokenizerObject
 
 
 def keep_spots(memory: TeamMemory, spot: str, tokenizer: TokenizerObject) -> TeamMemory:
-    """Only these positions of each prompt, its first one (the attention sink), and all thoughts."""
+    """Only these positions of each prompt, its first one (the attention sink), and all thoughts; of `prompts` no
+    thoughts."""
     segments = {}
     for agent, segment in memory.segments.items():
         inputs, prompts = segment.recompute_inputs, memory.prompt_lengths[agent]
         ids = [part.tolist() for part in inputs.token_ids_T.split(list(inputs.lengths))]
         ranges = [
-            (*find_spots(row[:prompt], spot, tokenizer), *([(prompt, len(row))] if prompt < len(row) else []))
+            ((0, prompt),)
+            if spot == "prompts"
+            else (*find_spots(row[:prompt], spot, tokenizer), *([(prompt, len(row))] if prompt < len(row) else []))
             for row, prompt in zip(ids, prompts, strict=True)
         ]
         segments[agent] = select(segment, ranges)

@@ -12,7 +12,7 @@ from latentmas_ray.units import format_bytes
 _COLUMNS = ("keep", "by", "codec", "bytes a question", "fewer", "accuracy, %", "to all, points", "P, points")
 # Safe for colour-blind readers (Okabe and Ito).
 _COLOURS = {"prompt": "#0072B2", "reader": "#D55E00", "random": "#555555", "thoughts": "#009E73"}
-_COLOURS |= {"numbers": "#B8578F", "names+numbers": "#A87000", "facts": "#2E8FC7"}
+_COLOURS |= {"numbers": "#B8578F", "names+numbers": "#A87000", "facts": "#2E8FC7", "prompts": "#000000"}
 _MARKERS = {"none": "o", "bf16": "^", "int8": "s", "int4": "D"}
 
 

@@ -157,3 +157,5 @@ def test_places_take_fewer_bytes_and_thoughts_stay(lm: LanguageModel) -> None:
         for kept, length in zip(segment.meta.kept or [], [segment.meta.lengths] * 4, strict=True):
             assert [ranges[-1][1] for ranges in kept] == list(length)
         assert max(segment.kv_lengths) < min(whole.segments[agent].kv_lengths)
+    prompts = keep_spots(whole, "prompts", lm.chat.tokenizer)
+    assert {agent: one.kv_lengths for agent, one in prompts.segments.items()} == dict(whole.prompt_lengths)
