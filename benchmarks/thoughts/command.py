@@ -62,7 +62,7 @@ def thoughts(
     run = run_shared_cells if shares_memory(team_topology(settings.config("realign", "matched"))) else run_cells
     run(settings, lambda line: typer.echo(line))
     if document is not None:
-        flags = {"model": model, "task": task, "topology": topology, "rules": rules, "steps": steps}
+        flags = {"model": Path(model).name, "task": task, "topology": topology, "rules": rules, "steps": steps}
         flags |= {"controls": controls, "limit": str(limit)}
         command = " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())
         write_table(settings, document, f"python -m benchmarks thoughts {command}")
